@@ -1,0 +1,90 @@
+"""The actor: a vector environment and a policy, one trajectory per `unroll`. It knows nothing of processes."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from agents.policy import Policy
+from agents.trajectory import Trajectory
+from envs.vector import SuiteVectorEnv
+
+_INFO = ("episode_return", "episode_length", "success")
+
+
+class Actor:
+    """Fills trajectories, one unroll after the other, without a gap between them.
+
+    Args:
+        env: NEXT_STEP vector environment; its slots are the columns of the trajectories.
+        policy: acts; its recurrent state is carried from unroll to unroll.
+        num_actions: A, the code for "no action yet".
+        seed: names this actor's stream of sampled actions (run seed, actor index). Every unroll draws from a stream of its own, so
+            that a resumed run repeats none.
+        unrolls: unrolls made before this actor was started (after a resume).
+
+    Attributes:
+        env_seconds, inference_seconds: time that the last unroll spent in the environment and in the policy.
+    """
+
+    def __init__(self, env: SuiteVectorEnv, policy: Policy, num_actions: int, *, seed: tuple[int, ...], unrolls: int = 0) -> None:
+        self.env = env
+        self.policy = policy
+        self.num_actions = num_actions
+        self.seed = seed
+        self.unrolls = unrolls
+        self.env_seconds = 0.0
+        self.inference_seconds = 0.0
+        slots = env.num_envs
+        observation, _ = env.reset()
+        self._current = {key: torch.from_numpy(np.array(value)) for key, value in observation.items()}
+        self._current |= {
+            "task": self._current["task"].to(torch.int32),
+            "reset": torch.ones(slots, dtype=torch.bool),
+            "last_action": torch.full((slots,), num_actions),
+            "last_reward": torch.zeros(slots),
+        }
+        self._ended = np.zeros(slots, bool)
+
+    def unroll(self, out: Trajectory) -> None:
+        """Plays T steps in every slot and writes them into `out` (agents/trajectory.py), whose length sets T."""
+        length = out["action"].shape[0]
+        self.policy.seed(int(np.random.SeedSequence((*self.seed, self.unrolls)).generate_state(1)[0]))
+        self.unrolls += 1
+        out["core_state"].copy_(self.policy.core_state)
+        for key, value in self._current.items():
+            out[key][0] = value
+        current = {key: out[key][0] for key in self._current}
+        env_seconds = inference_seconds = 0.0
+        for t in range(length):
+            began = time.perf_counter()
+            action, log_probs = self.policy.act(current)
+            acted = time.perf_counter()
+            observation, reward, terminated, truncated, info = self.env.step(action.numpy())
+            inference_seconds += acted - began
+            env_seconds += time.perf_counter() - acted
+            resetting = self._ended
+            self._ended = terminated | truncated
+            out["action"][t] = action
+            out["behaviour_log_probs"][t] = log_probs
+            out["reward"][t] = torch.from_numpy(reward)
+            out["terminated"][t] = torch.from_numpy(terminated)
+            out["mask"][t] = torch.from_numpy(~resetting)
+            for key in _INFO:
+                out[key][t] = torch.from_numpy(info[key])
+            for key, value in observation.items():
+                out[key][t + 1] = torch.from_numpy(value)
+            reset = torch.from_numpy(resetting)
+            out["reset"][t + 1] = reset
+            out["last_action"][t + 1] = torch.where(reset, self.num_actions, action)
+            out["last_reward"][t + 1] = out["reward"][t]
+            current = {key: out[key][t + 1] for key in self._current}
+        out["episode"].copy_(torch.from_numpy(info["episode"]))
+        self._current = {key: value.clone() for key, value in current.items()}
+        self.env_seconds, self.inference_seconds = env_seconds, inference_seconds
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.env.close()

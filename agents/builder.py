@@ -1,0 +1,257 @@
+"""From a checked configuration to objects. Config stops here: nothing below sees a config class."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from agents.actor import Actor
+from agents.fusion import FUSIONS, Fusion
+from agents.learner import Learner
+from agents.network.agent import AgentNetwork, core_input_size
+from agents.network.context import ContextEncoder
+from agents.network.core import CORES
+from agents.network.torso import build_torso
+from agents.policy import Policy
+from agents.runtime.base import Positions, Runtime
+from agents.runtime.buffers import check_shared_memory
+from agents.runtime.local import LocalRuntime
+from agents.runtime.serial import SerialRuntime
+from agents.trajectory import num_bytes, trajectory_spec
+from conf.schema import TrainConfig
+from envs.errors import InputError
+from envs.spec import EnvSpec, Slot, Split
+from envs.suites import make_env
+
+
+def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
+    """The agent for the tasks of `env`, freshly initialised from torch's global generator.
+
+    Raises:
+        InputError: the configuration does not fit the observations of the tasks.
+    """
+    if config.context.name in ("instruction", "both") and not env.instruction_length:
+        raise InputError(f"context={config.context.name} needs instructions and env={env.suite} has none: use context=task.")
+    torso = build_torso(config.torso.name, env, size=config.torso.size, hidden=config.torso.hidden)
+    context = ContextEncoder(
+        config.context.name,
+        len(env.tasks),
+        len(env.vocabulary),
+        task_encoding=config.context.task_encoding,
+        task_size=config.context.task_size,
+        word_size=config.context.word_size,
+        instruction_size=config.context.instruction_size,
+        normalize=config.context.normalize,
+    )
+    sites = config.fusion.sites
+    x_size = core_input_size(torso, env.num_actions)
+    core = CORES[config.core.name](config.fusion.size if "core_input" in sites else x_size, config.core.size)
+    sizes = {
+        "core_input": (x_size, context.size, config.fusion.size),
+        "policy": (core.size, context.size, env.num_actions),
+        "value": (core.size, context.size, 1),
+    }
+    return AgentNetwork(
+        torso,
+        context,
+        {site: _build_fusion(config, *sizes[site]) for site in sites},
+        core,
+        num_actions=env.num_actions,
+        action_counts=env.action_counts,
+        num_values=len(env.tasks) if config.learner.popart else 1,
+    )
+
+
+def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Learner:
+    """The learner that trains `network`."""
+    learner = config.learner
+    return Learner(
+        network,
+        len(env.tasks),
+        total_steps=max(1, config.total_frames // env.action_repeat),
+        optimizer=learner.optimizer,
+        learning_rate=learner.learning_rate,
+        anneal=learner.anneal,
+        rms_decay=learner.rms_decay,
+        epsilon=learner.epsilon,
+        adam_betas=(learner.adam_betas[0], learner.adam_betas[1]),
+        max_gradient_norm=learner.max_gradient_norm,
+        discounting=learner.discounting,
+        baseline_cost=learner.baseline_cost,
+        entropy_cost=learner.entropy_cost,
+        reward_clip=learner.reward_clip,
+        reduction=learner.reduction,
+        popart=learner.popart,
+        popart_step_size=learner.popart_step_size,
+        clip_rho=learner.clip_rho,
+        clip_c=learner.clip_c,
+        clip_pg_rho=learner.clip_pg_rho,
+        lambda_=learner.lambda_,
+        max_refused=learner.max_refused,
+        autocast=autocast_dtype(config),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActorFactory:
+    """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor.
+
+    Attributes:
+        config, env: of the run.
+        positions: where the random streams stand; actors and slots that are not in it begin at 0.
+    """
+
+    config: TrainConfig
+    env: EnvSpec
+    positions: Positions
+
+    def __call__(self, index: int, network: AgentNetwork | None) -> Actor:
+        """The actor, with the learner's network or one of its own."""
+        if network is None:
+            network = build_network(self.config, self.env)
+        slots = actor_slots(self.config, self.env, index, self.positions)
+        env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
+        unrolls = self.positions.unrolls.get(index, 0)
+        seed = (self.config.seed, index)
+        return Actor(env, Policy(network, len(slots)), self.env.num_actions, seed=seed, unrolls=unrolls)
+
+
+def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions) -> list[Slot]:
+    """The slots of actor `index`: slots of the run are dealt to the tasks in turn.
+
+    After a resume each slot begins with the episode after the last one that it was in: an interrupted episode is not repeated.
+    """
+    width = config.runtime.slots_per_actor
+    slots = []
+    for column in range(width):
+        number = index * width + column
+        last = positions.episodes.get(index)
+        slots.append(
+            Slot(task=number % len(env.tasks), index=number // len(env.tasks), episode=last[column] + 1 if last else 0)
+        )
+    return slots
+
+
+def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
+    """What can be known of the runtime before anything starts.
+
+    Raises:
+        InputError: fewer slots than tasks, or more shared memory than there is.
+    """
+    actors, width = num_actors(config), config.runtime.slots_per_actor
+    if actors * width < len(env.tasks):
+        raise InputError(
+            f"runtime.slots_per_actor={width} times {actors} actors leaves some of the {len(env.tasks)} tasks without a slot: "
+            "raise runtime.slots_per_actor or runtime.num_actors."
+        )
+    if config.runtime.name == "local":
+        check_shared_memory(shared_memory(config, env, network))
+
+
+def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
+    """Bytes of trajectories and weights that the actors and the learner of a local run share."""
+    spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
+    return num_actors(config) * config.runtime.buffers_per_actor * num_bytes(spec) + 2 * 4 * network.num_parameters
+
+
+def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, str]:
+    """What is about to run, for the banner."""
+    network = learner.network
+    actors, width, length = num_actors(config), config.runtime.slots_per_actor, config.learner.unroll_length
+    engine = f" on {env.engine}" if env.engine else ""
+    precision = "bf16 (weights, losses and optimiser fp32)" if learner.autocast else "fp32"
+    rows = {
+        "suite": f"{env.suite}{engine}, {len(env.tasks)} tasks: {', '.join(env.tasks)}",
+        "agent": f"fusion {config.fusion.name} at {', '.join(config.fusion.sites) or 'no site'}, context {config.context.name}, "
+        f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}; {network.num_parameters:,} parameters",
+        "runtime": f"{config.runtime.name}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each; "
+        f"learner {learner_threads(config)} threads, {precision}",
+        "batch": f"{length} steps x {width * unrolls_per_batch(config)} columns",
+        "memory": f"{shared_memory(config, env, network) / 2**20:,.0f} MiB of trajectories and weights",
+        "frames": f"{config.total_frames:,}, seed {config.seed}",
+    }
+    if learner.state.updates:
+        rows["resumes"] = f"at {learner.state.updates:,} updates, {learner.state.steps * env.action_repeat:,} frames"
+    elif config.resume:
+        rows["resumes"] = "nothing: the folder holds no checkpoint yet, so this is a new run"
+    return rows
+
+
+def build_runtime(config: TrainConfig, env: EnvSpec, network: AgentNetwork, positions: Positions, version: int) -> Runtime:
+    """The runtime of the configuration, its actors started. `version` numbers the weights that `network` has."""
+    actors, width = num_actors(config), config.runtime.slots_per_actor
+    factory = ActorFactory(config=config, env=env, positions=positions)
+    spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
+    unrolls = unrolls_per_batch(config)
+    runtime: Runtime
+    if config.runtime.name == "serial":
+        runtime = SerialRuntime(factory, network, spec, num_actors=actors, unrolls_per_batch=unrolls)
+    else:
+        runtime = LocalRuntime(
+            factory,
+            network,
+            spec,
+            num_actors=actors,
+            unrolls_per_batch=unrolls,
+            actor_threads=config.runtime.actor_threads,
+            buffers_per_actor=config.runtime.buffers_per_actor,
+            version=version,
+        )
+    runtime.positions.unrolls.update(positions.unrolls)
+    runtime.positions.episodes.update(positions.episodes)
+    return runtime
+
+
+def unrolls_per_batch(config: TrainConfig) -> int:
+    """Unrolls joined into one batch."""
+    return max(1, config.learner.batch_size // config.runtime.slots_per_actor)
+
+
+def num_actors(config: TrainConfig) -> int:
+    """runtime.num_actors, or the machine's choice: one for each core but the learner's."""
+    if config.runtime.num_actors:
+        return config.runtime.num_actors
+    return 1 if config.runtime.name == "serial" else max(1, num_cores() - 1)
+
+
+def learner_threads(config: TrainConfig) -> int:
+    """runtime.learner_threads, or what the actors leave; one for `serial`, so that its sums do not depend on the machine's size."""
+    if config.runtime.learner_threads:
+        return config.runtime.learner_threads
+    if config.runtime.name == "serial":
+        return 1
+    return max(1, num_cores() - num_actors(config) * config.runtime.actor_threads)
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def autocast_dtype(config: TrainConfig) -> torch.dtype | None:
+    """bfloat16 where asked for or, by `auto`, where the processor multiplies it and reproducibility is not the point."""
+    if config.precision == "bf16":
+        return torch.bfloat16
+    if config.precision == "auto" and config.runtime.name != "serial" and has_bf16():
+        return torch.bfloat16
+    return None
+
+
+def has_bf16() -> bool:
+    """Whether this processor has instructions for bfloat16 products."""
+    capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
+    if "AVX512" not in capabilities:
+        return False
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _build_fusion(config: TrainConfig, x_size: int, z_size: int, out_size: int) -> Fusion:
+    options = {"rank": config.fusion.rank} if config.fusion.name == "low_rank" else {}
+    return FUSIONS[config.fusion.name](x_size, z_size, out_size, **options)

@@ -1,0 +1,133 @@
+"""What the terminal shows: the banner at the start, a live table while training, plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+_PLAIN_SECONDS = 10.0
+
+
+class Display:
+    """Progress of a training run, as a context manager.
+
+    Args:
+        total_frames: frames at the end.
+        enabled: off prints nothing but what `say` is given.
+    """
+
+    def __init__(self, total_frames: int, *, enabled: bool = True) -> None:
+        self.console = Console()
+        self._enabled = enabled
+        self._total = total_frames
+        self._plain_at = 0.0
+        self._bar = Progress(
+            TextColumn("{task.fields[frames]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[eta]}"),
+            console=self.console,
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=total_frames, frames="starting", eta="")
+        self._live: Live | None = None
+        if enabled and self.console.is_terminal:
+            self._live = Live(self._bar, console=self.console, refresh_per_second=4, transient=False)
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the live part."""
+        self.console.print(text, highlight=False)
+
+    def banner(self, title: str, rows: dict[str, str]) -> None:
+        """A two-column summary of what is about to run."""
+        if not self._enabled:
+            return
+        self.say(title)
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self.console.print(table, highlight=False)
+
+    def finish(self, folder: Path, figures: dict[str, Any]) -> None:
+        """The result line."""
+        how = "finished" if figures["finished"] else "interrupted and saved"
+        tasks = "  ".join(
+            f"{task} {values.get('return', math.nan):.3f}" + (f" ({values['success']:.1%})" if "success" in values else "")
+            for task, values in figures["tasks"].items()
+        )
+        self.say(
+            f"{how}: {figures['frames']:,} frames, {figures['updates']:,} updates in {_clock(figures['seconds'])}, "
+            f"{figures['frames_per_second']:,.0f} frames/s; return (success) of the last episodes: {tasks}"
+        )
+        verb = "evaluate.py" if figures["finished"] else "train.py resume=true"
+        self.say(f"next: python {verb} run={folder}")
+
+    def update(self, row: dict[str, float], tasks: dict[str, dict[str, float]]) -> None:
+        """Shows a log step: `row` as in metrics.jsonl, `tasks` as Statistics.summary."""
+        if not self._enabled:
+            return
+        frames, speed = int(row["frames"]), row["frames_per_second"]
+        left = (self._total - frames) / speed if speed else math.inf
+        if self._live:
+            self._bar.update(
+                self._task, completed=frames, frames=f"{frames:,} / {self._total:,} frames", eta=f"{_clock(left)} left"
+            )
+            self._live.update(Group(self._bar, _line(row), _table(tasks)))
+        elif time.monotonic() - self._plain_at >= _PLAIN_SECONDS or frames >= self._total:
+            self._plain_at = time.monotonic()
+            shown = "  ".join(
+                f"{task} {values.get('return', math.nan):.2f}" + (f" ({values['success']:.0%})" if "success" in values else "")
+                for task, values in tasks.items()
+            )
+            self.say(f"{frames:,}/{self._total:,} frames  {speed:,.0f}/s  lag {row['policy_lag_mean']:.1f}  {_clock(left)} left  {shown}")
+
+
+def _line(row: dict[str, float]) -> RenderableType:
+    return (
+        f"{row['frames_per_second']:,.0f} frames/s   {int(row['updates']):,} updates   policy lag {row['policy_lag_mean']:.1f} "
+        f"(max {row['policy_lag_max']:.0f})   loss {row.get('loss/total', math.nan):.3f}   entropy {row.get('loss/entropy', math.nan):.2f}   "
+        f"time: learner {row['time/learner']:.0%}, waiting {row['time/wait']:.0%}, actors env {row['time/env']:.0%}, inference {row['time/inference']:.0%}"
+    )
+
+
+def _table(tasks: dict[str, dict[str, float]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("task")
+    for name in ("return", "success", "length", "episodes", "frames"):
+        table.add_column(name, justify="right")
+    for task, values in tasks.items():
+        success = f"{values['success']:.1%}" if "success" in values else "-"
+        table.add_row(
+            task,
+            f"{values['return']:.3f}" if "return" in values else "-",
+            success,
+            f"{values['length']:.1f}" if "length" in values else "-",
+            f"{int(values['episodes']):,}",
+            f"{int(values['frames']):,}",
+        )
+    return table
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

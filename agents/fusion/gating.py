@@ -1,0 +1,62 @@
+"""Diagonal forms: the context scales each output feature."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from agents.fusion.base import Fusion, Modulation, bias, weight
+from agents.fusion.segments import Segments
+
+# E[sigmoid(u)^2] for u ~ N(0, 1): dividing the share of V by it starts the gated output at variance 1.
+_MEAN_SQUARE_OF_GATE = 0.2934
+# FiLM begins close to the identity, but not on it: with weights of exactly zero no gradient would reach the context.
+_FILM_SHARE = 0.01
+
+
+class Gated(Fusion):
+    """y = sigmoid(U z + c) * (V x + b): a gate between 0 and 1 on every feature.
+
+    Jayakumar et al. (2020) name it as the diagonal form followed by a nonlinearity. K(Z + 1) + K(X + 1) parameters.
+    """
+
+    def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
+        super().__init__(x_size, z_size, out_size)
+        self.V = weight(out_size, x_size, fan_in=x_size, share=1 / _MEAN_SQUARE_OF_GATE)
+        self.b = bias(out_size)
+        self.U = weight(out_size, z_size, fan_in=z_size)
+        self.c = bias(out_size)
+
+    def condition(self, z: Tensor) -> Modulation:
+        """z [U, Z] -> the gate, [U, K]."""
+        return (torch.sigmoid(F.linear(z, self.U, self.c)),)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, X] -> gate * (V x + b), [N, K]."""
+        (gate,) = modulation
+        return segments.rows(gate) * F.linear(x, self.V, self.b)
+
+
+class FiLM(Fusion):
+    """y = (1 + gamma(z)) * V x + beta(z): feature-wise linear modulation (Perez et al., 2018) in the residual form.
+
+    gamma(z) = G z + g and beta(z) = U z + b are affine. With z = 0 the layer starts as the linear layer V x. 2K(Z + 1) + KX parameters.
+    """
+
+    def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
+        super().__init__(x_size, z_size, out_size)
+        self.V = weight(out_size, x_size, fan_in=x_size)
+        self.G = weight(out_size, z_size, fan_in=z_size, share=_FILM_SHARE)
+        self.g = bias(out_size)
+        self.U = weight(out_size, z_size, fan_in=z_size, share=_FILM_SHARE)
+        self.b = bias(out_size)
+
+    def condition(self, z: Tensor) -> Modulation:
+        """z [U, Z] -> 1 + gamma [U, K] and beta [U, K]."""
+        return 1 + F.linear(z, self.G, self.g), F.linear(z, self.U, self.b)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, X] -> (1 + gamma) * V x + beta, [N, K]."""
+        scale, shift = modulation
+        return torch.addcmul(segments.rows(shift), segments.rows(scale), F.linear(x, self.V))

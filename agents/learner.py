@@ -1,0 +1,228 @@
+"""The learner: one batch of trajectories in, one step of the parameters out."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from agents import losses
+from agents.fusion import Segments
+from agents.network.agent import AgentNetwork
+from agents.network.context import distinct_rows
+from agents.popart import PopArt, initial_popart, rescale_head, sigma, update_moments
+from agents.trajectory import Trajectory
+from agents.vtrace import vtrace
+
+OPTIMIZERS = ("rmsprop", "adam")
+
+
+class NonFiniteError(RuntimeError):
+    """Too many updates in a row had a loss or a gradient that is not finite; the parameters are those before the first of them."""
+
+
+class LearnerState(NamedTuple):
+    """Counters. updates: steps taken; refused: updates dropped as not finite; steps: agent steps that were real transitions."""
+
+    updates: int = 0
+    refused: int = 0
+    steps: int = 0
+
+
+class Learner:
+    """IMPALA's learner with V-trace and per-task PopArt.
+
+    Args:
+        network: trained in place.
+        num_tasks: K.
+        total_steps: agent steps after which the learning rate has annealed to 0.
+        optimizer: `rmsprop` or `adam`.
+        learning_rate, anneal: initial rate, and whether it falls linearly to 0 with the steps.
+        rms_decay, epsilon, adam_betas: constants of the optimiser.
+        max_gradient_norm: gradients are scaled down to this global norm.
+        discounting: gamma.
+        baseline_cost, entropy_cost: weights of the loss terms beside the policy gradient's 1.
+        reward_clip: rewards are clipped to [-c, c] for learning; 0 leaves them.
+        reduction: `mean` over valid steps or `sum` over steps and columns, as in the IMPALA paper.
+        popart: normalise value targets per task; step_size is the beta of its moments.
+        clip_rho, clip_c, clip_pg_rho, lambda_: constants of V-trace.
+        max_refused: updates in a row that may be refused as not finite before NonFiniteError.
+        autocast: dtype of torsos and core, or None for full precision.
+    """
+
+    def __init__(
+        self,
+        network: AgentNetwork,
+        num_tasks: int,
+        *,
+        total_steps: int,
+        optimizer: str = "rmsprop",
+        learning_rate: float = 5e-4,
+        anneal: bool = True,
+        rms_decay: float = 0.99,
+        epsilon: float = 0.01,
+        adam_betas: tuple[float, float] = (0.9, 0.999),
+        max_gradient_norm: float = 40.0,
+        discounting: float = 0.99,
+        baseline_cost: float = 0.5,
+        entropy_cost: float = 0.01,
+        reward_clip: float = 1.0,
+        reduction: str = "mean",
+        popart: bool = True,
+        popart_step_size: float = 3e-4,
+        clip_rho: float = 1.0,
+        clip_c: float = 1.0,
+        clip_pg_rho: float = 1.0,
+        lambda_: float = 1.0,
+        max_refused: int = 10,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.network = network
+        self.total_steps = total_steps
+        self.learning_rate = learning_rate
+        self.anneal = anneal
+        self.max_gradient_norm = max_gradient_norm
+        self.discounting = discounting
+        self.baseline_cost = baseline_cost
+        self.entropy_cost = entropy_cost
+        self.reward_clip = reward_clip
+        self.reduction = reduction
+        self.use_popart = popart
+        self.popart_step_size = popart_step_size
+        self.clips = {"clip_rho": clip_rho, "clip_c": clip_c, "clip_pg_rho": clip_pg_rho, "lambda_": lambda_}
+        self.max_refused = max_refused
+        self.autocast = autocast
+        self.device = next(network.parameters()).device
+        self.state = LearnerState()
+        self.popart = initial_popart(num_tasks, self.device)
+        self._parameters = list(network.parameters())
+        self._refused_in_a_row: deque[str] = deque(maxlen=max_refused)
+        if optimizer == "rmsprop":
+            self.optimizer: torch.optim.Optimizer = torch.optim.RMSprop(
+                self._parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True
+            )
+        else:
+            self.optimizer = torch.optim.Adam(
+                self._parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True
+            )
+
+    def step(self, batch: Trajectory) -> dict[str, Tensor]:
+        """One update from a batch [T+1, B] (agents/trajectory.py).
+
+        Returns:
+            Scalars for the log, still on the device. An update whose loss or gradient is not finite is refused: it is counted and
+            leaves parameters, optimiser and PopArt untouched.
+
+        Raises:
+            NonFiniteError: `max_refused` updates in a row were refused.
+        """
+        steps = int(batch["mask"].sum())
+        before = self._popart_snapshot()
+        metrics, loss = self._loss(batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.current_learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.max_gradient_norm, foreach=True)
+        if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach())):
+            self._refuse(before, float(loss), float(norm))
+            return metrics
+        self.optimizer.step()
+        self._refused_in_a_row.clear()
+        self.state = self.state._replace(updates=self.state.updates + 1, steps=self.state.steps + steps)
+        metrics |= {"loss/gradient_norm": norm, "loss/learning_rate": torch.tensor(self.current_learning_rate)}
+        return metrics
+
+    @property
+    def current_learning_rate(self) -> float:
+        """Linear annealing to 0 at `total_steps`."""
+        left = max(0.0, 1 - self.state.steps / self.total_steps) if self.anneal else 1.0
+        return self.learning_rate * left
+
+    def _loss(self, batch: Trajectory) -> tuple[dict[str, Tensor], Tensor]:
+        mask, action = batch["mask"], batch["action"]
+        task = batch["task"]
+        encoder = self.network.context_encoder
+        instruction = batch["instruction"].numpy() if "instruction" in batch else None
+        distinct, index = distinct_rows(encoder.context_rows(task.numpy(), instruction))
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            modulations = self.network.condition(encoder.contexts_from_rows(distinct))
+            segments = Segments(torch.from_numpy(index), len(distinct))
+            output = self.network.unroll(batch, batch["core_state"], modulations, segments, final_state=False)
+        features = output.value_features.float()
+        logits = output.policy_logits[:-1]
+        log_probs = losses.action_log_probs(logits, action)
+        with torch.no_grad():
+            scale, shift = self._scale_and_shift(task)
+            values = scale * self.network.value_head(features, task) + shift
+            reward = batch["reward"]
+            if self.reward_clip:
+                reward = reward.clamp(-self.reward_clip, self.reward_clip)
+            discounts = self.discounting * (~batch["terminated"]).float()
+            vs, advantages = vtrace(
+                log_probs - batch["behaviour_log_probs"], discounts, reward, values[:-1], values[-1], mask, **self.clips
+            )
+            if self.use_popart:
+                self._update_popart(vs, task[:-1], mask)
+                scale, shift = self._scale_and_shift(task)
+            scale, shift = scale[:-1], shift[:-1]
+        baseline = self.network.value_head(features[:-1], task[:-1])
+        valid = mask.float()
+        divisor = valid.sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
+        policy_loss = losses.policy_gradient_loss(log_probs, advantages / scale, valid) / divisor
+        value_loss = losses.baseline_loss(baseline, (vs - shift) / scale, valid) / divisor
+        entropy = (losses.entropy(logits) * valid).sum() / divisor
+        loss = policy_loss + self.baseline_cost * value_loss - self.entropy_cost * entropy
+        metrics = {
+            "loss/total": loss.detach(),
+            "loss/policy": policy_loss.detach(),
+            "loss/baseline": value_loss.detach(),
+            "loss/entropy": entropy.detach(),
+        }
+        return metrics, loss
+
+    def _scale_and_shift(self, task: Tensor) -> tuple[Tensor, Tensor]:
+        """sigma and mu of the task of every step, [T, B] each."""
+        index = task.long()
+        return sigma(self.popart)[index], self.popart.mu[index]
+
+    def _update_popart(self, vs: Tensor, task: Tensor, mask: Tensor) -> None:
+        old, new = self.popart, update_moments(self.popart, vs, task, mask, self.popart_step_size)
+        head = self.network.value_head
+        rescale_head(head.weight, head.bias, old.mu, sigma(old), new.mu, sigma(new))
+        self.popart = new
+
+    def _popart_snapshot(self) -> tuple[PopArt, Tensor, Tensor]:
+        head = self.network.value_head
+        return self.popart, head.weight.detach().clone(), head.bias.detach().clone()
+
+    @torch.no_grad()
+    def _refuse(self, before: tuple[PopArt, Tensor, Tensor], loss: float, norm: float) -> None:
+        self.popart, weight, bias = before
+        self.network.value_head.weight.copy_(weight)
+        self.network.value_head.bias.copy_(bias)
+        self.state = self.state._replace(refused=self.state.refused + 1)
+        self._refused_in_a_row.append(f"loss {loss}, gradient norm {norm}")
+        if len(self._refused_in_a_row) == self.max_refused:
+            raise NonFiniteError(
+                f"{self.max_refused} updates in a row were not finite (last: {self._refused_in_a_row[-1]}): "
+                f"lower learner.learning_rate={self.learning_rate} or learner.max_gradient_norm={self.max_gradient_norm}."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, optimiser, PopArt and counters: tensors and plain data."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "popart": {"mu": self.popart.mu, "nu": self.popart.nu},
+            "counters": self.state._asdict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.popart = PopArt(state["popart"]["mu"].to(self.device), state["popart"]["nu"].to(self.device))
+        self.state = LearnerState(**state["counters"])

@@ -1,0 +1,30 @@
+"""The three terms of the IMPALA loss (Espeholt et al. 2018, section 4.2). Pure functions on [T, B] tensors.
+
+Each is summed over the steps that `mask` keeps; the learner divides when it wants a mean.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """-sum log pi(a_t|x_t) A_t: log_probs [T, B] with gradient, advantages [T, B] as constants, mask [T, B] -> scalar."""
+    return -(log_probs * advantages.detach() * mask).sum()
+
+
+def baseline_loss(baseline: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """1/2 sum (G_t - V(x_t))^2: baseline [T, B] with gradient, targets [T, B] as constants, mask [T, B] -> scalar."""
+    return 0.5 * ((targets.detach() - baseline).square() * mask).sum()
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of the categorical policy, in nats: logits [..., A] -> [...]."""
+    log_probs = torch.log_softmax(logits, dim=-1)
+    return -(log_probs.exp() * log_probs).sum(dim=-1)
+
+
+def action_log_probs(logits: Tensor, actions: Tensor) -> Tensor:
+    """log pi(a): logits [..., A], actions [...] -> [...]."""
+    return torch.log_softmax(logits, dim=-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)

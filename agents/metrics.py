@@ -1,0 +1,139 @@
+"""What a run reports: statistics per task, one line of metrics.jsonl per log step, and the same for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.trajectory import Trajectory
+
+WINDOW = 100
+"""Episodes over which returns, success and length are averaged."""
+
+
+class TaskStatistics:
+    """Running statistics of one task.
+
+    Attributes:
+        steps, episodes: since the start of the run.
+        recent: (return, success or NaN, length in steps) of the last WINDOW episodes.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.episodes = 0
+        self.recent: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
+
+    def mean(self, column: int) -> float:
+        """Mean of a column of `recent`; NaN before the first episode and for what the suite does not know."""
+        return sum(row[column] for row in self.recent) / len(self.recent) if self.recent else math.nan
+
+
+class Statistics:
+    """Statistics of all tasks, fed with batches.
+
+    Args:
+        tasks: names in the order of their ids.
+    """
+
+    def __init__(self, tasks: tuple[str, ...]) -> None:
+        self.tasks = {task: TaskStatistics() for task in tasks}
+
+    def update(self, batch: Trajectory) -> None:
+        """Takes in the transitions and the ended episodes of a batch."""
+        task = batch["task"][:-1].numpy()
+        steps = np.bincount(task[batch["mask"].numpy()], minlength=len(self.tasks))
+        returns = batch["episode_return"].numpy()
+        ended = ~np.isnan(returns)
+        ended_task = task[ended]
+        rows = np.stack(
+            [returns[ended], batch["success"].numpy()[ended], batch["episode_length"].numpy()[ended]], axis=1
+        ).tolist()
+        for number, statistics in enumerate(self.tasks.values()):
+            statistics.steps += int(steps[number])
+        values = list(self.tasks.values())
+        for number, (episode_return, success, length) in zip(ended_task.tolist(), rows, strict=True):
+            values[number].episodes += 1
+            values[number].recent.append((episode_return, success, int(length)))
+
+    def summary(self, action_repeat: int) -> dict[str, dict[str, float]]:
+        """By task: return, success, length (means of recent episodes), frames, episodes. What is unknown is left out."""
+        result = {}
+        for task, statistics in self.tasks.items():
+            row = {
+                "return": statistics.mean(0),
+                "success": statistics.mean(1),
+                "length": statistics.mean(2),
+                "frames": statistics.steps * action_repeat,
+                "episodes": statistics.episodes,
+            }
+            result[task] = {key: value for key, value in row.items() if not math.isnan(value)}
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            task: {"steps": s.steps, "episodes": s.episodes, "recent": [list(row) for row in s.recent]}
+            for task, s in self.tasks.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for task, saved in state.items():
+            statistics = self.tasks[task]
+            statistics.steps, statistics.episodes = saved["steps"], saved["episodes"]
+            statistics.recent = deque(((r, s, int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
+
+
+def mean_over_tasks(summary: dict[str, dict[str, float]], key: str) -> float:
+    """Mean over tasks of one entry of `Statistics.summary`; NaN unless every task has it."""
+    values = [row.get(key, math.nan) for row in summary.values()]
+    return sum(values) / len(values)
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard files of a run folder.
+
+    Args:
+        folder: of the run.
+        updates: where the run goes on; lines and events past it, of a run that was killed after its last checkpoint, are dropped.
+    """
+
+    def __init__(self, folder: Path, updates: int) -> None:
+        # Imported here: TensorBoard takes a second to import, and only the learner's process writes.
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _updates_of(line) <= updates]
+            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
+
+    def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]]) -> None:
+        """One log step: `row` from Clock.row, `tasks` from Statistics.summary. NaN is left out, because JSON has none."""
+        row = row | {f"tasks/{task}/{key}": value for task, values in tasks.items() for key, value in values.items()}
+        row = {key: value for key, value in row.items() if not math.isnan(value)}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for key, value in row.items():
+            if key != "updates":
+                self._board.add_scalar(key, value, int(row["updates"]))
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._board.close()
+
+
+def _updates_of(line: str) -> float:
+    """The `updates` of a line; infinite for a line that a kill cut short."""
+    try:
+        return float(json.loads(line)["updates"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

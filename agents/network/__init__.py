@@ -1,0 +1,1 @@
+"""The agent's network: torso + context -> fusion -> core -> heads."""

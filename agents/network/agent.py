@@ -1,0 +1,122 @@
+"""The agent: torso + context -> fusion -> core -> heads. One method, `unroll`, for acting (T = 1) and learning alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from agents.fusion import Fusion, Modulation, Segments
+from agents.network.context import ContextEncoder, Contexts
+from agents.network.core import FeedForwardCore, LSTMCore
+from agents.network.heads import ActionMask, ValueHead
+
+Modulations = dict[str, Modulation]
+"""For each fusion site, what its `condition` returned."""
+
+
+class AgentOutput(NamedTuple):
+    """policy_logits [T, B, A], value_features [T, B, F] (input of the value head), core_state [B, S]."""
+
+    policy_logits: Tensor
+    value_features: Tensor
+    core_state: Tensor
+
+
+class AgentNetwork(nn.Module):
+    """One recurrent agent for all tasks.
+
+    Args:
+        torso: observation -> features, with attribute `size`.
+        context_encoder: contexts -> z.
+        fusions: by site, any of `core_input`, `policy`, `value`; a site without a fusion is a plain layer without context.
+        core: the recurrent core.
+        num_actions: A.
+        action_counts: actions of each task; the others are masked.
+        num_values: outputs of the value head: the number of tasks with PopArt, else 1.
+    """
+
+    def __init__(
+        self,
+        torso: nn.Module,
+        context_encoder: ContextEncoder,
+        fusions: Mapping[str, Fusion],
+        core: LSTMCore | FeedForwardCore,
+        *,
+        num_actions: int,
+        action_counts: Sequence[int],
+        num_values: int,
+    ) -> None:
+        super().__init__()
+        self.num_actions = num_actions
+        self.torso = torso
+        self.context_encoder = context_encoder
+        self.fusions = nn.ModuleDict(fusions)
+        self.core = core
+        if "policy" not in fusions:
+            self.policy = nn.Linear(core.size, num_actions)
+        self.action_mask = ActionMask(tuple(action_counts), num_actions)
+        self.value_head = ValueHead(1 if "value" in fusions else core.size, num_values)
+
+    @property
+    def core_state_size(self) -> int:
+        """S."""
+        return self.core.state_size
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def condition(self, contexts: Contexts) -> Modulations:
+        """Everything that depends on the contexts alone, once for each of the U rows."""
+        z = self.context_encoder(contexts)
+        return {site: fusion.condition(z) for site, fusion in self.fusions.items()}  # type: ignore[operator]
+
+    def unroll(
+        self,
+        inputs: Mapping[str, Tensor],
+        core_state: Tensor,
+        modulations: Modulations,
+        segments: Segments,
+        *,
+        final_state: bool = True,
+    ) -> AgentOutput:
+        """Runs T steps of B columns.
+
+        Args:
+            inputs: observed keys of a trajectory (agents/trajectory.py), each [T, B, ...].
+            core_state: [B, S], before the first step.
+            modulations: from `condition`, for U contexts.
+            segments: context of each of the T * B samples, time-major.
+            final_state: whether the state after the last step is wanted.
+        """
+        length, batch = inputs["reset"].shape
+        flat = {key: value.flatten(0, 1) for key, value in inputs.items() if key in ("image", "vector")}
+        last_action = F.one_hot(inputs["last_action"].flatten(), self.num_actions + 1)[:, : self.num_actions]
+        last_reward = inputs["last_reward"].flatten().clamp(-1, 1).unsqueeze(1)
+        features = self.torso(flat)
+        x = torch.cat([features, last_action.to(features.dtype), last_reward.to(features.dtype)], dim=1)
+        x = self._fuse("core_input", x, modulations, segments)
+        y, core_state = self.core(x.view(length, batch, -1), inputs["reset"], core_state, final_state=final_state)
+        # From here on in full precision: log-probabilities and values are compared with those of other policies.
+        with torch.autocast(y.device.type, enabled=False):
+            y = y.flatten(0, 1).float()
+            logits = self._fuse("policy", y, modulations, segments) if "policy" in self.fusions else self.policy(y)
+            logits = self.action_mask(logits, inputs["task"].flatten())
+            values = self._fuse("value", y, modulations, segments)
+        return AgentOutput(logits.view(length, batch, -1), values.view(length, batch, -1), core_state)
+
+    def _fuse(self, site: str, x: Tensor, modulations: Modulations, segments: Segments) -> Tensor:
+        if site not in self.fusions:
+            return x
+        modulation = tuple(part.to(x.dtype) for part in modulations[site])
+        return self.fusions[site].apply(x, modulation, segments)  # type: ignore[return-value, arg-type]
+
+
+def core_input_size(torso: nn.Module, num_actions: int) -> int:
+    """Features that reach the core before any fusion: torso, last action (one-hot), last reward."""
+    return int(torso.size) + num_actions + 1  # type: ignore[arg-type]

@@ -1,0 +1,45 @@
+"""Policy and value heads, fused with the context or not, and the last affine layer that PopArt rescales."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Finite, so that 0 * log 0 never appears in an entropy.
+_MASKED_LOGIT = -1e9
+
+
+class ActionMask(nn.Module):
+    """Removes the actions that a task does not have. logits [N, A], task [N] -> logits [N, A]."""
+
+    def __init__(self, action_counts: tuple[int, ...], num_actions: int) -> None:
+        super().__init__()
+        allowed = torch.arange(num_actions) < torch.tensor(action_counts).unsqueeze(1)
+        self.needed = not bool(allowed.all())
+        self.register_buffer("allowed", allowed, persistent=False)
+
+    def forward(self, logits: Tensor, task: Tensor) -> Tensor:
+        """Masked logits."""
+        return torch.where(self.allowed[task.long()], logits, _MASKED_LOGIT) if self.needed else logits
+
+
+class ValueHead(nn.Module):
+    """One affine output per task on shared features: n = w_task . f + b_task, the *normalised* baseline of PopArt.
+
+    With `num_outputs` 1 all tasks share one output (no PopArt). features [..., F], task [...] -> [...].
+    """
+
+    def __init__(self, features: int, num_outputs: int) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+        # Scalar features are a finished value (the fused head made it): begin with the identity.
+        initial = torch.ones(num_outputs, 1) if features == 1 else torch.randn(num_outputs, features) * features**-0.5
+        self.weight = nn.Parameter(initial)
+        self.bias = nn.Parameter(torch.zeros(num_outputs))
+
+    def forward(self, features: Tensor, task: Tensor) -> Tensor:
+        """Normalised baseline of each sample's own task."""
+        outputs = nn.functional.linear(features, self.weight, self.bias)
+        if self.num_outputs == 1:
+            return outputs.squeeze(-1)
+        return outputs.gather(-1, task.long().unsqueeze(-1)).squeeze(-1)

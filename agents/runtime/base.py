@@ -1,0 +1,95 @@
+"""What a runtime is: it carries trajectories to the learner and weights to the actors, and knows nothing of the algorithm.
+
+A runtime calls `make_actor(index, positions)` for each of its actors, wherever that actor lives, and hands over batches of
+`batch_size` columns in the order in which unrolls are finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from agents.actor import Actor
+from agents.network.agent import AgentNetwork
+from agents.trajectory import PER_COLUMN, Trajectory
+from envs.spec import ArraySpec
+
+
+@dataclass(kw_only=True, slots=True)
+class Positions:
+    """Where the random streams of a run stand.
+
+    Attributes:
+        unrolls: by actor index, unrolls finished.
+        episodes: by actor index, the episode number that each slot of the actor was in.
+    """
+
+    unrolls: dict[int, int] = field(default_factory=dict)
+    episodes: dict[int, list[int]] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """One batch for the learner.
+
+    Attributes:
+        trajectory: [T+1, B] arrays; valid until the next `collect`.
+        weights_versions: version of the weights that each unroll in it was begun with.
+        wait_seconds: time that `collect` waited for actors.
+        env_seconds, inference_seconds: time that the actors spent on these unrolls.
+    """
+
+    trajectory: Trajectory
+    weights_versions: list[int]
+    wait_seconds: float
+    env_seconds: float
+    inference_seconds: float
+
+
+class MakeActor(Protocol):
+    """Builds actor `index`; it must be picklable, for actors live in processes of their own. `network` is the learner's, or None."""
+
+    def __call__(self, index: int, network: AgentNetwork | None) -> Actor:
+        """See the class."""
+
+
+class Runtime(Protocol):
+    """The contract of `serial`, `local` and whatever comes after them."""
+
+    positions: Positions
+    """Of everything handed over so far; goes into the checkpoint."""
+
+    def collect(self) -> Batch:
+        """The next batch; waits for it.
+
+        Raises:
+            ActorError: an actor died or raised.
+        """
+
+    def publish(self, version: int) -> None:
+        """Makes the learner's present weights those of the next unrolls."""
+
+    def close(self) -> None:
+        """Ends all actors; may be called twice."""
+
+
+class ActorError(RuntimeError):
+    """An actor raised or vanished; the message holds its traceback or exit code."""
+
+
+def allocate(spec: Mapping[str, ArraySpec]) -> Trajectory:
+    """A trajectory in ordinary memory, zeroed."""
+    return {key: torch.zeros(array.shape, dtype=getattr(torch, array.dtype)) for key, array in spec.items()}
+
+
+def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:
+    """Joins trajectories along their columns: [T+1, b] each -> [T+1, B]. A single one is passed on as it is."""
+    if len(trajectories) == 1:
+        return trajectories[0]
+    return {
+        key: torch.cat([trajectory[key] for trajectory in trajectories], dim=0 if key in PER_COLUMN else 1)
+        for key in trajectories[0]
+    }

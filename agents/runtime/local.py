@@ -1,0 +1,195 @@
+"""Actor processes on this machine: trajectories in shared memory, only integers in the pipes.
+
+Each actor has its own pipe, so no lock is shared and a process that dies takes nothing with it: its pipe ends, and the learner
+sees it at once. An actor always has its next buffer in the pipe while it fills one, so it waits only when the learner is slower.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Mapping
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+
+from agents.network.agent import AgentNetwork
+from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
+from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
+from agents.runtime.process import configure_process
+from envs.spec import ArraySpec
+
+_JOIN_SECONDS = 5.0
+
+
+class _Finished(NamedTuple):
+    """An actor's message: buffer `buffer` is full."""
+
+    buffer: int
+    weights_version: int
+    unrolls: int
+    env_seconds: float
+    inference_seconds: float
+
+
+class _Failed(NamedTuple):
+    """An actor's last message: the traceback of what it raised."""
+
+    error: str
+
+
+class LocalRuntime:
+    """Actors in spawned processes.
+
+    Args:
+        make_actor: see runtime/base.py; must be picklable.
+        network: the learner's.
+        spec: of one trajectory.
+        num_actors: processes.
+        unrolls_per_batch: unrolls joined into one batch.
+        actor_threads: compute threads of each actor.
+        buffers_per_actor: trajectories each actor may be ahead; bounds policy lag and memory.
+        version: of the weights that `network` begins with.
+    """
+
+    def __init__(
+        self,
+        make_actor: MakeActor,
+        network: AgentNetwork,
+        spec: Mapping[str, ArraySpec],
+        *,
+        num_actors: int,
+        unrolls_per_batch: int,
+        actor_threads: int = 1,
+        buffers_per_actor: int = 2,
+        version: int = 0,
+    ) -> None:
+        self.positions = Positions()
+        self._network = network
+        self._unrolls_per_batch = unrolls_per_batch
+        self._buffers = TrajectoryBuffers(spec, num_actors * buffers_per_actor)
+        self._weights = SharedWeights([parameter.shape for parameter in network.parameters()])
+        self._weights.publish(network, version)
+        self._lent: list[tuple[int, int]] = []
+        self._ready: deque[tuple[int, _Finished]] = deque()
+        self._connections: list[Connection] = []
+        self._processes: list[Any] = []
+        context = multiprocessing.get_context("spawn")
+        try:
+            for index in range(num_actors):
+                mine, theirs = context.Pipe()
+                process = context.Process(
+                    target=_run_actor,
+                    args=(make_actor, index, theirs, self._buffers, self._weights, actor_threads),
+                    name=f"actor-{index}",
+                    daemon=True,
+                )
+                process.start()
+                # Without this copy the pipe ends with the actor.
+                theirs.close()
+                self._processes.append(process)
+                self._connections.append(mine)
+                for number in range(index * buffers_per_actor, (index + 1) * buffers_per_actor):
+                    self._assign(index, number)
+        except BaseException:
+            self.close()
+            raise
+
+    def collect(self) -> Batch:
+        """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""
+        for index, number in self._lent:
+            self._assign(index, number)
+        self._lent = []
+        start = time.perf_counter()
+        while len(self._ready) < self._unrolls_per_batch:
+            self._receive()
+        waited = time.perf_counter() - start
+        taken = [self._ready.popleft() for _ in range(self._unrolls_per_batch)]
+        batch = concatenate([self._buffers[finished.buffer] for _, finished in taken])
+        for index, finished in taken:
+            self.positions.unrolls[index] = finished.unrolls
+            self.positions.episodes[index] = self._buffers[finished.buffer]["episode"].tolist()
+            self._lent.append((index, finished.buffer))
+        return Batch(
+            trajectory=batch,
+            weights_versions=[finished.weights_version for _, finished in taken],
+            wait_seconds=waited,
+            env_seconds=sum(finished.env_seconds for _, finished in taken),
+            inference_seconds=sum(finished.inference_seconds for _, finished in taken),
+        )
+
+    def publish(self, version: int) -> None:
+        """Copies the learner's weights into shared memory."""
+        self._weights.publish(self._network, version)
+
+    def close(self) -> None:
+        """Asks the actors to end, and ends those that do not."""
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.send(None)
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for connection in self._connections:
+            connection.close()
+        self._connections, self._processes = [], []
+
+    def _assign(self, index: int, number: int) -> None:
+        # An actor that is gone is reported when its pipe is read.
+        with contextlib.suppress(OSError):
+            self._connections[index].send(number)
+
+    def _receive(self) -> None:
+        for connection in wait(self._connections):
+            index = self._connections.index(connection)  # type: ignore[arg-type]
+            try:
+                message = connection.recv()  # type: ignore[union-attr]
+            except (EOFError, ConnectionResetError):
+                process = self._processes[index]
+                process.join(_JOIN_SECONDS)
+                raise ActorError(f"actor {index} ended without a word (exit code {process.exitcode}).") from None
+            if isinstance(message, _Failed):
+                raise ActorError(f"actor {index} failed:\n{message.error}")
+            self._ready.append((index, message))
+
+
+def _run_actor(
+    make_actor: MakeActor,
+    index: int,
+    connection: Connection,
+    buffers: TrajectoryBuffers,
+    weights: SharedWeights,
+    threads: int,
+) -> None:
+    """Main function of an actor process: a buffer number in, the same number out when it is full, None to end."""
+    # Ctrl-C reaches the whole process group; the learner decides when actors end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    configure_process(threads)
+    try:
+        actor = make_actor(index, None)
+        version = -1
+        while (number := connection.recv()) is not None:
+            if weights.version != version:
+                version = weights.read(actor.policy.network)
+                actor.policy.weights_changed()
+            actor.unroll(buffers[number])
+            connection.send(
+                _Finished(number, version, actor.unrolls, actor.env_seconds, actor.inference_seconds)
+            )
+        actor.close()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        # The learner is gone: there is nobody to tell.
+        return
+    except Exception:
+        with contextlib.suppress(OSError):
+            connection.send(_Failed(traceback.format_exc()))
+
+

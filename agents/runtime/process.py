@@ -1,0 +1,26 @@
+"""Settings that every process of a run makes for itself at its start."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+# glibc's names for mallopt (malloc.h).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def configure_process(threads: int) -> None:
+    """Sets the number of compute threads, and keeps large blocks of memory from going back to the kernel.
+
+    glibc maps and unmaps every large activation anew, and the page faults then cost more than the convolutions: training is about
+    twice as fast with this. Other C libraries do without.
+    """
+    torch.set_num_threads(threads)
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 2**26)

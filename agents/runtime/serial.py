@@ -1,0 +1,67 @@
+"""Everything in one process, in a fixed order: bit-for-bit reproducible, and the easiest to debug."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agents.network.agent import AgentNetwork
+from agents.runtime.base import Batch, MakeActor, Positions, allocate, concatenate
+from envs.spec import ArraySpec
+
+
+class SerialRuntime:
+    """Actors take turns in this process and act with the learner's own network, so policy lag is zero.
+
+    Args:
+        make_actor: see runtime/base.py.
+        network: the learner's.
+        spec: of one trajectory.
+        num_actors: actors; a batch holds one unroll of each of the next `unrolls_per_batch`, in turn.
+        unrolls_per_batch: unrolls joined into one batch.
+    """
+
+    def __init__(
+        self,
+        make_actor: MakeActor,
+        network: AgentNetwork,
+        spec: Mapping[str, ArraySpec],
+        *,
+        num_actors: int,
+        unrolls_per_batch: int,
+    ) -> None:
+        self.positions = Positions()
+        self._actors = [make_actor(index, network) for index in range(num_actors)]
+        self._buffers = [allocate(spec) for _ in range(unrolls_per_batch)]
+        self._version = 0
+        self._turn = 0
+
+    def collect(self) -> Batch:
+        """Plays the unrolls of one batch."""
+        env_seconds = inference_seconds = 0.0
+        for buffer in self._buffers:
+            index, actor = self._turn, self._actors[self._turn]
+            self._turn = (self._turn + 1) % len(self._actors)
+            actor.unroll(buffer)
+            env_seconds += actor.env_seconds
+            inference_seconds += actor.inference_seconds
+            self.positions.unrolls[index] = actor.unrolls
+            self.positions.episodes[index] = buffer["episode"].tolist()
+        return Batch(
+            trajectory=concatenate(self._buffers),
+            weights_versions=[self._version] * len(self._buffers),
+            wait_seconds=0.0,
+            env_seconds=env_seconds,
+            inference_seconds=inference_seconds,
+        )
+
+    def publish(self, version: int) -> None:
+        """The actors' network is the learner's: only what they derived from it is out of date."""
+        self._version = version
+        for actor in self._actors:
+            actor.policy.weights_changed()
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for actor in self._actors:
+            actor.close()
+        self._actors = []

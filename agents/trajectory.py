@@ -1,0 +1,74 @@
+"""The data that actors produce and the learner consumes, and the one legend of its shapes.
+
+    T   unroll length                    B   batch: columns, one per slot and unroll
+    A   number of actions                K   number of tasks (where no fusion is meant)
+    L   tokens of an instruction         S   size of the core state (agents/network/core.py)
+
+A trajectory is a dict of arrays. Everything that is *observed* has T + 1 entries: the last of one unroll is the first of the next.
+Everything that *happens between* two observations has T.
+
+    image, vector      [T+1, B, ...]   observation
+    instruction        [T+1, B, L]     tokens
+    task               [T+1, B]        task id
+    reset              [T+1, B]        the core starts afresh here: first observation of an episode
+    last_action        [T+1, B]        action that led here; A (no action) at a reset
+    last_reward        [T+1, B]        reward that came with it; 0 at a reset
+    core_state         [B, S]          state of the core before observation 0
+    action             [T, B]
+    behaviour_log_probs [T, B]         log-probability of the action under the policy that took it
+    reward             [T, B]          as the environment gave it, never clipped
+    terminated         [T, B]          the episode ended for good: nothing is bootstrapped
+    mask               [T, B]          False where no real transition happened: the environment was resetting
+    episode_return, episode_length, success   [T, B]   of the episode that ended at this step; NaN or 0 elsewhere
+    episode            [B]             number of the episode each slot is in after the unroll: its position in the seed tree
+
+With NEXT_STEP auto-reset an episode that ends at step t leaves its true final observation at t + 1. Its value bootstraps a
+truncation. The action at t + 1 is ignored while the environment resets (mask False), and t + 2 is a reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from envs.spec import ArraySpec, EnvSpec
+
+Trajectory = dict[str, Tensor]
+
+OBSERVED = ("image", "vector", "instruction", "task", "reset", "last_action", "last_reward")
+"""Keys with T + 1 entries along time."""
+
+PER_COLUMN = ("core_state", "episode")
+"""Keys without a time axis."""
+
+
+def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_size: int) -> dict[str, ArraySpec]:
+    """Shape and dtype of every array of a trajectory of `slots` columns."""
+    observed, between = (unroll_length + 1, slots), (unroll_length, slots)
+    spec = {key: ArraySpec(shape=(*observed, *array.shape), dtype=array.dtype) for key, array in env.observation.items()}
+    if env.instruction_length:
+        spec["instruction"] = ArraySpec(shape=(*observed, env.instruction_length), dtype="int32")
+    spec |= {
+        "task": ArraySpec(shape=observed, dtype="int32"),
+        "reset": ArraySpec(shape=observed, dtype="bool"),
+        "last_action": ArraySpec(shape=observed, dtype="int64"),
+        "last_reward": ArraySpec(shape=observed, dtype="float32"),
+        "core_state": ArraySpec(shape=(slots, core_state_size), dtype="float32"),
+        "action": ArraySpec(shape=between, dtype="int64"),
+        "behaviour_log_probs": ArraySpec(shape=between, dtype="float32"),
+        "reward": ArraySpec(shape=between, dtype="float32"),
+        "terminated": ArraySpec(shape=between, dtype="bool"),
+        "mask": ArraySpec(shape=between, dtype="bool"),
+        "episode_return": ArraySpec(shape=between, dtype="float32"),
+        "episode_length": ArraySpec(shape=between, dtype="int32"),
+        "success": ArraySpec(shape=between, dtype="float32"),
+        "episode": ArraySpec(shape=(slots,), dtype="int64"),
+    }
+    return spec
+
+
+def num_bytes(spec: Mapping[str, ArraySpec]) -> int:
+    """Memory of one trajectory in bytes."""
+    return sum(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in spec.values())

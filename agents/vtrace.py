@@ -1,0 +1,67 @@
+"""V-trace (Espeholt et al. 2018, section 4): off-policy corrected values and advantages. Pure functions on [T, B] tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class VTrace(NamedTuple):
+    """vs [T, B]: targets of the baseline. pg_advantages [T, B]: rho_s (r_s + gamma_s v_{s+1} - V(x_s))."""
+
+    vs: Tensor
+    pg_advantages: Tensor
+
+
+@torch.no_grad()
+def vtrace(
+    log_rhos: Tensor,
+    discounts: Tensor,
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap_value: Tensor,
+    mask: Tensor | None = None,
+    *,
+    clip_rho: float = 1.0,
+    clip_c: float = 1.0,
+    clip_pg_rho: float = 1.0,
+    lambda_: float = 1.0,
+) -> VTrace:
+    """V-trace targets and policy-gradient advantages.
+
+        delta_t = rho_t (r_t + gamma_t V(x_{t+1}) - V(x_t))
+        v_s = V(x_s) + delta_s + gamma_s c_s (v_{s+1} - V(x_{s+1})),   rho = min(clip_rho, pi/mu), c = lambda min(clip_c, pi/mu)
+
+    Args:
+        log_rhos: log pi(a|x) - log mu(a|x), [T, B].
+        discounts: gamma_t, 0 where the episode terminated, [T, B].
+        rewards: [T, B].
+        values: V(x_t), [T, B].
+        bootstrap_value: V(x_T), [B].
+        mask: bool [T, B]; where False there was no transition: rho and c are 0 there, so its target is its own value, nothing
+            flows through it from the next episode, and the value of a truncated episode's last observation is what it bootstraps.
+        clip_rho, clip_c, clip_pg_rho: the constants rho-bar, c-bar, and the clipping of rho in the advantage.
+        lambda_: the lambda of the remark on V-trace(lambda).
+
+    Returns:
+        Targets and advantages, without gradient.
+    """
+    rhos = torch.exp(log_rhos)
+    if mask is not None:
+        rhos = rhos * mask
+    clipped_rhos = rhos.clamp(max=clip_rho)
+    cs = lambda_ * rhos.clamp(max=clip_c)
+    next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])
+    deltas = clipped_rhos * (rewards + discounts * next_values - values)
+    decay = discounts * cs
+    errors = torch.empty_like(values)
+    error = torch.zeros_like(bootstrap_value)
+    for t in range(values.shape[0] - 1, -1, -1):
+        error = torch.addcmul(deltas[t], decay[t], error)
+        errors[t] = error
+    vs = values + errors
+    next_vs = torch.cat([vs[1:], bootstrap_value.unsqueeze(0)])
+    pg_advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_vs - values)
+    return VTrace(vs, pg_advantages)

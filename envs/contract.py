@@ -1,0 +1,65 @@
+"""What a suite is: a schema for its options, presets of tasks, and two functions. Data only, so that a suite is one
+row in a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from envs.errors import InputError
+from envs.spec import EnvSpec
+
+if TYPE_CHECKING:
+    from envs.vector import SuiteVectorEnv
+
+
+@dataclass(kw_only=True, slots=True)
+class EnvConfig:
+    """Options every suite has; each suite adds its own in a subclass. Simple types only: OmegaConf reads these classes.
+
+    Attributes:
+        name: name of the suite, a key of `envs.suites.SUITES`.
+        tasks: names of tasks or of presets of the suite, in the order of the task ids; a preset expands in place.
+    """
+
+    name: str
+    tasks: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One row of the table of suites.
+
+    Attributes:
+        name: the row's own key.
+        config: schema of the suite's options.
+        presets: named lists of tasks.
+        make_spec: config -> EnvSpec. Cheap, starts no process; checks the tasks and the engine, raises InputError in
+            one sentence.
+        make_env: (config, spec, slots, seed, split) -> SuiteVectorEnv. All arguments can be pickled.
+    """
+
+    name: str
+    config: type[EnvConfig]
+    presets: Mapping[str, tuple[str, ...]]
+    # Every suite's functions take that suite's own subclass of EnvConfig, which `Callable[[EnvConfig], ...]` would
+    # refuse.
+    make_spec: Callable[[Any], EnvSpec]
+    make_env: Callable[..., SuiteVectorEnv]
+
+
+def expand_tasks(tasks: list[str], presets: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The task names meant by `tasks`, presets replaced by their members in place.
+
+    Raises:
+        InputError: the list is empty or names a task twice.
+    """
+    names = tuple(name for entry in tasks for name in presets.get(entry, (entry,)))
+    if not names:
+        raise InputError("env.tasks=[] names no task: give at least one task or preset of the suite.")
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise InputError(f"env.tasks names {name} more than once (presets count too): name every task once.")
+    return names

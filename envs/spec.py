@@ -1,0 +1,80 @@
+"""What the rest of the program needs to know of a set of tasks before any environment exists. Plain, picklable data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Split(IntEnum):
+    """Which half of the seed space an environment draws from; the halves share no seed (see envs/seeding.py)."""
+
+    TRAIN = 0
+    EVALUATION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArraySpec:
+    """Shape and NumPy dtype name of one array of one slot (no batch dimension)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """Reference returns of a random policy and of a human (or of the optimal policy) on one task."""
+
+    random: float
+    human: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvSpec:
+    """The interface of a suite with a given list of tasks.
+
+    Attributes:
+        suite: name of the suite.
+        tasks: names, in the order of their task ids.
+        observation: `image` and/or `vector` of one slot; never `instruction` or `task`.
+        instruction_length: number of tokens L of `instruction`; 0 when the suite has no instructions.
+        vocabulary: word of every token; token 0 is padding, token 1 any unknown word. Empty without instructions.
+        num_actions: size A of the discrete action set shared by all tasks.
+        action_counts: per task, how many of the A actions it uses (the first ones); the others are masked.
+        action_repeat: env frames per agent step.
+        engine: name of the engine that was chosen.
+        image_kind: how to read `image`: "symbolic" (integer codes per cell, last axis = channels of codes), "pixels",
+            or "none".
+        symbol_counts: for symbolic images, number of codes per channel; empty otherwise.
+        scores: reference scores of those tasks that have them.
+    """
+
+    suite: str
+    tasks: tuple[str, ...]
+    observation: Mapping[str, ArraySpec]
+    instruction_length: int
+    vocabulary: tuple[str, ...]
+    num_actions: int
+    action_counts: tuple[int, ...]
+    action_repeat: int = 1
+    engine: str = ""
+    image_kind: str = "none"
+    symbol_counts: tuple[int, ...] = ()
+    scores: Mapping[str, Score] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """One seat in a vector environment.
+
+    Attributes:
+        task: task id played in this slot.
+        index: number of the slot among all slots of the run that play this task; with the task it names the seed
+            stream.
+        episode: the first episode number to play (0 in a fresh run, the saved position after a resume).
+    """
+
+    task: int
+    index: int
+    episode: int = 0

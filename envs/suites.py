@@ -1,0 +1,39 @@
+"""The table of suites, and the three functions through which the rest of the program uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from envs.babyai import BABYAI
+from envs.conditional import CONDITIONAL
+from envs.contract import EnvConfig, Suite
+from envs.errors import unknown_name
+from envs.spec import EnvSpec, Slot, Split
+from envs.vector import SuiteVectorEnv
+
+__all__ = ["SUITES", "EnvConfig", "Suite", "get_suite", "make_env", "make_spec"]
+
+SUITES: dict[str, Suite] = {
+    "babyai": BABYAI,
+    "conditional": CONDITIONAL,
+}
+
+
+def get_suite(name: str) -> Suite:
+    """The suite of that name; InputError lists the names there are."""
+    if name not in SUITES:
+        raise unknown_name("env.name", name, SUITES)
+    return SUITES[name]
+
+
+def make_spec(config: EnvConfig) -> EnvSpec:
+    """Checks the config and describes its environments without starting any; InputError says what to change."""
+    return get_suite(config.name).make_spec(config)
+
+
+def make_env(config: EnvConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+    """A vector environment with one place per slot, in the given order. `spec` is what `make_spec(config)` returned.
+
+    `seed` is the run's; every slot draws its own episodes from it (see envs/seeding.py).
+    """
+    return get_suite(config.name).make_env(config, spec, slots, seed, split)

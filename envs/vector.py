@@ -1,0 +1,192 @@
+"""The environment the rest of the program steps: a gymnasium vector environment of S slots around one engine.
+
+The engine turns actions into observations and rewards. This class adds what is the same for every engine: the spaces,
+the task ids, the episode statistics and the episode counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from envs.spec import EnvSpec, Slot
+
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+Outcome: TypeAlias = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
+
+
+class Engine(Protocol):
+    """S environments advanced together, with NEXT_STEP auto-reset.
+
+    Attributes:
+        observation: `image` and/or `vector`, and `instruction` where the suite has one, [S, ...]; overwritten by
+            `start` and `step`.
+    """
+
+    observation: Arrays
+
+    def start(self, seed: int) -> None:
+        """Begins the first episode of every slot under the run seed `seed`, and fills `observation`."""
+
+    def step(self, actions: NDArray[np.int32]) -> Outcome:
+        """Advances every slot by one step and fills `observation`.
+
+        A slot whose episode ended in the step before ignores its action and starts its next episode, with reward 0.
+
+        Returns:
+            reward f32 [S], terminated bool [S], truncated bool [S], fresh or reused; never both terminated and
+            truncated.
+        """
+
+    def render(self, slot: int) -> NDArray[np.uint8]:
+        """Picture [H, W, 3] of one slot."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Plain data from which `load_state_dict` continues exactly, or None where the engine cannot be frozen."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken; fills `observation`."""
+
+    def close(self) -> None:
+        """Frees the engine's resources; may be called twice."""
+
+
+class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
+    """S slots of a suite as one gymnasium `VectorEnv` with NEXT_STEP auto-reset.
+
+    Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L], only if the
+    suite has one) and `task` (int32 [S]). The step after an episode's end ignores its action and returns the next
+    episode's first observation with reward 0. An action must be below `spec.action_counts` of the slot's task.
+
+    **Every returned array is valid until the next call of `reset` or `step`**: buffers are reused, so whoever keeps
+    one copies it.
+
+    `info` always holds these arrays [S]:
+        episode_return f32, success f32: of the episode that this step ended; NaN where none ended.
+            A success is an episode that terminated with a positive last reward.
+        episode_length i32: agent steps of that episode; 0 where none ended.
+        episode i64: number of the episode whose observation is returned, which is its place in the seed tree.
+    """
+
+    def __init__(self, engine: Engine, spec: EnvSpec, slots: Sequence[Slot], seed: int) -> None:
+        self.spec_of_suite = spec
+        self.slots = tuple(slots)
+        self.num_envs = len(self.slots)
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": ["rgb_array"]}
+        self.render_mode = "rgb_array"
+        self.single_observation_space = _observation_space(spec)
+        self.single_action_space = gymnasium.spaces.Discrete(spec.num_actions)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._engine = engine
+        self._seed = seed
+        self._first_episode = np.array([slot.episode for slot in self.slots], np.int64)
+        self._task = np.array([slot.task for slot in self.slots], np.int32)
+        self._begin_statistics()
+
+    def _begin_statistics(self) -> None:
+        self._episode = self._first_episode.copy()
+        self._return = np.zeros(self.num_envs, np.float32)
+        self._length = np.zeros(self.num_envs, np.int32)
+        self._ended = np.zeros(self.num_envs, np.bool_)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """Starts every slot at its first episode (`Slot.episode`), always the same one for the same run seed.
+
+        A `seed` replaces the run seed for good; it must be one number, from which every slot's own seeds follow.
+        """
+        if seed is not None:
+            if not isinstance(seed, int):
+                raise TypeError("reset takes one run seed; each slot's own seeds follow from it")
+            self._seed = seed
+        self._begin_statistics()
+        self._engine.start(self._seed)
+        nan = np.full(self.num_envs, np.nan, np.float32)
+        return self._observe(), self._info(nan, np.zeros(self.num_envs, np.int32), nan)
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[Arrays, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """One step of every slot; `actions` int [S]. See the class for what comes back."""
+        reward, terminated, truncated = self._engine.step(np.asarray(actions, np.int32))
+        restarted = self._ended
+        going = ~restarted
+        # A slot that has just restarted begins its sums at zero; the reset itself is no step of the new episode.
+        self._return = self._return * going + reward
+        self._length = (self._length + 1) * going
+        self._episode = self._episode + restarted
+        self._ended = ended = terminated | truncated
+        episode_return = np.where(ended, self._return, np.float32(np.nan))
+        success = np.where(ended, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
+        return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
+
+    def _observe(self) -> Arrays:
+        return {**self._engine.observation, "task": self._task}
+
+    def _info(
+        self, episode_return: NDArray[np.float32], length: NDArray[np.int32], success: NDArray[np.float32]
+    ) -> dict[str, Any]:
+        return {
+            "episode_return": episode_return,
+            "episode_length": length,
+            "success": success,
+            "episode": self._episode,
+        }
+
+    def render(self, slot: int = 0) -> NDArray[np.uint8]:  # type: ignore[override]
+        """Picture [H, W, 3] of one slot as it stands."""
+        return self._engine.render(slot)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Plain data and arrays from which `load_state_dict` continues step for step, or None where the engine cannot
+        do that.
+
+        After None, resume at an episode's beginning instead: build the environment with `Slot.episode` set.
+        """
+        engine = self._engine.state_dict()
+        if engine is None:
+            return None
+        statistics: Arrays = {
+            "episode": self._episode,
+            "return": self._return,
+            "length": self._length,
+            "ended": self._ended,
+        }
+        return {"engine": engine, "seed": self._seed, **{key: value.copy() for key, value in statistics.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> Arrays:
+        """Takes over a `state_dict` of an environment with the same slots; returns the observation it stood at."""
+        self._seed = int(state["seed"])
+        self._episode = np.array(state["episode"], np.int64)
+        self._return = np.array(state["return"], np.float32)
+        self._length = np.array(state["length"], np.int32)
+        self._ended = np.array(state["ended"], np.bool_)
+        self._engine.load_state_dict(state["engine"])
+        return self._observe()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Called once by `close()`, which gymnasium makes safe to repeat."""
+        self._engine.close()
+
+
+def _observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:
+    """The space of one slot's observation."""
+    spaces: dict[str, gymnasium.Space[Any]] = {}
+    for key, array in spec.observation.items():
+        if array.dtype == "uint8":
+            spaces[key] = gymnasium.spaces.Box(0, 255, array.shape, np.uint8)
+        else:
+            spaces[key] = gymnasium.spaces.Box(-np.inf, np.inf, array.shape, np.float32)
+    if spec.instruction_length:
+        shape = (spec.instruction_length,)
+        spaces["instruction"] = gymnasium.spaces.Box(0, len(spec.vocabulary) - 1, shape, np.int32)
+    spaces["task"] = gymnasium.spaces.Discrete(len(spec.tasks))
+    return gymnasium.spaces.Dict(spaces)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from envs.conditional import ConditionalConfig, blind_return, make_env, make_spec, maps
+from envs.errors import InputError
+from envs.spec import Slot, Split
+from envs.vector import SuiteVectorEnv
+
+
+def matrices(config: ConditionalConfig, numbers: range | list[int]) -> list[np.ndarray]:
+    """The M_i written out: M[a, places[a]] = gains[a]."""
+    result = []
+    for places, gains in zip(*maps(config.map_seed, config.dimension, numbers), strict=True):
+        matrix = np.zeros((config.dimension, config.dimension))
+        matrix[np.arange(config.dimension), places] = gains
+        result.append(matrix)
+    return result
+
+
+def environment(config: ConditionalConfig, per_task: int = 4) -> SuiteVectorEnv:
+    spec = make_spec(config)
+    slots = [Slot(task=task, index=index) for index in range(per_task) for task in range(len(spec.tasks))]
+    return make_env(config, spec, slots, seed=3, split=Split.TRAIN)
+
+
+@pytest.mark.parametrize("tasks", [["map"], ["memory"], ["memory-2", "map-5", "memory-0"]])
+def test_the_right_action_earns_exactly_one(tasks: list[str]) -> None:
+    config = ConditionalConfig(tasks=tasks)
+    env = environment(config)
+    numbers = [int(task.split("-")[1]) for task in env.spec_of_suite.tasks]
+    matrix = np.stack(matrices(config, numbers))
+    observation, _ = env.reset()
+    remembered = np.zeros((env.num_envs, config.dimension))
+    returns = []
+    for _ in range(40):
+        x, due = observation["vector"][:, :-1], observation["vector"][:, -1]
+        shown = (x != 0).any(axis=1)
+        remembered[shown] = x[shown]
+        choice = np.einsum("sad,sd->sa", matrix[observation["task"]], remembered).argmax(axis=1)
+        # An action that is not due must not matter.
+        action = np.where(due == 1, choice, (choice + 1) % config.dimension)
+        observation, reward, terminated, _, info = env.step(action)
+        assert ((reward == 1) == terminated).all()
+        returns += info["episode_return"][terminated].tolist()
+    assert len(returns) > env.num_envs and set(returns) == {1.0}
+
+
+def test_every_matrix_is_a_permutation_and_shifts_balance_the_actions() -> None:
+    config = ConditionalConfig()
+    used = np.zeros((config.dimension, config.dimension))
+    for matrix in matrices(config, range(config.dimension)):
+        assert ((matrix != 0).sum(axis=0) == 1).all() and ((matrix != 0).sum(axis=1) == 1).all()
+        used += matrix != 0
+    assert (used == 1).all()
+
+
+def test_matrices_belong_to_the_task_alone() -> None:
+    config = ConditionalConfig()
+    np.testing.assert_array_equal(matrices(config, [5])[0], matrices(config, range(8))[5])
+    assert not np.array_equal(matrices(ConditionalConfig(map_seed=1), [5])[0], matrices(config, [5])[0])
+
+
+def test_blind_return_against_every_policy_of_a_coarse_world() -> None:
+    """On a grid of x, the best of all blind choices, found by trying each, is what `blind_return` estimates."""
+    config = ConditionalConfig(dimension=2, num_tasks=3)
+    grid = (np.arange(200) + 0.5) / 100 - 1
+    x = np.stack([point for point in itertools.product(grid, repeat=2)])
+    right = np.stack([(x @ matrix.T).argmax(axis=1) for matrix in matrices(config, range(3))])
+    best = np.mean([max((right[:, place] == action).mean() for action in range(2)) for place in range(len(x))])
+    assert blind_return(config, (0, 1, 2)) == pytest.approx(best, abs=0.01)
+
+
+def test_blind_return_bounds() -> None:
+    config = ConditionalConfig()
+    assert blind_return(config, (3,)) == 1.0  # one task needs no context
+    assert 1 / config.dimension < blind_return(config, tuple(range(8))) < 0.5
+
+
+def test_spec_carries_the_reference_returns_by_kind() -> None:
+    config = ConditionalConfig(tasks=["map", "memory-3"])
+    scores = make_spec(config).scores
+    assert scores["map-0"].random == blind_return(config, tuple(range(8))) and scores["map-0"].human == 1.0
+    assert scores["memory-3"].random == 1.0
+
+
+def test_memory_shows_x_once_and_asks_at_the_end() -> None:
+    config = ConditionalConfig(tasks=["memory"], delay=4)
+    env = environment(config)
+    observation, _ = env.reset()
+    for step in range(11):
+        vector = observation["vector"]
+        place = step % 6  # four steps of delay, the end, and the reset
+        assert (vector[:, :-1] != 0).any() == (place == 0)
+        assert (vector[:, -1] == (place == 4)).all()
+        observation, reward, terminated, *_ = env.step(np.zeros(env.num_envs, np.int64))
+        assert (terminated == (place == 4)).all()
+        assert place == 4 or not reward.any()
+
+
+def test_x_is_fresh_in_every_slot_and_episode() -> None:
+    env = environment(ConditionalConfig())
+    seen = []
+    observation, _ = env.reset()
+    for _ in range(20):
+        seen.append(observation["vector"][:, :-1].copy())
+        env.step(np.zeros(env.num_envs, np.int64))
+        observation, *_ = env.step(np.zeros(env.num_envs, np.int64))
+    x = np.concatenate(seen)
+    assert len(np.unique(x, axis=0)) == len(x)
+    assert abs(x.mean()) < 0.05 and x.std() == pytest.approx(1 / np.sqrt(3), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"tasks": ["map-8"]}, "map-8"),
+        ({"tasks": ["maps"]}, "maps"),
+        ({"tasks": []}, "at least one"),
+        ({"tasks": ["map", "map-0"]}, "more than once"),
+        ({"dimension": 1}, "env.dimension=1"),
+        ({"num_tasks": 0}, "env.num_tasks=0"),
+        ({"delay": 0}, "env.delay=0"),
+        ({"map_seed": -1}, "env.map_seed=-1"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence(change: dict[str, object], word: str) -> None:
+    with pytest.raises(InputError, match=word) as error:
+        make_spec(ConditionalConfig(**change))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)

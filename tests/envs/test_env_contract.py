@@ -1,0 +1,228 @@
+"""One contract for every suite and engine: what `SuiteVectorEnv` promises, checked from outside."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+from envs.babyai import BabyAIConfig
+from envs.conditional import ConditionalConfig
+from envs.contract import EnvConfig
+from envs.spec import Slot, Split
+from envs.suites import make_env, make_spec
+from envs.vector import SuiteVectorEnv
+
+# Slots in an order that no engine would choose by itself.
+TASKS_OF_SLOTS = (1, 0, 1, 2, 0, 2, 1)
+LEVELS = ["BabyAI-GoToLocalS5N2-v0", "BabyAI-GoToLocalS6N4-v0", "MiniGrid-LavaGapS5-v0"]
+
+
+def babyai(engine: str) -> Callable[[], EnvConfig]:
+    def config() -> EnvConfig:
+        pytest.importorskip(engine)
+        return BabyAIConfig(tasks=LEVELS, engine=engine)
+
+    return config
+
+
+CASES: dict[str, Callable[[], EnvConfig]] = {
+    "envpool": babyai("envpool"),
+    "minigrid": babyai("minigrid"),
+    "conditional-map": lambda: ConditionalConfig(tasks=["map-0", "map-1", "map-2"]),
+    "conditional-memory": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"]),
+}
+SEEDS_EACH_EPISODE = ("minigrid", "conditional-map", "conditional-memory")
+
+
+@pytest.fixture(params=CASES)
+def config(request: pytest.FixtureRequest) -> EnvConfig:
+    return CASES[request.param]()
+
+
+def slots_at(episode: int = 0, first_index: int = 0) -> list[Slot]:
+    indices = [first_index + TASKS_OF_SLOTS[:place].count(task) for place, task in enumerate(TASKS_OF_SLOTS)]
+    return [Slot(task=task, index=index, episode=episode) for task, index in zip(TASKS_OF_SLOTS, indices, strict=True)]
+
+
+@contextmanager
+def opened(
+    config: EnvConfig, slots: list[Slot] | None = None, seed: int = 7, split: Split = Split.TRAIN
+) -> Iterator[SuiteVectorEnv]:
+    env = make_env(config, make_spec(config), slots or slots_at(), seed, split)
+    yield env
+    env.close()
+
+
+def actions_for(env: SuiteVectorEnv, steps: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, env.spec_of_suite.num_actions, (steps, env.num_envs))
+
+
+def play(env: SuiteVectorEnv, steps: int) -> list[dict[str, Any]]:
+    """Everything an environment returns, copied at once, since its buffers may be reused."""
+    observation, info = env.reset()
+    frames = [{"observation": copied(observation), "info": copied(info)}]
+    for action in actions_for(env, steps):
+        observation, reward, terminated, truncated, info = env.step(action)
+        arrays = copied({"reward": reward, "terminated": terminated, "truncated": truncated})
+        frames.append({"observation": copied(observation), "info": copied(info), **arrays})
+    return frames
+
+
+def copied(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: value.copy() for key, value in arrays.items()}
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def test_shapes_types_and_spaces(config: EnvConfig) -> None:
+    with opened(config) as env:
+        size = len(TASKS_OF_SLOTS)
+        assert env.num_envs == size
+        assert env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
+        assert env.single_action_space.n == env.spec_of_suite.num_actions
+        for number, frame in enumerate(play(env, 60)):
+            observation, info = frame["observation"], frame["info"]
+            assert env.observation_space.contains(observation)
+            assert observation.keys() == env.single_observation_space.keys()
+            assert observation["task"].dtype == np.int32 and tuple(observation["task"]) == TASKS_OF_SLOTS
+            for key, array in env.spec_of_suite.observation.items():
+                assert observation[key].shape == (size, *array.shape) and observation[key].dtype == array.dtype
+            dtypes = {"episode_return": "f4", "episode_length": "i4", "success": "f4", "episode": "i8"}
+            assert {key: value.dtype for key, value in info.items()} == dtypes
+            assert all(value.shape == (size,) for value in info.values())
+            if number:
+                assert frame["reward"].dtype == np.float32 and frame["reward"].shape == (size,)
+                assert frame["terminated"].dtype == bool and frame["truncated"].dtype == bool
+                assert not (frame["terminated"] & frame["truncated"]).any()
+
+
+def test_the_step_after_an_end_is_the_reset_and_statistics_equal_a_naive_recount(config: EnvConfig) -> None:
+    with opened(config) as env:
+        frames = play(env, 250)
+    ended_somewhere = 0
+    for slot in range(len(TASKS_OF_SLOTS)):
+        total, length, episode, ended = 0.0, 0, 0, False
+        for frame in frames[1:]:
+            reward, info = frame["reward"][slot], {key: value[slot] for key, value in frame["info"].items()}
+            if ended:
+                total, length, episode, ended = 0.0, 0, episode + 1, False
+                assert reward == 0 and not frame["terminated"][slot] and not frame["truncated"][slot]
+            else:
+                total, length = total + float(reward), length + 1
+                ended = bool(frame["terminated"][slot] or frame["truncated"][slot])
+            assert info["episode"] == episode
+            if ended:
+                ended_somewhere += 1
+                assert info["episode_return"] == pytest.approx(total)
+                assert info["episode_length"] == length
+                assert info["success"] == float(frame["terminated"][slot] and reward > 0)
+            else:
+                assert np.isnan(info["episode_return"]) and np.isnan(info["success"]) and info["episode_length"] == 0
+    assert ended_somewhere > 10
+
+
+def test_the_same_seed_gives_the_same_trajectory(config: EnvConfig) -> None:
+    with opened(config) as env:
+        first = play(env, 80)
+        again = play(env, 80)  # reset returns to the first episode
+    with opened(config) as env:
+        elsewhere = play(env, 80)
+    assert all(map(same, first, again))
+    assert all(map(same, first, elsewhere))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 8}, {"split": Split.EVALUATION}, {"slots": slots_at(first_index=10)}, {"slots": slots_at(episode=3)}],
+    ids=["seed", "split", "slot", "episode"],
+)
+def test_another_place_in_the_seed_tree_gives_other_episodes(config: EnvConfig, change: dict[str, Any]) -> None:
+    with opened(config) as env, opened(config, **change) as other:
+        assert not all(
+            same(one["observation"], two["observation"]) for one, two in zip(play(env, 8), play(other, 8), strict=True)
+        )
+
+
+def test_reset_with_a_seed_changes_the_run_seed(config: EnvConfig) -> None:
+    with opened(config, seed=1) as env, opened(config, seed=2) as other:
+        env.reset(seed=2)
+        assert all(map(same, play(env, 20), play(other, 20)))
+
+
+def test_a_slot_plays_the_same_wherever_it_sits(config: EnvConfig) -> None:
+    slots = slots_at()
+    with opened(config, slots) as env, opened(config, slots[::-1]) as mirrored:
+        first, _ = env.reset()
+        second, _ = mirrored.reset()
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key][::-1])
+
+
+@pytest.mark.parametrize("case", SEEDS_EACH_EPISODE)
+def test_a_run_can_be_resumed_at_any_episode(case: str) -> None:
+    config = CASES[case]()
+    wanted = 2
+    with opened(config) as env:
+        frames = play(env, 300)
+    with opened(config, slots_at(episode=wanted)) as resumed:
+        first, info = resumed.reset()
+        assert (info["episode"] == wanted).all()
+        for slot in range(len(TASKS_OF_SLOTS)):
+            begins = [frame for frame in frames if frame["info"]["episode"][slot] == wanted]
+            assert begins, "the trajectory is too short for this test"
+            for key in first:
+                np.testing.assert_array_equal(first[key][slot], begins[0]["observation"][key][slot])
+
+
+def test_what_travels_to_an_actor_process_can_be_pickled(config: EnvConfig) -> None:
+    spec, slots = make_spec(config), slots_at()
+    assert pickle.loads(pickle.dumps((config, spec, slots, 7, Split.TRAIN))) == (config, spec, slots, 7, Split.TRAIN)
+
+
+def test_every_slot_can_be_drawn(config: EnvConfig) -> None:
+    with opened(config) as env:
+        env.reset()
+        pictures = [env.render(slot) for slot in range(env.num_envs)]
+    assert all(picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 for picture in pictures)
+    assert all(picture.std() > 0 for picture in pictures)
+
+
+def test_close_may_be_repeated(config: EnvConfig) -> None:
+    with opened(config) as env:
+        env.reset()
+        env.close()
+        env.close()
+
+
+def test_nothing_is_printed(config: EnvConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    with opened(config) as env:
+        play(env, 200)
+    assert capfd.readouterr().out == ""
+
+
+def test_state_dict_continues_exactly_or_is_none(config: EnvConfig) -> None:
+    with opened(config) as env, opened(config, seed=99) as other:
+        env.reset()
+        actions = actions_for(env, 60)
+        for action in actions[:31]:
+            observation, *_ = env.step(action)
+        state = env.state_dict()
+        if isinstance(config, BabyAIConfig):
+            assert state is None
+            return
+        assert state is not None
+        other.reset()
+        assert same(other.load_state_dict(pickle.loads(pickle.dumps(state))), copied(observation))
+        for action in actions[31:]:
+            for one, two in zip(env.step(action), other.step(action), strict=True):
+                assert same(one, two)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from omegaconf import OmegaConf
+
+from envs.errors import InputError
+from envs.suites import SUITES, EnvConfig, get_suite
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_rows_of_the_table_agree_with_themselves(name: str) -> None:
+    suite = get_suite(name)
+    assert suite.name == name and suite.config().name == name
+    assert issubclass(suite.config, EnvConfig) and dataclasses.is_dataclass(suite.config)
+    assert all(entry in suite.presets for entry in suite.config().tasks)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_configs_are_schemas_that_omegaconf_reads(name: str) -> None:
+    suite = get_suite(name)
+    schema = OmegaConf.structured(suite.config)
+    assert OmegaConf.to_object(schema) == suite.config()
+    merged = OmegaConf.merge(schema, {"tasks": ["a", "b"]})
+    assert OmegaConf.to_object(merged).tasks == ["a", "b"]
+    with pytest.raises(Exception, match="no_such_option"):
+        OmegaConf.merge(schema, {"no_such_option": 1})
+
+
+def test_an_unknown_suite_is_answered_with_the_list() -> None:
+    with pytest.raises(InputError, match=r"env\.name=babyay is unknown: choose one of babyai, conditional"):
+        get_suite("babyay")

@@ -1,0 +1,110 @@
+"""Trains one agent on many tasks:  python train.py [key=value ...]   (README.md; every key is explained in conf/schema.py)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from agents import builder
+from agents.checkpoint import save_checkpoint
+from agents.clock import Clock
+from agents.display import Display
+from agents.interruption import Interruption
+from agents.metrics import MetricsLog, Statistics
+from agents.run_folder import (
+    claim,
+    default_run,
+    holds_run,
+    newest_checkpoint,
+    restore,
+    result,
+    resumed_config,
+    snapshot,
+    write_result,
+)
+from agents.runtime.base import Positions
+from agents.runtime.process import configure_process
+from conf.schema import TrainConfig, changed_keys, compose_train, train_keys
+from envs.errors import InputError
+from envs.spec import EnvSpec
+from envs.suites import make_spec
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program: 0 done, 2 bad input, 130 interrupted and saved."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__, *(f"  {key}={value}" for key, value in train_keys().items()), sep="\n")
+        return DONE
+    try:
+        config = compose_train(arguments)
+        config.run = config.run or default_run(config)
+        if config.resume and holds_run(Path(config.run)):
+            config = resumed_config(config, changed_keys(arguments))
+        return train(config, make_spec(config.env))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def train(config: TrainConfig, env: EnvSpec) -> int:
+    """One run, from its start or its newest checkpoint to its end or an interruption. Returns the exit code."""
+    interruption = Interruption()
+    configure_process(builder.learner_threads(config))
+    torch.manual_seed(config.seed)
+    network = builder.build_network(config, env)
+    learner = builder.build_learner(config, env, network)
+    statistics, positions, seconds = Statistics(env.tasks), Positions(), 0.0
+    saved = newest_checkpoint(Path(config.run)) if config.resume else None
+    if saved:
+        seconds = restore(saved, env, learner, statistics, positions)
+    builder.check_fits(config, env, network)
+    folder = claim(config, env)
+
+    with Display(config.total_frames, enabled=config.display) as display:
+        display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner))
+        clock = Clock(seconds, learner.state, action_repeat=env.action_repeat, num_actors=builder.num_actors(config))
+        log = MetricsLog(folder, learner.state.updates)
+        runtime = builder.build_runtime(config, env, network, positions, learner.state.updates)
+
+        def save() -> None:
+            content = snapshot(config, env, learner, statistics, runtime.positions, clock.seconds)
+            save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
+
+        try:
+            while learner.state.steps * env.action_repeat < config.total_frames:
+                batch = None
+                with interruption.ends_waiting():
+                    batch = runtime.collect()
+                if batch is None:
+                    break
+                updates = learner.state.updates
+                losses = learner.step(batch.trajectory)
+                runtime.publish(learner.state.updates)
+                statistics.update(batch.trajectory)
+                clock.tick(batch, updates, learner.state)
+                if clock.due("log", config.log_seconds):
+                    row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
+                    log.write(row, tasks)
+                    display.update(row, tasks)
+                if clock.due("checkpoint", config.checkpoint_seconds):
+                    save()
+            save()
+        finally:
+            runtime.close()
+            log.close()
+        figures = result(learner, statistics, clock, env, interrupted=interruption.wanted)
+        write_result(folder, figures)
+        display.finish(folder, figures)
+    return INTERRUPTED if interruption.wanted else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
