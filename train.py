@@ -79,7 +79,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
             save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
 
         try:
-            while learner.state.steps * env.action_repeat < config.total_frames:
+            while learner.state.steps * env.action_repeat < config.total_frames and not interruption.wanted:
                 batch = None
                 with interruption.ends_waiting():
                     batch = runtime.collect()

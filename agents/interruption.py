@@ -26,8 +26,7 @@ class Interruption:
         """A signal inside this block leaves it at once: it is only waiting, and nothing is half done."""
         self._waiting = True
         try:
-            if not self.wanted:
-                yield
+            yield
         except _Interrupted:
             pass
         finally:

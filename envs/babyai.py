@@ -1,8 +1,8 @@
 """The suite `babyai`: every BabyAI-* and MiniGrid-* level, on one of two engines that play the same levels.
 
 An observation is the 7x7 cells the agent sees, each three integer codes, and the level's instruction. The agent's
-direction is not observed, as in the BabyAI paper. A success earns 1 - 0.9 * steps / max_steps, anything else 0 (lava
-and collisions in some MiniGrid levels: -1).
+direction is not observed, as in the BabyAI paper. A success earns 1 - 0.9 * steps / max_steps, anything else 0; only
+running into a moving obstacle (MiniGrid-Dynamic-Obstacles-*) earns -1.
 """
 
 from __future__ import annotations
@@ -101,9 +101,11 @@ def _is_installed(engine: str) -> bool:
 
 def _check_level(task: str, engine: str) -> None:
     """InputError unless `engine` can play the level."""
-    if engine == "envpool" and task in levels.BROKEN_IN_ENVPOOL:
-        reason = levels.BROKEN_IN_ENVPOOL[task]
-        raise InputError(f"env.tasks={task} {reason} in envpool: set env.engine=minigrid to play it.")
+    broken = levels.BROKEN.get(task, {})
+    if engine in broken:
+        playable = [other for other in ENGINES if other not in broken]
+        fix = f"set env.engine={playable[0]}" if playable else "leave it out"
+        raise InputError(f"env.tasks={task} cannot be played on {engine}, because it {broken[engine]}: {fix}.")
     if task in levels.LEVELS or (engine == "minigrid" and task in levels.MINIGRID_ONLY):
         return
     if task in levels.MINIGRID_ONLY:

@@ -62,12 +62,20 @@ LEVELS: tuple[str, ...] = (
 )
 # fmt: on
 
-# Levels of one engine only.
+# Levels that only minigrid has.
 MINIGRID_ONLY: tuple[str, ...] = ("MiniGrid-MultiRoom-N4-S5-v1",)
 
-# Levels that envpool registers and cannot play, with the reason.
-BROKEN_IN_ENVPOOL: dict[str, str] = {
-    "BabyAI-SynthS5R2-v0": "never returns from some resets",
+# Levels that an engine registers and cannot play: level -> engine -> reason. The maze levels of minigrid 3.2 need
+# pattern images that its wheel does not contain; from some seeds, SynthS5R2 makes both engines draw layouts for ever.
+_ENDLESS, _NO_PATTERNS = "never returns from some resets", "needs pattern images that minigrid does not ship"
+BROKEN: dict[str, dict[str, str]] = {
+    "BabyAI-SynthS5R2-v0": {"envpool": _ENDLESS, "minigrid": _ENDLESS},
+    "MiniGrid-WFC-DungeonMazeScaled-v0": {"minigrid": _NO_PATTERNS},
+    "MiniGrid-WFC-MazeSimple-v0": {"minigrid": _NO_PATTERNS},
+    "MiniGrid-WFC-ObstaclesAngular-v0": {"minigrid": _NO_PATTERNS},
+    "MiniGrid-WFC-ObstaclesBlackdots-v0": {"minigrid": _NO_PATTERNS},
+    "MiniGrid-WFC-ObstaclesHogs3-v0": {"minigrid": _NO_PATTERNS},
+    "MiniGrid-WFC-RoomsFabric-v0": {"minigrid": _NO_PATTERNS},
 }
 
 # Actions of every level: left, right, forward, pickup, drop, toggle, done.

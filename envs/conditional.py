@@ -1,4 +1,4 @@
-"""The suite `conditional`: tiny tasks whose right action depends on the observation as the context selects and rescales it.
+"""The suite `conditional`: tiny tasks whose right action depends on what the context selects and rescales.
 
 Task i has a hidden matrix M_i = P_i D_i with gains D_i of either sign and a permutation P_i; on a vector x, uniform
 on [-1, 1)^d, the right action is argmax_a (M_i x)_a. Whoever knows x and i can always be right; a sum of something of
@@ -45,7 +45,7 @@ class ConditionalConfig(EnvConfig):
 
     name: str = "conditional"
     tasks: list[str] = field(default_factory=lambda: ["map"])
-    dimension: int = 8
+    dimension: int = 4
     num_tasks: int = 8
     delay: int = 3
     map_seed: int = 0

@@ -18,7 +18,7 @@ def test_training_and_evaluation_share_no_seed() -> None:
         for split in Split
     }
     assert not seeds[Split.TRAIN] & seeds[Split.EVALUATION]
-    assert all(len(values) == 600 and 0 <= min(values) and max(values) < 2**31 for values in seeds.values())
+    assert all(len(values) == 600 and min(values) >= 0 and max(values) < 2**31 for values in seeds.values())
 
 
 def test_uniform_is_splitmix64() -> None:
