@@ -115,7 +115,8 @@ class ActorFactory:
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         unrolls = self.positions.unrolls.get(index, 0)
         seed = (self.config.seed, index)
-        return Actor(env, Policy(network, len(slots)), self.env.num_actions, seed=seed, unrolls=unrolls)
+        policy = Policy(network, len(slots), autocast=autocast_dtype(self.config))
+        return Actor(env, policy, self.env.num_actions, seed=seed, unrolls=unrolls)
 
 
 def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions) -> list[Slot]:

@@ -23,10 +23,14 @@ class Policy:
         network: not trained here; whoever changes its weights calls `weights_changed`.
         slots: number of environments.
         greedy: take the most probable action instead of a sample.
+        autocast: dtype of torso and core, or None for full precision.
     """
 
-    def __init__(self, network: AgentNetwork, slots: int, *, greedy: bool = False) -> None:
+    def __init__(
+        self, network: AgentNetwork, slots: int, *, greedy: bool = False, autocast: torch.dtype | None = None
+    ) -> None:
         self.network = network.eval()
+        self.autocast = autocast
         self.greedy = greedy
         self.core_state = torch.zeros(slots, network.core_state_size)
         self.generator = torch.Generator()
@@ -53,9 +57,10 @@ class Policy:
         Returns:
             action int64 [B] and its log-probability [B]. The core state moves on.
         """
-        segments = self._segments(inputs)
-        step = {key: value.unsqueeze(0) for key, value in inputs.items()}
-        output = self.network.unroll(step, self.core_state, self._modulations, segments)
+        with torch.autocast("cpu", self.autocast, enabled=self.autocast is not None):
+            segments = self._segments(inputs)
+            step = {key: value.unsqueeze(0) for key, value in inputs.items()}
+            output = self.network.unroll(step, self.core_state, self._modulations, segments)
         self.core_state = output.core_state
         log_probs = torch.log_softmax(output.policy_logits[0], dim=-1)
         if self.greedy:

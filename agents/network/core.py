@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 
 class LSTMCore(nn.Module):
     """One LSTM layer over an unroll, cut at resets; S = 2H, the hidden state then the cell state.
 
-    Each stretch between resets becomes a padded row of its own in one fused call. On CPU that takes half the time of a packed
-    sequence or of a loop over steps.
+    Each stretch between resets becomes a padded row of its own in a fused call. On CPU that takes half the time of a packed sequence
+    or of a loop over steps. Stretches are sorted into a few groups by length, one call each, so that less than half of a call is
+    padding however short the episodes are.
     """
 
     def __init__(self, x_size: int, size: int) -> None:
@@ -28,12 +30,24 @@ class LSTMCore(nn.Module):
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
         """See the module docstring. With `final_state=False` the returned state is empty: the learner has no use for it."""
         state = torch.where(reset[0].unsqueeze(1), 0.0, state)
+        if len(reset) == 1 and not torch.is_grad_enabled():
+            return self._step(x[0], state)
         if not bool(reset[1:].any()):
             return self._run(x, state)
         y = self._run_stretches(x, reset, state)
         if not final_state:
             return y, state.new_empty(0)
         return y, self._final_state(x, reset, state)
+
+    def _step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step while acting: the fused kernel would rearrange all its weights for it."""
+        lstm = self.lstm
+        hidden, cell = state.chunk(2, dim=1)
+        gates = F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0) + F.linear(hidden, lstm.weight_hh_l0, lstm.bias_hh_l0)
+        keep_in, forget, candidate, out = gates.float().chunk(4, dim=1)
+        cell = torch.addcmul(forget.sigmoid() * cell, keep_in.sigmoid(), candidate.tanh())
+        hidden = out.sigmoid() * cell.tanh()
+        return hidden.unsqueeze(0), torch.cat([hidden, cell], dim=1)
 
     def _run(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = (part.unsqueeze(0).contiguous() for part in state.to(x.dtype).chunk(2, dim=1))
@@ -45,21 +59,27 @@ class LSTMCore(nn.Module):
         length, batch = reset.shape
         starts = reset.t().clone()
         starts[:, 0] = True
-        # Rows are numbered column by column; `row` and `offset` say where step (t, b) lies in the padded [longest, R] layout.
-        row = starts.flatten().cumsum(0).view(batch, length) - 1
         column, start = starts.nonzero(as_tuple=True)
-        time = torch.arange(length, device=x.device)
-        offset = time - start[row]
-        rows = len(start)
-        longest = int(offset.max()) + 1
-        slot = (offset * rows + row).t().reshape(-1)
-        # Padding reads sample 0: any finite number would do, nothing of it is read back.
-        source = torch.zeros(longest * rows, dtype=torch.long, device=x.device)
-        source[slot] = torch.arange(length * batch, device=x.device)
-        padded = x.reshape(length * batch, -1).index_select(0, source).view(longest, rows, -1)
-        initial = torch.where((start == 0).unsqueeze(1), state[column], 0.0)
-        y, _ = self._run(padded, initial)
-        return y.reshape(longest * rows, -1).index_select(0, slot).view(length, batch, -1)
+        following = torch.cat([start[1:], start.new_zeros(1)])
+        sizes = torch.where(following > start, following, length) - start
+        flat = x.reshape(length * batch, -1)
+        outputs, samples = [], []
+        for least in (2**power for power in range(length.bit_length())):
+            rows = ((sizes >= least) & (sizes < 2 * least)).nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            size, begin, owner = sizes[rows], start[rows], column[rows]
+            time = torch.arange(int(size.max()), device=x.device).unsqueeze(1)
+            # Sample number of every place [longest, rows]; padding repeats the row's last sample and is not read back.
+            sample = (begin + torch.minimum(time, size - 1)) * batch + owner
+            initial = torch.where((begin == 0).unsqueeze(1), state[owner], 0.0)
+            y, _ = self._run(flat.index_select(0, sample.flatten()).view(len(time), len(rows), -1), initial)
+            place = (time < size).flatten().nonzero().squeeze(1)
+            outputs.append(y.reshape(-1, self.size).index_select(0, place))
+            samples.append(sample.flatten()[place])
+        order = torch.empty(length * batch, dtype=torch.long, device=x.device)
+        order[torch.cat(samples)] = torch.arange(length * batch, device=x.device)
+        return torch.cat(outputs).index_select(0, order).view(length, batch, -1)
 
     def _final_state(self, x: Tensor, reset: Tensor, state: Tensor) -> Tensor:
         """State after the last step: the last stretch of each column, run again as a packed sequence, which ends where it ends."""

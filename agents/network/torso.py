@@ -16,7 +16,10 @@ Observation = Mapping[str, Tensor]
 
 
 class GridTorso(nn.Module):
-    """Symbolic grid: every cell is a few integer codes, embedded and summed, then three 2x2 convolutions and a linear layer.
+    """Symbolic grid: every cell is a few integer codes; three 2x2 convolutions and a linear layer, ReLU after each.
+
+    The first convolution reads the codes one-hot, which is the same function as an embedding of each code, summed over the code
+    channels and then convolved - without a table to look up and to scatter gradients into.
 
     Args:
         shape: (H, W, C) of `image`, C code channels.
@@ -34,16 +37,13 @@ class GridTorso(nn.Module):
         vector_size: int,
         *,
         size: int = 256,
-        embedding_size: int = 16,
         channels: Sequence[int] = (16, 32, 64),
     ) -> None:
         super().__init__()
         height, width, _ = shape
-        self.embedding = nn.Embedding(sum(symbol_counts), embedding_size)
-        offsets = np.cumsum([0, *symbol_counts[:-1]])
-        # One table for all channels of codes: one lookup instead of one per channel.
-        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int32), persistent=False)
-        sizes = [embedding_size, *channels]
+        self.num_codes = sum(symbol_counts)
+        self.register_buffer("offsets", torch.tensor(np.cumsum([0, *symbol_counts[:-1]])), persistent=False)
+        sizes = [self.num_codes, *channels]
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 2) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         flat = channels[-1] * (height - len(channels)) * (width - len(channels))
         self.linear = nn.Linear(flat + vector_size, size)
@@ -51,8 +51,9 @@ class GridTorso(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """One row of features per sample."""
-        codes = observation["image"].to(torch.int32) + self.offsets
-        x = self.embedding(codes).sum(dim=-2).permute(0, 3, 1, 2)
+        codes = observation["image"].long() + self.offsets
+        one_hot = torch.zeros(*codes.shape[:-1], self.num_codes, device=codes.device).scatter_(-1, codes, 1.0)
+        x = one_hot.permute(0, 3, 1, 2)
         for convolution in self.convolutions:
             x = F.relu(convolution(x))
         return F.relu(self.linear(_with_vector(x.flatten(1), observation)))
@@ -121,9 +122,8 @@ class MLPTorso(nn.Module):
 
     def __init__(self, vector_size: int, *, sizes: Sequence[int] = (256,)) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip([vector_size, *sizes[:-1]], sizes, strict=True)
-        )
+        widths = [vector_size, *sizes]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.size = sizes[-1] if sizes else vector_size
 
     def forward(self, observation: Observation) -> Tensor:

@@ -1,0 +1,223 @@
+"""Evaluation: a checkpoint becomes an agent again and plays a number of episodes of each task that is fixed in advance.
+
+Each slot plays its own quota. The first N episodes to end, whichever slot they come from, would be the short ones; with quotas no
+episode is counted for being short.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agents.actor import Actor
+from agents.builder import build_network
+from agents.checkpoint import env_from_dict, load_checkpoint
+from agents.network.agent import AgentNetwork
+from agents.policy import Policy
+from agents.runtime.base import allocate
+from agents.trajectory import trajectory_spec
+from conf.schema import EvaluateConfig, TrainConfig, train_from_dict
+from envs.errors import InputError
+from envs.seeding import episode_seed
+from envs.spec import EnvSpec, Slot, Split
+from envs.suites import make_env, make_spec
+
+MAX_SLOTS = 64
+"""Environments of a task unless `slots` says otherwise."""
+
+_UNROLL_LENGTH = 8
+"""Steps between two looks at the quotas: few, so that little is played past them."""
+
+_SEEDED_ONCE = ("envpool",)
+"""Engines that take a seed for the first episode of a slot only, and go on from there by themselves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedAgent:
+    """What a checkpoint says of an agent.
+
+    Attributes:
+        path, sha256: of the file.
+        config, env: of the training run; `env.tasks` in the order of the task ids that the network knows.
+        weights: state dict of the network.
+        updates, frames: that it was trained for.
+        versions: of the packages it was trained with.
+    """
+
+    path: Path
+    sha256: str
+    config: TrainConfig
+    env: EnvSpec
+    weights: dict[str, Any]
+    updates: int
+    frames: int
+    versions: Any
+
+    def network(self, env: EnvSpec) -> AgentNetwork:
+        """The trained network for `env`, which has as many tasks as the agent was trained on.
+
+        Raises:
+            InputError: the weights are not those of the configuration in the checkpoint.
+        """
+        try:
+            network = build_network(self.config, env)
+            network.load_state_dict(self.weights)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise _damaged(self.path, str(error).splitlines()[0]) from error
+        return network
+
+
+class Episode(NamedTuple):
+    """One played episode. seed: its place in the seed tree, or None where the engine goes on by itself (envpool)."""
+
+    seed: int | None
+    episode_return: float
+    length: int
+    success: float
+
+
+def load_agent(path: Path) -> SavedAgent:
+    """Reads a checkpoint for evaluation.
+
+    Raises:
+        InputError: it cannot be read (agents/checkpoint.py), or its parts do not belong together.
+    """
+    content = load_checkpoint(path)
+    config = train_from_dict(content["config"], f"checkpoint {path}")
+    env = env_from_dict(content["env"])
+    if env.suite != config.env.name:
+        raise _damaged(path, f"its configuration is of suite {config.env.name} and its tasks are of suite {env.suite}")
+    try:
+        counters, weights = content["learner"]["counters"], dict(content["learner"]["network"])
+        updates, frames = int(counters["updates"]), int(counters["steps"]) * int(env.action_repeat)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"the learner's part is not readable: {error}") from error
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return SavedAgent(
+        path=path,
+        sha256=sha256,
+        config=config,
+        env=env,
+        weights=weights,
+        updates=updates,
+        frames=frames,
+        versions=content["versions"],
+    )
+
+
+def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> EnvSpec:
+    """The tasks to evaluate: `tasks` (names or presets of the agent's suite), or those it was trained on.
+
+    Args:
+        engine: as env.engine; empty = as in training.
+
+    Raises:
+        InputError: a task is unknown, or the agent cannot play it.
+    """
+    settings = dataclasses.replace(agent.config.env, tasks=list(tasks or agent.env.tasks))
+    if engine:
+        if not hasattr(settings, "engine"):
+            raise InputError(f"engine={engine} cannot be chosen, because suite {settings.name} has only one: leave engine= out.")
+        settings = dataclasses.replace(settings, engine=engine)
+    try:
+        spec = make_spec(settings)
+    except InputError as error:
+        # The keys of the suite's options stand at the top level in evaluate.py.
+        raise InputError(str(error).replace("env.tasks", "tasks").replace("env.engine", "engine")) from error
+    for name in ("observation", "image_kind", "symbol_counts", "instruction_length", "vocabulary", "num_actions", "action_repeat"):
+        if getattr(spec, name) != getattr(agent.env, name):
+            raise InputError(
+                f"checkpoint {agent.path} was trained with another {name} of suite {spec.suite} than this installation gives: "
+                f"use the versions {agent.versions}."
+            )
+    untrained = [task for task in spec.tasks if task not in agent.env.tasks]
+    if untrained and agent.config.context.name in ("task", "both"):
+        raise InputError(
+            f"tasks={untrained[0]} was not trained, and an agent with context={agent.config.context.name} knows its tasks by number: "
+            f"choose among {', '.join(agent.env.tasks)}."
+        )
+    return spec
+
+
+def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
+    """The training tasks with `task` at its own id, and that id. A task that was not trained takes the place of task 0: its agent
+    does not read the id, only the action mask and the value head do.
+    """
+    names, counts = list(agent.env.tasks), list(agent.env.action_counts)
+    task_id = names.index(task) if task in names else 0
+    names[task_id], counts[task_id] = task, spec.action_counts[spec.tasks.index(task)]
+    env = dataclasses.replace(agent.env, tasks=tuple(names), action_counts=tuple(counts), engine=spec.engine)
+    return env, task_id
+
+
+def make_actor(agent: SavedAgent, spec: EnvSpec, task: str, slots: int, config: EvaluateConfig) -> Actor:
+    """An actor as in training, in `slots` evaluation environments of one task.
+
+    Its random numbers depend on the task's name and `config.seed` alone, so other tasks in the list change nothing.
+    """
+    env, task_id = seat(agent, spec, task)
+    settings = dataclasses.replace(agent.config.env, tasks=list(env.tasks))
+    places = [Slot(task=task_id, index=index) for index in range(slots)]
+    vector_env = make_env(settings, env, places, config.seed, Split.EVALUATION)
+    policy = Policy(agent.network(env), slots, greedy=config.greedy)
+    seed = (config.seed, int(Split.EVALUATION), zlib.crc32(task.encode()))
+    return Actor(vector_env, policy, env.num_actions, seed=seed)
+
+
+def quotas(episodes: int, slots: int) -> list[int]:
+    """Episodes that each slot plays; slots = 0 means one for each episode, at most MAX_SLOTS. Never more slots than episodes."""
+    slots = min(slots or MAX_SLOTS, episodes)
+    return [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
+
+
+def play(
+    agent: SavedAgent, spec: EnvSpec, task: str, config: EvaluateConfig, advance: Callable[[], object]
+) -> list[Episode]:
+    """Plays `config.episodes` episodes of one task, in the order of slots and, in a slot, of time.
+
+    Slots that have met their quota go on, uncounted, until all have. `advance` is called for each counted episode.
+    """
+    quota = quotas(config.episodes, config.slots)
+    played: list[list[Episode]] = [[] for _ in quota]
+    actor = make_actor(agent, spec, task, len(quota), config)
+    try:
+        trajectory = allocate(
+            trajectory_spec(agent.env, _UNROLL_LENGTH, len(quota), actor.policy.network.core_state_size)
+        )
+        while any(len(episodes) < wanted for episodes, wanted in zip(played, quota, strict=True)):
+            actor.unroll(trajectory)
+            # Modulations are kept by context until the weights change, and here they never do: a level with millions of
+            # instructions would fill the memory.
+            actor.policy.weights_changed()
+            returns, lengths, successes = (
+                trajectory[key].numpy() for key in ("episode_return", "episode_length", "success")
+            )
+            for t, slot in np.argwhere(~np.isnan(returns)):
+                if len(played[slot]) < quota[slot]:
+                    seed = _seed(spec, task, config.seed, int(slot), len(played[slot]))
+                    outcome = float(returns[t, slot]), int(lengths[t, slot]), float(successes[t, slot])
+                    played[slot].append(Episode(seed, *outcome))
+                    advance()
+    finally:
+        actor.close()
+    return [episode for episodes in played for episode in episodes]
+
+
+def _seed(spec: EnvSpec, task: str, seed: int, slot: int, number: int) -> int | None:
+    if number and spec.engine in _SEEDED_ONCE:
+        return None
+    return episode_seed(seed, Split.EVALUATION, task, slot, number)
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(f"checkpoint {path} is damaged ({reason}): use an earlier one.")

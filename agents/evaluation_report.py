@@ -1,0 +1,168 @@
+"""What an evaluation found: intervals, evaluation.json, and the table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+from agents.checkpoint import list_checkpoints
+from agents.evaluation import Episode, SavedAgent
+from agents.run_folder import CHECKPOINTS, holds_run, versions
+from conf.schema import EvaluateConfig
+from envs.errors import InputError
+from envs.spec import EnvSpec
+
+CONFIDENCE, RESAMPLES = 0.95, 9_999
+_BATCH_BYTES = 64 * 2**20
+
+Samples = Sequence[NDArray[np.float64]]
+Interval = tuple[float, float]
+
+
+def mean(samples: Samples) -> float:
+    """Mean of the samples' means: every task counts the same, however many episodes it has."""
+    return float(np.mean([sample.mean() for sample in samples]))
+
+
+def interval(samples: Samples) -> Interval | None:
+    """95% percentile bootstrap interval of `mean(samples)`, stratified: every sample is drawn anew within itself.
+
+    The same data give the same interval. Data without any spread give [m, m]; a sample of fewer than two says nothing of its spread
+    and gives None.
+    """
+    if min(map(len, samples)) < 2:
+        return None
+    if all(np.ptp(sample) == 0 for sample in samples):
+        return mean(samples), mean(samples)
+    # Imported here, because it takes a second.
+    from scipy.stats import bootstrap  # type: ignore[import-untyped]
+
+    found = bootstrap(
+        samples,
+        lambda *drawn, axis: np.mean([sample.mean(axis=axis) for sample in drawn], axis=0),
+        n_resamples=RESAMPLES,
+        batch=max(1, _BATCH_BYTES // (8 * sum(map(len, samples)))),
+        vectorized=True,
+        paired=False,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def summary(samples: Samples, successes: Samples) -> dict[str, Any]:
+    """mean, interval, success, success_interval. Success is None where the suite does not know it."""
+    known = all(np.isfinite(success).all() for success in successes)
+    return {
+        "mean": mean(samples),
+        "interval": interval(samples),
+        "success": mean(successes) if known else None,
+        "success_interval": interval(successes) if known else None,
+    }
+
+
+def report(
+    agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Mapping[str, Sequence[Episode]]
+) -> dict[str, Any]:
+    """The content of evaluation.json. It holds no date: the same evaluation gives the same file.
+
+    `seeds` are the episodes' places in the seed tree (envs/seeding.py), one for each of `returns`; null where the engine takes a seed
+    for a slot's first episode only and goes on by itself (envpool).
+    """
+    returns = {task: np.array([e.episode_return for e in episodes]) for task, episodes in played.items()}
+    successes = {task: np.array([e.success for e in episodes]) for task, episodes in played.items()}
+    tasks = {
+        task: {
+            "episodes": len(episodes),
+            **summary([returns[task]], [successes[task]]),
+            "length": float(np.mean([e.length for e in episodes])),
+            "trained": task in agent.env.tasks,
+            "seeds": [e.seed for e in episodes],
+            "returns": [e.episode_return for e in episodes],
+            "lengths": [e.length for e in episodes],
+            "successes": [None if math.isnan(e.success) else e.success for e in episodes],
+        }
+        for task, episodes in played.items()
+    }
+    return {
+        "tasks": tasks,
+        "aggregate": {"tasks": len(tasks), **summary(list(returns.values()), list(successes.values()))},
+        "provenance": {
+            "checkpoint": str(agent.path),
+            "sha256": agent.sha256,
+            "updates": agent.updates,
+            "frames": agent.frames,
+            "suite": spec.suite,
+            "engine": spec.engine,
+            "greedy": config.greedy,
+            "seed": config.seed,
+            "slots": slots,
+            "interval": f"{CONFIDENCE:.0%} percentile bootstrap, {RESAMPLES} resamples, stratified by task in the aggregate",
+            "versions": versions(),
+        },
+    }
+
+
+def table(content: Mapping[str, Any]) -> Table:
+    """The content of evaluation.json for people."""
+    shown = Table(box=None, padding=(0, 2, 0, 0))
+    shown.add_column("task", overflow="fold")
+    for name in ("episodes", "return", "95% interval", "success", "95% interval", "length"):
+        shown.add_column(name, justify="right")
+    for task, row in content["tasks"].items():
+        # Text, because a task's name may look like markup.
+        shown.add_row(Text(task), f"{row['episodes']:,}", *_cells(row), f"{row['length']:.1f}")
+    total = content["aggregate"]
+    shown.add_row(f"mean of {total['tasks']} tasks", "", *_cells(total), "", style="bold")
+    return shown
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['mean']:.3f}",
+        "-" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"]),
+        "-" if row["success"] is None else f"{row['success']:.1%}",
+        "-" if row["success_interval"] is None else "{:.1%} to {:.1%}".format(*row["success_interval"]),
+    ]
+
+
+def home(run: Path, checkpoint: Path) -> Path:
+    """The folder that the results of a checkpoint go to: its run's, or its own where it belongs to none."""
+    owner = checkpoint.parent.parent
+    if checkpoint.parent.name == CHECKPOINTS and (holds_run(owner) or owner == run):
+        return owner
+    return checkpoint.parent
+
+
+def prepare_output(path: Path) -> None:
+    """Makes sure that the result can be written, before hours are spent on it.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK) and not path.is_dir()
+    except OSError:
+        writable = False
+    if not writable:
+        raise InputError(f"output={path} cannot be written: give another output=, a file in a folder that can be written.")
+    if path in list_checkpoints(path.parent):
+        raise InputError(f"output={path} is a checkpoint: give another output=.")
+
+
+def write_report(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes evaluation.json whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

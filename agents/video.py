@@ -1,0 +1,132 @@
+"""Videos of an agent at work: the picture of the environment, below it what the agent was told and what it has earned."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.actor import Actor
+from agents.runtime.base import allocate
+from agents.trajectory import trajectory_spec
+from envs.errors import InputError
+from envs.instructions import PADDING
+from envs.spec import EnvSpec
+
+Frame = NDArray[np.uint8]
+
+FRAMES_PER_SECOND = 8
+_LAST_FRAME_TIMES = 6
+"""How often an episode's last picture is shown."""
+_LEAST_SIDE = 256
+_LINE, _LINES, _CHARACTER = 16, 4, 7
+"""Height of a line of the caption, its lines, and the width of a letter, in pixels."""
+
+
+def check_video() -> None:
+    """Raises InputError when what writes videos is not installed."""
+    missing = [name for name, module in (("imageio", "imageio"), ("pillow", "PIL")) if not importlib.util.find_spec(module)]
+    if missing:
+        raise InputError(f'video=true needs {" and ".join(missing)}: pip install "mimpala[video]".')
+
+
+def file_names(tasks: Sequence[str]) -> dict[str, str]:
+    """A file name without ending for each task: letters, digits, `.`, `_`, `-`, distinct, and never a path."""
+    names: dict[str, str] = {}
+    # Compared without case, for file systems that do not know it.
+    taken: set[str] = set()
+    for task in tasks:
+        base = re.sub(r"[^A-Za-z0-9._-]+", "_", task).strip("._")[:100] or "task"
+        name, number = base, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name.lower())
+        names[task] = name
+    return names
+
+
+def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str) -> Path:
+    """Plays `episodes` episodes in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif without ffmpeg.
+
+    The file appears under its name only when it is complete.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    import imageio.v2 as imageio
+
+    ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
+    path, temporary = folder / (name + ending), folder / f".{name}.tmp{ending}"
+    # 4:2:0 colour needs even sides (`frames` sees to it); imageio would stretch to multiples of 16 by default.
+    options: dict[str, Any] = {"fps": FRAMES_PER_SECOND, "macro_block_size": 2} if ending == ".mp4" else {"fps": FRAMES_PER_SECOND}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with imageio.get_writer(temporary, **options) as writer:
+                for frame in frames(actor, env, episodes):
+                    writer.append_data(frame)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"video=true cannot write {path} ({error}): make room or leave video= out.") from error
+    return path
+
+
+def frames(actor: Actor, env: EnvSpec, episodes: int) -> Iterator[Frame]:
+    """Every picture that the first slot shows in its next `episodes` episodes, captioned, all of one size."""
+    step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.network.core_state_size))
+    earned, size = 0.0, None
+    ended = 0
+    while ended < episodes:
+        picture = actor.env.render(0)
+        actor.unroll(step)
+        told = _instruction(step["instruction"][0, 0].tolist(), env.vocabulary) if env.instruction_length else ""
+        frame = captioned(picture, f"{told}\nreturn {earned:.2f}", size)
+        size = frame.shape[:2]
+        yield frame
+        # The step that resets earns nothing, and its picture is the one shown below.
+        earned += float(step["reward"][0, 0])
+        if not np.isnan(float(step["episode_return"][0, 0])):
+            ended += 1
+            how = "success" if float(step["success"][0, 0]) == 1 else "end"
+            frame = captioned(actor.env.render(0), f"{told}\nreturn {earned:.2f}: {how}", size)
+            for _ in range(_LAST_FRAME_TIMES):
+                yield frame
+            # Past the reset, to the first picture of the next episode.
+            actor.unroll(step)
+            earned = 0.0
+
+
+def captioned(picture: Frame, text: str, size: tuple[int, ...] | None = None) -> Frame:
+    """The picture, enlarged by a whole factor to at least 256 pixels, above `text`; cut or padded to `size` (height, width)."""
+    from PIL import Image, ImageDraw
+
+    factor = -(-_LEAST_SIDE // min(picture.shape[:2]))
+    large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    height, width = size or tuple(side + side % 2 for side in (large.shape[0] + _LINE * _LINES + 8, large.shape[1]))
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    rows, columns = min(large.shape[0], height), min(large.shape[1], width)
+    canvas[:rows, :columns] = large[:rows, :columns]
+    image = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(image)
+    wrapped = [part for line in text.split("\n") for part in textwrap.wrap(line, max(8, (width - 8) // _CHARACTER))]
+    # What is too long loses its middle: the last line holds the return.
+    lines = wrapped if len(wrapped) <= _LINES else [*wrapped[: _LINES - 2], "...", wrapped[-1]]
+    for number, line in enumerate(lines):
+        top = height - _LINE * _LINES - 4 + number * _LINE
+        # Pillow's built-in font may know Latin letters only.
+        draw.text((4, top), line.encode("latin-1", "replace").decode("latin-1"), fill=(0, 0, 0))
+    return np.asarray(image, np.uint8)
+
+
+def _instruction(tokens: Sequence[int], vocabulary: Sequence[str]) -> str:
+    return " ".join(vocabulary[token] for token in tokens if token != PADDING).replace(" ,", ",")

@@ -1,0 +1,84 @@
+"""Evaluates a trained agent:  python evaluate.py run=<run folder or checkpoint file> [key=value ...]   (every key: conf/schema.py)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agents.builder import num_cores
+from agents.checkpoint import find_checkpoint
+from agents.evaluation import evaluation_spec, load_agent, make_actor, play, quotas
+from agents.evaluation_report import home, prepare_output, report, table, write_report
+from agents.runtime.process import configure_process
+from agents.video import check_video, file_names, record
+from conf.schema import EvaluateConfig, compose_evaluate, to_dict
+from envs.errors import InputError
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program: 0 done, 2 bad input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__, *(f"  {key}={value}" for key, value in to_dict(EvaluateConfig()).items()), sep="\n")
+        return DONE
+    try:
+        return evaluate(compose_evaluate(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted: no result was written", file=sys.stderr)
+        return INTERRUPTED
+
+
+def evaluate(config: EvaluateConfig) -> int:
+    """One evaluation: plays, writes the result and prints it. Returns the exit code."""
+    agent = load_agent(find_checkpoint(Path(config.run)))
+    spec = evaluation_spec(agent, config.tasks, config.engine)
+    folder = home(Path(config.run), agent.path)
+    output = Path(config.output) if config.output else folder / "evaluation.json"
+    prepare_output(output)
+    if config.video:
+        check_video()
+    configure_process(config.threads or num_cores())
+    slots = len(quotas(config.episodes, config.slots))
+
+    console = Console()
+    if not console.is_terminal:
+        # A file has no width: nothing is wrapped or cut.
+        console = Console(width=1000)
+    how = "greedy" if config.greedy else "sampled"
+    title = f"mimpala: evaluating {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames): {config.episodes} {how} episodes"
+    console.print(f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}", highlight=False, markup=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    played, videos = {}, []
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=config.episodes * len(spec.tasks))
+        for task, name in file_names(spec.tasks).items():
+            progress.update(bar, description=escape(task))
+            played[task] = play(agent, spec, task, config, lambda: progress.advance(bar))
+            if config.video:
+                progress.update(bar, description=escape(f"{task}: video"))
+                actor = make_actor(agent, spec, task, 1, config)
+                try:
+                    videos.append(record(actor, agent.env, config.video_episodes, folder / "videos", name))
+                finally:
+                    actor.close()
+
+    content = report(agent, spec, config, slots, played)
+    write_report(output, content)
+    console.print(table(content), highlight=False)
+    for path in (output, *videos):
+        console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Small tasks that no engine plays, networks for them, and trajectories as an actor would leave them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from agents.builder import build_network
+from agents.network.agent import AgentNetwork
+from agents.trajectory import Trajectory, trajectory_spec
+from conf.schema import ContextConfig, CoreConfig, FusionConfig, LearnerConfig, RuntimeConfig, TorsoConfig, TrainConfig
+from envs.contract import EnvConfig
+from envs.spec import ArraySpec, EnvSpec
+
+VECTOR = 3
+INSTRUCTION_LENGTH = 4
+WORDS = 7
+
+
+def fake_env(*, num_tasks: int = 3, image: tuple[int, int, int] | None = None, kind: str = "none", **changes: object) -> EnvSpec:
+    """Vectors (or images) with instructions; the second task has one action less than the others."""
+    observation = {"image": ArraySpec(shape=image, dtype="uint8")} if image else {"vector": ArraySpec(shape=(VECTOR,), dtype="float32")}
+    counts = tuple(3 if task == 1 else 4 for task in range(num_tasks))
+    fields: dict[str, object] = {
+        "suite": "fake",
+        "tasks": tuple(f"task-{number}" for number in range(num_tasks)),
+        "observation": observation,
+        "instruction_length": INSTRUCTION_LENGTH,
+        "vocabulary": ("", "?", *(f"word-{number}" for number in range(2, WORDS))),
+        "num_actions": 4,
+        "action_counts": counts,
+        "image_kind": kind,
+        "symbol_counts": (5,) * image[2] if image and kind == "symbolic" else (),
+    }
+    return EnvSpec(**(fields | changes))  # type: ignore[arg-type]
+
+
+def fake_config(
+    *,
+    fusion: str = "mi",
+    context: str = "both",
+    core: str = "lstm",
+    sites: tuple[str, ...] = ("core_input", "policy", "value"),
+    torso: str = "auto",
+    task_encoding: str = "embedding",
+    **learner: object,
+) -> TrainConfig:
+    """A configuration of a tiny agent."""
+    return TrainConfig(
+        env=EnvConfig(name="fake", tasks=[]),
+        fusion=FusionConfig(name=fusion, sites=list(sites), size=6, rank=4),
+        context=ContextConfig(name=context, task_encoding=task_encoding, task_size=3, word_size=4, instruction_size=5),
+        core=CoreConfig(name=core, size=5),
+        torso=TorsoConfig(name=torso, size=6, hidden=[6]),
+        learner=LearnerConfig(**learner),  # type: ignore[arg-type]
+        runtime=RuntimeConfig(name="serial", slots_per_actor=4),
+        precision="fp32",
+    )
+
+
+def fake_network(env: EnvSpec, config: TrainConfig, seed: int = 0) -> AgentNetwork:
+    """A network whose every parameter is drawn anew, so that biases and gates do not sit at a convenient 0."""
+    torch.manual_seed(seed)
+    network = build_network(config, env)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return network
+
+
+def fake_batch(env: EnvSpec, core_state_size: int, length: int, columns: int, seed: int = 0) -> Trajectory:
+    """A trajectory laid out as agents/trajectory.py says, with random episodes and an instruction that changes inside them."""
+    rng = np.random.default_rng(seed)
+    spec = trajectory_spec(env, length, columns, core_state_size)
+    batch = {key: np.zeros(array.shape, array.dtype) for key, array in spec.items()}
+    for key, array in env.observation.items():
+        shape = batch[key].shape
+        batch[key] = rng.integers(0, 5, shape, np.uint8) if array.dtype == "uint8" else rng.normal(size=shape).astype(np.float32)
+    task = rng.integers(0, len(env.tasks), columns)
+    batch["task"][:] = task
+    counts = np.array(env.action_counts)[task]
+    ended = np.zeros((length + 1, columns), bool)
+    ended[:-1] = rng.random((length, columns)) < 0.3
+    if length > 3:
+        # Both kinds of ending happen in the middle of column 0, and the rest is left to chance.
+        ended[: min(length, 6), 0] = False
+        ended[1, 0] = True
+    for t in range(1, length + 1):
+        ended[t] &= ~ended[t - 1]
+    batch["terminated"] = ended[:-1] & (rng.random((length, columns)) < 0.5)
+    batch["mask"][0] = rng.random(columns) < 0.8
+    batch["mask"][1:] = ~ended[: length - 1]
+    ended[0] &= batch["mask"][0]
+    batch["terminated"] &= batch["mask"]
+    batch["reset"][0] = batch["mask"][0] & (rng.random(columns) < 0.3)
+    batch["reset"][1:] = ~batch["mask"]
+    batch["action"] = rng.integers(0, counts, (length, columns))
+    batch["reward"] = (rng.normal(size=(length, columns)) * batch["mask"]).astype(np.float32)
+    batch["behaviour_log_probs"] = np.log(rng.uniform(0.1, 0.9, (length, columns))).astype(np.float32)
+    batch["last_action"][0] = np.where(batch["reset"][0], env.num_actions, rng.integers(0, counts))
+    batch["last_action"][1:] = np.where(batch["reset"][1:], env.num_actions, batch["action"])
+    batch["last_reward"][1:] = batch["reward"]
+    batch["core_state"] = rng.normal(size=batch["core_state"].shape).astype(np.float32)
+    if env.instruction_length:
+        for column in range(columns):
+            words = random_instruction(rng, env)
+            for t in range(length + 1):
+                if batch["reset"][t, column] or rng.random() < 0.2:
+                    words = random_instruction(rng, env)
+                batch["instruction"][t, column] = words
+    for key in ("episode_return", "success"):
+        batch[key][:] = math.nan
+    return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in batch.items()}
+
+
+def random_instruction(rng: np.random.Generator, env: EnvSpec) -> np.ndarray:
+    """Between no word and as many as there is room for, of a vocabulary small enough for repetitions."""
+    tokens = np.zeros(env.instruction_length, np.int32)
+    length = rng.integers(0, env.instruction_length + 1)
+    tokens[:length] = rng.integers(1, min(4, len(env.vocabulary)), length)
+    return tokens
