@@ -13,6 +13,7 @@ from agents.checkpoint import save_checkpoint
 from agents.clock import Clock
 from agents.display import Display
 from agents.interruption import Interruption
+from agents.learner import NonFiniteError
 from agents.metrics import MetricsLog, Statistics
 from agents.run_folder import (
     claim,
@@ -25,18 +26,18 @@ from agents.run_folder import (
     snapshot,
     write_result,
 )
-from agents.runtime.base import Positions
+from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process
 from conf.schema import TrainConfig, changed_keys, compose_train, train_keys
 from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program: 0 done, 2 bad input, 130 interrupted and saved."""
+    """The program: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if "--help" in arguments or "-h" in arguments:
         print(__doc__, *(f"  {key}={value}" for key, value in train_keys().items()), sep="\n")
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except (ActorError, NonFiniteError) as error:
+        print(f"error: {error}\nThe run was saved up to here: resume=true goes on with it.", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -97,6 +101,10 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 if clock.due("checkpoint", config.checkpoint_seconds):
                     save()
             save()
+        except (ActorError, NonFiniteError):
+            # The learner stands between two updates: nothing of what it has learned is lost.
+            save()
+            raise
         finally:
             runtime.close()
             log.close()

@@ -74,8 +74,8 @@ class Actor:
             out["mask"][t] = torch.from_numpy(~resetting)
             for key in _INFO:
                 out[key][t] = torch.from_numpy(info[key])
-            for key, value in observation.items():
-                out[key][t + 1] = torch.from_numpy(value)
+            for key, array in observation.items():
+                out[key][t + 1] = torch.from_numpy(array)
             reset = torch.from_numpy(resetting)
             out["reset"][t + 1] = reset
             out["last_action"][t + 1] = torch.where(reset, self.num_actions, action)

@@ -102,8 +102,9 @@ class Display:
 def _line(row: dict[str, float]) -> RenderableType:
     return (
         f"{row['frames_per_second']:,.0f} frames/s   {int(row['updates']):,} updates   policy lag {row['policy_lag_mean']:.1f} "
-        f"(max {row['policy_lag_max']:.0f})   loss {row.get('loss/total', math.nan):.3f}   entropy {row.get('loss/entropy', math.nan):.2f}   "
-        f"time: learner {row['time/learner']:.0%}, waiting {row['time/wait']:.0%}, actors env {row['time/env']:.0%}, inference {row['time/inference']:.0%}"
+        f"(max {row['policy_lag_max']:.0f})   loss {row.get('loss/total', math.nan):.3f}   "
+        f"entropy {row.get('loss/entropy', math.nan):.2f}   time: learner {row['time/learner']:.0%}, "
+        f"waiting {row['time/wait']:.0%}, actors env {row['time/env']:.0%}, inference {row['time/inference']:.0%}"
     )
 
 

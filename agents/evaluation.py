@@ -124,7 +124,7 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
     Raises:
         InputError: a task is unknown, or the agent cannot play it.
     """
-    settings = dataclasses.replace(agent.config.env, tasks=list(tasks or agent.env.tasks))
+    settings: Any = dataclasses.replace(agent.config.env, tasks=list(tasks or agent.env.tasks))
     if engine:
         if not hasattr(settings, "engine"):
             raise InputError(f"engine={engine} cannot be chosen, because suite {settings.name} has only one: leave engine= out.")

@@ -124,7 +124,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.max_gradient_norm, foreach=True)
         if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach())):
             self._refuse(before, float(loss), float(norm))

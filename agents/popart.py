@@ -42,7 +42,7 @@ def update_moments(state: PopArt, targets: Tensor, task: Tensor, mask: Tensor, s
     values = targets.flatten() * weights
     zeros = torch.zeros_like(state.mu)
     count = zeros.index_add(0, index, weights)
-    rate = step_size * (count > 0)
+    rate = step_size * (count > 0).to(targets.dtype)
     mean = zeros.index_add(0, index, values) / count.clamp(min=1)
     mean_square = zeros.index_add(0, index, values * targets.flatten()) / count.clamp(min=1)
     return PopArt(torch.lerp(state.mu, mean, rate), torch.lerp(state.nu, mean_square, rate))

@@ -70,7 +70,8 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with imageio.get_writer(temporary, **options) as writer:
+            writer: Any = imageio.get_writer(temporary, **options)
+            with writer:
                 for frame in frames(actor, env, episodes):
                     writer.append_data(frame)
             os.replace(temporary, path)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from hydra import compose, initialize_config_module
@@ -29,6 +29,8 @@ from agents.network.torso import TORSOS
 from envs.contract import EnvConfig
 from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
+
+Config = TypeVar("Config")
 
 RUNTIMES = ("serial", "local")
 REDUCTIONS = ("mean", "sum")
@@ -85,15 +87,15 @@ class TorsoConfig:
 class LearnerConfig:
     """See agents.learner.Learner. batch_size B columns of unroll_length T steps; 0 = the columns of one unroll of one actor."""
 
-    unroll_length: int = 32
+    unroll_length: int = 20
     batch_size: int = 0
-    optimizer: str = "rmsprop"
-    learning_rate: float = 5e-4
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
     anneal: bool = True
     rms_decay: float = 0.99
-    epsilon: float = 0.01
+    epsilon: float = 1e-5
     adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    max_gradient_norm: float = 40.0
+    max_gradient_norm: float = 1.0
     discounting: float = 0.99
     baseline_cost: float = 0.5
     entropy_cost: float = 0.01
@@ -391,7 +393,7 @@ def _explain(error: Exception, name: str, overrides: Sequence[str]) -> InputErro
     return InputError(f"{key + ': ' if key else ''}{_first_line(error.__cause__ or error)}.")
 
 
-def _to_object(config: Any, kind: type[Any]) -> Any:
+def _to_object(config: Any, kind: type[Config]) -> Config:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise InputError(f"{missing[0]} has no value: give {missing[0]}=...")

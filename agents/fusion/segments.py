@@ -30,7 +30,7 @@ class Segments:
     @cached_property
     def sizes(self) -> list[int]:
         """Number of samples of each context, U integers."""
-        return torch.bincount(self.index, minlength=self.count).tolist()  # type: ignore[no-any-return]
+        return torch.bincount(self.index, minlength=self.count).tolist()
 
     def rows(self, modulation: Tensor) -> Tensor:
         """One row of `modulation` [U, ...] for every sample: [N, ...] (or [1, ...], to broadcast, when U is 1)."""
@@ -56,7 +56,7 @@ def grouped_linear(x: Tensor, weight: Tensor, segments: Segments) -> Tensor:
         return F.linear(x, weight[0])
     if segments.count == x.shape[0]:
         return torch.bmm(weight.index_select(0, segments.index), x.unsqueeze(2)).squeeze(2)
-    y = _GroupedProduct.apply(x.index_select(0, segments.order), weight, segments.sizes)
+    y = _GroupedProduct.apply(x.index_select(0, segments.order), weight, segments.sizes)  # type: ignore[no-untyped-call]
     # index_select is scattered back by a second gather: cheaper than index_add and deterministic.
     return y.index_select(0, torch.argsort(segments.order))  # type: ignore[no-any-return]
 
@@ -75,7 +75,7 @@ class _GroupedProduct(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)

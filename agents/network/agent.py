@@ -114,7 +114,7 @@ class AgentNetwork(nn.Module):
         if site not in self.fusions:
             return x
         modulation = tuple(part.to(x.dtype) for part in modulations[site])
-        return self.fusions[site].apply(x, modulation, segments)  # type: ignore[return-value, arg-type]
+        return self.fusions[site].apply(x, modulation, segments)  # type: ignore[call-arg, return-value, arg-type]
 
 
 def core_input_size(torso: nn.Module, num_actions: int) -> int:

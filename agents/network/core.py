@@ -41,9 +41,9 @@ class LSTMCore(nn.Module):
 
     def _step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step while acting: the fused kernel would rearrange all its weights for it."""
-        lstm = self.lstm
+        weight_x, weight_h, bias_x, bias_h = self.lstm.all_weights[0]
         hidden, cell = state.chunk(2, dim=1)
-        gates = F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0) + F.linear(hidden, lstm.weight_hh_l0, lstm.bias_hh_l0)
+        gates = F.linear(x, weight_x, bias_x) + F.linear(hidden, weight_h, bias_h)
         keep_in, forget, candidate, out = gates.float().chunk(4, dim=1)
         cell = torch.addcmul(forget.sigmoid() * cell, keep_in.sigmoid(), candidate.tanh())
         hidden = out.sigmoid() * cell.tanh()

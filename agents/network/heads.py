@@ -12,6 +12,8 @@ _MASKED_LOGIT = -1e9
 class ActionMask(nn.Module):
     """Removes the actions that a task does not have. logits [N, A], task [N] -> logits [N, A]."""
 
+    allowed: Tensor
+
     def __init__(self, action_counts: tuple[int, ...], num_actions: int) -> None:
         super().__init__()
         allowed = torch.arange(num_actions) < torch.tensor(action_counts).unsqueeze(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ class GridTorso(nn.Module):
     image uint8 [N, H, W, C] (and vector float [N, V]) -> [N, size].
     """
 
+    offsets: Tensor
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -44,7 +47,7 @@ class GridTorso(nn.Module):
         self.num_codes = sum(symbol_counts)
         self.register_buffer("offsets", torch.tensor(np.cumsum([0, *symbol_counts[:-1]])), persistent=False)
         sizes = [self.num_codes, *channels]
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 2) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 2) for a, b in pairwise(sizes))
         flat = channels[-1] * (height - len(channels)) * (width - len(channels))
         self.linear = nn.Linear(flat + vector_size, size)
         self.size = size
@@ -123,7 +126,7 @@ class MLPTorso(nn.Module):
     def __init__(self, vector_size: int, *, sizes: Sequence[int] = (256,)) -> None:
         super().__init__()
         widths = [vector_size, *sizes]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.size = sizes[-1] if sizes else vector_size
 
     def forward(self, observation: Observation) -> Tensor:

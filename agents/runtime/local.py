@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-
 from agents.network.agent import AgentNetwork
 from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
@@ -148,9 +147,10 @@ class LocalRuntime:
 
     def _receive(self) -> None:
         for connection in wait(self._connections):
-            index = self._connections.index(connection)  # type: ignore[arg-type]
+            assert isinstance(connection, Connection)
+            index = self._connections.index(connection)
             try:
-                message = connection.recv()  # type: ignore[union-attr]
+                message = connection.recv()
             except (EOFError, ConnectionResetError):
                 process = self._processes[index]
                 process.join(_JOIN_SECONDS)

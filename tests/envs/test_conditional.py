@@ -68,7 +68,7 @@ def test_blind_return_against_every_policy_of_a_coarse_world() -> None:
     """On a grid of x, the best of all blind choices, found by trying each, is what `blind_return` estimates."""
     config = ConditionalConfig(dimension=2, num_tasks=3)
     grid = (np.arange(200) + 0.5) / 100 - 1
-    x = np.stack([point for point in itertools.product(grid, repeat=2)])
+    x = np.stack(list(itertools.product(grid, repeat=2)))
     right = np.stack([(x @ matrix.T).argmax(axis=1) for matrix in matrices(config, range(3))])
     best = np.mean([max((right[:, place] == action).mean() for action in range(2)) for place in range(len(x))])
     assert blind_return(config, (0, 1, 2)) == pytest.approx(best, abs=0.01)

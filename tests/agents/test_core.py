@@ -1,0 +1,106 @@
+"""The core over an unroll against a naive loop over its steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from agents.network.core import CORES, LSTMCore
+
+X, H = 4, 3
+
+
+def naive(core: LSTMCore, x: Tensor, reset: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """One nn.LSTMCell call for every step of every column."""
+    cell = torch.nn.LSTMCell(X, H, dtype=x.dtype)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        del cell._parameters[name]
+        setattr(cell, name, getattr(core.lstm, f"{name}_l0"))
+    length, columns = reset.shape
+    outputs: list[list[Tensor]] = [[] for _ in range(length)]
+    final = []
+    for column in range(columns):
+        h, c = state[column, :H].unsqueeze(0), state[column, H:].unsqueeze(0)
+        for t in range(length):
+            if reset[t, column]:
+                h, c = torch.zeros_like(h), torch.zeros_like(c)
+            h, c = cell(x[t, column].unsqueeze(0), (h, c))
+            outputs[t].append(h[0])
+        final.append(torch.cat([h[0], c[0]]))
+    return torch.stack([torch.stack(row) for row in outputs]), torch.stack(final)
+
+
+def check(reset: Tensor, seed: int) -> None:
+    torch.manual_seed(seed)
+    core = LSTMCore(X, H)
+    length, columns = reset.shape
+    x, state = torch.randn(length, columns, X, requires_grad=True), torch.randn(columns, 2 * H, requires_grad=True)
+    y_weights, state_weights = torch.randn(length, columns, H), torch.randn(columns, 2 * H)
+    results = []
+    for y, final in (core(x, reset, state), naive(core, x, reset, state)):
+        gradients = torch.autograd.grad(
+            (y * y_weights).sum() + (final * state_weights).sum(), [x, state, *core.parameters()], retain_graph=True
+        )
+        results.append((y, final, *gradients))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    # The learner asks for the outputs alone, and their gradient must be the same.
+    y, _ = core(x, reset, state, final_state=False)
+    torch.testing.assert_close(y, results[1][0], rtol=1e-4, atol=1e-5)
+    outputs_only = torch.autograd.grad((y * y_weights).sum(), [x, state, *core.parameters()])
+    expected = torch.autograd.grad((naive(core, x, reset, state)[0] * y_weights).sum(), [x, state, *core.parameters()])
+    torch.testing.assert_close(outputs_only, expected, rtol=1e-4, atol=1e-5)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    shape=st.tuples(st.integers(1, 12), st.integers(1, 5)),
+    rate=st.sampled_from([0.1, 0.4, 0.8]),
+)
+def test_lstm_is_a_loop_of_cells(seed: int, shape: tuple[int, int], rate: float) -> None:
+    torch.manual_seed(seed)
+    check(torch.rand(shape) < rate, seed)
+
+
+@pytest.mark.parametrize("where", ["nowhere", "everywhere", "first", "last", "first of one", "all but one"])
+def test_lstm_with_resets(where: str) -> None:
+    reset = torch.zeros(6, 3, dtype=torch.bool)
+    if where == "everywhere":
+        reset[:] = True
+    elif where == "first":
+        reset[0] = True
+    elif where == "last":
+        reset[-1] = True
+    elif where == "first of one":
+        reset[0, 1] = True
+    elif where == "all but one":
+        reset[:, :2] = True
+    check(reset, 0)
+
+
+@pytest.mark.parametrize("name", sorted(CORES))
+def test_steps_one_by_one_are_an_unroll(name: str) -> None:
+    torch.manual_seed(0)
+    core = CORES[name](X, H)
+    x, reset = torch.randn(9, 4, X), torch.rand(9, 4) < 0.25
+    start = torch.randn(4, core.state_size)
+    y, final = core(x, reset, start)
+    state, steps = start, []
+    for t in range(9):
+        step, state = core(x[t : t + 1], reset[t : t + 1], state)
+        steps.append(step)
+    assert y.shape == (9, 4, H) and final.shape == start.shape
+    torch.testing.assert_close(y, torch.cat(steps), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(final, state, rtol=1e-4, atol=1e-6)
+
+
+def test_feedforward_has_no_memory() -> None:
+    core = CORES["feedforward"](X, H)
+    x, reset = torch.randn(5, 2, X), torch.zeros(5, 2, dtype=torch.bool)
+    y, state = core(x, reset, torch.zeros(2, 0))
+    assert core.state_size == 0 and state.shape == (2, 0)
+    again, _ = core(x.flip(0), reset, state)
+    torch.testing.assert_close(again.flip(0), y)
+    assert (y >= 0).all() and (y > 0).any()

@@ -1,0 +1,235 @@
+"""Every fusion: its equation, its two readings, its initialisation, and what it does without a context."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from agents.fusion import FUSIONS, FiLM, Fusion, Segments, grouped_linear, identity_segments
+
+NAMES = sorted(FUSIONS)
+
+
+def build(name: str, x_size: int, z_size: int, out_size: int, *, rank: int = 3, seed: int = 0) -> Fusion:
+    """A fusion of that name in double precision."""
+    torch.manual_seed(seed)
+    options = {"rank": rank} if "rank" in inspect.signature(FUSIONS[name]).parameters else {}
+    return FUSIONS[name](x_size, z_size, out_size, **options).double()
+
+
+def disturbed(fusion: Fusion) -> Fusion:
+    """Moves every parameter away from where it starts, so that no term is hidden by a zero."""
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return fusion
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def concat(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    return torch.einsum("kx,nx->nk", p["V"], x) + torch.einsum("kz,nz->nk", p["U"], z) + p["b"]
+
+
+def gated(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    gate = 1 / (1 + torch.exp(-(torch.einsum("kz,nz->nk", p["U"], z) + p["c"])))
+    return gate * (torch.einsum("kx,nx->nk", p["V"], x) + p["b"])
+
+
+def film(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    gamma = torch.einsum("kz,nz->nk", p["G"], z) + p["g"]
+    beta = torch.einsum("kz,nz->nk", p["U"], z) + p["b"]
+    return (1 + gamma) * torch.einsum("kx,nx->nk", p["V"], x) + beta
+
+
+def low_rank(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    mixed = torch.einsum("kr,rx,nx,rz,nz->nk", p["C"], p["A"], x, p["B"], z)
+    return mixed + torch.einsum("kx,nx->nk", p["V"], x) + torch.einsum("nz,zk->nk", z, p["U"]) + p["b"]
+
+
+def mi(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    tensor = p["W"].view(z.shape[1], -1, x.shape[1])
+    return (
+        torch.einsum("nz,zkx,nx->nk", z, tensor, x)
+        + torch.einsum("nz,zk->nk", z, p["U"])
+        + torch.einsum("kx,nx->nk", p["V"], x)
+        + p["b"]
+    )
+
+
+EQUATIONS: dict[str, Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]] = {
+    "concat": concat,
+    "gated": gated,
+    "film": film,
+    "low_rank": low_rank,
+    "mi": mi,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_its_equation(name: str) -> None:
+    fusion = disturbed(build(name, 5, 4, 6))
+    x, z = draw(9, 5), draw(9, 4)
+    parameters = dict(fusion.named_parameters())
+    torch.testing.assert_close(fusion(x, z), EQUATIONS[name](parameters, x, z))
+    torch.testing.assert_close(fusion(x[:1], z[:1]), EQUATIONS[name](parameters, x[:1], z[:1]))
+
+
+def gradients(fusion: Fusion, y: Tensor, weights: Tensor, *inputs: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad((y * weights).sum(), [*inputs, *fusion.parameters()]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(
+    index=st.integers(1, 6).flatmap(lambda u: st.lists(st.integers(0, u - 1), min_size=1, max_size=12)),
+    unused=st.integers(0, 2),
+    sizes=st.tuples(st.integers(1, 5), st.integers(0, 4), st.integers(1, 5)),
+    seed=st.integers(0, 1000),
+)
+def test_segments_are_the_plain_reading(
+    name: str, index: list[int], unused: int, sizes: tuple[int, int, int], seed: int
+) -> None:
+    """Values and gradients, for contexts that repeat, that are used once, and that no sample uses."""
+    x_size, z_size, out_size = sizes
+    fusion = disturbed(build(name, x_size, z_size, out_size, seed=seed))
+    rows = torch.tensor(index)
+    count = max(index) + 1 + unused
+    x, z = draw(len(index), x_size).requires_grad_(), draw(count, z_size).requires_grad_()
+    weights = draw(len(index), out_size)
+    by_segment = fusion.apply(x, fusion.condition(z), Segments(rows, count))
+    plain = fusion(x, z[rows])
+    torch.testing.assert_close(by_segment, plain)
+    torch.testing.assert_close(
+        gradients(fusion, by_segment, weights, x, z), gradients(fusion, plain, weights, x, z), rtol=1e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("index", [[0] * 5, [3, 1, 4, 0, 2], [0, 1, 2, 3, 4], [2, 2, 0, 2, 0], [7, 0, 7, 3, 3]])
+def test_each_way_through_the_grouped_product(name: str, index: list[int]) -> None:
+    """One context for all; as many contexts as samples, in another order; fewer; more than samples."""
+    fusion = disturbed(build(name, 4, 3, 6))
+    rows, count = torch.tensor(index), max(index) + 1
+    x, z = draw(5, 4).requires_grad_(), draw(count, 3).requires_grad_()
+    weights = draw(5, 6)
+    by_segment = fusion.apply(x, fusion.condition(z), Segments(rows, count))
+    singly = torch.cat([fusion(x[n : n + 1], z[index[n]][None]) for n in range(5)])
+    torch.testing.assert_close(by_segment, singly)
+    torch.testing.assert_close(
+        gradients(fusion, by_segment, weights, x, z), gradients(fusion, singly, weights, x, z), rtol=1e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("index", [[0, 0, 0], [2, 0, 1], [3, 0, 3, 1, 0, 0], [1, 4]])
+def test_gradient_of_the_grouped_product(index: list[int]) -> None:
+    count = max(index) + 1
+    x, weight = draw(len(index), 3).requires_grad_(), draw(count, 2, 3).requires_grad_()
+    segments = Segments(torch.tensor(index), count)
+    assert torch.autograd.gradcheck(lambda x, weight: grouped_linear(x, weight, segments), (x, weight))
+
+
+def test_the_grouped_product_takes_a_gradient_that_is_not_contiguous() -> None:
+    index = torch.tensor([1, 0, 1, 1])
+    x, weight = draw(4, 3).requires_grad_(), draw(2, 2, 3).requires_grad_()
+    y = grouped_linear(x, weight, Segments(index, 2))
+    got = torch.autograd.grad(y.sum(), (x, weight))  # sum's gradient is one number, expanded
+    torch.testing.assert_close(got[0], weight.sum(dim=1)[index])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("index", [[0] * 6, [1, 3, 2, 0, 5, 4], [2, 0, 2, 1, 1, 1]])
+def test_half_precision_is_near(name: str, index: list[int]) -> None:
+    fusion = build(name, 8, 4, 6).float()
+    rows, count = torch.tensor(index), max(index) + 1
+    x, z = torch.randn(6, 8, requires_grad=True), torch.randn(count, 4, requires_grad=True)
+    exact = fusion.apply(x, fusion.condition(z), Segments(rows, count))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = fusion.apply(x, fusion.condition(z), Segments(rows, count))
+    torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.1)
+    for a, b in zip(*(torch.autograd.grad(y.float().sum(), [x, z, *fusion.parameters()]) for y in (rough, exact)), strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("z_size", [1, 8, 64, 512])
+def test_output_starts_with_unit_variance(name: str, z_size: int) -> None:
+    fusion = build(name, 64, z_size, 48, rank=64)
+    with torch.no_grad():
+        y = fusion(draw(256, 64), draw(256, z_size))
+    assert 0.5 < float(y.var()) < 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_reaches_everything_from_the_start(name: str) -> None:
+    fusion = build(name, 5, 4, 6)
+    x, z = draw(7, 5).requires_grad_(), draw(7, 4).requires_grad_()
+    found = gradients(fusion, fusion(x, z), draw(7, 6), x, z)
+    for (label, _), gradient in zip([("x", x), ("z", z), *fusion.named_parameters()], found, strict=True):
+        assert gradient.abs().max() > 1e-3, f"no gradient reaches {label}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_zero_context_leaves_a_path_for_the_observation(name: str) -> None:
+    fusion = build(name, 5, 4, 6)
+    x = draw(1, 5).requires_grad_()
+    jacobian = torch.autograd.functional.jacobian(lambda x: fusion(x, torch.zeros(1, 4, dtype=x.dtype)), x)
+    assert torch.linalg.matrix_rank(jacobian[0, :, 0]) == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_works_without_a_context(name: str) -> None:
+    fusion = build(name, 5, 0, 6)
+    x = draw(7, 5)
+    by_segment = fusion.apply(x, fusion.condition(draw(1, 0)), Segments(torch.zeros(7, dtype=torch.long), 1))
+    torch.testing.assert_close(by_segment, fusion(x, draw(7, 0)))
+    assert 0.2 < float(fusion(draw(500, 5), draw(500, 0)).var()) < 5
+    gradient = torch.autograd.grad(by_segment.sum(), list(fusion.parameters()), allow_unused=True)
+    assert all(found is not None for found in gradient)
+
+
+def test_concat_is_a_linear_layer_on_both_inputs() -> None:
+    fusion = disturbed(build("concat", 5, 4, 6))
+    linear = torch.nn.Linear(9, 6).double()
+    with torch.no_grad():
+        linear.weight.copy_(torch.cat([fusion.V, fusion.U], dim=1))
+        linear.bias.copy_(fusion.b)
+    x, z = draw(7, 5), draw(7, 4)
+    torch.testing.assert_close(fusion(x, z), linear(torch.cat([x, z], dim=1)))
+
+
+def test_film_starts_as_a_linear_layer() -> None:
+    fusion = build("film", 5, 4, 6)
+    assert isinstance(fusion, FiLM)
+    x, z = draw(7, 5), draw(7, 4)
+    torch.testing.assert_close(fusion(x, torch.zeros_like(z)), F.linear(x, fusion.V))
+    torch.testing.assert_close(fusion(x, z), F.linear(x, fusion.V), rtol=0.6, atol=0.6)
+
+
+def test_mi_on_task_ids_is_one_head_for_each_task() -> None:
+    tasks = torch.tensor([2, 0, 0, 1, 2])
+    fusion = disturbed(build("mi", 5, 3, 6))
+    x, z = draw(5, 5), F.one_hot(torch.arange(3)).double()
+    heads = [torch.nn.Linear(5, 6).double() for _ in range(3)]
+    with torch.no_grad():
+        for task, head in enumerate(heads):
+            head.weight.copy_(fusion.W[task].view(6, 5) + fusion.V)
+            head.bias.copy_(fusion.U[task] + fusion.b)
+    expected = torch.stack([heads[task](row) for task, row in zip(tasks.tolist(), x, strict=True)])
+    torch.testing.assert_close(fusion.apply(x, fusion.condition(z), Segments(tasks, 3)), expected)
+
+
+def test_identity_segments_give_every_sample_its_own_context() -> None:
+    segments = identity_segments(4)
+    modulation = draw(4, 2)
+    assert segments.count == 4 and segments.sizes == [1] * 4
+    assert torch.equal(segments.rows(modulation), modulation)
