@@ -56,7 +56,9 @@ def evaluate(config: EvaluateConfig) -> int:
         console = Console(width=1000)
     how = "greedy" if config.greedy else "sampled"
     title = f"mimpala: evaluating {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames): {config.episodes} {how} episodes"
-    console.print(f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}", highlight=False, markup=False, soft_wrap=True
+    )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     played, videos = {}, []
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

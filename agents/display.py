@@ -53,7 +53,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line above the live part."""
-        self.console.print(text, highlight=False)
+        # As it is: a path that is wrapped, or loses what looks like markup, cannot be copied.
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def banner(self, title: str, rows: dict[str, str]) -> None:
         """A two-column summary of what is about to run."""

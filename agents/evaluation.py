@@ -127,14 +127,24 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
     settings: Any = dataclasses.replace(agent.config.env, tasks=list(tasks or agent.env.tasks))
     if engine:
         if not hasattr(settings, "engine"):
-            raise InputError(f"engine={engine} cannot be chosen, because suite {settings.name} has only one: leave engine= out.")
+            raise InputError(
+                f"engine={engine} cannot be chosen, because suite {settings.name} has only one: leave engine= out."
+            )
         settings = dataclasses.replace(settings, engine=engine)
     try:
         spec = make_spec(settings)
     except InputError as error:
         # The keys of the suite's options stand at the top level in evaluate.py.
         raise InputError(str(error).replace("env.tasks", "tasks").replace("env.engine", "engine")) from error
-    for name in ("observation", "image_kind", "symbol_counts", "instruction_length", "vocabulary", "num_actions", "action_repeat"):
+    for name in (
+        "observation",
+        "image_kind",
+        "symbol_counts",
+        "instruction_length",
+        "vocabulary",
+        "num_actions",
+        "action_repeat",
+    ):
         if getattr(spec, name) != getattr(agent.env, name):
             raise InputError(
                 f"checkpoint {agent.path} was trained with another {name} of suite {spec.suite} than this installation gives: "

@@ -156,7 +156,9 @@ def prepare_output(path: Path) -> None:
     except OSError:
         writable = False
     if not writable:
-        raise InputError(f"output={path} cannot be written: give another output=, a file in a folder that can be written.")
+        raise InputError(
+            f"output={path} cannot be written: give another output=, a file in a folder that can be written."
+        )
     if path in list_checkpoints(path.parent):
         raise InputError(f"output={path} is a checkpoint: give another output=.")
 

@@ -32,7 +32,9 @@ _LINE, _LINES, _CHARACTER = 16, 4, 7
 
 def check_video() -> None:
     """Raises InputError when what writes videos is not installed."""
-    missing = [name for name, module in (("imageio", "imageio"), ("pillow", "PIL")) if not importlib.util.find_spec(module)]
+    missing = [
+        name for name, module in (("imageio", "imageio"), ("pillow", "PIL")) if not importlib.util.find_spec(module)
+    ]
     if missing:
         raise InputError(f'video=true needs {" and ".join(missing)}: pip install "mimpala[video]".')
 
@@ -65,8 +67,11 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str) -
 
     ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
     path, temporary = folder / (name + ending), folder / f".{name}.tmp{ending}"
-    # 4:2:0 colour needs even sides (`frames` sees to it); imageio would stretch to multiples of 16 by default.
-    options: dict[str, Any] = {"fps": FRAMES_PER_SECOND, "macro_block_size": 2} if ending == ".mp4" else {"fps": FRAMES_PER_SECOND}
+    if ending == ".mp4":
+        # 4:2:0 colour needs even sides (`captioned` sees to it); imageio would stretch them to multiples of 16 by default.
+        options: dict[str, Any] = {"fps": FRAMES_PER_SECOND, "macro_block_size": 2}
+    else:
+        options = {"duration": 1000 / FRAMES_PER_SECOND, "loop": 0}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -125,7 +130,7 @@ def captioned(picture: Frame, text: str, size: tuple[int, ...] | None = None) ->
     for number, line in enumerate(lines):
         top = height - _LINE * _LINES - 4 + number * _LINE
         # Pillow's built-in font may know Latin letters only.
-        draw.text((4, top), line.encode("latin-1", "replace").decode("latin-1"), fill=(0, 0, 0))
+        draw.text((4, top), line.encode("latin-1", "replace").decode("latin-1"), fill=(0, 0, 0), font_size=13)
     return np.asarray(image, np.uint8)
 
 

@@ -50,8 +50,8 @@ class FusionConfig:
 
     name: str = MISSING
     sites: list[str] = field(default_factory=lambda: ["core_input"])
-    size: int = 256
-    rank: int = 256
+    size: int = 128
+    rank: int = 128
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,7 +71,7 @@ class CoreConfig:
     """The recurrent core: `lstm`, or `feedforward` for none."""
 
     name: str = MISSING
-    size: int = 256
+    size: int = 128
 
 
 @dataclass(kw_only=True, slots=True)
@@ -79,8 +79,8 @@ class TorsoConfig:
     """The observation's network; `auto` takes the one that fits. `hidden` are the layers of `mlp`, `size` the output of the others."""
 
     name: str = MISSING
-    size: int = 256
-    hidden: list[int] = field(default_factory=lambda: [256])
+    size: int = 128
+    hidden: list[int] = field(default_factory=lambda: [128])
 
 
 @dataclass(kw_only=True, slots=True)
@@ -245,10 +245,16 @@ def train_keys() -> dict[str, Any]:
 
 
 def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
-    """Dotted keys whose value differs from the defaults because of `overrides`, with their values."""
+    """Dotted keys that `overrides` set, with their values: those that differ from the defaults, and those named outright."""
     given = flatten(OmegaConf.to_container(_compose("train", overrides)))
     default = flatten(OmegaConf.to_container(_compose("train", [])))
-    return {key: value for key, value in given.items() if key not in default or default[key] != value}
+    # A value that happens to be the default was still asked for: `seed=0` must not pass silently for a run of seed 1.
+    named = {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
+    return {
+        key: value
+        for key, value in given.items()
+        if key in named or key.removesuffix(".name") in named or key not in default or default[key] != value
+    }
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,0 +1,170 @@
+"""The whole agent: acting step by step is learning over an unroll, for every fusion, site, context and core."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from agents.fusion import FUSIONS, SITES, Segments
+from agents.network.agent import AgentNetwork, AgentOutput
+from agents.network.context import CONTEXTS, distinct_rows
+from agents.network.core import CORES
+from agents.network.heads import ActionMask, ValueHead
+from agents.trajectory import OBSERVED, Trajectory
+from fakes import fake_batch, fake_config, fake_env, fake_network
+
+T, B = 7, 4
+SUBSETS = [subset for count in range(len(SITES) + 1) for subset in itertools.combinations(SITES, count)]
+ENV = fake_env()
+
+
+def observed(batch: Trajectory) -> dict[str, Tensor]:
+    return {key: value for key, value in batch.items() if key in OBSERVED}
+
+
+def unroll(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor) -> AgentOutput:
+    """As the learner does it: all contexts of the unroll at once."""
+    rows = network.context_encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy())
+    distinct, index = distinct_rows(rows)
+    modulations = network.condition(network.context_encoder.contexts_from_rows(distinct))
+    return network.unroll(inputs, core_state, modulations, Segments(torch.from_numpy(index), len(distinct)))
+
+
+@torch.no_grad()
+def step_by_step(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor) -> AgentOutput:
+    """One call of length 1 for every step, conditioned afresh on its own contexts."""
+    outputs = []
+    for t in range(len(inputs["reset"])):
+        outputs.append(unroll(network, {key: value[t : t + 1] for key, value in inputs.items()}, core_state))
+        core_state = outputs[-1].core_state
+    logits, values = (torch.cat([output[part] for output in outputs]) for part in range(2))
+    return AgentOutput(logits, values, core_state)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_acting_is_learning(fusion: str, context: str) -> None:
+    for number, sites in enumerate(SUBSETS):
+        network = fake_network(ENV, fake_config(fusion=fusion, context=context, sites=sites), seed=number)
+        batch = fake_batch(ENV, network.core_state_size, T, B, seed=number)
+        inputs = observed(batch)
+        whole, steps = unroll(network, inputs, batch["core_state"]), step_by_step(network, inputs, batch["core_state"])
+        torch.testing.assert_close(tuple(whole), tuple(steps), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("core", sorted(CORES))
+@pytest.mark.parametrize("encoding", ["embedding", "one_hot"])
+def test_acting_is_learning_with_every_core(core: str, encoding: str) -> None:
+    network = fake_network(ENV, fake_config(core=core, task_encoding=encoding))
+    batch = fake_batch(ENV, network.core_state_size, T, B)
+    whole = unroll(network, observed(batch), batch["core_state"])
+    steps = step_by_step(network, observed(batch), batch["core_state"])
+    torch.testing.assert_close(tuple(whole), tuple(steps), rtol=1e-4, atol=1e-5)
+
+
+def test_the_batches_of_these_tests_have_what_they_are_for() -> None:
+    batch = fake_batch(ENV, 10, T, B)
+    assert batch["reset"][1:-1].any() and (batch["terminated"] | ~batch["mask"]).any()
+    words = batch["instruction"]
+    changed = (words[1:] != words[:-1]).any(dim=-1)
+    assert (changed & ~batch["reset"][1:]).any(), "no instruction changes inside an episode"
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_each_site_listens_to_the_context(fusion: str, site: str) -> None:
+    network = fake_network(ENV, fake_config(fusion=fusion, context="instruction", sites=(site,)))
+    batch = fake_batch(ENV, network.core_state_size, T, B)
+    before = unroll(network, observed(batch), batch["core_state"])
+    batch["instruction"][3, 0, 0] = 1 + (batch["instruction"][3, 0, 0] == 1)
+    after = unroll(network, observed(batch), batch["core_state"])
+    heard = {
+        "policy_logits": (before.policy_logits[3, 0] != after.policy_logits[3, 0]).any(),
+        "value_features": (before.value_features[3, 0] != after.value_features[3, 0]).any(),
+    }
+    assert heard["policy_logits"] == (site in ("core_input", "policy"))
+    assert heard["value_features"] == (site in ("core_input", "value"))
+
+
+def test_without_sites_nothing_listens() -> None:
+    network = fake_network(ENV, fake_config(sites=()))
+    batch = fake_batch(ENV, network.core_state_size, T, B)
+    before = unroll(network, observed(batch), batch["core_state"])
+    batch["instruction"][:] = 2
+    after = unroll(network, observed(batch), batch["core_state"])
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_past_matters_within_an_episode_only() -> None:
+    network = fake_network(ENV, fake_config())
+    batch = fake_batch(ENV, network.core_state_size, T, B)
+    batch["reset"][:] = False
+    batch["reset"][4, 0] = True
+    before = unroll(network, observed(batch), batch["core_state"])
+    batch["vector"][1, :2] += 1
+    batch["core_state"][2] += 1
+    after = unroll(network, observed(batch), batch["core_state"])
+    changed = (before.policy_logits != after.policy_logits).any(dim=-1)
+    assert changed[:, 0].tolist() == [False, True, True, True, False, False, False, False]
+    assert changed[:, 1].tolist() == [False] + [True] * 7
+    assert changed[:, 2].all(), "the core state before the unroll is not used"
+    assert not changed[:, 3].any(), "columns mix"
+    assert torch.equal(before.core_state[0], after.core_state[0])
+    assert not torch.equal(before.core_state[1], after.core_state[1])
+
+
+def test_core_reads_torso_last_action_and_clipped_last_reward() -> None:
+    network = fake_network(ENV, fake_config(sites=()))
+    batch = fake_batch(ENV, network.core_state_size, 4, 2)
+    batch["last_action"][:, 0] = torch.tensor([0, 3, ENV.num_actions, 1, 2])
+    batch["last_reward"][:, 0] = torch.tensor([0.0, 0.5, -7.0, 3.0, -0.25])
+    seen: list[Tensor] = []
+    network.core.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    unroll(network, observed(batch), batch["core_state"])
+    features = network.torso({"vector": batch["vector"].flatten(0, 1)}).view(5, 2, -1)
+    (x,) = seen
+    size = features.shape[-1]
+    torch.testing.assert_close(x[..., :size], features)
+    assert x[:, 0, size:-1].tolist() == [[1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+    assert x[:, 0, -1].tolist() == [0, 0.5, -1, 1, -0.25]
+
+
+def test_actions_that_a_task_lacks_are_removed() -> None:
+    network = fake_network(ENV, fake_config())
+    batch = fake_batch(ENV, network.core_state_size, T, B)
+    batch["task"][:] = torch.tensor([0, 1, 2, 1])
+    probabilities = unroll(network, observed(batch), batch["core_state"]).policy_logits.softmax(dim=-1)
+    assert not probabilities[:, [1, 3], 3].any()
+    assert (probabilities[:, [0, 2]] > 0).all() and (probabilities[:, [1, 3], :3] > 0).all()
+
+
+def test_every_parameter_learns() -> None:
+    network = fake_network(ENV, fake_config())
+    batch = fake_batch(ENV, network.core_state_size, T, 16)
+    output = unroll(network, observed(batch), batch["core_state"])
+    values = network.value_head(output.value_features, batch["task"])
+    (output.policy_logits.softmax(dim=-1)[..., 0].sum() + values.sum()).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_value_head_gives_the_output_of_the_own_task() -> None:
+    head = ValueHead(3, 4)
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([1.0, 2, 3, 4]))
+    features, task = torch.randn(2, 5, 3), torch.tensor([[0, 1, 2, 3, 0], [3, 3, 1, 0, 2]], dtype=torch.int32)
+    values = head(features, task)
+    for t, b in np.ndindex(2, 5):
+        number = int(task[t, b])
+        torch.testing.assert_close(values[t, b], features[t, b] @ head.weight[number] + number + 1)
+    shared = ValueHead(3, 1)
+    torch.testing.assert_close(shared(features, task), (features @ shared.weight[0]) + shared.bias[0])
+
+
+def test_action_mask_is_free_when_all_tasks_have_all_actions() -> None:
+    logits = torch.randn(3, 4)
+    assert ActionMask((4, 4), 4)(logits, torch.zeros(3)) is logits

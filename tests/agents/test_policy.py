@@ -1,0 +1,179 @@
+"""The acting policy: what it samples, what it reports, and when its cached modulations are current."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fakes import fake_batch, fake_config, fake_env, fake_network
+from torch import Tensor
+
+from agents.fusion import FUSIONS
+from agents.network.agent import AgentNetwork, Modulations
+from agents.network.context import Contexts
+from agents.policy import Policy
+from agents.trajectory import OBSERVED
+
+SLOTS = 6
+ENV = fake_env()
+
+
+def make(fusion: str = "mi", **options: object) -> AgentNetwork:
+    return fake_network(ENV, fake_config(fusion=fusion, **options))  # type: ignore[arg-type]
+
+
+def inputs_at(network: AgentNetwork, steps: int = 1, seed: int = 0) -> list[dict[str, Tensor]]:
+    batch = fake_batch(ENV, network.core_state_size, max(steps - 1, 1), SLOTS, seed)
+    return [{key: value[t] for key, value in batch.items() if key in OBSERVED} for t in range(steps)]
+
+
+def count_conditioned(network: AgentNetwork, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Contexts conditioned on in each call of `condition`."""
+    calls: list[int] = []
+    original = network.condition
+
+    def condition(contexts: Contexts) -> Modulations:
+        calls.append(len(contexts.task))
+        return original(contexts)
+
+    monkeypatch.setattr(network, "condition", condition)
+    return calls
+
+
+def fresh_step(network: AgentNetwork, policy: Policy, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What a policy that remembers nothing but the core state would do."""
+    other = Policy(network, SLOTS)
+    other.core_state = policy.core_state.clone()
+    other.generator.set_state(policy.generator.get_state())
+    return other.act(inputs)
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_cached_modulations_are_fresh_ones(fusion: str) -> None:
+    """Over steps in which instructions change, return, and repeat in other slots."""
+    network = make(fusion)
+    policy = Policy(network, SLOTS)
+    policy.seed(3)
+    for inputs in inputs_at(network, 12):
+        expected = fresh_step(network, policy, inputs)
+        action, log_probs = policy.act(inputs)
+        assert torch.equal(action, expected[0])
+        torch.testing.assert_close(log_probs, expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_conditions_only_on_contexts_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make()
+    calls = count_conditioned(network, monkeypatch)
+    policy = Policy(network, SLOTS)
+    (inputs,) = inputs_at(network)
+    inputs["task"][:] = torch.tensor([0, 0, 1, 1, 2, 2])
+    inputs["instruction"][:] = torch.tensor([2, 3, 0, 0])
+    policy.act(inputs)
+    assert calls == [3]
+    policy.act(inputs)
+    assert calls == [3]
+    inputs["instruction"][4] = torch.tensor([3, 2, 0, 0])
+    policy.act(inputs)
+    assert calls == [3, 1]
+    inputs["instruction"][4] = torch.tensor([2, 3, 0, 0])
+    policy.act(inputs)
+    assert calls == [3, 1], "a context that came back was conditioned on again"
+
+
+def test_weights_changed_makes_the_cache_forget() -> None:
+    network = make(sites=("policy",))
+    policy = Policy(network, SLOTS)
+    policy.seed(1)
+    (inputs,) = inputs_at(network)
+    policy.act(inputs)
+    with torch.no_grad():
+        for parameter in network.fusions.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    expected = fresh_step(network, policy, inputs)[1]
+    state, generator = policy.core_state.clone(), policy.generator.get_state()
+    assert not torch.allclose(policy.act(inputs)[1], expected), "this test changes nothing that is cached"
+    policy.weights_changed()
+    policy.core_state = state
+    policy.generator.set_state(generator)
+    torch.testing.assert_close(policy.act(inputs)[1], expected)
+
+
+def logits_of(network: AgentNetwork, inputs: dict[str, Tensor]) -> Tensor:
+    """Straight from the network, with zero core state."""
+    from agents.fusion import identity_segments
+
+    encoder = network.context_encoder
+    rows = encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy())
+    modulations = network.condition(encoder.contexts_from_rows(rows))
+    step = {key: value[None] for key, value in inputs.items()}
+    state = torch.zeros(SLOTS, network.core_state_size)
+    return network.unroll(step, state, modulations, identity_segments(SLOTS)).policy_logits[0].detach()
+
+
+def test_reports_the_log_probability_of_the_action_it_took() -> None:
+    network = make()
+    (inputs,) = inputs_at(network)
+    log_probs = logits_of(network, inputs).log_softmax(dim=-1)
+    for seed in range(10):
+        policy = Policy(network, SLOTS)
+        policy.seed(seed)
+        action, reported = policy.act(inputs)
+        torch.testing.assert_close(reported, log_probs[torch.arange(SLOTS), action], rtol=1e-4, atol=1e-5)
+
+
+def test_greedy_takes_the_most_probable_action() -> None:
+    network = make()
+    (inputs,) = inputs_at(network)
+    logits = logits_of(network, inputs)
+    action, reported = Policy(network, SLOTS, greedy=True).act(inputs)
+    assert torch.equal(action, logits.argmax(dim=-1))
+    torch.testing.assert_close(reported, logits.log_softmax(dim=-1).max(dim=-1).values, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_follow_the_softmax() -> None:
+    """Chi-square of 12,000 draws in each slot; three degrees of freedom, so 25 has a chance of 2e-5."""
+    network = make()
+    (inputs,) = inputs_at(network)
+    inputs["task"][:] = torch.tensor([0, 1, 2, 0, 1, 2])
+    expected = logits_of(network, inputs).softmax(dim=-1).numpy()
+    repeats = 12_000
+    many = {key: value.repeat(repeats, *[1] * (value.dim() - 1)) for key, value in inputs.items()}
+    policy = Policy(network, SLOTS * repeats)
+    policy.seed(5)
+    action, _ = policy.act(many)
+    drawn = action.view(repeats, SLOTS).numpy()
+    for slot in range(SLOTS):
+        counts = np.bincount(drawn[:, slot], minlength=ENV.num_actions)
+        possible = expected[slot] > 0
+        assert not counts[~possible].any()
+        chi_square = ((counts - repeats * expected[slot])[possible] ** 2 / (repeats * expected[slot])[possible]).sum()
+        assert chi_square < 25, (slot, counts / repeats, expected[slot])
+
+
+def test_the_seed_names_the_stream_of_actions() -> None:
+    network = make()
+    steps = inputs_at(network, 12)
+
+    def actions(seed: int) -> Tensor:
+        policy = Policy(network, SLOTS)
+        policy.seed(seed)
+        torch.manual_seed(int(torch.randint(0, 1000, ())))  # the global generator plays no part
+        return torch.stack([policy.act(inputs)[0] for inputs in steps])
+
+    assert torch.equal(actions(1), actions(1))
+    assert not torch.equal(actions(1), actions(2))
+
+
+def test_the_core_state_moves_on_and_is_reset() -> None:
+    network = make()
+    policy = Policy(network, SLOTS)
+    first, second = inputs_at(network, 2)
+    policy.act(first)
+    carried = policy.core_state.clone()
+    assert carried.any(dim=1).all()
+    second["reset"][:] = torch.tensor([True, False] * 3)
+    policy.act(second)
+    other = Policy(network, SLOTS)
+    other.act(second | {"reset": torch.ones(SLOTS, dtype=torch.bool)})
+    same = torch.isclose(policy.core_state, other.core_state, atol=1e-6).all(dim=1)
+    assert same.tolist() == [True, False] * 3

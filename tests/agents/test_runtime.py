@@ -1,0 +1,308 @@
+"""What actors and runtimes hand over, checked number by number with an environment and a network that count."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from counting import COUNTING, NUM_ACTIONS, NUM_TASKS, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, life
+from torch import nn
+
+from agents.runtime.base import ActorError, Batch, Runtime, allocate, concatenate
+from agents.runtime.buffers import SharedWeights, TrajectoryBuffers, check_shared_memory
+from agents.runtime.local import LocalRuntime
+from agents.runtime.serial import SerialRuntime
+from agents.trajectory import PER_COLUMN, Trajectory, trajectory_spec
+from envs.errors import InputError
+
+T = 7
+ACTORS = 2
+UNROLLS = 2
+SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
+
+
+def serial(make: MakeCountingActor, network: Any, actors: int, unrolls: int) -> Runtime:
+    return SerialRuntime(make, network, SPEC, num_actors=actors, unrolls_per_batch=unrolls)
+
+
+def local(make: MakeCountingActor, network: Any, actors: int, unrolls: int) -> Runtime:
+    return LocalRuntime(make, network, SPEC, num_actors=actors, unrolls_per_batch=unrolls)
+
+
+RUNTIMES: dict[str, Callable[..., Runtime]] = {"serial": serial, "local": local}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """No process and no file in shared memory outlives a test."""
+    assert not multiprocessing.active_children()
+    yield
+    assert not multiprocessing.active_children()
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        assert not [path for path in shared.iterdir() if f"_{os.getpid()}_" in path.name]
+
+
+def split(batch: Batch) -> list[tuple[int, int, Trajectory]]:
+    """The unrolls of a batch, each with its actor and the version of its weights."""
+    parts = []
+    assert batch.trajectory["reset"].shape == (T + 1, len(batch.weights_versions) * SLOTS)
+    for number, version in enumerate(batch.weights_versions):
+        columns = slice(number * SLOTS, (number + 1) * SLOTS)
+        part = {
+            key: (value[columns] if key in PER_COLUMN else value[:, columns]).clone()
+            for key, value in batch.trajectory.items()
+        }
+        first = int(part["vector"][0, 0, 0])
+        assert first % SLOTS == 0 and part["vector"][:, :, 0].eq(first + torch.arange(SLOTS)).all(), "columns mix"
+        parts.append((first // SLOTS, version, part))
+    return parts
+
+
+def check_column(unrolls: list[tuple[int, Trajectory]], slot: int, first_episode: int = 0) -> None:
+    """All unrolls of one slot, in order, against the life that the slot must have had."""
+    column = slot % SLOTS
+    versions = [version for version, _ in unrolls for _ in range(T)]
+    moments = life(slot, [*versions, versions[-1]], first_episode)
+    for number, (_, unroll) in enumerate(unrolls):
+        begin = number * T
+        assert tuple(unroll["core_state"][column].tolist()) == moments[begin].state, "core_state is not carried over"
+        assert int(unroll["episode"][column]) == moments[begin + T].episode
+        for t in range(T + 1):
+            moment, at = moments[begin + t], (t, column)
+            assert unroll["vector"][at].tolist() == [slot, moment.episode, moment.age], f"observation {begin + t}"
+            assert unroll["instruction"][at].tolist() == [slot, moment.age]
+            assert int(unroll["task"][at]) == slot % NUM_TASKS
+            assert bool(unroll["reset"][at]) == moment.reset
+            assert int(unroll["last_action"][at]) == moment.last_action
+            assert float(unroll["last_reward"][at]) == moment.last_reward
+            if t == T:
+                continue
+            assert int(unroll["action"][at]) == moment.action, "not the action of the weights that were reported"
+            assert float(unroll["behaviour_log_probs"][at]) == 0
+            assert float(unroll["reward"][at]) == moment.reward
+            assert bool(unroll["terminated"][at]) == moment.terminated
+            assert bool(unroll["mask"][at]) == moment.mask
+            if moment.ended:
+                assert float(unroll["episode_return"][at]) == moment.episode_return
+                assert int(unroll["episode_length"][at]) == moment.age + 1
+                assert float(unroll["success"][at]) == moment.terminated
+            else:
+                assert math.isnan(unroll["episode_return"][at]) and math.isnan(unroll["success"][at])
+                assert int(unroll["episode_length"][at]) == 0
+
+
+def learn(network: Any, runtime: Runtime, version: int) -> None:
+    with torch.no_grad():
+        network.number.fill_(version)
+    runtime.publish(version)
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
+    network = CountingNetwork()
+    runtime = RUNTIMES[name](MakeCountingActor(), network, ACTORS, UNROLLS)
+    unrolls: dict[int, list[tuple[int, Trajectory]]] = {actor: [] for actor in range(ACTORS)}
+    try:
+        for updates in range(24):
+            batch = runtime.collect()
+            assert len(batch.weights_versions) == UNROLLS
+            for actor, version, part in split(batch):
+                assert 0 <= version <= updates
+                assert not unrolls[actor] or version >= unrolls[actor][-1][0], "weights went back"
+                assert name == "local" or version == updates
+                unrolls[actor].append((version, part))
+            for actor, found in unrolls.items():
+                assert runtime.positions.unrolls.get(actor, 0) == len(found)
+                assert not found or runtime.positions.episodes[actor] == found[-1][1]["episode"].tolist()
+            learn(network, runtime, updates + 1)
+    finally:
+        runtime.close()
+    assert all(len(found) >= 3 for found in unrolls.values()), "an actor starves"
+    assert max(version for version, _ in unrolls[0]) > 0, "no actor ever saw new weights"
+    for actor, found in unrolls.items():
+        for column in range(SLOTS):
+            check_column(found, actor * SLOTS + column)
+
+
+def test_one_actor_is_never_further_ahead_than_its_buffers() -> None:
+    network = CountingNetwork()
+    runtime = LocalRuntime(MakeCountingActor(first_episode=5), network, SPEC, num_actors=1, unrolls_per_batch=1, version=100)
+    found = []
+    try:
+        for updates in range(100, 120):
+            ((_, version, part),) = split(runtime.collect())
+            assert 0 <= updates - version <= 2
+            found.append((0 if version == 100 else version, part))  # 100 is how the weights that say 0 are numbered
+            learn(network, runtime, updates + 1)
+    finally:
+        runtime.close()
+        runtime.close()
+    for column in range(SLOTS):
+        check_column(found, column, first_episode=5)
+
+
+def test_an_actor_that_raises_is_reported_with_its_traceback() -> None:
+    runtime = local(MakeCountingActor(fault="raise"), CountingNetwork(), 1, 1)
+    try:
+        with pytest.raises(ActorError, match="(?s)actor 0.*Traceback.*counting.py.*broke as it was told"):
+            for _ in range(10):
+                runtime.collect()
+    finally:
+        runtime.close()
+
+
+def test_an_actor_that_vanishes_is_reported_with_its_exit_code() -> None:
+    runtime = local(MakeCountingActor(fault="exit"), CountingNetwork(), 2, 1)
+    try:
+        with pytest.raises(ActorError, match=r"actor [01].*17"):
+            for _ in range(20):
+                runtime.collect()
+    finally:
+        runtime.close()
+
+
+def test_a_serial_actor_that_raises_is_not_hidden() -> None:
+    runtime = serial(MakeCountingActor(fault="raise"), CountingNetwork(), 1, 1)
+    with pytest.raises(Exception, match="broke as it was told"):
+        for _ in range(10):
+            runtime.collect()
+    runtime.close()
+    runtime.close()
+
+
+def test_an_unroll_of_another_length_is_the_same_life() -> None:
+    """The actor takes T from the trajectory; one unroll of 2 T steps is two of T."""
+    long_spec = trajectory_spec(COUNTING, 2 * T, SLOTS, STATE_SIZE)
+    whole, halves = allocate(long_spec), [allocate(SPEC), allocate(SPEC)]
+    MakeCountingActor()(0, CountingNetwork()).unroll(whole)
+    actor = MakeCountingActor()(0, CountingNetwork())
+    for half in halves:
+        actor.unroll(half)
+    assert actor.unrolls == 2
+    for key, value in whole.items():
+        first, second = halves[0][key], halves[1][key]
+        if key == "core_state":
+            assert torch.equal(value, first)
+        elif key == "episode":
+            assert torch.equal(value, second)
+        else:
+            torch.testing.assert_close(value[:T], first[:T], equal_nan=True)
+            torch.testing.assert_close(value[T:], second, equal_nan=True)
+
+
+def test_buffers_are_not_overwritten_by_what_comes_next() -> None:
+    """A trajectory that was handed over stays as it is while the actor plays on."""
+    first, second = allocate(SPEC), allocate(SPEC)
+    actor = MakeCountingActor()(0, CountingNetwork())
+    actor.unroll(first)
+    kept = {key: value.clone() for key, value in first.items()}
+    actor.unroll(second)
+    for key, value in kept.items():
+        torch.testing.assert_close(first[key], value, equal_nan=True)
+    for key in ("vector", "instruction", "reset", "last_action", "last_reward"):
+        assert torch.equal(first[key][-1], second[key][0]), "the last observation of one unroll is the first of the next"
+    assert int(first["last_action"].max()) == NUM_ACTIONS
+
+
+def test_concatenate_joins_columns() -> None:
+    parts = []
+    for number in range(3):
+        part = allocate(SPEC)
+        for value in part.values():
+            value.fill_(number % 2 if value.dtype == torch.bool else number)
+        parts.append(part)
+    joined = concatenate(parts)
+    assert joined["vector"].shape == (T + 1, 3 * SLOTS, 3)
+    assert joined["core_state"].tolist() == [[n, n] for n in (0, 0, 0, 1, 1, 1, 2, 2, 2)]
+    assert joined["action"][0].tolist() == joined["episode"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_buffers_share_their_memory_when_pickled() -> None:
+    from multiprocessing.reduction import ForkingPickler
+
+    buffers = TrajectoryBuffers(SPEC, 3)
+    other = pickle.loads(ForkingPickler.dumps(buffers))
+    assert len(other) == 3
+    for number in range(3):
+        for key, array in SPEC.items():
+            view = other[number][key]
+            assert view.shape == array.shape and view.dtype == getattr(torch, array.dtype)
+            view.fill_(True if view.dtype == torch.bool else number + 1)
+    for number in range(3):
+        for key in SPEC:
+            assert buffers[number][key].eq(1 if SPEC[key].dtype == "bool" else number + 1).all(), "buffers overlap"
+
+
+def test_shared_memory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    check_shared_memory(1, str(tmp_path))
+    check_shared_memory(2**60, str(tmp_path / "missing"))
+    with pytest.raises(InputError, match="shared memory") as caught:
+        check_shared_memory(2**60, str(tmp_path))
+    assert "\n" not in str(caught.value) and "runtime.slots_per_actor" in str(caught.value)
+
+
+class Uniform(nn.Module):
+    """Parameters large enough that a copy takes a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in (100_000, 7, 60_000))
+
+    def fill(self, value: int) -> None:
+        with torch.no_grad():
+            for part in self.parts:
+                part.fill_(value)
+
+
+def publish_until(weights: SharedWeights, stop: Event) -> None:
+    """Weights that are all equal to their version, one version after the other, as fast as they go."""
+    torch.set_num_threads(1)
+    network, version = Uniform(), 0
+    while not stop.is_set():
+        version += 1
+        network.fill(version)
+        weights.publish(network, version)
+
+
+def test_weights_are_never_read_half_written() -> None:
+    context = multiprocessing.get_context("spawn")
+    network = Uniform()
+    weights = SharedWeights([parameter.shape for parameter in network.parameters()])
+    stop = context.Event()
+    writer = context.Process(target=publish_until, args=(weights, stop), daemon=True)
+    writer.start()
+    seen: set[int] = set()
+    try:
+        for _ in range(200_000):
+            if weights.version == 0:
+                stop.wait(0.001)
+                continue
+            version = weights.read(network)
+            assert all(part.min() == part.max() == version for part in network.parts)
+            assert not seen or version >= max(seen)
+            seen.add(version)
+            if len(seen) == 100:
+                break
+    finally:
+        stop.set()
+        writer.join()
+    assert len(seen) == 100
+
+
+def test_versions_may_skip_and_the_newest_counts() -> None:
+    network, other = Uniform(), Uniform()
+    weights = SharedWeights([parameter.shape for parameter in network.parameters()])
+    for version in (0, 1, 2, 7, 7, 8, 1000):
+        network.fill(version + 5)
+        weights.publish(network, version)
+        assert weights.version == weights.read(other) == version
+        assert all(part.min() == part.max() == version + 5 for part in other.parts)

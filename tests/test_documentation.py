@@ -1,0 +1,79 @@
+"""The documents say what the program does."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.fusion import FUSIONS, SITES
+from conf.schema import EvaluateConfig, compose_train, flatten, to_dict
+from envs.suites import SUITES
+
+ROOT = Path(__file__).parents[1]
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+TRAIN, EVALUATE = CONFIGURATION.split("## evaluate.py")
+DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md") for path in ROOT.glob(pattern))
+
+
+def rows(text: str) -> set[tuple[str, str]]:
+    """(key, default) of every row of the tables."""
+    return set(re.findall(r"^\| `([\w.]+)` \| `?([^`|]*?)`? \| .+ \|$", text, re.MULTILINE))
+
+
+def shown(value: Any) -> str:
+    """A default as one writes it on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "").replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("choice", "extra"), [("env=babyai", []), ("env=conditional", ["context=task"])], ids=["babyai", "conditional"]
+)
+def test_every_key_of_train_is_documented_with_its_default(choice: str, extra: list[str]) -> None:
+    keys = flatten(to_dict(compose_train([choice, *extra])))
+    wanted = {(key.removesuffix(".name"), shown(value)) for key, value in keys.items()}
+    changed = {argument.split("=")[0] for argument in (choice, *extra)}
+    missing = {row for row in wanted - rows(TRAIN) if row[0] not in changed}
+    assert not missing
+
+
+def test_every_key_of_evaluate_is_documented_with_its_default() -> None:
+    assert rows(EVALUATE) == {(key, shown(value)) for key, value in to_dict(EvaluateConfig()).items()}
+
+
+def test_no_key_is_documented_that_does_not_exist() -> None:
+    known = {
+        key.removesuffix(".name")
+        for choice in (["env=babyai"], ["env=conditional", "context=task"])
+        for key in flatten(to_dict(compose_train(choice)))
+    }
+    assert {key for key, _ in rows(TRAIN)} <= known
+
+
+def test_the_readme_names_every_fusion_site_and_suite() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in (*FUSIONS, *SUITES):
+        assert f"| `{name}` |" in readme
+    assert f"fusion.sites=[{','.join(SITES)}]" in readme
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_the_distribution_holds_every_package_and_entry_point() -> None:
+    """Packages are listed by hand; a new folder that is not in the list would be missing from a wheel only."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for top in ("agents", "conf", "envs")
+        for path in ROOT.glob(f"{top}/**/__init__.py")
+    }
+    assert set(setuptools["packages"]) == found
+    assert all((ROOT / f"{module}.py").exists() for module in setuptools["py-modules"])

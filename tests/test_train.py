@@ -1,0 +1,248 @@
+"""train.py as a user meets it: train, evaluate, resume, kill, interrupt, and being told what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evaluate
+import train
+from agents.checkpoint import list_checkpoints, load_checkpoint
+from agents.learner import Learner
+
+ROOT = Path(train.__file__).parent
+# 8 slots x 4 steps: a batch of at most 32 frames.
+TINY = [
+    *("env=conditional", "env.tasks=[map-0,memory-1]", "context=task"),
+    *("runtime=serial", "runtime.slots_per_actor=8", "learner.unroll_length=4"),
+    *("core.size=16", "fusion.size=16", "torso.hidden=[16]", "log_seconds=0", "display=false"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _process_settings() -> Iterator[None]:
+    """Programs set signal handlers and threads for their process; here that is the tests' process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence with which train.py refuses."""
+    assert train.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    return message
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def result(run: Path) -> dict[str, Any]:
+    """result.json."""
+    content: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return content
+
+
+def check_checkpoints(run: Path) -> int:
+    """Every checkpoint loads and counts as its name says. Returns the newest one's updates."""
+    found = list_checkpoints(run / "checkpoints")
+    assert found
+    assert set(found) == set((run / "checkpoints").glob("*.pt"))
+    for path in found:
+        updates = load_checkpoint(path)["learner"]["counters"]["updates"]
+        assert path.name == f"checkpoint-{updates:012d}.pt"
+    return int(updates)
+
+
+def check_metrics(run: Path) -> None:
+    """No update is reported twice, and no counter ever goes back."""
+    updates = [row["updates"] for row in rows(run)]
+    assert updates == sorted(set(updates))
+    for key in ("frames", "steps", "seconds"):
+        values = [row[key] for row in rows(run)]
+        assert values == sorted(values)
+
+
+def test_train_evaluate_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert train.main([*TINY, f"run={run}", "total_frames=300"]) == 0
+    first = result(run)
+    assert first["finished"]
+    assert 300 <= first["frames"] < 332
+    assert check_checkpoints(run) == first["updates"]
+    for name in ("config.yaml", "provenance.json", "vocabulary.json", "tensorboard"):
+        assert (run / name).exists()
+
+    assert evaluate.main([f"run={run}", "episodes=5", "threads=1"]) == 0
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["provenance"]["updates"] == first["updates"]
+    assert evaluation["provenance"]["frames"] == first["frames"]
+    assert list(evaluation["tasks"]) == ["map-0", "memory-1"]
+
+    # A finished run goes on when it is given more frames, without a word about the rest of its configuration.
+    assert train.main([f"run={run}", "resume=true", "total_frames=600"]) == 0
+    second = result(run)
+    assert second["updates"] > first["updates"]
+    assert 600 <= second["frames"] < 632
+    assert second["seconds"] > first["seconds"]
+    assert check_checkpoints(run) == second["updates"]
+    check_metrics(run)
+    assert rows(run)[first["updates"]]["updates"] == first["updates"] + 1
+    for task, row in second["tasks"].items():
+        assert row["episodes"] >= first["tasks"][task]["episodes"]
+
+    # What belongs to the experiment itself cannot be changed on the way, and a run is never overwritten.
+    capsys.readouterr()
+    message = refusal(capsys, f"run={run}", "resume=true", "learner.learning_rate=0.5")
+    assert "learner.learning_rate=0.5" in message
+    assert "the run has 0.0" in message
+    assert "resume=true cannot change" in refusal(capsys, f"run={run}", "resume=true", "env=babyai")
+    assert "already holds a run" in refusal(capsys, *TINY, f"run={run}")
+    assert result(run) == second
+
+
+def test_resume_refuses_a_change_to_a_default_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert train.main([*TINY, f"run={run}", "total_frames=32", "seed=1", "fusion=concat"]) == 0
+    capsys.readouterr()
+    assert "seed=0 (the run has 1)" in refusal(capsys, f"run={run}", "resume=true", "seed=0")
+    assert "fusion.name=film (the run has concat)" in refusal(capsys, f"run={run}", "resume=true", "fusion=film")
+    # Saying the same again is no change.
+    again = [f"run={run}", "resume=true", "seed=1", "fusion=concat", "total_frames=64"]
+    assert train.main([*TINY, *again]) == 0
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    # A checkpoint after every update: the kill most likely comes while one is being written.
+    command = [*TINY, f"run={run}", "total_frames=100000000", "checkpoint_seconds=0"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *command], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    try:
+        while len(list_checkpoints(run / "checkpoints")) < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (run / "result.json").exists()
+    saved = check_checkpoints(run)
+    frames = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])["learner"]["counters"]["steps"]
+    # A line that was being written, and one past the checkpoint.
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"updates": saved + 7, "frames": frames, "steps": frames, "seconds": 1.0}) + '\n{"upda')
+
+    # total_frames is what counts the learning rate down, so the command may change it; nothing else is new.
+    assert train.main([*command, "resume=true", f"total_frames={frames + 200}"]) == 0
+    assert 200 <= result(run)["frames"] - frames < 232
+    assert check_checkpoints(run) == result(run)["updates"] > saved
+    check_metrics(run)
+    updates = [row["updates"] for row in rows(run)]
+    assert updates == list(range(1, result(run)["updates"] + 1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_and_saves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    step = Learner.step
+
+    def interrupted_step(self: Learner, *arguments: Any) -> Any:
+        if self.state.updates == 4:
+            signal.raise_signal(number)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "step", interrupted_step)
+    assert train.main([*TINY, f"run={run}", "total_frames=100000000"]) == 130
+    assert check_checkpoints(run) == 5  # the update that was going on is finished and saved
+    assert not result(run)["finished"]
+    monkeypatch.undo()
+    assert train.main([*TINY, f"run={run}", "total_frames=400", "resume=true"]) == 0
+    assert result(run)["finished"]
+    check_metrics(run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["env=nowhere"], "env=nowhere is unknown: choose one of babyai, conditional"),
+        (["fusion=nothing"], "fusion=nothing is unknown: choose one of concat"),
+        (["runtime=nothing"], "runtime=nothing is unknown"),
+        (["fusion.sites=[nowhere]"], "fusion.sites=nowhere is unknown"),
+        (["env.tasks=[map-99]"], "env.tasks=map-99 is no task"),
+        (["env.tasks=[map-0,map]"], "more than once"),
+        (["context=instruction"], "context=instruction needs instructions"),
+        (["torso=deep"], "torso=deep does not fit"),
+        (["laerner.unroll_length=4"], "laerner.unroll_length is not a key"),
+        (["learner.unrol_length=4"], "did you mean learner.unroll_length"),
+        (["learner.unroll_length=0"], "learner.unroll_length=0"),
+        (["learner.unroll_length=four"], "learner.unroll_length"),
+        (["learner.discounting=1.5"], "learner.discounting=1.5"),
+        (["learner.learning_rate=nan"], "learner.learning_rate=nan"),
+        (["learner.batch_size=12"], "not a multiple"),
+        (["total_frames=-1"], "total_frames=-1"),
+        (["precision=fp8"], "precision=fp8 is unknown"),
+        (["seed=${oc.env:HOME}"], "interpolation"),
+        (["+new=1"], "adds or removes a key"),
+        (["total_frames"], "write key=value"),
+        (["runtime.slots_per_actor=1"], "without a slot"),
+    ],
+)
+def test_bad_input_is_answered_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    run = tmp_path / "run"
+    assert message in refusal(capsys, *TINY, f"run={run}", *arguments)
+    assert not run.exists()
+
+
+def test_bad_input_in_a_process_of_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "train.py", "fusion=nothing"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: fusion=nothing is unknown")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refusal(capsys, *TINY, f"run={tmp_path / 'file' / 'run'}")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a list", "env: {name: babyai", "env: {name: nowhere}", "env: {name: conditional}\nx: 1"]
+)
+def test_a_damaged_config_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert "config.yaml" in refusal(capsys, f"run={tmp_path}", "resume=true")
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--help"]) == 0
+    assert "  learner.unroll_length=" in capsys.readouterr().out
