@@ -28,6 +28,7 @@ from agents.run_folder import (
 )
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process
+from agents.trajectory import minibatches
 from conf.schema import TrainConfig, changed_keys, compose_train, train_keys
 from envs.errors import InputError
 from envs.spec import EnvSpec
@@ -90,7 +91,9 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 if batch is None:
                     break
                 updates = learner.state.updates
-                losses = learner.step(batch.trajectory)
+                for number in range(config.learner.passes):
+                    for part in minibatches(batch.trajectory, builder.batch_columns(config)):
+                        losses = learner.step(part, fresh=number == 0)
                 runtime.publish(learner.state.updates)
                 statistics.update(batch.trajectory)
                 clock.tick(batch, updates, learner.state)

@@ -169,7 +169,7 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
         f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}; {network.num_parameters:,} parameters",
         "runtime": f"{config.runtime.name}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each; "
         f"learner {learner_threads(config)} threads, {precision}",
-        "batch": f"{length} steps x {width * unrolls_per_batch(config)} columns",
+        "batch": f"{length} steps x {batch_columns(config)} columns, {config.learner.passes} passes",
         "memory": f"{shared_memory(config, env, network) / 2**20:,.0f} MiB of trajectories and weights",
         "frames": f"{config.total_frames:,}, seed {config.seed}",
     }
@@ -205,8 +205,13 @@ def build_runtime(config: TrainConfig, env: EnvSpec, network: AgentNetwork, posi
     return runtime
 
 
+def batch_columns(config: TrainConfig) -> int:
+    """B: columns of one update."""
+    return config.learner.batch_size or config.runtime.slots_per_actor
+
+
 def unrolls_per_batch(config: TrainConfig) -> int:
-    """Unrolls joined into one batch."""
+    """Unrolls that are collected together: as many as one update needs. One, when a single unroll makes several updates."""
     return max(1, config.learner.batch_size // config.runtime.slots_per_actor)
 
 

@@ -43,7 +43,8 @@ def save_checkpoint(folder: Path, updates: int, content: dict[str, Any], keep: i
         os.fsync(file.fileno())
     os.replace(temporary, path)
     _sync_directory(folder)
-    for old in list_checkpoints(folder)[:-keep]:
+    # What a kill in the middle of an earlier save has left goes, too.
+    for old in (*list_checkpoints(folder)[:-keep], *folder.glob(".checkpoint-*.pt.tmp")):
         old.unlink(missing_ok=True)
     return path
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from agents.checkpoint import list_checkpoints
 from agents.evaluation import Episode, SavedAgent
+from agents.files import write_whole
 from agents.run_folder import CHECKPOINTS, holds_run, versions
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
@@ -165,6 +166,4 @@ def prepare_output(path: Path) -> None:
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
     """Writes evaluation.json whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

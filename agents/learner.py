@@ -108,8 +108,11 @@ class Learner:
                 self._parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True
             )
 
-    def step(self, batch: Trajectory) -> dict[str, Tensor]:
+    def step(self, batch: Trajectory, *, fresh: bool = True) -> dict[str, Tensor]:
         """One update from a batch [T+1, B] (agents/trajectory.py).
+
+        Args:
+            fresh: whether its steps are counted; False for another pass over the same batch.
 
         Returns:
             Scalars for the log, still on the device. An update whose loss or gradient is not finite is refused: it is counted and
@@ -118,7 +121,7 @@ class Learner:
         Raises:
             NonFiniteError: `max_refused` updates in a row were refused.
         """
-        steps = int(batch["mask"].sum())
+        steps = int(batch["mask"].sum()) if fresh else 0
         before = self._popart_snapshot()
         metrics, loss = self._loss(batch)
         for group in self.optimizer.param_groups:
@@ -127,7 +130,7 @@ class Learner:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.max_gradient_norm, foreach=True)
         if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach())):
-            self._refuse(before, float(loss), float(norm))
+            self._refuse(before, float(loss.detach()), float(norm))
             return metrics
         self.optimizer.step()
         self._refused_in_a_row.clear()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.files import write_whole
 from agents.trajectory import Trajectory
 
 WINDOW = 100
@@ -111,7 +112,7 @@ class MetricsLog:
         path = folder / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _updates_of(line) <= updates]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            write_whole(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
 

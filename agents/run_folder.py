@@ -14,6 +14,7 @@ import torch
 
 from agents.checkpoint import env_from_dict, env_to_dict, list_checkpoints, load_checkpoint
 from agents.clock import Clock
+from agents.files import write_whole
 from agents.learner import Learner
 from agents.metrics import Statistics
 from agents.runtime.base import Positions
@@ -161,7 +162,7 @@ def _processor() -> str:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 

@@ -28,7 +28,7 @@ truncation. The action at t + 1 is ignored while the environment resets (mask Fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import Tensor
@@ -67,6 +67,17 @@ def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_siz
         "episode": ArraySpec(shape=(slots,), dtype="int64"),
     }
     return spec
+
+
+def minibatches(trajectory: Trajectory, columns: int) -> Iterator[Trajectory]:
+    """Splits [T+1, B] along its columns into parts of `columns` each; B must be a multiple. Views, nothing is copied."""
+    total = trajectory["action"].shape[1]
+    if columns >= total:
+        yield trajectory
+        return
+    for first in range(0, total, columns):
+        part = slice(first, first + columns)
+        yield {key: value[part] if key in PER_COLUMN else value[:, part] for key, value in trajectory.items()}
 
 
 def num_bytes(spec: Mapping[str, ArraySpec]) -> int:

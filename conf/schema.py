@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from agents.files import write_whole
 from agents.fusion import FUSIONS, SITES
 from agents.learner import OPTIMIZERS
 from agents.network.context import CONTEXTS, TASK_ENCODINGS
@@ -85,10 +86,17 @@ class TorsoConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LearnerConfig:
-    """See agents.learner.Learner. batch_size B columns of unroll_length T steps; 0 = the columns of one unroll of one actor."""
+    """See agents.learner.Learner for the rest.
+
+    Attributes:
+        unroll_length: T.
+        batch_size: B, columns of one update: several unrolls joined, or part of one; 0 = the slots of one actor.
+        passes: how often each batch is learned from. V-trace corrects for the policy that changes meanwhile.
+    """
 
     unroll_length: int = 20
     batch_size: int = 0
+    passes: int = 1
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     anneal: bool = True
@@ -298,7 +306,7 @@ def load_train(path: Path) -> TrainConfig:
 
 def save_train(config: TrainConfig, path: Path) -> None:
     """Writes a config.yaml: plain, resolved data."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -338,7 +346,7 @@ def check_train(config: TrainConfig) -> None:
     _require(config.context, {"task_size": 1, "word_size": 1, "instruction_size": 1}, "context.")
     _require(config.core, {"size": 1}, "core.")
     _require(config.torso, {"size": 1}, "torso.")
-    _require(config.learner, {"unroll_length": 1, "batch_size": 0, "learning_rate": 0, "max_refused": 1}, "learner.")
+    _require(config.learner, {"unroll_length": 1, "batch_size": 0, "passes": 1, "learning_rate": 0, "max_refused": 1}, "learner.")
     _require(config.learner, {"baseline_cost": 0, "entropy_cost": 0, "reward_clip": 0, "epsilon": 0}, "learner.")
     _require(config.runtime, {"num_actors": 0, "slots_per_actor": 1, "actor_threads": 1, "buffers_per_actor": 1}, "runtime.")
     for key in ("discounting", "rms_decay", "popart_step_size", "lambda_"):
@@ -347,10 +355,10 @@ def check_train(config: TrainConfig) -> None:
             raise InputError(f"learner.{key}={value} is out of range: give a number from 0 to 1.")
     if len(config.learner.adam_betas) != 2 or not all(0 <= beta < 1 for beta in config.learner.adam_betas):
         raise InputError(f"learner.adam_betas={config.learner.adam_betas} is out of range: give two numbers from 0 to below 1.")
-    if config.learner.batch_size % config.runtime.slots_per_actor:
+    batch, slots = config.learner.batch_size, config.runtime.slots_per_actor
+    if batch and batch % slots and slots % batch:
         raise InputError(
-            f"learner.batch_size={config.learner.batch_size} is not a multiple of "
-            f"runtime.slots_per_actor={config.runtime.slots_per_actor}: an unroll is never split."
+            f"learner.batch_size={batch} does not fit runtime.slots_per_actor={slots}: give a multiple or a divisor of it."
         )
 
 

@@ -18,6 +18,7 @@ import torch
 import evaluate
 import train
 from agents.checkpoint import list_checkpoints, load_checkpoint
+from agents.files import write_whole
 from agents.learner import Learner
 
 ROOT = Path(train.__file__).parent
@@ -150,13 +151,33 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"updates": saved + 7, "frames": frames, "steps": frames, "seconds": 1.0}) + '\n{"upda')
 
+    (run / "checkpoints" / ".checkpoint-000000000001.pt.tmp").write_bytes(b"half a checkpo")
+
     # total_frames is what counts the learning rate down, so the command may change it; nothing else is new.
     assert train.main([*command, "resume=true", f"total_frames={frames + 200}"]) == 0
     assert 200 <= result(run)["frames"] - frames < 232
     assert check_checkpoints(run) == result(run)["updates"] > saved
+    assert not list((run / "checkpoints").glob(".*"))
     check_metrics(run)
     updates = [row["updates"] for row in rows(run)]
     assert updates == list(range(1, result(run)["updates"] + 1))
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.yaml"
+    write_whole(path, "old\n")
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, "new\n")
+    monkeypatch.undo()
+    assert path.read_text(encoding="utf-8") == "old\n"
+    write_whole(path, "new\n")
+    assert path.read_text(encoding="utf-8") == "new\n"
+    assert os.listdir(tmp_path) == ["config.yaml"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

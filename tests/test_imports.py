@@ -1,0 +1,198 @@
+"""The import rules of the design, and the calls that no product code may make, read from the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("agents", "envs", "conf", "ablation", "studies")
+ENTRY_POINTS = ("train.py", "evaluate.py", "ablate.py")
+SOURCES = sorted(
+    [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    + [ROOT / name for name in ENTRY_POINTS if (ROOT / name).exists()]
+)
+TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+ADAPTERS = {
+    "envpool": "envs/*_envpool.py",
+    "minigrid": "envs/*_minigrid.py",
+    "vizdoom": "envs/vizdoom*.py",
+    "deepmind_lab": "envs/dmlab30*.py",
+    "dmlab2d": "envs/dmlab2d*.py",
+    "ale_py": "envs/atari*.py",
+}
+"""Optional engine -> the only files that may import it."""
+
+
+def imported(path: str, node: ast.AST) -> list[str]:
+    """Dotted names that an import statement makes available, relative ones resolved."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        package = path.removesuffix(".py").split("/")[: -node.level] if node.level else []
+        module = ".".join([*package, *([node.module] if node.module else [])])
+        return [f"{module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def imports(path: str) -> Iterator[str]:
+    for node in ast.walk(TREES[path]):
+        yield from imported(path, node)
+
+
+def under(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def offenders(pattern: str, *forbidden: str, but: tuple[str, ...] = ()) -> list[str]:
+    paths = [path for path in TREES if Path(path).match(pattern) or path == pattern]
+    assert paths, f"no file matches {pattern}"
+    return [f"{path} imports {name}" for path in paths for name in imports(path) if under(name, *forbidden) and not under(name, *but)]
+
+
+def test_the_rules_see_the_whole_program() -> None:
+    assert {"train.py", "agents/learner.py", "agents/runtime/local.py", "agents/fusion/base.py", "conf/schema.py"} <= TREES.keys()
+    assert "agents.popart.PopArt" in set(imports("agents/learner.py"))
+
+
+@pytest.mark.parametrize("path", [path for path in TREES if path.startswith("envs/")])
+def test_environments_know_neither_torch_nor_agents(path: str) -> None:
+    assert not offenders(path, "torch", "agents", "conf", "hydra", "omegaconf")
+
+
+def test_importing_the_environments_imports_no_torch() -> None:
+    """Also through others."""
+    code = "import sys, envs.suites; print([name for name in ('torch', 'hydra', 'agents', 'envpool', 'minigrid') if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["vtrace", "popart", "losses"])
+def test_the_mathematics_knows_tensors_only(name: str) -> None:
+    allowed = ("__future__", "typing", "collections", "math", "torch", "numpy")
+    names = set(imports(f"agents/{name}.py"))
+    assert not [found for found in names if not under(found, *allowed)]
+    assert not [found for found in names if under(found, "torch.nn", "torch.utils", "torch.optim")]
+
+
+@pytest.mark.parametrize("path", [path for path in TREES if path.startswith("agents/runtime/")])
+def test_runtimes_do_not_know_the_algorithm(path: str) -> None:
+    assert not offenders(path, "agents.learner", "agents.vtrace", "agents.popart", "agents.losses", "conf", "agents.builder")
+
+
+@pytest.mark.parametrize("path", [path for path in TREES if path.startswith(("agents/network/", "agents/fusion/"))])
+def test_networks_know_neither_learner_nor_runtime_nor_config(path: str) -> None:
+    assert not offenders(path, "agents.learner", "agents.runtime", "agents.builder", "agents.policy", "agents.actor", "conf")
+
+
+def test_config_stops_at_the_builder() -> None:
+    allowed = {"agents/builder.py", "agents/run_folder.py", "agents/evaluation.py", *ENTRY_POINTS, "conf/schema.py"}
+    users = {path for path in TREES if any(under(name, "conf") for name in imports(path))}
+    assert users - {path for path in users if path.startswith(("ablation/", "studies/"))} <= allowed
+
+
+def test_hydra_stays_in_the_schema_and_the_entry_points() -> None:
+    for path in TREES:
+        if path not in ENTRY_POINTS and not path.startswith("conf/"):
+            assert not offenders(path, "hydra", "omegaconf"), path
+
+
+def test_ray_begins_at_the_machine_boundary() -> None:
+    for path in TREES:
+        if path != "agents/runtime/cluster.py":
+            assert not offenders(path, "ray"), path
+
+
+@pytest.mark.parametrize("engine", ADAPTERS)
+def test_an_optional_engine_has_one_adapter_and_is_imported_late(engine: str) -> None:
+    for path, tree in TREES.items():
+        if not any(under(name, engine) for name in imports(path)):
+            continue
+        assert Path(path).match(ADAPTERS[engine]), f"{path} imports {engine}"
+        inside = {
+            node
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(tree):
+            if any(under(name, engine) for name in imported(path, node)):
+                assert node in inside, f"{path} imports {engine} outside of functions"
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` for the expression a.b.c; empty for any other expression."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        owner = dotted(node.value)
+        return f"{owner}.{node.attr}" if owner else ""
+    return ""
+
+
+FORBIDDEN_CALLS = {
+    *(f"pickle.{name}" for name in ("load", "loads", "Unpickler")),
+    *(f"yaml.{name}" for name in ("load", "load_all", "unsafe_load", "unsafe_load_all", "full_load", "full_load_all")),
+    *("eval", "exec", "__import__", "importlib.import_module", "hydra.utils.instantiate", "hydra.utils.call"),
+    *("instantiate", "joblib.load", "marshal.loads", "dill.load", "torch.jit.load", "torch.package.PackageImporter"),
+    *("os.system", "numpy.load", "np.load"),
+}
+
+
+def is_forbidden(call: ast.Call) -> str:
+    name = dotted(call.func)
+    if name in FORBIDDEN_CALLS:
+        return name
+    if name == "torch.load":
+        safe = [word for word in call.keywords if word.arg == "weights_only"]
+        if not (safe and isinstance(safe[0].value, ast.Constant) and safe[0].value.value is True):
+            return "torch.load without weights_only=True"
+    if any(word.arg == "shell" for word in call.keywords):
+        return f"{name} with shell="
+    return ""
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_nothing_that_is_read_can_run(path: str) -> None:
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Call):
+            assert not is_forbidden(node), f"{path}:{node.lineno}: {is_forbidden(node)}"
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert node.value != "_target_", f"{path}:{node.lineno}: _target_"
+    # Nor under another name: `from torch import load`.
+    risky = {"torch.load", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "hydra.utils.instantiate"}
+    assert not risky & set(imports(path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["torch.load(p)", "torch.load(p, weights_only=False)", "torch.load(p, weights_only=x)", "pickle.loads(b)", "yaml.load(t)", "eval(t)"],
+)
+def test_what_is_forbidden_is_found(line: str) -> None:
+    (statement,) = ast.parse(line).body
+    assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) and is_forbidden(statement.value)
+
+
+def test_no_config_names_a_target() -> None:
+    def keys(node: object) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield str(key)
+                yield from keys(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from keys(value)
+
+    files = sorted((ROOT / "conf").rglob("*.yaml"))
+    assert files
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert not [key for key in keys(yaml.safe_load(text)) if key.startswith("_") and key != "_self_"], file
+        assert "${" not in text, file
