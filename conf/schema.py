@@ -348,7 +348,13 @@ def check_train(config: TrainConfig) -> None:
     _require(config.torso, {"size": 1}, "torso.")
     _require(config.learner, {"unroll_length": 1, "batch_size": 0, "passes": 1, "learning_rate": 0, "max_refused": 1}, "learner.")
     _require(config.learner, {"baseline_cost": 0, "entropy_cost": 0, "reward_clip": 0, "epsilon": 0}, "learner.")
+    _require(config.learner, {"clip_rho": 0, "clip_c": 0, "clip_pg_rho": 0, "max_gradient_norm": 0}, "learner.")
+    _require(config.runtime, {"learner_threads": 0}, "runtime.")
     _require(config.runtime, {"num_actors": 0, "slots_per_actor": 1, "actor_threads": 1, "buffers_per_actor": 1}, "runtime.")
+    if config.seed >= 2**63:
+        raise InputError(f"seed={config.seed} is out of range: give a number below 2**63.")
+    if not all(size >= 1 for size in config.torso.hidden):
+        raise InputError(f"torso.hidden={config.torso.hidden} is out of range: give numbers of at least 1.")
     for key in ("discounting", "rms_decay", "popart_step_size", "lambda_"):
         value = getattr(config.learner, key)
         if not 0 <= value <= 1:
@@ -385,7 +391,7 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     with initialize_config_module("conf", version_base="1.3"):
         try:
             return compose(name, overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _explain(error, name, overrides) from error
 
 

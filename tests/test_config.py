@@ -1,0 +1,340 @@
+"""The configuration: everything on offer composes and builds, and every mistake is answered in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import conf
+from agents.builder import build_network
+from agents.fusion import FUSIONS, SITES
+from agents.network.context import CONTEXTS
+from agents.network.core import CORES
+from agents.network.torso import TORSOS
+from conf.schema import (
+    RUNTIMES,
+    TrainConfig,
+    changed_keys,
+    compose_evaluate,
+    compose_train,
+    load_train,
+    save_train,
+    to_dict,
+    train_from_dict,
+    train_keys,
+)
+from envs.errors import InputError
+from envs.spec import ArraySpec, EnvSpec
+from envs.suites import SUITES, make_spec
+
+CONF = Path(conf.__file__).parent
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and any(folder.glob("*.yaml")))
+CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+TABLES = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS, "runtime": RUNTIMES, "env": SUITES}
+TINY = ["fusion.size=8", "fusion.rank=4", "core.size=8", "torso.size=8", "context.instruction_size=8"]
+
+
+def environments(image: tuple[int, int, int] | None = None, kind: str = "none", vector: int = 0, words: int = 6) -> EnvSpec:
+    observation = {"image": ArraySpec(shape=image, dtype="uint8")} if image else {}
+    if vector:
+        observation["vector"] = ArraySpec(shape=(vector,), dtype="float32")
+    return EnvSpec(
+        suite="fake",
+        tasks=("a", "b"),
+        observation=observation,
+        instruction_length=4 if words else 0,
+        vocabulary=tuple(str(word) for word in range(words)),
+        num_actions=3,
+        action_counts=(3, 2),
+        image_kind=kind,
+        symbol_counts=(4,) * image[2] if image and kind == "symbolic" else (),
+    )
+
+
+KINDS = {
+    "symbolic": environments((7, 7, 3), "symbolic"),
+    "symbolic and vector": environments((5, 6, 2), "symbolic", vector=3),
+    "pixels": environments((40, 36, 3), "pixels"),
+    "pixels and vector": environments((40, 36, 3), "pixels", vector=3),
+    "vector": environments(vector=5),
+}
+
+
+def acts(config: TrainConfig, env: EnvSpec) -> None:
+    """The network of the config takes one step in these environments."""
+    network = build_network(config, env)
+    inputs = {
+        key: torch.zeros(1, 2, *array.shape, dtype=getattr(torch, array.dtype)) for key, array in env.observation.items()
+    }
+    inputs |= {
+        "task": torch.tensor([[0, 1]], dtype=torch.int32),
+        "reset": torch.ones(1, 2, dtype=torch.bool),
+        "last_action": torch.full((1, 2), env.num_actions),
+        "last_reward": torch.zeros(1, 2),
+    }
+    from agents.policy import Policy
+
+    policy = Policy(network, 2)
+    instruction = {"instruction": torch.ones(2, env.instruction_length, dtype=torch.int32)} if env.instruction_length else {}
+    action, _ = policy.act({**{key: value[0] for key, value in inputs.items()}, **instruction})
+    assert action.shape == (2,) and action.max() < env.num_actions
+
+
+def refusal(*overrides: str) -> str:
+    """The one sentence that answers this command line."""
+    with pytest.raises(InputError) as caught:
+        compose_train(list(overrides))
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith((".", "?")) and len(message) < 600
+    return message
+
+
+# What is on offer
+
+
+def test_tables_and_files_name_the_same_things() -> None:
+    for group, table in TABLES.items():
+        files = {file.stem for file in (CONF / group).glob("*.yaml")}
+        assert files == set(table), group
+        for name in files:
+            assert yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))["name"] == name
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_composes(group: str, name: str) -> None:
+    suite = ["env=conditional", "context=task"] if group not in ("env", "context", "experiment") else []
+    config = compose_train([*suite, f"{group}={name}"])
+    if group != "experiment":
+        assert getattr(config, group).name == name
+    assert train_from_dict(to_dict(config), "itself") == config
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_builds_with_its_defaults(name: str) -> None:
+    config = compose_train([f"env={name}", *TINY])
+    env = make_spec(config.env)
+    if not env.instruction_length:
+        config = compose_train([f"env={name}", "context=task", *TINY])
+    acts(config, env)
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_every_fusion_builds_with_every_context_core_and_site(fusion: str) -> None:
+    """The schema holds plain objects, so that the pairs are made without composing anew."""
+    config = compose_train(["env=conditional", f"fusion={fusion}", *TINY])
+    subsets = [list(chosen) for count in range(len(SITES) + 1) for chosen in itertools.combinations(SITES, count)]
+    for context, core, sites in itertools.product(CONTEXTS, CORES, subsets):
+        config.context.name, config.core.name, config.fusion.sites = context, core, sites
+        acts(config, KINDS["vector"])
+
+
+FITTING = {"grid": ("symbolic",), "shallow": ("pixels",), "deep": ("pixels",), "mlp": ("vector",), "auto": ("symbolic", "pixels", "vector")}
+
+
+@pytest.mark.parametrize("torso", TORSOS)
+def test_every_torso_builds_where_it_fits_and_says_where_it_does_not(torso: str) -> None:
+    config = compose_train(["env=conditional", f"torso={torso}", *TINY])
+    for kind, env in KINDS.items():
+        if kind.split(" ")[0] in FITTING[torso]:
+            acts(config, env)
+            continue
+        with pytest.raises(InputError, match=f"torso={torso} does not fit .* use ") as caught:
+            build_network(config, env)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("hidden", [[], [5], [5, 7]])
+def test_hidden_layers_of_the_mlp(hidden: list[int]) -> None:
+    config = compose_train(["env=conditional", f"torso.hidden={hidden}".replace(" ", ""), *TINY])
+    network = build_network(config, KINDS["vector"])
+    assert network.torso({"vector": torch.zeros(2, 5)}).shape == (2, hidden[-1] if hidden else 5)
+    acts(config, KINDS["vector"])
+
+
+def test_images_that_are_too_small_are_refused() -> None:
+    for torso, kind, shape in (("grid", "symbolic", (3, 3, 2)), ("shallow", "pixels", (16, 40, 3))):
+        with pytest.raises(InputError, match=f"torso={torso} needs images of at least"):
+            build_network(compose_train(["env=conditional", f"torso={torso}"]), environments(shape, kind))
+
+
+def test_instructions_must_be_there_to_be_read() -> None:
+    for context in ("instruction", "both"):
+        config = compose_train(["env=conditional", f"context={context}"])
+        with pytest.raises(InputError, match=f"context={context} needs instructions .* use context=task"):
+            build_network(config, make_spec(config.env))
+
+
+def test_the_value_head_has_one_output_for_each_task_with_popart() -> None:
+    for popart, outputs in ((True, 2), (False, 1)):
+        config = compose_train(["env=conditional", f"learner.popart={popart}", *TINY])
+        assert build_network(config, KINDS["vector"]).value_head.num_outputs == outputs
+
+
+def test_every_key_is_listed_with_its_default() -> None:
+    keys = train_keys()
+    assert {"fusion.name", "fusion.sites", "learner.unroll_length", "runtime.slots_per_actor", "env.tasks", "seed"} <= keys.keys()
+    assert keys["seed"] == 0
+
+
+def test_changed_keys_are_those_that_differ() -> None:
+    assert changed_keys(["seed=3", "fusion=mi", "resume=false"]) == {"seed": 3, "fusion.name": "mi"}
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("override", "fragments"),
+    [
+        ("fusion.sise=3", ("fusion.sise", "fusion.size")),
+        ("learner.learningrate=3", ("learner.learningrate", "learner.learning_rate")),
+        ("sede=3", ("sede", "seed")),
+        ("fusion=mii", ("fusion=mii", ", ".join(sorted(FUSIONS)))),
+        ("context=words", ("context=words", ", ".join(sorted(CONTEXTS)))),
+        ("core=gru", ("core=gru", ", ".join(sorted(CORES)))),
+        ("torso=vit", ("torso=vit", ", ".join(sorted(TORSOS)))),
+        ("runtime=cloud", ("runtime=cloud", "local", "serial")),
+        ("env=gridworld", ("env=gridworld", *SUITES)),
+        ("experiment=nobel", ("experiment=nobel",)),
+        ("fusion.name=mii", ("fusion=mii", *FUSIONS)),
+        ("fusion.sites=[core]", ("fusion.sites=core", *SITES)),
+        ("learner.optimizer=sgd", ("learner.optimizer=sgd", "adam")),
+        ("learner.reduction=median", ("learner.reduction=median", "mean")),
+        ("context.task_encoding=binary", ("context.task_encoding=binary", "one_hot")),
+        ("precision=fp16", ("precision=fp16", "bf16")),
+        ("core.size=big", ("core.size", "big")),
+        ("core.size=null", ("core.size",)),
+        ("total_frames=1.5", ("total_frames", "1.5")),
+        ("learner.anneal=perhaps", ("learner.anneal", "perhaps")),
+        ("fusion.sites=policy", ("fusion.sites",)),
+        ("env.tasks=3", ("env.tasks",)),
+        ("core.size=0", ("core.size=0", "at least 1")),
+        ("seed=-1", ("seed=-1",)),
+        ("seed=99999999999999999999", ("seed=",)),
+        ("total_frames=0", ("total_frames=0",)),
+        ("learner.learning_rate=nan", ("learner.learning_rate=nan",)),
+        ("learner.learning_rate=inf", ("learner.learning_rate=inf",)),
+        ("learner.learning_rate=-1e-3", ("learner.learning_rate",)),
+        ("learner.discounting=1.1", ("learner.discounting=1.1",)),
+        ("learner.max_gradient_norm=nan", ("learner.max_gradient_norm",)),
+        ("learner.clip_rho=-1", ("learner.clip_rho",)),
+        ("learner.adam_betas=[0.9]", ("learner.adam_betas",)),
+        ("learner.adam_betas=[0.9,1.0]", ("learner.adam_betas",)),
+        ("learner.max_refused=0", ("learner.max_refused",)),
+        ("torso.hidden=[0]", ("torso.hidden",)),
+        ("runtime.slots_per_actor=0", ("runtime.slots_per_actor",)),
+        ("runtime.learner_threads=-1", ("runtime.learner_threads",)),
+        ("+fusion.sparsity=3", ("+fusion.sparsity=3", "key=value")),
+        ("++seed=3", ("++seed=3", "key=value")),
+        ("~fusion", ("~fusion", "key=value")),
+        ("seed=${oc.env:HOME}", ("${oc.env:HOME}", "interpolation")),
+        ("run=${env.name}", ("interpolation",)),
+        ("seed", ("seed", "key=value")),
+        ("a b", ("a b", "key=value")),
+        ("=3", ()),
+        ("fusion=null", ()),
+        ("fusion=concat,mi", ("fusion",)),
+        ("env=[babyai,conditional]", ()),
+        ("--multirun", ("--multirun",)),
+    ],
+)
+def test_a_mistake_is_answered_in_one_sentence(override: str, fragments: tuple[str, ...]) -> None:
+    message = refusal(override)
+    for fragment in fragments:
+        assert fragment in message
+
+
+def test_a_batch_is_whole_unrolls() -> None:
+    assert "learner.batch_size=65" in refusal("learner.batch_size=65", "runtime.slots_per_actor=64")
+    assert compose_train(["learner.batch_size=128", "runtime.slots_per_actor=64"]).learner.batch_size == 128
+
+
+def test_evaluation_needs_a_run() -> None:
+    for overrides in ([], ["run=x", "episodes=0"], ["run=x", "slot=3"]):
+        with pytest.raises(InputError) as caught:
+            compose_evaluate(overrides)
+        assert "\n" not in str(caught.value)
+    assert compose_evaluate(["run=x", "episodes=3"]).episodes == 3
+
+
+# Files
+
+
+def test_a_saved_configuration_is_loaded_as_it_was(tmp_path: Path) -> None:
+    config = compose_train(
+        ["env=conditional", "env.dimension=5", "env.tasks=[map-1,memory-0]", "fusion=low_rank", "fusion.sites=[policy,value]"]
+        + ["seed=7", "learner.learning_rate=1e-7", "learner.adam_betas=[0.5,0.6]", "run='a run: with # signs'", "torso.hidden=[]"]
+    )
+    path = tmp_path / "config.yaml"
+    save_train(config, path)
+    loaded = load_train(path)
+    assert loaded == config
+    assert [type(part) for part in (loaded, loaded.env, loaded.fusion)] == [TrainConfig, SUITES["conditional"].config, type(config.fusion)]
+    assert yaml.safe_load(path.read_text(encoding="utf-8")) == to_dict(config)
+
+
+def hostile(**changes: str) -> str:
+    text = yaml.safe_dump(to_dict(compose_train(["env=conditional"])))
+    return text + "".join(f"{key}: {value}\n" for key, value in changes.items())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "3",
+        "[1, 2]",
+        "just words",
+        "env: conditional",
+        "{env: {name: conditional}, surprise: 1}",
+        "{env: {name: conditional, surprise: 1}}",
+        "{env: {name: [conditional]}}",
+        "{env: {name: gridworld}}",
+        "{env: {name: conditional}}",
+        "{env: {name: conditional, tasks: [map]}, seed: '${oc.env:HOME}'}",
+        "{env: {name: conditional, tasks: ['${oc.env:HOME}']}}",
+        "!!python/object/apply:os.system ['touch trace']",
+        "{env: {name: conditional}, run: !!python/object/apply:os.system ['touch trace']}",
+        "{env: {name: conditional}, _target_: os.system}",
+        "env: {name: conditional",
+        "\t- : :",
+        "&a [*a]",
+        "x: &x {env: *x}",
+        "\x00\x01",
+        hostile(seed="many"),
+        hostile(seed="-4"),
+        hostile(fusion="{name: exec}"),
+        hostile(learner="3"),
+        hostile(run="${run}"),
+        hostile(surprise="1"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text.encode())
+    with pytest.raises(InputError) as caught:
+        load_train(path)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith((".", "?"))
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / "binary.yaml"):
+        with pytest.raises(InputError, match="cannot be read") as caught:
+            load_train(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_every_option_can_be_compared_and_is_plain_data() -> None:
+    plain = (bool, int, float, str, list)
+    for key, value in train_keys().items():
+        assert isinstance(value, plain), key
+    assert all(dataclasses.is_dataclass(suite.config) for suite in SUITES.values())
