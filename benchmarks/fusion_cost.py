@@ -47,23 +47,28 @@ def main(arguments: list[str]) -> int:
     batches = collect(configs[REFERENCE], env)
     learners = {name: make_learner(config, env) for name, config in configs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in learners}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in learners}
     # The first round warms up and is dropped.
     for number in range(rounds + 1):
         for name, learner in learners.items():
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             for batch in batches:
                 learner.step(batch)
             if number:
                 seconds[name].append((time.perf_counter() - began) / len(batches))
-    reference = statistics.median(seconds[REFERENCE])
+                cpu_seconds[name].append((time.process_time() - cpu_began) / len(batches))
+    reference, cpu_reference = statistics.median(seconds[REFERENCE]), statistics.median(cpu_seconds[REFERENCE])
     for name, learner in learners.items():
-        median = statistics.median(seconds[name])
+        median, cpu_median = statistics.median(seconds[name]), statistics.median(cpu_seconds[name])
         row = {
             "fusion": name,
             "seconds_per_update": round(median, 5),
             "fastest": round(min(seconds[name]), 5),
             "slowest": round(max(seconds[name]), 5),
             f"times_{REFERENCE}": round(median / reference, 3),
+            # On a machine with other work the processor time of the learner is the steadier figure.
+            "cpu_seconds_per_update": round(cpu_median, 5),
+            f"cpu_times_{REFERENCE}": round(cpu_median / cpu_reference, 3),
             "parameters": learner.network.num_parameters,
             "batch": list(batches[0]["action"].shape),
             "precision": "bf16" if learner.autocast else "fp32",

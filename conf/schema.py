@@ -95,7 +95,7 @@ class LearnerConfig:
     """
 
     unroll_length: int = 20
-    batch_size: int = 0
+    batch_size: int = 16
     passes: int = 1
     optimizer: str = "adam"
     learning_rate: float = 1e-3
@@ -282,7 +282,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     if "${" in repr(data):
         raise InputError(f"{problem}: interpolations (${{...}}) are not read from files.")
     name = data["env"].get("name")
-    if name not in SUITES:
+    if not isinstance(name, str) or name not in SUITES:
         raise unknown_name(f"{source}: env.name", name, SUITES)
     try:
         schema = OmegaConf.structured(TrainConfig)

@@ -90,7 +90,7 @@ SYMBOL_COUNTS = (11, 6, 3)
 
 PRESETS: dict[str, tuple[str, ...]] = {
     # One room with distractors: which object to go to is known from the instruction alone.
-    "starter": ("BabyAI-GoToLocalS6N4-v0", "BabyAI-GoToLocalS7N5-v0", "BabyAI-GoToLocalS8N7-v0"),
+    "starter": ("BabyAI-GoToLocalS5N2-v0", "BabyAI-GoToLocalS6N2-v0", "MiniGrid-Fetch-5x5-N2-v0"),
     # The 19 levels of Chevalier-Boisvert et al. 2019, easier ones first. Two differ from the paper: its PickUpLoc
     # is registered as PickupLoc, and its PutNext has no id of its own, so PutNextS7N4 (two rooms, four objects in
     # each) stands in as the closest.

@@ -39,7 +39,9 @@ TABLES = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS
 TINY = ["fusion.size=8", "fusion.rank=4", "core.size=8", "torso.size=8", "context.instruction_size=8"]
 
 
-def environments(image: tuple[int, int, int] | None = None, kind: str = "none", vector: int = 0, words: int = 6) -> EnvSpec:
+def environments(
+    image: tuple[int, int, int] | None = None, kind: str = "none", vector: int = 0, words: int = 6
+) -> EnvSpec:
     observation = {"image": ArraySpec(shape=image, dtype="uint8")} if image else {}
     if vector:
         observation["vector"] = ArraySpec(shape=(vector,), dtype="float32")
@@ -69,7 +71,8 @@ def acts(config: TrainConfig, env: EnvSpec) -> None:
     """The network of the config takes one step in these environments."""
     network = build_network(config, env)
     inputs = {
-        key: torch.zeros(1, 2, *array.shape, dtype=getattr(torch, array.dtype)) for key, array in env.observation.items()
+        key: torch.zeros(1, 2, *array.shape, dtype=getattr(torch, array.dtype))
+        for key, array in env.observation.items()
     }
     inputs |= {
         "task": torch.tensor([[0, 1]], dtype=torch.int32),
@@ -80,7 +83,9 @@ def acts(config: TrainConfig, env: EnvSpec) -> None:
     from agents.policy import Policy
 
     policy = Policy(network, 2)
-    instruction = {"instruction": torch.ones(2, env.instruction_length, dtype=torch.int32)} if env.instruction_length else {}
+    instruction = (
+        {"instruction": torch.ones(2, env.instruction_length, dtype=torch.int32)} if env.instruction_length else {}
+    )
     action, _ = policy.act({**{key: value[0] for key, value in inputs.items()}, **instruction})
     assert action.shape == (2,) and action.max() < env.num_actions
 
@@ -133,7 +138,13 @@ def test_every_fusion_builds_with_every_context_core_and_site(fusion: str) -> No
         acts(config, KINDS["vector"])
 
 
-FITTING = {"grid": ("symbolic",), "shallow": ("pixels",), "deep": ("pixels",), "mlp": ("vector",), "auto": ("symbolic", "pixels", "vector")}
+FITTING = {
+    "grid": ("symbolic",),
+    "shallow": ("pixels",),
+    "deep": ("pixels",),
+    "mlp": ("vector",),
+    "auto": ("symbolic", "pixels", "vector"),
+}
 
 
 @pytest.mark.parametrize("torso", TORSOS)
@@ -177,12 +188,25 @@ def test_the_value_head_has_one_output_for_each_task_with_popart() -> None:
 
 def test_every_key_is_listed_with_its_default() -> None:
     keys = train_keys()
-    assert {"fusion.name", "fusion.sites", "learner.unroll_length", "runtime.slots_per_actor", "env.tasks", "seed"} <= keys.keys()
+    assert {
+        "fusion.name",
+        "fusion.sites",
+        "learner.unroll_length",
+        "runtime.slots_per_actor",
+        "env.tasks",
+        "seed",
+    } <= keys.keys()
     assert keys["seed"] == 0
 
 
-def test_changed_keys_are_those_that_differ() -> None:
-    assert changed_keys(["seed=3", "fusion=mi", "resume=false"]) == {"seed": 3, "fusion.name": "mi"}
+def test_changed_keys_are_those_that_were_asked_for() -> None:
+    """Also where the value is the default."""
+    assert changed_keys(["seed=3", "fusion=gated", "resume=false"]) == {
+        "seed": 3,
+        "fusion.name": "gated",
+        "resume": False,
+    }
+    assert changed_keys([]) == {}
 
 
 # Mistakes
@@ -249,9 +273,11 @@ def test_a_mistake_is_answered_in_one_sentence(override: str, fragments: tuple[s
         assert fragment in message
 
 
-def test_a_batch_is_whole_unrolls() -> None:
-    assert "learner.batch_size=65" in refusal("learner.batch_size=65", "runtime.slots_per_actor=64")
-    assert compose_train(["learner.batch_size=128", "runtime.slots_per_actor=64"]).learner.batch_size == 128
+def test_a_batch_is_several_unrolls_or_an_even_part_of_one() -> None:
+    for size in (65, 96, 24):
+        assert f"learner.batch_size={size}" in refusal(f"learner.batch_size={size}", "runtime.slots_per_actor=64")
+    for size in (128, 64, 16):
+        assert compose_train([f"learner.batch_size={size}", "runtime.slots_per_actor=64"]).learner.batch_size == size
 
 
 def test_evaluation_needs_a_run() -> None:
@@ -267,14 +293,21 @@ def test_evaluation_needs_a_run() -> None:
 
 def test_a_saved_configuration_is_loaded_as_it_was(tmp_path: Path) -> None:
     config = compose_train(
-        ["env=conditional", "env.dimension=5", "env.tasks=[map-1,memory-0]", "fusion=low_rank", "fusion.sites=[policy,value]"]
-        + ["seed=7", "learner.learning_rate=1e-7", "learner.adam_betas=[0.5,0.6]", "run='a run: with # signs'", "torso.hidden=[]"]
+        [
+            *("env=conditional", "env.dimension=5", "env.tasks=[map-1,memory-0]", "fusion=low_rank"),
+            *("fusion.sites=[policy,value]", "seed=7", "learner.learning_rate=1e-7", "learner.adam_betas=[0.5,0.6]"),
+            *("run='a run: with # signs'", "torso.hidden=[]"),
+        ]
     )
     path = tmp_path / "config.yaml"
     save_train(config, path)
     loaded = load_train(path)
     assert loaded == config
-    assert [type(part) for part in (loaded, loaded.env, loaded.fusion)] == [TrainConfig, SUITES["conditional"].config, type(config.fusion)]
+    assert [type(part) for part in (loaded, loaded.env, loaded.fusion)] == [
+        TrainConfig,
+        SUITES["conditional"].config,
+        type(config.fusion),
+    ]
     assert yaml.safe_load(path.read_text(encoding="utf-8")) == to_dict(config)
 
 

@@ -6,9 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
-import pickle
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +15,25 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from saved_agents import CONDITIONAL, make_checkpoint
 
 import evaluate
-from agents import builder, evaluation, video
-from agents.checkpoint import find_checkpoint, save_checkpoint
+from agents import evaluation, video
+from agents.checkpoint import find_checkpoint
 from agents.evaluation import SavedAgent, evaluation_spec, load_agent, quotas, seat
 from agents.evaluation_report import home, interval, mean
 from agents.fusion import Segments
-from agents.metrics import Statistics
-from agents.run_folder import snapshot
-from agents.runtime.base import Positions
-from conf.schema import EvaluateConfig, compose_train
+from conf.schema import EvaluateConfig
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
-from envs.suites import make_env, make_spec
+from envs.suites import make_env
 from envs.vector import Arrays, Outcome, SuiteVectorEnv
-
-SMALL = ["core.size=16", "fusion.size=16", "torso.hidden=[16]", "runtime=serial"]
-CONDITIONAL = ["env=conditional", "env.tasks=[map-0,map-1,memory-0]", "context=task"]
-
-Damage = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs set threads for their process; here that would be the tests' process."""
     monkeypatch.setattr(evaluate, "configure_process", lambda threads: None)
-
-
-def make_checkpoint(folder: Path, *overrides: str) -> Path:
-    """A checkpoint of a fresh, untrained agent."""
-    config = compose_train([*SMALL, *overrides])
-    env = make_spec(config.env)
-    torch.manual_seed(config.seed)
-    learner = builder.build_learner(config, env, builder.build_network(config, env))
-    content = snapshot(config, env, learner, Statistics(env.tasks), Positions(), 0.0)
-    return save_checkpoint(folder, 0, content, keep=1)
-
-
-def damaged(checkpoint: Path, path: Path, damage: Damage) -> Path:
-    """A copy of `checkpoint` whose content `damage` has changed."""
-    content = torch.load(checkpoint, weights_only=True)
-    damage(content)
-    torch.save(content, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +46,6 @@ def run(checkpoint: Path, output: Path, *arguments: str) -> dict[str, Any]:
     assert evaluate.main([f"run={checkpoint}", f"output={output}", *arguments]) == 0
     content: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
     return content
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one sentence with which evaluate.py refuses."""
-    assert evaluate.main(arguments) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    return message
 
 
 # Which episodes count
@@ -207,12 +172,6 @@ def test_a_task_is_found_by_its_name_whatever_the_order(checkpoint: Path, tmp_pa
     assert some == {task: everything[task] for task in ("memory-0", "map-1")}
 
 
-def test_an_agent_that_knows_tasks_by_number_refuses_others(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "tasks=map-5 was not trained" in refusal(capsys, f"run={checkpoint}", "tasks=[map-0,map-5]")
-
-
 def test_an_agent_that_does_not_know_tasks_by_number_plays_all_of_its_suite(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "env=conditional", "env.tasks=[map-0]", "context=none", "fusion.sites=[]")
     found = run(path, tmp_path / "out.json", "episodes=2", "tasks=[memory]")
@@ -332,109 +291,7 @@ def test_names_of_video_files_never_leave_the_folder() -> None:
         assert len(name) < 120
 
 
-# What is refused
-
-
-class Bomb:
-    """Unpickling it runs a command."""
-
-    def __init__(self, marker: Path) -> None:
-        self.command = f"touch {marker}"
-
-    def __reduce__(self) -> Any:
-        return os.system, (self.command,)
-
-
-@pytest.mark.parametrize("container", ["torch", "torch, inside a real checkpoint", "pickle", "legacy"])
-def test_a_checkpoint_that_would_run_code_does_not(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], container: str
-) -> None:
-    marker, path = tmp_path / "marker", tmp_path / "bad.pt"
-    if container == "pickle":
-        path.write_bytes(pickle.dumps(Bomb(marker)))
-    elif container.startswith("torch,"):
-        damaged(checkpoint, path, _put("rng", value=Bomb(marker)))
-    else:
-        torch.save(Bomb(marker), path, _use_new_zipfile_serialization=container != "legacy")
-    message = refusal(capsys, f"run={path}")
-    assert str(path) in message
-    assert not marker.exists()
-    # The bomb is a real one.
-    pickle.loads(pickle.dumps(Bomb(marker)))
-    assert marker.exists()
-
-
-def test_files_that_are_no_checkpoints(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "x.pt"
-    assert "does not exist" in refusal(capsys, f"run={path}")
-    whole = checkpoint.read_bytes()
-    for length in (0, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        assert "truncated" in refusal(capsys, f"run={path}")
-    path.write_text("not a checkpoint at all\n", encoding="utf-8")
-    assert "not a checkpoint" in refusal(capsys, f"run={path}")
-    torch.save({"weights": torch.zeros(3)}, path)
-    assert "not written by mimpala" in refusal(capsys, f"run={path}")
-    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
-    assert "holds no checkpoint" in refusal(capsys, f"run={tmp_path / 'empty'}")
-
-
-def _put(*keys: str, value: Any) -> Damage:
-    def damage(content: dict[str, Any]) -> None:
-        for key in keys[:-1]:
-            content = content[key]
-        content[keys[-1]] = value
-
-    return damage
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (_put("schema", value=99), "schema 99"),
-        (_put("format", value="other"), "not written by mimpala"),
-        (lambda content: content.pop("learner"), "lacks learner"),
-        (_put("learner", value=[]), "damaged"),
-        (_put("learner", "network", value={}), "damaged"),
-        (_put("learner", "counters", "updates", value=None), "damaged"),
-        (_put("config", value="none"), "does not hold a configuration"),
-        (_put("config", "run", value="${oc.env:HOME}"), "interpolations"),
-        (_put("config", "env", "name", value="nowhere"), "env.name=nowhere"),
-        (_put("config", "core", "size", value=32), "damaged"),
-        (_put("config", "fusion", "name", value="nothing"), "fusion=nothing"),
-        (_put("env", "tasks", value=None), "damaged"),
-        (_put("env", "suite", value="babyai"), "damaged"),
-        (_put("env", "vocabulary", value=("", "?", "go")), "another vocabulary"),
-        (_put("env", "num_actions", value=9), "another num_actions"),
-    ],
-)
-def test_checkpoints_of_other_content(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Damage, message: str
-) -> None:
-    assert message in refusal(capsys, f"run={damaged(checkpoint, tmp_path / 'x.pt', damage)}")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["episodes=0"], "episodes=0"),
-        (["episodes=many"], "episodes"),
-        (["epsiodes=1"], "epsiodes is not a key of the configuration: did you mean episodes"),
-        (["tasks=[map-77]"], "tasks=map-77 is no task of suite conditional"),
-        (["tasks=[map-0,map-0]"], "more than once"),
-        (["engine=envpool"], "engine=envpool"),
-        (["output=/proc/nowhere/x.json"], "cannot be written"),
-        (["output=/tmp"], "cannot be written"),
-    ],
-)
-def test_bad_arguments(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    assert message in refusal(capsys, f"run={checkpoint}", *arguments)
-
-
-def test_the_run_is_required(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "run= is missing" in refusal(capsys)
+# The program
 
 
 def test_help_and_interruption(

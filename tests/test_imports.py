@@ -54,11 +54,22 @@ def under(name: str, *packages: str) -> bool:
 def offenders(pattern: str, *forbidden: str, but: tuple[str, ...] = ()) -> list[str]:
     paths = [path for path in TREES if Path(path).match(pattern) or path == pattern]
     assert paths, f"no file matches {pattern}"
-    return [f"{path} imports {name}" for path in paths for name in imports(path) if under(name, *forbidden) and not under(name, *but)]
+    return [
+        f"{path} imports {name}"
+        for path in paths
+        for name in imports(path)
+        if under(name, *forbidden) and not under(name, *but)
+    ]
 
 
 def test_the_rules_see_the_whole_program() -> None:
-    assert {"train.py", "agents/learner.py", "agents/runtime/local.py", "agents/fusion/base.py", "conf/schema.py"} <= TREES.keys()
+    assert {
+        "train.py",
+        "agents/learner.py",
+        "agents/runtime/local.py",
+        "agents/fusion/base.py",
+        "conf/schema.py",
+    } <= TREES.keys()
     assert "agents.popart.PopArt" in set(imports("agents/learner.py"))
 
 
@@ -70,7 +81,9 @@ def test_environments_know_neither_torch_nor_agents(path: str) -> None:
 def test_importing_the_environments_imports_no_torch() -> None:
     """Also through others."""
     code = "import sys, envs.suites; print([name for name in ('torch', 'hydra', 'agents', 'envpool', 'minigrid') if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 
@@ -84,12 +97,16 @@ def test_the_mathematics_knows_tensors_only(name: str) -> None:
 
 @pytest.mark.parametrize("path", [path for path in TREES if path.startswith("agents/runtime/")])
 def test_runtimes_do_not_know_the_algorithm(path: str) -> None:
-    assert not offenders(path, "agents.learner", "agents.vtrace", "agents.popart", "agents.losses", "conf", "agents.builder")
+    assert not offenders(
+        path, "agents.learner", "agents.vtrace", "agents.popart", "agents.losses", "conf", "agents.builder"
+    )
 
 
 @pytest.mark.parametrize("path", [path for path in TREES if path.startswith(("agents/network/", "agents/fusion/"))])
 def test_networks_know_neither_learner_nor_runtime_nor_config(path: str) -> None:
-    assert not offenders(path, "agents.learner", "agents.runtime", "agents.builder", "agents.policy", "agents.actor", "conf")
+    assert not offenders(
+        path, "agents.learner", "agents.runtime", "agents.builder", "agents.policy", "agents.actor", "conf"
+    )
 
 
 def test_config_stops_at_the_builder() -> None:
@@ -175,7 +192,14 @@ def test_nothing_that_is_read_can_run(path: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["torch.load(p)", "torch.load(p, weights_only=False)", "torch.load(p, weights_only=x)", "pickle.loads(b)", "yaml.load(t)", "eval(t)"],
+    [
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "torch.load(p, weights_only=x)",
+        "pickle.loads(b)",
+        "yaml.load(t)",
+        "eval(t)",
+    ],
 )
 def test_what_is_forbidden_is_found(line: str) -> None:
     (statement,) = ast.parse(line).body

@@ -19,7 +19,8 @@ import evaluate
 import train
 from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.files import write_whole
-from agents.learner import Learner
+from agents.metrics import Statistics
+from agents.trajectory import Trajectory
 
 ROOT = Path(train.__file__).parent
 # 8 slots x 4 steps: a batch of at most 32 frames.
@@ -185,16 +186,18 @@ def test_a_signal_ends_the_run_and_saves_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
-    step = Learner.step
+    update = Statistics.update
+    batches = []
 
-    def interrupted_step(self: Learner, *arguments: Any) -> Any:
-        if self.state.updates == 4:
+    def interrupted_update(self: Statistics, batch: Trajectory) -> None:
+        batches.append(None)
+        if len(batches) == 5:
             signal.raise_signal(number)
-        return step(self, *arguments)
+        update(self, batch)
 
-    monkeypatch.setattr(Learner, "step", interrupted_step)
+    monkeypatch.setattr(Statistics, "update", interrupted_update)
     assert train.main([*TINY, f"run={run}", "total_frames=100000000"]) == 130
-    assert check_checkpoints(run) == 5  # the update that was going on is finished and saved
+    assert check_checkpoints(run) == 5  # what was going on is finished and saved
     assert not result(run)["finished"]
     monkeypatch.undo()
     assert train.main([*TINY, f"run={run}", "total_frames=400", "resume=true"]) == 0
@@ -219,7 +222,7 @@ def test_a_signal_ends_the_run_and_saves_it(
         (["learner.unroll_length=four"], "learner.unroll_length"),
         (["learner.discounting=1.5"], "learner.discounting=1.5"),
         (["learner.learning_rate=nan"], "learner.learning_rate=nan"),
-        (["learner.batch_size=12"], "not a multiple"),
+        (["learner.batch_size=12"], "learner.batch_size=12 does not fit"),
         (["total_frames=-1"], "total_frames=-1"),
         (["precision=fp8"], "precision=fp8 is unknown"),
         (["seed=${oc.env:HOME}"], "interpolation"),

@@ -10,6 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 
+# Mean number of samples per context below which the loop over contexts costs more than copying the matrices.
+_SMALL_GROUP = 4
+
+
 class Segments:
     """The map from N samples to U distinct contexts.
 
@@ -54,7 +58,8 @@ def grouped_linear(x: Tensor, weight: Tensor, segments: Segments) -> Tensor:
         x, weight = x.to(dtype), weight.to(dtype)
     if segments.count == 1:
         return F.linear(x, weight[0])
-    if segments.count == x.shape[0]:
+    if segments.count == x.shape[0] or (not torch.is_grad_enabled() and len(x) < _SMALL_GROUP * segments.count):
+        # Groups of one or two samples, as when acting: one call with a matrix for every sample beats a loop over them.
         return torch.bmm(weight.index_select(0, segments.index), x.unsqueeze(2)).squeeze(2)
     y = _GroupedProduct.apply(x.index_select(0, segments.order), weight, segments.sizes)  # type: ignore[no-untyped-call]
     # index_select is scattered back by a second gather: cheaper than index_add and deterministic.

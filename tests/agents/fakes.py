@@ -19,9 +19,15 @@ INSTRUCTION_LENGTH = 4
 WORDS = 7
 
 
-def fake_env(*, num_tasks: int = 3, image: tuple[int, int, int] | None = None, kind: str = "none", **changes: object) -> EnvSpec:
+def fake_env(
+    *, num_tasks: int = 3, image: tuple[int, int, int] | None = None, kind: str = "none", **changes: object
+) -> EnvSpec:
     """Vectors (or images) with instructions; the second task has one action less than the others."""
-    observation = {"image": ArraySpec(shape=image, dtype="uint8")} if image else {"vector": ArraySpec(shape=(VECTOR,), dtype="float32")}
+    observation = (
+        {"image": ArraySpec(shape=image, dtype="uint8")}
+        if image
+        else {"vector": ArraySpec(shape=(VECTOR,), dtype="float32")}
+    )
     counts = tuple(3 if task == 1 else 4 for task in range(num_tasks))
     fields: dict[str, object] = {
         "suite": "fake",
@@ -77,7 +83,9 @@ def fake_batch(env: EnvSpec, core_state_size: int, length: int, columns: int, se
     batch = {key: np.zeros(array.shape, array.dtype) for key, array in spec.items()}
     for key, array in env.observation.items():
         shape = batch[key].shape
-        batch[key] = rng.integers(0, 5, shape, np.uint8) if array.dtype == "uint8" else rng.normal(size=shape).astype(np.float32)
+        batch[key] = (
+            rng.integers(0, 5, shape, np.uint8) if array.dtype == "uint8" else rng.normal(size=shape).astype(np.float32)
+        )
     task = rng.integers(0, len(env.tasks), columns)
     batch["task"][:] = task
     counts = np.array(env.action_counts)[task]

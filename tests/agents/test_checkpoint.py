@@ -36,7 +36,10 @@ def content(value: float = 1.0) -> dict[str, Any]:
     return {
         "config": {"env": {"name": "fake", "tasks": ["a"]}, "seed": 3, "precision": "auto"},
         "env": env_to_dict(fake_env()),
-        "learner": {"network": {"weight": torch.full((2, 3), value)}, "counters": {"updates": 5, "refused": 0, "steps": 7}},
+        "learner": {
+            "network": {"weight": torch.full((2, 3), value)},
+            "counters": {"updates": 5, "refused": 0, "steps": 7},
+        },
         "positions": {"unrolls": {0: 4}, "episodes": {0: [1, 2, 3]}},
         "statistics": {"a": {"steps": 1, "episodes": 2, "recent": [[0.5, float("nan"), 3]]}},
         "rng": torch.get_rng_state(),
@@ -74,7 +77,9 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["torch.save", "os.fsync", "os.replace"])
-def test_a_crash_while_saving_leaves_the_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+def test_a_crash_while_saving_leaves_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     earlier = save_checkpoint(tmp_path, 1, content(), keep=1)
 
     def crash(*arguments: Any, **options: Any) -> None:
@@ -153,7 +158,9 @@ def foreign_zip(path: Path) -> None:
 
 
 def lacking(*keys: str) -> dict[str, Any]:
-    return {"format": checkpoint.FORMAT, "schema": checkpoint.SCHEMA} | {k: v for k, v in content().items() if k not in keys}
+    return {"format": checkpoint.FORMAT, "schema": checkpoint.SCHEMA} | {
+        k: v for k, v in content().items() if k not in keys
+    }
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -191,7 +198,9 @@ def test_a_run_without_checkpoints_is_refused(tmp_path: Path) -> None:
 
 SPECS: dict[str, Callable[[], EnvSpec]] = {
     "fake": fake_env,
-    "symbolic": lambda: fake_env(image=(7, 7, 3), kind="symbolic", scores={"task-0": Score(random=0.1, human=1.0)}, engine="x"),
+    "symbolic": lambda: fake_env(
+        image=(7, 7, 3), kind="symbolic", scores={"task-0": Score(random=0.1, human=1.0)}, engine="x"
+    ),
     **{
         config.name: lambda config=config: make_spec(config)  # type: ignore[misc]
         for config in (BabyAIConfig(tasks=["starter"]), ConditionalConfig(tasks=["map", "memory-1"]))
@@ -208,7 +217,9 @@ def test_a_description_of_environments_is_plain_data(tmp_path: Path, name: str) 
     assert hash(env_from_dict(env_to_dict(spec)).tasks) == hash(spec.tasks)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(EnvSpec) if field.default is dataclasses.MISSING])
+@pytest.mark.parametrize(
+    "field", [field.name for field in dataclasses.fields(EnvSpec) if field.default is dataclasses.MISSING]
+)
 def test_a_damaged_description_is_refused(field: str) -> None:
     data = env_to_dict(fake_env())
     for damaged in ({k: v for k, v in data.items() if k != field}, data | {"surprise": 1}):

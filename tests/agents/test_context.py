@@ -35,7 +35,11 @@ def test_distinct_rows_give_the_rows_back(seed: int, shape: tuple[int, int, int]
     distinct, index = distinct_rows(rows)
     assert index.shape == (length * columns,) and index.dtype == np.int64
     np.testing.assert_array_equal(distinct[index].reshape(shape), rows)
-    assert len({row.tobytes() for row in distinct}) == len(distinct) == len({row.tobytes() for row in rows.reshape(-1, width)})
+    assert (
+        len({row.tobytes() for row in distinct})
+        == len(distinct)
+        == len({row.tobytes() for row in rows.reshape(-1, width)})
+    )
 
 
 def random_contexts(rows: int) -> tuple[np.ndarray, np.ndarray]:

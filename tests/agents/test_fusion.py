@@ -155,7 +155,9 @@ def test_half_precision_is_near(name: str, index: list[int]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rough = fusion.apply(x, fusion.condition(z), Segments(rows, count))
     torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.1)
-    for a, b in zip(*(torch.autograd.grad(y.float().sum(), [x, z, *fusion.parameters()]) for y in (rough, exact)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad(y.float().sum(), [x, z, *fusion.parameters()]) for y in (rough, exact)), strict=True
+    ):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.2)
 

@@ -16,7 +16,7 @@ from agents.fusion import identity_segments
 from agents.learner import OPTIMIZERS, Learner, NonFiniteError
 from agents.popart import PopArt, sigma
 from agents.runtime.base import Positions
-from agents.trajectory import OBSERVED, Trajectory
+from agents.trajectory import OBSERVED, Trajectory, minibatches
 from conf.schema import compose_train
 from envs.suites import make_spec
 
@@ -75,7 +75,11 @@ def expected_losses(learner: Learner, batch: Trajectory, config: dict[str, float
     task = batch["task"].numpy()
     scale, shift = sigma(learner.popart).numpy()[task], learner.popart.mu.numpy()[task]
     values = scale * normalised + shift
-    log_policy = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) - logits.max(-1, keepdims=True)
+    log_policy = (
+        logits
+        - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - logits.max(-1, keepdims=True)
+    )
     data = {key: value.numpy() for key, value in batch.items()}
     totals = {"loss/policy": 0.0, "loss/baseline": 0.0, "loss/entropy": 0.0}
     for b in range(B):
@@ -102,7 +106,13 @@ def expected_losses(learner: Learner, batch: Trajectory, config: dict[str, float
 @pytest.mark.parametrize("fusion", ["film", "mi"])
 def test_the_loss_is_the_formula(fusion: str, reduction: str) -> None:
     learner = make_learner(
-        fusion=fusion, reduction=reduction, popart_step_size=0.0, discounting=0.9, reward_clip=0.7, entropy_cost=0.03, baseline_cost=0.4
+        fusion=fusion,
+        reduction=reduction,
+        popart_step_size=0.0,
+        discounting=0.9,
+        reward_clip=0.7,
+        entropy_cost=0.03,
+        baseline_cost=0.4,
     )
     learner.popart = PopArt(torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.5, 5.0, 4.5]))
     batch = make_batch(learner)
@@ -202,7 +212,8 @@ def spoiled(batch: Trajectory, key: str, value: float) -> Trajectory:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
-    ("key", "value"), [("reward", math.inf), ("reward", math.nan), ("behaviour_log_probs", math.nan), ("vector", math.inf)]
+    ("key", "value"),
+    [("reward", math.inf), ("reward", math.nan), ("behaviour_log_probs", math.nan), ("vector", math.inf)],
 )
 def test_a_batch_that_is_not_finite_changes_nothing(optimizer: str, key: str, value: float) -> None:
     learner, other = (make_learner(optimizer=optimizer, reward_clip=0.0, popart_step_size=0.1) for _ in range(2))
@@ -226,7 +237,7 @@ def test_too_many_refusals_in_a_row_are_an_error() -> None:
         learner.step(batch)
     assert learner.state.refused == 4
     before = flat(learner)
-    with pytest.raises(NonFiniteError, match="3 updates in a row.*learner.learning_rate"):
+    with pytest.raises(NonFiniteError, match=r"3 updates in a row.*learner\.learning_rate"):
         learner.step(bad)
     assert torch.equal(flat(learner), before)
 
@@ -254,6 +265,28 @@ def test_the_learning_rate_falls_to_zero_with_the_steps() -> None:
         assert learner.state.steps == steps
         assert learner.current_learning_rate == pytest.approx(0.2 * max(0.0, 1 - steps / 100))
     assert steps > 100
+
+
+def test_another_pass_over_a_batch_learns_and_counts_no_steps() -> None:
+    learner = make_learner()
+    batch = make_batch(learner)
+    learner.step(batch)
+    before, state = flat(learner), learner.state
+    learner.step(batch, fresh=False)
+    assert not torch.equal(flat(learner), before)
+    assert learner.state == state._replace(updates=2)
+
+
+def test_learns_from_part_of_a_batch() -> None:
+    """Views of columns, as minibatches makes them, are as good as arrays of their own."""
+    results = []
+    for copy in (False, True):
+        learner = make_learner()
+        for part in minibatches(make_batch(learner), B // 2):
+            learner.step({key: value.clone() for key, value in part.items()} if copy else part)
+        results.append(everything(learner))
+    assert learner.state.updates == 2
+    assert results[0] == results[1]
 
 
 def test_without_annealing_the_rate_stays() -> None:
@@ -295,9 +328,12 @@ def test_a_saved_learner_goes_on_exactly(optimizer: str) -> None:
 def train(seed: int, updates: int) -> Tensor:
     """A short serial run on tasks with and without memory."""
     config = compose_train(
-        ["env=conditional", "env.tasks=[map-0,map-1,memory-0,memory-1]", "context=task", "fusion=mi", "core=lstm", "runtime=serial"]
-        + ["fusion.sites=[core_input,policy,value]", "fusion.size=8", "core.size=8", "torso.hidden=[8]", "precision=fp32"]
-        + ["runtime.slots_per_actor=8", "runtime.num_actors=2", "learner.batch_size=16", "learner.unroll_length=6", f"seed={seed}"]
+        [
+            *("env=conditional", "env.tasks=[map-0,map-1,memory-0,memory-1]", "context=task", "fusion=mi", "core=lstm"),
+            *("fusion.sites=[core_input,policy,value]", "fusion.size=8", "core.size=8", "torso.hidden=[8]"),
+            *("runtime=serial", "precision=fp32", "runtime.slots_per_actor=8", "runtime.num_actors=2"),
+            *("learner.batch_size=16", "learner.unroll_length=6", f"seed={seed}"),
+        ]
     )
     torch.manual_seed(config.seed)
     env = make_spec(config.env)

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from fakes import fake_batch, fake_config, fake_env, fake_network
 from torch import Tensor
 
 from agents.fusion import FUSIONS, SITES, Segments
@@ -15,7 +16,6 @@ from agents.network.context import CONTEXTS, distinct_rows
 from agents.network.core import CORES
 from agents.network.heads import ActionMask, ValueHead
 from agents.trajectory import OBSERVED, Trajectory
-from fakes import fake_batch, fake_config, fake_env, fake_network
 
 T, B = 7, 4
 SUBSETS = [subset for count in range(len(SITES) + 1) for subset in itertools.combinations(SITES, count)]

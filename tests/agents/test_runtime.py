@@ -20,7 +20,7 @@ from agents.runtime.base import ActorError, Batch, Runtime, allocate, concatenat
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers, check_shared_memory
 from agents.runtime.local import LocalRuntime
 from agents.runtime.serial import SerialRuntime
-from agents.trajectory import PER_COLUMN, Trajectory, trajectory_spec
+from agents.trajectory import PER_COLUMN, Trajectory, minibatches, trajectory_spec
 from envs.errors import InputError
 
 T = 7
@@ -106,6 +106,11 @@ def learn(network: Any, runtime: Runtime, version: int) -> None:
     runtime.publish(version)
 
 
+def collect(runtime: Runtime, times: int) -> None:
+    for _ in range(times):
+        runtime.collect()
+
+
 @pytest.mark.parametrize("name", sorted(RUNTIMES))
 def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
     network = CountingNetwork()
@@ -135,7 +140,9 @@ def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
 
 def test_one_actor_is_never_further_ahead_than_its_buffers() -> None:
     network = CountingNetwork()
-    runtime = LocalRuntime(MakeCountingActor(first_episode=5), network, SPEC, num_actors=1, unrolls_per_batch=1, version=100)
+    runtime = LocalRuntime(
+        MakeCountingActor(first_episode=5), network, SPEC, num_actors=1, unrolls_per_batch=1, version=100
+    )
     found = []
     try:
         for updates in range(100, 120):
@@ -153,9 +160,8 @@ def test_one_actor_is_never_further_ahead_than_its_buffers() -> None:
 def test_an_actor_that_raises_is_reported_with_its_traceback() -> None:
     runtime = local(MakeCountingActor(fault="raise"), CountingNetwork(), 1, 1)
     try:
-        with pytest.raises(ActorError, match="(?s)actor 0.*Traceback.*counting.py.*broke as it was told"):
-            for _ in range(10):
-                runtime.collect()
+        with pytest.raises(ActorError, match=r"(?s)actor 0.*Traceback.*counting\.py.*broke as it was told"):
+            collect(runtime, 10)
     finally:
         runtime.close()
 
@@ -164,8 +170,7 @@ def test_an_actor_that_vanishes_is_reported_with_its_exit_code() -> None:
     runtime = local(MakeCountingActor(fault="exit"), CountingNetwork(), 2, 1)
     try:
         with pytest.raises(ActorError, match=r"actor [01].*17"):
-            for _ in range(20):
-                runtime.collect()
+            collect(runtime, 20)
     finally:
         runtime.close()
 
@@ -173,8 +178,7 @@ def test_an_actor_that_vanishes_is_reported_with_its_exit_code() -> None:
 def test_a_serial_actor_that_raises_is_not_hidden() -> None:
     runtime = serial(MakeCountingActor(fault="raise"), CountingNetwork(), 1, 1)
     with pytest.raises(Exception, match="broke as it was told"):
-        for _ in range(10):
-            runtime.collect()
+        collect(runtime, 10)
     runtime.close()
     runtime.close()
 
@@ -209,7 +213,9 @@ def test_buffers_are_not_overwritten_by_what_comes_next() -> None:
     for key, value in kept.items():
         torch.testing.assert_close(first[key], value, equal_nan=True)
     for key in ("vector", "instruction", "reset", "last_action", "last_reward"):
-        assert torch.equal(first[key][-1], second[key][0]), "the last observation of one unroll is the first of the next"
+        assert torch.equal(first[key][-1], second[key][0]), (
+            "the last observation of one unroll is the first of the next"
+        )
     assert int(first["last_action"].max()) == NUM_ACTIONS
 
 
@@ -224,6 +230,17 @@ def test_concatenate_joins_columns() -> None:
     assert joined["vector"].shape == (T + 1, 3 * SLOTS, 3)
     assert joined["core_state"].tolist() == [[n, n] for n in (0, 0, 0, 1, 1, 1, 2, 2, 2)]
     assert joined["action"][0].tolist() == joined["episode"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 6, 50])
+def test_minibatches_are_the_columns_in_order(columns: int) -> None:
+    whole = allocate(trajectory_spec(COUNTING, T, 6, STATE_SIZE))
+    for value in whole.values():
+        value.copy_(torch.arange(value.numel()).view(value.shape) % 97)
+    parts = list(minibatches(whole, columns))
+    assert len(parts) == max(1, 6 // columns)
+    joined = concatenate(parts)
+    assert all(torch.equal(joined[key], value) for key, value in whole.items())
 
 
 def test_buffers_share_their_memory_when_pickled() -> None:

@@ -27,7 +27,9 @@ def random_inputs(seed: int, length: int, discounting: float = 0.9) -> dict[str,
     return {key: torch.from_numpy(value) for key, value in arrays.items()}
 
 
-def truth(inputs: dict[str, torch.Tensor], clip_rho: float, clip_c: float, clip_pg_rho: float, lambda_: float) -> VTrace:
+def truth(
+    inputs: dict[str, torch.Tensor], clip_rho: float, clip_c: float, clip_pg_rho: float, lambda_: float
+) -> VTrace:
     """Equation 1 as a sum over t for every s, each factor written out. No recursion, no mask."""
     log_rhos, discounts, rewards, values, bootstrap = (inputs[key].numpy() for key in inputs)
     length, columns = rewards.shape

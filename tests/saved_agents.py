@@ -1,0 +1,40 @@
+"""Checkpoints to evaluate: of small agents that were never trained, and damaged copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents import builder
+from agents.checkpoint import save_checkpoint
+from agents.metrics import Statistics
+from agents.run_folder import snapshot
+from agents.runtime.base import Positions
+from conf.schema import compose_train
+from envs.suites import make_spec
+
+SMALL = ["core.size=16", "fusion.size=16", "torso.hidden=[16]", "runtime=serial"]
+CONDITIONAL = ["env=conditional", "env.tasks=[map-0,map-1,memory-0]", "context=task"]
+
+Damage = Callable[[dict[str, Any]], object]
+
+
+def make_checkpoint(folder: Path, *overrides: str) -> Path:
+    """A checkpoint of a fresh, untrained agent."""
+    config = compose_train([*SMALL, *overrides])
+    env = make_spec(config.env)
+    torch.manual_seed(config.seed)
+    learner = builder.build_learner(config, env, builder.build_network(config, env))
+    content = snapshot(config, env, learner, Statistics(env.tasks), Positions(), 0.0)
+    return save_checkpoint(folder, 0, content, keep=1)
+
+
+def damaged(checkpoint: Path, path: Path, damage: Damage) -> Path:
+    """A copy of `checkpoint` whose content `damage` has changed."""
+    content = torch.load(checkpoint, weights_only=True)
+    damage(content)
+    torch.save(content, path)
+    return path

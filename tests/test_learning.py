@@ -1,0 +1,63 @@
+"""Learning itself, on tasks that separate fusions by what they can represent."""
+
+from __future__ import annotations
+
+import torch
+
+from agents.builder import build_learner, build_network, build_runtime
+from agents.runtime.base import Positions
+from conf.schema import compose_train
+from envs.suites import make_spec
+
+# Only the policy head hears of the task, behind features of x alone. With `concat` the logits are f(x) + g(task), which ranks the
+# actions of one x alike in all tasks but for a shift; `mi` gives every task a linear map of its own.
+RECIPE = [
+    *(
+        "env=conditional",
+        "env.tasks=[map]",
+        "context=task",
+        "context.task_encoding=one_hot",
+        "torso=mlp",
+        "torso.hidden=[]",
+    ),
+    *(
+        "core=feedforward",
+        "core.size=64",
+        "fusion.sites=[policy]",
+        "runtime=serial",
+        "runtime.num_actors=1",
+        "precision=fp32",
+    ),
+    *("runtime.slots_per_actor=256", "learner.batch_size=256", "learner.unroll_length=8", "learner.popart=false"),
+    *("learner.optimizer=adam", "learner.learning_rate=0.04", "learner.epsilon=1e-5", "learner.entropy_cost=1e-3"),
+    *("total_frames=500000", "seed=0"),
+]
+LAST_UPDATES = 20
+"""About 20,000 episodes: the standard error of their mean return is below 0.004."""
+
+
+def train(fusion: str) -> float:
+    """Return of the last episodes, over all tasks alike."""
+    config = compose_train([*RECIPE, f"fusion={fusion}"])
+    torch.manual_seed(config.seed)
+    env = make_spec(config.env)
+    network = build_network(config, env)
+    learner = build_learner(config, env, network)
+    runtime = build_runtime(config, env, network, Positions(), 0)
+    returns: list[float] = []
+    while learner.state.steps < config.total_frames:
+        trajectory = runtime.collect().trajectory
+        learner.step(trajectory)
+        runtime.publish(learner.state.updates)
+        ended = trajectory["episode_return"].nan_to_num(-1) >= 0
+        task = trajectory["task"][:-1]
+        means = [trajectory["episode_return"][ended & (task == number)].mean() for number in range(len(env.tasks))]
+        returns.append(float(torch.stack(means).mean()))
+    runtime.close()
+    return sum(returns[-LAST_UPDATES:]) / LAST_UPDATES
+
+
+def test_mi_solves_what_linear_concat_cannot() -> None:
+    """Optimal is 1. Seeds 0, 1, 2 gave 0.97 for mi, and 0.52 to 0.53 for concat however long it is trained."""
+    assert train("mi") >= 0.95
+    assert train("concat") < 0.7
