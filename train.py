@@ -83,6 +83,12 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
             content = snapshot(config, env, learner, statistics, runtime.positions, clock.seconds)
             save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
 
+        def report() -> None:
+            row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
+            log.write(row, tasks)
+            display.update(row, tasks)
+
+        losses: dict[str, torch.Tensor] = {}
         try:
             while learner.state.steps * env.action_repeat < config.total_frames and not interruption.wanted:
                 batch = None
@@ -98,11 +104,10 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 statistics.update(batch.trajectory)
                 clock.tick(batch, updates, learner.state)
                 if clock.due("log", config.log_seconds):
-                    row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
-                    log.write(row, tasks)
-                    display.update(row, tasks)
+                    report()
                 if clock.due("checkpoint", config.checkpoint_seconds):
                     save()
+            report()
             save()
         except (ActorError, NonFiniteError):
             # The learner stands between two updates: nothing of what it has learned is lost.

@@ -110,14 +110,22 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "metrics.jsonl"
+        self._last = 0.0
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _updates_of(line) <= updates]
             write_whole(path, "".join(line + "\n" for line in kept))
+            self._last = max(map(_updates_of, kept), default=0.0)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
 
     def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]]) -> None:
-        """One log step: `row` from Clock.row, `tasks` from Statistics.summary. NaN is left out, because JSON has none."""
+        """One log step: `row` from Clock.row, `tasks` from Statistics.summary. NaN is left out, because JSON has none.
+
+        A row for updates that have one already is dropped: an end may fall on a log step.
+        """
+        if row["updates"] <= self._last:
+            return
+        self._last = row["updates"]
         row = row | {f"tasks/{task}/{key}": value for task, values in tasks.items() for key, value in values.items()}
         row = {key: value for key, value in row.items() if not math.isnan(value)}
         self._file.write(json.dumps(row) + "\n")

@@ -19,14 +19,15 @@ from agents.learner import Learner
 from agents.runtime.base import Positions
 from agents.runtime.process import configure_process
 from agents.runtime.serial import SerialRuntime
-from agents.trajectory import Trajectory, trajectory_spec
+from agents.trajectory import Trajectory, minibatches, trajectory_spec
 from conf.schema import TrainConfig, compose_train
 from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec
 
-BATCHES = 5
+BATCHES = 8
 """Updates in one turn."""
+WARM_UP_UNROLLS = 4
 ROUNDS = 7
 REFERENCE = "concat"
 
@@ -87,12 +88,16 @@ def collect(config: TrainConfig, env: EnvSpec) -> list[Trajectory]:
     spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
     runtime = SerialRuntime(factory, network, spec, num_actors=1, unrolls_per_batch=builder.unrolls_per_batch(config))
     try:
-        batches = [
-            {key: value.clone() for key, value in runtime.collect().trajectory.items()} for _ in range(2 * BATCHES)
-        ]
+        for _ in range(WARM_UP_UNROLLS):
+            runtime.collect()
+        columns = builder.batch_columns(config)
+        batches: list[Trajectory] = []
+        while len(batches) < BATCHES:
+            parts = minibatches(runtime.collect().trajectory, columns)
+            batches += [{key: value.clone() for key, value in part.items()} for part in parts]
     finally:
         runtime.close()
-    return batches[BATCHES:]
+    return batches[:BATCHES]
 
 
 def make_learner(config: TrainConfig, env: EnvSpec) -> Learner:

@@ -185,7 +185,7 @@ class EvaluateConfig:
         seed: root of the evaluation seeds, which are disjoint from all training seeds.
         output: file for the result; empty = evaluation.json beside the checkpoint's run.
         engine: engine of the environments, as env.engine; empty = as in training.
-        threads: compute threads; 0 = all cores.
+        threads: compute threads; 0 = all cores, which pays for large networks only.
     """
 
     run: str = ""
@@ -198,7 +198,7 @@ class EvaluateConfig:
     seed: int = 0
     output: str = ""
     engine: str = ""
-    threads: int = 0
+    threads: int = 1
 
 
 MAY_CHANGE_ON_RESUME = (

@@ -1,4 +1,4 @@
-"""evaluate.py: which episodes are counted, what is written, and what is refused."""
+"""evaluate.py: which episodes are counted, of which tasks, and what is written."""
 
 from __future__ import annotations
 

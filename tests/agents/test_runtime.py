@@ -281,13 +281,15 @@ class Uniform(nn.Module):
 
 
 def publish_until(weights: SharedWeights, stop: Event) -> None:
-    """Weights that are all equal to their version, one version after the other, as fast as they go."""
+    """Weights that are all equal to their version, in bursts: a writer that never pauses would leave a reader little to read."""
     torch.set_num_threads(1)
     network, version = Uniform(), 0
     while not stop.is_set():
         version += 1
         network.fill(version)
         weights.publish(network, version)
+        if version % 8 == 0:
+            stop.wait(0.001)
 
 
 def test_weights_are_never_read_half_written() -> None:
