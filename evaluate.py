@@ -16,7 +16,8 @@ from agents.evaluation import evaluation_spec, load_agent, make_actor, play, quo
 from agents.evaluation_report import home, prepare_output, report, table, write_report
 from agents.runtime.process import configure_process
 from agents.video import check_video, file_names, record
-from conf.schema import EvaluateConfig, compose_evaluate, to_dict
+from conf.loading import compose_evaluate, to_dict
+from conf.schema import EvaluateConfig
 from envs.errors import InputError
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130

@@ -29,7 +29,8 @@ from agents.run_folder import (
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process
 from agents.trajectory import minibatches
-from conf.schema import TrainConfig, changed_keys, compose_train, train_keys
+from conf.loading import changed_keys, compose_train, train_keys
+from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec
@@ -40,10 +41,11 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if "--help" in arguments or "-h" in arguments:
-        print(__doc__, *(f"  {key}={value}" for key, value in train_keys().items()), sep="\n")
-        return DONE
     try:
+        if {"--help", "-h"} & set(arguments):
+            keys = train_keys([argument for argument in arguments if not argument.startswith("-")])
+            print(__doc__, *(f"  {key}={value}" for key, value in keys.items()), sep="\n")
+            return DONE
         config = compose_train(arguments)
         config.run = config.run or default_run(config)
         if config.resume and holds_run(Path(config.run)):

@@ -29,7 +29,9 @@ class Actor:
         env_seconds, inference_seconds: time that the last unroll spent in the environment and in the policy.
     """
 
-    def __init__(self, env: SuiteVectorEnv, policy: Policy, num_actions: int, *, seed: tuple[int, ...], unrolls: int = 0) -> None:
+    def __init__(
+        self, env: SuiteVectorEnv, policy: Policy, num_actions: int, *, seed: tuple[int, ...], unrolls: int = 0
+    ) -> None:
         self.env = env
         self.policy = policy
         self.num_actions = num_actions

@@ -33,7 +33,9 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         InputError: the configuration does not fit the observations of the tasks.
     """
     if config.context.name in ("instruction", "both") and not env.instruction_length:
-        raise InputError(f"context={config.context.name} needs instructions and env={env.suite} has none: use context=task.")
+        raise InputError(
+            f"context={config.context.name} needs instructions and env={env.suite} has none: use context=task."
+        )
     torso = build_torso(config.torso.name, env, size=config.torso.size, hidden=config.torso.hidden)
     context = ContextEncoder(
         config.context.name,
@@ -180,7 +182,9 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
     return rows
 
 
-def build_runtime(config: TrainConfig, env: EnvSpec, network: AgentNetwork, positions: Positions, version: int) -> Runtime:
+def build_runtime(
+    config: TrainConfig, env: EnvSpec, network: AgentNetwork, positions: Positions, version: int
+) -> Runtime:
     """The runtime of the configuration, its actors started. `version` numbers the weights that `network` has."""
     actors, width = num_actors(config), config.runtime.slots_per_actor
     factory = ActorFactory(config=config, env=env, positions=positions)

@@ -84,7 +84,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"checkpoint {path} holds more than tensors and plain data and was not loaded: do not trust it.") from error
+        raise InputError(
+            f"checkpoint {path} holds more than tensors and plain data and was not loaded: do not trust it."
+        ) from error
     except Exception as error:
         # torch reports a damaged archive in many ways; none of them is the program's fault.
         raise InputError(f"checkpoint {path} is damaged ({type(error).__name__}): use an earlier one.") from error
@@ -124,7 +126,9 @@ def env_from_dict(data: dict[str, Any]) -> EnvSpec:
             }
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"the checkpoint's description of its environments is damaged ({error}): use an earlier one.") from error
+        raise InputError(
+            f"the checkpoint's description of its environments is damaged ({error}): use an earlier one."
+        ) from error
 
 
 def _sync_directory(folder: Path) -> None:

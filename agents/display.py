@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from agents.metrics import mean_over_tasks
+
 _PLAIN_SECONDS = 10.0
 
 
@@ -47,7 +49,9 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
 
@@ -70,7 +74,8 @@ class Display:
         """The result line."""
         how = "finished" if figures["finished"] else "interrupted and saved"
         tasks = "  ".join(
-            f"{task} {values.get('return', math.nan):.3f}" + (f" ({values['success']:.1%})" if "success" in values else "")
+            f"{task} {values.get('return', math.nan):.3f}"
+            + (f" ({values['success']:.1%})" if "success" in values else "")
             for task, values in figures["tasks"].items()
         )
         self.say(
@@ -94,10 +99,13 @@ class Display:
         elif time.monotonic() - self._plain_at >= _PLAIN_SECONDS or frames >= self._total:
             self._plain_at = time.monotonic()
             shown = "  ".join(
-                f"{task} {values.get('return', math.nan):.2f}" + (f" ({values['success']:.0%})" if "success" in values else "")
+                f"{task} {values.get('return', math.nan):.2f}"
+                + (f" ({values['success']:.0%})" if "success" in values else "")
                 for task, values in tasks.items()
             )
-            self.say(f"{frames:,}/{self._total:,} frames  {speed:,.0f}/s  lag {row['policy_lag_mean']:.1f}  {_clock(left)} left  {shown}")
+            self.say(
+                f"{frames:,}/{self._total:,} frames  {speed:,.0f}/s  lag {row['policy_lag_mean']:.1f}  {_clock(left)} left  {shown}"
+            )
 
 
 def _line(row: dict[str, float]) -> RenderableType:
@@ -115,16 +123,19 @@ def _table(tasks: dict[str, dict[str, float]]) -> Table:
     for name in ("return", "success", "length", "episodes", "frames"):
         table.add_column(name, justify="right")
     for task, values in tasks.items():
-        success = f"{values['success']:.1%}" if "success" in values else "-"
-        table.add_row(
-            task,
-            f"{values['return']:.3f}" if "return" in values else "-",
-            success,
-            f"{values['length']:.1f}" if "length" in values else "-",
-            f"{int(values['episodes']):,}",
-            f"{int(values['frames']):,}",
-        )
+        table.add_row(task, *_means(values), f"{int(values['episodes']):,}", f"{int(values['frames']):,}")
+    if len(tasks) > 1:
+        table.add_row("mean over tasks", *_means(mean_over_tasks(tasks)), "", "", style="bold")
     return table
+
+
+def _means(values: dict[str, float]) -> tuple[str, str, str]:
+    """Return, success and length as the table shows them."""
+    return (
+        f"{values['return']:.3f}" if "return" in values else "-",
+        f"{values['success']:.1%}" if "success" in values else "-",
+        f"{values['length']:.1f}" if "length" in values else "-",
+    )
 
 
 def _clock(seconds: float) -> str:

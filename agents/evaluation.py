@@ -23,7 +23,8 @@ from agents.network.agent import AgentNetwork
 from agents.policy import Policy
 from agents.runtime.base import allocate
 from agents.trajectory import trajectory_spec
-from conf.schema import EvaluateConfig, TrainConfig, train_from_dict
+from conf.loading import train_from_dict
+from conf.schema import EvaluateConfig, TrainConfig
 from envs.errors import InputError
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split

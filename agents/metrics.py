@@ -91,10 +91,10 @@ class Statistics:
             statistics.recent = deque(((r, s, int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
 
 
-def mean_over_tasks(summary: dict[str, dict[str, float]], key: str) -> float:
-    """Mean over tasks of one entry of `Statistics.summary`; NaN unless every task has it."""
-    values = [row.get(key, math.nan) for row in summary.values()]
-    return sum(values) / len(values)
+def mean_over_tasks(summary: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Means over tasks of `return`, `success` and `length` of `Statistics.summary`; only what every task has."""
+    keys = [key for key in ("return", "success", "length") if all(key in row for row in summary.values())]
+    return {key: sum(row[key] for row in summary.values()) / len(summary) for key in keys}
 
 
 class MetricsLog:
@@ -127,6 +127,7 @@ class MetricsLog:
             return
         self._last = row["updates"]
         row = row | {f"tasks/{task}/{key}": value for task, values in tasks.items() for key, value in values.items()}
+        row |= {f"mean/{key}": value for key, value in mean_over_tasks(tasks).items()}
         row = {key: value for key, value in row.items() if not math.isnan(value)}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()

@@ -16,9 +16,10 @@ from agents.checkpoint import env_from_dict, env_to_dict, list_checkpoints, load
 from agents.clock import Clock
 from agents.files import write_whole
 from agents.learner import Learner
-from agents.metrics import Statistics
+from agents.metrics import Statistics, mean_over_tasks
 from agents.runtime.base import Positions
-from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig, flatten, load_train, save_train, to_dict, train_from_dict
+from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
+from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 
@@ -41,7 +42,7 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
 
     Args:
         config: from the command line.
-        given: dotted keys that the command line sets (conf.schema.changed_keys).
+        given: dotted keys that the command line sets (conf.loading.changed_keys).
 
     Raises:
         InputError: `given` asks for another experiment, with both values of each key.
@@ -107,7 +108,7 @@ def result(
     learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, *, interrupted: bool
 ) -> dict[str, Any]:
     """The figures of result.json: counters, steady speed, parameters, and each task's last episodes."""
-    state = learner.state
+    state, tasks = learner.state, statistics.summary(env.action_repeat)
     return {
         "finished": not interrupted,
         "updates": state.updates,
@@ -117,7 +118,8 @@ def result(
         "seconds": clock.seconds,
         "frames_per_second": clock.steady_frames_per_second,
         "parameters": learner.network.num_parameters,
-        "tasks": statistics.summary(env.action_repeat),
+        "tasks": tasks,
+        "mean": mean_over_tasks(tasks),
     }
 
 
@@ -146,8 +148,12 @@ def _git_state() -> dict[str, Any]:
     """Commit of the code and whether it was changed since; empty outside a checkout."""
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=False)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10, check=False)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=False
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())} if commit.returncode == 0 else {}
@@ -158,13 +164,13 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=2) + "\n")
-
-
 
 
 def snapshot(
@@ -206,4 +212,6 @@ def restore(
         return float(content["seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"resume=true: the checkpoint does not fit its configuration ({reason}): use an earlier one.") from error
+        raise InputError(
+            f"resume=true: the checkpoint does not fit its configuration ({reason}): use an earlier one."
+        ) from error

@@ -47,7 +47,9 @@ PER_COLUMN = ("core_state", "episode")
 def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_size: int) -> dict[str, ArraySpec]:
     """Shape and dtype of every array of a trajectory of `slots` columns."""
     observed, between = (unroll_length + 1, slots), (unroll_length, slots)
-    spec = {key: ArraySpec(shape=(*observed, *array.shape), dtype=array.dtype) for key, array in env.observation.items()}
+    spec = {
+        key: ArraySpec(shape=(*observed, *array.shape), dtype=array.dtype) for key, array in env.observation.items()
+    }
     if env.instruction_length:
         spec["instruction"] = ArraySpec(shape=(*observed, env.instruction_length), dtype="int32")
     spec |= {

@@ -20,7 +20,8 @@ from agents.runtime.base import Positions
 from agents.runtime.process import configure_process
 from agents.runtime.serial import SerialRuntime
 from agents.trajectory import Trajectory, minibatches, trajectory_spec
-from conf.schema import TrainConfig, compose_train
+from conf.loading import compose_train
+from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec

@@ -13,7 +13,7 @@ from agents.checkpoint import save_checkpoint
 from agents.metrics import Statistics
 from agents.run_folder import snapshot
 from agents.runtime.base import Positions
-from conf.schema import compose_train
+from conf.loading import compose_train
 from envs.suites import make_spec
 
 SMALL = ["core.size=16", "fusion.size=16", "torso.hidden=[16]", "runtime=serial"]

@@ -16,9 +16,7 @@ from agents.fusion import FUSIONS, SITES
 from agents.network.context import CONTEXTS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
-from conf.schema import (
-    RUNTIMES,
-    TrainConfig,
+from conf.loading import (
     changed_keys,
     compose_evaluate,
     compose_train,
@@ -28,6 +26,7 @@ from conf.schema import (
     train_from_dict,
     train_keys,
 )
+from conf.schema import RUNTIMES, TrainConfig
 from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec
 from envs.suites import SUITES, make_spec
@@ -185,7 +184,7 @@ def test_the_value_head_has_one_output_for_each_task_with_popart() -> None:
 
 
 def test_every_key_is_listed_with_its_default() -> None:
-    keys = train_keys()
+    keys = train_keys([])
     assert {
         "fusion.name",
         "fusion.sites",
@@ -366,6 +365,6 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_every_option_can_be_compared_and_is_plain_data() -> None:
     plain = (bool, int, float, str, list)
-    for key, value in train_keys().items():
+    for key, value in train_keys([]).items():
         assert isinstance(value, plain), key
     assert all(dataclasses.is_dataclass(suite.config) for suite in SUITES.values())

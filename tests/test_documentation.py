@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agents.fusion import FUSIONS, SITES
-from conf.schema import EvaluateConfig, compose_train, flatten, to_dict
+from conf.loading import compose_train, flatten, to_dict
+from conf.schema import EvaluateConfig
 from envs.suites import SUITES
 
 ROOT = Path(__file__).parents[1]

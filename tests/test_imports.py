@@ -68,6 +68,7 @@ def test_the_rules_see_the_whole_program() -> None:
         "agents/learner.py",
         "agents/runtime/local.py",
         "agents/fusion/base.py",
+        "conf/loading.py",
         "conf/schema.py",
     } <= TREES.keys()
     assert "agents.popart.PopArt" in set(imports("agents/learner.py"))

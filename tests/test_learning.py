@@ -6,7 +6,7 @@ import torch
 
 from agents.builder import build_learner, build_network, build_runtime
 from agents.runtime.base import Positions
-from conf.schema import compose_train
+from conf.loading import compose_train
 from envs.suites import make_spec
 
 # Only the policy head hears of the task, behind features of x alone. With `concat` the logits are f(x) + g(task), which ranks the

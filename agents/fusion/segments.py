@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-
 # Mean number of samples per context below which the loop over contexts costs more than copying the matrices.
 _SMALL_GROUP = 4
 

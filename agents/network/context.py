@@ -119,9 +119,7 @@ class ContextEncoder(nn.Module):
         tokens = rows[:, int(self.reads_task) :] if self.reads_instruction else np.zeros((len(rows), 0), np.int32)
         used = np.flatnonzero(tokens.any(axis=0))
         length = int(used[-1]) + 1 if len(used) else 0
-        return Contexts(
-            torch.from_numpy(task.astype(np.int64)), torch.from_numpy(tokens[:, :length].astype(np.int64))
-        )
+        return Contexts(torch.from_numpy(task.astype(np.int64)), torch.from_numpy(tokens[:, :length].astype(np.int64)))
 
 
 def distinct_rows(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -161,7 +161,9 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
     shape = env.observation["image"].shape
     smallest = {"grid": 4, "shallow": 20, "deep": 1}[name]
     if min(shape[:2]) < smallest:
-        raise InputError(f"torso={name} needs images of at least {smallest}x{smallest} and env={env.suite} has {shape}.")
+        raise InputError(
+            f"torso={name} needs images of at least {smallest}x{smallest} and env={env.suite} has {shape}."
+        )
     if name == "grid":
         return GridTorso(shape, env.symbol_counts, vector_size, size=size)
     return {"shallow": ShallowTorso, "deep": DeepTorso}[name](shape, vector_size, size=size)

@@ -181,9 +181,7 @@ def _run_actor(
                 version = weights.read(actor.policy.network)
                 actor.policy.weights_changed()
             actor.unroll(buffers[number])
-            connection.send(
-                _Finished(number, version, actor.unrolls, actor.env_seconds, actor.inference_seconds)
-            )
+            connection.send(_Finished(number, version, actor.unrolls, actor.env_seconds, actor.inference_seconds))
         actor.close()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # The learner is gone: there is nobody to tell.
@@ -191,5 +189,3 @@ def _run_actor(
     except Exception:
         with contextlib.suppress(OSError):
             connection.send(_Failed(traceback.format_exc()))
-
-

@@ -17,7 +17,7 @@ from agents.learner import OPTIMIZERS, Learner, NonFiniteError
 from agents.popart import PopArt, sigma
 from agents.runtime.base import Positions
 from agents.trajectory import OBSERVED, Trajectory, minibatches
-from conf.schema import compose_train
+from conf.loading import compose_train
 from envs.suites import make_spec
 
 ENV = fake_env()

@@ -1,0 +1,176 @@
+"""The one way from the command line or a saved file to checked, plain configuration objects, and back to a file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from agents.files import write_whole
+from conf.schema import EvaluateConfig, TrainConfig, check_train, require
+from envs.errors import InputError, unknown_name
+from envs.suites import SUITES
+
+Config = TypeVar("Config")
+
+
+def _store_schemas() -> None:
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    for name, suite in SUITES.items():
+        store.store(group="env", name=f"{name}_schema", node=suite.config)
+
+
+def compose_train(overrides: Sequence[str]) -> TrainConfig:
+    """The configuration of `python train.py <overrides>`, checked.
+
+    Raises:
+        InputError: an unknown key or name, a value of the wrong type or out of range.
+    """
+    config = _to_object(_compose("train", overrides), TrainConfig)
+    check_train(config)
+    return config
+
+
+def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
+    """The configuration of `python evaluate.py <overrides>`, checked; InputError as `compose_train`."""
+    config = _to_object(_compose("evaluate", overrides), EvaluateConfig)
+    if not config.run:
+        raise InputError("run= is missing: give the run folder or the checkpoint file to evaluate.")
+    require(config, {"episodes": 1, "slots": 0, "video_episodes": 1, "threads": 0, "seed": 0}, "")
+    return config
+
+
+def train_keys(overrides: Sequence[str]) -> dict[str, Any]:
+    """Every key of `python train.py <overrides>` with its value, dotted."""
+    return flatten(OmegaConf.to_container(_compose("train", overrides)))
+
+
+def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
+    """Dotted keys that `overrides` set, with their values: those that differ from the defaults, and those named outright."""
+    given = flatten(OmegaConf.to_container(_compose("train", overrides)))
+    default = flatten(OmegaConf.to_container(_compose("train", [])))
+    # A value that happens to be the default was still asked for: `seed=0` must not pass silently for a run of seed 1.
+    named = {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
+    return {
+        key: value
+        for key, value in given.items()
+        if key in named or key.removesuffix(".name") in named or key not in default or default[key] != value
+    }
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested data of a config object."""
+    return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
+
+
+def train_from_dict(data: Any, source: str) -> TrainConfig:
+    """A saved configuration, merged into the schema again and checked. `source` names it in messages.
+
+    Raises:
+        InputError: it is not a configuration of this program.
+    """
+    problem = f"{source} does not hold a configuration of this version of mimpala"
+    if not isinstance(data, dict) or not isinstance(data.get("env"), dict):
+        raise InputError(f"{problem}: it has no `env`.")
+    if "${" in repr(data):
+        raise InputError(f"{problem}: interpolations (${{...}}) are not read from files.")
+    name = data["env"].get("name")
+    if not isinstance(name, str) or name not in SUITES:
+        raise unknown_name(f"{source}: env.name", name, SUITES)
+    try:
+        schema = OmegaConf.structured(TrainConfig)
+        schema.env = OmegaConf.structured(SUITES[name].config)
+        merged = OmegaConf.merge(schema, OmegaConf.create(data))
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise InputError(f"{problem}: {_first_line(error)}.") from error
+    config = _to_object(merged, TrainConfig)
+    check_train(config)
+    return config
+
+
+def load_train(path: Path) -> TrainConfig:
+    """Reads a config.yaml; InputError when it cannot be read or is not one."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {_first_line(error)}.") from error
+    return train_from_dict(data, str(path))
+
+
+def save_train(config: TrainConfig, path: Path) -> None:
+    """Writes a config.yaml: plain, resolved data."""
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    _store_schemas()
+    for override in overrides:
+        if "${" in override:
+            raise InputError(f"{override} holds an interpolation: give the value itself.")
+        if override.startswith(("+", "~")):
+            raise InputError(f"{override} adds or removes a key: every key is there already, write key=value.")
+    try:
+        OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value.") from error
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base="1.3"):
+        try:
+            return compose(name, overrides=list(overrides))
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise _explain(error, name, overrides) from error
+
+
+def _explain(error: Exception, name: str, overrides: Sequence[str]) -> InputError:
+    """Hydra's error as one sentence."""
+    message = "\n".join(str(part) for part in (error, error.__cause__) if part)
+    choice = re.search(r"(?:Could not find|Could not load) '(?:conf/)?([\w/]+)/([^'/]*)'", message)
+    if choice:
+        group, value = choice.groups()
+        names = GlobalHydra.instance().config_loader().get_group_options(group)
+        return unknown_name(group, value, [option for option in names if not option.endswith("_schema")])
+    key = next((o.split("=")[0] for o in overrides if o.split("=")[0] in message), "")
+    if "not in struct" in message or "not in '" in message:
+        unknown = key or _first_line(error)
+        keys = list(flatten(OmegaConf.to_container(compose(name)))) if GlobalHydra.instance().is_initialized() else []
+        near = difflib.get_close_matches(unknown, keys, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see conf/schema.py for all keys."
+        return InputError(f"{unknown} is not a key of the configuration: {hint}")
+    return InputError(f"{key + ': ' if key else ''}{_first_line(error.__cause__ or error)}.")
+
+
+def _to_object(config: Any, kind: type[Config]) -> Config:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise InputError(f"{missing[0]} has no value: give {missing[0]}=...")
+    result = OmegaConf.to_object(config)
+    assert isinstance(result, kind)
+    return result
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return (text.splitlines()[0] if text else type(error).__name__).rstrip(".")
