@@ -92,7 +92,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     # One room with distractors. GoToLocal teaches walking and the words; alone it proves little, because an agent that
     # ignores its instruction can visit every object in time. In Fetch the first object picked up ends the episode,
     # right or wrong: without the instruction no agent can do better than about one half.
-    "starter": ("BabyAI-GoToLocalS5N2-v0", "BabyAI-GoToLocalS6N2-v0", "MiniGrid-Fetch-5x5-N2-v0"),
+    "starter": ("BabyAI-GoToLocalS5N2-v0", "MiniGrid-Fetch-5x5-N2-v0", "MiniGrid-Fetch-6x6-N2-v0"),
     # The 19 levels of Chevalier-Boisvert et al. 2019, easier ones first. Two differ from the paper: its PickUpLoc
     # is registered as PickupLoc, and its PutNext has no id of its own, so PutNextS7N4 (two rooms, four objects in
     # each) stands in as the closest.
