@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,31 +126,44 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     _store_schemas()
-    for override in overrides:
-        if "${" in override:
-            raise InputError(f"{override} holds an interpolation: give the value itself.")
-        if override.startswith(("+", "~")):
-            raise InputError(f"{override} adds or removes a key: every key is there already, write key=value.")
+    for argument in overrides:
+        if "${" in argument:
+            raise InputError(f"{argument} holds an interpolation: give the value itself.")
+        if argument.startswith("hydra"):
+            raise InputError(
+                f"{argument} is not a key of the configuration: Hydra only reads files here, it runs nothing."
+            )
+        if argument.startswith(("+", "~")):
+            raise InputError(f"{argument} adds or removes a key: every key is there already, write key=value.")
     try:
-        OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value.") from error
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
+        for override in parsed:
+            names = _choices(override.key_or_group)
+            if (
+                names
+                and override.value() not in names
+                and not (override.key_or_group == "experiment" and override.value() is None)
+            ):
+                raise unknown_name(override.key_or_group, override.get_value_string(), names)
         try:
             return compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _explain(error, name, overrides) from error
 
 
+def _choices(group: str) -> list[str]:
+    """The names that a group of conf/ offers; none for what is no group."""
+    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    return [option for option in options if not option.endswith("_schema")]
+
+
 def _explain(error: Exception, name: str, overrides: Sequence[str]) -> InputError:
     """Hydra's error as one sentence."""
     message = "\n".join(str(part) for part in (error, error.__cause__) if part)
-    choice = re.search(r"(?:Could not find|Could not load) '(?:conf/)?([\w/]+)/([^'/]*)'", message)
-    if choice:
-        group, value = choice.groups()
-        names = GlobalHydra.instance().config_loader().get_group_options(group)
-        return unknown_name(group, value, [option for option in names if not option.endswith("_schema")])
     key = next((o.split("=")[0] for o in overrides if o.split("=")[0] in message), "")
     if "not in struct" in message or "not in '" in message:
         unknown = key or _first_line(error)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, MakeActor, Positions, allocate, concatenate
+from agents.runtime.base import ActorError, Batch, MakeActor, Positions, allocate, concatenate
 from envs.spec import ArraySpec
 
 
@@ -36,12 +37,15 @@ class SerialRuntime:
         self._turn = 0
 
     def collect(self) -> Batch:
-        """Plays the unrolls of one batch."""
+        """Plays the unrolls of one batch; ActorError when one fails."""
         env_seconds = inference_seconds = 0.0
         for buffer in self._buffers:
             index, actor = self._turn, self._actors[self._turn]
             self._turn = (self._turn + 1) % len(self._actors)
-            actor.unroll(buffer)
+            try:
+                actor.unroll(buffer)
+            except Exception as error:
+                raise ActorError(f"actor {index} failed:\n{traceback.format_exc()}") from error
             env_seconds += actor.env_seconds
             inference_seconds += actor.inference_seconds
             self.positions.unrolls[index] = actor.unrolls

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.network.core import CORES, LSTMCore
+from agents.network.core import _CALL_COST, _STEP_COST, CORES, LSTMCore, group_lengths
 
 X, H = 4, 3
 
@@ -99,3 +101,32 @@ def test_feedforward_has_no_memory() -> None:
     again, _ = core(x.flip(0), reset, state)
     torch.testing.assert_close(again.flip(0), y)
     assert (y >= 0).all() and (y > 0).any()
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=7))
+def test_rows_are_grouped_at_the_least_cost(counts: list[int]) -> None:
+    """Against every way to cut the lengths that occur into consecutive groups."""
+    counts = [0, *counts]  # no row has length 0
+    lengths = [length for length, count in enumerate(counts) if count]
+
+    def cost(groups: list[tuple[int, int]]) -> int:
+        return sum(_CALL_COST + most * (sum(counts[least : most + 1]) + _STEP_COST) for least, most in groups)
+
+    found = group_lengths(counts)
+    assert [length for least, most in found for length in lengths if least <= length <= most] == lengths
+    every = [
+        [(part[0], part[-1]) for part in parts]
+        for cuts in itertools.product((False, True), repeat=max(0, len(lengths) - 1))
+        for parts in [_cut(lengths, cuts)]
+    ]
+    assert cost(found) == min(map(cost, every))
+
+
+def _cut(lengths: list[int], cuts: tuple[bool, ...]) -> list[list[int]]:
+    """`lengths` in parts; cuts[i] says whether a part ends after lengths[i]."""
+    parts: list[list[int]] = [[]] if lengths else []
+    for place, length in enumerate(lengths):
+        parts[-1].append(length)
+        if place < len(cuts) and cuts[place]:
+            parts.append([])
+    return parts
