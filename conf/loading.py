@@ -143,11 +143,7 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     with initialize_config_module("conf", version_base="1.3"):
         for override in parsed:
             names = _choices(override.key_or_group)
-            if (
-                names
-                and override.value() not in names
-                and not (override.key_or_group == "experiment" and override.value() is None)
-            ):
+            if names and override.value() not in names:
                 raise unknown_name(override.key_or_group, override.get_value_string(), names)
         try:
             return compose(name, overrides=list(overrides))
