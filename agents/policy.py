@@ -5,6 +5,7 @@ Modulations are cached by context until the weights change: an acting step compa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +15,11 @@ from torch import Tensor
 
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork, Modulations
+
+# Steps for which random numbers are drawn at once: one call costs as much as dozens of numbers.
+_NOISE_STEPS = 16
+# Cached contexts per slot. The present ones must fit; beyond them the cache serves contexts that come back.
+_CONTEXTS_PER_SLOT = 2
 
 
 class Policy:
@@ -30,22 +36,29 @@ class Policy:
         self, network: AgentNetwork, slots: int, *, greedy: bool = False, autocast: torch.dtype | None = None
     ) -> None:
         self.network = network.eval()
-        self.autocast = autocast
         self.greedy = greedy
         self.core_state = torch.zeros(slots, network.core_state_size)
         self.generator = torch.Generator()
-        self._rows: NDArray[np.int32] | None = None
-        self._index = np.zeros(slots, np.int64)
-        self._known: dict[bytes, int] = {}
-        self._modulations: Modulations = {}
+        self._acting = network
+        if autocast is not None:
+            # A copy in that precision, made once for each version of the weights: autocast would cast them at every step.
+            self._acting = copy.deepcopy(network)
+            self._acting.lower_precision(autocast)
+        self._noise = torch.empty(0)
+        self._noise_step = 0
+        self._cache = _ModulationCache(self._acting, slots)
 
     def seed(self, seed: int) -> None:
         """Restarts the stream of sampled actions."""
         self.generator.manual_seed(seed)
+        self._noise_step = len(self._noise)
 
+    @torch.no_grad()
     def weights_changed(self) -> None:
-        """Forgets every cached modulation."""
-        self._rows = None
+        """Takes over the weights of `network` and forgets every cached modulation."""
+        if self._acting is not self.network:
+            torch._foreach_copy_(list(self._acting.parameters()), list(self.network.parameters()))
+        self._cache.clear()
 
     @torch.inference_mode()
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -57,49 +70,83 @@ class Policy:
         Returns:
             action int64 [B] and its log-probability [B]. The core state moves on.
         """
-        with torch.autocast("cpu", self.autocast, enabled=self.autocast is not None):
-            segments = self._segments(inputs)
-            step = {key: value.unsqueeze(0) for key, value in inputs.items()}
-            output = self.network.unroll(step, self.core_state, self._modulations, segments)
+        segments, modulations = self._cache.look_up(inputs)
+        step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
+        output = self._acting.unroll(step, self.core_state, modulations, segments, values=False)
         self.core_state = output.core_state
         log_probs = torch.log_softmax(output.policy_logits[0], dim=-1)
-        if self.greedy:
-            action = log_probs.argmax(dim=-1)
-        else:
-            # argmax(log p - log E) with E ~ Exp(1) is a sample of p (the Gumbel trick), in one pass over the actions.
-            noise = torch.empty_like(log_probs).exponential_(generator=self.generator)
-            action = (log_probs - noise.log()).argmax(dim=-1)
+        # argmax(log p + g) with g from the Gumbel distribution is a sample of p, in one pass over the actions.
+        action = (log_probs if self.greedy else log_probs + self._gumbel(log_probs)).argmax(dim=-1)
         return action, log_probs.gather(1, action.unsqueeze(1)).squeeze(1)
 
-    def _segments(self, inputs: Mapping[str, Tensor]) -> Segments:
-        """The context of each slot; conditions on those not seen since the weights changed."""
+    def _gumbel(self, like: Tensor) -> Tensor:
+        if self._noise_step == len(self._noise):
+            uniform = torch.empty(_NOISE_STEPS, *like.shape).uniform_(generator=self.generator)
+            self._noise = uniform.log_().neg_().log_().neg_()
+            self._noise_step = 0
+        self._noise_step += 1
+        return self._noise[self._noise_step - 1]
+
+
+class _ModulationCache:
+    """The modulations of the contexts seen since the weights changed, in memory that is bounded and allocated once.
+
+    Attributes:
+        limit: contexts it can hold. One more, and it forgets all but the present ones.
+    """
+
+    def __init__(self, network: AgentNetwork, slots: int) -> None:
+        self.limit = _CONTEXTS_PER_SLOT * slots
+        self._network = network
+        self._rows: NDArray[np.int32] | None = None
+        self._index = np.zeros(slots, np.int64)
+        self._known: dict[bytes, int] = {}
+        self._stored: Modulations = {}
+        self._found: tuple[Segments, Modulations] | None = None
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._rows = None
+        self._known.clear()
+
+    def look_up(self, inputs: Mapping[str, Tensor]) -> tuple[Segments, Modulations]:
+        """The context of each slot, and the modulations of those contexts; conditions on new ones."""
         instruction = inputs["instruction"].numpy() if "instruction" in inputs else None
-        rows = self.network.context_encoder.context_rows(inputs["task"].numpy(), instruction)
+        rows = self._network.context_encoder.context_rows(inputs["task"].numpy(), instruction)
         if self._rows is None:
-            self._known.clear()
-            self._modulations = {}
             changed = np.arange(len(rows))
         else:
             changed = np.flatnonzero((rows != self._rows).any(axis=1))
-        if len(changed):
-            self._look_up(rows, changed)
+        if len(changed) or self._found is None:
+            if not self._number(rows, changed):
+                self._known.clear()
+                self._number(rows, np.arange(len(rows)))
             self._rows = rows.copy()
-        return Segments(torch.from_numpy(self._index.copy()), len(self._known))
+            used = {site: tuple(part[: len(self._known)] for part in parts) for site, parts in self._stored.items()}
+            self._found = Segments(torch.from_numpy(self._index.copy()), len(self._known)), used
+        return self._found
 
-    def _look_up(self, rows: NDArray[np.int32], changed: NDArray[np.int64]) -> None:
+    def _number(self, rows: NDArray[np.int32], changed: NDArray[np.int64]) -> bool:
+        """Brings `_index` up to date for the slots `changed`; False when the cache is too full for that."""
         new = []
         for slot in changed:
             key = rows[slot].tobytes()
             row = self._known.get(key)
             if row is None:
+                if len(self._known) == self.limit:
+                    return False
                 row = self._known[key] = len(self._known)
                 new.append(slot)
             self._index[slot] = row
         if new:
-            made = self.network.condition(self.network.context_encoder.contexts_from_rows(rows[new]))
-            if self._modulations:
-                made = {
-                    site: tuple(torch.cat(pair) for pair in zip(self._modulations[site], parts, strict=True))
-                    for site, parts in made.items()
-                }
-            self._modulations = made
+            self._store(self._network.condition(self._network.context_encoder.contexts_from_rows(rows[new])))
+        return True
+
+    def _store(self, made: Modulations) -> None:
+        """The newest rows of the cache, in the precision of the layers that read them."""
+        for site, parts in made.items():
+            dtype = self._network.fusions[site].dtype
+            if site not in self._stored:
+                self._stored[site] = tuple(part.new_empty(self.limit, *part.shape[1:], dtype=dtype) for part in parts)
+            for stored, part in zip(self._stored[site], parts, strict=True):
+                stored[len(self._known) - len(part) : len(self._known)] = part

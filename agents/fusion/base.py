@@ -35,6 +35,11 @@ class Fusion(nn.Module):
         self.z_size = z_size
         self.out_size = out_size
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return next(self.parameters()).dtype
+
     def condition(self, z: Tensor) -> Modulation:
         """The part that depends on the context alone: z [U, Z] -> modulation."""
         raise NotImplementedError  # pragma: no cover - the interface

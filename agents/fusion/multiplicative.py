@@ -36,7 +36,7 @@ class MultiplicativeInteraction(Fusion):
     def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
-        return grouped_linear(x, generated, segments) + segments.rows(shift)
+        return grouped_linear(x, generated, shift, segments)
 
 
 class LowRank(Fusion):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from agents.fusion import Fusion, Modulation, Segments
 from agents.network.context import ContextEncoder, Contexts
@@ -19,7 +19,7 @@ Modulations = dict[str, Modulation]
 
 
 class AgentOutput(NamedTuple):
-    """policy_logits [T, B, A], value_features [T, B, F] (input of the value head), core_state [B, S]."""
+    """policy_logits [T, B, A]; value_features [T, B, F], input of the value head; core_state [B, S]. Empty where not asked for."""
 
     policy_logits: Tensor
     value_features: Tensor
@@ -38,6 +38,8 @@ class AgentNetwork(nn.Module):
         action_counts: actions of each task; the others are masked.
         num_values: outputs of the value head: the number of tasks with PopArt, else 1.
     """
+
+    action_codes: Tensor
 
     def __init__(
         self,
@@ -59,6 +61,8 @@ class AgentNetwork(nn.Module):
         if "policy" not in fusions:
             self.policy = nn.Linear(core.size, num_actions)
         self.action_mask = ActionMask(tuple(action_counts), num_actions)
+        # One-hot of the last action; "no action yet" is all zeros.
+        self.register_buffer("action_codes", torch.eye(num_actions + 1, num_actions), persistent=False)
         self.value_head = ValueHead(1 if "value" in fusions else core.size, num_values)
 
     @property
@@ -74,7 +78,7 @@ class AgentNetwork(nn.Module):
     def condition(self, contexts: Contexts) -> Modulations:
         """Everything that depends on the contexts alone, once for each of the U rows."""
         z = self.context_encoder(contexts)
-        return {site: fusion.condition(z) for site, fusion in self.fusions.items()}  # type: ignore[operator]
+        return {site: fusion.condition(z.to(fusion.dtype)) for site, fusion in self.fusions.items()}  # type: ignore[operator, arg-type]
 
     def unroll(
         self,
@@ -84,6 +88,7 @@ class AgentNetwork(nn.Module):
         segments: Segments,
         *,
         final_state: bool = True,
+        values: bool = True,
     ) -> AgentOutput:
         """Runs T steps of B columns.
 
@@ -92,29 +97,39 @@ class AgentNetwork(nn.Module):
             core_state: [B, S], before the first step.
             modulations: from `condition`, for U contexts.
             segments: context of each of the T * B samples, time-major.
-            final_state: whether the state after the last step is wanted.
+            final_state: whether the state after the last step is wanted; the learner has no use for it.
+            values: whether the value features are wanted; an actor has no use for them.
         """
         length, batch = inputs["reset"].shape
-        flat = {key: value.flatten(0, 1) for key, value in inputs.items() if key in ("image", "vector")}
-        last_action = F.one_hot(inputs["last_action"].flatten(), self.num_actions + 1)[:, : self.num_actions]
+        features = self.torso({key: inputs[key].flatten(0, 1) for key in ("image", "vector") if key in inputs})
+        last_action = self.action_codes.to(features.dtype).index_select(0, inputs["last_action"].flatten())
         last_reward = inputs["last_reward"].flatten().clamp(-1, 1).unsqueeze(1)
-        features = self.torso(flat)
-        x = torch.cat([features, last_action.to(features.dtype), last_reward.to(features.dtype)], dim=1)
+        x = torch.cat([features, last_action, last_reward.to(features.dtype)], dim=1)
         x = self._fuse("core_input", x, modulations, segments)
         y, core_state = self.core(x.view(length, batch, -1), inputs["reset"], core_state, final_state=final_state)
-        # From here on in full precision: log-probabilities and values are compared with those of other policies.
-        with torch.autocast(y.device.type, enabled=False):
+        with _full_precision(y.device.type):
             y = y.flatten(0, 1).float()
             logits = self._fuse("policy", y, modulations, segments) if "policy" in self.fusions else self.policy(y)
             logits = self.action_mask(logits, inputs["task"].flatten())
-            values = self._fuse("value", y, modulations, segments)
-        return AgentOutput(logits.view(length, batch, -1), values.view(length, batch, -1), core_state)
+            value_features = self._fuse("value", y, modulations, segments) if values else y[:0]
+        value_features = value_features.view(length if values else 0, batch, value_features.shape[1])
+        return AgentOutput(logits.view(length, batch, -1), value_features, core_state)
+
+    def lower_precision(self, dtype: torch.dtype) -> None:
+        """Casts in place what autocast would cast at every call: torso, fusion at the core's input, core. For acting only."""
+        for module in (self.torso, self.core, *(self.fusions[site] for site in ("core_input",) if site in self.fusions)):
+            module.to(dtype)
 
     def _fuse(self, site: str, x: Tensor, modulations: Modulations, segments: Segments) -> Tensor:
         if site not in self.fusions:
             return x
         modulation = tuple(part.to(x.dtype) for part in modulations[site])
         return self.fusions[site].apply(x, modulation, segments)  # type: ignore[call-arg, return-value, arg-type]
+
+
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    """For what comes after the core: log-probabilities and values are compared with those of other policies."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def core_input_size(torso: nn.Module, num_actions: int) -> int:

@@ -28,7 +28,7 @@ class LSTMCore(nn.Module):
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
         """See the module docstring. With `final_state=False` the returned state is empty: the learner has no use for it."""
-        state = torch.where(reset[0].unsqueeze(1), 0.0, state)
+        state = state * (~reset[0]).unsqueeze(1)
         if len(reset) == 1 and not torch.is_grad_enabled():
             return self._step(x[0], state)
         if not bool(reset[1:].any()):
@@ -42,11 +42,15 @@ class LSTMCore(nn.Module):
         """One step while acting: the fused kernel would rearrange all its weights for it."""
         weight_x, weight_h, bias_x, bias_h = self.lstm.all_weights[0]
         hidden, cell = state.chunk(2, dim=1)
-        gates = F.linear(x, weight_x, bias_x) + F.linear(hidden, weight_h, bias_h)
-        keep_in, forget, candidate, out = gates.float().chunk(4, dim=1)
-        cell = torch.addcmul(forget.sigmoid() * cell, keep_in.sigmoid(), candidate.tanh())
-        hidden = out.sigmoid() * cell.tanh()
-        return hidden.unsqueeze(0), torch.cat([hidden, cell], dim=1)
+        gates = F.linear(x, weight_x, bias_x) + F.linear(hidden.to(x.dtype), weight_h, bias_h)
+        gates = gates.float()
+        candidate = gates[:, 2 * self.size : 3 * self.size].tanh()
+        keep_in, forget, _, out = gates.sigmoid_().chunk(4, dim=1)
+        state = torch.empty_like(state)
+        hidden, next_cell = state.chunk(2, dim=1)
+        torch.mul(forget, cell, out=next_cell).addcmul_(keep_in, candidate)
+        torch.mul(out, next_cell.tanh(), out=hidden)
+        return hidden.unsqueeze(0), state
 
     def _run(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = (part.unsqueeze(0).contiguous() for part in state.to(x.dtype).chunk(2, dim=1))

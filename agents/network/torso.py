@@ -17,10 +17,11 @@ Observation = Mapping[str, Tensor]
 
 
 class GridTorso(nn.Module):
-    """Symbolic grid: every cell is a few integer codes; three 2x2 convolutions and a linear layer, ReLU after each.
+    """Symbolic grid: every cell is a few integer codes. The small convolutional net that MiniGrid and BabyAI agents usually have:
+    conv 2x2, max-pool 2x2, conv 2x2, conv 2x2, linear, ReLU after each. Grids below 7x7 go without the pooling.
 
     The first convolution reads the codes one-hot, which is the same function as an embedding of each code, summed over the code
-    channels and then convolved - without a table to look up and to scatter gradients into.
+    channels and then convolved - without a table to scatter gradients into.
 
     Args:
         shape: (H, W, C) of `image`, C code channels.
@@ -31,7 +32,7 @@ class GridTorso(nn.Module):
     image uint8 [N, H, W, C] (and vector float [N, V]) -> [N, size].
     """
 
-    offsets: Tensor
+    one_hot: Tensor
 
     def __init__(
         self,
@@ -44,22 +45,37 @@ class GridTorso(nn.Module):
     ) -> None:
         super().__init__()
         height, width, _ = shape
-        self.num_codes = sum(symbol_counts)
-        self.register_buffer("offsets", torch.tensor(np.cumsum([0, *symbol_counts[:-1]])), persistent=False)
-        sizes = [self.num_codes, *channels]
+        self.pool = 2 if min(height, width) >= 7 else 1
+        # Cells are looked up whole: a row of the table holds the one-hot codes of all channels side by side.
+        cells = np.indices(symbol_counts).reshape(len(symbol_counts), -1)
+        rows = [np.eye(count, dtype=np.float32)[codes] for count, codes in zip(symbol_counts, cells, strict=True)]
+        self.register_buffer("one_hot", torch.from_numpy(np.concatenate(rows, axis=1)), persistent=False)
+        self.symbol_counts = tuple(symbol_counts)
+        sizes = [sum(symbol_counts), *channels]
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 2) for a, b in pairwise(sizes))
-        flat = channels[-1] * (height - len(channels)) * (width - len(channels))
-        self.linear = nn.Linear(flat + vector_size, size)
+        h, w = ((side - 1) // self.pool - len(channels) + 1 for side in (height, width))
+        self.linear = nn.Linear(channels[-1] * h * w + vector_size, size)
         self.size = size
 
     def forward(self, observation: Observation) -> Tensor:
         """One row of features per sample."""
-        codes = observation["image"].long() + self.offsets
-        one_hot = torch.zeros(*codes.shape[:-1], self.num_codes, device=codes.device).scatter_(-1, codes, 1.0)
-        x = one_hot.permute(0, 3, 1, 2)
-        for convolution in self.convolutions:
-            x = F.relu(convolution(x))
-        return F.relu(self.linear(_with_vector(x.flatten(1), observation)))
+        image = observation["image"]
+        cell = image[..., 0].int()
+        for channel, count in enumerate(self.symbol_counts[1:], start=1):
+            cell.mul_(count).add_(image[..., channel])
+        table = self.one_hot.to(_compute_dtype(self.linear.weight))
+        x = table.index_select(0, cell.flatten()).view(*cell.shape, -1).permute(0, 3, 1, 2)
+        for number, convolution in enumerate(self.convolutions):
+            if x.shape[2:] == convolution.weight.shape[2:]:  # type: ignore[union-attr]
+                # One output position: a linear layer, whose gradient costs a fifth of the convolution's.
+                x = F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)  # type: ignore[arg-type, operator, union-attr]
+            else:
+                x = convolution(x)
+            if number == 0 and self.pool > 1:
+                # Before the ReLU, with which it commutes: a quarter of the numbers are left for it.
+                x = F.max_pool2d(x, self.pool)
+            x = x.relu_()
+        return self.linear(_with_vector(x.flatten(1), observation)).relu_()  # type: ignore[no-any-return]
 
 
 class ShallowTorso(nn.Module):
@@ -80,8 +96,8 @@ class ShallowTorso(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """One row of features per sample."""
-        x = F.relu(self.conv2(F.relu(self.conv1(_pixels(observation["image"])))))
-        return F.relu(self.linear(_with_vector(x.flatten(1), observation)))
+        x = self.conv2(_convolve_pixels(self.conv1, observation["image"]).relu_()).relu_()
+        return self.linear(_with_vector(x.flatten(1), observation)).relu_()  # type: ignore[no-any-return]
 
 
 class _Residual(nn.Module):
@@ -93,7 +109,7 @@ class _Residual(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))  # type: ignore[no-any-return]
+        return x + self.conv2(self.conv1(F.relu(x)).relu_())  # type: ignore[no-any-return]
 
 
 class DeepTorso(nn.Module):
@@ -110,14 +126,14 @@ class DeepTorso(nn.Module):
             conv, pool = nn.Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)
             stages += [conv, pool, _Residual(out), _Residual(out)]
             channels, height, width = out, (height + 1) // 2, (width + 1) // 2
-        self.stages = nn.Sequential(*stages)
+        self.first, self.stages = stages[0], nn.Sequential(*stages[1:])
         self.linear = nn.Linear(channels * height * width + vector_size, size)
         self.size = size
 
     def forward(self, observation: Observation) -> Tensor:
         """One row of features per sample."""
-        x = F.relu(self.stages(_pixels(observation["image"])))
-        return F.relu(self.linear(_with_vector(x.flatten(1), observation)))
+        x = self.stages(_convolve_pixels(self.first, observation["image"])).relu_()
+        return self.linear(_with_vector(x.flatten(1), observation)).relu_()  # type: ignore[no-any-return]
 
 
 class MLPTorso(nn.Module):
@@ -131,9 +147,9 @@ class MLPTorso(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """One row of features per sample."""
-        x = observation["vector"]
+        x = observation["vector"].to(_compute_dtype(self.layers[0].weight)) if self.layers else observation["vector"]
         for layer in self.layers:
-            x = F.relu(layer(x))
+            x = layer(x).relu_()
         return x
 
 
@@ -169,10 +185,21 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
     return {"shallow": ShallowTorso, "deep": DeepTorso}[name](shape, vector_size, size=size)
 
 
-def _pixels(image: Tensor) -> Tensor:
-    """uint8 [N, H, W, C] -> float [N, C, H, W] in [0, 1]. The permutation leaves channels last in memory, as convolutions like it."""
-    return image.permute(0, 3, 1, 2).float() * (1 / 255)
+def _convolve_pixels(convolution: nn.Conv2d, image: Tensor) -> Tensor:
+    """The first layer on uint8 [N, H, W, C], read as [0, 1].
+
+    The factor 1/255 goes to the weights, of which there are fewer. The permutation leaves channels last in memory, as convolutions
+    like it, and bf16 holds the numbers up to 255 exactly.
+    """
+    x = image.permute(0, 3, 1, 2).to(_compute_dtype(convolution.weight))
+    return F.conv2d(x, convolution.weight * (1 / 255), convolution.bias, convolution.stride, convolution.padding)
+
+
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    """What a layer with this weight computes in here: autocast's dtype, or the weight's own."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def _with_vector(features: Tensor, observation: Observation) -> Tensor:
-    return torch.cat([features, observation["vector"]], dim=1) if "vector" in observation else features
+    return torch.cat([features, observation["vector"].to(features.dtype)], dim=1) if "vector" in observation else features

@@ -129,18 +129,36 @@ def test_each_way_through_the_grouped_product(name: str, index: list[int]) -> No
     )
 
 
-@pytest.mark.parametrize("index", [[0, 0, 0], [2, 0, 1], [3, 0, 3, 1, 0, 0], [1, 4]])
+@pytest.mark.parametrize("index", [[0, 0, 0], [2, 0, 1], [3, 0, 3, 1, 0, 0], [1, 4], [0] * 8 + [1, 5]])
 def test_gradient_of_the_grouped_product(index: list[int]) -> None:
     count = max(index) + 1
-    x, weight = draw(len(index), 3).requires_grad_(), draw(count, 2, 3).requires_grad_()
+    arguments = draw(len(index), 3), draw(count, 2, 3), draw(count, 2)
     segments = Segments(torch.tensor(index), count)
-    assert torch.autograd.gradcheck(lambda x, weight: grouped_linear(x, weight, segments), (x, weight))
+    assert torch.autograd.gradcheck(
+        lambda *arguments: grouped_linear(*arguments, segments), [argument.requires_grad_() for argument in arguments]
+    )
+
+
+@given(index=st.lists(st.integers(0, 9), min_size=1, max_size=60), unused=st.integers(0, 40))
+def test_the_grid_holds_every_sample_in_a_row_of_its_context(index: list[int], unused: int) -> None:
+    rows, count = torch.tensor(index), max(index) + 1 + unused
+    grid = Segments(rows, count).grid
+    owner = torch.arange(count) if grid.owner is None else grid.owner
+    assert torch.equal(owner[grid.place // grid.width], rows)
+    assert len(set(grid.place.tolist())) == len(index)
+    assert len(owner) * grid.width <= 3 * max(len(index), count) + 2 * count
+
+
+def test_a_context_with_most_of_the_samples_does_not_widen_all_rows() -> None:
+    index = torch.cat([torch.arange(100), torch.zeros(900, dtype=torch.long)])
+    grid = Segments(index, 100).grid
+    assert grid.width == 20 and len(grid.owner) == 99 + 46  # type: ignore[arg-type]
 
 
 def test_the_grouped_product_takes_a_gradient_that_is_not_contiguous() -> None:
     index = torch.tensor([1, 0, 1, 1])
     x, weight = draw(4, 3).requires_grad_(), draw(2, 2, 3).requires_grad_()
-    y = grouped_linear(x, weight, Segments(index, 2))
+    y = grouped_linear(x, weight, draw(2, 2), Segments(index, 2))
     got = torch.autograd.grad(y.sum(), (x, weight))  # sum's gradient is one number, expanded
     torch.testing.assert_close(got[0], weight.sum(dim=1)[index])
 
@@ -233,5 +251,5 @@ def test_mi_on_task_ids_is_one_head_for_each_task() -> None:
 def test_identity_segments_give_every_sample_its_own_context() -> None:
     segments = identity_segments(4)
     modulation = draw(4, 2)
-    assert segments.count == 4 and segments.sizes == [1] * 4
+    assert segments.count == 4 and segments.grid.width == 1
     assert torch.equal(segments.rows(modulation), modulation)

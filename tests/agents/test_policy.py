@@ -14,7 +14,7 @@ from agents.network.context import Contexts
 from agents.policy import Policy
 from agents.trajectory import OBSERVED
 
-SLOTS = 6
+SLOTS, SEED = 6, 3
 ENV = fake_env()
 
 
@@ -44,7 +44,7 @@ def fresh_step(network: AgentNetwork, policy: Policy, inputs: dict[str, Tensor])
     """What a policy that remembers nothing but the core state would do."""
     other = Policy(network, SLOTS)
     other.core_state = policy.core_state.clone()
-    other.generator.set_state(policy.generator.get_state())
+    other.seed(SEED)
     return other.act(inputs)
 
 
@@ -53,9 +53,9 @@ def test_cached_modulations_are_fresh_ones(fusion: str) -> None:
     """Over steps in which instructions change, return, and repeat in other slots."""
     network = make(fusion)
     policy = Policy(network, SLOTS)
-    policy.seed(3)
     for inputs in inputs_at(network, 12):
         expected = fresh_step(network, policy, inputs)
+        policy.seed(SEED)
         action, log_probs = policy.act(inputs)
         assert torch.equal(action, expected[0])
         torch.testing.assert_close(log_probs, expected[1], rtol=1e-4, atol=1e-5)
@@ -83,18 +83,18 @@ def test_conditions_only_on_contexts_it_has_not_seen(monkeypatch: pytest.MonkeyP
 def test_weights_changed_makes_the_cache_forget() -> None:
     network = make(sites=("policy",))
     policy = Policy(network, SLOTS)
-    policy.seed(1)
     (inputs,) = inputs_at(network)
     policy.act(inputs)
     with torch.no_grad():
         for parameter in network.fusions.parameters():
             parameter.add_(torch.randn_like(parameter))
     expected = fresh_step(network, policy, inputs)[1]
-    state, generator = policy.core_state.clone(), policy.generator.get_state()
+    state = policy.core_state.clone()
+    policy.seed(SEED)
     assert not torch.allclose(policy.act(inputs)[1], expected), "this test changes nothing that is cached"
     policy.weights_changed()
     policy.core_state = state
-    policy.generator.set_state(generator)
+    policy.seed(SEED)
     torch.testing.assert_close(policy.act(inputs)[1], expected)
 
 
@@ -177,3 +177,37 @@ def test_the_core_state_moves_on_and_is_reset() -> None:
     other.act(second | {"reset": torch.ones(SLOTS, dtype=torch.bool)})
     same = torch.isclose(policy.core_state, other.core_state, atol=1e-6).all(dim=1)
     assert same.tolist() == [True, False] * 3
+
+
+def test_the_cache_is_bounded_and_right_when_it_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new instruction in every slot at every step: twice as many contexts as slots are kept, and every step is a fresh one."""
+    network = make()
+    policy = Policy(network, SLOTS)
+    (inputs,) = inputs_at(network)
+    for step in range(8):
+        inputs["instruction"][:] = torch.tensor([step // 4, step % 4, 0, 0])
+        inputs["instruction"][:, 2], inputs["instruction"][:, 3] = torch.arange(SLOTS) // 4, torch.arange(SLOTS) % 4
+        expected = fresh_step(network, policy, inputs)
+        policy.seed(SEED)
+        torch.testing.assert_close(policy.act(inputs)[1], expected[1], rtol=1e-4, atol=1e-5)
+        assert all(len(part) <= 2 * SLOTS for parts in policy._cache._stored.values() for part in parts)
+    calls = count_conditioned(network, monkeypatch)
+    policy.act(inputs)
+    assert not calls, "the present contexts were forgotten"
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_acts_in_low_precision_with_the_weights_of_the_network(fusion: str) -> None:
+    network = make(fusion)
+    exact, rough = Policy(network, SLOTS, greedy=True), Policy(network, SLOTS, greedy=True, autocast=torch.bfloat16)
+    for number, inputs in enumerate(inputs_at(network, 6)):
+        if number == 3:
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.mul_(1.1)
+            exact.weights_changed()
+            rough.weights_changed()
+        torch.testing.assert_close(rough.act(inputs)[1], exact.act(inputs)[1], rtol=0.1, atol=0.1)
+    torch.testing.assert_close(rough.core_state, exact.core_state, rtol=0.1, atol=0.1)
+    assert rough.core_state.dtype == torch.float32
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
