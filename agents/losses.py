@@ -19,12 +19,11 @@ def baseline_loss(baseline: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     return 0.5 * ((targets.detach() - baseline).square() * mask).sum()
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the categorical policy, in nats: logits [..., A] -> [...]."""
-    log_probs = torch.log_softmax(logits, dim=-1)
-    return -(log_probs.exp() * log_probs).sum(dim=-1)
+def entropy(log_policy: Tensor) -> Tensor:
+    """Entropy of the categorical policy, in nats: log-probabilities of all actions [..., A] -> [...]."""
+    return -(log_policy.exp() * log_policy).sum(dim=-1)
 
 
-def action_log_probs(logits: Tensor, actions: Tensor) -> Tensor:
-    """log pi(a): logits [..., A], actions [...] -> [...]."""
-    return torch.log_softmax(logits, dim=-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+def action_log_probs(log_policy: Tensor, actions: Tensor) -> Tensor:
+    """log pi(a): log-probabilities of all actions [..., A], actions [...] -> [...]."""
+    return log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)

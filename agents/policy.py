@@ -143,10 +143,9 @@ class _ModulationCache:
         return True
 
     def _store(self, made: Modulations) -> None:
-        """The newest rows of the cache, in the precision of the layers that read them."""
+        """The newest rows of the cache."""
         for site, parts in made.items():
-            dtype = self._network.fusions[site].dtype
             if site not in self._stored:
-                self._stored[site] = tuple(part.new_empty(self.limit, *part.shape[1:], dtype=dtype) for part in parts)
+                self._stored[site] = tuple(part.new_empty(self.limit, *part.shape[1:]) for part in parts)
             for stored, part in zip(self._stored[site], parts, strict=True):
                 stored[len(self._known) - len(part) : len(self._known)] = part

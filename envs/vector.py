@@ -21,12 +21,17 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 Outcome: TypeAlias = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 
 
+WRITTEN_IN_PLACE = ("image", "vector")
+"""Parts of the observation that an engine writes where it is told to (`SuiteVectorEnv.write_into`)."""
+
+
 class Engine(Protocol):
     """S environments advanced together, with NEXT_STEP auto-reset.
 
     Attributes:
-        observation: `image` and/or `vector`, and `instruction` where the suite has one, [S, ...]; overwritten by
-            `start` and `step`.
+        observation: `image` and/or `vector`, and `instruction` where the suite has one, [S, ...]; brought up to date by
+            `start` and `step`. Those of WRITTEN_IN_PLACE are written whole at each of them, because the arrays may be
+            others than before; `instruction` is the engine's own, and only what changed need be written.
     """
 
     observation: Arrays
@@ -111,6 +116,14 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._engine.start(self._seed)
         nan = np.full(self.num_envs, np.nan, np.float32)
         return self._observe(), self._info(nan, np.zeros(self.num_envs, np.int32), nan)
+
+    def write_into(self, arrays: Arrays) -> None:
+        """From the next `step` on, the observation is written into these arrays [S, ...]: saves a copy of large images.
+
+        Args:
+            arrays: keys of WRITTEN_IN_PLACE; shape and dtype as in the observation space.
+        """
+        self._engine.observation.update(arrays)
 
     def step(
         self, actions: NDArray[Any]

@@ -8,6 +8,9 @@ The state is one tensor, so that trajectories and buffers need not know what is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -69,12 +72,13 @@ class LSTMCore(nn.Module):
         outputs, samples = [], []
         for least, most in group_lengths(torch.bincount(sizes).tolist()):
             rows = ((sizes >= least) & (sizes <= most)).nonzero().squeeze(1)
-            size, begin, owner = sizes[rows], start[rows], column[rows]
-            time = torch.arange(int(size.max()), device=x.device).unsqueeze(1)
-            # Sample number of every place [longest, rows]; padding repeats the row's last sample and is not read back.
-            sample = (begin + torch.minimum(time, size - 1)) * batch + owner
+            size, begin, owner = (_rounded(part[rows]) for part in (sizes, start, column))
+            size[len(rows) :] = 0
+            time = torch.arange(most, device=x.device).unsqueeze(1)
+            # Sample number of every place [longest, rows]; padding repeats a sample of the row and is not read back.
+            sample = (begin + torch.minimum(time, (size - 1).clamp(min=0))) * batch + owner
             initial = torch.where((begin == 0).unsqueeze(1), state[owner], 0.0)
-            y, _ = self._run(flat.index_select(0, sample.flatten()).view(len(time), len(rows), -1), initial)
+            y, _ = self._run(flat.index_select(0, sample.flatten()).view(most, len(size), -1), initial)
             place = (time < size).flatten().nonzero().squeeze(1)
             outputs.append(y.reshape(-1, self.size).index_select(0, place))
             samples.append(sample.flatten()[place])
@@ -97,10 +101,17 @@ class LSTMCore(nn.Module):
 
 
 # Cost of a fused call on CPU in units of one step of one row, measured (forward and backward): begun, and for each step.
-_CALL_COST, _STEP_COST = 512, 64
+_CALL_COST, _STEP_COST = 320, 12
+# Rows are filled up to a multiple of this: 96 rows take half the time of 94.
+_ROWS = 32
 
 
-def group_lengths(counts: list[int]) -> list[tuple[int, int]]:
+def _rounded(rows: Tensor) -> Tensor:
+    """`rows` [R], the first one repeated until R is a multiple of _ROWS."""
+    return torch.cat([rows, rows[:1].expand(-len(rows) % _ROWS)])
+
+
+def group_lengths(counts: Sequence[int]) -> list[tuple[int, int]]:
     """Splits rows of different lengths into groups that are padded to their longest, at the least total cost.
 
     Args:
@@ -109,16 +120,20 @@ def group_lengths(counts: list[int]) -> list[tuple[int, int]]:
     Returns:
         (shortest, longest) of each group, in increasing order, together covering every length that occurs.
     """
-    lengths = [length for length, count in enumerate(counts) if count]
-    best: list[tuple[int, list[tuple[int, int]]]] = [(0, [])]
-    for last, longest in enumerate(lengths):
-        rows, choices = 0, []
-        for first in range(last, -1, -1):
-            rows += counts[lengths[first]]
-            cost, groups = best[first]
-            choices.append((cost + _CALL_COST + longest * (rows + _STEP_COST), [*groups, (lengths[first], longest)]))
-        best.append(min(choices))
-    return best[-1][1]
+    lengths = np.flatnonzero(counts)
+    before = np.concatenate([[0], np.cumsum(np.asarray(counts)[lengths])])
+    # least[n]: cost of the n shortest lengths; cut[n]: where the last of their groups begins.
+    least, cut = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, int)
+    for n, longest in enumerate(lengths, start=1):
+        rows = -(-(before[n] - before[:n]) // _ROWS) * _ROWS
+        cost = least[:n] + _CALL_COST + longest * (rows + _STEP_COST)
+        cut[n] = cost.argmin()
+        least[n] = cost[cut[n]]
+    groups, n = [], len(lengths)
+    while n:
+        groups.append((int(lengths[cut[n]]), int(lengths[n - 1])))
+        n = cut[n]
+    return groups[::-1]
 
 
 class FeedForwardCore(nn.Module):

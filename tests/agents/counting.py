@@ -143,6 +143,7 @@ class CountingNetwork(nn.Module):
         segments: Segments,
         *,
         final_state: bool = True,
+        values: bool = True,
     ) -> AgentOutput:
         length, batch = inputs["reset"].shape
         number = segments.rows(modulations["policy"][0]).expand(length * batch, 1).view(length, batch)

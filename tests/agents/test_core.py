@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.network.core import _CALL_COST, _STEP_COST, CORES, LSTMCore, group_lengths
+from agents.network.core import _CALL_COST, _ROWS, _STEP_COST, CORES, LSTMCore, group_lengths
 
 X, H = 4, 3
 
@@ -110,7 +110,8 @@ def test_rows_are_grouped_at_the_least_cost(counts: list[int]) -> None:
     lengths = [length for length, count in enumerate(counts) if count]
 
     def cost(groups: list[tuple[int, int]]) -> int:
-        return sum(_CALL_COST + most * (sum(counts[least : most + 1]) + _STEP_COST) for least, most in groups)
+        rows = [-(-sum(counts[least : most + 1]) // _ROWS) * _ROWS for least, most in groups]
+        return sum(_CALL_COST + most * (r + _STEP_COST) for (_, most), r in zip(groups, rows, strict=True))
 
     found = group_lengths(counts)
     assert [length for least, most in found for length in lengths if least <= length <= most] == lengths

@@ -43,10 +43,10 @@ def test_advantages_and_targets_are_constants() -> None:
 def test_entropy_and_log_probabilities() -> None:
     *_, logits = draws()
     p = softmax(logits)
-    np.testing.assert_allclose(losses.entropy(torch.from_numpy(logits)), -(p * np.log(p)).sum(axis=-1))
+    np.testing.assert_allclose(losses.entropy(torch.from_numpy(logits).log_softmax(-1)), -(p * np.log(p)).sum(axis=-1))
     actions = np.random.default_rng(1).integers(0, A, (T, B))
     expected = np.log(np.take_along_axis(p, actions[..., None], axis=-1))[..., 0]
-    np.testing.assert_allclose(losses.action_log_probs(torch.from_numpy(logits), torch.from_numpy(actions)), expected)
+    np.testing.assert_allclose(losses.action_log_probs(torch.from_numpy(logits).log_softmax(-1), torch.from_numpy(actions)), expected)
 
 
 def test_removed_actions_have_no_probability_and_leave_everything_finite() -> None:
@@ -58,8 +58,8 @@ def test_removed_actions_have_no_probability_and_leave_everything_finite() -> No
     assert not probabilities[task == 0, 3:].any()
     torch.testing.assert_close(probabilities[task == 0, :3], logits[task == 0, :3].softmax(dim=-1))
     torch.testing.assert_close(probabilities[task == 1], logits[task == 1].softmax(dim=-1))
-    entropy = losses.entropy(masked)
-    torch.testing.assert_close(entropy[task == 0], losses.entropy(logits[task == 0, :3]))
+    entropy = losses.entropy(masked.log_softmax(-1))
+    torch.testing.assert_close(entropy[task == 0], losses.entropy(logits[task == 0, :3].log_softmax(-1)))
     entropy.sum().backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
     assert logits.grad[task == 0, :3].any() and not logits.grad[task == 0, 3:].any()
@@ -67,5 +67,5 @@ def test_removed_actions_have_no_probability_and_leave_everything_finite() -> No
 
 def test_entropy_of_a_certain_policy_is_zero() -> None:
     logits = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)
-    losses.entropy(logits).sum().backward()
-    assert losses.entropy(logits).item() == 0 and logits.grad is not None and logits.grad.isfinite().all()
+    losses.entropy(logits.log_softmax(-1)).sum().backward()
+    assert losses.entropy(logits.log_softmax(-1)).item() == 0 and logits.grad is not None and logits.grad.isfinite().all()
