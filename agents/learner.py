@@ -151,8 +151,9 @@ class Learner:
         instruction = batch["instruction"].numpy() if "instruction" in batch else None
         distinct, index = distinct_rows(encoder.context_rows(task.numpy(), instruction))
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            modulations = self.network.condition(encoder.contexts_from_rows(distinct))
-            segments = Segments(torch.from_numpy(index), len(distinct))
+            contexts = encoder.contexts_from_rows(distinct)
+            modulations = self.network.condition(contexts)
+            segments = Segments(torch.from_numpy(index), len(contexts.task))
             output = self.network.unroll(batch, batch["core_state"], modulations, segments, final_state=False)
         features = output.value_features.float()
         log_policy = torch.log_softmax(output.policy_logits[:-1], dim=-1)

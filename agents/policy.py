@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork, Modulations
+from agents.shapes import repeating_size
 
 # Steps for which random numbers are drawn at once: one call costs as much as dozens of numbers.
 _NOISE_STEPS = 16
@@ -122,8 +123,9 @@ class _ModulationCache:
                 self._known.clear()
                 self._number(rows, np.arange(len(rows)))
             self._rows = rows.copy()
-            used = {site: tuple(part[: len(self._known)] for part in parts) for site, parts in self._stored.items()}
-            self._found = Segments(torch.from_numpy(self._index.copy()), len(self._known)), used
+            count = min(repeating_size(len(self._known)), self.limit)
+            used = {site: tuple(part[:count] for part in parts) for site, parts in self._stored.items()}
+            self._found = Segments(torch.from_numpy(self._index.copy()), count), used
         return self._found
 
     def _number(self, rows: NDArray[np.int32], changed: NDArray[np.int64]) -> bool:
@@ -139,13 +141,13 @@ class _ModulationCache:
                 new.append(slot)
             self._index[slot] = row
         if new:
-            self._store(self._network.condition(self._network.context_encoder.contexts_from_rows(rows[new])))
+            self._store(self._network.condition(self._network.context_encoder.contexts_from_rows(rows[new])), len(new))
         return True
 
-    def _store(self, made: Modulations) -> None:
-        """The newest rows of the cache."""
+    def _store(self, made: Modulations, count: int) -> None:
+        """The newest `count` rows of the cache."""
         for site, parts in made.items():
             if site not in self._stored:
-                self._stored[site] = tuple(part.new_empty(self.limit, *part.shape[1:]) for part in parts)
+                self._stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
             for stored, part in zip(self._stored[site], parts, strict=True):
-                stored[len(self._known) - len(part) : len(self._known)] = part
+                stored[len(self._known) - count : len(self._known)] = part[:count]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from agents.shapes import repeating_size
+
 # Places of the padded grid for each sample, above which a context with many samples is given several rows.
 _MOST_PLACES = 3
 
@@ -16,7 +18,7 @@ _MOST_PLACES = 3
 class Grid(NamedTuple):
     """Samples sorted by context into rows of equal width, so that one batched product serves all contexts.
 
-    owner: int64 [R], the context of each row, or None when row u is context u. width: places in a row.
+    owner: int64 [R], the context of each row, or None when row u is context u. Rows may be empty. width: places in a row.
     place: int64 [N], the place of each sample, row * width + rank; no two samples share one.
     """
 
@@ -49,12 +51,13 @@ class Segments:
         order = torch.argsort(index, stable=True)
         rank = torch.empty_like(index)
         rank[order] = torch.arange(samples, device=index.device) - (sizes.cumsum(0) - sizes)[index[order]]
-        widest = int(sizes.max())
+        widest = repeating_size(int(sizes.max()))
         if self.count * widest <= _MOST_PLACES * max(samples, self.count):
             return Grid(None, widest, index * widest + rank)
-        width = 2 * -(-samples // self.count)
+        width = repeating_size(2 * -(-samples // self.count))
         rows = torch.div(sizes + width - 1, width, rounding_mode="floor")
         owner = torch.repeat_interleave(rows)
+        owner = torch.cat([owner, owner.new_zeros(repeating_size(len(owner)) - len(owner))])
         first = rows.cumsum(0) - rows
         return Grid(owner, width, first[index] * width + rank)
 

@@ -117,7 +117,11 @@ class AgentNetwork(nn.Module):
 
     def lower_precision(self, dtype: torch.dtype) -> None:
         """Casts in place what autocast would cast at every call: torso, fusion at the core's input, core. For acting only."""
-        for module in (self.torso, self.core, *(self.fusions[site] for site in ("core_input",) if site in self.fusions)):
+        for module in (
+            self.torso,
+            self.core,
+            *(self.fusions[site] for site in ("core_input",) if site in self.fusions),
+        ):
             module.to(dtype)
 
     def _fuse(self, site: str, x: Tensor, modulations: Modulations, segments: Segments) -> Tensor:

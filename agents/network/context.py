@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agents.shapes import repeating_size
+
 CONTEXTS = ("task", "instruction", "both", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
 
 
 class Contexts(NamedTuple):
-    """U distinct contexts: `task` int64 [U] and `instruction` int64 [U, L'], trimmed to its longest (L' = 0: no instruction)."""
+    """U contexts: `task` int64 [U] and `instruction` int64 [U, L'], trimmed to about its longest (L' = 0: no instruction)."""
 
     task: Tensor
     instruction: Tensor
@@ -114,11 +116,14 @@ class ContextEncoder(nn.Module):
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
     def contexts_from_rows(self, rows: NDArray[np.int32]) -> Contexts:
-        """The inverse of `context_rows` for U rows [U, C]."""
+        """The inverse of `context_rows` for rows [U, C]. The first context is repeated at the end to a size that comes again
+        (agents/shapes.py), so the result may have more rows than were given.
+        """
+        rows = np.concatenate([rows, np.broadcast_to(rows[0], (repeating_size(len(rows)) - len(rows), rows.shape[1]))])
         task = rows[:, 0] if self.reads_task else np.zeros(len(rows), np.int32)
         tokens = rows[:, int(self.reads_task) :] if self.reads_instruction else np.zeros((len(rows), 0), np.int32)
         used = np.flatnonzero(tokens.any(axis=0))
-        length = int(used[-1]) + 1 if len(used) else 0
+        length = repeating_size(int(used[-1]) + 1) if len(used) else 0
         return Contexts(torch.from_numpy(task.astype(np.int64)), torch.from_numpy(tokens[:, :length].astype(np.int64)))
 
 

@@ -69,9 +69,12 @@ class LSTMCore(nn.Module):
         following = torch.cat([start[1:], start.new_zeros(1)])
         sizes = torch.where(following > start, following, length) - start
         flat = x.reshape(length * batch, -1)
+        # Filled up to one of few lengths, so that the kernels' shapes come again (agents/shapes.py).
+        unit = -(-length // _LENGTHS)
+        filled = (torch.div(sizes + unit - 1, unit, rounding_mode="floor") * unit).clamp(max=length)
         outputs, samples = [], []
-        for least, most in group_lengths(torch.bincount(sizes).tolist()):
-            rows = ((sizes >= least) & (sizes <= most)).nonzero().squeeze(1)
+        for least, most in group_lengths(torch.bincount(filled).tolist()):
+            rows = ((filled >= least) & (filled <= most)).nonzero().squeeze(1)
             size, begin, owner = (_rounded(part[rows]) for part in (sizes, start, column))
             size[len(rows) :] = 0
             time = torch.arange(most, device=x.device).unsqueeze(1)
@@ -104,6 +107,8 @@ class LSTMCore(nn.Module):
 _CALL_COST, _STEP_COST = 320, 12
 # Rows are filled up to a multiple of this: 96 rows take half the time of 94.
 _ROWS = 32
+# Lengths to which stretches are filled up.
+_LENGTHS = 4
 
 
 def _rounded(rows: Tensor) -> Tensor:

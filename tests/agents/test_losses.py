@@ -46,7 +46,9 @@ def test_entropy_and_log_probabilities() -> None:
     np.testing.assert_allclose(losses.entropy(torch.from_numpy(logits).log_softmax(-1)), -(p * np.log(p)).sum(axis=-1))
     actions = np.random.default_rng(1).integers(0, A, (T, B))
     expected = np.log(np.take_along_axis(p, actions[..., None], axis=-1))[..., 0]
-    np.testing.assert_allclose(losses.action_log_probs(torch.from_numpy(logits).log_softmax(-1), torch.from_numpy(actions)), expected)
+    np.testing.assert_allclose(
+        losses.action_log_probs(torch.from_numpy(logits).log_softmax(-1), torch.from_numpy(actions)), expected
+    )
 
 
 def test_removed_actions_have_no_probability_and_leave_everything_finite() -> None:
@@ -68,4 +70,6 @@ def test_removed_actions_have_no_probability_and_leave_everything_finite() -> No
 def test_entropy_of_a_certain_policy_is_zero() -> None:
     logits = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)
     losses.entropy(logits.log_softmax(-1)).sum().backward()
-    assert losses.entropy(logits.log_softmax(-1)).item() == 0 and logits.grad is not None and logits.grad.isfinite().all()
+    assert (
+        losses.entropy(logits.log_softmax(-1)).item() == 0 and logits.grad is not None and logits.grad.isfinite().all()
+    )
