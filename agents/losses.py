@@ -5,7 +5,6 @@ Each is summed over the steps that `mask` keeps; the learner divides when it wan
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 

@@ -78,7 +78,7 @@ class AgentNetwork(nn.Module):
     def condition(self, contexts: Contexts) -> Modulations:
         """Everything that depends on the contexts alone, once for each of the U rows."""
         z = self.context_encoder(contexts)
-        return {site: fusion.condition(z.to(fusion.dtype)) for site, fusion in self.fusions.items()}  # type: ignore[operator, arg-type]
+        return {site: fusion.condition(z.to(fusion.dtype)) for site, fusion in self.fusions.items()}  # type: ignore[operator]
 
     def unroll(
         self,

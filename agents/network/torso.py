@@ -83,9 +83,10 @@ class GridTorso(nn.Module):
         table = self.one_hot.to(_compute_dtype(self.linear.weight))
         x = table.index_select(0, cell.flatten()).view(*cell.shape, -1).permute(0, 3, 1, 2)
         for number, convolution in enumerate(self.convolutions):
-            if x.shape[2:] == convolution.weight.shape[2:]:  # type: ignore[union-attr]
+            assert isinstance(convolution, nn.Conv2d)
+            if x.shape[2:] == convolution.weight.shape[2:]:
                 # One output position: a linear layer, whose gradient costs a fifth of the convolution's.
-                x = F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)  # type: ignore[arg-type, operator, union-attr]
+                x = F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)
             else:
                 x = convolution(x)
             if number == 0 and self.pool > 1:
@@ -141,12 +142,14 @@ class DeepTorso(nn.Module):
     def __init__(self, shape: Sequence[int], vector_size: int, *, size: int = 256) -> None:
         super().__init__()
         height, width, channels = shape
+        self.first = nn.Conv2d(channels, 16, 3, padding=1)
         stages: list[nn.Module] = []
         for out in (16, 32, 32):
-            conv, pool = nn.Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)
-            stages += [conv, pool, _Residual(out), _Residual(out)]
+            if stages:
+                stages.append(nn.Conv2d(channels, out, 3, padding=1))
+            stages += [nn.MaxPool2d(3, stride=2, padding=1), _Residual(out), _Residual(out)]
             channels, height, width = out, (height + 1) // 2, (width + 1) // 2
-        self.first, self.stages = stages[0], nn.Sequential(*stages[1:])
+        self.stages = nn.Sequential(*stages)
         self.linear = nn.Linear(channels * height * width + vector_size, size)
         self.size = size
 
@@ -167,9 +170,10 @@ class MLPTorso(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """One row of features per sample."""
-        x = observation["vector"].to(_compute_dtype(self.layers[0].weight)) if self.layers else observation["vector"]
+        x = observation["vector"]
         for layer in self.layers:
-            x = layer(x).relu_()
+            assert isinstance(layer, nn.Linear)
+            x = layer(x.to(_compute_dtype(layer.weight))).relu_()
         return x
 
 

@@ -84,7 +84,7 @@ def plain_shallow(torso: ShallowTorso, x: Tensor) -> Tensor:
 
 def plain_deep(torso: DeepTorso, x: Tensor) -> Tensor:
     layers = [torso.first, *torso.stages]
-    for conv, pool, *residuals in (layers[i : i + 4] for i in range(0, 12, 4)):
+    for conv, _pool, *residuals in (layers[i : i + 4] for i in range(0, 12, 4)):
         x = F.max_pool2d(conv(x), 3, stride=2, padding=1)
         for block in residuals:
             x = x + block.conv2(F.relu(block.conv1(F.relu(x))))
@@ -92,7 +92,7 @@ def plain_deep(torso: DeepTorso, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("vector_size", [0, 3])
-@pytest.mark.parametrize("kind, plain", [(ShallowTorso, plain_shallow), (DeepTorso, plain_deep)])
+@pytest.mark.parametrize(("kind", "plain"), [(ShallowTorso, plain_shallow), (DeepTorso, plain_deep)])
 def test_pixel_torsos_are_their_layers(
     kind: type[ShallowTorso] | type[DeepTorso], plain: Callable[..., Tensor], vector_size: int
 ) -> None:
