@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from agents import builder
+from agents.bottleneck import limited_by
 from agents.checkpoint import save_checkpoint
 from agents.clock import Clock
 from agents.display import Display
@@ -77,18 +78,22 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
 
     with Display(config.total_frames, enabled=config.display) as display:
         display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner))
-        clock = Clock(seconds, learner.state, action_repeat=env.action_repeat, num_actors=builder.num_actors(config))
+        clock = Clock(seconds, learner.state, action_repeat=env.action_repeat)
+        facts = builder.facts(config, env, learner)
         log = MetricsLog(folder, learner.state.updates)
         runtime = builder.build_runtime(config, env, network, positions, learner.state.updates)
 
         def save() -> None:
-            content = snapshot(config, env, learner, statistics, runtime.positions, clock.seconds)
-            save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
+            with clock.disk():
+                content = snapshot(config, env, learner, statistics, runtime.positions, clock.seconds)
+                save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
 
         def report() -> None:
             row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
-            log.write(row, tasks)
-            display.update(row, tasks)
+            verdict = limited_by(clock.shares, facts)
+            with clock.disk():
+                log.write(row, tasks, verdict.name)
+            display.update(row, tasks, verdict.sentence)
 
         losses: dict[str, torch.Tensor] = {}
         try:
@@ -118,7 +123,8 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         finally:
             runtime.close()
             log.close()
-        figures = result(learner, statistics, clock, env, interrupted=interruption.wanted)
+        verdict = limited_by(clock.shares, facts)
+        figures = result(learner, statistics, clock, env, verdict, interrupted=interruption.wanted)
         write_result(folder, figures)
         display.finish(folder, figures)
     return INTERRUPTED if interruption.wanted else DONE

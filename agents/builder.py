@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from agents.actor import Actor
+from agents.bottleneck import Facts
 from agents.fusion import FUSIONS, Fusion
 from agents.learner import Learner
 from agents.network.agent import AgentNetwork, core_input_size
@@ -180,6 +181,27 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
     elif config.resume:
         rows["resumes"] = "nothing: the folder holds no checkpoint yet, so this is a new run"
     return rows
+
+
+def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
+    """What advice on the run's speed depends on."""
+    return Facts(
+        runtime=config.runtime.name,
+        num_cores=num_cores(),
+        num_actors=num_actors(config),
+        actor_threads=config.runtime.actor_threads,
+        learner_threads=learner_threads(config),
+        slots_per_actor=config.runtime.slots_per_actor,
+        buffers_per_actor=config.runtime.buffers_per_actor,
+        least_actors=-(-len(env.tasks) // config.runtime.slots_per_actor),
+        batch_size=batch_columns(config),
+        passes=config.learner.passes,
+        core_size=config.core.size,
+        checkpoint_seconds=config.checkpoint_seconds,
+        log_seconds=config.log_seconds,
+        can_use_bf16=learner.autocast is None and has_bf16(),
+        faster_engine="envpool" if env.engine == "minigrid" else "",
+    )
 
 
 def build_runtime(

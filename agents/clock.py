@@ -1,17 +1,27 @@
-"""Time and rates of a run: what is due, how fast it goes, how old the weights are that actors use."""
+"""Time and rates of a run: what is due, how fast it goes, where the time goes, how old the weights are that actors use."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
+from agents.bottleneck import Seconds, TimeShares
 from agents.learner import LearnerState
 from agents.runtime.base import Batch
 
 _WARM_UP_UPDATES = 20
-"""Updates before `steady_frames_per_second` begins to count: processes start and caches fill."""
+"""Updates before `steady_frames_per_second` and `shares` begin to count: processes start and caches fill."""
+
+
+class _Reading(NamedTuple):
+    """Steps of the agent and seconds spent, both since the start of this process."""
+
+    steps: int
+    spent: Seconds
 
 
 class Clock:
@@ -21,18 +31,17 @@ class Clock:
         seconds: that the run has taken before, in earlier processes.
         state: counters at the start.
         action_repeat: frames per step.
-        num_actors: for the actors' time shares.
     """
 
-    def __init__(self, seconds: float, state: LearnerState, *, action_repeat: int, num_actors: int) -> None:
+    def __init__(self, seconds: float, state: LearnerState, *, action_repeat: int) -> None:
         self._earlier = seconds
         self._began = time.perf_counter()
         self._repeat = action_repeat
-        self._num_actors = num_actors
         self._due: dict[str, float] = {}
         self._first_updates = state.updates
-        self._warm: tuple[float, int] | None = None
-        self._steps = state.steps
+        self._spent = Seconds()
+        self._warm: _Reading | None = None
+        self._newest = _Reading(state.steps, self._spent)
         self._begin_row(state)
 
     @property
@@ -45,18 +54,41 @@ class Clock:
         """Since the warm-up; 0 when the run ended within it."""
         if self._warm is None:
             return 0.0
-        began, steps = self._warm
-        return (self._steps - steps) * self._repeat / max(time.perf_counter() - began, 1e-9)
+        seconds = self._newest.spent.loop - self._warm.spent.loop
+        return (self._newest.steps - self._warm.steps) * self._repeat / max(seconds, 1e-9)
+
+    @property
+    def shares(self) -> TimeShares | None:
+        """Where the time went from the warm-up to the newest update; None when the run has not come past it."""
+        if self._warm is None or self._warm is self._newest:
+            return None
+        return TimeShares.between(self._warm.spent, self._newest.spent)
+
+    @contextlib.contextmanager
+    def disk(self) -> Iterator[None]:
+        """Around what the loop writes to the disk."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent = self._spent._replace(disk=self._spent.disk + time.perf_counter() - began)
 
     def tick(self, batch: Batch, before: int, state: LearnerState) -> None:
         """Takes in one update. `before` is the number of updates whose weights the learner had when it took the batch."""
-        self._steps = state.steps
         self._lags += [before - version for version in batch.weights_versions]
-        self._wait += batch.wait_seconds
-        self._env += batch.env_seconds
-        self._inference += batch.inference_seconds
+        spent = self._spent
+        self._spent = Seconds(
+            loop=time.perf_counter() - self._began,
+            wait=spent.wait + batch.wait_seconds,
+            disk=spent.disk,
+            actors=spent.actors + batch.actor_seconds,
+            env=spent.env + batch.env_seconds,
+            inference=spent.inference + batch.inference_seconds,
+            actor_wait=spent.actor_wait + batch.actor_wait_seconds,
+        )
+        self._newest = _Reading(state.steps, self._spent)
         if self._warm is None and state.updates >= self._first_updates + _WARM_UP_UPDATES:
-            self._warm = (time.perf_counter(), state.steps)
+            self._warm = self._newest
 
     def due(self, what: str, interval: float) -> bool:
         """Whether `interval` seconds have passed since this was last true for `what` (or since the start)."""
@@ -68,9 +100,10 @@ class Clock:
 
     def row(self, state: LearnerState, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """The figures since the last row, named as in metrics.jsonl."""
-        elapsed = max(time.perf_counter() - self._row_began, 1e-9)
+        now = self._spent._replace(loop=time.perf_counter() - self._began)
+        elapsed = max(now.loop - self._row_spent.loop, 1e-9)
         lags = self._lags or [0]
-        actors_time = elapsed * self._num_actors
+        shares = TimeShares.between(self._row_spent, now)
         row: dict[str, float] = {
             "updates": state.updates,
             "frames": state.steps * self._repeat,
@@ -81,16 +114,13 @@ class Clock:
             "policy_lag_mean": sum(lags) / len(lags),
             "policy_lag_max": max(lags),
             "updates_refused": state.refused,
-            "time/env": self._env / actors_time,
-            "time/inference": self._inference / actors_time,
-            "time/learner": max(0.0, 1 - self._wait / elapsed),
-            "time/wait": min(1.0, self._wait / elapsed),
         }
+        row |= {f"time/{name}": share for name, share in shares._asdict().items()}
         row |= {key: float(value) for key, value in losses.items()}
         self._begin_row(state)
         return row
 
     def _begin_row(self, state: LearnerState) -> None:
-        self._row_began, self._row_steps = time.perf_counter(), state.steps
-        self._wait = self._env = self._inference = 0.0
+        self._row_spent = self._spent._replace(loop=time.perf_counter() - self._began)
+        self._row_steps = state.steps
         self._lags: list[int] = []

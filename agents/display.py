@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from agents.metrics import mean_over_tasks
 
@@ -31,6 +32,7 @@ class Display:
         self._enabled = enabled
         self._total = total_frames
         self._plain_at = 0.0
+        self._limit = ""
         self._bar = Progress(
             TextColumn("{task.fields[frames]}"),
             BarColumn(bar_width=None),
@@ -82,11 +84,12 @@ class Display:
             f"{how}: {figures['frames']:,} frames, {figures['updates']:,} updates in {_clock(figures['seconds'])}, "
             f"{figures['frames_per_second']:,.0f} frames/s; return (success) of the last episodes: {tasks}"
         )
+        self.say(figures["limited_by"])
         verb = "evaluate.py" if figures["finished"] else "train.py resume=true"
         self.say(f"next: python {verb} run={folder}")
 
-    def update(self, row: dict[str, float], tasks: dict[str, dict[str, float]]) -> None:
-        """Shows a log step: `row` as in metrics.jsonl, `tasks` as Statistics.summary."""
+    def update(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limit: str) -> None:
+        """Shows a log step: `row` as in metrics.jsonl, `tasks` as Statistics.summary, `limit` what limits the run, a sentence."""
         if not self._enabled:
             return
         frames, speed = int(row["frames"]), row["frames_per_second"]
@@ -95,7 +98,7 @@ class Display:
             self._bar.update(
                 self._task, completed=frames, frames=f"{frames:,} / {self._total:,} frames", eta=f"{_clock(left)} left"
             )
-            self._live.update(Group(self._bar, _line(row), _table(tasks)))
+            self._live.update(Group(self._bar, _line(row), _times(row), Text(limit), _table(tasks)))
         elif time.monotonic() - self._plain_at >= _PLAIN_SECONDS or frames >= self._total:
             self._plain_at = time.monotonic()
             shown = "  ".join(
@@ -106,14 +109,24 @@ class Display:
             self.say(
                 f"{frames:,}/{self._total:,} frames  {speed:,.0f}/s  lag {row['policy_lag_mean']:.1f}  {_clock(left)} left  {shown}"
             )
+            if limit != self._limit and frames < self._total:
+                self._limit = limit
+                self.say(limit)
 
 
 def _line(row: dict[str, float]) -> RenderableType:
     return (
         f"{row['frames_per_second']:,.0f} frames/s   {int(row['updates']):,} updates   policy lag {row['policy_lag_mean']:.1f} "
         f"(max {row['policy_lag_max']:.0f})   loss {row.get('loss/total', math.nan):.3f}   "
-        f"entropy {row.get('loss/entropy', math.nan):.2f}   time: learner {row['time/learner']:.0%}, "
-        f"waiting {row['time/wait']:.0%}, actors env {row['time/env']:.0%}, inference {row['time/inference']:.0%}"
+        f"entropy {row.get('loss/entropy', math.nan):.2f}"
+    )
+
+
+def _times(row: dict[str, float]) -> RenderableType:
+    return (
+        f"time: learner {row['time/learner']:.0%}, "
+        f"waiting {row['time/wait']:.0%}, disk {row['time/disk']:.0%}; actors env {row['time/env']:.0%}, "
+        f"inference {row['time/inference']:.0%}, waiting {row['time/actor_wait']:.0%}"
     )
 
 

@@ -118,8 +118,10 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
 
-    def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]]) -> None:
-        """One log step: `row` from Clock.row, `tasks` from Statistics.summary. NaN is left out, because JSON has none.
+    def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limited_by: str) -> None:
+        """One log step: `row` from Clock.row, `tasks` from Statistics.summary, `limited_by` the name of a bottleneck.Verdict.
+
+        NaN is left out, because JSON has none, and the name stays out of TensorBoard, which has numbers only.
 
         A row for updates that have one already is dropped: an end may fall on a log step.
         """
@@ -129,7 +131,7 @@ class MetricsLog:
         row = row | {f"tasks/{task}/{key}": value for task, values in tasks.items() for key, value in values.items()}
         row |= {f"mean/{key}": value for key, value in mean_over_tasks(tasks).items()}
         row = {key: value for key, value in row.items() if not math.isnan(value)}
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json.dumps(row | {"limited_by": limited_by}) + "\n")
         self._file.flush()
         for key, value in row.items():
             if key != "updates":

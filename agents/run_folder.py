@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from agents.bottleneck import Verdict
 from agents.checkpoint import env_from_dict, env_to_dict, list_checkpoints, load_checkpoint
 from agents.clock import Clock
 from agents.files import write_whole
@@ -105,9 +106,12 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
 
 
 def result(
-    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, *, interrupted: bool
+    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, verdict: Verdict, *, interrupted: bool
 ) -> dict[str, Any]:
-    """The figures of result.json: counters, steady speed, parameters, and each task's last episodes."""
+    """The figures of result.json: counters, steady speed, where the time went, parameters, and each task's last episodes.
+
+    Speed and time shares are those after the warm-up; a run that ends within it has 0 and none.
+    """
     state, tasks = learner.state, statistics.summary(env.action_repeat)
     return {
         "finished": not interrupted,
@@ -117,6 +121,8 @@ def result(
         "steps": state.steps,
         "seconds": clock.seconds,
         "frames_per_second": clock.steady_frames_per_second,
+        "time": clock.shares._asdict() if clock.shares else {},
+        "limited_by": verdict.sentence,
         "parameters": learner.network.num_parameters,
         "tasks": tasks,
         "mean": mean_over_tasks(tasks),

@@ -38,15 +38,19 @@ class Batch:
     Attributes:
         trajectory: [T+1, B] arrays; valid until the next `collect`.
         weights_versions: version of the weights that each unroll in it was begun with.
-        wait_seconds: time that `collect` waited for actors.
-        env_seconds, inference_seconds: time that the actors spent on these unrolls.
+        wait_seconds: time that `collect` waited for actors, or played their part itself.
+        actor_seconds: time of the actors from the end of the unrolls before these to the end of these.
+        env_seconds, inference_seconds, actor_wait_seconds: parts of it, spent in environments, in the policy, and waiting for a
+            buffer, which is waiting for the learner.
     """
 
     trajectory: Trajectory
     weights_versions: list[int]
     wait_seconds: float
+    actor_seconds: float
     env_seconds: float
     inference_seconds: float
+    actor_wait_seconds: float
 
 
 class MakeActor(Protocol):

@@ -31,8 +31,10 @@ class _Finished(NamedTuple):
     buffer: int
     weights_version: int
     unrolls: int
+    seconds: float
     env_seconds: float
     inference_seconds: float
+    wait_seconds: float
 
 
 class _Failed(NamedTuple):
@@ -117,8 +119,10 @@ class LocalRuntime:
             trajectory=batch,
             weights_versions=[finished.weights_version for _, finished in taken],
             wait_seconds=waited,
+            actor_seconds=sum(finished.seconds for _, finished in taken),
             env_seconds=sum(finished.env_seconds for _, finished in taken),
             inference_seconds=sum(finished.inference_seconds for _, finished in taken),
+            actor_wait_seconds=sum(finished.wait_seconds for _, finished in taken),
         )
 
     def publish(self, version: int) -> None:
@@ -176,12 +180,26 @@ def _run_actor(
     try:
         actor = make_actor(index, None)
         version = -1
+        free = time.perf_counter()
         while (number := connection.recv()) is not None:
+            began = time.perf_counter()
             if weights.version != version:
                 version = weights.read(actor.policy.network)
                 actor.policy.weights_changed()
             actor.unroll(buffers[number])
-            connection.send(_Finished(number, version, actor.unrolls, actor.env_seconds, actor.inference_seconds))
+            ended = time.perf_counter()
+            connection.send(
+                _Finished(
+                    number,
+                    version,
+                    actor.unrolls,
+                    seconds=ended - free,
+                    env_seconds=actor.env_seconds,
+                    inference_seconds=actor.inference_seconds,
+                    wait_seconds=began - free,
+                )
+            )
+            free = ended
         actor.close()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # The learner is gone: there is nobody to tell.

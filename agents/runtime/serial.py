@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Mapping
 
@@ -35,9 +36,11 @@ class SerialRuntime:
         self._buffers = [allocate(spec) for _ in range(unrolls_per_batch)]
         self._version = 0
         self._turn = 0
+        self._idle_since = time.perf_counter()
 
     def collect(self) -> Batch:
         """Plays the unrolls of one batch; ActorError when one fails."""
+        idle_since, began = self._idle_since, time.perf_counter()
         env_seconds = inference_seconds = 0.0
         for buffer in self._buffers:
             index, actor = self._turn, self._actors[self._turn]
@@ -50,12 +53,17 @@ class SerialRuntime:
             inference_seconds += actor.inference_seconds
             self.positions.unrolls[index] = actor.unrolls
             self.positions.episodes[index] = buffer["episode"].tolist()
+        trajectory = concatenate(self._buffers)
+        self._idle_since = time.perf_counter()
+        # One process, so one clock: what is the actors' turn is not the learner's, and the other way round.
         return Batch(
-            trajectory=concatenate(self._buffers),
+            trajectory=trajectory,
             weights_versions=[self._version] * len(self._buffers),
-            wait_seconds=0.0,
+            wait_seconds=self._idle_since - began,
+            actor_seconds=self._idle_since - idle_since,
             env_seconds=env_seconds,
             inference_seconds=inference_seconds,
+            actor_wait_seconds=began - idle_since,
         )
 
     def publish(self, version: int) -> None:

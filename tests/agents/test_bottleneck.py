@@ -1,0 +1,507 @@
+"""What limits a run: the rules, the clock that measures for them, and runs that are slow on purpose."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import agents.clock
+import train
+from agents import builder
+from agents.actor import Actor
+from agents.bottleneck import Facts, Seconds, TimeShares, limited_by
+from agents.builder import ActorFactory
+from agents.clock import Clock
+from agents.display import Display
+from agents.learner import Learner, LearnerState
+from agents.metrics import MetricsLog
+from agents.runtime.base import Batch
+from conf.loading import compose_train, flatten, to_dict
+
+FACTS = Facts(
+    runtime="local",
+    num_cores=4,
+    num_actors=3,
+    actor_threads=1,
+    learner_threads=1,
+    slots_per_actor=64,
+    buffers_per_actor=2,
+    least_actors=1,
+    batch_size=64,
+    passes=1,
+    core_size=128,
+    checkpoint_seconds=60.0,
+    log_seconds=5.0,
+)
+BUSY = TimeShares(learner=0.95, wait=0.05, disk=0, env=0.45, inference=0.45, actor_wait=0.05)
+WAITING_LEARNER = BUSY._replace(learner=0.3, wait=0.7)
+SLOW_ENV = WAITING_LEARNER._replace(env=0.8, inference=0.1)
+SLOW_POLICY = WAITING_LEARNER._replace(env=0.1, inference=0.8)
+SLOW_LEARNER = BUSY._replace(env=0.1, inference=0.1, actor_wait=0.7)
+SLOW_DISK = BUSY._replace(learner=0.5, disk=0.45, actor_wait=0.5)
+TURNS = BUSY._replace(learner=0.5, wait=0.5, env=0.2, inference=0.2, actor_wait=0.5)
+CORES = "limited by the cores, which have more threads than they can run"
+BALANCE = "limited by nothing in particular, learner and actors keep each other busy"
+
+
+def facts(**changes: Any) -> Facts:
+    return dataclasses.replace(FACTS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("shares", "changes", "name", "sentence"),
+    [
+        (None, {}, "start", "limited by its start; try a larger total_frames, for it has hardly begun"),
+        (SLOW_DISK, {}, "disk", "limited by the disk; try checkpoint_seconds=1380 or run= on a faster disk"),
+        (
+            SLOW_DISK,
+            {"checkpoint_seconds": 0.0, "log_seconds": 0.0},
+            "disk",
+            "limited by the disk; try checkpoint_seconds=60, log_seconds=5 or run= on a faster disk",
+        ),
+        (
+            SLOW_LEARNER,
+            {},
+            "learner",
+            "limited by the learner; try runtime.num_actors=1 runtime.learner_threads=3, learner.batch_size=128 or core.size=64",
+        ),
+        # Each task keeps a slot, and what the machine can do comes before what changes the experiment.
+        (
+            SLOW_LEARNER,
+            {"least_actors": 3, "passes": 3, "can_use_bf16": True},
+            "learner",
+            "limited by the learner; try precision=bf16, learner.passes=2 or learner.batch_size=128",
+        ),
+        (
+            SLOW_LEARNER,
+            {"num_cores": 16, "least_actors": 3, "can_use_bf16": True},
+            "learner",
+            "limited by the learner; try runtime.learner_threads=13, precision=bf16 or learner.batch_size=128",
+        ),
+        (SLOW_ENV, {}, "environment", "limited by the environment; try learner.passes=3 or a machine with more cores"),
+        (
+            SLOW_ENV,
+            {"passes": 4, "faster_engine": "envpool"},
+            "environment",
+            "limited by the environment; try env.engine=envpool or a machine with more cores",
+        ),
+        (SLOW_POLICY, {}, "inference", "limited by inference; try runtime.slots_per_actor=128 or core.size=64"),
+        (
+            SLOW_POLICY,
+            {"can_use_bf16": True, "batch_size": 192},
+            "inference",
+            "limited by inference; try precision=bf16, runtime.slots_per_actor=192 or core.size=64",
+        ),
+        # The learner waits and cores are free: as many more actors as it needs, or as there are cores.
+        (
+            SLOW_ENV,
+            {"num_actors": 1, "num_cores": 16},
+            "actors",
+            "limited by the number of actors; try runtime.num_actors=4",
+        ),
+        (
+            SLOW_POLICY,
+            {"num_actors": 3, "num_cores": 8},
+            "actors",
+            "limited by the number of actors; try runtime.num_actors=7",
+        ),
+        # All cores' worth of learner threads idle while the learner waits.
+        (
+            SLOW_ENV,
+            {"num_actors": 1, "num_cores": 8, "learner_threads": 7},
+            "actors",
+            "limited by the number of actors; try runtime.num_actors=4",
+        ),
+        (
+            TURNS,
+            {},
+            "buffers",
+            "limited by learner and actors that wait for each other in turn; try runtime.buffers_per_actor=3",
+        ),
+        (
+            TURNS,
+            {"num_actors": 1, "num_cores": 2, "batch_size": 256},
+            "buffers",
+            "limited by learner and actors that wait for each other in turn; try runtime.buffers_per_actor=8",
+        ),
+        (
+            BUSY,
+            {"num_actors": 12},
+            "cores",
+            f"{CORES}; try runtime.num_actors=3",
+        ),
+        (
+            BUSY,
+            {"num_cores": 2, "num_actors": 1, "actor_threads": 4, "learner_threads": 4},
+            "cores",
+            f"{CORES}; try runtime.actor_threads=1 runtime.learner_threads=1",
+        ),
+        (
+            BUSY,
+            {},
+            "balance",
+            f"{BALANCE}; try a machine with more cores to speed up both",
+        ),
+        (
+            BUSY,
+            {"num_cores": 12},
+            "balance",
+            f"{BALANCE}; try runtime.num_actors=11 to speed up both",
+        ),
+    ],
+)
+def test_the_limit_and_the_advice(shares: TimeShares | None, changes: dict[str, Any], name: str, sentence: str) -> None:
+    assert limited_by(shares, facts(**changes)) == (name, sentence)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "limit"),
+    [
+        ("learner", "learner", "the learner"),
+        ("env", "environment", "the environment"),
+        ("inference", "inference", "inference"),
+    ],
+)
+def test_in_the_serial_runtime_the_largest_part_is_named(part: str, name: str, limit: str) -> None:
+    shares = TimeShares(learner=0.2, wait=0.8, disk=0.15, env=0.2, inference=0.2, actor_wait=0.2)._replace(
+        **{part: 0.5}
+    )
+    alone = facts(runtime="serial", num_actors=1)
+    assert limited_by(shares, alone) == (
+        name,
+        f"limited by {limit}, while all else awaits its turn in one process; try runtime=local",
+    )
+    assert limited_by(shares._replace(disk=0.6), alone).name == "disk"
+    # Where there is nobody to take turns with, the part itself is to be changed.
+    verdict = limited_by(shares, dataclasses.replace(alone, num_cores=1))
+    assert verdict.name == name
+    assert "runtime=local" not in verdict.sentence
+
+
+def advised(sentence: str) -> dict[str, str]:
+    """The settings that a sentence names."""
+    return dict(re.findall(r"([\w.]+)=([\w.]+)", sentence))
+
+
+@given(
+    learner=st.floats(0, 1),
+    disk=st.floats(0, 1),
+    env=st.floats(0, 1),
+    inference=st.floats(0, 1),
+    runtime=st.sampled_from(["serial", "local"]),
+    num_cores=st.integers(1, 64),
+    num_actors=st.integers(1, 64),
+    actor_threads=st.integers(1, 4),
+    learner_threads=st.integers(1, 64),
+    slots=st.integers(1, 64),
+    several=st.integers(1, 6),
+    larger_batch=st.booleans(),
+    buffers=st.integers(1, 4),
+    passes=st.integers(1, 5),
+    core_size=st.integers(1, 512),
+    checkpoint_seconds=st.floats(0, 5000),
+    bf16=st.booleans(),
+)
+def test_advice_changes_something_and_fits(
+    learner: float,
+    disk: float,
+    env: float,
+    inference: float,
+    runtime: str,
+    num_cores: int,
+    num_actors: int,
+    actor_threads: int,
+    learner_threads: int,
+    slots: int,
+    several: int,
+    larger_batch: bool,
+    buffers: int,
+    passes: int,
+    core_size: int,
+    checkpoint_seconds: float,
+    bf16: bool,
+) -> None:
+    disk *= 1 - learner
+    inference *= 1 - env
+    shares = TimeShares(learner, 1 - learner - disk, disk, env, inference, (1 - env - inference) / 2)
+    batch = slots * several
+    slots, batch = (slots, batch) if larger_batch else (batch, slots)
+    given_facts = facts(
+        runtime=runtime,
+        num_cores=num_cores,
+        num_actors=num_actors,
+        actor_threads=actor_threads,
+        learner_threads=learner_threads,
+        slots_per_actor=slots,
+        batch_size=batch,
+        buffers_per_actor=buffers,
+        passes=passes,
+        core_size=core_size,
+        checkpoint_seconds=checkpoint_seconds,
+        can_use_bf16=bf16,
+        faster_engine="envpool",
+    )
+    present = {
+        "runtime": runtime,
+        "runtime.num_actors": str(num_actors),
+        "runtime.actor_threads": str(actor_threads),
+        "runtime.learner_threads": str(learner_threads),
+        "runtime.slots_per_actor": str(slots),
+        "runtime.buffers_per_actor": str(buffers),
+        "learner.batch_size": str(batch),
+        "learner.passes": str(passes),
+        "core.size": str(core_size),
+        "checkpoint_seconds": str(checkpoint_seconds),
+        "precision": "fp32" if bf16 else "bf16",
+        "env.engine": "minigrid",
+        "log_seconds": "0",
+    }
+    verdict = limited_by(shares, given_facts)
+    assert re.fullmatch(r"limited by [^;]+; try [^;]+", verdict.sentence)
+    settings = advised(verdict.sentence)
+    assert settings or "a machine with more cores" in verdict.sentence
+    for key, value in settings.items():
+        assert value != present[key], verdict.sentence
+    fit = {"learner.batch_size": batch, "runtime.slots_per_actor": slots}
+    for key in fit.keys() & settings.keys():
+        least, most = sorted((fit | {key: int(settings[key])}).values())
+        assert most % least == 0, f"{key} does not fit"
+
+
+def test_every_kind_of_advice_is_a_setting_that_train_takes() -> None:
+    shown = facts(passes=2, can_use_bf16=True, faster_engine="envpool", log_seconds=0.0)
+    verdicts = [limited_by(shares, shown) for shares in (SLOW_DISK, SLOW_LEARNER, SLOW_ENV, SLOW_POLICY, TURNS)]
+    verdicts.append(limited_by(SLOW_LEARNER, facts(runtime="serial")))
+    verdicts.append(limited_by(SLOW_LEARNER, FACTS))
+    verdicts.append(limited_by(BUSY, facts(num_actors=9, actor_threads=2)))
+    settings: dict[str, str] = {}
+    for verdict in verdicts:
+        settings |= advised(verdict.sentence)
+    assert {"checkpoint_seconds", "core.size", "env.engine", "log_seconds", "precision", "runtime"} < settings.keys()
+    assert {f"learner.{key}" for key in ("batch_size", "passes")} < settings.keys()
+    assert {f"runtime.{key}" for key in ("actor_threads", "buffers_per_actor", "learner_threads")} < settings.keys()
+    assert {f"runtime.{key}" for key in ("num_actors", "slots_per_actor")} < settings.keys()
+    flat = flatten(to_dict(compose_train(["env=babyai", *(f"{key}={value}" for key, value in settings.items())])))
+    for key, value in settings.items():
+        assert str(flat.get(key, flat.get(f"{key}.name"))).removesuffix(".0") == value
+
+
+def test_shares_are_parts_of_their_own_side() -> None:
+    before = Seconds(loop=1, wait=1, disk=0, actors=2, env=1, inference=1, actor_wait=0)
+    after = Seconds(loop=11, wait=5, disk=1, actors=22, env=11, inference=6, actor_wait=4)
+    assert TimeShares.between(before, after) == pytest.approx(
+        TimeShares(learner=0.5, wait=0.4, disk=0.1, env=0.5, inference=0.25, actor_wait=0.2)
+    )
+    assert TimeShares.between(after, after).env == 0
+
+
+def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(agents.clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = Clock(100.0, LearnerState(), action_repeat=4)
+
+    def update(number: int, wait: float) -> None:
+        """One second of learning, one of saving, and the waiting."""
+        now[0] += wait + 1
+        with clock.disk():
+            now[0] += 1
+        batch = Batch(
+            trajectory={},
+            weights_versions=[number - 1],
+            wait_seconds=wait,
+            actor_seconds=8.0,
+            env_seconds=4.0,
+            inference_seconds=2.0,
+            actor_wait_seconds=1.0,
+        )
+        clock.tick(batch, number - 1, LearnerState(updates=number, steps=10 * number))
+
+    update(1, wait=1000.0)
+    for number in range(2, 21):
+        assert clock.shares is None
+        update(number, wait=50.0)
+    assert clock.shares is None
+    row = clock.row(LearnerState(updates=20, steps=200), {})
+    assert row["time/wait"] > 0.9
+    for number in range(21, 31):
+        update(number, wait=2.0)
+    with clock.disk(), pytest.raises(OSError, match="full"):
+        now[0] += 500
+        raise OSError("the disk is full")
+    expected = TimeShares(learner=0.25, wait=0.5, disk=0.25, env=0.5, inference=0.25, actor_wait=0.125)
+    assert clock.shares == pytest.approx(expected)
+    assert clock.steady_frames_per_second == pytest.approx(10)
+    # The row knows what came after the newest update.
+    row = clock.row(LearnerState(updates=30, steps=300), {})
+    assert row["time/disk"] == pytest.approx(510 / 540)
+    assert row["time/learner"] + row["time/wait"] + row["time/disk"] == pytest.approx(1)
+    assert row["time/actor_wait"] == 0.125
+    assert clock.seconds == pytest.approx(100 + now[0])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlowActors(ActorFactory):
+    """Actors whose environment takes `env_sleep` seconds more per step."""
+
+    env_sleep: float = 0.0
+
+    def __call__(self, index: int, network: Any) -> Actor:
+        actor = ActorFactory.__call__(self, index, network)
+        step = actor.env.step
+
+        def slow_step(actions: Any) -> Any:
+            time.sleep(self.env_sleep)
+            return step(actions)
+
+        actor.env.step = slow_step  # type: ignore[method-assign]
+        return actor
+
+
+TINY = [
+    *("env=conditional", "env.tasks=[map-0,memory-1]", "context=task", "precision=fp32", "total_frames=300"),
+    *(
+        "runtime.slots_per_actor=8",
+        "runtime.num_actors=1",
+        "runtime.learner_threads=1",
+        "learner.unroll_length=4",
+        "core.size=16",
+        "fusion.size=16",
+    ),
+    *("torso.hidden=[16]", "log_seconds=0.2", "display=false"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _process_settings() -> Iterator[None]:
+    """train.py sets signal handlers and threads for its process; here that is the tests' process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)
+
+
+def slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(seconds)
+        return function(*arguments, **options)
+
+    return slow
+
+
+def slow_env(patch: pytest.MonkeyPatch, cores: int = 2) -> None:
+    """An unroll of 200 ms and more; the network and the learner take a tenth of it, on a machine that is not busy."""
+
+    def make(**fields: Any) -> SlowActors:
+        return SlowActors(env_sleep=0.05, **fields)
+
+    patch.setattr(builder, "ActorFactory", make)
+    patch.setattr(builder, "num_cores", lambda: cores)
+
+
+def few_actors(patch: pytest.MonkeyPatch) -> None:
+    slow_env(patch, cores=8)
+
+
+def big_net(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(builder, "num_cores", lambda: 2)
+    patch.setattr(Learner, "step", slowed(Learner.step, 0.2))
+
+
+def slow_disk(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(builder, "num_cores", lambda: 2)
+    patch.setattr(train, "save_checkpoint", slowed(lambda *arguments: None, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "slow", "arguments", "name", "sentence"),
+    [
+        ("local", slow_env, [], "environment", r"limited by the environment; try .*more cores"),
+        ("local", big_net, [], "learner", r"limited by the learner; try .*core\.size=8"),
+        ("local", few_actors, [], "actors", r"limited by the number of actors; try runtime\.num_actors=[2-7]"),
+        (
+            "local",
+            slow_disk,
+            ["checkpoint_seconds=0"],
+            "disk",
+            r"limited by the disk; try checkpoint_seconds=60, log_.*",
+        ),
+        ("serial", big_net, [], "learner", r"limited by the learner, .*; try runtime=local"),
+    ],
+)
+def test_a_run_that_is_slow_on_purpose_says_why(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    runtime: str,
+    slow: Callable[[pytest.MonkeyPatch], None],
+    arguments: list[str],
+    name: str,
+    sentence: str,
+) -> None:
+    slow(monkeypatch)
+    # Few and long updates: what is slow on purpose must outweigh whatever else the machine does.
+    monkeypatch.setattr(agents.clock, "_WARM_UP_UPDATES", 4)
+    run = tmp_path / "run"
+    assert train.main([*TINY, f"runtime={runtime}", f"run={run}", *arguments]) == 0
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert re.fullmatch(sentence, result["limited_by"]), result
+    assert result["limited_by"] in capsys.readouterr().out
+    shares = result["time"]
+    assert shares["learner"] + shares["wait"] + shares["disk"] == pytest.approx(1)
+    assert 0.5 < shares["env"] + shares["inference"] + shares["actor_wait"] <= 1 + 1e-6
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[-1]["limited_by"] == name
+    for row in rows:
+        assert row["time/learner"] + row["time/wait"] + row["time/disk"] == pytest.approx(1)
+        assert all(row[f"time/{share}"] >= 0 for share in shares)
+
+
+def test_a_run_without_a_warm_up_says_so(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train.main([*TINY, "runtime=serial", f"run={run}", "total_frames=100"]) == 0
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert result["limited_by"].startswith("limited by its start; try a larger total_frames")
+    assert result["time"] == {}
+
+
+def test_the_display_shows_times_and_limit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Clock(0.0, LearnerState(), action_repeat=1).row(LearnerState(), {})
+    sentence = limited_by(SLOW_DISK, FACTS).sentence
+    # Without a terminal: when it changes.
+    monkeypatch.setattr("agents.display._PLAIN_SECONDS", 0.0)
+    with Display(1000) as display:
+        for limit in ("limited by [x]; try y", sentence, sentence):
+            display.update(row, {}, limit)
+    out = capsys.readouterr().out
+    assert out.count("limited by [x]; try y\n") == 1
+    assert out.count(sentence) == 1
+    # On a terminal: below the time shares.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    with Display(1000) as display:
+        display.update(row, {}, "limited by [x]; try y")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "waiting" in line or "limited" in line]
+    assert "time: learner" in lines[-2] and "disk" in lines[-2]
+    assert lines[-1].strip().endswith("limited by [x]; try y")
+
+
+def test_the_log_takes_the_name_and_tensorboard_does_not(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    log.write({"updates": 1.0, "frames": 4.0}, {"task": {"frames": 4.0}}, "disk")
+    log.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {"updates": 1.0, "frames": 4.0, "tasks/task/frames": 4.0, "limited_by": "disk"}
