@@ -24,6 +24,7 @@ from benchmarks.turns import cost, take_turns
 from envs.errors import InputError
 
 SHORT = ["rounds=1", "seconds=0.2"]
+FEW = ["seconds=0.01", "runtime.slots_per_actor=40"]
 SMALL = [
     *("env=conditional", "env.tasks=[map-0]", "runtime.slots_per_actor=8", "learner.unroll_length=4"),
     *("core.size=8", "fusion.size=8", "torso.hidden=[8]"),
@@ -79,7 +80,7 @@ def test_environment(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_network(capsys: pytest.CaptureFixture[str]) -> None:
-    found = rows(capsys, "network", "cases=mlp-lstm", "act=2", "learn=2", "seconds=0.01")
+    found = rows(capsys, "network", "cases=mlp-lstm", "act=2", "learn=2", "seconds=0.01", "variants=base,contiguous,malloc-off")
     # Nothing to lay out differently without an image.
     assert [row["variant"] for row in found] == ["base", "fp32", "malloc-off"] * 2
     assert [row["what"] for row in found] == ["act"] * 3 + ["learn"] * 3
@@ -88,7 +89,7 @@ def test_network(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_fusion(capsys: pytest.CaptureFixture[str]) -> None:
-    found = rows(capsys, "fusion", "cases=20-tasks", "fusions=mi", "seconds=0.01", "runtime.slots_per_actor=40")
+    found = rows(capsys, "fusion", "cases=20-tasks", "fusions=mi", "precision=fp32", *FEW)
     assert [(row["sites"], row["fusion"]) for row in found] == [
         (sites, fusion) for sites in ("core_input", "all") for fusion in ("concat", "mi")
     ]
