@@ -48,6 +48,17 @@ def updates(config: TrainConfig, unrolls: Sequence[Trajectory]) -> list[Trajecto
     return [{key: value.clone() for key, value in part.items()} for part in parts]
 
 
+def make_policy(config: TrainConfig, env: EnvSpec, slots: int) -> Policy:
+    """The policy of an actor with that many slots, with a fresh network."""
+    torch.manual_seed(config.seed)
+    return Policy(builder.build_network(config, env), slots, autocast=builder.autocast_dtype(config))
+
+
+def precision(config: TrainConfig) -> str:
+    """The precision of torso and core, as the configuration names it."""
+    return "fp32" if builder.autocast_dtype(config) is None else "bf16"
+
+
 def acting(policy: Policy, unrolls: Sequence[Trajectory]) -> Callable[[], float]:
     """The acting of one unroll after the other as work for `turns.cost`, on recorded observations; counts real transitions.
 

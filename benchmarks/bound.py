@@ -26,10 +26,9 @@ from functools import partial
 import torch
 
 from agents import builder
-from agents.policy import Policy
 from agents.runtime.process import configure_process
 from agents.trajectory import Trajectory
-from benchmarks.batches import RandomPlay, acting, collect, updates
+from benchmarks.batches import RandomPlay, acting, collect, make_policy, precision, updates
 from benchmarks.cases import configured
 from benchmarks.options import Row, parse, report
 from benchmarks.programs import Program, Programs, Turn
@@ -51,9 +50,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     configure_process(1)
     unrolls = collect(config, env, max(2, builder.unrolls_per_batch(config) * UPDATES))
     player = RandomPlay(config, env)
-    policy = Policy(
-        builder.build_network(config, env), unrolls[0]["action"].shape[1], autocast=builder.autocast_dtype(config)
-    )
+    policy = make_policy(config, env, unrolls[0]["action"].shape[1])
     learn, threads = learning(config, env, updates(config, unrolls)[:UPDATES]), builder.learner_threads(config)
     parts: dict[str, Callable[[], Cost]] = {
         "env": partial(cost, player.play, options.seconds),
@@ -92,7 +89,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         "steps_per_second": digits(statistics.median(speed)),
         "cores": cores,
         "actors": actors,
-        "precision": "fp32" if builder.autocast_dtype(config) is None else "bf16",
+        "precision": precision(config),
         "arguments": options.overrides,
         **common,
     }

@@ -28,10 +28,9 @@ from torch import Tensor
 from agents import builder
 from agents.fusion import FUSIONS, SITES
 from agents.network.agent import AgentNetwork
-from agents.policy import Policy
 from agents.runtime.process import configure_process
 from agents.trajectory import Trajectory
-from benchmarks.batches import acting, collect, updates
+from benchmarks.batches import acting, collect, make_policy, precision, updates
 from benchmarks.cases import configured, merged
 from benchmarks.options import Row, parse, report
 from benchmarks.turns import Cost, cost, microseconds, ratios, take_turns
@@ -64,7 +63,6 @@ class Work(NamedTuple):
     act: Callable[[], float]
     learner_network: AgentNetwork
     acting_network: AgentNetwork
-    precision: str
 
 
 def measure(arguments: list[str]) -> Iterator[Row]:
@@ -113,7 +111,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             "parameters": item.learner_network.num_parameters,
             "batch": list(batches[0]["action"].shape),
             "slots": data[key.case][0][0]["action"].shape[1],
-            "precision": item.precision,
+            "precision": precision(config),
             "threads": torch.get_num_threads(),
             "rounds": options.rounds,
             "seconds": options.seconds,
@@ -124,8 +122,7 @@ def prepare(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory], ba
     """A fresh learner and a policy of that configuration, on such data."""
     torch.manual_seed(config.seed)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
-    slots = unrolls[0]["action"].shape[1]
-    policy = Policy(builder.build_network(config, env), slots, autocast=builder.autocast_dtype(config))
+    policy = make_policy(config, env, unrolls[0]["action"].shape[1])
     turn = 0
 
     def learn() -> float:
@@ -134,8 +131,7 @@ def prepare(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory], ba
         turn += 1
         return 1
 
-    precision = "fp32" if builder.autocast_dtype(config) is None else "bf16"
-    return Work(learn, acting(policy, unrolls), learner.network, policy.network, precision)
+    return Work(learn, acting(policy, unrolls), learner.network, policy.network)
 
 
 def held(network: AgentNetwork, work: Callable[[], float]) -> int:

@@ -26,17 +26,17 @@ import math
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from agents import builder
-from agents.policy import Policy
 from agents.runtime.process import configure_process
-from benchmarks.batches import acting, synthetic
+from benchmarks.batches import acting, make_policy, precision, synthetic
 from benchmarks.cases import merged
 from benchmarks.options import BenchmarkError, Row, parse, report
 from benchmarks.turns import Cost, cost, microseconds, take_turns
@@ -112,12 +112,12 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         for workbench in workbenches.values():
             workbench.close()
     for key, costs in readings.items():
-        config, _ = configs[key.case]
+        config = as_variant(configs[key.case][0], key.variant)
         yield {
             **key._asdict(),
             "microseconds_per_sample": microseconds(reading.wall for reading in costs),
             "cpu_microseconds_per_sample": microseconds(reading.cpu for reading in costs),
-            "precision": "bf16" if autocast(config, key.variant) else "fp32",
+            "precision": precision(config),
             "channels_last": key.variant != "contiguous" if CASES[key.case].image_kind == "pixels" else None,
             "malloc": key.variant != "malloc-off",
             "threads": 1,
@@ -142,9 +142,9 @@ def configured(case: Case, overrides: Sequence[str]) -> tuple[TrainConfig, EnvSp
     )
 
 
-def autocast(config: TrainConfig, variant: str) -> torch.dtype | None:
-    """Precision of a variant."""
-    return None if variant == "fp32" else builder.autocast_dtype(config)
+def as_variant(config: TrainConfig, variant: str) -> TrainConfig:
+    """The configuration with the variant's precision."""
+    return replace(config, precision="fp32") if variant == "fp32" else config
 
 
 class Workbench:
@@ -201,29 +201,24 @@ def _serve(configs: dict[str, tuple[TrainConfig, EnvSpec]], malloc: bool, connec
 
 def _work(key: Key, config: TrainConfig, env: EnvSpec) -> Callable[[], float]:
     """The work of a key for `turns.cost`; counts samples."""
-    torch.manual_seed(config.seed)
-    network = builder.build_network(config, env)
+    config = as_variant(config, key.variant)
+    policy = make_policy(config, env, key.size)
+    network = policy.network
     if key.variant == "contiguous":
         _channels_first(network)
     batch = synthetic(env, UNROLL_LENGTH, key.size, network.core_state_size)
     samples = math.prod(batch["action"].shape)
+    step: Callable[[], object]
     if key.what == "act":
-        step = acting(Policy(network, key.size, autocast=autocast(config, key.variant)), [batch])
+        step = acting(policy, [batch])
     else:
-        learner = builder.build_learner(config, env, network)
-        learner.autocast = autocast(config, key.variant)
-        step = partial(_update, learner, batch)
+        step = partial(builder.build_learner(config, env, network).step, batch)
 
     def work() -> float:
         step()
         return samples
 
     return work
-
-
-def _update(learner: Any, batch: dict[str, Tensor]) -> float:
-    learner.step(batch)
-    return 1
 
 
 def _channels_first(network: nn.Module) -> None:

@@ -87,15 +87,16 @@ class Program:
         self._in_flight = in_flight
         self._steps = 0.0
         self._output = folder / "output"
-        self._process = subprocess.Popen(
-            list(command),
-            cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=self._output.open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                list(command),
+                cwd=ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
             self._await(_START_SECONDS, lambda: bool(self._points()))
             self._signal(signal.SIGSTOP)
