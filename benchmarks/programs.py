@@ -38,7 +38,7 @@ _SETTLE_SECONDS = 0.4
 """At the beginning of a turn, not counted."""
 _POLL_SECONDS = 0.05
 _LOG_SECONDS = 0.2
-_START_SECONDS = 180.0
+_START_SECONDS = 300.0
 _STALL_SECONDS = 60.0
 _END_SECONDS = 5.0
 
