@@ -183,8 +183,9 @@ class Programs:
         """
         config, env = configured(arguments)
         slots = len(builder.actor_slots(config, env, 0, Positions()))
-        buffers = builder.num_actors(config) * config.runtime.buffers_per_actor
-        in_flight = buffers * slots * config.learner.unroll_length if config.runtime.name != "serial" else 0
+        # Full and half-full buffers, the batch that is being learned from, and what came after the last log row.
+        unrolls = builder.num_actors(config) * config.runtime.buffers_per_actor + 2 * builder.unrolls_per_batch(config)
+        in_flight = unrolls * slots * config.learner.unroll_length if config.runtime.name != "serial" else 0
         folder = self._make_folder()
         run = folder / "run"
         settings = [f"log_seconds={_LOG_SECONDS}", "checkpoint_seconds=1e9", "total_frames=1000000000000"]
