@@ -1,0 +1,140 @@
+"""Data to measure on: environments as an actor has them, and batches as the learner gets them, real or made up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents import builder
+from agents.policy import Policy
+from agents.runtime.base import Positions, concatenate
+from agents.trajectory import OBSERVED, Trajectory, minibatches, trajectory_spec
+from conf.schema import TrainConfig
+from envs.spec import EnvSpec, Split
+from envs.suites import make_env
+from envs.vector import SuiteVectorEnv
+
+_WARM_UP_UNROLLS = 4
+"""After these the slots no longer reset together."""
+_RESET_SHARE = 0.02
+
+
+def collect(config: TrainConfig, env: EnvSpec, count: int) -> list[Trajectory]:
+    """`count` unrolls of one actor of that configuration, each [T+1, slots]; the agent is untrained."""
+    torch.manual_seed(config.seed)
+    serial = replace(config, runtime=replace(config.runtime, name="serial", num_actors=1))
+    # One unroll at a time, whatever the batch.
+    serial = replace(serial, learner=replace(config.learner, batch_size=0))
+    runtime = builder.build_runtime(serial, env, builder.build_network(serial, env), Positions(), 0)
+    try:
+        for _ in range(_WARM_UP_UNROLLS):
+            runtime.collect()
+        return [{key: value.clone() for key, value in runtime.collect().trajectory.items()} for _ in range(count)]
+    finally:
+        runtime.close()
+
+
+def updates(config: TrainConfig, unrolls: Sequence[Trajectory]) -> list[Trajectory]:
+    """The batches that the learner makes of such unrolls: several of them joined, or parts of one."""
+    joined = builder.unrolls_per_batch(config)
+    groups = [unrolls[first : first + joined] for first in range(0, len(unrolls) - joined + 1, joined)]
+    batches = [concatenate(group) for group in groups]
+    parts = [part for batch in batches for part in minibatches(batch, builder.batch_columns(config))]
+    return [{key: value.clone() for key, value in part.items()} for part in parts]
+
+
+def make_policy(config: TrainConfig, env: EnvSpec, slots: int) -> Policy:
+    """The policy of an actor with that many slots, with a fresh network."""
+    torch.manual_seed(config.seed)
+    return Policy(builder.build_network(config, env), slots, autocast=builder.autocast_dtype(config))
+
+
+def precision(config: TrainConfig) -> str:
+    """The precision of torso and core, as the configuration names it."""
+    return "fp32" if builder.autocast_dtype(config) is None else "bf16"
+
+
+def acting(policy: Policy, unrolls: Sequence[Trajectory]) -> Callable[[], float]:
+    """The acting of one unroll after the other as work for `turns.cost`, on recorded observations; counts real transitions.
+
+    As in a run, the weights are new at the beginning of each unroll, so contexts are conditioned on afresh there.
+    """
+    recorded = []
+    for unroll in unrolls:
+        observed = [key for key in OBSERVED if key in unroll]
+        length = unroll["action"].shape[0]
+        steps = [{key: unroll[key][t].contiguous() for key in observed} for t in range(length)]
+        recorded.append((steps, int(unroll["mask"].sum())))
+    turn = 0
+
+    def work() -> float:
+        nonlocal turn
+        steps, transitions = recorded[turn % len(recorded)]
+        turn += 1
+        policy.weights_changed()
+        for step in steps:
+            policy.act(step)
+        return transitions
+
+    return work
+
+
+class RandomPlay:
+    """An actor's vector environment with random actions; resets take their time but are not counted as steps.
+
+    Args:
+        slots: columns; None = those of the configuration's actors.
+    """
+
+    def __init__(self, config: TrainConfig, env: EnvSpec, slots: int | None = None) -> None:
+        if slots:
+            config = replace(config, runtime=replace(config.runtime, slots_per_actor=slots))
+        seats = builder.actor_slots(config, env, 0, Positions())
+        self.env: SuiteVectorEnv = make_env(config.env, env, seats, config.seed, Split.TRAIN)
+        self.env.reset()
+        counts = np.array([env.action_counts[seat.task] for seat in seats])
+        generator = np.random.default_rng(config.seed)
+        self._actions: NDArray[np.int64] = (generator.random((256, len(seats))) * counts).astype(np.int64)
+        self._ended = np.zeros(len(seats), bool)
+
+    def play(self) -> float:
+        """256 vector steps. Returns the number of real transitions in them."""
+        transitions = 0
+        for actions in self._actions:
+            _, _, terminated, truncated, _ = self.env.step(actions)
+            transitions += len(actions) - int(np.count_nonzero(self._ended))
+            self._ended = terminated | truncated
+        return transitions
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.env.close()
+
+
+def synthetic(env: EnvSpec, unroll_length: int, columns: int, core_state_size: int, seed: int = 0) -> Trajectory:
+    """A trajectory of noise: every value in its range, 2% of the steps reset, every slot with a task of its own in turn."""
+    generator = np.random.default_rng(seed)
+    arrays = {
+        key: np.zeros(array.shape, array.dtype)
+        for key, array in trajectory_spec(env, unroll_length, columns, core_state_size).items()
+    }
+    if "image" in arrays:
+        limits = np.array(env.symbol_counts or [256] * arrays["image"].shape[-1])
+        arrays["image"][:] = generator.random(arrays["image"].shape, np.float32) * limits
+    if "vector" in arrays:
+        arrays["vector"][:] = generator.standard_normal(arrays["vector"].shape)
+    arrays["task"][:] = np.arange(columns) % len(env.tasks)
+    arrays["reset"][:] = generator.random(arrays["reset"].shape) < _RESET_SHARE
+    # The step that leads to a reset is no transition.
+    arrays["mask"][:] = ~arrays["reset"][1:]
+    arrays["action"][:] = generator.integers(env.num_actions, size=arrays["action"].shape)
+    arrays["last_action"][1:] = np.where(arrays["reset"][1:], env.num_actions, arrays["action"])
+    arrays["last_action"][0] = env.num_actions
+    arrays["behaviour_log_probs"][:] = -math.log(env.num_actions)
+    arrays["reward"][:] = generator.random(arrays["reward"].shape) < _RESET_SHARE
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}

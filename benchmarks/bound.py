@@ -1,0 +1,135 @@
+"""How fast a configuration could be, and how fast it is:  python -m benchmarks.bound [rounds=5] [seconds=2] [key=value of train.py ...]
+
+Measures the three parts of a training step in isolation, one thread each, in us per agent step:
+
+    env     an actor's vector environment, random actions, resets included
+    act     its policy on recorded observations, weights new at every unroll
+    train   the learner on prepared batches, all passes
+
+and, in turn with them, `train.py` itself with the same configuration. From the parts follow two bounds in steps per second:
+
+    bound         cores / (env + act + train): all cores busy with nothing else
+    layout_bound  min(actors / (env + act), 1 / train): the processes as the configuration lays them out, the slower side of the two;
+                  here the learner has the threads that the configuration gives it
+
+A fraction is steps per second over a bound, round by round. One line of JSON per part, one for the run, and a last one with bounds and
+fractions. The first round is dropped. With fewer cores than processes layout_bound is out of reach and may lie above bound.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+
+from agents import builder
+from agents.runtime.process import configure_process
+from agents.trajectory import Trajectory
+from benchmarks.batches import RandomPlay, acting, collect, make_policy, precision, updates
+from benchmarks.cases import configured
+from benchmarks.options import Row, parse, report
+from benchmarks.programs import Program, Programs, Turn
+from benchmarks.throughput import layout, speeds
+from benchmarks.turns import Cost, cost, digits, microseconds, spread, take_turns
+from conf.schema import TrainConfig
+from envs.spec import EnvSpec
+
+UPDATES = 8
+PARTS = ("env", "act", "train")
+_LAYOUT = "train_in_layout"
+
+
+def measure(arguments: list[str]) -> Iterator[Row]:
+    """Rows env, act, train, run and bound."""
+    options = parse(arguments, rounds=5, seconds=2.0)
+    config, env = configured(options.overrides)
+    actors, cores = builder.num_actors(config), builder.num_cores()
+    configure_process(1)
+    unrolls = collect(config, env, max(2, builder.unrolls_per_batch(config) * UPDATES))
+    player = RandomPlay(config, env)
+    policy = make_policy(config, env, unrolls[0]["action"].shape[1])
+    learn, threads = learning(config, env, updates(config, unrolls)[:UPDATES]), builder.learner_threads(config)
+    parts: dict[str, Callable[[], Cost]] = {
+        "env": partial(cost, player.play, options.seconds),
+        "act": partial(cost, acting(policy, unrolls), options.seconds),
+        "train": partial(cost, learn, options.seconds),
+    }
+    if threads > 1:
+        parts[_LAYOUT] = partial(with_threads, threads, parts["train"])
+    with Programs() as programs:
+        run = programs.training("run", options.overrides)
+        # Two kinds of readings in one round: parts have costs, the run has turns.
+        readings = take_turns({"round": partial(one_round, parts, run, options.seconds)}, options.rounds)["round"]
+    player.close()
+    common = {"rounds": options.rounds, "seconds": options.seconds}
+    for name in PARTS:
+        yield {
+            "case": name,
+            "microseconds_per_step": microseconds(costs[name].wall for costs, _ in readings),
+            "cpu_microseconds_per_step": microseconds(costs[name].cpu for costs, _ in readings),
+            "threads": 1,
+            **common,
+        }
+    yield {"case": "run", **speeds([turn for _, turn in readings]), **layout(config), **common}
+    bounds = [cores / sum(costs[name].wall for name in PARTS) for costs, _ in readings]
+    layout_bounds = []
+    for costs, _ in readings:
+        train = costs[_LAYOUT if threads > 1 else "train"].wall
+        layout_bounds.append(min(actors / (costs["env"].wall + costs["act"].wall), 1 / train))
+    speed = [turn.steps_per_second for _, turn in readings]
+    yield {
+        "case": "bound",
+        "bound": spread(bounds),
+        "fraction": spread(value / bound for value, bound in zip(speed, bounds, strict=True)),
+        "layout_bound": spread(layout_bounds),
+        "layout_fraction": spread(value / bound for value, bound in zip(speed, layout_bounds, strict=True)),
+        "steps_per_second": digits(statistics.median(speed)),
+        "cores": cores,
+        "actors": actors,
+        "precision": precision(config),
+        "arguments": options.overrides,
+        **common,
+    }
+
+
+def learning(config: TrainConfig, env: EnvSpec, batches: Sequence[Trajectory]) -> Callable[[], float]:
+    """All passes over one batch after the other as work for `turns.cost`; counts its real transitions once."""
+    torch.manual_seed(config.seed)
+    learner = builder.build_learner(config, env, builder.build_network(config, env))
+    turn = 0
+
+    def work() -> float:
+        nonlocal turn
+        batch = batches[turn % len(batches)]
+        turn += 1
+        for number in range(config.learner.passes):
+            learner.step(batch, fresh=number == 0)
+        return float(batch["mask"].sum())
+
+    return work
+
+
+def with_threads(threads: int, turn: Callable[[], Cost]) -> Cost:
+    """The turn with so many compute threads, and one again afterwards."""
+    torch.set_num_threads(threads)
+    try:
+        return turn()
+    finally:
+        torch.set_num_threads(1)
+
+
+def one_round(parts: dict[str, Callable[[], Cost]], run: Program, seconds: float) -> tuple[dict[str, Cost], Turn]:
+    """A turn of each part and of the run."""
+    return {name: part() for name, part in parts.items()}, run.turn(seconds)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; see benchmarks/options.py for what it returns."""
+    return report(measure, arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,188 @@
+"""The price of a fusion:  python -m benchmarks.fusion [rounds=7] [seconds=0.3] [cases=default,short-episodes,20-tasks]
+[fusions=concat,gated,film,low_rank,mi] [sites=core_input,all] [key=value of train.py ...]
+
+For each case, each set of sites and each fusion: what one update of the learner costs, and what one step of acting costs with cached
+modulations, on the same real data for all fusions. Fusions take turns; the first round is dropped.
+
+    cases    default         the suite as train.py has it
+             short-episodes  BabyAI-GoToObj: about 20 steps per episode, a new instruction at every reset
+             20-tasks        20 tasks of `conditional`, told apart by their ids
+    sites    core_input, or all: core_input, policy and value
+
+One line of JSON each, and what matters is times_concat: cost over that of concat in the same round, {median, min, max}. cpu_times_concat is
+the same by processor time, the steadier figure on a machine with other work. learner_modulation_bytes is the most that one update
+held in modulations (the gradient takes as much again), acting_modulation_bytes what an actor's cache grows to in an unroll.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents import builder
+from agents.fusion import FUSIONS, SITES
+from agents.network.agent import AgentNetwork
+from agents.runtime.process import configure_process
+from agents.trajectory import Trajectory
+from benchmarks.batches import acting, collect, make_policy, precision, updates
+from benchmarks.cases import configured, merged
+from benchmarks.options import Row, parse, report
+from benchmarks.turns import Cost, cost, microseconds, ratios, take_turns
+from conf.schema import TrainConfig
+from envs.errors import unknown_name
+from envs.spec import EnvSpec
+
+REFERENCE = "concat"
+BATCHES = 8
+CASES: dict[str, list[str]] = {
+    "default": [],
+    "short-episodes": ["env.tasks=[BabyAI-GoToObj-v0]"],
+    "20-tasks": ["env=conditional", "env.num_tasks=20", "context=task"],
+}
+SITE_SETS: dict[str, tuple[str, ...]] = {"core_input": ("core_input",), "all": SITES}
+
+
+class Key(NamedTuple):
+    """What a row is about."""
+
+    case: str
+    sites: str
+    fusion: str
+
+
+class Work(NamedTuple):
+    """What is measured for a key: one learner update, and one unroll of acting, and the network that both condition with."""
+
+    learn: Callable[[], float]
+    act: Callable[[], float]
+    learner_network: AgentNetwork
+    acting_network: AgentNetwork
+
+
+def measure(arguments: list[str]) -> Iterator[Row]:
+    """One row per case, set of sites and fusion."""
+    options = parse(arguments, rounds=7, seconds=0.3, own=("cases", "fusions", "sites"))
+    cases = options.words("cases", list(CASES))
+    fusions = options.words("fusions", list(FUSIONS))
+    sites = options.words("sites", list(SITE_SETS))
+    for option, words, table in (("cases", cases, CASES), ("fusions", fusions, FUSIONS), ("sites", sites, SITE_SETS)):
+        for word in words:
+            if word not in table:
+                raise unknown_name(option, word, table)
+    fusions = list(dict.fromkeys([REFERENCE, *fusions]))
+    configs: dict[Key, tuple[TrainConfig, EnvSpec]] = {}
+    for key in (Key(case, place, fusion) for case in cases for place in sites for fusion in fusions):
+        own = [*CASES[key.case], f"fusion={key.fusion}", f"fusion.sites=[{','.join(SITE_SETS[key.sites])}]"]
+        configs[key] = configured(merged(options.overrides, own))
+    configure_process(1)
+    data = {}
+    for case in cases:
+        config, env = configs[Key(case, sites[0], REFERENCE)]
+        unrolls = collect(config, env, max(1, builder.unrolls_per_batch(config)) * BATCHES)
+        data[case] = unrolls, updates(config, unrolls)[:BATCHES]
+    work = {key: prepare(*configs[key], *data[key.case]) for key in configs}
+    memory = {
+        key: (held(item.learner_network, item.learn), held(item.acting_network, item.act)) for key, item in work.items()
+    }
+    learning = take_turns(
+        {key: partial(cost, item.learn, options.seconds) for key, item in work.items()}, options.rounds
+    )
+    acted = take_turns({key: partial(cost, item.act, options.seconds) for key, item in work.items()}, options.rounds)
+    for key, item in work.items():
+        config, _ = configs[key]
+        reference = Key(key.case, key.sites, REFERENCE)
+        batches = data[key.case][1]
+        yield {
+            **key._asdict(),
+            "times_concat": _times(learning[key], learning[reference]),
+            "cpu_times_concat": _cpu_times(learning[key], learning[reference]),
+            "update_microseconds": microseconds(reading.wall for reading in learning[key]),
+            "acting_times_concat": _times(acted[key], acted[reference]),
+            "acting_microseconds_per_step": microseconds(reading.wall for reading in acted[key]),
+            "contexts_per_batch": round(float(np.mean([distinct_contexts(config, batch) for batch in batches])), 1),
+            "learner_modulation_bytes": memory[key][0],
+            "acting_modulation_bytes": memory[key][1],
+            "parameters": item.learner_network.num_parameters,
+            "batch": list(batches[0]["action"].shape),
+            "slots": data[key.case][0][0]["action"].shape[1],
+            "precision": precision(config),
+            "threads": torch.get_num_threads(),
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+        }
+
+
+def prepare(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory], batches: Sequence[Trajectory]) -> Work:
+    """A fresh learner and a policy of that configuration, on such data."""
+    torch.manual_seed(config.seed)
+    learner = builder.build_learner(config, env, builder.build_network(config, env))
+    policy = make_policy(config, env, unrolls[0]["action"].shape[1])
+    turn = 0
+
+    def learn() -> float:
+        nonlocal turn
+        learner.step(batches[turn % len(batches)])
+        turn += 1
+        return 1
+
+    return Work(learn, acting(policy, unrolls), learner.network, policy.network)
+
+
+def held(network: AgentNetwork, work: Callable[[], float]) -> int:
+    """Bytes of all modulations that the network makes in one go of `work`."""
+    condition, total = network.condition, 0
+
+    def counted(contexts: object) -> object:
+        nonlocal total
+        modulations = condition(contexts)  # type: ignore[arg-type]
+        total += _num_bytes(modulations)
+        return modulations
+
+    network.condition = counted  # type: ignore[method-assign, assignment]
+    try:
+        work()
+    finally:
+        network.condition = condition  # type: ignore[method-assign]
+    return total
+
+
+def distinct_contexts(config: TrainConfig, batch: Trajectory) -> int:
+    """How many different things the agent is told in a batch."""
+    parts = [np.zeros((batch["task"].numel(), 1), np.int32)]
+    if config.context.name in ("task", "both"):
+        parts.append(batch["task"].reshape(-1, 1).numpy())
+    if config.context.name in ("instruction", "both"):
+        parts.append(batch["instruction"].flatten(0, 1).numpy())
+    return len(np.unique(np.concatenate(parts, axis=1), axis=0))
+
+
+def _num_bytes(tree: object) -> int:
+    """Of all tensors in nested dicts and sequences."""
+    if isinstance(tree, Tensor):
+        return tree.numel() * tree.element_size()
+    if isinstance(tree, dict):
+        return sum(_num_bytes(branch) for branch in tree.values())
+    return sum(_num_bytes(branch) for branch in tree) if isinstance(tree, list | tuple) else 0
+
+
+def _times(costs: Sequence[Cost], references: Sequence[Cost]) -> dict[str, float]:
+    return ratios([reading.wall for reading in costs], [reading.wall for reading in references])
+
+
+def _cpu_times(costs: Sequence[Cost], references: Sequence[Cost]) -> dict[str, float]:
+    return ratios([reading.cpu for reading in costs], [reading.cpu for reading in references])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; see benchmarks/options.py for what it returns."""
+    return report(measure, arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""The command line that all benchmarks share:  python -m benchmarks.<name> [rounds=N] [seconds=S] [own keys] [key=value of train.py ...]"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from envs.errors import InputError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+Row = dict[str, Any]
+"""One line of output."""
+
+
+class BenchmarkError(RuntimeError):
+    """What is measured ended or stood still; the message says what it said last."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """A command line, taken apart.
+
+    Attributes:
+        rounds: turns of every case that count; one more comes first, as warm-up.
+        seconds: of one turn.
+        own: values of the benchmark's own keys, by key, in the order given; a key that was not given is absent.
+        overrides: everything else, for train.py's configuration.
+    """
+
+    rounds: int
+    seconds: float
+    own: dict[str, list[str]]
+    overrides: list[str]
+
+    def words(self, key: str, default: Sequence[str]) -> list[str]:
+        """The words of `key=a,b` or `key=[a,b]`."""
+        if key not in self.own:
+            return list(default)
+        return [word for value in self.own[key] for word in value.strip("[]").split(",") if word]
+
+    def numbers(self, key: str, default: Sequence[int]) -> list[int]:
+        """The same for whole numbers; InputError unless all of them are 1 or more."""
+        words = self.words(key, [str(number) for number in default])
+        if not words or not all(word.isdecimal() and int(word) >= 1 for word in words):
+            raise InputError(
+                f"{key}={','.join(words)} is no list of whole numbers: give {key}={','.join(map(str, default))}."
+            )
+        return [int(word) for word in words]
+
+
+def parse(arguments: Sequence[str], *, rounds: int, seconds: float, own: Sequence[str] = ()) -> Options:
+    """Takes a command line apart; `rounds` and `seconds` are the defaults, `own` the benchmark's keys.
+
+    Raises:
+        InputError: an argument that is not key=value, or a number out of range.
+    """
+    given: dict[str, list[str]] = {}
+    overrides = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise InputError(f"{argument} cannot be read: write key=value.")
+        if key in ("rounds", "seconds", *own):
+            given.setdefault(key, []).append(value)
+        else:
+            overrides.append(argument)
+    text = given.pop("rounds", [str(rounds)])[-1]
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"rounds={text} is out of range: give a whole number of at least 1.")
+    return Options(
+        rounds=int(text),
+        seconds=_positive("seconds", given.pop("seconds", [str(seconds)])[-1]),
+        own=given,
+        overrides=overrides,
+    )
+
+
+def report(measure: Callable[[list[str]], Iterator[Row]], arguments: Sequence[str], description: str | None) -> int:
+    """Prints the rows as they come, one JSON object per line. 0 done, 1 what was measured failed, 2 bad input, 130 interrupted."""
+    if {"--help", "-h"} & set(arguments):
+        print(description)
+        return DONE
+    # Being terminated, too, must pass through the `finally` clauses that end the programs under measurement.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for row in measure(list(arguments)):
+            print(json.dumps(row), flush=True)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+def _positive(key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"{key}={text} is out of range: give a number above 0.")
+    return value

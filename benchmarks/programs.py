@@ -1,0 +1,313 @@
+"""Programs that take turns: each is started once and stands still (SIGSTOP) whenever it is another's turn.
+
+So every case is warm in every turn, start-up is paid once, and exactly one program runs at a time. A stopped program keeps all that
+a running one has: full buffers, warm caches (but those of the processor), connected pipes. Whatever was in the middle of something
+when it was stopped takes the pause for its own time, though: the unroll that each actor is playing, and the log row that covers the
+pause. Hence a turn begins with a part that does not count, which lasts until every unroll begun before the pause must have reached
+the learner. After it, speed is taken between two log rows, by the program's own counter and clock, and time shares are the mean
+over the time between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+
+from agents import builder
+from agents.runtime.base import Positions
+from benchmarks.cases import configured
+from benchmarks.options import BenchmarkError
+
+ROOT = Path(__file__).parents[1]
+SHARES = ("env", "inference", "learner", "wait")
+_SETTLE_SECONDS = 0.4
+"""At the beginning of a turn, not counted."""
+_POLL_SECONDS = 0.05
+_LOG_SECONDS = 0.2
+_START_SECONDS = 300.0
+_STALL_SECONDS = 60.0
+_END_SECONDS = 5.0
+
+
+class Turn(NamedTuple):
+    """One turn of a program: steps per second, cores kept busy by its processes, and the time shares of train.py, if it is that."""
+
+    steps_per_second: float
+    cores_used: float
+    shares: dict[str, float]
+
+
+class Progress(Protocol):
+    """Where a program's steps can be read."""
+
+    def points(self) -> list[tuple[float, float]]:
+        """(seconds, steps) since the last call; both only grow, from any origin."""
+
+    def shares(self) -> dict[str, float]:
+        """Mean time shares between the first and the last of the points since the last call of this method."""
+
+
+class Program:
+    """A program in a process group of its own; it stands still except in its turns.
+
+    Args:
+        command: its words.
+        progress: where to read its steps.
+        folder: for its output.
+        in_flight: steps that may have been begun but not counted when it is stopped.
+        environment: variables in addition to this process's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        progress: Progress,
+        folder: Path,
+        *,
+        in_flight: int = 0,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._progress = progress
+        self._in_flight = in_flight
+        self._steps = 0.0
+        self._output = folder / "output"
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                list(command),
+                cwd=ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self._await(_START_SECONDS, lambda: bool(self._points()))
+            self._signal(signal.SIGSTOP)
+        except BaseException:
+            self.close()
+            raise
+
+    def turn(self, seconds: float) -> Turn:
+        """Runs for `seconds`, longer if there are less than two log rows in them, and stops again.
+
+        Raises:
+            BenchmarkError: the program ended or made no progress.
+        """
+        self._points()
+        settled = self._steps + self._in_flight
+        self._signal(signal.SIGCONT)
+        time.sleep(_SETTLE_SECONDS)
+        self._await(_STALL_SECONDS, lambda: bool(self._points()) and self._steps > settled)
+        self._progress.shares()
+        points: list[tuple[float, float]] = []
+        began, cpu_began = time.perf_counter(), _cpu_seconds(self._process.pid)
+
+        def enough() -> bool:
+            points.extend(self._points())
+            return time.perf_counter() - began >= seconds and len(points) > 1 and points[-1][1] > points[0][1]
+
+        self._await(seconds + _STALL_SECONDS, enough)
+        wall, cpu = time.perf_counter() - began, _cpu_seconds(self._process.pid) - cpu_began
+        self._signal(signal.SIGSTOP)
+        (first, first_steps), (last, last_steps) = points[0], points[-1]
+        return Turn((last_steps - first_steps) / (last - first), cpu / wall, self._progress.shares())
+
+    def terminate(self) -> None:
+        """Asks the whole process group to end."""
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Ends the whole process group; does not ask for long."""
+        self.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _points(self) -> list[tuple[float, float]]:
+        points = self._progress.points()
+        self._steps = points[-1][1] if points else self._steps
+        return points
+
+    def _await(self, seconds: float, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if self._process.poll() is not None:
+                raise BenchmarkError(
+                    f"{self.name} ended with exit code {self._process.returncode}: {self._last_words()}"
+                )
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"{self.name} made no progress in {seconds:.0f} s: {self._last_words()}")
+            time.sleep(_POLL_SECONDS)
+
+    def _last_words(self) -> str:
+        lines = self._output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it printed nothing"
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+
+class Programs:
+    """Starts programs one after the other, each with a scratch folder, and ends them all."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="mimpala-benchmark-")
+        self._started: list[Program] = []
+
+    def training(self, name: str, arguments: Sequence[str], module: str = "train", own: Sequence[str] = ()) -> Program:
+        """`python train.py <arguments>` without an end, display or checkpoints.
+
+        Args:
+            module: another one with the same command line.
+            own: arguments of that module alone.
+        """
+        config, env = configured(arguments)
+        slots = len(builder.actor_slots(config, env, 0, Positions()))
+        # Full and half-full buffers, the batch that is being learned from, and what came after the last log row.
+        unrolls = builder.num_actors(config) * config.runtime.buffers_per_actor + 2 * builder.unrolls_per_batch(config)
+        in_flight = unrolls * slots * config.learner.unroll_length if config.runtime.name != "serial" else 0
+        folder = self._make_folder()
+        run = folder / "run"
+        settings = [f"log_seconds={_LOG_SECONDS}", "checkpoint_seconds=1e9", "total_frames=1000000000000"]
+        command = [sys.executable, "-m", module, *own, *settings, *arguments, f"run={run}", "display=false"]
+        return self._add(Program(name, command, MetricsProgress(run / "metrics.jsonl"), folder, in_flight=in_flight))
+
+    def other(self, name: str, command: Sequence[str], pattern: re.Pattern[str] | None) -> Program:
+        """Any other program. It prints its steps as `pattern` says, or its environments count in files (`CounterProgress`)."""
+        folder = self._make_folder()
+        if pattern:
+            progress: Progress = OutputProgress(folder / "output", pattern)
+        else:
+            progress = CounterProgress(folder)
+        return self._add(Program(name, command, progress, folder, environment={"BENCH_DIR": str(folder)}))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for program in self._started:
+            program.terminate()
+        for program in self._started:
+            program.close()
+        self._folder.cleanup()
+
+    def _make_folder(self) -> Path:
+        folder = Path(self._folder.name) / str(len(self._started))
+        folder.mkdir()
+        return folder
+
+    def _add(self, program: Program) -> Program:
+        self._started.append(program)
+        return program
+
+
+class MetricsProgress:
+    """The rows of a run's metrics.jsonl."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = _NewLines(path)
+        self._rows: list[dict[str, float]] = []
+
+    def points(self) -> list[tuple[float, float]]:
+        """See Progress: the run's own seconds and steps."""
+        rows = [json.loads(line) for line in self._lines.read()]
+        self._rows += rows
+        return [(row["seconds"], row["steps"]) for row in rows]
+
+    def shares(self) -> dict[str, float]:
+        """See Progress."""
+        rows, self._rows = self._rows, []
+        if len(rows) < 2:
+            return {}
+        lasted = [after["seconds"] - before["seconds"] for before, after in pairwise(rows)]
+        return {
+            name: sum(row[f"time/{name}"] * seconds for row, seconds in zip(rows[1:], lasted, strict=True))
+            / sum(lasted)
+            for name in SHARES
+        }
+
+
+class CounterProgress:
+    """Files steps_* in a folder, one for each environment: its steps so far as one int64 in the machine's byte order."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def points(self) -> list[tuple[float, float]]:
+        """See Progress: one point, now, unless nothing has been counted yet."""
+        steps = sum(int(np.fromfile(path, np.int64, 1).sum()) for path in self._folder.glob("steps_*"))
+        return [(time.perf_counter(), steps)] if steps else []
+
+    def shares(self) -> dict[str, float]:
+        """Not known."""
+        return {}
+
+
+class OutputProgress:
+    """Lines of output that match a pattern, whose first group is the number of steps so far."""
+
+    def __init__(self, path: Path, pattern: re.Pattern[str]) -> None:
+        self._lines = _NewLines(path)
+        self._pattern = pattern
+
+    def points(self) -> list[tuple[float, float]]:
+        """See Progress: one point for each line, at the time at which it was found."""
+        matches = [self._pattern.search(line.decode(errors="replace")) for line in self._lines.read()]
+        return [(time.perf_counter(), float(match[1].replace(",", ""))) for match in matches if match]
+
+    def shares(self) -> dict[str, float]:
+        """Not known."""
+        return {}
+
+
+class _NewLines:
+    """Reads a growing file, whole lines only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def read(self) -> list[bytes]:
+        """The lines since the last call; none while there is no file."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return whole.splitlines()
+
+
+def _cpu_seconds(group: int) -> float:
+    """Processor time of all living processes of a group."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name in parentheses may hold blanks; after it come state, parent, group, and utime, stime as 12th and 13th.
+            fields = path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,96 @@
+"""Training steps per second, end to end:  python -m benchmarks.throughput [rounds=5] [seconds=5] [cases=...] [case="name: key=value ..."]
+[command="name: program ..."] [pattern=...] [key=value of train.py ...]
+
+Every case is a `train.py` of its own, started once; they take turns of `seconds` by being stopped and continued (programs.py says why
+that is sound), so all of them meet the same machine. The first round is dropped.
+
+    cases=default|suites|engines|fusions|p1|p2|p3   lists of cases (cases.py); the default is the suite on each installed engine, and
+                                                    fusions concat, gated and mi
+    case="wide: core.size=512"                      a case of your own, any number of them
+    command="peer: python peer.py --fast"           another program as a case. It finds a folder in the environment variable BENCH_DIR,
+                                                    in which each of its environments keeps a file steps_<anything> with its steps so far
+                                                    as one int64;
+    pattern="steps: (\\d+)"                          ... or, with this, it prints its steps so far.
+    key=value                                       for every case that does not set the key itself
+
+One line of JSON per case: steps_per_second {median, min, max} over the rounds; cores_used, the processor seconds of all its processes
+per second; time, the shares of metrics.jsonl (env and inference of an actor's time, learner and wait of the learner's).
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from agents import builder
+from benchmarks.cases import chosen, configurations, named
+from benchmarks.options import Row, parse, report
+from benchmarks.programs import SHARES, Programs, Turn
+from benchmarks.turns import digits, spread, take_turns
+from conf.schema import TrainConfig
+from envs.errors import InputError
+
+
+def measure(arguments: list[str]) -> Iterator[Row]:
+    """One row per case."""
+    options = parse(arguments, rounds=5, seconds=5.0, own=("cases", "case", "command", "pattern"))
+    cases = chosen(options, "default")
+    configs = configurations(cases)
+    commands = dict(named("command", text) for text in options.own.get("command", []))
+    try:
+        patterns = [re.compile(text) for text in options.own.get("pattern", [])]
+    except re.error as error:
+        raise InputError(f"pattern= is no regular expression ({error}).") from error
+    if any(not pattern.groups for pattern in patterns):
+        raise InputError("pattern= has no group: put the number of steps in parentheses.")
+    for name, words in commands.items():
+        if not words or name in cases:
+            raise InputError(f'command="{name}: ..." needs a program and a name that no other case has.')
+    with Programs() as programs:
+        started = {name: programs.training(name, words) for name, words in cases.items()}
+        pattern = patterns[-1] if patterns else None
+        started |= {name: programs.other(name, words, pattern) for name, words in commands.items()}
+        turns = take_turns(
+            {name: partial(program.turn, options.seconds) for name, program in started.items()}, options.rounds
+        )
+    for name, readings in turns.items():
+        yield {
+            "case": name,
+            **speeds(readings),
+            **(layout(configs[name][0]) if name in configs else {}),
+            "cores": builder.num_cores(),
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+            "arguments": cases.get(name) or commands.get(name, []),
+        }
+
+
+def speeds(turns: Sequence[Turn]) -> Row:
+    """What the turns of one program come to."""
+    known = [name for name in SHARES if all(name in turn.shares for turn in turns)]
+    return {
+        "steps_per_second": spread(turn.steps_per_second for turn in turns),
+        "cores_used": digits(statistics.median(turn.cores_used for turn in turns)),
+        "time": {name: digits(statistics.median(turn.shares[name] for turn in turns)) for name in known},
+    }
+
+
+def layout(config: TrainConfig) -> Row:
+    """Processes and threads of a run."""
+    return {
+        "actors": builder.num_actors(config),
+        "actor_threads": config.runtime.actor_threads,
+        "learner_threads": builder.learner_threads(config),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; see benchmarks/options.py for what it returns."""
+    return report(measure, arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

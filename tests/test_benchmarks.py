@@ -1,0 +1,207 @@
+"""Every benchmark ends by itself, prints one JSON object per case with its documented keys, and refuses bad input; no speed is asserted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import bound, environment, fusion, network, scaling, throughput
+from benchmarks.batches import collect, synthetic, updates
+from benchmarks.cases import configured
+from benchmarks.options import BenchmarkError, parse
+from benchmarks.programs import Programs
+from benchmarks.turns import cost, take_turns
+from envs.errors import InputError
+
+SHORT = ["rounds=1", "seconds=0.2"]
+FEW = ["seconds=0.01", "runtime.slots_per_actor=40"]
+SMALL = [
+    *("env=conditional", "env.tasks=[map-0]", "runtime.slots_per_actor=8", "learner.unroll_length=4"),
+    *("core.size=8", "fusion.size=8", "torso.hidden=[8]"),
+]
+PROGRAMS: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module for module in (bound, environment, fusion, network, scaling, throughput)
+}
+
+
+@pytest.fixture(autouse=True)
+def _process_settings() -> Iterator[None]:
+    """Benchmarks set a signal handler and threads for their process; here that is the tests' process."""
+    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    torch.set_num_threads(threads)
+
+
+def rows(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> list[dict[str, Any]]:
+    """What the benchmark prints."""
+    code = PROGRAMS[name].main([*SHORT, *arguments])
+    output = capsys.readouterr()
+    assert code == 0, output.err
+    found = [json.loads(line) for line in output.out.splitlines()]
+    assert all({"case", "rounds", "seconds"} <= row.keys() for row in found)
+    return found
+
+
+def check_spreads(row: dict[str, Any], *keys: str) -> None:
+    for key in keys:
+        assert 0 < row[key]["min"] <= row[key]["median"] <= row[key]["max"], key
+
+
+def test_throughput(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    peer = tmp_path / "peer.py"
+    peer.write_text("import time\nfor n in range(10**6):\n  print('steps:', 8 * n, flush=True); time.sleep(0.01)\n")
+    words = [f"case=small: {' '.join(SMALL)} runtime=serial", f"command=peer: {shlex.quote(sys.executable)} {peer}"]
+    small, other = rows(capsys, "throughput", *words, r"pattern=steps: (\d+)")
+    assert [small["case"], other["case"]] == ["small", "peer"]
+    for row in (small, other):
+        check_spreads(row, "steps_per_second")
+        assert row["cores"] >= 1
+    assert set(small["time"]) == {"env", "inference", "learner", "wait"}
+    assert small["actors"] == small["actor_threads"] == small["learner_threads"] == 1
+    assert other["time"] == {}
+
+
+def test_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, "environment", "case=c: env=conditional", "slots=2,8", "seconds=0.02")
+    assert [(row["case"], row["slots"], row["threads"]) for row in found] == [("c", 2, 1), ("c", 8, 1)]
+    for row in found:
+        check_spreads(row, "steps_per_second", "steps_per_cpu_second", "microseconds")
+
+
+def test_network(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, "network", "cases=mlp-lstm", "act=2", "learn=2", "seconds=0.01")
+    # Nothing to lay out differently without an image.
+    assert [row["variant"] for row in found] == ["base", "fp32", "malloc-off"] * 2
+    assert [row["what"] for row in found] == ["act"] * 3 + ["learn"] * 3
+    for row in found:
+        check_spreads(row, "microseconds_per_sample", "cpu_microseconds_per_sample")
+
+
+def test_fusion(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, "fusion", "cases=20-tasks", "fusions=mi", "precision=fp32", *FEW)
+    assert [(row["sites"], row["fusion"]) for row in found] == [
+        (sites, fusion) for sites in ("core_input", "all") for fusion in ("concat", "mi")
+    ]
+    for row in found:
+        check_spreads(row, "times_concat", "cpu_times_concat", "update_microseconds")
+        check_spreads(row, "acting_times_concat", "acting_microseconds_per_step")
+        assert row["contexts_per_batch"] == 20
+        assert row["slots"] == 40
+        assert (row["fusion"] != "concat") or row["times_concat"]["median"] == 1
+    # A bias [K] for each context of concat; for mi a matrix [K, X] as well, x being torso, last action and reward.
+    concat, interaction = found[:2]
+    assert concat["learner_modulation_bytes"] == concat["acting_modulation_bytes"] == 20 * 64 * 4
+    assert interaction["learner_modulation_bytes"] == 20 * 64 * (64 + 4 + 1 + 1) * 4
+
+
+def test_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    *parts, run, total = rows(capsys, "bound", *SMALL, "runtime=serial", "seconds=0.05")
+    assert [row["case"] for row in (*parts, run, total)] == ["env", "act", "train", "run", "bound"]
+    for row in parts:
+        check_spreads(row, "microseconds_per_step", "cpu_microseconds_per_step")
+    check_spreads(run, "steps_per_second")
+    check_spreads(total, "bound", "fraction", "layout_bound", "layout_fraction")
+
+
+def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = rows(capsys, "scaling", "actors=1", "runtime.slots_per_actor=8", "learner.batch_size=8", *SMALL[4:])
+    check_spreads(row, "steps_per_second", "times_first")
+    assert row["actors"] == 1
+    assert row["time"].keys() == {"env", "inference", "learner", "wait"}
+    # Processor time of one actor, a millisecond for each of its steps: no machine is fast enough for more.
+    assert row["steps_per_second"]["max"] < 1100
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        *((name, ["rounds=0"], r"rounds=0 is out of range: ") for name in PROGRAMS),
+        ("throughput", ["seconds=x"], r"seconds=x is out of range"),
+        ("throughput", ["cases=all"], r"cases=all is unknown: choose one of .*fusions"),
+        ("throughput", ["case=fusion=mi"], r'write case="name: words"'),
+        ("throughput", ["case=x: fusion=no"], r"fusion=no is unknown"),
+        ("throughput", ["command=x:"], r"needs a program"),
+        ("throughput", ["pattern=steps"], r"no group"),
+        ("environment", ["slots=0"], r"slots=0 is no list of whole numbers"),
+        ("environment", ["fast"], r"fast cannot be read: write key=value"),
+        ("network", ["cases=huge"], r"cases=huge is unknown"),
+        ("fusion", ["sites=core"], r"sites=core is unknown"),
+        ("bound", ["core.sise=1"], r"core.sise is not a key"),
+        ("scaling", ["actors=1,x"], r"actors=1,x is no list"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], name: str, arguments: list[str], message: str
+) -> None:
+    assert PROGRAMS[name].main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert re.match(r"error: .*\n\Z", output.err)
+    assert re.search(message, output.err)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_is_the_description(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert PROGRAMS[name].main(["--help"]) == 0
+    assert f"python -m benchmarks.{name} [rounds=" in capsys.readouterr().out
+
+
+def test_a_program_that_ends_is_reported_with_its_last_words() -> None:
+    command = [sys.executable, "-c", "print('first'); print('out of paper'); raise SystemExit(3)"]
+    with Programs() as programs, pytest.raises(BenchmarkError, match="peer ended with exit code 3: out of paper"):
+        programs.other("peer", command, None)
+
+
+def test_turns_alternate_and_the_first_round_is_dropped() -> None:
+    order: list[str] = []
+
+    def turn(name: str) -> int:
+        order.append(name)
+        return len(order)
+
+    assert take_turns({"a": lambda: turn("a"), "b": lambda: turn("b")}, 2) == {"a": [3, 5], "b": [4, 6]}
+    assert order == list("ababab")
+
+
+def test_cost_counts_units() -> None:
+    done = []
+    reading = cost(lambda: done.append(0) or 5.0, 1e-9)  # type: ignore[func-returns-value]
+    assert len(done) == 1
+    assert 0 < reading.wall < 60
+
+
+def test_options_are_taken_apart() -> None:
+    options = parse(["rounds=2", "fusion=mi", "slots=[3,4]"], rounds=9, seconds=1, own=("slots",))
+    assert (options.rounds, options.seconds, options.overrides) == (2, 1, ["fusion=mi"])
+    assert options.numbers("slots", (1,)) == [3, 4]
+    with pytest.raises(InputError, match="slots"):
+        parse(["slots=a"], rounds=1, seconds=1, own=("slots",)).numbers("slots", (1,))
+
+
+@pytest.mark.parametrize("batch", [4, 8, 16])
+def test_updates_have_the_columns_of_the_configuration(batch: int) -> None:
+    config, env = configured([*SMALL, "runtime=local", f"learner.batch_size={batch}"])
+    unrolls = collect(config, env, 2)
+    assert [unroll["action"].shape for unroll in unrolls] == [(4, 8)] * 2
+    batches = updates(config, unrolls)
+    assert [list(part["action"].shape) for part in batches] == [[4, batch]] * (16 // batch)
+
+
+def test_synthetic_trajectories_have_values_in_range() -> None:
+    _, env = network.configured(network.CASES["grid-lstm"], [])
+    batch = synthetic(env, 5, 16, 3)
+    assert (batch["image"].amax(dim=(0, 1, 2, 3)) < torch.tensor(env.symbol_counts)).all()
+    assert batch["image"].any()
+    assert (batch["action"] < env.num_actions).all()
+    assert ((batch["last_action"] == env.num_actions)[1:] == batch["reset"][1:]).all()
