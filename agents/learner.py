@@ -128,10 +128,12 @@ class Learner:
             group["lr"] = self.current_learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.max_gradient_norm, foreach=True)
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach())):
             self._refuse(before, float(loss.detach()), float(norm))
             return metrics
+        torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
         self.optimizer.step()
         self._refused_in_a_row.clear()
         self.state = self.state._replace(updates=self.state.updates + 1, steps=self.state.steps + steps)

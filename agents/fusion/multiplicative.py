@@ -30,8 +30,10 @@ class MultiplicativeInteraction(Fusion):
 
     def condition(self, z: Tensor) -> Modulation:
         """z [U, Z] -> W'(z) [U, K, X] and b'(z) [U, K]."""
-        generated = torch.addmm(self.V.flatten(), z, self.W).view(-1, self.out_size, self.x_size)
-        return generated, torch.addmm(self.b, z, self.U)
+        generated = torch.mm(z, self.W)
+        # Not addmm, which would first write V once for every context.
+        generated = generated + self.V.flatten().to(generated.dtype)
+        return generated.view(-1, self.out_size, self.x_size), torch.addmm(self.b, z, self.U)
 
     def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""

@@ -19,12 +19,19 @@ class Grid(NamedTuple):
     """Samples sorted by context into rows of equal width, so that one batched product serves all contexts.
 
     owner: int64 [R], the context of each row, or None when row u is context u. Rows may be empty. width: places in a row.
-    place: int64 [N], the place of each sample, row * width + rank; no two samples share one.
+    place: int64 [N], the place of each sample, row * width + rank; no two samples share one. sample: int64 [R * width], the sample at each
+    place, or N where there is none.
     """
 
     owner: Tensor | None
     width: int
     place: Tensor
+    sample: Tensor
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return len(self.sample) // self.width
 
 
 class Segments:
@@ -53,13 +60,19 @@ class Segments:
         rank[order] = torch.arange(samples, device=index.device) - (sizes.cumsum(0) - sizes)[index[order]]
         widest = repeating_size(int(sizes.max()))
         if self.count * widest <= _MOST_PLACES * max(samples, self.count):
-            return Grid(None, widest, index * widest + rank)
+            return _grid(None, widest, index * widest + rank, self.count)
         width = repeating_size(2 * -(-samples // self.count))
         rows = torch.div(sizes + width - 1, width, rounding_mode="floor")
         owner = torch.repeat_interleave(rows)
         owner = torch.cat([owner, owner.new_zeros(repeating_size(len(owner)) - len(owner))])
         first = rows.cumsum(0) - rows
-        return Grid(owner, width, first[index] * width + rank)
+        return _grid(owner, width, first[index] * width + rank, len(owner))
+
+
+def _grid(owner: Tensor | None, width: int, place: Tensor, rows: int) -> Grid:
+    sample = torch.full((rows * width,), len(place), device=place.device)
+    sample[place] = torch.arange(len(place), device=place.device)
+    return Grid(owner, width, place, sample)
 
 
 def identity_segments(count: int, device: torch.device | None = None) -> Segments:
@@ -91,7 +104,7 @@ class _GroupedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor:
-        padded = _spread(x, grid, len(weight))
+        padded = _spread(x, grid)
         ctx.save_for_backward(padded, weight)
         ctx.grid = grid
         y = torch.baddbmm(bias.unsqueeze(1), padded, weight.transpose(1, 2))
@@ -100,11 +113,12 @@ class _GroupedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         padded, weight = ctx.saved_tensors
-        grad = _spread(grad, ctx.grid, len(weight))
+        grad = _spread(grad, ctx.grid)
         grad_x = torch.bmm(grad, weight).flatten(0, 1).index_select(0, ctx.grid.place)
         return grad_x, torch.bmm(grad.transpose(1, 2), padded), grad.sum(dim=1), None
 
 
-def _spread(x: Tensor, grid: Grid, rows: int) -> Tensor:
-    """Samples [N, F] to their places [rows, width, F], zeros elsewhere."""
-    return x.new_zeros(rows * grid.width, x.shape[1]).index_copy_(0, grid.place, x).view(rows, grid.width, -1)
+def _spread(x: Tensor, grid: Grid) -> Tensor:
+    """Samples [N, F] to their places [R, width, F], zeros elsewhere."""
+    filled = torch.cat([x, x.new_zeros(1, x.shape[1])])
+    return filled.index_select(0, grid.sample).view(grid.rows, grid.width, -1)
