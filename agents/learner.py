@@ -133,7 +133,8 @@ class Learner:
         if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach())):
             self._refuse(before, float(loss.detach()), float(norm))
             return metrics
-        torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
+        if norm > self.max_gradient_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
         self.optimizer.step()
         self._refused_in_a_row.clear()
         self.state = self.state._replace(updates=self.state.updates + 1, steps=self.state.steps + steps)

@@ -30,7 +30,8 @@ class MultiplicativeInteraction(Fusion):
 
     def condition(self, z: Tensor) -> Modulation:
         """z [U, Z] -> W'(z) [U, K, X] and b'(z) [U, K]."""
-        generated = torch.mm(z, self.W)
+        # z is laid out by columns: the gradient of W is a product with its transpose, which then is in order.
+        generated = torch.mm(z.t().contiguous().t(), self.W)
         # Not addmm, which would first write V once for every context.
         generated = generated + self.V.flatten().to(generated.dtype)
         return generated.view(-1, self.out_size, self.x_size), torch.addmm(self.b, z, self.U)
@@ -38,7 +39,7 @@ class MultiplicativeInteraction(Fusion):
     def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
-        return grouped_linear(x, generated, shift, segments)
+        return grouped_linear(x, generated, segments) + segments.rows(shift)
 
 
 class LowRank(Fusion):

@@ -133,7 +133,7 @@ def test_each_way_through_the_grouped_product(name: str, index: list[int]) -> No
 @pytest.mark.parametrize("index", [[0, 0, 0], [2, 0, 1], [3, 0, 3, 1, 0, 0], [1, 4], [0] * 8 + [1, 5]])
 def test_gradient_of_the_grouped_product(index: list[int]) -> None:
     count = max(index) + 1
-    arguments = draw(len(index), 3), draw(count, 2, 3), draw(count, 2)
+    arguments = draw(len(index), 3), draw(count, 2, 3)
     segments = Segments(torch.tensor(index), count)
     assert torch.autograd.gradcheck(
         lambda *arguments: grouped_linear(*arguments, segments), [argument.requires_grad_() for argument in arguments]
@@ -159,7 +159,7 @@ def test_a_context_with_most_of_the_samples_does_not_widen_all_rows() -> None:
 def test_the_grouped_product_takes_a_gradient_that_is_not_contiguous() -> None:
     index = torch.tensor([1, 0, 1, 1])
     x, weight = draw(4, 3).requires_grad_(), draw(2, 2, 3).requires_grad_()
-    y = grouped_linear(x, weight, draw(2, 2), Segments(index, 2))
+    y = grouped_linear(x, weight, Segments(index, 2))
     got = torch.autograd.grad(y.sum(), (x, weight))  # sum's gradient is one number, expanded
     torch.testing.assert_close(got[0], weight.sum(dim=1)[index])
 
