@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import subprocess
 import sys
@@ -66,15 +65,15 @@ def test_pictures_rewards_and_ends_are_those_of_gymnasiums_preprocessing(
 
 
 def test_a_game_begins_with_one_to_noop_max_frames_of_no_action() -> None:
-    env = environment("Freeway", slots=8, noop_max=3)
+    env = environment("Freeway", slots=6, noop_max=2)
     first = env.reset()[0]["image"]
     slow = truth("Freeway", action_repeat=1)
     slow.reset()
-    after = [np.moveaxis(slow.step(0)[0], 0, -1)[..., -1] for _ in range(4)]
+    after = [np.moveaxis(slow.step(0)[0], 0, -1)[..., -1] for _ in range(3)]
     assert not any(np.array_equal(one, other) for one, other in pairwise(after))
     numbers = [next(n for n, wanted in enumerate(after, 1) if np.array_equal(image[..., 0], wanted)) for image in first]
     env.close()
-    assert set(numbers) == {1, 2, 3}
+    assert set(numbers) == {1, 2}
     assert (first == first[..., :1]).all(), "the first picture fills the stack"
 
 
@@ -270,9 +269,3 @@ def test_success_is_unknown() -> None:
         *_, info = env.step(np.array([1]))
         assert np.isnan(info["success"]).all()
     env.close()
-
-
-def test_options_survive_a_copy() -> None:
-    """evaluate.py replaces the list of tasks and nothing else."""
-    config = dataclasses.replace(AtariConfig(full_action_space=False, frame_stack=1), tasks=["Pong"])
-    assert not config.full_action_space and config.frame_stack == 1
