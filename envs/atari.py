@@ -123,7 +123,7 @@ class AleEngine:
     The emulator has no chance in it: what an episode's seed decides is the number of no-ops and which frames repeat an
     action, so a game and its seed are a pure function of the place in the seed tree. With `episodic_life` the seed of
     an episode counts if a game begins with it. Every game begins with the contents that memory has when the emulator is
-    switched on; ale-py alone would carry random memory over from game to game, which decides the start of a few games.
+    switched on; ale-py alone fills it with other random numbers at every reset, which a few games start from.
     """
 
     def __init__(self, config: AtariConfig, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split) -> None:
@@ -151,9 +151,8 @@ class AleEngine:
         self._run_seed = 0
         self._episode = np.zeros(size, np.int64)
         self._seed = np.zeros(size, np.uint64)
-        self._frame = np.zeros(
-            size, np.uint64
-        )  # of the game, no-ops not counted; place in the stream of sticky actions
+        # Of the game, no-ops not counted: the place in its stream of sticky actions.
+        self._frame = np.zeros(size, np.uint64)
         self._held = [self._actions[slot][0] for slot in range(size)]
         self._lives = np.zeros(size, np.int64)
         self._reward = np.zeros(size, np.float32)
@@ -203,7 +202,7 @@ class AleEngine:
         self._show(slot, np.maximum(self._last, self._last_but_one, out=self._last))
         self._frame[slot] += repeat
         lives = emulator.lives()
-        # Some games stay at zero lives for a few frames before they are over, which is then the end.
+        # The last life is lost when the game says that it is over, which may be a few frames after the count is 0.
         lost = self._episodic_life and 0 < lives < self._lives[slot]
         self._lives[slot] = lives
         self._reward[slot] = reward
@@ -222,7 +221,8 @@ class AleEngine:
         emulator, seat = self._emulators[slot], self._slots[slot]
         place = self._run_seed, self._split, self._tasks[seat.task], seat.index, int(self._episode[slot])
         seed = episode_seed(*place)
-        emulator.reset_game()  # clears what is not in the saved state: the emulator's place in the picture
+        # Restoring alone would leave the place in the picture at which the emulator stands: Qbert and Amidar show it.
+        emulator.reset_game()
         emulator.restoreState(self._beginnings[slot])
         no_action = self._actions[slot][0]
         if self._config.noop_max:
