@@ -36,7 +36,7 @@ def atari() -> EnvConfig:
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
     # Small and with short games, because emulating a frame takes as long as many steps of the other suites.
-    options: dict[str, Any] = {"action_repeat": 1, "max_episode_frames": 120, "image_size": 42}
+    options: dict[str, Any] = {"action_repeat": 1, "max_episode_frames": 120, "noop_max": 8, "image_size": 42}
     return AtariConfig(tasks=["Freeway", "SpaceInvaders", "Pong"], repeat_action_probability=0.25, **options)
 
 
