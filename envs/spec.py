@@ -48,6 +48,7 @@ class EnvSpec:
             or "none".
         symbol_counts: for symbolic images, number of codes per channel; empty otherwise.
         scores: reference scores of those tasks that have them.
+        has_success: whether an episode can be told to have succeeded; if not, `success` is always NaN.
     """
 
     suite: str
@@ -62,6 +63,7 @@ class EnvSpec:
     image_kind: str = "none"
     symbol_counts: tuple[int, ...] = ()
     scores: Mapping[str, Score] = field(default_factory=dict)
+    has_success: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

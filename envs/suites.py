@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from envs.atari import ATARI
 from envs.babyai import BABYAI
 from envs.conditional import CONDITIONAL
 from envs.contract import EnvConfig, Suite
@@ -16,6 +17,7 @@ __all__ = ["SUITES", "EnvConfig", "Suite", "get_suite", "make_env", "make_spec"]
 SUITES: dict[str, Suite] = {
     "babyai": BABYAI,
     "conditional": CONDITIONAL,
+    "atari": ATARI,
 }
 
 

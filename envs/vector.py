@@ -74,7 +74,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
     `info` always holds these arrays [S]:
         episode_return f32, success f32: of the episode that this step ended; NaN where none ended.
-            A success is an episode that terminated with a positive last reward.
+            A success is an episode that terminated with a positive last reward; NaN also in suites that know no success.
         episode_length i32: agent steps of that episode; 0 where none ended.
         episode i64: number of the episode whose observation is returned, which is its place in the seed tree.
     """
@@ -138,7 +138,8 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._episode = self._episode + restarted
         self._ended = ended = terminated | truncated
         episode_return = np.where(ended, self._return, np.float32(np.nan))
-        success = np.where(ended, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
+        known = ended & self.spec_of_suite.has_success
+        success = np.where(known, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
 
     def _observe(self) -> Arrays:

@@ -74,7 +74,7 @@ def acts(config: TrainConfig, env: EnvSpec) -> None:
         for key, array in env.observation.items()
     }
     inputs |= {
-        "task": torch.tensor([[0, 1]], dtype=torch.int32),
+        "task": torch.tensor([[0, len(env.tasks) - 1]], dtype=torch.int32),
         "reset": torch.ones(1, 2, dtype=torch.bool),
         "last_action": torch.full((1, 2), env.num_actions),
         "last_reward": torch.zeros(1, 2),

@@ -1,0 +1,270 @@
+"""The suite `atari`: the 57 games of the Arcade Learning Environment with the preprocessing of the DQN and IMPALA papers.
+
+An agent step plays `action_repeat` frames and shows the pixel-wise maximum of the last two of them, grey and resized by
+area; the last `frame_stack` of these pictures are the channels of `image`, the newest last. Rewards are the game's own
+points: clipping them is the learner's business. A game has points and no goal, so `success` is unknown.
+
+There is one engine, ale-py's emulator, one per slot, and the preprocessing is done here. The vector environments of ale-py
+and envpool spend their time in the same emulator and gain a tenth at most, measured with 32 slots in one thread. But the one
+restarts the game at every lost life, the other is seeded once for all episodes, and neither can replay a single episode.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.atari_games import GAMES, PRESETS
+from envs.contract import EnvConfig, Suite, expand_tasks
+from envs.errors import InputError
+from envs.seeding import episode_seed, uniform
+from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
+from envs.vector import Arrays, Outcome, SuiteVectorEnv
+
+NUM_ACTIONS = 18
+"""The joystick: eight directions or none, with or without the button."""
+
+FRAME_STACKS = (1, 2, 4, 8)
+"""Numbers of pictures that fill an integer of the processor: the stack is shifted as one."""
+
+
+@dataclass(kw_only=True, slots=True)
+class AtariConfig(EnvConfig):
+    """Options of the suite `atari`. The defaults are the protocol of the published tables: no-op starts, no sticky actions.
+
+    Attributes:
+        action_repeat: frames played per action.
+        image_size: height and width of `image`.
+        frame_stack: pictures in `image`, one of FRAME_STACKS.
+        noop_max: a game begins with 1 to that many frames of no action; 0 = none.
+        repeat_action_probability: that the emulator ignores a frame's action and repeats the one before; 0.25 is the
+            protocol of Machado et al. (2018), "sticky actions".
+        episodic_life: a lost life ends the episode, and the next one goes on with the game; in training only,
+            evaluation plays whole games.
+        full_action_space: all 18 actions, which mean the same in every game; otherwise the minimal set of each game.
+        max_episode_frames: frames, no-ops included, after which a game is truncated.
+    """
+
+    name: str = "atari"
+    tasks: list[str] = field(default_factory=lambda: ["starter"])
+    action_repeat: int = 4
+    image_size: int = 84
+    frame_stack: int = 4
+    noop_max: int = 30
+    repeat_action_probability: float = 0.0
+    episodic_life: bool = False
+    full_action_space: bool = True
+    max_episode_frames: int = 108_000
+
+
+def make_spec(config: AtariConfig) -> EnvSpec:
+    """Describes the suite, without importing the emulator."""
+    tasks = expand_tasks(config.tasks, PRESETS)
+    for task in tasks:
+        if task not in GAMES:
+            close = difflib.get_close_matches(task, [*GAMES, *PRESETS], n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(close)}" if close else f"presets are {', '.join(PRESETS)}"
+            raise InputError(f"env.tasks={task} is no game or preset of suite atari: {hint}?")
+    _check_options(config)
+    for module in ("ale_py", "cv2"):
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f'env=atari needs {module}, which is not installed: pip install "mimpala[atari]".')
+    shape = (config.image_size, config.image_size, config.frame_stack)
+    return EnvSpec(
+        suite=config.name,
+        tasks=tasks,
+        observation={"image": ArraySpec(shape=shape, dtype="uint8")},
+        instruction_length=0,
+        vocabulary=(),
+        # The same size with minimal sets, so that an agent of several games can be evaluated on one of them.
+        num_actions=NUM_ACTIONS,
+        action_counts=tuple(NUM_ACTIONS if config.full_action_space else GAMES[task].minimal_actions for task in tasks),
+        action_repeat=config.action_repeat,
+        engine="ale",
+        image_kind="pixels",
+        scores={task: Score(random=GAMES[task].random, human=GAMES[task].human) for task in tasks},
+        has_success=False,
+    )
+
+
+def _check_options(config: AtariConfig) -> None:
+    for key, value, least in (
+        ("action_repeat", config.action_repeat, 1),
+        ("image_size", config.image_size, 1),
+        ("noop_max", config.noop_max, 0),
+        # A game must not be over before its first action.
+        ("max_episode_frames", config.max_episode_frames, config.noop_max + 1),
+    ):
+        if value < least:
+            raise InputError(f"env.{key}={value} is too small: give {least} or more.")
+    if config.frame_stack not in FRAME_STACKS:
+        choice = ", ".join(map(str, FRAME_STACKS))
+        raise InputError(f"env.frame_stack={config.frame_stack} is not possible: choose one of {choice}.")
+    if not 0 <= config.repeat_action_probability < 1:
+        raise InputError(
+            f"env.repeat_action_probability={config.repeat_action_probability} is out of range: give 0 or more, below 1."
+        )
+
+
+def make_env(config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+    """The vector environment over those slots. Loads a ROM for each, a tenth of a second or so."""
+    return SuiteVectorEnv(AleEngine(config, spec.tasks, slots, split), spec, slots, seed)
+
+
+class AleEngine:
+    """One emulator per slot, played in turn in one thread (see `envs.vector.Engine`).
+
+    The emulator has no chance in it: what an episode's seed decides is the number of no-ops and which frames repeat an
+    action, so a game and its seed are a pure function of the place in the seed tree. With `episodic_life` the seed of
+    an episode counts if a game begins with it. Every game begins with the contents that memory has when the emulator is
+    switched on; ale-py alone fills it with other random numbers at every reset, which a few games start from.
+    """
+
+    def __init__(self, config: AtariConfig, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split) -> None:
+        import cv2
+
+        self._resize = cv2.resize
+        self._area = cv2.INTER_AREA
+        self._config, self._tasks, self._slots, self._split = config, tasks, tuple(slots), split
+        self._episodic_life = config.episodic_life and split == Split.TRAIN
+        size, side = len(self._slots), config.image_size
+        switched_on = [_switch_on(GAMES[tasks[slot.task]].rom, config.max_episode_frames) for slot in slots]
+        self._emulators, self._beginnings = map(list, zip(*switched_on, strict=True))
+        self._actions = [
+            emulator.getLegalActionSet() if config.full_action_space else emulator.getMinimalActionSet()
+            for emulator in self._emulators
+        ]
+        # All channels of a pixel are one little-endian integer, the newest in its highest byte: pushing a picture is
+        # one shift and one write, a tenth of the time of moving channels that the engine keeps apart.
+        self._stack = np.zeros((size, side, side), f"<u{config.frame_stack}")
+        image = self._stack.view(np.uint8).reshape(size, side, side, config.frame_stack)
+        self.observation: Arrays = {"image": image}
+        height, width = self._emulators[0].getScreenDims()
+        self._last, self._last_but_one = np.zeros((2, height, width), np.uint8)
+        self._picture = np.zeros((size, side, side), np.uint8)
+        self._run_seed = 0
+        self._episode = np.zeros(size, np.int64)
+        self._seed = np.zeros(size, np.uint64)
+        # Of the game, no-ops not counted: the place in its stream of sticky actions.
+        self._frame = np.zeros(size, np.uint64)
+        self._held = [self._actions[slot][0] for slot in range(size)]
+        self._lives = np.zeros(size, np.int64)
+        self._reward = np.zeros(size, np.float32)
+        self._terminated = np.zeros(size, np.bool_)
+        self._truncated = np.zeros(size, np.bool_)
+
+    def start(self, seed: int) -> None:
+        self._run_seed = seed
+        self._episode[:] = [slot.episode for slot in self._slots]
+        self._terminated[:] = self._truncated[:] = False
+        for slot in range(len(self._slots)):
+            self._begin_game(slot)
+        self.observation["image"][:] = self._picture[..., None]
+
+    def step(self, actions: NDArray[np.int32]) -> Outcome:
+        ended = self._terminated | self._truncated
+        sticky = self._draw_sticky()
+        for slot, action in enumerate(actions):
+            if ended[slot]:
+                self._begin_episode(slot)
+            else:
+                self._advance(slot, self._actions[slot][action], sticky[slot])
+        self._stack >>= 8
+        self.observation["image"][..., -1] = self._picture
+        self.observation["image"][ended] = self._picture[ended, ..., None]
+        return self._reward, self._terminated, self._truncated
+
+    def _draw_sticky(self) -> NDArray[np.bool_]:
+        """Which frames of the coming step repeat the action before, [S, action_repeat]."""
+        probability, repeat = self._config.repeat_action_probability, self._config.action_repeat
+        if not probability:
+            return np.zeros((len(self._slots), repeat), np.bool_)
+        draws = uniform(self._seed[:, None], self._frame[:, None] + np.arange(repeat).astype(np.uint64))
+        return draws < 2 * probability - 1
+
+    def _advance(self, slot: int, action: Any, sticky: NDArray[np.bool_]) -> None:
+        emulator, repeat = self._emulators[slot], self._config.action_repeat
+        reward = 0
+        for frame in range(repeat):
+            if frame == repeat - 1:
+                emulator.getScreenGrayscale(self._last_but_one)
+            if not sticky[frame]:
+                self._held[slot] = action
+            # After the end of a game the emulator stands still and pays nothing, so the repeat need not be cut short.
+            reward += emulator.act(self._held[slot])
+        emulator.getScreenGrayscale(self._last)
+        self._show(slot, np.maximum(self._last, self._last_but_one, out=self._last))
+        self._frame[slot] += repeat
+        lives = emulator.lives()
+        # The last life is lost when the game says that it is over, which may be a few frames after the count is 0.
+        lost = self._episodic_life and 0 < lives < self._lives[slot]
+        self._lives[slot] = lives
+        self._reward[slot] = reward
+        self._terminated[slot] = lost or emulator.game_over(with_truncation=False)
+        self._truncated[slot] = emulator.game_truncated() and not self._terminated[slot]
+
+    def _begin_episode(self, slot: int) -> None:
+        """The next game, or the next life of the same one."""
+        self._episode[slot] += 1
+        if self._emulators[slot].game_over():
+            self._begin_game(slot)
+        self._reward[slot] = 0
+        self._terminated[slot] = self._truncated[slot] = False
+
+    def _begin_game(self, slot: int) -> None:
+        emulator, seat = self._emulators[slot], self._slots[slot]
+        place = self._run_seed, self._split, self._tasks[seat.task], seat.index, int(self._episode[slot])
+        seed = episode_seed(*place)
+        # Restoring alone would leave the place in the picture at which the emulator stands: Qbert and Amidar show it.
+        emulator.reset_game()
+        emulator.restoreState(self._beginnings[slot])
+        no_action = self._actions[slot][0]
+        if self._config.noop_max:
+            for _ in range(np.random.default_rng(seed).integers(self._config.noop_max) + 1):
+                emulator.act(no_action)
+        emulator.getScreenGrayscale(self._last)
+        self._show(slot, self._last)
+        self._seed[slot], self._frame[slot] = seed, 0
+        self._held[slot], self._lives[slot] = no_action, emulator.lives()
+
+    def _show(self, slot: int, screen: NDArray[np.uint8]) -> None:
+        picture = self._picture[slot]
+        self._resize(screen, picture.shape, dst=picture, interpolation=self._area)
+
+    def render(self, slot: int) -> NDArray[np.uint8]:
+        """The television's picture in colour, [210, 160, 3]."""
+        picture: NDArray[np.uint8] = self._emulators[slot].getScreenRGB()
+        return picture
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError("ale-py does not restore every game exactly in its middle; resume with Slot.episode")
+
+    def close(self) -> None:
+        self._emulators, self._beginnings = [], []
+
+
+def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
+    """An emulator with that ROM, and the state in which its games begin."""
+    from ale_py import ALEInterface, LoggerMode
+    from ale_py.roms import get_rom_path
+
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    emulator = ALEInterface()
+    emulator.setInt("random_seed", 0)  # draws sticky actions, which are drawn here instead
+    emulator.setFloat("repeat_action_probability", 0.0)
+    emulator.setInt("max_num_frames_per_episode", max_episode_frames)
+    emulator.loadROM(get_rom_path(rom))
+    emulator.reset_game()
+    return emulator, emulator.cloneState(include_rng=True)
+
+
+ATARI = Suite(name="atari", config=AtariConfig, presets=PRESETS, make_spec=make_spec, make_env=make_env)

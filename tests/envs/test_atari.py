@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+
+import gymnasium
+import numpy as np
+import pytest
+
+from envs.atari import NUM_ACTIONS, AtariConfig, make_env, make_spec
+from envs.atari_games import GAMES, PRESETS
+from envs.errors import InputError
+from envs.spec import Slot, Split
+from envs.vector import SuiteVectorEnv
+
+
+def environment(
+    task: str, slots: int = 1, split: Split = Split.TRAIN, seed: int = 0, **options: object
+) -> SuiteVectorEnv:
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    config = AtariConfig(tasks=[task], **options)  # type: ignore[arg-type]
+    return make_env(config, make_spec(config), [Slot(task=0, index=index) for index in range(slots)], seed, split)
+
+
+def truth(task: str, action_repeat: int = 4, stack: int = 4, full: bool = True) -> gymnasium.Env:
+    """gymnasium's own preprocessing around ale-py's own environment, without no-ops."""
+    ale_py = pytest.importorskip("ale_py")
+    gymnasium.register_envs(ale_py)
+    env = gymnasium.make(f"ALE/{task}-v5", frameskip=1, repeat_action_probability=0.0, full_action_space=full)
+    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=0, frame_skip=action_repeat)
+    return gymnasium.wrappers.FrameStackObservation(env, stack)
+
+
+def played(env: SuiteVectorEnv, actions: np.ndarray) -> Iterator[tuple[np.ndarray, float, bool, bool]]:
+    """(image, reward, terminated, truncated) of slot 0 at every step."""
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(np.full(env.num_envs, action))
+        yield observation["image"][0], float(reward[0]), bool(terminated[0]), bool(truncated[0])
+
+
+@pytest.mark.parametrize(("task", "action_repeat", "stack", "full"), [("Breakout", 4, 4, False), ("Qbert", 4, 2, True)])
+def test_pictures_rewards_and_ends_are_those_of_gymnasiums_preprocessing(
+    task: str, action_repeat: int, stack: int, full: bool
+) -> None:
+    env = environment(task, noop_max=0, action_repeat=action_repeat, frame_stack=stack, full_action_space=full)
+    slow = truth(task, action_repeat, stack, full)
+    actions = np.random.default_rng(1).integers(0, env.spec_of_suite.action_counts[0], 320)
+    # gymnasium's first episode alone begins as every episode of ours, with the memory of a machine just switched on.
+    wanted, _ = slow.reset()
+    np.testing.assert_array_equal(env.reset()[0]["image"][0], np.moveaxis(wanted, 0, -1))
+    earned, over = 0.0, False
+    for action, (image, reward, terminated, truncated) in zip(actions, played(env, actions), strict=True):
+        wanted, wanted_reward, over, _, _ = slow.step(int(action))
+        assert (reward, terminated, truncated) == (wanted_reward, over, False)
+        if over:  # gymnasium shows the pictures of the step before once more, ours are those of the end
+            break
+        np.testing.assert_array_equal(image, np.moveaxis(wanted, 0, -1))
+        earned += reward
+    env.close()
+    assert earned > 0 and over
+
+
+def test_a_game_begins_with_one_to_noop_max_frames_of_no_action() -> None:
+    env = environment("Freeway", slots=6, noop_max=2)
+    first = env.reset()[0]["image"]
+    slow = truth("Freeway", action_repeat=1)
+    slow.reset()
+    after = [np.moveaxis(slow.step(0)[0], 0, -1)[..., -1] for _ in range(3)]
+    assert not any(np.array_equal(one, other) for one, other in pairwise(after))
+    numbers = [next(n for n, wanted in enumerate(after, 1) if np.array_equal(image[..., 0], wanted)) for image in first]
+    env.close()
+    assert set(numbers) == {1, 2}
+    assert (first == first[..., :1]).all(), "the first picture fills the stack"
+
+
+def test_the_frame_limit_truncates_and_the_next_game_begins() -> None:
+    env = environment("Pong", noop_max=0, max_episode_frames=40)
+    first = env.reset()[0]["image"].copy()
+    for _ in range(3):
+        steps = list(played(env, np.zeros(11, np.int32)))
+        assert [(terminated, truncated) for _, _, terminated, truncated in steps] == (
+            [(False, False)] * 9 + [(False, True), (False, False)]
+        )
+        np.testing.assert_array_equal(steps[-1][0], first[0])
+    env.close()
+
+
+def lives_and_ends(env: SuiteVectorEnv, steps: int) -> list[tuple[int, bool, float]]:
+    """(lives, terminated, episode length) at every step of a Breakout game in which the paddle never moves."""
+    env.reset()
+    seen = []
+    for _ in range(steps):
+        *_, terminated, _, info = env.step(np.array([1]))
+        seen.append((env._engine._emulators[0].lives(), bool(terminated[0]), int(info["episode_length"][0])))  # type: ignore[attr-defined]
+    return seen
+
+
+def test_with_episodic_life_a_lost_life_ends_the_episode_and_the_game_goes_on() -> None:
+    env = environment("Breakout", noop_max=0, episodic_life=True)
+    seen = lives_and_ends(env, 200)
+    env.close()
+    ends = [place for place, (_, terminated, _) in enumerate(seen) if terminated]
+    assert [seen[place][0] for place in ends[:5]] == [4, 3, 2, 1, 0]
+    assert [seen[place + 1][0] for place in ends[:5]] == [4, 3, 2, 1, 5], "only the last end begins a new game"
+    assert all(seen[place][2] == place - before - 1 for before, place in pairwise(ends))
+
+
+def test_without_episodic_life_and_in_evaluation_only_the_last_life_ends_the_episode() -> None:
+    for split, episodic_life in ((Split.TRAIN, False), (Split.EVALUATION, True)):
+        env = environment("Breakout", noop_max=0, split=split, episodic_life=episodic_life)
+        seen = lives_and_ends(env, 160)
+        env.close()
+        assert [lives for lives, terminated, _ in seen if terminated] == [0]
+
+
+def test_the_first_observation_of_a_life_is_the_last_of_the_life_before() -> None:
+    env = environment("Breakout", noop_max=0, episodic_life=True)
+    env.reset()
+    steps = played(env, np.ones(60, np.int32))
+    last = next(image[..., -1].copy() for image, _, terminated, _ in steps if terminated)
+    image, reward, terminated, truncated = next(steps)
+    env.close()
+    assert (image == last[..., None]).all() and (reward, terminated, truncated) == (0, False, False)
+
+
+def test_sticky_actions_hold_the_action_before_as_often_as_asked() -> None:
+    env = environment("Pong", slots=2, noop_max=0, action_repeat=50, repeat_action_probability=0.25)
+    engine = env._engine
+    env.reset()
+    held = []
+
+    class Recorder:
+        """Stands before an emulator and notes which action each frame was played with."""
+
+        def __init__(self, emulator: object) -> None:
+            self.emulator = emulator
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.emulator, name)
+
+        def act(self, action: object) -> int:
+            held.append(action.value)  # type: ignore[attr-defined]
+            return self.emulator.act(action)  # type: ignore[attr-defined, no-any-return]
+
+    engine._emulators = [Recorder(emulator) for emulator in engine._emulators]  # type: ignore[attr-defined]
+    delays = []
+    for step in range(60):
+        env.step(np.full(2, 2 + step % 2))
+        for frames in (held[:50], held[50:]):
+            delays.append(next(n for n, action in enumerate(frames) if action == 2 + step % 2))
+            assert len(set(frames[delays[-1] :])) == 1
+        held.clear()
+    env.close()
+    # The new action comes through after a geometric number of frames, of mean p / (1 - p) = 1/3 and deviation 0.06.
+    assert 0.1 < np.mean(delays) < 0.6
+    assert delays[::2] != delays[1::2]
+
+
+def test_action_sets() -> None:
+    pytest.importorskip("ale_py")
+    full, minimal = (
+        make_spec(AtariConfig(tasks=["Breakout", "Pong", "Freeway"], full_action_space=full)) for full in (True, False)
+    )
+    assert full.num_actions == minimal.num_actions == NUM_ACTIONS
+    assert full.action_counts == (18, 18, 18) and minimal.action_counts == (4, 6, 3)
+    env = environment("Freeway", full_action_space=False)
+    assert [action.name for action in env._engine._actions[0]] == ["NOOP", "UP", "DOWN"]  # type: ignore[attr-defined]
+    env.close()
+
+
+@pytest.mark.parametrize("task", ["Alien", "KungFuMaster", "Skiing", "UpNDown", "Qbert"])
+def test_the_table_of_games_says_what_the_emulator_says(task: str) -> None:
+    env = environment(task, full_action_space=False)
+    assert len(env._engine._actions[0]) == GAMES[task].minimal_actions == env.spec_of_suite.action_counts[0]  # type: ignore[attr-defined]
+    env.close()
+
+
+def test_the_table_of_games_is_what_ale_py_registers() -> None:
+    ale_py = pytest.importorskip("ale_py")
+    gymnasium.register_envs(ale_py)
+    assert len(GAMES) == len(PRESETS["atari57"]) == 57
+    for task, game in GAMES.items():
+        assert gymnasium.spec(f"ALE/{task}-v5").kwargs["game"] == game.rom
+        assert ale_py.roms.get_rom_path(game.rom).exists()
+        assert game.random != game.human
+    assert all(task in GAMES for preset in PRESETS.values() for task in preset)
+
+
+def test_scores_and_presets_are_in_the_description() -> None:
+    pytest.importorskip("ale_py")
+    spec = make_spec(AtariConfig(tasks=["atari5", "Pong"]))
+    assert spec.tasks == ("BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert", "Pong")
+    assert (spec.scores["Pong"].random, spec.scores["Pong"].human) == (-20.7, 14.6)
+    assert make_spec(AtariConfig()).tasks == ("Breakout",)
+
+
+@pytest.mark.parametrize("task", ["Qbert", "Solaris"])
+def test_an_episode_does_not_depend_on_those_before(task: str) -> None:
+    """One game that ale-py alone does not restore exactly, and one that starts from whatever is in memory."""
+    config = AtariConfig(tasks=[task], max_episode_frames=160)
+    spec = make_spec(config)
+    actions = np.random.default_rng(0).integers(0, NUM_ACTIONS, 200)
+
+    def episode(number: int, first: int) -> list[np.ndarray]:
+        env = make_env(config, spec, [Slot(task=0, index=0, episode=first)], 0, Split.TRAIN)
+        observation, info = env.reset()
+        frames: list[np.ndarray] = []
+        while info["episode"][0] <= number:
+            if info["episode"][0] == number:
+                frames.append(observation["image"][0].copy())
+            action = actions[len(frames)] if info["episode"][0] == number else actions[-1]
+            observation, *_, info = env.step(np.array([action]))
+        env.close()
+        return frames
+
+    one, other = episode(2, first=0), episode(2, first=2)
+    assert len(one) > 20
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "words_in_message"),
+    [
+        ({"tasks": ["Breakot"]}, "env.tasks=Breakot is no game.*did you mean Breakout"),
+        ({"tasks": ["breakout"]}, "did you mean Breakout"),
+        ({"tasks": ["CartPole-v1"]}, "env.tasks=CartPole-v1"),
+        ({"tasks": ["atari57", "Pong"]}, "Pong more than once"),
+        ({"action_repeat": 0}, "env.action_repeat=0 is too small"),
+        ({"image_size": 0}, "env.image_size=0"),
+        ({"noop_max": -1}, "env.noop_max=-1"),
+        ({"max_episode_frames": 30}, "env.max_episode_frames=30 is too small: give 31 or more"),
+        ({"frame_stack": 3}, "env.frame_stack=3 is not possible: choose one of 1, 2, 4, 8"),
+        ({"repeat_action_probability": 1.0}, "env.repeat_action_probability=1.0"),
+        ({"repeat_action_probability": float("nan")}, "env.repeat_action_probability=nan"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence(options: dict[str, object], words_in_message: str) -> None:
+    with pytest.raises(InputError, match=words_in_message) as error:
+        make_spec(AtariConfig(**options))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("module", ["ale_py", "cv2"])
+def test_a_missing_engine_is_answered_with_the_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else real(name))
+    with pytest.raises(InputError, match=r'env=atari needs .*pip install "mimpala\[atari\]"'):
+        make_spec(AtariConfig())
+
+
+def test_checking_a_config_imports_no_engine() -> None:
+    pytest.importorskip("ale_py")
+    program = (
+        "import sys; from envs.suites import make_spec; from envs.atari import AtariConfig;"
+        "make_spec(AtariConfig(tasks=['atari57'])); assert not {'ale_py', 'cv2', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_success_is_unknown() -> None:
+    env = environment("Breakout", max_episode_frames=100)
+    assert not env.spec_of_suite.has_success
+    env.reset()
+    for _ in range(30):
+        *_, info = env.step(np.array([1]))
+        assert np.isnan(info["success"]).all()
+    env.close()
