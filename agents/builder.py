@@ -157,7 +157,7 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
     """Bytes of trajectories and weights that the actors and the learner of a local run share."""
     spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
-    return num_actors(config) * config.runtime.buffers_per_actor * num_bytes(spec) + 2 * 4 * network.num_parameters
+    return num_actors(config) * buffers_per_actor(config) * num_bytes(spec) + 2 * 4 * network.num_parameters
 
 
 def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, str]:
@@ -192,7 +192,7 @@ def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
         actor_threads=config.runtime.actor_threads,
         learner_threads=learner_threads(config),
         slots_per_actor=config.runtime.slots_per_actor,
-        buffers_per_actor=config.runtime.buffers_per_actor,
+        buffers_per_actor=buffers_per_actor(config),
         least_actors=-(-len(env.tasks) // config.runtime.slots_per_actor),
         batch_size=batch_columns(config),
         passes=config.learner.passes,
@@ -223,7 +223,7 @@ def build_runtime(
             num_actors=actors,
             unrolls_per_batch=unrolls,
             actor_threads=config.runtime.actor_threads,
-            buffers_per_actor=config.runtime.buffers_per_actor,
+            buffers_per_actor=buffers_per_actor(config),
             version=version,
         )
     runtime.positions.unrolls.update(positions.unrolls)
@@ -239,6 +239,11 @@ def batch_columns(config: TrainConfig) -> int:
 def unrolls_per_batch(config: TrainConfig) -> int:
     """Unrolls that are collected together: as many as one update needs. One, when a single unroll makes several updates."""
     return max(1, config.learner.batch_size // config.runtime.slots_per_actor)
+
+
+def buffers_per_actor(config: TrainConfig) -> int:
+    """runtime.buffers_per_actor, but enough for a whole batch and one more: with fewer, learner and actors would wait for each other."""
+    return max(config.runtime.buffers_per_actor, -(-unrolls_per_batch(config) // num_actors(config)) + 1)
 
 
 def num_actors(config: TrainConfig) -> int:

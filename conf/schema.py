@@ -112,7 +112,7 @@ class RuntimeConfig:
         num_actors: actors; 0 = one for each processor core but one (serial: one).
         slots_per_actor: environments of each actor.
         actor_threads, learner_threads: compute threads; 0 for the learner = what the actors leave (serial: one).
-        buffers_per_actor: unrolls an actor may be ahead.
+        buffers_per_actor: unrolls an actor may be ahead; never fewer than a batch takes from it and one.
     """
 
     name: str = MISSING
