@@ -15,6 +15,7 @@ from agents.display import Display
 from agents.interruption import Interruption
 from agents.learner import NonFiniteError
 from agents.metrics import MetricsLog, Statistics
+from agents.replay import parts_of
 from agents.run_folder import (
     claim,
     default_run,
@@ -28,7 +29,6 @@ from agents.run_folder import (
 )
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process
-from agents.trajectory import minibatches
 from conf.loading import changed_keys, compose_train, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -73,35 +73,46 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     if saved:
         seconds = restore(saved, env, learner, statistics, positions)
     builder.check_fits(config, env, network)
+    fresh, replayed, passes = builder.fresh_columns(config), builder.replayed_columns(config), config.learner.passes
     folder = claim(config, env)
 
     with Display(config.total_frames, enabled=config.display) as display:
         display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner))
         clock = Clock(seconds, learner.state, action_repeat=env.action_repeat, num_actors=builder.num_actors(config))
         log = MetricsLog(folder, learner.state.updates)
+        replay = builder.build_replay(config, env, network, learner.state.updates)
         runtime = builder.build_runtime(config, env, network, positions, learner.state.updates)
 
         def save() -> None:
             content = snapshot(config, env, learner, statistics, runtime.positions, clock.seconds)
             save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
 
+        def ended() -> str:
+            """Why the run is over; empty while it goes on."""
+            if interruption.wanted:
+                return "signal"
+            if learner.state.steps * env.action_repeat >= config.total_frames:
+                return "total_frames"
+            return "stop_at_success" if 0 < config.stop_at_success <= statistics.success() else ""
+
         def report() -> None:
             row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
+            row |= replay.row(learner.state.updates)
             log.write(row, tasks)
             display.update(row, tasks)
 
         losses: dict[str, torch.Tensor] = {}
         try:
-            while learner.state.steps * env.action_repeat < config.total_frames and not interruption.wanted:
+            while not ended():
                 batch = None
                 with interruption.ends_waiting():
                     batch = runtime.collect()
                 if batch is None:
                     break
                 updates = learner.state.updates
-                for number in range(config.learner.passes):
-                    for part in minibatches(batch.trajectory, builder.batch_columns(config)):
-                        losses = learner.step(part, fresh=number == 0)
+                for part, new in parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes):
+                    losses = learner.step(part, fresh=new)
+                replay.add(batch.trajectory, batch.weights_versions)
                 runtime.publish(learner.state.updates)
                 statistics.update(batch.trajectory)
                 clock.tick(batch, updates, learner.state)
@@ -118,10 +129,10 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         finally:
             runtime.close()
             log.close()
-        figures = result(learner, statistics, clock, env, interrupted=interruption.wanted)
+        figures = result(learner, statistics, clock, env, ended_by=ended())
         write_result(folder, figures)
         display.finish(folder, figures)
-    return INTERRUPTED if interruption.wanted else DONE
+    return DONE if figures["finished"] else INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -104,13 +104,15 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     _write_json(folder / RESULT, result)
 
 
-def result(
-    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, *, interrupted: bool
-) -> dict[str, Any]:
-    """The figures of result.json: counters, steady speed, parameters, and each task's last episodes."""
+def result(learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, *, ended_by: str) -> dict[str, Any]:
+    """The figures of result.json: counters, steady speed, parameters, and each task's last episodes.
+
+    `ended_by` is `signal` for a run that was interrupted, else the key that ended it.
+    """
     state, tasks = learner.state, statistics.summary(env.action_repeat)
     return {
-        "finished": not interrupted,
+        "finished": ended_by != "signal",
+        "ended_by": ended_by,
         "updates": state.updates,
         "updates_refused": state.refused,
         "frames": state.steps * env.action_repeat,
