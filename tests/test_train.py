@@ -223,12 +223,12 @@ def same(first: Path, second: Path) -> bool:
 def test_replay_is_reproducible_and_counts_nothing_twice(tmp_path: Path) -> None:
     runs = [tmp_path / name for name in ("a", "b", "other")]
     for run, seed in zip(runs, (1, 1, 2), strict=True):
-        assert train.main([*TINY, *REPLAY, f"run={run}", "total_frames=600", f"seed={seed}"]) == 0
+        assert train.main([*TINY, *REPLAY, f"run={run}", "total_frames=200", f"seed={seed}"]) == 0
     assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
     final = result(runs[0])
     assert final["frames"] == sum(task["frames"] for task in final["tasks"].values())
     # 8 slots, 4 fresh columns to an update, 2 passes: 4 updates for each unroll of at most 32 frames.
-    assert final["updates"] >= 4 * 600 / 32
+    assert final["updates"] >= 4 * 200 / 32
     for number, row in enumerate(rows(runs[0])):
         assert row["policy_lag_max"] == 0
         assert row["replay_columns"] == min(40, 8 * (number + 1))
@@ -239,11 +239,11 @@ def test_replay_is_reproducible_and_counts_nothing_twice(tmp_path: Path) -> None
 
 def test_a_resumed_replay_begins_empty_and_goes_on_the_same_way_each_time(tmp_path: Path) -> None:
     run, copy = tmp_path / "run", tmp_path / "copy"
-    assert train.main([*TINY, *REPLAY, f"run={run}", "total_frames=300"]) == 0
+    assert train.main([*TINY, *REPLAY, f"run={run}", "total_frames=100"]) == 0
     shutil.copytree(run, copy)
     before = result(run)["updates"]
     for folder in (run, copy):
-        assert train.main([f"run={folder}", "resume=true", "total_frames=600"]) == 0
+        assert train.main([f"run={folder}", "resume=true", "total_frames=300"]) == 0
     assert same(run, copy)
     resumed = [row for row in rows(run) if row["updates"] > before]
     assert [row["replay_columns"] for row in resumed[:6]] == [8, 16, 24, 32, 40, 40]
