@@ -16,6 +16,7 @@ from agents.display import Display
 from agents.interruption import Interruption
 from agents.learner import NonFiniteError
 from agents.metrics import MetricsLog, Statistics
+from agents.replay import parts_of
 from agents.run_folder import (
     claim,
     default_run,
@@ -29,7 +30,6 @@ from agents.run_folder import (
 )
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process
-from agents.trajectory import minibatches
 from conf.loading import changed_keys, compose_train, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -74,22 +74,34 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     if saved:
         seconds = restore(saved, env, learner, statistics, positions)
     builder.check_fits(config, env, network)
+    fresh, replayed, passes = builder.fresh_columns(config), builder.replayed_columns(config), config.learner.passes
     folder = claim(config, env)
 
     with Display(config.total_frames, enabled=config.display) as display:
         display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner))
         clock = Clock(seconds, learner.state, action_repeat=env.action_repeat)
         facts = builder.facts(config, env, learner)
-        log = MetricsLog(folder, learner.state.updates)
         runtime = builder.build_runtime(config, env, network, positions, learner.state.updates)
+        # Actors take seconds to start; what the learner's side needs is made meanwhile.
+        log = MetricsLog(folder, learner.state.updates)
+        replay = builder.build_replay(config, env, network, learner.state.updates)
 
         def save() -> None:
             with clock.disk():
                 content = snapshot(config, env, learner, statistics, runtime.positions, clock.seconds)
                 save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
 
+        def ended() -> str:
+            """Why the run is over; empty while it goes on."""
+            if interruption.wanted:
+                return "signal"
+            if learner.state.steps * env.action_repeat >= config.total_frames:
+                return "total_frames"
+            return "stop_at_success" if 0 < config.stop_at_success <= statistics.success() else ""
+
         def report() -> None:
             row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
+            row |= replay.row(learner.state.updates)
             verdict = limited_by(clock.shares, facts)
             with clock.disk():
                 log.write(row, tasks, verdict.name)
@@ -97,16 +109,16 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
 
         losses: dict[str, torch.Tensor] = {}
         try:
-            while learner.state.steps * env.action_repeat < config.total_frames and not interruption.wanted:
+            while not ended():
                 batch = None
                 with interruption.ends_waiting():
                     batch = runtime.collect()
                 if batch is None:
                     break
                 updates = learner.state.updates
-                for number in range(config.learner.passes):
-                    for part in minibatches(batch.trajectory, builder.batch_columns(config)):
-                        losses = learner.step(part, fresh=number == 0)
+                for part, new in parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes):
+                    losses = learner.step(part, fresh=new)
+                replay.add(batch.trajectory, batch.weights_versions)
                 runtime.publish(learner.state.updates)
                 statistics.update(batch.trajectory)
                 clock.tick(batch, updates, learner.state)
@@ -124,10 +136,10 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
             runtime.close()
             log.close()
         verdict = limited_by(clock.shares, facts)
-        figures = result(learner, statistics, clock, env, verdict, interrupted=interruption.wanted)
+        figures = result(learner, statistics, clock, env, verdict, ended_by=ended())
         write_result(folder, figures)
         display.finish(folder, figures)
-    return INTERRUPTED if interruption.wanted else DONE
+    return DONE if figures["finished"] else INTERRUPTED
 
 
 if __name__ == "__main__":

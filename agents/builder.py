@@ -16,6 +16,7 @@ from agents.network.context import ContextEncoder
 from agents.network.core import CORES
 from agents.network.torso import build_torso
 from agents.policy import Policy
+from agents.replay import Replay, check_memory, replay_bytes
 from agents.runtime.base import Positions, Runtime
 from agents.runtime.buffers import check_shared_memory
 from agents.runtime.local import LocalRuntime
@@ -23,7 +24,7 @@ from agents.runtime.serial import SerialRuntime
 from agents.trajectory import num_bytes, trajectory_spec
 from conf.schema import TrainConfig
 from envs.errors import InputError
-from envs.spec import EnvSpec, Slot, Split
+from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suites import make_env
 
 
@@ -142,7 +143,7 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
     """What can be known of the runtime before anything starts.
 
     Raises:
-        InputError: fewer slots than tasks, or more shared memory than there is.
+        InputError: fewer slots than tasks, or more memory than there is.
     """
     actors, width = num_actors(config), config.runtime.slots_per_actor
     if actors * width < len(env.tasks):
@@ -152,6 +153,7 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
         )
     if config.runtime.name == "local":
         check_shared_memory(shared_memory(config, env, network))
+    check_memory(replay_bytes(replay_spec(config, env, network)))
 
 
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
@@ -174,8 +176,12 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
         f"learner {learner_threads(config)} threads, {precision}",
         "batch": f"{length} steps x {batch_columns(config)} columns, {config.learner.passes} passes",
         "memory": f"{shared_memory(config, env, network) / 2**20:,.0f} MiB of trajectories and weights",
+        "replay": f"{replayed_columns(config)} of the {batch_columns(config)} columns, from the last "
+        f"{config.learner.replay_size:,}; {replay_bytes(replay_spec(config, env, network)) / 2**20:,.0f} MiB",
         "frames": f"{config.total_frames:,}, seed {config.seed}",
     }
+    if not replayed_columns(config):
+        del rows["replay"]
     if learner.state.updates:
         rows["resumes"] = f"at {learner.state.updates:,} updates, {learner.state.steps * env.action_repeat:,} frames"
     elif config.resume:
@@ -204,6 +210,17 @@ def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
     )
 
 
+def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dict[str, ArraySpec]:
+    """A trajectory as wide as the replay; of no columns without one."""
+    columns = config.learner.replay_size if replayed_columns(config) else 0
+    return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
+
+
+def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updates: int) -> Replay:
+    """The replay of a run that goes on at `updates`: empty, with random choices that follow from the two numbers."""
+    return Replay(replay_spec(config, env, network), seed=(config.seed, updates))
+
+
 def build_runtime(
     config: TrainConfig, env: EnvSpec, network: AgentNetwork, positions: Positions, version: int
 ) -> Runtime:
@@ -214,7 +231,7 @@ def build_runtime(
     unrolls = unrolls_per_batch(config)
     runtime: Runtime
     if config.runtime.name == "serial":
-        runtime = SerialRuntime(factory, network, spec, num_actors=actors, unrolls_per_batch=unrolls)
+        runtime = SerialRuntime(factory, network, spec, num_actors=actors, unrolls_per_batch=unrolls, version=version)
     else:
         runtime = LocalRuntime(
             factory,
@@ -232,13 +249,23 @@ def build_runtime(
 
 
 def batch_columns(config: TrainConfig) -> int:
-    """B: columns of one update."""
+    """B: columns of one update, fresh and replayed ones."""
     return config.learner.batch_size or config.runtime.slots_per_actor
+
+
+def replayed_columns(config: TrainConfig) -> int:
+    """Columns of one update that come from the replay."""
+    return round(config.learner.replay_fraction * batch_columns(config))
+
+
+def fresh_columns(config: TrainConfig) -> int:
+    """Columns of one update that come from the actors."""
+    return batch_columns(config) - replayed_columns(config)
 
 
 def unrolls_per_batch(config: TrainConfig) -> int:
     """Unrolls that are collected together: as many as one update needs. One, when a single unroll makes several updates."""
-    return max(1, config.learner.batch_size // config.runtime.slots_per_actor)
+    return max(1, fresh_columns(config) // config.runtime.slots_per_actor)
 
 
 def buffers_per_actor(config: TrainConfig) -> int:

@@ -108,11 +108,13 @@ class Learner:
                 self._parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True
             )
 
-    def step(self, batch: Trajectory, *, fresh: bool = True) -> dict[str, Tensor]:
+    def step(self, batch: Trajectory, *, fresh: int | None = None) -> dict[str, Tensor]:
         """One update from a batch [T+1, B] (agents/trajectory.py).
 
         Args:
-            fresh: whether its steps are counted; False for another pass over the same batch.
+            fresh: how many of its columns, from the first on, have their steps counted; None for all, 0 for another pass over the
+                same batch. It changes nothing else: replayed columns are learned from like fresh ones, and PopArt's moments are those
+                of every target that the value head is trained on.
 
         Returns:
             Scalars for the log, still on the device. An update whose loss or gradient is not finite is refused: it is counted and
@@ -121,7 +123,7 @@ class Learner:
         Raises:
             NonFiniteError: `max_refused` updates in a row were refused.
         """
-        steps = int(batch["mask"].sum()) if fresh else 0
+        steps = int(batch["mask"][:, :fresh].sum())
         before = self._popart_snapshot()
         metrics, loss = self._loss(batch)
         for group in self.optimizer.param_groups:

@@ -76,6 +76,11 @@ class Statistics:
             result[task] = {key: value for key, value in row.items() if not math.isnan(value)}
         return result
 
+    def success(self) -> float:
+        """Mean over tasks of the success over the last WINDOW episodes; NaN until every task has had so many, or where unknown."""
+        full = all(statistics.episodes >= WINDOW for statistics in self.tasks.values())
+        return sum(s.mean(1) for s in self.tasks.values()) / len(self.tasks) if full else math.nan
+
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {

@@ -106,15 +106,17 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
 
 
 def result(
-    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, verdict: Verdict, *, interrupted: bool
+    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, verdict: Verdict, *, ended_by: str
 ) -> dict[str, Any]:
     """The figures of result.json: counters, steady speed, where the time went, parameters, and each task's last episodes.
 
-    Speed and time shares are those after the warm-up; a run that ends within it has 0 and none.
+    Speed and time shares are those after the warm-up; a run that ends within it has 0 and none. `ended_by` is `signal` for a run that
+    was interrupted, else the key that ended it.
     """
     state, tasks = learner.state, statistics.summary(env.action_repeat)
     return {
-        "finished": not interrupted,
+        "finished": ended_by != "signal",
+        "ended_by": ended_by,
         "updates": state.updates,
         "updates_refused": state.refused,
         "frames": state.steps * env.action_repeat,

@@ -43,6 +43,9 @@ OBSERVED = ("image", "vector", "instruction", "task", "reset", "last_action", "l
 PER_COLUMN = ("core_state", "episode")
 """Keys without a time axis."""
 
+EPISODE_STATISTICS = ("episode_return", "episode_length", "success", "episode")
+"""Keys that are reported and never learned from."""
+
 
 def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_size: int) -> dict[str, ArraySpec]:
     """Shape and dtype of every array of a trajectory of `slots` columns."""

@@ -77,11 +77,15 @@ class LearnerConfig:
         unroll_length: T.
         batch_size: B, columns of one update: several unrolls joined, or part of one; 0 = the slots of one actor.
         passes: how often each batch is learned from. V-trace corrects for the policy that changes meanwhile.
+        replay_fraction: part of the B columns that is drawn from earlier trajectories (agents/replay.py); 0 = none.
+        replay_size: columns that are kept to draw from.
     """
 
     unroll_length: int = 20
     batch_size: int = 16
     passes: int = 1
+    replay_fraction: float = 0.0
+    replay_size: int = 1024
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     anneal: bool = True
@@ -135,6 +139,8 @@ class TrainConfig:
         precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 where the processor has it and the runtime is not serial.
         checkpoint_seconds, log_seconds: intervals. keep_checkpoints: the newest N stay.
         display: progress on the terminal.
+        stop_at_success: ends the run early, when the mean over tasks of the success over the last 100 episodes reaches it and every
+            task has had that many; 0 = never.
     """
 
     env: EnvConfig = MISSING
@@ -153,6 +159,7 @@ class TrainConfig:
     keep_checkpoints: int = 3
     log_seconds: float = 5.0
     display: bool = True
+    stop_at_success: float = 0.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -191,6 +198,7 @@ MAY_CHANGE_ON_RESUME = (
     "run",
     "resume",
     "display",
+    "stop_at_success",
     "log_seconds",
     "checkpoint_seconds",
     "keep_checkpoints",
@@ -235,7 +243,7 @@ def check_train(config: TrainConfig) -> None:
     require(config.torso, {"size": 1}, "torso.")
     require(
         config.learner,
-        {"unroll_length": 1, "batch_size": 0, "passes": 1, "learning_rate": 0, "max_refused": 1},
+        {"unroll_length": 1, "batch_size": 0, "passes": 1, "replay_size": 0, "learning_rate": 0, "max_refused": 1},
         "learner.",
     )
     require(config.learner, {"baseline_cost": 0, "entropy_cost": 0, "reward_clip": 0, "epsilon": 0}, "learner.")
@@ -256,10 +264,34 @@ def check_train(config: TrainConfig) -> None:
         raise InputError(
             f"learner.adam_betas={config.learner.adam_betas} is out of range: give two numbers from 0 to below 1."
         )
-    batch, slots = config.learner.batch_size, config.runtime.slots_per_actor
-    if batch and batch % slots and slots % batch:
+    if not 0 <= config.stop_at_success <= 1:
+        raise InputError(f"stop_at_success={config.stop_at_success} is out of range: give a number from 0 to 1.")
+    check_columns(config.learner, config.runtime.slots_per_actor)
+
+
+def check_columns(learner: LearnerConfig, slots: int) -> None:
+    """What an update is made of: fresh columns that fill whole unrolls, or an even part of one, and replayed ones."""
+    fraction, columns = learner.replay_fraction, learner.batch_size or slots
+    if not 0 <= fraction < 1:
+        raise InputError(f"learner.replay_fraction={fraction} is out of range: give a number from 0 to below 1.")
+    replayed = round(fraction * columns)
+    fresh = columns - replayed
+    # A fraction such as 0.333 stands for a third.
+    if not fresh or abs(fraction * columns - replayed) > 0.02:
         raise InputError(
-            f"learner.batch_size={batch} does not fit runtime.slots_per_actor={slots}: give a multiple or a divisor of it."
+            f"learner.replay_fraction={fraction} of {columns} columns (learner.batch_size={learner.batch_size}) is no whole number "
+            "of them, or leaves no fresh one: give a fraction like 0.5 that divides them."
+        )
+    if fresh % slots and slots % fresh:
+        left = f" with learner.replay_fraction={fraction} leaves {fresh} fresh columns, which" if replayed else ""
+        raise InputError(
+            f"learner.batch_size={learner.batch_size}{left} does not fit runtime.slots_per_actor={slots}: give a multiple or a "
+            "divisor of it."
+        )
+    if learner.replay_size < replayed:
+        raise InputError(
+            f"learner.replay_size={learner.replay_size} is less than the {replayed} columns that each update draws from it: give "
+            f"at least {replayed}, better a hundred times as many."
         )
 
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 import conf
-from agents.builder import build_network
+from agents.builder import build_network, fresh_columns, replayed_columns, unrolls_per_batch
 from agents.fusion import FUSIONS, SITES
 from agents.network.context import CONTEXTS
 from agents.network.core import CORES
@@ -247,6 +247,14 @@ def test_changed_keys_are_those_that_were_asked_for() -> None:
         ("learner.adam_betas=[0.9]", ("learner.adam_betas",)),
         ("learner.adam_betas=[0.9,1.0]", ("learner.adam_betas",)),
         ("learner.max_refused=0", ("learner.max_refused",)),
+        ("learner.replay_fraction=1.0", ("learner.replay_fraction=1.0", "below 1")),
+        ("learner.replay_fraction=-0.5", ("learner.replay_fraction=-0.5",)),
+        ("learner.replay_fraction=nan", ("learner.replay_fraction=nan",)),
+        ("learner.replay_fraction=0.3", ("learner.replay_fraction=0.3", "16 columns", "learner.batch_size=16")),
+        ("learner.replay_fraction=0.999", ("learner.replay_fraction=0.999", "no fresh one")),
+        ("learner.replay_fraction=0.25", ("learner.replay_fraction=0.25", "12 fresh", "runtime.slots_per_actor=64")),
+        ("learner.replay_size=-1", ("learner.replay_size=-1",)),
+        ("stop_at_success=1.5", ("stop_at_success=1.5",)),
         ("torso.hidden=[0]", ("torso.hidden",)),
         ("runtime.slots_per_actor=0", ("runtime.slots_per_actor",)),
         ("runtime.learner_threads=-1", ("runtime.learner_threads",)),
@@ -275,6 +283,35 @@ def test_a_batch_is_several_unrolls_or_an_even_part_of_one() -> None:
         assert f"learner.batch_size={size}" in refusal(f"learner.batch_size={size}", "runtime.slots_per_actor=64")
     for size in (128, 64, 16):
         assert compose_train([f"learner.batch_size={size}", "runtime.slots_per_actor=64"]).learner.batch_size == size
+
+
+@pytest.mark.parametrize(
+    ("batch", "slots", "fraction", "fresh", "replayed", "unrolls"),
+    [
+        (16, 64, 0.0, 16, 0, 1),
+        (16, 64, 0.5, 8, 8, 1),
+        (128, 64, 0.5, 64, 64, 1),
+        (256, 64, 0.5, 128, 128, 2),
+        (0, 64, 0.75, 16, 48, 1),
+        (0, 64, 0.0, 64, 0, 1),
+        (24, 8, 0.333, 16, 8, 2),
+    ],
+)
+def test_an_update_is_made_of_fresh_and_replayed_columns(
+    batch: int, slots: int, fraction: float, fresh: int, replayed: int, unrolls: int
+) -> None:
+    config = compose_train(
+        [f"learner.batch_size={batch}", f"runtime.slots_per_actor={slots}", f"learner.replay_fraction={fraction}"]
+    )
+    assert (fresh_columns(config), replayed_columns(config)) == (fresh, replayed)
+    assert unrolls_per_batch(config) == unrolls
+    assert unrolls * slots % fresh == 0
+
+
+def test_a_replay_holds_at_least_what_is_drawn() -> None:
+    assert "at least 8" in refusal("learner.replay_fraction=0.5", "learner.replay_size=7")
+    compose_train(["learner.replay_fraction=0.5", "learner.replay_size=8"])
+    compose_train(["learner.replay_size=0"])
 
 
 def test_evaluation_needs_a_run() -> None:

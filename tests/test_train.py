@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,11 +199,77 @@ def test_a_signal_ends_the_run_and_saves_it(
     monkeypatch.setattr(Statistics, "update", interrupted_update)
     assert train.main([*TINY, f"run={run}", "total_frames=100000000"]) == 130
     assert check_checkpoints(run) == 5  # what was going on is finished and saved
-    assert not result(run)["finished"]
+    assert not result(run)["finished"] and result(run)["ended_by"] == "signal"
     monkeypatch.undo()
     assert train.main([*TINY, f"run={run}", "total_frames=400", "resume=true"]) == 0
     assert result(run)["finished"]
     check_metrics(run)
+
+
+REPLAY = ["learner.passes=2", "learner.batch_size=8", "learner.replay_fraction=0.5", "learner.replay_size=40"]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The newest checkpoint's."""
+    content: dict[str, torch.Tensor] = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])["learner"]["network"]
+    return content
+
+
+def same(first: Path, second: Path) -> bool:
+    ours, theirs = weights(first), weights(second)
+    return all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_replay_is_reproducible_and_counts_nothing_twice(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("a", "b", "other")]
+    for run, seed in zip(runs, (1, 1, 2), strict=True):
+        assert train.main([*TINY, *REPLAY, f"run={run}", "total_frames=200", f"seed={seed}"]) == 0
+    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+    final = result(runs[0])
+    assert final["frames"] == sum(task["frames"] for task in final["tasks"].values())
+    # 8 slots, 4 fresh columns to an update, 2 passes: 4 updates for each unroll of at most 32 frames.
+    assert final["updates"] >= 4 * 200 / 32
+    for number, row in enumerate(rows(runs[0])):
+        assert row["policy_lag_max"] == 0
+        assert row["replay_columns"] == min(40, 8 * (number + 1))
+        # All that is held was played 4, 8, 12, ... updates ago.
+        assert row["replay_age_max"] == 4 * row["replay_columns"] / 8
+        assert row["replay_age_mean"] == pytest.approx(2 * (row["replay_columns"] / 8 + 1))
+
+
+def test_a_resumed_replay_begins_empty_and_goes_on_the_same_way_each_time(tmp_path: Path) -> None:
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    assert train.main([*TINY, *REPLAY, f"run={run}", "total_frames=100"]) == 0
+    shutil.copytree(run, copy)
+    before = result(run)["updates"]
+    for folder in (run, copy):
+        assert train.main([f"run={folder}", "resume=true", "total_frames=300"]) == 0
+    assert same(run, copy)
+    resumed = [row for row in rows(run) if row["updates"] > before]
+    assert [row["replay_columns"] for row in resumed[:6]] == [8, 16, 24, 32, 40, 40]
+    assert resumed[0]["policy_lag_max"] == 0 and resumed[0]["replay_age_max"] == 4
+
+
+def test_a_run_ends_when_it_succeeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    command = [*TINY, f"run={run}", "total_frames=20000", "stop_at_success=0.2"]
+    assert train.main(command) == 0
+    first = result(run)
+    assert first["finished"] and first["ended_by"] == "stop_at_success"
+    assert first["frames"] < 20000
+    assert first["mean"]["success"] >= 0.2
+    assert min(task["episodes"] for task in first["tasks"].values()) >= 100
+    # It could not have ended a batch earlier.
+    earlier = [row for row in rows(run) if min(row[f"tasks/{task}/episodes"] for task in first["tasks"]) >= 100]
+    assert all(row["mean/success"] < 0.2 for row in earlier[:-1])
+    assert check_checkpoints(run) == first["updates"]
+    # There is nothing to go on with, unless the aim changes.
+    assert train.main([f"run={run}", "resume=true"]) == 0
+    assert result(run)["updates"] == first["updates"]
+    frames = first["frames"] + 100
+    assert train.main([f"run={run}", "resume=true", "stop_at_success=0", f"total_frames={frames}"]) == 0
+    assert result(run)["ended_by"] == "total_frames"
+    assert result(run)["frames"] >= frames
 
 
 @pytest.mark.parametrize(
@@ -223,6 +290,7 @@ def test_a_signal_ends_the_run_and_saves_it(
         (["learner.discounting=1.5"], "learner.discounting=1.5"),
         (["learner.learning_rate=nan"], "learner.learning_rate=nan"),
         (["learner.batch_size=12"], "learner.batch_size=12 does not fit"),
+        (["learner.replay_fraction=0.5", "learner.replay_size=1000000000000"], "learner.replay_size needs"),
         (["total_frames=-1"], "total_frames=-1"),
         (["precision=fp8"], "precision=fp8 is unknown"),
         (["seed=${oc.env:HOME}"], "interpolation"),

@@ -20,6 +20,7 @@ class SerialRuntime:
         spec: of one trajectory.
         num_actors: actors; a batch holds one unroll of each of the next `unrolls_per_batch`, in turn.
         unrolls_per_batch: unrolls joined into one batch.
+        version: of the weights that `network` begins with.
     """
 
     def __init__(
@@ -30,11 +31,12 @@ class SerialRuntime:
         *,
         num_actors: int,
         unrolls_per_batch: int,
+        version: int = 0,
     ) -> None:
         self.positions = Positions()
         self._actors = [make_actor(index, network) for index in range(num_actors)]
         self._buffers = [allocate(spec) for _ in range(unrolls_per_batch)]
-        self._version = 0
+        self._version = version
         self._turn = 0
         self._idle_since = time.perf_counter()
 

@@ -272,7 +272,7 @@ def test_another_pass_over_a_batch_learns_and_counts_no_steps() -> None:
     batch = make_batch(learner)
     learner.step(batch)
     before, state = flat(learner), learner.state
-    learner.step(batch, fresh=False)
+    learner.step(batch, fresh=0)
     assert not torch.equal(flat(learner), before)
     assert learner.state == state._replace(updates=2)
 

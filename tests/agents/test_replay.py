@@ -1,0 +1,240 @@
+"""The replay: which columns it holds and draws, what an update is made of, and that V-trace corrects what is old."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import fake_batch, fake_config, fake_env, fake_network
+
+from agents.builder import build_learner
+from agents.learner import Learner
+from agents.replay import Replay, check_memory, parts_of, replay_bytes
+from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, trajectory_spec
+from envs.errors import InputError
+
+ENV = fake_env()
+T, B, S = 5, 6, 10
+
+
+def make_replay(capacity: int, seed: tuple[int, int] = (0, 0)) -> Replay:
+    return Replay(trajectory_spec(ENV, T, capacity, S), seed=seed)
+
+
+def numbered(first: int, columns: int = B) -> Trajectory:
+    """A batch whose columns carry the numbers `first`, `first` + 1, ... as their rewards."""
+    batch = fake_batch(ENV, S, T, columns, seed=first)
+    batch["reward"][:] = torch.arange(first, first + columns)
+    return batch
+
+
+def numbers(trajectory: Trajectory) -> list[int]:
+    assert (trajectory["reward"] == trajectory["reward"][0]).all(), "columns mix"
+    return trajectory["reward"][0].int().tolist()
+
+
+def held(replay: Replay) -> list[int]:
+    return sorted(numbers(replay.sample(len(replay)))) if len(replay) else []
+
+
+def column(trajectory: Trajectory, number: int) -> Trajectory:
+    kept = {key: value for key, value in trajectory.items() if key not in EPISODE_STATISTICS}
+    return {key: value[number] if key in PER_COLUMN else value[:, number] for key, value in kept.items()}
+
+
+# What is held
+
+
+@pytest.mark.parametrize("capacity", [1, 4, 6, 7, 12, 15, 100])
+def test_the_newest_columns_are_held(capacity: int) -> None:
+    replay = make_replay(capacity)
+    assert len(replay) == 0
+    for end in range(B, 8 * B + 1, B):
+        replay.add(numbered(end - B), [0])
+        assert held(replay) == list(range(max(0, end - capacity), end))
+    assert len(replay) == replay.capacity == capacity or capacity == 100
+
+
+def test_a_replay_of_no_columns_holds_nothing() -> None:
+    replay = make_replay(0)
+    replay.add(numbered(0), [0])
+    assert len(replay) == 0 and replay.row(3) == {}
+
+
+def test_columns_are_copied_whole() -> None:
+    """Every array of a column comes from the same column, and later batches in the same memory do not change it."""
+    replay, batches = make_replay(8), [numbered(0), numbered(B)]
+    originals = [column(batch, number) for batch in batches for number in range(B)]
+    originals = [{key: value.clone() for key, value in original.items()} for original in originals]
+    for batch in batches:
+        replay.add(batch, [0])
+        for value in batch.values():
+            value.zero_()
+    drawn = replay.sample(8)
+    assert not set(EPISODE_STATISTICS) & drawn.keys()
+    for place, number in enumerate(numbers(drawn)):
+        for key, value in column(drawn, place).items():
+            assert torch.equal(value, originals[number][key]), key
+            assert value.dtype == originals[number][key].dtype
+    drawn["reward"].fill_(-1)
+    assert -1 not in held(replay)
+
+
+def test_age_counts_from_the_weights_that_were_played_with() -> None:
+    replay = make_replay(8)
+    replay.add(numbered(0), [1, 3])
+    assert replay.row(10) == {"replay_columns": 6, "replay_age_mean": 8.0, "replay_age_max": 9.0}
+    replay.add(numbered(B), [5, 7, 9])
+    # Columns 4 to 11 are left: two of version 3, two each of 5, 7 and 9.
+    assert replay.row(10) == {"replay_columns": 8, "replay_age_mean": 4.0, "replay_age_max": 7.0}
+
+
+# What is drawn
+
+
+def test_what_is_drawn_is_drawn_once_and_uniformly() -> None:
+    replay = make_replay(8)
+    replay.add(numbered(0), [0])
+    replay.add(numbered(B), [0])
+    drawn = [numbers(replay.sample(3)) for _ in range(800)]
+    assert all(len(set(each)) == 3 for each in drawn)
+    counts = np.bincount(np.array(drawn).ravel(), minlength=12)
+    assert (counts[:4] == 0).all()
+    # 300 expected, standard deviation below 14.
+    assert (abs(counts[4:] - 300) < 70).all()
+
+
+def test_no_more_is_drawn_than_is_held() -> None:
+    replay = make_replay(8)
+    replay.add(numbered(0), [0])
+    with pytest.raises(ValueError, match="larger"):
+        replay.sample(B + 1)
+
+
+def test_the_seed_decides_what_is_drawn() -> None:
+    def draws(seed: tuple[int, int]) -> list[list[int]]:
+        replay = make_replay(50, seed)
+        replay.add(numbered(0, 50), [0])
+        return [numbers(replay.sample(5)) for _ in range(5)]
+
+    assert draws((1, 2)) == draws((1, 2))
+    assert len({str(draws(seed)) for seed in ((1, 2), (2, 2), (1, 3), (2, 1))}) == 4
+    # Neither torch's nor NumPy's global state has a part in it.
+    expected = draws((1, 2))
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    assert draws((1, 2)) == expected
+
+
+# What updates are made of
+
+
+def test_without_replay_parts_are_passes_over_the_batch() -> None:
+    batch = numbered(0)
+    parts = list(parts_of(batch, make_replay(0), fresh=2, replayed=0, passes=2))
+    assert [(numbers(part), new) for part, new in parts] == [
+        *(([0, 1], 2), ([2, 3], 2), ([4, 5], 2)),
+        *(([0, 1], 0), ([2, 3], 0), ([4, 5], 0)),
+    ]
+    assert next(parts_of(batch, make_replay(0), fresh=B, replayed=0, passes=1))[0] is batch
+
+
+def test_fresh_columns_come_first_and_replayed_ones_are_drawn_anew() -> None:
+    replay = make_replay(100)
+    replay.add(numbered(100, 50), [0])
+    parts = list(parts_of(numbered(0), replay, fresh=3, replayed=5, passes=2))
+    assert [new for _, new in parts] == [3, 3, 0, 0]
+    assert [numbers(part)[:3] for part, _ in parts] == 2 * [[0, 1, 2], [3, 4, 5]]
+    drawn = [numbers(part)[3:] for part, _ in parts]
+    assert all(len(set(each)) == 5 and min(each) >= 100 for each in drawn)
+    assert len({str(each) for each in drawn}) == 4
+
+
+def test_parts_are_fresh_until_the_replay_holds_enough() -> None:
+    replay = make_replay(100)
+    sizes = []
+    for number in range(3):
+        batch = numbered(number * B)
+        sizes += [part["action"].shape[1] for part, _ in parts_of(batch, replay, fresh=B, replayed=8, passes=1)]
+        replay.add(batch, [0])
+    assert sizes == [B, B, B + 8]
+
+
+# Learning from it
+
+
+def make_learner(**options: object) -> Learner:
+    config = fake_config(**options)  # type: ignore[arg-type]
+    config.total_frames = 10_000
+    return build_learner(config, ENV, fake_network(ENV, config))
+
+
+def mixed(learner: Learner, old: Trajectory, new: Trajectory) -> Trajectory:
+    """What the learner gets when all of `old` is replayed beside `new`."""
+    assert learner.network.core_state_size == S
+    replay = make_replay(B)
+    replay.add(old, [0])
+    ((part, _),) = parts_of(new, replay, fresh=B, replayed=B, passes=1)
+    return part
+
+
+def batches() -> tuple[Trajectory, Trajectory]:
+    return fake_batch(ENV, S, T, B, seed=1), fake_batch(ENV, S, T, B, seed=2)
+
+
+def test_only_fresh_steps_are_counted() -> None:
+    learner = make_learner()
+    old, new = batches()
+    part = mixed(learner, old, new)
+    learner.step(part, fresh=B)
+    assert learner.state.steps == int(new["mask"].sum()) < int(part["mask"].sum())
+    learner.step(part, fresh=0)
+    assert learner.state.steps == int(new["mask"].sum())
+    assert learner.state.updates == 2
+
+
+def test_replayed_columns_are_learned_from() -> None:
+    """The gradient is that of both kinds of columns together."""
+    gradients = []
+    old, new = batches()
+    for chosen in ("new", "old", "both"):
+        learner = make_learner(reduction="sum", popart_step_size=0.0, max_gradient_norm=1e9)
+        learner.step({"new": new, "old": old, "both": mixed(learner, old, new)}[chosen])
+        gradients.append([parameter.grad.clone() for parameter in learner.network.parameters()])  # type: ignore[union-attr]
+    for first, second, both in zip(*gradients, strict=True):
+        torch.testing.assert_close(first + second, both, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_present_policy_would_never_do_teaches_nothing() -> None:
+    """V-trace takes the log-probabilities that were stored: with far larger ones every importance weight is 0."""
+    metrics = []
+    old, new = batches()
+    for shift in (None, 0.0, 60.0):
+        learner = make_learner(reduction="sum", popart_step_size=0.0)
+        stored = old | {"behaviour_log_probs": old["behaviour_log_probs"] + (shift or 0.0)}
+        step = learner.step(new if shift is None else mixed(learner, stored, new))
+        metrics.append({key: float(step[key]) for key in ("loss/policy", "loss/baseline")})
+    alone, ordinary, impossible = metrics
+    for key, value in alone.items():
+        assert impossible[key] == pytest.approx(value, rel=1e-4), key
+        assert ordinary[key] != pytest.approx(value, rel=1e-2), key
+
+
+# Memory
+
+
+def test_memory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal:       24576 kB\nMemAvailable:    2048 kB\nHugePages_Total:       0\n", encoding="ascii")
+    check_memory(2 * 2**20, str(path))
+    with pytest.raises(InputError, match=r"needs 3 MiB .* 2 MiB are free: lower learner\.replay_size"):
+        check_memory(3 * 2**20, str(path))
+    check_memory(2**60, str(tmp_path / "nothing"))
+
+
+def test_memory_is_that_of_the_arrays() -> None:
+    spec = trajectory_spec(ENV, T, 7, S)
+    columns = [column(numbered(0), 0)] * 7
+    assert replay_bytes(spec) == sum(v.numel() * v.element_size() for each in columns for v in each.values())
