@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.actor import Actor
+from agents.actor import ActingPolicy, Actor
 from agents.bottleneck import Facts
 from agents.fusion import FUSIONS, Fusion
 from agents.learner import Learner
@@ -99,7 +99,7 @@ def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> L
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorFactory:
-    """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor.
+    """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor. `policy` is a MakePolicy.
 
     Attributes:
         config, env: of the run.
@@ -110,16 +110,19 @@ class ActorFactory:
     env: EnvSpec
     positions: Positions
 
-    def __call__(self, index: int, network: AgentNetwork | None) -> Actor:
-        """The actor, with the learner's network or one of its own."""
-        if network is None:
-            network = build_network(self.config, self.env)
+    def __call__(self, index: int, network: AgentNetwork | None, policy: ActingPolicy | None = None) -> Actor:
+        """The actor, with this policy, or with the learner's network, or with one of its own."""
         slots = actor_slots(self.config, self.env, index, self.positions)
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         unrolls = self.positions.unrolls.get(index, 0)
         seed = (self.config.seed, index)
-        policy = Policy(network, len(slots), autocast=autocast_dtype(self.config))
-        return Actor(env, policy, self.env.num_actions, seed=seed, unrolls=unrolls)
+        return Actor(env, policy or self.policy(len(slots), network), self.env.num_actions, seed=seed, unrolls=unrolls)
+
+    def policy(self, slots: int, network: AgentNetwork | None = None) -> Policy:
+        """A policy for so many slots, with the learner's network or one of its own."""
+        if network is None:
+            network = build_network(self.config, self.env)
+        return Policy(network, slots, autocast=autocast_dtype(self.config))
 
 
 def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions) -> list[Slot]:
@@ -225,6 +228,8 @@ def build_runtime(
             actor_threads=config.runtime.actor_threads,
             buffers_per_actor=config.runtime.buffers_per_actor,
             version=version,
+            make_policy=factory.policy if inference(config, env, network) == "server" else None,
+            server_threads=server_threads(config),
         )
     runtime.positions.unrolls.update(positions.unrolls)
     runtime.positions.episodes.update(positions.episodes)
@@ -246,6 +251,15 @@ def num_actors(config: TrainConfig) -> int:
     if config.runtime.num_actors:
         return config.runtime.num_actors
     return 1 if config.runtime.name == "serial" else max(1, num_cores() - 1)
+
+
+def inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
+    """runtime.inference"""
+    return config.runtime.inference
+
+
+def server_threads(config: TrainConfig) -> int:
+    return num_actors(config) * config.runtime.actor_threads
 
 
 def learner_threads(config: TrainConfig) -> int:

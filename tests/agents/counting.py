@@ -163,11 +163,11 @@ class MakeCountingActor:
     fault: str = ""
     first_episode: int = 0
 
-    def __call__(self, index: int, network: Any) -> Actor:
+    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
         numbers = [index * SLOTS + column for column in range(SLOTS)]
         slots = [Slot(task=n % NUM_TASKS, index=n // NUM_TASKS, episode=self.first_episode) for n in numbers]
         env = SuiteVectorEnv(CountingEngine(slots, self.fault), COUNTING, slots, seed=0)
-        policy = Policy(CountingNetwork() if network is None else network, SLOTS)
+        policy = policy or Policy(CountingNetwork() if network is None else network, SLOTS)
         return Actor(env, policy, NUM_ACTIONS, seed=(0, index))
 
 

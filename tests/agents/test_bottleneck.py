@@ -357,8 +357,8 @@ class SlowActors(ActorFactory):
 
     env_sleep: float = 0.0
 
-    def __call__(self, index: int, network: Any) -> Actor:
-        actor = ActorFactory.__call__(self, index, network)
+    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
+        actor = ActorFactory.__call__(self, index, network, policy)
         step = actor.env.step
 
         def slow_step(actions: Any) -> Any:
