@@ -211,6 +211,8 @@ def test_a_signal_ends_the_run_and_saves_it(
         (["env=nowhere"], "env=nowhere is unknown: choose one of babyai, conditional"),
         (["fusion=nothing"], "fusion=nothing is unknown: choose one of concat"),
         (["runtime=nothing"], "runtime=nothing is unknown"),
+        (["runtime.inference=nothing"], "runtime.inference=nothing is unknown: choose one of auto, actor, server"),
+        (["runtime.inference=server"], "runtime.inference=server needs processes of its own"),
         (["fusion.sites=[nowhere]"], "fusion.sites=nowhere is unknown"),
         (["env.tasks=[map-99]"], "env.tasks=map-99 is no task"),
         (["env.tasks=[map-0,map]"], "more than once"),

@@ -106,11 +106,11 @@ class InferenceClient(NamedTuple):
 
     connection: Connection
     exchange: TrajectoryBuffers
-    index: int
+    actor: int
 
     def policy(self) -> RemotePolicy:
-        """The policy of actor `index`."""
-        return RemotePolicy(self.connection, {key: array[self.index] for key, array in self.exchange[0].items()})
+        """The policy of that actor."""
+        return RemotePolicy(self.connection, {key: array[self.actor] for key, array in self.exchange[0].items()})
 
 
 class InferenceServer:

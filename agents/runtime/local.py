@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
 from agents.policy import Policy
+from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceClient, InferenceServer, InferenceServerError, MakePolicy
 from agents.runtime.process import configure_process, leave_signals_to_the_learner

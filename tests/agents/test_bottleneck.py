@@ -77,6 +77,12 @@ def facts(**changes: Any) -> Facts:
             "learner",
             "limited by the learner; try runtime.num_actors=1 runtime.learner_threads=3, learner.batch_size=128 or core.size=64",
         ),
+        (
+            SLOW_POLICY,
+            {"num_actors": 3, "better_inference": "actor"},
+            "inference",
+            "limited by inference; try runtime.inference=actor, runtime.slots_per_actor=128 or core.size=64",
+        ),
         # Each task keeps a slot, and what the machine can do comes before what changes the experiment.
         (
             SLOW_LEARNER,

@@ -14,7 +14,6 @@ import pytest
 import torch
 from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, MakeCountingPolicy
 from fakes import fake_batch, fake_config, fake_env, fake_network
-from torch import Tensor
 
 import agents.runtime.local
 from agents import builder
@@ -178,8 +177,12 @@ def test_closing_ends_actors_that_wait_and_the_server_they_wait_for(
     assert all(process.exitcode is not None for process in processes)
 
 
-def test_closing_while_everything_works_ends_every_process_by_itself(runtime: LocalRuntime) -> None:
-    collect(runtime, 3)
+def test_closing_while_everything_works_ends_every_process_by_itself(
+    runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents.runtime.local, "_JOIN_SECONDS", 120.0)
+    while len(runtime.positions.unrolls) < 2:  # a process that is still starting does not count
+        runtime.collect()
     processes = [*runtime._processes, runtime._server._process]  # type: ignore[union-attr]
     runtime.close()
     assert [process.exitcode for process in processes] == [0, 0, 0]
@@ -211,5 +214,24 @@ def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> N
 
 def choice(*overrides: str) -> str:
     config = compose_train(["env=conditional", "context=task", "runtime=local", "runtime.num_actors=4", *overrides])
-    env = make_spec(config.env)
-    return builder.inference(config, env, builder.build_network(config, env))
+    return builder.inference(config, builder.build_network(config, make_spec(config.env)))
+
+
+def test_auto_lets_actors_act_by_themselves_on_the_processor() -> None:
+    assert choice() == choice("runtime=serial") == "actor"
+    assert choice("runtime.inference=server") == "server"
+
+
+def test_auto_takes_a_server_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "acting_device", lambda config: torch.device("cuda"))
+    assert choice() == "server"
+    assert choice("runtime.inference=actor") == choice("runtime=serial") == choice("runtime.num_actors=1") == "actor"
+
+
+def test_auto_takes_a_server_for_networks_that_memory_does_not_hold_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_train(["env=conditional", "context=task", "precision=fp32"])
+    network = builder.build_network(config, make_spec(config.env))
+    copies = 4 * 4 * network.num_parameters
+    for memory, expected in ((4 * copies, "actor"), (4 * copies - 4, "server")):
+        monkeypatch.setattr(builder, "memory", lambda memory=memory: memory)
+        assert choice("precision=fp32") == expected
