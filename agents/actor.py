@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from agents.policy import Policy
 from agents.trajectory import Trajectory
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
 
 _INFO = ("episode_return", "episode_length", "success")
+
+
+class ActingPolicy(Protocol):
+    """What an actor asks of its policy: agents/policy.py, or a server that acts in its place (agents/runtime/inference.py)."""
+
+    @property
+    def core_state(self) -> Tensor:
+        """[B, S], after the last step."""
+
+    def seed(self, seed: int) -> None:
+        """Restarts the stream of sampled actions; called once at the beginning of each unroll."""
+
+    def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """One step in every slot: action int64 [B] and its log-probability [B]."""
+
+    def weights_changed(self) -> None:
+        """Forgets what was derived from earlier weights."""
 
 
 class Actor:
@@ -30,7 +49,7 @@ class Actor:
     """
 
     def __init__(
-        self, env: SuiteVectorEnv, policy: Policy, num_actions: int, *, seed: tuple[int, ...], unrolls: int = 0
+        self, env: SuiteVectorEnv, policy: ActingPolicy, num_actions: int, *, seed: tuple[int, ...], unrolls: int = 0
     ) -> None:
         self.env = env
         self.policy = policy

@@ -75,6 +75,7 @@ class Facts:
         core_size: features of the core.
         checkpoint_seconds, log_seconds: intervals.
         can_use_bf16: the processor multiplies bf16, and the run does not use it.
+        better_inference: what runtime.inference=auto would choose, where the run does otherwise, or empty.
         faster_engine: another engine of the suite that is faster than the present one, or empty.
     """
 
@@ -92,6 +93,7 @@ class Facts:
     checkpoint_seconds: float
     log_seconds: float
     can_use_bf16: bool = False
+    better_inference: str = ""
     faster_engine: str = ""
 
 
@@ -205,6 +207,8 @@ def _environment(shares: TimeShares, facts: Facts) -> Verdict:
 
 def _inference(facts: Facts) -> Verdict:
     options = ["precision=bf16"] if facts.can_use_bf16 else []
+    if facts.better_inference:
+        options.append(f"runtime.inference={facts.better_inference}")
     options.append(f"runtime.slots_per_actor={_next_fitting(facts.slots_per_actor, facts.batch_size)}")
     return _verdict("inference", "inference", options + _smaller_core(facts))
 

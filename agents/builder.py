@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.actor import Actor
+from agents.actor import ActingPolicy, Actor
 from agents.bottleneck import Facts
 from agents.fusion import FUSIONS, Fusion
 from agents.learner import Learner
@@ -26,6 +26,9 @@ from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suites import make_env
+
+MOST_COPIES = 0.25
+"""Share of the main memory that the actors' own networks may take before `runtime.inference=auto` prefers one server."""
 
 
 def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
@@ -100,7 +103,7 @@ def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> L
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorFactory:
-    """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor.
+    """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor. `policy` is a MakePolicy.
 
     Attributes:
         config, env: of the run.
@@ -111,16 +114,19 @@ class ActorFactory:
     env: EnvSpec
     positions: Positions
 
-    def __call__(self, index: int, network: AgentNetwork | None) -> Actor:
-        """The actor, with the learner's network or one of its own."""
-        if network is None:
-            network = build_network(self.config, self.env)
+    def __call__(self, index: int, network: AgentNetwork | None, policy: ActingPolicy | None = None) -> Actor:
+        """The actor, with this policy, or with the learner's network, or with one of its own."""
         slots = actor_slots(self.config, self.env, index, self.positions)
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         unrolls = self.positions.unrolls.get(index, 0)
         seed = (self.config.seed, index)
-        policy = Policy(network, len(slots), autocast=autocast_dtype(self.config))
-        return Actor(env, policy, self.env.num_actions, seed=seed, unrolls=unrolls)
+        return Actor(env, policy or self.policy(len(slots), network), self.env.num_actions, seed=seed, unrolls=unrolls)
+
+    def policy(self, slots: int, network: AgentNetwork | None = None) -> Policy:
+        """A policy for so many slots, with the learner's network or one of its own."""
+        if network is None:
+            network = build_network(self.config, self.env)
+        return Policy(network, slots, autocast=autocast_dtype(self.config))
 
 
 def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions) -> list[Slot]:
@@ -172,7 +178,8 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
         "suite": f"{env.suite}{engine}, {len(env.tasks)} tasks: {', '.join(env.tasks)}",
         "agent": f"fusion {config.fusion.name} at {', '.join(config.fusion.sites) or 'no site'}, context {config.context.name}, "
         f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}; {network.num_parameters:,} parameters",
-        "runtime": f"{config.runtime.name}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each; "
+        "runtime": f"{config.runtime.name}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each, "
+        f"{_inference_in_words(config, network)}; "
         f"learner {learner_threads(config)} threads, {precision}",
         "batch": f"{length} steps x {batch_columns(config)} columns, {config.learner.passes} passes",
         "memory": f"{shared_memory(config, env, network) / 2**20:,.0f} MiB of trajectories and weights",
@@ -189,8 +196,17 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
     return rows
 
 
+def _inference_in_words(config: TrainConfig, network: AgentNetwork) -> str:
+    if config.runtime.name == "serial":
+        return "the learner's network acts"
+    if inference(config, network) == "actor":
+        return "each acts by itself (inference=actor)"
+    return f"one server of {server_threads(config)} threads acts for all (inference=server)"
+
+
 def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
     """What advice on the run's speed depends on."""
+    automatic = _automatic_inference(config, learner.network)
     return Facts(
         runtime=config.runtime.name,
         num_cores=num_cores(),
@@ -205,6 +221,7 @@ def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
         core_size=config.core.size,
         checkpoint_seconds=config.checkpoint_seconds,
         log_seconds=config.log_seconds,
+        better_inference="" if inference(config, learner.network) == automatic else automatic,
         can_use_bf16=learner.autocast is None and has_bf16(),
         faster_engine="envpool" if env.engine == "minigrid" else "",
     )
@@ -242,6 +259,8 @@ def build_runtime(
             actor_threads=config.runtime.actor_threads,
             buffers_per_actor=buffers_per_actor(config),
             version=version,
+            make_policy=factory.policy if inference(config, network) == "server" else None,
+            server_threads=server_threads(config),
         )
     runtime.positions.unrolls.update(positions.unrolls)
     runtime.positions.episodes.update(positions.episodes)
@@ -278,6 +297,42 @@ def num_actors(config: TrainConfig) -> int:
     if config.runtime.num_actors:
         return config.runtime.num_actors
     return 1 if config.runtime.name == "serial" else max(1, num_cores() - 1)
+
+
+def acting_device(config: TrainConfig) -> torch.device:
+    """Where the policy runs. One place, for the day it can be chosen."""
+    return torch.device("cpu")
+
+
+def inference(config: TrainConfig, network: AgentNetwork) -> str:
+    """runtime.inference, or the choice of `auto`."""
+    return _automatic_inference(config, network) if config.runtime.inference == "auto" else config.runtime.inference
+
+
+def _automatic_inference(config: TrainConfig, network: AgentNetwork) -> str:
+    """`server` where one copy of the network has to serve all actors, else `actor`.
+
+    That is on any device but the processor, and where the actors' copies would take more than MOST_COPIES of the machine's memory. Size in
+    multiply-adds alone is no reason: on the processor a server computes on the same cores as the actors it computes for, which wait
+    meanwhile. With IMPALA's deep net and 2 actors of 32 slots on 2 cores it reached half of their speed, with the small grid net
+    0.6 of it (docs/architecture.md).
+    """
+    actors = num_actors(config)
+    if config.runtime.name == "serial" or actors == 1:
+        return "actor"
+    # In low precision an actor keeps the full network beside the one that acts (agents/policy.py).
+    copies = actors * network.num_parameters * (4 if autocast_dtype(config) is None else 8)
+    return "server" if acting_device(config).type != "cpu" or copies > MOST_COPIES * memory() else "actor"
+
+
+def memory() -> int:
+    """Bytes of main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def server_threads(config: TrainConfig) -> int:
+    """Compute threads of the inference server: those of the actors, which wait while it computes; one where it is not on the processor."""
+    return num_actors(config) * config.runtime.actor_threads if acting_device(config).type == "cpu" else 1
 
 
 def learner_threads(config: TrainConfig) -> int:

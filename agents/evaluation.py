@@ -202,9 +202,7 @@ def play(
     played: list[list[Episode]] = [[] for _ in quota]
     actor = make_actor(agent, spec, task, len(quota), config)
     try:
-        trajectory = allocate(
-            trajectory_spec(agent.env, _UNROLL_LENGTH, len(quota), actor.policy.network.core_state_size)
-        )
+        trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(quota), actor.policy.core_state.shape[1]))
         while any(len(episodes) < wanted for episodes, wanted in zip(played, quota, strict=True)):
             actor.unroll(trajectory)
             # Modulations are kept by context until the weights change, and here they never do: a level with millions of

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ _NOISE_STEPS = 16
 # Cached contexts per slot. The present ones must fit; beyond them the cache serves contexts that come back.
 _CONTEXTS_PER_SLOT = 2
 
+Slots: TypeAlias = "slice | NDArray[np.int64]"
+"""Numbers of slots."""
+
 
 class Policy:
     """A network that acts in `slots` environments at once.
@@ -31,28 +35,27 @@ class Policy:
         slots: number of environments.
         greedy: take the most probable action instead of a sample.
         autocast: dtype of torso and core, or None for full precision.
+
+    Attributes:
+        core_state: [slots, S], after the last step.
     """
 
     def __init__(
         self, network: AgentNetwork, slots: int, *, greedy: bool = False, autocast: torch.dtype | None = None
     ) -> None:
         self.network = network.eval()
-        self.greedy = greedy
         self.core_state = torch.zeros(slots, network.core_state_size)
-        self.generator = torch.Generator()
+        self._sampler = Sampler(greedy=greedy)
         self._acting = network
         if autocast is not None:
             # A copy in that precision, made once for each version of the weights: autocast would cast them at every step.
             self._acting = copy.deepcopy(network)
             self._acting.lower_precision(autocast)
-        self._noise = torch.empty(0)
-        self._noise_step = 0
-        self._cache = _ModulationCache(self._acting, slots)
+        self._cache = ModulationCache(self._acting, slots)
 
     def seed(self, seed: int) -> None:
         """Restarts the stream of sampled actions."""
-        self.generator.manual_seed(seed)
-        self._noise_step = len(self._noise)
+        self._sampler.seed(seed)
 
     @torch.no_grad()
     def weights_changed(self) -> None:
@@ -61,7 +64,6 @@ class Policy:
             torch._foreach_copy_(list(self._acting.parameters()), list(self.network.parameters()))
         self._cache.clear()
 
-    @torch.inference_mode()
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """One step in every slot.
 
@@ -71,26 +73,67 @@ class Policy:
         Returns:
             action int64 [B] and its log-probability [B]. The core state moves on.
         """
-        segments, modulations = self._cache.look_up(inputs)
+        return self._sampler.sample(self.log_probs(inputs))
+
+    @torch.inference_mode()
+    def log_probs(self, inputs: Mapping[str, Tensor], slots: Slots | None = None) -> Tensor:
+        """The first half of `act`: the log-probabilities of all actions [B, A]. The core state moves on.
+
+        Args:
+            inputs: as for `act`.
+            slots: which B of the slots take this step, all different; the others stay as they are. None: all of them.
+        """
+        segments, modulations = self._cache.look_up(inputs, slots)
         step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
-        output = self._acting.unroll(step, self.core_state, modulations, segments, values=False)
-        self.core_state = output.core_state
-        log_probs = torch.log_softmax(output.policy_logits[0], dim=-1)
+        state = self.core_state if slots is None else self.core_state[slots]
+        output = self._acting.unroll(step, state, modulations, segments, values=False)
+        if slots is None:
+            self.core_state = output.core_state
+        else:
+            self.core_state[slots] = output.core_state
+        return torch.log_softmax(output.policy_logits[0], dim=-1)
+
+
+class Sampler:
+    """One action for each slot: a sample, from a stream that its seed alone names, or the most probable one.
+
+    Args:
+        greedy: take the most probable action.
+    """
+
+    def __init__(self, *, greedy: bool = False) -> None:
+        self.greedy = greedy
+        self._generator = torch.Generator()
+        self._noise = torch.empty(0)
+        self._noise_step = 0
+
+    def seed(self, seed: int) -> None:
+        """Restarts the stream."""
+        self._generator.manual_seed(seed)
+        self._noise_step = len(self._noise)
+
+    @torch.inference_mode()
+    def sample(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """From log-probabilities [B, A] to action int64 [B] and its log-probability [B]."""
         # argmax(log p + g) with g from the Gumbel distribution is a sample of p, in one pass over the actions.
         action = (log_probs if self.greedy else log_probs + self._gumbel(log_probs)).argmax(dim=-1)
         return action, log_probs.gather(1, action.unsqueeze(1)).squeeze(1)
 
     def _gumbel(self, like: Tensor) -> Tensor:
         if self._noise_step == len(self._noise):
-            uniform = torch.empty(_NOISE_STEPS, *like.shape).uniform_(generator=self.generator)
+            uniform = torch.empty(_NOISE_STEPS, *like.shape).uniform_(generator=self._generator)
             self._noise = uniform.log_().neg_().log_().neg_()
             self._noise_step = 0
         self._noise_step += 1
         return self._noise[self._noise_step - 1]
 
 
-class _ModulationCache:
+class ModulationCache:
     """The modulations of the contexts seen since the weights changed, in memory that is bounded and allocated once.
+
+    Args:
+        network: conditions.
+        slots: number of environments whose contexts are present at once.
 
     Attributes:
         limit: contexts it can hold. One more, and it forgets all but the present ones.
@@ -100,36 +143,39 @@ class _ModulationCache:
         self.limit = _CONTEXTS_PER_SLOT * slots
         self._network = network
         self._rows: NDArray[np.int32] | None = None
-        self._index = np.zeros(slots, np.int64)
+        # The row of each slot's context among the stored; -1: not known.
+        self._index = np.full(slots, -1, np.int64)
         self._known: dict[bytes, int] = {}
         self._stored: Modulations = {}
         self._found: tuple[Segments, Modulations] | None = None
+        self._found_for: Slots | None = None
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._rows = None
+        self._index.fill(-1)
         self._known.clear()
 
-    def look_up(self, inputs: Mapping[str, Tensor]) -> tuple[Segments, Modulations]:
-        """The context of each slot, and the modulations of those contexts; conditions on new ones."""
+    def look_up(self, inputs: Mapping[str, Tensor], slots: Slots | None = None) -> tuple[Segments, Modulations]:
+        """The context of each of `slots` (None: all), and the modulations of those contexts; conditions on new ones."""
         instruction = inputs["instruction"].numpy() if "instruction" in inputs else None
         rows = self._network.context_encoder.context_rows(inputs["task"].numpy(), instruction)
         if self._rows is None:
-            changed = np.arange(len(rows))
-        else:
-            changed = np.flatnonzero((rows != self._rows).any(axis=1))
-        if len(changed) or self._found is None:
-            if not self._number(rows, changed):
-                self._known.clear()
-                self._number(rows, np.arange(len(rows)))
-            self._rows = rows.copy()
+            self._rows = np.zeros((len(self._index), rows.shape[1]), rows.dtype)
+        present = slice(None) if slots is None else slots
+        index = self._index[present]
+        changed = np.flatnonzero((rows != self._rows[present]).any(axis=1) | (index < 0))
+        if len(changed) or self._found is None or not _same(slots, self._found_for):
+            if not self._number(rows, index, changed):
+                self.clear()
+                self._number(rows, index, np.arange(len(rows)))
+            self._index[present], self._rows[present] = index, rows
             count = min(repeating_size(len(self._known)), self.limit)
             used = {site: tuple(part[:count] for part in parts) for site, parts in self._stored.items()}
-            self._found = Segments(torch.from_numpy(self._index.copy()), count), used
+            self._found, self._found_for = (Segments(torch.from_numpy(index.copy()), count), used), slots
         return self._found
 
-    def _number(self, rows: NDArray[np.int32], changed: NDArray[np.int64]) -> bool:
-        """Brings `_index` up to date for the slots `changed`; False when the cache is too full for that."""
+    def _number(self, rows: NDArray[np.int32], index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
+        """Writes the stored rows of the contexts `rows[changed]` into `index`; False when the cache is too full for that."""
         new = []
         for slot in changed:
             key = rows[slot].tobytes()
@@ -139,7 +185,7 @@ class _ModulationCache:
                     return False
                 row = self._known[key] = len(self._known)
                 new.append(slot)
-            self._index[slot] = row
+            index[slot] = row
         if new:
             self._store(self._network.condition(self._network.context_encoder.contexts_from_rows(rows[new])), len(new))
         return True
@@ -151,3 +197,9 @@ class _ModulationCache:
                 self._stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
             for stored, part in zip(self._stored[site], parts, strict=True):
                 stored[len(self._known) - count : len(self._known)] = part[:count]
+
+
+def _same(one: Slots | None, other: Slots | None) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return type(one) is type(other) and one == other

@@ -89,7 +89,7 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str) -
 
 def frames(actor: Actor, env: EnvSpec, episodes: int) -> Iterator[Frame]:
     """Every picture that the first slot shows in its next `episodes` episodes, captioned, all of one size."""
-    step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.network.core_state_size))
+    step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.core_state.shape[1]))
     earned, size = 0.0, None
     ended = 0
     while ended < episodes:

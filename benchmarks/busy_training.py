@@ -15,7 +15,7 @@ from typing import Any
 
 import train
 from agents import builder
-from agents.actor import Actor
+from agents.actor import ActingPolicy, Actor
 from agents.builder import ActorFactory
 from agents.network.agent import AgentNetwork
 from benchmarks.options import parse
@@ -54,9 +54,9 @@ class BusyActorFactory(ActorFactory):
 
     seconds: float
 
-    def __call__(self, index: int, network: AgentNetwork | None) -> Actor:
+    def __call__(self, index: int, network: AgentNetwork | None, policy: ActingPolicy | None = None) -> Actor:
         """See ActorFactory. (A dataclass with slots is made anew by its decorator; `super()` would look for the old one.)"""
-        actor = ActorFactory.__call__(self, index, network)
+        actor = ActorFactory.__call__(self, index, network, policy)
         actor.env = BusyEnv(actor.env, self.seconds)  # type: ignore[assignment]
         return actor
 

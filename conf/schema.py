@@ -19,6 +19,7 @@ from envs.contract import EnvConfig
 from envs.errors import InputError, unknown_name
 
 RUNTIMES = ("serial", "local")
+INFERENCE = ("auto", "actor", "server")
 REDUCTIONS = ("mean", "sum")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -115,6 +116,8 @@ class RuntimeConfig:
         name: `serial` (one process, reproducible) or `local` (actor processes on this machine).
         num_actors: actors; 0 = one for each processor core but one (serial: one).
         slots_per_actor: environments of each actor.
+        inference: `actor` (each acts with a network of its own), `server` (one process acts for all of them, on whatever is ready), or
+            `auto` (agents.builder.inference).
         actor_threads, learner_threads: compute threads; 0 for the learner = what the actors leave (serial: one).
         buffers_per_actor: unrolls an actor may be ahead; never fewer than a batch takes from it and one.
     """
@@ -122,6 +125,7 @@ class RuntimeConfig:
     name: str = MISSING
     num_actors: int = 0
     slots_per_actor: int = 64
+    inference: str = "auto"
     actor_threads: int = 1
     learner_threads: int = 0
     buffers_per_actor: int = 2
@@ -205,6 +209,7 @@ MAY_CHANGE_ON_RESUME = (
     "precision",
     "runtime.name",
     "runtime.num_actors",
+    "runtime.inference",
     "runtime.actor_threads",
     "runtime.learner_threads",
     "runtime.buffers_per_actor",
@@ -225,6 +230,7 @@ def check_train(config: TrainConfig) -> None:
         ("core", config.core.name, CORES),
         ("torso", config.torso.name, TORSOS),
         ("runtime", config.runtime.name, RUNTIMES),
+        ("runtime.inference", config.runtime.inference, INFERENCE),
         ("learner.optimizer", config.learner.optimizer, OPTIMIZERS),
         ("learner.reduction", config.learner.reduction, REDUCTIONS),
         ("precision", config.precision, PRECISIONS),
@@ -252,6 +258,11 @@ def check_train(config: TrainConfig) -> None:
     require(
         config.runtime, {"num_actors": 0, "slots_per_actor": 1, "actor_threads": 1, "buffers_per_actor": 1}, "runtime."
     )
+    if config.runtime.name == "serial" and config.runtime.inference == "server":
+        raise InputError(
+            "runtime.inference=server needs processes of its own and runtime=serial has one: use runtime=local or "
+            "runtime.inference=actor."
+        )
     if config.seed >= 2**63:
         raise InputError(f"seed={config.seed} is out of range: give a number below 2**63.")
     if not all(size >= 1 for size in config.torso.hidden):

@@ -1,7 +1,13 @@
-"""Settings that every test shares."""
+"""Settings and fixtures that tests share."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import settings
 
@@ -11,3 +17,14 @@ torch.set_num_threads(1)
 # The same examples in every run: a test that fails for one person fails for all.
 settings.register_profile("mimpala", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("mimpala")
+
+
+@pytest.fixture
+def nothing_is_left_behind() -> Iterator[None]:
+    """No process and no file in shared memory outlives a test."""
+    assert not multiprocessing.active_children()
+    yield
+    assert not multiprocessing.active_children()
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        assert not [path for path in shared.iterdir() if f"_{os.getpid()}_" in path.name]

@@ -278,6 +278,8 @@ def test_a_run_ends_when_it_succeeds(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["env=nowhere"], "env=nowhere is unknown: choose one of babyai, conditional"),
         (["fusion=nothing"], "fusion=nothing is unknown: choose one of concat"),
         (["runtime=nothing"], "runtime=nothing is unknown"),
+        (["runtime.inference=nothing"], "runtime.inference=nothing is unknown: choose one of auto, actor, server"),
+        (["runtime.inference=server"], "runtime.inference=server needs processes of its own"),
         (["fusion.sites=[nowhere]"], "fusion.sites=nowhere is unknown"),
         (["env.tasks=[map-99]"], "env.tasks=map-99 is no task"),
         (["env.tasks=[map-0,map]"], "more than once"),

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from agents.actor import Actor
+from agents.actor import ActingPolicy, Actor
 from agents.network.agent import AgentNetwork
 from agents.trajectory import PER_COLUMN, Trajectory
 from envs.spec import ArraySpec
@@ -37,7 +37,8 @@ class Batch:
 
     Attributes:
         trajectory: [T+1, B] arrays; valid until the next `collect`.
-        weights_versions: version of the weights that each unroll in it was begun with.
+        weights_versions: version of the weights that each unroll in it was begun with. With an inference server later steps may have
+            been taken with newer ones, so policy lag is never understated.
         wait_seconds: time that `collect` waited for actors, or played their part itself.
         actor_seconds: time of the actors from the end of the unrolls before these to the end of these.
         env_seconds, inference_seconds, actor_wait_seconds: parts of it, spent in environments, in the policy, and waiting for a
@@ -54,9 +55,12 @@ class Batch:
 
 
 class MakeActor(Protocol):
-    """Builds actor `index`; it must be picklable, for actors live in processes of their own. `network` is the learner's, or None."""
+    """Builds actor `index`; it must be picklable, for actors live in processes of their own.
 
-    def __call__(self, index: int, network: AgentNetwork | None) -> Actor:
+    It acts with `policy` or, where that is None, with a Policy of its own for `network`: the learner's, or None for one of its own.
+    """
+
+    def __call__(self, index: int, network: AgentNetwork | None, policy: ActingPolicy | None = None) -> Actor:
         """See the class."""
 
 
@@ -70,7 +74,7 @@ class Runtime(Protocol):
         """The next batch; waits for it.
 
         Raises:
-            ActorError: an actor died or raised.
+            ActorError: an actor, or the server that acts for it, died or raised.
         """
 
     def publish(self, version: int) -> None:
@@ -81,7 +85,7 @@ class Runtime(Protocol):
 
 
 class ActorError(RuntimeError):
-    """An actor raised or vanished; the message holds its traceback or exit code."""
+    """An actor, or the server that acts for it, raised or vanished; the message holds its traceback or exit code."""
 
 
 def allocate(spec: Mapping[str, ArraySpec]) -> Trajectory:

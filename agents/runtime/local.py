@@ -1,5 +1,7 @@
 """Actor processes on this machine: trajectories in shared memory, only integers in the pipes.
 
+Each actor acts with a network of its own, or one server acts for all of them (inference.py).
+
 Each actor has its own pipe, so no lock is shared and a process that dies takes nothing with it: its pipe ends, and the learner
 sees it at once. An actor always has its next buffer in the pipe while it fills one, so it waits only when the learner is slower.
 """
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import signal
 import time
 import traceback
 from collections import deque
@@ -17,9 +18,11 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from agents.network.agent import AgentNetwork
+from agents.policy import Policy
 from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.process import configure_process
+from agents.runtime.inference import InferenceClient, InferenceServer, InferenceServerError, MakePolicy
+from agents.runtime.process import configure_process, leave_signals_to_the_learner
 from envs.spec import ArraySpec
 
 _JOIN_SECONDS = 5.0
@@ -43,6 +46,10 @@ class _Failed(NamedTuple):
     error: str
 
 
+class _Abandoned(NamedTuple):
+    """An actor's last message: the inference server is gone."""
+
+
 class LocalRuntime:
     """Actors in spawned processes.
 
@@ -55,6 +62,8 @@ class LocalRuntime:
         actor_threads: compute threads of each actor.
         buffers_per_actor: trajectories each actor may be ahead; bounds policy lag and memory.
         version: of the weights that `network` begins with.
+        make_policy: builds the policy of an inference server; None: each actor acts by itself.
+        server_threads: compute threads of that server.
     """
 
     def __init__(
@@ -68,6 +77,8 @@ class LocalRuntime:
         actor_threads: int = 1,
         buffers_per_actor: int = 2,
         version: int = 0,
+        make_policy: MakePolicy | None = None,
+        server_threads: int = 1,
     ) -> None:
         self.positions = Positions()
         self._network = network
@@ -79,19 +90,27 @@ class LocalRuntime:
         self._ready: deque[tuple[int, _Finished]] = deque()
         self._connections: list[Connection] = []
         self._processes: list[Any] = []
+        self._server: InferenceServer | None = None
         context = multiprocessing.get_context("spawn")
         try:
+            if make_policy is not None:
+                self._server = InferenceServer(
+                    context, make_policy, network, spec, self._weights, num_actors=num_actors, threads=server_threads
+                )
             for index in range(num_actors):
                 mine, theirs = context.Pipe()
+                client = self._server.clients[index] if self._server else None
                 process = context.Process(
                     target=_run_actor,
-                    args=(make_actor, index, theirs, self._buffers, self._weights, actor_threads),
+                    args=(make_actor, index, theirs, self._buffers, self._weights, client, actor_threads),
                     name=f"actor-{index}",
                     daemon=True,
                 )
                 process.start()
-                # Without this copy the pipe ends with the actor.
+                # Without these copies the pipes end with the actor.
                 theirs.close()
+                if client:
+                    client.connection.close()
                 self._processes.append(process)
                 self._connections.append(mine)
                 for number in range(index * buffers_per_actor, (index + 1) * buffers_per_actor):
@@ -130,7 +149,7 @@ class LocalRuntime:
         self._weights.publish(self._network, version)
 
     def close(self) -> None:
-        """Asks the actors to end, and ends those that do not."""
+        """Asks the actors to end, and ends those that do not. Their server ends after them."""
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.send(None)
@@ -140,9 +159,11 @@ class LocalRuntime:
             if process.is_alive():
                 process.kill()
                 process.join()
+        if self._server:
+            self._server.close(max(0.0, deadline - time.monotonic()))
         for connection in self._connections:
             connection.close()
-        self._connections, self._processes = [], []
+        self._connections, self._processes, self._server = [], [], None
 
     def _assign(self, index: int, number: int) -> None:
         # An actor that is gone is reported when its pipe is read.
@@ -150,8 +171,10 @@ class LocalRuntime:
             self._connections[index].send(number)
 
     def _receive(self) -> None:
-        for connection in wait(self._connections):
+        for connection in wait(self._connections + ([self._server.connection] if self._server else [])):
             assert isinstance(connection, Connection)
+            if self._server and connection is self._server.connection:
+                raise self._server.failure(_JOIN_SECONDS)
             index = self._connections.index(connection)
             try:
                 message = connection.recv()
@@ -159,6 +182,9 @@ class LocalRuntime:
                 process = self._processes[index]
                 process.join(_JOIN_SECONDS)
                 raise ActorError(f"actor {index} ended without a word (exit code {process.exitcode}).") from None
+            if isinstance(message, _Abandoned):
+                assert self._server
+                raise self._server.failure(_JOIN_SECONDS)
             if isinstance(message, _Failed):
                 raise ActorError(f"actor {index} failed:\n{message.error}")
             self._ready.append((index, message))
@@ -170,23 +196,26 @@ def _run_actor(
     connection: Connection,
     buffers: TrajectoryBuffers,
     weights: SharedWeights,
+    client: InferenceClient | None,
     threads: int,
 ) -> None:
     """Main function of an actor process: a buffer number in, the same number out when it is full, None to end."""
-    # Ctrl-C reaches the whole process group; the learner decides when actors end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_signals_to_the_learner()
     configure_process(threads)
     try:
-        actor = make_actor(index, None)
+        remote = client.policy() if client else None
+        actor = make_actor(index, None, remote)
         version = -1
         free = time.perf_counter()
         while (number := connection.recv()) is not None:
             began = time.perf_counter()
-            if weights.version != version:
+            if remote is None and weights.version != version:
+                assert isinstance(actor.policy, Policy)
                 version = weights.read(actor.policy.network)
                 actor.policy.weights_changed()
             actor.unroll(buffers[number])
+            if remote:
+                version = remote.weights_version
             ended = time.perf_counter()
             connection.send(
                 _Finished(
@@ -204,6 +233,9 @@ def _run_actor(
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # The learner is gone: there is nobody to tell.
         return
+    except InferenceServerError:
+        with contextlib.suppress(OSError):
+            connection.send(_Abandoned())
     except Exception:
         with contextlib.suppress(OSError):
             connection.send(_Failed(traceback.format_exc()))

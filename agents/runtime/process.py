@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 
 import torch
 
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def leave_signals_to_the_learner() -> None:
+    """Ctrl-C reaches the whole process group; the learner decides when the other processes of a run end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def configure_process(threads: int) -> None:

@@ -9,7 +9,9 @@ certain: (count + number) mod 8, so that every action tells which weights made i
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,12 +165,37 @@ class MakeCountingActor:
     fault: str = ""
     first_episode: int = 0
 
-    def __call__(self, index: int, network: Any) -> Actor:
+    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
         numbers = [index * SLOTS + column for column in range(SLOTS)]
         slots = [Slot(task=n % NUM_TASKS, index=n // NUM_TASKS, episode=self.first_episode) for n in numbers]
         env = SuiteVectorEnv(CountingEngine(slots, self.fault), COUNTING, slots, seed=0)
-        policy = Policy(CountingNetwork() if network is None else network, SLOTS)
+        policy = policy or Policy(CountingNetwork() if network is None else network, SLOTS)
         return Actor(env, policy, NUM_ACTIONS, seed=(0, index))
+
+
+@dataclass(frozen=True)
+class MakeCountingPolicy:
+    """Policy factory for the inference server. `fault` is "raise", "exit" or "hang", which happens at step `fault_step`."""
+
+    fault: str = ""
+    fault_step: int = 20
+
+    def __call__(self, slots: int) -> Policy:
+        policy = Policy(CountingNetwork(), slots)
+        if self.fault:
+            unroll, steps = policy.network.unroll, itertools.count(1)
+
+            def faulty(*args: Any, **kwargs: Any) -> AgentOutput:
+                if next(steps) == self.fault_step:
+                    if self.fault == "exit":
+                        os._exit(18)
+                    while self.fault == "hang":
+                        time.sleep(1)
+                    raise RuntimeError("the counting policy broke as it was told")
+                return unroll(*args, **kwargs)
+
+            policy.network.unroll = faulty  # type: ignore[method-assign]
+        return policy
 
 
 @dataclass

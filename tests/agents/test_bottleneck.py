@@ -77,6 +77,12 @@ def facts(**changes: Any) -> Facts:
             "learner",
             "limited by the learner; try runtime.num_actors=1 runtime.learner_threads=3, learner.batch_size=128 or core.size=64",
         ),
+        (
+            SLOW_POLICY,
+            {"num_actors": 3, "better_inference": "actor"},
+            "inference",
+            "limited by inference; try runtime.inference=actor, runtime.slots_per_actor=128 or core.size=64",
+        ),
         # Each task keeps a slot, and what the machine can do comes before what changes the experiment.
         (
             SLOW_LEARNER,
@@ -357,8 +363,8 @@ class SlowActors(ActorFactory):
 
     env_sleep: float = 0.0
 
-    def __call__(self, index: int, network: Any) -> Actor:
-        actor = ActorFactory.__call__(self, index, network)
+    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
+        actor = ActorFactory.__call__(self, index, network, policy)
         step = actor.env.step
 
         def slow_step(actions: Any) -> Any:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
-import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from counting import COUNTING, NUM_ACTIONS, NUM_TASKS, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, life
+from counting import (
+    COUNTING,
+    NUM_ACTIONS,
+    NUM_TASKS,
+    SLOTS,
+    STATE_SIZE,
+    CountingNetwork,
+    MakeCountingActor,
+    MakeCountingPolicy,
+    life,
+)
 from torch import nn
 
 from agents.runtime.base import ActorError, Batch, Runtime, allocate, concatenate
@@ -35,22 +44,19 @@ def serial(make: MakeCountingActor, network: Any, actors: int, unrolls: int) -> 
     return SerialRuntime(make, network, SPEC, num_actors=actors, unrolls_per_batch=unrolls)
 
 
-def local(make: MakeCountingActor, network: Any, actors: int, unrolls: int) -> Runtime:
-    return LocalRuntime(make, network, SPEC, num_actors=actors, unrolls_per_batch=unrolls)
+def local(make: MakeCountingActor, network: Any, actors: int, unrolls: int, **options: Any) -> Runtime:
+    return LocalRuntime(make, network, SPEC, num_actors=actors, unrolls_per_batch=unrolls, **options)
 
 
-RUNTIMES: dict[str, Callable[..., Runtime]] = {"serial": serial, "local": local}
+def server(make: MakeCountingActor, network: Any, actors: int, unrolls: int, **options: Any) -> Runtime:
+    return local(make, network, actors, unrolls, make_policy=MakeCountingPolicy(), **options)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left_behind() -> Iterator[None]:
-    """No process and no file in shared memory outlives a test."""
-    assert not multiprocessing.active_children()
-    yield
-    assert not multiprocessing.active_children()
-    shared = Path("/dev/shm")
-    if shared.is_dir():
-        assert not [path for path in shared.iterdir() if f"_{os.getpid()}_" in path.name]
+RUNTIMES: dict[str, Callable[..., Runtime]] = {"serial": serial, "local": local, "server": server}
+PROCESSES = ("local", "server")
+
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 
 def split(batch: Batch) -> list[tuple[int, int, Trajectory]]:
@@ -69,10 +75,26 @@ def split(batch: Batch) -> list[tuple[int, int, Trajectory]]:
     return parts
 
 
-def check_column(unrolls: list[tuple[int, Trajectory]], slot: int, first_episode: int = 0) -> None:
-    """All unrolls of one slot, in order, against the life that the slot must have had."""
+def step_versions(name: str, version: int, part: Trajectory) -> list[int]:
+    """The number of the weights that took each step of an unroll, all its columns alike: `version`, the one it was begun with.
+
+    A server goes over to newer weights between two steps. Which they are, the actions tell: (count + number) mod 8.
+    """
+    if name != "server":
+        return [version] * T
+    versions, count = [], part["core_state"][:, 0]
+    for t in range(T):
+        count = torch.where(part["reset"][t], 0.0, count) + 1
+        (newer,) = ((part["action"][t] - count - version) % NUM_ACTIONS).unique().tolist()
+        version += int(newer)
+        versions.append(version)
+    return versions
+
+
+def check_column(unrolls: list[tuple[list[int], Trajectory]], slot: int, first_episode: int = 0) -> None:
+    """All unrolls of one slot, in order, against the life that the slot must have had. Each comes with its `step_versions`."""
     column = slot % SLOTS
-    versions = [version for version, _ in unrolls for _ in range(T)]
+    versions = [version for versions, _ in unrolls for version in versions]
     moments = life(slot, [*versions, versions[-1]], first_episode)
     for number, (_, unroll) in enumerate(unrolls):
         begin = number * T
@@ -121,7 +143,7 @@ def collect(runtime: Runtime, times: int) -> None:
 def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
     network = CountingNetwork()
     runtime = RUNTIMES[name](MakeCountingActor(), network, ACTORS, UNROLLS)
-    unrolls: dict[int, list[tuple[int, Trajectory]]] = {actor: [] for actor in range(ACTORS)}
+    unrolls: dict[int, list[tuple[list[int], Trajectory]]] = {actor: [] for actor in range(ACTORS)}
     try:
         deadline = time.monotonic() + PATIENCE
         for updates in itertools.count():
@@ -134,26 +156,28 @@ def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
             assert len(batch.weights_versions) == UNROLLS
             for actor, version, part in split(batch):
                 assert 0 <= version <= updates
-                assert not unrolls[actor] or version >= unrolls[actor][-1][0], "weights went back"
-                assert name == "local" or version == updates
-                unrolls[actor].append((version, part))
+                versions = step_versions(name, version, part)
+                assert versions[0] == version, "not the version of the first step"
+                assert not unrolls[actor] or version >= unrolls[actor][-1][0][-1], "weights went back"
+                assert versions[-1] <= updates, "weights that were not published yet"
+                assert name != "serial" or version == updates
+                unrolls[actor].append((versions, part))
             for actor, found in unrolls.items():
                 assert runtime.positions.unrolls.get(actor, 0) == len(found)
                 assert not found or runtime.positions.episodes[actor] == found[-1][1]["episode"].tolist()
             learn(network, runtime, updates + 1)
     finally:
         runtime.close()
-    assert max(version for version, _ in unrolls[0]) > 0, "no actor ever saw new weights"
+    assert max(versions[-1] for versions, _ in unrolls[0]) > 0, "no actor ever saw new weights"
     for actor, found in unrolls.items():
         for column in range(SLOTS):
             check_column(found, actor * SLOTS + column)
 
 
-def test_one_actor_is_never_further_ahead_than_its_buffers() -> None:
+@pytest.mark.parametrize("name", PROCESSES)
+def test_one_actor_is_never_further_ahead_than_its_buffers(name: str) -> None:
     network = CountingNetwork()
-    runtime = LocalRuntime(
-        MakeCountingActor(first_episode=5), network, SPEC, num_actors=1, unrolls_per_batch=1, version=100
-    )
+    runtime = RUNTIMES[name](MakeCountingActor(first_episode=5), network, 1, 1, version=100)
     found = []
     try:
         for updates in range(100, 120):
@@ -166,7 +190,8 @@ def test_one_actor_is_never_further_ahead_than_its_buffers() -> None:
                         batch.trajectory[key], value, equal_nan=True, msg=f"{key} was overwritten"
                     )
             assert 0 <= updates - version <= 2
-            found.append((0 if version == 100 else version, part))  # 100 is how the weights that say 0 are numbered
+            number = 0 if version == 100 else version  # 100 is how the weights that say 0 are numbered
+            found.append((step_versions(name, number, part), part))
             learn(network, runtime, updates + 1)
     finally:
         runtime.close()
@@ -175,8 +200,9 @@ def test_one_actor_is_never_further_ahead_than_its_buffers() -> None:
         check_column(found, column, first_episode=5)
 
 
-def test_an_actor_that_raises_is_reported_with_its_traceback() -> None:
-    runtime = local(MakeCountingActor(fault="raise"), CountingNetwork(), 1, 1)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_an_actor_that_raises_is_reported_with_its_traceback(name: str) -> None:
+    runtime = RUNTIMES[name](MakeCountingActor(fault="raise"), CountingNetwork(), 1, 1)
     try:
         with pytest.raises(ActorError, match=r"(?s)actor 0.*Traceback.*counting\.py.*broke as it was told"):
             collect(runtime, 10)
@@ -184,8 +210,9 @@ def test_an_actor_that_raises_is_reported_with_its_traceback() -> None:
         runtime.close()
 
 
-def test_an_actor_that_vanishes_is_reported_with_its_exit_code() -> None:
-    runtime = local(MakeCountingActor(fault="exit"), CountingNetwork(), 2, 1)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_an_actor_that_vanishes_is_reported_with_its_exit_code(name: str) -> None:
+    runtime = RUNTIMES[name](MakeCountingActor(fault="exit"), CountingNetwork(), 2, 1)
     try:
         with pytest.raises(ActorError, match=r"actor [01].*17"):
             collect(runtime, 20)

@@ -1,0 +1,291 @@
+"""Batched inference: one process acts for all actors of a machine, with one network, on whatever is ready.
+
+An actor writes what it observes into its rows of a shared segment, wakes the server with one byte, and sleeps until a byte comes back.
+The server takes the requests of all actors that wait as one batch, in the order of the actors, and answers with the log-probabilities
+of all actions. Each actor samples from its own stream, so who was batched with whom changes no action.
+
+Core states stay with the server; an actor asks for its own when an unroll begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.network.agent import AgentNetwork
+from agents.policy import Policy, Sampler, Slots
+from agents.runtime.base import ActorError
+from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
+from agents.runtime.process import configure_process, leave_signals_to_the_learner
+from agents.trajectory import OBSERVED
+from envs.spec import ArraySpec
+
+# The bytes an actor sends: take a step; show me my core state. Any byte is an answer.
+_STEP, _STATE, _ANSWER = b"s", b"c", b"a"
+
+
+class MakePolicy(Protocol):
+    """Builds the policy of a server, with a network of its own, for the slots of all actors; it must be picklable."""
+
+    def __call__(self, slots: int) -> Policy:
+        """See the class."""
+
+
+class InferenceServerError(RuntimeError):
+    """The server is gone, so an actor cannot act; what happened to it the learner knows."""
+
+
+class RemotePolicy:
+    """What an actor has in place of a policy of its own (agents/policy.py) when a server acts for it.
+
+    Args:
+        connection: to the server.
+        arrays: this actor's part of `exchange_spec`.
+
+    Attributes:
+        weights_version: of the weights that acted in the first step since `seed`. Later steps may have been taken with newer ones.
+    """
+
+    def __init__(self, connection: Connection, arrays: Mapping[str, Tensor]) -> None:
+        self.weights_version = -1
+        self._connection = connection
+        self._inputs = {key: arrays[key] for key in OBSERVED if key in arrays}
+        self._log_probs, self._core_state, self._version = (
+            arrays[key] for key in ("log_probs", "core_state", "weights_version")
+        )
+        self._sampler = Sampler()
+        self._begins = True
+
+    @property
+    def core_state(self) -> Tensor:
+        """[B, S], after the last step; valid until it is asked for again."""
+        self._ask(_STATE)
+        return self._core_state
+
+    def seed(self, seed: int) -> None:
+        """Restarts the stream of sampled actions: an unroll begins."""
+        self._sampler.seed(seed)
+        self._begins = True
+
+    def weights_changed(self) -> None:
+        """Nothing is kept here that weights could outdate."""
+
+    def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """As Policy.act.
+
+        Raises:
+            InferenceServerError: the server is gone.
+        """
+        for key, array in self._inputs.items():
+            array.copy_(inputs[key])
+        self._ask(_STEP)
+        if self._begins:
+            self.weights_version = int(self._version)
+            self._begins = False
+        return self._sampler.sample(self._log_probs)
+
+    def _ask(self, request: bytes) -> None:
+        try:
+            self._connection.send_bytes(request)
+            self._connection.recv_bytes()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise InferenceServerError("the inference server is gone") from None
+
+
+class InferenceClient(NamedTuple):
+    """What an actor process is given to make its RemotePolicy from; `connection` is closed by whoever has passed it on."""
+
+    connection: Connection
+    exchange: TrajectoryBuffers
+    actor: int
+
+    def policy(self) -> RemotePolicy:
+        """The policy of that actor."""
+        return RemotePolicy(self.connection, {key: array[self.actor] for key, array in self.exchange[0].items()})
+
+
+class InferenceServer:
+    """The server as the learner sees it: a process that ends with its last actor, or with the learner.
+
+    Args:
+        context: starts processes.
+        make_policy: see the class.
+        network: the learner's.
+        spec: of one trajectory of one actor.
+        weights: that the learner publishes. They are read again between two batches whenever there are new ones.
+        num_actors: that it acts for.
+        threads: its compute threads.
+
+    Attributes:
+        connection: readable when the server has failed or ended.
+        clients: for the actors, by index.
+    """
+
+    def __init__(
+        self,
+        context: SpawnContext,
+        make_policy: MakePolicy,
+        network: AgentNetwork,
+        spec: Mapping[str, ArraySpec],
+        weights: SharedWeights,
+        *,
+        num_actors: int,
+        threads: int,
+    ) -> None:
+        exchange = TrajectoryBuffers(exchange_spec(spec, num_actors, network.num_actions), 1)
+        pipes = [context.Pipe() for _ in range(num_actors)]
+        self.clients = [InferenceClient(ours, exchange, index) for index, (ours, _) in enumerate(pipes)]
+        self.connection, theirs = context.Pipe()
+        passed = [connection for _, connection in pipes]
+        self._process = context.Process(
+            target=_run_server,
+            args=(make_policy, theirs, passed, exchange, weights, threads),
+            name="inference",
+            daemon=True,
+        )
+        self._process.start()
+        # Without these copies the pipes end with the server.
+        for connection in (theirs, *passed):
+            connection.close()
+
+    def failure(self, patience: float) -> ActorError:
+        """What became of a server that has failed or ended; waits up to `patience` seconds for it to be known."""
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            if self.connection.poll(patience):
+                return ActorError(f"the inference server failed:\n{self.connection.recv()}")
+        self._process.join(patience)
+        return ActorError(f"the inference server ended without a word (exit code {self._process.exitcode}).")
+
+    def close(self, patience: float) -> None:
+        """Waits for the server to end after its actors, up to `patience` seconds, and then ends it; may be called twice."""
+        # The actors have theirs; of those that were never started, these are the last.
+        for client in self.clients:
+            client.connection.close()
+        self._process.join(patience)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self.connection.close()
+
+
+def exchange_spec(spec: Mapping[str, ArraySpec], num_actors: int, num_actions: int) -> dict[str, ArraySpec]:
+    """What passes between the actors and their server, each [num_actors, ...]: the observed keys of a step, and the answers to it.
+
+    log_probs f32 [slots, A], core_state f32 [slots, S], weights_version int64 [].
+    """
+    slots, state_size = spec["core_state"].shape
+    arrays = {key: ArraySpec(shape=spec[key].shape[1:], dtype=spec[key].dtype) for key in OBSERVED if key in spec}
+    arrays |= {
+        "log_probs": ArraySpec(shape=(slots, num_actions), dtype="float32"),
+        "core_state": ArraySpec(shape=(slots, state_size), dtype="float32"),
+        "weights_version": ArraySpec(shape=(), dtype="int64"),
+    }
+    return {key: ArraySpec(shape=(num_actors, *array.shape), dtype=array.dtype) for key, array in arrays.items()}
+
+
+class _Batcher:
+    """One policy for the slots of all actors, and its share of the exchanged arrays, each [num_actors, slots, ...]."""
+
+    def __init__(self, policy: Policy, arrays: Mapping[str, Tensor], weights: SharedWeights) -> None:
+        self._policy = policy
+        self._inputs = {key: arrays[key] for key in OBSERVED if key in arrays}
+        self._log_probs, self._core_state, self._version = (
+            arrays[key] for key in ("log_probs", "core_state", "weights_version")
+        )
+        self._weights = weights
+        self._current = -1
+        self._slots = self._log_probs.shape[1]
+
+    def step(self, actors: Sequence[int]) -> None:
+        """Acts for these actors, in increasing order, with the newest weights.
+
+        Batches have one of few sizes, whole numbers of actors, so the kernels are soon compiled for all of them (agents/shapes.py).
+        """
+        if self._weights.version != self._current:
+            self._current = self._weights.read(self._policy.network)
+            self._policy.weights_changed()
+        rows = self._rows(actors)
+        inputs = {key: array[rows].flatten(0, 1) for key, array in self._inputs.items()}
+        log_probs = self._policy.log_probs(inputs, self._columns(rows))
+        self._log_probs[rows] = log_probs.view(len(actors), self._slots, -1)
+        self._version[rows] = self._current
+
+    def show_state(self, actor: int) -> None:
+        """Copies this actor's core state to where it can see it."""
+        self._core_state[actor] = self._policy.core_state[self._columns(slice(actor, actor + 1))]
+
+    def _rows(self, actors: Sequence[int]) -> Slots:
+        """Neighbours are taken as they lie: nothing is copied to join them."""
+        first, end = actors[0], actors[-1] + 1
+        return slice(first, end) if end - first == len(actors) else np.array(actors)
+
+    def _columns(self, rows: Slots) -> Slots:
+        """The slots of these actors."""
+        if isinstance(rows, slice):
+            return slice(rows.start * self._slots, rows.stop * self._slots)
+        return (rows[:, None] * self._slots + np.arange(self._slots)).ravel()
+
+
+def _run_server(
+    make_policy: MakePolicy,
+    learner: Connection,
+    actors: Sequence[Connection],
+    exchange: TrajectoryBuffers,
+    weights: SharedWeights,
+    threads: int,
+) -> None:
+    """Main function of the server process. The last message to the learner is the traceback of what it raised, if it did."""
+    leave_signals_to_the_learner()
+    configure_process(threads)
+    try:
+        arrays = exchange[0]
+        num_actors, slots = arrays["log_probs"].shape[:2]
+        _serve(_Batcher(make_policy(num_actors * slots), arrays, weights), learner, actors)
+    except Exception:
+        with contextlib.suppress(OSError):
+            learner.send(traceback.format_exc())
+
+
+@torch.inference_mode()
+def _serve(batcher: _Batcher, learner: Connection, actors: Sequence[Connection]) -> None:
+    """Answers requests until the last actor or the learner is gone. The learner never writes: its pipe is ready when it ends."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(learner, selectors.EVENT_READ)
+        for index, connection in enumerate(actors):
+            selector.register(connection, selectors.EVENT_READ, index)
+        while len(selector.get_map()) > 1:
+            ready = []
+            for key, _ in selector.select():
+                if key.data is None:
+                    return
+                connection = actors[key.data]
+                try:
+                    request = connection.recv_bytes()
+                except (EOFError, ConnectionResetError):
+                    selector.unregister(connection)
+                    continue
+                if request == _STEP:
+                    ready.append(key.data)
+                else:
+                    batcher.show_state(key.data)
+                    _answer(connection)
+            if ready:
+                ready.sort()
+                batcher.step(ready)
+                for index in ready:
+                    _answer(actors[index])
+
+
+def _answer(connection: Connection) -> None:
+    # An actor that is gone is found when its pipe is read.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.send_bytes(_ANSWER)

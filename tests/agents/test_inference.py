@@ -1,0 +1,237 @@
+"""The inference server: the same actions as actors that act by themselves, and an end to everything when one part ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, MakeCountingPolicy
+from fakes import fake_batch, fake_config, fake_env, fake_network
+
+import agents.runtime.local
+from agents import builder
+from agents.fusion import FUSIONS
+from agents.policy import Policy
+from agents.runtime.base import ActorError, Positions, Runtime, allocate
+from agents.runtime.buffers import SharedWeights
+from agents.runtime.inference import _Batcher, exchange_spec
+from agents.runtime.local import LocalRuntime
+from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
+from conf.loading import compose_train
+from envs.suites import make_spec
+
+T = 7
+SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
+ROOT = Path(agents.runtime.local.__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
+
+
+def counting_runtime(fault: str = "", actors: int = 2) -> LocalRuntime:
+    """Actors of the counting environment with a server that breaks at its twentieth batch as `fault` says."""
+    return LocalRuntime(
+        MakeCountingActor(),
+        CountingNetwork(),  # type: ignore[arg-type]
+        SPEC,
+        num_actors=actors,
+        unrolls_per_batch=1,
+        make_policy=MakeCountingPolicy(fault),
+    )
+
+
+@pytest.fixture
+def runtime(request: pytest.FixtureRequest) -> Iterator[LocalRuntime]:
+    """`counting_runtime` with the fault named by the test's parameter."""
+    runtime = counting_runtime(getattr(request, "param", ""))
+    yield runtime
+    runtime.close()
+    runtime.close()
+
+
+def collect(runtime: Runtime, times: int) -> None:
+    for _ in range(times):
+        runtime.collect()
+
+
+# The same actions
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_a_batch_of_any_actors_is_what_each_would_do_alone(fusion: str) -> None:
+    """Random subsets of three actors, neighbours or not, with instructions that change, return, and overflow the caches."""
+    actors, slots, env = 3, 4, fake_env()
+    config = fake_config(fusion=fusion)
+    network, served = fake_network(env, config), fake_network(env, config, seed=1)
+    spec = trajectory_spec(env, 60, slots, network.core_state_size)
+    arrays = allocate(exchange_spec(spec, actors, env.num_actions))
+    weights = SharedWeights([parameter.shape for parameter in network.parameters()])
+    weights.publish(network, 3)
+    batcher = _Batcher(Policy(served, actors * slots), arrays, weights)
+    alone = [Policy(network, slots) for _ in range(actors)]
+    episodes = [fake_batch(env, network.core_state_size, 60, slots, seed) for seed in range(actors)]
+    rng = np.random.default_rng(0)
+    for step in range(60):
+        if step == 30:
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.mul_(1.1)
+            weights.publish(network, 4)
+            for policy in alone:
+                policy.weights_changed()
+        ready = np.flatnonzero(rng.random(actors) < 0.6).tolist() or [1]
+        for actor in ready:
+            inputs = {key: value[step] for key, value in episodes[actor].items() if key in OBSERVED}
+            if step % 10 > 6:
+                inputs["instruction"].copy_(torch.from_numpy(rng.integers(0, 4, inputs["instruction"].shape, np.int32)))
+            for key, value in inputs.items():
+                arrays[key][actor] = value
+        batcher.step(ready)
+        for actor in ready:
+            inputs = {key: value[step] for key, value in episodes[actor].items() if key in OBSERVED}
+            torch.testing.assert_close(arrays["log_probs"][actor], alone[actor].log_probs(inputs))
+            batcher.show_state(actor)
+            torch.testing.assert_close(arrays["core_state"][actor], alone[actor].core_state)
+            assert int(arrays["weights_version"][actor]) == 3 + (step >= 30)
+
+
+def trajectories(inference: str, unrolls: int, *overrides: str) -> list[list[Trajectory]]:
+    """The first unrolls of each of two actors, with fixed weights."""
+    config = compose_train(
+        [
+            *("env=conditional", "env.tasks=[map-0,memory-1]", "context=task", "precision=fp32", *overrides),
+            *("runtime=local", "runtime.num_actors=2", f"runtime.inference={inference}", "runtime.slots_per_actor=4"),
+            *("learner.unroll_length=6", "learner.batch_size=4", "core.size=16", "fusion.size=16", "torso.hidden=[16]"),
+        ]
+    )
+    env = make_spec(config.env)
+    torch.manual_seed(0)
+    network = builder.build_network(config, env)
+    found: list[list[Trajectory]] = [[], []]
+    runtime = builder.build_runtime(config, env, network, Positions(), 0)
+    try:
+        while min(len(unrolls_of) for unrolls_of in found) < unrolls:
+            before = dict(runtime.positions.unrolls)
+            batch = runtime.collect()
+            (actor,) = (index for index, count in runtime.positions.unrolls.items() if count != before.get(index, 0))
+            found[actor].append({key: value.clone() for key, value in batch.trajectory.items()})
+    finally:
+        runtime.close()
+    return [unrolls_of[:unrolls] for unrolls_of in found]
+
+
+@pytest.mark.parametrize("fusion", ["mi"])
+def test_actors_and_server_make_the_same_trajectories(fusion: str) -> None:
+    """For equal seeds and weights: every whole number is the same, every other one up to the order of sums."""
+    made, served = (
+        trajectories(name, 6, f"fusion={fusion}", "fusion.sites=[core_input,policy]") for name in ("actor", "server")
+    )
+    assert not torch.equal(made[0][0]["action"], made[1][0]["action"]), "the actors have streams of their own"
+    for actor in range(2):
+        for one, other in zip(made[actor], served[actor], strict=True):
+            assert one.keys() == other.keys()
+            for key, value in one.items():
+                if value.is_floating_point():
+                    torch.testing.assert_close(value, other[key], rtol=1e-4, atol=1e-5, equal_nan=True, msg=key)
+                else:
+                    assert torch.equal(value, other[key]), key
+
+
+# The end of one is the end of all
+
+
+@pytest.mark.parametrize("runtime", ["raise"], indirect=True)
+def test_a_server_that_raises_is_reported_with_its_traceback(runtime: LocalRuntime) -> None:
+    with pytest.raises(ActorError, match=r"(?s)inference server failed.*Traceback.*counting\.py.*broke as it was told"):
+        collect(runtime, 40)
+
+
+@pytest.mark.parametrize("runtime", ["exit"], indirect=True)
+def test_a_server_that_vanishes_is_reported_with_its_exit_code(runtime: LocalRuntime) -> None:
+    with pytest.raises(ActorError, match=r"inference server ended without a word \(exit code 18\)"):
+        collect(runtime, 40)
+
+
+def test_a_server_that_is_killed_is_reported(runtime: LocalRuntime) -> None:
+    collect(runtime, 1)
+    assert runtime._server
+    runtime._server._process.kill()
+    with pytest.raises(ActorError, match=r"inference server ended without a word \(exit code -9\)"):
+        collect(runtime, 1_000_000)
+
+
+@pytest.mark.parametrize("runtime", ["hang"], indirect=True)
+def test_closing_ends_actors_that_wait_and_the_server_they_wait_for(
+    runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect(runtime, 1)
+    monkeypatch.setattr(agents.runtime.local, "_JOIN_SECONDS", 0.2)
+    processes = [*runtime._processes, runtime._server._process]  # type: ignore[union-attr]
+    runtime.close()
+    assert all(process.exitcode is not None for process in processes)
+
+
+def test_closing_while_everything_works_ends_every_process_by_itself(
+    runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents.runtime.local, "_JOIN_SECONDS", 120.0)
+    while len(runtime.positions.unrolls) < 2:  # a process that is still starting does not count
+        runtime.collect()
+    processes = [*runtime._processes, runtime._server._process]  # type: ignore[union-attr]
+    runtime.close()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+
+
+LEARNER = """
+from test_inference import counting_runtime
+runtime = counting_runtime()
+runtime.collect()
+print("collected", flush=True)
+while True:
+    runtime.collect()
+"""
+
+
+def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> None:
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    environ = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", LEARNER], stdout=subprocess.PIPE, env=environ, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "collected\n"
+    process.send_signal(signal.SIGKILL)
+    # All of them have this pipe as their standard output: it ends with the last of them.
+    process.communicate(timeout=120)
+
+
+# Which of the two
+
+
+def choice(*overrides: str) -> str:
+    config = compose_train(["env=conditional", "context=task", "runtime=local", "runtime.num_actors=4", *overrides])
+    return builder.inference(config, builder.build_network(config, make_spec(config.env)))
+
+
+def test_auto_lets_actors_act_by_themselves_on_the_processor() -> None:
+    assert choice() == choice("runtime=serial") == "actor"
+    assert choice("runtime.inference=server") == "server"
+
+
+def test_auto_takes_a_server_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "acting_device", lambda config: torch.device("cuda"))
+    assert choice() == "server"
+    assert choice("runtime.inference=actor") == choice("runtime=serial") == choice("runtime.num_actors=1") == "actor"
+
+
+def test_auto_takes_a_server_for_networks_that_memory_does_not_hold_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_train(["env=conditional", "context=task", "precision=fp32"])
+    network = builder.build_network(config, make_spec(config.env))
+    copies = 4 * 4 * network.num_parameters
+    for memory, expected in ((4 * copies, "actor"), (4 * copies - 4, "server")):
+        monkeypatch.setattr(builder, "memory", lambda memory=memory: memory)
+        assert choice("precision=fp32") == expected
