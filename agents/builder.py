@@ -201,7 +201,7 @@ def _inference_in_words(config: TrainConfig, network: AgentNetwork) -> str:
         return "the learner's network acts"
     if inference(config, network) == "actor":
         return "each acts by itself (inference=actor)"
-    return f"one server of {server_threads(config)} threads acts for all (inference=server)"
+    return f"one server with {server_threads(config)} thread acts for all (inference=server)"
 
 
 def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
@@ -331,8 +331,8 @@ def memory() -> int:
 
 
 def server_threads(config: TrainConfig) -> int:
-    """Compute threads of the inference server: those of the actors, which wait while it computes; one where it is not on the processor."""
-    return num_actors(config) * config.runtime.actor_threads if acting_device(config).type == "cpu" else 1
+    """Compute threads of the inference server: as many as one actor has. More than there are free cores make it many times slower."""
+    return config.runtime.actor_threads
 
 
 def learner_threads(config: TrainConfig) -> int:
