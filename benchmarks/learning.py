@@ -13,6 +13,7 @@ that did not get there counts as slower than any that did: where the median or t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import statistics
@@ -111,7 +112,7 @@ def measure(case: str, seed: int, options: Options) -> dict[str, Any]:
         began = time.time()
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
-            wait(process, began + options.limit_seconds)
+            wait(process, options.limit_seconds)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -119,16 +120,15 @@ def measure(case: str, seed: int, options: Options) -> dict[str, Any]:
         return outcome(case, seed, run, began, process.returncode, options)
 
 
-def wait(process: subprocess.Popen[bytes], deadline: float) -> None:
-    """Until the run ends, or is ended at its deadline."""
-    while process.poll() is None and time.time() < deadline:
+def wait(process: subprocess.Popen[bytes], limit_seconds: float) -> None:
+    """Until the run ends, or is ended at its limit."""
+    deadline = time.monotonic() + limit_seconds
+    while process.poll() is None and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            return
 
 
 def outcome(case: str, seed: int, run: Path, began: float, exit_code: int, options: Options) -> dict[str, Any]:
@@ -200,4 +200,6 @@ def median(values: Sequence[float | None], missing: float | None = None) -> floa
 
 
 if __name__ == "__main__":
+    # By default SIGTERM would end this process at once, and leave the run and its folder behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.exit(main(sys.argv[1:]))
