@@ -30,8 +30,9 @@ def unroll(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor)
     """As the learner does it: all contexts of the unroll at once."""
     rows = network.context_encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy())
     distinct, index = distinct_rows(rows)
-    modulations = network.condition(network.context_encoder.contexts_from_rows(distinct))
-    return network.unroll(inputs, core_state, modulations, Segments(torch.from_numpy(index), len(distinct)))
+    contexts = network.context_encoder.contexts_from_rows(distinct)
+    segments = Segments(torch.from_numpy(index), len(contexts.task))
+    return network.unroll(inputs, core_state, network.condition(contexts), segments)
 
 
 @torch.no_grad()
