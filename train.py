@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(config: TrainConfig, env: EnvSpec) -> int:
     """One run, from its start or its newest checkpoint to its end or an interruption. Returns the exit code."""
     interruption = Interruption()
-    configure_process(builder.learner_threads(config))
+    configure_process(builder.learner_threads(config, env))
     torch.manual_seed(config.seed)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)

@@ -10,8 +10,9 @@ _IDLE = 0.2
 """A side that waits for less of its time than this keeps pace with the other."""
 _SAVING = 0.1
 """More of the loop's time than this on the disk is worth a longer interval, whatever else is slow."""
-_CROWDED = 1.25
-"""Threads at work per core from which on they hinder each other more than they help."""
+_CROWDED = 1.5
+"""Threads at work per core from which on they hinder each other more than they help. An actor for each core and a learner that is busy
+half of the time are fewer."""
 
 
 class Seconds(NamedTuple):

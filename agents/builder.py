@@ -151,7 +151,7 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
     Raises:
         InputError: fewer slots than tasks, or more memory than there is.
     """
-    actors, width = num_actors(config), config.runtime.slots_per_actor
+    actors, width = num_actors(config, env), config.runtime.slots_per_actor
     if actors * width < len(env.tasks):
         raise InputError(
             f"runtime.slots_per_actor={width} times {actors} actors leaves some of the {len(env.tasks)} tasks without a slot: "
@@ -165,13 +165,13 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
     """Bytes of trajectories and weights that the actors and the learner of a local run share."""
     spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
-    return num_actors(config) * buffers_per_actor(config) * num_bytes(spec) + 2 * 4 * network.num_parameters
+    return num_actors(config, env) * buffers_per_actor(config, env) * num_bytes(spec) + 2 * 4 * network.num_parameters
 
 
 def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, str]:
     """What is about to run, for the banner."""
     network = learner.network
-    actors, width, length = num_actors(config), config.runtime.slots_per_actor, config.learner.unroll_length
+    actors, width, length = num_actors(config, env), config.runtime.slots_per_actor, config.learner.unroll_length
     engine = f" on {env.engine}" if env.engine else ""
     precision = "bf16 (weights, losses and optimiser fp32)" if learner.autocast else "fp32"
     rows = {
@@ -179,8 +179,8 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
         "agent": f"fusion {config.fusion.name} at {', '.join(config.fusion.sites) or 'no site'}, context {config.context.name}, "
         f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}; {network.num_parameters:,} parameters",
         "runtime": f"{config.runtime.name}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each, "
-        f"{_inference_in_words(config, network)}; "
-        f"learner {learner_threads(config)} threads, {precision}",
+        f"{_inference_in_words(config, env, network)}; "
+        f"learner {learner_threads(config, env)} threads, {precision}",
         "batch": f"{length} steps x {batch_columns(config)} columns, {config.learner.passes} passes",
         "memory": f"{shared_memory(config, env, network) / 2**20:,.0f} MiB of trajectories and weights",
         "replay": f"{replayed_columns(config)} of the {batch_columns(config)} columns, from the last "
@@ -196,32 +196,32 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
     return rows
 
 
-def _inference_in_words(config: TrainConfig, network: AgentNetwork) -> str:
+def _inference_in_words(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
     if config.runtime.name == "serial":
         return "the learner's network acts"
-    if inference(config, network) == "actor":
+    if inference(config, env, network) == "actor":
         return "each acts by itself (inference=actor)"
     return f"one server with {server_threads(config)} thread acts for all (inference=server)"
 
 
 def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
     """What advice on the run's speed depends on."""
-    automatic = _automatic_inference(config, learner.network)
+    automatic = _automatic_inference(config, env, learner.network)
     return Facts(
         runtime=config.runtime.name,
         num_cores=num_cores(),
-        num_actors=num_actors(config),
+        num_actors=num_actors(config, env),
         actor_threads=config.runtime.actor_threads,
-        learner_threads=learner_threads(config),
+        learner_threads=learner_threads(config, env),
         slots_per_actor=config.runtime.slots_per_actor,
-        buffers_per_actor=buffers_per_actor(config),
+        buffers_per_actor=buffers_per_actor(config, env),
         least_actors=-(-len(env.tasks) // config.runtime.slots_per_actor),
         batch_size=batch_columns(config),
         passes=config.learner.passes,
         core_size=config.core.size,
         checkpoint_seconds=config.checkpoint_seconds,
         log_seconds=config.log_seconds,
-        better_inference="" if inference(config, learner.network) == automatic else automatic,
+        better_inference="" if inference(config, env, learner.network) == automatic else automatic,
         can_use_bf16=learner.autocast is None and has_bf16(),
         faster_engine="envpool" if env.engine == "minigrid" else "",
     )
@@ -242,7 +242,7 @@ def build_runtime(
     config: TrainConfig, env: EnvSpec, network: AgentNetwork, positions: Positions, version: int
 ) -> Runtime:
     """The runtime of the configuration, its actors started. `version` numbers the weights that `network` has."""
-    actors, width = num_actors(config), config.runtime.slots_per_actor
+    actors, width = num_actors(config, env), config.runtime.slots_per_actor
     factory = ActorFactory(config=config, env=env, positions=positions)
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
     unrolls = unrolls_per_batch(config)
@@ -257,9 +257,9 @@ def build_runtime(
             num_actors=actors,
             unrolls_per_batch=unrolls,
             actor_threads=config.runtime.actor_threads,
-            buffers_per_actor=buffers_per_actor(config),
+            buffers_per_actor=buffers_per_actor(config, env),
             version=version,
-            make_policy=factory.policy if inference(config, network) == "server" else None,
+            make_policy=factory.policy if inference(config, env, network) == "server" else None,
             server_threads=server_threads(config),
         )
     runtime.positions.unrolls.update(positions.unrolls)
@@ -287,16 +287,22 @@ def unrolls_per_batch(config: TrainConfig) -> int:
     return max(1, fresh_columns(config) // config.runtime.slots_per_actor)
 
 
-def buffers_per_actor(config: TrainConfig) -> int:
+def buffers_per_actor(config: TrainConfig, env: EnvSpec) -> int:
     """runtime.buffers_per_actor, but enough for a whole batch and one more: with fewer, learner and actors would wait for each other."""
-    return max(config.runtime.buffers_per_actor, -(-unrolls_per_batch(config) // num_actors(config)) + 1)
+    return max(config.runtime.buffers_per_actor, -(-unrolls_per_batch(config) // num_actors(config, env)) + 1)
 
 
-def num_actors(config: TrainConfig) -> int:
-    """runtime.num_actors, or the machine's choice: one for each core but the learner's."""
+def num_actors(config: TrainConfig, env: EnvSpec) -> int:
+    """runtime.num_actors, or the machine's choice: one for each core but the learner's.
+
+    An environment that takes most of the time gets that core too. The learner then works for a fraction of the time, in which the actors
+    share what is left: 1.6 times the steps per second on two cores (docs/performance.md).
+    """
     if config.runtime.num_actors:
         return config.runtime.num_actors
-    return 1 if config.runtime.name == "serial" else max(1, num_cores() - 1)
+    if config.runtime.name == "serial":
+        return 1
+    return max(1, num_cores() - (not env.slow))
 
 
 def acting_device(config: TrainConfig) -> torch.device:
@@ -304,12 +310,14 @@ def acting_device(config: TrainConfig) -> torch.device:
     return torch.device("cpu")
 
 
-def inference(config: TrainConfig, network: AgentNetwork) -> str:
+def inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
     """runtime.inference, or the choice of `auto`."""
-    return _automatic_inference(config, network) if config.runtime.inference == "auto" else config.runtime.inference
+    return (
+        _automatic_inference(config, env, network) if config.runtime.inference == "auto" else config.runtime.inference
+    )
 
 
-def _automatic_inference(config: TrainConfig, network: AgentNetwork) -> str:
+def _automatic_inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
     """`server` where one copy of the network has to serve all actors, else `actor`.
 
     That is on any device but the processor, and where the actors' copies would take more than MOST_COPIES of the machine's memory. Size in
@@ -317,7 +325,7 @@ def _automatic_inference(config: TrainConfig, network: AgentNetwork) -> str:
     meanwhile. With IMPALA's deep net and 2 actors of 32 slots on 2 cores it reached half of their speed, with the small grid net
     0.6 of it (docs/architecture.md).
     """
-    actors = num_actors(config)
+    actors = num_actors(config, env)
     if config.runtime.name == "serial" or actors == 1:
         return "actor"
     # In low precision an actor keeps the full network beside the one that acts (agents/policy.py).
@@ -335,13 +343,13 @@ def server_threads(config: TrainConfig) -> int:
     return config.runtime.actor_threads
 
 
-def learner_threads(config: TrainConfig) -> int:
+def learner_threads(config: TrainConfig, env: EnvSpec) -> int:
     """runtime.learner_threads, or what the actors leave; one for `serial`, so that its sums do not depend on the machine's size."""
     if config.runtime.learner_threads:
         return config.runtime.learner_threads
     if config.runtime.name == "serial":
         return 1
-    return max(1, num_cores() - num_actors(config) * config.runtime.actor_threads)
+    return max(1, num_cores() - num_actors(config, env) * config.runtime.actor_threads)
 
 
 def num_cores() -> int:

@@ -46,12 +46,12 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     """Rows env, act, train, run and bound."""
     options = parse(arguments, rounds=5, seconds=2.0)
     config, env = configured(options.overrides)
-    actors, cores = builder.num_actors(config), builder.num_cores()
+    actors, cores = builder.num_actors(config, env), builder.num_cores()
     configure_process(1)
     unrolls = collect(config, env, max(2, builder.unrolls_per_batch(config) * UPDATES))
     player = RandomPlay(config, env)
     policy = make_policy(config, env, unrolls[0]["action"].shape[1])
-    learn, threads = learning(config, env, updates(config, unrolls)[:UPDATES]), builder.learner_threads(config)
+    learn, threads = learning(config, env, updates(config, unrolls)[:UPDATES]), builder.learner_threads(config, env)
     parts: dict[str, Callable[[], Cost]] = {
         "env": partial(cost, player.play, options.seconds),
         "act": partial(cost, acting(policy, unrolls), options.seconds),
@@ -73,7 +73,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             "threads": 1,
             **common,
         }
-    yield {"case": "run", **speeds([turn for _, turn in readings]), **layout(config), **common}
+    yield {"case": "run", **speeds([turn for _, turn in readings]), **layout(config, env), **common}
     bounds = [cores / sum(costs[name].wall for name in PARTS) for costs, _ in readings]
     layout_bounds = []
     for costs, _ in readings:

@@ -184,7 +184,9 @@ class Programs:
         config, env = configured(arguments)
         slots = len(builder.actor_slots(config, env, 0, Positions()))
         # Full and half-full buffers, the batch that is being learned from, and what came after the last log row.
-        unrolls = builder.num_actors(config) * config.runtime.buffers_per_actor + 2 * builder.unrolls_per_batch(config)
+        unrolls = builder.num_actors(config, env) * builder.buffers_per_actor(
+            config, env
+        ) + 2 * builder.unrolls_per_batch(config)
         in_flight = unrolls * slots * config.learner.unroll_length if config.runtime.name != "serial" else 0
         folder = self._make_folder()
         run = folder / "run"

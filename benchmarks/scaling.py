@@ -38,7 +38,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     milliseconds = options.numbers("milliseconds", (1,))[0]
     settings = merged(SETTINGS, options.overrides)
     cases = {number: [*settings, f"runtime.num_actors={number}"] for number in numbers}
-    configs = {number: configured(words)[0] for number, words in cases.items()}
+    configs = {number: configured(words) for number, words in cases.items()}
     cores = builder.num_cores()
     with Programs() as programs:
         started = {
@@ -56,7 +56,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             "case": f"{number} actors",
             **speeds(readings),
             "times_first": ratios([turn.steps_per_second for turn in readings], first),
-            **layout(configs[number]),
+            **layout(*configs[number]),
             "cores": cores,
             "ceiling": round(cores * 1000 / milliseconds),
             "rounds": options.rounds,

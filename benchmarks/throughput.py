@@ -32,6 +32,7 @@ from benchmarks.programs import SHARES, Programs, Turn
 from benchmarks.turns import digits, spread, take_turns
 from conf.schema import TrainConfig
 from envs.errors import InputError
+from envs.spec import EnvSpec
 
 
 def measure(arguments: list[str]) -> Iterator[Row]:
@@ -60,7 +61,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         yield {
             "case": name,
             **speeds(readings),
-            **(layout(configs[name][0]) if name in configs else {}),
+            **(layout(*configs[name]) if name in configs else {}),
             "cores": builder.num_cores(),
             "rounds": options.rounds,
             "seconds": options.seconds,
@@ -78,12 +79,12 @@ def speeds(turns: Sequence[Turn]) -> Row:
     }
 
 
-def layout(config: TrainConfig) -> Row:
+def layout(config: TrainConfig, env: EnvSpec) -> Row:
     """Processes and threads of a run."""
     return {
-        "actors": builder.num_actors(config),
+        "actors": builder.num_actors(config, env),
         "actor_threads": config.runtime.actor_threads,
-        "learner_threads": builder.learner_threads(config),
+        "learner_threads": builder.learner_threads(config, env),
     }
 
 

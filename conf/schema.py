@@ -114,7 +114,8 @@ class RuntimeConfig:
 
     Attributes:
         name: `serial` (one process, reproducible) or `local` (actor processes on this machine).
-        num_actors: actors; 0 = one for each processor core but one (serial: one).
+        num_actors: actors; 0 = one for each processor core but one, or for each core where the environment is what takes the time
+            (serial: one).
         slots_per_actor: environments of each actor.
         inference: `actor` (each acts with a network of its own), `server` (one process acts for all of them, on whatever is ready), or
             `auto` (agents.builder.inference).

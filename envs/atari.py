@@ -89,6 +89,7 @@ def make_spec(config: AtariConfig) -> EnvSpec:
         engine="ale",
         image_kind="pixels",
         scores={task: Score(random=GAMES[task].random, human=GAMES[task].human) for task in tasks},
+        slow=True,
         has_success=False,
     )
 

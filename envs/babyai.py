@@ -58,6 +58,7 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
         engine=engine,
         image_kind="symbolic",
         symbol_counts=levels.SYMBOL_COUNTS,
+        slow=engine == "minigrid",
     )
 
 

@@ -48,6 +48,7 @@ class EnvSpec:
             or "none".
         symbol_counts: for symbolic images, number of codes per channel; empty otherwise.
         scores: reference scores of those tasks that have them.
+        slow: whether a step usually takes longer than all that the agent does with it, acting and learning.
         has_success: whether an episode can be told to have succeeded; if not, `success` is always NaN.
     """
 
@@ -63,6 +64,7 @@ class EnvSpec:
     image_kind: str = "none"
     symbol_counts: tuple[int, ...] = ()
     scores: Mapping[str, Score] = field(default_factory=dict)
+    slow: bool = False
     has_success: bool = True
 
 

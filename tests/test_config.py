@@ -11,7 +11,14 @@ import torch
 import yaml
 
 import conf
-from agents.builder import build_network, fresh_columns, replayed_columns, unrolls_per_batch
+from agents.builder import (
+    build_network,
+    buffers_per_actor,
+    fresh_columns,
+    num_actors,
+    replayed_columns,
+    unrolls_per_batch,
+)
 from agents.fusion import FUSIONS, SITES
 from agents.network.context import CONTEXTS
 from agents.network.core import CORES
@@ -405,3 +412,26 @@ def test_every_option_can_be_compared_and_is_plain_data() -> None:
     for key, value in train_keys([]).items():
         assert isinstance(value, plain), key
     assert all(dataclasses.is_dataclass(suite.config) for suite in SUITES.values())
+
+
+def test_the_machine_chooses_the_number_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.builder.num_cores", lambda: 4)
+
+    def actors(*overrides: str) -> int:
+        config = compose_train(list(overrides))
+        return num_actors(config, make_spec(config.env))
+
+    assert actors("env.engine=envpool") == 3
+    assert actors("env.engine=minigrid") == 4
+    assert actors("env.engine=minigrid", "runtime.num_actors=2") == 2
+    assert actors("env.engine=minigrid", "runtime=serial") == 1
+
+
+def test_there_are_buffers_for_a_whole_batch_and_one_more() -> None:
+    """With fewer, actors would wait for the learner to hand buffers back, and the learner for the last of its unrolls."""
+    words = ["env=conditional", "runtime.num_actors=1", "runtime.slots_per_actor=4", "learner.batch_size=16"]
+    config = compose_train(words)
+    assert unrolls_per_batch(config) == 4
+    assert buffers_per_actor(config, make_spec(config.env)) == 5
+    config = compose_train([*words, "runtime.buffers_per_actor=9"])
+    assert buffers_per_actor(config, make_spec(config.env)) == 9
