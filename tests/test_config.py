@@ -12,8 +12,8 @@ import yaml
 
 import conf
 from agents.builder import (
-    build_network,
     buffers_per_actor,
+    build_network,
     fresh_columns,
     num_actors,
     replayed_columns,
