@@ -214,7 +214,8 @@ def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> N
 
 def choice(*overrides: str) -> str:
     config = compose_train(["env=conditional", "context=task", "runtime=local", "runtime.num_actors=4", *overrides])
-    return builder.inference(config, builder.build_network(config, make_spec(config.env)))
+    env = make_spec(config.env)
+    return builder.inference(config, env, builder.build_network(config, env))
 
 
 def test_auto_lets_actors_act_by_themselves_on_the_processor() -> None:
