@@ -257,9 +257,9 @@ def test_changed_keys_are_those_that_were_asked_for() -> None:
         ("learner.replay_fraction=1.0", ("learner.replay_fraction=1.0", "below 1")),
         ("learner.replay_fraction=-0.5", ("learner.replay_fraction=-0.5",)),
         ("learner.replay_fraction=nan", ("learner.replay_fraction=nan",)),
-        ("learner.replay_fraction=0.3", ("learner.replay_fraction=0.3", "32 columns", "learner.batch_size=32")),
+        ("learner.replay_fraction=0.3", ("learner.replay_fraction=0.3", "16 columns", "learner.batch_size=16")),
         ("learner.replay_fraction=0.999", ("learner.replay_fraction=0.999", "no fresh one")),
-        ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "28 fresh", "runtime.slots_per_actor=192")),
+        ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "14 fresh", "runtime.slots_per_actor=192")),
         ("learner.replay_size=-1", ("learner.replay_size=-1",)),
         ("stop_at_success=1.5", ("stop_at_success=1.5",)),
         ("torso.hidden=[0]", ("torso.hidden",)),
@@ -316,8 +316,8 @@ def test_an_update_is_made_of_fresh_and_replayed_columns(
 
 
 def test_a_replay_holds_at_least_what_is_drawn() -> None:
-    assert "at least 16" in refusal("learner.replay_fraction=0.5", "learner.replay_size=15")
-    compose_train(["learner.replay_fraction=0.5", "learner.replay_size=16"])
+    assert "at least 8" in refusal("learner.replay_fraction=0.5", "learner.replay_size=7")
+    compose_train(["learner.replay_fraction=0.5", "learner.replay_size=8"])
     compose_train(["learner.replay_size=0"])
 
 
