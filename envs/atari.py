@@ -144,8 +144,8 @@ class AleEngine:
         # All channels of a pixel are one little-endian integer, the newest in its highest byte: pushing a picture is
         # one shift and one write, a tenth of the time of moving channels that the engine keeps apart.
         self._stack = np.zeros((size, side, side), f"<u{config.frame_stack}")
-        image = self._stack.view(np.uint8).reshape(size, side, side, config.frame_stack)
-        self.observation: Arrays = {"image": image}
+        self._image = self._stack.view(np.uint8).reshape(size, side, side, config.frame_stack)
+        self.observation: Arrays = {"image": self._image.copy()}
         height, width = self._emulators[0].getScreenDims()
         self._last, self._last_but_one = np.zeros((2, height, width), np.uint8)
         self._picture = np.zeros((size, side, side), np.uint8)
@@ -166,7 +166,8 @@ class AleEngine:
         self._terminated[:] = self._truncated[:] = False
         for slot in range(len(self._slots)):
             self._begin_game(slot)
-        self.observation["image"][:] = self._picture[..., None]
+        self._image[:] = self._picture[..., None]
+        self.observation["image"][:] = self._image
 
     def step(self, actions: NDArray[np.int32]) -> Outcome:
         ended = self._terminated | self._truncated
@@ -177,8 +178,10 @@ class AleEngine:
             else:
                 self._advance(slot, self._actions[slot][action], sticky[slot])
         self._stack >>= 8
-        self.observation["image"][..., -1] = self._picture
-        self.observation["image"][ended] = self._picture[ended, ..., None]
+        self._image[..., -1] = self._picture
+        self._image[ended] = self._picture[ended, ..., None]
+        # The stack goes on from here; the observation may lie elsewhere at every step.
+        self.observation["image"][:] = self._image
         return self._reward, self._terminated, self._truncated
 
     def _draw_sticky(self) -> NDArray[np.bool_]:

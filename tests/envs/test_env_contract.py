@@ -17,7 +17,7 @@ from envs.conditional import ConditionalConfig
 from envs.contract import EnvConfig
 from envs.spec import Slot, Split
 from envs.suites import make_env, make_spec
-from envs.vector import SuiteVectorEnv
+from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
 
 # Slots in an order that no engine would choose by itself.
 TASKS_OF_SLOTS = (1, 0, 1, 2, 0, 2, 1)
@@ -141,6 +141,20 @@ def test_the_step_after_an_end_is_the_reset_and_statistics_equal_a_naive_recount
             else:
                 assert np.isnan(info["episode_return"]) and np.isnan(info["success"]) and info["episode_length"] == 0
     assert ended_somewhere > 10
+
+
+def test_observations_are_written_whole_where_they_are_told_to(config: EnvConfig) -> None:
+    """Into other arrays at every step, full of something else, as an actor has them in a trajectory."""
+    with opened(config) as env:
+        expected = [frame["observation"] for frame in play(env, 60)]
+    with opened(config) as env:
+        env.reset()
+        for action, wanted in zip(actions_for(env, 60), expected[1:], strict=True):
+            places = {key: np.full_like(wanted[key], 7) for key in WRITTEN_IN_PLACE if key in wanted}
+            env.write_into(places)
+            observation = env.step(action)[0]
+            assert same(copied(observation), wanted)
+            assert all(observation[key] is place for key, place in places.items())
 
 
 def test_the_same_seed_gives_the_same_trajectory(config: EnvConfig) -> None:
