@@ -205,9 +205,6 @@ def play(
         trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(quota), actor.policy.core_state.shape[1]))
         while any(len(episodes) < wanted for episodes, wanted in zip(played, quota, strict=True)):
             actor.unroll(trajectory)
-            # Modulations are kept by context until the weights change, and here they never do: a level with millions of
-            # instructions would fill the memory.
-            actor.policy.weights_changed()
             returns, lengths, successes = (
                 trajectory[key].numpy() for key in ("episode_return", "episode_length", "success")
             )
