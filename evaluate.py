@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agents.builder import num_cores
 from agents.checkpoint import find_checkpoint
 from agents.evaluation import evaluation_spec, load_agent, make_actor, play, quotas
 from agents.evaluation_report import home, prepare_output, report, table, write_report
+from agents.plan import num_cores
 from agents.runtime.process import configure_process
 from agents.video import check_video, file_names, record
 from conf.loading import compose_evaluate, to_dict

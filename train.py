@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from agents import builder
+from agents import builder, plan
 from agents.bottleneck import limited_by
 from agents.checkpoint import save_checkpoint
 from agents.clock import Clock
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(config: TrainConfig, env: EnvSpec) -> int:
     """One run, from its start or its newest checkpoint to its end or an interruption. Returns the exit code."""
     interruption = Interruption()
-    configure_process(builder.learner_threads(config, env))
+    configure_process(plan.learner_threads(config, env))
     torch.manual_seed(config.seed)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
@@ -74,7 +74,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     if saved:
         seconds = restore(saved, env, learner, statistics, positions)
     builder.check_fits(config, env, network)
-    fresh, replayed, passes = builder.fresh_columns(config), builder.replayed_columns(config), config.learner.passes
+    fresh, replayed, passes = plan.fresh_columns(config), plan.replayed_columns(config), config.learner.passes
     folder = claim(config, env)
 
     with Display(config.total_frames, enabled=config.display) as display:

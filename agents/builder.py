@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-import torch
-
+from agents import plan
 from agents.actor import ActingPolicy, Actor
 from agents.bottleneck import Facts
 from agents.fusion import FUSIONS, Fusion
@@ -26,9 +24,6 @@ from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suites import make_env
-
-MOST_COPIES = 0.25
-"""Share of the main memory that the actors' own networks may take before `runtime.inference=auto` prefers one server."""
 
 
 def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
@@ -97,7 +92,7 @@ def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> L
         clip_pg_rho=learner.clip_pg_rho,
         lambda_=learner.lambda_,
         max_refused=learner.max_refused,
-        autocast=autocast_dtype(config),
+        autocast=plan.autocast_dtype(config),
     )
 
 
@@ -126,7 +121,7 @@ class ActorFactory:
         """A policy for so many slots, with the learner's network or one of its own."""
         if network is None:
             network = build_network(self.config, self.env)
-        return Policy(network, slots, autocast=autocast_dtype(self.config))
+        return Policy(network, slots, autocast=plan.autocast_dtype(self.config))
 
 
 def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions) -> list[Slot]:
@@ -151,7 +146,7 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
     Raises:
         InputError: fewer slots than tasks, or more memory than there is.
     """
-    actors, width = num_actors(config, env), config.runtime.slots_per_actor
+    actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
     if actors * width < len(env.tasks):
         raise InputError(
             f"runtime.slots_per_actor={width} times {actors} actors leaves some of the {len(env.tasks)} tasks without a slot: "
@@ -165,13 +160,16 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
     """Bytes of trajectories and weights that the actors and the learner of a local run share."""
     spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
-    return num_actors(config, env) * buffers_per_actor(config, env) * num_bytes(spec) + 2 * 4 * network.num_parameters
+    return (
+        plan.num_actors(config, env) * plan.buffers_per_actor(config, env) * num_bytes(spec)
+        + 2 * 4 * network.num_parameters
+    )
 
 
 def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, str]:
     """What is about to run, for the banner."""
     network = learner.network
-    actors, width, length = num_actors(config, env), config.runtime.slots_per_actor, config.learner.unroll_length
+    actors, width, length = plan.num_actors(config, env), config.runtime.slots_per_actor, config.learner.unroll_length
     engine = f" on {env.engine}" if env.engine else ""
     precision = "bf16 (weights, losses and optimiser fp32)" if learner.autocast else "fp32"
     rows = {
@@ -180,14 +178,14 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
         f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}; {network.num_parameters:,} parameters",
         "runtime": f"{config.runtime.name}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each, "
         f"{_inference_in_words(config, env, network)}; "
-        f"learner {learner_threads(config, env)} threads, {precision}",
-        "batch": f"{length} steps x {batch_columns(config)} columns, {config.learner.passes} passes",
+        f"learner {plan.learner_threads(config, env)} threads, {precision}",
+        "batch": f"{length} steps x {plan.batch_columns(config)} columns, {config.learner.passes} passes",
         "memory": f"{shared_memory(config, env, network) / 2**20:,.0f} MiB of trajectories and weights",
-        "replay": f"{replayed_columns(config)} of the {batch_columns(config)} columns, from the last "
+        "replay": f"{plan.replayed_columns(config)} of the {plan.batch_columns(config)} columns, from the last "
         f"{config.learner.replay_size:,}; {replay_bytes(replay_spec(config, env, network)) / 2**20:,.0f} MiB",
         "frames": f"{config.total_frames:,}, seed {config.seed}",
     }
-    if not replayed_columns(config):
+    if not plan.replayed_columns(config):
         del rows["replay"]
     if learner.state.updates:
         rows["resumes"] = f"at {learner.state.updates:,} updates, {learner.state.steps * env.action_repeat:,} frames"
@@ -199,37 +197,37 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
 def _inference_in_words(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
     if config.runtime.name == "serial":
         return "the learner's network acts"
-    if inference(config, env, network) == "actor":
+    if plan.inference(config, env, network) == "actor":
         return "each acts by itself (inference=actor)"
-    return f"one server with {server_threads(config)} thread acts for all (inference=server)"
+    return f"one server with {plan.server_threads(config)} thread acts for all (inference=server)"
 
 
 def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
     """What advice on the run's speed depends on."""
-    automatic = _automatic_inference(config, env, learner.network)
+    automatic = plan.automatic_inference(config, env, learner.network)
     return Facts(
         runtime=config.runtime.name,
-        num_cores=num_cores(),
-        num_actors=num_actors(config, env),
+        num_cores=plan.num_cores(),
+        num_actors=plan.num_actors(config, env),
         actor_threads=config.runtime.actor_threads,
-        learner_threads=learner_threads(config, env),
+        learner_threads=plan.learner_threads(config, env),
         slots_per_actor=config.runtime.slots_per_actor,
-        buffers_per_actor=buffers_per_actor(config, env),
+        buffers_per_actor=plan.buffers_per_actor(config, env),
         least_actors=-(-len(env.tasks) // config.runtime.slots_per_actor),
-        batch_size=batch_columns(config),
+        batch_size=plan.batch_columns(config),
         passes=config.learner.passes,
         core_size=config.core.size,
         checkpoint_seconds=config.checkpoint_seconds,
         log_seconds=config.log_seconds,
-        better_inference="" if inference(config, env, learner.network) == automatic else automatic,
-        can_use_bf16=learner.autocast is None and has_bf16(),
+        better_inference="" if plan.inference(config, env, learner.network) == automatic else automatic,
+        can_use_bf16=learner.autocast is None and plan.has_bf16(),
         faster_engine="envpool" if env.engine == "minigrid" else "",
     )
 
 
 def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dict[str, ArraySpec]:
     """A trajectory as wide as the replay; of no columns without one."""
-    columns = config.learner.replay_size if replayed_columns(config) else 0
+    columns = config.learner.replay_size if plan.replayed_columns(config) else 0
     return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
 
 
@@ -242,10 +240,10 @@ def build_runtime(
     config: TrainConfig, env: EnvSpec, network: AgentNetwork, positions: Positions, version: int
 ) -> Runtime:
     """The runtime of the configuration, its actors started. `version` numbers the weights that `network` has."""
-    actors, width = num_actors(config, env), config.runtime.slots_per_actor
+    actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
     factory = ActorFactory(config=config, env=env, positions=positions)
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
-    unrolls = unrolls_per_batch(config)
+    unrolls = plan.unrolls_per_batch(config)
     runtime: Runtime
     if config.runtime.name == "serial":
         runtime = SerialRuntime(factory, network, spec, num_actors=actors, unrolls_per_batch=unrolls, version=version)
@@ -257,126 +255,14 @@ def build_runtime(
             num_actors=actors,
             unrolls_per_batch=unrolls,
             actor_threads=config.runtime.actor_threads,
-            buffers_per_actor=buffers_per_actor(config, env),
+            buffers_per_actor=plan.buffers_per_actor(config, env),
             version=version,
-            make_policy=factory.policy if inference(config, env, network) == "server" else None,
-            server_threads=server_threads(config),
+            make_policy=factory.policy if plan.inference(config, env, network) == "server" else None,
+            server_threads=plan.server_threads(config),
         )
     runtime.positions.unrolls.update(positions.unrolls)
     runtime.positions.episodes.update(positions.episodes)
     return runtime
-
-
-def batch_columns(config: TrainConfig) -> int:
-    """B: columns of one update, fresh and replayed ones."""
-    return config.learner.batch_size or config.runtime.slots_per_actor
-
-
-def replayed_columns(config: TrainConfig) -> int:
-    """Columns of one update that come from the replay."""
-    return round(config.learner.replay_fraction * batch_columns(config))
-
-
-def fresh_columns(config: TrainConfig) -> int:
-    """Columns of one update that come from the actors."""
-    return batch_columns(config) - replayed_columns(config)
-
-
-def unrolls_per_batch(config: TrainConfig) -> int:
-    """Unrolls that are collected together: as many as one update needs. One, when a single unroll makes several updates."""
-    return max(1, fresh_columns(config) // config.runtime.slots_per_actor)
-
-
-def buffers_per_actor(config: TrainConfig, env: EnvSpec) -> int:
-    """runtime.buffers_per_actor, but enough for a whole batch and one more: with fewer, learner and actors would wait for each other."""
-    return max(config.runtime.buffers_per_actor, -(-unrolls_per_batch(config) // num_actors(config, env)) + 1)
-
-
-def num_actors(config: TrainConfig, env: EnvSpec) -> int:
-    """runtime.num_actors, or the machine's choice: one for each core but the learner's.
-
-    An environment that takes most of the time gets that core too. The learner then works for a fraction of the time, in which the actors
-    share what is left: 1.6 times the steps per second on two cores (docs/performance.md).
-    """
-    if config.runtime.num_actors:
-        return config.runtime.num_actors
-    if config.runtime.name == "serial":
-        return 1
-    return max(1, num_cores() - (not env.slow))
-
-
-def acting_device(config: TrainConfig) -> torch.device:
-    """Where the policy runs. One place, for the day it can be chosen."""
-    return torch.device("cpu")
-
-
-def inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
-    """runtime.inference, or the choice of `auto`."""
-    return (
-        _automatic_inference(config, env, network) if config.runtime.inference == "auto" else config.runtime.inference
-    )
-
-
-def _automatic_inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
-    """`server` where one copy of the network has to serve all actors, else `actor`.
-
-    That is on any device but the processor, and where the actors' copies would take more than MOST_COPIES of the machine's memory. Size in
-    multiply-adds alone is no reason: on the processor a server computes on the same cores as the actors it computes for, which wait
-    meanwhile. With IMPALA's deep net and 2 actors of 32 slots on 2 cores it reached half of their speed, with the small grid net
-    0.6 of it (docs/architecture.md).
-    """
-    actors = num_actors(config, env)
-    if config.runtime.name == "serial" or actors == 1:
-        return "actor"
-    # In low precision an actor keeps the full network beside the one that acts (agents/policy.py).
-    copies = actors * network.num_parameters * (4 if autocast_dtype(config) is None else 8)
-    return "server" if acting_device(config).type != "cpu" or copies > MOST_COPIES * memory() else "actor"
-
-
-def memory() -> int:
-    """Bytes of main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def server_threads(config: TrainConfig) -> int:
-    """Compute threads of the inference server: as many as one actor has. More than there are free cores make it many times slower."""
-    return config.runtime.actor_threads
-
-
-def learner_threads(config: TrainConfig, env: EnvSpec) -> int:
-    """runtime.learner_threads, or what the actors leave; one for `serial`, so that its sums do not depend on the machine's size."""
-    if config.runtime.learner_threads:
-        return config.runtime.learner_threads
-    if config.runtime.name == "serial":
-        return 1
-    return max(1, num_cores() - num_actors(config, env) * config.runtime.actor_threads)
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def autocast_dtype(config: TrainConfig) -> torch.dtype | None:
-    """bfloat16 where asked for or, by `auto`, where the processor multiplies it and reproducibility is not the point."""
-    if config.precision == "bf16":
-        return torch.bfloat16
-    if config.precision == "auto" and config.runtime.name != "serial" and has_bf16():
-        return torch.bfloat16
-    return None
-
-
-def has_bf16() -> bool:
-    """Whether this processor has instructions for bfloat16 products."""
-    capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
-    if "AVX512" not in capabilities:
-        return False
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _build_fusion(config: TrainConfig, x_size: int, z_size: int, out_size: int) -> Fusion:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents import builder
+from agents import builder, plan
 from agents.policy import Policy
 from agents.runtime.base import Positions, concatenate
 from agents.trajectory import OBSERVED, Trajectory, minibatches, trajectory_spec
@@ -41,22 +41,22 @@ def collect(config: TrainConfig, env: EnvSpec, count: int) -> list[Trajectory]:
 
 def updates(config: TrainConfig, unrolls: Sequence[Trajectory]) -> list[Trajectory]:
     """The batches that the learner makes of such unrolls: several of them joined, or parts of one."""
-    joined = builder.unrolls_per_batch(config)
+    joined = plan.unrolls_per_batch(config)
     groups = [unrolls[first : first + joined] for first in range(0, len(unrolls) - joined + 1, joined)]
     batches = [concatenate(group) for group in groups]
-    parts = [part for batch in batches for part in minibatches(batch, builder.batch_columns(config))]
+    parts = [part for batch in batches for part in minibatches(batch, plan.batch_columns(config))]
     return [{key: value.clone() for key, value in part.items()} for part in parts]
 
 
 def make_policy(config: TrainConfig, env: EnvSpec, slots: int) -> Policy:
     """The policy of an actor with that many slots, with a fresh network."""
     torch.manual_seed(config.seed)
-    return Policy(builder.build_network(config, env), slots, autocast=builder.autocast_dtype(config))
+    return Policy(builder.build_network(config, env), slots, autocast=plan.autocast_dtype(config))
 
 
 def precision(config: TrainConfig) -> str:
     """The precision of torso and core, as the configuration names it."""
-    return "fp32" if builder.autocast_dtype(config) is None else "bf16"
+    return "fp32" if plan.autocast_dtype(config) is None else "bf16"
 
 
 def acting(policy: Policy, unrolls: Sequence[Trajectory]) -> Callable[[], float]:

@@ -25,7 +25,7 @@ from functools import partial
 
 import torch
 
-from agents import builder
+from agents import builder, plan
 from agents.runtime.process import configure_process
 from agents.trajectory import Trajectory
 from benchmarks.batches import RandomPlay, acting, collect, make_policy, precision, updates
@@ -46,12 +46,12 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     """Rows env, act, train, run and bound."""
     options = parse(arguments, rounds=5, seconds=2.0)
     config, env = configured(options.overrides)
-    actors, cores = builder.num_actors(config, env), builder.num_cores()
+    actors, cores = plan.num_actors(config, env), plan.num_cores()
     configure_process(1)
-    unrolls = collect(config, env, max(2, builder.unrolls_per_batch(config) * UPDATES))
+    unrolls = collect(config, env, max(2, plan.unrolls_per_batch(config) * UPDATES))
     player = RandomPlay(config, env)
     policy = make_policy(config, env, unrolls[0]["action"].shape[1])
-    learn, threads = learning(config, env, updates(config, unrolls)[:UPDATES]), builder.learner_threads(config, env)
+    learn, threads = learning(config, env, updates(config, unrolls)[:UPDATES]), plan.learner_threads(config, env)
     parts: dict[str, Callable[[], Cost]] = {
         "env": partial(cost, player.play, options.seconds),
         "act": partial(cost, acting(policy, unrolls), options.seconds),

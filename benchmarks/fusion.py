@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents import builder
+from agents import builder, plan
 from agents.fusion import FUSIONS, SITES
 from agents.network.agent import AgentNetwork
 from agents.runtime.process import configure_process
@@ -84,7 +84,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     data = {}
     for case in cases:
         config, env = configs[Key(case, sites[0], REFERENCE)]
-        unrolls = collect(config, env, max(1, builder.unrolls_per_batch(config)) * BATCHES)
+        unrolls = collect(config, env, max(1, plan.unrolls_per_batch(config)) * BATCHES)
         data[case] = unrolls, updates(config, unrolls)[:BATCHES]
     work = {key: prepare(*configs[key], *data[key.case]) for key in configs}
     memory = {

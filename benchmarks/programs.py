@@ -27,7 +27,7 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from agents import builder
+from agents import builder, plan
 from agents.runtime.base import Positions
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError
@@ -184,9 +184,9 @@ class Programs:
         config, env = configured(arguments)
         slots = len(builder.actor_slots(config, env, 0, Positions()))
         # Full and half-full buffers, the batch that is being learned from, and what came after the last log row.
-        unrolls = builder.num_actors(config, env) * builder.buffers_per_actor(
-            config, env
-        ) + 2 * builder.unrolls_per_batch(config)
+        unrolls = plan.num_actors(config, env) * plan.buffers_per_actor(config, env) + 2 * plan.unrolls_per_batch(
+            config
+        )
         in_flight = unrolls * slots * config.learner.unroll_length if config.runtime.name != "serial" else 0
         folder = self._make_folder()
         run = folder / "run"

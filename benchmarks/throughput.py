@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from agents import builder
+from agents import plan
 from benchmarks.cases import chosen, configurations, named
 from benchmarks.options import Row, parse, report
 from benchmarks.programs import SHARES, Programs, Turn
@@ -62,7 +62,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             "case": name,
             **speeds(readings),
             **(layout(*configs[name]) if name in configs else {}),
-            "cores": builder.num_cores(),
+            "cores": plan.num_cores(),
             "rounds": options.rounds,
             "seconds": options.seconds,
             "arguments": cases.get(name) or commands.get(name, []),
@@ -82,9 +82,9 @@ def speeds(turns: Sequence[Turn]) -> Row:
 def layout(config: TrainConfig, env: EnvSpec) -> Row:
     """Processes and threads of a run."""
     return {
-        "actors": builder.num_actors(config, env),
+        "actors": plan.num_actors(config, env),
         "actor_threads": config.runtime.actor_threads,
-        "learner_threads": builder.learner_threads(config, env),
+        "learner_threads": plan.learner_threads(config, env),
     }
 
 

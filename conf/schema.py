@@ -118,7 +118,7 @@ class RuntimeConfig:
             (serial: one).
         slots_per_actor: environments of each actor.
         inference: `actor` (each acts with a network of its own), `server` (one process acts for all of them, on whatever is ready), or
-            `auto` (agents.builder.inference).
+            `auto` (agents.plan.inference).
         actor_threads, learner_threads: compute threads; 0 for the learner = what the actors leave (serial: one).
         buffers_per_actor: unrolls an actor may be ahead; never fewer than a batch takes from it and one.
     """

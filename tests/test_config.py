@@ -11,18 +11,12 @@ import torch
 import yaml
 
 import conf
-from agents.builder import (
-    buffers_per_actor,
-    build_network,
-    fresh_columns,
-    num_actors,
-    replayed_columns,
-    unrolls_per_batch,
-)
+from agents.builder import build_network
 from agents.fusion import FUSIONS, SITES
 from agents.network.context import CONTEXTS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
+from agents.plan import buffers_per_actor, fresh_columns, num_actors, replayed_columns, unrolls_per_batch
 from conf.loading import (
     changed_keys,
     compose_evaluate,
@@ -415,7 +409,7 @@ def test_every_option_can_be_compared_and_is_plain_data() -> None:
 
 
 def test_the_machine_chooses_the_number_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.builder.num_cores", lambda: 4)
+    monkeypatch.setattr("agents.plan.num_cores", lambda: 4)
 
     def actors(*overrides: str) -> int:
         config = compose_train(list(overrides))

@@ -100,20 +100,34 @@ def test_the_mathematics_knows_tensors_only(name: str) -> None:
 @pytest.mark.parametrize("path", [path for path in TREES if path.startswith("agents/runtime/")])
 def test_runtimes_do_not_know_the_algorithm(path: str) -> None:
     assert not offenders(
-        path, "agents.learner", "agents.vtrace", "agents.popart", "agents.losses", "conf", "agents.builder"
+        path,
+        "agents.learner",
+        "agents.vtrace",
+        "agents.popart",
+        "agents.losses",
+        "conf",
+        "agents.builder",
+        "agents.plan",
     )
 
 
 @pytest.mark.parametrize("path", [path for path in TREES if path.startswith(("agents/network/", "agents/fusion/"))])
 def test_networks_know_neither_learner_nor_runtime_nor_config(path: str) -> None:
     assert not offenders(
-        path, "agents.learner", "agents.runtime", "agents.builder", "agents.policy", "agents.actor", "conf"
+        path,
+        "agents.learner",
+        "agents.runtime",
+        "agents.builder",
+        "agents.plan",
+        "agents.policy",
+        "agents.actor",
+        "conf",
     )
 
 
 def test_config_stops_at_the_builder() -> None:
-    """Modules below it take plain values; those that read and write run folders carry the config without looking into it."""
-    allowed = {"agents/builder.py", "agents/run_folder.py", *ENTRY_POINTS}
+    """And at the plan it asks. Modules below them take plain values; those that read and write run folders carry the config only."""
+    allowed = {"agents/builder.py", "agents/plan.py", "agents/run_folder.py", *ENTRY_POINTS}
     prefixes = ("conf/", "agents/evaluation", "ablation/", "studies/")
     users = {path for path in TREES if any(under(name, "conf") for name in imports(path))}
     assert {path for path in users if not path.startswith(prefixes)} <= allowed

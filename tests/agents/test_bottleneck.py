@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import agents.clock
 import train
-from agents import builder
+from agents import builder, plan
 from agents.actor import Actor
 from agents.bottleneck import Facts, Seconds, TimeShares, limited_by
 from agents.builder import ActorFactory
@@ -415,7 +415,7 @@ def slow_env(patch: pytest.MonkeyPatch, cores: int = 2) -> None:
         return SlowActors(env_sleep=0.05, **fields)
 
     patch.setattr(builder, "ActorFactory", make)
-    patch.setattr(builder, "num_cores", lambda: cores)
+    patch.setattr(plan, "num_cores", lambda: cores)
 
 
 def few_actors(patch: pytest.MonkeyPatch) -> None:
@@ -423,12 +423,12 @@ def few_actors(patch: pytest.MonkeyPatch) -> None:
 
 
 def big_net(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(builder, "num_cores", lambda: 2)
+    patch.setattr(plan, "num_cores", lambda: 2)
     patch.setattr(Learner, "step", slowed(Learner.step, 0.2))
 
 
 def slow_disk(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(builder, "num_cores", lambda: 2)
+    patch.setattr(plan, "num_cores", lambda: 2)
     patch.setattr(train, "save_checkpoint", slowed(lambda *arguments: None, 0.2))
 
 

@@ -16,7 +16,7 @@ from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingA
 from fakes import fake_batch, fake_config, fake_env, fake_network
 
 import agents.runtime.local
-from agents import builder
+from agents import builder, plan
 from agents.fusion import FUSIONS
 from agents.policy import Policy
 from agents.runtime.base import ActorError, Positions, Runtime, allocate
@@ -215,7 +215,7 @@ def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> N
 def choice(*overrides: str) -> str:
     config = compose_train(["env=conditional", "context=task", "runtime=local", "runtime.num_actors=4", *overrides])
     env = make_spec(config.env)
-    return builder.inference(config, env, builder.build_network(config, env))
+    return plan.inference(config, env, builder.build_network(config, env))
 
 
 def test_auto_lets_actors_act_by_themselves_on_the_processor() -> None:
@@ -224,7 +224,7 @@ def test_auto_lets_actors_act_by_themselves_on_the_processor() -> None:
 
 
 def test_auto_takes_a_server_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder, "acting_device", lambda config: torch.device("cuda"))
+    monkeypatch.setattr(plan, "acting_device", lambda config: torch.device("cuda"))
     assert choice() == "server"
     assert choice("runtime.inference=actor") == choice("runtime=serial") == choice("runtime.num_actors=1") == "actor"
 
@@ -234,5 +234,5 @@ def test_auto_takes_a_server_for_networks_that_memory_does_not_hold_many_times(m
     network = builder.build_network(config, make_spec(config.env))
     copies = 4 * 4 * network.num_parameters
     for memory, expected in ((4 * copies, "actor"), (4 * copies - 4, "server")):
-        monkeypatch.setattr(builder, "memory", lambda memory=memory: memory)
+        monkeypatch.setattr(plan, "memory", lambda memory=memory: memory)
         assert choice("precision=fp32") == expected

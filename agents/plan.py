@@ -1,0 +1,127 @@
+"""What a configuration comes to on this machine: columns, actors, threads, buffers, precision, and where the policy runs.
+
+Every `auto` and every 0 of the `runtime` and `learner` groups is decided here, from the cores, the memory and the processor.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from agents.network.agent import AgentNetwork
+from conf.schema import TrainConfig
+from envs.spec import EnvSpec
+
+MOST_COPIES = 0.25
+"""Share of the main memory that the actors' own networks may take before `runtime.inference=auto` prefers one server."""
+
+
+def batch_columns(config: TrainConfig) -> int:
+    """B: columns of one update, fresh and replayed ones."""
+    return config.learner.batch_size or config.runtime.slots_per_actor
+
+
+def replayed_columns(config: TrainConfig) -> int:
+    """Columns of one update that come from the replay."""
+    return round(config.learner.replay_fraction * batch_columns(config))
+
+
+def fresh_columns(config: TrainConfig) -> int:
+    """Columns of one update that come from the actors."""
+    return batch_columns(config) - replayed_columns(config)
+
+
+def unrolls_per_batch(config: TrainConfig) -> int:
+    """Unrolls that are collected together: as many as one update needs. One, when a single unroll makes several updates."""
+    return max(1, fresh_columns(config) // config.runtime.slots_per_actor)
+
+
+def buffers_per_actor(config: TrainConfig, env: EnvSpec) -> int:
+    """runtime.buffers_per_actor, but enough for a whole batch and one more: with fewer, learner and actors would wait for each other."""
+    return max(config.runtime.buffers_per_actor, -(-unrolls_per_batch(config) // num_actors(config, env)) + 1)
+
+
+def num_actors(config: TrainConfig, env: EnvSpec) -> int:
+    """runtime.num_actors, or the machine's choice: one for each core but the learner's.
+
+    An environment that takes most of the time gets that core too. The learner then works for a fraction of the time, in which the actors
+    share what is left: 1.6 times the steps per second on two cores (docs/performance.md).
+    """
+    if config.runtime.num_actors:
+        return config.runtime.num_actors
+    if config.runtime.name == "serial":
+        return 1
+    return max(1, num_cores() - (not env.slow))
+
+
+def acting_device(config: TrainConfig) -> torch.device:
+    """Where the policy runs. One place, for the day it can be chosen."""
+    return torch.device("cpu")
+
+
+def inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
+    """runtime.inference, or the choice of `auto`."""
+    return automatic_inference(config, env, network) if config.runtime.inference == "auto" else config.runtime.inference
+
+
+def automatic_inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
+    """`server` where one copy of the network has to serve all actors, else `actor`.
+
+    That is on any device but the processor, and where the actors' copies would take more than MOST_COPIES of the machine's memory. Size in
+    multiply-adds alone is no reason: on the processor a server computes on the same cores as the actors it computes for, which wait
+    meanwhile. With IMPALA's deep net and 2 actors of 32 slots on 2 cores it reached half of their speed, with the small grid net
+    0.6 of it (docs/performance.md).
+    """
+    actors = num_actors(config, env)
+    if config.runtime.name == "serial" or actors == 1:
+        return "actor"
+    # In low precision an actor keeps the full network beside the one that acts (agents/policy.py).
+    copies = actors * network.num_parameters * (4 if autocast_dtype(config) is None else 8)
+    return "server" if acting_device(config).type != "cpu" or copies > MOST_COPIES * memory() else "actor"
+
+
+def memory() -> int:
+    """Bytes of main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def server_threads(config: TrainConfig) -> int:
+    """Compute threads of the inference server: as many as one actor has. More than there are free cores make it many times slower."""
+    return config.runtime.actor_threads
+
+
+def learner_threads(config: TrainConfig, env: EnvSpec) -> int:
+    """runtime.learner_threads, or what the actors leave; one for `serial`, so that its sums do not depend on the machine's size."""
+    if config.runtime.learner_threads:
+        return config.runtime.learner_threads
+    if config.runtime.name == "serial":
+        return 1
+    return max(1, num_cores() - num_actors(config, env) * config.runtime.actor_threads)
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def autocast_dtype(config: TrainConfig) -> torch.dtype | None:
+    """bfloat16 where asked for or, by `auto`, where the processor multiplies it and reproducibility is not the point."""
+    if config.precision == "bf16":
+        return torch.bfloat16
+    if config.precision == "auto" and config.runtime.name != "serial" and has_bf16():
+        return torch.bfloat16
+    return None
+
+
+def has_bf16() -> bool:
+    """Whether this processor has instructions for bfloat16 products."""
+    capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
+    if "AVX512" not in capabilities:
+        return False
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
