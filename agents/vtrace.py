@@ -56,12 +56,12 @@ def vtrace(
     next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])
     deltas = clipped_rhos * (rewards + discounts * next_values - values)
     decay = discounts * cs
-    errors = torch.empty_like(values)
-    error = torch.zeros_like(bootstrap_value)
-    for t in range(values.shape[0] - 1, -1, -1):
-        error = torch.addcmul(deltas[t], decay[t], error)
-        errors[t] = error
-    vs = values + errors
+    # Rows taken out once: one operation for each step of the recursion.
+    error, errors = torch.zeros_like(bootstrap_value), []
+    for delta, kept in zip(reversed(deltas.unbind()), reversed(decay.unbind()), strict=True):
+        error = torch.addcmul(delta, kept, error)
+        errors.append(error)
+    vs = values + torch.stack(errors[::-1])
     next_vs = torch.cat([vs[1:], bootstrap_value.unsqueeze(0)])
     pg_advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_vs - values)
     return VTrace(vs, pg_advantages)

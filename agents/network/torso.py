@@ -19,12 +19,13 @@ Observation = Mapping[str, Tensor]
 
 
 class GridTorso(nn.Module):
-    """Symbolic grid: every cell is a few integer codes. The small convolutional net that MiniGrid and BabyAI agents usually have:
-    conv 2x2, max-pool 2x2, conv 2x2, conv 2x2, linear, ReLU after each. Grids below 7x7 go without the pooling.
+    """Symbolic grid: every cell is a few integer codes; three 2x2 convolutions and a linear layer, ReLU after each.
 
     The first convolution reads the codes one-hot, which is the same function as an embedding of each code, summed over the code
     channels and then convolved - without a table to scatter gradients into. What an agent sees of a grid repeats: two of three
-    images of a batch are copies (measured on the default suite), so on the CPU each distinct one is seen once.
+    images of a learner's batch are copies (measured on the default suite), so with gradients on the CPU each distinct one is seen
+    once. Nothing is pooled: the max-pooling that MiniGrid agents often have takes less time and learned more slowly
+    (docs/performance.md).
 
     Args:
         shape: (H, W, C) of `image`, C code channels.
@@ -48,7 +49,6 @@ class GridTorso(nn.Module):
     ) -> None:
         super().__init__()
         height, width, _ = shape
-        self.pool = 2 if min(height, width) >= 7 else 1
         # Cells are looked up whole: a row of the table holds the one-hot codes of all channels side by side.
         cells = np.indices(symbol_counts).reshape(len(symbol_counts), -1)
         rows = [np.eye(count, dtype=np.float32)[codes] for count, codes in zip(symbol_counts, cells, strict=True)]
@@ -57,14 +57,16 @@ class GridTorso(nn.Module):
         self._keys = np.random.default_rng(0).integers(1 << 62, size=height * width, dtype=np.int64)
         sizes = [sum(symbol_counts), *channels]
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 2) for a, b in pairwise(sizes))
-        h, w = ((side - 1) // self.pool - len(channels) + 1 for side in (height, width))
-        self.linear = nn.Linear(channels[-1] * h * w + vector_size, size)
+        flat = channels[-1] * (height - len(channels)) * (width - len(channels))
+        self.linear = nn.Linear(flat + vector_size, size)
         self.size = size
 
     def forward(self, observation: Observation) -> Tensor:
         """One row of features per sample."""
         cell = self._cells(observation["image"])
-        distinct, sample = _distinct(cell, self._keys) if cell.device.type == "cpu" else (cell, None)
+        # Not while acting: hardly two slots see the same at the same time (160 of 192 images are distinct).
+        search = cell.device.type == "cpu" and torch.is_grad_enabled()
+        distinct, sample = _distinct(cell, self._keys) if search else (cell, None)
         x = self._convolve(distinct)
         if sample is None:
             return self._join(x, observation)
@@ -82,16 +84,13 @@ class GridTorso(nn.Module):
     def _convolve(self, cell: Tensor) -> Tensor:
         table = self.one_hot.to(_compute_dtype(self.linear.weight))
         x = table.index_select(0, cell.flatten()).view(*cell.shape, -1).permute(0, 3, 1, 2)
-        for number, convolution in enumerate(self.convolutions):
+        for convolution in self.convolutions:
             assert isinstance(convolution, nn.Conv2d)
             if x.shape[2:] == convolution.weight.shape[2:]:
                 # One output position: a linear layer, whose gradient costs a fifth of the convolution's.
                 x = F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)
             else:
                 x = convolution(x)
-            if number == 0 and self.pool > 1:
-                # Before the ReLU, with which it commutes: a quarter of the numbers are left for it.
-                x = F.max_pool2d(x, self.pool)
             x = x.relu_()
         return x.flatten(1)
 

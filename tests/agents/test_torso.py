@@ -25,10 +25,8 @@ def grid_images(samples: int, side: int = 7, distinct: int = 6) -> Tensor:
 def plain_grid(torso: GridTorso, image: Tensor, vector: Tensor | None) -> Tensor:
     codes = [F.one_hot(image[..., channel].long(), count) for channel, count in enumerate(COUNTS)]
     x = torch.cat(codes, dim=-1).permute(0, 3, 1, 2).to(torso.linear.weight.dtype)
-    for number, layer in enumerate(torso.convolutions):
+    for layer in torso.convolutions:
         x = F.relu(F.conv2d(x, layer.weight, layer.bias))  # type: ignore[arg-type]
-        if number == 0 and min(image.shape[1:3]) >= 7:
-            x = F.max_pool2d(x, 2)
     x = x.flatten(1) if vector is None else torch.cat([x.flatten(1), vector], dim=1)
     return F.relu(F.linear(x, torso.linear.weight, torso.linear.bias))
 
@@ -52,12 +50,15 @@ def test_grid_is_its_layers(side: int, vector_size: int, samples: int) -> None:
     )
 
 
-def test_grid_sees_each_distinct_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learning_grid_sees_each_distinct_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torso = GridTorso((7, 7, 3), COUNTS, 0, size=5)
     seen = []
-    monkeypatch.setattr(torso, "_convolve", lambda cell: seen.append(len(cell)) or torch.zeros(len(cell), 64))
+    monkeypatch.setattr(torso, "_convolve", lambda cell: seen.append(len(cell)) or torch.zeros(len(cell), 1024))
     assert torso({"image": grid_images(100, distinct=5)}).shape == (100, 5)
     assert seen == [5]
+    with torch.inference_mode():
+        torso({"image": grid_images(100, distinct=5)})
+    assert seen == [5, 100], "an actor's images are not searched"
 
 
 def test_grid_is_right_when_different_images_have_the_same_key() -> None:
