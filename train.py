@@ -126,7 +126,9 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                     report()
                 if clock.due("checkpoint", config.checkpoint_seconds):
                     save()
-            report()
+            # An end may fall on a log step, and a row about no time at all would say nothing.
+            if learner.state.updates > log.updates:
+                report()
             save()
         except (ActorError, NonFiniteError):
             # The learner stands between two updates: nothing of what it has learned is lost.

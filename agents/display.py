@@ -80,9 +80,10 @@ class Display:
             + (f" ({values['success']:.1%})" if "success" in values else "")
             for task, values in figures["tasks"].items()
         )
+        success = " (success)" if any("success" in values for values in figures["tasks"].values()) else ""
         self.say(
             f"{how}: {figures['frames']:,} frames, {figures['updates']:,} updates in {_clock(figures['seconds'])}, "
-            f"{figures['frames_per_second']:,.0f} frames/s; return (success) of the last episodes: {tasks}"
+            f"{figures['frames_per_second']:,.0f} frames/s; return{success} of the last episodes: {tasks}"
         )
         self.say(figures["limited_by"])
         verb = "evaluate.py" if figures["finished"] else "train.py resume=true"
@@ -93,7 +94,7 @@ class Display:
         if not self._enabled:
             return
         frames, speed = int(row["frames"]), row["frames_per_second"]
-        left = (self._total - frames) / speed if speed else math.inf
+        left = max(0, self._total - frames) / speed if speed else math.inf
         if self._live:
             self._bar.update(
                 self._task, completed=frames, frames=f"{frames:,} / {self._total:,} frames", eta=f"{_clock(left)} left"

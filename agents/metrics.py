@@ -108,6 +108,9 @@ class MetricsLog:
     Args:
         folder: of the run.
         updates: where the run goes on; lines and events past it, of a run that was killed after its last checkpoint, are dropped.
+
+    Attributes:
+        updates: of the last line; 0 before the first.
     """
 
     def __init__(self, folder: Path, updates: int) -> None:
@@ -115,11 +118,11 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "metrics.jsonl"
-        self._last = 0.0
+        self.updates = 0.0
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _updates_of(line) <= updates]
             write_whole(path, "".join(line + "\n" for line in kept))
-            self._last = max(map(_updates_of, kept), default=0.0)
+            self.updates = max(map(_updates_of, kept), default=0.0)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
 
@@ -130,9 +133,9 @@ class MetricsLog:
 
         A row for updates that have one already is dropped: an end may fall on a log step.
         """
-        if row["updates"] <= self._last:
+        if row["updates"] <= self.updates:
             return
-        self._last = row["updates"]
+        self.updates = row["updates"]
         row = row | {f"tasks/{task}/{key}": value for task, values in tasks.items() for key, value in values.items()}
         row |= {f"mean/{key}": value for key, value in mean_over_tasks(tasks).items()}
         row = {key: value for key, value in row.items() if not math.isnan(value)}

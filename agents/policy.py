@@ -57,6 +57,11 @@ class Policy:
         """Restarts the stream of sampled actions."""
         self._sampler.seed(seed)
 
+    @property
+    def modulation_bytes(self) -> int:
+        """Memory of the cached modulations: all that they will ever take, from the first step on."""
+        return self._cache.num_bytes
+
     @torch.no_grad()
     def weights_changed(self) -> None:
         """Takes over the weights of `network` and forgets every cached modulation."""
@@ -149,6 +154,11 @@ class ModulationCache:
         self._stored: Modulations = {}
         self._found: tuple[Segments, Modulations] | None = None
         self._found_for: Slots | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of what is stored, for `limit` contexts."""
+        return sum(part.nbytes for parts in self._stored.values() for part in parts)
 
     def clear(self) -> None:
         """Forgets everything."""

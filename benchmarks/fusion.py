@@ -11,7 +11,7 @@ modulations, on the same real data for all fusions. Fusions take turns; the firs
 
 One line of JSON each, and what matters is times_concat: cost over that of concat in the same round, {median, min, max}. cpu_times_concat is
 the same by processor time, the steadier figure on a machine with other work. learner_modulation_bytes is the most that one update
-held in modulations (the gradient takes as much again), acting_modulation_bytes what an actor's cache grows to in an unroll.
+held in modulations (the gradient takes as much again), acting_modulation_bytes what an actor's cache takes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor
 from agents import builder, plan
 from agents.fusion import FUSIONS, SITES
 from agents.network.agent import AgentNetwork
+from agents.policy import Policy
 from agents.runtime.process import configure_process
 from agents.trajectory import Trajectory
 from benchmarks.batches import acting, collect, make_policy, precision, updates
@@ -57,12 +58,12 @@ class Key(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is measured for a key: one learner update, and one unroll of acting, and the network that both condition with."""
+    """What is measured for a key: one update of the network, and one unroll of acting with the policy."""
 
     learn: Callable[[], float]
     act: Callable[[], float]
-    learner_network: AgentNetwork
-    acting_network: AgentNetwork
+    network: AgentNetwork
+    policy: Policy
 
 
 def measure(arguments: list[str]) -> Iterator[Row]:
@@ -87,9 +88,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         unrolls = collect(config, env, max(1, plan.unrolls_per_batch(config)) * BATCHES)
         data[case] = unrolls, updates(config, unrolls)[:BATCHES]
     work = {key: prepare(*configs[key], *data[key.case]) for key in configs}
-    memory = {
-        key: (held(item.learner_network, item.learn), held(item.acting_network, item.act)) for key, item in work.items()
-    }
+    learner_bytes = {key: held(item.network, item.learn) for key, item in work.items()}
     learning = take_turns(
         {key: partial(cost, item.learn, options.seconds) for key, item in work.items()}, options.rounds
     )
@@ -106,9 +105,9 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             "acting_times_concat": _times(acted[key], acted[reference]),
             "acting_microseconds_per_step": microseconds(reading.wall for reading in acted[key]),
             "contexts_per_batch": round(float(np.mean([distinct_contexts(config, batch) for batch in batches])), 1),
-            "learner_modulation_bytes": memory[key][0],
-            "acting_modulation_bytes": memory[key][1],
-            "parameters": item.learner_network.num_parameters,
+            "learner_modulation_bytes": learner_bytes[key],
+            "acting_modulation_bytes": item.policy.modulation_bytes,
+            "parameters": item.network.num_parameters,
             "batch": list(batches[0]["action"].shape),
             "slots": data[key.case][0][0]["action"].shape[1],
             "precision": precision(config),
@@ -131,7 +130,7 @@ def prepare(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory], ba
         turn += 1
         return 1
 
-    return Work(learn, acting(policy, unrolls), learner.network, policy.network)
+    return Work(learn, acting(policy, unrolls), learner.network, policy)
 
 
 def held(network: AgentNetwork, work: Callable[[], float]) -> int:

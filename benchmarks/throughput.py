@@ -13,8 +13,9 @@ that is sound), so all of them meet the same machine. The first round is dropped
     pattern="steps: (\\d+)"                          ... or, with this, it prints its steps so far.
     key=value                                       for every case that does not set the key itself
 
-One line of JSON per case: steps_per_second {median, min, max} over the rounds; cores_used, the processor seconds of all its processes
-per second; time, the shares of metrics.jsonl (env and inference of an actor's time, learner and wait of the learner's).
+Each turn is a line on stderr as it ends. At the end one line of JSON per case: steps_per_second {median, min, max} over the rounds;
+cores_used, the processor seconds of all its processes per second; time, the shares of metrics.jsonl (env and inference of an actor's
+time, learner and wait of the learner's).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from functools import partial
 from agents import plan
 from benchmarks.cases import chosen, configurations, named
 from benchmarks.options import Row, parse, report
-from benchmarks.programs import SHARES, Programs, Turn
+from benchmarks.programs import SHARES, Program, Programs, Turn
 from benchmarks.turns import digits, spread, take_turns
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -55,7 +56,8 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         pattern = patterns[-1] if patterns else None
         started |= {name: programs.other(name, words, pattern) for name, words in commands.items()}
         turns = take_turns(
-            {name: partial(program.turn, options.seconds) for name, program in started.items()}, options.rounds
+            {name: partial(told_turn, name, program, options.seconds) for name, program in started.items()},
+            options.rounds,
         )
     for name, readings in turns.items():
         yield {
@@ -67,6 +69,13 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             "seconds": options.seconds,
             "arguments": cases.get(name) or commands.get(name, []),
         }
+
+
+def told_turn(name: str, program: Program, seconds: float) -> Turn:
+    """A turn, and a line on stderr about it: a run that is cut short has then said what it saw."""
+    turn = program.turn(seconds)
+    print(f"{name}: {turn.steps_per_second:,.0f} steps/s", file=sys.stderr, flush=True)
+    return turn
 
 
 def speeds(turns: Sequence[Turn]) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +29,14 @@ def nothing_is_left_behind() -> Iterator[None]:
     shared = Path("/dev/shm")
     if shared.is_dir():
         assert not [path for path in shared.iterdir() if f"_{os.getpid()}_" in path.name]
+
+
+@pytest.fixture
+def process_settings() -> Iterator[None]:
+    """Programs set signal handlers and threads for their process; here that is the tests' process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)

@@ -101,8 +101,10 @@ def test_fusion(capsys: pytest.CaptureFixture[str]) -> None:
         assert (row["fusion"] != "concat") or row["times_concat"]["median"] == 1
     # A bias [K] for each context of concat; for mi a matrix [K, X] as well, x being torso, last action and reward.
     concat, interaction = found[:2]
-    assert concat["learner_modulation_bytes"] == concat["acting_modulation_bytes"] == 20 * 64 * 4
-    assert interaction["learner_modulation_bytes"] == 20 * 64 * (64 + 4 + 1 + 1) * 4
+    # An actor has room for two contexts in each of its 40 slots.
+    for row, numbers in ((concat, 64), (interaction, 64 * (64 + 4 + 1 + 1))):
+        assert row["learner_modulation_bytes"] == 20 * numbers * 4
+        assert row["acting_modulation_bytes"] == 80 * numbers * 4
 
 
 def test_bound(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 import conf
 from agents.builder import build_network
@@ -16,13 +15,10 @@ from agents.fusion import FUSIONS, SITES
 from agents.network.context import CONTEXTS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
-from agents.plan import buffers_per_actor, fresh_columns, num_actors, replayed_columns, unrolls_per_batch
 from conf.loading import (
     changed_keys,
     compose_evaluate,
     compose_train,
-    load_train,
-    save_train,
     to_dict,
     train_from_dict,
     train_keys,
@@ -286,29 +282,6 @@ def test_a_batch_is_several_unrolls_or_an_even_part_of_one() -> None:
         assert compose_train([f"learner.batch_size={size}", "runtime.slots_per_actor=64"]).learner.batch_size == size
 
 
-@pytest.mark.parametrize(
-    ("batch", "slots", "fraction", "fresh", "replayed", "unrolls"),
-    [
-        (16, 64, 0.0, 16, 0, 1),
-        (16, 64, 0.5, 8, 8, 1),
-        (128, 64, 0.5, 64, 64, 1),
-        (256, 64, 0.5, 128, 128, 2),
-        (0, 64, 0.75, 16, 48, 1),
-        (0, 64, 0.0, 64, 0, 1),
-        (24, 8, 0.333, 16, 8, 2),
-    ],
-)
-def test_an_update_is_made_of_fresh_and_replayed_columns(
-    batch: int, slots: int, fraction: float, fresh: int, replayed: int, unrolls: int
-) -> None:
-    config = compose_train(
-        [f"learner.batch_size={batch}", f"runtime.slots_per_actor={slots}", f"learner.replay_fraction={fraction}"]
-    )
-    assert (fresh_columns(config), replayed_columns(config)) == (fresh, replayed)
-    assert unrolls_per_batch(config) == unrolls
-    assert unrolls * slots % fresh == 0
-
-
 def test_a_replay_holds_at_least_what_is_drawn() -> None:
     assert "at least 8" in refusal("learner.replay_fraction=0.5", "learner.replay_size=7")
     compose_train(["learner.replay_fraction=0.5", "learner.replay_size=8"])
@@ -323,109 +296,8 @@ def test_evaluation_needs_a_run() -> None:
     assert compose_evaluate(["run=x", "episodes=3"]).episodes == 3
 
 
-# Files
-
-
-def test_a_saved_configuration_is_loaded_as_it_was(tmp_path: Path) -> None:
-    config = compose_train(
-        [
-            *("env=conditional", "env.dimension=5", "env.tasks=[map-1,memory-0]", "fusion=low_rank"),
-            *("fusion.sites=[policy,value]", "seed=7", "learner.learning_rate=1e-7", "learner.adam_betas=[0.5,0.6]"),
-            *("run='a run: with # signs'", "torso.hidden=[]"),
-        ]
-    )
-    path = tmp_path / "config.yaml"
-    save_train(config, path)
-    loaded = load_train(path)
-    assert loaded == config
-    assert [type(part) for part in (loaded, loaded.env, loaded.fusion)] == [
-        TrainConfig,
-        SUITES["conditional"].config,
-        type(config.fusion),
-    ]
-    assert yaml.safe_load(path.read_text(encoding="utf-8")) == to_dict(config)
-
-
-def hostile(**changes: str) -> str:
-    text = yaml.safe_dump(to_dict(compose_train(["env=conditional"])))
-    return text + "".join(f"{key}: {value}\n" for key, value in changes.items())
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "3",
-        "[1, 2]",
-        "just words",
-        "env: conditional",
-        "{env: {name: conditional}, surprise: 1}",
-        "{env: {name: conditional, surprise: 1}}",
-        "{env: {name: [conditional]}}",
-        "{env: {name: gridworld}}",
-        "{env: {name: conditional}}",
-        "{env: {name: conditional, tasks: [map]}, seed: '${oc.env:HOME}'}",
-        "{env: {name: conditional, tasks: ['${oc.env:HOME}']}}",
-        "!!python/object/apply:os.system ['touch trace']",
-        "{env: {name: conditional}, run: !!python/object/apply:os.system ['touch trace']}",
-        "{env: {name: conditional}, _target_: os.system}",
-        "env: {name: conditional",
-        "\t- : :",
-        "&a [*a]",
-        "x: &x {env: *x}",
-        "\x00\x01",
-        hostile(seed="many"),
-        hostile(seed="-4"),
-        hostile(fusion="{name: exec}"),
-        hostile(learner="3"),
-        hostile(run="${run}"),
-        hostile(surprise="1"),
-    ],
-)
-def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "config.yaml"
-    path.write_bytes(text.encode())
-    with pytest.raises(InputError) as caught:
-        load_train(path)
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith((".", "?"))
-    assert not (tmp_path / "trace").exists()
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / "binary.yaml"):
-        with pytest.raises(InputError, match="cannot be read") as caught:
-            load_train(path)
-        assert "\n" not in str(caught.value)
-
-
 def test_every_option_can_be_compared_and_is_plain_data() -> None:
     plain = (bool, int, float, str, list)
     for key, value in train_keys([]).items():
         assert isinstance(value, plain), key
     assert all(dataclasses.is_dataclass(suite.config) for suite in SUITES.values())
-
-
-def test_the_machine_chooses_the_number_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.plan.num_cores", lambda: 4)
-
-    def actors(*overrides: str) -> int:
-        config = compose_train(list(overrides))
-        return num_actors(config, make_spec(config.env))
-
-    assert actors("env.engine=envpool") == 3
-    assert actors("env.engine=minigrid") == 4
-    assert actors("env.engine=minigrid", "runtime.num_actors=2") == 2
-    assert actors("env.engine=minigrid", "runtime=serial") == 1
-
-
-def test_there_are_buffers_for_a_whole_batch_and_one_more() -> None:
-    """With fewer, actors would wait for the learner to hand buffers back, and the learner for the last of its unrolls."""
-    words = ["env=conditional", "runtime.num_actors=1", "runtime.slots_per_actor=4", "learner.batch_size=16"]
-    config = compose_train(words)
-    assert unrolls_per_batch(config) == 4
-    assert buffers_per_actor(config, make_spec(config.env)) == 5
-    config = compose_train([*words, "runtime.buffers_per_actor=9"])
-    assert buffers_per_actor(config, make_spec(config.env)) == 9

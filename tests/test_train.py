@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from agents.files import write_whole
 from agents.metrics import Statistics
 from agents.trajectory import Trajectory
 
+pytestmark = pytest.mark.usefixtures("process_settings")
+
 ROOT = Path(train.__file__).parent
 # 8 slots x 4 steps: a batch of at most 32 frames.
 TINY = [
@@ -30,17 +31,6 @@ TINY = [
     *("runtime=serial", "runtime.slots_per_actor=8", "learner.unroll_length=4"),
     *("core.size=16", "fusion.size=16", "torso.hidden=[16]", "log_seconds=0", "display=false"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _process_settings() -> Iterator[None]:
-    """Programs set signal handlers and threads for their process; here that is the tests' process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    threads = torch.get_num_threads()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

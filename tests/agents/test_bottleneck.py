@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import signal
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import agents.clock
-import train
-from agents import builder, plan
-from agents.actor import Actor
 from agents.bottleneck import Facts, Seconds, TimeShares, limited_by
-from agents.builder import ActorFactory
 from agents.clock import Clock
-from agents.display import Display
-from agents.learner import Learner, LearnerState
-from agents.metrics import MetricsLog
+from agents.learner import LearnerState
 from agents.runtime.base import Batch
 from conf.loading import compose_train, flatten, to_dict
 
@@ -355,159 +343,3 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
     assert row["time/learner"] + row["time/wait"] + row["time/disk"] == pytest.approx(1)
     assert row["time/actor_wait"] == 0.125
     assert clock.seconds == pytest.approx(100 + now[0])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SlowActors(ActorFactory):
-    """Actors whose environment takes `env_sleep` seconds more per step."""
-
-    env_sleep: float = 0.0
-
-    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
-        actor = ActorFactory.__call__(self, index, network, policy)
-        step = actor.env.step
-
-        def slow_step(actions: Any) -> Any:
-            time.sleep(self.env_sleep)
-            return step(actions)
-
-        actor.env.step = slow_step  # type: ignore[method-assign]
-        return actor
-
-
-TINY = [
-    *("env=conditional", "env.tasks=[map-0,memory-1]", "context=task", "precision=fp32", "total_frames=300"),
-    *(
-        "runtime.slots_per_actor=8",
-        "runtime.num_actors=1",
-        "runtime.learner_threads=1",
-        "learner.unroll_length=4",
-        "core.size=16",
-        "fusion.size=16",
-    ),
-    *("torso.hidden=[16]", "log_seconds=0.2", "display=false"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _process_settings() -> Iterator[None]:
-    """train.py sets signal handlers and threads for its process; here that is the tests' process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    threads = torch.get_num_threads()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
-
-
-def slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    def slow(*arguments: Any, **options: Any) -> Any:
-        time.sleep(seconds)
-        return function(*arguments, **options)
-
-    return slow
-
-
-def slow_env(patch: pytest.MonkeyPatch, cores: int = 2) -> None:
-    """An unroll of 200 ms and more; the network and the learner take a tenth of it, on a machine that is not busy."""
-
-    def make(**fields: Any) -> SlowActors:
-        return SlowActors(env_sleep=0.05, **fields)
-
-    patch.setattr(builder, "ActorFactory", make)
-    patch.setattr(plan, "num_cores", lambda: cores)
-
-
-def few_actors(patch: pytest.MonkeyPatch) -> None:
-    slow_env(patch, cores=8)
-
-
-def big_net(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(plan, "num_cores", lambda: 2)
-    patch.setattr(Learner, "step", slowed(Learner.step, 0.2))
-
-
-def slow_disk(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(plan, "num_cores", lambda: 2)
-    patch.setattr(train, "save_checkpoint", slowed(lambda *arguments: None, 0.2))
-
-
-@pytest.mark.parametrize(
-    ("runtime", "slow", "arguments", "name", "sentence"),
-    [
-        ("local", slow_env, [], "environment", r"limited by the environment; try .*more cores"),
-        ("local", big_net, [], "learner", r"limited by the learner; try .*core\.size=8"),
-        ("local", few_actors, [], "actors", r"limited by the number of actors; try runtime\.num_actors=[2-7]"),
-        (
-            "local",
-            slow_disk,
-            ["checkpoint_seconds=0"],
-            "disk",
-            r"limited by the disk; try checkpoint_seconds=60, log_.*",
-        ),
-        ("serial", big_net, [], "learner", r"limited by the learner, .*; try runtime=local"),
-    ],
-)
-def test_a_run_that_is_slow_on_purpose_says_why(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    runtime: str,
-    slow: Callable[[pytest.MonkeyPatch], None],
-    arguments: list[str],
-    name: str,
-    sentence: str,
-) -> None:
-    slow(monkeypatch)
-    # Few and long updates: what is slow on purpose must outweigh whatever else the machine does.
-    monkeypatch.setattr(agents.clock, "_WARM_UP_UPDATES", 4)
-    run = tmp_path / "run"
-    assert train.main([*TINY, f"runtime={runtime}", f"run={run}", *arguments]) == 0
-    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    assert re.fullmatch(sentence, result["limited_by"]), result
-    assert result["limited_by"] in capsys.readouterr().out
-    shares = result["time"]
-    assert shares["learner"] + shares["wait"] + shares["disk"] == pytest.approx(1)
-    assert 0.5 < shares["env"] + shares["inference"] + shares["actor_wait"] <= 1 + 1e-6
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert rows[-1]["limited_by"] == name
-    for row in rows:
-        assert row["time/learner"] + row["time/wait"] + row["time/disk"] == pytest.approx(1)
-        assert all(row[f"time/{share}"] >= 0 for share in shares)
-
-
-def test_a_run_without_a_warm_up_says_so(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert train.main([*TINY, "runtime=serial", f"run={run}", "total_frames=100"]) == 0
-    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    assert result["limited_by"].startswith("limited by its start; try a larger total_frames")
-    assert result["time"] == {}
-
-
-def test_the_display_shows_times_and_limit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Clock(0.0, LearnerState(), action_repeat=1).row(LearnerState(), {})
-    sentence = limited_by(SLOW_DISK, FACTS).sentence
-    # Without a terminal: when it changes.
-    monkeypatch.setattr("agents.display._PLAIN_SECONDS", 0.0)
-    with Display(1000) as display:
-        for limit in ("limited by [x]; try y", sentence, sentence):
-            display.update(row, {}, limit)
-    out = capsys.readouterr().out
-    assert out.count("limited by [x]; try y\n") == 1
-    assert out.count(sentence) == 1
-    # On a terminal: below the time shares.
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    with Display(1000) as display:
-        display.update(row, {}, "limited by [x]; try y")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "waiting" in line or "limited" in line]
-    assert "time: learner" in lines[-2] and "disk" in lines[-2]
-    assert lines[-1].strip().endswith("limited by [x]; try y")
-
-
-def test_the_log_takes_the_name_and_tensorboard_does_not(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, 0)
-    log.write({"updates": 1.0, "frames": 4.0}, {"task": {"frames": 4.0}}, "disk")
-    log.close()
-    (line,) = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(line) == {"updates": 1.0, "frames": 4.0, "tasks/task/frames": 4.0, "limited_by": "disk"}

@@ -211,3 +211,15 @@ def test_acts_in_low_precision_with_the_weights_of_the_network(fusion: str) -> N
     torch.testing.assert_close(rough.core_state, exact.core_state, rtol=0.1, atol=0.1)
     assert rough.core_state.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_memory_of_the_cache_is_known_and_stays(precision: torch.dtype) -> None:
+    network = make("mi", sites=("core_input",))
+    policy = Policy(network, SLOTS, autocast=None if precision == torch.float32 else precision)
+    assert policy.modulation_bytes == 0
+    fusion = network.fusions["core_input"]
+    expected = 2 * SLOTS * fusion.out_size * (fusion.x_size + 1) * precision.itemsize  # type: ignore[operator]
+    for inputs in inputs_at(network, 5):
+        policy.act(inputs)
+        assert policy.modulation_bytes == expected

@@ -1,0 +1,55 @@
+"""What a configuration comes to on a machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.plan import buffers_per_actor, fresh_columns, num_actors, replayed_columns, unrolls_per_batch
+from conf.loading import compose_train
+from envs.suites import make_spec
+
+
+@pytest.mark.parametrize(
+    ("batch", "slots", "fraction", "fresh", "replayed", "unrolls"),
+    [
+        (16, 64, 0.0, 16, 0, 1),
+        (16, 64, 0.5, 8, 8, 1),
+        (128, 64, 0.5, 64, 64, 1),
+        (256, 64, 0.5, 128, 128, 2),
+        (0, 64, 0.75, 16, 48, 1),
+        (0, 64, 0.0, 64, 0, 1),
+        (24, 8, 0.333, 16, 8, 2),
+    ],
+)
+def test_an_update_is_made_of_fresh_and_replayed_columns(
+    batch: int, slots: int, fraction: float, fresh: int, replayed: int, unrolls: int
+) -> None:
+    config = compose_train(
+        [f"learner.batch_size={batch}", f"runtime.slots_per_actor={slots}", f"learner.replay_fraction={fraction}"]
+    )
+    assert (fresh_columns(config), replayed_columns(config)) == (fresh, replayed)
+    assert unrolls_per_batch(config) == unrolls
+    assert unrolls * slots % fresh == 0
+
+
+def test_the_machine_chooses_the_number_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.plan.num_cores", lambda: 4)
+
+    def actors(*overrides: str) -> int:
+        config = compose_train(list(overrides))
+        return num_actors(config, make_spec(config.env))
+
+    assert actors("env.engine=envpool") == 3
+    assert actors("env.engine=minigrid") == 4
+    assert actors("env.engine=minigrid", "runtime.num_actors=2") == 2
+    assert actors("env.engine=minigrid", "runtime=serial") == 1
+
+
+def test_there_are_buffers_for_a_whole_batch_and_one_more() -> None:
+    """With fewer, actors would wait for the learner to hand buffers back, and the learner for the last of its unrolls."""
+    words = ["env=conditional", "runtime.num_actors=1", "runtime.slots_per_actor=4", "learner.batch_size=16"]
+    config = compose_train(words)
+    assert unrolls_per_batch(config) == 4
+    assert buffers_per_actor(config, make_spec(config.env)) == 5
+    config = compose_train([*words, "runtime.buffers_per_actor=9"])
+    assert buffers_per_actor(config, make_spec(config.env)) == 9

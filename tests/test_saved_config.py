@@ -1,0 +1,88 @@
+"""Configurations in files: read back as they were, and refused in one sentence where they are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conf.loading import compose_train, load_train, save_train, to_dict
+from conf.schema import TrainConfig
+from envs.errors import InputError
+from envs.suites import SUITES
+
+
+def test_a_saved_configuration_is_loaded_as_it_was(tmp_path: Path) -> None:
+    config = compose_train(
+        [
+            *("env=conditional", "env.dimension=5", "env.tasks=[map-1,memory-0]", "fusion=low_rank"),
+            *("fusion.sites=[policy,value]", "seed=7", "learner.learning_rate=1e-7", "learner.adam_betas=[0.5,0.6]"),
+            *("run='a run: with # signs'", "torso.hidden=[]"),
+        ]
+    )
+    path = tmp_path / "config.yaml"
+    save_train(config, path)
+    loaded = load_train(path)
+    assert loaded == config
+    assert [type(part) for part in (loaded, loaded.env, loaded.fusion)] == [
+        TrainConfig,
+        SUITES["conditional"].config,
+        type(config.fusion),
+    ]
+    assert yaml.safe_load(path.read_text(encoding="utf-8")) == to_dict(config)
+
+
+def hostile(**changes: str) -> str:
+    text = yaml.safe_dump(to_dict(compose_train(["env=conditional"])))
+    return text + "".join(f"{key}: {value}\n" for key, value in changes.items())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "3",
+        "[1, 2]",
+        "just words",
+        "env: conditional",
+        "{env: {name: conditional}, surprise: 1}",
+        "{env: {name: conditional, surprise: 1}}",
+        "{env: {name: [conditional]}}",
+        "{env: {name: gridworld}}",
+        "{env: {name: conditional}}",
+        "{env: {name: conditional, tasks: [map]}, seed: '${oc.env:HOME}'}",
+        "{env: {name: conditional, tasks: ['${oc.env:HOME}']}}",
+        "!!python/object/apply:os.system ['touch trace']",
+        "{env: {name: conditional}, run: !!python/object/apply:os.system ['touch trace']}",
+        "{env: {name: conditional}, _target_: os.system}",
+        "env: {name: conditional",
+        "\t- : :",
+        "&a [*a]",
+        "x: &x {env: *x}",
+        "\x00\x01",
+        hostile(seed="many"),
+        hostile(seed="-4"),
+        hostile(fusion="{name: exec}"),
+        hostile(learner="3"),
+        hostile(run="${run}"),
+        hostile(surprise="1"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text.encode())
+    with pytest.raises(InputError) as caught:
+        load_train(path)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith((".", "?"))
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / "binary.yaml"):
+        with pytest.raises(InputError, match="cannot be read") as caught:
+            load_train(path)
+        assert "\n" not in str(caught.value)
