@@ -91,7 +91,7 @@ class LearnerConfig:
     learning_rate: float = 1e-3
     anneal: bool = True
     rms_decay: float = 0.99
-    epsilon: float = 1e-5
+    epsilon: float = 1e-8
     adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     max_gradient_norm: float = 1.0
     discounting: float = 0.99

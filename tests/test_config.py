@@ -249,7 +249,7 @@ def test_changed_keys_are_those_that_were_asked_for() -> None:
         ("learner.replay_fraction=nan", ("learner.replay_fraction=nan",)),
         ("learner.replay_fraction=0.3", ("learner.replay_fraction=0.3", "16 columns", "learner.batch_size=16")),
         ("learner.replay_fraction=0.999", ("learner.replay_fraction=0.999", "no fresh one")),
-        ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "14 fresh", "runtime.slots_per_actor=192")),
+        ("learner.replay_fraction=0.125", ("learner.replay_fraction=0.125", "14 fresh", "runtime.slots_per_actor=64")),
         ("learner.replay_size=-1", ("learner.replay_size=-1",)),
         ("stop_at_success=1.5", ("stop_at_success=1.5",)),
         ("torso.hidden=[0]", ("torso.hidden",)),
