@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from agents import builder, plan
-from agents.fusion import FUSIONS, SITES
+from agents.fusion import FLAT_SITES, FUSIONS
 from agents.network.agent import AgentNetwork
 from agents.policy import Policy
 from agents.runtime.process import configure_process
@@ -46,7 +46,7 @@ CASES: dict[str, list[str]] = {
     "short-episodes": ["env.tasks=[BabyAI-GoToObj-v0]"],
     "20-tasks": ["env=conditional", "env.num_tasks=20", "context=task"],
 }
-SITE_SETS: dict[str, tuple[str, ...]] = {"core_input": ("core_input",), "all": SITES}
+SITE_SETS: dict[str, tuple[str, ...]] = {"core_input": ("core_input",), "all": FLAT_SITES}
 
 
 class Key(NamedTuple):
