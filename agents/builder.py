@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -54,13 +55,13 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     x_size = core_input_size(torso, env.num_actions)
     core = CORES[config.core.name](config.fusion.size if "core_input" in sites else x_size, config.core.size)
     sizes = {
-        "core_input": (x_size, context.size, config.fusion.size),
-        "policy": (core.size, context.size, env.num_actions),
-        "value": (core.size, context.size, 1),
+        "core_input": (x_size, config.fusion.size),
+        "policy": (core.size, env.num_actions),
+        "value": (core.size, 1),
     }
-    fusions = {site: _build_fusion(config, config.fusion.name, *sizes[site]) for site in sites if site != TORSO}
+    fusions = {site: _build_fusion(config, context, *sizes[site]) for site in sites if site != TORSO}
     if TORSO in sites:
-        fusions[TORSO] = _build_spatial_fusion(config, torso, context.size)
+        fusions[TORSO] = _build_spatial_fusion(config, context, torso)
     return AgentNetwork(
         torso,
         context,
@@ -282,11 +283,13 @@ def build_runtime(
     return runtime
 
 
-def _build_fusion(config: TrainConfig, name: str, *sizes: int) -> Fusion:
-    return FUSIONS[name](*sizes, **{option: getattr(config.fusion, option) for option in OPTIONS.get(name, ())})
+def _build_fusion(config: TrainConfig, context: ContextEncoder, x_size: int, out_size: int) -> Fusion:
+    form = FUSIONS[config.fusion.name]
+    fusion: Fusion = form(x_size, context.size, out_size, **_fusion_options(config, config.fusion.name, form, context))
+    return fusion
 
 
-def _build_spatial_fusion(config: TrainConfig, torso: nn.Module, z_size: int) -> Fusion:
+def _build_spatial_fusion(config: TrainConfig, context: ContextEncoder, torso: nn.Module) -> Fusion:
     if torso.map_shape is None:
         raise InputError(
             f"fusion.sites=[{','.join(config.fusion.sites)}] has a fusion on the torso's feature map, and this torso reads a vector: "
@@ -294,5 +297,10 @@ def _build_spatial_fusion(config: TrainConfig, torso: nn.Module, z_size: int) ->
         )
     assert isinstance(torso.map_shape, tuple)
     name = config.fusion.spatial or config.fusion.name
+    form = SPATIAL_FUSIONS[name]
+    return form(torso.map_shape, context.size, **_fusion_options(config, name, form, context))
+
+
+def _fusion_options(config: TrainConfig, name: str, form: type[Fusion], context: ContextEncoder) -> dict[str, Any]:
     options = {option: getattr(config.fusion, option) for option in OPTIONS.get(name, ())}
-    return SPATIAL_FUSIONS[name](torso.map_shape, z_size, **options)
+    return options | ({"reach": context.reach} if form.reads_reach else {})

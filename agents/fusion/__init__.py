@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from agents.fusion.additive import Concat, ConcatMLP, Sum
 from agents.fusion.base import AffineForm, FullMI, Fusion, Modulation
@@ -12,7 +12,7 @@ from agents.fusion.multiplicative import LowRank, MultiplicativeInteraction, Tuc
 from agents.fusion.segments import Segments, grouped_linear, identity_segments
 from agents.fusion.spatial import KEYS, SPATIAL_FUSIONS, SpatialFusion
 
-FUSIONS: dict[str, Callable[..., Fusion]] = {
+FUSIONS: dict[str, Any] = {
     "concat": Concat,
     "concat_mlp": ConcatMLP,
     "sum": Sum,

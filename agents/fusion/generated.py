@@ -32,7 +32,10 @@ class Hypernetwork(Fusion):
         super().__init__(x_size, z_size, out_size)
         self.A = weight(hidden, z_size, fan_in=z_size)
         self.a = bias(hidden)
-        self.W = weight(hidden, out_size * x_size, fan_in=hidden * x_size, share=SHARE_XZ / _MEAN_SQUARE_OF_RELU)
+        # Half of the units are on: the reach of h (generation.py).
+        self.reach = max(hidden / 2, 1.0)
+        share = SHARE_XZ / _MEAN_SQUARE_OF_RELU * self.reach**2
+        self.W = weight(hidden, out_size * x_size, fan_in=hidden * x_size, share=share)
         self.U = weight(hidden, out_size, fan_in=hidden, share=SHARE_Z / _MEAN_SQUARE_OF_RELU)
         self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
         self.b = bias(out_size)
@@ -40,7 +43,7 @@ class Hypernetwork(Fusion):
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> W'(z) [U, K, X] (or h) and b'(z) [U, K]."""
         hidden = F.linear(z, self.A, self.a).relu()
-        return generate(hidden, self.W, self.V, self.x_size, samples), torch.addmm(self.b, hidden, self.U)
+        return generate(hidden / self.reach, self.W, self.V, self.x_size, samples), torch.addmm(self.b, hidden, self.U)
 
     def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
@@ -51,7 +54,7 @@ class Hypernetwork(Fusion):
         """W'(z) = V + h^T W, b'(z) = b + h^T U with h = relu(A z + a)."""
         hidden = (z @ self.A.t() + self.a).relu()
         tensor = self.W.view(-1, self.out_size, self.x_size)
-        return AffineForm(torch.einsum("uh,hkx->ukx", hidden, tensor) + self.V, hidden @ self.U + self.b)
+        return AffineForm(torch.einsum("uh,hkx->ukx", hidden / self.reach, tensor) + self.V, hidden @ self.U + self.b)
 
 
 class Mixture(Fusion):

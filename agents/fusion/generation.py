@@ -3,6 +3,10 @@
 A context with features h has the weights W'(h) = V + sum_j h_j W_j. Where a context has many samples, W'(h) is made once and every
 sample pays for one matrix product, as with a linear layer. Where contexts hardly repeat, writing K X numbers for each of them costs more
 than the products they are for, and sum_j h_j (W_j x) is computed from the samples' side instead.
+
+**Reach.** An optimiser that gives every number a step of about the same size, as Adam does, moves W'(h) by sum_j |h_j| such steps at once:
+by fifty, for a context of 64 features, where it moves V by one. So W is stored `reach` times as large and h is divided by `reach`, the
+sum of |h_j| to be expected. The function and where it starts are the same; what changes is that W and V learn at the same pace.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ def generate(h: Tensor, tensor: Tensor, base: Tensor | None, x_size: int, sample
     """W'(h) of each context, or h itself where it would be used too rarely.
 
     Args:
-        h: features of the contexts, [U, H].
+        h: features of the contexts, divided by the reach that W is stored with, [U, H].
         tensor: W, flat: [H, K X], row j the [K, X] matrix that h_j switches on.
         base: V [K, X], or None for none.
         x_size: X.

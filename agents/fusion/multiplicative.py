@@ -19,21 +19,26 @@ class MultiplicativeInteraction(Fusion):
 
     Jayakumar et al. (2020), equation 1. KZX + KZ + KX + K parameters. W'(z) is made once per distinct context: its U K X numbers
     are the memory price, and the samples of a context share one matrix product.
+
+    Args:
+        reach: sum of |z_j| to be expected (generation.py); None for Z, that of features of about 1.
     """
 
     affine_in_z = True
+    reads_reach = True
 
-    def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
+    def __init__(self, x_size: int, z_size: int, out_size: int, *, reach: float | None = None) -> None:
         super().__init__(x_size, z_size, out_size)
-        # Stored flat, so that W'(z) is one matrix product: row j holds the [K, X] matrix that z_j switches on.
-        self.W = weight(z_size, out_size * x_size, fan_in=z_size * x_size, share=SHARE_XZ)
+        self.reach = reach or max(z_size, 1)
+        # Stored flat, so that W'(z) is one matrix product: row j holds the [K, X] matrix that z_j switches on, times `reach`.
+        self.W = weight(z_size, out_size * x_size, fan_in=z_size * x_size, share=SHARE_XZ * self.reach**2)
         self.U = weight(z_size, out_size, fan_in=z_size, share=SHARE_Z)
         self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
         self.b = bias(out_size)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> W'(z) [U, K, X] and b'(z) [U, K]; z itself in place of W'(z) for contexts that hardly repeat."""
-        return generate(z, self.W, self.V, self.x_size, samples), torch.addmm(self.b, z, self.U)
+        return generate(z / self.reach, self.W, self.V, self.x_size, samples), torch.addmm(self.b, z, self.U)
 
     def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
@@ -43,7 +48,7 @@ class MultiplicativeInteraction(Fusion):
     def affine_form(self, z: Tensor) -> AffineForm:
         """W'(z) = z^T W + V, b'(z) = z^T U + b."""
         tensor = self.W.view(self.z_size, self.out_size, self.x_size)
-        return AffineForm(torch.einsum("uz,zkx->ukx", z, tensor) + self.V, z @ self.U + self.b)
+        return AffineForm(torch.einsum("uz,zkx->ukx", z / self.reach, tensor) + self.V, z @ self.U + self.b)
 
 
 class LowRank(Fusion):
@@ -93,8 +98,8 @@ class Tucker(Fusion):
         self.rank = rank
         self.A = weight(rank, x_size, fan_in=x_size)
         self.B = weight(rank, z_size, fan_in=z_size)
-        # Stored flat as W of the full form.
-        self.G = weight(rank, rank * rank, fan_in=rank * rank)
+        # Stored flat as W of the full form, and times the reach of B z.
+        self.G = weight(rank, rank * rank, fan_in=rank * rank, share=rank**2)
         self.C = weight(out_size, rank, fan_in=rank, share=SHARE_XZ)
         self.U = weight(z_size, out_size, fan_in=z_size, share=SHARE_Z)
         self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
@@ -102,7 +107,7 @@ class Tucker(Fusion):
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> the core for each context, (B z)^T G [U, rank, rank], and z^T U + b [U, K]."""
-        core = torch.mm(F.linear(z, self.B), self.G).view(-1, self.rank, self.rank)
+        core = torch.mm(F.linear(z, self.B) / self.rank, self.G).view(-1, self.rank, self.rank)
         return core, torch.addmm(self.b, z, self.U)
 
     def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
@@ -113,5 +118,5 @@ class Tucker(Fusion):
 
     def affine_form(self, z: Tensor) -> AffineForm:
         """W'(z) = C ((B z)^T G) A + V, b'(z) = z^T U + b."""
-        core = torch.einsum("us,srq->urq", z @ self.B.t(), self.G.view(self.rank, self.rank, self.rank))
+        core = torch.einsum("us,srq->urq", z @ self.B.t() / self.rank, self.G.view(self.rank, self.rank, self.rank))
         return AffineForm(self.C @ core @ self.A + self.V, z @ self.U + self.b)

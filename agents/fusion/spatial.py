@@ -162,23 +162,27 @@ class DynamicConvolution(SpatialFusion):
 
     Args:
         kernel: k, odd.
+        reach: as in MultiplicativeInteraction.
     """
 
     affine_in_z = True
+    reads_reach = True
 
-    def __init__(self, shape: Sequence[int], z_size: int, *, kernel: int = 3) -> None:
+    def __init__(self, shape: Sequence[int], z_size: int, *, kernel: int = 3, reach: float | None = None) -> None:
         super().__init__(shape, z_size)
         self.kernel = kernel
+        self.reach = reach or max(z_size, 1)
         channels, fan_in = self.channels, self.channels * kernel**2
-        # Flat, so that the kernels of all contexts are one matrix product: row j is the [C, C, k, k] kernel that z_j switches on.
-        self.W = weight(z_size, channels * fan_in, fan_in=z_size * fan_in, share=SHARE_XZ)
+        # Flat, so that the kernels of all contexts are one matrix product: row j is the [C, C, k, k] kernel that z_j switches on,
+        # times `reach`.
+        self.W = weight(z_size, channels * fan_in, fan_in=z_size * fan_in, share=SHARE_XZ * self.reach**2)
         self.U = weight(z_size, channels, fan_in=z_size, share=SHARE_Z)
         self.V = weight(channels, fan_in, fan_in=fan_in, share=SHARE_X)
         self.b = bias(channels)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> kernels [U, C, C k k] and b'(z) [U, C]."""
-        kernels = torch.mm(z, self.W) + self.V.flatten().to(self.dtype)
+        kernels = torch.mm(z / self.reach, self.W) + self.V.flatten().to(self.dtype)
         return kernels.view(-1, *self.V.shape), torch.addmm(self.b, z, self.U)
 
     def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
@@ -193,7 +197,7 @@ class DynamicConvolution(SpatialFusion):
         """W'(z): the columns are the convolutions of the unit maps with kernel(z); b'(z) = z^T U + b at every position."""
         units = torch.eye(self.x_size, dtype=z.dtype, device=z.device).view(-1, self.channels, self.height, self.width)
         shape = self.channels, self.channels, self.kernel, self.kernel
-        kernels = (z @ self.W + self.V.flatten()).view(-1, *shape)
+        kernels = (z / self.reach @ self.W + self.V.flatten()).view(-1, *shape)
         columns = [F.conv2d(units, kernel, padding=self.kernel // 2).flatten(1).t() for kernel in kernels]
         return AffineForm(torch.stack(columns), (z @ self.U + self.b).repeat_interleave(self.positions, dim=1))
 
