@@ -15,6 +15,7 @@ from agents.clock import Clock
 from agents.display import Display
 from agents.interruption import Interruption
 from agents.learner import NonFiniteError
+from agents.matching import match_params
 from agents.metrics import MetricsLog, Statistics
 from agents.replay import parts_of
 from agents.run_folder import (
@@ -51,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config.run = config.run or default_run(config)
         if config.resume and holds_run(Path(config.run)):
             config = resumed_config(config, changed_keys(arguments))
-        return train(config, make_spec(config.env))
+            return train(config, make_spec(config.env))
+        env = make_spec(config.env)
+        return train(match_params(config, env), env)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -75,7 +78,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         seconds = restore(saved, env, learner, statistics, positions)
     builder.check_fits(config, env, network)
     fresh, replayed, passes = plan.fresh_columns(config), plan.replayed_columns(config), config.learner.passes
-    folder = claim(config, env)
+    folder = claim(config, env, network)
 
     with Display(config.total_frames, enabled=config.display) as display:
         display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner))

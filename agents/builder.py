@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
 
 from agents import plan
 from agents.actor import ActingPolicy, Actor
 from agents.bottleneck import Facts
-from agents.fusion import FUSIONS, Fusion
+from agents.fusion import FREE_DIMENSIONS, FUSIONS, OPTIONS, SPATIAL_FUSIONS, TORSO, Fusion
 from agents.learner import Learner
 from agents.network.agent import AgentNetwork, core_input_size
 from agents.network.context import ContextEncoder
 from agents.network.core import CORES
+from agents.network.cost import multiply_adds
 from agents.network.torso import build_torso
 from agents.policy import Policy
 from agents.replay import Replay, check_memory, replay_bytes
@@ -51,14 +55,17 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     x_size = core_input_size(torso, env.num_actions)
     core = CORES[config.core.name](config.fusion.size if "core_input" in sites else x_size, config.core.size)
     sizes = {
-        "core_input": (x_size, context.size, config.fusion.size),
-        "policy": (core.size, context.size, env.num_actions),
-        "value": (core.size, context.size, 1),
+        "core_input": (x_size, config.fusion.size),
+        "policy": (core.size, env.num_actions),
+        "value": (core.size, 1),
     }
+    fusions = {site: _build_fusion(config, context, *sizes[site]) for site in sites if site != TORSO}
+    if TORSO in sites:
+        fusions[TORSO] = _build_spatial_fusion(config, context, torso)
     return AgentNetwork(
         torso,
         context,
-        {site: _build_fusion(config, *sizes[site]) for site in sites},
+        fusions,
         core,
         num_actions=env.num_actions,
         action_counts=env.action_counts,
@@ -171,11 +178,14 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
     network = learner.network
     actors, width, length = plan.num_actors(config, env), config.runtime.slots_per_actor, config.learner.unroll_length
     engine = f" on {env.engine}" if env.engine else ""
+    cost = multiply_adds(network, env)
     precision = "bf16 (weights, losses and optimiser fp32)" if learner.autocast else "fp32"
     rows = {
         "suite": f"{env.suite}{engine}, {len(env.tasks)} tasks: {', '.join(env.tasks)}",
         "agent": f"fusion {config.fusion.name} at {', '.join(config.fusion.sites) or 'no site'}, context {config.context.name}, "
-        f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}; {network.num_parameters:,} parameters",
+        f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}",
+        "size": f"{network.num_parameters:,} parameters{_matched(config)}; multiply-adds: {cost.apply:,} per step, "
+        f"{cost.condition:,} per context",
         "runtime": f"{config.runtime.name}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each, "
         f"{_inference_in_words(config, env, network)}; "
         f"learner {plan.learner_threads(config, env)} threads, {precision}",
@@ -192,6 +202,14 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, s
     elif config.resume:
         rows["resumes"] = "nothing: the folder holds no checkpoint yet, so this is a new run"
     return rows
+
+
+def _matched(config: TrainConfig) -> str:
+    if not config.match_params:
+        return ""
+    dimensions = dict.fromkeys([FREE_DIMENSIONS.get(config.fusion.name, "size"), "size"])
+    chosen = ", ".join(f"fusion.{dimension}={getattr(config.fusion, dimension)}" for dimension in dimensions)
+    return f", matched to {config.match_params} by {chosen}"
 
 
 def _inference_in_words(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
@@ -265,6 +283,24 @@ def build_runtime(
     return runtime
 
 
-def _build_fusion(config: TrainConfig, x_size: int, z_size: int, out_size: int) -> Fusion:
-    options = {"rank": config.fusion.rank} if config.fusion.name == "low_rank" else {}
-    return FUSIONS[config.fusion.name](x_size, z_size, out_size, **options)
+def _build_fusion(config: TrainConfig, context: ContextEncoder, x_size: int, out_size: int) -> Fusion:
+    form = FUSIONS[config.fusion.name]
+    fusion: Fusion = form(x_size, context.size, out_size, **_fusion_options(config, config.fusion.name, form, context))
+    return fusion
+
+
+def _build_spatial_fusion(config: TrainConfig, context: ContextEncoder, torso: nn.Module) -> Fusion:
+    if torso.map_shape is None:
+        raise InputError(
+            f"fusion.sites=[{','.join(config.fusion.sites)}] has a fusion on the torso's feature map, and this torso reads a vector: "
+            "leave torso out of fusion.sites."
+        )
+    assert isinstance(torso.map_shape, tuple)
+    name = config.fusion.spatial or config.fusion.name
+    form = SPATIAL_FUSIONS[name]
+    return form(torso.map_shape, context.size, **_fusion_options(config, name, form, context))
+
+
+def _fusion_options(config: TrainConfig, name: str, form: type[Fusion], context: ContextEncoder) -> dict[str, Any]:
+    options = {option: getattr(config.fusion, option) for option in OPTIONS.get(name, ())}
+    return options | ({"reach": context.reach} if form.reads_reach else {})

@@ -157,7 +157,7 @@ class Learner:
         distinct, index = distinct_rows(encoder.context_rows(task.numpy(), instruction))
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             contexts = encoder.contexts_from_rows(distinct)
-            modulations = self.network.condition(contexts)
+            modulations = self.network.condition(contexts, samples=len(index))
             segments = Segments(torch.from_numpy(index), len(contexts.task))
             output = self.network.unroll(batch, batch["core_state"], modulations, segments, final_state=False)
         features = output.value_features.float()

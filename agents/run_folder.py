@@ -18,6 +18,8 @@ from agents.clock import Clock
 from agents.files import write_whole
 from agents.learner import Learner
 from agents.metrics import Statistics, mean_over_tasks
+from agents.network.agent import AgentNetwork
+from agents.network.cost import multiply_adds
 from agents.runtime.base import Positions
 from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
@@ -74,7 +76,7 @@ def holds_run(folder: Path) -> bool:
     return (folder / CONFIG).exists()
 
 
-def claim(config: TrainConfig, env: EnvSpec) -> Path:
+def claim(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Path:
     """Makes the folder and writes what is known at the start: config, provenance, vocabulary.
 
     Raises:
@@ -86,7 +88,8 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         # The config marks the folder as a run, so it comes last.
-        _write_json(folder / PROVENANCE, provenance())
+        size = {"parameters": network.num_parameters, "multiply_adds": multiply_adds(network, env)._asdict()}
+        _write_json(folder / PROVENANCE, provenance() | {"agent": size})
         _write_json(folder / VOCABULARY, {"tasks": list(env.tasks), "words": list(env.vocabulary)})
         save_train(config, folder / CONFIG)
     except OSError as error:

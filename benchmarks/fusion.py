@@ -7,6 +7,10 @@ modulations, on the same real data for all fusions. Fusions take turns; the firs
     cases    default         the suite as train.py has it
              short-episodes  BabyAI-GoToObj: about 20 steps per episode, a new instruction at every reset
              20-tasks        20 tasks of `conditional`, told apart by their ids
+             layers          each form alone, in place of an agent: condition, apply and both with gradients, for (T, B) of (1, 64),
+                             (20, 32) and (80, 32), with one context for all, contexts as they occur, and another at every step;
+                             with the plain ways to compute `mi` beside it. Not among the cases by default: minutes by itself
+                             (`cases=layers rounds=3 seconds=0.05`)
     sites    core_input, or all: core_input, policy and value
 
 One line of JSON each, and what matters is times_concat: cost over that of concat in the same round, {median, min, max}. cpu_times_concat is
@@ -26,27 +30,29 @@ import torch
 from torch import Tensor
 
 from agents import builder, plan
-from agents.fusion import FUSIONS, SITES
-from agents.network.agent import AgentNetwork
+from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS
+from agents.network.agent import AgentNetwork, Modulations
+from agents.network.context import Contexts
 from agents.policy import Policy
 from agents.runtime.process import configure_process
 from agents.trajectory import Trajectory
 from benchmarks.batches import acting, collect, make_policy, precision, updates
 from benchmarks.cases import configured, merged
+from benchmarks.fusion_layers import layer_rows
 from benchmarks.options import Row, parse, report
 from benchmarks.turns import Cost, cost, microseconds, ratios, take_turns
 from conf.schema import TrainConfig
 from envs.errors import unknown_name
 from envs.spec import EnvSpec
 
-REFERENCE = "concat"
+REFERENCE, LAYERS = "concat", "layers"
 BATCHES = 8
 CASES: dict[str, list[str]] = {
     "default": [],
     "short-episodes": ["env.tasks=[BabyAI-GoToObj-v0]"],
     "20-tasks": ["env=conditional", "env.num_tasks=20", "context=task"],
 }
-SITE_SETS: dict[str, tuple[str, ...]] = {"core_input": ("core_input",), "all": SITES}
+SITE_SETS: dict[str, tuple[str, ...]] = {"core_input": ("core_input",), "all": FLAT_SITES}
 
 
 class Key(NamedTuple):
@@ -70,12 +76,17 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     """One row per case, set of sites and fusion."""
     options = parse(arguments, rounds=7, seconds=0.3, own=("cases", "fusions", "sites"))
     cases = options.words("cases", list(CASES))
-    fusions = options.words("fusions", list(FUSIONS))
+    fusions = options.words("fusions", list(FUSION_NAMES if cases == [LAYERS] else FUSIONS))
     sites = options.words("sites", list(SITE_SETS))
-    for option, words, table in (("cases", cases, CASES), ("fusions", fusions, FUSIONS), ("sites", sites, SITE_SETS)):
+    tables = {"cases": (*CASES, LAYERS), "fusions": FUSION_NAMES if cases == [LAYERS] else FUSIONS, "sites": SITE_SETS}
+    for option, words in (("cases", cases), ("fusions", fusions), ("sites", sites)):
         for word in words:
-            if word not in table:
-                raise unknown_name(option, word, table)
+            if word not in tables[option]:
+                raise unknown_name(option, word, tables[option])
+    if LAYERS in cases:
+        configure_process(1)
+        yield from layer_rows(fusions, options.rounds, options.seconds)
+        cases = [case for case in cases if case != LAYERS]
     fusions = list(dict.fromkeys([REFERENCE, *fusions]))
     configs: dict[Key, tuple[TrainConfig, EnvSpec]] = {}
     for key in (Key(case, place, fusion) for case in cases for place in sites for fusion in fusions):
@@ -137,13 +148,13 @@ def held(network: AgentNetwork, work: Callable[[], float]) -> int:
     """Bytes of all modulations that the network makes in one go of `work`."""
     condition, total = network.condition, 0
 
-    def counted(contexts: object) -> object:
+    def counted(contexts: Contexts, samples: int | None = None) -> Modulations:
         nonlocal total
-        modulations = condition(contexts)  # type: ignore[arg-type]
+        modulations = condition(contexts, samples)
         total += _num_bytes(modulations)
         return modulations
 
-    network.condition = counted  # type: ignore[method-assign, assignment]
+    network.condition = counted  # type: ignore[method-assign]
     try:
         work()
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from agents.fusion import FUSIONS, SITES
+from agents.fusion import FUSION_NAMES, FUSIONS, KEYS, SITES, SPATIAL_FUSIONS, TORSO
 from agents.learner import OPTIMIZERS
 from agents.network.context import CONTEXTS, TASK_ENCODINGS
 from agents.network.core import CORES
@@ -29,16 +29,26 @@ class FusionConfig:
     """How observation and context meet.
 
     Attributes:
-        name: one of agents.fusion.FUSIONS.
-        sites: any of core_input, policy, value; none of them is an agent without context.
+        name: one of agents.fusion.FUSION_NAMES.
+        sites: any of torso, core_input, policy, value; none of them is an agent without context.
+        spatial: the form on the torso's feature map, one of SPATIAL_FUSIONS; empty = `name`.
         size: output features at core_input.
-        rank: rank of `low_rank`.
+        rank: of `low_rank` and `tucker`.
+        hidden: units of the hidden layer of `concat_mlp` and `hypernetwork`.
+        experts: of `mixture`.
+        keys: what `attention` compares its query with, `content` or `position`.
+        kernel: side of the kernels of `dynamic_conv`, an odd number.
     """
 
     name: str = MISSING
     sites: list[str] = field(default_factory=lambda: ["core_input"])
+    spatial: str = ""
     size: int = 128
     rank: int = 128
+    hidden: int = 128
+    experts: int = 8
+    keys: str = "content"
+    kernel: int = 3
 
 
 @dataclass(kw_only=True, slots=True)
@@ -165,6 +175,7 @@ class TrainConfig:
     log_seconds: float = 5.0
     display: bool = True
     stop_at_success: float = 0.0
+    match_params: str = ""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -225,7 +236,8 @@ def check_train(config: TrainConfig) -> None:
         InputError: one sentence with key, value and what would be right.
     """
     for key, value, names in (
-        ("fusion", config.fusion.name, FUSIONS),
+        ("fusion", config.fusion.name, FUSION_NAMES),
+        ("fusion.keys", config.fusion.keys, KEYS),
         ("context", config.context.name, CONTEXTS),
         ("context.task_encoding", config.context.task_encoding, TASK_ENCODINGS),
         ("core", config.core.name, CORES),
@@ -244,7 +256,7 @@ def check_train(config: TrainConfig) -> None:
     require(
         config, {"total_frames": 1, "seed": 0, "keep_checkpoints": 1, "log_seconds": 0, "checkpoint_seconds": 0}, ""
     )
-    require(config.fusion, {"size": 1, "rank": 1}, "fusion.")
+    check_fusion(config.fusion)
     require(config.context, {"task_size": 1, "word_size": 1, "instruction_size": 1}, "context.")
     require(config.core, {"size": 1}, "core.")
     require(config.torso, {"size": 1}, "torso.")
@@ -276,9 +288,34 @@ def check_train(config: TrainConfig) -> None:
         raise InputError(
             f"learner.adam_betas={config.learner.adam_betas} is out of range: give two numbers from 0 to below 1."
         )
+    if config.match_params and config.match_params not in FUSION_NAMES and not config.match_params.isdecimal():
+        raise unknown_name("match_params", config.match_params, ("a number", *FUSION_NAMES))
     if not 0 <= config.stop_at_success <= 1:
         raise InputError(f"stop_at_success={config.stop_at_success} is out of range: give a number from 0 to 1.")
     check_columns(config.learner, config.runtime.slots_per_actor)
+
+
+def check_fusion(fusion: FusionConfig) -> None:
+    """Which form can sit where, and the sizes."""
+    require(fusion, {"size": 1, "rank": 1, "hidden": 1, "experts": 1, "kernel": 1}, "fusion.")
+    if fusion.kernel % 2 == 0:
+        raise InputError(f"fusion.kernel={fusion.kernel} is even: give an odd number, so that the map keeps its size.")
+    if fusion.spatial and fusion.spatial not in SPATIAL_FUSIONS:
+        raise unknown_name("fusion.spatial", fusion.spatial, SPATIAL_FUSIONS)
+    flat = [site for site in fusion.sites if site != TORSO]
+    if flat and fusion.name not in FUSIONS:
+        raise InputError(
+            f"fusion={fusion.name} reads the torso's feature map and fusion.sites={flat[0]} has none: use fusion.sites=[torso], or a flat "
+            f"form there together with fusion.spatial={fusion.name}."
+        )
+    spatial = fusion.spatial or fusion.name
+    if TORSO in fusion.sites and spatial not in SPATIAL_FUSIONS:
+        raise InputError(
+            f"fusion={spatial} has no form for the torso's feature map: set fusion.spatial={'|'.join(SPATIAL_FUSIONS)}, or leave torso out "
+            "of fusion.sites."
+        )
+    if fusion.spatial and TORSO not in fusion.sites:
+        raise InputError(f"fusion.spatial={fusion.spatial} is not used: add torso to fusion.sites.")
 
 
 def check_columns(learner: LearnerConfig, slots: int) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import bound, environment, fusion, network, scaling, throughput
+from agents.fusion import MultiplicativeInteraction
+from benchmarks import bound, environment, fusion, fusion_layers, network, scaling, throughput
 from benchmarks.batches import collect, synthetic, updates
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError, parse
@@ -105,6 +106,32 @@ def test_fusion(capsys: pytest.CaptureFixture[str]) -> None:
     for row, numbers in ((concat, 64), (interaction, 64 * (64 + 4 + 1 + 1))):
         assert row["learner_modulation_bytes"] == 20 * numbers * 4
         assert row["acting_modulation_bytes"] == 80 * numbers * 4
+
+
+def test_fusion_layers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.fusion_layers.SHAPES", ((2, 3),))
+    found = rows(capsys, "fusion", "cases=layers", "fusions=mi,film,attention", "rounds=1", "seconds=0.001")
+    by_name = {(row["fusion"], row["contexts"]): row for row in found}
+    assert {name for name, _ in by_name} == {
+        *("concat", "mi", "film", "film on the map", "attention on the map"),
+        *("mi, outer product", "mi, x first", "mi, weights per sample", "mi, einsum"),
+    }
+    assert len(by_name) == len(found) == 9 * 3
+    for row in found:
+        check_spreads(row, "apply_times_concat", "train_times_concat", "apply_microseconds_per_sample")
+    assert [by_name["mi", contexts]["num_contexts"] for contexts in ("constant", "worst")] == [1, 6]
+    # One context: its weights are made once. Another at every step: they are not made at all.
+    constant, worst = (by_name["mi", contexts]["multiply_adds"] for contexts in ("constant", "worst"))
+    assert constant["condition"] == 64 * 256 * 257 and constant["apply"] == 6 * 256 * 256
+    assert worst["condition"] == 6 * 64 * 256 and worst["apply"] == 6 * 256 * (64 * 256 + 64 + 256)
+
+
+def test_the_plain_ways_compute_the_full_interaction() -> None:
+    mi = MultiplicativeInteraction(fusion_layers.X, fusion_layers.Z, fusion_layers.K)
+    x, z = torch.randn(3, fusion_layers.X), torch.randn(3, fusion_layers.Z)
+    rest = torch.addmm(mi.b, z, mi.U) + x @ mi.V.t()
+    for work in fusion_layers.PLAIN.values():
+        torch.testing.assert_close(work(mi, x, z / mi.reach) + rest, mi(x, z), rtol=1e-3, atol=1e-4)
 
 
 def test_bound(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 import conf
 from agents.builder import build_network
-from agents.fusion import FUSIONS, SITES
+from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS, SITES, SPATIAL_FUSIONS
 from agents.network.context import CONTEXTS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
@@ -31,8 +31,23 @@ from envs.suites import SUITES, make_spec
 CONF = Path(conf.__file__).parent
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and any(folder.glob("*.yaml")))
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
-TABLES = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS, "runtime": RUNTIMES, "env": SUITES}
-TINY = ["fusion.size=8", "fusion.rank=4", "core.size=8", "torso.size=8", "context.instruction_size=8"]
+TABLES = {
+    "fusion": FUSION_NAMES,
+    "context": CONTEXTS,
+    "core": CORES,
+    "torso": TORSOS,
+    "runtime": RUNTIMES,
+    "env": SUITES,
+}
+TINY = [
+    "fusion.size=8",
+    "fusion.rank=4",
+    "fusion.hidden=5",
+    "fusion.experts=2",
+    "core.size=8",
+    "torso.size=8",
+    "context.instruction_size=8",
+]
 
 
 def environments(
@@ -126,10 +141,37 @@ def test_every_suite_builds_with_its_defaults(name: str) -> None:
 def test_every_fusion_builds_with_every_context_core_and_site(fusion: str) -> None:
     """The schema holds plain objects, so that the pairs are made without composing anew."""
     config = compose_train(["env=conditional", f"fusion={fusion}", *TINY])
-    subsets = [list(chosen) for count in range(len(SITES) + 1) for chosen in itertools.combinations(SITES, count)]
+    subsets = [
+        list(chosen) for count in range(len(FLAT_SITES) + 1) for chosen in itertools.combinations(FLAT_SITES, count)
+    ]
     for context, core, sites in itertools.product(CONTEXTS, CORES, subsets):
         config.context.name, config.core.name, config.fusion.sites = context, core, sites
         acts(config, KINDS["vector"])
+
+
+@pytest.mark.parametrize("name", sorted(SPATIAL_FUSIONS))
+def test_every_spatial_fusion_builds_with_every_torso_that_has_a_map(name: str) -> None:
+    config = compose_train(
+        ["env=conditional", "fusion=mi", f"fusion.spatial={name}", "fusion.sites=[torso,core_input,policy]", *TINY]
+    )
+    for (kind, env), context in itertools.product(KINDS.items(), CONTEXTS):
+        config.context.name = context
+        for torso in ("shallow", "deep") if "pixels" in kind else ("auto",):
+            config.torso.name = torso
+            if kind == "vector":
+                with pytest.raises(InputError, match=r"fusion\.sites=\[torso,core_input,policy\] .* leave torso out"):
+                    build_network(config, env)
+            else:
+                acts(config, env)
+
+
+def test_a_form_that_is_spatial_alone_sits_on_the_torso() -> None:
+    for name in set(FUSION_NAMES) - set(FUSIONS):
+        config = compose_train([f"fusion={name}", *TINY])
+        assert config.fusion.sites == ["torso"]
+        assert set(build_network(config, KINDS["symbolic"]).fusions) == {"torso"}
+        message = refusal(f"fusion={name}", "fusion.sites=[torso,policy]")
+        assert f"fusion={name}" in message and "fusion.sites=policy" in message and f"fusion.spatial={name}" in message
 
 
 FITTING = {
@@ -212,14 +254,24 @@ def test_changed_keys_are_those_that_were_asked_for() -> None:
         ("fusion.sise=3", ("fusion.sise", "fusion.size")),
         ("learner.learningrate=3", ("learner.learningrate", "learner.learning_rate")),
         ("sede=3", ("sede", "seed")),
-        ("fusion=mii", ("fusion=mii", ", ".join(sorted(FUSIONS)))),
+        ("fusion=mii", ("fusion=mii", ", ".join(sorted(FUSION_NAMES)))),
         ("context=words", ("context=words", ", ".join(sorted(CONTEXTS)))),
         ("core=gru", ("core=gru", ", ".join(sorted(CORES)))),
         ("torso=vit", ("torso=vit", ", ".join(sorted(TORSOS)))),
         ("runtime=cloud", ("runtime=cloud", "local", "serial")),
         ("env=gridworld", ("env=gridworld", *SUITES)),
         ("experiment=nobel", ("experiment=nobel",)),
-        ("fusion.name=mii", ("fusion=mii", *FUSIONS)),
+        ("fusion.name=mii", ("fusion=mii", *FUSION_NAMES)),
+        ("fusion.spatial=mi", ("fusion.spatial=mi", *SPATIAL_FUSIONS)),
+        ("fusion.spatial=film", ("fusion.spatial=film", "add torso to fusion.sites")),
+        ("fusion.sites=[torso]", ("fusion=gated", "fusion.spatial=", *SPATIAL_FUSIONS)),
+        ("fusion.rank=0", ("fusion.rank=0",)),
+        ("fusion.hidden=0", ("fusion.hidden=0",)),
+        ("fusion.experts=-1", ("fusion.experts=-1",)),
+        ("fusion.kernel=2", ("fusion.kernel=2", "odd")),
+        ("fusion.keys=where", ("fusion.keys=where", "content", "position")),
+        ("match_params=mii", ("match_params=mii", "a number", *FUSION_NAMES)),
+        ("match_params=-3", ("match_params=-3", "a number")),
         ("fusion.sites=[core]", ("fusion.sites=core", *SITES)),
         ("learner.optimizer=sgd", ("learner.optimizer=sgd", "adam")),
         ("learner.reduction=median", ("learner.reduction=median", "mean")),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from agents.fusion import FUSIONS, SITES
+from agents.fusion import FUSION_NAMES, FUSIONS, SITES
 from conf.loading import compose_train, flatten, to_dict
 from conf.schema import EvaluateConfig
 from envs.suites import SUITES
@@ -32,9 +33,22 @@ def test_every_key_is_documented_and_none_that_does_not_exist() -> None:
 
 def test_the_readme_names_every_fusion_site_and_suite() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in (*FUSIONS, *SUITES):
+    for name in (*FUSION_NAMES, *SUITES):
         assert f"| `{name}` |" in readme
     assert f"fusion.sites=[{','.join(SITES)}]" in readme
+
+
+def test_the_page_on_fusion_has_every_equation_and_count_as_its_class_states_them() -> None:
+    page = (ROOT / "docs" / "fusion.md").read_text(encoding="utf-8")
+    # The first table has every flat form, the second one those on the map.
+    found = list(re.finditer(r"^\| `(\w+)` \|.*$", page, re.MULTILINE))
+    rows = {match[1]: match[0] for match in reversed(found)}
+    assert set(rows) >= set(FUSION_NAMES)
+    for name, form in FUSIONS.items():
+        docstring = " ".join(inspect.getdoc(form).split())  # type: ignore[union-attr]
+        _, equation, parameters, *_ = (cell.strip() for cell in rows[name].strip("|").split(" | "))
+        assert equation.split(",")[0] in docstring, name
+        assert f"{parameters} parameters" in docstring, name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,4 +1,4 @@
-"""The additive form: what concatenation followed by a linear layer really is."""
+"""The additive forms: what concatenation really is, and what a hidden layer behind it adds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import Fusion, Modulation, bias, weight
+from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
 from agents.fusion.segments import Segments
+
+# E[relu(u)^2] for u ~ N(0, 1): dividing by it starts the layer after a ReLU at variance 1.
+_MEAN_SQUARE_OF_RELU = 0.5
 
 
 class Concat(Fusion):
@@ -16,13 +19,15 @@ class Concat(Fusion):
     Jayakumar et al. (2020), section 2: the special case W = 0 of the multiplicative interaction. K(X + Z) + K parameters.
     """
 
+    affine_in_z = True
+
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
         super().__init__(x_size, z_size, out_size)
         self.V = weight(out_size, x_size, fan_in=x_size + z_size)
         self.U = weight(out_size, z_size, fan_in=x_size + z_size)
         self.b = bias(out_size)
 
-    def condition(self, z: Tensor) -> Modulation:
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> the shift U z + b, [U, K]."""
         return (F.linear(z, self.U, self.b),)
 
@@ -32,3 +37,65 @@ class Concat(Fusion):
         if segments.count == 1:
             return torch.addmm(shift, x, self.V.t())
         return F.linear(x, self.V) + segments.rows(shift)
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = V, b'(z) = U z + b."""
+        return AffineForm(self.V.expand(len(z), -1, -1), z @ self.U.t() + self.b)
+
+
+class Sum(Fusion):
+    """y = V (x + U z) + b: the context is brought to the size of x and added to it.
+
+    W = 0 as in `concat`, and U of the full form is V U: whatever the context adds has to pass through the weights of x. KX + XZ + K
+    parameters.
+    """
+
+    affine_in_z = True
+
+    def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
+        super().__init__(x_size, z_size, out_size)
+        # x and its shift have variance 1 each.
+        self.V = weight(out_size, x_size, fan_in=x_size, share=0.5 if z_size else 1.0)
+        self.U = weight(x_size, z_size, fan_in=z_size)
+        self.b = bias(out_size)
+
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+        """z [U, Z] -> what is added to x, U z, [U, X]."""
+        return (F.linear(z, self.U),)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, X] -> V (x + U z) + b, [N, K]."""
+        (added,) = modulation
+        return F.linear(x + segments.rows(added), self.V, self.b)
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = V, b'(z) = V U z + b."""
+        return AffineForm(self.V.expand(len(z), -1, -1), z @ self.U.t() @ self.V.t() + self.b)
+
+
+class ConcatMLP(Fusion):
+    """y = C relu(V x + U z + c) + b: concatenation with one hidden layer, the baseline of most papers.
+
+    H(X + Z) + H + KH + K parameters with H hidden units. Not linear in x, so it has no W'(z); given enough units it approximates any
+    of the others, and Jayakumar et al. (2020, theorem 1) say what that costs.
+    """
+
+    linear_in_x = False
+
+    def __init__(self, x_size: int, z_size: int, out_size: int, *, hidden: int) -> None:
+        super().__init__(x_size, z_size, out_size)
+        self.V = weight(hidden, x_size, fan_in=x_size + z_size)
+        self.U = weight(hidden, z_size, fan_in=x_size + z_size)
+        self.c = bias(hidden)
+        self.C = weight(out_size, hidden, fan_in=hidden, share=1 / _MEAN_SQUARE_OF_RELU)
+        self.b = bias(out_size)
+
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+        """z [U, Z] -> the shift of the hidden layer, U z + c, [U, H]."""
+        return (F.linear(z, self.U, self.c),)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, X] -> C relu(V x + shift) + b, [N, K]."""
+        (shift,) = modulation
+        hidden = F.linear(x, self.V) + segments.rows(shift)
+        return F.linear(hidden.relu(), self.C, self.b)

@@ -1,4 +1,4 @@
-"""Diagonal forms: the context scales each output feature."""
+"""Diagonal forms: the context scales each output feature, or all of them alike."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import Fusion, Modulation, bias, weight
+from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
 from agents.fusion.segments import Segments
 
 # E[sigmoid(u)^2] for u ~ N(0, 1): dividing the share of V by it starts the gated output at variance 1.
-_MEAN_SQUARE_OF_GATE = 0.2934
+MEAN_SQUARE_OF_GATE = 0.2934
 # FiLM begins close to the identity, but not on it: with weights of exactly zero no gradient would reach the context.
-_FILM_SHARE = 0.01
+FILM_SHARE = 0.01
 
 
 class Gated(Fusion):
@@ -23,12 +23,12 @@ class Gated(Fusion):
 
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.V = weight(out_size, x_size, fan_in=x_size, share=1 / _MEAN_SQUARE_OF_GATE)
+        self.V = weight(out_size, x_size, fan_in=x_size, share=1 / MEAN_SQUARE_OF_GATE)
         self.b = bias(out_size)
         self.U = weight(out_size, z_size, fan_in=z_size)
         self.c = bias(out_size)
 
-    def condition(self, z: Tensor) -> Modulation:
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> the gate, [U, K]."""
         return (torch.sigmoid(F.linear(z, self.U, self.c)),)
 
@@ -37,6 +37,42 @@ class Gated(Fusion):
         (gate,) = modulation
         return segments.rows(gate) * F.linear(x, self.V, self.b)
 
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = diag(gate) V, b'(z) = gate * b."""
+        gate = torch.sigmoid(z @ self.U.t() + self.c)
+        return AffineForm(gate.unsqueeze(2) * self.V, gate * self.b)
+
+
+class Diagonal(Fusion):
+    """y = (U z + c) * (V x + b): the gate without its sigmoid, the diagonal multiplicative interaction.
+
+    Jayakumar et al. (2020), section 3: W_j = diag(U_j) V. K(Z + 1) + K(X + 1) parameters. It starts with factors around 1.
+    """
+
+    affine_in_z = True
+
+    def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
+        super().__init__(x_size, z_size, out_size)
+        # The factor c + U z has mean 1 and variance 1/2: the mean square is 3/2.
+        self.V = weight(out_size, x_size, fan_in=x_size, share=2 / 3 if z_size else 1.0)
+        self.b = bias(out_size)
+        self.U = weight(out_size, z_size, fan_in=z_size, share=0.5)
+        self.c = bias(out_size, value=1.0)
+
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+        """z [U, Z] -> the factor U z + c, [U, K]."""
+        return (F.linear(z, self.U, self.c),)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, X] -> factor * (V x + b), [N, K]."""
+        (factor,) = modulation
+        return segments.rows(factor) * F.linear(x, self.V, self.b)
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = diag(U z + c) V, b'(z) = (U z + c) * b."""
+        factor = z @ self.U.t() + self.c
+        return AffineForm(factor.unsqueeze(2) * self.V, factor * self.b)
+
 
 class FiLM(Fusion):
     """y = (1 + gamma(z)) * V x + beta(z): feature-wise linear modulation (Perez et al., 2018) in the residual form.
@@ -44,15 +80,17 @@ class FiLM(Fusion):
     gamma(z) = G z + g and beta(z) = U z + b are affine. With z = 0 the layer starts as the linear layer V x. 2K(Z + 1) + KX parameters.
     """
 
+    affine_in_z = True
+
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
         super().__init__(x_size, z_size, out_size)
         self.V = weight(out_size, x_size, fan_in=x_size)
-        self.G = weight(out_size, z_size, fan_in=z_size, share=_FILM_SHARE)
+        self.G = weight(out_size, z_size, fan_in=z_size, share=FILM_SHARE)
         self.g = bias(out_size)
-        self.U = weight(out_size, z_size, fan_in=z_size, share=_FILM_SHARE)
+        self.U = weight(out_size, z_size, fan_in=z_size, share=FILM_SHARE)
         self.b = bias(out_size)
 
-    def condition(self, z: Tensor) -> Modulation:
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> 1 + gamma [U, K] and beta [U, K]."""
         return 1 + F.linear(z, self.G, self.g), F.linear(z, self.U, self.b)
 
@@ -60,3 +98,27 @@ class FiLM(Fusion):
         """x [N, X] -> (1 + gamma) * V x + beta, [N, K]."""
         scale, shift = modulation
         return torch.addcmul(segments.rows(shift), segments.rows(scale), F.linear(x, self.V))
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = diag(1 + gamma(z)) V, b'(z) = beta(z)."""
+        scale = 1 + z @ self.G.t() + self.g
+        return AffineForm(scale.unsqueeze(2) * self.V, z @ self.U.t() + self.b)
+
+
+class ScaleShift(FiLM):
+    """y = (1 + gamma(z)) V x + beta(z) with one number gamma and one number beta for all features.
+
+    The least that can be called multiplicative: the context turns the whole layer up or down. 2(Z + 1) + KX parameters.
+    """
+
+    def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
+        super().__init__(x_size, z_size, out_size)
+        self.G = weight(1, z_size, fan_in=z_size, share=FILM_SHARE)
+        self.g = bias(1)
+        self.U = weight(1, z_size, fan_in=z_size, share=FILM_SHARE)
+        self.b = bias(1)
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = (1 + gamma(z)) V, b'(z) = beta(z) in every place."""
+        matrix, shift = super().affine_form(z)
+        return AffineForm(matrix, shift.expand(-1, self.out_size))

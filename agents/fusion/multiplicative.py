@@ -1,4 +1,4 @@
-"""The full multiplicative interaction and its low-rank factorisation."""
+"""The full multiplicative interaction and two factorisations of its tensor."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import Fusion, Modulation, bias, weight
+from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.generation import apply_generated, generate
 from agents.fusion.segments import Segments, grouped_linear
 
 # How the starting variance is shared between the term in x alone and the two terms in which z takes part.
-_SHARE_X, _SHARE_XZ, _SHARE_Z = 0.5, 0.25, 0.25
+SHARE_X, SHARE_XZ, SHARE_Z = 0.5, 0.25, 0.25
 
 
 class MultiplicativeInteraction(Fusion):
@@ -18,28 +19,36 @@ class MultiplicativeInteraction(Fusion):
 
     Jayakumar et al. (2020), equation 1. KZX + KZ + KX + K parameters. W'(z) is made once per distinct context: its U K X numbers
     are the memory price, and the samples of a context share one matrix product.
+
+    Args:
+        reach: sum of |z_j| to be expected (generation.py); None for Z, that of features of about 1.
     """
 
-    def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
+    affine_in_z = True
+    reads_reach = True
+
+    def __init__(self, x_size: int, z_size: int, out_size: int, *, reach: float | None = None) -> None:
         super().__init__(x_size, z_size, out_size)
-        # Stored flat, so that W'(z) is one matrix product: row j holds the [K, X] matrix that z_j switches on.
-        self.W = weight(z_size, out_size * x_size, fan_in=z_size * x_size, share=_SHARE_XZ)
-        self.U = weight(z_size, out_size, fan_in=z_size, share=_SHARE_Z)
-        self.V = weight(out_size, x_size, fan_in=x_size, share=_SHARE_X)
+        self.reach = reach or max(z_size, 1)
+        # Stored flat, so that W'(z) is one matrix product: row j holds the [K, X] matrix that z_j switches on, times `reach`.
+        self.W = weight(z_size, out_size * x_size, fan_in=z_size * x_size, share=SHARE_XZ * self.reach**2)
+        self.U = weight(z_size, out_size, fan_in=z_size, share=SHARE_Z)
+        self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
         self.b = bias(out_size)
 
-    def condition(self, z: Tensor) -> Modulation:
-        """z [U, Z] -> W'(z) [U, K, X] and b'(z) [U, K]."""
-        # z is laid out by columns: the gradient of W is a product with its transpose, which then is in order.
-        generated = torch.mm(z.t().contiguous().t(), self.W)
-        # Not addmm, which would first write V once for every context.
-        generated = generated + self.V.flatten().to(generated.dtype)
-        return generated.view(-1, self.out_size, self.x_size), torch.addmm(self.b, z, self.U)
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+        """z [U, Z] -> W'(z) [U, K, X] and b'(z) [U, K]; z itself in place of W'(z) for contexts that hardly repeat."""
+        return generate(z / self.reach, self.W, self.V, self.x_size, samples), torch.addmm(self.b, z, self.U)
 
     def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
-        return grouped_linear(x, generated, segments) + segments.rows(shift)
+        return apply_generated(x, generated, self.W, self.V, segments) + segments.rows(shift)
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = z^T W + V, b'(z) = z^T U + b."""
+        tensor = self.W.view(self.z_size, self.out_size, self.x_size)
+        return AffineForm(torch.einsum("uz,zkx->ukx", z / self.reach, tensor) + self.V, z @ self.U + self.b)
 
 
 class LowRank(Fusion):
@@ -48,16 +57,18 @@ class LowRank(Fusion):
     r(X + Z + K) + KX + KZ + K parameters for rank r.
     """
 
+    affine_in_z = True
+
     def __init__(self, x_size: int, z_size: int, out_size: int, *, rank: int) -> None:
         super().__init__(x_size, z_size, out_size)
         self.A = weight(rank, x_size, fan_in=x_size)
         self.B = weight(rank, z_size, fan_in=z_size)
-        self.C = weight(out_size, rank, fan_in=rank, share=_SHARE_XZ)
-        self.U = weight(z_size, out_size, fan_in=z_size, share=_SHARE_Z)
-        self.V = weight(out_size, x_size, fan_in=x_size, share=_SHARE_X)
+        self.C = weight(out_size, rank, fan_in=rank, share=SHARE_XZ)
+        self.U = weight(z_size, out_size, fan_in=z_size, share=SHARE_Z)
+        self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
         self.b = bias(out_size)
 
-    def condition(self, z: Tensor) -> Modulation:
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> B z [U, rank] and z^T U + b [U, K]."""
         return F.linear(z, self.B), torch.addmm(self.b, z, self.U)
 
@@ -66,3 +77,46 @@ class LowRank(Fusion):
         factor, shift = modulation
         mixed = F.linear(F.linear(x, self.A) * segments.rows(factor), self.C)
         return mixed + F.linear(x, self.V) + segments.rows(shift)
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = C diag(B z) A + V, b'(z) = z^T U + b."""
+        matrix = torch.einsum("kr,ur,rx->ukx", self.C, z @ self.B.t(), self.A) + self.V
+        return AffineForm(matrix, z @ self.U + self.b)
+
+
+class Tucker(Fusion):
+    """y = C (B z)^T G (A x) + V x + z^T U + b: a full interaction of small copies of x and z, the Tucker form of W.
+
+    A, B and C reduce x and z to `rank` features and bring `rank` features to K; between them is a full core tensor G. It is the
+    bottleneck hypernetwork without a nonlinearity. r(X + Z + K) + r^3 + KX + KZ + K parameters for rank r.
+    """
+
+    affine_in_z = True
+
+    def __init__(self, x_size: int, z_size: int, out_size: int, *, rank: int) -> None:
+        super().__init__(x_size, z_size, out_size)
+        self.rank = rank
+        self.A = weight(rank, x_size, fan_in=x_size)
+        self.B = weight(rank, z_size, fan_in=z_size)
+        # Stored flat as W of the full form, and times the reach of B z.
+        self.G = weight(rank, rank * rank, fan_in=rank * rank, share=rank**2)
+        self.C = weight(out_size, rank, fan_in=rank, share=SHARE_XZ)
+        self.U = weight(z_size, out_size, fan_in=z_size, share=SHARE_Z)
+        self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
+        self.b = bias(out_size)
+
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+        """z [U, Z] -> the core for each context, (B z)^T G [U, rank, rank], and z^T U + b [U, K]."""
+        core = torch.mm(F.linear(z, self.B) / self.rank, self.G).view(-1, self.rank, self.rank)
+        return core, torch.addmm(self.b, z, self.U)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, X] -> C core (A x) + V x + z^T U + b, [N, K]."""
+        core, shift = modulation
+        mixed = F.linear(grouped_linear(F.linear(x, self.A), core, segments), self.C)
+        return mixed + F.linear(x, self.V) + segments.rows(shift)
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = C ((B z)^T G) A + V, b'(z) = z^T U + b."""
+        core = torch.einsum("us,srq->urq", z @ self.B.t() / self.rank, self.G.view(self.rank, self.rank, self.rank))
+        return AffineForm(self.C @ core @ self.A + self.V, z @ self.U + self.b)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from agents.fusion import Fusion, Modulation, Segments
+from agents.fusion import TORSO, Fusion, Modulation, Segments
 from agents.network.context import ContextEncoder, Contexts
 from agents.network.core import FeedForwardCore, LSTMCore
 from agents.network.heads import ActionMask, ValueHead
@@ -32,7 +33,7 @@ class AgentNetwork(nn.Module):
     Args:
         torso: observation -> features, with attribute `size`.
         context_encoder: contexts -> z.
-        fusions: by site, any of `core_input`, `policy`, `value`; a site without a fusion is a plain layer without context.
+        fusions: by site, any of agents.fusion.SITES; a site without a fusion is a plain layer without context.
         core: the recurrent core.
         num_actions: A.
         action_counts: actions of each task; the others are masked.
@@ -75,10 +76,13 @@ class AgentNetwork(nn.Module):
         """Trainable numbers."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def condition(self, contexts: Contexts) -> Modulations:
-        """Everything that depends on the contexts alone, once for each of the U rows."""
+    def condition(self, contexts: Contexts, samples: int | None = None) -> Modulations:
+        """Everything that depends on the contexts alone, once for each of the U rows; `samples` as in Fusion.condition."""
         z = self.context_encoder(contexts)
-        return {site: fusion.condition(z.to(fusion.dtype)) for site, fusion in self.fusions.items()}  # type: ignore[operator]
+        return {
+            site: fusion.condition(z.to(fusion.dtype), samples)  # type: ignore[operator]
+            for site, fusion in self.fusions.items()
+        }
 
     def unroll(
         self,
@@ -101,7 +105,8 @@ class AgentNetwork(nn.Module):
             values: whether the value features are wanted; an actor has no use for them.
         """
         length, batch = inputs["reset"].shape
-        features = self.torso({key: inputs[key].flatten(0, 1) for key in ("image", "vector") if key in inputs})
+        fuse = partial(self._fuse, TORSO, modulations=modulations, segments=segments) if TORSO in self.fusions else None
+        features = self.torso({key: inputs[key].flatten(0, 1) for key in ("image", "vector") if key in inputs}, fuse)
         last_action = self.action_codes.to(features.dtype).index_select(0, inputs["last_action"].flatten())
         last_reward = inputs["last_reward"].flatten().clamp(-1, 1).unsqueeze(1)
         x = torch.cat([features, last_action, last_reward.to(features.dtype)], dim=1)
@@ -116,11 +121,11 @@ class AgentNetwork(nn.Module):
         return AgentOutput(logits.view(length, batch, -1), value_features, core_state)
 
     def lower_precision(self, dtype: torch.dtype) -> None:
-        """Casts in place what autocast would cast at every call: torso, fusion at the core's input, core. For acting only."""
+        """Casts in place what autocast would cast at every call: torso, the fusions up to the core's input, core. For acting only."""
         for module in (
             self.torso,
             self.core,
-            *(self.fusions[site] for site in ("core_input",) if site in self.fusions),
+            *(self.fusions[site] for site in (TORSO, "core_input") if site in self.fusions),
         ):
             module.to(dtype)
 

@@ -38,6 +38,10 @@ class ContextEncoder(nn.Module):
         normalize: layer normalisation of the encoded instruction. An LSTM starts with outputs of about 0.1, and the
             multiplicative term of a fusion would start as quiet as that.
 
+    Attributes:
+        size: Z.
+        reach: the sum of |z_j| to be expected, about 1 for each feature but for one-hot ones, which sum to 1.
+
     The instruction encoder is IMPALA's: embedding, LSTM, its output at the last word (Espeholt et al. 2018, section 5.3).
     """
 
@@ -58,17 +62,21 @@ class ContextEncoder(nn.Module):
         self.task_encoding = task_encoding
         self.num_tasks = num_tasks
         self.size = 0
+        self.reach = 0.0
         if self.reads_task:
             if task_encoding == "embedding":
                 self.task_embedding = nn.Embedding(num_tasks, task_size)
                 self.size += task_size
+                self.reach += task_size
             else:
                 self.size += num_tasks
+                self.reach += 1
         if self.reads_instruction:
             self.word_embedding = nn.Embedding(vocabulary_size, word_size, padding_idx=0)
             self.instruction_lstm = nn.LSTM(word_size, instruction_size)
             self.normalize = nn.LayerNorm(instruction_size) if normalize else nn.Identity()
             self.size += instruction_size
+            self.reach += instruction_size
 
     @property
     def reads_task(self) -> bool:

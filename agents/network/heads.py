@@ -17,7 +17,7 @@ class ActionMask(nn.Module):
     def __init__(self, action_counts: tuple[int, ...], num_actions: int) -> None:
         super().__init__()
         allowed = torch.arange(num_actions) < torch.tensor(action_counts).unsqueeze(1)
-        self.needed = not bool(allowed.all())
+        self.needed = min(action_counts) < num_actions
         self.register_buffer("allowed", allowed, persistent=False)
 
     def forward(self, logits: Tensor, task: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,8 @@ from envs.errors import InputError, unknown_name
 from envs.spec import EnvSpec
 
 Observation = Mapping[str, Tensor]
+Fuse = Callable[[Tensor], Tensor]
+"""What happens to the feature map before it is flattened: [N, C, H, W] -> the same shape."""
 
 
 class GridTorso(nn.Module):
@@ -34,6 +37,9 @@ class GridTorso(nn.Module):
         size: output features.
 
     image uint8 [N, H, W, C] (and vector float [N, V]) -> [N, size].
+
+    Attributes:
+        map_shape: (channels, height, width) of the feature map, which `fuse` may change before the linear layer.
     """
 
     one_hot: Tensor
@@ -57,22 +63,22 @@ class GridTorso(nn.Module):
         self._keys = np.random.default_rng(0).integers(1 << 62, size=height * width, dtype=np.int64)
         sizes = [sum(symbol_counts), *channels]
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 2) for a, b in pairwise(sizes))
-        flat = channels[-1] * (height - len(channels)) * (width - len(channels))
-        self.linear = nn.Linear(flat + vector_size, size)
+        self.map_shape = channels[-1], height - len(channels), width - len(channels)
+        self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
         self.size = size
 
-    def forward(self, observation: Observation) -> Tensor:
+    def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
         """One row of features per sample."""
         cell = self._cells(observation["image"])
         # Not while acting: hardly two slots see the same at the same time (160 of 192 images are distinct).
         search = cell.device.type == "cpu" and torch.is_grad_enabled()
         distinct, sample = _distinct(cell, self._keys) if search else (cell, None)
         x = self._convolve(distinct)
-        if sample is None:
-            return self._join(x, observation)
-        if "vector" in observation:
-            return self._join(x.index_select(0, sample), observation)
-        return self._join(x, observation).index_select(0, sample)
+        if sample is None or (fuse is None and "vector" not in observation):
+            y = self._join(x, observation, fuse)
+            return y if sample is None else y.index_select(0, sample)
+        # What comes next differs between samples that see the same.
+        return self._join(x.index_select(0, sample), observation, fuse)
 
     def _cells(self, image: Tensor) -> Tensor:
         """The codes of a cell as one number, a row of the table: int32 [N, H, W]."""
@@ -88,14 +94,14 @@ class GridTorso(nn.Module):
             assert isinstance(convolution, nn.Conv2d)
             if x.shape[2:] == convolution.weight.shape[2:]:
                 # One output position: a linear layer, whose gradient costs a fifth of the convolution's.
-                x = F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)
+                x = F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)[:, :, None, None]
             else:
                 x = convolution(x)
             x = x.relu_()
-        return x.flatten(1)
+        return x
 
-    def _join(self, x: Tensor, observation: Observation) -> Tensor:
-        return self.linear(_with_vector(x, observation)).relu_()  # type: ignore[no-any-return]
+    def _join(self, x: Tensor, observation: Observation, fuse: Fuse | None) -> Tensor:
+        return self.linear(_with_vector(_fused(x, fuse), observation)).relu_()  # type: ignore[no-any-return]
 
 
 class ShallowTorso(nn.Module):
@@ -111,13 +117,14 @@ class ShallowTorso(nn.Module):
         self.conv2 = nn.Conv2d(16, 32, 4, stride=2)
         h, w = (((side - 8) // 4 + 1) for side in (height, width))
         h, w = ((side - 4) // 2 + 1 for side in (h, w))
-        self.linear = nn.Linear(32 * h * w + vector_size, size)
+        self.map_shape = 32, h, w
+        self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
         self.size = size
 
-    def forward(self, observation: Observation) -> Tensor:
-        """One row of features per sample."""
+    def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
+        """One row of features per sample; `fuse` sees the map of the last convolution, of `map_shape`."""
         x = self.conv2(_convolve_pixels(self.conv1, observation["image"]).relu_()).relu_()
-        return self.linear(_with_vector(x.flatten(1), observation)).relu_()  # type: ignore[no-any-return]
+        return self.linear(_with_vector(_fused(x, fuse), observation)).relu_()  # type: ignore[no-any-return]
 
 
 class _Residual(nn.Module):
@@ -149,13 +156,14 @@ class DeepTorso(nn.Module):
             stages += [nn.MaxPool2d(3, stride=2, padding=1), _Residual(out), _Residual(out)]
             channels, height, width = out, (height + 1) // 2, (width + 1) // 2
         self.stages = nn.Sequential(*stages)
-        self.linear = nn.Linear(channels * height * width + vector_size, size)
+        self.map_shape = channels, height, width
+        self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
         self.size = size
 
-    def forward(self, observation: Observation) -> Tensor:
-        """One row of features per sample."""
+    def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
+        """One row of features per sample; `fuse` sees the map of the last stage, of `map_shape`."""
         x = self.stages(_convolve_pixels(self.first, observation["image"])).relu_()
-        return self.linear(_with_vector(x.flatten(1), observation)).relu_()  # type: ignore[no-any-return]
+        return self.linear(_with_vector(_fused(x, fuse), observation)).relu_()  # type: ignore[no-any-return]
 
 
 class MLPTorso(nn.Module):
@@ -163,12 +171,13 @@ class MLPTorso(nn.Module):
 
     def __init__(self, vector_size: int, *, sizes: Sequence[int] = (256,)) -> None:
         super().__init__()
+        self.map_shape = None
         widths = [vector_size, *sizes]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.size = sizes[-1] if sizes else vector_size
 
-    def forward(self, observation: Observation) -> Tensor:
-        """One row of features per sample."""
+    def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
+        """One row of features per sample. There is no map, and `fuse` is None."""
         x = observation["vector"]
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
@@ -230,6 +239,11 @@ def _convolve_pixels(convolution: nn.Conv2d, image: Tensor) -> Tensor:
     """
     x = image.permute(0, 3, 1, 2).to(_compute_dtype(convolution.weight))
     return F.conv2d(x, convolution.weight * (1 / 255), convolution.bias, convolution.stride, convolution.padding)
+
+
+def _fused(x: Tensor, fuse: Fuse | None) -> Tensor:
+    """The map [N, C, H, W], fused or as it is, flattened."""
+    return (x if fuse is None else fuse(x)).flatten(1)
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:

@@ -133,7 +133,7 @@ class CountingNetwork(nn.Module):
         self.filler = nn.Parameter(torch.zeros(50, 40))
         self.context_encoder = _NoContext()
 
-    def condition(self, contexts: Contexts) -> Modulations:
+    def condition(self, contexts: Contexts, samples: int | None = None) -> Modulations:
         """The modulation is the number of the weights: a cache that is not cleared shows in the actions."""
         return {"policy": (self.number.expand(len(contexts.task), 1).clone(),)}
 

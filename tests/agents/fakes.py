@@ -49,6 +49,7 @@ def fake_config(
     context: str = "both",
     core: str = "lstm",
     sites: tuple[str, ...] = ("core_input", "policy", "value"),
+    spatial: str = "",
     torso: str = "auto",
     task_encoding: str = "embedding",
     **learner: object,
@@ -56,7 +57,7 @@ def fake_config(
     """A configuration of a tiny agent."""
     return TrainConfig(
         env=EnvConfig(name="fake", tasks=[]),
-        fusion=FusionConfig(name=fusion, sites=list(sites), size=6, rank=4),
+        fusion=FusionConfig(name=fusion, sites=list(sites), spatial=spatial, size=6, rank=4, hidden=5, experts=3),
         context=ContextConfig(name=context, task_encoding=task_encoding, task_size=3, word_size=4, instruction_size=5),
         core=CoreConfig(name=core, size=5),
         torso=TorsoConfig(name=torso, size=6, hidden=[6]),

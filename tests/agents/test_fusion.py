@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import pytest
@@ -12,17 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion import FUSIONS, FiLM, Fusion, Segments, grouped_linear, identity_segments
+from agents.fusion import FUSIONS, OPTIONS, FiLM, Fusion, Segments, grouped_linear, identity_segments
 from agents.shapes import repeating_size
 
 NAMES = sorted(FUSIONS)
 
 
-def build(name: str, x_size: int, z_size: int, out_size: int, *, rank: int = 3, seed: int = 0) -> Fusion:
-    """A fusion of that name in double precision."""
+def build(name: str, x_size: int, z_size: int, out_size: int, *, free: int = 3, seed: int = 0) -> Fusion:
+    """A fusion of that name in double precision, with `free` as its rank, hidden units or experts."""
     torch.manual_seed(seed)
-    options = {"rank": rank} if "rank" in inspect.signature(FUSIONS[name]).parameters else {}
-    return FUSIONS[name](x_size, z_size, out_size, **options).double()
+    return FUSIONS[name](x_size, z_size, out_size, **dict.fromkeys(OPTIONS.get(name, ()), free)).double()
 
 
 def disturbed(fusion: Fusion) -> Fusion:
@@ -58,7 +56,8 @@ def low_rank(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
 
 
 def mi(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
-    tensor = p["W"].view(z.shape[1], -1, x.shape[1])
+    """W is stored Z times as large as it is."""
+    tensor = p["W"].view(z.shape[1], -1, x.shape[1]) / z.shape[1]
     return (
         torch.einsum("nz,zkx,nx->nk", z, tensor, x)
         + torch.einsum("nz,zk->nk", z, p["U"])
@@ -67,12 +66,58 @@ def mi(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
     )
 
 
+def concat_mlp(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    hidden = torch.einsum("hx,nx->nh", p["V"], x) + torch.einsum("hz,nz->nh", p["U"], z) + p["c"]
+    return torch.einsum("kh,nh->nk", p["C"], hidden.clamp(min=0)) + p["b"]
+
+
+def sum_(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    return torch.einsum("kx,nx->nk", p["V"], x + torch.einsum("xz,nz->nx", p["U"], z)) + p["b"]
+
+
+def diagonal(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    factor = torch.einsum("kz,nz->nk", p["U"], z) + p["c"]
+    return factor * (torch.einsum("kx,nx->nk", p["V"], x) + p["b"])
+
+
+def scale_shift(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    gamma, beta = z @ p["G"][0] + p["g"], z @ p["U"][0] + p["b"]
+    return (1 + gamma)[:, None] * torch.einsum("kx,nx->nk", p["V"], x) + beta[:, None]
+
+
+def tucker(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    rank = len(p["A"])
+    core = p["G"].view(rank, rank, rank) / rank
+    mixed = torch.einsum("kr,srq,sz,nz,qx,nx->nk", p["C"], core, p["B"], z, p["A"], x)
+    return mixed + torch.einsum("kx,nx->nk", p["V"], x) + torch.einsum("nz,zk->nk", z, p["U"]) + p["b"]
+
+
+def hypernetwork(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    hidden = (torch.einsum("hz,nz->nh", p["A"], z) + p["a"]).clamp(min=0)
+    matrix = p["V"] + torch.einsum("nh,hkx->nkx", hidden, 2 / len(p["a"]) * p["W"].view(-1, *p["V"].shape))
+    return torch.einsum("nkx,nx->nk", matrix, x) + torch.einsum("nh,hk->nk", hidden, p["U"]) + p["b"]
+
+
+def mixture(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+    logits = torch.einsum("ez,nz->ne", p["A"], z) + p["a"]
+    share = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+    experts = torch.einsum("ekx,nx->nek", p["W"].view(len(p["a"]), -1, x.shape[1]), x) + p["U"]
+    return torch.einsum("ne,nek->nk", share, experts)
+
+
 EQUATIONS: dict[str, Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]] = {
     "concat": concat,
+    "concat_mlp": concat_mlp,
+    "sum": sum_,
     "gated": gated,
+    "diagonal": diagonal,
+    "scale_shift": scale_shift,
     "film": film,
     "low_rank": low_rank,
+    "tucker": tucker,
     "mi": mi,
+    "hypernetwork": hypernetwork,
+    "mixture": mixture,
 }
 
 
@@ -106,12 +151,20 @@ def test_segments_are_the_plain_reading(
     count = max(index) + 1 + unused
     x, z = draw(len(index), x_size).requires_grad_(), draw(count, z_size).requires_grad_()
     weights = draw(len(index), out_size)
-    by_segment = fusion.apply(x, fusion.condition(z), Segments(rows, count))
     plain = fusion(x, z[rows])
-    torch.testing.assert_close(by_segment, plain)
-    torch.testing.assert_close(
-        gradients(fusion, by_segment, weights, x, z), gradients(fusion, plain, weights, x, z), rtol=1e-6, atol=1e-9
-    )
+    expected = gradients(fusion, plain, weights, x, z)
+    # With and without knowing how many samples there are, which decides what some forms prepare.
+    for samples in (None, len(index)):
+        by_segment = fusion.apply(x, fusion.condition(z, samples), Segments(rows, count))
+        torch.testing.assert_close(by_segment, plain)
+        torch.testing.assert_close(gradients(fusion, by_segment, weights, x, z), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mi", "hypernetwork", "mixture"])
+def test_weights_are_not_made_for_contexts_that_hardly_repeat(name: str) -> None:
+    fusion, z = build(name, 5, 4, 6), draw(3, 4)
+    assert fusion.condition(z)[0].shape == fusion.condition(z, 6)[0].shape == (3, 6, 5)
+    assert fusion.condition(z, 5)[0].dim() == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -184,7 +237,7 @@ def test_half_precision_is_near(name: str, index: list[int]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("z_size", [1, 8, 64, 512])
 def test_output_starts_with_unit_variance(name: str, z_size: int) -> None:
-    fusion = build(name, 64, z_size, 48, rank=64)
+    fusion = build(name, 64, z_size, 48, free=32)
     with torch.no_grad():
         y = fusion(draw(256, 64), draw(256, z_size))
     assert 0.5 < float(y.var()) < 2
@@ -201,7 +254,7 @@ def test_gradient_reaches_everything_from_the_start(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_zero_context_leaves_a_path_for_the_observation(name: str) -> None:
-    fusion = build(name, 5, 4, 6)
+    fusion = build(name, 5, 4, 6, free=40)
     x = draw(1, 5).requires_grad_()
     jacobian = torch.autograd.functional.jacobian(lambda x: fusion(x, torch.zeros(1, 4, dtype=x.dtype)), x)
     assert torch.linalg.matrix_rank(jacobian[0, :, 0]) == 5
@@ -243,7 +296,7 @@ def test_mi_on_task_ids_is_one_head_for_each_task() -> None:
     heads = [torch.nn.Linear(5, 6).double() for _ in range(3)]
     with torch.no_grad():
         for task, head in enumerate(heads):
-            head.weight.copy_(fusion.W[task].view(6, 5) + fusion.V)
+            head.weight.copy_(fusion.W[task].view(6, 5) / 3 + fusion.V)
             head.bias.copy_(fusion.U[task] + fusion.b)
     expected = torch.stack([heads[task](row) for task, row in zip(tasks.tolist(), x, strict=True)])
     torch.testing.assert_close(fusion.apply(x, fusion.condition(z), Segments(tasks, 3)), expected)

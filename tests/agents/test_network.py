@@ -10,7 +10,7 @@ import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from torch import Tensor
 
-from agents.fusion import FUSIONS, SITES, Segments
+from agents.fusion import FLAT_SITES, FUSIONS, SPATIAL_FUSIONS, Segments
 from agents.network.agent import AgentNetwork, AgentOutput
 from agents.network.context import CONTEXTS, distinct_rows
 from agents.network.core import CORES
@@ -18,7 +18,7 @@ from agents.network.heads import ActionMask, ValueHead
 from agents.trajectory import OBSERVED, Trajectory
 
 T, B = 7, 4
-SUBSETS = [subset for count in range(len(SITES) + 1) for subset in itertools.combinations(SITES, count)]
+SUBSETS = [subset for count in range(len(FLAT_SITES) + 1) for subset in itertools.combinations(FLAT_SITES, count)]
 ENV = fake_env()
 
 
@@ -57,6 +57,33 @@ def test_acting_is_learning(fusion: str, context: str) -> None:
         torch.testing.assert_close(tuple(whole), tuple(steps), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("spatial", sorted(SPATIAL_FUSIONS))
+@pytest.mark.parametrize("image", [((7, 7, 2), "symbolic"), ((24, 20, 3), "pixels")])
+def test_acting_is_learning_with_a_fusion_on_the_map(spatial: str, image: tuple[tuple[int, ...], str]) -> None:
+    env = fake_env(image=image[0], kind=image[1])
+    network = fake_network(env, fake_config(spatial=spatial, sites=("torso", "core_input")))
+    batch = fake_batch(env, network.core_state_size, T, B)
+    # Two columns see the same, so that the grid torso's copies meet different contexts.
+    batch["image"][:, 1] = batch["image"][:, 0]
+    whole = unroll(network, observed(batch), batch["core_state"])
+    steps = step_by_step(network, observed(batch), batch["core_state"])
+    torch.testing.assert_close(tuple(whole), tuple(steps), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spatial", sorted(SPATIAL_FUSIONS))
+def test_the_map_listens_to_the_context(spatial: str) -> None:
+    env = fake_env(image=(7, 7, 2), kind="symbolic")
+    network = fake_network(env, fake_config(spatial=spatial, sites=("torso",), context="instruction"), seed=1)
+    batch = fake_batch(env, network.core_state_size, T, 40)
+    before = unroll(network, observed(batch), batch["core_state"])
+    batch["instruction"][3, :20, 0] = 1 + (batch["instruction"][3, :20, 0] == 1)
+    after = unroll(network, observed(batch), batch["core_state"])
+    # A ReLU may be dead for some of them.
+    assert (before.policy_logits[3, :20] != after.policy_logits[3, :20]).any(dim=1).sum() > 5
+    assert torch.equal(before.policy_logits[:3], after.policy_logits[:3])
+    torch.testing.assert_close(before.policy_logits[3, 20:], after.policy_logits[3, 20:])
+
+
 @pytest.mark.parametrize("core", sorted(CORES))
 @pytest.mark.parametrize("encoding", ["embedding", "one_hot"])
 def test_acting_is_learning_with_every_core(core: str, encoding: str) -> None:
@@ -75,7 +102,7 @@ def test_the_batches_of_these_tests_have_what_they_are_for() -> None:
     assert (changed & ~batch["reset"][1:]).any(), "no instruction changes inside an episode"
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", FLAT_SITES)
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
 def test_each_site_listens_to_the_context(fusion: str, site: str) -> None:
     network = fake_network(ENV, fake_config(fusion=fusion, context="instruction", sites=(site,)))

@@ -1,0 +1,211 @@
+"""Fusions on the torso's feature map, between its last convolution and its linear layer: map in, map of the same shape out.
+
+Further shapes: C channels, P = height x width positions. As a layer on the flattened map, X = K = C P.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.gating import FILM_SHARE
+from agents.fusion.multiplicative import SHARE_X, SHARE_XZ, SHARE_Z
+from agents.fusion.segments import Segments, grouped_linear
+
+KEYS = ("content", "position")
+"""What attention's query is compared with."""
+
+# Attention starts nearly uniform: scores of this variance change a position's weight by a third.
+_QUERY_SHARE = 0.1
+
+
+class SpatialFusion(Fusion):
+    """y = f(x, z) for feature maps.
+
+    Attributes:
+        channels, height, width: of the map. x_size and out_size are those of the flattened map.
+    """
+
+    def __init__(self, shape: Sequence[int], z_size: int) -> None:
+        super().__init__(math.prod(shape), z_size, math.prod(shape))
+        self.channels, self.height, self.width = shape
+
+    @property
+    def positions(self) -> int:
+        """P."""
+        return self.height * self.width
+
+    def _by_channel(self, scale: Tensor, shift: Tensor) -> AffineForm:
+        """The affine form of one factor and one summand for each channel, [U, C] each."""
+        return AffineForm(
+            torch.diag_embed(scale.repeat_interleave(self.positions, dim=1)),
+            shift.repeat_interleave(self.positions, dim=1),
+        )
+
+
+class SpatialFiLM(SpatialFusion):
+    """y_cp = (1 + gamma_c(z)) x_cp + beta_c(z): FiLM as in its paper, one scale and one shift for each channel of the map.
+
+    Perez et al. (2018), in the residual form. 2C(Z + 1) parameters.
+    """
+
+    affine_in_z = True
+
+    def __init__(self, shape: Sequence[int], z_size: int) -> None:
+        super().__init__(shape, z_size)
+        self.G = weight(self.channels, z_size, fan_in=z_size, share=FILM_SHARE)
+        self.g = bias(self.channels)
+        self.U = weight(self.channels, z_size, fan_in=z_size, share=FILM_SHARE)
+        self.b = bias(self.channels)
+
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+        """z [U, Z] -> 1 + gamma [U, C] and beta [U, C]."""
+        return 1 + F.linear(z, self.G, self.g), F.linear(z, self.U, self.b)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, C, H, W] -> (1 + gamma) * x + beta."""
+        scale, shift = (segments.rows(part)[:, :, None, None] for part in modulation)
+        return torch.addcmul(shift, scale, x)
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = diag(1 + gamma), each gamma repeated over positions; b'(z) = beta likewise."""
+        return self._by_channel(1 + z @ self.G.t() + self.g, z @ self.U.t() + self.b)
+
+
+class GatedAttention(SpatialFusion):
+    """y_cp = 2 sigmoid(U z + c)_c x_cp: a gate on every channel of the map (Chaplot et al. 2018).
+
+    The factor 2 makes it start around the identity. C(Z + 1) parameters.
+    """
+
+    def __init__(self, shape: Sequence[int], z_size: int) -> None:
+        super().__init__(shape, z_size)
+        self.U = weight(self.channels, z_size, fan_in=z_size)
+        self.c = bias(self.channels)
+
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+        """z [U, Z] -> the gate [U, C]."""
+        return (2 * torch.sigmoid(F.linear(z, self.U, self.c)),)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, C, H, W] -> gate * x."""
+        (gate,) = modulation
+        return segments.rows(gate)[:, :, None, None] * x
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z) = diag(gate), each gate repeated over positions; b'(z) = 0."""
+        gate = 2 * torch.sigmoid(z @ self.U.t() + self.c)
+        return self._by_channel(gate, torch.zeros_like(gate))
+
+
+class Attention(SpatialFusion):
+    """y_p = P a_p (V x_p + b), a = softmax over positions of q . k_p / sqrt(D): the context asks where to look.
+
+    The query q = Q z + q_0 has D = C features. With `keys="content"` a position's key is A x_p + r_p, what is seen there and where it
+    is; with `keys="position"` it is r_p alone, and the layer is linear in x. A context that attends to all positions alike leaves
+    V x_p + b. CZ + C + CP + C^2 + C parameters, and C^2 more for A.
+
+    Args:
+        keys: `content` or `position`.
+    """
+
+    def __init__(self, shape: Sequence[int], z_size: int, *, keys: str = "content") -> None:
+        super().__init__(shape, z_size)
+        channels = self.channels
+        self.linear_in_x = keys == "position"
+        self.Q = weight(channels, z_size, fan_in=z_size, share=_QUERY_SHARE)
+        self.q = bias(channels)
+        if keys == "content":
+            self.A = weight(channels, channels, fan_in=channels, share=0.5)
+        self.r = weight(self.positions, channels, fan_in=1, share=0.5 if keys == "content" else 1.0)
+        self.V = weight(channels, channels, fan_in=channels)
+        self.b = bias(channels)
+
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+        """z [U, Z] -> the query, divided by sqrt(D), [U, C]."""
+        return (F.linear(z, self.Q, self.q) / math.sqrt(self.channels),)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, C, H, W] -> P a_p (V x_p + b)."""
+        query = segments.rows(modulation[0])
+        x = x.flatten(2).transpose(1, 2)
+        if self.linear_in_x:
+            scores = F.linear(query, self.r)
+        else:
+            # q . (A x_p + r_p): A is applied to the query, of which there is one and not P.
+            scores = F.linear(query, self.r) + torch.matmul(x, (query @ self.A).unsqueeze(2)).squeeze(2)
+        attention = torch.softmax(scores, dim=1) * self.positions
+        y = attention.unsqueeze(2) * F.linear(x, self.V, self.b)
+        return y.transpose(1, 2).reshape(-1, self.channels, self.height, self.width)
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """With keys="position": W'(z) holds P a_p V at every position p and nothing between positions; b'(z) = P a_p b."""
+        if not self.linear_in_x:
+            return super().affine_form(z)
+        scores = (z @ self.Q.t() + self.q) @ self.r.t() / math.sqrt(self.channels)
+        attention = torch.softmax(scores, dim=1) * self.positions
+        alone = torch.eye(self.positions, dtype=z.dtype, device=z.device)
+        matrix = torch.einsum("up,kc,po->ukpco", attention, self.V, alone)
+        shift = torch.einsum("up,k->ukp", attention, self.b)
+        return AffineForm(matrix.reshape(len(z), self.out_size, self.x_size), shift.flatten(1))
+
+
+class DynamicConvolution(SpatialFusion):
+    """y = kernel(z) convolved with x, plus b'(z): kernel(z) = V + z^T W is a multiplicative interaction at every position.
+
+    Zero padding keeps the size of the map. (Z + 1) C^2 k^2 + (Z + 1) C parameters with kernels of k x k.
+
+    Args:
+        kernel: k, odd.
+        reach: as in MultiplicativeInteraction.
+    """
+
+    affine_in_z = True
+    reads_reach = True
+
+    def __init__(self, shape: Sequence[int], z_size: int, *, kernel: int = 3, reach: float | None = None) -> None:
+        super().__init__(shape, z_size)
+        self.kernel = kernel
+        self.reach = reach or max(z_size, 1)
+        channels, fan_in = self.channels, self.channels * kernel**2
+        # Flat, so that the kernels of all contexts are one matrix product: row j is the [C, C, k, k] kernel that z_j switches on,
+        # times `reach`.
+        self.W = weight(z_size, channels * fan_in, fan_in=z_size * fan_in, share=SHARE_XZ * self.reach**2)
+        self.U = weight(z_size, channels, fan_in=z_size, share=SHARE_Z)
+        self.V = weight(channels, fan_in, fan_in=fan_in, share=SHARE_X)
+        self.b = bias(channels)
+
+    def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
+        """z [U, Z] -> kernels [U, C, C k k] and b'(z) [U, C]."""
+        kernels = torch.mm(z / self.reach, self.W) + self.V.flatten().to(self.dtype)
+        return kernels.view(-1, *self.V.shape), torch.addmm(self.b, z, self.U)
+
+    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+        """x [N, C, H, W] -> kernel(z) * x + b'(z): every patch is a sample of its map's context."""
+        kernels, shift = modulation
+        patches = F.unfold(x, self.kernel, padding=self.kernel // 2).transpose(1, 2).flatten(0, 1)
+        patches_of = Segments(segments.index.repeat_interleave(self.positions), segments.count)
+        y = grouped_linear(patches, kernels, patches_of).view(-1, self.height, self.width, self.channels)
+        return y.permute(0, 3, 1, 2) + segments.rows(shift)[:, :, None, None]
+
+    def affine_form(self, z: Tensor) -> AffineForm:
+        """W'(z): the columns are the convolutions of the unit maps with kernel(z); b'(z) = z^T U + b at every position."""
+        units = torch.eye(self.x_size, dtype=z.dtype, device=z.device).view(-1, self.channels, self.height, self.width)
+        shape = self.channels, self.channels, self.kernel, self.kernel
+        kernels = (z / self.reach @ self.W + self.V.flatten()).view(-1, *shape)
+        columns = [F.conv2d(units, kernel, padding=self.kernel // 2).flatten(1).t() for kernel in kernels]
+        return AffineForm(torch.stack(columns), (z @ self.U + self.b).repeat_interleave(self.positions, dim=1))
+
+
+SPATIAL_FUSIONS: dict[str, type[SpatialFusion]] = {
+    "film": SpatialFiLM,
+    "gated_attention": GatedAttention,
+    "attention": Attention,
+    "dynamic_conv": DynamicConvolution,
+}
+"""Name in the config -> class. All take (shape, z_size) and the options that OPTIONS names."""

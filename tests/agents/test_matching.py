@@ -1,0 +1,119 @@
+"""Agents of equal size: the free dimension is found, the count is right, and what cannot be met is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agents.builder import build_network
+from agents.fusion import FREE_DIMENSIONS, FUSION_NAMES, FUSIONS
+from agents.matching import TOLERANCE, count_parameters, match_params, reference_parameters
+from agents.network.cost import multiply_adds
+from conf.loading import compose_train
+from conf.schema import TrainConfig
+from envs.errors import InputError
+from envs.spec import EnvSpec
+from envs.suites import make_spec
+
+BABYAI = ["env=babyai"]
+
+
+def composed(*overrides: str) -> tuple[TrainConfig, EnvSpec]:
+    config = compose_train(list(overrides))
+    return config, make_spec(config.env)
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+@pytest.mark.parametrize("reference", ["mi", "concat", "500000"])
+def test_every_flat_form_is_brought_to_the_size_of_another(fusion: str, reference: str) -> None:
+    """On the default suite, at its default sizes."""
+    config, env = composed(*BABYAI, f"fusion={fusion}", f"match_params={reference}")
+    wanted = 500_000 if reference.isdecimal() else count_parameters(*composed(*BABYAI, f"fusion={reference}"))
+    assert reference_parameters(config, env) == wanted
+    matched = match_params(config, env)
+    found = build_network(matched, env).num_parameters
+    assert abs(found - wanted) <= TOLERANCE * wanted
+    changed = {
+        key
+        for key in ("hidden", "rank", "experts", "size")
+        if getattr(matched.fusion, key) != getattr(config.fusion, key)
+    }
+    assert changed <= {FREE_DIMENSIONS.get(fusion, "size"), "size"}
+    if fusion == reference:
+        assert not changed
+    assert match_params(compose_train([*BABYAI, f"fusion={fusion}"]), env) == compose_train(
+        [*BABYAI, f"fusion={fusion}"]
+    )
+
+
+@pytest.mark.parametrize("reference", FUSION_NAMES)
+def test_every_form_can_be_the_reference(reference: str) -> None:
+    config, env = composed(*BABYAI, "fusion=concat_mlp", f"match_params={reference}")
+    wanted = count_parameters(*composed(*BABYAI, f"fusion={reference}"))
+    assert reference_parameters(config, env) == wanted
+    assert abs(count_parameters(match_params(config, env), env) - wanted) <= TOLERANCE * wanted
+
+
+def test_counting_makes_nothing_and_draws_nothing() -> None:
+    config, env = composed("env=conditional", "context=task", "fusion=mi")
+    before = torch.get_rng_state()
+    assert count_parameters(config, env) == build_network(config, env).num_parameters
+    torch.set_rng_state(before)
+    count_parameters(config, env)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["match_params=10"],
+        ["match_params=999999999999"],
+        ["fusion=gated", "fusion.sites=[policy]", "match_params=mi"],
+        ["fusion=attention", "match_params=mi"],
+        ["fusion=mixture", "fusion.sites=[policy,value]", "match_params=1"],
+    ],
+)
+def test_what_cannot_be_met_is_refused(overrides: list[str]) -> None:
+    config, env = composed(*BABYAI, *overrides)
+    with pytest.raises(InputError, match="match_params=.* cannot be met") as caught:
+        match_params(config, env)
+    assert "\n" not in str(caught.value)
+
+
+def test_multiply_adds_are_those_of_the_products() -> None:
+    """A feed-forward agent on vectors, counted by hand."""
+    config, env = composed(
+        *(
+            "env=conditional",
+            "env.num_tasks=3",
+            "env.dimension=5",
+            "context=task",
+            "context.task_size=7",
+            "core=feedforward",
+        ),
+        *("core.size=11", "fusion.size=13", "torso.hidden=[17]", "fusion=mi", "fusion.sites=[core_input,policy]"),
+    )
+    network = build_network(config, env)
+    actions, x = env.num_actions, 17 + env.num_actions + 1
+    vector = env.observation["vector"].shape[0]
+    found = multiply_adds(network, env)
+    # W'(z) and b'(z) at both sites; an embedding is looked up.
+    assert found.condition == 7 * 13 * x + 7 * 13 + 7 * actions * 11 + 7 * actions
+    # The value features are the core's output, which the value head reads outside.
+    assert found.apply == vector * 17 + x * 13 + 13 * 11 + 11 * actions
+
+
+def test_multiply_adds_see_lstms_and_convolutions() -> None:
+    config, env = composed(*BABYAI, "fusion=concat", "fusion.size=8", "core.size=16", "torso.size=12")
+    network = build_network(config, env)
+    found = multiply_adds(network, env)
+    words, z = 8, config.context.instruction_size
+    assert found.condition == words * 4 * z * (config.context.word_size + z) + z * 8
+    x = 12 + env.num_actions + 1
+    maps = [
+        (36, network.torso.convolutions[0]),
+        (25, network.torso.convolutions[1]),
+        (16, network.torso.convolutions[2]),
+    ]  # type: ignore[index, union-attr]
+    products = sum(places * layer.weight.numel() for places, layer in maps)
+    assert found.apply == products + 16 * 64 * 12 + x * 8 + 4 * 16 * (8 + 16) + 16 * env.num_actions
