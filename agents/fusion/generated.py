@@ -6,6 +6,8 @@ of a context are made once, and its samples share one matrix product.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -17,8 +19,8 @@ from agents.fusion.segments import Segments
 
 # E[relu(u)^2] for u ~ N(0, 1).
 _MEAN_SQUARE_OF_RELU = 0.5
-# Experts start with logits of this variance: nearly alike in weight, so that each of them gets a gradient.
-_LOGIT_SHARE = 0.01
+# Variance of the experts' logits at the start: contexts begin with different mixtures, in which every expert has a part.
+_LOGIT_SHARE = 0.5
 
 
 class Hypernetwork(Fusion):
@@ -26,13 +28,18 @@ class Hypernetwork(Fusion):
 
     Ha et al. (2017) with a linear layer as the generated network. HZ + H + HKX + HK + KX + K parameters with H hidden units. Without
     the ReLU, and with H = Z, it is `mi`.
+
+    Args:
+        reach: as in Mixture.
     """
 
-    def __init__(self, x_size: int, z_size: int, out_size: int, *, hidden: int) -> None:
+    reads_reach = True
+
+    def __init__(self, x_size: int, z_size: int, out_size: int, *, hidden: int, reach: float | None = None) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.A = weight(hidden, z_size, fan_in=z_size)
+        self.A = weight(hidden, z_size, fan_in=1, share=1 / (reach or max(z_size, 1)))
         self.a = bias(hidden)
-        # Half of the units are on: the reach of h (generation.py).
+        # Half of the units are on, with about 1 each: the reach of h (generation.py).
         self.reach = max(hidden / 2, 1.0)
         share = SHARE_XZ / _MEAN_SQUARE_OF_RELU * self.reach**2
         self.W = weight(hidden, out_size * x_size, fan_in=hidden * x_size, share=share)
@@ -62,14 +69,20 @@ class Mixture(Fusion):
 
     The idea of soft modularisation (Yang et al. 2020) and PaCo (Sun et al. 2022): tasks share experts in proportions of their own. With
     as many experts as contexts it can be a layer for each of them. EZ + E + EKX + EK parameters with E experts.
+
+    Args:
+        reach: sum of |z_j|, and of z_j^2, to be expected (generation.py); None for Z.
     """
 
-    def __init__(self, x_size: int, z_size: int, out_size: int, *, experts: int) -> None:
+    reads_reach = True
+
+    def __init__(self, x_size: int, z_size: int, out_size: int, *, experts: int, reach: float | None = None) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.A = weight(experts, z_size, fan_in=z_size, share=_LOGIT_SHARE)
+        self.A = weight(experts, z_size, fan_in=1, share=_LOGIT_SHARE / (reach or max(z_size, 1)))
         self.a = bias(experts)
-        # At equal weights 1/E the mean of E experts has a variance of 1/E times theirs.
-        self.W = weight(experts, out_size * x_size, fan_in=x_size, share=experts)
+        # The variance of the mixture is that of the experts times sum_e p_e^2, which is exp(variance of the logits) / E and at most 1.
+        spread = min(1.0, math.exp(_LOGIT_SHARE if z_size else 0.0) / experts)
+        self.W = weight(experts, out_size * x_size, fan_in=x_size, share=1 / spread)
         self.U = bias(experts, out_size)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
