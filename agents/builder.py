@@ -11,7 +11,7 @@ from agents.fusion import FUSIONS, Fusion
 from agents.learner import Learner
 from agents.network.agent import AgentNetwork, core_input_size
 from agents.network.context import ContextEncoder
-from agents.network.core import CORES
+from agents.network.core import CORES, Core
 from agents.network.torso import build_torso
 from agents.policy import Policy
 from agents.replay import Replay, check_memory, replay_bytes
@@ -49,7 +49,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     )
     sites = config.fusion.sites
     x_size = core_input_size(torso, env.num_actions)
-    core = CORES[config.core.name](config.fusion.size if "core_input" in sites else x_size, config.core.size)
+    core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
     sizes = {
         "core_input": (x_size, context.size, config.fusion.size),
         "policy": (core.size, context.size, env.num_actions),
@@ -268,3 +268,8 @@ def build_runtime(
 def _build_fusion(config: TrainConfig, x_size: int, z_size: int, out_size: int) -> Fusion:
     options = {"rank": config.fusion.rank} if config.fusion.name == "low_rank" else {}
     return FUSIONS[config.fusion.name](x_size, z_size, out_size, **options)
+
+
+def _build_core(config: TrainConfig, x_size: int) -> Core:
+    options = {"rounds": config.core.rounds} if config.core.name == "mogrifier" else {}
+    return CORES[config.core.name](x_size, config.core.size, **options)

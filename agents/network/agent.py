@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agents.fusion import Fusion, Modulation, Segments
 from agents.network.context import ContextEncoder, Contexts
-from agents.network.core import FeedForwardCore, LSTMCore
+from agents.network.core import Core
 from agents.network.heads import ActionMask, ValueHead
 
 Modulations = dict[str, Modulation]
@@ -46,7 +46,7 @@ class AgentNetwork(nn.Module):
         torso: nn.Module,
         context_encoder: ContextEncoder,
         fusions: Mapping[str, Fusion],
-        core: LSTMCore | FeedForwardCore,
+        core: Core,
         *,
         num_actions: int,
         action_counts: Sequence[int],
