@@ -14,7 +14,7 @@ from agents.fusion import FREE_DIMENSIONS, FUSIONS, OPTIONS, SPATIAL_FUSIONS, TO
 from agents.learner import Learner
 from agents.network.agent import AgentNetwork, core_input_size
 from agents.network.context import ContextEncoder
-from agents.network.core import CORES
+from agents.network.core import CORES, Core
 from agents.network.cost import multiply_adds
 from agents.network.torso import build_torso
 from agents.policy import Policy
@@ -53,7 +53,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     )
     sites = config.fusion.sites
     x_size = core_input_size(torso, env.num_actions)
-    core = CORES[config.core.name](config.fusion.size if "core_input" in sites else x_size, config.core.size)
+    core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
     sizes = {
         "core_input": (x_size, config.fusion.size),
         "policy": (core.size, env.num_actions),
@@ -304,3 +304,8 @@ def _build_spatial_fusion(config: TrainConfig, context: ContextEncoder, torso: n
 def _fusion_options(config: TrainConfig, name: str, form: type[Fusion], context: ContextEncoder) -> dict[str, Any]:
     options = {option: getattr(config.fusion, option) for option in OPTIONS.get(name, ())}
     return options | ({"reach": context.reach} if form.reads_reach else {})
+
+
+def _build_core(config: TrainConfig, x_size: int) -> Core:
+    options = {"rounds": config.core.rounds} if config.core.name == "mogrifier" else {}
+    return CORES[config.core.name](x_size, config.core.size, **options)

@@ -6,7 +6,7 @@ One thread, made-up data (2% resets, 8 tasks told apart by their ids), us per sa
     act     one acting step (Policy.act) in that many slots; weights new every 20 steps
     learn   one learner update (Learner.step) of T = 20 steps in that many columns
 
-    cases   grid-lstm, grid-feedforward   symbolic 7x7x3
+    cases   grid-<core>                   symbolic 7x7x3, with any core; lstm and feedforward by default
             mlp-lstm                      vectors of 16
             shallow-lstm                  pixels 84x84x4
             deep-lstm                     pixels 72x96x3; not by default, seconds per update
@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from agents import builder
+from agents.network.core import CORES
 from agents.runtime.process import configure_process
 from benchmarks.batches import acting, make_policy, precision, synthetic
 from benchmarks.cases import merged
@@ -62,8 +63,7 @@ class Case(NamedTuple):
 _GRID = {"image": ArraySpec(shape=(7, 7, 3), dtype="uint8")}
 _SYMBOLS = (11, 6, 3)
 CASES = {
-    "grid-lstm": Case(_GRID, "symbolic", _SYMBOLS, ["torso=grid", "core=lstm"]),
-    "grid-feedforward": Case(_GRID, "symbolic", _SYMBOLS, ["torso=grid", "core=feedforward"]),
+    **{f"grid-{core}": Case(_GRID, "symbolic", _SYMBOLS, ["torso=grid", f"core={core}"]) for core in CORES},
     "mlp-lstm": Case({"vector": ArraySpec(shape=(16,), dtype="float32")}, "none", (), ["torso=mlp", "core=lstm"]),
     "shallow-lstm": Case(
         {"image": ArraySpec(shape=(84, 84, 4), dtype="uint8")}, "pixels", (), ["torso=shallow", "core=lstm"]

@@ -65,10 +65,17 @@ class ContextConfig:
 
 @dataclass(kw_only=True, slots=True)
 class CoreConfig:
-    """The recurrent core: `lstm`, or `feedforward` for none."""
+    """The recurrent core.
+
+    Attributes:
+        name: one of agents.network.core.CORES; `feedforward` has no memory.
+        size: its features.
+        rounds: of `mogrifier`, how often x and h gate each other.
+    """
 
     name: str = MISSING
     size: int = 128
+    rounds: int = 5
 
 
 @dataclass(kw_only=True, slots=True)
@@ -258,7 +265,7 @@ def check_train(config: TrainConfig) -> None:
     )
     check_fusion(config.fusion)
     require(config.context, {"task_size": 1, "word_size": 1, "instruction_size": 1}, "context.")
-    require(config.core, {"size": 1}, "core.")
+    require(config.core, {"size": 1, "rounds": 1}, "core.")
     require(config.torso, {"size": 1}, "torso.")
     require(
         config.learner,

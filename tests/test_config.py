@@ -222,6 +222,13 @@ def test_the_value_head_has_one_output_for_each_task_with_popart() -> None:
         assert build_network(config, KINDS["vector"]).value_head.num_outputs == outputs
 
 
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_the_mogrifier_has_the_rounds_that_were_asked_for(rounds: int) -> None:
+    config = compose_train(["env=conditional", "core=mogrifier", f"core.rounds={rounds}", *TINY])
+    assert len(build_network(config, KINDS["vector"]).core.rounds) == rounds
+    assert len(build_network(compose_train(["core=mogrifier", *TINY]), KINDS["symbolic"]).core.rounds) == 5
+
+
 def test_every_key_is_listed_with_its_default() -> None:
     keys = train_keys([])
     assert {
@@ -284,6 +291,8 @@ def test_changed_keys_are_those_that_were_asked_for() -> None:
         ("fusion.sites=policy", ("fusion.sites",)),
         ("env.tasks=3", ("env.tasks",)),
         ("core.size=0", ("core.size=0", "at least 1")),
+        ("core.rounds=0", ("core.rounds=0", "at least 1")),
+        ("core.rounds=2.5", ("core.rounds", "2.5")),
         ("seed=-1", ("seed=-1",)),
         ("seed=99999999999999999999", ("seed=",)),
         ("total_frames=0", ("total_frames=0",)),

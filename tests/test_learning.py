@@ -1,14 +1,17 @@
-"""Learning itself, on tasks that separate fusions by what they can represent."""
+"""Learning itself, on tasks that separate fusions by what they can represent and cores by what they can remember."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from agents.builder import build_learner, build_network, build_runtime
 from agents.fusion import FUSIONS
+from agents.network.core import CORES
 from agents.runtime.base import Positions
 from conf.loading import compose_train
+from envs.conditional import ConditionalConfig, maps
 from envs.suites import make_spec
 
 # Only the policy head hears of the task, behind features of x alone. With `concat` the logits are f(x) + g(task), which ranks the
@@ -35,7 +38,7 @@ RECIPE = [
     *("total_frames=500000", "seed=1"),
 ]
 LAST_UPDATES = 20
-"""About 20,000 episodes: the standard error of their mean return is below 0.004."""
+"""About 20,000 episodes of one step, or 4,000 of the memory tasks: the standard error of their mean return is below 0.01."""
 
 
 def train(*overrides: str) -> float:
@@ -78,3 +81,39 @@ def test_every_form_learns_from_what_it_is_told(fusion: str) -> None:
     assert 0.35 < blind < 0.45
     overrides = ["env=conditional", "runtime=serial", "precision=fp32", "total_frames=60000", f"fusion={fusion}"]
     assert train(*overrides) > blind + 0.1
+
+
+# x is shown at the first of three steps and the decision is due at the last.
+MEMORY_RECIPE = [
+    *("env=conditional", "env.tasks=[memory-0,memory-1]", "env.delay=2", "context=task"),
+    *("context.task_encoding=one_hot", "torso=mlp", "torso.hidden=[]", "fusion=mi", "fusion.size=16", "core.size=32"),
+    *("runtime=serial", "runtime.num_actors=1", "runtime.slots_per_actor=128", "precision=fp32"),
+    *("learner.unroll_length=8", "learner.popart=false", "learner.learning_rate=0.03", "total_frames=60000", "seed=1"),
+]
+
+
+def chance_without_memory() -> float:
+    """Return of the best policy that knows the task and not x: it takes the action that is right most often.
+
+    Its own last action, which the agent is shown, could carry an x that its core forgets. That takes longer to discover than these
+    runs last, as `feedforward` shows.
+    """
+    config = ConditionalConfig()
+    x = np.random.default_rng(0).uniform(-1, 1, (1 << 15, config.dimension))
+    right = [
+        (gain * x[:, place]).argmax(axis=1) for place, gain in zip(*maps(0, config.dimension, [0, 1]), strict=True)
+    ]
+    return float(np.mean([np.bincount(actions).max() / len(x) for actions in right]))
+
+
+@pytest.mark.parametrize("core", [core for core in CORES if core != "feedforward"])
+def test_every_recurrent_core_learns_to_remember(core: str) -> None:
+    """Optimal is 1, chance 0.32. On seeds 0, 1 and 2 the four of them got 0.67 to 0.87."""
+    assert train(*MEMORY_RECIPE, f"core={core}") >= chance_without_memory() + 0.25
+
+
+def test_the_core_without_memory_learns_what_needs_none() -> None:
+    """Optimal is 1. Chance is 0.32 on the memory tasks, and 0.53 on the others for an agent that ignores which one it plays."""
+    recipe = [*MEMORY_RECIPE, "core=feedforward", "total_frames=40000"]
+    assert train(*recipe) < chance_without_memory() + 0.05
+    assert train(*recipe, "env.tasks=[map-0,map-1,map-2,map-3]") >= 0.85

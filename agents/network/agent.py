@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents.fusion import TORSO, Fusion, Modulation, Segments
 from agents.network.context import ContextEncoder, Contexts
-from agents.network.core import FeedForwardCore, LSTMCore
+from agents.network.core import Core
 from agents.network.heads import ActionMask, ValueHead
 
 Modulations = dict[str, Modulation]
@@ -47,7 +47,7 @@ class AgentNetwork(nn.Module):
         torso: nn.Module,
         context_encoder: ContextEncoder,
         fusions: Mapping[str, Fusion],
-        core: LSTMCore | FeedForwardCore,
+        core: Core,
         *,
         num_actions: int,
         action_counts: Sequence[int],

@@ -1,19 +1,23 @@
 """The recurrent core. Contract of every core:
 
-    core(x [T, B, X], reset bool [T, B], state [B, S]) -> y [T, B, H], state [B, S]
+    core(x [T, B, X], reset bool [T, B], state fp32 [B, S], *, final_state=True) -> y [T, B, H], state fp32 [B, S]
 
 The state is set to zero *before* step t wherever reset[t] is True. T calls of length 1 equal one call of length T.
-The state is one tensor, so that trajectories and buffers need not know what is in it.
+The state is one tensor, so that trajectories and buffers need not know what is in it. With `final_state=False` the returned state means
+nothing and may be empty: the learner has no use for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+from agents.network.multiplicative_cores import MogrifierCore, MultiplicativeIntegrationCore, MultiplicativeLSTMCore
 
 
 class LSTMCore(nn.Module):
@@ -30,7 +34,7 @@ class LSTMCore(nn.Module):
         self.lstm = nn.LSTM(x_size, size)
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See the module docstring. With `final_state=False` the returned state is empty: the learner has no use for it."""
+        """See the module docstring."""
         state = state * (~reset[0]).unsqueeze(1)
         if len(reset) == 1 and not torch.is_grad_enabled():
             return self._step(x[0], state)
@@ -155,4 +159,13 @@ class FeedForwardCore(nn.Module):
         return torch.relu(self.linear(x)), state
 
 
-CORES: dict[str, type[LSTMCore] | type[FeedForwardCore]] = {"lstm": LSTMCore, "feedforward": FeedForwardCore}
+Core: TypeAlias = LSTMCore | MogrifierCore | MultiplicativeLSTMCore | MultiplicativeIntegrationCore | FeedForwardCore
+
+CORES: dict[str, Callable[..., Core]] = {
+    "lstm": LSTMCore,
+    "mogrifier": MogrifierCore,
+    "mlstm": MultiplicativeLSTMCore,
+    "mi_lstm": MultiplicativeIntegrationCore,
+    "feedforward": FeedForwardCore,
+}
+"""Name in the config -> class. All take (x_size, size); mogrifier also takes `rounds`."""

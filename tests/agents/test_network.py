@@ -170,8 +170,9 @@ def test_actions_that_a_task_lacks_are_removed() -> None:
     assert (probabilities[:, [0, 2]] > 0).all() and (probabilities[:, [1, 3], :3] > 0).all()
 
 
-def test_every_parameter_learns() -> None:
-    network = fake_network(ENV, fake_config())
+@pytest.mark.parametrize("core", sorted(CORES))
+def test_every_parameter_learns(core: str) -> None:
+    network = fake_network(ENV, fake_config(core=core))
     batch = fake_batch(ENV, network.core_state_size, T, 16)
     output = unroll(network, observed(batch), batch["core_state"])
     values = network.value_head(output.value_features, batch["task"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from agents.fusion import FUSIONS
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import Contexts
+from agents.network.core import CORES
 from agents.policy import Policy
 from agents.trajectory import OBSERVED
 
@@ -196,9 +197,11 @@ def test_the_cache_is_bounded_and_right_when_it_overflows(monkeypatch: pytest.Mo
     assert not calls, "the present contexts were forgotten"
 
 
-@pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_acts_in_low_precision_with_the_weights_of_the_network(fusion: str) -> None:
-    network = make(fusion)
+@pytest.mark.parametrize(
+    ("fusion", "core"), [*((fusion, "lstm") for fusion in sorted(FUSIONS)), *(("mi", core) for core in sorted(CORES))]
+)
+def test_acts_in_low_precision_with_the_weights_of_the_network(fusion: str, core: str) -> None:
+    network = make(fusion, core=core)
     exact, rough = Policy(network, SLOTS, greedy=True), Policy(network, SLOTS, greedy=True, autocast=torch.bfloat16)
     for number, inputs in enumerate(inputs_at(network, 6)):
         if number == 3:
