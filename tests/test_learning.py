@@ -62,15 +62,14 @@ def train(*overrides: str) -> float:
     return sum(returns[-LAST_UPDATES:]) / LAST_UPDATES
 
 
-@pytest.mark.parametrize("fusion", ["mi", "hypernetwork", "mixture"])
-def test_forms_that_can_give_every_task_a_map_of_its_own_solve_it(fusion: str) -> None:
-    """Optimal is 1. `mixture` has as many experts as there are tasks. Seeds 0, 1, 2 gave 0.949, 0.971, 0.972 for mi."""
-    assert train(*RECIPE, f"fusion={fusion}") >= 0.95
-
-
-def test_concat_cannot() -> None:
-    """It gets 0.52 to 0.53 however long it is trained."""
+def test_mi_solves_what_concat_cannot() -> None:
+    """Optimal is 1. Seeds 0, 1, 2 gave 0.949, 0.971, 0.972 for mi; concat gets 0.52 to 0.53 however long it is trained."""
+    assert train(*RECIPE, "fusion=mi") >= 0.95
     assert train(*RECIPE, "fusion=concat") < 0.7
+
+
+# The suite's usual agent.
+USUAL = ["env=conditional", "runtime=serial", "precision=fp32"]
 
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
@@ -79,8 +78,12 @@ def test_every_form_learns_from_what_it_is_told(fusion: str) -> None:
     config = compose_train(["env=conditional"])
     blind = sum(score.random for score in make_spec(config.env).scores.values()) / config.env.num_tasks
     assert 0.35 < blind < 0.45
-    overrides = ["env=conditional", "runtime=serial", "precision=fp32", "total_frames=60000", f"fusion={fusion}"]
-    assert train(*overrides) > blind + 0.1
+    assert train(*USUAL, "total_frames=60000", f"fusion={fusion}") > blind + 0.1
+
+
+def test_a_hypernetwork_can_give_every_task_a_map_of_its_own() -> None:
+    """Optimal is 1."""
+    assert train(*USUAL, "total_frames=400000", "fusion=hypernetwork") >= 0.95
 
 
 # x is shown at the first of three steps and the decision is due at the last.

@@ -37,10 +37,10 @@ class Hypernetwork(Fusion):
 
     def __init__(self, x_size: int, z_size: int, out_size: int, *, hidden: int, reach: float | None = None) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.A = weight(hidden, z_size, fan_in=1, share=1 / (reach or max(z_size, 1)))
+        self.A = weight(hidden, z_size, fan_in=1, share=1 / (reach**2 if reach else max(z_size, 1)))
         self.a = bias(hidden)
-        # Half of the units are on, with about 1 each: the reach of h (generation.py).
-        self.reach = max(hidden / 2, 1.0)
+        # The reach of h (generation.py).
+        self.reach = math.sqrt(hidden * _MEAN_SQUARE_OF_RELU)
         share = SHARE_XZ / _MEAN_SQUARE_OF_RELU * self.reach**2
         self.W = weight(hidden, out_size * x_size, fan_in=hidden * x_size, share=share)
         self.U = weight(hidden, out_size, fan_in=hidden, share=SHARE_Z / _MEAN_SQUARE_OF_RELU)
@@ -71,14 +71,14 @@ class Mixture(Fusion):
     as many experts as contexts it can be a layer for each of them. EZ + E + EKX + EK parameters with E experts.
 
     Args:
-        reach: sum of |z_j|, and of z_j^2, to be expected (generation.py); None for Z.
+        reach: length |z| to be expected (generation.py); None for sqrt(Z), that of features of variance 1.
     """
 
     reads_reach = True
 
     def __init__(self, x_size: int, z_size: int, out_size: int, *, experts: int, reach: float | None = None) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.A = weight(experts, z_size, fan_in=1, share=_LOGIT_SHARE / (reach or max(z_size, 1)))
+        self.A = weight(experts, z_size, fan_in=1, share=_LOGIT_SHARE / (reach**2 if reach else max(z_size, 1)))
         self.a = bias(experts)
         # The variance of the mixture is that of the experts times sum_e p_e^2, which is exp(variance of the logits) / E and at most 1.
         spread = min(1.0, math.exp(_LOGIT_SHARE if z_size else 0.0) / experts)

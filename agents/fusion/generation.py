@@ -4,9 +4,9 @@ A context with features h has the weights W'(h) = V + sum_j h_j W_j. Where a con
 sample pays for one matrix product, as with a linear layer. Where contexts hardly repeat, writing K X numbers for each of them costs more
 than the products they are for, and sum_j h_j (W_j x) is computed from the samples' side instead.
 
-**Reach.** An optimiser that gives every number a step of about the same size, as Adam does, moves W'(h) by sum_j |h_j| such steps at once:
-by fifty, for a context of 64 features, where it moves V by one. So W is stored `reach` times as large and h is divided by `reach`, the
-sum of |h_j| to be expected. The function and where it starts are the same; what changes is that W and V learn at the same pace.
+**Reach.** An optimiser that gives every number a step of about the same size, as Adam does, moves W'(h) by a sum of such steps, one
+for each feature of h, where it moves V by one. So W is stored `reach` times as large and h is divided by `reach`, the length |h| to be
+expected. The function and where it starts are the same; what changes is the pace at which W learns beside V (docs/fusion.md).
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -21,7 +23,7 @@ class MultiplicativeInteraction(Fusion):
     are the memory price, and the samples of a context share one matrix product.
 
     Args:
-        reach: sum of |z_j| to be expected (generation.py); None for Z, that of features of about 1.
+        reach: length |z| to be expected (generation.py); None for sqrt(Z), that of features of variance 1.
     """
 
     affine_in_z = True
@@ -29,7 +31,7 @@ class MultiplicativeInteraction(Fusion):
 
     def __init__(self, x_size: int, z_size: int, out_size: int, *, reach: float | None = None) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.reach = reach or max(z_size, 1)
+        self.reach = reach or math.sqrt(max(z_size, 1))
         # Stored flat, so that W'(z) is one matrix product: row j holds the [K, X] matrix that z_j switches on, times `reach`.
         self.W = weight(z_size, out_size * x_size, fan_in=z_size * x_size, share=SHARE_XZ * self.reach**2)
         self.U = weight(z_size, out_size, fan_in=z_size, share=SHARE_Z)
@@ -99,7 +101,7 @@ class Tucker(Fusion):
         self.A = weight(rank, x_size, fan_in=x_size)
         self.B = weight(rank, z_size, fan_in=z_size)
         # Stored flat as W of the full form, and times the reach of B z.
-        self.G = weight(rank, rank * rank, fan_in=rank * rank, share=rank**2)
+        self.G = weight(rank, rank * rank, fan_in=rank * rank, share=rank)
         self.C = weight(out_size, rank, fan_in=rank, share=SHARE_XZ)
         self.U = weight(z_size, out_size, fan_in=z_size, share=SHARE_Z)
         self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
@@ -107,7 +109,7 @@ class Tucker(Fusion):
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> the core for each context, (B z)^T G [U, rank, rank], and z^T U + b [U, K]."""
-        core = torch.mm(F.linear(z, self.B) / self.rank, self.G).view(-1, self.rank, self.rank)
+        core = torch.mm(F.linear(z, self.B) / math.sqrt(self.rank), self.G).view(-1, self.rank, self.rank)
         return core, torch.addmm(self.b, z, self.U)
 
     def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
@@ -118,5 +120,7 @@ class Tucker(Fusion):
 
     def affine_form(self, z: Tensor) -> AffineForm:
         """W'(z) = C ((B z)^T G) A + V, b'(z) = z^T U + b."""
-        core = torch.einsum("us,srq->urq", z @ self.B.t() / self.rank, self.G.view(self.rank, self.rank, self.rank))
+        core = torch.einsum(
+            "us,srq->urq", z @ self.B.t() / math.sqrt(self.rank), self.G.view(self.rank, self.rank, self.rank)
+        )
         return AffineForm(self.C @ core @ self.A + self.V, z @ self.U + self.b)

@@ -171,7 +171,7 @@ class DynamicConvolution(SpatialFusion):
     def __init__(self, shape: Sequence[int], z_size: int, *, kernel: int = 3, reach: float | None = None) -> None:
         super().__init__(shape, z_size)
         self.kernel = kernel
-        self.reach = reach or max(z_size, 1)
+        self.reach = reach or math.sqrt(max(z_size, 1))
         channels, fan_in = self.channels, self.channels * kernel**2
         # Flat, so that the kernels of all contexts are one matrix product: row j is the [C, C, k, k] kernel that z_j switches on,
         # times `reach`.

@@ -6,6 +6,7 @@ inside an episode begins a new segment; equal contexts anywhere in the batch sha
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class ContextEncoder(nn.Module):
 
     Attributes:
         size: Z.
-        reach: the sum of |z_j| to be expected, about 1 for each feature but for one-hot ones, which sum to 1.
+        reach: the length |z| to be expected: features have a mean square of 1, and one-hot ones together.
 
     The instruction encoder is IMPALA's: embedding, LSTM, its output at the last word (Espeholt et al. 2018, section 5.3).
     """
@@ -62,21 +63,22 @@ class ContextEncoder(nn.Module):
         self.task_encoding = task_encoding
         self.num_tasks = num_tasks
         self.size = 0
-        self.reach = 0.0
+        squares = 0
         if self.reads_task:
             if task_encoding == "embedding":
                 self.task_embedding = nn.Embedding(num_tasks, task_size)
                 self.size += task_size
-                self.reach += task_size
+                squares += task_size
             else:
                 self.size += num_tasks
-                self.reach += 1
+                squares += 1
         if self.reads_instruction:
             self.word_embedding = nn.Embedding(vocabulary_size, word_size, padding_idx=0)
             self.instruction_lstm = nn.LSTM(word_size, instruction_size)
             self.normalize = nn.LayerNorm(instruction_size) if normalize else nn.Identity()
             self.size += instruction_size
-            self.reach += instruction_size
+            squares += instruction_size
+        self.reach = math.sqrt(squares)
 
     @property
     def reads_task(self) -> bool:

@@ -94,7 +94,7 @@ def test_only_the_interaction_is_left_of_the_second_difference(name: str) -> Non
     difference = fusion(x, z) - fusion(x, no_z) - fusion(no_x, z) + fusion(no_x, no_z)
     expected = torch.zeros(7, 6, dtype=torch.float64)
     if name == "mi":
-        expected = torch.einsum("nz,zkx,nx->nk", z, fusion.W.view(4, 6, 5) / 4, x)  # type: ignore[operator]
+        expected = torch.einsum("nz,zkx,nx->nk", z, fusion.W.view(4, 6, 5) / 2, x)  # type: ignore[operator]
     torch.testing.assert_close(difference, expected)
 
 
@@ -105,8 +105,8 @@ def test_a_hypernetwork_without_its_nonlinearity_is_mi() -> None:
         hyper.A.copy_(torch.eye(3))  # type: ignore[operator]
         for name in ("W", "U", "V", "b"):
             getattr(hyper, name).copy_(getattr(mi, name))
-        # Each divides by a reach of its own: 3 features, and half of the 3 hidden units.
-        hyper.W.mul_(1.5 / 3)  # type: ignore[operator]
+        # Each divides by a reach of its own: the root of 3 features, and of half of the 3 hidden units.
+        hyper.W.mul_(0.5**0.5)  # type: ignore[operator]
     x, z = draw(7, 5), draw(7, 3).abs()
     torch.testing.assert_close(hyper(x, z), mi(x, z))
 

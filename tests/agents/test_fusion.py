@@ -56,8 +56,8 @@ def low_rank(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
 
 
 def mi(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
-    """W is stored Z times as large as it is."""
-    tensor = p["W"].view(z.shape[1], -1, x.shape[1]) / z.shape[1]
+    """W is stored sqrt(Z) times as large as it is."""
+    tensor = p["W"].view(z.shape[1], -1, x.shape[1]) / z.shape[1] ** 0.5
     return (
         torch.einsum("nz,zkx,nx->nk", z, tensor, x)
         + torch.einsum("nz,zk->nk", z, p["U"])
@@ -87,14 +87,14 @@ def scale_shift(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
 
 def tucker(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
     rank = len(p["A"])
-    core = p["G"].view(rank, rank, rank) / rank
+    core = p["G"].view(rank, rank, rank) / rank**0.5
     mixed = torch.einsum("kr,srq,sz,nz,qx,nx->nk", p["C"], core, p["B"], z, p["A"], x)
     return mixed + torch.einsum("kx,nx->nk", p["V"], x) + torch.einsum("nz,zk->nk", z, p["U"]) + p["b"]
 
 
 def hypernetwork(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
     hidden = (torch.einsum("hz,nz->nh", p["A"], z) + p["a"]).clamp(min=0)
-    matrix = p["V"] + torch.einsum("nh,hkx->nkx", hidden, 2 / len(p["a"]) * p["W"].view(-1, *p["V"].shape))
+    matrix = p["V"] + torch.einsum("nh,hkx->nkx", hidden, (2 / len(p["a"])) ** 0.5 * p["W"].view(-1, *p["V"].shape))
     return torch.einsum("nkx,nx->nk", matrix, x) + torch.einsum("nh,hk->nk", hidden, p["U"]) + p["b"]
 
 
@@ -296,7 +296,7 @@ def test_mi_on_task_ids_is_one_head_for_each_task() -> None:
     heads = [torch.nn.Linear(5, 6).double() for _ in range(3)]
     with torch.no_grad():
         for task, head in enumerate(heads):
-            head.weight.copy_(fusion.W[task].view(6, 5) / 3 + fusion.V)
+            head.weight.copy_(fusion.W[task].view(6, 5) / 3**0.5 + fusion.V)
             head.bias.copy_(fusion.U[task] + fusion.b)
     expected = torch.stack([heads[task](row) for task, row in zip(tasks.tolist(), x, strict=True)])
     torch.testing.assert_close(fusion.apply(x, fusion.condition(z), Segments(tasks, 3)), expected)

@@ -43,7 +43,7 @@ def dynamic_conv(f: SpatialFusion, x: Tensor, z: Tensor) -> Tensor:
     side, channels = int(f.kernel), len(x)  # type: ignore[arg-type]
     kernel = f.V.view(channels, channels, side, side) + torch.einsum(  # type: ignore[operator]
         "z,zoiab->oiab",
-        z / len(z),
+        z / len(z) ** 0.5,
         f.W.view(len(z), channels, channels, side, side),  # type: ignore[operator]
     )
     y = torch.empty_like(x)
