@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents.checkpoint import find_checkpoint
-from agents.evaluation import evaluation_spec, load_agent, make_actor, play, quotas
+from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, play, quotas
+from agents.evaluation_probes import Probing, probe_report, probe_tables
 from agents.evaluation_report import home, prepare_output, report, table, write_report
 from agents.plan import num_cores
 from agents.runtime.process import configure_process
@@ -49,6 +51,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.video:
         check_video()
     configure_process(config.threads or num_cores())
+    probing = Probing(agent, spec, config)
     slots = len(quotas(config.episodes, config.slots))
 
     console = Console()
@@ -61,24 +64,35 @@ def evaluate(config: EvaluateConfig) -> int:
         f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}", highlight=False, markup=False, soft_wrap=True
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    played, videos = {}, []
+    played: dict[str, list[Episode]] = {}
+    probed: dict[str, dict[str, list[Episode]]] = {probe: {} for probe in probing.names}
+    written = [output, *probing.write_similarity(folder, agent.updates)]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=config.episodes * len(spec.tasks))
+        bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probed)))
+
+        def advance() -> None:
+            progress.advance(bar)
+
         for task, name in file_names(spec.tasks).items():
             progress.update(bar, description=escape(task))
-            played[task] = play(agent, spec, task, config, lambda: progress.advance(bar))
+            played[task] = play(agent, spec, task, config, advance, probing.record(task))
             if config.video:
                 progress.update(bar, description=escape(f"{task}: video"))
                 actor = make_actor(agent, spec, task, 1, config)
                 try:
-                    videos.append(record(actor, agent.env, config.video_episodes, folder / "videos", name))
+                    written.append(record(actor, agent.env, config.video_episodes, folder / "videos", name))
                 finally:
                     actor.close()
+        for probe, task in itertools.product(probed, spec.tasks):
+            progress.update(bar, description=escape(f"{task}: probe {probe}"))
+            probed[probe][task] = play(agent, spec, task, config, advance, probing.wrap(probe, task))
 
     content = report(agent, spec, config, slots, played)
+    if probed:
+        content["probes"] = probe_report(agent, played, probed)
     write_report(output, content)
-    console.print(table(content), highlight=False)
-    for path in (output, *videos):
+    console.print(table(content), *probe_tables(content), sep="\n", highlight=False)
+    for path in written:
         console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
     return DONE
 

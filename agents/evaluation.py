@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from agents.actor import Actor
+from agents.actor import ActingPolicy, Actor
 from agents.builder import build_network
 from agents.checkpoint import env_from_dict, load_checkpoint
 from agents.network.agent import AgentNetwork
@@ -29,6 +29,10 @@ from envs.errors import InputError
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from envs.suites import make_env, make_spec
+from envs.vector import SuiteVectorEnv
+
+WrapPolicy: TypeAlias = Callable[[Policy], ActingPolicy]
+"""Gives what acts with an agent's policy (agents/probes.py)."""
 
 MAX_SLOTS = 64
 """Environments of a task unless `slots` says otherwise."""
@@ -166,23 +170,34 @@ def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
     """
     names, counts = list(agent.env.tasks), list(agent.env.action_counts)
     task_id = names.index(task) if task in names else 0
-    names[task_id], counts[task_id] = task, spec.action_counts[spec.tasks.index(task)]
+    names[task_id] = task
+    if task in spec.tasks:
+        counts[task_id] = spec.action_counts[spec.tasks.index(task)]
     env = dataclasses.replace(agent.env, tasks=tuple(names), action_counts=tuple(counts), engine=spec.engine)
     return env, task_id
 
 
-def make_actor(agent: SavedAgent, spec: EnvSpec, task: str, slots: int, config: EvaluateConfig) -> Actor:
-    """An actor as in training, in `slots` evaluation environments of one task.
-
-    Its random numbers depend on the task's name and `config.seed` alone, so other tasks in the list change nothing.
-    """
+def make_task_env(agent: SavedAgent, spec: EnvSpec, task: str, slots: int, seed: int) -> SuiteVectorEnv:
+    """`slots` evaluation environments of one task. Other tasks of `spec` change nothing."""
     env, task_id = seat(agent, spec, task)
     settings = dataclasses.replace(agent.config.env, tasks=list(env.tasks))
     places = [Slot(task=task_id, index=index) for index in range(slots)]
-    vector_env = make_env(settings, env, places, config.seed, Split.EVALUATION)
-    policy = Policy(agent.network(env), slots, greedy=config.greedy)
-    seed = (config.seed, int(Split.EVALUATION), zlib.crc32(task.encode()))
-    return Actor(vector_env, policy, env.num_actions, seed=seed)
+    return make_env(settings, env, places, seed, Split.EVALUATION)
+
+
+def stream(seed: int, task: str) -> tuple[int, ...]:
+    """Names the random numbers of one task's evaluation: by its name, so other tasks in the list change nothing."""
+    return seed, int(Split.EVALUATION), zlib.crc32(task.encode())
+
+
+def make_actor(
+    agent: SavedAgent, spec: EnvSpec, task: str, slots: int, config: EvaluateConfig, wrap: WrapPolicy | None = None
+) -> Actor:
+    """An actor as in training, in `slots` evaluation environments of one task. `wrap` may put another policy in place of the agent's."""
+    vector_env = make_task_env(agent, spec, task, slots, config.seed)
+    policy = Policy(agent.network(seat(agent, spec, task)[0]), slots, greedy=config.greedy)
+    acting = wrap(policy) if wrap else policy
+    return Actor(vector_env, acting, agent.env.num_actions, seed=stream(config.seed, task))
 
 
 def quotas(episodes: int, slots: int) -> list[int]:
@@ -192,15 +207,21 @@ def quotas(episodes: int, slots: int) -> list[int]:
 
 
 def play(
-    agent: SavedAgent, spec: EnvSpec, task: str, config: EvaluateConfig, advance: Callable[[], object]
+    agent: SavedAgent,
+    spec: EnvSpec,
+    task: str,
+    config: EvaluateConfig,
+    advance: Callable[[], object],
+    wrap: WrapPolicy | None = None,
 ) -> list[Episode]:
     """Plays `config.episodes` episodes of one task, in the order of slots and, in a slot, of time.
 
-    Slots that have met their quota go on, uncounted, until all have. `advance` is called for each counted episode.
+    Slots that have met their quota go on, uncounted, until all have. `advance` is called for each counted episode; `wrap` as for
+    `make_actor`.
     """
     quota = quotas(config.episodes, config.slots)
     played: list[list[Episode]] = [[] for _ in quota]
-    actor = make_actor(agent, spec, task, len(quota), config)
+    actor = make_actor(agent, spec, task, len(quota), config, wrap)
     try:
         trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(quota), actor.policy.core_state.shape[1]))
         while any(len(episodes) < wanted for episodes, wanted in zip(played, quota, strict=True)):

@@ -27,6 +27,8 @@ _BATCH_BYTES = 64 * 2**20
 
 Samples = Sequence[NDArray[np.float64]]
 Interval = tuple[float, float]
+Played = Mapping[str, Sequence[Episode]]
+"""The episodes of each task."""
 
 
 def mean(samples: Samples) -> float:
@@ -34,24 +36,34 @@ def mean(samples: Samples) -> float:
     return float(np.mean([sample.mean() for sample in samples]))
 
 
-def interval(samples: Samples) -> Interval | None:
-    """95% percentile bootstrap interval of `mean(samples)`, stratified: every sample is drawn anew within itself.
+def interval(samples: Samples, minus: Samples = ()) -> Interval | None:
+    """95% percentile bootstrap interval of `mean(samples)`, or of `mean(samples) - mean(minus)`.
+
+    It is stratified: every sample is drawn anew within itself, and independently of all others.
 
     The same data give the same interval. Data without any spread give [m, m]; a sample of fewer than two says nothing of its spread
     and gives None.
     """
-    if min(map(len, samples)) < 2:
+    data = (*samples, *minus)
+    if min(map(len, data)) < 2:
         return None
-    if all(np.ptp(sample) == 0 for sample in samples):
-        return mean(samples), mean(samples)
+
+    def statistic(*drawn: NDArray[np.float64], axis: int) -> Any:
+        means = [sample.mean(axis=axis) for sample in drawn]
+        value = np.mean(means[: len(samples)], axis=0)
+        return value - np.mean(means[len(samples) :], axis=0) if minus else value
+
+    if all(np.ptp(sample) == 0 for sample in data):
+        value = float(statistic(*data, axis=0))
+        return value, value
     # Imported here, because it takes a second.
     from scipy.stats import bootstrap  # type: ignore[import-untyped]
 
     found = bootstrap(
-        samples,
-        lambda *drawn, axis: np.mean([sample.mean(axis=axis) for sample in drawn], axis=0),
+        data,
+        statistic,
         n_resamples=RESAMPLES,
-        batch=max(1, _BATCH_BYTES // (8 * sum(map(len, samples)))),
+        batch=max(1, _BATCH_BYTES // (8 * sum(map(len, data)))),
         vectorized=True,
         paired=False,
         confidence_level=CONFIDENCE,
@@ -63,7 +75,7 @@ def interval(samples: Samples) -> Interval | None:
 
 def summary(samples: Samples, successes: Samples) -> dict[str, Any]:
     """mean, interval, success, success_interval. Success is None where the suite does not know it."""
-    known = all(np.isfinite(success).all() for success in successes)
+    known = is_known(successes)
     return {
         "mean": mean(samples),
         "interval": interval(samples),
@@ -72,20 +84,29 @@ def summary(samples: Samples, successes: Samples) -> dict[str, Any]:
     }
 
 
-def report(
-    agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Mapping[str, Sequence[Episode]]
-) -> dict[str, Any]:
-    """The content of evaluation.json. It holds no date: the same evaluation gives the same file.
+def is_known(successes: Samples) -> bool:
+    """Whether the suite can tell a success."""
+    return all(np.isfinite(success).all() for success in successes)
+
+
+def outcomes(played: Played) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """Returns and successes of each task."""
+    return (
+        [np.array([episode.episode_return for episode in episodes]) for episodes in played.values()],
+        [np.array([episode.success for episode in episodes]) for episodes in played.values()],
+    )
+
+
+def results(agent: SavedAgent, played: Played) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The rows of evaluation.json for each task, and the one for all of them.
 
     `seeds` are the episodes' places in the seed tree (envs/seeding.py), one for each of `returns`; null where the engine takes a seed
     for a slot's first episode only and goes on by itself (envpool).
     """
-    returns = {task: np.array([e.episode_return for e in episodes]) for task, episodes in played.items()}
-    successes = {task: np.array([e.success for e in episodes]) for task, episodes in played.items()}
     tasks = {
         task: {
             "episodes": len(episodes),
-            **summary([returns[task]], [successes[task]]),
+            **summary(*outcomes({task: episodes})),
             "length": float(np.mean([e.length for e in episodes])),
             "trained": task in agent.env.tasks,
             "seeds": [e.seed for e in episodes],
@@ -95,9 +116,15 @@ def report(
         }
         for task, episodes in played.items()
     }
+    return tasks, {"tasks": len(tasks), **summary(*outcomes(played))}
+
+
+def report(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Played) -> dict[str, Any]:
+    """The content of evaluation.json. It holds no date: the same evaluation gives the same file."""
+    tasks, aggregate = results(agent, played)
     return {
         "tasks": tasks,
-        "aggregate": {"tasks": len(tasks), **summary(list(returns.values()), list(successes.values()))},
+        "aggregate": aggregate,
         "provenance": {
             "checkpoint": str(agent.path),
             "sha256": agent.sha256,

@@ -69,26 +69,30 @@ class Policy:
             torch._foreach_copy_(list(self._acting.parameters()), list(self.network.parameters()))
         self._cache.clear()
 
-    def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def act(self, inputs: Mapping[str, Tensor], told: NDArray[np.int32] | None = None) -> tuple[Tensor, Tensor]:
         """One step in every slot.
 
         Args:
             inputs: observed keys of agents/trajectory.py without the time axis, each [B, ...], on CPU.
+            told: [B, C], another context for each slot than the one in `inputs`, as `context_rows` has it. All else, the action
+                mask of the task included, stays that of `inputs`.
 
         Returns:
             action int64 [B] and its log-probability [B]. The core state moves on.
         """
-        return self._sampler.sample(self.log_probs(inputs))
+        return self._sampler.sample(self.log_probs(inputs, told=told))
 
     @torch.inference_mode()
-    def log_probs(self, inputs: Mapping[str, Tensor], slots: Slots | None = None) -> Tensor:
+    def log_probs(
+        self, inputs: Mapping[str, Tensor], slots: Slots | None = None, told: NDArray[np.int32] | None = None
+    ) -> Tensor:
         """The first half of `act`: the log-probabilities of all actions [B, A]. The core state moves on.
 
         Args:
-            inputs: as for `act`.
+            inputs, told: as for `act`.
             slots: which B of the slots take this step, all different; the others stay as they are. None: all of them.
         """
-        segments, modulations = self._cache.look_up(inputs, slots)
+        segments, modulations = self._cache.look_up(context_rows(self.network, inputs) if told is None else told, slots)
         step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
         state = self.core_state if slots is None else self.core_state[slots]
         output = self._acting.unroll(step, state, modulations, segments, values=False)
@@ -97,6 +101,12 @@ class Policy:
         else:
             self.core_state[slots] = output.core_state
         return torch.log_softmax(output.policy_logits[0], dim=-1)
+
+
+def context_rows(network: AgentNetwork, inputs: Mapping[str, Tensor]) -> NDArray[np.int32]:
+    """What each slot is told, in the numbers that this agent reads: [B, C] (`ContextEncoder.context_rows`)."""
+    instruction = inputs["instruction"].numpy() if "instruction" in inputs else None
+    return network.context_encoder.context_rows(inputs["task"].numpy(), instruction)
 
 
 class Sampler:
@@ -165,10 +175,8 @@ class ModulationCache:
         self._index.fill(-1)
         self._known.clear()
 
-    def look_up(self, inputs: Mapping[str, Tensor], slots: Slots | None = None) -> tuple[Segments, Modulations]:
-        """The context of each of `slots` (None: all), and the modulations of those contexts; conditions on new ones."""
-        instruction = inputs["instruction"].numpy() if "instruction" in inputs else None
-        rows = self._network.context_encoder.context_rows(inputs["task"].numpy(), instruction)
+    def look_up(self, rows: NDArray[np.int32], slots: Slots | None = None) -> tuple[Segments, Modulations]:
+        """The contexts of `slots` (None: all), whose `context_rows` [B, C] are given, and their modulations; conditions on new ones."""
         if self._rows is None:
             self._rows = np.zeros((len(self._index), rows.shape[1]), rows.dtype)
         present = slice(None) if slots is None else slots

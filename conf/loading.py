@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.files import write_whole
+from agents.probes import ALL, PROBES
 from conf.schema import EvaluateConfig, TrainConfig, check_train, require
 from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
@@ -49,6 +50,8 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
     if not config.run:
         raise InputError("run= is missing: give the run folder or the checkpoint file to evaluate.")
     require(config, {"episodes": 1, "slots": 0, "video_episodes": 1, "threads": 0, "seed": 0}, "")
+    if config.probe and config.probe not in (*PROBES, ALL):
+        raise unknown_name("probe", config.probe, (*PROBES, ALL))
     return config
 
 

@@ -201,6 +201,7 @@ class EvaluateConfig:
         output: file for the result; empty = evaluation.json beside the checkpoint's run.
         engine: engine of the environments, as env.engine; empty = as in training.
         threads: compute threads; 0 = all cores, which pays for large networks only.
+        probe: one of agents.probes.PROBES, or `all`: play again with another context, and report what is lost; empty = none.
     """
 
     run: str = ""
@@ -214,6 +215,7 @@ class EvaluateConfig:
     output: str = ""
     engine: str = ""
     threads: int = 1
+    probe: str = ""
 
 
 MAY_CHANGE_ON_RESUME = (

@@ -125,6 +125,12 @@ class ContextEncoder(nn.Module):
             return np.zeros((*task.shape, 1), np.int32)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
+    @property
+    def instruction_columns(self) -> slice:
+        """The columns of `context_rows` that hold the instruction; none of them for an encoder that reads none."""
+        first = int(self.reads_task)
+        return slice(first, None if self.reads_instruction else first)
+
     def contexts_from_rows(self, rows: NDArray[np.int32]) -> Contexts:
         """The inverse of `context_rows` for rows [U, C]. The first context is repeated at the end to a size that comes again
         (agents/shapes.py), so the result may have more rows than were given.

@@ -1,0 +1,310 @@
+"""Probes: what a slot is told in place of its own context, and that nothing else changes."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from counting import COUNTING, NUM_ACTIONS, CountingEngine, CountingNetwork
+from fakes import fake_batch, fake_config, fake_env, fake_network
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from agents.actor import ActingPolicy, Actor
+from agents.fusion import Segments
+from agents.network.agent import AgentNetwork, Modulations
+from agents.network.context import CONTEXTS
+from agents.policy import Policy, context_rows
+from agents.probes import PROBES, Contexts, Record, Scene, Shuffle, Swap, ToldPolicy, derangement
+from agents.runtime.base import allocate
+from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
+from envs.spec import Slot
+from envs.vector import SuiteVectorEnv
+
+SLOTS, STEPS = 6, 12
+ENV = fake_env()
+ALL_COLUMNS, NO_COLUMN = slice(0, None), slice(0, 0)
+NEVER = np.zeros(1, bool)
+
+
+def steps(seed: int = 0) -> list[dict[str, Tensor]]:
+    """What six slots of all three tasks observe, with instructions that also change inside episodes."""
+    batch = fake_batch(ENV, 10, STEPS - 1, SLOTS, seed)
+    batch["task"][:] = torch.tensor([0, 0, 1, 1, 2, 2])
+    return [{key: value[t] for key, value in batch.items() if key in OBSERVED} for t in range(STEPS)]
+
+
+def slow_log_probs(
+    network: AgentNetwork, inputs: dict[str, Tensor], state: Tensor, modulations: Modulations
+) -> tuple[Tensor, Tensor]:
+    """One step from the network alone, with one modulation for each slot: log-probabilities and the new state."""
+    output = network.unroll(
+        {key: value[None] for key, value in inputs.items() if key != "instruction"},
+        state,
+        modulations,
+        Segments(torch.arange(SLOTS), SLOTS),
+    )
+    return torch.log_softmax(output.policy_logits[0], dim=-1), output.core_state
+
+
+@torch.no_grad()
+def told_modulations(network: AgentNetwork, told: Contexts) -> Modulations:
+    """Row n is for slot n."""
+    encoder = network.context_encoder
+    rows = [network.condition(encoder.contexts_from_rows(row[None])) for row in told]
+    return {site: tuple(map(torch.cat, zip(*(row[site] for row in rows), strict=True))) for site in rows[0]}
+
+
+class Script:
+    """Tells what was decided beforehand, and keeps what it was shown."""
+
+    def __init__(self, told: list[Contexts]) -> None:
+        self.told, self.seen = iter(told), []  # type: ignore[var-annotated]
+
+    def __call__(self, true: Contexts, reset: np.ndarray) -> Contexts:
+        self.seen.append((true.copy(), reset.copy()))
+        return next(self.told)
+
+
+# What is told, and that it is all that changes
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@torch.no_grad()
+def test_a_told_policy_acts_on_what_it_is_told_and_keeps_the_mask_of_its_task(context: str) -> None:
+    network = fake_network(ENV, fake_config(context=context)).eval()
+    observed = steps()
+    true = [context_rows(network, inputs) for inputs in observed]
+    # Told is another slot's context, and of another task: the second task lacks an action that the others have.
+    told = [rows[[2, 3, 4, 5, 0, 1]] for rows in true]
+    script = Script(told)
+    policy = ToldPolicy(Policy(network, SLOTS), script)
+    state = torch.zeros(SLOTS, network.core_state_size)
+    for inputs, rows in zip(observed, told, strict=True):
+        before = {key: value.clone() for key, value in inputs.items()}
+        expected, state = slow_log_probs(network, inputs, state, told_modulations(network, rows))
+        action, log_prob = policy.act(inputs)
+        assert all(torch.equal(inputs[key], value) for key, value in before.items())
+        torch.testing.assert_close(log_prob, expected[range(SLOTS), action], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(policy.core_state, state, rtol=1e-4, atol=1e-5)
+        assert (action[2:4] < 3).all()
+    for (seen, reset), rows, inputs in zip(script.seen, true, observed, strict=True):
+        np.testing.assert_array_equal(seen, rows)
+        np.testing.assert_array_equal(reset, inputs["reset"].numpy())
+
+
+def test_the_mask_is_that_of_the_real_task_whatever_is_told() -> None:
+    """With the real task's mask an action is missing that the told task has, and the other way round."""
+    network = fake_network(ENV, fake_config(context="task")).eval()
+    inputs = steps()[0]
+    told = np.array([[1], [1], [0], [0], [1], [1]], np.int32)
+    taken: list[set[int]] = [set() for _ in range(SLOTS)]
+    policy = Policy(network, SLOTS)
+    for _ in range(300):
+        for slot, action in enumerate(policy.act(inputs, told)[0].tolist()):
+            taken[slot].add(action)
+    assert [max(actions) for actions in taken] == [3, 3, 2, 2, 3, 3]
+
+
+def unrolls(policy: ActingPolicy) -> list[Trajectory]:
+    """Three unrolls of an actor in the counting environments, whose observations, instructions included, are known numbers."""
+    slots = [Slot(task=column % 2, index=column // 2) for column in range(3)]
+    actor = Actor(SuiteVectorEnv(CountingEngine(slots), COUNTING, slots, seed=0), policy, NUM_ACTIONS, seed=(0, 0))
+    made = []
+    for _ in range(3):
+        made.append(allocate(trajectory_spec(COUNTING, 5, 3, policy.core_state.shape[1])))
+        actor.unroll(made[-1])
+    return made
+
+
+def test_an_actor_hands_over_the_same_under_a_probe_but_for_what_the_agent_makes_of_it() -> None:
+    """The counting network reads no context: what it is told must reach neither the environment nor the trajectory."""
+    script = Script([np.full((3, 2), 77 + step, np.int32) for step in range(15)])
+    plain, probed = unrolls(Policy(CountingNetwork(), 3)), unrolls(ToldPolicy(Policy(CountingNetwork(), 3), script))
+    for one, other in zip(plain, probed, strict=True):
+        for key, value in one.items():
+            assert torch.equal(value.nan_to_num(-1), other[key].nan_to_num(-1)), key
+    # Nor did the actor's own record of what happened in between go past a step.
+    seen = np.stack([true for true, _ in script.seen])
+    np.testing.assert_array_equal(seen, torch.cat([made["instruction"][:5] for made in plain]).numpy())
+    resets = np.stack([reset for _, reset in script.seen])
+    np.testing.assert_array_equal(resets, torch.cat([made["reset"][:5] for made in plain]).numpy())
+
+
+# swap
+
+words = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=8)
+lives = st.lists(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=2),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(words, lives, st.integers(0, 5))
+def test_swap_never_tells_the_truth_where_there_is_something_else_and_keeps_to_an_episode(
+    choices: list[tuple[int, int]], life: list[list[tuple[bool, int, int]]], seed: int
+) -> None:
+    others = np.array(choices, np.int32)
+    swap, again = Swap(others, ALL_COLUMNS, (seed,)), Swap(others, ALL_COLUMNS, (seed,))
+    before = None
+    for step, row in enumerate(life):
+        true = np.array([(first, second) for _, first, second in row], np.int32)
+        reset = np.array([begins or not step for begins, _, _ in row])
+        told = swap(true, reset).copy()
+        np.testing.assert_array_equal(told, again(true.copy(), reset))
+        for slot in range(2):
+            assert tuple(told[slot]) in choices
+            if set(choices) - {tuple(true[slot])}:
+                assert tuple(told[slot]) != tuple(true[slot])
+            if before is not None and not reset[slot] and (before[slot] != true[slot]).any():
+                assert (told[slot] == before[slot]).all()
+        before = told
+
+
+def test_swap_draws_all_there_is_anew_for_every_episode() -> None:
+    others = np.array([[1, 5], [1, 6], [2, 5], [2, 7], [2, 7]], np.int32)
+    true = np.tile(np.array([[0, 5]], np.int32), (4, 1))
+    # The task comes before the words, and only these have to differ from the slot's own.
+    swap = Swap(others, slice(1, None), (0,))
+    told = np.concatenate([swap(true, np.ones(4, bool)).copy() for _ in range(300)])
+    kinds, counts = np.unique(told, axis=0, return_counts=True)
+    assert kinds.tolist() == [[1, 6], [2, 7]]
+    # Twice in the sample, twice as likely.
+    assert counts[1] / counts[0] == pytest.approx(2, rel=0.2)
+    slots = told.reshape(300, 4, 2)[..., 0]
+    assert abs(np.corrcoef(slots[:, 0], slots[:, 1])[0, 1]) < 0.2
+    assert abs(np.corrcoef(slots[:-1, 0], slots[1:, 0])[0, 1]) < 0.2
+
+
+def test_swap_of_a_task_number_alone() -> None:
+    """There are no words to differ; what is told stays for the episode all the same."""
+    swap = Swap(np.array([[1], [2], [3]], np.int32), NO_COLUMN, (0,))
+    true = np.zeros((50, 1), np.int32)
+    first = swap(true, np.ones(50, bool)).copy()
+    assert set(first.ravel()) == {1, 2, 3}
+    for _ in range(20):
+        np.testing.assert_array_equal(swap(true, np.zeros(50, bool)), first)
+    begins = np.arange(50) < 25
+    then = swap(true, begins)
+    np.testing.assert_array_equal(then[25:], first[25:])
+    assert (then[:25] != first[:25]).any()
+
+
+def test_swaps_of_different_seeds_differ() -> None:
+    others, true = np.arange(100, dtype=np.int32)[:, None], np.full((9, 1), 200, np.int32)
+    told = [Swap(others, ALL_COLUMNS, (seed,))(true, np.ones(9, bool)) for seed in (1, 2)]
+    assert (told[0] != told[1]).any()
+
+
+# shuffle
+
+
+def record_of(rows: np.ndarray) -> Record:
+    """A record of [T, B, C]."""
+    record = Record()
+    for true in rows:
+        # Told in one array that is written again and again, as an environment does.
+        np.testing.assert_array_equal(record(true.copy(), NEVER), true)
+    return record
+
+
+def test_a_record_gives_back_what_was_told() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 2, (30, 4, 3), np.int32)
+    record, buffer = Record(), np.zeros((4, 3), np.int32)
+    for true in rows:
+        buffer[:] = true
+        assert record(buffer, NEVER) is buffer
+    assert record.steps == 30
+    for step, slot in itertools.product(range(75), range(4)):
+        np.testing.assert_array_equal(record.at(step, slot), rows[step % 30, slot])
+
+
+def test_shuffle_tells_what_the_other_slot_was_told_at_that_step() -> None:
+    rng = np.random.default_rng(0)
+    one, two = rng.integers(0, 9, (7, 3, 2), np.int32), rng.integers(10, 19, (4, 3, 2), np.int32)
+    records = record_of(one), record_of(two)
+    shuffle = Shuffle([(records[1], 2), (records[0], 0), (records[1], 0)])
+    for step in range(20):
+        told = shuffle(np.full((3, 2), 99, np.int32), NEVER)
+        np.testing.assert_array_equal(told, [two[step % 4, 2], one[step % 7, 0], two[step % 4, 0]])
+
+
+@given(st.integers(2, 200), st.integers(0, 1000))
+def test_nothing_stays_in_its_place(size: int, seed: int) -> None:
+    permutation = derangement(size, np.random.default_rng(seed))
+    assert sorted(permutation.tolist()) == list(range(size))
+    assert (permutation != np.arange(size)).all()
+    np.testing.assert_array_equal(permutation, derangement(size, np.random.default_rng(seed)))
+
+
+# zero, and the table
+
+
+@torch.no_grad()
+def test_zero_is_an_encoded_context_of_zeros_whatever_is_said() -> None:
+    network = fake_network(ENV, fake_config(context="both")).eval()
+    zeros = {site: fusion.condition(torch.zeros(SLOTS, fusion.z_size)) for site, fusion in network.fusions.items()}
+    policy = Policy(network, SLOTS)
+    # One step with a context, so that there is something to forget.
+    policy.act(steps()[0])
+    policy.core_state = torch.zeros(SLOTS, network.core_state_size)
+    acting = PROBES["zero"].wrap(policy, scene(network))
+    state = torch.zeros(SLOTS, network.core_state_size)
+    for inputs in steps():
+        expected, state = slow_log_probs(network, inputs, state, zeros)
+        action, log_prob = acting.act(inputs)
+        torch.testing.assert_close(log_prob, expected[range(SLOTS), action], rtol=1e-4, atol=1e-5)
+
+
+def scene(network: AgentNetwork) -> Scene:
+    """For six slots, which get each other's contexts of another stretch of time."""
+    record = record_of(np.stack([context_rows(network, inputs) for inputs in steps(seed=1)]))
+    others = context_rows(network, steps(seed=2)[0])
+    return Scene(others=others, sources=[(record, (slot + 1) % SLOTS) for slot in range(SLOTS)], seed=(0, 1))
+
+
+@pytest.mark.parametrize("name", PROBES)
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_every_probe_changes_every_agent_but_the_one_without_context(name: str, context: str) -> None:
+    """And does so in the same way every time."""
+
+    def play(probe: str) -> tuple[Tensor, Tensor]:
+        network = fake_network(ENV, fake_config(context=context))
+        policy: ActingPolicy = Policy(network, SLOTS)
+        if probe:
+            policy = PROBES[probe].wrap(Policy(network, SLOTS), scene(network))
+        policy.seed(5)
+        played = [policy.act(inputs) for inputs in steps()]
+        policy.weights_changed()
+        return torch.stack([action for action, _ in played]), torch.stack([log_prob for _, log_prob in played])
+
+    plain, probed, again = play(""), play(name), play(name)
+    assert all(map(torch.equal, probed, again))
+    assert all(map(torch.equal, probed, plain)) == (context == "none")
+
+
+@pytest.mark.parametrize(("context", "differs"), [("task", False), ("instruction", True), ("both", True)])
+def test_swapped_instructions_are_read_from_the_right_columns(
+    context: str, differs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an agent that reads task and words, the words must differ and not merely the number."""
+    network = fake_network(ENV, fake_config(context=context))
+    encoder, policy = network.context_encoder, Policy(network, SLOTS)
+    own, other = np.array([[1, 2, 3, 0]], np.int32), np.array([[1, 2, 4, 0]], np.int32)
+    number = np.zeros(1, np.int32)
+    rows = encoder.context_rows(number, own)
+    np.testing.assert_array_equal(rows[:, encoder.instruction_columns], own if differs else own[:, :0])
+    given = []
+    act = policy.act
+    monkeypatch.setattr(policy, "act", lambda inputs, told: given.append(told.copy()) or act(inputs, told))
+    inputs = steps()[0]
+    inputs["task"][:] = 1
+    inputs["instruction"][:] = torch.from_numpy(own)
+    others = np.concatenate([rows, encoder.context_rows(number, other)])
+    PROBES["swap"].wrap(policy, Scene(others=others, sources=[], seed=(0,))).act(inputs)
+    np.testing.assert_array_equal(given[0], np.repeat(encoder.context_rows(number, other), SLOTS, axis=0))
