@@ -12,11 +12,14 @@ from saved_agents import CONDITIONAL, make_checkpoint
 
 import evaluate
 import train
-from agents.evaluation import Episode
+from agents import evaluation_report
+from agents.evaluation import Episode, evaluation_spec, load_agent, stream
 from agents.evaluation_probes import Probing, drop
 from agents.evaluation_report import interval
-from agents.probes import PROBES
+from agents.policy import Policy
+from agents.probes import PROBES, Probe, Scene
 from agents.task_similarity import FILE
+from conf.loading import compose_evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +35,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the figure, which takes a second."""
+    """Without the figure, which takes a second, and with few resamples."""
+    monkeypatch.setattr(evaluation_report, "RESAMPLES", 199)
     monkeypatch.setattr(Probing, "write_similarity", lambda *arguments: [])
 
 
@@ -62,7 +66,7 @@ def test_an_agent_that_has_learned_its_tasks_by_number_loses_under_every_probe(
     folder = tmp_path / "run"
     learning = ["env=conditional", "env.tasks=[map-0,map-1,map-2]", "fusion=mi", "runtime=serial", "display=false"]
     assert train.main([*learning, "total_frames=50000", f"run={folder}"]) == 0
-    assert evaluate.main([f"run={folder}", "probe=all", "episodes=200"]) == 0
+    assert evaluate.main([f"run={folder}", "probe=all"]) == 0
     content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     assert content["aggregate"]["success"] > 0.7
     assert list(content["probes"]) == list(PROBES)
@@ -119,10 +123,10 @@ def test_an_agent_that_does_not_act_on_a_context_loses_exactly_nothing(
 @pytest.mark.usefixtures("undrawn")
 def test_the_section_stands_beside_an_evaluation_that_stays_as_it_was(checkpoint: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "1.json", tmp_path / "2.json"
-    plain = run(checkpoint, first, "episodes=30")
+    plain = run(checkpoint, first, "episodes=10")
     assert "probes" not in plain
-    probed = run(checkpoint, first, "episodes=30", "probe=all")
-    run(checkpoint, second, "episodes=30", "probe=all")
+    probed = run(checkpoint, first, "episodes=10", "probe=all")
+    run(checkpoint, second, "episodes=10", "probe=all")
     assert first.read_bytes() == second.read_bytes()
     assert "NaN" not in first.read_text(encoding="utf-8")
     probes = probed.pop("probes")
@@ -139,9 +143,9 @@ def test_the_section_stands_beside_an_evaluation_that_stays_as_it_was(checkpoint
             drops.append(row["return_drop"])
         assert section["aggregate"]["return_drop"] == pytest.approx(np.mean(drops))
     # One probe by itself plays as it does among all.
-    alone = run(checkpoint, first, "episodes=30", "probe=swap")["probes"]
+    alone = run(checkpoint, first, "episodes=10", "probe=swap")["probes"]
     assert alone == {"swap": probes["swap"]}
-    assert run(checkpoint, second, "episodes=30", "probe=swap", "seed=1")["probes"] != alone
+    assert run(checkpoint, second, "episodes=10", "probe=swap", "seed=1")["probes"] != alone
 
 
 def test_drops_and_their_intervals() -> None:
@@ -176,6 +180,35 @@ def test_drops_and_their_intervals() -> None:
     other = drop({"a": same}, {"a": episodes([0.0, 1.0], 4)}, certain=True)
     assert not other["unchanged"]
     assert other["return_drop_interval"] == (-2, 2)
+
+
+def test_every_slot_has_another_one_and_every_task_its_own_random_choices(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Scene] = []
+    monkeypatch.setitem(PROBES, "swap", Probe("", lambda policy, scene: seen.append(scene) or policy))
+    agent = load_agent(checkpoint)
+    spec = evaluation_spec(agent, [], "")
+    for seed in (0, 0, 1):
+        probing = Probing(agent, spec, compose_evaluate([f"run={checkpoint}", "probe=all", "slots=3", f"seed={seed}"]))
+        policies = [Policy(agent.network(agent.env), 3) for _ in spec.tasks]
+        records = []
+        for task, policy in zip(spec.tasks, policies, strict=True):
+            probing.wrap("swap", task)(policy)
+            # The record of a task is the one that its evaluation without a probe fills.
+            record = probing.record(task)
+            assert record is not None
+            records.append(vars(record(policy))["_tell"])
+        scenes = seen[-3:]
+        sources = [(records.index(record), slot) for scene in scenes for record, slot in scene.sources]
+        places = [(task, slot) for task in range(3) for slot in range(3)]
+        assert sorted(sources) == places
+        assert not [place for place, source in zip(places, sources, strict=True) if place == source]
+    seeds = [tuple(scene.seed) for scene in seen]
+    assert seeds[:3] == seeds[3:6]
+    assert len(set(seeds)) == 6
+    # Nor are they the stream that the actions come from.
+    assert not set(seeds) & {stream(seed, task) for seed in (0, 1) for task in spec.tasks}
 
 
 # What is drawn

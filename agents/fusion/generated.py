@@ -19,8 +19,8 @@ from agents.fusion.segments import Segments
 
 # E[relu(u)^2] for u ~ N(0, 1).
 _MEAN_SQUARE_OF_RELU = 0.5
-# Variance of the experts' logits at the start: contexts begin with different mixtures, in which every expert has a part.
-_LOGIT_SHARE = 0.5
+# Variance of the experts' logits at the start: nearly alike in weight, so that each of them gets a gradient from every context.
+_LOGIT_SHARE = 0.01
 
 
 class Hypernetwork(Fusion):
