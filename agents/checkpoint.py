@@ -20,7 +20,8 @@ from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec, Score
 
 FORMAT = "mimpala-checkpoint"
-SCHEMA = 1
+SCHEMA = 2
+"""2: grids without pooling, and fusions that store W times their reach; weights of schema 1 would mean something else."""
 
 _NAME = re.compile(r"checkpoint-(\d{12})\.pt")
 _KEYS = {"format", "schema", "config", "env", "learner", "positions", "statistics", "rng", "seconds", "versions"}
