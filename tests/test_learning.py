@@ -74,11 +74,13 @@ USUAL = ["env=conditional", "runtime=serial", "precision=fp32"]
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
 def test_every_form_learns_from_what_it_is_told(fusion: str) -> None:
-    """The suite's usual agent, cut short. The best return of an agent that is not told its task is `blind`, and 0.25 is chance."""
+    """The usual agent, cut short. `blind` is the best return of an agent that is not told its task, and 0.25 is chance."""
+    # Forms that can hardly multiply take longer.
     config = compose_train(["env=conditional"])
     blind = sum(score.random for score in make_spec(config.env).scores.values()) / config.env.num_tasks
     assert 0.35 < blind < 0.45
-    assert train(*USUAL, "total_frames=60000", f"fusion={fusion}") > blind + 0.1
+    frames = 120_000 if fusion in ("concat", "sum", "scale_shift") else 60_000
+    assert train(*USUAL, f"total_frames={frames}", f"fusion={fusion}") > blind + 0.1
 
 
 def test_a_hypernetwork_can_give_every_task_a_map_of_its_own() -> None:

@@ -266,7 +266,7 @@ def test_a_run_ends_when_it_succeeds(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("arguments", "message"),
     [
         (["env=nowhere"], "env=nowhere is unknown: choose one of atari, babyai, conditional"),
-        (["fusion=nothing"], "fusion=nothing is unknown: choose one of concat"),
+        (["fusion=nothing"], "fusion=nothing is unknown: choose one of attention, concat, concat_mlp"),
         (["runtime=nothing"], "runtime=nothing is unknown"),
         (["runtime.inference=nothing"], "runtime.inference=nothing is unknown: choose one of auto, actor, server"),
         (["runtime.inference=server"], "runtime.inference=server needs processes of its own"),
