@@ -17,8 +17,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from agents.fusion.segments import Segments, grouped_linear
 
-# With fewer samples for each context than this the weights are not made. At 2.1 making them still is the cheaper way: 488 us for a sample and
-# its gradients against 788 (docs/performance.md, (1, 64), occurring).
+# With fewer samples for each context than this the weights are not made. At 2.1 making them still is the cheaper way: 488 us for
+# a sample and its gradients against 788 (docs/performance.md, (1, 64), occurring).
 FEW_SAMPLES = 2
 
 
