@@ -17,6 +17,7 @@ from agents.interruption import Interruption
 from agents.learner import NonFiniteError
 from agents.matching import match_params
 from agents.metrics import MetricsLog, Statistics
+from agents.network.cost import multiply_adds
 from agents.replay import parts_of
 from agents.run_folder import (
     claim,
@@ -27,6 +28,7 @@ from agents.run_folder import (
     result,
     resumed_config,
     snapshot,
+    write_agent,
     write_result,
 )
 from agents.runtime.base import ActorError, Positions
@@ -78,14 +80,16 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         seconds = restore(saved, env, learner, statistics, positions)
     builder.check_fits(config, env, network)
     fresh, replayed, passes = plan.fresh_columns(config), plan.replayed_columns(config), config.learner.passes
-    folder = claim(config, env, network)
+    folder = claim(config, env)
 
     with Display(config.total_frames, enabled=config.display) as display:
-        display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner))
         clock = Clock(seconds, learner.state, action_repeat=env.action_repeat)
         facts = builder.facts(config, env, learner)
         runtime = builder.build_runtime(config, env, network, positions, learner.state.updates)
-        # Actors take seconds to start; what the learner's side needs is made meanwhile.
+        # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
+        cost = multiply_adds(network, env)
+        write_agent(folder, network, cost)
+        display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner, cost))
         log = MetricsLog(folder, learner.state.updates)
         replay = builder.build_replay(config, env, network, learner.state.updates)
 

@@ -15,7 +15,7 @@ from agents.learner import Learner
 from agents.network.agent import AgentNetwork, core_input_size
 from agents.network.context import ContextEncoder
 from agents.network.core import CORES, Core
-from agents.network.cost import multiply_adds
+from agents.network.cost import MultiplyAdds
 from agents.network.torso import build_torso
 from agents.policy import Policy
 from agents.replay import Replay, check_memory, replay_bytes
@@ -173,12 +173,11 @@ def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> i
     )
 
 
-def describe(config: TrainConfig, env: EnvSpec, learner: Learner) -> dict[str, str]:
+def describe(config: TrainConfig, env: EnvSpec, learner: Learner, cost: MultiplyAdds) -> dict[str, str]:
     """What is about to run, for the banner."""
     network = learner.network
     actors, width, length = plan.num_actors(config, env), config.runtime.slots_per_actor, config.learner.unroll_length
     engine = f" on {env.engine}" if env.engine else ""
-    cost = multiply_adds(network, env)
     precision = "bf16 (weights, losses and optimiser fp32)" if learner.autocast else "fp32"
     rows = {
         "suite": f"{env.suite}{engine}, {len(env.tasks)} tasks: {', '.join(env.tasks)}",

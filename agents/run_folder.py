@@ -19,14 +19,15 @@ from agents.files import write_whole
 from agents.learner import Learner
 from agents.metrics import Statistics, mean_over_tasks
 from agents.network.agent import AgentNetwork
-from agents.network.cost import multiply_adds
+from agents.network.cost import MultiplyAdds
 from agents.runtime.base import Positions
 from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 
-CONFIG, CHECKPOINTS, RESULT, PROVENANCE, VOCABULARY = (
+AGENT, CONFIG, CHECKPOINTS, RESULT, PROVENANCE, VOCABULARY = (
+    "agent.json",
     "config.yaml",
     "checkpoints",
     "result.json",
@@ -71,12 +72,17 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
     return train_from_dict(tree, str(folder / CONFIG))
 
 
+def write_agent(folder: Path, network: AgentNetwork, cost: MultiplyAdds) -> None:
+    """The size of the agent, for comparisons at equal cost."""
+    _write_json(folder / AGENT, {"parameters": network.num_parameters, "multiply_adds": cost._asdict()})
+
+
 def holds_run(folder: Path) -> bool:
     """Whether a run was begun in this folder."""
     return (folder / CONFIG).exists()
 
 
-def claim(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Path:
+def claim(config: TrainConfig, env: EnvSpec) -> Path:
     """Makes the folder and writes what is known at the start: config, provenance, vocabulary.
 
     Raises:
@@ -88,8 +94,7 @@ def claim(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Path:
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         # The config marks the folder as a run, so it comes last.
-        size = {"parameters": network.num_parameters, "multiply_adds": multiply_adds(network, env)._asdict()}
-        _write_json(folder / PROVENANCE, provenance() | {"agent": size})
+        _write_json(folder / PROVENANCE, provenance())
         _write_json(folder / VOCABULARY, {"tasks": list(env.tasks), "words": list(env.vocabulary)})
         save_train(config, folder / CONFIG)
     except OSError as error:

@@ -80,6 +80,9 @@ def test_train_evaluate_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert first["finished"]
     assert 300 <= first["frames"] < 332
     assert check_checkpoints(run) == first["updates"]
+    size = json.loads((run / "agent.json").read_text(encoding="utf-8"))
+    assert size["parameters"] == first["parameters"]
+    assert size["multiply_adds"]["apply"] > size["multiply_adds"]["condition"] > 0
     for name in ("config.yaml", "provenance.json", "vocabulary.json", "tensorboard"):
         assert (run / name).exists()
 
