@@ -118,7 +118,7 @@ def env_from_dict(data: dict[str, Any]) -> EnvSpec:
                 "tasks": tuple(data["tasks"]),
                 "vocabulary": tuple(data["vocabulary"]),
                 "action_counts": tuple(data["action_counts"]),
-                "symbol_counts": tuple(data["symbol_counts"]),
+                **{key: tuple(data[key]) for key in ("symbol_counts", "action_sizes", "action_low", "action_high")},
                 "observation": {
                     key: ArraySpec(shape=tuple(array["shape"]), dtype=array["dtype"])
                     for key, array in data["observation"].items()

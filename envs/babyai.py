@@ -64,16 +64,16 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
 
 def make_env(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
     """The vector environment on the engine that `spec` names."""
-    tokenizer = Tokenizer(spec.vocabulary, spec.instruction_length)
     engine: Engine
     if spec.engine == "envpool":
         from envs.babyai_envpool import EnvpoolEngine
 
+        tokenizer = Tokenizer(spec.vocabulary, spec.instruction_length)
         engine = EnvpoolEngine(spec.tasks, slots, split, tokenizer, config.threads)
     else:
         from envs.babyai_minigrid import MinigridEngine
 
-        engine = MinigridEngine(spec.tasks, slots, split, tokenizer)
+        engine = MinigridEngine(spec, slots, split)
     return SuiteVectorEnv(engine, spec, slots, seed)
 
 

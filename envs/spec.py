@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Literal, TypeAlias
+
+ActionKind: TypeAlias = Literal["discrete", "multi_discrete", "continuous"]
 
 
 class Split(IntEnum):
@@ -40,8 +43,12 @@ class EnvSpec:
         observation: `image` and/or `vector` of one slot; never `instruction` or `task`.
         instruction_length: number of tokens L of `instruction`; 0 when the suite has no instructions.
         vocabulary: word of every token; token 0 is padding, token 1 any unknown word. Empty without instructions.
-        num_actions: size A of the discrete action set shared by all tasks.
-        action_counts: per task, how many of the A actions it uses (the first ones); the others are masked.
+        num_actions: size A of the discrete action set shared by all tasks. Of other actions, the length of their code:
+            the sum of `action_sizes`, or the number of continuous components.
+        action_counts: per task, how many of the A actions it uses (the first ones); the others are masked. Only discrete
+            actions are ever masked.
+        action_sizes: multi-discrete actions: the choices of each of their components; empty for all others.
+        action_low, action_high: continuous actions: the bounds of each component; empty for all others.
         action_repeat: env frames per agent step.
         engine: name of the engine that was chosen.
         image_kind: how to read `image`: "symbolic" (integer codes per cell, last axis = channels of codes), "pixels",
@@ -66,6 +73,16 @@ class EnvSpec:
     scores: Mapping[str, Score] = field(default_factory=dict)
     slow: bool = False
     has_success: bool = True
+    action_sizes: tuple[int, ...] = ()
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+
+    @property
+    def action_kind(self) -> ActionKind:
+        """What an action of one slot is: an integer, integers int32 [len(action_sizes)], or float32 [len(action_low)]."""
+        if self.action_sizes:
+            return "multi_discrete"
+        return "continuous" if self.action_low else "discrete"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

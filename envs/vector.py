@@ -39,8 +39,10 @@ class Engine(Protocol):
     def start(self, seed: int) -> None:
         """Begins the first episode of every slot under the run seed `seed`, and fills `observation`."""
 
-    def step(self, actions: NDArray[np.int32]) -> Outcome:
+    def step(self, actions: NDArray[Any]) -> Outcome:
         """Advances every slot by one step and fills `observation`.
+
+        `actions` has the dtype and shape of the action space: int32 [S], int32 [S, D] or float32 [S, D].
 
         A slot whose episode ended in the step before ignores its action and starts its next episode, with reward 0.
 
@@ -67,7 +69,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
     Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L], only if the
     suite has one) and `task` (int32 [S]). The step after an episode's end ignores its action and returns the next
-    episode's first observation with reward 0. An action must be below `spec.action_counts` of the slot's task.
+    episode's first observation with reward 0. A discrete action must be below `spec.action_counts` of the slot's task.
 
     **Every returned array is valid until the next call of `reset` or `step`**: buffers are reused, so whoever keeps
     one copies it.
@@ -86,9 +88,10 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": ["rgb_array"]}
         self.render_mode = "rgb_array"
         self.single_observation_space = _observation_space(spec)
-        self.single_action_space = gymnasium.spaces.Discrete(spec.num_actions)
+        self.single_action_space = _action_space(spec)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._action_dtype = np.float32 if spec.action_kind == "continuous" else np.int32
         self._engine = engine
         self._seed = seed
         self._first_episode = np.array([slot.episode for slot in self.slots], np.int64)
@@ -128,8 +131,8 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[Arrays, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """One step of every slot; `actions` int [S]. See the class for what comes back."""
-        reward, terminated, truncated = self._engine.step(np.asarray(actions, np.int32))
+        """One step of every slot; `actions` [S] or [S, D] as in the action space. See the class for what comes back."""
+        reward, terminated, truncated = self._engine.step(np.asarray(actions, self._action_dtype))
         restarted = self._ended
         going = ~restarted
         # A slot that has just restarted begins its sums at zero; the reset itself is no step of the new episode.
@@ -204,3 +207,13 @@ def _observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:
         spaces["instruction"] = gymnasium.spaces.Box(0, len(spec.vocabulary) - 1, shape, np.int32)
     spaces["task"] = gymnasium.spaces.Discrete(len(spec.tasks))
     return gymnasium.spaces.Dict(spaces)
+
+
+def _action_space(spec: EnvSpec) -> gymnasium.Space[Any]:
+    """The space of one slot's action."""
+    if spec.action_kind == "multi_discrete":
+        return gymnasium.spaces.MultiDiscrete(np.array(spec.action_sizes), dtype=np.int32)
+    if spec.action_kind == "continuous":
+        low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
+        return gymnasium.spaces.Box(low, high, dtype=np.float32)
+    return gymnasium.spaces.Discrete(spec.num_actions)

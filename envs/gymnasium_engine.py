@@ -1,0 +1,105 @@
+"""Any gymnasium environment as an engine: one object per slot, stepped in a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.instructions import TextColumn, Tokenizer
+from envs.seeding import episode_seed
+from envs.spec import EnvSpec, Slot, Split
+from envs.vector import Arrays, Outcome
+
+MakeEnv: TypeAlias = Callable[[str], "gymnasium.Env[Any, Any]"]
+"""Task name -> environment. One that other processes use can be pickled."""
+
+
+class GymnasiumEngine:
+    """S gymnasium environments in this thread (see `envs.vector.Engine`); every episode is reset with its own seed of the
+    seed tree.
+
+    Args:
+        make: builds the environment of a task. Its observations are dicts with the keys of `spec.observation`, and with
+            `instruction`, a string, where the suite has instructions; its actions are those that `spec` describes.
+            `render()` gives a picture [H, W, 3].
+        spec, slots, split: see `envs.suites.make_env`.
+    """
+
+    def __init__(self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
+        self._slots, self._split = tuple(slots), split
+        self._tasks = [spec.tasks[slot.task] for slot in self._slots]
+        size = len(self._slots)
+        self._parts = tuple(spec.observation)
+        self.observation: Arrays = {
+            key: np.zeros((size, *array.shape), array.dtype) for key, array in spec.observation.items()
+        }
+        self._texts = [""] * size
+        self._instruction: TextColumn | None = None
+        if spec.instruction_length:
+            self._instruction = TextColumn(Tokenizer(spec.vocabulary, spec.instruction_length), size)
+            self.observation["instruction"] = self._instruction.tokens
+        self._reward = np.zeros(size, np.float32)
+        self._terminated = np.zeros(size, np.bool_)
+        self._truncated = np.zeros(size, np.bool_)
+        self._seed = 0
+        self._episode: list[int] = []
+        self._envs = [make(task) for task in self._tasks]
+
+    def start(self, seed: int) -> None:
+        self._seed = seed
+        self._episode = [slot.episode for slot in self._slots]
+        self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
+        for row in range(len(self._slots)):
+            self._begin_episode(row)
+        self._read_instructions()
+
+    def step(self, actions: NDArray[Any]) -> Outcome:
+        ended = (self._terminated | self._truncated).tolist()
+        self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
+        # Plain ints for discrete actions, as environments expect them; rows of an array for all others.
+        for row, action in enumerate(actions.tolist() if actions.ndim == 1 else actions):
+            if ended[row]:
+                self._episode[row] += 1
+                self._begin_episode(row)
+                continue
+            seen, reward, terminated, truncated, _ = self._envs[row].step(action)
+            self._show(row, seen)
+            self._reward[row] = float(reward)
+            self._terminated[row] = terminated
+            self._truncated[row] = truncated and not terminated
+        self._read_instructions()
+        return self._reward, self._terminated, self._truncated
+
+    def _begin_episode(self, row: int) -> None:
+        place = self._seed, self._split, self._tasks[row], self._slots[row].index, self._episode[row]
+        seen, _ = self._envs[row].reset(seed=episode_seed(*place))
+        self._show(row, seen)
+
+    def _show(self, row: int, seen: Any) -> None:
+        """Writes what one environment observed into its row."""
+        for key in self._parts:
+            self.observation[key][row] = seen[key]
+        if self._instruction is not None:
+            self._texts[row] = seen["instruction"]
+
+    def _read_instructions(self) -> None:
+        if self._instruction is not None:
+            self._instruction.update(self._texts)
+
+    def render(self, slot: int) -> NDArray[np.uint8]:
+        return np.asarray(self._envs[slot].render(), np.uint8)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError("gymnasium's environments cannot be frozen; resume with Slot.episode")
+
+    def close(self) -> None:
+        envs, self._envs = self._envs, []
+        for env in envs:
+            env.close()
