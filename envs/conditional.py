@@ -8,13 +8,14 @@ x and something of i cannot.
               One step only, or a recurrent agent could infer the task from its rewards.
     memory-i  x is shown at the first step, then nothing for `delay` steps; the decision is due at the last of them.
 
-The right action earns 1, so the optimal return is exactly 1 on every task. All slots are computed together; there is
-no loop over them.
+The right action earns 1, so the optimal return is exactly 1 on every task. x is shown as numbers, or as a picture for
+agents that look at a map of it. All slots are computed together; there is no loop over them.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,12 +25,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.contract import EnvConfig, Suite, expand_tasks
-from envs.errors import InputError
+from envs.errors import InputError, unknown_name
 from envs.seeding import stream_key, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.vector import Arrays, Outcome, SuiteVectorEnv
 
 _TASK = re.compile(r"(map|memory)-(0|[1-9]\d*)")
+
+OBSERVATIONS = ("vector", "image")
+LEVELS = 4
+"""Values that an entry of x may have in a picture: the middles of so many equal parts of [-1, 1)."""
+
+# A square of cells for each entry, and a line of empty cells between squares.
+_SQUARE, _SPACING = 3, 4
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,6 +49,10 @@ class ConditionalConfig(EnvConfig):
         num_tasks: how many tasks of each kind there are; the presets `map` and `memory` name all of theirs.
         delay: steps between the cue and the decision of the memory tasks.
         map_seed: names the matrices. They are part of the tasks, so they do not follow the run's seed.
+        observation: how x is shown, one of OBSERVATIONS. `vector`: its entries, then 1 where a decision is due, else 0.
+            `image`: symbolic cells of two codes, which are the level of the entry that stands there, counted from 1 (0 in
+            the cells between), and whether a decision is due. Entries stand so far apart that a position of the torso's
+            feature map sees one of them. They are rounded to LEVELS values then, and the right action follows from these.
     """
 
     name: str = "conditional"
@@ -49,6 +61,7 @@ class ConditionalConfig(EnvConfig):
     num_tasks: int = 8
     delay: int = 3
     map_seed: int = 0
+    observation: str = "vector"
 
 
 def presets(num_tasks: int) -> dict[str, tuple[str, ...]]:
@@ -66,6 +79,8 @@ def make_spec(config: ConditionalConfig) -> EnvSpec:
     ):
         if value < least:
             raise InputError(f"env.{key}={value} is too small: give {least} or more.")
+    if config.observation not in OBSERVATIONS:
+        raise unknown_name("env.observation", config.observation, OBSERVATIONS)
     tasks = expand_tasks(config.tasks, presets(config.num_tasks))
     for task in tasks:
         match = _TASK.fullmatch(task)
@@ -74,10 +89,13 @@ def make_spec(config: ConditionalConfig) -> EnvSpec:
             choice = f"map, memory, map-0 to map-{last} or memory-0 to memory-{last}"
             raise InputError(f"env.tasks={task} is no task of suite conditional: choose {choice}.")
     blind = {kind: blind_return(config, _numbers(tasks, kind)) for kind in ("map", "memory")}
+    pictures = config.observation == "image"
     return EnvSpec(
         suite=config.name,
         tasks=tasks,
-        observation={"vector": ArraySpec(shape=(config.dimension + 1,), dtype="float32")},
+        observation={config.observation: make_array(config)},
+        image_kind="symbolic" if pictures else "none",
+        symbol_counts=(LEVELS + 1, 2) if pictures else (),
         instruction_length=0,
         vocabulary=(),
         num_actions=config.dimension,
@@ -92,6 +110,29 @@ def make_env(
 ) -> SuiteVectorEnv:
     """The vector environment over those slots."""
     return SuiteVectorEnv(ConditionalEngine(config, spec.tasks, slots, split), spec, slots, seed)
+
+
+def make_array(config: ConditionalConfig) -> ArraySpec:
+    """Shape and dtype of what is shown of x."""
+    if config.observation == "vector":
+        return ArraySpec(shape=(config.dimension + 1,), dtype="float32")
+    rows, columns = places_in_picture(config.dimension)
+    # A grid torso needs four cells each way.
+    height, width = (max(_SPACING, int(places.max()) + 1) for places in (rows, columns))
+    return ArraySpec(shape=(height, width, 2), dtype="uint8")
+
+
+def places_in_picture(dimension: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the cells of each entry of x: int [d, 9] each. Entries form a square as far as they go."""
+    row, column = np.divmod(np.arange(dimension)[:, None], math.ceil(math.sqrt(dimension)))
+    down, right = np.divmod(np.arange(_SQUARE**2), _SQUARE)
+    return _SPACING * row + down, _SPACING * column + right
+
+
+def rounded(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """The nearest values that a picture can show, and their levels from 0 to LEVELS - 1."""
+    level = ((x + 1) * (LEVELS / 2)).astype(np.intp)
+    return ((2 * level + 1) / LEVELS - 1).astype(np.float32), level
 
 
 def maps(map_seed: int, dimension: int, numbers: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -120,14 +161,18 @@ def blind_return(config: ConditionalConfig, numbers: tuple[int, ...]) -> float:
     Its choice for x is the action that is right in most tasks: E_x max_a mean_i 1[right_i(x) = a]. Estimated once
     from 2**15 fixed draws, standard error below 0.002. 0 for an empty list.
     """
-    return _blind_return(config.map_seed, config.dimension, numbers) if numbers else 0.0
+    if not numbers:
+        return 0.0
+    return _blind_return(config.map_seed, config.dimension, numbers, config.observation == "image")
 
 
 @functools.cache
-def _blind_return(map_seed: int, dimension: int, numbers: tuple[int, ...]) -> float:
+def _blind_return(map_seed: int, dimension: int, numbers: tuple[int, ...], pictures: bool) -> float:
     places, gains = maps(map_seed, dimension, numbers)
     draws = 1 << 15
     x = np.random.default_rng(0).uniform(-1, 1, (draws, dimension)).astype(np.float32)
+    if pictures:
+        x, _ = rounded(x)
     votes = np.zeros((draws, dimension), np.int32)
     for place, gain in zip(places, gains, strict=True):
         votes[np.arange(draws), (gain * x[:, place]).argmax(axis=1)] += 1
@@ -157,7 +202,10 @@ class ConditionalEngine:
         task = np.array([slot.task for slot in slots], np.intp)
         self._places, self._gains, self._delay = places[task], gains[task], delays[task]
         size = len(self._slots)
-        self.observation: Arrays = {"vector": np.zeros((size, config.dimension + 1), np.float32)}
+        self._shown = config.observation
+        array = make_array(config)
+        self.observation: Arrays = {self._shown: np.zeros((size, *array.shape), array.dtype)}
+        self._rows, self._columns = places_in_picture(config.dimension)
         self._keys = np.zeros(size, np.uint64)
         self._episode = np.zeros(size, np.int64)
         self._age = np.zeros(size, np.int32)
@@ -186,23 +234,34 @@ class ConditionalEngine:
         """Draws x and the right action of the episodes that begin in slots `started`, and fills the observation of
         all slots.
         """
-        vector = self.observation["vector"]
-        vector.fill(0)
+        shown = self.observation[self._shown]
+        shown.fill(0)
         if len(started):
             first = self._episode[started].astype(np.uint64) * np.uint64(self._dimension)
             places = np.arange(self._dimension, dtype=np.uint64)
             x = uniform(self._keys[started, None], first[:, None] + places)
+            if self._shown == "vector":
+                shown[started, :-1] = x
+            else:
+                x, level = rounded(x)
+                shown[started[:, None, None], self._rows, self._columns, 0] = level[:, :, None] + 1
             seen = np.take_along_axis(x, self._places[started], axis=1) * self._gains[started]
             self._right[started] = seen.argmax(axis=1)
-            vector[started, :-1] = x
-        vector[:, -1] = self._age == self._delay
+        due = self._age == self._delay
+        shown[..., -1] = due.reshape(-1, *(1,) * (shown.ndim - 2))
 
     def render(self, slot: int) -> NDArray[np.uint8]:
         """Bars up and down from the middle line, one per entry of x, blue; the last one, red, says that a decision is
         due.
         """
         width, half = 16, 48
-        entries = self.observation["vector"][slot]
+        shown = self.observation[self._shown][slot]
+        if self._shown == "image":
+            code = shown[self._rows[:, 0], self._columns[:, 0], 0].astype(np.float32)
+            x = np.where(code > 0, (2 * code - 1) / LEVELS - 1, 0)
+            entries = np.append(x, shown[0, 0, 1])
+        else:
+            entries = shown
         picture = np.full((2 * half, width * len(entries), 3), 255, np.uint8)
         for place, entry in enumerate(entries):
             end = half - round(float(entry) * half)
@@ -212,12 +271,12 @@ class ConditionalEngine:
         return picture
 
     def state_dict(self) -> dict[str, Any] | None:
-        arrays = {"vector": self.observation["vector"], "keys": self._keys, "episode": self._episode}
+        arrays = {self._shown: self.observation[self._shown], "keys": self._keys, "episode": self._episode}
         arrays |= {"age": self._age, "ended": self._ended, "right": self._right}
         return {key: value.copy() for key, value in arrays.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.observation["vector"][:] = state["vector"]
+        self.observation[self._shown][:] = state[self._shown]
         self._keys[:], self._episode[:] = state["keys"], state["episode"]
         self._age, self._ended, self._right = state["age"].copy(), state["ended"].copy(), state["right"].copy()
 

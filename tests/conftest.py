@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from agents.runtime.process import configure_process
+
 # Tests of several processes share the machine; more threads than cores make small networks many times slower.
-torch.set_num_threads(1)
+configure_process(threads=1)
 
 # The same examples in every run: a test that fails for one person fails for all.
 settings.register_profile("mimpala", deadline=None, derandomize=True, max_examples=40)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from envs.conditional import ConditionalConfig, blind_return, make_env, make_spec, maps
+from envs.conditional import OBSERVATIONS, ConditionalConfig, blind_return, make_env, make_spec, maps
 from envs.errors import InputError
 from envs.spec import Slot, Split
 from envs.vector import SuiteVectorEnv
@@ -27,23 +27,42 @@ def environment(config: ConditionalConfig, per_task: int = 4) -> SuiteVectorEnv:
     return make_env(config, spec, slots, seed=3, split=Split.TRAIN)
 
 
+def read(observation: dict[str, np.ndarray], config: ConditionalConfig) -> tuple[np.ndarray, np.ndarray]:
+    """x [S, d], 0 where it is not shown, and whether a decision is due [S], as one would read them off."""
+    if config.observation == "vector":
+        return observation["vector"][:, :-1], observation["vector"][:, -1]
+    codes, due = observation["image"][..., 0].astype(int), observation["image"][..., 1]
+    side = next(side for side in range(1, 9) if side**2 >= config.dimension)
+    x = np.zeros((len(codes), config.dimension))
+    for entry in range(config.dimension):
+        row, column = entry // side * 4, entry % side * 4
+        square = codes[:, row : row + 3, column : column + 3].reshape(len(codes), -1)
+        assert (square == square[:, :1]).all()
+        x[:, entry] = np.choose(square[:, 0], [0, -0.75, -0.25, 0.25, 0.75])
+    assert ((codes > 0).sum(axis=(1, 2)) == 9 * (x != 0).sum(axis=1)).all()
+    assert (due == due[:, :1, :1]).all()
+    return x, due[:, 0, 0]
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+@pytest.mark.parametrize("dimension", [2, 4, 5])
 @pytest.mark.parametrize("tasks", [["map"], ["memory"], ["memory-2", "map-5", "memory-0"]])
-def test_the_right_action_earns_exactly_one(tasks: list[str]) -> None:
-    config = ConditionalConfig(tasks=tasks)
+def test_the_right_action_earns_exactly_one(tasks: list[str], dimension: int, observation: str) -> None:
+    config = ConditionalConfig(tasks=tasks, dimension=dimension, observation=observation)
     env = environment(config)
     numbers = [int(task.split("-")[1]) for task in env.spec_of_suite.tasks]
     matrix = np.stack(matrices(config, numbers))
-    observation, _ = env.reset()
+    seen, _ = env.reset()
     remembered = np.zeros((env.num_envs, config.dimension))
     returns = []
     for _ in range(40):
-        x, due = observation["vector"][:, :-1], observation["vector"][:, -1]
+        x, due = read(seen, config)
         shown = (x != 0).any(axis=1)
         remembered[shown] = x[shown]
-        choice = np.einsum("sad,sd->sa", matrix[observation["task"]], remembered).argmax(axis=1)
+        choice = np.einsum("sad,sd->sa", matrix[seen["task"]], remembered).argmax(axis=1)
         # An action that is not due must not matter.
         action = np.where(due == 1, choice, (choice + 1) % config.dimension)
-        observation, reward, terminated, _, info = env.step(action)
+        seen, reward, terminated, _, info = env.step(action)
         assert ((reward == 1) == terminated).all()
         returns += info["episode_return"][terminated].tolist()
     assert len(returns) > env.num_envs and set(returns) == {1.0}
@@ -72,6 +91,20 @@ def test_blind_return_against_every_policy_of_a_coarse_world() -> None:
     right = np.stack([(x @ matrix.T).argmax(axis=1) for matrix in matrices(config, range(3))])
     best = np.mean([max((right[:, place] == action).mean() for action in range(2)) for place in range(len(x))])
     assert blind_return(config, (0, 1, 2)) == pytest.approx(best, abs=0.01)
+
+
+def test_a_picture_shows_the_x_of_the_vector_rounded() -> None:
+    shown = {}
+    for observation in OBSERVATIONS:
+        config = ConditionalConfig(dimension=5, observation=observation)
+        shown[observation], _ = read(environment(config).reset()[0], config)
+    assert len(np.unique(shown["image"])) == 4
+    assert np.abs(shown["image"] - shown["vector"]).max() <= 0.25
+
+
+def test_an_observation_there_is_not_is_refused() -> None:
+    with pytest.raises(InputError, match=r"env.observation=pixels is unknown: choose one of vector, image."):
+        make_spec(ConditionalConfig(observation="pixels"))
 
 
 def test_blind_return_bounds() -> None:

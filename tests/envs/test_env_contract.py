@@ -46,8 +46,9 @@ CASES: dict[str, Callable[[], EnvConfig]] = {
     "atari": atari,
     "conditional-map": lambda: ConditionalConfig(tasks=["map-0", "map-1", "map-2"]),
     "conditional-memory": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"]),
+    "conditional-image": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"], observation="image"),
 }
-SEEDS_EACH_EPISODE = ("minigrid", "atari", "conditional-map", "conditional-memory")
+SEEDS_EACH_EPISODE = ("minigrid", "atari", "conditional-map", "conditional-memory", "conditional-image")
 
 
 @pytest.fixture(params=CASES)
