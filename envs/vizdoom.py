@@ -205,6 +205,8 @@ def _start(task: str, buttons: list[str], folder: Path) -> Any:
     # Named outright: a doom2.wad that the user has would otherwise change the pictures.
     game.set_doom_game_path(str(package / "freedoom2.wad"))
     game.set_vizdoom_path(_launcher(folder, package / "vizdoom"))
+    # The swing of the weapon in walking is carried over from one episode to the next, so no episode could be replayed.
+    game.add_game_args("+movebob 0")
     game.set_mode(vizdoom.Mode.PLAYER)
     game.set_window_visible(False)
     game.set_sound_enabled(False)
