@@ -136,15 +136,15 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
 
         self._resize = functools.partial(cv2.resize, dsize=image_size[::-1], interpolation=cv2.INTER_AREA)
         self.render_mode = render_mode
-        self._task, self._action_repeat = task, action_repeat
+        self._task, self._action_repeat, self._variables = task, action_repeat, variables
         actions = ACTIONS if full_action_space else actions_of(task)
         buttons = [button for button in BUTTONS if button in SCENARIOS[task]]
         self._pressed = [[button in action for button in buttons] for action in actions]
-        self.action_space = gymnasium.spaces.Discrete(len(actions))
+        self.action_space: gymnasium.spaces.Discrete[Any] = gymnasium.spaces.Discrete(len(actions))
         spaces: dict[str, gymnasium.Space[Any]] = {"image": gymnasium.spaces.Box(0, 255, (*image_size, 3), np.uint8)}
         if variables:
             spaces["vector"] = gymnasium.spaces.Box(-np.inf, np.inf, (len(VARIABLES),), np.float32)
-        self.observation_space = gymnasium.spaces.Dict(spaces)
+        self.observation_space = gymnasium.spaces.Dict(spaces)  # type: ignore[assignment]
         self._folder = tempfile.TemporaryDirectory(prefix="mimpala-vizdoom-")
         with self._failures_named():
             self._game = _start(task, buttons, Path(self._folder.name))
@@ -170,7 +170,7 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
                 self._look()
         return self._seen, reward, over and not truncated, truncated, {}
 
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8]:
         """The engine's whole picture, [120, 160, 3]."""
         return self._screen
 
@@ -183,7 +183,7 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         state = self._game.get_state()
         self._screen: NDArray[np.uint8] = state.screen_buffer
         self._seen = {"image": self._resize(self._screen)}
-        if "vector" in self.observation_space.keys():
+        if self._variables:
             self._seen["vector"] = state.game_variables.astype(np.float32) / 100
 
     @contextmanager
