@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("agents", "envs", "conf", "ablation", "studies")
-ENTRY_POINTS = ("train.py", "evaluate.py", "ablate.py")
+ENTRY_POINTS = ("train.py", "evaluate.py", "doctor.py", "ablate.py")
 SOURCES = sorted(
     [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     + [ROOT / name for name in ENTRY_POINTS if (ROOT / name).exists()]
