@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.metrics import scores_of_suite
 from envs.atari import AtariConfig, make_spec
 from envs.atari_games import GAMES
 from envs.conditional import ConditionalConfig
@@ -71,10 +70,3 @@ def test_a_suite_has_scores_when_all_its_tasks_have_a_humans() -> None:
     conditional = make_spec_of(ConditionalConfig(tasks=["map"]))
     assert conditional.scores
     assert human_scores(conditional) == {}
-
-
-def test_there_is_no_score_of_the_suite_before_every_task_has_one() -> None:
-    assert scores_of_suite({"a": {"score": 50.0}, "b": {"frames": 3.0}}) == {}
-    assert scores_of_suite({}) == {}
-    found = scores_of_suite({"a": {"score": 50.0}, "b": {"score": 250.0}})
-    assert found == {"mean": 150.0, "median": 150.0, "mean_capped": 75.0}
