@@ -103,7 +103,9 @@ class Display:
             self._bar.update(
                 self._task, completed=frames, frames=f"{frames:,} / {self._total:,} frames", eta=f"{_clock(left)} left"
             )
-            self._live.update(Group(self._bar, _line(row), _times(row), Text(limit), _table(tasks), _scores(tasks)))
+            parts = [self._bar, _line(row), _times(row), Text(limit), _table(tasks)]
+            scores = _scores(tasks)
+            self._live.update(Group(*parts, *([scores] if scores else [])))
         elif time.monotonic() - self._plain_at >= _PLAIN_SECONDS or frames >= self._total:
             self._plain_at = time.monotonic()
             shown = "  ".join(
