@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.checkpoint import find_checkpoint
 from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, play, quotas
 from agents.evaluation_probes import Probing, probe_report, probe_tables
-from agents.evaluation_report import home, prepare_output, report, table, write_report
+from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
 from agents.plan import num_cores
 from agents.runtime.process import configure_process
 from agents.video import check_video, file_names, record
@@ -91,7 +91,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if probed:
         content["probes"] = probe_report(agent, played, probed)
     write_report(output, content)
-    console.print(table(content), *probe_tables(content), sep="\n", highlight=False)
+    console.print(table(content), *score_tables(content), *probe_tables(content), sep="\n", highlight=False)
     for path in written:
         console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
     return DONE

@@ -36,6 +36,7 @@ from agents.runtime.process import configure_process
 from conf.loading import changed_keys, compose_train, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
+from envs.scores import human_scores
 from envs.spec import EnvSpec
 from envs.suites import make_spec
 
@@ -74,7 +75,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     torch.manual_seed(config.seed)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
-    statistics, positions, seconds = Statistics(env.tasks), Positions(), 0.0
+    statistics, positions, seconds = Statistics(env.tasks, human_scores(env)), Positions(), 0.0
     saved = newest_checkpoint(Path(config.run)) if config.resume else None
     if saved:
         seconds = restore(saved, env, learner, statistics, positions)

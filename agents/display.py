@@ -14,9 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from agents.metrics import mean_over_tasks
+from agents.metrics import mean_over_tasks, scores_of_suite
 
 _PLAIN_SECONDS = 10.0
+
+SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
 
 
 class Display:
@@ -85,6 +87,8 @@ class Display:
             f"{how}: {figures['frames']:,} frames, {figures['updates']:,} updates in {_clock(figures['seconds'])}, "
             f"{figures['frames_per_second']:,.0f} frames/s; return{success} of the last episodes: {tasks}"
         )
+        if scores := _scores(figures["tasks"]):
+            self.say(scores)
         self.say(figures["limited_by"])
         verb = "evaluate.py" if figures["finished"] else "train.py resume=true"
         self.say(f"next: python {verb} run={folder}")
@@ -99,7 +103,9 @@ class Display:
             self._bar.update(
                 self._task, completed=frames, frames=f"{frames:,} / {self._total:,} frames", eta=f"{_clock(left)} left"
             )
-            self._live.update(Group(self._bar, _line(row), _times(row), Text(limit), _table(tasks)))
+            parts = [self._bar, _line(row), _times(row), Text(limit), _table(tasks)]
+            scores = _scores(tasks)
+            self._live.update(Group(*parts, *([scores] if scores else [])))
         elif time.monotonic() - self._plain_at >= _PLAIN_SECONDS or frames >= self._total:
             self._plain_at = time.monotonic()
             shown = "  ".join(
@@ -134,7 +140,7 @@ def _times(row: dict[str, float]) -> RenderableType:
 def _table(tasks: dict[str, dict[str, float]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("task")
-    for name in ("return", "success", "length", "episodes", "frames"):
+    for name in ("return", "score", "success", "length", "episodes", "frames"):
         table.add_column(name, justify="right")
     for task, values in tasks.items():
         table.add_row(task, *_means(values), f"{int(values['episodes']):,}", f"{int(values['frames']):,}")
@@ -143,10 +149,17 @@ def _table(tasks: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _means(values: dict[str, float]) -> tuple[str, str, str]:
-    """Return, success and length as the table shows them."""
+def _scores(tasks: dict[str, dict[str, float]]) -> str:
+    """The scores of the suite in one line; empty where they are unknown."""
+    scores = scores_of_suite(tasks)
+    return SCORES.format(**scores) if scores else ""
+
+
+def _means(values: dict[str, float]) -> tuple[str, str, str, str]:
+    """Return, score, success and length as the table shows them."""
     return (
         f"{values['return']:.3f}" if "return" in values else "-",
+        f"{values['score']:.1f}" if "score" in values else "-",
         f"{values['success']:.1%}" if "success" in values else "-",
         f"{values['length']:.1f}" if "length" in values else "-",
     )

@@ -20,6 +20,7 @@ from agents.files import write_whole
 from agents.run_folder import CHECKPOINTS, holds_run, versions
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
+from envs.scores import AGGREGATES, Aggregate, human_scores, normalised
 from envs.spec import EnvSpec
 
 CONFIDENCE, RESAMPLES = 0.95, 9_999
@@ -36,10 +37,11 @@ def mean(samples: Samples) -> float:
     return float(np.mean([sample.mean() for sample in samples]))
 
 
-def interval(samples: Samples, minus: Samples = ()) -> Interval | None:
+def interval(samples: Samples, minus: Samples = (), over: Aggregate = AGGREGATES["mean"]) -> Interval | None:
     """95% percentile bootstrap interval of `mean(samples)`, or of `mean(samples) - mean(minus)`.
 
-    It is stratified: every sample is drawn anew within itself, and independently of all others.
+    With another `over`, of what that makes of the samples' means. It is stratified: every sample is drawn anew within itself, and
+    independently of all others.
 
     The same data give the same interval. Data without any spread give [m, m]; a sample of fewer than two says nothing of its spread
     and gives None.
@@ -49,9 +51,9 @@ def interval(samples: Samples, minus: Samples = ()) -> Interval | None:
         return None
 
     def statistic(*drawn: NDArray[np.float64], axis: int) -> Any:
-        means = [sample.mean(axis=axis) for sample in drawn]
-        value = np.mean(means[: len(samples)], axis=0)
-        return value - np.mean(means[len(samples) :], axis=0) if minus else value
+        means = np.array([sample.mean(axis=axis) for sample in drawn])
+        value = over(means[: len(samples)])
+        return value - over(means[len(samples) :]) if minus else value
 
     if all(np.ptp(sample) == 0 for sample in data):
         value = float(statistic(*data, axis=0))
@@ -119,12 +121,30 @@ def results(agent: SavedAgent, played: Played) -> tuple[dict[str, dict[str, Any]
     return tasks, {"tasks": len(tasks), **summary(*outcomes(played))}
 
 
+def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
+    """The section `scores` of evaluation.json, human-normalised (envs/scores.py); empty where the suite's are unknown."""
+    known = human_scores(spec)
+    if not known:
+        return {}
+    samples = {task: normalised(sample, known[task]) for task, sample in zip(played, outcomes(played)[0], strict=True)}
+    means = np.array([sample.mean() for sample in samples.values()])
+    return {
+        "tasks": {task: {"score": mean([sample]), "interval": interval([sample])} for task, sample in samples.items()},
+        "aggregate": {
+            name: {"score": float(over(means)), "interval": interval(list(samples.values()), over=over)}
+            for name, over in AGGREGATES.items()
+        },
+        "unit": "100 (return - random) / (human - random) of mean returns; mean_capped caps every task at 100 before the mean",
+    }
+
+
 def report(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Played) -> dict[str, Any]:
     """The content of evaluation.json. It holds no date: the same evaluation gives the same file."""
     tasks, aggregate = results(agent, played)
     return {
         "tasks": tasks,
         "aggregate": aggregate,
+        "scores": scores(spec, played),
         "provenance": {
             "checkpoint": str(agent.path),
             "sha256": agent.sha256,
@@ -153,6 +173,33 @@ def table(content: Mapping[str, Any]) -> Table:
     total = content["aggregate"]
     shown.add_row(f"mean of {total['tasks']} tasks", "", *_cells(total), "", style="bold")
     return shown
+
+
+def score_tables(content: Mapping[str, Any]) -> list[Table]:
+    """The section `scores` of evaluation.json for people; nothing where it is empty."""
+    section = content["scores"]
+    if not section:
+        return []
+    shown = Table(box=None, padding=(0, 2, 0, 0), title="\nhuman-normalised scores", title_justify="left")
+    shown.add_column("task", overflow="fold")
+    for name in ("score", "95% interval"):
+        shown.add_column(name, justify="right")
+    for task, row in section["tasks"].items():
+        shown.add_row(Text(task), *_score_cells(row))
+    for name, label in (
+        ("mean", "mean"),
+        ("median", "median"),
+        ("mean_capped", "mean, every task capped at 100 before"),
+    ):
+        shown.add_row(label, *_score_cells(section["aggregate"][name]), style="bold")
+    return [shown]
+
+
+def _score_cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['score']:.1f}",
+        "-" if row["interval"] is None else "{:.1f} to {:.1f}".format(*row["interval"]),
+    ]
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

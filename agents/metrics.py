@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from agents.files import write_whole
 from agents.trajectory import Trajectory
+from envs.scores import aggregate, normalised
+from envs.spec import Score
 
 WINDOW = 100
 """Episodes over which returns, success and length are averaged."""
@@ -40,10 +44,12 @@ class Statistics:
 
     Args:
         tasks: names in the order of their ids.
+        scores: what the returns are normalised by (`envs.scores.human_scores`).
     """
 
-    def __init__(self, tasks: tuple[str, ...]) -> None:
+    def __init__(self, tasks: tuple[str, ...], scores: Mapping[str, Score] = MappingProxyType({})) -> None:
         self.tasks = {task: TaskStatistics() for task in tasks}
+        self._scores = scores
 
     def update(self, batch: Trajectory) -> None:
         """Takes in the transitions and the ended episodes of a batch."""
@@ -63,11 +69,12 @@ class Statistics:
             values[number].recent.append((episode_return, success, int(length)))
 
     def summary(self, action_repeat: int) -> dict[str, dict[str, float]]:
-        """By task: return, success, length (means of recent episodes), frames, episodes. What is unknown is left out."""
+        """By task: return, score, success, length (of recent episodes), frames, episodes. What is unknown is left out."""
         result = {}
         for task, statistics in self.tasks.items():
             row = {
                 "return": statistics.mean(0),
+                "score": normalised(statistics.mean(0), self._scores[task]) if task in self._scores else math.nan,
                 "success": statistics.mean(1),
                 "length": statistics.mean(2),
                 "frames": statistics.steps * action_repeat,
@@ -100,6 +107,12 @@ def mean_over_tasks(summary: dict[str, dict[str, float]]) -> dict[str, float]:
     """Means over tasks of `return`, `success` and `length` of `Statistics.summary`; only what every task has."""
     keys = [key for key in ("return", "success", "length") if all(key in row for row in summary.values())]
     return {key: sum(row[key] for row in summary.values()) / len(summary) for key in keys}
+
+
+def scores_of_suite(summary: dict[str, dict[str, float]]) -> dict[str, float]:
+    """`envs.scores.aggregate` of the scores of `Statistics.summary`; empty until every task has one."""
+    scores = {task: row["score"] for task, row in summary.items() if "score" in row}
+    return aggregate(scores) if scores and len(scores) == len(summary) else {}
 
 
 class MetricsLog:
@@ -138,6 +151,7 @@ class MetricsLog:
         self.updates = row["updates"]
         row = row | {f"tasks/{task}/{key}": value for task, values in tasks.items() for key, value in values.items()}
         row |= {f"mean/{key}": value for key, value in mean_over_tasks(tasks).items()}
+        row |= {f"score/{key}": value for key, value in scores_of_suite(tasks).items()}
         row = {key: value for key, value in row.items() if not math.isnan(value)}
         self._file.write(json.dumps(row | {"limited_by": limited_by}) + "\n")
         self._file.flush()

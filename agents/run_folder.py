@@ -17,7 +17,7 @@ from agents.checkpoint import env_from_dict, env_to_dict, list_checkpoints, load
 from agents.clock import Clock
 from agents.files import write_whole
 from agents.learner import Learner
-from agents.metrics import Statistics, mean_over_tasks
+from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.network.agent import AgentNetwork
 from agents.network.cost import MultiplyAdds
 from agents.runtime.base import Positions
@@ -136,6 +136,7 @@ def result(
         "parameters": learner.network.num_parameters,
         "tasks": tasks,
         "mean": mean_over_tasks(tasks),
+        "score": scores_of_suite(tasks),
     }
 
 
@@ -152,7 +153,7 @@ def provenance() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of what decides the results."""
     found = {"python": platform.python_version()}
-    for package in ("mimpala", "torch", "numpy", "gymnasium", "minigrid", "envpool"):
+    for package in ("mimpala", "torch", "numpy", "gymnasium", "minigrid", "envpool", "ale-py", "vizdoom"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -101,7 +101,7 @@ def make_spec(config: ConditionalConfig) -> EnvSpec:
         num_actions=config.dimension,
         action_counts=(config.dimension,) * len(tasks),
         engine="numpy",
-        scores={task: Score(random=blind[task.split("-")[0]], human=1.0) for task in tasks},
+        scores={task: Score(random=blind[task.split("-")[0]], human=1.0, reference="optimal") for task in tasks},
     )
 
 

@@ -27,10 +27,11 @@ class ArraySpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Reference returns of a random policy and of a human (or of the optimal policy) on one task."""
+    """Reference returns of a random policy and of a human, or with `reference="optimal"` of the best policy, on one task."""
 
     random: float
     human: float
+    reference: Literal["human", "optimal"] = "human"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

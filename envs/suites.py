@@ -11,6 +11,7 @@ from envs.contract import EnvConfig, Suite
 from envs.errors import unknown_name
 from envs.spec import EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
+from envs.vizdoom import VIZDOOM
 
 __all__ = ["SUITES", "EnvConfig", "Suite", "get_suite", "make_env", "make_spec"]
 
@@ -18,6 +19,7 @@ SUITES: dict[str, Suite] = {
     "babyai": BABYAI,
     "conditional": CONDITIONAL,
     "atari": ATARI,
+    "vizdoom": VIZDOOM,
 }
 
 

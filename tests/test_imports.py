@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("agents", "envs", "conf", "ablation", "studies")
-ENTRY_POINTS = ("train.py", "evaluate.py", "ablate.py")
+ENTRY_POINTS = ("train.py", "evaluate.py", "doctor.py", "ablate.py")
 SOURCES = sorted(
     [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     + [ROOT / name for name in ENTRY_POINTS if (ROOT / name).exists()]
@@ -81,7 +81,7 @@ def test_environments_know_neither_torch_nor_agents(path: str) -> None:
 
 def test_importing_the_environments_imports_no_torch() -> None:
     """Also through others."""
-    unwanted = ("torch", "hydra", "agents", "envpool", "minigrid", "ale_py", "cv2")
+    unwanted = ("torch", "hydra", "agents", "envpool", "minigrid", "ale_py", "cv2", "vizdoom")
     code = f"import sys, envs.suites; print([name for name in {unwanted} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from envs import atari
+from envs import atari, vizdoom
 
-_STOCK: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
+_EMULATORS: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
+_GAMES: dict[tuple[str, int], list[KeptGame]] = defaultdict(list)
 
 
 @pytest.fixture(autouse=True)
@@ -17,11 +18,57 @@ def emulators_are_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     load, lent = atari._switch_on, []
 
     def switch_on(*key: Any) -> tuple[Any, Any]:
-        emulator = _STOCK[key].pop() if _STOCK[key] else load(*key)
+        emulator = _EMULATORS[key].pop() if _EMULATORS[key] else load(*key)
         lent.append((key, emulator))
         return emulator
 
     monkeypatch.setattr(atari, "_switch_on", switch_on)
     yield
     for key, emulator in lent:
-        _STOCK[key].append(emulator)
+        _EMULATORS[key].append(emulator)
+
+
+class KeptGame:
+    """A `vizdoom.DoomGame` that closing leaves open."""
+
+    def __init__(self, game: Any) -> None:
+        self.game = game
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.game, name)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def vizdoom_games_are_started() -> Iterator[None]:
+    """For tests of the start and the end of a game; all others share what `vizdoom_games_are_kept` keeps."""
+
+
+@pytest.fixture(autouse=True)
+def vizdoom_games_are_kept(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, games_end_with_the_tests: None
+) -> Iterator[None]:
+    """The same for ViZDoom's processes, which take a second to start."""
+    start, lent = vizdoom._start, []
+
+    def kept(task: str, buttons: Any, folder: Any) -> KeptGame:
+        key = task, len(buttons)
+        game = _GAMES[key].pop() if _GAMES[key] else KeptGame(start(task, buttons, folder))
+        lent.append((key, game))
+        return game
+
+    if "vizdoom_games_are_started" not in request.fixturenames:
+        monkeypatch.setattr(vizdoom, "_start", kept)
+    yield
+    for key, game in lent:
+        _GAMES[key].append(game)
+
+
+@pytest.fixture(scope="session")
+def games_end_with_the_tests() -> Iterator[None]:
+    yield
+    for games in _GAMES.values():
+        for kept in games:
+            kept.game.close()

@@ -1,0 +1,277 @@
+"""Says what is installed and whether a run would start:  python doctor.py [--json] [key=value ...]   (keys as for train.py).
+
+Without keys it looks at the default suite. Nothing is trained and nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agents import builder, plan
+from conf.loading import compose_train
+from conf.schema import TrainConfig
+from envs.errors import InputError
+from envs.suites import SUITES, make_spec
+
+CAN_RUN, CANNOT_RUN, BAD_INPUT = 0, 1, 2
+
+SHARED_MEMORY = "/dev/shm"
+FEW_OPEN_FILES = 1024
+"""What Linux allows a process as a rule; every tensor that processes share holds a file open."""
+_IMPORT_SECONDS = 60.0
+
+
+class Engine(NamedTuple):
+    """Something a suite needs that mimpala does not bring: the package that has it, how to get that, and who needs it.
+
+    needed_by: values of `EnvSpec.engine`.
+    """
+
+    package: str
+    install: str
+    needed_by: tuple[str, ...]
+
+
+ENGINES: dict[str, Engine] = {
+    "envpool": Engine("envpool", 'pip install "mimpala[envpool]"', ("envpool",)),
+    "minigrid": Engine("minigrid", 'pip install "mimpala[minigrid]"', ("minigrid",)),
+    "ale_py": Engine("ale-py", 'pip install "mimpala[atari]"', ("ale",)),
+    "vizdoom": Engine("vizdoom", 'pip install "mimpala[vizdoom]"', ("vizdoom",)),
+    "cv2": Engine("opencv-python-headless", 'pip install "mimpala[atari]" or "mimpala[vizdoom]"', ("ale", "vizdoom")),
+}
+"""Module -> where it comes from."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program: 0 the run would start, 1 it would not, 2 bad input."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    unknown = [argument for argument in arguments if argument.startswith("-") and argument != "--json"]
+    if unknown:
+        print(__doc__)
+        return CAN_RUN if unknown[0] in ("-h", "--help") else BAD_INPUT
+    try:
+        found = examine(overrides)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    if "--json" in arguments:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found, Console())
+    return CANNOT_RUN if found["run"]["problems"] else CAN_RUN
+
+
+def examine(overrides: Sequence[str]) -> dict[str, Any]:
+    """Everything that is known, as plain data.
+
+    Raises:
+        InputError: `overrides` are no configuration.
+    """
+    config = compose_train(overrides)
+    found: dict[str, Any] = {
+        "engines": engines(ENGINES),
+        "suites": {name: {"problem": problem_of_suite(name)} for name in SUITES},
+        "machine": machine(),
+        "run": run(config, overrides),
+    }
+    for name, engine in found["engines"].items():
+        # One that is not there at all is a problem of the suite already, or another engine has taken its place.
+        if engine["version"] and engine["problem"] and found["run"].get("engine") in ENGINES[name].needed_by:
+            found["run"]["problems"].append(f"{name} is installed but cannot be imported ({engine['problem']})")
+    return found
+
+
+def engines(wanted: dict[str, Engine]) -> dict[str, dict[str, str]]:
+    """version ("" if not installed), problem ("" if it can be imported) and install line of each.
+
+    Each is imported in a process of its own, and all at once: some take seconds, and some print or end their process.
+    """
+    attempts = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", f"import {name}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in wanted
+        if util.find_spec(name) is not None
+    }
+    return {
+        name: {
+            "version": _version(engine.package) if name in attempts else "",
+            "problem": _failure(attempts[name]) if name in attempts else "not installed",
+            "install": engine.install,
+        }
+        for name, engine in wanted.items()
+    }
+
+
+def _failure(attempt: subprocess.Popen[str]) -> str:
+    """The last line that a failed import wrote; empty if it went well."""
+    try:
+        written = attempt.communicate(timeout=_IMPORT_SECONDS)[1]
+    except subprocess.TimeoutExpired:
+        attempt.kill()
+        attempt.communicate()
+        return f"its import takes longer than {_IMPORT_SECONDS:.0f} s"
+    if not attempt.returncode:
+        return ""
+    return (written.strip().splitlines() or [f"its import ended Python with code {attempt.returncode}"])[-1]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        # Some modules come from one of several packages, as cv2 does.
+        return "unknown version"
+
+
+def problem_of_suite(name: str) -> str:
+    """Why the suite cannot be played with its own defaults; empty if it can."""
+    try:
+        make_spec(compose_train([f"env={name}"]).env)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def machine() -> dict[str, Any]:
+    """Cores, memory, limits, and what torch sees."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": plan.num_cores(),
+        "memory": plan.memory(),
+        "shared_memory_free": _free(SHARED_MEMORY),
+        "open_files": _open_files(),
+        "start_method": multiprocessing.get_context("spawn").get_start_method(),
+        "bf16": plan.has_bf16(),
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+    }
+
+
+def _free(path: str) -> int | None:
+    """Bytes; None where there is no such folder."""
+    if not Path(path).is_dir():
+        return None
+    stats = os.statvfs(path)
+    return stats.f_bavail * stats.f_frsize
+
+
+def _open_files() -> int | None:
+    """How many this process may have; None where that is unlimited, or unknown."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """What `python train.py <overrides>`, which `config` stands for, comes to on this machine, and what keeps it from starting."""
+    found: dict[str, Any] = {"keys": list(overrides), "suite": config.env.name, "problems": []}
+    try:
+        env = make_spec(config.env)
+        network = builder.build_network(config, env)
+        found |= {
+            "engine": env.engine,
+            "tasks": len(env.tasks),
+            "runtime": config.runtime.name,
+            "actors": plan.num_actors(config, env),
+            "slots": config.runtime.slots_per_actor,
+            "actor_threads": config.runtime.actor_threads,
+            "learner_threads": plan.learner_threads(config, env),
+            "parameters": network.num_parameters,
+            "shared_memory": builder.shared_memory(config, env, network) if config.runtime.name == "local" else 0,
+        }
+        builder.check_fits(config, env, network)
+    except InputError as error:
+        found["problems"].append(str(error))
+    return found
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """The same for people, on one screen."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, engine in found["engines"].items():
+        works = not engine["problem"]
+        note = "" if works else f"{engine['problem']}: {engine['install']}"
+        table.add_row(f"engine {name}", _mark(works), Text(f"{engine['version']} {note}".strip()))
+    for name, suite in found["suites"].items():
+        table.add_row(f"suite {name}", _mark(not suite["problem"]), Text(suite["problem"] or f"env={name}"))
+    gpus = found["machine"]["gpus"]
+    table.add_row("GPU", _mark(True) if gpus else "-", Text(", ".join(gpus) or "torch sees none, and none is needed"))
+    for name, works, note in [*_machine_rows(found["machine"]), *_run_rows(found["run"])]:
+        table.add_row(name, _mark(works), Text(note))
+    console.print(table, highlight=False)
+
+
+def _mark(works: bool) -> Text:
+    return Text("yes", style="green") if works else Text("no", style="red")
+
+
+def _machine_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
+    free, files = found["shared_memory_free"], found["open_files"]
+    return [
+        ("python, torch", True, f"{found['python']}, {found['torch']}"),
+        ("processor", True, f"{found['cores']} cores, {'with' if found['bf16'] else 'no'} bf16"),
+        ("memory", True, f"{found['memory'] / 2**30:.1f} GiB"),
+        ("shared memory", free is not None, _mebibytes(free) if free is not None else f"there is no {SHARED_MEMORY}"),
+        ("open files", files is None or files >= FEW_OPEN_FILES, _files(files)),
+        ("processes", True, f"started by {found['start_method']}"),
+    ]
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB free in {SHARED_MEMORY}"
+
+
+def _files(limit: int | None) -> str:
+    if limit is None:
+        return "no limit"
+    return f"{limit:,}" if limit >= FEW_OPEN_FILES else f"{limit:,}, which is few: ulimit -n {FEW_OPEN_FILES}"
+
+
+def _run_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
+    command = " ".join(["python train.py", *found["keys"]])
+    rows = [(f"run env={found['suite']}", not found["problems"], "; ".join(found["problems"]) or command)]
+    if "shared_memory" in found:
+        rows += [
+            (
+                "  plan",
+                True,
+                f"{found['actors']} actors x {found['slots']} slots of {found['tasks']} tasks on {found['engine']}",
+            ),
+            (
+                "  threads",
+                True,
+                f"{found['actors']} x {found['actor_threads']} of actors, {found['learner_threads']} of the learner",
+            ),
+            ("  shared memory", True, f"needs {found['shared_memory'] / 2**20:,.0f} MiB"),
+        ]
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What doctor.py finds on machines on which something is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import doctor
+from doctor import BAD_INPUT, CAN_RUN, CANNOT_RUN, Engine, engines, main
+
+SMALL = ["env=conditional", "context=task", "core.size=8", "fusion.size=8"]
+
+
+@pytest.fixture
+def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing all engines and looking at all suites takes seconds."""
+    monkeypatch.setattr(doctor, "SUITES", ["conditional"])
+    monkeypatch.setattr(doctor, "ENGINES", {"json": Engine("rich", "pip install json", ("numpy",))})
+
+
+def examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = main(["--json", *arguments])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_engines_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loud_engine.py").write_text("print('hello'); import os; os.write(1, b'there')", encoding="utf-8")
+    (tmp_path / "broken_engine.py").write_text("raise ImportError('libGL.so.1: cannot open')", encoding="utf-8")
+    (tmp_path / "deadly_engine.py").write_text("import os; os._exit(3)", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    names = ["loud_engine", "broken_engine", "deadly_engine", "absent_engine"]
+    found = engines({name: Engine("rich", f"pip install {name}", ()) for name in names})
+    assert list(found) == names
+    assert found["loud_engine"]["problem"] == "" and found["loud_engine"]["version"]
+    assert found["broken_engine"]["problem"] == "ImportError: libGL.so.1: cannot open"
+    assert "code 3" in found["deadly_engine"]["problem"]
+    assert found["absent_engine"] == {"version": "", "problem": "not installed", "install": "pip install absent_engine"}
+
+
+@pytest.mark.usefixtures("one_engine")
+def test_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
+    code, found = examined(capfd, *SMALL, "runtime.num_actors=2", "runtime.slots_per_actor=16", "runtime=local")
+    assert code == CAN_RUN
+    assert found["run"]["problems"] == []
+    assert (found["run"]["actors"], found["run"]["slots"], found["run"]["suite"]) == (2, 16, "conditional")
+    assert 0 < found["run"]["shared_memory"] < 2**24
+    assert found["machine"]["cores"] >= 1
+    assert found["suites"]["conditional"]["problem"] == ""
+    # The screen says the same.
+    assert main(SMALL) == CAN_RUN
+    shown = capfd.readouterr().out
+    assert "run env=conditional" in shown and "shared memory" in shown and "suite conditional" in shown
+    assert "problem" not in shown
+
+
+@pytest.mark.usefixtures("one_engine")
+def test_a_run_that_would_not_start(capfd: pytest.CaptureFixture[str]) -> None:
+    code, found = examined(capfd, *SMALL, "runtime.slots_per_actor=2", "runtime=local", "runtime.num_actors=1")
+    assert code == CANNOT_RUN
+    assert "runtime.slots_per_actor=2" in found["run"]["problems"][0]
+    code, found = examined(capfd, *SMALL, "env.tasks=[map-77]")
+    assert code == CANNOT_RUN and "map-77" in found["run"]["problems"][0]
+
+
+@pytest.mark.usefixtures("one_engine")
+def test_too_little_shared_memory_is_seen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs("/")
+    empty = os.statvfs_result([*real[:4], 0, *real[5:10]])
+    monkeypatch.setattr("os.statvfs", lambda _: empty)
+    code, found = examined(capfd, *SMALL, "runtime=local")
+    assert code == CANNOT_RUN
+    assert found["machine"]["shared_memory_free"] == 0
+    assert "--shm-size" in found["run"]["problems"][0]
+
+
+def test_an_engine_that_cannot_be_imported_stops_its_own_suites_only(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SUITES", [])
+    broken = {"x": {"version": "1", "problem": "ImportError: no", "install": "pip install x"}}
+    monkeypatch.setattr(doctor, "engines", lambda _: broken)
+    for engine, expected in (("envpool", CAN_RUN), ("numpy", CANNOT_RUN)):
+        monkeypatch.setattr(doctor, "ENGINES", {"x": Engine("x", "pip install x", (engine,))})
+        code, found = examined(capfd, *SMALL)
+        assert (code, found["run"]["engine"]) == (expected, "numpy")
+    assert "ImportError: no" in found["run"]["problems"][0]
+
+
+@pytest.mark.parametrize(("argument", "answer"), [("env=nowhere", "env=nowhere"), ("--verbose", "doctor.py [--json]")])
+def test_bad_input(capfd: pytest.CaptureFixture[str], argument: str, answer: str) -> None:
+    assert main([argument]) == BAD_INPUT
+    assert answer in "".join(capfd.readouterr())
+
+
+def test_a_suite_that_cannot_be_played_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ale_py" else find(name))
+    assert 'pip install "mimpala[atari]"' in doctor.problem_of_suite("atari")
+
+
+def test_every_engine_has_an_extra_of_this_project() -> None:
+    project = tomllib.loads((Path(doctor.__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    for engine in doctor.ENGINES.values():
+        name = engine.install.split("[")[1].split("]")[0]
+        assert any(requirement.startswith(engine.package) for requirement in extras[name])

@@ -1,0 +1,54 @@
+"""The presets of conf/experiment: that they hold what their comments say, and fit on a machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents import builder
+from conf.loading import compose_train
+from envs.suites import make_spec
+
+ATARI57 = ["atari57_impala", "atari57_popart", "atari57_mi"]
+
+
+@pytest.mark.parametrize("name", ATARI57)
+def test_the_57_games_fit_on_a_small_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    # One actor, so all games have to sit in it.
+    monkeypatch.setattr("agents.plan.num_cores", lambda: 1)
+    config = compose_train([f"experiment={name}"])
+    env = make_spec(config.env)
+    assert len(env.tasks) == len(env.scores) == 57
+    network = builder.build_network(config, env)
+    builder.check_fits(config, env, network)
+    assert builder.shared_memory(config, env, network) < 256 * 2**20
+
+
+@pytest.mark.parametrize("name", ATARI57)
+def test_the_57_games_are_learned_as_published(name: str) -> None:
+    config = compose_train([f"experiment={name}"])
+    learner = config.learner
+    # Espeholt et al. 2018, appendix G.
+    assert (learner.unroll_length, learner.batch_size, learner.reduction) == (20, 32, "sum")
+    assert (learner.optimizer, learner.learning_rate, learner.epsilon) == ("rmsprop", 6e-4, 0.01)
+    assert learner.anneal
+    assert (learner.max_gradient_norm, learner.entropy_cost, learner.baseline_cost) == (40, 0.01, 0.5)
+    assert (learner.discounting, learner.reward_clip) == (0.99, 1)
+    assert (config.core.name, config.torso.name) == ("feedforward", "deep")
+    assert (config.env.action_repeat, config.env.frame_stack) == (4, 4)  # type: ignore[attr-defined]
+    assert config.env.episodic_life  # type: ignore[attr-defined]
+    assert config.env.full_action_space  # type: ignore[attr-defined]
+    assert config.total_frames == 57 * 200_000_000
+    assert learner.popart == (name != "atari57_impala")
+    assert learner.popart_step_size == 3e-4
+    # Only the last one is told which game it plays.
+    told = config.context.name, config.fusion.sites
+    assert told == (("task", ["core_input", "policy", "value"]) if name == "atari57_mi" else ("none", []))
+
+
+@pytest.mark.parametrize("name", ["impala", *ATARI57])
+def test_the_command_line_has_the_last_word(name: str) -> None:
+    """A preset that sets `fusion.name` would beat `fusion=film`, silently."""
+    config = compose_train([f"experiment={name}", "fusion=film", "context=task", "total_frames=7"])
+    assert (config.fusion.name, config.context.name, config.total_frames) == ("film", "task", 7)
