@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from envs import atari
+from envs import atari, process_engine
 
 _STOCK: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
 
@@ -25,3 +25,22 @@ def emulators_are_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for key, emulator in lent:
         _STOCK[key].append(emulator)
+
+
+class _KeptProcess(process_engine.SlotProcess):
+    """Goes back into the stock in place of ending."""
+
+    stock: ClassVar[list[process_engine.SlotProcess]] = []
+
+    def hang_up(self) -> None:
+        self.stock.append(self)
+
+    def end(self, deadline: float) -> None:
+        pass
+
+
+@pytest.fixture
+def processes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting a process takes longer than most tests play, so those of earlier tests get another environment."""
+    stock = _KeptProcess.stock
+    monkeypatch.setattr(process_engine, "SlotProcess", lambda: stock.pop() if stock else _KeptProcess())
