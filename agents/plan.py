@@ -78,8 +78,8 @@ def check_schedule(config: TrainConfig, env: EnvSpec) -> None:
     if runtime.task_schedule == "uniform_frames":
         if not env.switches_tasks:
             raise InputError(
-                f"runtime.task_schedule=uniform_frames needs slots that change their task, and those of env={env.suite} with engine "
-                f"{env.engine or env.suite} cannot: use uniform_slots or weighted."
+                "runtime.task_schedule=uniform_frames needs slots that change their tasks, and those of "
+                f"env={env.suite}{f' on engine {env.engine}' if env.engine else ''} cannot: use uniform_slots or weighted."
             )
         return
     weights, slots = runtime.task_weights, num_actors(config, env) * runtime.slots_per_actor

@@ -103,6 +103,8 @@ def test_train_evaluate_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert rows(run)[first["updates"]]["updates"] == first["updates"] + 1
     for task, row in second["tasks"].items():
         assert row["episodes"] >= first["tasks"][task]["episodes"]
+        # All 8 slots are in every batch.
+        assert row["updates"] == second["updates"] == rows(run)[-1][f"tasks/{task}/updates"]
 
     # What belongs to the experiment itself cannot be changed on the way, and a run is never overwritten.
     capsys.readouterr()
@@ -197,6 +199,20 @@ def test_a_signal_ends_the_run_and_saves_it(
     assert train.main([*TINY, f"run={run}", "total_frames=400", "resume=true"]) == 0
     assert result(run)["finished"]
     check_metrics(run)
+
+
+def test_tasks_come_to_equal_frames_also_after_a_resume(tmp_path: Path) -> None:
+    pytest.importorskip("minigrid")
+    # Episodes of one step and of a hundred; five slots would give the first two tasks twice the frames of the third.
+    levels = "env.tasks=[MiniGrid-LavaGapS5-v0,MiniGrid-Empty-5x5-v0,BabyAI-GoToLocalS5N2-v0]"
+    run = tmp_path / "run"
+    command = ["env=babyai", "env.engine=minigrid", levels, "runtime=serial", "runtime.slots_per_actor=5", *TINY[4:]]
+    command += ["learner.batch_size=5", "runtime.task_schedule=uniform_frames", f"run={run}"]
+    for frames in (1500, 3000):
+        assert train.main([*command, f"total_frames={frames}", "resume=true"]) == 0
+        counts = [row["frames"] for row in result(run)["tasks"].values()]
+        assert sum(counts) == result(run)["frames"]
+        assert max(counts) - min(counts) <= 300
 
 
 REPLAY = ["learner.passes=2", "learner.batch_size=8", "learner.replay_fraction=0.5", "learner.replay_size=40"]
