@@ -206,7 +206,7 @@ def test_tasks_come_to_equal_frames_also_after_a_resume(tmp_path: Path) -> None:
     # Episodes of one step and of a hundred; five slots would give the first two tasks twice the frames of the third.
     levels = "env.tasks=[MiniGrid-LavaGapS5-v0,MiniGrid-Empty-5x5-v0,BabyAI-GoToLocalS5N2-v0]"
     run = tmp_path / "run"
-    command = ["env=babyai", "env.engine=minigrid", levels, "runtime=serial", "runtime.slots_per_actor=5", *TINY[4:]]
+    command = ["env=babyai", "env.engine=minigrid", levels, "runtime=serial", "runtime.slots_per_actor=5", *TINY[5:]]
     command += ["learner.batch_size=5", "runtime.task_schedule=uniform_frames", f"run={run}"]
     for frames in (1500, 3000):
         assert train.main([*command, f"total_frames={frames}", "resume=true"]) == 0
