@@ -29,14 +29,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pids import make_pid
 
+from agents import builder
 from agents.actor import Actor
 from agents.builder import build_learner
 from agents.learner import Learner
 from agents.metrics import Statistics
 from agents.policy import Policy
-from agents.runtime.base import ActorError, allocate
+from agents.runtime.base import ActorError, Positions, allocate
 from agents.runtime.local import LocalRuntime
 from agents.trajectory import OBSERVED, PER_COLUMN, Trajectory, trajectory_spec
+from conf.schema import RuntimeConfig
 from envs.process_engine import ProcessEngine
 from envs.spec import Slot, Split
 from envs.vector import Outcome, SuiteVectorEnv
@@ -108,6 +110,18 @@ def test_what_an_actor_hands_over_is_the_same_life_with_more_masked_steps(delays
         assert unrolls[-1]["episode"][slot] == unrolls[-1]["vector"][T, slot, 1]
         real += sum(moment.mask for moment in moments)
     assert sum(task.steps for task in statistics.tasks.values()) == real
+
+
+@pytest.mark.parametrize(("runtime", "patience"), [("serial", math.inf), ("local", 0.25)])
+def test_only_actors_that_need_not_repeat_themselves_lose_their_patience(
+    monkeypatch: pytest.MonkeyPatch, runtime: str, patience: float
+) -> None:
+    engine = SlowCountingEngine(SEATS, [0])
+    config = fake_config()
+    config.runtime = RuntimeConfig(name=runtime, slots_per_actor=SLOTS, num_actors=1, reset_patience=0.25)
+    monkeypatch.setattr(builder, "make_env", lambda *_: SuiteVectorEnv(engine, COUNTING, SEATS, seed=0))
+    builder.ActorFactory(config=config, env=COUNTING, positions=Positions())(0, None)
+    assert engine.patience == patience
 
 
 # The learner
