@@ -184,14 +184,17 @@ def test_processes_die_with_their_parent_even_while_they_hang() -> None:
         [sys.executable, "-c", PARENT],
         env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert parent.stdout
+    assert parent.stdout and parent.stderr
     processes = [int(number) for number in parent.stdout.readline().split()]
     assert len(processes) == 2 and not any(map(is_gone, processes))
+    assert parent.stderr.readline() == "hanging\n"
     parent.kill()
     parent.wait()
     parent.stdout.close()
+    parent.stderr.close()
     eventually(lambda: all(map(is_gone, processes)))
 
 

@@ -108,6 +108,7 @@ class Faulty(Walk):
             if self.fault == "is killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "hangs":
+                print("hanging", file=sys.stderr, flush=True)
                 ctypes.PyDLL(None).sleep(1000)  # without ever giving the interpreter back
             if self.fault == "prints":
                 print("a word from the engine")
