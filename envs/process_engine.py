@@ -33,7 +33,7 @@ _GRACE_SECONDS = 3.0
 
 # Started like this and not by multiprocessing, whose children import the program's main module, and with it torch, and may
 # have no children of their own where they are daemons, as actors are.
-_MAIN = "import sys; sys.path[:] = sys.argv[2:]; from envs.process_child import main; main(int(sys.argv[1]))"
+_MAIN = "import sys; _, number, *sys.path = sys.argv; del sys.argv[1:]; from envs.process_child import main; main(int(number))"
 
 
 class SlotError(RuntimeError):

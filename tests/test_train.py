@@ -201,25 +201,6 @@ def test_a_signal_ends_the_run_and_saves_it(
     check_metrics(run)
 
 
-def test_tasks_come_to_equal_frames_also_after_a_resume(tmp_path: Path) -> None:
-    pytest.importorskip("minigrid")
-    # Episodes of one step and of a hundred; five slots would give the first two tasks twice the frames of the third.
-    levels = "env.tasks=[MiniGrid-LavaGapS5-v0,MiniGrid-Empty-5x5-v0,BabyAI-GoToLocalS5N2-v0]"
-    run = tmp_path / "run"
-    command = ["env=babyai", "env.engine=minigrid", levels, "runtime=serial", "runtime.slots_per_actor=5", *TINY[5:]]
-    command += [
-        "learner.unroll_length=16",
-        "learner.batch_size=5",
-        "runtime.task_schedule=uniform_frames",
-        f"run={run}",
-    ]
-    for frames in (1200, 2400):
-        assert train.main([*command, f"total_frames={frames}", "resume=true"]) == 0
-        counts = [row["frames"] for row in result(run)["tasks"].values()]
-        assert sum(counts) == result(run)["frames"]
-        assert max(counts) - min(counts) <= 300
-
-
 REPLAY = ["learner.passes=2", "learner.batch_size=8", "learner.replay_fraction=0.5", "learner.replay_size=40"]
 
 

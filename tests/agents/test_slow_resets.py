@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +21,6 @@ from counting import (
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pids import make_pid
 
 from agents import builder
 from agents.actor import Actor
@@ -35,12 +28,10 @@ from agents.builder import build_learner
 from agents.learner import Learner
 from agents.metrics import Statistics
 from agents.policy import Policy
-from agents.runtime.base import ActorError, Positions, allocate
-from agents.runtime.local import LocalRuntime
+from agents.runtime.base import Positions, allocate
 from agents.trajectory import OBSERVED, PER_COLUMN, Trajectory, trajectory_spec
 from conf.schema import RuntimeConfig
-from envs.process_engine import ProcessEngine
-from envs.spec import Slot, Split
+from envs.spec import Slot
 from envs.vector import Outcome, SuiteVectorEnv
 
 T, UNROLLS = 11, 4
@@ -185,50 +176,3 @@ def test_the_learner_learns_the_same_from_a_reset_of_several_steps(seed: int, re
     torch.testing.assert_close(other.popart.mu, one.popart.mu)
     torch.testing.assert_close(other.popart.nu, one.popart.nu)
     assert other.state == one.state
-
-
-# Actors whose environments have processes of their own
-
-
-@dataclass(frozen=True)
-class MakeProcessActor:
-    """An actor of three slots, which are three processes."""
-
-    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
-        env = SuiteVectorEnv(ProcessEngine(make_pid, COUNTING, SEATS, Split.TRAIN), COUNTING, SEATS, seed=0)
-        return Actor(env, Policy(CountingNetwork(), SLOTS), NUM_ACTIONS, seed=(0, index))  # type: ignore[arg-type]
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return True
-
-
-def test_processes_of_an_actor_end_with_it_however_it_ends() -> None:
-    runtime = LocalRuntime(
-        MakeProcessActor(),
-        CountingNetwork(),  # type: ignore[arg-type]
-        SPEC,
-        num_actors=2,
-        unrolls_per_batch=1,
-    )
-    actors = [process.pid for process in runtime._processes]
-    processes: set[int] = set()
-    try:
-        while len(processes) < 2 * SLOTS:
-            processes |= {int(pid) for pid in runtime.collect().trajectory["vector"][:, :, 0].unique()}
-        assert not any(map(is_gone, processes)) and not processes & {os.getpid(), *actors}
-        os.kill(actors[0], signal.SIGKILL)
-        with pytest.raises(ActorError, match="actor 0 ended without a word"):
-            while True:
-                runtime.collect()
-        deadline = time.monotonic() + 60
-        while sum(map(is_gone, processes)) < SLOTS:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        assert sum(map(is_gone, processes)) == SLOTS
-    finally:
-        runtime.close()
-    assert all(map(is_gone, processes))
