@@ -125,7 +125,10 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                     break
                 updates = learner.state.updates
                 for part, new in parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes):
+                    made = learner.state.updates
                     losses = learner.step(part, fresh=new)
+                    if learner.state.updates > made:
+                        statistics.learned(part)
                 replay.add(batch.trajectory, batch.weights_versions)
                 runtime.publish(learner.state.updates)
                 statistics.update(batch.trajectory)

@@ -92,14 +92,15 @@ class Actor:
             observation, reward, terminated, truncated, info = self.env.step(action)
             inference_seconds += acted - began
             env_seconds += time.perf_counter() - acted
+            # Where the observation was an episode's last, the step only resets; a slow reset may take several.
             resetting = self._ended
-            self._ended = terminated | truncated
+            self._ended = terminated | truncated | info["resetting"]
             arrays["action"][t] = action
             arrays["behaviour_log_probs"][t] = log_probs.numpy()
             arrays["reward"][t] = arrays["last_reward"][t + 1] = reward
             arrays["terminated"][t] = terminated
             arrays["mask"][t] = ~resetting
-            arrays["reset"][t + 1] = resetting
+            arrays["reset"][t + 1] = resetting & ~info["resetting"]
             arrays["last_action"][t + 1] = np.where(resetting, self.num_actions, action)
             for key in _INFO:
                 arrays[key][t] = info[key]

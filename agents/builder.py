@@ -120,6 +120,12 @@ class ActorFactory:
         """The actor, with this policy, or with the learner's network, or with one of its own."""
         slots = actor_slots(self.config, self.env, index, self.positions)
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
+        if self.config.runtime.name != "serial":
+            env.wait_for_resets(self.config.runtime.reset_patience)
+        if self.config.runtime.task_schedule == "uniform_frames":
+            # Each actor for itself: every one takes over its part of what all have played before.
+            actors = plan.num_actors(self.config, self.env)
+            env.balance_frames([self.positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
         unrolls = self.positions.unrolls.get(index, 0)
         seed = (self.config.seed, index)
         return Actor(env, policy or self.policy(len(slots), network), self.env.num_actions, seed=seed, unrolls=unrolls)
@@ -132,18 +138,15 @@ class ActorFactory:
 
 
 def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions) -> list[Slot]:
-    """The slots of actor `index`: slots of the run are dealt to the tasks in turn.
+    """The slots of actor `index`: slots of the run are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
 
     After a resume each slot begins with the episode after the last one that it was in: an interrupted episode is not repeated.
     """
     width = config.runtime.slots_per_actor
+    last = positions.episodes.get(index)
     slots = []
-    for column in range(width):
-        number = index * width + column
-        last = positions.episodes.get(index)
-        slots.append(
-            Slot(task=number % len(env.tasks), index=number // len(env.tasks), episode=last[column] + 1 if last else 0)
-        )
+    for column, (task, number) in enumerate(plan.dealt_slots(config, env, (index + 1) * width)[index * width :]):
+        slots.append(Slot(task=task, index=number, episode=last[column] + 1 if last else 0))
     return slots
 
 
@@ -151,14 +154,9 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
     """What can be known of the runtime before anything starts.
 
     Raises:
-        InputError: fewer slots than tasks, or more memory than there is.
+        InputError: a schedule that the environments cannot follow, a task without a slot, or more memory than there is.
     """
-    actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
-    if actors * width < len(env.tasks):
-        raise InputError(
-            f"runtime.slots_per_actor={width} times {actors} actors leaves some of the {len(env.tasks)} tasks without a slot: "
-            "raise runtime.slots_per_actor or runtime.num_actors."
-        )
+    plan.check_schedule(config, env)
     if config.runtime.name == "local":
         check_shared_memory(shared_memory(config, env, network))
     check_memory(replay_bytes(replay_spec(config, env, network)))

@@ -140,12 +140,13 @@ def _times(row: dict[str, float]) -> RenderableType:
 def _table(tasks: dict[str, dict[str, float]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("task")
-    for name in ("return", "score", "success", "length", "episodes", "frames"):
+    for name in ("return", "score", "success", "length", "episodes", "frames", "updates"):
         table.add_column(name, justify="right")
     for task, values in tasks.items():
-        table.add_row(task, *_means(values), f"{int(values['episodes']):,}", f"{int(values['frames']):,}")
+        counts = (f"{int(values[key]):,}" for key in ("episodes", "frames", "updates"))
+        table.add_row(task, *_means(values), *counts)
     if len(tasks) > 1:
-        table.add_row("mean over tasks", *_means(mean_over_tasks(tasks)), "", "", style="bold")
+        table.add_row("mean over tasks", *_means(mean_over_tasks(tasks)), "", "", "", style="bold")
     return table
 
 

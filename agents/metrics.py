@@ -26,12 +26,14 @@ class TaskStatistics:
 
     Attributes:
         steps, episodes: since the start of the run.
+        updates: of the learner whose batch held a step of this task.
         recent: (return, success or NaN, length in steps) of the last WINDOW episodes.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.episodes = 0
+        self.updates = 0
         self.recent: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
 
     def mean(self, column: int) -> float:
@@ -68,8 +70,14 @@ class Statistics:
             values[number].episodes += 1
             values[number].recent.append((episode_return, success, int(length)))
 
+    def learned(self, batch: Trajectory) -> None:
+        """Takes in that the learner has made an update of a batch."""
+        steps = np.bincount(batch["task"][:-1].numpy()[batch["mask"].numpy()], minlength=len(self.tasks))
+        for statistics, held in zip(self.tasks.values(), steps.tolist(), strict=True):
+            statistics.updates += held > 0
+
     def summary(self, action_repeat: int) -> dict[str, dict[str, float]]:
-        """By task: return, score, success, length (of recent episodes), frames, episodes. What is unknown is left out."""
+        """By task: return, score, success, length (of recent episodes), frames, episodes, updates. What is unknown is left out."""
         result = {}
         for task, statistics in self.tasks.items():
             row = {
@@ -79,6 +87,7 @@ class Statistics:
                 "length": statistics.mean(2),
                 "frames": statistics.steps * action_repeat,
                 "episodes": statistics.episodes,
+                "updates": statistics.updates,
             }
             result[task] = {key: value for key, value in row.items() if not math.isnan(value)}
         return result
@@ -91,7 +100,12 @@ class Statistics:
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            task: {"steps": s.steps, "episodes": s.episodes, "recent": [list(row) for row in s.recent]}
+            task: {
+                "steps": s.steps,
+                "episodes": s.episodes,
+                "updates": s.updates,
+                "recent": [list(row) for row in s.recent],
+            }
             for task, s in self.tasks.items()
         }
 
@@ -100,6 +114,8 @@ class Statistics:
         for task, saved in state.items():
             statistics = self.tasks[task]
             statistics.steps, statistics.episodes = saved["steps"], saved["episodes"]
+            # Earlier checkpoints do not have it.
+            statistics.updates = saved.get("updates", 0)
             statistics.recent = deque(((r, s, int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
 
 

@@ -1,4 +1,5 @@
-"""What a configuration comes to on this machine: columns, actors, threads, buffers, precision, and where the policy runs.
+"""What a configuration comes to on this machine: columns, actors, threads, buffers, precision, which slot plays which task, and
+where the policy runs.
 
 Every `auto` and every 0 of the `runtime` and `learner` groups is decided here, from the cores, the memory and the processor.
 """
@@ -11,6 +12,8 @@ import torch
 
 from agents.network.agent import AgentNetwork
 from conf.schema import TrainConfig
+from envs.errors import InputError
+from envs.schedule import deal
 from envs.spec import EnvSpec
 
 MOST_COPIES = 0.25
@@ -53,6 +56,44 @@ def num_actors(config: TrainConfig, env: EnvSpec) -> int:
     if config.runtime.name == "serial":
         return 1
     return max(1, num_cores() - (not env.slow))
+
+
+def dealt_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
+    """Of the first `count` slots of the run: the task id that each begins with, and its `Slot.index`."""
+    runtime = config.runtime
+    dealt = deal(runtime.task_weights or [1.0] * len(env.tasks), count)
+    if runtime.task_schedule == "uniform_frames":
+        # Every slot may come to play every task.
+        return [(task, number) for number, (task, _) in enumerate(dealt)]
+    return dealt
+
+
+def check_schedule(config: TrainConfig, env: EnvSpec) -> None:
+    """Whether the environments can follow `runtime.task_schedule`, and every task is played.
+
+    Raises:
+        InputError: they cannot, or a task has no slot.
+    """
+    runtime = config.runtime
+    if runtime.task_schedule == "uniform_frames":
+        if not env.switches_tasks:
+            raise InputError(
+                "runtime.task_schedule=uniform_frames needs slots that change their tasks, and those of "
+                f"env={env.suite}{f' on engine {env.engine}' if env.engine else ''} cannot: use uniform_slots or weighted."
+            )
+        return
+    weights, slots = runtime.task_weights, num_actors(config, env) * runtime.slots_per_actor
+    if weights and len(weights) != len(env.tasks):
+        raise InputError(
+            f"runtime.task_weights={weights} has {len(weights)} numbers for {len(env.tasks)} tasks: give one for each of "
+            f"{', '.join(env.tasks)}."
+        )
+    if len({task for task, _ in dealt_slots(config, env, slots)}) < len(env.tasks):
+        raise InputError(
+            f"runtime.slots_per_actor={runtime.slots_per_actor} times {num_actors(config, env)} actors leaves some of the "
+            f"{len(env.tasks)} tasks without a slot: raise runtime.slots_per_actor or runtime.num_actors"
+            f"{', or the smallest of runtime.task_weights' if weights else ''}."
+        )
 
 
 def acting_device(config: TrainConfig) -> torch.device:

@@ -225,6 +225,7 @@ def restore(
         statistics.load_state_dict(content["statistics"])
         positions.unrolls.update(content["positions"]["unrolls"])
         positions.episodes.update(content["positions"]["episodes"])
+        positions.steps.update(enumerate(task.steps for task in statistics.tasks.values()))
         torch.set_rng_state(content["rng"])
         return float(content["seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:

@@ -23,7 +23,8 @@ Everything that *happens between* two observations has T.
     episode            [B]             number of the episode each slot is in after the unroll: its position in the seed tree
 
 With NEXT_STEP auto-reset an episode that ends at step t leaves its true final observation at t + 1. Its value bootstraps a
-truncation. The action at t + 1 is ignored while the environment resets (mask False), and t + 2 is a reset.
+truncation. The action at t + 1 is ignored while the environment resets (mask False), and t + 2 is a reset. A reset that takes long may
+fill several steps: each is masked and shows the final observation again, and the first observation of the next episode is the reset.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from envs.errors import InputError, unknown_name
 RUNTIMES = ("serial", "local")
 INFERENCE = ("auto", "actor", "server")
 REDUCTIONS = ("mean", "sum")
+TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -138,6 +139,12 @@ class RuntimeConfig:
             `auto` (agents.plan.inference).
         actor_threads, learner_threads: compute threads; 0 for the learner = what the actors leave (serial: one).
         buffers_per_actor: unrolls an actor may be ahead; never fewer than a batch takes from it and one.
+        task_schedule: which slot plays which task. `uniform_slots`: as many slots for each task. `weighted`: slots in proportion to
+            task_weights. `uniform_frames`: slots change their tasks between episodes, so that all come to as many frames
+            (envs.schedule.FrameBalance); only where EnvSpec.switches_tasks.
+        task_weights: of `weighted`, one positive number for each task.
+        reset_patience: seconds after which an actor goes on without a slot that is still resetting, where the engine can (those with
+            processes of their own); `inf` = never, and `serial` never does.
     """
 
     name: str = MISSING
@@ -147,6 +154,9 @@ class RuntimeConfig:
     actor_threads: int = 1
     learner_threads: int = 0
     buffers_per_actor: int = 2
+    task_schedule: str = "uniform_slots"
+    task_weights: list[float] = field(default_factory=list)
+    reset_patience: float = 0.05
 
 
 @dataclass(kw_only=True, slots=True)
@@ -234,6 +244,7 @@ MAY_CHANGE_ON_RESUME = (
     "runtime.actor_threads",
     "runtime.learner_threads",
     "runtime.buffers_per_actor",
+    "runtime.reset_patience",
 )
 """Keys whose change leaves the experiment what it is. `resume=true` refuses a different value of any other."""
 
@@ -253,6 +264,7 @@ def check_train(config: TrainConfig) -> None:
         ("torso", config.torso.name, TORSOS),
         ("runtime", config.runtime.name, RUNTIMES),
         ("runtime.inference", config.runtime.inference, INFERENCE),
+        ("runtime.task_schedule", config.runtime.task_schedule, TASK_SCHEDULES),
         ("learner.optimizer", config.learner.optimizer, OPTIMIZERS),
         ("learner.reduction", config.learner.reduction, REDUCTIONS),
         ("precision", config.precision, PRECISIONS),
@@ -285,6 +297,11 @@ def check_train(config: TrainConfig) -> None:
             "runtime.inference=server needs processes of its own and runtime=serial has one: use runtime=local or "
             "runtime.inference=actor."
         )
+    check_task_weights(config.runtime)
+    if not config.runtime.reset_patience >= 0:
+        raise InputError(
+            f"runtime.reset_patience={config.runtime.reset_patience} is out of range: give seconds, or inf."
+        )
     if config.seed >= 2**63:
         raise InputError(f"seed={config.seed} is out of range: give a number below 2**63.")
     if not all(size >= 1 for size in config.torso.hidden):
@@ -302,6 +319,18 @@ def check_train(config: TrainConfig) -> None:
     if not 0 <= config.stop_at_success <= 1:
         raise InputError(f"stop_at_success={config.stop_at_success} is out of range: give a number from 0 to 1.")
     check_columns(config.learner, config.runtime.slots_per_actor)
+
+
+def check_task_weights(runtime: RuntimeConfig) -> None:
+    """Weights where they are used and nowhere else; their number is checked where the tasks are known."""
+    weights, weighted = runtime.task_weights, runtime.task_schedule == "weighted"
+    if weighted != bool(weights):
+        fix = "give one number for each task" if weighted else "set runtime.task_schedule=weighted, or leave them out"
+        raise InputError(
+            f"runtime.task_weights={weights} does not fit runtime.task_schedule={runtime.task_schedule}: {fix}."
+        )
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise InputError(f"runtime.task_weights={weights} is out of range: give positive finite numbers.")
 
 
 def check_fusion(fusion: FusionConfig) -> None:

@@ -59,6 +59,7 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
         image_kind="symbolic",
         symbol_counts=levels.SYMBOL_COUNTS,
         slow=engine == "minigrid",
+        switches_tasks=engine == "minigrid",
     )
 
 

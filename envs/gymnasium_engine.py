@@ -30,8 +30,9 @@ class GymnasiumEngine:
     """
 
     def __init__(self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
+        self._make, self._names = make, spec.tasks
         self._slots, self._split = tuple(slots), split
-        self._tasks = [spec.tasks[slot.task] for slot in self._slots]
+        self._assigned = [slot.task for slot in self._slots]
         size = len(self._slots)
         self._parts = tuple(spec.observation)
         self.observation: Arrays = {
@@ -47,15 +48,22 @@ class GymnasiumEngine:
         self._truncated = np.zeros(size, np.bool_)
         self._seed = 0
         self._episode: list[int] = []
-        self._envs = [make(task) for task in self._tasks]
+        # The task of each environment; another one than what is assigned to its slot until the next episode.
+        self._tasks = list(self._assigned)
+        self._envs = [make(spec.tasks[task]) for task in self._tasks]
 
     def start(self, seed: int) -> None:
         self._seed = seed
+        self._assigned = [slot.task for slot in self._slots]
         self._episode = [slot.episode for slot in self._slots]
         self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
         for row in range(len(self._slots)):
             self._begin_episode(row)
         self._read_instructions()
+
+    def assign(self, slot: int, task: int) -> None:
+        """From its next episode on, this slot plays that task (id); until `start`."""
+        self._assigned[slot] = task
 
     def step(self, actions: NDArray[Any]) -> Outcome:
         ended = (self._terminated | self._truncated).tolist()
@@ -75,7 +83,13 @@ class GymnasiumEngine:
         return self._reward, self._terminated, self._truncated
 
     def _begin_episode(self, row: int) -> None:
-        place = self._seed, self._split, self._tasks[row], self._slots[row].index, self._episode[row]
+        task = self._names[self._assigned[row]]
+        if self._tasks[row] != self._assigned[row]:
+            # One at a time: engines may allow only one in a process.
+            self._envs[row].close()
+            self._envs[row] = self._make(task)
+            self._tasks[row] = self._assigned[row]
+        place = self._seed, self._split, task, self._slots[row].index, self._episode[row]
         seen, _ = self._envs[row].reset(seed=episode_seed(*place))
         self._show(row, seen)
 

@@ -58,6 +58,7 @@ class EnvSpec:
         scores: reference scores of those tasks that have them.
         slow: whether a step usually takes longer than all that the agent does with it, acting and learning.
         has_success: whether an episode can be told to have succeeded; if not, `success` is always NaN.
+        switches_tasks: whether a slot can play another task from one episode to the next (`envs.vector.SwitchingEngine`).
     """
 
     suite: str
@@ -77,6 +78,7 @@ class EnvSpec:
     action_sizes: tuple[int, ...] = ()
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
+    switches_tasks: bool = False
 
     @property
     def action_kind(self) -> ActionKind:
@@ -91,9 +93,9 @@ class Slot:
     """One seat in a vector environment.
 
     Attributes:
-        task: task id played in this slot.
-        index: number of the slot among all slots of the run that play this task; with the task it names the seed
-            stream.
+        task: task id played in this slot, or played first.
+        index: number of the slot among all slots of the run that play this task, or may come to play it; with the task
+            it names the seed stream.
         episode: the first episode number to play (0 in a fresh run, the saved position after a resume).
     """
 

@@ -7,7 +7,7 @@ the task ids, the episode statistics and the episode counter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from envs.schedule import FrameBalance
 from envs.spec import EnvSpec, Slot
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -27,6 +28,8 @@ WRITTEN_IN_PLACE = ("image", "vector")
 
 class Engine(Protocol):
     """S environments advanced together, with NEXT_STEP auto-reset.
+
+    An engine may be more than this: a SlowResetEngine, a SwitchingEngine, or both.
 
     Attributes:
         observation: `image` and/or `vector`, and `instruction` where the suite has one, [S, ...]; brought up to date by
@@ -64,12 +67,36 @@ class Engine(Protocol):
         """Frees the engine's resources; may be called twice."""
 
 
+@runtime_checkable
+class SlowResetEngine(Engine, Protocol):
+    """An engine whose `step` does not wait for every reset to end.
+
+    Attributes:
+        patience: seconds after its beginning for which a step still waits for a reset; infinite at first.
+        resetting: bool [S], always the same array: slots whose reset has begun and had not ended when `step` returned. They show
+            the last observation of their last episode again, with reward 0; further steps ignore their actions, too.
+    """
+
+    patience: float
+    resetting: NDArray[np.bool_]
+
+
+@runtime_checkable
+class SwitchingEngine(Engine, Protocol):
+    """An engine whose slots can play another task from one episode to the next."""
+
+    def assign(self, slot: int, task: int) -> None:
+        """The slot's next episodes are of that task (id); `start` takes this back."""
+
+
 class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     """S slots of a suite as one gymnasium `VectorEnv` with NEXT_STEP auto-reset.
 
     Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L], only if the
     suite has one) and `task` (int32 [S]). The step after an episode's end ignores its action and returns the next
     episode's first observation with reward 0. A discrete action must be below `spec.action_counts` of the slot's task.
+    Where it waits for a reset with limited patience (`wait_for_resets`), there may be several such steps: all but the last
+    return the ended episode's last observation again, and `info["resetting"]` says so.
 
     **Every returned array is valid until the next call of `reset` or `step`**: buffers are reused, so whoever keeps
     one copies it.
@@ -79,6 +106,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
             A success is an episode that terminated with a positive last reward; NaN also in suites that know no success.
         episode_length i32: agent steps of that episode; 0 where none ended.
         episode i64: number of the episode whose observation is returned, which is its place in the seed tree.
+        resetting bool: the slot was only resetting in this step and has not come to the end of it.
     """
 
     def __init__(self, engine: Engine, spec: EnvSpec, slots: Sequence[Slot], seed: int) -> None:
@@ -95,14 +123,41 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._engine = engine
         self._seed = seed
         self._first_episode = np.array([slot.episode for slot in self.slots], np.int64)
-        self._task = np.array([slot.task for slot in self.slots], np.int32)
+        waits = np.zeros(self.num_envs, np.bool_)
+        self._resetting = engine.resetting if isinstance(engine, SlowResetEngine) else waits
+        self._balanced: tuple[int, ...] | None = None
         self._begin_statistics()
+
+    def wait_for_resets(self, patience: float) -> None:
+        """From now on steps wait for a reset until so many seconds after its beginning, if the engine can go on without it.
+
+        Until this is called they wait for ever, and what is played follows from the seeds alone.
+        """
+        if isinstance(self._engine, SlowResetEngine):
+            self._engine.patience = patience
+
+    def balance_frames(self, steps: Sequence[int]) -> None:
+        """From the next `reset` on, slots change their tasks between episodes so that all tasks come to as many steps
+        (`envs.schedule.FrameBalance`); only for a SwitchingEngine (`EnvSpec.switches_tasks`).
+
+        `Slot.task` is then only what a slot begins with. No two slots may have the same `Slot.index`.
+
+        Args:
+            steps: of every task, that were taken before, [K].
+        """
+        assert isinstance(self._engine, SwitchingEngine)
+        self._balanced = tuple(steps)
 
     def _begin_statistics(self) -> None:
         self._episode = self._first_episode.copy()
         self._return = np.zeros(self.num_envs, np.float32)
         self._length = np.zeros(self.num_envs, np.int32)
+        # The observation is the last of an episode: the next step resets, or goes on resetting.
         self._ended = np.zeros(self.num_envs, np.bool_)
+        self._task = np.array([slot.task for slot in self.slots], np.int32)
+        # Of the episode that a slot plays or is resetting to.
+        self._next_task = self._task.copy()
+        self._balance = None if self._balanced is None else FrameBalance(self._balanced, self._task)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -132,18 +187,32 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self, actions: NDArray[Any]
     ) -> tuple[Arrays, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """One step of every slot; `actions` [S] or [S, D] as in the action space. See the class for what comes back."""
+        self._choose_tasks()
         reward, terminated, truncated = self._engine.step(np.asarray(actions, self._action_dtype))
-        restarted = self._ended
-        going = ~restarted
+        going = ~self._ended
+        restarted = self._ended & ~self._resetting
         # A slot that has just restarted begins its sums at zero; the reset itself is no step of the new episode.
         self._return = self._return * going + reward
         self._length = (self._length + 1) * going
         self._episode = self._episode + restarted
-        self._ended = ended = terminated | truncated
+        ended = terminated | truncated
+        self._ended = ended | self._resetting
+        if self._balance is not None:
+            self._balance.count(going, ended)
+            self._task = np.where(restarted, self._next_task, self._task)
         episode_return = np.where(ended, self._return, np.float32(np.nan))
         known = ended & self.spec_of_suite.has_success
         success = np.where(known, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
+
+    def _choose_tasks(self) -> None:
+        """Tells the engine the next task of every slot that begins to reset in this step."""
+        if self._balance is None:
+            return
+        assert isinstance(self._engine, SwitchingEngine)
+        for slot in np.flatnonzero(self._ended & ~self._resetting).tolist():
+            self._next_task[slot] = task = self._balance.choose(slot)
+            self._engine.assign(slot, task)
 
     def _observe(self) -> Arrays:
         return {**self._engine.observation, "task": self._task}
@@ -156,6 +225,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
             "episode_length": length,
             "success": success,
             "episode": self._episode,
+            "resetting": self._resetting,
         }
 
     def render(self, slot: int = 0) -> NDArray[np.uint8]:  # type: ignore[override]

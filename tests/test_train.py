@@ -103,6 +103,8 @@ def test_train_evaluate_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert rows(run)[first["updates"]]["updates"] == first["updates"] + 1
     for task, row in second["tasks"].items():
         assert row["episodes"] >= first["tasks"][task]["episodes"]
+        # All 8 slots are in every batch.
+        assert row["updates"] == second["updates"] == rows(run)[-1][f"tasks/{task}/updates"]
 
     # What belongs to the experiment itself cannot be changed on the way, and a run is never overwritten.
     capsys.readouterr()

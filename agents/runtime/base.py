@@ -25,10 +25,12 @@ class Positions:
     Attributes:
         unrolls: by actor index, unrolls finished.
         episodes: by actor index, the episode number that each slot of the actor was in.
+        steps: by task id, steps taken before the actors started.
     """
 
     unrolls: dict[int, int] = field(default_factory=dict)
     episodes: dict[int, list[int]] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, slots=True)

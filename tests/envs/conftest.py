@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from envs import atari, vizdoom
+from envs import atari, process_engine, vizdoom
 
 _EMULATORS: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
 _GAMES: dict[tuple[str, int], list[KeptGame]] = defaultdict(list)
@@ -41,6 +41,18 @@ class KeptGame:
         pass
 
 
+class _KeptProcess(process_engine.SlotProcess):
+    """Goes back into the stock in place of ending."""
+
+    stock: ClassVar[list[process_engine.SlotProcess]] = []
+
+    def hang_up(self) -> None:
+        self.stock.append(self)
+
+    def end(self, deadline: float) -> None:
+        pass
+
+
 @pytest.fixture
 def vizdoom_games_are_started() -> Iterator[None]:
     """For tests of the start and the end of a game; all others share what `vizdoom_games_are_kept` keeps."""
@@ -72,3 +84,10 @@ def games_end_with_the_tests() -> Iterator[None]:
     for games in _GAMES.values():
         for kept in games:
             kept.game.close()
+
+
+@pytest.fixture
+def processes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting a process takes longer than most tests play, so those of earlier tests get another environment."""
+    stock = _KeptProcess.stock
+    monkeypatch.setattr(process_engine, "SlotProcess", lambda: stock.pop() if stock else _KeptProcess())

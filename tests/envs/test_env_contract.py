@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import walks
 from gymnasium.vector import AutoresetMode
 
 from envs.atari import AtariConfig
 from envs.babyai import BabyAIConfig
 from envs.conditional import ConditionalConfig
-from envs.contract import EnvConfig
+from envs.contract import EnvConfig, Suite
 from envs.spec import Slot, Split
-from envs.suites import make_env, make_spec
+from envs.suites import SUITES, make_env, make_spec
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
 from envs.vizdoom import VizdoomConfig
 
@@ -57,8 +58,16 @@ CASES: dict[str, Callable[[], EnvConfig]] = {
     "conditional-map": lambda: ConditionalConfig(tasks=["map-0", "map-1", "map-2"]),
     "conditional-memory": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"]),
     "conditional-image": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"], observation="image"),
+    "processes": lambda: EnvConfig(name="walks", tasks=[]),
 }
 SEEDS_EACH_EPISODE = tuple(case for case in CASES if case != "envpool")
+
+
+@pytest.fixture(autouse=True)
+def suite_of_processes(monkeypatch: pytest.MonkeyPatch, processes_are_kept: None) -> None:
+    """No suite of the program has all of its engines in processes, so one is added here."""
+    suite = Suite(name="walks", config=EnvConfig, presets={}, make_spec=walks.make_spec, make_env=walks.make_env)
+    monkeypatch.setitem(SUITES, "walks", suite)
 
 
 @pytest.fixture(params=CASES)
@@ -118,8 +127,15 @@ def test_shapes_types_and_spaces(config: EnvConfig) -> None:
             assert observation["task"].dtype == np.int32 and tuple(observation["task"]) == TASKS_OF_SLOTS
             for key, array in env.spec_of_suite.observation.items():
                 assert observation[key].shape == (size, *array.shape) and observation[key].dtype == array.dtype
-            dtypes = {"episode_return": "f4", "episode_length": "i4", "success": "f4", "episode": "i8"}
+            dtypes = {
+                "episode_return": "f4",
+                "episode_length": "i4",
+                "success": "f4",
+                "episode": "i8",
+                "resetting": "?",
+            }
             assert {key: value.dtype for key, value in info.items()} == dtypes
+            assert not info["resetting"].any()  # nobody has asked for limited patience
             assert all(value.shape == (size,) for value in info.values())
             if number:
                 assert frame["reward"].dtype == np.float32 and frame["reward"].shape == (size,)

@@ -1,0 +1,187 @@
+"""The process of one slot: it plays the slot's environment, told by messages, and leaves what it sees in shared memory.
+
+It imports what the environment needs and nothing else, ends with its parent, and leaves Ctrl-C to it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs.errors import InputError
+from envs.gymnasium_engine import GymnasiumEngine, MakeEnv
+from envs.spec import ArraySpec, EnvSpec, Slot, Split
+from envs.vector import Arrays
+
+_ALIGNMENT = 64
+
+
+class Attach(NamedTuple):
+    """Take part in these shared arrays, as row `row`; their memory follows as a handle."""
+
+    arrays: dict[str, ArraySpec]
+    row: int
+
+
+class Build(NamedTuple):
+    """Make the environment of a slot; see `envs.gymnasium_engine.GymnasiumEngine`."""
+
+    make: MakeEnv
+    spec: EnvSpec
+    slot: Slot
+    split: Split
+
+
+class Start(NamedTuple):
+    """Begin the slot's first episode under that run seed."""
+
+    seed: int
+
+
+class Step(NamedTuple):
+    """Take the action that lies in shared memory, or begin the next episode, of `task`, if the last one has ended."""
+
+    task: int
+
+
+class Render(NamedTuple):
+    """Answer with a picture; all other messages are answered with None."""
+
+
+class Failure(NamedTuple):
+    """The answer to a message that raised: a traceback, or the sentence of an InputError."""
+
+    text: str
+    is_input_error: bool
+
+
+def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
+    """What lies in shared memory, each [slots, ...]: the observation, `action`, `reward`, `terminated`, `truncated`."""
+    one = dict(spec.observation)
+    if spec.instruction_length:
+        one["instruction"] = ArraySpec(shape=(spec.instruction_length,), dtype="int32")
+    shapes = {"discrete": (), "multi_discrete": (len(spec.action_sizes),), "continuous": (len(spec.action_low),)}
+    one |= {
+        "action": ArraySpec(
+            shape=shapes[spec.action_kind], dtype="float32" if spec.action_kind == "continuous" else "int32"
+        ),
+        "reward": ArraySpec(shape=(), dtype="float32"),
+        "terminated": ArraySpec(shape=(), dtype="bool"),
+        "truncated": ArraySpec(shape=(), dtype="bool"),
+    }
+    return {key: ArraySpec(shape=(slots, *array.shape), dtype=array.dtype) for key, array in one.items()}
+
+
+def shared_size(arrays: Mapping[str, ArraySpec]) -> int:
+    """Bytes of memory that `map_arrays` needs."""
+    return sum(_padded(_num_bytes(array)) for array in arrays.values())
+
+
+def map_arrays(arrays: Mapping[str, ArraySpec], descriptor: int) -> Arrays:
+    """The arrays in the memory behind `descriptor`, which may be closed afterwards."""
+    memory = mmap.mmap(descriptor, shared_size(arrays))
+    mapped, offset = {}, 0
+    for key, array in arrays.items():
+        size = _num_bytes(array)
+        raw = np.frombuffer(memory, np.uint8, size, offset)
+        mapped[key] = raw.view(array.dtype).reshape(array.shape)
+        offset += _padded(size)
+    return mapped
+
+
+def _num_bytes(array: ArraySpec) -> int:
+    return int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+class _Seat:
+    """What this process knows of its slot: its row of the shared arrays, and an engine of one slot."""
+
+    def __init__(self) -> None:
+        self._row: Arrays = {}
+        self._engine: GymnasiumEngine | None = None
+
+    def attach(self, message: Attach, descriptor: int) -> None:
+        arrays = map_arrays(message.arrays, descriptor)
+        self._row = {key: array[message.row : message.row + 1] for key, array in arrays.items()}
+
+    def obey(self, message: Any) -> Any:
+        """The answer to any other message."""
+        if isinstance(message, Build):
+            self.close()
+            self._engine = GymnasiumEngine(message.make, message.spec, (message.slot,), message.split)
+            # Written in place; the tokens of the instruction are the engine's own and are copied.
+            self._engine.observation.update({key: self._row[key] for key in message.spec.observation})
+            return None
+        assert self._engine is not None
+        if isinstance(message, Render):
+            return self._engine.render(0)
+        row = self._row
+        if isinstance(message, Start):
+            self._engine.start(message.seed)
+        else:
+            self._engine.assign(0, message.task)
+            row["reward"][:], row["terminated"][:], row["truncated"][:] = self._engine.step(row["action"])
+        if "instruction" in row:
+            row["instruction"][:] = self._engine.observation["instruction"]
+        return None
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+
+def main(descriptor: int) -> None:
+    """Obeys the messages that come through the connection `descriptor` until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_the_parent()
+    connection = Connection(descriptor)
+    seat = _Seat()
+    try:
+        while True:
+            try:
+                message = connection.recv()
+            except (EOFError, ConnectionResetError):
+                return
+            except Exception:  # what is asked for cannot be imported here
+                connection.send(Failure(traceback.format_exc(), False))
+                continue
+            answer: Any = None
+            try:
+                if isinstance(message, Attach):
+                    with os.fdopen(recv_handle(connection), "rb") as memory:
+                        seat.attach(message, memory.fileno())
+                else:
+                    answer = seat.obey(message)
+            except InputError as error:
+                answer = Failure(str(error), True)
+            except Exception:
+                answer = Failure(traceback.format_exc(), False)
+            connection.send(answer)
+    except (BrokenPipeError, ConnectionResetError):
+        return
+    finally:
+        seat.close()
+
+
+def _end_with_the_parent() -> None:
+    """The kernel ends this process when the parent is gone, even inside an engine that never returns to Python.
+
+    Standard input is a pipe that nobody writes to. When its other end closes, however the parent died, the kernel sends
+    SIGIO, whose default is to terminate. A thread that waits for the same would wait for the interpreter, too.
+    """
+    fcntl.fcntl(sys.stdin, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(sys.stdin, fcntl.F_SETFL, fcntl.fcntl(sys.stdin, fcntl.F_GETFL) | os.O_ASYNC)

@@ -1,0 +1,66 @@
+"""Actors whose environments have processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counting import COUNTING, NUM_ACTIONS, SLOTS, STATE_SIZE, CountingNetwork
+from pids import make_pid
+
+from agents.actor import Actor
+from agents.policy import Policy
+from agents.runtime.base import ActorError
+from agents.runtime.local import LocalRuntime
+from agents.trajectory import trajectory_spec
+from envs.process_engine import ProcessEngine
+from envs.spec import Slot, Split
+from envs.vector import SuiteVectorEnv
+
+SEATS = [Slot(task=0, index=number) for number in range(SLOTS)]
+
+
+@dataclass(frozen=True)
+class MakeProcessActor:
+    """An actor of three slots, which are three processes."""
+
+    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
+        env = SuiteVectorEnv(ProcessEngine(make_pid, COUNTING, SEATS, Split.TRAIN), COUNTING, SEATS, seed=0)
+        return Actor(env, Policy(CountingNetwork(), SLOTS), NUM_ACTIONS, seed=(0, index))  # type: ignore[arg-type]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return True
+
+
+def test_an_actor_has_processes_which_die_with_it() -> None:
+    runtime = LocalRuntime(
+        MakeProcessActor(),
+        CountingNetwork(),  # type: ignore[arg-type]
+        trajectory_spec(COUNTING, 5, SLOTS, STATE_SIZE),
+        num_actors=1,
+        unrolls_per_batch=1,
+    )
+    actor = runtime._processes[0].pid
+    try:
+        processes = {int(pid) for pid in runtime.collect().trajectory["vector"][:, :, 0].unique()}
+        assert len(processes) == SLOTS and not processes & {os.getpid(), actor}
+        assert not any(map(is_gone, processes))
+        os.kill(actor, signal.SIGKILL)
+        with pytest.raises(ActorError, match="actor 0 ended without a word"):
+            while True:
+                runtime.collect()
+        deadline = time.monotonic() + 60
+        while not all(map(is_gone, processes)):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        runtime.close()

@@ -1,0 +1,164 @@
+"""Task schedules from the command line to the slots, what is refused, and what is counted per task."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from fakes import fake_batch, fake_env
+
+from agents.builder import actor_slots, build_learner, build_network, build_runtime, check_fits
+from agents.metrics import Statistics
+from agents.plan import check_schedule
+from agents.run_folder import restore, snapshot
+from agents.runtime.base import Positions
+from conf.loading import compose_train
+from conf.schema import TrainConfig, check_train
+from envs.errors import InputError
+from envs.spec import EnvSpec, Slot
+from envs.suites import make_spec
+
+
+@pytest.fixture(scope="module")
+def composed() -> TrainConfig:
+    words = (
+        "env=conditional",
+        "env.tasks=[map-0,map-1,memory-0]",
+        "context=task",
+        "runtime=serial",
+        "runtime.num_actors=2",
+    )
+    return compose_train(words)
+
+
+@pytest.fixture
+def configured(composed: TrainConfig) -> Callable[..., tuple[TrainConfig, EnvSpec]]:
+    """The configuration with these options of the runtime, and its environments."""
+
+    def configured(**runtime: Any) -> tuple[TrainConfig, EnvSpec]:
+        config = replace(composed, runtime=replace(composed.runtime, **runtime))
+        check_train(config)
+        return config, make_spec(config.env)
+
+    return configured
+
+
+Configured: TypeAlias = Callable[..., tuple[TrainConfig, EnvSpec]]
+
+
+def seats(config: TrainConfig, env: EnvSpec, positions: Positions | None = None) -> list[Slot]:
+    return [slot for index in range(2) for slot in actor_slots(config, env, index, positions or Positions())]
+
+
+def test_uniform_slots_are_dealt_in_turn_over_all_actors(configured: Configured) -> None:
+    slots = seats(*configured(slots_per_actor=4))
+    assert slots == [Slot(task=number % 3, index=number // 3) for number in range(8)]
+    positions = Positions(episodes={0: [3, 1, 4, 1], 1: [5, 9, 2, 6]})
+    resumed = seats(*configured(slots_per_actor=4), positions)
+    assert resumed == [replace(s, episode=e + 1) for s, e in zip(slots, [3, 1, 4, 1, 5, 9, 2, 6], strict=True)]
+
+
+def test_weights_are_shares_of_the_slots(configured: Configured) -> None:
+    config, env = configured(slots_per_actor=20, task_schedule="weighted", task_weights=[1.0, 5.0, 2.0])
+    check_schedule(config, env)
+    slots = seats(config, env)
+    assert Counter(slot.task for slot in slots) == {0: 5, 1: 25, 2: 10}
+    assert len({(slot.task, slot.index) for slot in slots}) == 40
+    # Each actor by itself has about the same shares.
+    assert Counter(slot.task for slot in slots[:20])[1] in (12, 13)
+
+
+def test_uniform_frames_gives_every_slot_streams_of_its_own(configured: Configured) -> None:
+    config, env = configured(slots_per_actor=4, task_schedule="uniform_frames")
+    env = replace(env, switches_tasks=True)
+    check_schedule(config, env)
+    assert seats(config, env) == [Slot(task=number % 3, index=number) for number in range(8)]
+    # Even with more tasks than slots: they change.
+    check_schedule(replace(config, runtime=replace(config.runtime, slots_per_actor=1)), env)
+
+
+WEIGHTED = {"task_schedule": "weighted"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task_schedule": "fair"}, "runtime.task_schedule=fair is unknown: choose one of uniform_slots"),
+        (WEIGHTED, "give one number for each task"),
+        ({"task_weights": [1.0, 1.0, 1.0]}, "set runtime.task_schedule=weighted"),
+        (WEIGHTED | {"task_weights": [1.0, 0.0, 1.0]}, "give positive finite numbers"),
+        (WEIGHTED | {"task_weights": [1.0, math.nan, 1.0]}, "give positive finite numbers"),
+        (WEIGHTED | {"task_weights": [1.0, 2.0]}, "has 2 numbers for 3 tasks"),
+        (WEIGHTED | {"task_weights": [1.0, 1000.0, 1.0]}, "or the smallest of runtime.task_weights"),
+        ({"task_schedule": "uniform_frames"}, "those of env=conditional on engine numpy cannot"),
+        ({"slots_per_actor": 1}, "leaves some of the 3 tasks without a slot"),
+        ({"reset_patience": -1.0}, "runtime.reset_patience=-1.0 is out of range"),
+        ({"reset_patience": math.nan}, "runtime.reset_patience=nan is out of range"),
+    ],
+)
+def test_what_cannot_be_scheduled_is_refused_in_one_sentence(
+    configured: Configured, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        check_fits(*configured(**options), torch.nn.Module())  # type: ignore[arg-type]
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_and_endless_patience_can_be_written() -> None:
+    words = ("runtime.task_schedule=weighted", "runtime.task_weights=[1,2.5]", "runtime.reset_patience=inf")
+    runtime = compose_train(words).runtime
+    assert runtime.task_weights == [1.0, 2.5] and runtime.reset_patience == math.inf
+
+
+LEVELS = "env.tasks=[MiniGrid-LavaGapS5-v0,MiniGrid-Empty-5x5-v0,BabyAI-GoToLocalS5N2-v0]"
+
+
+def test_tasks_come_to_equal_frames_also_after_a_resume() -> None:
+    pytest.importorskip("minigrid")
+    # Episodes of few steps and of a hundred; five fixed slots would give the first two tasks twice the frames of the third.
+    runtime = ("runtime=serial", "runtime.slots_per_actor=5", "runtime.task_schedule=uniform_frames")
+    sizes = ("torso.size=8", "core.size=8", "fusion.size=8", "learner.batch_size=5")
+    config = compose_train(["env=babyai", "env.engine=minigrid", LEVELS, *sizes, *runtime])
+    env = make_spec(config.env)
+    network = build_network(config, env)
+    learner, statistics, positions = build_learner(config, env, network), Statistics(env.tasks), Positions()
+    for _ in range(2):
+        actors = build_runtime(config, env, network, positions, 0)
+        for _ in range(16):
+            statistics.update(actors.collect().trajectory)
+        actors.close()
+        content = snapshot(config, env, learner, statistics, actors.positions, 0.0)
+        statistics, positions = Statistics(env.tasks), Positions()
+        restore(content, env, learner, statistics, positions)
+        steps = [task.steps for task in statistics.tasks.values()]
+        assert positions.steps == dict(enumerate(steps))
+        assert max(steps) - min(steps) <= 300
+    assert sum(steps) > 2500
+
+
+def test_updates_are_counted_for_the_tasks_that_they_held() -> None:
+    env = fake_env()
+    statistics = Statistics(env.tasks)
+    batch = fake_batch(env, 1, 6, 3)
+    held = []
+    for tasks, mask in (((0, 0, 1), True), ((1, 1, 1), True), ((2, 1, 1), False)):
+        batch["task"][:] = torch.tensor(tasks)
+        batch["mask"][:] = True
+        batch["mask"][:, 0] = mask
+        statistics.learned(batch)
+        held.append([row["updates"] for row in statistics.summary(4).values()])
+    assert held == [[1, 1, 0], [1, 2, 0], [1, 3, 0]]
+    other = Statistics(env.tasks)
+    other.load_state_dict(statistics.state_dict())
+    assert other.summary(4) == statistics.summary(4)
+    # Of a run that was begun before updates were counted.
+    state = statistics.state_dict()
+    for saved in state.values():
+        del saved["updates"]
+    other.load_state_dict(state)
+    assert {row["updates"] for row in other.summary(4).values()} == {0}

@@ -1,0 +1,329 @@
+"""Environments in processes of their own: the same results as in one, faults by name, no orphans, and slow resets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import connection
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch  # noqa: F401  (so that it is there to be inherited)
+import walks
+from walks import FAULTY, WALKS
+
+from envs import process_engine
+from envs.contract import EnvConfig
+from envs.errors import InputError
+from envs.gymnasium_engine import GymnasiumEngine
+from envs.process_engine import ProcessEngine, SlotError
+from envs.spec import EnvSpec, Slot, Split
+from envs.vector import SuiteVectorEnv
+
+SLOTS = [Slot(task=task, index=number) for number, task in enumerate((0, 2, 0, 1))]
+PATIENCE = 60.0
+"""Seconds after which what should have happened never will; far beyond what a busy machine takes."""
+
+
+def eventually(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def is_gone(pid: int) -> bool:
+    """Ended; a child of a process that does not wait for it, and such are left to a lazy init, is as good as gone."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return True
+
+
+def pids(engine: ProcessEngine) -> list[int]:
+    return [int(number) for number in engine.observation["vector"][:, 0]]
+
+
+def zeros(engine: Any) -> np.ndarray:
+    return np.zeros(len(engine.observation["vector"]), np.int32)
+
+
+@pytest.mark.usefixtures("processes_are_kept")
+def test_every_frame_is_that_of_one_process() -> None:
+    envs = [
+        walks.make_env(EnvConfig(name=name, tasks=[]), WALKS, SLOTS, 3, Split.TRAIN) for name in ("walks", "walks-here")
+    ]
+    for first_seed in (3, 4):
+        for mine, other in zip(*(env.reset(seed=first_seed) for env in envs), strict=True):
+            np.testing.assert_equal(mine, other)
+        for action in np.random.default_rng(0).integers(0, 2, (120, len(SLOTS))):
+            for mine, other in zip(*(env.step(action) for env in envs), strict=True):
+                np.testing.assert_equal(mine, other)
+    for env in envs:
+        env.close()
+
+
+@pytest.mark.usefixtures("processes_are_kept")
+@pytest.mark.parametrize(
+    ("changes", "action"),
+    [
+        ({"num_actions": 7, "action_sizes": (3, 4)}, np.array([[1, 3], [2, 0]], np.int32)),
+        ({"num_actions": 2, "action_low": (-1.0, -1.0), "action_high": (1.0, 1.0)}, np.array([[0.5, 0.25], [-0.5, 0]])),
+    ],
+)
+def test_actions_of_every_kind_arrive(changes: dict[str, Any], action: np.ndarray) -> None:
+    spec = replace(WALKS, **changes)
+    engine = ProcessEngine(walks.make_walk, spec, [Slot(task=2, index=0), Slot(task=2, index=1)], Split.TRAIN)
+    engine.start(0)
+    engine.step(action)
+    assert engine.observation["vector"][:, 4].tolist() == action.sum(axis=1).tolist()
+    engine.close()
+
+
+def test_processes_import_what_they_need_and_leave_control_c_to_the_learner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = ProcessEngine(
+        walks.make_modules, replace(WALKS, tasks=("long",)), [Slot(task=0, index=0)] * 2, Split.TRAIN
+    )
+    engine.start(0)
+    assert "torch" in sys.modules
+    assert engine.observation["vector"][:, 1:4].tolist() == [[0, 0, 0]] * 2
+    processes = pids(engine)
+    assert len({os.getpid(), *processes}) == 3
+    for pid in processes:
+        os.kill(pid, signal.SIGINT)
+    engine.step(zeros(engine))
+    assert pids(engine) == processes and engine.observation["vector"].any()
+    engine.close()
+    engine.close()
+    assert all(map(is_gone, processes))
+
+
+def faulty(*faults: str) -> ProcessEngine:
+    slots = [Slot(task=FAULTY.tasks.index(fault), index=number) for number, fault in enumerate(faults)]
+    return ProcessEngine(walks.make_faulty, FAULTY, slots, Split.TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raises", r"(?s)slot 1 \(task raises\) failed.*Traceback.*walks\.py.*broke as it was told"),
+        ("raises in reset", r"(?s)slot 1 \(task raises in reset\) failed.*Traceback.*broke as it was told"),
+        ("exits", r"slot 1 \(task exits\) ended without a word \(exit code 17\)"),
+        ("is killed", r"slot 1 \(task is killed\) ended without a word \(killed by SIGKILL\)"),
+    ],
+)
+def test_what_a_process_does_wrong_is_said_by_task_and_slot(fault: str, message: str) -> None:
+    engine = faulty("none", fault)
+    processes: list[int] = []
+    with pytest.raises(SlotError, match=message):
+        engine.start(0)
+        processes = pids(engine)
+        for _ in range(5):
+            engine.step(zeros(engine))
+    engine.close()
+    assert all(map(is_gone, processes))
+
+
+def test_a_mistake_of_the_user_stays_one() -> None:
+    with pytest.raises(InputError, match=r"^env.tasks=short is not to be had: take another\.$"):
+        ProcessEngine(walks.make_refused, WALKS, [Slot(task=0, index=0)], Split.TRAIN)
+
+
+def test_what_the_process_cannot_import_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("only_here")
+    exec("def make(task): ...", vars(module))
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(SlotError, match=r"(?s)slot 0 \(task short\) failed.*No module named 'only_here'"):
+        ProcessEngine(vars(module)["make"], WALKS, [Slot(task=0, index=0)], Split.TRAIN)
+
+
+def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """And what an engine prints does not go to standard output."""
+    monkeypatch.setattr(process_engine, "_GRACE_SECONDS", 0.05)
+    engine = faulty("none", "hangs", "prints")
+    engine.start(0)
+    processes = pids(engine)
+    for _ in range(2):
+        engine.step(zeros(engine))
+    engine._ask(1, process_engine.Step(1))  # the third step: from here on there is no answer
+    engine._ask(2, process_engine.Step(2))
+    engine._answer(2)
+    engine.close()
+    assert all(map(is_gone, processes))
+    assert capfd.readouterr().out == ""
+
+
+PARENT = """
+import sys, walks
+from envs.process_engine import ProcessEngine
+from envs.spec import Slot, Split
+slots = [Slot(task=walks.FAULTS.index(fault), index=0) for fault in ("none", "hangs")]
+engine = ProcessEngine(walks.make_faulty, walks.FAULTY, slots, Split.TRAIN)
+engine.start(0)
+print(*(int(number) for number in engine.observation["vector"][:, 0]), flush=True)
+while True:
+    engine.step(engine.observation["vector"][:, 0].astype("int32"))
+"""
+
+
+def test_processes_die_with_their_parent_even_while_they_hang() -> None:
+    here = Path(__file__).parent
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout and parent.stderr
+    processes = [int(number) for number in parent.stdout.readline().split()]
+    assert len(processes) == 2 and not any(map(is_gone, processes))
+    assert parent.stderr.readline() == "hanging\n"
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    parent.stderr.close()
+    eventually(lambda: all(map(is_gone, processes)))
+
+
+# Slow resets
+
+
+LENGTHS = {"short": 2, "brief": 2, "middle": 5, "long": 1000}
+
+
+class Resets:
+    """Engines with gates in front of their resets, one slot per task."""
+
+    def __init__(self, folder: Path, tasks: tuple[str, ...], patience: float) -> None:
+        self.spec: EnvSpec = replace(WALKS, tasks=tasks, action_counts=(3,) * len(tasks))
+        self.make = walks.MakeGated(folder, LENGTHS)
+        slots = [Slot(task=number, index=0) for number in range(len(tasks))]
+        self.engine = ProcessEngine(self.make, self.spec, slots, Split.TRAIN)
+        self.engine.patience = patience
+        self.env = SuiteVectorEnv(self.engine, self.spec, slots, 5)
+        self.frames: list[dict[str, Any]] = []
+        observation, info = self.env.reset()
+        self._keep(observation, info, np.zeros(len(tasks)))
+
+    def step(self) -> dict[str, Any]:
+        observation, reward, terminated, truncated, info = self.env.step(np.zeros(self.env.num_envs, np.int32))
+        return self._keep(observation, info, reward, terminated | truncated)
+
+    def _keep(self, observation: Any, info: Any, reward: Any, ended: Any = False) -> dict[str, Any]:
+        frame = {**observation, **info, "reward": reward, "ended": np.zeros(self.env.num_envs, bool) | ended}
+        self.frames.append({key: value.copy() for key, value in frame.items()})
+        return self.frames[-1]
+
+    def open_all(self) -> None:
+        for task in self.spec.tasks:
+            for reset in range(1, 20):
+                self.make.open(task, reset)
+
+    def life(self, slot: int) -> list[dict[str, Any]]:
+        """A slot's frames without those in which it was still resetting."""
+        frames = [{key: value[slot] for key, value in frame.items()} for frame in self.frames]
+        return [frame for frame in frames if not frame["resetting"]]
+
+
+@pytest.mark.usefixtures("processes_are_kept")
+def test_other_slots_go_on_while_one_is_resetting(tmp_path: Path) -> None:
+    run = Resets(tmp_path, ("short", "long", "middle"), patience=0.0)
+    for _ in range(2):
+        last = run.step()
+    assert last["ended"].tolist() == [True, False, False]
+    for age in range(3, 6):
+        frame = run.step()
+        assert frame["resetting"].tolist() == [True, False, False]
+        for key in ("image", "vector", "instruction"):
+            assert np.array_equal(frame[key][0], last[key][0])
+            assert not np.array_equal(frame[key][1:], last[key][1:]) or key == "instruction"
+        assert frame["reward"][0] == 0 and frame["episode"][0] == 0 and np.isnan(frame["episode_return"][0])
+        assert frame["vector"][1:, 3].tolist() == [age, age]
+    assert frame["ended"].tolist() == [False, False, True]
+    assert run.step()["resetting"].tolist() == [True, False, True]
+    run.make.open("middle")
+    # What the reset writes is not shown before the step that knows of it.
+    eventually(lambda: not np.array_equal(run.engine._shared["vector"][2], frame["vector"][2]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process_engine, "wait", lambda *_: [])
+        again = run.step()
+    for key in ("image", "vector", "instruction"):
+        assert np.array_equal(again[key][::2], frame[key][::2])
+    while run.step()["resetting"][2]:
+        time.sleep(0.005)
+    assert run.frames[-1]["resetting"].tolist() == [True, False, False]
+    run.open_all()
+    run.env.wait_for_resets(np.inf)
+    for _ in range(7):
+        assert not run.step()["resetting"].any()
+    run.env.close()
+    for slot in range(3):
+        check_life(run, slot)
+
+
+def check_life(run: Resets, slot: int) -> None:
+    """But for the waiting, a slot has played what it plays in an engine that waits."""
+    seat = run.env.slots[slot]
+    env = SuiteVectorEnv(GymnasiumEngine(run.make, run.spec, [seat], Split.TRAIN), run.spec, [seat], 5)
+    seen, info = env.reset()
+    reward, ended = np.zeros(1), np.zeros(1, bool)
+    for number, frame in enumerate(run.life(slot)):
+        if number:
+            seen, reward, terminated, truncated, info = env.step(np.zeros(1, np.int32))
+            ended = terminated | truncated
+        for key, value in {**seen, **info, "reward": reward, "ended": ended}.items():
+            np.testing.assert_array_equal(frame[key], value[0], key)
+    assert number > 7
+    env.close()
+
+
+@pytest.mark.usefixtures("processes_are_kept")
+def test_a_step_with_nothing_to_show_sleeps_until_one_reset_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Resets(tmp_path, ("short", "brief"), patience=0.0)
+    run.step()
+    assert run.step()["ended"].all()
+    waits = []
+
+    def wait(*arguments: Any) -> Any:
+        waits.append(arguments)
+        return connection.wait(*arguments)
+
+    monkeypatch.setattr(process_engine, "wait", wait)
+    timer = threading.Timer(0.05, run.make.open, ["brief"])
+    timer.start()
+    assert run.step()["resetting"].tolist() == [True, False]
+    timer.join()
+    assert len(waits) == 2
+    assert run.step()["vector"][:, 3].tolist() == [2, 1]
+    run.open_all()
+    while run.step()["resetting"].any():
+        time.sleep(0.005)
+    run.env.close()
+
+
+@pytest.mark.usefixtures("processes_are_kept")
+def test_infinite_patience_waits_for_every_reset(tmp_path: Path) -> None:
+    run = Resets(tmp_path, ("short", "long"), patience=np.inf)
+    run.step()
+    run.step()
+    timer = threading.Timer(0.05, run.make.open, ["short"])
+    timer.start()
+    frame = run.step()
+    timer.join()
+    assert not frame["resetting"].any() and frame["episode"].tolist() == [1, 0]
+    run.env.close()
