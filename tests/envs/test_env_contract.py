@@ -15,6 +15,7 @@ from envs.atari import AtariConfig
 from envs.babyai import BabyAIConfig
 from envs.conditional import ConditionalConfig
 from envs.contract import EnvConfig
+from envs.dmlab2d import DMLab2DConfig
 from envs.spec import Slot, Split
 from envs.suites import make_env, make_spec
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
@@ -40,14 +41,21 @@ def atari() -> EnvConfig:
     return AtariConfig(tasks=["Freeway", "SpaceInvaders", "Pong"], repeat_action_probability=0.25, **options)
 
 
+def dmlab2d() -> EnvConfig:
+    pytest.importorskip("dmlab2d")
+    tasks = ["clean_up", "chase_eat", "running_with_scissors"]
+    return DMLab2DConfig(tasks=tasks, cell_size=2, max_episode_frames=60)
+
+
 CASES: dict[str, Callable[[], EnvConfig]] = {
     "envpool": babyai("envpool"),
     "minigrid": babyai("minigrid"),
     "atari": atari,
+    "dmlab2d": dmlab2d,
     "conditional-map": lambda: ConditionalConfig(tasks=["map-0", "map-1", "map-2"]),
     "conditional-memory": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"]),
 }
-SEEDS_EACH_EPISODE = ("minigrid", "atari", "conditional-map", "conditional-memory")
+SEEDS_EACH_EPISODE = ("minigrid", "atari", "dmlab2d", "conditional-map", "conditional-memory")
 
 
 @pytest.fixture(params=CASES)
@@ -243,7 +251,7 @@ def test_state_dict_continues_exactly_or_is_none(config: EnvConfig) -> None:
         for action in actions[:31]:
             observation, *_ = env.step(action)
         state = env.state_dict()
-        if isinstance(config, BabyAIConfig | AtariConfig):
+        if isinstance(config, BabyAIConfig | AtariConfig | DMLab2DConfig):
             assert state is None
             return
         assert state is not None
