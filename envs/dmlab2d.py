@@ -170,7 +170,7 @@ def _action_count(level: Level, actions: Sequence[tuple[int, ...]]) -> int:
 
 
 def make_env(config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
-    """The vector environment over those slots; a level loads in some 10 ms."""
+    """The vector environment over those slots; a level loads in a few ms."""
     engine = GymnasiumEngine(functools.partial(make_level, config), spec, slots, split)
     return SuiteVectorEnv(engine, spec, slots, seed)
 
