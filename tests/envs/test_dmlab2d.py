@@ -160,9 +160,9 @@ def test_gymnasium_has_nothing_to_complain_of(actions: str) -> None:
 
 def test_it_plays_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    env = environment("clean_up")
-    env.reset()
-    assert env.render(0).shape == (21 * CELL, 30 * CELL, 3), "the whole map"
+    env = environment("clean_up", cell_size=3)
+    assert env.reset()[0]["image"].shape == (1, 33, 33, 3)
+    assert env.render(0).shape == (21 * 3, 30 * 3, 3), "the whole map"
     env.close()
 
 
