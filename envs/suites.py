@@ -8,6 +8,7 @@ from envs.atari import ATARI
 from envs.babyai import BABYAI
 from envs.conditional import CONDITIONAL
 from envs.contract import EnvConfig, Suite
+from envs.dmlab2d import DMLAB2D
 from envs.errors import unknown_name
 from envs.spec import EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
@@ -20,6 +21,7 @@ SUITES: dict[str, Suite] = {
     "conditional": CONDITIONAL,
     "atari": ATARI,
     "vizdoom": VIZDOOM,
+    "dmlab2d": DMLAB2D,
 }
 
 

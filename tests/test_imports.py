@@ -26,6 +26,7 @@ ADAPTERS = {
     "vizdoom": "envs/vizdoom*.py",
     "deepmind_lab": "envs/dmlab30*.py",
     "dmlab2d": "envs/dmlab2d*.py",
+    "dm_env": "envs/dm_env*.py",
     "ale_py": "envs/atari*.py",
 }
 """Optional engine -> the only files that may import it."""
@@ -81,7 +82,7 @@ def test_environments_know_neither_torch_nor_agents(path: str) -> None:
 
 def test_importing_the_environments_imports_no_torch() -> None:
     """Also through others."""
-    unwanted = ("torch", "hydra", "agents", "envpool", "minigrid", "ale_py", "cv2", "vizdoom")
+    unwanted = ("torch", "hydra", "agents", "envpool", "minigrid", "ale_py", "cv2", "vizdoom", "dmlab2d", "dm_env")
     code = f"import sys, envs.suites; print([name for name in {unwanted} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True

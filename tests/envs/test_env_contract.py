@@ -16,6 +16,7 @@ from envs.atari import AtariConfig
 from envs.babyai import BabyAIConfig
 from envs.conditional import ConditionalConfig
 from envs.contract import EnvConfig, Suite
+from envs.dmlab2d import DMLab2DConfig
 from envs.spec import Slot, Split
 from envs.suites import SUITES, make_env, make_spec
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
@@ -50,11 +51,18 @@ def vizdoom() -> EnvConfig:
     return VizdoomConfig(tasks=tasks, action_repeat=12, image_size=[30, 40], full_action_space=True, variables=True)
 
 
+def dmlab2d() -> EnvConfig:
+    pytest.importorskip("dmlab2d")
+    tasks = ["clean_up", "chase_eat", "running_with_scissors"]
+    return DMLab2DConfig(tasks=tasks, cell_size=2, max_episode_frames=60)
+
+
 CASES: dict[str, Callable[[], EnvConfig]] = {
     "envpool": babyai("envpool"),
     "minigrid": babyai("minigrid"),
     "atari": atari,
     "vizdoom": vizdoom,
+    "dmlab2d": dmlab2d,
     "conditional-map": lambda: ConditionalConfig(tasks=["map-0", "map-1", "map-2"]),
     "conditional-memory": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"]),
     "conditional-image": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"], observation="image"),
