@@ -8,6 +8,7 @@ from envs.atari import ATARI
 from envs.babyai import BABYAI
 from envs.conditional import CONDITIONAL
 from envs.contract import EnvConfig, Suite
+from envs.dmlab30 import DMLAB30
 from envs.errors import unknown_name
 from envs.spec import EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
@@ -18,6 +19,7 @@ SUITES: dict[str, Suite] = {
     "babyai": BABYAI,
     "conditional": CONDITIONAL,
     "atari": ATARI,
+    "dmlab30": DMLAB30,
 }
 
 
