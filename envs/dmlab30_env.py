@@ -37,7 +37,7 @@ _first_process: list[int] = []
 Observation = dict[str, Any]
 
 
-class DmlabEnv(gymnasium.Env[Observation, int]):
+class DmlabEnv(gymnasium.Env[Observation, Any]):
     """An episode of a DeepMind Lab level is a pure function of the seed of its `reset` and of the actions.
 
     Observations: `image` uint8 [height, width, 3], and `instruction`, the text of this very step ('' in levels without
@@ -146,7 +146,7 @@ class DmlabEnv(gymnasium.Env[Observation, int]):
             info |= {"level_cache_hits": self._cache.hits, "level_cache_misses": self._cache.misses}
         return dict(self._seen), info
 
-    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Plays action number `action` for `action_repeat` frames, or fewer if the episode ends in them."""
         reward = self._lab.step(self._actions[action], num_steps=self._repeat)
         if self._lab.is_running():
@@ -163,7 +163,7 @@ class DmlabEnv(gymnasium.Env[Observation, int]):
         self._seen = {"image": seen[IMAGE], "instruction": seen.get(INSTRUCTION, "")[:LONGEST_INSTRUCTION]}
         self._frames_left = float(seen[FRAMES_LEFT][0]) if FRAMES_LEFT in seen else 0.0
 
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8]:
         """The picture that was last observed, [height, width, 3]."""
         picture: NDArray[np.uint8] = self._seen["image"]
         return picture

@@ -4,9 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import deepmind_lab
 import pytest
+from dmlab30_cases import Spy
 
-from envs import atari
+from envs import atari, dmlab30_env
 
 _STOCK: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
 
@@ -25,3 +27,19 @@ def emulators_are_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for key, emulator in lent:
         _STOCK[key].append(emulator)
+
+
+@pytest.fixture
+def spies(monkeypatch: pytest.MonkeyPatch) -> list[Spy]:
+    """The engines that were made, which note what they are told."""
+    monkeypatch.setattr(deepmind_lab, "Lab", Spy)
+    monkeypatch.setattr(Spy, "made", [])
+    return Spy.made
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """No instance of DeepMind Lab is left in this process, whatever other tests did not close."""
+    dmlab30_env._open.clear()
+    yield
+    dmlab30_env._open.clear()

@@ -15,6 +15,7 @@ from envs.atari import AtariConfig
 from envs.babyai import BabyAIConfig
 from envs.conditional import ConditionalConfig
 from envs.contract import EnvConfig
+from envs.dmlab30 import Dmlab30Config
 from envs.spec import Slot, Split
 from envs.suites import make_env, make_spec
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
@@ -40,14 +41,21 @@ def atari() -> EnvConfig:
     return AtariConfig(tasks=["Freeway", "SpaceInvaders", "Pong"], repeat_action_probability=0.25, **options)
 
 
+def dmlab30() -> EnvConfig:
+    # On the fake engine; so many frames a step that episodes end.
+    levels = ["rooms_select_nonmatching_object", "language_select_described_object", "rooms_keys_doors_puzzle"]
+    return Dmlab30Config(tasks=levels, action_repeat=60, width=32, height=24, truncate_at_time_limit=True)
+
+
 CASES: dict[str, Callable[[], EnvConfig]] = {
     "envpool": babyai("envpool"),
     "minigrid": babyai("minigrid"),
     "atari": atari,
+    "dmlab30": dmlab30,
     "conditional-map": lambda: ConditionalConfig(tasks=["map-0", "map-1", "map-2"]),
     "conditional-memory": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"]),
 }
-SEEDS_EACH_EPISODE = ("minigrid", "atari", "conditional-map", "conditional-memory")
+SEEDS_EACH_EPISODE = ("minigrid", "atari", "dmlab30", "conditional-map", "conditional-memory")
 
 
 @pytest.fixture(params=CASES)
@@ -243,7 +251,7 @@ def test_state_dict_continues_exactly_or_is_none(config: EnvConfig) -> None:
         for action in actions[:31]:
             observation, *_ = env.step(action)
         state = env.state_dict()
-        if isinstance(config, BabyAIConfig | AtariConfig):
+        if isinstance(config, BabyAIConfig | AtariConfig | Dmlab30Config):
             assert state is None
             return
         assert state is not None

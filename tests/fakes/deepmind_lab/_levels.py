@@ -183,10 +183,8 @@ def observation_spec(level: Level, height: int, width: int) -> list[dict[str, An
         "MAP_FRAME_NUMBER": ((1,), np.float64),
     }
     if not level.events:
-        shapes |= {name: ((3,), np.float64) for name in ("VEL.TRANS", "VEL.ROT", "DEBUG.POS.TRANS", "DEBUG.POS.ROT")}
-        shapes |= {
-            name: ((), str) for name in ("INSTR", "DEBUG.MAZE.LAYOUT", "DEBUG.MAZE.VARIATION", "DEBUG.PLAYERS.NAME")
-        }
+        shapes |= dict.fromkeys(("VEL.TRANS", "VEL.ROT", "DEBUG.POS.TRANS", "DEBUG.POS.ROT"), ((3,), np.float64))
+        shapes |= dict.fromkeys(("INSTR", "DEBUG.MAZE.LAYOUT", "DEBUG.MAZE.VARIATION", "DEBUG.PLAYERS.NAME"), ((), str))
         shapes |= {"TEAM.SCORE": ((2,), np.float64), "FRAMES_REMAINING_AT_60": ((1,), np.float64)}
         cameras = ("TOP_DOWN", "PLAYER_VIEW", "PLAYER_VIEW_NO_RETICLE")
         shapes |= {f"DEBUG.CAMERA_INTERLEAVED.{name}": ((height, width, 3), np.uint8) for name in cameras}
