@@ -126,7 +126,8 @@ class DmlabEnv(gymnasium.Env[Observation, Any]):
 
         Raises:
             ValueError: a seed out of range.
-            InputError: the level cannot begin an episode.
+            InputError: the level cannot begin its first episode.
+            RuntimeError: the engine failed at a later one.
         """
         if seed is not None and not 0 <= seed < SEEDS:
             raise ValueError(f"seed {seed} is out of range: DeepMind Lab has seeds from 0 to {SEEDS - 1}")
@@ -137,6 +138,8 @@ class DmlabEnv(gymnasium.Env[Observation, Any]):
             for _ in range(1 + self._fresh):
                 self._lab.reset(episode=0, seed=number)
         except RuntimeError as error:
+            if not self._fresh:
+                raise
             raise InputError(_explain(self._level, "", str(error))) from error
         self._fresh = False
         self._look()

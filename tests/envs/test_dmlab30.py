@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,6 @@ def test_hits_are_counted_and_the_reset_that_is_thrown_away_compiles_nothing(tmp
 
 def test_what_travels_to_a_process_can_be_pickled() -> None:
     config = Dmlab30Config(level_cache="somewhere", **SMALL)
-    arguments = pickle.loads(pickle.dumps((config, IMPALA, Split.TRAIN)))
-    env = make_level(*arguments, "rooms_watermaze")
+    make = pickle.loads(pickle.dumps(partial(make_level, config, IMPALA, Split.TRAIN)))
+    env = make("rooms_watermaze")
     assert played(env, 3) == played(environment("contributed/dmlab30/rooms_watermaze"), 3)

@@ -189,3 +189,20 @@ def test_a_library_that_does_not_load_is_explained(monkeypatch: pytest.MonkeyPat
     needed = {"software": "OSMesa", "hardware": "graphics driver"}[renderer]
     with pytest.raises(InputError, match=f"env.renderer={renderer}: .*Failed to connect.*{needed}"):
         environment(renderer=renderer)
+
+
+def test_a_level_that_cannot_begin_is_explained_and_a_later_failure_is_not_the_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataless = environment("contributed/dmlab30/psychlab_continuous_recognition")
+    with pytest.raises(InputError, match=r"needs the pictures of Brady, .* env.dataset_path \(Failed to start"):
+        dataless.reset(seed=1)
+    env = environment()
+    env.reset(seed=1)
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("Failed to start environment")
+
+    monkeypatch.setattr(deepmind_lab.Lab, "reset", fail)
+    with pytest.raises(RuntimeError, match="Failed to start environment"):
+        env.reset(seed=2)
