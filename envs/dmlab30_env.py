@@ -38,7 +38,8 @@ Observation = dict[str, Any]
 
 
 class DmlabEnv(gymnasium.Env[Observation, Any]):
-    """An episode of a DeepMind Lab level is a pure function of the seed of its `reset` and of the actions.
+    """An episode of a DeepMind Lab level is a pure function of the seed of its `reset` and of the actions, save for the first
+    picture on some levels outside of DMLab-30 (docs/dmlab.md).
 
     Observations: `image` uint8 [height, width, 3], and `instruction`, the text of this very step ('' in levels without
     instructions). The engine has no observation once an episode is over, so its last step returns the one before it again.
@@ -99,8 +100,9 @@ class DmlabEnv(gymnasium.Env[Observation, Any]):
         # Without logLevel, levels print to stdout.
         config = {"width": str(width), "height": str(height), "logLevel": "WARN", **(settings or {})}
         self._lab = self._load(config, renderer)
-        _count(self, renderer)
-        _check_actions(self._lab.action_spec(), level)
+        _check_actions(self._lab, level)
+        _first_process[:] = [os.getpid()]
+        _open[self] = renderer
 
     def _load(self, config: dict[str, str], renderer: str) -> Any:
         module = import_deepmind_lab()
@@ -191,15 +193,11 @@ def _check_process(renderer: str) -> None:
         )
 
 
-def _count(env: DmlabEnv, renderer: str) -> None:
-    _first_process[:] = [os.getpid()]
-    _open[env] = renderer
-
-
-def _check_actions(spec: list[dict[str, Any]], level: str) -> None:
+def _check_actions(lab: Any, level: str) -> None:
     """Whether the level has the actions of DMLab-30's levels: a level may add some of its own."""
-    offered = {part["name"]: (part["min"], part["max"]) for part in spec}
+    offered = {part["name"]: (part["min"], part["max"]) for part in lab.action_spec()}
     if offered != COMPONENTS:
+        lab.close()
         raise InputError(
             f"env.tasks={level} has the actions {offered}, which no action set here fits: leave it out of env.tasks."
         )

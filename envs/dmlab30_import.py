@@ -24,6 +24,10 @@ _CAUSES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("No module named 'pkg_resources'",), 'it needs pkg_resources: pip install "setuptools<81"'),
     (("No module named 'dm_env'",), "its __init__.py needs dm_env: pip install dm-env"),
     (
+        ("undefined symbol", "PyInit_", "module export function", "Python version", "wrong ELF", "invalid ELF"),
+        f"it was built for another Python than this one ({_PYTHON}), whatever its wheel claims: build it with this one",
+    ),
+    (
         ("numpy", "NumPy", "_ARRAY_API"),
         "it was built against another NumPy: build it again with the NumPy that is installed here",
     ),
@@ -33,10 +37,6 @@ _CAUSES: tuple[tuple[tuple[str, ...], str], ...] = (
         "it was built for a graphics driver that is missing: build it headless, with OSMesa",
     ),
     (("GLIBC",), "it was built on a newer Linux: build it on this one"),
-    (
-        ("undefined symbol", "PyInit_", "module export function", "Python version", "wrong ELF", "invalid ELF"),
-        f"it was built for another Python than this one ({_PYTHON}), whatever its wheel claims: build it with this one",
-    ),
 )
 """Words in the message of a failed import -> its cause and what to do. The first row that fits is taken."""
 
