@@ -90,6 +90,7 @@ def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> L
         discounting=learner.discounting,
         baseline_cost=learner.baseline_cost,
         entropy_cost=learner.entropy_cost,
+        reward_transform=learner.reward_transform,
         reward_clip=learner.reward_clip,
         reduction=learner.reduction,
         popart=learner.popart,

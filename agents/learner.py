@@ -13,6 +13,7 @@ from agents.fusion import Segments
 from agents.network.agent import AgentNetwork
 from agents.network.context import distinct_rows
 from agents.popart import PopArt, initial_popart, rescale_head, sigma, update_moments
+from agents.rewards import transform_rewards
 from agents.trajectory import Trajectory
 from agents.vtrace import vtrace
 
@@ -44,7 +45,7 @@ class Learner:
         max_gradient_norm: gradients are scaled down to this global norm.
         discounting: gamma.
         baseline_cost, entropy_cost: weights of the loss terms beside the policy gradient's 1.
-        reward_clip: rewards are clipped to [-c, c] for learning; 0 leaves them.
+        reward_transform, reward_clip: what is learned from; see agents/rewards.py.
         reduction: `mean` over valid steps or `sum` over steps and columns, as in the IMPALA paper.
         popart: normalise value targets per task; step_size is the beta of its moments.
         clip_rho, clip_c, clip_pg_rho, lambda_: constants of V-trace.
@@ -68,6 +69,7 @@ class Learner:
         discounting: float = 0.99,
         baseline_cost: float = 0.5,
         entropy_cost: float = 0.01,
+        reward_transform: str = "clip",
         reward_clip: float = 1.0,
         reduction: str = "mean",
         popart: bool = True,
@@ -87,6 +89,7 @@ class Learner:
         self.discounting = discounting
         self.baseline_cost = baseline_cost
         self.entropy_cost = entropy_cost
+        self.reward_transform = reward_transform
         self.reward_clip = reward_clip
         self.reduction = reduction
         self.use_popart = popart
@@ -166,9 +169,7 @@ class Learner:
         with torch.no_grad():
             scale, shift = self._scale_and_shift(task)
             values = scale * self.network.value_head(features, task) + shift
-            reward = batch["reward"]
-            if self.reward_clip:
-                reward = reward.clamp(-self.reward_clip, self.reward_clip)
+            reward = transform_rewards(batch["reward"], self.reward_transform, self.reward_clip)
             discounts = self.discounting * (~batch["terminated"]).float()
             vs, advantages = vtrace(
                 log_probs - batch["behaviour_log_probs"], discounts, reward, values[:-1], values[-1], mask, **self.clips

@@ -15,6 +15,7 @@ from agents.learner import OPTIMIZERS
 from agents.network.context import CONTEXTS, TASK_ENCODINGS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
+from agents.rewards import REWARD_TRANSFORMS
 from envs.contract import EnvConfig
 from envs.errors import InputError, unknown_name
 
@@ -115,6 +116,7 @@ class LearnerConfig:
     discounting: float = 0.99
     baseline_cost: float = 0.5
     entropy_cost: float = 0.01
+    reward_transform: str = "clip"
     reward_clip: float = 1.0
     reduction: str = "mean"
     popart: bool = True
@@ -267,6 +269,7 @@ def check_train(config: TrainConfig) -> None:
         ("runtime.task_schedule", config.runtime.task_schedule, TASK_SCHEDULES),
         ("learner.optimizer", config.learner.optimizer, OPTIMIZERS),
         ("learner.reduction", config.learner.reduction, REDUCTIONS),
+        ("learner.reward_transform", config.learner.reward_transform, REWARD_TRANSFORMS),
         ("precision", config.precision, PRECISIONS),
     ):
         if value not in names:

@@ -9,6 +9,7 @@ from envs.babyai import BABYAI
 from envs.conditional import CONDITIONAL
 from envs.contract import EnvConfig, Suite
 from envs.dmlab2d import DMLAB2D
+from envs.dmlab30 import DMLAB30
 from envs.errors import unknown_name
 from envs.spec import EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
@@ -22,6 +23,7 @@ SUITES: dict[str, Suite] = {
     "atari": ATARI,
     "vizdoom": VIZDOOM,
     "dmlab2d": DMLAB2D,
+    "dmlab30": DMLAB30,
 }
 
 

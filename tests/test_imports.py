@@ -82,7 +82,19 @@ def test_environments_know_neither_torch_nor_agents(path: str) -> None:
 
 def test_importing_the_environments_imports_no_torch() -> None:
     """Also through others."""
-    unwanted = ("torch", "hydra", "agents", "envpool", "minigrid", "ale_py", "cv2", "vizdoom", "dmlab2d", "dm_env")
+    unwanted = (
+        "torch",
+        "hydra",
+        "agents",
+        "envpool",
+        "minigrid",
+        "ale_py",
+        "cv2",
+        "vizdoom",
+        "dmlab2d",
+        "dm_env",
+        "deepmind_lab",
+    )
     code = f"import sys, envs.suites; print([name for name in {unwanted} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
@@ -90,7 +102,7 @@ def test_importing_the_environments_imports_no_torch() -> None:
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["vtrace", "popart", "losses"])
+@pytest.mark.parametrize("name", ["vtrace", "popart", "losses", "rewards"])
 def test_the_mathematics_knows_tensors_only(name: str) -> None:
     allowed = ("__future__", "typing", "collections", "math", "torch", "numpy")
     names = set(imports(f"agents/{name}.py"))

@@ -15,6 +15,7 @@ from agents.builder import build_learner, build_network, build_runtime
 from agents.fusion import identity_segments
 from agents.learner import OPTIMIZERS, Learner, NonFiniteError
 from agents.popart import PopArt, sigma
+from agents.rewards import transform_rewards
 from agents.runtime.base import Positions
 from agents.trajectory import OBSERVED, Trajectory, minibatches
 from conf.loading import compose_train
@@ -246,6 +247,18 @@ def test_a_clipped_reward_may_be_infinite() -> None:
     learner = make_learner(reward_clip=1.0)
     learner.step(spoiled(make_batch(learner), "reward", math.inf))
     assert learner.state.refused == 0 and flat(learner).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["soft_asymmetric", "soft_asymmetric_paper", "none"])
+def test_what_is_learned_from_is_the_transformed_reward_and_the_trajectory_keeps_the_raw_one(kind: str) -> None:
+    learner, plain = make_learner(reward_transform=kind), make_learner(reward_transform="none")
+    raw = make_batch(learner)
+    raw["reward"] = raw["reward"] * 20
+    kept = raw["reward"].clone()
+    learner.step(raw)
+    torch.testing.assert_close(raw["reward"], kept, rtol=0, atol=0)
+    plain.step({**raw, "reward": transform_rewards(kept, kind, 1.0)})
+    torch.testing.assert_close(flat(learner), flat(plain), rtol=0, atol=0)
 
 
 # Steps and schedules

@@ -17,6 +17,7 @@ from envs.babyai import BabyAIConfig
 from envs.conditional import ConditionalConfig
 from envs.contract import EnvConfig, Suite
 from envs.dmlab2d import DMLab2DConfig
+from envs.dmlab30 import DMLab30Config
 from envs.spec import Slot, Split
 from envs.suites import SUITES, make_env, make_spec
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
@@ -57,12 +58,19 @@ def dmlab2d() -> EnvConfig:
     return DMLab2DConfig(tasks=tasks, cell_size=2, max_episode_frames=60)
 
 
+def dmlab30() -> EnvConfig:
+    # On the fake engine; so many frames a step that episodes end.
+    levels = ["rooms_select_nonmatching_object", "language_select_described_object", "rooms_keys_doors_puzzle"]
+    return DMLab30Config(tasks=levels, action_repeat=60, width=32, height=24, truncate_at_time_limit=True)
+
+
 CASES: dict[str, Callable[[], EnvConfig]] = {
     "envpool": babyai("envpool"),
     "minigrid": babyai("minigrid"),
     "atari": atari,
     "vizdoom": vizdoom,
     "dmlab2d": dmlab2d,
+    "dmlab30": dmlab30,
     "conditional-map": lambda: ConditionalConfig(tasks=["map-0", "map-1", "map-2"]),
     "conditional-memory": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"]),
     "conditional-image": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"], observation="image"),

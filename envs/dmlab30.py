@@ -1,0 +1,182 @@
+"""The suite `dmlab30`: the 30 levels of DeepMind Lab's multitask benchmark, and any other level of the engine.
+
+An observation is the picture of the last frame and the instruction of that moment ('' in levels without one). Rewards are the
+level's own points; reshaping them is the learner's business. Evaluation plays the test levels, with maps that no training
+seed leads to. The engine, `deepmind_lab`, is brought by the user (docs/dmlab.md).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.contract import EnvConfig, Suite, expand_tasks
+from envs.dmlab30_actions import action_vectors
+from envs.dmlab30_cache import LevelCache
+from envs.dmlab30_env import EVALUATION_SETTINGS, RENDERERS, DMLabEnv
+from envs.dmlab30_import import check_level, import_deepmind_lab
+from envs.dmlab30_levels import FOLDER, INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, known_level, level_path
+from envs.errors import InputError, unknown_name
+from envs.gymnasium_engine import GymnasiumEngine
+from envs.instructions import words
+from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
+from envs.vector import SuiteVectorEnv
+
+STAND_IN = "dummy"
+"""Value of `dataset_path` for which the engine shows plain colours instead of pictures."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DMLab30Config(EnvConfig):
+    """Options of the suite `dmlab30`. The defaults are the protocol of the published results (Espeholt et al. 2018).
+
+    Attributes:
+        action_set: `impala` (9 actions), `extended` (15), `extended_large` (17), `custom`, or the path of a JSON file.
+        custom_actions: the vectors of `custom`, seven numbers each.
+        action_repeat: frames played per action.
+        width, height: of the picture, multiples of 4.
+        truncate_at_time_limit: the end of a level's time bootstraps the value instead of ending the return.
+        renderer: `software` or `hardware`; with `hardware` one environment in a process at most.
+        level_cache: folder of compiled maps, shared by processes and runs; empty = none.
+        level_cache_gigabytes: its size; the maps that were used longest ago are removed.
+        dataset_path: folder of the pictures that two of the psychlab levels show, or `dummy` for plain colours.
+        words: further words of the instructions, for levels that are not part of DMLab-30.
+    """
+
+    name: str = "dmlab30"
+    tasks: list[str] = field(default_factory=lambda: ["starter"])
+    action_set: str = "impala"
+    custom_actions: list[list[int]] = field(default_factory=list)
+    action_repeat: int = 4
+    width: int = 96
+    height: int = 72
+    truncate_at_time_limit: bool = False
+    renderer: str = "software"
+    level_cache: str = ""
+    level_cache_gigabytes: float = 8.0
+    dataset_path: str = ""
+    words: list[str] = field(default_factory=list)
+
+
+def make_spec(config: DMLab30Config) -> EnvSpec:
+    """Describes the suite. Imports the engine, which takes a moment and starts nothing, and looks for the levels' files."""
+    tasks = expand_tasks(config.tasks, PRESETS)
+    for task in tasks:
+        _check_task(task)
+    _check_options(config, tasks)
+    vectors = action_vectors(config.action_set, config.custom_actions)
+    module = import_deepmind_lab()
+    for task in tasks:
+        for evaluation in (False, True):
+            check_level(module, level_path(task, evaluation=evaluation))
+    levels = {task: known_level(task) for task in tasks}
+    return EnvSpec(
+        suite=config.name,
+        tasks=tasks,
+        observation={"image": ArraySpec(shape=(config.height, config.width, 3), dtype="uint8")},
+        instruction_length=INSTRUCTION_LENGTH,
+        vocabulary=(*VOCABULARY, *config.words),
+        num_actions=len(vectors),
+        action_counts=(len(vectors),) * len(tasks),
+        action_repeat=config.action_repeat,
+        engine="deepmind_lab",
+        image_kind="pixels",
+        scores={task: Score(random=level.random, human=level.human) for task, level in levels.items() if level},
+        slow=True,
+        has_success=False,
+    )
+
+
+def _check_task(task: str) -> None:
+    """What can be known of a task without the engine."""
+    for name, level in LEVELS.items():
+        if level.test and task.removeprefix(FOLDER) == level.test:
+            raise InputError(
+                f"env.tasks={task} is held out: use {name}, for which evaluation plays {level.test} by itself."
+            )
+    if known_level(task) or "/" in task:
+        return
+    close = difflib.get_close_matches(task, [*LEVELS, *PRESETS], n=3, cutoff=0.8)
+    if close:
+        raise InputError(f"env.tasks={task} is no level or preset of suite dmlab30: did you mean {' or '.join(close)}?")
+
+
+def _check_options(config: DMLab30Config, tasks: tuple[str, ...]) -> None:
+    if config.action_repeat < 1:
+        raise InputError(f"env.action_repeat={config.action_repeat} is too small: give 1 or more.")
+    for key, side in (("width", config.width), ("height", config.height)):
+        if side < 4 or side % 4:
+            raise InputError(f"env.{key}={side} is not possible: the engine draws multiples of 4.")
+    if config.renderer not in RENDERERS:
+        raise unknown_name("env.renderer", config.renderer, RENDERERS)
+    if not 0 < config.level_cache_gigabytes < float("inf"):
+        raise InputError(f"env.level_cache_gigabytes={config.level_cache_gigabytes} is out of range: give more than 0.")
+    if config.custom_actions and config.action_set != "custom":
+        raise InputError(
+            f"env.custom_actions is not used with env.action_set={config.action_set}: set env.action_set=custom."
+        )
+    known = set(VOCABULARY)
+    for word in config.words:
+        if word in known or words(word) != [word]:
+            raise InputError(f"env.words={word} is no new lower-case word: leave it out or spell it as one word.")
+        known.add(word)
+    _check_dataset(
+        config.dataset_path, [task for task in tasks if (level := known_level(task)) and level.needs_dataset]
+    )
+
+
+def _check_dataset(path: str, tasks: list[str]) -> None:
+    """The pictures are looked for at the start, because the engine does so at the first reset only."""
+    if path == STAND_IN or (not path and not tasks):
+        return
+    if not path:
+        raise InputError(
+            f"env.tasks={tasks[0]} needs env.dataset_path, the folder of the 2,400 pictures of Brady, Konkle and Oliva (2008) "
+            "(see docs/dmlab.md), or env.dataset_path=dummy for plain colours; the preset dmlab28 does without."
+        )
+    missing = [name for name in ("0001.png", "2400.png") if not (Path(path).expanduser() / name).is_file()]
+    if missing:
+        raise InputError(
+            f"env.dataset_path={path} holds no {missing[0]}: give the folder of the pictures 0001.png to 2400.png."
+        )
+
+
+def make_env(config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+    """The vector environment over those slots. Each holds an engine of 200 to 400 MB."""
+    vectors = action_vectors(config.action_set, config.custom_actions)
+    make = partial(make_level, config, vectors, split)
+    return SuiteVectorEnv(GymnasiumEngine(make, spec, slots, split), spec, slots, seed)
+
+
+def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, task: str) -> DMLabEnv:
+    """The environment of one task; all arguments can be pickled."""
+    evaluation = split == Split.EVALUATION
+    settings = dict(EVALUATION_SETTINGS) if evaluation else {}
+    level = known_level(task)
+    # A level outside of DMLab-30 may refuse a setting that it does not know.
+    if config.dataset_path and (level is None or level.needs_dataset):
+        path = config.dataset_path
+        settings["datasetPath"] = path if path == STAND_IN else str(Path(path).expanduser().absolute())
+    cache = None
+    if config.level_cache:
+        cache = LevelCache(config.level_cache, int(config.level_cache_gigabytes * 1e9))
+    return DMLabEnv(
+        level_path(task, evaluation=evaluation),
+        vectors,
+        action_repeat=config.action_repeat,
+        width=config.width,
+        height=config.height,
+        settings=settings,
+        renderer=config.renderer,
+        truncate_at_time_limit=config.truncate_at_time_limit,
+        level_cache=cache,
+    )
+
+
+DMLAB30 = Suite(name="dmlab30", config=DMLab30Config, presets=PRESETS, make_spec=make_spec, make_env=make_env)

@@ -1,0 +1,123 @@
+"""A folder of compiled maps that any number of processes and runs share.
+
+DeepMind Lab asks it before it compiles a map, which takes seconds. A key names a map exactly, level and seed included, so
+what the cache holds decides how long a reset takes and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+KEPT = 0.9
+"""Part of the allowed size that is left after old maps were removed, so that not every write removes one."""
+
+ABANDONED = 3600.0
+"""Seconds after which a half-written file is that of a process that was killed."""
+
+
+class LevelCache:
+    """What `deepmind_lab.Lab(level_cache=...)` takes: `fetch` and `write`.
+
+    Files lie in 256 folders by the hash of their key. Each appears whole or not at all, under its own name, by a rename. When
+    they take more than `max_bytes`, those that were used longest ago are removed; sizes are counted anew after a twentieth of
+    that has been written by this process, so that several processes together may exceed it for a while.
+
+    Args:
+        folder: made when the first map is written.
+        max_bytes: allowed size.
+
+    Attributes:
+        hits, misses: answers of `fetch` so far.
+        failures: maps that could not be stored, because the disk is full or may not be written; nothing else comes of it.
+    """
+
+    def __init__(self, folder: str | Path, max_bytes: int) -> None:
+        self._folder = Path(folder).expanduser().absolute()
+        self._max_bytes = max_bytes
+        # The first write counts what others have left.
+        self._uncounted = max_bytes
+        self.hits = self.misses = self.failures = 0
+
+    def fetch(self, key: str, pk3_path: str) -> bool:
+        """Copies the map of `key` to `pk3_path`; False where there is none.
+
+        True means that the file is there and whole: the engine's process dies if it is not.
+        """
+        found = self._copy_out(self._path(key), Path(pk3_path))
+        self.hits += found
+        self.misses += not found
+        return found
+
+    def write(self, key: str, pk3_path: str) -> None:
+        """Stores the map at `pk3_path` under `key`."""
+        path = self._path(key)
+        try:
+            if path.exists():
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _copy_whole(Path(pk3_path), path, durable=True)
+            self._uncounted += path.stat().st_size
+            if self._uncounted >= self._max_bytes / 20:
+                self._shrink()
+        except OSError:
+            # A run goes on without a cache.
+            self.failures += 1
+
+    def _path(self, key: str) -> Path:
+        digest = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
+        return self._folder / digest[:2] / f"{digest}.pk3"
+
+    def _copy_out(self, source: Path, target: Path) -> bool:
+        # Another process may remove the file at any moment, and a machine that lost power may have left an empty one.
+        try:
+            if not zipfile.is_zipfile(source):
+                source.unlink(missing_ok=True)
+                return False
+            _copy_whole(source, target, durable=False)
+        except OSError:
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(source)
+        return True
+
+    def _shrink(self) -> None:
+        self._uncounted = 0
+        files = []
+        for path in self._folder.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                if path.suffix == ".pk3":
+                    files.append((status.st_mtime_ns, status.st_size, path))
+                elif status.st_mtime < time.time() - ABANDONED:
+                    path.unlink()
+        size = sum(bytes_ for _, bytes_, _ in files)
+        if size <= self._max_bytes:
+            return
+        for _, bytes_, path in sorted(files):
+            path.unlink(missing_ok=True)
+            size -= bytes_
+            if size <= self._max_bytes * KEPT:
+                return
+
+
+def _copy_whole(source: Path, target: Path, *, durable: bool) -> None:
+    """Copies a file so that `target` appears complete or not at all; `durable` also if the machine loses power meanwhile."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as copy, source.open("rb") as original:
+            shutil.copyfileobj(original, copy)
+            if durable:
+                copy.flush()
+                os.fsync(copy.fileno())
+        shutil.copymode(source, name)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,216 @@
+"""One DeepMind Lab level as a gymnasium environment.
+
+The engine is a C module with sharp edges (docs/dmlab.md lists them). This adapter is where they end: whoever steps it needs to
+know gymnasium only.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+import weakref
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from envs.dmlab30_actions import COMPONENTS
+from envs.dmlab30_cache import LevelCache
+from envs.dmlab30_import import import_deepmind_lab
+from envs.errors import InputError
+
+IMAGE, INSTRUCTION, FRAMES_LEFT = "RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60"
+RENDERERS = ("software", "hardware")
+SEEDS = 1 << 31
+"""The engine cuts a seed to a C int without a word, so that 2**32 + 7 would be 7."""
+LONGEST_INSTRUCTION = 1024
+EVALUATION_SETTINGS = {"allowHoldOutLevels": "true", "mixerSeed": str(0x600D5EED)}
+"""The engine's settings of an evaluation: maps that no training seed leads to. Those of scalable_agent."""
+
+_open: weakref.WeakKeyDictionary[DMLabEnv, str] = weakref.WeakKeyDictionary()
+"""The instances of this process, with their renderers."""
+_first_process: list[int] = []
+"""The process in which the first instance was made; a forked child inherits the list and is another process."""
+
+Observation = dict[str, Any]
+
+
+class DMLabEnv(gymnasium.Env[Observation, Any]):
+    """An episode of a DeepMind Lab level is a pure function of the seed of its `reset` and of the actions, save for the first
+    picture on some levels outside of DMLab-30 (docs/dmlab.md).
+
+    Observations: `image` uint8 [height, width, 3], and `instruction`, the text of this very step ('' in levels without
+    instructions). The engine has no observation once an episode is over, so its last step returns the one before it again.
+    `info` of `reset` has the episode's `seed`, and with a cache `level_cache_hits` and `level_cache_misses` since the start.
+
+    A reset without a seed draws the next one from the generator that the last seeded reset began (gymnasium's
+    `np_random`), so it never returns to a map by itself. In a fresh instance the engine's first episode runs a little differently
+    from all later ones of the same seed; therefore the first reset is made twice. The number of the episode, which the engine
+    counts by itself, is always 0.
+
+    Args:
+        level: path of the level as the engine knows it.
+        actions: vectors intc [A, 7]; see envs.dmlab30_actions.
+        action_repeat: frames that an action lasts; the engine plays them in one call and sums the rewards.
+        width, height: of the picture, multiples of 4.
+        settings: further settings of the engine, as EVALUATION_SETTINGS.
+        renderer: `software` or `hardware`. Several instances in one process work with the software renderer only.
+        truncate_at_time_limit: whether the end of the level's time is a truncation; otherwise every end is a termination.
+        level_cache: compiled maps, or None.
+
+    Raises:
+        InputError: the engine or the level cannot be loaded, or a second instance with the hardware renderer.
+        RuntimeError: made in a process that was forked after an instance had been made: the engine would hang.
+    """
+
+    def __init__(
+        self,
+        level: str,
+        actions: NDArray[np.intc],
+        *,
+        action_repeat: int = 4,
+        width: int = 96,
+        height: int = 72,
+        settings: dict[str, str] | None = None,
+        renderer: str = "software",
+        truncate_at_time_limit: bool = False,
+        level_cache: LevelCache | None = None,
+    ) -> None:
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 60 / action_repeat}
+        self.render_mode = "rgb_array"
+        self.observation_space = spaces.Dict(
+            {
+                "image": spaces.Box(0, 255, (height, width, 3), np.uint8),
+                "instruction": spaces.Text(LONGEST_INSTRUCTION, min_length=0, charset=string.printable),
+            }
+        )
+        self.action_space = spaces.Discrete(len(actions))
+        self._level, self._repeat = level, action_repeat
+        # The engine reads the memory as it lies.
+        self._actions = np.ascontiguousarray(actions, np.intc)
+        self._truncate_at_time_limit = truncate_at_time_limit
+        self._cache = level_cache
+        self._fresh = True
+        self._has_time_limit = False
+        self._frames_left = 0.0
+        self._seen: Observation = {}
+        _check_process(renderer)
+        # Without logLevel, levels print to stdout.
+        config = {"width": str(width), "height": str(height), "logLevel": "WARN", **(settings or {})}
+        self._lab = self._load(config, renderer)
+        _check_actions(self._lab, level)
+        _first_process[:] = [os.getpid()]
+        _open[self] = renderer
+
+    def _load(self, config: dict[str, str], renderer: str) -> Any:
+        module = import_deepmind_lab()
+
+        def load(observations: list[str]) -> Any:
+            return module.Lab(self._level, observations, config=config, renderer=renderer, level_cache=self._cache)
+
+        try:
+            try:
+                return load([IMAGE, INSTRUCTION, FRAMES_LEFT])
+            except ValueError:  # a level of an engine's test, say, that has pictures only
+                offered = load([IMAGE])
+                names = {spec["name"] for spec in offered.observation_spec()}
+                offered.close()
+                return load([IMAGE, *(name for name in (INSTRUCTION, FRAMES_LEFT) if name in names)])
+        except RuntimeError as error:
+            raise InputError(_explain(self._level, renderer, str(error))) from error
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begins an episode. `seed` is from [0, 2**31); see the class for what no seed means.
+
+        Raises:
+            ValueError: a seed out of range.
+            InputError: the level cannot begin its first episode.
+            RuntimeError: the engine failed at a later one.
+        """
+        if seed is not None and not 0 <= seed < SEEDS:
+            raise ValueError(f"seed {seed} is out of range: DeepMind Lab has seeds from 0 to {SEEDS - 1}")
+        super().reset(seed=seed)
+        # The engine takes Python's integers only, and no seed would be a seed from the second in which it was imported.
+        number = int(self.np_random.integers(SEEDS)) if seed is None else int(seed)
+        try:
+            for _ in range(1 + self._fresh):
+                self._lab.reset(episode=0, seed=number)
+        except RuntimeError as error:
+            if not self._fresh:
+                raise
+            raise InputError(_explain(self._level, "", str(error))) from error
+        self._fresh = False
+        self._look()
+        self._has_time_limit = self._frames_left > 0
+        info: dict[str, Any] = {"seed": number}
+        if self._cache is not None:
+            info |= {"level_cache_hits": self._cache.hits, "level_cache_misses": self._cache.misses}
+        return dict(self._seen), info
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Plays action number `action` for `action_repeat` frames, or fewer if the episode ends in them."""
+        reward = self._lab.step(self._actions[action], num_steps=self._repeat)
+        if self._lab.is_running():
+            self._look()
+            return dict(self._seen), reward, False, False, {}
+        # Half a frame for the rounding of the level's clock.
+        in_time = self._has_time_limit and self._frames_left <= self._repeat + 0.5
+        truncated = self._truncate_at_time_limit and in_time
+        return dict(self._seen), reward, not truncated, truncated, {}
+
+    def _look(self) -> None:
+        """Reads what there is to see. The engine hands out new arrays, so nothing is copied."""
+        seen = self._lab.observations()
+        self._seen = {"image": seen[IMAGE], "instruction": seen.get(INSTRUCTION, "")[:LONGEST_INSTRUCTION]}
+        self._frames_left = float(seen[FRAMES_LEFT][0]) if FRAMES_LEFT in seen else 0.0
+
+    def render(self) -> NDArray[np.uint8]:
+        """The picture that was last observed, [height, width, 3]."""
+        picture: NDArray[np.uint8] = self._seen["image"]
+        return picture
+
+    def close(self) -> None:
+        """Frees the engine; may be called twice."""
+        _open.pop(self, None)
+        if hasattr(self, "_lab"):
+            self._lab.close()
+
+
+def _check_process(renderer: str) -> None:
+    """Whether one more instance may be made in this process."""
+    if _first_process and _first_process[0] != os.getpid():
+        raise RuntimeError(
+            "DeepMind Lab hangs in a process that was forked after an instance had been made: start processes with spawn"
+        )
+    if _open and "hardware" in (renderer, *_open.values()):
+        raise InputError(
+            "env.renderer=hardware allows one DeepMind Lab in a process, and this process has one already: use "
+            "env.renderer=software, or one slot per process."
+        )
+
+
+def _check_actions(lab: Any, level: str) -> None:
+    """Whether the level has the actions of DMLab-30's levels: a level may add some of its own."""
+    offered = {part["name"]: (part["min"], part["max"]) for part in lab.action_spec()}
+    if offered != COMPONENTS:
+        lab.close()
+        raise InputError(
+            f"env.tasks={level} has the actions {offered}, which no action set here fits: leave it out of env.tasks."
+        )
+
+
+def _explain(level: str, renderer: str, message: str) -> str:
+    """What a RuntimeError of the engine means, in one sentence."""
+    plain = " ".join(message.split())
+    if "connect" in plain:
+        needed = "a graphics driver" if renderer == "hardware" else "OSMesa (apt install libosmesa6)"
+        return f"env.renderer={renderer}: DeepMind Lab could not load its library ({plain}), which needs {needed}."
+    if "dataset" in plain or ".png" in plain:
+        return (
+            f"env.tasks={level} needs the pictures of Brady, Konkle and Oliva (2008): set env.dataset_path ({plain})."
+        )
+    return f"env.tasks={level} cannot be played by the installed DeepMind Lab: {plain}."

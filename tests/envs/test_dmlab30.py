@@ -1,0 +1,252 @@
+"""The suite `dmlab30`, on the fake engine."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import deepmind_lab
+import numpy as np
+import pytest
+from deepmind_lab import _levels
+from dmlab30_cases import IMPALA, SMALL, Spy, environment, played
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.dmlab30 import DMLab30Config, make_env, make_level, make_spec
+from envs.dmlab30_actions import ACTION_SETS, COMPONENTS, action_vectors
+from envs.dmlab30_levels import INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, level_path
+from envs.errors import InputError
+from envs.instructions import UNKNOWN, Tokenizer, words
+from envs.seeding import episode_seed
+from envs.spec import Slot, Split
+
+pytestmark = pytest.mark.usefixtures("alone")
+DATA = Path(__file__).parent / "data"
+
+
+def test_the_constants_are_those_of_the_facts() -> None:
+    facts = json.loads((DATA / "dmlab30_levels.json").read_text(encoding="utf-8"))["levels"]
+    assert [fact["name"] for fact in facts] == list(LEVELS) == list(PRESETS["dmlab30"])
+    for fact in facts:
+        level = LEVELS[fact["name"]]
+        assert (level.random, level.human) == (fact["random"], fact["human"])
+        assert (level.test or fact["name"]) == fact["test_name"]
+        assert level.needs_dataset == fact["needs_psychlab_dataset"]
+
+
+def test_the_action_sets_are_those_of_the_facts() -> None:
+    facts = json.loads((DATA / "dmlab_action_sets.json").read_text(encoding="utf-8"))
+    for name, key in (("impala", "impala"), ("extended", "extended"), ("extended_large", "extended")):
+        large = "_large" if name.endswith("large") else ""
+        vectors = action_vectors(name, ())
+        assert vectors.tolist() == facts[f"{key}_action_set{large}"]
+        assert (
+            vectors.dtype == np.intc and vectors.flags.c_contiguous and all(row.flags.c_contiguous for row in vectors)
+        )
+    assert [len(rows) for rows in ACTION_SETS.values()] == [9, 15, 17]
+
+
+def test_presets() -> None:
+    assert all(task in LEVELS for preset in PRESETS.values() for task in preset)
+    families = ("rooms", "language", "lasertag", "natlab", "skymaze", "psychlab", "explore")
+    assert [len(PRESETS[family]) for family in families] == [5, 4, 4, 3, 2, 4, 8]
+    assert sorted(task for family in families for task in PRESETS[family]) == sorted(LEVELS)
+    assert set(PRESETS["dmlab30"]) - set(PRESETS["dmlab28"]) == {task for task in LEVELS if LEVELS[task].needs_dataset}
+
+
+def test_the_description() -> None:
+    config = DMLab30Config(tasks=["dmlab30", "lt_chasm"], dataset_path="dummy", action_set="extended")
+    spec = make_spec(config)
+    assert spec.tasks == (*LEVELS, "lt_chasm") and spec.num_actions == 15 and set(spec.action_counts) == {15}
+    assert spec.observation["image"].shape == (72, 96, 3) and spec.image_kind == "pixels"
+    assert spec.slow and not spec.has_success and spec.action_repeat == 4
+    assert set(spec.scores) == set(LEVELS)
+    score = spec.scores["rooms_exploit_deferred_effects_train"]
+    assert (score.random, score.human) == (8.501, 85.65)
+
+
+def test_evaluation_plays_the_test_levels_with_maps_of_their_own(spies: list[Spy]) -> None:
+    config = DMLab30Config(tasks=["rooms", "lt_chasm"], **SMALL)
+    for split in Split:
+        for task in make_spec(config).tasks:
+            make_level(config, IMPALA, split, task)
+    training, evaluation = spies[:6], spies[6:]
+    assert [spy.level.removeprefix("contributed/dmlab30/") for spy in training] == [*PRESETS["rooms"], "lt_chasm"]
+    assert [spy.level.removeprefix("contributed/dmlab30/") for spy in evaluation[:3]] == [
+        "rooms_collect_good_objects_test",
+        "rooms_exploit_deferred_effects_test",
+        "rooms_select_nonmatching_object",
+    ]
+    base = {"width": "32", "height": "24", "logLevel": "WARN"}
+    assert all(spy.options["config"] == base for spy in training)
+    held_out = {"allowHoldOutLevels": "true", "mixerSeed": "1611489005"}
+    assert all(spy.options["config"] == base | held_out for spy in evaluation)
+    assert int(held_out["mixerSeed"]) == 0x600D5EED
+
+
+def test_a_level_may_be_named_by_its_whole_path() -> None:
+    whole = "contributed/dmlab30/rooms_collect_good_objects_train"
+    assert level_path(whole, evaluation=True) == "contributed/dmlab30/rooms_collect_good_objects_test"
+    assert make_spec(DMLab30Config(tasks=[whole])).scores[whole].human == 10
+
+
+def test_episodes_have_the_seeds_of_the_seed_tree(spies: list[Spy]) -> None:
+    config = DMLab30Config(tasks=["rooms_select_nonmatching_object"], action_repeat=360, **SMALL)
+    slots = [Slot(task=0, index=3, episode=2)]
+    env = make_env(config, make_spec(config), slots, 11, Split.EVALUATION)
+    env.reset()
+    for _ in range(3):
+        env.step(np.zeros(1, np.int32))
+    env.close()
+    expected = [episode_seed(11, Split.EVALUATION, config.tasks[0], 3, episode) for episode in (2, 2, 3)]
+    assert [seed for _, seed in spies[0].resets] == expected
+
+
+def test_instructions_become_tokens_that_follow_the_text() -> None:
+    config = DMLab30Config(tasks=["language_execute_random_task", "rooms_watermaze"], **SMALL)
+    spec = make_spec(config)
+    env = make_env(config, spec, [Slot(task=0, index=0), Slot(task=1, index=0)], 1, Split.TRAIN)
+    observation, _ = env.reset()
+    seen = []
+    for _ in range(40):
+        tokens = observation["instruction"]
+        assert tokens.shape == (2, INSTRUCTION_LENGTH) and not tokens[1].any() and tokens[0].any()
+        seen.append(tuple(tokens[0]))
+        observation, *_ = env.step(np.zeros(2, np.int32))
+    env.close()
+    assert len(set(seen)) > 3
+
+
+def test_the_vocabulary_covers_the_language_levels() -> None:
+    tokenizer = Tokenizer(VOCABULARY, INSTRUCTION_LENGTH)
+    assert len(set(VOCABULARY)) == len(VOCABULARY)
+    longest = 0
+    for sentences in _levels.SENTENCES.values():
+        for sentence in sentences:
+            for place, shape in enumerate(_levels.SHAPES):
+                colour, other = _levels.COLOURS[place % 6], _levels.COLOURS[place % 5]
+                text = sentence.format(shape=shape, other_shape=shape, colour=colour, other_colour=other)
+                assert UNKNOWN not in tokenizer.encode(text), text
+                longest = max(longest, len(words(text)))
+    assert longest == 8 <= INSTRUCTION_LENGTH
+
+
+def test_further_words_are_appended() -> None:
+    spec = make_spec(DMLab30Config(words=["dax", "zup"]))
+    assert spec.vocabulary == (*VOCABULARY, "dax", "zup")
+
+
+@given(st.lists(st.lists(st.integers(-600, 600), min_size=6, max_size=8), max_size=3))
+def test_a_custom_set_is_taken_whole_or_refused_in_one_sentence(rows: list[list[int]]) -> None:
+    bounds = list(COMPONENTS.values())
+    good = bool(rows) and all(
+        len(row) == 7 and all(low <= value <= high for value, (low, high) in zip(row, bounds, strict=True))
+        for row in rows
+    )
+    if good:
+        assert action_vectors("custom", rows).tolist() == rows
+    else:
+        with pytest.raises(InputError, match="env.action_set=custom"):
+            action_vectors("custom", rows)
+
+
+def test_a_set_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text("[[0, 0, 0, 1, 0, 0, 0], [-512, 512, -1, -1, 1, 1, 1]]", encoding="utf-8")
+    spec = make_spec(DMLab30Config(action_set=str(file)))
+    assert spec.num_actions == 2
+    config = DMLab30Config(action_set="custom", custom_actions=[[0, 0, 0, 1, 0, 0, 0]])
+    assert make_spec(config).num_actions == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ["rooms_watermase"]}, "env.tasks=rooms_watermase is no level .*did you mean rooms_watermaze"),
+        ({"tasks": ["dmlab30"]}, "psychlab_arbitrary_visuomotor_mapping needs env.dataset_path.*dmlab28"),
+        ({"tasks": ["psychlab"], "dataset_path": "/nowhere"}, "env.dataset_path=/nowhere holds no 0001.png"),
+        ({"dataset_path": "/nowhere"}, "env.dataset_path=/nowhere holds no 0001.png"),
+        ({"tasks": ["rooms_collect_good_objects_test"]}, "held out: use rooms_collect_good_objects_train"),
+        ({"tasks": ["starter", "rooms"]}, "more than once"),
+        ({"action_set": "human"}, "env.action_set=human is unknown: choose one of impala, extended, extended_large"),
+        ({"action_set": "/nowhere.json"}, "env.action_set=/nowhere.json cannot be read"),
+        ({"action_set": "custom"}, "env.action_set=custom holds no actions"),
+        ({"action_set": "custom", "custom_actions": [[0, 0, 2, 0, 0, 0, 0]]}, "STRAFE_LEFT_RIGHT=2: give -1 to 1"),
+        ({"action_set": "custom", "custom_actions": [[0] * 6]}, "action 0 is .*7 whole numbers"),
+        ({"custom_actions": [[0] * 7]}, "env.custom_actions is not used with env.action_set=impala"),
+        ({"action_repeat": 0}, "env.action_repeat=0 is too small"),
+        ({"width": 94}, "env.width=94 is not possible: the engine draws multiples of 4"),
+        ({"height": 0}, "env.height=0 is not possible"),
+        ({"renderer": "vulkan"}, "env.renderer=vulkan is unknown: choose one of software, hardware"),
+        ({"level_cache_gigabytes": 0.0}, "env.level_cache_gigabytes=0.0 is out of range"),
+        ({"level_cache_gigabytes": float("nan")}, "env.level_cache_gigabytes=nan"),
+        ({"words": ["red"]}, "env.words=red is no new lower-case word"),
+        ({"words": ["two words"]}, "env.words=two words is no new"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        make_spec(DMLab30Config(**options))
+    assert "\n" not in str(error.value)
+
+
+def test_the_data_set_is_looked_for_and_told_to_the_levels_that_show_it(tmp_path: Path, spies: list[Spy]) -> None:
+    (tmp_path / "0001.png").touch()
+    config = DMLab30Config(tasks=["psychlab"], dataset_path=str(tmp_path), **SMALL)
+    with pytest.raises(InputError, match="holds no 2400.png"):
+        make_spec(config)
+    (tmp_path / "2400.png").touch()
+    for task in make_spec(config).tasks:
+        make_level(config, IMPALA, Split.TRAIN, task)
+    told = [spy.options["config"].get("datasetPath") for spy in spies]
+    assert told == [str(tmp_path), str(tmp_path), None, None]
+
+
+def test_levels_are_looked_for_where_the_engine_keeps_them(tmp_path: Path) -> None:
+    folder = tmp_path / "baselab" / "game_scripts" / "levels"
+    for level in (
+        "lt_chasm",
+        *(level_path(task, evaluation=test) for task in PRESETS["starter"] for test in (False, True)),
+    ):
+        (folder / level).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{level}.lua").touch()
+    before = deepmind_lab.runfiles_path()
+    deepmind_lab.set_runfiles_path(str(tmp_path))
+    try:
+        assert make_spec(DMLab30Config(tasks=["starter", "lt_chasm"])).tasks[-1] == "lt_chasm"
+        with pytest.raises(InputError, match="env.tasks=lt_chasn is no level of the installed.*did you mean lt_chasm"):
+            make_spec(DMLab30Config(tasks=["lt_chasn"]))
+        with pytest.raises(InputError, match="rooms_watermaze is no level of the installed DeepMind Lab"):
+            make_spec(DMLab30Config(tasks=["rooms_watermaze"]))
+    finally:
+        deepmind_lab.set_runfiles_path(before)
+
+
+def test_the_cache_changes_no_episode(tmp_path: Path) -> None:
+    def episodes(folder: str) -> list[Any]:
+        config = DMLab30Config(level_cache=folder, **SMALL)
+        env = make_level(config, IMPALA, Split.TRAIN, "rooms_keys_doors_puzzle")
+        return [played(env, seed) for seed in (1, None, 1)]
+
+    without, cold, warm = episodes(""), episodes(str(tmp_path / "cache")), episodes(str(tmp_path / "cache"))
+    assert without == cold == warm
+
+
+def test_hits_are_counted_and_the_reset_that_is_thrown_away_compiles_nothing(tmp_path: Path) -> None:
+    env = make_level(
+        DMLab30Config(level_cache=str(tmp_path / "cache"), **SMALL), IMPALA, Split.TRAIN, "rooms_keys_doors_puzzle"
+    )
+    counts = [env.reset(seed=seed)[1] for seed in (1, 2, 1)]
+    assert [(info["level_cache_hits"], info["level_cache_misses"]) for info in counts] == [(1, 1), (1, 2), (2, 2)]
+    assert len(list(tmp_path.rglob("*.pk3"))) == 2
+
+
+def test_what_travels_to_a_process_can_be_pickled() -> None:
+    config = DMLab30Config(level_cache="somewhere", **SMALL)
+    make = pickle.loads(pickle.dumps(partial(make_level, config, IMPALA, Split.TRAIN)))
+    env = make("rooms_watermaze")
+    assert played(env, 3) == played(environment("contributed/dmlab30/rooms_watermaze"), 3)

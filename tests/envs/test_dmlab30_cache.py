@@ -1,0 +1,175 @@
+"""The cache of compiled maps."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs import dmlab30_cache
+from envs.dmlab30_cache import LevelCache
+
+BIG = 1 << 30
+
+
+def map_file(path: Path, content: str, size: int = 1000) -> Path:
+    """What the engine compiles: a zip archive."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("maps/x.bsp", content.ljust(size))
+    return path
+
+
+def content(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        return archive.read("maps/x.bsp").decode().strip()
+
+
+def stored(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.pk3"))
+
+
+@settings(max_examples=15)  # each write waits for the disk
+@given(st.lists(st.tuples(st.booleans(), st.text(min_size=1, max_size=4)), max_size=10))
+def test_it_is_a_dictionary_of_files(tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[bool, str]]) -> None:
+    """Whatever the keys are made of."""
+    folder = tmp_path_factory.mktemp("cache")
+    cache, model = LevelCache(folder / "maps", BIG), {}
+    hits = 0
+    for number, (writes, key) in enumerate(calls):
+        if writes:
+            cache.write(key, str(map_file(folder / "in.pk3", str(number))))
+            model.setdefault(key, str(number))
+        else:
+            target = folder / "out.pk3"
+            target.unlink(missing_ok=True)
+            assert cache.fetch(key, str(target)) == (key in model) == target.exists()
+            hits += key in model
+            if key in model:
+                assert content(target) == model[key]
+    assert cache.hits == hits and cache.hits + cache.misses == len(calls) - sum(writes for writes, _ in calls)
+    assert len(stored(folder / "maps")) == len(model) and cache.failures == 0
+    assert all(len(path.parent.name) == 2 for path in stored(folder / "maps"))
+
+
+def test_the_maps_that_were_used_longest_ago_go_first(tmp_path: Path) -> None:
+    folder = tmp_path / "maps"
+    source = map_file(tmp_path / "in.pk3", "x")
+    size = source.stat().st_size
+    cache = LevelCache(folder, 10 * size)
+    for number in range(10):
+        cache.write(str(number), str(source))
+        for path in stored(folder):
+            times = path.stat()
+            os.utime(path, (times.st_atime, times.st_mtime - 100))
+    assert len(stored(folder)) == 10
+    assert cache.fetch("0", str(tmp_path / "out.pk3"))
+    cache.write("new", str(source))
+    left = {
+        key for key in (*map(str, range(10)), "new") if LevelCache(folder, BIG).fetch(key, str(tmp_path / "out.pk3"))
+    }
+    assert left == {"0", "3", "4", "5", "6", "7", "8", "9", "new"}
+
+
+def test_what_others_left_counts(tmp_path: Path) -> None:
+    source = map_file(tmp_path / "in.pk3", "x")
+    for key in "abcdef":
+        LevelCache(tmp_path / "maps", BIG).write(key, str(source))
+    LevelCache(tmp_path / "maps", 3 * source.stat().st_size).write("g", str(source))
+    assert len(stored(tmp_path / "maps")) == 2
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"half a m"])
+def test_a_broken_file_is_no_map(tmp_path: Path, rubbish: bytes) -> None:
+    cache, source, target = LevelCache(tmp_path / "maps", BIG), map_file(tmp_path / "in.pk3", "x"), tmp_path / "out.pk3"
+    cache.write("a", str(source))
+    stored(tmp_path / "maps")[0].write_bytes(rubbish)
+    assert not cache.fetch("a", str(target)) and not target.exists()
+    cache.write("a", str(source))
+    assert cache.fetch("a", str(target)) and content(target) == "x"
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, target = LevelCache(tmp_path / "maps", BIG), tmp_path / "out.pk3"
+    cache.write("a", str(map_file(tmp_path / "in.pk3", "x")))
+
+    def removed(path: Path) -> bool:
+        Path(path).unlink()
+        return True
+
+    monkeypatch.setattr(zipfile, "is_zipfile", removed)
+    assert not cache.fetch("a", str(target)) and not target.exists() and cache.misses == 1
+
+
+def test_a_copy_that_breaks_off_leaves_nothing_under_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, target = LevelCache(tmp_path / "maps", BIG), tmp_path / "out.pk3"
+    source = map_file(tmp_path / "in.pk3", "x")
+    cache.write("a", str(source))
+
+    def full(original: object, copy: object) -> None:
+        copy.write(b"ha")  # type: ignore[attr-defined]
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    assert not cache.fetch("a", str(target))
+    cache.write("b", str(source))
+    assert cache.failures == 1
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["in.pk3"]
+    assert len([path for path in (tmp_path / "maps").rglob("*") if path.is_file()]) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(tmp_path: Path) -> None:
+    (tmp_path / "maps").write_text("a file", encoding="utf-8")
+    cache = LevelCache(tmp_path / "maps", BIG)
+    cache.write("a", str(map_file(tmp_path / "in.pk3", "x")))
+    assert cache.failures == 1 and not cache.fetch("a", str(tmp_path / "out.pk3"))
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    folder, source = tmp_path / "maps" / "ab", map_file(tmp_path / "in.pk3", "x")
+    folder.mkdir(parents=True)
+    old, new = folder / ".old.tmp", folder / ".new.tmp"
+    old.touch(), new.touch()
+    os.utime(old, (0, 0))
+    LevelCache(tmp_path / "maps", BIG).write("a", str(source))
+    assert not old.exists() and new.exists()
+
+
+def test_it_can_be_pickled_and_finds_its_folder_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = LevelCache("maps", BIG)
+    cache.write("a", str(map_file(tmp_path / "in.pk3", "x")))
+    monkeypatch.chdir("/")
+    assert pickle.loads(pickle.dumps(cache)).fetch("a", str(tmp_path / "out.pk3"))
+
+
+def busy(folder: str, own: str, size: int) -> int:
+    """Writes and reads all keys in a cache with room for a few; returns how many maps were not those of their key."""
+    cache, wrong = LevelCache(folder, 4 * size), 0
+    scratch = Path(own)
+    scratch.mkdir()
+    for number in range(40):
+        key = str(number % 12)
+        cache.write(key, str(map_file(scratch / "in.pk3", key)))
+        key = str(number * 5 % 12)
+        target = scratch / f"out{number}.pk3"
+        if cache.fetch(key, str(target)):
+            wrong += content(target) != key
+        else:
+            wrong += target.exists()
+    return wrong + cache.failures
+
+
+def test_processes_share_it(tmp_path: Path) -> None:
+    """Also while each removes what the other wrote."""
+    size = map_file(tmp_path / "in.pk3", "x").stat().st_size
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        arguments = [(str(tmp_path / "maps"), str(tmp_path / name), size) for name in "ab"]
+        assert pool.starmap(busy, arguments) == [0, 0]
+    assert dmlab30_cache.KEPT < 1 and not list((tmp_path / "maps").rglob(".*"))

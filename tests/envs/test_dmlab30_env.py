@@ -1,0 +1,215 @@
+"""The adapter to one level, on the fake engine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import deepmind_lab
+import numpy as np
+import pytest
+from deepmind_lab import _levels
+from dmlab30_cases import DESCRIBED, IMPALA, NONMATCHING, SMALL, Spy, environment, played
+from gymnasium.utils.env_checker import check_env
+
+from envs.dmlab30_actions import COMPONENTS
+from envs.dmlab30_env import DMLabEnv
+from envs.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("alone")
+FORWARD_LEFT = 6
+
+
+@pytest.mark.filterwarnings("ignore:.*was not able to render:UserWarning")
+def test_gymnasium_finds_no_fault() -> None:
+    for level in (NONMATCHING, DESCRIBED, "tests/event_test"):
+        env = environment(level)
+        check_env(env, skip_render_check=False)
+        env.close()
+
+
+def test_an_action_is_its_vector_for_action_repeat_frames_in_one_call(spies: list[Spy]) -> None:
+    env = environment(action_repeat=3)
+    env.reset(seed=1)
+    for action in range(len(IMPALA)):
+        env.step(np.int64(action))
+    (spy,) = spies
+    assert spy.actions == [(vector.tolist(), np.dtype(np.intc), True, 3) for vector in IMPALA]
+
+
+def test_vectors_that_the_engine_would_misread_are_laid_out_anew(spies: list[Spy]) -> None:
+    strided = np.zeros((9, 14), np.intc)[:, ::2]
+    strided[:] = IMPALA
+    env = DMLabEnv(NONMATCHING, strided, **SMALL)
+    env.reset(seed=1)
+    env.step(FORWARD_LEFT)
+    assert spies[0].actions == [(IMPALA[FORWARD_LEFT].tolist(), np.dtype(np.intc), True, 4)]
+
+
+def test_the_reward_is_the_sum_over_the_frames() -> None:
+    env, lab = environment(action_repeat=60), deepmind_lab.Lab(NONMATCHING, [], {"logLevel": "WARN"})
+    env.reset(seed=5)
+    lab.reset(seed=5), lab.reset(seed=5)
+    rewards = [env.step(0)[1] for _ in range(12)]
+    assert rewards == [sum(lab.step(IMPALA[0]) for _ in range(60)) for _ in range(12)]
+    assert sum(rewards) > 5
+
+
+def test_the_last_observation_is_the_one_before_the_end() -> None:
+    env = environment(action_repeat=7)
+    env.reset(seed=1)
+    before: dict[str, Any] = {}
+    for step in range(103):
+        observation, _, terminated, truncated, _ = env.step(0)
+        assert (terminated, truncated) == (step == 102, False)
+        if terminated:
+            np.testing.assert_array_equal(observation["image"], before["image"])
+            assert observation["instruction"] == before["instruction"]
+        before = observation
+    np.testing.assert_array_equal(env.render(), before["image"])
+    with pytest.raises(RuntimeError, match="wrong status"):
+        env.step(0)
+
+
+def test_the_instruction_is_read_at_every_step() -> None:
+    env = environment(DESCRIBED)
+    told = [env.reset(seed=3)[0]["instruction"], *(env.step(0)[0]["instruction"] for _ in range(60))]
+    assert set(told) <= set(_levels.DESCRIBED) and len({*told}) > 2
+
+
+def test_arrays_that_were_handed_out_stay_as_they_are() -> None:
+    env = environment()
+    first, _ = env.reset(seed=1)
+    copy = first["image"].copy()
+    second = env.step(0)[0]
+    np.testing.assert_array_equal(first["image"], copy)
+    assert not np.array_equal(second["image"], copy)
+
+
+def test_an_episode_is_a_function_of_its_seed_from_the_first_one_on() -> None:
+    for level in (NONMATCHING, DESCRIBED):
+        env = environment(level)
+        first, other, again = played(env, 4), played(env, 5), played(env, 4)
+        assert first == again != other
+        assert played(environment(level), 5) == other
+
+
+def test_a_level_on_a_prebuilt_map_differs_in_its_first_picture_at_most() -> None:
+    env = environment("lt_chasm")
+    first, _, again = played(env, 4), played(env, 5), played(env, 4)
+    assert first[0] != again[0] and first[1:] == again[1:]
+
+
+def test_an_unseeded_reset_never_returns_to_a_map() -> None:
+    env = environment()
+    first = [played(env, seed)[2] for seed in (4, None, None, None)]
+    assert len(set(first)) == 4
+    assert [played(env, seed)[2] for seed in (4, None, None, None)] == first, "a seeded reset begins the sequence anew"
+    one, other = (played(environment(), None)[2] for _ in range(2))
+    assert one != other, "two instances that were never seeded play different maps"
+
+
+def test_only_the_first_reset_is_made_twice_and_the_engine_counts_no_episodes(spies: list[Spy]) -> None:
+    env = environment()
+    for seed in (7, 8, 9):
+        env.reset(seed=seed)
+    assert spies[0].resets == [(0, 7), (0, 7), (0, 8), (0, 9)]
+    assert all(type(seed) is int for _, seed in spies[0].resets)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**32 + 7])
+def test_seeds_that_the_engine_would_cut_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match="seeds from 0 to 2147483647"):
+        environment().reset(seed=seed)
+
+
+def until_the_end(env: DMLabEnv, action: int = 0) -> tuple[bool, bool, int]:
+    env.reset(seed=2)
+    for steps in range(1, 10_000):
+        *_, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            return terminated, truncated, steps
+    raise AssertionError("no end")
+
+
+@pytest.mark.parametrize("action_repeat", [4, 7, 50])
+def test_the_end_of_the_time_is_a_truncation_if_asked_for(action_repeat: int) -> None:
+    steps = -(-720 // action_repeat)
+    assert until_the_end(environment(action_repeat=action_repeat)) == (True, False, steps)
+    assert until_the_end(environment(action_repeat=action_repeat, truncate_at_time_limit=True)) == (False, True, steps)
+
+
+def test_an_early_end_and_one_without_a_time_limit_are_terminations() -> None:
+    early = environment("contributed/dmlab30/psychlab_visual_search", truncate_at_time_limit=True)
+    fire = next(row for row, vector in enumerate(IMPALA) if vector[4])
+    assert until_the_end(early, fire) == (True, False, 13)
+    assert until_the_end(environment("tests/event_test", truncate_at_time_limit=True)) == (True, False, 15)
+
+
+def test_the_hardware_renderer_has_one_instance_in_a_process() -> None:
+    first, second = environment(), environment()
+    with pytest.raises(InputError, match="env.renderer=hardware allows one DeepMind Lab in a process"):
+        environment(renderer="hardware")
+    first.close(), second.close()
+    alone = environment(renderer="hardware")
+    with pytest.raises(InputError, match="env.renderer=hardware allows one"):
+        environment()
+    alone.close(), alone.close()
+    environment().close()
+
+
+def test_an_instance_that_could_not_be_made_does_not_count() -> None:
+    with pytest.raises(InputError, match=r"env.tasks=no/level cannot be played.*Script not found"):
+        environment("no/level", renderer="hardware")
+    environment(renderer="hardware").close()
+
+
+def test_a_forked_process_is_told_instead_of_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment().close()
+    monkeypatch.setattr(os, "getpid", lambda: -5)
+    with pytest.raises(RuntimeError, match="forked .* start processes with spawn"):
+        environment()
+
+
+def test_a_level_with_actions_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = [{"name": name, "min": low, "max": high} for name, (low, high) in COMPONENTS.items()]
+    more.append({"name": "SELECT_GADGET", "min": 0, "max": 9})
+    monkeypatch.setattr(deepmind_lab.Lab, "action_spec", lambda self: more)
+    with pytest.raises(InputError, match="has the actions .*SELECT_GADGET"):
+        environment()
+    with pytest.raises(InputError, match="has the actions .*SELECT_GADGET"):
+        environment(renderer="hardware")
+
+
+@pytest.mark.parametrize("renderer", ["software", "hardware"])
+def test_a_library_that_does_not_load_is_explained(monkeypatch: pytest.MonkeyPatch, renderer: str) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("Failed to connect RL API")
+
+    monkeypatch.setattr(deepmind_lab, "Lab", fail)
+    needed = {"software": "OSMesa", "hardware": "graphics driver"}[renderer]
+    with pytest.raises(InputError, match=f"env.renderer={renderer}: .*Failed to connect.*{needed}"):
+        environment(renderer=renderer)
+
+
+def test_a_level_that_cannot_begin_is_explained_and_a_later_failure_is_not_the_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataless = environment("contributed/dmlab30/psychlab_continuous_recognition")
+    with pytest.raises(InputError, match=r"needs the pictures of Brady, .* env.dataset_path \(Failed to start"):
+        dataless.reset(seed=1)
+    env = environment()
+    env.reset(seed=1)
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("Failed to start environment")
+
+    monkeypatch.setattr(deepmind_lab.Lab, "reset", fail)
+    with pytest.raises(RuntimeError, match="Failed to start environment"):
+        env.reset(seed=2)
+
+
+def test_the_instance_that_only_tells_what_a_level_offers_is_closed(spies: list[Spy]) -> None:
+    environment("tests/event_test", renderer="hardware")
+    asked, played_on = spies
+    assert not asked.close() and played_on.close()
