@@ -28,6 +28,7 @@ from envs.contract import EnvConfig, Suite, expand_tasks
 from envs.dm_env_adapter import DmEnvAdapter
 from envs.errors import InputError, unknown_name
 from envs.gymnasium_engine import GymnasiumEngine
+from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
 
@@ -119,6 +120,7 @@ class DMLab2DConfig(EnvConfig):
             `multi_discrete`, has no effect.
         cell_size: pixels in width and height of one cell; `image` is 11 of them high and wide.
         max_episode_frames: frames after which an episode is truncated; 0 = the level's own number.
+        processes: whether each environment has a process of its own (envs/process_engine.py).
     """
 
     name: str = "dmlab2d"
@@ -126,6 +128,7 @@ class DMLab2DConfig(EnvConfig):
     actions: str = "single"
     cell_size: int = 8
     max_episode_frames: int = 0
+    processes: bool = False
 
 
 def make_spec(config: DMLab2DConfig) -> EnvSpec:
@@ -160,6 +163,7 @@ def make_spec(config: DMLab2DConfig) -> EnvSpec:
         engine="dmlab2d",
         image_kind="pixels",
         has_success=all(LEVELS[task].has_goal for task in tasks),
+        switches_tasks=True,
     )
 
 
@@ -171,8 +175,8 @@ def _action_count(level: Level, actions: Sequence[tuple[int, ...]]) -> int:
 
 def make_env(config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
     """The vector environment over those slots; a level loads in a few ms."""
-    engine = GymnasiumEngine(functools.partial(make_level, config), spec, slots, split)
-    return SuiteVectorEnv(engine, spec, slots, seed)
+    engine = ProcessEngine if config.processes else GymnasiumEngine
+    return SuiteVectorEnv(engine(functools.partial(make_level, config), spec, slots, split), spec, slots, seed)
 
 
 def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any], Any]:

@@ -25,6 +25,7 @@ from envs.dmlab30_levels import FOLDER, INSTRUCTION_LENGTH, LEVELS, PRESETS, VOC
 from envs.errors import InputError, unknown_name
 from envs.gymnasium_engine import GymnasiumEngine
 from envs.instructions import words
+from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.vector import SuiteVectorEnv
 
@@ -47,6 +48,7 @@ class DMLab30Config(EnvConfig):
         level_cache_gigabytes: its size; the maps that were used longest ago are removed.
         dataset_path: folder of the pictures that two of the psychlab levels show, or `dummy` for plain colours.
         words: further words of the instructions, for levels that are not part of DMLab-30.
+        processes: whether each environment has a process of its own (envs/process_engine.py).
     """
 
     name: str = "dmlab30"
@@ -62,6 +64,7 @@ class DMLab30Config(EnvConfig):
     level_cache_gigabytes: float = 8.0
     dataset_path: str = ""
     words: list[str] = field(default_factory=list)
+    processes: bool = True
 
 
 def make_spec(config: DMLab30Config) -> EnvSpec:
@@ -90,6 +93,7 @@ def make_spec(config: DMLab30Config) -> EnvSpec:
         scores={task: Score(random=level.random, human=level.human) for task, level in levels.items() if level},
         slow=True,
         has_success=False,
+        switches_tasks=True,
     )
 
 
@@ -151,7 +155,8 @@ def make_env(config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], seed: 
     """The vector environment over those slots. Each holds an engine of 200 to 400 MB."""
     vectors = action_vectors(config.action_set, config.custom_actions)
     make = partial(make_level, config, vectors, split)
-    return SuiteVectorEnv(GymnasiumEngine(make, spec, slots, split), spec, slots, seed)
+    engine = ProcessEngine if config.processes else GymnasiumEngine
+    return SuiteVectorEnv(engine(make, spec, slots, split), spec, slots, seed)
 
 
 def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, task: str) -> DMLabEnv:

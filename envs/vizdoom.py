@@ -30,6 +30,7 @@ from envs import vizdoom_launcher
 from envs.contract import EnvConfig, Suite, expand_tasks
 from envs.errors import InputError
 from envs.gymnasium_engine import GymnasiumEngine
+from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
 from envs.vizdoom_scenarios import ACTIONS, BUTTONS, PRESETS, SCENARIOS, actions_of
@@ -49,6 +50,7 @@ class VizdoomConfig(EnvConfig):
         full_action_space: every task has all of ACTIONS, which mean the same everywhere; buttons that a scenario does
             not have do nothing.
         variables: whether health and ammunition are shown as `vector`; the picture does not tell them.
+        processes: whether each environment has a process of its own (envs/process_engine.py).
     """
 
     name: str = "vizdoom"
@@ -57,6 +59,7 @@ class VizdoomConfig(EnvConfig):
     image_size: list[int] = field(default_factory=lambda: [72, 96])
     full_action_space: bool = False
     variables: bool = False
+    processes: bool = False
 
 
 def make_spec(config: VizdoomConfig) -> EnvSpec:
@@ -92,6 +95,7 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
         image_kind="pixels",
         slow=True,
         has_success=False,
+        switches_tasks=True,
     )
 
 
@@ -104,7 +108,8 @@ def make_env(config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], seed: 
         full_action_space=config.full_action_space,
         variables=config.variables,
     )
-    return SuiteVectorEnv(GymnasiumEngine(make, spec, slots, split), spec, slots, seed)
+    engine = ProcessEngine if config.processes else GymnasiumEngine
+    return SuiteVectorEnv(engine(make, spec, slots, split), spec, slots, seed)
 
 
 class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):

@@ -20,7 +20,14 @@ EXPERIMENTS = ("dmlab30_impala", "dmlab30_popart", "dmlab30_mi")
 # All 30 levels with one slot each in this process, tiny pictures and layers, and long steps, so that episodes end.
 TINY = [
     *("runtime=serial", "runtime.num_actors=1", "runtime.slots_per_actor=30", "learner.batch_size=30"),
-    *("learner.unroll_length=4", "env.width=32", "env.height=24", "env.action_repeat=180", "env.dataset_path=dummy"),
+    *(
+        "learner.unroll_length=4",
+        "env.width=32",
+        "env.height=24",
+        "env.action_repeat=180",
+        "env.dataset_path=dummy",
+        "env.processes=false",
+    ),
     *("fusion.size=8", "core.size=8", "torso.size=8", "context.instruction_size=4", "context.word_size=4"),
     *("log_seconds=0", "display=false"),
 ]

@@ -13,6 +13,8 @@ from envs.dmlab30_env import DMLabEnv
 NONMATCHING = "contributed/dmlab30/rooms_select_nonmatching_object"
 DESCRIBED = "contributed/dmlab30/language_select_described_object"
 SMALL: dict[str, Any] = {"width": 32, "height": 24}
+HERE: dict[str, Any] = {**SMALL, "processes": False}
+"""Options of the suite: small pictures, played in the tests' process."""
 IMPALA = action_vectors("impala", ())
 
 

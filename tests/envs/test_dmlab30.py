@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import deepmind_lab
 import numpy as np
 import pytest
 from deepmind_lab import _levels
-from dmlab30_cases import IMPALA, SMALL, Spy, environment, played
+from dmlab30_cases import HERE, IMPALA, Spy, environment, played
 from hypothesis import given
 from hypothesis import strategies as st
 
+from envs import dmlab30_env
 from envs.dmlab30 import DMLab30Config, make_env, make_level, make_spec
 from envs.dmlab30_actions import ACTION_SETS, COMPONENTS, action_vectors
 from envs.dmlab30_levels import INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, level_path
@@ -70,7 +72,7 @@ def test_the_description() -> None:
 
 
 def test_evaluation_plays_the_test_levels_with_maps_of_their_own(spies: list[Spy]) -> None:
-    config = DMLab30Config(tasks=["rooms", "lt_chasm"], **SMALL)
+    config = DMLab30Config(tasks=["rooms", "lt_chasm"], **HERE)
     for split in Split:
         for task in make_spec(config).tasks:
             make_level(config, IMPALA, split, task)
@@ -95,7 +97,7 @@ def test_a_level_may_be_named_by_its_whole_path() -> None:
 
 
 def test_episodes_have_the_seeds_of_the_seed_tree(spies: list[Spy]) -> None:
-    config = DMLab30Config(tasks=["rooms_select_nonmatching_object"], action_repeat=360, **SMALL)
+    config = DMLab30Config(tasks=["rooms_select_nonmatching_object"], action_repeat=360, **HERE)
     slots = [Slot(task=0, index=3, episode=2)]
     env = make_env(config, make_spec(config), slots, 11, Split.EVALUATION)
     env.reset()
@@ -107,7 +109,7 @@ def test_episodes_have_the_seeds_of_the_seed_tree(spies: list[Spy]) -> None:
 
 
 def test_instructions_become_tokens_that_follow_the_text() -> None:
-    config = DMLab30Config(tasks=["language_execute_random_task", "rooms_watermaze"], **SMALL)
+    config = DMLab30Config(tasks=["language_execute_random_task", "rooms_watermaze"], **HERE)
     spec = make_spec(config)
     env = make_env(config, spec, [Slot(task=0, index=0), Slot(task=1, index=0)], 1, Split.TRAIN)
     observation, _ = env.reset()
@@ -196,7 +198,7 @@ def test_bad_options_are_refused_in_one_sentence(options: dict[str, Any], messag
 
 def test_the_data_set_is_looked_for_and_told_to_the_levels_that_show_it(tmp_path: Path, spies: list[Spy]) -> None:
     (tmp_path / "0001.png").touch()
-    config = DMLab30Config(tasks=["psychlab"], dataset_path=str(tmp_path), **SMALL)
+    config = DMLab30Config(tasks=["psychlab"], dataset_path=str(tmp_path), **HERE)
     with pytest.raises(InputError, match="holds no 2400.png"):
         make_spec(config)
     (tmp_path / "2400.png").touch()
@@ -228,7 +230,7 @@ def test_levels_are_looked_for_where_the_engine_keeps_them(tmp_path: Path) -> No
 
 def test_the_cache_changes_no_episode(tmp_path: Path) -> None:
     def episodes(folder: str) -> list[Any]:
-        config = DMLab30Config(level_cache=folder, **SMALL)
+        config = DMLab30Config(level_cache=folder, **HERE)
         env = make_level(config, IMPALA, Split.TRAIN, "rooms_keys_doors_puzzle")
         return [played(env, seed) for seed in (1, None, 1)]
 
@@ -238,15 +240,29 @@ def test_the_cache_changes_no_episode(tmp_path: Path) -> None:
 
 def test_hits_are_counted_and_the_reset_that_is_thrown_away_compiles_nothing(tmp_path: Path) -> None:
     env = make_level(
-        DMLab30Config(level_cache=str(tmp_path / "cache"), **SMALL), IMPALA, Split.TRAIN, "rooms_keys_doors_puzzle"
+        DMLab30Config(level_cache=str(tmp_path / "cache"), **HERE), IMPALA, Split.TRAIN, "rooms_keys_doors_puzzle"
     )
     counts = [env.reset(seed=seed)[1] for seed in (1, 2, 1)]
     assert [(info["level_cache_hits"], info["level_cache_misses"]) for info in counts] == [(1, 1), (1, 2), (2, 2)]
     assert len(list(tmp_path.rglob("*.pk3"))) == 2
 
 
+def test_by_default_each_environment_has_a_process_of_its_own() -> None:
+    """With the same episodes."""
+    config = DMLab30Config(tasks=["rooms_select_nonmatching_object"], **HERE)
+    spec, slots = make_spec(config), [Slot(task=0, index=0)]
+    images = []
+    for one in (config, replace(config, processes=DMLab30Config().processes)):
+        env = make_env(one, spec, slots, 1, Split.TRAIN)
+        env.reset()
+        images.append(env.step(np.zeros(1, np.int32))[0]["image"].copy())
+        assert bool(dmlab30_env._open) != one.processes
+        env.close()
+    np.testing.assert_array_equal(*images)
+
+
 def test_what_travels_to_a_process_can_be_pickled() -> None:
-    config = DMLab30Config(level_cache="somewhere", **SMALL)
+    config = DMLab30Config(level_cache="somewhere", **HERE)
     make = pickle.loads(pickle.dumps(partial(make_level, config, IMPALA, Split.TRAIN)))
     env = make("rooms_watermaze")
     assert played(env, 3) == played(environment("contributed/dmlab30/rooms_watermaze"), 3)

@@ -61,7 +61,8 @@ def dmlab2d() -> EnvConfig:
 def dmlab30() -> EnvConfig:
     # On the fake engine; so many frames a step that episodes end.
     levels = ["rooms_select_nonmatching_object", "language_select_described_object", "rooms_keys_doors_puzzle"]
-    return DMLab30Config(tasks=levels, action_repeat=60, width=32, height=24, truncate_at_time_limit=True)
+    options: dict[str, Any] = {"width": 32, "height": 24, "processes": False}
+    return DMLab30Config(tasks=levels, action_repeat=60, truncate_at_time_limit=True, **options)
 
 
 CASES: dict[str, Callable[[], EnvConfig]] = {
