@@ -8,7 +8,7 @@ seed leads to. The engine, `deepmind_lab`, is brought by the user (docs/dmlab.md
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,13 @@ from envs.dmlab30_env import EVALUATION_SETTINGS, RENDERERS, DmlabEnv
 from envs.dmlab30_import import check_level, import_deepmind_lab
 from envs.dmlab30_levels import FOLDER, INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, known_level, level_path
 from envs.errors import InputError, unknown_name
-from envs.gymnasium_engine import GymnasiumEngine
+from envs.gymnasium_engine import GymnasiumEngine, MakeEnv
 from envs.instructions import words
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
-from envs.vector import SuiteVectorEnv
+from envs.vector import Engine, SuiteVectorEnv
+
+ENGINE: Callable[[MakeEnv, EnvSpec, Sequence[Slot], Split], Engine] = GymnasiumEngine
+"""What steps the environments of an actor."""
 
 STAND_IN = "dummy"
 """Value of `dataset_path` for which the engine shows plain colours instead of pictures."""
@@ -151,7 +154,7 @@ def make_env(config: Dmlab30Config, spec: EnvSpec, slots: Sequence[Slot], seed: 
     """The vector environment over those slots. Each holds an engine of 200 to 400 MB."""
     vectors = action_vectors(config.action_set, config.custom_actions)
     make = partial(make_level, config, vectors, split)
-    return SuiteVectorEnv(GymnasiumEngine(make, spec, slots, split), spec, slots, seed)
+    return SuiteVectorEnv(ENGINE(make, spec, slots, split), spec, slots, seed)
 
 
 def make_level(config: Dmlab30Config, vectors: NDArray[np.intc], split: Split, task: str) -> DmlabEnv:

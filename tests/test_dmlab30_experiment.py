@@ -11,7 +11,9 @@ import evaluate
 import train
 from agents.builder import build_network
 from conf.loading import compose_train
+from envs import dmlab30
 from envs.dmlab30_levels import LEVELS
+from envs.gymnasium_engine import GymnasiumEngine
 from envs.suites import make_spec
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -27,7 +29,9 @@ TINY = [
 FRAMES_OF_AN_UPDATE = 30 * 4 * 180
 
 
-def test_all_levels_train_and_evaluate(tmp_path: Path) -> None:
+def test_all_levels_train_and_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Thirty processes would take longer to begin than the run.
+    monkeypatch.setattr(dmlab30, "ENGINE", GymnasiumEngine)
     run = tmp_path / "run"
     frames = 3 * FRAMES_OF_AN_UPDATE
     assert train.main(["experiment=dmlab30_mi", *TINY, f"run={run}", f"total_frames={frames}"]) == 0

@@ -8,7 +8,8 @@ import deepmind_lab
 import pytest
 from dmlab30_cases import Spy
 
-from envs import atari, dmlab30_env
+from envs import atari, dmlab30, dmlab30_env
+from envs.gymnasium_engine import GymnasiumEngine
 
 _STOCK: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
 
@@ -27,6 +28,12 @@ def emulators_are_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for key, emulator in lent:
         _STOCK[key].append(emulator)
+
+
+@pytest.fixture(autouse=True)
+def dmlab_stays_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the suite does by default: a process for each slot takes longer to begin than most tests play."""
+    monkeypatch.setattr(dmlab30, "ENGINE", GymnasiumEngine)
 
 
 @pytest.fixture
