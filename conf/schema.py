@@ -158,7 +158,7 @@ class RuntimeConfig:
     buffers_per_actor: int = 2
     task_schedule: str = "uniform_slots"
     task_weights: list[float] = field(default_factory=list)
-    reset_patience: float = 0.05
+    reset_patience: float = 0.01
 
 
 @dataclass(kw_only=True, slots=True)

@@ -65,36 +65,41 @@ class ProcessEngine:
 
     def __init__(self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
         self.patience = math.inf
-        self._slots, self._names = tuple(slots), spec.tasks
+        self._make, self._spec, self._split = make, spec, split
+        self._slots = tuple(slots)
         size = len(self._slots)
         self.resetting = np.zeros(size, np.bool_)
-        self._tasks = [slot.task for slot in self._slots]
         self._deadline = np.zeros(size)
-        arrays = shared_spec(spec, size)
-        # Memory without a name: there is nothing to remove, however the processes end.
-        with os.fdopen(os.memfd_create("slots"), "w+b") as memory:
-            memory.truncate(shared_size(arrays))
-            self._shared = map_arrays(arrays, memory.fileno())
-            seen = [*spec.observation, *(["instruction"] if spec.instruction_length else [])]
-            self.observation: Arrays = {key: self._shared[key].copy() for key in seen}
-            self._last: Arrays = {key: self._shared[key].copy() for key in seen}
-            self._reward = np.zeros(size, np.float32)
-            self._terminated = np.zeros(size, np.bool_)
-            self._truncated = np.zeros(size, np.bool_)
-            self._processes: list[SlotProcess] = []
-            try:
-                # All at once: each takes a second to import what it needs.
-                for _ in self._slots:
-                    self._processes.append(SlotProcess())
-                for row, slot in enumerate(self._slots):
-                    self._ask(row, Attach(arrays, row))
-                    self._processes[row].send_memory(memory.fileno())
-                    self._ask(row, Build(make, spec, slot, split))
-                for row in 2 * list(range(size)):
-                    self._answer(row)
-            except BaseException:
-                self.close()
-                raise
+        self._tasks = [slot.task for slot in self._slots]
+        self._arrays = shared_spec(spec, size)
+        # Without a name, so that there is nothing to remove however the processes end.
+        self._memory = os.fdopen(os.memfd_create("slots"), "w+b")
+        self._memory.truncate(shared_size(self._arrays))
+        self._shared = map_arrays(self._arrays, self._memory.fileno())
+        seen = [*spec.observation, *(["instruction"] if spec.instruction_length else [])]
+        self.observation: Arrays = {key: self._shared[key].copy() for key in seen}
+        # What a slot showed last, once its reset has begun.
+        self._last: Arrays = {key: self._shared[key].copy() for key in seen}
+        self._reward = np.zeros(size, np.float32)
+        self._terminated = np.zeros(size, np.bool_)
+        self._truncated = np.zeros(size, np.bool_)
+        self._processes: list[SlotProcess] = []
+        try:
+            # All at once: each takes a second to import what it needs.
+            for _ in self._slots:
+                self._processes.append(SlotProcess())
+            for row in range(size):
+                self._build(row)
+            for row in 2 * list(range(size)):
+                self._answer(row)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, row: int) -> None:
+        """Tells a new process what it is for; there will be two answers."""
+        self._ask(row, Attach(self._arrays, row))
+        self._ask(row, Build(self._make, self._spec, self._slots[row], self._split))
 
     def start(self, seed: int) -> None:
         for row in np.flatnonzero(self.resetting).tolist():
@@ -155,6 +160,8 @@ class ProcessEngine:
     def _ask(self, row: int, message: Any) -> None:
         try:
             self._processes[row].connection.send(message)
+            if isinstance(message, Attach):
+                self._processes[row].send_memory(self._memory.fileno())
         except (BrokenPipeError, ConnectionResetError):
             raise self._lost(row) from None
 
@@ -170,11 +177,11 @@ class ProcessEngine:
         return answer
 
     def _lost(self, row: int) -> SlotError:
-        """What is known of a slot whose process is gone."""
+        """What is known of a slot whose process is gone; every loss is noticed here."""
         return SlotError(f"{self._place(row)} ended without a word ({self._processes[row].ending()}).")
 
     def _place(self, row: int) -> str:
-        return f"the process of slot {row} (task {self._names[self._tasks[row]]})"
+        return f"the process of slot {row} (task {self._spec.tasks[self._tasks[row]]})"
 
     def render(self, slot: int) -> NDArray[np.uint8]:
         if self.resetting[slot]:
@@ -196,6 +203,7 @@ class ProcessEngine:
         deadline = time.monotonic() + _GRACE_SECONDS
         for process in processes:
             process.end(deadline)
+        self._memory.close()
 
 
 class SlotProcess:

@@ -129,7 +129,7 @@ def test_tasks_come_to_equal_frames_also_after_a_resume() -> None:
     learner, statistics, positions = build_learner(config, env, network), Statistics(env.tasks), Positions()
     for _ in range(2):
         actors = build_runtime(config, env, network, positions, 0)
-        for _ in range(16):
+        for _ in range(11):
             statistics.update(actors.collect().trajectory)
         actors.close()
         content = snapshot(config, env, learner, statistics, actors.positions, 0.0)
@@ -138,7 +138,7 @@ def test_tasks_come_to_equal_frames_also_after_a_resume() -> None:
         steps = [task.steps for task in statistics.tasks.values()]
         assert positions.steps == dict(enumerate(steps))
         assert max(steps) - min(steps) <= 300
-    assert sum(steps) > 2500
+    assert sum(steps) > 1700
 
 
 def test_updates_are_counted_for_the_tasks_that_they_held() -> None:

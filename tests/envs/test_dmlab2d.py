@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs.dmlab2d import ACTION_SETS, CELLS, COMPONENTS, LEVELS, PRESETS, DMLab2DConfig, make_env, make_level, make_spec
+from envs.dmlab2d import ACTION_SETS, CELLS, COMPONENTS, LEVELS, DMLab2DConfig, make_env, make_level, make_spec
 from envs.errors import InputError
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
@@ -65,7 +65,7 @@ def test_the_table_is_what_the_engine_says(task: str) -> None:
     assert max(lab.observation_spec(level.picture)["shape"][:2]) <= CELLS
 
 
-@pytest.mark.parametrize("task", PRESETS["levels"])
+@pytest.mark.parametrize("task", LEVELS)
 def test_pictures_rewards_and_ends_are_the_engines(task: str) -> None:
     env = environment(task, actions="multi_discrete", max_episode_frames=60)
     rng = np.random.default_rng(0)
