@@ -404,6 +404,15 @@ def test_what_has_no_counterpart_is_refused_in_one_sentence(make: Any, options: 
     assert message in str(error.value) and str(error.value).endswith(".") and ": " in str(error.value)
 
 
+def test_it_can_be_registered_with_gymnasium(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is how a dm_env environment becomes a task of the suite `gymnasium`."""
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", {})
+    gymnasium.register("Scripted-v0", entry_point=DmEnvAdapter, kwargs={"make": Scripted}, max_episode_steps=2)
+    env = gymnasium.make("Scripted-v0")
+    env.reset(seed=3)
+    assert [env.step(env.action_space.sample())[2:4] for _ in range(2)] == [(False, False), (False, True)]
+
+
 def test_bsuite_plays() -> None:
     catch = pytest.importorskip("bsuite.environments.catch")
     env = DmEnvAdapter(lambda seed: catch.Catch(seed=seed))
