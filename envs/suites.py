@@ -9,6 +9,7 @@ from envs.babyai import BABYAI
 from envs.conditional import CONDITIONAL
 from envs.contract import EnvConfig, Suite
 from envs.errors import unknown_name
+from envs.gymnasium_suite import GYMNASIUM
 from envs.spec import EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
 
@@ -18,6 +19,7 @@ SUITES: dict[str, Suite] = {
     "babyai": BABYAI,
     "conditional": CONDITIONAL,
     "atari": ATARI,
+    "gymnasium": GYMNASIUM,
 }
 
 

@@ -70,7 +70,7 @@ def test_a_batch_of_any_actors_is_what_each_would_do_alone(fusion: str) -> None:
     config = fake_config(fusion=fusion)
     network, served = fake_network(env, config), fake_network(env, config, seed=1)
     spec = trajectory_spec(env, 60, slots, network.core_state_size)
-    arrays = allocate(exchange_spec(spec, actors, env.num_actions))
+    arrays = allocate(exchange_spec(spec, actors, network.actions))
     weights = SharedWeights([parameter.shape for parameter in network.parameters()])
     weights.publish(network, 3)
     batcher = _Batcher(Policy(served, actors * slots), arrays, weights)
@@ -95,7 +95,7 @@ def test_a_batch_of_any_actors_is_what_each_would_do_alone(fusion: str) -> None:
         batcher.step(ready)
         for actor in ready:
             inputs = {key: value[step] for key, value in episodes[actor].items() if key in OBSERVED}
-            torch.testing.assert_close(arrays["log_probs"][actor], alone[actor].log_probs(inputs))
+            torch.testing.assert_close(arrays["distribution"][actor], alone[actor].distribution(inputs))
             batcher.show_state(actor)
             torch.testing.assert_close(arrays["core_state"][actor], alone[actor].core_state)
             assert int(arrays["weights_version"][actor]) == 3 + (step >= 30)
