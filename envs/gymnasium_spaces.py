@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from envs.errors import InputError
@@ -82,8 +83,8 @@ def _is_image(space: Space) -> bool:
 
 
 def _shape(space: Space, image: str) -> tuple[int, ...]:
-    shape = (space[image] if image else space).shape  # type: ignore[index]
-    return tuple(int(side) for side in shape)
+    box: Any = space[image] if image else space  # type: ignore[index]
+    return tuple(int(side) for side in box.shape)
 
 
 def _check_flattens(space: Space, path: str = "") -> None:
@@ -114,7 +115,7 @@ def _actions(space: Space) -> dict[str, Any]:
     )
 
 
-class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any]):
+class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructorArgs):
     """An environment whose observations and actions are those that an EnvSpec describes.
 
     Args:
@@ -124,7 +125,9 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any]):
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: str, observation: Mapping[str, ArraySpec]) -> None:
-        super().__init__(env)
+        # So that gymnasium can make another one from `spec`.
+        RecordConstructorArgs.__init__(self, task=task, observation=observation)
+        gymnasium.Wrapper.__init__(self, env)
         self._task = task
         self._image, self._rest = _parts(env.observation_space)
         self._length = observation["vector"].shape[0] if "vector" in observation else 0
@@ -135,12 +138,12 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any]):
             shown["image"] = spaces.Box(0, 255, own.image, np.uint8)
         if self._length:
             shown["vector"] = spaces.Box(-np.inf, np.inf, (self._length,), np.float32)
-        self.observation_space = spaces.Dict(shown)
+        self.observation_space = spaces.Dict(shown)  # type: ignore[assignment]
         if own.actions == "continuous":
             low, high = np.array(own.low, np.float32), np.array(own.high, np.float32)
             self.action_space = spaces.Box(low, high, dtype=np.float32)
         elif own.actions == "multi_discrete":
-            self.action_space = spaces.MultiDiscrete(np.array(own.sizes), dtype=np.int32)  # type: ignore[arg-type]
+            self.action_space = spaces.MultiDiscrete(np.array(own.sizes), dtype=np.int32)
         else:
             self.action_space = spaces.Discrete(own.count)
 
@@ -161,7 +164,8 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any]):
         if self._rest is not None:
             if self._image:
                 seen = {key: part for key, part in seen.items() if key != self._image}
-            flat = np.ravel(seen if isinstance(self._rest, spaces.Box) else spaces.flatten(self._rest, seen))
+            flat: Any = seen if isinstance(self._rest, spaces.Box) else spaces.flatten(self._rest, seen)
+            flat = np.ravel(flat)
             shown["vector"] = np.zeros(self._length, np.float32)
             shown["vector"][: len(flat)] = flat
         return shown
@@ -173,9 +177,11 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any]):
             InputError: the environment draws none, or what it draws with is not installed.
         """
         try:
-            picture = self.env.render()
+            picture: Any = self.env.render()
         except (gymnasium.error.Error, ImportError) as error:
             raise InputError(f"video=true cannot draw {self._task} ({error}): install what it asks for.") from error
+        except NotImplementedError:
+            picture = None
         if np.ndim(picture) != 3:
             raise InputError(
                 f"video=true cannot draw {self._task}, which offers no rgb_array: leave video= out, or train it with "

@@ -33,18 +33,21 @@ class GymnasiumConfig(EnvConfig):
     Attributes:
         wrappers: classes as `package.module:Name`, put around every environment in that order, the first one innermost; subclasses
             of gymnasium.Wrapper that need no argument but the environment.
-        options: keyword arguments of `gymnasium.make` for every task, `max_episode_steps` among them.
+        options: a dict, the keyword arguments of `gymnasium.make` for every task, `max_episode_steps` among them; None = none.
     """
 
     name: str = "gymnasium"
     tasks: list[str] = field(default_factory=lambda: ["CartPole-v1"])
     wrappers: list[str] = field(default_factory=list)
-    options: dict[str, Any] | None = None
+    # Any, because nothing could be added to a dict from the command line.
+    options: Any = None
 
 
 def make_spec(config: GymnasiumConfig) -> EnvSpec:
     """Describes the suite. Only an environment itself knows its spaces, so one of each task is made and closed."""
     tasks = expand_tasks(config.tasks, {})
+    if not isinstance(config.options or {}, dict):
+        raise InputError(f"env.options={config.options} is no mapping: write {{name: value}}.")
     interfaces = [_inspect(config, task) for task in tasks]
     for task, other in zip(tasks, interfaces, strict=True):
         _check_agree(tasks[0], interfaces[0], task, other)
