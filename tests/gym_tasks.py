@@ -43,8 +43,12 @@ class Match(gymnasium.Env[Any, Any]):
         return picture
 
     def _show(self) -> Any:
-        self.action_space.seed(int(self.np_random.integers(2**31)))
-        self._target = self._code(self.action_space.sample())
+        space, random = self.action_space, self.np_random
+        if isinstance(space, spaces.Box):
+            best: Any = random.uniform(space.low, space.high).astype(np.float32)
+        else:
+            best = space.start + random.integers(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+        self._target = self._code(best)
         return np.concatenate([self._target, np.zeros(self.padding, np.float32)])
 
     @property
