@@ -200,6 +200,6 @@ def _act(space: Space) -> Callable[[Any], Any]:
     if isinstance(space, spaces.Box):
         # The bounds may have more digits than the action.
         low, high = space.low, space.high
-        return lambda action: np.clip(np.asarray(action, dtype).reshape(shape), low, high)
+        return lambda action: np.minimum(np.maximum(np.asarray(action, dtype).reshape(shape), low), high)
     first = space.start if isinstance(space, spaces.MultiDiscrete) else np.zeros(shape, dtype)
     return lambda action: np.asarray(action, dtype).reshape(shape) + first

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -258,8 +258,7 @@ class TanhGaussian:
 
     def entropy(self, parameters: Tensor) -> Tensor:
         mean, log_std = parameters.chunk(2, dim=-1)
-        nodes, weights = np.polynomial.hermite_e.hermegauss(_ENTROPY_NODES)
-        x, w = (torch.tensor(array, dtype=mean.dtype, device=mean.device) for array in (nodes, weights / weights.sum()))
+        x, w = (torch.tensor(array, dtype=mean.dtype, device=mean.device) for array in _quadrature(_ENTROPY_NODES))
         squashing = _log_slope(mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * x) @ w
         return (log_std + 0.5 * (1 + math.log(2 * math.pi)) + squashing).sum(dim=-1)
 
@@ -271,6 +270,13 @@ def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 def _firsts(sizes: Sequence[int], device: torch.device) -> Tensor:
     """Where each of the blocks of these sizes begins, [D]."""
     return torch.tensor([0, *np.cumsum(sizes[:-1]).tolist()], device=device)
+
+
+@cache
+def _quadrature(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes x and weights w: E[f(X)] = sum_i w_i f(x_i) for a standard Gaussian X."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    return nodes, weights / weights.sum()
 
 
 def _log_slope(u: Tensor) -> Tensor:
