@@ -19,6 +19,10 @@ Observation: TypeAlias = dict[str, NDArray[Any]]
 Space: TypeAlias = "gymnasium.Space[Any]"
 
 
+_WIDEST = 1e30
+"""Range of a continuous action that counts as bounded."""
+
+
 class UnsupportedSpaceError(ValueError):
     """A space that has no place in a suite. The message goes on from "the task ..."."""
 
@@ -106,7 +110,8 @@ def _actions(space: Space) -> dict[str, Any]:
         nvec = space.nvec if isinstance(space, spaces.MultiDiscrete) else np.full(space.shape, 2)
         return {"actions": "multi_discrete", "sizes": tuple(int(size) for size in nvec.ravel())}
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        if not space.is_bounded():
+        # Bounds at the ends of what a float can hold are none either.
+        if not (space.high.astype(np.float64) - space.low < _WIDEST).all():
             raise UnsupportedSpaceError("takes continuous actions without bounds")
         low, high = (tuple(float(bound) for bound in bounds.ravel()) for bounds in (space.low, space.high))
         return {"actions": "continuous", "low": low, "high": high}

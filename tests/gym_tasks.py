@@ -140,6 +140,8 @@ for _name, _action in {
     "Digits": spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), start=np.array([[0, 1], [0, -3]])),
     "Fine": spaces.Box(np.full((2, 1), 0.1), np.full((2, 1), 0.3), dtype=np.float64),
     "Unbounded": spaces.Box(-np.inf, np.inf, (2,)),
+    "HalfBounded": spaces.Box(np.zeros(2, np.float32), np.full(2, np.inf, np.float32)),
+    "Huge": spaces.Box(np.finfo(np.float32).min, np.finfo(np.float32).max, (2,)),
     "Integers": spaces.Box(0, 3, (2,), np.int64),
     "Several": spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2))),
 }.items():

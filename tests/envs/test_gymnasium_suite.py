@@ -199,6 +199,8 @@ def test_nothing_is_printed_even_by_a_wrapper(capfd: pytest.CaptureFixture[str])
         (config("TwoImages-v0"), r"observes several images \(a, b\)"),
         (config("Text-v0"), "observes Text in mission"),
         (config("Unbounded-v0"), "continuous actions without bounds"),
+        (config("HalfBounded-v0"), "continuous actions without bounds"),
+        (config("Huge-v0"), "continuous actions without bounds"),
         (config("Integers-v0"), "neither Discrete"),
         (config("Several-v0"), "neither Discrete"),
         (config("Nothing-v0"), r"env.tasks=gym_tasks:Nothing-v0 cannot be made \(NameNotFound"),
