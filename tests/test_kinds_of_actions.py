@@ -82,14 +82,9 @@ def test_an_actors_own_log_rhos_are_zero(kind: str) -> None:
 )
 def test_it_learns(kind: str, learning_rate: float, untrained: float, learned: float) -> None:
     """To choose what it is shown, in 160 updates; figures are mean rewards per step, of 1 at most."""
-    quick = [
-        "learner.discounting=0",
-        "learner.learning_rate=5e-3",
-        "learner.anneal=false",
-        "fusion.sites=[]",
-        "context=none",
-    ]
-    config, env = described(*arguments(kind, *quick))
+    quick = ["learner.discounting=0", "learner.anneal=false", "fusion.sites=[]", "context=none"]
+    small = ["runtime.slots_per_actor=16", "learner.batch_size=16", f"learner.learning_rate={learning_rate}"]
+    config, env = described(*arguments(kind, *quick, *small))
     torch.manual_seed(1)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
