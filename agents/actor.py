@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.network.actions import ActionDistribution
 from agents.trajectory import Trajectory
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
 
@@ -27,7 +28,7 @@ class ActingPolicy(Protocol):
         """Restarts the stream of sampled actions; called once at the beginning of each unroll."""
 
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """One step in every slot: action int64 [B] and its log-probability [B]."""
+        """One step in every slot: action [B, ...] and its log-probability [B]."""
 
     def weights_changed(self) -> None:
         """Forgets what was derived from earlier weights."""
@@ -39,7 +40,7 @@ class Actor:
     Args:
         env: NEXT_STEP vector environment; its slots are the columns of the trajectories.
         policy: acts; its recurrent state is carried from unroll to unroll.
-        num_actions: A, the code for "no action yet".
+        actions: what its actions are; the same as the policy's.
         seed: names this actor's stream of sampled actions (run seed, actor index). Every unroll draws from a stream of its own, so
             that a resumed run repeats none.
         unrolls: unrolls made before this actor was started (after a resume).
@@ -49,11 +50,17 @@ class Actor:
     """
 
     def __init__(
-        self, env: SuiteVectorEnv, policy: ActingPolicy, num_actions: int, *, seed: tuple[int, ...], unrolls: int = 0
+        self,
+        env: SuiteVectorEnv,
+        policy: ActingPolicy,
+        actions: ActionDistribution,
+        *,
+        seed: tuple[int, ...],
+        unrolls: int = 0,
     ) -> None:
         self.env = env
         self.policy = policy
-        self.num_actions = num_actions
+        self.actions = actions
         self.seed = seed
         self.unrolls = unrolls
         self.env_seconds = 0.0
@@ -64,9 +71,10 @@ class Actor:
         self._current |= {
             "task": self._current["task"].to(torch.int32),
             "reset": torch.ones(slots, dtype=torch.bool),
-            "last_action": torch.full((slots,), num_actions),
+            "last_action": actions.no_action(slots),
             "last_reward": torch.zeros(slots),
         }
+        self._no_action = actions.no_action(1).numpy()[0]
         self._ended = np.zeros(slots, bool)
         self._written_in_place = [key for key in observation if key in WRITTEN_IN_PLACE]
         self._copied = [key for key in observation if key not in WRITTEN_IN_PLACE]
@@ -89,7 +97,7 @@ class Actor:
             action = chosen.numpy()
             acted = time.perf_counter()
             self.env.write_into({key: arrays[key][t + 1] for key in self._written_in_place})
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            observation, reward, terminated, truncated, info = self.env.step(self.actions.for_env(action))
             inference_seconds += acted - began
             env_seconds += time.perf_counter() - acted
             # Where the observation was an episode's last, the step only resets; a slow reset may take several.
@@ -101,7 +109,8 @@ class Actor:
             arrays["terminated"][t] = terminated
             arrays["mask"][t] = ~resetting
             arrays["reset"][t + 1] = resetting & ~info["resetting"]
-            arrays["last_action"][t + 1] = np.where(resetting, self.num_actions, action)
+            arrays["last_action"][t + 1] = action
+            arrays["last_action"][t + 1, resetting] = self._no_action
             for key in _INFO:
                 arrays[key][t] = info[key]
             for key in self._copied:

@@ -12,6 +12,7 @@ from agents.actor import ActingPolicy, Actor
 from agents.bottleneck import Facts
 from agents.fusion import FREE_DIMENSIONS, FUSIONS, OPTIONS, SPATIAL_FUSIONS, TORSO, Fusion
 from agents.learner import Learner
+from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork, core_input_size
 from agents.network.context import ContextEncoder
 from agents.network.core import CORES, Core
@@ -52,11 +53,12 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         normalize=config.context.normalize,
     )
     sites = config.fusion.sites
+    actions = action_distribution(env)
     x_size = core_input_size(torso, env.num_actions)
     core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
     sizes = {
         "core_input": (x_size, config.fusion.size),
-        "policy": (core.size, env.num_actions),
+        "policy": (core.size, actions.num_parameters),
         "value": (core.size, 1),
     }
     fusions = {site: _build_fusion(config, context, *sizes[site]) for site in sites if site != TORSO}
@@ -67,8 +69,11 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         context,
         fusions,
         core,
-        num_actions=env.num_actions,
-        action_counts=env.action_counts,
+        actions=actions,
+        # Only discrete actions are ever masked.
+        action_counts=env.action_counts
+        if env.action_kind == "discrete"
+        else (actions.num_parameters,) * len(env.tasks),
         num_values=len(env.tasks) if config.learner.popart else 1,
     )
 
@@ -129,7 +134,8 @@ class ActorFactory:
             env.balance_frames([self.positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
         unrolls = self.positions.unrolls.get(index, 0)
         seed = (self.config.seed, index)
-        return Actor(env, policy or self.policy(len(slots), network), self.env.num_actions, seed=seed, unrolls=unrolls)
+        actions = action_distribution(self.env)
+        return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
 
     def policy(self, slots: int, network: AgentNetwork | None = None) -> Policy:
         """A policy for so many slots, with the learner's network or one of its own."""

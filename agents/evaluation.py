@@ -19,6 +19,7 @@ import numpy as np
 from agents.actor import ActingPolicy, Actor
 from agents.builder import build_network
 from agents.checkpoint import env_from_dict, load_checkpoint
+from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.policy import Policy
 from agents.runtime.base import allocate
@@ -138,23 +139,18 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
         settings = dataclasses.replace(settings, engine=engine)
     try:
         spec = make_spec(settings)
+        if _other_interface(agent.env, spec):
+            union = list(dict.fromkeys([*agent.env.tasks, *spec.tasks]))
+            # Some suites make everything as large as the largest of their tasks needs it: describe these tasks beside the trained ones.
+            spec = _among(make_spec(dataclasses.replace(settings, tasks=union)), spec.tasks)
     except InputError as error:
         # The keys of the suite's options stand at the top level in evaluate.py.
         raise InputError(str(error).replace("env.tasks", "tasks").replace("env.engine", "engine")) from error
-    for name in (
-        "observation",
-        "image_kind",
-        "symbol_counts",
-        "instruction_length",
-        "vocabulary",
-        "num_actions",
-        "action_repeat",
-    ):
-        if getattr(spec, name) != getattr(agent.env, name):
-            raise InputError(
-                f"checkpoint {agent.path} was trained with another {name} of suite {spec.suite} than this installation gives: "
-                f"use the versions {agent.versions}."
-            )
+    if name := _other_interface(agent.env, spec):
+        raise InputError(
+            f"checkpoint {agent.path} was trained with another {name} of suite {spec.suite} than this installation gives: "
+            f"use the versions {agent.versions}."
+        )
     untrained = [task for task in spec.tasks if task not in agent.env.tasks]
     if untrained and agent.config.context.name in ("task", "both"):
         raise InputError(
@@ -162,6 +158,29 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
             f"choose among {', '.join(agent.env.tasks)}."
         )
     return spec
+
+
+def _other_interface(trained: EnvSpec, spec: EnvSpec) -> str:
+    """The first part of the interface to the network in which two specs differ; empty where there is none."""
+    names = (
+        "observation",
+        "image_kind",
+        "symbol_counts",
+        "instruction_length",
+        "vocabulary",
+        "num_actions",
+        "action_sizes",
+        "action_low",
+        "action_high",
+        "action_repeat",
+    )
+    return next((name for name in names if getattr(spec, name) != getattr(trained, name)), "")
+
+
+def _among(spec: EnvSpec, tasks: Sequence[str]) -> EnvSpec:
+    """`spec` without its other tasks."""
+    counts = tuple(spec.action_counts[spec.tasks.index(task)] for task in tasks)
+    return dataclasses.replace(spec, tasks=tuple(tasks), action_counts=counts)
 
 
 def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
@@ -197,7 +216,7 @@ def make_actor(
     vector_env = make_task_env(agent, spec, task, slots, config.seed)
     policy = Policy(agent.network(seat(agent, spec, task)[0]), slots, greedy=config.greedy)
     acting = wrap(policy) if wrap else policy
-    return Actor(vector_env, acting, agent.env.num_actions, seed=stream(config.seed, task))
+    return Actor(vector_env, acting, action_distribution(agent.env), seed=stream(config.seed, task))
 
 
 def quotas(episodes: int, slots: int) -> list[int]:

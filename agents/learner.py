@@ -164,8 +164,9 @@ class Learner:
             segments = Segments(torch.from_numpy(index), len(contexts.task))
             output = self.network.unroll(batch, batch["core_state"], modulations, segments, final_state=False)
         features = output.value_features.float()
-        log_policy = torch.log_softmax(output.policy_logits[:-1], dim=-1)
-        log_probs = losses.action_log_probs(log_policy, action)
+        actions = self.network.actions
+        policy = actions.parameters(output.policy_logits[:-1])
+        log_probs = actions.log_prob(policy, action)
         with torch.no_grad():
             scale, shift = self._scale_and_shift(task)
             values = scale * self.network.value_head(features, task) + shift
@@ -183,7 +184,7 @@ class Learner:
         divisor = valid.sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
         policy_loss = losses.policy_gradient_loss(log_probs, advantages / scale, valid) / divisor
         value_loss = losses.baseline_loss(baseline, (vs - shift) / scale, valid) / divisor
-        entropy = (losses.entropy(log_policy) * valid).sum() / divisor
+        entropy = (actions.entropy(policy) * valid).sum() / divisor
         loss = policy_loss + self.baseline_cost * value_loss - self.entropy_cost * entropy
         metrics = {
             "loss/total": loss.detach(),

@@ -1,4 +1,5 @@
-"""The three terms of the IMPALA loss (Espeholt et al. 2018, section 4.2). Pure functions on [T, B] tensors.
+"""Two terms of the IMPALA loss (Espeholt et al. 2018, section 4.2). Pure functions on [T, B] tensors. The third, the entropy, is a
+property of the action distribution (agents/network/actions.py).
 
 Each is summed over the steps that `mask` keeps; the learner divides when it wants a mean.
 """
@@ -16,13 +17,3 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, mask: Tensor) ->
 def baseline_loss(baseline: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """1/2 sum (G_t - V(x_t))^2: baseline [T, B] with gradient, targets [T, B] as constants, mask [T, B] -> scalar."""
     return 0.5 * ((targets.detach() - baseline).square() * mask).sum()
-
-
-def entropy(log_policy: Tensor) -> Tensor:
-    """Entropy of the categorical policy, in nats: log-probabilities of all actions [..., A] -> [...]."""
-    return -(log_policy.exp() * log_policy).sum(dim=-1)
-
-
-def action_log_probs(log_policy: Tensor, actions: Tensor) -> Tensor:
-    """log pi(a): log-probabilities of all actions [..., A], actions [...] -> [...]."""
-    return log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)

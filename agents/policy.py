@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.fusion import Segments
+from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork, Modulations
 from agents.shapes import repeating_size
 
@@ -33,7 +34,7 @@ class Policy:
     Args:
         network: not trained here; whoever changes its weights calls `weights_changed`.
         slots: number of environments.
-        greedy: take the most probable action instead of a sample.
+        greedy: take the greedy action (agents/network/actions.py) instead of a sample.
         autocast: dtype of torso and core, or None for full precision.
 
     Attributes:
@@ -45,7 +46,7 @@ class Policy:
     ) -> None:
         self.network = network.eval()
         self.core_state = torch.zeros(slots, network.core_state_size)
-        self._sampler = Sampler(greedy=greedy)
+        self._sampler = Sampler(network.actions, greedy=greedy)
         self._acting = network
         if autocast is not None:
             # A copy in that precision, made once for each version of the weights: autocast would cast them at every step.
@@ -78,15 +79,15 @@ class Policy:
                 mask of the task included, stays that of `inputs`.
 
         Returns:
-            action int64 [B] and its log-probability [B]. The core state moves on.
+            action [B, ...], as trajectories hold it, and its log-probability [B]. The core state moves on.
         """
-        return self._sampler.sample(self.log_probs(inputs, told=told))
+        return self._sampler.sample(self.distribution(inputs, told=told))
 
     @torch.inference_mode()
-    def log_probs(
+    def distribution(
         self, inputs: Mapping[str, Tensor], slots: Slots | None = None, told: NDArray[np.int32] | None = None
     ) -> Tensor:
-        """The first half of `act`: the log-probabilities of all actions [B, A]. The core state moves on.
+        """The first half of `act`: the parameters [B, P] of each slot's action distribution. The core state moves on.
 
         Args:
             inputs, told: as for `act`.
@@ -100,7 +101,7 @@ class Policy:
             self.core_state = output.core_state
         else:
             self.core_state[slots] = output.core_state
-        return torch.log_softmax(output.policy_logits[0], dim=-1)
+        return self.network.actions.parameters(output.policy_logits[0])
 
 
 def context_rows(network: AgentNetwork, inputs: Mapping[str, Tensor]) -> NDArray[np.int32]:
@@ -110,14 +111,16 @@ def context_rows(network: AgentNetwork, inputs: Mapping[str, Tensor]) -> NDArray
 
 
 class Sampler:
-    """One action for each slot: a sample, from a stream that its seed alone names, or the most probable one.
+    """One action for each slot: a sample, from a stream that its seed alone names, or the greedy one.
 
     Args:
-        greedy: take the most probable action.
+        actions: what is sampled.
+        greedy: take the greedy action.
     """
 
-    def __init__(self, *, greedy: bool = False) -> None:
+    def __init__(self, actions: ActionDistribution, *, greedy: bool = False) -> None:
         self.greedy = greedy
+        self._actions = actions
         self._generator = torch.Generator()
         self._noise = torch.empty(0)
         self._noise_step = 0
@@ -128,16 +131,14 @@ class Sampler:
         self._noise_step = len(self._noise)
 
     @torch.inference_mode()
-    def sample(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """From log-probabilities [B, A] to action int64 [B] and its log-probability [B]."""
-        # argmax(log p + g) with g from the Gumbel distribution is a sample of p, in one pass over the actions.
-        action = (log_probs if self.greedy else log_probs + self._gumbel(log_probs)).argmax(dim=-1)
-        return action, log_probs.gather(1, action.unsqueeze(1)).squeeze(1)
+    def sample(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """From the parameters of distributions [B, P] to action [B, ...] and its log-probability [B]."""
+        action = self._actions.choose(parameters, None if self.greedy else self._next_noise(len(parameters)))
+        return action, self._actions.log_prob(parameters, action)
 
-    def _gumbel(self, like: Tensor) -> Tensor:
+    def _next_noise(self, slots: int) -> Tensor:
         if self._noise_step == len(self._noise):
-            uniform = torch.empty(_NOISE_STEPS, *like.shape).uniform_(generator=self._generator)
-            self._noise = uniform.log_().neg_().log_().neg_()
+            self._noise = self._actions.noise(_NOISE_STEPS, slots, self._generator)
             self._noise_step = 0
         self._noise_step += 1
         return self._noise[self._noise_step - 1]

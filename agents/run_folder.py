@@ -18,6 +18,7 @@ from agents.clock import Clock
 from agents.files import write_whole
 from agents.learner import Learner
 from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
+from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.network.cost import MultiplyAdds
 from agents.runtime.base import Positions
@@ -215,10 +216,15 @@ def restore(
         InputError: the environments are not those that the checkpoint was trained on.
     """
     saved = env_from_dict(content["env"])
-    if saved.tasks != env.tasks or saved.vocabulary != env.vocabulary or saved.num_actions != env.num_actions:
+    if (
+        saved.tasks != env.tasks
+        or saved.vocabulary != env.vocabulary
+        or action_distribution(saved) != action_distribution(env)
+    ):
         raise InputError(
             f"resume=true: the checkpoint was trained on tasks {list(saved.tasks)} with {len(saved.vocabulary)} words and "
-            f"{saved.num_actions} actions, which this installation gives differently: use the versions {content['versions']}."
+            f"{saved.num_actions} actions ({saved.action_kind}), which this installation gives differently: use the versions "
+            f"{content['versions']}."
         )
     try:
         learner.load_state_dict(content["learner"])

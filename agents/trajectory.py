@@ -1,7 +1,7 @@
 """The data that actors produce and the learner consumes, and the one legend of its shapes.
 
     T   unroll length                    B   batch: columns, one per slot and unroll
-    A   number of actions                K   number of tasks (where no fusion is meant)
+    D   components of an action          K   number of tasks (where no fusion is meant)
     L   tokens of an instruction         S   size of the core state (agents/network/core.py)
 
 A trajectory is a dict of arrays. Everything that is *observed* has T + 1 entries: the last of one unroll is the first of the next.
@@ -11,10 +11,11 @@ Everything that *happens between* two observations has T.
     instruction        [T+1, B, L]     tokens
     task               [T+1, B]        task id
     reset              [T+1, B]        the core starts afresh here: first observation of an episode
-    last_action        [T+1, B]        action that led here; A (no action) at a reset
+    last_action        [T+1, B]        action that led here; "no action" at a reset (agents/network/actions.py)
     last_reward        [T+1, B]        reward that came with it; 0 at a reset
     core_state         [B, S]          state of the core before observation 0
-    action             [T, B]
+    action             [T, B]          integers; [T, B, D] integers where actions have several components, and floats where they are
+                                       continuous: before the squashing to their bounds; `last_action` alike
     behaviour_log_probs [T, B]         log-probability of the action under the policy that took it
     reward             [T, B]          as the environment gave it, never clipped
     terminated         [T, B]          the episode ended for good: nothing is bootstrapped
@@ -34,6 +35,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch import Tensor
 
+from agents.network.actions import action_distribution
 from envs.spec import ArraySpec, EnvSpec
 
 Trajectory = dict[str, Tensor]
@@ -51,6 +53,7 @@ EPISODE_STATISTICS = ("episode_return", "episode_length", "success", "episode")
 def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_size: int) -> dict[str, ArraySpec]:
     """Shape and dtype of every array of a trajectory of `slots` columns."""
     observed, between = (unroll_length + 1, slots), (unroll_length, slots)
+    actions = action_distribution(env)
     spec = {
         key: ArraySpec(shape=(*observed, *array.shape), dtype=array.dtype) for key, array in env.observation.items()
     }
@@ -59,10 +62,10 @@ def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_siz
     spec |= {
         "task": ArraySpec(shape=observed, dtype="int32"),
         "reset": ArraySpec(shape=observed, dtype="bool"),
-        "last_action": ArraySpec(shape=observed, dtype="int64"),
+        "last_action": ArraySpec(shape=(*observed, *actions.shape), dtype=actions.dtype),
         "last_reward": ArraySpec(shape=observed, dtype="float32"),
         "core_state": ArraySpec(shape=(slots, core_state_size), dtype="float32"),
-        "action": ArraySpec(shape=between, dtype="int64"),
+        "action": ArraySpec(shape=(*between, *actions.shape), dtype=actions.dtype),
         "behaviour_log_probs": ArraySpec(shape=between, dtype="float32"),
         "reward": ArraySpec(shape=between, dtype="float32"),
         "terminated": ArraySpec(shape=between, dtype="bool"),

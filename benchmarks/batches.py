@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from agents import builder, plan
+from agents.network.actions import action_distribution
 from agents.policy import Policy
 from agents.runtime.base import Positions, concatenate
 from agents.trajectory import OBSERVED, Trajectory, minibatches, trajectory_spec
@@ -97,9 +97,14 @@ class RandomPlay:
         seats = builder.actor_slots(config, env, 0, Positions())
         self.env: SuiteVectorEnv = make_env(config.env, env, seats, config.seed, Split.TRAIN)
         self.env.reset()
-        counts = np.array([env.action_counts[seat.task] for seat in seats])
-        generator = np.random.default_rng(config.seed)
-        self._actions: NDArray[np.int64] = (generator.random((256, len(seats))) * counts).astype(np.int64)
+        actions = action_distribution(env)
+        logits = torch.zeros(len(seats), actions.num_parameters)
+        if env.action_kind == "discrete":
+            counts = torch.tensor([env.action_counts[seat.task] for seat in seats])
+            logits[torch.arange(actions.num_parameters) >= counts.unsqueeze(1)] = -math.inf
+        drawn = actions.noise(256, len(seats), torch.Generator().manual_seed(config.seed))
+        parameters = actions.parameters(logits)
+        self._actions = [actions.for_env(actions.choose(parameters, noise).numpy()) for noise in drawn]
         self._ended = np.zeros(len(seats), bool)
 
     def play(self) -> float:
@@ -132,9 +137,12 @@ def synthetic(env: EnvSpec, unroll_length: int, columns: int, core_state_size: i
     arrays["reset"][:] = generator.random(arrays["reset"].shape) < _RESET_SHARE
     # The step that leads to a reset is no transition.
     arrays["mask"][:] = ~arrays["reset"][1:]
-    arrays["action"][:] = generator.integers(env.num_actions, size=arrays["action"].shape)
-    arrays["last_action"][1:] = np.where(arrays["reset"][1:], env.num_actions, arrays["action"])
-    arrays["last_action"][0] = env.num_actions
-    arrays["behaviour_log_probs"][:] = -math.log(env.num_actions)
+    actions, samples = action_distribution(env), unroll_length * columns
+    parameters = actions.parameters(torch.zeros(samples, actions.num_parameters))
+    action = actions.choose(parameters, actions.noise(1, samples, torch.Generator().manual_seed(seed))[0])
+    arrays["action"][:] = action.numpy().reshape(arrays["action"].shape)
+    arrays["behaviour_log_probs"][:] = actions.log_prob(parameters, action).numpy().reshape(unroll_length, columns)
+    arrays["last_action"][1:] = arrays["action"]
+    arrays["last_action"][arrays["reset"]] = arrays["last_action"][0] = actions.no_action(1).numpy()[0]
     arrays["reward"][:] = generator.random(arrays["reward"].shape) < _RESET_SHARE
     return {key: torch.from_numpy(array) for key, array in arrays.items()}

@@ -11,6 +11,7 @@ from envs.contract import EnvConfig, Suite
 from envs.dmlab2d import DMLAB2D
 from envs.dmlab30 import DMLAB30
 from envs.errors import unknown_name
+from envs.gymnasium_suite import GYMNASIUM
 from envs.spec import EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
 from envs.vizdoom import VIZDOOM
@@ -24,6 +25,7 @@ SUITES: dict[str, Suite] = {
     "vizdoom": VIZDOOM,
     "dmlab2d": DMLAB2D,
     "dmlab30": DMLAB30,
+    "gymnasium": GYMNASIUM,
 }
 
 

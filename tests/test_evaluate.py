@@ -115,7 +115,7 @@ def naive_episode(agent: SavedAgent, task: str, slot: int, number: int) -> tuple
     encoder = network.context_encoder
     state = torch.zeros(1, network.core_state_size)
     observation, _ = env.reset()
-    action, reward, total, length = network.num_actions, 0.0, 0.0, 0
+    action, reward, total, length = agent.env.num_actions, 0.0, 0.0, 0
     while True:
         inputs = {key: torch.from_numpy(np.array(value))[None] for key, value in observation.items()}
         inputs |= {"reset": torch.tensor([[length == 0]]), "last_action": torch.tensor([[action]])}

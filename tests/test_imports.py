@@ -31,6 +31,9 @@ ADAPTERS = {
 }
 """Optional engine -> the only files that may import it."""
 
+IMPORTS_BY_NAME = "envs/gymnasium_suite.py"
+"""Imports the modules of the user's own environments and wrappers, and calls nothing in them but subclasses of gymnasium.Wrapper."""
+
 
 def imported(path: str, node: ast.AST) -> list[str]:
     """Dotted names that an import statement makes available, relative ones resolved."""
@@ -210,7 +213,7 @@ def is_forbidden(call: ast.Call) -> str:
 @pytest.mark.parametrize("path", TREES)
 def test_nothing_that_is_read_can_run(path: str) -> None:
     for node in ast.walk(TREES[path]):
-        if isinstance(node, ast.Call):
+        if isinstance(node, ast.Call) and (path, dotted(node.func)) != (IMPORTS_BY_NAME, "importlib.import_module"):
             assert not is_forbidden(node), f"{path}:{node.lineno}: {is_forbidden(node)}"
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert node.value != "_target_", f"{path}:{node.lineno}: _target_"

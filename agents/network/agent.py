@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.fusion import TORSO, Fusion, Modulation, Segments
+from agents.network.actions import ActionDistribution
 from agents.network.context import ContextEncoder, Contexts
 from agents.network.core import Core
 from agents.network.heads import ActionMask, ValueHead
@@ -20,7 +21,9 @@ Modulations = dict[str, Modulation]
 
 
 class AgentOutput(NamedTuple):
-    """policy_logits [T, B, A]; value_features [T, B, F], input of the value head; core_state [B, S]. Empty where not asked for."""
+    """policy_logits [T, B, P], which `ActionDistribution.parameters` reads; value_features [T, B, F], input of the value head;
+    core_state [B, S]. Empty where not asked for.
+    """
 
     policy_logits: Tensor
     value_features: Tensor
@@ -35,8 +38,8 @@ class AgentNetwork(nn.Module):
         context_encoder: contexts -> z.
         fusions: by site, any of agents.fusion.SITES; a site without a fusion is a plain layer without context.
         core: the recurrent core.
-        num_actions: A.
-        action_counts: actions of each task; the others are masked.
+        actions: the distribution of its actions.
+        action_counts: for each task, how many of the policy head's numbers it uses (the first ones); the others are masked.
         num_values: outputs of the value head: the number of tasks with PopArt, else 1.
     """
 
@@ -49,21 +52,20 @@ class AgentNetwork(nn.Module):
         fusions: Mapping[str, Fusion],
         core: Core,
         *,
-        num_actions: int,
+        actions: ActionDistribution,
         action_counts: Sequence[int],
         num_values: int,
     ) -> None:
         super().__init__()
-        self.num_actions = num_actions
+        self.actions = actions
         self.torso = torso
         self.context_encoder = context_encoder
         self.fusions = nn.ModuleDict(fusions)
         self.core = core
         if "policy" not in fusions:
-            self.policy = nn.Linear(core.size, num_actions)
-        self.action_mask = ActionMask(tuple(action_counts), num_actions)
-        # One-hot of the last action; "no action yet" is all zeros.
-        self.register_buffer("action_codes", torch.eye(num_actions + 1, num_actions), persistent=False)
+            self.policy = nn.Linear(core.size, actions.num_parameters)
+        self.action_mask = ActionMask(tuple(action_counts), actions.num_parameters)
+        self.register_buffer("action_codes", actions.codes(), persistent=False)
         self.value_head = ValueHead(1 if "value" in fusions else core.size, num_values)
 
     @property
@@ -107,7 +109,7 @@ class AgentNetwork(nn.Module):
         length, batch = inputs["reset"].shape
         fuse = partial(self._fuse, TORSO, modulations=modulations, segments=segments) if TORSO in self.fusions else None
         features = self.torso({key: inputs[key].flatten(0, 1) for key in ("image", "vector") if key in inputs}, fuse)
-        last_action = self.action_codes.to(features.dtype).index_select(0, inputs["last_action"].flatten())
+        last_action = self.actions.encode(inputs["last_action"].flatten(0, 1), self.action_codes.to(features.dtype))
         last_reward = inputs["last_reward"].flatten().clamp(-1, 1).unsqueeze(1)
         x = torch.cat([features, last_action, last_reward.to(features.dtype)], dim=1)
         x = self._fuse("core_input", x, modulations, segments)
@@ -141,6 +143,6 @@ def _full_precision(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def core_input_size(torso: nn.Module, num_actions: int) -> int:
-    """Features that reach the core before any fusion: torso, last action (one-hot), last reward."""
-    return int(torso.size) + num_actions + 1  # type: ignore[arg-type]
+def core_input_size(torso: nn.Module, code_size: int) -> int:
+    """Features that reach the core before any fusion: torso, last action in `code_size` numbers, last reward."""
+    return int(torso.size) + code_size + 1  # type: ignore[arg-type]

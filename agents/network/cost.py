@@ -40,7 +40,7 @@ def multiply_adds(network: AgentNetwork, env: EnvSpec) -> MultiplyAdds:
     inputs |= {
         "task": torch.zeros(1, 1, dtype=torch.int32),
         "reset": torch.zeros(1, 1, dtype=torch.bool),
-        "last_action": torch.full((1, 1), network.num_actions),
+        "last_action": network.actions.no_action(1).unsqueeze(0),
         "last_reward": torch.zeros(1, 1),
     }
     state = torch.zeros(1, network.core_state_size)

@@ -1,8 +1,8 @@
 """Batched inference: one process acts for all actors of a machine, with one network, on whatever is ready.
 
 An actor writes what it observes into its rows of a shared segment, wakes the server with one byte, and sleeps until a byte comes back.
-The server takes the requests of all actors that wait as one batch, in the order of the actors, and answers with the log-probabilities
-of all actions. Each actor samples from its own stream, so who was batched with whom changes no action.
+The server takes the requests of all actors that wait as one batch, in the order of the actors, and answers with the parameters of
+their action distributions. Each actor samples from its own stream, so who was batched with whom changes no action.
 
 Core states stay with the server; an actor asks for its own when an unroll begins.
 """
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork
 from agents.policy import Policy, Sampler, Slots
 from agents.runtime.base import ActorError
@@ -49,20 +50,21 @@ class RemotePolicy:
 
     Args:
         connection: to the server.
+        actions: what is sampled.
         arrays: this actor's part of `exchange_spec`.
 
     Attributes:
         weights_version: of the weights that acted in the first step since `seed`. Later steps may have been taken with newer ones.
     """
 
-    def __init__(self, connection: Connection, arrays: Mapping[str, Tensor]) -> None:
+    def __init__(self, connection: Connection, actions: ActionDistribution, arrays: Mapping[str, Tensor]) -> None:
         self.weights_version = -1
         self._connection = connection
         self._inputs = {key: arrays[key] for key in OBSERVED if key in arrays}
-        self._log_probs, self._core_state, self._version = (
-            arrays[key] for key in ("log_probs", "core_state", "weights_version")
+        self._distribution, self._core_state, self._version = (
+            arrays[key] for key in ("distribution", "core_state", "weights_version")
         )
-        self._sampler = Sampler()
+        self._sampler = Sampler(actions)
         self._begins = True
 
     @property
@@ -91,7 +93,7 @@ class RemotePolicy:
         if self._begins:
             self.weights_version = int(self._version)
             self._begins = False
-        return self._sampler.sample(self._log_probs)
+        return self._sampler.sample(self._distribution)
 
     def _ask(self, request: bytes) -> None:
         try:
@@ -106,11 +108,14 @@ class InferenceClient(NamedTuple):
 
     connection: Connection
     exchange: TrajectoryBuffers
+    actions: ActionDistribution
     actor: int
 
     def policy(self) -> RemotePolicy:
         """The policy of that actor."""
-        return RemotePolicy(self.connection, {key: array[self.actor] for key, array in self.exchange[0].items()})
+        return RemotePolicy(
+            self.connection, self.actions, {key: array[self.actor] for key, array in self.exchange[0].items()}
+        )
 
 
 class InferenceServer:
@@ -141,9 +146,11 @@ class InferenceServer:
         num_actors: int,
         threads: int,
     ) -> None:
-        exchange = TrajectoryBuffers(exchange_spec(spec, num_actors, network.num_actions), 1)
+        exchange = TrajectoryBuffers(exchange_spec(spec, num_actors, network.actions), 1)
         pipes = [context.Pipe() for _ in range(num_actors)]
-        self.clients = [InferenceClient(ours, exchange, index) for index, (ours, _) in enumerate(pipes)]
+        self.clients = [
+            InferenceClient(ours, exchange, network.actions, index) for index, (ours, _) in enumerate(pipes)
+        ]
         self.connection, theirs = context.Pipe()
         passed = [connection for _, connection in pipes]
         self._process = context.Process(
@@ -177,15 +184,15 @@ class InferenceServer:
         self.connection.close()
 
 
-def exchange_spec(spec: Mapping[str, ArraySpec], num_actors: int, num_actions: int) -> dict[str, ArraySpec]:
+def exchange_spec(spec: Mapping[str, ArraySpec], num_actors: int, actions: ActionDistribution) -> dict[str, ArraySpec]:
     """What passes between the actors and their server, each [num_actors, ...]: the observed keys of a step, and the answers to it.
 
-    log_probs f32 [slots, A], core_state f32 [slots, S], weights_version int64 [].
+    distribution f32 [slots, P], core_state f32 [slots, S], weights_version int64 [].
     """
     slots, state_size = spec["core_state"].shape
     arrays = {key: ArraySpec(shape=spec[key].shape[1:], dtype=spec[key].dtype) for key in OBSERVED if key in spec}
     arrays |= {
-        "log_probs": ArraySpec(shape=(slots, num_actions), dtype="float32"),
+        "distribution": ArraySpec(shape=(slots, actions.num_parameters), dtype="float32"),
         "core_state": ArraySpec(shape=(slots, state_size), dtype="float32"),
         "weights_version": ArraySpec(shape=(), dtype="int64"),
     }
@@ -198,12 +205,12 @@ class _Batcher:
     def __init__(self, policy: Policy, arrays: Mapping[str, Tensor], weights: SharedWeights) -> None:
         self._policy = policy
         self._inputs = {key: arrays[key] for key in OBSERVED if key in arrays}
-        self._log_probs, self._core_state, self._version = (
-            arrays[key] for key in ("log_probs", "core_state", "weights_version")
+        self._distribution, self._core_state, self._version = (
+            arrays[key] for key in ("distribution", "core_state", "weights_version")
         )
         self._weights = weights
         self._current = -1
-        self._slots = self._log_probs.shape[1]
+        self._slots = self._distribution.shape[1]
 
     def step(self, actors: Sequence[int]) -> None:
         """Acts for these actors, in increasing order, with the newest weights.
@@ -215,8 +222,8 @@ class _Batcher:
             self._policy.weights_changed()
         rows = self._rows(actors)
         inputs = {key: array[rows].flatten(0, 1) for key, array in self._inputs.items()}
-        log_probs = self._policy.log_probs(inputs, self._columns(rows))
-        self._log_probs[rows] = log_probs.view(len(actors), self._slots, -1)
+        distribution = self._policy.distribution(inputs, self._columns(rows))
+        self._distribution[rows] = distribution.view(len(actors), self._slots, -1)
         self._version[rows] = self._current
 
     def show_state(self, actor: int) -> None:
@@ -248,7 +255,7 @@ def _run_server(
     configure_process(threads)
     try:
         arrays = exchange[0]
-        num_actors, slots = arrays["log_probs"].shape[:2]
+        num_actors, slots = arrays["distribution"].shape[:2]
         _serve(_Batcher(make_policy(num_actors * slots), arrays, weights), learner, actors)
     except Exception:
         with contextlib.suppress(OSError):

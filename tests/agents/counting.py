@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from agents.actor import Actor
 from agents.fusion import Segments
+from agents.network.actions import Categorical
 from agents.network.agent import AgentOutput, Modulations
 from agents.network.context import Contexts
 from agents.policy import Policy
@@ -125,7 +126,7 @@ class CountingNetwork(nn.Module):
     """See the module. The state is (steps since the reset, sum of the ages seen since the reset)."""
 
     core_state_size = STATE_SIZE
-    num_actions = NUM_ACTIONS
+    actions = Categorical(NUM_ACTIONS)
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +171,7 @@ class MakeCountingActor:
         slots = [Slot(task=n % NUM_TASKS, index=n // NUM_TASKS, episode=self.first_episode) for n in numbers]
         env = SuiteVectorEnv(CountingEngine(slots, self.fault), COUNTING, slots, seed=0)
         policy = policy or Policy(CountingNetwork() if network is None else network, SLOTS)
-        return Actor(env, policy, NUM_ACTIONS, seed=(0, index))
+        return Actor(env, policy, Categorical(NUM_ACTIONS), seed=(0, index))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from agents.builder import build_network
+from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.trajectory import Trajectory, trajectory_spec
 from conf.schema import ContextConfig, CoreConfig, FusionConfig, LearnerConfig, RuntimeConfig, TorsoConfig, TrainConfig
@@ -19,23 +20,37 @@ INSTRUCTION_LENGTH = 4
 WORDS = 7
 
 
+ACTIONS: dict[str, dict[str, object]] = {
+    "discrete": {"num_actions": 4},
+    "multi_discrete": {"num_actions": 7, "action_sizes": (2, 3, 2)},
+    "continuous": {"num_actions": 2, "action_low": (-1.0, 0.5), "action_high": (1.0, 8.5)},
+}
+"""Every kind of actions, as fields of an EnvSpec."""
+
+
 def fake_env(
-    *, num_tasks: int = 3, image: tuple[int, int, int] | None = None, kind: str = "none", **changes: object
+    *,
+    actions: str = "discrete",
+    num_tasks: int = 3,
+    image: tuple[int, int, int] | None = None,
+    kind: str = "none",
+    **changes: object,
 ) -> EnvSpec:
-    """Vectors (or images) with instructions; the second task has one action less than the others."""
+    """Vectors (or images) with instructions; of discrete actions the second task has one less than the others."""
     observation = (
         {"image": ArraySpec(shape=image, dtype="uint8")}
         if image
         else {"vector": ArraySpec(shape=(VECTOR,), dtype="float32")}
     )
-    counts = tuple(3 if task == 1 else 4 for task in range(num_tasks))
+    most = ACTIONS[actions]["num_actions"]
+    counts = tuple(3 if task == 1 and actions == "discrete" else most for task in range(num_tasks))
     fields: dict[str, object] = {
         "suite": "fake",
         "tasks": tuple(f"task-{number}" for number in range(num_tasks)),
         "observation": observation,
         "instruction_length": INSTRUCTION_LENGTH,
         "vocabulary": ("", "?", *(f"word-{number}" for number in range(2, WORDS))),
-        "num_actions": 4,
+        **ACTIONS[actions],
         "action_counts": counts,
         "image_kind": kind,
         "symbol_counts": (5,) * image[2] if image and kind == "symbolic" else (),
@@ -105,11 +120,12 @@ def fake_batch(env: EnvSpec, core_state_size: int, length: int, columns: int, se
     batch["terminated"] &= batch["mask"]
     batch["reset"][0] = batch["mask"][0] & (rng.random(columns) < 0.3)
     batch["reset"][1:] = ~batch["mask"]
-    batch["action"] = rng.integers(0, counts, (length, columns))
+    batch["action"] = random_actions(rng, env, counts, length)
     batch["reward"] = (rng.normal(size=(length, columns)) * batch["mask"]).astype(np.float32)
     batch["behaviour_log_probs"] = np.log(rng.uniform(0.1, 0.9, (length, columns))).astype(np.float32)
-    batch["last_action"][0] = np.where(batch["reset"][0], env.num_actions, rng.integers(0, counts))
-    batch["last_action"][1:] = np.where(batch["reset"][1:], env.num_actions, batch["action"])
+    batch["last_action"][0] = random_actions(rng, env, counts, 1)[0]
+    batch["last_action"][1:] = batch["action"]
+    batch["last_action"][batch["reset"]] = action_distribution(env).no_action(1)[0].numpy()
     batch["last_reward"][1:] = batch["reward"]
     batch["core_state"] = rng.normal(size=batch["core_state"].shape).astype(np.float32)
     if env.instruction_length:
@@ -122,6 +138,15 @@ def fake_batch(env: EnvSpec, core_state_size: int, length: int, columns: int, se
     for key in ("episode_return", "success"):
         batch[key][:] = math.nan
     return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in batch.items()}
+
+
+def random_actions(rng: np.random.Generator, env: EnvSpec, counts: np.ndarray, length: int) -> np.ndarray:
+    """In the form that trajectories have, [length, B, ...]; `counts` [B] is how many discrete ones each column has."""
+    if env.action_kind == "continuous":
+        return rng.normal(size=(length, len(counts), env.num_actions)).astype(np.float32)
+    if env.action_kind == "multi_discrete":
+        return rng.integers(0, env.action_sizes, (length, len(counts), len(env.action_sizes)))
+    return rng.integers(0, counts, (length, len(counts)))
 
 
 def random_instruction(rng: np.random.Generator, env: EnvSpec) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, MakeCountingPolicy
-from fakes import fake_batch, fake_config, fake_env, fake_network
+from fakes import ACTIONS, fake_batch, fake_config, fake_env, fake_network
 
 import agents.runtime.local
 from agents import builder, plan
@@ -21,7 +21,7 @@ from agents.fusion import FUSIONS
 from agents.policy import Policy
 from agents.runtime.base import ActorError, Positions, Runtime, allocate
 from agents.runtime.buffers import SharedWeights
-from agents.runtime.inference import _Batcher, exchange_spec
+from agents.runtime.inference import RemotePolicy, _Batcher, exchange_spec
 from agents.runtime.local import LocalRuntime
 from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
 from conf.loading import compose_train
@@ -70,7 +70,7 @@ def test_a_batch_of_any_actors_is_what_each_would_do_alone(fusion: str) -> None:
     config = fake_config(fusion=fusion)
     network, served = fake_network(env, config), fake_network(env, config, seed=1)
     spec = trajectory_spec(env, 60, slots, network.core_state_size)
-    arrays = allocate(exchange_spec(spec, actors, env.num_actions))
+    arrays = allocate(exchange_spec(spec, actors, network.actions))
     weights = SharedWeights([parameter.shape for parameter in network.parameters()])
     weights.publish(network, 3)
     batcher = _Batcher(Policy(served, actors * slots), arrays, weights)
@@ -95,10 +95,47 @@ def test_a_batch_of_any_actors_is_what_each_would_do_alone(fusion: str) -> None:
         batcher.step(ready)
         for actor in ready:
             inputs = {key: value[step] for key, value in episodes[actor].items() if key in OBSERVED}
-            torch.testing.assert_close(arrays["log_probs"][actor], alone[actor].log_probs(inputs))
+            torch.testing.assert_close(arrays["distribution"][actor], alone[actor].distribution(inputs))
             batcher.show_state(actor)
             torch.testing.assert_close(arrays["core_state"][actor], alone[actor].core_state)
             assert int(arrays["weights_version"][actor]) == 3 + (step >= 30)
+
+
+class Direct:
+    """A connection to a server in this process."""
+
+    def __init__(self, batcher: _Batcher) -> None:
+        self.batcher = batcher
+
+    def send_bytes(self, request: bytes) -> None:
+        if request == b"s":
+            self.batcher.step([0])
+        else:
+            self.batcher.show_state(0)
+
+    def recv_bytes(self) -> bytes:
+        return b"a"
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_a_server_carries_every_kind_of_actions(kind: str) -> None:
+    slots, env = 4, fake_env(actions=kind)
+    network = fake_network(env, fake_config())
+    spec = trajectory_spec(env, 5, slots, network.core_state_size)
+    arrays = allocate(exchange_spec(spec, 1, network.actions))
+    weights = SharedWeights([parameter.shape for parameter in network.parameters()])
+    weights.publish(network, 0)
+    batcher = _Batcher(Policy(fake_network(env, fake_config(), seed=1), slots), arrays, weights)
+    own = {key: array[0] for key, array in arrays.items()}
+    remote, local = RemotePolicy(Direct(batcher), network.actions, own), Policy(network, slots)  # type: ignore[arg-type]
+    batch = fake_batch(env, network.core_state_size, 5, slots)
+    for policy in (remote, local):
+        policy.seed(9)
+    for t in range(5):
+        inputs = {key: value[t] for key, value in batch.items() if key in OBSERVED}
+        for found, expected in zip(remote.act(inputs), local.act(inputs), strict=True):
+            torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(remote.core_state, local.core_state)
 
 
 def trajectories(inference: str, unrolls: int, *overrides: str) -> list[list[Trajectory]]:

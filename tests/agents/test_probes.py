@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from counting import COUNTING, NUM_ACTIONS, CountingEngine, CountingNetwork
+from counting import COUNTING, CountingEngine, CountingNetwork
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from torch import Tensor
 
@@ -107,7 +107,9 @@ def test_the_mask_is_that_of_the_real_task_whatever_is_told() -> None:
 def unrolls(policy: ActingPolicy) -> list[Trajectory]:
     """Three unrolls of an actor in the counting environments, whose observations, instructions included, are known numbers."""
     slots = [Slot(task=column % 2, index=column // 2) for column in range(3)]
-    actor = Actor(SuiteVectorEnv(CountingEngine(slots), COUNTING, slots, seed=0), policy, NUM_ACTIONS, seed=(0, 0))
+    actor = Actor(
+        SuiteVectorEnv(CountingEngine(slots), COUNTING, slots, seed=0), policy, CountingNetwork.actions, seed=(0, 0)
+    )
     made = []
     for _ in range(3):
         made.append(allocate(trajectory_spec(COUNTING, 5, 3, policy.core_state.shape[1])))

@@ -18,6 +18,7 @@ from envs.conditional import ConditionalConfig
 from envs.contract import EnvConfig, Suite
 from envs.dmlab2d import DMLab2DConfig
 from envs.dmlab30 import DMLab30Config
+from envs.gymnasium_suite import GymnasiumConfig
 from envs.spec import Slot, Split
 from envs.suites import SUITES, make_env, make_spec
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
@@ -65,6 +66,10 @@ def dmlab30() -> EnvConfig:
     return DMLab30Config(tasks=levels, action_repeat=60, truncate_at_time_limit=True, **options)
 
 
+def gymnasium(*names: str) -> Callable[[], EnvConfig]:
+    return lambda: GymnasiumConfig(tasks=[f"gym_tasks:{name}-v0" for name in names])
+
+
 CASES: dict[str, Callable[[], EnvConfig]] = {
     "envpool": babyai("envpool"),
     "minigrid": babyai("minigrid"),
@@ -72,6 +77,9 @@ CASES: dict[str, Callable[[], EnvConfig]] = {
     "vizdoom": vizdoom,
     "dmlab2d": dmlab2d,
     "dmlab30": dmlab30,
+    "gymnasium-discrete": gymnasium("Match", "MatchShifted", "MatchFew"),
+    "gymnasium-multi-discrete": gymnasium("Pair", "PairShort", "PairLong"),
+    "gymnasium-continuous": gymnasium("Point", "PointShort", "PointLong"),
     "conditional-map": lambda: ConditionalConfig(tasks=["map-0", "map-1", "map-2"]),
     "conditional-memory": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"]),
     "conditional-image": lambda: ConditionalConfig(tasks=["memory-0", "map-3", "memory-1"], observation="image"),
@@ -107,7 +115,13 @@ def opened(
 
 
 def actions_for(env: SuiteVectorEnv, steps: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, env.spec_of_suite.num_actions, (steps, env.num_envs))
+    """That every slot's task has."""
+    spec = env.spec_of_suite
+    if spec.action_kind != "discrete":
+        env.action_space.seed(0)
+        return np.stack([env.action_space.sample() for _ in range(steps)])
+    counts = np.array([spec.action_counts[slot.task] for slot in env.slots])
+    return np.random.default_rng(0).integers(0, counts, (steps, env.num_envs))
 
 
 def play(env: SuiteVectorEnv, steps: int) -> list[dict[str, Any]]:
@@ -136,7 +150,14 @@ def test_shapes_types_and_spaces(config: EnvConfig) -> None:
         size = len(TASKS_OF_SLOTS)
         assert env.num_envs == size
         assert env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
-        assert env.single_action_space.n == env.spec_of_suite.num_actions
+        spec = env.spec_of_suite
+        if spec.action_kind == "discrete":
+            assert env.single_action_space.n == spec.num_actions
+        else:
+            sizes, low, high = spec.action_sizes, spec.action_low, spec.action_high
+            kinds = {"multi_discrete": "int32", "continuous": "float32"}
+            assert env.single_action_space.dtype == kinds[spec.action_kind]
+            assert env.single_action_space.shape == (len(sizes) or len(low),) == (len(sizes) or len(high),)
         for number, frame in enumerate(play(env, 60)):
             observation, info = frame["observation"], frame["info"]
             assert env.observation_space.contains(observation)

@@ -1,0 +1,148 @@
+"""Small gymnasium environments of every kind of actions, as a user's own package would register them: `gym_tasks:Match-v0`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+CHOICES = (3, 4)
+
+
+class Match(gymnasium.Env[Any, Any]):
+    """At every step a new target is shown, and an action earns by how near it comes: 1 for the best one, 0 for the worst.
+
+    Args:
+        action_space: Discrete(3), MultiDiscrete(CHOICES) or a Box of two numbers, each shifted as it likes.
+        padding: zeros that are observed beside the target.
+        end: chance that a step ends the episode.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
+
+    def __init__(self, action_space: Any, padding: int = 0, end: float = 0.1, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.action_space = action_space
+        self.padding, self.end = padding, end
+        self.observation_space = spaces.Box(-1, 1, (len(self._code(action_space.sample())) + padding,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._show(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        earned = 1 - float(np.abs(self._code(action) - self._target).mean()) / self._worst
+        return self._show(), earned, bool(self.np_random.random() < self.end), False, {}
+
+    def render(self) -> Any:
+        picture = np.zeros((32, 32, 3), np.uint8)
+        picture[: 8 + int(8 * self._target[0])] = 255
+        return picture
+
+    def _show(self) -> Any:
+        space, random = self.action_space, self.np_random
+        if isinstance(space, spaces.Box):
+            best: Any = random.uniform(space.low, space.high).astype(np.float32)
+        else:
+            best = space.start + random.integers(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+        self._target = self._code(best)
+        return np.concatenate([self._target, np.zeros(self.padding, np.float32)])
+
+    @property
+    def _worst(self) -> float:
+        """Of a wrong choice two numbers of its one-hot code are wrong; the ends of a Box are 2 apart."""
+        if isinstance(self.action_space, spaces.Box):
+            return 2
+        return 2 * np.size(self.action_space.sample()) / len(self._target)
+
+    def _code(self, action: Any) -> Any:
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            return (2 * (action - space.low) / (space.high - space.low) - 1).astype(np.float32)
+        return spaces.flatten(space, action).astype(np.float32)
+
+
+class Odd(gymnasium.Env[Any, Any]):
+    """Whatever spaces; every value of an observation is drawn from them. Nothing is drawn, in either sense of `render`."""
+
+    def __init__(self, observation_space: Any, action_space: Any = spaces.Discrete(2)) -> None:  # noqa: B008
+        self.observation_space, self.action_space = observation_space, action_space
+        self.taken: list[Any] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self.taken.append(action)
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+class Negate(gymnasium.RewardWrapper[Any, Any]):
+    """A user's wrapper."""
+
+    def reward(self, reward: Any) -> Any:
+        return -reward
+
+
+class Loud(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A user's wrapper that greets."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        print("hello")
+
+
+class NeedsMore(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A wrapper that cannot be named, because it takes an argument."""
+
+    def __init__(self, env: Any, *, size: int) -> None:
+        super().__init__(env)
+
+
+def _register(name: str, limit: int | None = None, entry: Any = Match, **options: Any) -> None:
+    if name not in gymnasium.registry:
+        gymnasium.register(name, entry, kwargs=options, max_episode_steps=limit)
+
+
+_BOX = spaces.Box(np.array([-2, 10], np.float32), np.array([2, 11], np.float32))
+_UINT8 = {"low": 0, "high": 255, "dtype": np.uint8}
+for _suffix, _limit in (("", 8), ("Short", 5), ("Long", 20)):
+    _register(f"Pair{_suffix}-v0", _limit, action_space=spaces.MultiDiscrete(np.array(CHOICES), start=np.array([0, 7])))
+    _register(f"Point{_suffix}-v0", _limit, action_space=_BOX)
+_register("Match-v0", 8, action_space=spaces.Discrete(3))
+_register("MatchShifted-v0", 5, action_space=spaces.Discrete(4, start=-2), padding=3)
+_register("MatchFew-v0", 20, action_space=spaces.Discrete(2))
+for _name, _observation in {
+    "Image": spaces.Box(shape=(24, 30, 3), **_UINT8),  # type: ignore[arg-type]
+    "SmallImage": spaces.Box(shape=(24, 24, 3), **_UINT8),  # type: ignore[arg-type]
+    "ImageAndMore": spaces.Dict(
+        {"b": spaces.Discrete(3), "look": spaces.Box(shape=(24, 30, 3), **_UINT8), "a": spaces.Box(-1, 1, (2, 2))}  # type: ignore[arg-type]
+    ),
+    "TwoImages": spaces.Dict({key: spaces.Box(shape=(24, 30, 3), **_UINT8) for key in "ab"}),  # type: ignore[arg-type]
+    "Choice": spaces.Discrete(5, start=2),
+    "Choices": spaces.MultiDiscrete(np.array([2, 3])),
+    "Nested": spaces.Tuple(
+        (spaces.Dict({"x": spaces.MultiBinary(2)}), spaces.Box(-np.inf, np.inf, (2, 3), np.float64))
+    ),
+    "Memory": spaces.Box(shape=(6,), **_UINT8),  # type: ignore[arg-type]
+    "Text": spaces.Dict({"mission": spaces.Text(8), "x": spaces.Box(-1, 1, (2,))}),
+}.items():
+    _register(f"{_name}-v0", entry=Odd, observation_space=_observation)
+for _name, _action in {
+    "Switches": spaces.MultiBinary((2, 2)),
+    "Digits": spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), start=np.array([[0, 1], [0, -3]])),
+    "Fine": spaces.Box(np.full((2, 1), 0.1), np.full((2, 1), 0.3), dtype=np.float64),
+    "Unbounded": spaces.Box(-np.inf, np.inf, (2,)),
+    "HalfBounded": spaces.Box(np.zeros(2, np.float32), np.full(2, np.inf, np.float32)),
+    "Huge": spaces.Box(np.finfo(np.float32).min, np.finfo(np.float32).max, (2,)),
+    "Integers": spaces.Box(0, 3, (2,), np.int64),
+    "Several": spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2))),
+}.items():
+    _register(f"{_name}-v0", entry=Odd, observation_space=spaces.Box(-1, 1, (2,)), action_space=_action)
