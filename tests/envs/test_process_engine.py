@@ -262,8 +262,7 @@ def test_other_slots_go_on_while_one_is_resetting(tmp_path: Path) -> None:
         again = run.step()
     for key in ("image", "vector", "instruction"):
         assert np.array_equal(again[key][::2], frame[key][::2])
-    while run.step()["resetting"][2]:
-        time.sleep(0.005)
+    eventually(lambda: not run.step()["resetting"][2])
     assert run.frames[-1]["resetting"].tolist() == [True, False, False]
     run.open_all()
     run.env.wait_for_resets(np.inf)
@@ -311,8 +310,7 @@ def test_a_step_with_nothing_to_show_sleeps_until_one_reset_is_done(
     assert len(waits) == 2
     assert run.step()["vector"][:, 3].tolist() == [2, 1]
     run.open_all()
-    while run.step()["resetting"].any():
-        time.sleep(0.005)
+    eventually(lambda: not run.step()["resetting"].any())
     run.env.close()
 
 
