@@ -1,6 +1,7 @@
 """The schema of every option, with its default, and what its values may be.
 
-Names are looked up in literal tables; nothing in a config is ever imported, instantiated or interpolated.
+Names are looked up in literal tables; nothing in a config is ever imported, instantiated or interpolated, but for the modules of the
+user's own environments and wrappers that suite gymnasium is told (envs/gymnasium_suite.py).
 """
 
 from __future__ import annotations

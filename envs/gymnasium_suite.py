@@ -26,6 +26,8 @@ from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
 
+PRESETS = {"starter": ("CartPole-v1", "Acrobot-v1")}
+
 
 @dataclass(kw_only=True, slots=True)
 class GymnasiumConfig(EnvConfig):
@@ -39,7 +41,7 @@ class GymnasiumConfig(EnvConfig):
     """
 
     name: str = "gymnasium"
-    tasks: list[str] = field(default_factory=lambda: ["CartPole-v1"])
+    tasks: list[str] = field(default_factory=lambda: ["starter"])
     wrappers: list[str] = field(default_factory=list)
     # Any, because nothing could be added to a dict from the command line.
     options: Any = None
@@ -48,7 +50,7 @@ class GymnasiumConfig(EnvConfig):
 
 def make_spec(config: GymnasiumConfig) -> EnvSpec:
     """Describes the suite. Only an environment itself knows its spaces, so one of each task is made and closed."""
-    tasks = expand_tasks(config.tasks, {})
+    tasks = expand_tasks(config.tasks, PRESETS)
     if not isinstance(config.options or {}, dict):
         raise InputError(f"env.options={config.options} is no mapping: write {{name: value}}.")
     interfaces = [_inspect(config, task) for task in tasks]
@@ -181,4 +183,4 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__
 
 
-GYMNASIUM = Suite(name="gymnasium", config=GymnasiumConfig, presets={}, make_spec=make_spec, make_env=make_env)
+GYMNASIUM = Suite(name="gymnasium", config=GymnasiumConfig, presets=PRESETS, make_spec=make_spec, make_env=make_env)
