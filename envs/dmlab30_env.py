@@ -110,14 +110,19 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         def load(observations: list[str]) -> Any:
             return module.Lab(self._level, observations, config=config, renderer=renderer, level_cache=self._cache)
 
+        def offers(name: str) -> bool:
+            try:
+                load([IMAGE, name]).close()
+            except ValueError:
+                return False
+            return True
+
         try:
             try:
                 return load([IMAGE, INSTRUCTION, FRAMES_LEFT])
             except ValueError:  # a level of an engine's test, say, that has pictures only
-                offered = load([IMAGE])
-                names = {spec["name"] for spec in offered.observation_spec()}
-                offered.close()
-                return load([IMAGE, *(name for name in (INSTRUCTION, FRAMES_LEFT) if name in names)])
+                # Tried one by one, because to list what it offers the engine prints to stdout.
+                return load([IMAGE, *(name for name in (INSTRUCTION, FRAMES_LEFT) if offers(name))])
         except RuntimeError as error:
             raise InputError(_explain(self._level, renderer, str(error))) from error
 

@@ -124,6 +124,7 @@ class ShallowTorso(nn.Module):
         # 0.02. With small budgets that decides whether anything is learned.
         for layer in (self.conv1, self.conv2, self.linear):
             nn.init.orthogonal_(layer.weight, math.sqrt(2))
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from counting import COUNTING, NUM_ACTIONS, SLOTS, STATE_SIZE, CountingNetwork
 from pids import make_pid
 
 from agents.actor import Actor
+from agents.network.actions import Categorical
 from agents.policy import Policy
 from agents.runtime.base import ActorError
 from agents.runtime.local import LocalRuntime
@@ -31,7 +32,7 @@ class MakeProcessActor:
 
     def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
         env = SuiteVectorEnv(ProcessEngine(make_pid, COUNTING, SEATS, Split.TRAIN), COUNTING, SEATS, seed=0)
-        return Actor(env, Policy(CountingNetwork(), SLOTS), NUM_ACTIONS, seed=(0, index))  # type: ignore[arg-type]
+        return Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, index))  # type: ignore[arg-type]
 
 
 def is_gone(pid: int) -> bool:

@@ -27,6 +27,7 @@ from agents.actor import Actor
 from agents.builder import build_learner
 from agents.learner import Learner
 from agents.metrics import Statistics
+from agents.network.actions import Categorical
 from agents.policy import Policy
 from agents.runtime.base import Positions, allocate
 from agents.trajectory import OBSERVED, PER_COLUMN, Trajectory, trajectory_spec
@@ -71,7 +72,7 @@ class SlowCountingEngine(CountingEngine):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_what_an_actor_hands_over_is_the_same_life_with_more_masked_steps(delays: list[int]) -> None:
     env = SuiteVectorEnv(SlowCountingEngine(SEATS, delays), COUNTING, SEATS, seed=0)
-    actor = Actor(env, Policy(CountingNetwork(), SLOTS), NUM_ACTIONS, seed=(0, 0))  # type: ignore[arg-type]
+    actor = Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, 0))  # type: ignore[arg-type]
     statistics = Statistics(COUNTING.tasks)
     unrolls = []
     for _ in range(UNROLLS):

@@ -209,7 +209,13 @@ def test_a_level_that_cannot_begin_is_explained_and_a_later_failure_is_not_the_u
         env.reset(seed=2)
 
 
-def test_the_instance_that_only_tells_what_a_level_offers_is_closed(spies: list[Spy]) -> None:
-    environment("tests/event_test", renderer="hardware")
+def test_instances_that_only_tell_what_a_level_offers_are_closed(
+    spies: list[Spy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = _levels.observation_spec
+    monkeypatch.setattr(
+        _levels, "observation_spec", lambda *level: [spec for spec in everything(*level) if spec["name"] != "INSTR"]
+    )
+    environment("lt_chasm", renderer="hardware")
     asked, played_on = spies
     assert not asked.close() and played_on.close()

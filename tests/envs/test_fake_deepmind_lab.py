@@ -144,7 +144,11 @@ def test_specs(lab: deepmind_lab.Lab) -> None:
     default = deepmind_lab.Lab(ROOMS, ["RGB_INTERLEAVED"], {"logLevel": "WARN"})
     default.reset(seed=1)
     assert default.observations()["RGB_INTERLEAVED"].shape == (240, 320, 3)
-    assert lab.fps() == 60 and isinstance(deepmind_lab.version(), str) and Path(deepmind_lab.runfiles_path()).is_dir()
+    assert (
+        not hasattr(lab, "fps")
+        and isinstance(deepmind_lab.version(), str)
+        and Path(deepmind_lab.runfiles_path()).is_dir()
+    )
 
 
 def test_properties(lab: deepmind_lab.Lab) -> None:

@@ -212,10 +212,9 @@ class Lab:
     def num_steps(self) -> int:
         return self._num_steps
 
-    def fps(self) -> int:
-        return 60
-
     def observation_spec(self) -> list[dict[str, Any]]:
+        for name in ("RGB_INTERLACED", "RGBD_INTERLACED"):  # whatever logLevel says
+            print(f"Using deprecated observation format: '{name}'")
         return [dict(spec) for spec in self._spec]
 
     def action_spec(self) -> list[dict[str, Any]]:
