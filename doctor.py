@@ -51,6 +51,8 @@ ENGINES: dict[str, Engine] = {
     "minigrid": Engine("minigrid", 'pip install "mimpala[minigrid]"', ("minigrid",)),
     "ale_py": Engine("ale-py", 'pip install "mimpala[atari]"', ("ale",)),
     "vizdoom": Engine("vizdoom", 'pip install "mimpala[vizdoom]"', ("vizdoom",)),
+    "dmlab2d": Engine("dmlab2d", 'pip install "mimpala[dmlab2d]"', ("dmlab2d",)),
+    "deepmind_lab": Engine("deepmind_lab", "build it (docs/dmlab.md)", ("deepmind_lab",)),
     "cv2": Engine("opencv-python-headless", 'pip install "mimpala[atari]" or "mimpala[vizdoom]"', ("ale", "vizdoom")),
 }
 """Module -> where it comes from."""

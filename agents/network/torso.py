@@ -123,9 +123,9 @@ class ShallowTorso(nn.Module):
         # By torch's default weights the features of different pictures hardly differ: by 0.001 in a scene of ViZDoom, with these by
         # 0.02. With small budgets that decides whether anything is learned.
         for layer in (self.conv1, self.conv2, self.linear):
-            nn.init.orthogonal_(layer.weight, math.sqrt(2))
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+            weight, bias = layer.parameters()
+            nn.init.orthogonal_(weight, math.sqrt(2))
+            nn.init.zeros_(bias)
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
         """One row of features per sample; `fuse` sees the map of the last convolution, of `map_shape`."""

@@ -113,6 +113,16 @@ def test_pixel_torsos_are_their_layers(
     )
 
 
+def test_the_shallow_torso_begins_by_telling_similar_pictures_apart() -> None:
+    """A grey picture with one small square elsewhere; torch's own weights give a tenth of this."""
+    torch.manual_seed(0)
+    image = torch.full((16, 84, 84, 4), 90, dtype=torch.uint8)
+    for number, picture in enumerate(image):
+        picture[5 * number : 5 * number + 4, 40:44] = 236
+    features = ShallowTorso((84, 84, 4), 0)({"image": image})
+    assert features.std(dim=0).mean() > 0.005
+
+
 def test_mlp_is_its_layers_and_passes_through_without_any() -> None:
     torso, x = MLPTorso(4, sizes=(6, 5)), torch.randn(3, 4)
     torch.testing.assert_close(torso({"vector": x}), F.relu(torso.layers[1](F.relu(torso.layers[0](x)))))
