@@ -270,7 +270,10 @@ def test_a_run_ends_when_it_succeeds(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["env=nowhere"], "env=nowhere is unknown: choose one of atari, babyai, conditional, vizdoom"),
+        (
+            ["env=nowhere"],
+            "env=nowhere is unknown: choose one of atari, babyai, conditional, dmlab2d, dmlab30, gymnasium, vizdoom",
+        ),
         (["fusion=nothing"], "fusion=nothing is unknown: choose one of attention, concat, concat_mlp"),
         (["runtime=nothing"], "runtime=nothing is unknown"),
         (["runtime.inference=nothing"], "runtime.inference=nothing is unknown: choose one of auto, actor, server"),

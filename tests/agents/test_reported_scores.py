@@ -73,7 +73,7 @@ def test_the_display_shows_scores_where_there_are_any(
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "200")
-    task = {"return": 60.0, "length": 3.0, "episodes": 2, "frames": 9}
+    task = {"return": 60.0, "length": 3.0, "episodes": 2, "frames": 9, "updates": 1}
     figures = {"frames": 7, "updates": 1, "seconds": 2.0, "frames_per_second": 3.5, "limited_by": "x", "finished": True}
     for shown in ({"map": task}, {"map": task | {"score": 250.0}}):
         with Display(1000) as display:
