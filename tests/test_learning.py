@@ -65,7 +65,7 @@ def train(*overrides: str) -> float:
 def test_mi_solves_what_concat_cannot() -> None:
     """Optimal is 1. Seeds 0, 1, 2 gave 0.949, 0.971, 0.972 for mi; concat gets 0.52 to 0.53 however long it is trained."""
     assert train(*RECIPE, "fusion=mi") >= 0.95
-    assert train(*RECIPE, "fusion=concat") < 0.7
+    assert train(*RECIPE, "fusion=concat", "total_frames=250000") < 0.7
 
 
 # The suite's usual agent.

@@ -26,8 +26,14 @@ def composed(*overrides: str) -> tuple[TrainConfig, EnvSpec]:
     return config, make_spec(config.env)
 
 
-@pytest.mark.parametrize("fusion", sorted(FUSIONS))
-@pytest.mark.parametrize("reference", ["mi", "500000"])
+@pytest.mark.parametrize(
+    ("fusion", "reference"),
+    [
+        *((fusion, "mi") for fusion in sorted(FUSIONS)),
+        # A number is met by the same search: once for each free dimension.
+        *((fusion, "500000") for fusion in ("concat", "concat_mlp", "low_rank", "mixture")),
+    ],
+)
 def test_every_flat_form_is_brought_to_the_size_of_another(fusion: str, reference: str) -> None:
     """On the default suite, at its default sizes."""
     config, env = composed(*BABYAI, f"fusion={fusion}", f"match_params={reference}")

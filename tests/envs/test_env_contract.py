@@ -181,10 +181,13 @@ def test_shapes_types_and_spaces(config: EnvConfig) -> None:
                 assert not (frame["terminated"] & frame["truncated"]).any()
 
 
-def test_the_step_after_an_end_is_the_reset_and_statistics_equal_a_naive_recount(config: EnvConfig) -> None:
+def test_the_step_after_an_end_is_the_reset_statistics_equal_a_naive_recount_and_nothing_is_printed(
+    config: EnvConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
     with opened(config) as env:
         frames = play(env, 250)
         knows_success = env.spec_of_suite.has_success
+    assert capfd.readouterr().out == ""
     ended_somewhere = 0
     for slot in range(len(TASKS_OF_SLOTS)):
         total, length, episode, ended = 0.0, 0, 0, False
@@ -293,12 +296,6 @@ def test_close_may_be_repeated(config: EnvConfig) -> None:
         env.reset()
         env.close()
         env.close()
-
-
-def test_nothing_is_printed(config: EnvConfig, capfd: pytest.CaptureFixture[str]) -> None:
-    with opened(config) as env:
-        play(env, 200)
-    assert capfd.readouterr().out == ""
 
 
 def test_state_dict_continues_exactly_or_is_none(config: EnvConfig) -> None:
