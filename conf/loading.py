@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from envs.suites import SUITES
 Config = TypeVar("Config")
 
 
+@functools.cache
 def _store_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
@@ -154,6 +156,7 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
             raise _explain(error, name, overrides) from error
 
 
+@functools.cache
 def _choices(group: str) -> list[str]:
     """The names that a group of conf/ offers; none for what is no group."""
     options = GlobalHydra.instance().config_loader().get_group_options(group)
