@@ -294,13 +294,15 @@ def _build_fusion(config: TrainConfig, context: ContextEncoder, x_size: int, out
 
 
 def _build_spatial_fusion(config: TrainConfig, context: ContextEncoder, torso: nn.Module) -> Fusion:
+    name = config.fusion.spatial or config.fusion.name
     if torso.map_shape is None:
+        hint = ", such as env.observation=image" if config.env.name == "conditional" else ""
+        without = "leave torso out of fusion.sites" if config.fusion.name in FUSIONS else "choose a fusion without one"
         raise InputError(
-            f"fusion.sites=[{','.join(config.fusion.sites)}] has a fusion on the torso's feature map, and this torso reads a vector: "
-            "leave torso out of fusion.sites."
+            f"fusion.sites=[{','.join(config.fusion.sites)}] puts {name} on the torso's feature map, and this torso reads a vector: "
+            f"take observations with an image{hint}, or {without}."
         )
     assert isinstance(torso.map_shape, tuple)
-    name = config.fusion.spatial or config.fusion.name
     form = SPATIAL_FUSIONS[name]
     return form(torso.map_shape, context.size, **_fusion_options(config, name, form, context))
 
