@@ -15,7 +15,6 @@ loses all digits near the bounds, and without it the log-probability of a stored
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Protocol
@@ -165,7 +164,7 @@ class FactoredCategorical:
 
     def encode(self, action: Tensor, codes: Tensor) -> Tensor:
         """The one-hot codes of the components, side by side."""
-        rows = action + _firsts([size + 1 for size in self.sizes], action.device)
+        rows = action + _firsts(tuple(size + 1 for size in self.sizes), action.device)
         return codes.index_select(0, rows.flatten()).view(*rows.shape, -1).sum(dim=1)
 
     def parameters(self, logits: Tensor) -> Tensor:
@@ -267,7 +266,8 @@ def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.empty(shape).uniform_(generator=generator).log_().neg_().log_().neg_()
 
 
-def _firsts(sizes: Sequence[int], device: torch.device) -> Tensor:
+@cache
+def _firsts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """Where each of the blocks of these sizes begins, [D]."""
     return torch.tensor([0, *np.cumsum(sizes[:-1]).tolist()], device=device)
 
