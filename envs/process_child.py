@@ -70,11 +70,8 @@ def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
     one = dict(spec.observation)
     if spec.instruction_length:
         one["instruction"] = ArraySpec(shape=(spec.instruction_length,), dtype="int32")
-    shapes = {"discrete": (), "multi_discrete": (len(spec.action_sizes),), "continuous": (len(spec.action_low),)}
     one |= {
-        "action": ArraySpec(
-            shape=shapes[spec.action_kind], dtype="float32" if spec.action_kind == "continuous" else "int32"
-        ),
+        "action": spec.action,
         "reward": ArraySpec(shape=(), dtype="float32"),
         "terminated": ArraySpec(shape=(), dtype="bool"),
         "truncated": ArraySpec(shape=(), dtype="bool"),

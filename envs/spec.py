@@ -87,6 +87,14 @@ class EnvSpec:
             return "multi_discrete"
         return "continuous" if self.action_low else "discrete"
 
+    @property
+    def action(self) -> ArraySpec:
+        """Shape and dtype of an action of one slot, as the environment takes it."""
+        shape = {"discrete": (), "multi_discrete": (len(self.action_sizes),), "continuous": (len(self.action_low),)}
+        return ArraySpec(
+            shape=shape[self.action_kind], dtype="float32" if self.action_kind == "continuous" else "int32"
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slot:

@@ -119,7 +119,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self.single_action_space = _action_space(spec)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._action_dtype = np.float32 if spec.action_kind == "continuous" else np.int32
+        self._action_dtype = np.dtype(spec.action.dtype)
         self._engine = engine
         self._seed = seed
         self._first_episode = np.array([slot.episode for slot in self.slots], np.int64)
