@@ -11,7 +11,6 @@ restarts the game at every lost life, the other is seeded once for all episodes,
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from envs.atari_games import GAMES, PRESETS
 from envs.contract import EnvConfig, Suite, expand_tasks
-from envs.errors import InputError
+from envs.errors import InputError, unknown_task
 from envs.seeding import episode_seed, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.vector import Arrays, Outcome, SuiteVectorEnv
@@ -68,9 +67,7 @@ def make_spec(config: AtariConfig) -> EnvSpec:
     tasks = expand_tasks(config.tasks, PRESETS)
     for task in tasks:
         if task not in GAMES:
-            close = difflib.get_close_matches(task, [*GAMES, *PRESETS], n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}" if close else f"presets are {', '.join(PRESETS)}"
-            raise InputError(f"env.tasks={task} is no game or preset of suite atari: {hint}?")
+            raise unknown_task(task, "game", "atari", GAMES, PRESETS)
     _check_options(config)
     for module in ("ale_py", "cv2"):
         if importlib.util.find_spec(module) is None:

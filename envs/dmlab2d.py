@@ -12,7 +12,6 @@ A level that ends by itself terminates the episode; the time limit, by default t
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import itertools
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from envs.contract import EnvConfig, Suite, expand_tasks
 from envs.dm_env_adapter import DmEnvAdapter
-from envs.errors import InputError, unknown_name
+from envs.errors import InputError, unknown_name, unknown_task
 from envs.gymnasium_engine import GymnasiumEngine
 from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -136,9 +135,7 @@ def make_spec(config: DMLab2DConfig) -> EnvSpec:
     tasks = expand_tasks(config.tasks, PRESETS)
     for task in tasks:
         if task not in LEVELS:
-            close = difflib.get_close_matches(task, [*LEVELS, *PRESETS], n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}" if close else f"presets are {', '.join(PRESETS)}"
-            raise InputError(f"env.tasks={task} is no level or preset of suite dmlab2d: {hint}?")
+            raise unknown_task(task, "level", "dmlab2d", LEVELS, PRESETS)
     if config.actions not in ACTION_SETS:
         raise unknown_name("env.actions", config.actions, ACTION_SETS)
     for key, value, least in (

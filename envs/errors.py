@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad input from the user: a config value, a checkpoint, a path, an engine that is not installed.
@@ -15,3 +18,16 @@ def unknown_name(key: str, value: object, names: object) -> InputError:
     """The error for a name that is not in a table, listing the names that are."""
     listed = ", ".join(str(name) for name in names) if hasattr(names, "__iter__") else str(names)
     return InputError(f"{key}={value} is unknown: choose one of {listed}.")
+
+
+def unknown_task(task: str, kind: str, suite: str, tasks: Iterable[str], presets: Iterable[str]) -> InputError:
+    """The error for a task that a suite does not have: the names that are close to it, or else the presets.
+
+    Args:
+        kind: what the suite calls its tasks, as "game", and where it matters what they are played on.
+        tasks, presets: the names there are.
+    """
+    presets = list(presets)
+    close = difflib.get_close_matches(task, [*tasks, *presets], n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}" if close else f"presets are {', '.join(presets)}"
+    return InputError(f"env.tasks={task} is no {kind} or preset of suite {suite}: {hint}?")

@@ -10,7 +10,6 @@ of actions (`envs.vizdoom_scenarios.actions_of`), and the policy is masked to th
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import shlex
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from envs import vizdoom_launcher
 from envs.contract import EnvConfig, Suite, expand_tasks
-from envs.errors import InputError
+from envs.errors import InputError, unknown_task
 from envs.gymnasium_engine import GymnasiumEngine
 from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -67,9 +66,7 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
     tasks = expand_tasks(config.tasks, PRESETS)
     for task in tasks:
         if task not in SCENARIOS:
-            close = difflib.get_close_matches(task, [*SCENARIOS, *PRESETS], n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}" if close else f"presets are {', '.join(PRESETS)}"
-            raise InputError(f"env.tasks={task} is no scenario or preset of suite vizdoom: {hint}?")
+            raise unknown_task(task, "scenario", "vizdoom", SCENARIOS, PRESETS)
     if config.action_repeat < 1:
         raise InputError(f"env.action_repeat={config.action_repeat} is too small: give 1 or more.")
     if len(config.image_size) != 2 or min(config.image_size) < 1:
