@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from saved_agents import CONDITIONAL, make_checkpoint
 
+import evaluate
 from agents.runtime.process import configure_process
 
 # Tests of several processes share the machine; more threads than cores make small networks many times slower.
@@ -42,3 +44,15 @@ def process_settings() -> Iterator[None]:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tests_keep_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """evaluate.py sets threads for its process; here that is the tests' process."""
+    monkeypatch.setattr(evaluate, "configure_process", lambda threads: None)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a small agent on the suite `conditional` that was never trained."""
+    return make_checkpoint(tmp_path_factory.mktemp("agent"), *CONDITIONAL)

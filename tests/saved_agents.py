@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import evaluate
 from agents import builder
 from agents.checkpoint import save_checkpoint
 from agents.metrics import Statistics
@@ -30,6 +32,13 @@ def make_checkpoint(folder: Path, *overrides: str) -> Path:
     learner = builder.build_learner(config, env, builder.build_network(config, env))
     content = snapshot(config, env, learner, Statistics(env.tasks), Positions(), 0.0)
     return save_checkpoint(folder, 0, content, keep=1)
+
+
+def evaluated(checkpoint: Path, output: Path, *arguments: str) -> dict[str, Any]:
+    """The result file of evaluate.py."""
+    assert evaluate.main([f"run={checkpoint}", f"output={output}", *arguments]) == 0
+    content: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    return content
 
 
 def damaged(checkpoint: Path, path: Path, damage: Damage) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from saved_agents import CONDITIONAL, make_checkpoint
+from saved_agents import evaluated, make_checkpoint
 
 import evaluate
 from agents import evaluation, video
@@ -29,23 +28,7 @@ from envs.spec import EnvSpec, Slot, Split
 from envs.suites import make_env
 from envs.vector import Arrays, Outcome, SuiteVectorEnv
 
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs set threads for their process; here that would be the tests' process."""
-    monkeypatch.setattr(evaluate, "configure_process", lambda threads: None)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("agent"), *CONDITIONAL)
-
-
-def run(checkpoint: Path, output: Path, *arguments: str) -> dict[str, Any]:
-    """evaluate.py's result file."""
-    assert evaluate.main([f"run={checkpoint}", f"output={output}", *arguments]) == 0
-    content: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    return content
+pytestmark = pytest.mark.usefixtures("tests_keep_their_threads")
 
 
 # Which episodes count
@@ -98,7 +81,7 @@ def test_every_slot_plays_its_quota_and_the_short_episodes_of_fast_slots_are_not
         return SuiteVectorEnv(ScriptedEngine(spec, slots), spec, slots, seed)
 
     monkeypatch.setattr(evaluation, "make_env", scripted)
-    task = run(checkpoint, tmp_path / "out.json", "episodes=32", "slots=30", "tasks=[map-0]")["tasks"]["map-0"]
+    task = evaluated(checkpoint, tmp_path / "out.json", "episodes=32", "slots=30", "tasks=[map-0]")["tasks"]["map-0"]
     expected = [0, 1, 100, 101, *(100 * slot for slot in range(2, 30))]
     assert task["returns"] == expected
     assert task["lengths"] == [1, 1, 2, 2, *range(3, 31)]
@@ -135,7 +118,7 @@ def naive_episode(agent: SavedAgent, task: str, slot: int, number: int) -> tuple
 @pytest.mark.parametrize("slots", [1, 3])
 def test_greedy_evaluation_equals_episodes_played_one_by_one(checkpoint: Path, tmp_path: Path, slots: int) -> None:
     agent = load_agent(checkpoint)
-    found = run(checkpoint, tmp_path / "out.json", "episodes=24", f"slots={slots}", "greedy=true")
+    found = evaluated(checkpoint, tmp_path / "out.json", "episodes=24", f"slots={slots}", "greedy=true")
     for task, row in found["tasks"].items():
         played = [naive_episode(agent, task, slot, number) for slot in range(slots) for number in range(24 // slots)]
         assert list(zip(row["returns"], row["lengths"], strict=True)) == played
@@ -143,7 +126,9 @@ def test_greedy_evaluation_equals_episodes_played_one_by_one(checkpoint: Path, t
 
 
 def test_seeds_are_those_of_the_evaluation_half_of_the_seed_tree(checkpoint: Path, tmp_path: Path) -> None:
-    row = run(checkpoint, tmp_path / "out.json", "episodes=5", "slots=2", "tasks=[map-1]", "seed=3")["tasks"]["map-1"]
+    row = evaluated(checkpoint, tmp_path / "out.json", "episodes=5", "slots=2", "tasks=[map-1]", "seed=3")["tasks"][
+        "map-1"
+    ]
     places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
     assert row["seeds"] == [episode_seed(3, Split.EVALUATION, "map-1", slot, number) for slot, number in places]
     training = {episode_seed(3, Split.TRAIN, "map-1", slot, number) for slot in range(8) for number in range(200)}
@@ -152,10 +137,10 @@ def test_seeds_are_those_of_the_evaluation_half_of_the_seed_tree(checkpoint: Pat
 
 def test_the_same_evaluation_gives_the_same_file_and_another_seed_does_not(checkpoint: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "1.json", tmp_path / "2.json"
-    returns = [row["returns"] for row in run(checkpoint, first, "episodes=40")["tasks"].values()]
-    run(checkpoint, second, "episodes=40")
+    returns = [row["returns"] for row in evaluated(checkpoint, first, "episodes=40")["tasks"].values()]
+    evaluated(checkpoint, second, "episodes=40")
     assert first.read_bytes() == second.read_bytes()
-    other = run(checkpoint, second, "episodes=40", "seed=1")
+    other = evaluated(checkpoint, second, "episodes=40", "seed=1")
     assert [row["returns"] for row in other["tasks"].values()] != returns
 
 
@@ -167,14 +152,14 @@ def test_a_task_is_found_by_its_name_whatever_the_order(checkpoint: Path, tmp_pa
     spec = evaluation_spec(agent, ["memory-0", "map-1"], "")
     assert spec.tasks == ("memory-0", "map-1")
     assert [seat(agent, spec, task)[1] for task in spec.tasks] == [2, 1]
-    everything = run(checkpoint, tmp_path / "all.json", "episodes=20")["tasks"]
-    some = run(checkpoint, tmp_path / "some.json", "episodes=20", "tasks=[memory-0,map-1]")["tasks"]
+    everything = evaluated(checkpoint, tmp_path / "all.json", "episodes=20")["tasks"]
+    some = evaluated(checkpoint, tmp_path / "some.json", "episodes=20", "tasks=[memory-0,map-1]")["tasks"]
     assert some == {task: everything[task] for task in ("memory-0", "map-1")}
 
 
 def test_an_agent_that_does_not_know_tasks_by_number_plays_all_of_its_suite(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "env=conditional", "env.tasks=[map-0]", "context=none", "fusion.sites=[]")
-    found = run(path, tmp_path / "out.json", "episodes=2", "tasks=[memory]")
+    found = evaluated(path, tmp_path / "out.json", "episodes=2", "tasks=[memory]")
     assert list(found["tasks"]) == [f"memory-{number}" for number in range(8)]
     assert not any(row["trained"] for row in found["tasks"].values())
     assert all(row["length"] == 4 for row in found["tasks"].values())
@@ -190,7 +175,7 @@ def test_babyai_by_instruction_with_fewer_actions_and_long_names(
     agent = load_agent(path)
     env, task_id = seat(agent, evaluation_spec(agent, [task], ""), task)
     assert (env.tasks[task_id], env.action_counts[task_id]) == (task, 3)
-    run(path, tmp_path / "out.json", "episodes=2", f"tasks=[{task},BabyAI-GoToObjS4-v0]")
+    evaluated(path, tmp_path / "out.json", "episodes=2", f"tasks=[{task},BabyAI-GoToObjS4-v0]")
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith(task) and "%" in line for line in lines)
 
@@ -200,7 +185,7 @@ def test_babyai_by_instruction_with_fewer_actions_and_long_names(
 
 def test_the_result_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "deep" / "out.json"
-    found = run(checkpoint, output, "episodes=12")
+    found = evaluated(checkpoint, output, "episodes=12")
     assert "NaN" not in output.read_text(encoding="utf-8")
     assert os.listdir(output.parent) == ["out.json"]
     for row in found["tasks"].values():
@@ -218,7 +203,7 @@ def test_the_result_file(checkpoint: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_one_episode_has_no_interval(checkpoint: Path, tmp_path: Path) -> None:
-    found = run(checkpoint, tmp_path / "out.json", "episodes=1")
+    found = evaluated(checkpoint, tmp_path / "out.json", "episodes=1")
     assert found["aggregate"]["interval"] is None
     assert found["tasks"]["map-0"]["interval"] is None
 
@@ -270,7 +255,7 @@ def test_videos_decode(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(video.importlib.util, "find_spec", without)
     alone = tmp_path / "agent.pt"
     alone.write_bytes(checkpoint.read_bytes())
-    run(alone, tmp_path / "out.json", "episodes=1", "tasks=[memory-0]", "video=true", "video_episodes=2")
+    evaluated(alone, tmp_path / "out.json", "episodes=1", "tasks=[memory-0]", "video=true", "video_episodes=2")
     assert os.listdir(tmp_path / "videos") == ["memory-0.mp4" if ffmpeg else "memory-0.gif"]
     frames = list(imageio.get_reader(next((tmp_path / "videos").iterdir())).iter_data())
     assert len({frame.shape for frame in frames}) == 1

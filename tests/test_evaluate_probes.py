@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from saved_agents import CONDITIONAL, make_checkpoint
+from saved_agents import CONDITIONAL, evaluated, make_checkpoint
 
 import evaluate
 import train
@@ -21,16 +21,7 @@ from agents.probes import PROBES, Probe, Scene
 from agents.task_similarity import FILE
 from conf.loading import compose_evaluate
 
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs set threads for their process; here that would be the tests' process."""
-    monkeypatch.setattr(evaluate, "configure_process", lambda threads: None)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("agent"), *CONDITIONAL)
+pytestmark = pytest.mark.usefixtures("tests_keep_their_threads")
 
 
 @pytest.fixture
@@ -38,13 +29,6 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the figure, which takes a second, and with few resamples."""
     monkeypatch.setattr(evaluation_report, "RESAMPLES", 199)
     monkeypatch.setattr(Probing, "write_similarity", lambda *arguments: [])
-
-
-def run(checkpoint: Path, output: Path, *arguments: str) -> dict[str, Any]:
-    """evaluate.py's result file."""
-    assert evaluate.main([f"run={checkpoint}", f"output={output}", *arguments]) == 0
-    content: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    return content
 
 
 def board_images(folder: Path) -> dict[str, list[Any]]:
@@ -107,7 +91,7 @@ def test_an_agent_that_does_not_act_on_a_context_loses_exactly_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], agent: list[str], note: str
 ) -> None:
     path = make_checkpoint(tmp_path, *CONDITIONAL, *agent)
-    found = run(path, tmp_path / "out.json", "episodes=70", "probe=all")
+    found = evaluated(path, tmp_path / "out.json", "episodes=70", "probe=all")
     assert 0 < found["aggregate"]["mean"] < 1
     for section in found["probes"].values():
         assert note in section["note"]
@@ -123,10 +107,10 @@ def test_an_agent_that_does_not_act_on_a_context_loses_exactly_nothing(
 @pytest.mark.usefixtures("undrawn")
 def test_the_section_stands_beside_an_evaluation_that_stays_as_it_was(checkpoint: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "1.json", tmp_path / "2.json"
-    plain = run(checkpoint, first, "episodes=10")
+    plain = evaluated(checkpoint, first, "episodes=10")
     assert "probes" not in plain
-    probed = run(checkpoint, first, "episodes=10", "probe=all")
-    run(checkpoint, second, "episodes=10", "probe=all")
+    probed = evaluated(checkpoint, first, "episodes=10", "probe=all")
+    evaluated(checkpoint, second, "episodes=10", "probe=all")
     assert first.read_bytes() == second.read_bytes()
     assert "NaN" not in first.read_text(encoding="utf-8")
     probes = probed.pop("probes")
@@ -143,9 +127,9 @@ def test_the_section_stands_beside_an_evaluation_that_stays_as_it_was(checkpoint
             drops.append(row["return_drop"])
         assert section["aggregate"]["return_drop"] == pytest.approx(np.mean(drops))
     # One probe by itself plays as it does among all.
-    alone = run(checkpoint, first, "episodes=10", "probe=swap")["probes"]
+    alone = evaluated(checkpoint, first, "episodes=10", "probe=swap")["probes"]
     assert alone == {"swap": probes["swap"]}
-    assert run(checkpoint, second, "episodes=10", "probe=swap", "seed=1")["probes"] != alone
+    assert evaluated(checkpoint, second, "episodes=10", "probe=swap", "seed=1")["probes"] != alone
 
 
 def test_drops_and_their_intervals() -> None:
@@ -217,7 +201,7 @@ def test_every_slot_has_another_one_and_every_task_its_own_random_choices(
 @pytest.mark.parametrize("settings", [["context.task_encoding=one_hot"], ["context=none"], ["env.tasks=[map-0]"]])
 def test_nothing_is_drawn_where_nothing_can_be_alike(tmp_path: Path, settings: list[str]) -> None:
     path = make_checkpoint(tmp_path, *CONDITIONAL, *settings)
-    run(path, tmp_path / "out.json", "episodes=2", "probe=zero")
+    evaluated(path, tmp_path / "out.json", "episodes=2", "probe=zero")
     assert not (path.parent / FILE.parent).exists()
     assert not list(tmp_path.rglob("*.png"))
 

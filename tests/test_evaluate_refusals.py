@@ -9,14 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from saved_agents import CONDITIONAL, Damage, damaged, make_checkpoint
+from saved_agents import Damage, damaged
 
 import evaluate
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("agent"), *CONDITIONAL)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

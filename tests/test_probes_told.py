@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from saved_agents import make_checkpoint
+from saved_agents import evaluated, make_checkpoint
 from torch import Tensor
 
 import evaluate
@@ -23,10 +21,7 @@ from conf.loading import compose_evaluate
 LEVELS = "env.tasks=[BabyAI-GoToObjS4-v0,BabyAI-GoToRedBallNoDists-v0,MiniGrid-Fetch-5x5-N2-v0]"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs set threads for their process; here that would be the tests' process."""
-    monkeypatch.setattr(evaluate, "configure_process", lambda threads: None)
+pytestmark = pytest.mark.usefixtures("tests_keep_their_threads")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +37,6 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation_report, "RESAMPLES", 199)
     monkeypatch.setattr(evaluation_probes, "MAX_SLOTS", 16)
     monkeypatch.setattr(Probing, "write_similarity", lambda *arguments: [])
-
-
-def run(checkpoint: Path, output: Path, *arguments: str) -> dict[str, Any]:
-    """evaluate.py's result file."""
-    assert evaluate.main([f"run={checkpoint}", f"output={output}", *arguments]) == 0
-    content: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    return content
 
 
 Play = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -82,7 +70,7 @@ def test_what_an_agent_is_told_of_levels_with_instructions(
     agent = load_agent(told_both)
     pools = Probing(agent, evaluation_spec(agent, [], ""), config).contexts
     spied = spy(monkeypatch)
-    tasks = list(run(told_both, tmp_path / "out.json", "episodes=4", "slots=2", f"probe={probe}")["tasks"])
+    tasks = list(evaluated(told_both, tmp_path / "out.json", "episodes=4", "slots=2", f"probe={probe}")["tasks"])
     # First without, then with the probe, task by task.
     plays = spied()
     assert len(plays) == len(tasks) * 2
@@ -123,7 +111,7 @@ def test_levels_of_an_untrained_kind_are_told_what_trained_ones_are(tmp_path: Pa
     np.testing.assert_array_equal(
         probing._others(task), np.concatenate([probing.contexts[trained] for trained in agent.env.tasks])
     )
-    found = run(path, tmp_path / "out.json", f"tasks=[{task},BabyAI-GoToObjS4-v0]", "episodes=2", "probe=all")
+    found = evaluated(path, tmp_path / "out.json", f"tasks=[{task},BabyAI-GoToObjS4-v0]", "episodes=2", "probe=all")
     assert all(next(iter(section["tasks"])) == task for section in found["probes"].values())
 
 
@@ -133,7 +121,7 @@ def test_one_slot_is_enough_for_a_swap_and_too_few_to_shuffle(
     output, one = tmp_path / "out.json", ["tasks=[BabyAI-GoToObjS4-v0]", "episodes=1"]
     assert evaluate.main([f"run={told_both}", f"output={output}", *one, "probe=shuffle"]) == 2
     assert "probe=shuffle needs slots" in capsys.readouterr().err
-    found = run(told_both, output, *one, "probe=swap")
+    found = evaluated(told_both, output, *one, "probe=swap")
     assert found["probes"]["swap"]["aggregate"]["return_drop_interval"] is None
 
 
