@@ -45,6 +45,16 @@ class Segments:
     def __init__(self, index: Tensor, count: int) -> None:
         self.index = index
         self.count = count
+        self._repeated: dict[int, Segments] = {}
+
+    def repeated(self, times: int) -> Segments:
+        """The same for N x times samples, `times` in a row for each one here: the patches of a map.
+
+        Kept, because sorting them costs more than an acting step needs to, and contexts hardly change from step to step.
+        """
+        if times not in self._repeated:
+            self._repeated[times] = Segments(self.index.repeat_interleave(times), self.count)
+        return self._repeated[times]
 
     def rows(self, modulation: Tensor) -> Tensor:
         """One row of `modulation` [U, ...] for every sample: [N, ...] (or [1, ...], to broadcast, when U is 1)."""

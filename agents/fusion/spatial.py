@@ -189,8 +189,9 @@ class DynamicConvolution(SpatialFusion):
         """x [N, C, H, W] -> kernel(z) * x + b'(z): every patch is a sample of its map's context."""
         kernels, shift = modulation
         patches = F.unfold(x, self.kernel, padding=self.kernel // 2).transpose(1, 2).flatten(0, 1)
-        patches_of = Segments(segments.index.repeat_interleave(self.positions), segments.count)
-        y = grouped_linear(patches, kernels, patches_of).view(-1, self.height, self.width, self.channels)
+        y = grouped_linear(patches, kernels, segments.repeated(self.positions)).view(
+            -1, self.height, self.width, self.channels
+        )
         return y.permute(0, 3, 1, 2) + segments.rows(shift)[:, :, None, None]
 
     def affine_form(self, z: Tensor) -> AffineForm:
