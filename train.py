@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -86,7 +87,9 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     with Display(config.total_frames, enabled=config.display) as display:
         clock = Clock(seconds, learner.state, action_repeat=env.action_repeat)
         facts = builder.facts(config, env, learner)
-        runtime = builder.build_runtime(config, env, network, positions, learner.state.updates)
+        runtime = builder.build_runtime(
+            config, env, network, positions, learner.state.updates, saved.get("runtime") if saved else None
+        )
         # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
         cost = multiply_adds(network, env)
         write_agent(folder, network, cost)
@@ -96,7 +99,9 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
 
         def save() -> None:
             with clock.disk():
-                content = snapshot(config, env, learner, statistics, runtime.positions, clock.seconds)
+                content = snapshot(
+                    config, env, learner, statistics, runtime.positions, clock.seconds, runtime=runtime.state_dict()
+                )
                 save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
 
         def ended() -> str:
@@ -119,7 +124,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         try:
             while not ended():
                 batch = None
-                with interruption.ends_waiting():
+                with interruption.ends_waiting() if runtime.only_waits else nullcontext():
                     batch = runtime.collect()
                 if batch is None:
                     break
@@ -133,12 +138,13 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 runtime.publish(learner.state.updates)
                 statistics.update(batch.trajectory)
                 clock.tick(batch, updates, learner.state)
-                if clock.due("log", config.log_seconds):
+                if clock.passed(config.log_frames) if config.log_frames else clock.due("log", config.log_seconds):
                     report()
                 if clock.due("checkpoint", config.checkpoint_seconds):
                     save()
-            # An end may fall on a log step, and a row about no time at all would say nothing.
-            if learner.state.updates > log.updates:
+            # An end may fall on a log step, and a row about no time at all would say nothing. With log_frames the rows of a run that
+            # was interrupted and resumed are those of one that was not.
+            if learner.state.updates > log.updates and not (interruption.wanted and config.log_frames):
                 report()
             save()
         except (ActorError, NonFiniteError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -119,6 +119,44 @@ class Actor:
         self._current = {key: rows[length].clone() for key, rows in inputs.items()}
         self.env_seconds, self.inference_seconds = env_seconds, inference_seconds
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """Between two unrolls: tensors and plain data from which `load_state_dict` goes on step for step. None where the environment
+        cannot be frozen (`SuiteVectorEnv.state_dict`).
+        """
+        env = self.env.state_dict()
+        if env is None:
+            return None
+        return {
+            "env": to_tensors(env),
+            "current": {key: value.clone() for key, value in self._current.items()},
+            "ended": torch.from_numpy(self._ended.copy()),
+            "core_state": self.policy.core_state.clone(),
+            "unrolls": self.unrolls,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over the `state_dict` of an actor with the same slots, before the first unroll."""
+        self.env.load_state_dict(to_arrays(state["env"]))
+        for key, value in state["current"].items():
+            self._current[key].copy_(value)
+        self._ended = state["ended"].numpy().copy()
+        self.policy.core_state.copy_(state["core_state"])
+        self.unrolls = int(state["unrolls"])
+
     def close(self) -> None:
         """Closes the environment."""
         self.env.close()
+
+
+def to_tensors(tree: Any) -> Any:
+    """Nested data with tensors in place of arrays, which no checkpoint may hold."""
+    if isinstance(tree, dict):
+        return {key: to_tensors(value) for key, value in tree.items()}
+    return torch.from_numpy(tree.copy()) if isinstance(tree, np.ndarray) else tree
+
+
+def to_arrays(tree: Any) -> Any:
+    """The inverse of `to_tensors`."""
+    if isinstance(tree, dict):
+        return {key: to_arrays(value) for key, value in tree.items()}
+    return tree.numpy().copy() if isinstance(tree, torch.Tensor) else tree

@@ -259,16 +259,36 @@ def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updat
 
 
 def build_runtime(
-    config: TrainConfig, env: EnvSpec, network: AgentNetwork, positions: Positions, version: int
+    config: TrainConfig,
+    env: EnvSpec,
+    network: AgentNetwork,
+    positions: Positions,
+    version: int,
+    state: dict[str, Any] | None = None,
 ) -> Runtime:
-    """The runtime of the configuration, its actors started. `version` numbers the weights that `network` has."""
+    """The runtime of the configuration, its actors started.
+
+    Args:
+        positions: where the random streams stand.
+        version: of the weights that `network` has.
+        state: `state_dict` of the runtime before; only `serial` with as many actors goes on from it.
+    """
     actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
     factory = ActorFactory(config=config, env=env, positions=positions)
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
     unrolls = plan.unrolls_per_batch(config)
     runtime: Runtime
     if config.runtime.name == "serial":
-        runtime = SerialRuntime(factory, network, spec, num_actors=actors, unrolls_per_batch=unrolls, version=version)
+        fits = state is not None and len(state["actors"]) == actors
+        runtime = SerialRuntime(
+            factory,
+            network,
+            spec,
+            num_actors=actors,
+            unrolls_per_batch=unrolls,
+            version=version,
+            state=state if fits else None,
+        )
     else:
         runtime = LocalRuntime(
             factory,

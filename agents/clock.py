@@ -42,6 +42,7 @@ class Clock:
         self._spent = Seconds()
         self._warm: _Reading | None = None
         self._newest = _Reading(state.steps, self._spent)
+        self._frames = state.steps * action_repeat
         self._begin_row(state)
 
     @property
@@ -97,6 +98,11 @@ class Clock:
             return False
         self._due[what] = now
         return True
+
+    def passed(self, interval: int) -> bool:
+        """Whether the frames have come to a multiple of `interval` since the last call."""
+        before, self._frames = self._frames, self._newest.steps * self._repeat
+        return self._frames // interval > before // interval
 
     def row(self, state: LearnerState, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """The figures since the last row, named as in metrics.jsonl."""

@@ -192,14 +192,22 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def snapshot(
-    config: TrainConfig, env: EnvSpec, learner: Learner, statistics: Statistics, positions: Positions, seconds: float
+    config: TrainConfig,
+    env: EnvSpec,
+    learner: Learner,
+    statistics: Statistics,
+    positions: Positions,
+    seconds: float,
+    *,
+    runtime: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data."""
+    """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data. `runtime` is its `state_dict`."""
     return {
         "config": to_dict(config),
         "env": env_to_dict(env),
         "learner": learner.state_dict(),
         "positions": {"unrolls": dict(positions.unrolls), "episodes": dict(positions.episodes)},
+        "runtime": runtime,
         "statistics": statistics.state_dict(),
         "rng": torch.get_rng_state(),
         "seconds": seconds,

@@ -173,6 +173,8 @@ class TrainConfig:
         resume: go on with the run in that folder.
         precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 where the processor has it and the runtime is not serial.
         checkpoint_seconds, log_seconds: intervals. keep_checkpoints: the newest N stay.
+        log_frames: a log step whenever this many more frames have been played, in place of log_seconds, so that log steps do not
+            depend on how fast the machine is; 0 = by time.
         display: progress on the terminal.
         stop_at_success: ends the run early, when the mean over tasks of the success over the last 100 episodes reaches it and every
             task has had that many; 0 = never.
@@ -193,6 +195,7 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 3
     log_seconds: float = 5.0
+    log_frames: int = 0
     display: bool = True
     stop_at_success: float = 0.0
     match_params: str = ""
@@ -238,6 +241,7 @@ MAY_CHANGE_ON_RESUME = (
     "display",
     "stop_at_success",
     "log_seconds",
+    "log_frames",
     "checkpoint_seconds",
     "keep_checkpoints",
     "precision",
@@ -279,7 +283,16 @@ def check_train(config: TrainConfig) -> None:
         if site not in SITES:
             raise unknown_name("fusion.sites", site, SITES)
     require(
-        config, {"total_frames": 1, "seed": 0, "keep_checkpoints": 1, "log_seconds": 0, "checkpoint_seconds": 0}, ""
+        config,
+        {
+            "total_frames": 1,
+            "seed": 0,
+            "keep_checkpoints": 1,
+            "log_seconds": 0,
+            "log_frames": 0,
+            "checkpoint_seconds": 0,
+        },
+        "",
     )
     check_fusion(config.fusion)
     require(config.context, {"task_size": 1, "word_size": 1, "instruction_size": 1}, "context.")

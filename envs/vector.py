@@ -234,12 +234,12 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
     def state_dict(self) -> dict[str, Any] | None:
         """Plain data and arrays from which `load_state_dict` continues step for step, or None where the engine cannot
-        do that.
+        do that, or slots change their tasks.
 
         After None, resume at an episode's beginning instead: build the environment with `Slot.episode` set.
         """
         engine = self._engine.state_dict()
-        if engine is None:
+        if engine is None or self._balance is not None:
             return None
         statistics: Arrays = {
             "episode": self._episode,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -72,6 +72,9 @@ class Runtime(Protocol):
     positions: Positions
     """Of everything handed over so far; goes into the checkpoint."""
 
+    only_waits: bool
+    """Whether `collect` does nothing but wait for others, and may therefore be left at any moment."""
+
     def collect(self) -> Batch:
         """The next batch; waits for it.
 
@@ -81,6 +84,11 @@ class Runtime(Protocol):
 
     def publish(self, version: int) -> None:
         """Makes the learner's present weights those of the next unrolls."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Tensors and plain data from which another runtime of this kind goes on bit for bit, or None where it or an environment
+        cannot: after a resume every slot then begins its next episode (`positions`).
+        """
 
     def close(self) -> None:
         """Ends all actors; may be called twice."""

@@ -119,6 +119,8 @@ class LocalRuntime:
             self.close()
             raise
 
+    only_waits = True
+
     def collect(self) -> Batch:
         """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""
         for index, number in self._lent:
@@ -147,6 +149,9 @@ class LocalRuntime:
     def publish(self, version: int) -> None:
         """Copies the learner's weights into shared memory."""
         self._weights.publish(self._network, version)
+
+    def state_dict(self) -> None:
+        """None: whenever one looks, actors are in the middle of their unrolls."""
 
     def close(self) -> None:
         """Asks the actors to end, and ends those that do not. Their server ends after them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
+from typing import Any
 
 from agents.network.agent import AgentNetwork
 from agents.runtime.base import ActorError, Batch, MakeActor, Positions, allocate, concatenate
@@ -21,6 +22,7 @@ class SerialRuntime:
         num_actors: actors; a batch holds one unroll of each of the next `unrolls_per_batch`, in turn.
         unrolls_per_batch: unrolls joined into one batch.
         version: of the weights that `network` begins with.
+        state: `state_dict` of a runtime with as many actors of as many slots, to go on exactly where it was taken.
     """
 
     def __init__(
@@ -32,13 +34,20 @@ class SerialRuntime:
         num_actors: int,
         unrolls_per_batch: int,
         version: int = 0,
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.positions = Positions()
         self._actors = [make_actor(index, network) for index in range(num_actors)]
         self._buffers = [allocate(spec) for _ in range(unrolls_per_batch)]
         self._version = version
         self._turn = 0
+        if state is not None:
+            for actor, frozen in zip(self._actors, state["actors"], strict=True):
+                actor.load_state_dict(frozen)
+            self._turn = int(state["turn"])
         self._idle_since = time.perf_counter()
+
+    only_waits = False
 
     def collect(self) -> Batch:
         """Plays the unrolls of one batch; ActorError when one fails."""
@@ -73,6 +82,11 @@ class SerialRuntime:
         self._version = version
         for actor in self._actors:
             actor.policy.weights_changed()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """All actors as they stand, or None where one cannot be frozen."""
+        actors = [actor.state_dict() for actor in self._actors]
+        return None if None in actors else {"actors": actors, "turn": self._turn}
 
     def close(self) -> None:
         """Closes the environments."""

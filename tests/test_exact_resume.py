@@ -1,0 +1,63 @@
+"""A killed run in the serial runtime goes on bit for bit, where the environment can be frozen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from agents.checkpoint import list_checkpoints, load_checkpoint
+
+TINY = ["env=conditional", "env.tasks=[map-0,memory-1]", "env.delay=5", "fusion=film", "runtime=serial"]
+SIZES = ["core.size=8", "fusion.size=8", "torso.hidden=[8]", "runtime.slots_per_actor=3", "learner.unroll_length=4"]
+LOGGED = ["display=false", "log_frames=30", "checkpoint_seconds=0", "keep_checkpoints=1000"]
+
+
+def content(run: Path) -> dict[str, Any]:
+    return load_checkpoint(list_checkpoints(run / "checkpoints")[-1])
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The log without what time decides."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    timed = ("time/", "seconds", "frames_per_second", "limited_by")
+    return [{key: value for key, value in json.loads(line).items() if not key.startswith(timed)} for line in lines]
+
+
+def killed_after(run: Path, copy: Path, updates: int) -> Path:
+    """What a kill would have left of the run, some time after its checkpoint number `updates`."""
+    shutil.copytree(run, copy)
+    (copy / "result.json").unlink()
+    for path in list_checkpoints(copy / "checkpoints")[updates:]:
+        path.unlink()
+    return copy
+
+
+@pytest.mark.parametrize("overrides", [[], ["runtime.num_actors=2", "env.observation=image"]])
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, overrides: list[str]) -> None:
+    run = tmp_path / "run"
+    assert train.main([*TINY, *SIZES, *LOGGED, *overrides, f"run={run}", "total_frames=240"]) == 0
+    assert len(rows(run)) >= 8
+    expected = content(run)
+    for updates in (3, 11):
+        again = killed_after(run, tmp_path / f"killed-{updates}", updates)
+        assert content(again)["learner"]["counters"]["updates"] == updates
+        assert train.main([f"run={again}", "resume=true"]) == 0
+        found = content(again)
+        for part in ("learner", "positions", "runtime", "statistics", "rng"):
+            torch.testing.assert_close(found[part], expected[part], rtol=0, atol=0, equal_nan=True)
+        assert rows(again) == rows(run)
+
+
+def test_other_actors_begin_their_next_episodes(tmp_path: Path) -> None:
+    """State that does not fit is left aside, as without any."""
+    run = tmp_path / "run"
+    assert train.main([*TINY, *SIZES, *LOGGED, f"run={run}", "total_frames=60"]) == 0
+    episodes = content(run)["positions"]["episodes"][0]
+    assert train.main([f"run={run}", "resume=true", "runtime.num_actors=2", "total_frames=75"]) == 0
+    assert all(new > old for new, old in zip(content(run)["positions"]["episodes"][0], episodes, strict=True))
