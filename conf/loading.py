@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.files import write_whole
 from agents.probes import ALL, PROBES
+from conf.ablate_schema import AblateConfig
 from conf.schema import EvaluateConfig, TrainConfig, check_train, require
 from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
@@ -31,6 +34,7 @@ def _store_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="ablate_schema", node=AblateConfig)
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)
 
@@ -57,9 +61,51 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
     return config
 
 
+def compose_ablate(overrides: Sequence[str]) -> AblateConfig:
+    """The configuration of `python ablate.py <overrides>` with one value for each key; the keys of train.py are checked.
+
+    Raises:
+        InputError: as `compose_train`.
+    """
+    config = _to_object(_compose("ablate", overrides), AblateConfig)
+    check_train(config)
+    return config
+
+
+def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The overrides that give one value, and by key the values of those that give several (`core=lstm,mlstm`).
+
+    Raises:
+        InputError: an override cannot be read, or an axis has one value twice.
+    """
+    single: list[str] = []
+    axes: dict[str, list[str]] = {}
+    for text, override in zip(overrides, _parse(overrides), strict=True):
+        if not override.is_sweep_override():
+            single.append(text)
+            continue
+        key, values = override.key_or_group, [str(value) for value in override.sweep_iterator()]
+        if key in axes or len(set(values)) < len(values):
+            raise InputError(f"{text} repeats a value or an axis: give every value once.")
+        axes[key] = values
+    return single, axes
+
+
+def train_part(config: AblateConfig) -> TrainConfig:
+    """The keys of train.py alone."""
+    return TrainConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)})
+
+
 def train_keys(overrides: Sequence[str]) -> dict[str, Any]:
     """Every key of `python train.py <overrides>` with its value, dotted."""
     return flatten(OmegaConf.to_container(_compose("train", overrides)))
+
+
+def ablate_keys(overrides: Sequence[str]) -> dict[str, Any]:
+    """Every key of `python ablate.py <overrides>` with its value, dotted; of an axis, its first value."""
+    single, axes = split_axes(overrides)
+    first = [f"{key}={values[0]}" for key, values in axes.items()]
+    return flatten(OmegaConf.to_container(_compose("ablate", [*single, *first])))
 
 
 def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
@@ -105,6 +151,15 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     return config
 
 
+def evaluate_from_dict(data: dict[str, Any]) -> EvaluateConfig:
+    """A saved configuration of evaluate.py, merged into the schema again; ValueError or TypeError when it is none."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.create(data))
+    except OmegaConfBaseException as error:
+        raise ValueError(_first_line(error)) from error
+    return _to_object(merged, EvaluateConfig)
+
+
 def load_train(path: Path) -> TrainConfig:
     """Reads a config.yaml; InputError when it cannot be read or is not one."""
     try:
@@ -140,20 +195,29 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
             )
         if argument.startswith(("+", "~")):
             raise InputError(f"{argument} adds or removes a key: every key is there already, write key=value.")
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value.") from error
+    parsed = _parse(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         for override in parsed:
-            names = _choices(override.key_or_group)
+            names = [choice for choice in _choices(override.key_or_group) if name == "ablate" or not _is_grid(choice)]
             if names and override.value() not in names:
                 raise unknown_name(override.key_or_group, override.get_value_string(), names)
         try:
             return compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _explain(error, name, overrides) from error
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value.") from error
+
+
+def _is_grid(choice: str) -> bool:
+    """Whether a name under conf/ is of a preset of ablate.py, whose keys train.py does not have."""
+    return choice.startswith("ablate_")
 
 
 @functools.cache

@@ -1,0 +1,68 @@
+"""One cell of a grid in a process of its own:  python -m ablation.cell <cell folder> <cores>
+
+It trains from where its run folder stands, evaluates, and ends; with the grid's process it ends too, saved.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+"""Linux's prctl.h."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit codes as train.py: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
+    folder, cores = Path(arguments[0]), {int(core) for core in arguments[1].split(",")}
+    if hasattr(os, "sched_setaffinity"):
+        # Before anything counts cores.
+        os.sched_setaffinity(0, cores)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    with (folder / "lock").open("w") as lock:
+        # The same cell of a grid that was killed may still be saving.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return run(folder, threads=len(cores))
+
+
+def run(folder: Path, *, threads: int) -> int:
+    """Trains and evaluates what cell.json asks for, as far as that is not done yet."""
+    # Imported here, because torch looks at the cores when it is imported.
+    import evaluate
+    import train
+    from ablation.grid import evaluated, load_cell, trained
+    from agents.learner import NonFiniteError
+    from agents.runtime.base import ActorError
+    from envs.errors import InputError
+    from envs.suites import make_spec
+
+    try:
+        cell = load_cell(folder)
+        if not trained(cell):
+            code = train.train(cell.train, make_spec(cell.train.env))
+            if code != train.DONE:
+                return code
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # An evaluation has nothing to save.
+            signal.signal(number, signal.default_int_handler)
+        if not evaluated(cell):
+            cell.evaluate.threads = threads
+            return evaluate.evaluate(cell.evaluate)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return train.BAD_INPUT
+    except (ActorError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return train.FAILED
+    except KeyboardInterrupt:
+        return train.INTERRUPTED
+    return train.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

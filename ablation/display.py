@@ -1,0 +1,106 @@
+"""What the terminal shows of a grid: a table of variants x seeds that fills, plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ablation.grid import Cell
+from ablation.running import Progress, State
+
+_ENDED = (State.FINISHED, State.FAILED)
+_WORDS = {State.WAITING: ".", State.EVALUATING: "eval", State.FINISHED: "done", State.FAILED: "failed"}
+_STYLES = {
+    State.WAITING: "dim",
+    State.TRAINING: "cyan",
+    State.EVALUATING: "blue",
+    State.FINISHED: "green",
+    State.FAILED: "bold red",
+}
+
+
+class GridDisplay:
+    """Progress of a grid, as a context manager.
+
+    Args:
+        cells: of the grid.
+        enabled: off prints nothing but how cells end.
+    """
+
+    def __init__(self, cells: Sequence[Cell], *, enabled: bool = True) -> None:
+        self.console = Console()
+        if not self.console.is_terminal:
+            # A file has no width: nothing is wrapped or cut.
+            self.console = Console(width=1000)
+        self._cells = cells
+        self._told: set[str] = set()
+        self._began = time.monotonic()
+        self._first_frames: int | None = None
+        self._live = Live(console=self.console, refresh_per_second=2) if enabled and self.console.is_terminal else None
+
+    def __enter__(self) -> GridDisplay:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line as it is."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, progress: Mapping[str, Progress]) -> None:
+        """Shows where the cells stand; what has ended since the last time gets a line of its own."""
+        if self._first_frames is None:
+            self._first_frames = sum(now.frames for now in progress.values())
+            self._told = {name for name, now in progress.items() if now.state in _ENDED}
+            if self._told:
+                self.say(f"{len(self._told)} of {len(progress)} runs are finished already")
+        for name, now in progress.items():
+            if now.state in _ENDED and name not in self._told:
+                self._told.add(name)
+                self.say(f"{name}: {now.state}{f': {now.reason}' if now.reason else ''} ({self._counted(progress)})")
+        if self._live:
+            self._live.update(Group(self._table(progress), self._line(progress)))
+
+    def _counted(self, progress: Mapping[str, Progress]) -> str:
+        done = sum(now.state in _ENDED for now in progress.values())
+        return f"{done} of {len(progress)}"
+
+    def _table(self, progress: Mapping[str, Progress]) -> RenderableType:
+        seeds = list(dict.fromkeys(cell.seed for cell in self._cells))
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        table.add_column("")
+        for seed in seeds:
+            table.add_column(f"seed {seed}", justify="right", min_width=6)
+        cells = {(cell.variant, cell.seed): cell for cell in self._cells}
+        for variant in dict.fromkeys(cell.variant for cell in self._cells):
+            row = [self._cell(cells.get((variant, seed)), progress) for seed in seeds]
+            table.add_row(Text(variant), *row)
+        return table
+
+    def _cell(self, cell: Cell | None, progress: Mapping[str, Progress]) -> Text:
+        if cell is None:
+            return Text("")
+        now = progress[cell.name]
+        share = f"{now.frames / cell.train.total_frames:.0%}"
+        return Text(_WORDS.get(now.state, share), style=_STYLES[now.state])
+
+    def _line(self, progress: Mapping[str, Progress]) -> Text:
+        """How much is done, and how long the rest takes at the pace so far."""
+        open_cells = [cell for cell in self._cells if progress[cell.name].state not in _ENDED]
+        left = sum(max(0, cell.train.total_frames - progress[cell.name].frames) for cell in open_cells)
+        played = sum(now.frames for now in progress.values()) - (self._first_frames or 0)
+        spent = time.monotonic() - self._began
+        rest = f", about {spent * left / played / 60:.0f} min left" if played and left else ""
+        return Text(f"{self._counted(progress)} runs, {spent / 60:.0f} min{rest}", style="dim")

@@ -1,0 +1,250 @@
+"""The grid: which runs an ablation consists of, what of it is on the disk already, and whether that belongs to it.
+
+<folder>/grid.json            the cells, in order
+<folder>/<cell>/cell.json     what the cell is: its whole configuration and that of its evaluation
+<folder>/<cell>/...           its run folder (agents/run_folder.py)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.builder import build_network, check_fits
+from agents.evaluation import SEEDED_ONCE
+from agents.files import write_whole
+from agents.matching import match_params
+from agents.probes import ALL, PROBES
+from agents.run_folder import CONFIG, RESULT
+from conf.ablate_schema import AblateConfig, seeds_of
+from conf.loading import compose_ablate, evaluate_from_dict, flatten, load_train, to_dict, train_from_dict, train_part
+from conf.schema import MAY_CHANGE_ON_RESUME, EvaluateConfig, TrainConfig
+from envs.errors import InputError
+from envs.spec import EnvSpec
+from envs.suites import make_spec
+
+GRID, CELL, EVALUATION = "grid.json", "cell.json", "evaluation.json"
+
+_LOG_STEPS = 100
+"""Points of a learning curve, unless `log_frames` says otherwise."""
+
+_TAIL_BYTES = 64 * 2**10
+"""Of metrics.jsonl, in which its last line lies."""
+
+# Of what may change on resume, these change what is learned.
+_PART_OF_THE_EXPERIMENT = ("total_frames", "stop_at_success", "precision", "runtime.name", "log_frames")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        name: of its folder: its place on every axis and its seed, never a time.
+        variant: the same without the seed.
+        train, evaluate: the configurations; `evaluate.slots` gives every episode a slot of its own where an engine
+            follows the seed tree for first episodes only.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    train: TrainConfig
+    evaluate: EvaluateConfig
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.train.run)
+
+
+def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str]]) -> list[Cell]:
+    """The cells, variant by variant, and in each seed by seed. Everything that can be wrong with one is found here.
+
+    Args:
+        config: with one value for each key, and the grid's own keys.
+        single, axes: the command line as `conf.loading.split_axes` has it.
+
+    Raises:
+        InputError: a cell's configuration is none, or cannot be played by its suite, or `match_params` cannot be met.
+    """
+    folder, cells = Path(config.folder or f"runs/ablate-{config.env.name}"), []
+    for values in itertools.product(config.fusions, *axes.values()):
+        at = dict(zip(["fusion", *axes], values, strict=True))
+        train = train_part(compose_ablate([*single, *(f"{key}={value}" for key, value in at.items())]))
+        env = make_spec(train.env)
+        train = match_params(train, env)
+        check(train, env)
+        variant = " ".join([at.pop("fusion"), *(f"{key}={value}" for key, value in at.items())])
+        for seed in seeds_of(config):
+            name = f"{_file_name(variant)}-seed{seed}"
+            run = dataclasses.replace(
+                train,
+                seed=seed,
+                run=str(folder / name),
+                resume=True,
+                display=False,
+                log_frames=train.log_frames or max(1, train.total_frames // _LOG_STEPS),
+            )
+            cells.append(
+                Cell(name=name, variant=variant, seed=seed, train=run, evaluate=evaluation(config, env, run.run))
+            )
+    names = [cell.name for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"Two cells of the grid would both be called {name}: give values that differ in letters.")
+    return cells
+
+
+def fusion_axis(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
+    """`fusion=mi` and `fusion=concat,mi` mean `fusions=[mi]` and `fusions=[concat,mi]`: moves them there.
+
+    Raises:
+        InputError: both are given.
+    """
+    given = [text for text in single if text.startswith("fusion=")]
+    wanted = axes.pop("fusion", [text.split("=", 1)[1] for text in given])
+    if not wanted:
+        return
+    if any(text.startswith("fusions=") for text in single):
+        raise InputError(f"fusion={','.join(wanted)} and fusions= are both given: give fusions=[...] alone.")
+    config.fusions = wanted
+    for text in given:
+        single.remove(text)
+
+
+def check(config: TrainConfig, env: EnvSpec) -> None:
+    """Whether the suite, the agent and the machine belong together.
+
+    Raises:
+        InputError: they do not.
+    """
+    with torch.device("meta"):
+        network = build_network(config, env)
+    check_fits(config, env, network)
+
+
+def evaluation(config: AblateConfig, env: EnvSpec, run: str) -> EvaluateConfig:
+    """How a cell is evaluated."""
+    return EvaluateConfig(
+        run=run,
+        episodes=config.episodes,
+        greedy=config.greedy,
+        seed=config.evaluation_seed,
+        slots=config.episodes if env.engine in SEEDED_ONCE else 0,
+        # One task that is known by its number is a single context: there is nothing else to tell.
+        probe=config.probe if len(env.tasks) > 1 or env.instruction_length else "",
+    )
+
+
+def claim(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
+    """Writes grid.json; a grid that is there already is joined, so that seeds and variants can be added to it.
+
+    Raises:
+        InputError: a cell's folder holds a run of another configuration, or the folder cannot be written.
+    """
+    for cell in cells:
+        differences(cell)
+    known = read_json(folder / GRID) or {}
+    listed = {row["name"]: row for row in known.get("cells", [])}
+    listed |= {cell.name: {"name": cell.name, "variant": cell.variant, "seed": cell.seed} for cell in cells}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / GRID, {"cells": list(listed.values()), "command": list(command)})
+    except OSError as error:
+        raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
+
+
+def differences(cell: Cell) -> None:
+    """Refuses a run that is not the cell's.
+
+    Raises:
+        InputError: with the keys that differ, and both values.
+    """
+    if not (cell.folder / CONFIG).exists():
+        return
+    wanted, found = flatten(to_dict(cell.train)), flatten(to_dict(load_train(cell.folder / CONFIG)))
+    free = set(MAY_CHANGE_ON_RESUME) - set(_PART_OF_THE_EXPERIMENT)
+    keys = [key for key in sorted(wanted | found) if key not in free and wanted.get(key) != found.get(key)]
+    if keys:
+        listed = ", ".join(f"{key}={wanted.get(key)} (the run has {found.get(key)})" for key in keys)
+        raise InputError(
+            f"folder={cell.folder.parent} holds {cell.name} with other settings: {listed}. Give another folder=."
+        )
+
+
+def save_cell(cell: Cell) -> None:
+    """Writes cell.json, from which another process makes the same cell."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    content = {"name": cell.name, "variant": cell.variant, "seed": cell.seed}
+    write_json(cell.folder / CELL, content | {"train": to_dict(cell.train), "evaluate": to_dict(cell.evaluate)})
+
+
+def load_cell(folder: Path) -> Cell:
+    """The cell of `save_cell`; InputError when the file does not hold one."""
+    path = folder / CELL
+    content = read_json(path)
+    try:
+        assert content is not None
+        evaluate = evaluate_from_dict(content["evaluate"])
+        name, variant, seed = str(content["name"]), str(content["variant"]), int(content["seed"])
+        train = train_from_dict(content["train"], str(path))
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} does not describe a cell of a grid: run ablate.py again.") from error
+    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluate)
+
+
+def trained(cell: Cell) -> bool:
+    """Whether the cell's run has come to its end."""
+    return bool((read_json(cell.folder / RESULT) or {}).get("finished"))
+
+
+def evaluated(cell: Cell) -> bool:
+    """Whether the cell has been evaluated, and as it is asked for now."""
+    content, wanted = read_json(cell.folder / EVALUATION), cell.evaluate
+    if not content or not trained(cell):
+        return False
+    played, probes = content["provenance"], {name for name in PROBES if wanted.probe in (name, ALL)}
+    return bool(
+        played["updates"] == (read_json(cell.folder / RESULT) or {}).get("updates")
+        and (played["seed"], played["greedy"]) == (wanted.seed, wanted.greedy)
+        and all(row["episodes"] == wanted.episodes for row in content["tasks"].values())
+        and set(content.get("probes", {})) == probes
+    )
+
+
+def frames(cell: Cell) -> int:
+    """Frames that the run has logged so far."""
+    try:
+        with (cell.folder / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
+            lines = file.read().splitlines()
+        return int(json.loads(lines[-1])["frames"])
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        return 0
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.=+,-]", ",", text)

@@ -1,0 +1,94 @@
+"""The schema of ablate.py: every key of train.py, and those of the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.fusion import FUSION_NAMES
+from agents.probes import ALL, PROBES
+from conf.schema import TrainConfig, require
+from envs.errors import InputError, unknown_name
+
+MEASURES = ("auto", "score", "success", "return")
+
+
+@dataclass(kw_only=True, slots=True)
+class AblateConfig(TrainConfig):
+    """A grid of runs. The keys of train.py are those of every run; `seed`, `run`, `resume` and `display` belong to the grid.
+
+    Attributes:
+        fusions: the first axis, names of agents.fusion.FUSION_NAMES. Any other key becomes an axis by being given several values:
+            `core=lstm,mlstm`.
+        seeds: how many, from 0, or a list of them.
+        parallel: runs at a time, between which the cores this process may use are divided; 0 = one for each core with runtime=serial,
+            else one.
+        folder: of the grid; empty = runs/ablate-<suite>. A grid that is there already goes on.
+        report: a grid's folder: writes its report anew, runs nothing.
+        folders: run folders, or folders of run folders: reports on them, runs nothing.
+        episodes: of the evaluation, for each task.
+        evaluation_seed: root of the evaluation's seeds; all runs play the same episodes.
+        greedy: as in evaluate.py.
+        probe: as in evaluate.py, for every run; empty = none. Left out where there is a single context.
+        measure: what runs are compared by, one of MEASURES. `auto`: the score where every task has one, else success, else return.
+        threshold: of the measure, for the frames and seconds that it takes to come there; None = chosen by the results
+            (ablation.efficiency).
+    """
+
+    fusions: list[str] = field(default_factory=lambda: ["concat", "gated", "film", "low_rank", "mi"])
+    seeds: Any = 5
+    parallel: int = 0
+    folder: str = ""
+    report: str = ""
+    folders: list[str] = field(default_factory=list)
+    episodes: int = 100
+    evaluation_seed: int = 0
+    greedy: bool = False
+    probe: str = "swap"
+    measure: str = "auto"
+    threshold: float | None = None
+
+
+def seeds_of(config: AblateConfig) -> list[int]:
+    """The seeds that `config.seeds` means.
+
+    Raises:
+        InputError: it is neither a number of seeds nor a list of different ones.
+    """
+    given = config.seeds
+    numbers = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    whole = isinstance(numbers, list) and all(isinstance(seed, int) and seed >= 0 for seed in numbers)
+    if not whole or not numbers or len(set(numbers)) < len(numbers):
+        raise InputError(f"seeds={given} is not a number of seeds: give one, as seeds=5, or a list, as seeds=[3,4].")
+    return list(numbers)
+
+
+def check_ablate(config: AblateConfig, cores: int) -> None:
+    """Names and ranges of the grid's own keys.
+
+    Raises:
+        InputError: one sentence with key, value and what would be right.
+    """
+    seeds_of(config)
+    for name in config.fusions:
+        if name not in FUSION_NAMES:
+            raise unknown_name("fusions", name, FUSION_NAMES)
+    if not config.fusions or len(set(config.fusions)) < len(config.fusions):
+        raise InputError(f"fusions=[{','.join(config.fusions)}] is no list of different fusions: give some, each once.")
+    require(config, {"parallel": 0, "episodes": 1, "evaluation_seed": 0}, "")
+    if config.parallel > cores:
+        raise InputError(
+            f"parallel={config.parallel} is more than the {cores} cores that may be used here: give at most {cores}."
+        )
+    if config.probe and config.probe not in (*PROBES, ALL):
+        raise unknown_name("probe", config.probe, (*PROBES, ALL))
+    if config.measure not in MEASURES:
+        raise unknown_name("measure", config.measure, MEASURES)
+    for key in ("seed", "run", "resume"):
+        if getattr(config, key):
+            fix = (
+                "use seeds=[...]"
+                if key == "seed"
+                else "use folder=..., and the same command again to go on with a grid"
+            )
+            raise InputError(f"{key}={getattr(config, key)} is each run's own in a grid: {fix}.")
