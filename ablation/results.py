@@ -192,7 +192,8 @@ class Analysis:
             `Measure.best` is unknown).
         tasks: by task, the mean over runs.
         profile_values: [N] values of the measure; `profiles`: for each, the share of runs x tasks above it.
-        improvement: by variant and variant, the probability that a run of the first beats one of the second, another one, on a task drawn at random.
+        improvement: by variant and each other variant, the probability that a run of the first beats one of the second on a task drawn at
+            random.
         threshold: of the sample efficiency, in the measure's unit, and `efficiency` by variant.
         frames: [N] common to all curves; `curves`: by variant and task, and under "" for the mean over tasks, mean over runs.
         probes: by probe, what the mean over tasks loses under it; empty without probes.
