@@ -8,9 +8,9 @@ from ablation.results import Analysis, Results
 from ablation.verdict import verdict
 
 RESAMPLED = (
-    f"{CONFIDENCE:.0%} intervals, for other seeds on the same tasks. Whole runs were left out one by one (jackknife; {RESAMPLES:,} "
-    "bootstrap draws for the IQM), never single scores, because one run plays all tasks; half-widths are Student's t times the standard error, "
-    "on the logit scale for shares. There is none where runs do not differ at all."
+    f"{CONFIDENCE:.0%} intervals, for other seeds on the same tasks. Whole runs were left out one by one (jackknife; for the IQM, "
+    f"{RESAMPLES:,} bootstrap draws), never single scores, because one run plays all tasks; half-widths are Student's t times the "
+    "standard error, on the logit scale for shares. There is none where runs do not differ at all."
 )
 
 

@@ -247,7 +247,8 @@ def _speed(results: Results) -> str:
     fast, slow = max(speeds, key=lambda v: speeds[v]), min(speeds, key=lambda v: speeds[v])
     if speeds[fast] <= (1 + LIKE) * speeds[slow]:
         return f"Training ran at {number(speeds[fast])} frames per second."
-    return f"Training ran at {number(speeds[fast])} frames per second for {fast}, the fastest, and {number(speeds[slow])} for {slow}, the slowest."
+    quick, lame = (f"{number(speeds[variant])} frames per second for {variant}" for variant in (fast, slow))
+    return f"Training ran at {quick}, the fastest, and {lame}, the slowest."
 
 
 def _seeds(runs: Mapping[str, Array] | Mapping[str, int]) -> str:
