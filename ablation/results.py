@@ -111,7 +111,8 @@ class Results:
 
     def of(self, variant: str) -> tuple[Run, ...]:
         """The runs of a variant, in the order of their seeds."""
-        return tuple(run for run in self.runs if run.variant == variant)
+        runs = (run for run in self.runs if run.variant == variant)
+        return tuple(sorted(runs, key=lambda run: (run.seed, run.name)))
 
     def matrix(self, variant: str) -> Array:
         """The values of a variant: [its runs, tasks]."""

@@ -87,9 +87,10 @@ def aggregate(name: str, values: Array, measure: Measure) -> Band:
             raise ValueError(f"the best {measure.name} is unknown")
         statistic = partial(optimality_gap, best=measure.best)
         return of_statistic(statistic, values, Range(max(0.0, measure.best - within.high), measure.best - within.low))
-    if name == "iqm":
-        # Its trimming has jumps that the jackknife does not see; and it cuts off the very skew that the logit scale is for: near a
-        # bound its error can be large beside the distance to the bound, and the logit scale would then give all that is possible.
+    if name == "iqm" and values.shape[-2] * values.shape[-1] >= 4:
+        # Of fewer it is the mean. Its trimming has jumps that the jackknife does not see; and it cuts off the very skew that the logit
+        # scale is for: near a bound its error can be large beside the distance to the bound, and an interval on the logit scale would
+        # be all that is possible.
         free = of_statistic(statistic, values, ANY, bootstrap)
         return Band(free.value, np.clip(free.low, *within), np.clip(free.high, *within))
     return of_statistic(statistic, values, within, jackknife)
