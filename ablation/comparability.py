@@ -90,7 +90,9 @@ def cautions(results: Results, found: Configs) -> tuple[str, ...]:
         listed = ", ".join(f"{variant} {size}" for variant, size in sizes.items())
         sentences.append(f"The variants have different numbers of runs: {listed}.")
     if min(sizes.values()) < 2:
-        sentences.append("A variant with a single run has no intervals: nothing tells how much another seed would change.")
+        sentences.append(
+            "A variant with a single run has no intervals: nothing tells how much another seed would change."
+        )
     if found.within:
         sentences.append(f"Runs of one variant differ in more than their seed: {', '.join(found.within)}.")
     return tuple(sentences)

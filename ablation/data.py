@@ -60,7 +60,9 @@ def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, D
         Data(
             "config_differences",
             ("key", *results.variants),
-            tuple((key, *(values[variant] for variant in results.variants)) for key, values in configs.different.items()),
+            tuple(
+                (key, *(values[variant] for variant in results.variants)) for key, values in configs.different.items()
+            ),
         ),
         Data("config_shared", ("key", "value"), tuple(configs.shared.items())),
         Data(
@@ -130,9 +132,7 @@ def _efficiency(results: Results, analysis: Analysis) -> Iterator[Data]:
     per_run = [
         (run, float(frames), float(seconds))
         for variant, efficiency in found.items()
-        for run, frames, seconds in zip(
-            results.of(variant), efficiency.frames_to, efficiency.seconds_to, strict=True
-        )
+        for run, frames, seconds in zip(results.of(variant), efficiency.frames_to, efficiency.seconds_to, strict=True)
     ]
     yield Data(
         "sample_efficiency",
@@ -169,7 +169,9 @@ def _efficiency(results: Results, analysis: Analysis) -> Iterator[Data]:
     )
 
 
-def whole(results: Results, analysis: Analysis, configs: Configs, cautions: tuple[str, ...], home: Path) -> dict[str, Any]:
+def whole(
+    results: Results, analysis: Analysis, configs: Configs, cautions: tuple[str, ...], home: Path
+) -> dict[str, Any]:
     """Everything as plain data: what is infinite or not a number is None. Folders of runs are told as seen from `home`."""
     found: dict[str, Any] = plain(analysis)
     timed = ("seconds_to", "seconds_to_median", "frames_per_second")

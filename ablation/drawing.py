@@ -35,7 +35,7 @@ style and a marker of its own."""
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (5, 1.4, 1.2, 1.4)), (0, (1.4, 1.2)))
 _MARKERS = "osD^vPX*"
 
-_STYLE: Mapping[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mimpala",
     # A name is text, whatever is in it.
@@ -216,7 +216,9 @@ def _inline(element: ElementTree.Element, name: str) -> None:
         elif plain == "href":
             attributes["href"] = f"#{name}-{value.removeprefix('#')}"
         else:
-            coloured = _COLOUR.sub(lambda match: _VARIABLES.get(match[0], match[0]), value) if plain == "style" else value
+            coloured = (
+                _COLOUR.sub(lambda match: _VARIABLES.get(match[0], match[0]), value) if plain == "style" else value
+            )
             attributes[plain] = _REFERENCE.sub(f"url(#{name}-", coloured)
     element.attrib = attributes
 

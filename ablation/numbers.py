@@ -50,10 +50,10 @@ def duration(seconds: float) -> str:
 
 
 def short(value: float, _: object = None) -> str:
-    """For ticks of an axis: 250k, 1.5M."""
+    """For the ticks of an axis: 250k, 1.5M."""
     for size, letter in _STEPS:
         if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
+            return f"{float(f'{value / size:.3g}'):g}{letter}"
     return f"{value:.4g}"
 
 
@@ -62,6 +62,13 @@ def estimate(found: Estimate, write: Write) -> str:
     if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
         return write(found.value)
     return f"{write(found.value)} [{write(found.low)}, {write(found.high)}]"
+
+
+def listed(values: list[int]) -> str:
+    """Whole numbers, as a range where they follow one another."""
+    if len(values) > 2 and values == list(range(values[0], values[-1] + 1)):
+        return f"{values[0]} to {values[-1]}"
+    return ", ".join(map(str, values))
 
 
 def ranged(values: list[float], write: Write) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -51,11 +52,17 @@ def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, T
             "config_shared",
             numeric=False,
         ),
-        Table("problems", "Problems", ("run", "reason"), tuple(map(tuple, results.problems)), "problems", numeric=False),
+        Table(
+            "problems", "Problems", ("run", "reason"), tuple(map(tuple, results.problems)), "problems", numeric=False
+        ),
         _estimates(
             "aggregates",
             "Aggregates over runs and tasks",
-            {name: label for name, label in AGGREGATES.items() if all(name in row for row in analysis.aggregates.values())},
+            {
+                name: label
+                for name, label in AGGREGATES.items()
+                if all(name in row for row in analysis.aggregates.values())
+            },
             analysis.aggregates,
             write,
         ),
@@ -99,7 +106,7 @@ def _runs(results: Results) -> Table:
         return (
             variant,
             str(len(runs)),
-            ", ".join(str(run.seed) for run in runs),
+            numbers.listed([run.seed for run in runs]),
             numbers.ranged([run.parameters for run in runs], numbers.count),
             numbers.ranged([run.multiply_adds for run in runs], numbers.count),
             numbers.ranged([run.frames for run in runs], numbers.count),
@@ -125,13 +132,24 @@ def _where(results: Results) -> Table:
     found: dict[str, list[str]] = {}
     for run in results.runs:
         git = run.provenance.get("git", {})
-        commit = str(git.get("commit", "unknown")) + (" with uncommitted changes" if git.get("dirty") else "")
-        for key, value in {"commit": commit, **run.provenance.get("machine", {}), **run.provenance.get("versions", {})}.items():
-            values = found.setdefault(str(key), [])
-            if told(value) not in values:
-                values.append(told(value))
-    rows = tuple((key, " | ".join(values)) for key, values in found.items())
-    return Table("where", "Code, machine and versions", ("", "of the runs"), rows, "runs", numeric=False)
+        about = {"commit": git.get("commit", "unknown"), "uncommitted changes": "yes" if git.get("dirty") else "no"}
+        for section in (about, run.provenance.get("machine", {}), run.provenance.get("versions", {})):
+            for key, value in section.items():
+                found.setdefault(str(key), []).append(told(value))
+    return Table(
+        "where",
+        "Code, machine and versions",
+        ("", "of the runs"),
+        tuple((key, _counted(values)) for key, values in found.items()),
+        "runs",
+        numeric=False,
+    )
+
+
+def _counted(values: Sequence[str]) -> str:
+    """The value of all runs, or each value with the number of runs that have it."""
+    counts = Counter(values)
+    return values[0] if len(counts) == 1 else ", ".join(f"{value} ({count} runs)" for value, count in counts.items())
 
 
 def _comparisons(analysis: Analysis, write: Write) -> Table:

@@ -94,7 +94,9 @@ def estimate(samples: Array) -> Estimate:
 def band(samples: Array) -> Band:
     """Of the mean over the first axis of samples [runs, N]."""
     found = [estimate(column) for column in samples.T]
-    return Band(*(np.array([math.nan if value is None else value for value in part]) for part in zip(*found, strict=True)))
+    return Band(
+        *(np.array([math.nan if value is None else value for value in part]) for part in zip(*found, strict=True))
+    )
 
 
 def above(first: Array, second: Array) -> Estimate:
