@@ -59,10 +59,8 @@ def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, D
         Data("problems", ("run", "reason"), tuple(map(tuple, results.problems))),
         Data(
             "config_differences",
-            ("key", *results.variants),
-            tuple(
-                (key, *(values[variant] for variant in results.variants)) for key, values in configs.different.items()
-            ),
+            ("key", "variant", "value"),
+            tuple((key, *entry) for key, values in configs.different.items() for entry in values.items()),
         ),
         Data("config_shared", ("key", "value"), tuple(configs.shared.items())),
         Data(

@@ -91,7 +91,7 @@ def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
             title="Probability of improvement",
             caption="In percent: how likely a run of the row beats a run of the column on a task drawn at random. Bold with an asterisk: "
             "the 95% interval of this pair alone leaves out 50%.",
-            panels=(panels.matrix(variants, analysis.improvement),),
+            panels=(panels.matrix(variants, analysis.improvement),) if len(variants) > 1 else (),
             data="improvement",
         ),
         Chart(

@@ -22,7 +22,8 @@ LONGEST_NAME = 34
 
 _ROW, _ROWS_AROUND, _ROWS_WIDE = 0.36, 0.72, 4.0
 _UNDER_WORDS = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}
-_MATRIX_WIDE, _MATRIX_NAME = 4.8, 20
+_LEGIBLE = 8
+"""Variants up to which a matrix has room for large numbers."""
 
 
 def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:
@@ -158,6 +159,7 @@ def _rows(
 
 def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]]) -> Panel:
     """Rows against columns; the farther from 50%, the stronger the colour."""
+    few = len(variants) <= _LEGIBLE
 
     def draw(axes: Axes) -> None:
         size = len(variants)
@@ -178,22 +180,22 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
                     ha="center",
                     va="center",
                     color=INK,
-                    fontsize=9 if size <= 8 else 7,
+                    fontsize=9 if few else 7,
                     fontweight="bold" if clear else "normal",
                 )
-        names = [shown(variant, _MATRIX_NAME) for variant in variants]
+        names = [shown(variant, 20 if few else 14) for variant in variants]
         axes.set_xticks(range(size), names, rotation=40, ha="left", rotation_mode="anchor")
         axes.set_yticks(range(size), names)
-        axes.tick_params(length=0, labelsize=8.5 if size <= 8 else 7.5)
+        axes.tick_params(length=0, labelsize=8.5 if few else 7.5)
         axes.xaxis.tick_top()
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
         for spine in axes.spines.values():
             spine.set_visible(False)
 
-    height = 1.3 + min(0.42, 3.4 / max(1, len(variants))) * len(variants)
+    side = 0.42 if few else 0.28
     return Panel(
         label="Probability that a run of the row's variant beats one of the column's on a task drawn at random.",
-        size=(_MATRIX_WIDE, height),
+        size=(4.8 if few else 6.4, 1.3 + side * len(variants)),
         draw=draw,
     )
 

@@ -30,6 +30,8 @@ FIGURES, DATA = "figures", "data"
 
 _MARKS = re.compile(r"([\\`*_\[\]<>#|~&$])")
 _DIGITS = 5
+_PIXELS_PER_INCH = 115
+"""Of a panel at the most, or its letters would be larger than those of the text around it."""
 
 
 def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Path]:
@@ -84,7 +86,13 @@ def _html(content: Mapping[str, Any]) -> str:
         script=Markup(script),
         # The page may run this script and no other, and may load nothing at all.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        drawings={name: [Markup(svg) for svg, _ in panels] for name, panels in drawn.items()},
+        drawings={
+            name: [
+                (Markup(svg), round(_PIXELS_PER_INCH * panel.size[0]))
+                for (svg, _), panel in zip(panels, content["charts"][name].panels, strict=True)
+            ]
+            for name, panels in drawn.items()
+        },
         hovers=[hover for panels in drawn.values() for _, hover in panels if hover],
         legend=[
             (variant, Markup(drawing.svg(drawing.swatch(number), f"swatch-{number}").svg))

@@ -36,14 +36,7 @@ def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, T
     tables = [
         _runs(results),
         _where(results),
-        Table(
-            "config_differences",
-            "Configuration: what differs between the variants",
-            ("key", *variants),
-            tuple((key, *(values[variant] for variant in variants)) for key, values in configs.different.items()),
-            "config_differences",
-            numeric=False,
-        ),
+        _differences(variants, configs),
         Table(
             "config_shared",
             f"Configuration: the {len(configs.shared)} keys that all runs share",
@@ -69,7 +62,7 @@ def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, T
         _estimates(
             "improvement",
             "Probability that the row beats the column",
-            {variant: variant for variant in variants},
+            {variant: variant for variant in variants} if len(variants) > 1 else {},
             analysis.improvement,
             numbers.probability,
         ),
@@ -127,6 +120,18 @@ def _runs(results: Results) -> Table:
     )
 
 
+def _differences(variants: Sequence[str], configs: Configs) -> Table:
+    """Long rather than wide: a row for each variant, or for each key where there are more of them."""
+    keys = tuple(configs.different)
+    rows = tuple((variant, *(configs.different[key][variant] for key in keys)) for variant in variants)
+    head: tuple[str, ...] = ("variant", *keys)
+    if len(keys) > len(variants):
+        head, *rest = zip(head, *rows, strict=True)
+        head, rows = ("key", *head[1:]), tuple(rest)
+    name = "config_differences"
+    return Table(name, "Configuration: what differs between the variants", head, rows, name, numeric=False)
+
+
 def _where(results: Results) -> Table:
     """Code, versions and hardware, with every value that some run has."""
     found: dict[str, list[str]] = {}
@@ -149,7 +154,11 @@ def _where(results: Results) -> Table:
 def _counted(values: Sequence[str]) -> str:
     """The value of all runs, or each value with the number of runs that have it."""
     counts = Counter(values)
-    return values[0] if len(counts) == 1 else ", ".join(f"{value} ({count} runs)" for value, count in counts.items())
+    return (
+        values[0]
+        if len(counts) == 1
+        else ", ".join(f"{value} ({count} of {len(values)} runs)" for value, count in counts.items())
+    )
 
 
 def _comparisons(analysis: Analysis, write: Write) -> Table:
