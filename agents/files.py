@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) to `path`, in whose place the old content stands until the new one is on the disk.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes `content` (text as UTF-8) to `path`, in whose place the old content stands until the new one is on the disk.
 
     Raises:
         OSError: the disk refuses; the old content is untouched.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -1,0 +1,148 @@
+"""The report of an ablation: one HTML page that needs nothing else, the same in Markdown, figures for a paper, all data as CSV and JSON.
+
+    report.html  report.md  analysis.json  figures/<name>.png  data/<name>.csv
+
+It holds no date of its own: the same results and analysis give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ablation import comparability, data, drawing, figures, numbers, tables
+from ablation.data import plain
+from ablation.drawing import DARK, LIGHT, Panel, shown
+from ablation.figures import Chart
+from ablation.results import Analysis, Results
+from agents.files import write_whole
+
+HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
+FIGURES, DATA = "figures", "data"
+
+_MARKS = re.compile(r"([\\`*_\[\]<>#|~&$])")
+_DIGITS = 5
+_PIXELS_PER_INCH = 115
+"""Of a panel at the most, or its letters would be larger than those of the text around it."""
+
+
+def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Path]:
+    """Writes the report into `folder`, which is made if need be; earlier files of the same names are replaced.
+
+    Everything is drawn before anything is written, every file is there whole or not at all, and the page comes last.
+
+    Returns:
+        The files, report.html first.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    found = comparability.configs(results)
+    cautions = comparability.cautions(results, found)
+    charts = figures.every(results, analysis)
+    numbers_behind = data.every(results, analysis, found)
+    content = {
+        "results": results,
+        "analysis": analysis,
+        "cautions": cautions,
+        "charts": charts,
+        "tables": tables.every(results, analysis, found),
+        "data": numbers_behind,
+    }
+    whole = data.whole(results, analysis, found, cautions, folder)
+    files: dict[str, str | bytes] = {
+        HTML: _html(content),
+        MARKDOWN: _environment(html=False).get_template("report.md.j2").render(content),
+        JSON: json.dumps(whole, indent=2, allow_nan=False) + "\n",
+        **{
+            f"{FIGURES}/{chart.name}.png": drawing.png(chart.panels, results.variants, legend=chart.legend)
+            for chart in charts.values()
+        },
+        **{f"{DATA}/{table.name}.csv": table.csv for table in numbers_behind.values()},
+    }
+    for part in (FIGURES, DATA):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for name, text in reversed(files.items()):
+        write_whole(folder / name, text)
+    return [folder / name for name in files]
+
+
+def _html(content: Mapping[str, Any]) -> str:
+    results: Results = content["results"]
+    environment = _environment(html=True)
+    script = environment.get_template("report.js").render()
+    drawn = {chart.name: _drawn(chart) for chart in content["charts"].values()}
+    return environment.get_template("report.html.j2").render(
+        content,
+        style=Markup(environment.get_template("report.css").render(light=LIGHT, dark=DARK)),
+        script=Markup(script),
+        # The page may run this script and no other, and may load nothing at all.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        drawings={
+            name: [
+                (Markup(svg), round(_PIXELS_PER_INCH * panel.size[0]))
+                for (svg, _), panel in zip(panels, content["charts"][name].panels, strict=True)
+            ]
+            for name, panels in drawn.items()
+        },
+        hovers=[hover for panels in drawn.values() for _, hover in panels if hover],
+        legend=[
+            (variant, Markup(drawing.svg(drawing.swatch(number), f"swatch-{number}").svg))
+            for number, variant in enumerate(results.variants)
+        ],
+    )
+
+
+def _drawn(chart: Chart) -> list[tuple[str, dict[str, Any] | None]]:
+    """Each panel of a figure: its SVG, and what the script needs to read values from it."""
+    name = chart.name.replace("_", "-")
+    found = []
+    for number, panel in enumerate(chart.panels):
+        drawn = drawing.svg(panel, f"{name}-{number}")
+        found.append((drawn.svg, _hover(panel, drawn, f"{name}-{number}")))
+    return found
+
+
+def _hover(panel: Panel, drawn: drawing.Drawn, name: str) -> dict[str, Any] | None:
+    if panel.hover is None:
+        return None
+    return {
+        "panel": name,
+        "unit": panel.hover.unit,
+        "box": _rounded(drawn.box),
+        "x": _rounded(drawn.x),
+        "y": _rounded(drawn.y),
+        "at": _rounded(panel.hover.x),
+        "bands": {str(number): [_rounded(part) for part in band] for number, band in panel.hover.bands.items()},
+    }
+
+
+def _rounded(values: Any) -> list[float | None]:
+    """To the digits that a hand on a pointer can read; None for what is no number."""
+    return [None if value is None else float(f"{value:.{_DIGITS}g}") for value in plain(list(map(float, values)))]
+
+
+def _environment(*, html: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ablation"),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"shown": shown, "md": _markdown, "number": numbers.count}
+    return environment
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown leaves as it is, in a table too."""
+    return _MARKS.sub(r"\\\1", shown(text))
