@@ -39,8 +39,10 @@ _LOG_STEPS = 100
 _TAIL_BYTES = 64 * 2**10
 """Of metrics.jsonl, in which its last line lies."""
 
-# Of what may change on resume, these change what is learned.
-_PART_OF_THE_EXPERIMENT = ("total_frames", "stop_at_success", "precision", "runtime.name", "log_frames")
+NOT_OF_THE_EXPERIMENT = set(MAY_CHANGE_ON_RESUME) - {
+    *("total_frames", "stop_at_success", "precision", "runtime.name", "log_frames")
+}
+"""Keys whose change leaves what is learned, and what is told of it, as it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,8 +174,9 @@ def differences(cell: Cell) -> None:
     if not (cell.folder / CONFIG).exists():
         return
     wanted, found = flatten(to_dict(cell.train)), flatten(to_dict(load_train(cell.folder / CONFIG)))
-    free = set(MAY_CHANGE_ON_RESUME) - set(_PART_OF_THE_EXPERIMENT)
-    keys = [key for key in sorted(wanted | found) if key not in free and wanted.get(key) != found.get(key)]
+    keys = [
+        key for key in sorted(wanted | found) if key not in NOT_OF_THE_EXPERIMENT and wanted.get(key) != found.get(key)
+    ]
     if keys:
         listed = ", ".join(f"{key}={wanted.get(key)} (the run has {found.get(key)})" for key in keys)
         raise InputError(
@@ -247,4 +250,5 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.=+,-]", ",", text)
+    """Without brackets and quotes; what else no shell likes becomes a comma."""
+    return re.sub(r"[^\w.=+,-]", ",", re.sub(r"[\[\]{}'\"]", "", text))

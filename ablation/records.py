@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablation.grid import CELL, EVALUATION, GRID, read_json
+from ablation.grid import CELL, EVALUATION, GRID, NOT_OF_THE_EXPERIMENT, read_json
 from ablation.results import Curve, Measure, Problem, Results, Run
 from agents.run_folder import AGENT, CONFIG, PROVENANCE, RESULT
 from conf.loading import flatten, load_train, to_dict
@@ -24,17 +24,8 @@ OPTIMAL = Measure(name="score", label="normalised return (best without context 0
 SUCCESS = Measure(name="success", label="success", best=1.0, floor=0.0)
 RETURN = Measure(name="return", label="return", best=None)
 
-# Belong to a run and not to what is compared.
-_OF_THE_RUN = (
-    "seed",
-    "run",
-    "resume",
-    "display",
-    "log_seconds",
-    "log_frames",
-    "checkpoint_seconds",
-    "keep_checkpoints",
-)
+_OF_THE_RUN = {"seed", "log_frames"} | NOT_OF_THE_EXPERIMENT
+"""Keys in which runs of one variant may differ."""
 
 
 class Record(NamedTuple):

@@ -41,7 +41,7 @@ MAX_SLOTS = 64
 _UNROLL_LENGTH = 8
 """Steps between two looks at the quotas: few, so that little is played past them."""
 
-_SEEDED_ONCE = ("envpool",)
+SEEDED_ONCE = ("envpool",)
 """Engines that take a seed for the first episode of a slot only, and go on from there by themselves."""
 
 
@@ -260,7 +260,7 @@ def play(
 
 
 def _seed(spec: EnvSpec, task: str, seed: int, slot: int, number: int) -> int | None:
-    if number and spec.engine in _SEEDED_ONCE:
+    if number and spec.engine in SEEDED_ONCE:
         return None
     return episode_seed(seed, Split.EVALUATION, task, slot, number)
 

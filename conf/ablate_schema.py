@@ -25,7 +25,7 @@ class AblateConfig(TrainConfig):
             else one.
         folder: of the grid; empty = runs/ablate-<suite>. A grid that is there already goes on.
         report: a grid's folder: writes its report anew, runs nothing.
-        folders: run folders, or folders of run folders: reports on them, runs nothing.
+        folders: run folders, or folders of run folders: reports on them in folder= (empty = runs/comparison), runs nothing.
         episodes: of the evaluation, for each task.
         evaluation_seed: root of the evaluation's seeds; all runs play the same episodes.
         greedy: as in evaluate.py.

@@ -84,7 +84,10 @@ def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]
         if not override.is_sweep_override():
             single.append(text)
             continue
-        key, values = override.key_or_group, [str(value) for value in override.sweep_iterator()]
+        try:
+            key, values = override.key_or_group, list(override.sweep_string_iterator())
+        except HydraException as error:
+            raise InputError(f"{text} cannot be read as a list of values: write key=a,b,c.") from error
         if key in axes or len(set(values)) < len(values):
             raise InputError(f"{text} repeats a value or an axis: give every value once.")
         axes[key] = values

@@ -1,0 +1,78 @@
+"""Compares fusions:  python ablate.py fusions=[concat,film,mi] seeds=5 [key=value ...]   (README.md; every key: conf/ablate_schema.py).
+
+Any key of train.py may be given; one with several values (core=lstm,mlstm) is a further axis of the grid.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablation.analysis import analyse
+from ablation.report import write_report
+
+from ablation.display import GridDisplay
+from ablation.grid import claim, fusion_axis, make_cells
+from ablation.records import load_folders, load_grid
+from ablation.results import Results
+from ablation.running import Run, State, available_cores, cells_at_a_time, sole_owner
+from conf.ablate_schema import AblateConfig, check_ablate
+from conf.loading import ablate_keys, compose_ablate, split_axes
+from envs.errors import InputError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program: 0 done, 1 done but for runs that failed, 2 bad input, 130 interrupted and saved."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if {"--help", "-h"} & set(arguments):
+            keys = ablate_keys([argument for argument in arguments if not argument.startswith("-")])
+            print(__doc__, *(f"  {key}={value}" for key, value in keys.items()), sep="\n")
+            return DONE
+        single, axes = split_axes(arguments)
+        config = compose_ablate(single)
+        fusion_axis(config, single, axes)
+        check_ablate(config, len(available_cores()))
+        if config.report:
+            return report(load_grid(Path(config.report), config.measure), Path(config.report), config)
+        if config.folders:
+            return report(load_folders(config.folders, config.measure), Path(config.folder or "runs/comparison"), config)
+        return ablate(config, single, axes)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted and saved: the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+
+
+def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str]]) -> int:
+    """Plays what of the grid is not finished, and reports. Returns the exit code."""
+    cells = make_cells(config, single, axes)
+    folder = cells[0].folder.parent
+    with sole_owner(folder):
+        claim(folder, cells, ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)])
+        with GridDisplay(cells, enabled=config.display) as display:
+            display.say(f"mimpala: {len(cells)} runs in {folder}")
+            progress = Run(cells, cells_at_a_time(config), display.update).play()
+        failed = any(cell.state is State.FAILED for cell in progress.values())
+        code = report(load_grid(folder, config.measure), folder, config)
+    return FAILED if failed else code
+
+
+def report(results: Results, folder: Path, config: AblateConfig) -> int:
+    """Analyses and writes; prints the verdict."""
+    analysis = analyse(results, threshold=config.threshold)
+    written = write_report(results, analysis, folder)
+    for problem in results.problems:
+        print(f"{problem.run} is left out: {problem.reason}", file=sys.stderr)
+    print("", *analysis.verdict.sentences, "", sep="\n")
+    print(f"written: {written[0]}")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Run folders as train.py and evaluate.py leave them, without anything having been trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from agents.run_folder import AGENT, CONFIG, PROVENANCE, RESULT
+from conf.loading import compose_train, save_train
+
+TASKS = ("map-0", "map-1")
+SMALL = ("env=conditional", f"env.tasks=[{','.join(TASKS)}]", "runtime=serial", "total_frames=1000")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_run(
+    folder: Path, *overrides: str, returns: float = 0.5, episodes: int = 10, tasks: tuple[str, ...] = TASKS
+) -> Path:
+    """A finished, evaluated run of suite `conditional`: every task has the same return, all of it lost under probe swap."""
+    config = compose_train([*SMALL, *overrides])
+    folder.mkdir(parents=True, exist_ok=True)
+    save_train(config, folder / CONFIG)
+    counters = {"updates": 7, "frames": 1024, "seconds": 2.0, "frames_per_second": 500.0, "parameters": 99}
+    write_json(folder / RESULT, {"finished": True, **counters})
+    write_json(folder / AGENT, {"parameters": 99, "multiply_adds": {"apply": 11, "condition": 5}})
+    write_json(folder / PROVENANCE, {"git": {"commit": "abc", "dirty": False}, "versions": {}, "machine": {}})
+
+    def section(value: float) -> dict[str, Any]:
+        return {task: {"episodes": episodes, "mean": value, "success": value / 2} for task in tasks}
+
+    evaluation = {
+        "tasks": section(returns),
+        "probes": {"swap": {"tasks": section(0.0)}},
+        "provenance": {"updates": 7, "seed": 0, "greedy": False},
+    }
+    write_json(folder / "evaluation.json", evaluation)
+    lines = []
+    for updates in (1, 4, 7):
+        row: dict[str, float] = {"updates": updates, "frames": 128 * updates, "seconds": updates / 4}
+        # The first task ends no episode before the second log step.
+        row |= {f"tasks/{task}/return": returns * updates / 7 for task in (tasks if updates > 1 else tasks[1:])}
+        row |= {f"tasks/{task}/success": returns * updates / 14 for task in (tasks if updates > 1 else tasks[1:])}
+        lines.append(json.dumps(row))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def change(path: Path, **values: Any) -> None:
+    """Overwrites keys of a JSON file."""
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | values)

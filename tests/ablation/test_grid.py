@@ -1,0 +1,188 @@
+"""The grid: its cells, what of it is done, and what does not belong to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from run_folders import change, write_json, write_run
+
+from ablation.grid import (
+    Cell,
+    claim,
+    evaluated,
+    frames,
+    fusion_axis,
+    load_cell,
+    make_cells,
+    read_json,
+    save_cell,
+    trained,
+)
+from agents.matching import count_parameters
+from conf.ablate_schema import check_ablate, seeds_of
+from conf.loading import compose_ablate, compose_train, flatten, split_axes, to_dict
+from conf.schema import EvaluateConfig
+from envs.errors import InputError
+from envs.suites import make_spec
+
+CONDITIONAL = ("env=conditional", "env.tasks=[map-0,map-1]", "runtime=serial", "total_frames=1000", "episodes=10")
+
+
+def cells_of(*arguments: str) -> list[Cell]:
+    """The cells of a command line."""
+    single, axes = split_axes([*CONDITIONAL, *arguments])
+    config = compose_ablate(single)
+    fusion_axis(config, single, axes)
+    check_ablate(config, cores=2)
+    return make_cells(config, single, axes)
+
+
+def test_cells_are_named_by_their_place_in_the_grid() -> None:
+    cells = cells_of("fusions=[concat,mi]", "seeds=[0,3]", "core=lstm,feedforward", "folder=there")
+    assert [cell.name for cell in cells] == [
+        f"{fusion},core={core}-seed{seed}"
+        for fusion in ("concat", "mi")
+        for core in ("lstm", "feedforward")
+        for seed in (0, 3)
+    ]
+    cell = cells[-1]
+    assert (cell.variant, cell.seed, cell.folder) == ("mi core=feedforward", 3, Path("there") / cell.name)
+    named = ["fusion=mi", "core=feedforward", "seed=3", f"run='there/{cell.name}'"]
+    expected = compose_train([*CONDITIONAL[:-1], *named])
+    expected = dataclasses.replace(expected, resume=True, display=False, log_frames=10)
+    assert flatten(to_dict(cell.train)) == flatten(to_dict(expected))
+
+
+def test_the_fusion_may_be_named_as_train_py_names_it() -> None:
+    for argument in ("fusion=film,mi", "fusions=[film,mi]"):
+        assert {cell.variant for cell in cells_of(argument, "seeds=1")} == {"film", "mi"}
+    assert {cell.variant for cell in cells_of("fusion=film", "core.size=8,16", "seeds=1")} == {
+        "film core.size=8",
+        "film core.size=16",
+    }
+
+
+def test_every_run_plays_the_same_episodes() -> None:
+    evaluations = [cell.evaluate for cell in cells_of("seeds=2", "evaluation_seed=7", "greedy=true", "probe=zero")]
+    assert len(evaluations) == 10
+    assert {(e.seed, e.episodes, e.greedy, e.probe, e.slots) for e in evaluations} == {(7, 10, True, "zero", 0)}
+
+
+def test_episodes_have_slots_of_their_own_where_an_engine_follows_the_seed_tree_for_first_episodes_only() -> None:
+    pytest.importorskip("envpool")
+    cell = cells_of("env=babyai", "env.tasks=[BabyAI-GoToLocal-v0]", "seeds=1", "episodes=100", "context=instruction")[
+        0
+    ]
+    assert cell.evaluate.slots == 100
+
+
+def test_a_single_context_is_not_probed() -> None:
+    assert {cell.evaluate.probe for cell in cells_of("env.tasks=[map-0]")} == {""}
+
+
+def test_parameters_are_matched_in_every_cell() -> None:
+    cells = cells_of("fusions=[concat,film,mi]", "seeds=1", "match_params=mi")
+    counts = [count_parameters(cell.train, make_spec(cell.train.env)) for cell in cells]
+    assert max(counts) <= 1.02 * min(counts)
+
+
+def test_seeds_are_a_number_or_a_list() -> None:
+    assert seeds_of(compose_ablate(["seeds=3"])) == [0, 1, 2]
+    assert seeds_of(compose_ablate(["seeds=[5,2]"])) == [5, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fusions=[concat,mii]"], "fusions=mii is unknown: choose one of"),
+        (["fusions=[]"], "fusions=[] is no list of different fusions"),
+        (["fusions=[mi,mi]"], "fusions=[mi,mi] is no list of different fusions"),
+        (["fusions=[mi]", "fusion=mi"], "are both given"),
+        (["fusion=mi,mii"], "fusions=mii is unknown"),
+        (["seeds=0"], "seeds=0 is not a number of seeds"),
+        (["seeds=[1,1]"], "seeds=[1, 1] is not"),
+        (["seeds=many"], "seeds=many is not"),
+        (["seeds=true"], "seeds=True is not"),
+        (["seed=3"], "seed=3 is each run's own in a grid: use seeds=[...]"),
+        (["run=here"], "run=here is each run's own"),
+        (["parallel=3"], "parallel=3 is more than the 2 cores"),
+        (["probe=swop"], "probe=swop is unknown"),
+        (["measure=luck"], "measure=luck is unknown"),
+        (["episodes=0"], "episodes=0 is out of range"),
+        (["core=lstm,lstm"], "repeats a value"),
+        (["core=glob(*)"], "core=glob(*) cannot be read as a list"),
+        (["core=lstm,lstn"], "core=lstn is unknown"),
+        (["core.sise=8,16"], "core.sise is not a key"),
+        (["fusions=[attention]"], "puts attention on the torso's feature map"),
+        (["context=instruction"], "needs instructions"),
+        (["fusions=[concat]", "fusion.sites=[value]", "match_params=9"], "match_params=9 cannot be met"),
+    ],
+)
+def test_a_grid_that_cannot_be_played_is_refused_in_one_sentence(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        cells_of(*arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cell_survives_its_file(tmp_path: Path) -> None:
+    cell = cells_of(f"folder={tmp_path}", "seeds=1", "fusions=[mi]")[0]
+    save_cell(cell)
+    assert load_cell(cell.folder) == cell
+    for damage in ({"train": 3}, {"evaluate": {"episodes": "many"}}, {"evaluate": {"nonsense": 1}}, {"seed": None}):
+        save_cell(cell)
+        change(cell.folder / "cell.json", **damage)
+        with pytest.raises(InputError):
+            load_cell(cell.folder)
+
+
+def finished(cell: Cell) -> None:
+    """Makes the folder of a cell that was trained and evaluated."""
+    write_run(cell.folder, f"fusion={cell.variant}", "log_frames=10")
+
+
+def test_what_is_done_is_found_out_from_the_run_folder(tmp_path: Path) -> None:
+    cell = cells_of(f"folder={tmp_path}", "seeds=1", "fusions=[mi]")[0]
+    assert (trained(cell), evaluated(cell), frames(cell)) == (False, False, 0)
+    finished(cell)
+    assert (trained(cell), evaluated(cell), frames(cell)) == (True, True, 896)
+    other: list[EvaluateConfig] = [
+        dataclasses.replace(cell.evaluate, **changed)  # type: ignore[arg-type]
+        for changed in ({"episodes": 11}, {"seed": 1}, {"greedy": True}, {"probe": ""}, {"probe": "all"})
+    ]
+    assert not any(evaluated(dataclasses.replace(cell, evaluate=evaluate)) for evaluate in other)
+    change(cell.folder / "result.json", updates=8)
+    assert (trained(cell), evaluated(cell)) == (True, False)
+    change(cell.folder / "result.json", finished=False)
+    assert not trained(cell)
+
+
+def test_a_grid_can_grow_and_nothing_else(tmp_path: Path) -> None:
+    first = cells_of(f"folder={tmp_path}", "seeds=1", "fusions=[mi]")
+    claim(tmp_path, first, ["one"])
+    finished(first[0])
+    claim(tmp_path, cells_of(f"folder={tmp_path}", "seeds=2", "fusions=[concat,mi]"), ["two"])
+    grid = read_json(tmp_path / "grid.json")
+    assert grid is not None
+    assert [row["name"] for row in grid["cells"]] == ["mi-seed0", "concat-seed0", "concat-seed1", "mi-seed1"]
+    assert grid["command"] == ["two"]
+    # How fast it goes is no part of what it is.
+    claim(tmp_path, cells_of(f"folder={tmp_path}", "checkpoint_seconds=1", "runtime.learner_threads=2"), ["three"])
+    with pytest.raises(InputError, match=r"mi-seed0 with other settings: total_frames=2000 \(the run has 1000\)"):
+        claim(tmp_path, cells_of(f"folder={tmp_path}", "total_frames=2000", "log_frames=10"), ["four"])
+
+
+def test_cells_that_would_share_a_folder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablation.grid._file_name", lambda variant: variant[:1])
+    with pytest.raises(InputError, match="would both be called m-seed0"):
+        cells_of("fusions=[mi,mixture]", "seeds=1")
+
+
+def test_a_torn_grid_file_is_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "grid.json").write_text("{", encoding="utf-8")
+    claim(tmp_path, cells_of(f"folder={tmp_path}", "seeds=1"), [])
+    assert read_json(tmp_path / "grid.json")
+    write_json(tmp_path / "other.json", {})
+    assert read_json(tmp_path / "other.json") == {}

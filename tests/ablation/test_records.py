@@ -1,0 +1,154 @@
+"""From run folders to results: what is read, and what is left out for which reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import SMALL, TASKS, change, write_json, write_run
+
+from ablation.records import load_folders, load_grid
+from ablation.results import Results
+from conf.loading import compose_train
+from envs.errors import InputError
+from envs.suites import make_spec
+
+
+def written(tmp_path: Path) -> Path:
+    """Two seeds of two fusions."""
+    for fusion, returns in (("concat", 0.4), ("mi", 0.8)):
+        for seed in (0, 1):
+            write_run(
+                tmp_path / f"{fusion}-seed{seed}", f"fusion={fusion}", f"seed={seed}", returns=returns + seed / 10
+            )
+    return tmp_path
+
+
+def reasons(results: Results) -> dict[str, str]:
+    return dict(results.problems)
+
+
+def test_runs_are_read_with_everything_that_a_report_needs(tmp_path: Path) -> None:
+    results = load_folders([str(written(tmp_path))], "return")
+    assert results.variants == ("concat", "mi")
+    assert results.tasks == TASKS
+    assert not results.problems
+    assert [run.name for run in results.runs] == ["concat-seed0", "concat-seed1", "mi-seed0", "mi-seed1"]
+    np.testing.assert_allclose(results.matrix("mi"), [[0.8, 0.8], [0.9, 0.9]])
+    run = results.of("mi")[1]
+    assert (run.seed, run.parameters, run.multiply_adds, run.frames, run.episodes) == (1, 99, 11, 1024, 10)
+    assert run.probed == {"swap": {"map-0": 0.0, "map-1": 0.0}}
+    np.testing.assert_array_equal(run.curve.frames, [128, 512, 896])
+    np.testing.assert_allclose(run.curve.values["map-0"], [np.nan, 0.9 * 4 / 7, 0.9])
+    assert run.config["fusion.name"] == "mi"
+
+
+def test_success_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    results = load_folders([str(written(tmp_path))], "success")
+    assert results.measure.best == 1
+    np.testing.assert_allclose(results.matrix("mi"), [[0.4, 0.4], [0.45, 0.45]])
+    np.testing.assert_allclose(results.of("mi")[0].curve.values["map-1"][-1], 0.4)
+
+
+def test_returns_are_put_on_the_scale_of_the_scores_where_every_task_has_one(tmp_path: Path) -> None:
+    results = load_folders([str(written(tmp_path))])
+    scores = make_spec(compose_train(SMALL).env).scores
+    blind = scores["map-0"].random
+    assert 0.5 < blind < 0.7
+    assert (results.measure.name, results.measure.best, results.measure.floor) == ("score", 1, 0)
+    run = results.of("mi")[0]
+    assert run.values["map-0"] == pytest.approx((0.8 - blind) / (1 - blind))
+    assert run.probed["swap"]["map-0"] == pytest.approx(-blind / (1 - blind))
+    assert run.curve.values["map-1"][-1] == pytest.approx((0.8 - blind) / (1 - blind))
+
+
+def test_whatever_cannot_be_compared_is_named_and_the_rest_is_reported(tmp_path: Path) -> None:
+    written(tmp_path)
+    write_run(tmp_path / "unfinished", "fusion=film")
+    change(tmp_path / "unfinished" / "result.json", finished=False)
+    write_run(tmp_path / "unevaluated", "fusion=film")
+    (tmp_path / "unevaluated" / "evaluation.json").unlink()
+    write_run(tmp_path / "trained-on", "fusion=film")
+    change(tmp_path / "trained-on" / "result.json", updates=8)
+    write_run(tmp_path / "torn", "fusion=film")
+    (tmp_path / "torn" / "config.yaml").write_text("env: [", encoding="utf-8")
+    write_run(tmp_path / "longer", "fusion=film", "total_frames=2000")
+    write_run(tmp_path / "other-tasks", "fusion=film", tasks=("map-0",))
+    write_run(tmp_path / "other-delay", "fusion=film", "env.delay=9")
+    write_run(tmp_path / "fewer-episodes", "fusion=film", episodes=9)
+    write_run(tmp_path / "twice", "fusion=mi", "seed=1", returns=0.1)
+    write_run(tmp_path / "film-seed0", "fusion=film")
+    results = load_folders([str(tmp_path)])
+    assert results.variants == ("concat", "film", "mi")
+    assert len(results.runs) == 5
+    told = reasons(results)
+    for name, part in {
+        "unfinished": "not come to its end: python train.py run=",
+        "unevaluated": "not evaluated: python evaluate.py run=",
+        "trained-on": "trained on after its evaluation",
+        "torn": "cannot be read as YAML",
+        "longer": "its total_frames is 2,000, and that of the others 1,000.",
+        "other-tasks": "list of tasks is map-0, and that of the others map-0, map-1",
+        "other-delay": "suite's configuration",
+        "fewer-episodes": "number of evaluation episodes is 9, and that of the others 10",
+        "twice": "it is mi with seed 1 once more; mi-seed1 was taken.",
+    }.items():
+        assert part in told.pop(name), name
+    assert not told
+    assert results.of("mi")[1].values["map-0"] > 0.5
+
+
+def test_a_run_that_was_never_begun_is_missed(tmp_path: Path) -> None:
+    written(tmp_path)
+    cells = [{"name": name, "variant": name.split("-")[0], "seed": 0} for name in ("mi-seed0", "mi-seed1", "mi-seed2")]
+    write_json(tmp_path / "grid.json", {"cells": cells, "command": ["python", "ablate.py", "fusions=[mi]"]})
+    results = load_grid(tmp_path)
+    assert results.command == "python ablate.py fusions=[mi]"
+    assert [run.name for run in results.runs] == ["mi-seed0", "mi-seed1"]
+    assert reasons(results) == {"mi-seed2": "it was not begun."}
+
+
+def test_variants_are_named_by_what_differs_beside_the_fusion(tmp_path: Path) -> None:
+    # fusion.size follows from the fusion, and who has how many cores is no part of the experiment: only the rate makes variants.
+    write_run(tmp_path / "a", "fusion=mi", "fusion.size=8")
+    write_run(tmp_path / "b", "fusion=mi", "fusion.size=8", "learner.learning_rate=0.5")
+    write_run(tmp_path / "c", "fusion=concat", "fusion.size=9", "learner.learning_rate=0.5", "runtime.num_actors=2")
+    results = load_folders([str(tmp_path / name) for name in "abc"])
+    assert results.variants == (
+        "mi learner.learning_rate=0.005",
+        "mi learner.learning_rate=0.5",
+        "concat learner.learning_rate=0.5",
+    )
+
+
+def test_lines_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"updates": 8, "fra')
+    assert len(load_folders([str(run)]).runs[0].curve.frames) == 3
+
+
+@pytest.mark.parametrize(
+    ("folders", "measure", "message"),
+    [
+        (["nowhere"], "auto", "does not exist"),
+        (["empty"], "auto", "no evaluated run to report on"),
+        (["run"], "score", "measure=score is not known"),
+    ],
+)
+def test_what_cannot_be_reported_on_is_refused(tmp_path: Path, folders: list[str], measure: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "run", "env.tasks=[memory-0]", tasks=("unheard-of",))
+    with pytest.raises(InputError, match=message) as error:
+        load_folders([str(tmp_path / name) for name in folders], measure)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_no_grid_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"report=.* is not a folder that ablate\.py has filled"):
+        load_grid(tmp_path)
+    (tmp_path / "grid.json").write_text(json.dumps({"cells": []}), encoding="utf-8")
+    with pytest.raises(InputError, match="is not a folder that"):
+        load_grid(tmp_path)
