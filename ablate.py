@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.report:
             return report(load_grid(Path(config.report), config.measure), Path(config.report), config)
         if config.folders:
-            return report(load_folders(config.folders, config.measure), Path(config.folder or "runs/comparison"), config)
+            return report(
+                load_folders(config.folders, config.measure), Path(config.folder or "runs/comparison"), config
+            )
         return ablate(config, single, axes)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
