@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablation.analysis import analyse
-from ablation.report import write_report
-
 from ablation.display import GridDisplay
 from ablation.grid import claim, fusion_axis, make_cells
 from ablation.records import load_folders, load_grid
+from ablation.report import write_report
 from ablation.results import Results
 from ablation.running import Run, State, available_cores, cells_at_a_time, sole_owner
 from conf.ablate_schema import AblateConfig, check_ablate

@@ -19,7 +19,7 @@ from conf.ablate_schema import AblateConfig
 from envs.errors import InputError
 
 _ROOT = Path(__file__).parent.parent
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0
 """For which an interrupted cell may save."""
 

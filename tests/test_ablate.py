@@ -1,0 +1,204 @@
+"""ablate.py as a user meets it: a grid is killed and goes on, a run fails, Ctrl-C, and being told what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ablate
+from ablation import cell as cell_process
+from ablation.grid import Cell, claim, fusion_axis, make_cells, save_cell
+from ablation.running import available_cores, reason, share
+from agents.checkpoint import list_checkpoints
+from conf.loading import compose_ablate, split_axes
+
+pytestmark = pytest.mark.usefixtures("process_settings")
+
+ROOT = Path(ablate.__file__).parent
+TINY = [
+    *("env=conditional", "env.tasks=[map-0,map-1]", "fusions=[concat,mi]", "seeds=1", "parallel=1", "runtime=serial"),
+    *("core.size=8", "fusion.size=8", "torso.hidden=[8]", "runtime.slots_per_actor=16", "checkpoint_seconds=0.2"),
+    *("episodes=10", "total_frames=60000"),
+]
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """ablate.py in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "ablate.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while not what():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def cells_of(*arguments: str) -> list[Cell]:
+    single, axes = split_axes(arguments)
+    config = compose_ablate(single)
+    fusion_axis(config, single, axes)
+    return make_cells(config, single, axes)
+
+
+def play_here(*arguments: str) -> Path:
+    """Plays a grid in this process, undisturbed; returns its folder."""
+    cells = cells_of(*arguments)
+    folder = cells[0].folder.parent
+    claim(folder, cells, arguments)
+    for cell in cells:
+        save_cell(cell)
+        assert cell_process.run(cell.folder, threads=1) == 0
+    return folder
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    """analysis.json without what time, place and the machine decide."""
+    content: dict[str, Any] = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
+    for key in ("timing", "command", "cautions"):
+        del content[key]
+    for run in content["runs"]:
+        del run["provenance"]
+    content["verdict"]["sentences"] = [s for s in content["verdict"]["sentences"] if "frames per second" not in s]
+    return content
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """When every file was written, and what is in it."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def test_a_killed_grid_ends_as_if_it_had_not_been(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    play_here(*TINY, f"folder={whole}")
+    assert ablate.main([f"report={whole}"]) == 0
+    capsys.readouterr()
+    with started(*TINY, f"folder={killed}") as process:
+        mi = killed / "mi-seed0"
+        wait_for(lambda: list_checkpoints(mi / "checkpoints"), process)
+        process.kill()
+        process.wait()
+    finished = files(killed / "concat-seed0")
+    assert (killed / "concat-seed0" / "evaluation.json").exists()
+    assert not (mi / "result.json").exists() or not json.loads((mi / "result.json").read_text())["finished"]
+    with started(*TINY, f"folder={killed}") as process:
+        output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert "1 of 2 runs are finished already" in output
+    assert "mi-seed0: finished (2 of 2)" in output
+    assert files(killed / "concat-seed0") == finished
+    assert report_of(killed) == report_of(whole)
+    page = (killed / "report.html").read_text(encoding="utf-8")
+    assert "mi" in page and "ablate.py" in page
+
+
+def test_a_run_that_fails_is_named_and_the_rest_is_reported(tmp_path: Path) -> None:
+    arguments = [*TINY, f"folder={tmp_path}", "fusions=[film,mi]", "total_frames=2000"]
+    arguments.remove("fusions=[concat,mi]")
+    arguments.remove("total_frames=60000")
+    cells = cells_of(*arguments)
+    # A cell whose only checkpoint is torn.
+    broken = cells[0].folder
+    save_cell(cells[0])
+    assert cell_process.run(broken, threads=1) == 0
+    (broken / "result.json").unlink()
+    list_checkpoints(broken / "checkpoints")[-1].write_bytes(b"torn")
+    for path in list_checkpoints(broken / "checkpoints")[:-1]:
+        path.unlink()
+    with started(*arguments) as process:
+        output, errors = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert re.search(r"film-seed0: failed: checkpoint .* is truncated or not a checkpoint", output)
+    assert "mi-seed0: finished (2 of 2)" in output
+    assert "film-seed0 is left out: it has not come to its end" in errors
+    assert "Traceback" not in output + errors
+    analysis = json.loads((tmp_path / "analysis.json").read_text(encoding="utf-8"))
+    assert analysis["variants"] == ["mi"]
+    assert [problem["run"] for problem in analysis["problems"]] == ["film-seed0"]
+
+
+def test_ctrl_c_saves_what_is_under_way_and_a_second_grid_waits_its_turn(tmp_path: Path) -> None:
+    arguments = [*TINY, f"folder={tmp_path}", "total_frames=100000000", "checkpoint_seconds=1000"]
+    arguments.remove("total_frames=60000")
+    arguments.remove("checkpoint_seconds=0.2")
+    with started(*arguments) as process:
+        run = tmp_path / "concat-seed0"
+        wait_for((run / "metrics.jsonl").exists, process)
+        with started(*arguments) as second:
+            _, errors = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert "is being filled by another ablate.py" in errors and errors.count("\n") == 1
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert list_checkpoints(run / "checkpoints")
+    assert not json.loads((run / "result.json").read_text(encoding="utf-8"))["finished"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fusions=[mii]"], "fusions=mii is unknown"),
+        (["env=nowhere"], "env=nowhere is unknown"),
+        (["nonsense=1"], "nonsense is not a key"),
+        (["report=/nowhere"], "report=/nowhere is not a folder that ablate.py has filled"),
+        (["folders=[/nowhere]"], "folders=[/nowhere] does not exist"),
+        (["total_frames=${x}"], "interpolation"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert ablate.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate.main(["--help", "experiment=ablate_conditional", "core=lstm,mlstm"]) == 0
+    output = capsys.readouterr().out
+    assert "  fusions.0=" in output or "  fusions=['concat', 'gated', 'film', 'low_rank', 'mi']" in output
+    assert "  env.name=conditional" in output
+
+
+def test_cores_are_divided() -> None:
+    assert share([0, 1, 2, 3, 4], 2) == [(0, 2, 4), (1, 3)]
+    assert share([3], 4) == [(3,)]
+    assert available_cores()
+
+
+def test_a_cell_that_died_says_why(tmp_path: Path) -> None:
+    cell = cells_of(*TINY, f"folder={tmp_path}")[0]
+    assert reason(cell, -9) == "killed by signal 9"
+    assert reason(cell, 3) == "exit code 3"
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "cell.log").write_text("error: first\nerror: the disk is full.\nlater\n", encoding="utf-8")
+    assert reason(cell, 2) == "the disk is full."
