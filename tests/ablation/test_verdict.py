@@ -177,9 +177,7 @@ def test_what_would_not_be_seen_is_the_half_width() -> None:
 
 
 def test_equal_means_share_the_top() -> None:
-    assert (
-        judged(around(0.5, 0.5, 0.4)).sentences[0].startswith("a and b have the highest mean success over 1 task, 0.5")
-    )
+    assert "a and b have the highest mean success over 1 task, 0.5, " in judged(around(0.5, 0.5)).sentences[0]
 
 
 def test_few_seeds() -> None:
