@@ -92,6 +92,7 @@ def test_a_difference_of_three_deviations_is_found(variants: int, runs: int, lea
         ),
         ({"a": [[1.0]] * 5, "b": [[0.3]] * 5}, "All seeds ended alike for a (1) and b (0.3): without any spread"),
         ({"a": [[0.1, 0.2], [0.2, 0.1]], "b": [[0.3, 0.3]] * 2}, "these cannot be tested against each other"),
+        ({"a": [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.2, 0.1, 0.3]], "b": [[0.2] * 3] * 3}, "cannot be tested against"),
         ({"a": [[0.0]] * 5, "b": [[0.0]] * 5}, "nobody leads"),
     ],
 )
