@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import t as student  # type: ignore[import-untyped]
 
-from ablation.intervals import CONFIDENCE, Range, estimate, limits
+from ablation.intervals import ANY, CONFIDENCE, ROUNDING, Range, estimate, limits
 from ablation.results import Array, Band, Comparison, Estimate, Results, Verdict
 from ablation.sentences import sentences
 from ablation.statistics import differences, satterthwaite
@@ -64,7 +64,8 @@ def welch(samples: Array) -> tuple[Array, Array, Array]:
         samples: [3, 2, ...]: mean, variance and number of runs of either side. The variance of a single run is NaN.
     """
     mean, variance, runs = samples
-    parts = variance / runs
+    # Beside the means, not beside their difference, which may be rounding as well.
+    parts = np.where(np.sqrt(variance) <= ROUNDING * np.abs(mean), 0.0, variance) / runs
     return mean[0] - mean[1], np.sqrt(parts.sum(axis=0)), satterthwaite(parts, runs)
 
 
@@ -79,7 +80,7 @@ def simultaneous(value: Array, error: Array, freedom: Array, within: Range) -> t
     """
     pairs = len(value)
     each = -np.expm1(np.log(CONFIDENCE) / pairs)
-    wide = limits(value, error, freedom, Range(-np.inf, np.inf), quantile=1 - each / 2)
+    wide = limits(value, error, freedom, ANY, quantile=1 - each / 2)
     p = np.ones(value.shape)
     known = np.isfinite(wide.low)
     alone = 2 * student.sf(np.abs(value[known]) / error[known], freedom[known])

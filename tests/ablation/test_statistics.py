@@ -160,7 +160,7 @@ def test_improvement_by_counting() -> None:
 def test_improvement_has_the_variance_of_delong() -> None:
     """A sum over runs of either side, each with its share of wins."""
     ours, theirs = np.random.default_rng(1).random((2, 400, 1))
-    theirs = theirs[:200] + 0.2
+    theirs = 3 * theirs[:200] - 0.5
     found = improvement(ours, theirs)
     placed = [np.mean(x > theirs) for x in ours], [np.mean(ours > y) for y in theirs]
     error = np.sqrt(np.var(placed[0], ddof=1) / 400 + np.var(placed[1], ddof=1) / 200)
