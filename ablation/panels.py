@@ -195,7 +195,7 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
     side = 0.42 if few else 0.28
     return Panel(
         label="Probability that a run of the row's variant beats one of the column's on a task drawn at random.",
-        size=(4.8 if few else 6.4, 1.3 + side * len(variants)),
+        size=(4.5 if few else 6.4, 1.3 + side * len(variants)),
         draw=draw,
     )
 

@@ -54,7 +54,15 @@ def browse(page: Path, *options: str) -> tuple[str, list[str]]:
     """Opens a page in the browser. Returns what it prints and what its console said."""
     assert BROWSER
     command = [
-        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"),
+        *(
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            "--enable-logging=stderr",
+        ),
         *(f"--user-data-dir={page.parent / 'browser'}", "--window-size=1200,900", "--virtual-time-budget=5000"),
         *options,
     ]
