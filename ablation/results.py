@@ -111,7 +111,8 @@ class Results:
 
     def of(self, variant: str) -> tuple[Run, ...]:
         """The runs of a variant, in the order of their seeds."""
-        return tuple(run for run in self.runs if run.variant == variant)
+        runs = (run for run in self.runs if run.variant == variant)
+        return tuple(sorted(runs, key=lambda run: (run.seed, run.name)))
 
     def matrix(self, variant: str) -> Array:
         """The values of a variant: [its runs, tasks]."""
@@ -119,7 +120,10 @@ class Results:
 
 
 class Estimate(NamedTuple):
-    """A statistic with the 95% interval for what it would be over all seeds there are; low and high are None where two runs are wanting."""
+    """A statistic with the 95% interval for what it would be over all seeds there are.
+
+    low and high are None where there is nothing to make an interval of: a single run, or runs that do not differ at all.
+    """
 
     value: float
     low: float | None
@@ -189,7 +193,8 @@ class Analysis:
             `Measure.best` is unknown).
         tasks: by task, the mean over runs.
         profile_values: [N] values of the measure; `profiles`: for each, the share of runs x tasks above it.
-        improvement: by variant and variant, the probability that a run of the first beats one of the second on a task drawn at random.
+        improvement: by variant and each other variant, the probability that a run of the first beats one of the second on a task drawn at
+            random.
         threshold: of the sample efficiency, in the measure's unit, and `efficiency` by variant.
         frames: [N] common to all curves; `curves`: by variant and task, and under "" for the mean over tasks, mean over runs.
         probes: by probe, what the mean over tasks loses under it; empty without probes.

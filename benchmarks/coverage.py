@@ -1,0 +1,203 @@
+"""How often the statistics of an ablation are right:  python -m benchmarks.coverage [simulations=1000]
+[cases=intervals,improvement,verdict] [runs=3,5,10] [tasks=1,3,10] [variants=2,5,12]
+
+Ablations are simulated whose truth is known, and treated as those of real runs are.
+
+    intervals    `coverage` is the share of 95% intervals of each aggregate that hold the truth, `width` their median width. Scores are
+                 normal (deviation 0.1) or shares (beta distributed, 10 pseudo-counts: skewed); tasks have the `same` mean (0.8 of
+                 normal scores, 0.9 of shares) or `spread` ones (from 0.2 to 0.8, from 0.4 to 0.9); `correlation` is that of one run's
+                 scores on two tasks. The best value, for the optimality gap, is 0.9 of normal scores and 1 of shares
+    improvement  the same for the probability of improvement, of normal scores that are `shift` deviations higher
+    verdict      `false_claims` is the share of ablations in which any difference is claimed where there is none. With one variant three
+                 deviations below the others, `power` is the share of its differences that are claimed, and `found` that of ablations
+                 which claim any of them. `unequal`: the deviations of variants go from 1 to 4; `unequal_share`: of shares, the
+                 pseudo-counts go from 20 to 2.5, and skew and spread together are more than the procedure is made for
+
+An interval that cannot be made does not hold the truth, and has no width.
+
+One line of JSON each. The same command prints the same lines.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
+
+import numpy as np
+from scipy.special import betaincinv, ndtr, ndtri  # type: ignore[import-untyped]
+
+from ablation.intervals import ANY
+from ablation.results import Array, Measure
+from ablation.statistics import AGGREGATES, aggregate, improvement
+from ablation.verdict import simultaneous, welch
+from benchmarks.options import Row, parse, report
+from envs.errors import InputError, unknown_name
+
+CASES = ("intervals", "improvement", "verdict")
+MEASURES = {
+    "normal": Measure(name="score", label="score", best=0.9),
+    "share": Measure(name="success", label="success", best=1.0, floor=0.0),
+}
+MEANS = {"normal": (0.2, 0.8), "share": (0.4, 0.9)}
+DEVIATION, COUNTS = 0.1, 10.0
+CORRELATION = 0.7
+VARIANTS = ("normal", "unequal", "exponential", "share", "unequal_share")
+SHIFT = 3.0
+_CHUNK = 20
+"""Simulations at a time: each is resampled thousands of times."""
+
+
+def measure(arguments: list[str]) -> Iterator[Row]:
+    """One row per case."""
+    options = parse(arguments, rounds=1, seconds=1.0, own=("simulations", "cases", "runs", "tasks", "variants"))
+    if options.overrides:
+        raise InputError(f"{options.overrides[0]} is no option of this benchmark, which trains nothing: leave it out.")
+    simulations = options.numbers("simulations", (1000,))[-1]
+    runs, tasks = options.numbers("runs", (3, 5, 10)), options.numbers("tasks", (1, 3, 10))
+    variants = options.numbers("variants", (2, 5, 12))
+    for case in options.words("cases", CASES):
+        if case == "intervals":
+            for scores, count, number in product(MEASURES, runs, tasks):
+                for means, correlation in settings(number):
+                    yield from interval_rows(scores, means, correlation, count, number, simulations)
+        elif case == "improvement":
+            for count, number, shift in product(runs, tasks, (0.0, 1.0)):
+                for correlation in dict.fromkeys(correlation for _, correlation in settings(number)):
+                    yield improvement_row(shift, correlation, count, number, simulations)
+        elif case == "verdict":
+            for scores, number, count in product(VARIANTS, variants, runs):
+                yield verdict_row(scores, number, count, simulations)
+        else:
+            raise unknown_name("cases", case, CASES)
+
+
+def settings(tasks: int) -> list[tuple[str, float]]:
+    """Means and correlations that differ for so many tasks."""
+    return [("same", 0.0)] if tasks == 1 else list(product(("same", "spread"), (0.0, CORRELATION)))
+
+
+def quantiles(scores: str, means: str, tasks: int, uniform: Array) -> Array:
+    """Scores of uniform numbers [..., tasks]."""
+    low, high = MEANS[scores]
+    mean = np.linspace(low if means == "spread" else high, high, tasks)
+    if scores == "normal":
+        return np.asarray(mean + DEVIATION * ndtri(uniform))
+    return np.asarray(betaincinv(COUNTS * mean, COUNTS * (1 - mean), uniform))
+
+
+def correlated(rng: np.random.Generator, shape: tuple[int, ...], correlation: float) -> Array:
+    """Standard normal numbers [..., tasks] of which those along the last axis are correlated."""
+    shared = rng.standard_normal((*shape[:-1], 1))
+    return np.asarray(np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * rng.standard_normal(shape))
+
+
+def interval_rows(
+    scores: str,
+    means: str,
+    correlation: float,
+    runs: int,
+    tasks: int,
+    simulations: int,
+    names: Sequence[str] = tuple(AGGREGATES),
+) -> Iterator[Row]:
+    """One for each of these aggregates."""
+    rng = np.random.default_rng([runs, tasks, round(10 * correlation)])
+    values = quantiles(scores, means, tasks, ndtr(correlated(rng, (simulations, runs, tasks), correlation)))
+    # Aggregates depend on the tasks' own distributions only, so the truth is that of evenly spaced quantiles.
+    even = (np.arange(10_000) + 0.5) / 10_000
+    everything = quantiles(scores, means, tasks, np.repeat(even[:, None], tasks, axis=1))
+    for name in names:
+        truth = _truth(name, everything, scores)
+        parts = [aggregate(name, values[at : at + _CHUNK], MEASURES[scores]) for at in range(0, simulations, _CHUNK)]
+        low, high = (np.concatenate([getattr(part, side) for part in parts]) for side in ("low", "high"))
+        yield {
+            "case": "intervals",
+            "aggregate": name,
+            "scores": scores,
+            "means": means,
+            "correlation": correlation,
+            "runs": runs,
+            "tasks": tasks,
+            "coverage": float(np.mean((low <= truth) & (truth <= high))),
+            "width": float(np.nanmedian(high - low)),
+            "simulations": simulations,
+        }
+
+
+def improvement_row(shift: float, correlation: float, runs: int, tasks: int, simulations: int) -> Row:
+    """Of normal scores, `shift` deviations apart."""
+    rng = np.random.default_rng([runs, tasks, round(10 * correlation), round(10 * shift)])
+    values, others = correlated(rng, (2, simulations, runs, tasks), correlation)
+    truth = float(ndtr(shift / np.sqrt(2)))
+    found = [improvement(value + shift, other) for value, other in zip(values, others, strict=True)]
+    low, high = (
+        np.array([estimate.low for estimate in found], float),
+        np.array([estimate.high for estimate in found], float),
+    )
+    return {
+        "case": "improvement",
+        "shift": shift,
+        "correlation": correlation,
+        "runs": runs,
+        "tasks": tasks,
+        "coverage": float(np.mean((low <= truth) & (truth <= high))),
+        "width": float(np.nanmedian(high - low)),
+        "simulations": simulations,
+    }
+
+
+def verdict_row(scores: str, variants: int, runs: int, simulations: int) -> Row:
+    """Of runs' means that are distributed like that."""
+    rng = np.random.default_rng([variants, runs])
+    values = variant_means(scores, rng, (variants, runs, simulations))
+    alike = claims(values)
+    values = variant_means(scores, rng, (variants, runs, simulations))
+    # Below the others by deviations of its own.
+    values[0] -= SHIFT * values[0].std()
+    lower = claims(values)[: variants - 1]
+    return {
+        "case": "verdict",
+        "scores": scores,
+        "variants": variants,
+        "runs": runs,
+        "false_claims": float(alike.any(axis=0).mean()),
+        "power": float(lower.mean()),
+        "found": float(lower.any(axis=0).mean()),
+        "simulations": simulations,
+    }
+
+
+def variant_means(scores: str, rng: np.random.Generator, shape: tuple[int, int, int]) -> Array:
+    """Means over tasks of runs of variants that are all equally good [variants, runs, simulations]."""
+    if scores == "exponential":
+        return rng.exponential(size=shape)
+    if scores in ("share", "unequal_share"):
+        counts = np.geomspace(20, 2.5, shape[0]) if scores == "unequal_share" else np.full(shape[0], COUNTS)
+        mean = MEANS["share"][1]
+        return rng.beta(counts[:, None, None] * mean, counts[:, None, None] * (1 - mean), shape)
+    deviations = np.linspace(1, 4, shape[0]) if scores == "unequal" else np.ones(shape[0])
+    return np.asarray(deviations[:, None, None] * rng.standard_normal(shape))
+
+
+def claims(values: Array) -> Array:
+    """Which pairs the verdict says to differ, of [variants, runs, simulations]: [pairs, simulations], those of the first variant first."""
+    pairs = np.array(list(combinations(range(len(values)), 2))).T
+    runs = np.full(values.shape[::2], float(values.shape[1]))
+    samples = np.array([values.mean(axis=1), values.var(axis=1, ddof=1), runs])[:, pairs]
+    band, _ = simultaneous(*welch(samples), ANY)
+    return np.asarray((band.low > 0) | (band.high < 0))
+
+
+def _truth(name: str, everything: Array, scores: str) -> float:
+    best = {"best": MEASURES[scores].best} if name == "optimality_gap" else {}
+    return float(AGGREGATES[name](everything, **best))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; see benchmarks/options.py for what it returns."""
+    return report(measure, arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

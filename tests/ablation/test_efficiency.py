@@ -1,0 +1,124 @@
+"""Learning curves and how fast they rise, by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import fabricated
+import numpy as np
+import pytest
+
+from ablation.efficiency import area, at, curves, default_threshold, efficiency, grid, mean_over_tasks
+from ablation.results import Curve, Measure, Results, Run
+
+NAN = float("nan")
+RETURN = Measure(name="return", label="return", best=None)
+
+
+def curve(frames: Sequence[float], **values: Sequence[float]) -> Curve:
+    points = np.array(frames, float)
+    return Curve(
+        frames=points, seconds=points / 10, values={task: np.array(line, float) for task, line in values.items()}
+    )
+
+
+def results(measure: Measure = fabricated.SUCCESS, **variants: Sequence[Curve]) -> Results:
+    runs: list[Run] = []
+    for variant, its_curves in variants.items():
+        for seed, each in enumerate(its_curves):
+            values: Mapping[str, float] = dict.fromkeys(each.values, 0.5)
+            runs.append(dataclasses.replace(fabricated.run(variant, seed, values), curve=each))
+    tasks = tuple(next(iter(variants.values()))[0].values)
+    return Results(suite="s", measure=measure, tasks=tasks, variants=tuple(variants), runs=tuple(runs))
+
+
+RISING = curve([100, 200, 300, 400], x=[0, 0.2, 0.6, 0.8], y=[NAN, 0.4, 0.6, 1.0])
+"""Mean over tasks: nan, 0.3, 0.6, 0.9."""
+FLAT = curve([100, 200, 300, 400], x=[0.1] * 4, y=[0.1] * 4)
+
+
+def test_a_mean_over_tasks_begins_with_the_last_task() -> None:
+    assert mean_over_tasks(RISING, ("x", "y")) == pytest.approx([NAN, 0.3, 0.6, 0.9], nan_ok=True)
+
+
+def test_a_curve_at_other_frames_is_interpolated_and_not_extrapolated() -> None:
+    line = RISING.values["y"]
+    found = at(np.array([0, 150, 200, 250, 400, 401.0]), RISING.frames, line)
+    assert found == pytest.approx([NAN, NAN, 0.4, 0.5, 1.0, NAN], nan_ok=True)
+    assert np.isnan(at(np.array([1.0, 2.0]), RISING.frames, np.full(4, NAN))).all()
+
+
+def test_area_by_trapezia() -> None:
+    """0.3 up to frame 200, then 0.45 and 0.75 for 100 frames each."""
+    assert area(RISING.frames, mean_over_tasks(RISING, ("x", "y"))) == pytest.approx((60 + 45 + 75) / 400)
+    assert np.isnan(area(RISING.frames, np.full(4, NAN)))
+    assert np.isnan(area(np.array([]), np.array([])))
+
+
+def test_a_run_that_never_gets_there_counts_as_infinite() -> None:
+    found = efficiency(results(a=[RISING, FLAT, RISING]), "a", 0.6)
+    assert found.frames_to.tolist() == [300, np.inf, 300]
+    assert found.seconds_to.tolist() == [30, np.inf, 30]
+    assert (found.reached, found.frames_to_median, found.seconds_to_median) == (2, 300, 30)
+    half = efficiency(results(a=[RISING, FLAT]), "a", 0.6)
+    assert (half.reached, half.frames_to_median) == (1, np.inf)
+    none = efficiency(results(a=[FLAT, FLAT]), "a", 0.6)
+    assert (none.reached, none.frames_to_median) == (0, np.inf)
+
+
+def test_a_run_without_a_value_on_some_task_never_gets_there_and_has_no_area() -> None:
+    blank = curve([100, 200], x=[0.9, 0.9], y=[NAN, NAN])
+    found = efficiency(results(a=[RISING, blank]), "a", 0.5)
+    assert found.reached == 1
+    assert found.area == (pytest.approx(0.45), None, None)
+    alone = efficiency(results(a=[blank]), "a", 0.5)
+    assert np.isnan(alone.area.value) and alone.area.low is None
+
+
+def test_the_threshold_is_most_of_the_way_of_the_best_variant() -> None:
+    found = results(a=[RISING, FLAT], b=[FLAT, FLAT])
+    assert default_threshold(found) == pytest.approx(0.9 * 0.5)
+    raw = results(
+        RETURN,
+        a=[curve([1, 2], x=[-20, -10]), curve([1, 2], x=[-16, -10])],
+        b=[curve([1, 2], x=[-30, -20]), curve([1, 2], x=[-30, -30])],
+    )
+    assert default_threshold(raw) == pytest.approx(-30 + 0.9 * 20)
+    assert np.isnan(default_threshold(results(a=[curve([], x=[])])))
+
+
+def test_curves_on_a_common_grid() -> None:
+    short = curve([100, 200, 250], x=[0, 0.2, 0.4], y=[0, 0.2, 0.4])
+    found = results(a=[RISING, FLAT], b=[RISING, short])
+    frames = grid(found)
+    assert (frames[0], frames[-1], len(frames)) == (0, 400, 101)
+    ours, theirs = curves(found, "a", frames), curves(found, "b", frames)
+    assert list(ours) == ["", "x", "y"]
+    place = int(np.flatnonzero(frames == 300)[0])
+    assert ours[""].value[place] == pytest.approx((0.6 + 0.1) / 2)
+    assert ours[""].low[place] < ours[""].value[place] < ours[""].high[place]
+    assert np.isnan(ours[""].value[frames < 200]).all() and np.isfinite(ours[""].value[frames >= 200]).all()
+    assert np.isfinite(ours["x"].value[frames >= 100]).all()
+    # One run of b ends at 250: a mean of the other alone would be a mean of other runs.
+    assert (
+        np.isnan(theirs["x"].value[frames > 250]).all()
+        and np.isfinite(theirs["x"].value[(frames >= 100) & (frames <= 250)]).all()
+    )
+
+
+def test_a_curve_of_one_run_has_no_interval() -> None:
+    found = results(a=[RISING])
+    band = curves(found, "a", grid(found))["x"]
+    assert np.isfinite(band.value[-1]) and np.isnan(band.low).all() and np.isnan(band.high).all()
+
+
+def test_speed_over_runs() -> None:
+    found = results(a=[FLAT, FLAT, FLAT])
+    runs = [
+        dataclasses.replace(run, frames_per_second=speed)
+        for run, speed in zip(found.runs, (90.0, 100.0, 110.0), strict=True)
+    ]
+    speed = efficiency(dataclasses.replace(found, runs=tuple(runs)), "a", 0.5).frames_per_second
+    assert speed.value == pytest.approx(100)
+    assert speed.low is not None and 0 <= speed.low < 100

@@ -1,0 +1,47 @@
+"""`python -m benchmarks.coverage` prints its documented rows, the same every time, and refuses bad input.
+
+Its figures are tested in tests/ablation.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import coverage
+
+SHORT = ["simulations=5", "runs=3", "tasks=1,3", "variants=3"]
+
+
+@pytest.fixture(autouse=True)
+def _signal_handler() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert coverage.main(SHORT) == 0
+    first = capsys.readouterr().out
+    rows = [json.loads(line) for line in first.splitlines()]
+    numbers = {case: sum(row["case"] == case for row in rows) for case in coverage.CASES}
+    # Two kinds of scores, of one task in one setting and three in four, and four aggregates; two shifts, with and without correlation.
+    assert numbers == {"intervals": 2 * (1 + 4) * 4, "improvement": 2 * (1 + 2), "verdict": 5}
+    assert all(0 <= row["coverage"] <= 1 for row in rows if row["case"] != "verdict")
+    assert all(
+        0 <= row["false_claims"] <= 1 and row["power"] <= row["found"] <= 1 for row in rows if row["case"] == "verdict"
+    )
+    assert coverage.main(SHORT) == 0
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(["cases=x"], "cases"), (["total_frames=1"], "total_frames"), (["simulations=0"], "simulations")],
+)
+def test_bad_input(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert coverage.main(arguments) == 2
+    assert word in capsys.readouterr().err
