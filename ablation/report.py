@@ -58,7 +58,7 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         "tables": tables.every(results, analysis, found),
         "data": numbers_behind,
     }
-    whole = data.whole(results, analysis, found, cautions, folder)
+    whole = data.whole(results, analysis, found, cautions)
     files: dict[str, str | bytes] = {
         HTML: _html(content),
         MARKDOWN: _markdown_page(content),

@@ -161,4 +161,7 @@ def verdict(results: Results) -> Verdict:
         if claimed
         else "These runs do not tell any two variants apart."
     )
-    return Verdict(comparisons=tuple(pairs), sentences=(main, "More seeds would tell more."))
+    return Verdict(
+        comparisons=tuple(pairs),
+        sentences=(main, "More seeds would tell more.", f"The runs took {results.runs[0].seconds:.0f} s."),
+    )
