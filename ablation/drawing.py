@@ -27,10 +27,10 @@ from ablation.results import Band
 INK, MUTED, GRID, PAPER = "#1b1f27", "#59616f", "#d9dde4", "#ffffff"
 """Text, lesser text, grid lines and background on paper; variables of the same names on the page."""
 
-LIGHT = ("#0068a8", "#b8460b", "#00775a", "#9c3d86", "#7d5f00", "#4a5261", "#5b3fd6", "#8c1c2c")
-DARK = ("#5db8f0", "#ff9350", "#35cf9f", "#ec8fd0", "#e3b93a", "#c0c8d4", "#ab9dff", "#ff8f9c")
-"""Colours of variants on white and on black; those of neighbours differ for the colour-blind too, and none stands without a line
-style and a marker of its own."""
+LIGHT = ("#0a84ea", "#c75e14", "#027b5d", "#6e1260", "#5a4300", "#686d93", "#403aa6", "#b10039")
+DARK = ("#a9e0ff", "#d67c3f", "#5fe6a8", "#bd72ae", "#f0e46a", "#4aa8f8", "#6f7cf0", "#ea6377")
+"""Colours of variants on paper and on the dark page. Each two of them are told apart by the colour-blind too (a test simulates it), and
+none stands without a line style and a marker of its own."""
 
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (5, 1.4, 1.2, 1.4)), (0, (1.4, 1.2)))
 _MARKERS = "osD^vPX*"

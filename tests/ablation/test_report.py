@@ -328,13 +328,6 @@ def test_sixteen_variants(tmp_path: Path) -> None:
     assert len(rows(tmp_path, "improvement")) == 16 * 15
 
 
-def test_variants_differ_in_how_they_are_drawn() -> None:
-    looks = [drawing.look(number) for number in range(32)]
-    assert len({(look.colour, str(look.dashes)) for look in looks}) == 32
-    assert len({(look.colour, look.marker, look.filled) for look in looks[:16]}) == 16
-    assert len({look.marker for look in looks[:8]}) == 8
-
-
 def test_many_tasks_are_folded_away(tmp_path: Path) -> None:
     written(tmp_path, fabricated.results({"a": [[0.5] * 14]}))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
