@@ -54,7 +54,8 @@ def first_reach(curve: Curve, values: Array, threshold: float) -> tuple[float, f
 def default_threshold(results: Results) -> float:
     """SHARE of the way from the floor to the best variant's final value, by training's mean over tasks and runs.
 
-    Where `Measure.floor` is unknown, the lowest of the variants' first values takes its place. NaN without any curve.
+    Where `Measure.floor` is unknown, the lowest of the variants' first values takes its place. NaN, which no run comes to, without any
+    curve and where no variant rises above the floor.
     """
     ends = {variant: _ends(results.of(variant), results.tasks) for variant in results.variants}
     known = [end for end in ends.values() if end]
@@ -62,7 +63,7 @@ def default_threshold(results: Results) -> float:
         return float("nan")
     best = max(last for _, last in known)
     floor = results.measure.floor if results.measure.floor is not None else min(first for first, _ in known)
-    return floor + SHARE * (best - floor)
+    return floor + SHARE * (best - floor) if best > floor else float("nan")
 
 
 def efficiency(results: Results, variant: str, threshold: float) -> Efficiency:

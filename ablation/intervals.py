@@ -2,11 +2,11 @@
 
 **The unit is the run.** One run is one agent that plays all tasks, so its scores on several tasks depend on one another, and only whole
 runs are drawn or left out. The stratified bootstrap of Agarwal et al. (2021, "Deep RL at the Edge of the Statistical Precipice",
-section 4) draws the runs of each task by themselves, as if another agent had played each: its intervals are too narrow over correlated
+section 4.1) draws the runs of each task by themselves, as if another agent had played each: its intervals are too narrow over correlated
 tasks.
 
 **Few runs.** The percentile bootstrap of n runs is too narrow by sqrt((n-1)/n), and by normal where it should have Student's quantiles
-(Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 3): of 5 runs, 95% are about 83%. Hence here: statistic +/- t
+(Hesterberg 2015, "What Teachers Should Know About the Bootstrap"): of 5 runs, 95% are about 84%. Hence here: statistic +/- t
 times standard error, with n-1 degrees of freedom. The error is the jackknife's (Efron & Stein 1981), which is s/sqrt(n) for a mean;
 or the bootstrap's times sqrt(n/(n-1)) for a statistic with jumps, which leaving out one run at a time does not see.
 
@@ -30,7 +30,7 @@ from ablation.results import Array, Band, Estimate
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 """Of the bootstrap; the standard error from so many is exact to 2%."""
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 """An error below this part of the value is no spread: sums of the same numbers differ by as much."""
 
 Statistic: TypeAlias = Callable[[Array], Array]
@@ -61,12 +61,12 @@ def limits(value: Array, error: Array, freedom: Array | float, within: Range, qu
         quantile: of Student's distribution, to have another one than CONFIDENCE asks for on both sides.
     """
     value, error, freedom = np.broadcast_arrays(value, error, freedom)
-    known = np.isfinite(error) & (error > _ROUNDING * np.abs(value)) & (freedom > 0)
+    known = np.isfinite(error) & (error > ROUNDING * np.abs(value)) & (freedom > 0)
     reach = np.full(value.shape, np.nan)
     reach[known] = student.ppf(quantile or (1 + CONFIDENCE) / 2, freedom[known]) * error[known]
     low, high = np.array(value - reach), np.array(value + reach)
     if np.isfinite(within.high - within.low):
-        # Of numbers within a range that differ, no smooth statistic is at its end.
+        # The scale has no ends; a smooth statistic is never at one while runs differ.
         width = within.high - within.low
         share = (value - within.low) / width
         inside = known & (share > 0) & (share < 1)

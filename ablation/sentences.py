@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
+from ablation.intervals import ROUNDING
 from ablation.results import Array, Comparison, Estimate, Results
 
 FEW = 5
@@ -31,21 +32,17 @@ def sentences(
         probes: by variant and probe, what the mean over tasks loses.
     """
     ranked = sorted(means, key=lambda variant: -means[variant].mean())
-    return tuple(
-        sentence
-        for sentence in (
-            _leader(results, means, ranked, comparisons),
-            *(_ranking(ranked, comparisons) or _supported(ranked, comparisons)),
-            *_unsupported(results, ranked, comparisons),
-            *_few(means, comparisons),
-            *_no_spread(means),
-            *_method(results, comparisons),
-            *_context(probes),
-            *_returns(results),
-            *_sizes(results),
-            _speed(results),
-        )
-        if sentence
+    return (
+        _leader(results, means, ranked, comparisons),
+        *(_ranking(ranked, comparisons) or _supported(ranked, comparisons)),
+        *_unsupported(means, ranked, comparisons),
+        *_few(means, comparisons),
+        *_no_spread(means),
+        *_method(results, comparisons),
+        *_context(probes),
+        *_returns(results),
+        *_sizes(results),
+        _speed(results),
     )
 
 
@@ -63,30 +60,26 @@ def listed(words: Iterable[str]) -> str:
 def _leader(
     results: Results, means: Mapping[str, Array], ranked: Sequence[str], comparisons: Sequence[Comparison]
 ) -> str:
-    first = ranked[0]
+    first, top = ranked[0], means[ranked[0]].mean()
     mean = f"mean {results.measure.name} over {_count(len(results.tasks), 'task')}"
-    value = number(float(means[first].mean()))
+    value = number(float(top))
     if len(ranked) == 1:
-        return f"There is one variant only, {first}, and nothing to compare it with: its {mean} is {value} ({_seeds(means)})."
+        seeds = _seeds(means)
+        return f"There is one variant only, {first}, and nothing to compare it with: its {mean} is {value} ({seeds})."
     beaten = [pair.worse for pair in comparisons if pair.claimed and pair.better == first]
     if len(beaten) == len(ranked) - 1:
-        others = "the only other variant" if len(ranked) == 2 else f"every one of the {len(beaten)} other variants"
-        return (
-            f"{first} leads: its {mean} is {value}, and it is better than {others if len(ranked) > 2 else ranked[1]}."
-        )
+        others = beaten[0] if len(beaten) == 1 else f"every one of the {len(beaten)} other variants"
+        return f"{first} leads: its {mean} is {value}, and it is better than {others}."
+    equals = [variant for variant in ranked if means[variant].mean() == top]
+    highest = f"{listed(equals)} {'have' if len(equals) > 1 else 'has'} the highest {mean}, {value}"
     if beaten:
-        equals = [variant for variant in ranked[1:] if variant not in beaten]
-        return (
-            f"{first} has the highest {mean}, {value}, and is better than {listed(beaten)}, but it cannot be told apart from "
-            f"{listed(equals)}."
-        )
+        rest = listed(variant for variant in ranked[1:] if variant not in beaten)
+        return f"{first} has the highest {mean}, {value}, and is better than {listed(beaten)}, but cannot be told apart from {rest}."
     if any(pair.claimed for pair in comparisons):
-        return (
-            f"{first} has the highest {mean}, {value}, but cannot be told apart from any other variant: nobody leads."
-        )
+        return f"{highest}, but cannot be told apart from any other variant: nobody leads."
     if not any(pair.difference.low is not None for pair in comparisons):
-        return f"{first} has the highest {mean}, {value}, but these runs allow no test: nobody leads."
-    return f"No difference between variants is supported: {first} has the highest {mean}, {value}, but nobody leads."
+        return f"{highest}, but these runs allow no test: nobody leads."
+    return f"No difference between variants is supported: {highest}, but nobody leads."
 
 
 def _supported(ranked: Sequence[str], comparisons: Sequence[Comparison]) -> list[str]:
@@ -98,12 +91,12 @@ def _supported(ranked: Sequence[str], comparisons: Sequence[Comparison]) -> list
             beaten.setdefault(worse, []).append(variant)
     found = []
     for worse, better in beaten.items():
-        gains = [pair.difference.value for pair in comparisons if pair.better in better and pair.worse in worse]
-        by = _span(gains)
-        each = " each" if len(better) > 1 and len(worse) > 1 else ""
-        found.append(
-            f"Supported: {listed(better)} {'is' if len(better) == 1 else 'are'}{each} better than {listed(worse)}, by {by}."
-        )
+        gains = [pair.difference for pair in comparisons if pair.better in better and pair.worse in worse]
+        by = _span([gain.value for gain in gains])
+        if len(gains) == 1 and gains[0].low is not None and gains[0].high is not None:
+            by += f" ({number(gains[0].low)} to {number(gains[0].high)})"
+        are = "is" if len(better) == 1 else "are each" if len(worse) > 1 else "are"
+        found.append(f"Supported: {listed(better)} {are} better than {listed(worse)}, by {by}.")
     return found
 
 
@@ -115,7 +108,7 @@ def _ranking(ranked: Sequence[str], comparisons: Sequence[Comparison]) -> list[s
     return [f"The whole ranking is supported: {' > '.join(ranked)}, in steps of {_span(steps)}."]
 
 
-def _unsupported(results: Results, ranked: Sequence[str], comparisons: Sequence[Comparison]) -> list[str]:
+def _unsupported(means: Mapping[str, Array], ranked: Sequence[str], comparisons: Sequence[Comparison]) -> list[str]:
     """Groups of neighbours in rank among whom no two differ, and those pairs that no group holds; not the pairs without a test."""
     open_pairs = {
         (pair.better, pair.worse): pair.difference.value - pair.difference.low
@@ -138,10 +131,7 @@ def _unsupported(results: Results, ranked: Sequence[str], comparisons: Sequence[
         )
     # The half-width that a typical one of these pairs has; of a true difference as large, half would be missed.
     least = number(float(np.median(list(open_pairs.values()))))
-    seeds = _seeds({variant: len(results.of(variant)) for variant in ranked})
-    return [
-        f"Not supported: {text}. With {seeds}, a difference of less than about {least} would not be seen.",
-    ]
+    return [f"Not supported: {text}. With {_seeds(means)}, a difference of less than about {least} would not be seen."]
 
 
 def _groups(ranked: Sequence[str], open_pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
@@ -176,7 +166,7 @@ def _no_spread(means: Mapping[str, Array]) -> list[str]:
     alike = [
         f"{variant} ({number(float(runs[0]))})"
         for variant, runs in means.items()
-        if len(runs) > 1 and np.ptp(runs) <= 1e-12 * np.abs(runs).max()
+        if len(runs) > 1 and np.ptp(runs) <= ROUNDING * np.abs(runs).max()
     ]
     if not alike:
         return []
@@ -200,23 +190,17 @@ def _context(probes: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
     found = []
     for probe in dict.fromkeys(probe for losses in probes.values() for probe in losses):
         losses = {variant: each[probe] for variant, each in probes.items() if probe in each}
-        known = {variant: loss for variant, loss in losses.items() if loss.low is not None}
-        uses = [f"{v} (by {number(loss.value)})" for v, loss in known.items() if loss.low is not None and loss.low > 0]
-        open_ = [
-            v
-            for v, loss in known.items()
-            if loss.low is not None and loss.high is not None and loss.low <= 0 <= loss.high
-        ]
-        gains = [v for v, loss in known.items() if loss.high is not None and loss.high < 0]
-        if uses:
+        worse = [variant for variant, loss in losses.items() if loss.low is not None and loss.low > 0]
+        better = [variant for variant, loss in losses.items() if loss.high is not None and loss.high < 0]
+        rest = [variant for variant in losses if variant not in (*worse, *better)]
+        if worse:
+            lost = listed(f"{variant} (by {number(losses[variant].value)})" for variant in worse)
+            found.append(f"The context is used, by the probe {probe}: told something else, {lost} became worse.")
+        if rest:
+            found.append(f"That the context is used is not supported by the probe {probe} for {listed(rest)}.")
+        if better:
             found.append(
-                f"The context is used, by the probe {probe}: told something else, {listed(uses)} became worse."
-            )
-        if open_:
-            found.append(f"That the context is used is not supported by the probe {probe} for {listed(open_)}.")
-        if gains:
-            found.append(
-                f"Told something else, {listed(gains)} became better under the probe {probe}: the context misleads."
+                f"The context misleads {listed(better)}, by the probe {probe}: told something else, they became better."
             )
     return found
 
@@ -247,16 +231,16 @@ def _speed(results: Results) -> str:
     fast, slow = max(speeds, key=lambda v: speeds[v]), min(speeds, key=lambda v: speeds[v])
     if speeds[fast] <= (1 + LIKE) * speeds[slow]:
         return f"Training ran at {number(speeds[fast])} frames per second."
-    quick, lame = (f"{number(speeds[variant])} frames per second for {variant}" for variant in (fast, slow))
-    return f"Training ran at {quick}, the fastest, and {lame}, the slowest."
+    fastest, slowest = (f"{number(speeds[variant])} frames per second for {variant}" for variant in (fast, slow))
+    return f"Training ran at {fastest}, the fastest, and {slowest}, the slowest."
 
 
-def _seeds(runs: Mapping[str, Array] | Mapping[str, int]) -> str:
-    """`5 seeds each`, or from how many to how many."""
-    counts = [count if isinstance(count, int) else len(count) for count in runs.values()]
-    if len(counts) == 1:
-        return _count(counts[0], "seed")
-    return f"{_count(counts[0], 'seed')} each" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} seeds"
+def _seeds(means: Mapping[str, Array]) -> str:
+    """`5 seeds`, `5 seeds each`, or from how many to how many."""
+    counts = {len(runs) for runs in means.values()}
+    if len(counts) > 1:
+        return f"{min(counts)} to {max(counts)} seeds"
+    return f"{_count(min(counts), 'seed')}{' each' if len(means) > 1 else ''}"
 
 
 def _span(values: Sequence[float]) -> str:

@@ -88,6 +88,12 @@ def test_the_threshold_is_most_of_the_way_of_the_best_variant() -> None:
     assert np.isnan(default_threshold(results(a=[curve([], x=[])])))
 
 
+def test_where_nobody_learns_nobody_gets_there() -> None:
+    found = results(a=[curve([1, 2], x=[0, 0]), curve([1, 2], x=[0, 0])])
+    assert np.isnan(default_threshold(found))
+    assert efficiency(found, "a", default_threshold(found)).reached == 0
+
+
 def test_curves_on_a_common_grid() -> None:
     short = curve([100, 200, 250], x=[0, 0.2, 0.4], y=[0, 0.2, 0.4])
     found = results(a=[RISING, FLAT], b=[RISING, short])

@@ -137,7 +137,7 @@ def test_a_leader_of_all() -> None:
 def test_a_leader_of_some() -> None:
     sentences = judged(around(0.5, 0.9, 0.89, 0.52)).sentences
     assert sentences[:2] == (
-        "b has the highest mean success over 1 task, 0.9, and is better than d and a, but it cannot be told apart from c.",
+        "b has the highest mean success over 1 task, 0.9, and is better than d and a, but cannot be told apart from c.",
         "Supported: b and c are each better than d and a, by 0.37 to 0.4.",
     )
     assert sentences[2].startswith(
@@ -155,7 +155,7 @@ def test_no_leader_among_some_differences() -> None:
         sentences[0]
         == "wild has the highest mean success over 1 task, 0.8, but cannot be told apart from any other variant: nobody leads."
     )
-    assert sentences[1] == "Supported: b is better than a, by 0.2."
+    assert sentences[1] == "Supported: b is better than a, by 0.2 (0.17 to 0.23)."
     assert sentences[2].startswith("Not supported: wild and b cannot be told apart; nor can wild from a. ")
 
 
@@ -174,6 +174,10 @@ def test_what_would_not_be_seen_is_the_half_width() -> None:
     (pair,) = found.comparisons
     assert pair.difference.low is not None
     assert f"less than about {pair.difference.value - pair.difference.low:.3g} would not be seen" in found.sentences[1]
+
+
+def test_equal_means_share_the_top() -> None:
+    assert "a and b have the highest mean success over 1 task, 0.5, " in judged(around(0.5, 0.5)).sentences[0]
 
 
 def test_few_seeds() -> None:
@@ -200,8 +204,8 @@ def test_whether_the_context_is_used() -> None:
         d=Estimate(0.1, None, None),
     )
     assert "The context is used, by the probe swap: told something else, a (by 0.4) became worse." in sentences
-    assert "That the context is used is not supported by the probe swap for b." in sentences
-    assert any(sentence.startswith("Told something else, c became better") for sentence in sentences)
+    assert "That the context is used is not supported by the probe swap for b and d." in sentences
+    assert any(sentence.startswith("The context misleads c, by the probe swap") for sentence in sentences)
 
 
 def resized(*parameters: int, speeds: Sequence[float] = (2000.0, 2000.0)) -> Results:
