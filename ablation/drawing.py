@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from ablation.results import Band
@@ -237,7 +238,8 @@ def png(panels: Sequence[Panel], variants: Sequence[str], *, legend: bool) -> by
     per_row = max(1, int(width / (0.085 * longest + 0.6)))
     height += 0.22 * math.ceil(len(entries) / per_row) + 0.1 if entries else 0
     with _style():
-        figure = Figure(figsize=(width, height), dpi=min(_DPI, _MOST_PIXELS / max(width, height)), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+        figure = Figure(figsize=(width, height), dpi=min(_DPI, _MOST_PIXELS / max(width, height)), layout=layout)
         axes = np.atleast_1d(figure.subplots(rows, columns)).flat
         for panel in panels:
             panel.draw(next(axes))
