@@ -230,7 +230,7 @@ def png(panels: Sequence[Panel], variants: Sequence[str], *, legend: bool) -> by
     Args:
         variants: names for the legend; left out where the panels name their rows themselves.
     """
-    columns = min(len(panels), 3 if len(panels) <= 12 else 5)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3 if len(panels) <= 12 else 5)
     rows = math.ceil(len(panels) / columns)
     entries = [_sample(number, shown(name, 40)) for number, name in enumerate(variants)] if legend else []
     width, height = columns * panels[0].size[0], rows * max(panel.size[1] for panel in panels)
