@@ -76,6 +76,7 @@ _VARIABLES = {
 }
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _REFERENCE = re.compile(r"url\(#")
+_BEYOND_HUNDREDTHS = re.compile(r"(\.\d\d)\d+")
 _OF_VARIANT = "variant-"
 _DPI, _MOST_PIXELS = 200, 6000
 
@@ -216,6 +217,9 @@ def _inline(element: ElementTree.Element, name: str) -> None:
             attributes["id"] = f"{name}-{value}"
         elif plain == "href":
             attributes["href"] = f"#{name}-{value.removeprefix('#')}"
+        elif plain == "d":
+            # Of a point, which nobody sees; curves are most of the page.
+            attributes["d"] = _BEYOND_HUNDREDTHS.sub(r"\1", value)
         else:
             coloured = (
                 _COLOUR.sub(lambda match: _VARIABLES.get(match[0], match[0]), value) if plain == "style" else value

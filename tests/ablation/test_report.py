@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablation import drawing
+from ablation.analysis import analyse
 from ablation.drawing import shown
 from ablation.report import write_report
 from ablation.results import Curve, Estimate, Measure, Problem, Results
@@ -310,6 +311,18 @@ def test_names_stay_names(tame: Page, tmp_path: Path) -> None:
 @settings(max_examples=4)
 def test_any_name_stays_a_name(names: list[str], tame: Page, tmp_path_factory: pytest.TempPathFactory) -> None:
     check_names_stay_names(names, tame, tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.mark.parametrize(
+    "values", [{"only": [[0.5]]}, VALUES, {"one": [[0.2, 0.3]], "other": [[0.2, 0.3], [0.2, 0.3]]}]
+)
+def test_what_statistics_make_of_results_can_be_told(values: dict[str, list[list[float]]], tmp_path: Path) -> None:
+    """The real analysis, also of runs that allow no interval."""
+    results = fabricated.results(values)
+    found = analyse(results)
+    page = written(tmp_path, results, **{entry.name: getattr(found, entry.name) for entry in dataclasses.fields(found)})
+    for sentence in (*found.verdict.sentences, found.resampled):
+        assert sentence in page.text
 
 
 def test_one_run_of_one_variant(tmp_path: Path) -> None:
