@@ -10,9 +10,7 @@ import csv
 import dataclasses
 import io
 import math
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,10 +165,8 @@ def _efficiency(results: Results, analysis: Analysis) -> Iterator[Data]:
     )
 
 
-def whole(
-    results: Results, analysis: Analysis, configs: Configs, cautions: tuple[str, ...], home: Path
-) -> dict[str, Any]:
-    """Everything as plain data: what is infinite or not a number is None. Folders of runs are told as seen from `home`."""
+def whole(results: Results, analysis: Analysis, configs: Configs, cautions: tuple[str, ...]) -> dict[str, Any]:
+    """Everything as plain data: what is infinite or not a number is None."""
     found: dict[str, Any] = plain(analysis)
     timed = ("seconds_to", "seconds_to_median", "frames_per_second")
     return {
@@ -185,7 +181,6 @@ def whole(
         "runs": [
             {
                 "name": run.name,
-                "folder": os.path.relpath(run.folder, home),
                 "variant": run.variant,
                 "seed": run.seed,
                 "values": plain(run.values),
@@ -198,12 +193,15 @@ def whole(
             }
             for run in results.runs
         ],
-        **{key: value for key, value in found.items() if key != "efficiency"},
+        **{key: value for key, value in found.items() if key not in ("efficiency", "verdict")},
+        "comparisons": found["verdict"]["comparisons"],
         "efficiency": {
             variant: {key: value for key, value in efficiency.items() if key not in timed}
             for variant, efficiency in found["efficiency"].items()
         },
         "timing": {
+            # One of them tells the speed.
+            "verdict": found["verdict"]["sentences"],
             "runs": [
                 {"name": run.name, "seconds": plain(run.seconds), "frames_per_second": plain(run.frames_per_second)}
                 for run in results.runs

@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from ablation.results import Band
@@ -27,10 +28,10 @@ from ablation.results import Band
 INK, MUTED, GRID, PAPER = "#1b1f27", "#59616f", "#d9dde4", "#ffffff"
 """Text, lesser text, grid lines and background on paper; variables of the same names on the page."""
 
-LIGHT = ("#0068a8", "#b8460b", "#00775a", "#9c3d86", "#7d5f00", "#4a5261", "#5b3fd6", "#8c1c2c")
-DARK = ("#5db8f0", "#ff9350", "#35cf9f", "#ec8fd0", "#e3b93a", "#c0c8d4", "#ab9dff", "#ff8f9c")
-"""Colours of variants on white and on black; those of neighbours differ for the colour-blind too, and none stands without a line
-style and a marker of its own."""
+LIGHT = ("#0a84ea", "#c75e14", "#027b5d", "#6e1260", "#5a4300", "#686d93", "#403aa6", "#b10039")
+DARK = ("#a9e0ff", "#d67c3f", "#5fe6a8", "#bd72ae", "#f0e46a", "#4aa8f8", "#6f7cf0", "#ea6377")
+"""Colours of variants on paper and on the dark page. Each two of them are told apart by the colour-blind too (a test simulates it), and
+none stands without a line style and a marker of its own."""
 
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (5, 1.4, 1.2, 1.4)), (0, (1.4, 1.2)))
 _MARKERS = "osD^vPX*"
@@ -75,6 +76,7 @@ _VARIABLES = {
 }
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _REFERENCE = re.compile(r"url\(#")
+_BEYOND_HUNDREDTHS = re.compile(r"(\.\d\d)\d+")
 _OF_VARIANT = "variant-"
 _DPI, _MOST_PIXELS = 200, 6000
 
@@ -215,6 +217,9 @@ def _inline(element: ElementTree.Element, name: str) -> None:
             attributes["id"] = f"{name}-{value}"
         elif plain == "href":
             attributes["href"] = f"#{name}-{value.removeprefix('#')}"
+        elif plain == "d":
+            # Of a point, which nobody sees; curves are most of the page.
+            attributes["d"] = _BEYOND_HUNDREDTHS.sub(r"\1", value)
         else:
             coloured = (
                 _COLOUR.sub(lambda match: _VARIABLES.get(match[0], match[0]), value) if plain == "style" else value
@@ -229,7 +234,7 @@ def png(panels: Sequence[Panel], variants: Sequence[str], *, legend: bool) -> by
     Args:
         variants: names for the legend; left out where the panels name their rows themselves.
     """
-    columns = min(len(panels), 3 if len(panels) <= 12 else 5)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3 if len(panels) <= 12 else 5)
     rows = math.ceil(len(panels) / columns)
     entries = [_sample(number, shown(name, 40)) for number, name in enumerate(variants)] if legend else []
     width, height = columns * panels[0].size[0], rows * max(panel.size[1] for panel in panels)
@@ -237,7 +242,8 @@ def png(panels: Sequence[Panel], variants: Sequence[str], *, legend: bool) -> by
     per_row = max(1, int(width / (0.085 * longest + 0.6)))
     height += 0.22 * math.ceil(len(entries) / per_row) + 0.1 if entries else 0
     with _style():
-        figure = Figure(figsize=(width, height), dpi=min(_DPI, _MOST_PIXELS / max(width, height)), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+        figure = Figure(figsize=(width, height), dpi=min(_DPI, _MOST_PIXELS / max(width, height)), layout=layout)
         axes = np.atleast_1d(figure.subplots(rows, columns)).flat
         for panel in panels:
             panel.draw(next(axes))

@@ -13,7 +13,7 @@ from ablation.drawing import MUTED, Hover, Panel, shown
 from ablation.numbers import Write
 from ablation.results import Analysis, Measure, Results
 
-_WIDE, _SMALL = (4.8, 3.1), (3.4, 2.35)
+_WIDE, _SMALL = (4.5, 3.0), (3.4, 2.35)
 _FOLDED_FROM = 13
 """So many panels of single tasks are folded away until somebody wants to see them."""
 _AGGREGATES = {

@@ -46,7 +46,8 @@ def duration(seconds: float) -> str:
         return "-"
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    value, unit = (seconds / 60, "min") if seconds < 5400 else (seconds / 3600, "h")
+    return f"{round(value, 1):,g} {unit}"
 
 
 def short(value: float, _: object = None) -> str:

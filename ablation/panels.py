@@ -89,7 +89,7 @@ def times(
     """
     finite = [float(time) for times, _ in found.values() for time in times if math.isfinite(time)]
     most = max(finite, default=1.0) or 1.0
-    never = 1.12 * most
+    never = 1.16 * most
     missed = any(math.inf in times for times, _ in found.values())
 
     def mark(axes: Axes, number: int, y: float, variant: str) -> str:
@@ -103,7 +103,11 @@ def times(
     def finish(axes: Axes) -> None:
         axes.set_xlim(0, (never if missed else most) * 1.05)
         unit = max((unit for unit in units if most >= 2 * unit), default=units[0])
-        ticks = [unit * tick for tick in MaxNLocator(4).tick_values(0, most / unit) if unit * tick <= 1.02 * most]
+        ticks = [
+            unit * tick
+            for tick in MaxNLocator(4).tick_values(0, most / unit)
+            if unit * tick <= most * (0.98 if missed else 1.02)
+        ]
         if missed:
             axes.set_xticks([*ticks, never], [*map(write, ticks), numbers.NEVER])
             axes.axvline((most + never) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -195,7 +199,7 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
     side = 0.42 if few else 0.28
     return Panel(
         label="Probability that a run of the row's variant beats one of the column's on a task drawn at random.",
-        size=(4.8 if few else 6.4, 1.3 + side * len(variants)),
+        size=(4.5 if few else 6.4, 1.3 + side * len(variants)),
         draw=draw,
     )
 

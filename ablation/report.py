@@ -29,6 +29,7 @@ HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
 FIGURES, DATA = "figures", "data"
 
 _MARKS = re.compile(r"([\\`*_\[\]<>#|~&$])")
+_GAPS = re.compile(r"\n{3,}")
 _DIGITS = 5
 _PIXELS_PER_INCH = 115
 """Of a panel at the most, or its letters would be larger than those of the text around it."""
@@ -57,10 +58,10 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         "tables": tables.every(results, analysis, found),
         "data": numbers_behind,
     }
-    whole = data.whole(results, analysis, found, cautions, folder)
+    whole = data.whole(results, analysis, found, cautions)
     files: dict[str, str | bytes] = {
         HTML: _html(content),
-        MARKDOWN: _environment(html=False).get_template("report.md.j2").render(content),
+        MARKDOWN: _markdown_page(content),
         JSON: json.dumps(whole, indent=2, allow_nan=False) + "\n",
         **{
             f"{FIGURES}/{chart.name}.png": drawing.png(chart.panels, results.variants, legend=chart.legend)
@@ -99,6 +100,12 @@ def _html(content: Mapping[str, Any]) -> str:
             for number, variant in enumerate(results.variants)
         ],
     )
+
+
+def _markdown_page(content: Mapping[str, Any]) -> str:
+    text = _environment(html=False).get_template("report.md.j2").render(content)
+    # A part that is left out leaves no gap.
+    return _GAPS.sub("\n\n", text)
 
 
 def _drawn(chart: Chart) -> list[tuple[str, dict[str, Any] | None]]:

@@ -26,7 +26,7 @@ class Table(NamedTuple):
     numeric: bool = True
 
 
-AGGREGATES = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
+_AGGREGATES = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 
 
 def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, Table]:
@@ -53,7 +53,7 @@ def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, T
             "Aggregates over runs and tasks",
             {
                 name: label
-                for name, label in AGGREGATES.items()
+                for name, label in _AGGREGATES.items()
                 if all(name in row for row in analysis.aggregates.values())
             },
             analysis.aggregates,

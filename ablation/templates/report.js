@@ -63,7 +63,7 @@
         const [value, low, high] = band.map((part) => part[place]);
         const row = table.insertRow();
         row.insertCell().textContent = button.textContent.trim();
-        row.cells[0].style.color = `var(--v${button.dataset.colour})`;
+        row.cells[0].style.borderLeft = `.5rem solid var(--v${button.dataset.colour})`;
         row.insertCell().textContent = write(value);
         row.insertCell().textContent = low === null || high === null ? "" : `[${write(low)}, ${write(high)}]`;
       }

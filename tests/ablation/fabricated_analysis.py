@@ -128,7 +128,7 @@ def efficiency(results: Results, variant: str, threshold: float) -> Efficiency:
         for axes in ([run.curve.frames for run in runs], [run.curve.seconds for run in runs])
     )
     return Efficiency(
-        area=estimate(np.array([np.nanmean(mean) for mean in means])),
+        area=estimate(np.array([np.nan_to_num(mean).mean() for mean in means])),
         reached=sum(place is not None for place in places),
         frames_to=frames,
         seconds_to=seconds,
@@ -161,4 +161,7 @@ def verdict(results: Results) -> Verdict:
         if claimed
         else "These runs do not tell any two variants apart."
     )
-    return Verdict(comparisons=tuple(pairs), sentences=(main, "More seeds would tell more."))
+    return Verdict(
+        comparisons=tuple(pairs),
+        sentences=(main, "More seeds would tell more.", f"The runs took {results.runs[0].seconds:.0f} s."),
+    )

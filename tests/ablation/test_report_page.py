@@ -54,7 +54,15 @@ def browse(page: Path, *options: str) -> tuple[str, list[str]]:
     """Opens a page in the browser. Returns what it prints and what its console said."""
     assert BROWSER
     command = [
-        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"),
+        *(
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            "--enable-logging=stderr",
+        ),
         *(f"--user-data-dir={page.parent / 'browser'}", "--window-size=1200,900", "--virtual-time-budget=5000"),
         *options,
     ]
@@ -193,7 +201,7 @@ def test_the_page_is_dark_or_light_as_the_system_and_can_be_switched(page: Path,
         for name in ("--ink", "--muted", "--accent"):
             assert min(contrast(colours[name], colours[ground]) for ground in ("--paper", "--page")) >= 4.5, name
         for number in range(8):
-            assert contrast(colours[f"--v{number}"], colours["--paper"]) >= 4.5
+            assert contrast(colours[f"--v{number}"], colours["--paper"]) >= 3
     red, green, blue = map(int, re.findall(r"\d+", fill)[:3])
     assert f"#{red:02x}{green:02x}{blue:02x}" == after["--ink"]
 

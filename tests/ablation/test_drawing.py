@@ -1,0 +1,103 @@
+"""Lines that everybody can tell apart, names that are only text, and drawings that can share a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import combinations
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from ablation.drawing import DARK, LIGHT, Panel, look, shown, svg, tag
+from ablation.results import Array
+
+SIMULATED = {
+    "none": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+}
+"""What linear RGB looks like to them (Machado, Oliveira & Fernandes 2009, at full severity)."""
+
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = np.array([0.9505, 1.0, 1.089])
+
+
+def lab(colour: str, simulated: Array) -> Array:
+    """CIELAB of #rrggbb as somebody sees it."""
+    parts = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    ratio = TO_XYZ @ np.clip(simulated @ linear, 0, 1) / WHITE
+    x, y, z = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("simulated", SIMULATED)
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_no_two_colours_look_alike_to_anybody(colours: Sequence[str], simulated: str) -> None:
+    """A difference of 2.3 is just seen; lines are thin."""
+    seen = [lab(colour, SIMULATED[simulated]) for colour in colours]
+    assert min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2)) > 14
+
+
+def test_variants_differ_in_more_than_their_colour() -> None:
+    looks = [look(number) for number in range(32)]
+    assert len({(each.colour, str(each.dashes)) for each in looks}) == 32
+    assert len({(each.colour, each.marker, each.filled) for each in looks[:16]}) == 16
+    assert len({each.marker for each in looks[:8]}) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "told"),
+    [
+        ("mi", 0, "mi"),
+        ("a\nb\x00", 0, "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"),
+        ("\N{RIGHT-TO-LEFT OVERRIDE}mi", 0, "\N{REPLACEMENT CHARACTER}mi"),
+        ("abcdefghij", 10, "abcdefghij"),
+        ("abcdefghijk", 6, "ab…ijk"),
+    ],
+)
+def test_names_are_shown_in_one_line(name: str, most: int, told: str) -> None:
+    assert shown(name, most) == told
+
+
+def test_a_drawing_can_share_a_page_with_others() -> None:
+    """No namespaces, ids of its own, colours of the page, and each variant's parts marked."""
+
+    def draw(axes: Axes) -> None:
+        for number in range(2):
+            axes.plot([0, 1], [0, number], marker="o", color=LIGHT[number], gid=tag(number))
+        axes.set_title("$x < y$ & more")
+
+    drawn = svg(Panel(label='a "label"', size=(3, 2), draw=draw), "one")
+    root = ElementTree.fromstring(drawn.svg)
+    assert root.tag == "svg" and root.attrib["viewBox"] == "0 0 216 144" and root.attrib["aria-label"] == 'a "label"'
+    assert {part.attrib["data-variant"] for part in root.iter() if "data-variant" in part.attrib} == {"0", "1"}
+    ids = [part.attrib["id"] for part in root.iter() if "id" in part.attrib]
+    assert len(ids) == len(set(ids)) and all(name == "one" or name.startswith("one-") for name in ids)
+    references = re.findall(r'(?:href="#|url\(#)([^")]+)', drawn.svg)
+    assert references and set(references) <= set(ids)
+    assert "var(--v0)" in drawn.svg and "var(--v1)" in drawn.svg and "currentColor" in drawn.svg
+    assert "#" not in re.sub(r'href="#|url\(#', "", drawn.svg)
+    assert any(text.text == "$x < y$ & more" for text in root.iter("text"))
+    assert "metadata" not in drawn.svg and "<style" not in drawn.svg
+    left, top, right, bottom = drawn.box
+    assert 0 < left < right < 216 and 0 < top < bottom < 144
+    assert drawn.x == pytest.approx((-0.05, 1.05))
+
+
+def test_a_users_settings_of_matplotlib_change_nothing() -> None:
+    panel = Panel(label="", size=(3, 2), draw=lambda axes: axes.set_xlabel("x"))
+    plain = svg(panel, "one")
+    with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "svg.fonttype": "path"}):
+        assert svg(panel, "one") == plain
