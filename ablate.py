@@ -13,7 +13,6 @@ from ablation.analysis import analyse
 from ablation.display import GridDisplay
 from ablation.grid import claim, fusion_axis, make_cells
 from ablation.records import load_folders, load_grid
-from ablation.report import write_report
 from ablation.results import Results
 from ablation.running import Run, State, available_cores, cells_at_a_time, sole_owner
 from conf.ablate_schema import AblateConfig, check_ablate
@@ -66,6 +65,9 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
 
 def report(results: Results, folder: Path, config: AblateConfig) -> int:
     """Analyses and writes; prints the verdict."""
+    # Imported here, because matplotlib takes a second.
+    from ablation.report import write_report
+
     analysis = analyse(results, threshold=config.threshold)
     written = write_report(results, analysis, folder)
     for problem in results.problems:
