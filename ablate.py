@@ -5,6 +5,7 @@ Any key of train.py may be given; one with several values (core=lstm,mlstm) is a
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 done but for runs that failed, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         if {"--help", "-h"} & set(arguments):
             keys = ablate_keys([argument for argument in arguments if not argument.startswith("-")])

@@ -69,7 +69,8 @@ class Cell:
 
 
 def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str]]) -> list[Cell]:
-    """The cells, variant by variant, and in each seed by seed. Everything that can be wrong with one is found here.
+    """The cells in the order in which they are played: the first seed of every variant, then the second, so that a part of the grid is a
+    comparison too. Everything that can be wrong with one is found here.
 
     Args:
         config: with one value for each key, and the grid's own keys.
@@ -78,32 +79,37 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     Raises:
         InputError: a cell's configuration is none, or cannot be played by its suite, or `match_params` cannot be met.
     """
-    folder, cells = Path(config.folder or f"runs/ablate-{config.env.name}"), []
+    folder, variants = Path(config.folder or f"runs/ablate-{config.env.name}"), {}
     for values in itertools.product(config.fusions, *axes.values()):
         at = dict(zip(["fusion", *axes], values, strict=True))
         train = train_part(compose_ablate([*single, *(f"{key}={value}" for key, value in at.items())]))
         env = make_spec(train.env)
         train = match_params(train, env)
         check(train, env)
-        variant = " ".join([at.pop("fusion"), *(f"{key}={value}" for key, value in at.items())])
-        for seed in seeds_of(config):
-            name = f"{_file_name(variant)}-seed{seed}"
-            run = dataclasses.replace(
-                train,
-                seed=seed,
-                run=str(folder / name),
-                resume=True,
-                display=False,
-                log_frames=train.log_frames or max(1, train.total_frames // _LOG_STEPS),
-            )
-            cells.append(
-                Cell(name=name, variant=variant, seed=seed, train=run, evaluate=evaluation(config, env, run.run))
-            )
+        variants[" ".join([at.pop("fusion"), *(f"{key}={value}" for key, value in at.items())])] = train, env
+    cells = [
+        make_cell(config, folder, variant, seed, *variants[variant])
+        for seed, variant in itertools.product(seeds_of(config), variants)
+    ]
     names = [cell.name for cell in cells]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"Two cells of the grid would both be called {name}: give values that differ in letters.")
     return cells
+
+
+def make_cell(config: AblateConfig, folder: Path, variant: str, seed: int, train: TrainConfig, env: EnvSpec) -> Cell:
+    """One cell: `train`, which is the same for every seed of a variant, with what is the cell's own."""
+    name = f"{_file_name(variant)}-seed{seed}"
+    train = dataclasses.replace(
+        train,
+        seed=seed,
+        run=str(folder / name),
+        resume=True,
+        display=False,
+        log_frames=train.log_frames or max(1, train.total_frames // _LOG_STEPS),
+    )
+    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluation(config, env, train.run))
 
 
 def fusion_axis(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:

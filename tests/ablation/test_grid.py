@@ -43,9 +43,9 @@ def test_cells_are_named_by_their_place_in_the_grid() -> None:
     cells = cells_of("fusions=[concat,mi]", "seeds=[0,3]", "core=lstm,feedforward", "folder=there")
     assert [cell.name for cell in cells] == [
         f"{fusion},core={core}-seed{seed}"
+        for seed in (0, 3)
         for fusion in ("concat", "mi")
         for core in ("lstm", "feedforward")
-        for seed in (0, 3)
     ]
     cell = cells[-1]
     assert (cell.variant, cell.seed, cell.folder) == ("mi core=feedforward", 3, Path("there") / cell.name)
