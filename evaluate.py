@@ -66,7 +66,7 @@ def evaluate(config: EvaluateConfig) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     played: dict[str, list[Episode]] = {}
     probed: dict[str, dict[str, list[Episode]]] = {probe: {} for probe in probing.names}
-    written = [output, *probing.write_similarity(folder, agent.updates)]
+    written = [output, *(probing.write_similarity(folder, agent.updates) if config.similarity else ())]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probed)))
 

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from agents.builder import build_network, check_fits
 from agents.evaluation import SEEDED_ONCE
 from agents.files import write_whole
@@ -135,9 +133,7 @@ def check(config: TrainConfig, env: EnvSpec) -> None:
     Raises:
         InputError: they do not.
     """
-    with torch.device("meta"):
-        network = build_network(config, env)
-    check_fits(config, env, network)
+    check_fits(config, env, build_network(config, env))
 
 
 def evaluation(config: AblateConfig, env: EnvSpec, run: str) -> EvaluateConfig:
@@ -150,6 +146,7 @@ def evaluation(config: AblateConfig, env: EnvSpec, run: str) -> EvaluateConfig:
         slots=config.episodes if env.engine in SEEDED_ONCE else 0,
         # One task that is known by its number is a single context: there is nothing else to tell.
         probe=config.probe if len(env.tasks) > 1 or env.instruction_length else "",
+        similarity=False,
     )
 
 

@@ -156,7 +156,7 @@ def report(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int,
             "seed": config.seed,
             "slots": slots,
             "interval": f"{CONFIDENCE:.0%} percentile bootstrap, {RESAMPLES} resamples, stratified by task in the aggregate",
-            "versions": versions(),
+            "versions": dict(versions()),
         },
     }
 

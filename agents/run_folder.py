@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -146,12 +148,13 @@ def provenance() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "git": _git_state(),
-        "versions": versions(),
+        "versions": dict(versions()),
         "machine": {"platform": platform.platform(), "processor": _processor()},
     }
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Versions of what decides the results."""
     found = {"python": platform.python_version()}
     for package in ("mimpala", "torch", "numpy", "gymnasium", "minigrid", "envpool", "ale-py", "vizdoom"):
@@ -211,7 +214,7 @@ def snapshot(
         "statistics": statistics.state_dict(),
         "rng": torch.get_rng_state(),
         "seconds": seconds,
-        "versions": versions(),
+        "versions": dict(versions()),
     }
 
 

@@ -126,7 +126,7 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested data of a config object."""
-    return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
+    return dataclasses.asdict(config)
 
 
 def train_from_dict(data: Any, source: str) -> TrainConfig:
@@ -174,7 +174,7 @@ def load_train(path: Path) -> TrainConfig:
 
 def save_train(config: TrainConfig, path: Path) -> None:
     """Writes a config.yaml: plain, resolved data."""
-    write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write_whole(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -218,6 +218,7 @@ class EvaluateConfig:
         engine: engine of the environments, as env.engine; empty = as in training.
         threads: compute threads; 0 = all cores, which pays for large networks only.
         probe: one of agents.probes.PROBES, or `all`: play again with another context, and report what is lost; empty = none.
+        similarity: with a probe, also draw how alike the tasks are to the agent's context encoder.
     """
 
     run: str = ""
@@ -232,6 +233,7 @@ class EvaluateConfig:
     engine: str = ""
     threads: int = 1
     probe: str = ""
+    similarity: bool = True
 
 
 MAY_CHANGE_ON_RESUME = (
