@@ -113,6 +113,13 @@ def test_the_mathematics_knows_tensors_only(name: str) -> None:
     assert not [found for found in names if under(found, "torch.nn", "torch.utils", "torch.optim")]
 
 
+@pytest.mark.parametrize(
+    "name", ["analysis", "efficiency", "intervals", "results", "sentences", "statistics", "verdict"]
+)
+def test_statistics_of_ablations_know_no_run_folders(name: str) -> None:
+    assert not offenders(f"ablation/{name}.py", "torch", "agents", "conf", "envs", "hydra", "omegaconf")
+
+
 @pytest.mark.parametrize("path", [path for path in TREES if path.startswith("agents/runtime/")])
 def test_runtimes_do_not_know_the_algorithm(path: str) -> None:
     assert not offenders(
