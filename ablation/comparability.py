@@ -10,7 +10,7 @@ from ablation.results import Results, Run
 OF_ONE_RUN = ("seed", "run", "resume", "display")
 """Keys in which runs of one variant may differ, and which change nothing but the random numbers."""
 
-_PARAMETERS_WITHIN = 0.01
+_ALIKE_WITHIN = 0.01
 
 
 class Configs(NamedTuple):
@@ -74,17 +74,18 @@ def cautions(results: Results, found: Configs) -> tuple[str, ...]:
             f"{dirty} of {len(runs)} runs were made with changes that are not committed: their commit does not tell all of their code."
         )
     least, most = min(run.parameters for run in runs), max(run.parameters for run in runs)
-    if most > least * (1 + _PARAMETERS_WITHIN):
+    if most > least * (1 + _ALIKE_WITHIN):
         sentences.append(
             f"Parameters differ by {most / max(least, 1) - 1:.1%} between the smallest agent ({least:,}) and the largest ({most:,}): "
             "a difference may be one of size."
         )
-    for what, numbers in (
-        ("numbers of frames", _several(f"{run.frames:,}" for run in runs)),
-        ("numbers of evaluation episodes", _several(f"{run.episodes:,}" for run in runs)),
-    ):
-        if len(numbers) > 1:
-            sentences.append(f"The runs have different {what}: {', '.join(numbers)}.")
+    # A run ends with the update that comes past its last frame, so a few frames are no difference.
+    least, most = min(run.frames for run in runs), max(run.frames for run in runs)
+    if most > least * (1 + _ALIKE_WITHIN):
+        sentences.append(f"The runs have different numbers of frames: {least:,} to {most:,}.")
+    numbers = _several(f"{run.episodes:,}" for run in runs)
+    if len(numbers) > 1:
+        sentences.append(f"The runs have different numbers of evaluation episodes: {', '.join(numbers)}.")
     sizes = {variant: len(results.of(variant)) for variant in results.variants}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{variant} {size}" for variant, size in sizes.items())

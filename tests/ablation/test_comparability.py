@@ -32,7 +32,7 @@ def test_like_runs_bring_no_caution() -> None:
     ("change", "told"),
     [
         ({"parameters": 1011}, "Parameters differ by 1.1% between the smallest agent (1,000) and the largest (1,011)"),
-        ({"frames": 99_000}, "different numbers of frames: 99,000, 100,000"),
+        ({"frames": 98_000}, "different numbers of frames: 98,000 to 100,000"),
         ({"episodes": 7}, "different numbers of evaluation episodes: 7, 100"),
         ({"git": {"commit": "1" * 40, "dirty": False}}, "2 different commits: 111111111111, 000000000000"),
         ({"git": {"commit": "0" * 40, "dirty": True}}, "1 of 6 runs were made with changes that are not committed"),
