@@ -76,8 +76,7 @@ def cautions(results: Results, found: Configs) -> tuple[str, ...]:
     least, most = min(run.parameters for run in runs), max(run.parameters for run in runs)
     if most > least * (1 + _ALIKE_WITHIN):
         sentences.append(
-            f"Parameters differ by {most / max(least, 1) - 1:.1%} between the smallest agent ({least:,}) and the largest ({most:,}): "
-            "a difference may be one of size."
+            f"The smallest agent has {least:,} parameters and the largest {most:,}: a difference may be one of size."
         )
     # A run ends with the update that comes past its last frame, so a few frames are no difference.
     least, most = min(run.frames for run in runs), max(run.frames for run in runs)

@@ -14,8 +14,8 @@ _STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def of_measure(measure: Measure) -> Write:
-    """Values of the measure: successes with three decimals, scores with one, returns with four digits."""
-    decimals = {"success": 3, "score": 1}.get(measure.name)
+    """Values of the measure: three decimals where the best is 1, one where it is more (100), four digits where it is unknown."""
+    decimals = None if measure.best is None else 3 if measure.best <= 1 else 1
 
     def write(value: float) -> str:
         if not math.isfinite(value):

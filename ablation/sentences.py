@@ -218,9 +218,10 @@ def _sizes(results: Results) -> list[str]:
     small, large = min(sizes, key=lambda v: sizes[v]), max(sizes, key=lambda v: sizes[v])
     if sizes[large] <= (1 + LIKE) * sizes[small]:
         return []
-    more = f"{sizes[large] / max(1, sizes[small]) - 1:.0%} more"
+    times = sizes[large] / max(1, sizes[small])
+    more = f"{times:.1f} times those of" if times >= 2 else f"{times - 1:.0%} more than"
     return [
-        f"Differences may be due to size: {large} has {sizes[large]:,} parameters, {more} than {small} ({sizes[small]:,})."
+        f"Differences may be due to size: {large} has {sizes[large]:,} parameters, {more} {small} ({sizes[small]:,})."
     ]
 
 

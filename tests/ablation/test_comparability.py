@@ -31,7 +31,10 @@ def test_like_runs_bring_no_caution() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"parameters": 1011}, "Parameters differ by 1.1% between the smallest agent (1,000) and the largest (1,011)"),
+        (
+            {"parameters": 1011},
+            "The smallest agent has 1,000 parameters and the largest 1,011: a difference may be one of size.",
+        ),
         ({"frames": 98_000}, "different numbers of frames: 98,000 to 100,000"),
         ({"episodes": 7}, "different numbers of evaluation episodes: 7, 100"),
         ({"git": {"commit": "1" * 40, "dirty": False}}, "2 different commits: 111111111111, 000000000000"),

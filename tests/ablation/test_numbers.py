@@ -27,18 +27,18 @@ def test_duration(seconds: float, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("best", "value", "told"),
     [
-        ("success", 0.12345, "0.123"),
-        ("success", -1e-9, "0.000"),
-        ("score", 41.26, "41.3"),
-        ("return", 1234.56, "1,235"),
-        ("return", 0.012345, "0.01235"),
-        ("score", math.nan, "-"),
+        (1.0, 0.12345, "0.123"),
+        (1.0, -1e-9, "0.000"),
+        (100.0, 41.26, "41.3"),
+        (None, 1234.56, "1,235"),
+        (None, 0.012345, "0.01235"),
+        (100.0, math.nan, "-"),
     ],
 )
-def test_values_of_a_measure(name: str, value: float, told: str) -> None:
-    assert numbers.of_measure(Measure(name=name, label=name, best=None))(value) == told
+def test_values_of_a_measure(best: float | None, value: float, told: str) -> None:
+    assert numbers.of_measure(Measure(name="any", label="any", best=best))(value) == told
 
 
 def test_estimates_say_their_interval_if_they_have_one() -> None:
