@@ -61,18 +61,28 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
         with GridDisplay(cells, enabled=config.display) as display:
             display.say(f"mimpala: {len(cells)} runs in {folder}")
             progress = Run(cells, cells_at_a_time(config), display.update).play()
-        failed = any(cell.state is State.FAILED for cell in progress.values())
+        states = {cell.state for cell in progress.values()}
+        if states == {State.FAILED}:
+            print("error: every run failed, and there is nothing to report", file=sys.stderr)
+            return FAILED
         code = report(load_grid(folder, config.measure), folder, config)
-    return FAILED if failed else code
+    return FAILED if State.FAILED in states else code
 
 
 def report(results: Results, folder: Path, config: AblateConfig) -> int:
-    """Analyses and writes; prints the verdict."""
+    """Analyses and writes; prints the verdict.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
     # Imported here, because matplotlib takes a second.
     from ablation.report import write_report
 
     analysis = analyse(results, threshold=config.threshold)
-    written = write_report(results, analysis, folder)
+    try:
+        written = write_report(results, analysis, folder)
+    except OSError as error:
+        raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
     for problem in results.problems:
         print(f"{problem.run} is left out: {problem.reason}", file=sys.stderr)
     print("", *analysis.verdict.sentences, "", sep="\n")

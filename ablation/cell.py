@@ -1,4 +1,4 @@
-"""One cell of a grid in a process of its own:  python -m ablation.cell <cell folder> <cores>
+"""One cell of a grid in a process of its own:  python -m ablation.cell <cell folder> <cores> <the grid's process>
 
 It trains from where its run folder stands, evaluates, and ends; with the grid's process it ends too, saved.
 """
@@ -13,17 +13,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+INTERRUPTED = 130
+
 _PR_SET_PDEATHSIG = 1
 """Linux's prctl.h."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Exit codes as train.py: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
-    folder, cores = Path(arguments[0]), {int(core) for core in arguments[1].split(",")}
+    folder, cores, grid = Path(arguments[0]), {int(core) for core in arguments[1].split(",")}, int(arguments[2])
     if hasattr(os, "sched_setaffinity"):
         # Before anything counts cores.
         os.sched_setaffinity(0, cores)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != grid:
+            # It ended before it could be asked to tell.
+            return INTERRUPTED
     with (folder / "lock").open("w") as lock:
         # The same cell of a grid that was killed may still be saving.
         fcntl.flock(lock, fcntl.LOCK_EX)

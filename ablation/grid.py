@@ -24,7 +24,7 @@ from agents.probes import ALL, PROBES
 from agents.run_folder import CONFIG, RESULT
 from conf.ablate_schema import AblateConfig, seeds_of
 from conf.loading import compose_ablate, evaluate_from_dict, flatten, load_train, to_dict, train_from_dict, train_part
-from conf.schema import MAY_CHANGE_ON_RESUME, EvaluateConfig, TrainConfig
+from conf.schema import MAY_CHANGE_ON_RESUME, EvaluateConfig, TrainConfig, check_train
 from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec
@@ -81,6 +81,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     for values in itertools.product(config.fusions, *axes.values()):
         at = dict(zip(["fusion", *axes], values, strict=True))
         train = train_part(compose_ablate([*single, *(f"{key}={value}" for key, value in at.items())]))
+        check_train(train)
         env = make_spec(train.env)
         train = match_params(train, env)
         check(train, env)
@@ -154,18 +155,14 @@ def claim(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
     """Writes grid.json; a grid that is there already is joined, so that seeds and variants can be added to it.
 
     Raises:
-        InputError: a cell's folder holds a run of another configuration, or the folder cannot be written.
+        InputError: a cell's folder holds a run of another configuration.
     """
     for cell in cells:
         differences(cell)
     known = read_json(folder / GRID) or {}
     listed = {row["name"]: row for row in known.get("cells", [])}
     listed |= {cell.name: {"name": cell.name, "variant": cell.variant, "seed": cell.seed} for cell in cells}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / GRID, {"cells": list(listed.values()), "command": list(command)})
-    except OSError as error:
-        raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
+    write_json(folder / GRID, {"cells": list(listed.values()), "command": list(command)})
 
 
 def differences(cell: Cell) -> None:

@@ -115,6 +115,7 @@ def start(cell: Cell, cores: tuple[int, ...]) -> Process:
     save_cell(cell)
     # -P: a folder called `envs` where the user stands is not ours.
     command = [sys.executable, "-P", "-m", "ablation.cell", os.fspath(cell.folder), ",".join(map(str, cores))]
+    command.append(str(os.getpid()))
     path = os.pathsep.join([os.fspath(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (cell.folder / "cell.log").open("ab") as log:
         # A group of its own: Ctrl-C in the terminal reaches the grid, which passes it on once.
@@ -178,10 +179,14 @@ def sole_owner(folder: Path) -> Iterator[None]:
     """Keeps a second ablate.py out of the folder.
 
     Raises:
-        InputError: one is at work there.
+        InputError: one is at work there, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

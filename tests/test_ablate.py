@@ -168,6 +168,7 @@ def test_ctrl_c_saves_what_is_under_way_and_a_second_grid_is_kept_out(
         (["report=/nowhere"], "report=/nowhere is not a folder that ablate.py has filled"),
         (["folders=[/nowhere]"], "folders=[/nowhere] does not exist"),
         (["total_frames=${x}"], "interpolation"),
+        (["env=conditional", "folder=/dev/null/x"], "folder=/dev/null/x cannot be written"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(

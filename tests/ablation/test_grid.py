@@ -127,6 +127,11 @@ def test_a_grid_that_cannot_be_played_is_refused_in_one_sentence(arguments: list
     assert "\n" not in str(error.value)
 
 
+def test_a_form_that_needs_the_map_is_judged_at_its_place_in_the_grid() -> None:
+    at_map = ["env.observation=image", "fusion.sites=[torso]", "fusions=[film,attention]", "seeds=1"]
+    assert [cell.train.fusion.name for cell in cells_of(*at_map)] == ["film", "attention"]
+
+
 def test_a_cell_survives_its_file(tmp_path: Path) -> None:
     cell = cells_of(f"folder={tmp_path}", "seeds=1", "fusions=[mi]")[0]
     save_cell(cell)
