@@ -76,7 +76,7 @@ def written(folder: Path, results: Results, *, pictures: bool = False, **changes
     """The page of a report; without `pictures` the PNGs are empty, which halves the time."""
     with pytest.MonkeyPatch.context() as patch:
         if not pictures:
-            patch.setattr(drawing, "png", lambda *_, **__: b"")
+            patch.setattr(drawing, "png", lambda _: b"")
         write_report(results, dataclasses.replace(analysis(results), **changes), folder)
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
