@@ -253,17 +253,16 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
 
 def png(canvas: FigureCanvasAgg) -> bytes:
     """What is on the canvas. Figure.savefig would draw it twice."""
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     content = io.BytesIO()
-    canvas.draw()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(
-        content, format="png", dpi=(dpi := canvas.figure.dpi, dpi)
-    )
+    Image.fromarray(pixels).save(content, format="png", dpi=(canvas.figure.dpi, canvas.figure.dpi))
     return content.getvalue()
 
 
 def _margins(canvas: FigureCanvasAgg, drawn: Sequence[Axes]) -> Margins:
     """What titles, ticks and labels need around the axes, the same for all panels of a figure, so that these compare."""
-    renderer = canvas.get_renderer()
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
     needed = np.zeros((len(drawn), 4))
     for number, axes in enumerate(drawn):
         inner = axes.bbox
@@ -302,9 +301,9 @@ def _panel(figure: Figure, axes: Axes, panel: Panel, name: str, margins: Margins
 def _svg(artist: Artist, name: str, size: tuple[float, float]) -> ElementTree.Element:
     """What matplotlib draws on a canvas of so many points, to stand inside of a page."""
     content = io.StringIO()
-    renderer = RendererSVG(*size, content, metadata={"Date": None})
+    renderer = RendererSVG(*size, content, metadata={"Date": None})  # type: ignore[no-untyped-call]
     artist.draw(renderer)
-    renderer.finalize()
+    renderer.finalize()  # type: ignore[no-untyped-call]
     root = ElementTree.fromstring(content.getvalue())
     _inline(root, name)
     root.attrib = {"viewBox": f"0 0 {size[0]:g} {size[1]:g}", "class": "plot", "id": name}

@@ -16,8 +16,8 @@ from typing import Any
 import fabricated
 import pytest
 from fabricated_analysis import analysis
+from report_pages import written
 
-from ablation.report import write_report
 from ablation.results import Analysis, Results
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -46,8 +46,10 @@ def found() -> Analysis:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, found: Analysis) -> Path:
-    return write_report(made(), found, tmp_path_factory.mktemp("page"))[0]
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    written(folder, made(), drawn="page")
+    return folder / "report.html"
 
 
 def browse(page: Path, *options: str) -> tuple[str, list[str]]:
