@@ -25,7 +25,6 @@ from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Affine2D, Bbox
-from PIL import Image
 
 from ablation.results import Band
 
@@ -252,11 +251,9 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
 
 
 def png(canvas: FigureCanvasAgg) -> bytes:
-    """What is on the canvas. Figure.savefig would draw it twice."""
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+    """The figure of the canvas. Figure.savefig would draw it twice."""
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="png", dpi=(canvas.figure.dpi, canvas.figure.dpi))
+    canvas.print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return content.getvalue()
 
 
