@@ -18,10 +18,13 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Affine2D, Bbox
 
 from ablation.results import Band
 
@@ -48,6 +51,8 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    # Right above the axes; to look for what else is there takes long.
+    "axes.titley": 1.0,
     "axes.labelsize": 9,
     "axes.linewidth": 0.8,
     "axes.edgecolor": MUTED,
@@ -76,9 +81,15 @@ _VARIABLES = {
 }
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _REFERENCE = re.compile(r"url\(#")
+_FONT = re.compile(r"font-family: [^;]*; ")
+_GEOMETRY = {"d", "x", "y", "width", "height", "transform"}
 _BEYOND_HUNDREDTHS = re.compile(r"(\.\d\d)\d+")
+"""Of a point, which nobody sees; curves are most of the page."""
+_AROUND_LETTERS = re.compile(r"\s*\b([A-Zz])\s*")
 _OF_VARIANT = "variant-"
 _DPI, _MOST_PIXELS = 200, 6000
+_PAD, _TITLE, _LEAST = 0.05, 0.21, 0.2
+"""Inches: around a panel that stay empty, of a title with the gap below, and of the sides of axes that nothing is left for."""
 
 
 class Look(NamedTuple):
@@ -121,6 +132,19 @@ class Panel:
     hover: Hover | None = None
 
 
+class Margins(NamedTuple):
+    """Around the axes of a panel, in inches."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+
+_USUAL = Margins(0.5, 0.5, 0.2, 0.3)
+"""Until it is known what a panel needs: the ticks depend on the size of the axes."""
+
+
 class Drawn(NamedTuple):
     """A panel as SVG; `box` has left, top, right and bottom of its axes in the units of the viewBox, `x` and `y` their limits."""
 
@@ -128,6 +152,13 @@ class Drawn(NamedTuple):
     box: tuple[float, float, float, float]
     x: tuple[float, float]
     y: tuple[float, float]
+
+
+class Sheet(NamedTuple):
+    """A figure: all its panels in one PNG for paper, and each of them for the page."""
+
+    png: bytes
+    panels: tuple[Drawn, ...]
 
 
 def look(variant: int) -> Look:
@@ -150,15 +181,15 @@ def shown(name: str, most: int = 0) -> str:
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
 
 
-def swatch(variant: int) -> Panel:
-    """A variant's line and marker, for the legend."""
-
-    def draw(axes: Axes) -> None:
-        axes.set_axis_off()
-        axes.add_line(_sample(variant))
-        axes.set(xlim=(-0.1, 2.1), ylim=(-1, 1))
-
-    return Panel(label="", size=(0.42, 0.17), draw=draw)
+def swatch(variant: int) -> str:
+    """A variant's line and marker as SVG, for the legend."""
+    width, height = 30.0, 12.0
+    with _style():
+        line = _sample(variant)
+        line.set_transform(Affine2D().translate(0.1, 0.5).scale(width / 2.2, height / 1))
+        root = _svg(line, f"swatch-{variant}", (width, height))
+    root.attrib["aria-hidden"] = "true"
+    return _text(root)
 
 
 def _sample(variant: int, label: str = "") -> Line2D:
@@ -177,30 +208,111 @@ def _sample(variant: int, label: str = "") -> Line2D:
     )
 
 
-def svg(panel: Panel, name: str) -> Drawn:
-    """The panel for the page.
+def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sheet:
+    """Draws a figure, each of its panels once for both paper and page.
 
     Args:
-        name: letters, digits and hyphens that no other panel of the page has; all ids begin with it.
+        name: letters, digits and hyphens that no other figure of the page has; the ids of panel N begin with it and `-N`.
+        variants: names for the legend on paper; left out where the panels name their rows themselves.
     """
+    columns = 2 if len(panels) == 4 else min(len(panels), 3 if len(panels) <= 12 else 5)
+    rows = math.ceil(len(panels) / columns)
+    wide, high = (max(sides) for sides in zip(*(panel.size for panel in panels), strict=True))
+    width, height = columns * wide, rows * high
+    entries = [_sample(number, shown(variant, 40)) for number, variant in enumerate(variants)]
+    longest = max((len(str(entry.get_label())) for entry in entries), default=1)
+    per_row = max(1, int(width / (0.085 * longest + 0.6)))
+    below = 0.22 * math.ceil(len(entries) / per_row) + 0.1 if entries else 0
+    height += below
     with _style():
-        figure = Figure(figsize=panel.size, dpi=72, layout="constrained")
-        axes = figure.add_subplot()
-        panel.draw(axes)
-        content = io.BytesIO()
-        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
-        place = axes.get_position()
+        figure = Figure(figsize=(width, height), dpi=min(_DPI, _MOST_PIXELS / max(width, height)), facecolor=PAPER)
+        canvas = FigureCanvasAgg(figure)
+        drawn = []
+        for number, panel in enumerate(panels):
+            axes = figure.add_axes(_inches(figure, (0, 0), panel.size, _USUAL))
+            panel.draw(axes)
+            drawn.append(
+                (axes, panel, ((number % columns) * wide, height - (number // columns) * high - panel.size[1]))
+            )
+        margins = _margins(canvas, [axes for axes, _, _ in drawn])
+        if entries:
+            figure.legend(handles=entries, loc="lower center", ncols=per_row, handlelength=3)
+        for axes, panel, corner in drawn:
+            axes.set_position(_inches(figure, corner, panel.size, margins))
+        picture = png(canvas)
+        figure.dpi = 72
+        return Sheet(
+            picture,
+            tuple(
+                _panel(figure, axes, panel, f"{name}-{number}", margins)
+                for number, (axes, panel, _) in enumerate(drawn)
+            ),
+        )
+
+
+def png(canvas: FigureCanvasAgg) -> bytes:
+    """The figure of the canvas. Figure.savefig would draw it twice."""
+    content = io.BytesIO()
+    canvas.print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    return content.getvalue()
+
+
+def _margins(canvas: FigureCanvasAgg, drawn: Sequence[Axes]) -> Margins:
+    """What titles, ticks and labels need around the axes, the same for all panels of a figure, so that these compare."""
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    needed = np.zeros((len(drawn), 4))
+    for number, axes in enumerate(drawn):
+        inner = axes.bbox
+        around = [inner, *(box for axis in (axes.xaxis, axes.yaxis) if (box := axis.get_tightbbox(renderer)))]
+        outer = Bbox.union(around)
+        beyond = inner.x0 - outer.x0, inner.y0 - outer.y0, outer.x1 - inner.x1, outer.y1 - inner.y1
+        needed[number] = np.array(beyond) / canvas.figure.dpi
+        if axes.get_title(loc="left"):
+            needed[number, 3] = max(needed[number, 3], _TITLE)
+    return Margins(*(needed.max(axis=0) + _PAD))
+
+
+def _inches(
+    figure: Figure, corner: tuple[float, float], size: tuple[float, float], margins: Margins
+) -> tuple[float, float, float, float]:
+    """Where in the figure the axes of a panel stand whose lower left corner is there: left, bottom, width, height as shares."""
+    width, height = figure.get_size_inches()
+    left, bottom, right, top = margins
+    return (
+        (corner[0] + left) / width,
+        (corner[1] + bottom) / height,
+        max(size[0] - left - right, _LEAST) / width,
+        max(size[1] - bottom - top, _LEAST) / height,
+    )
+
+
+def _panel(figure: Figure, axes: Axes, panel: Panel, name: str, margins: Margins) -> Drawn:
+    axes.set_position(_inches(figure, (0, 0), panel.size, margins))
     width, height = 72 * panel.size[0], 72 * panel.size[1]
+    root = _svg(axes, name, (width, height))
+    root.attrib |= {"role": "img", "aria-label": shown(panel.label)}
+    box = axes.bbox
+    return Drawn(_text(root), (box.x0, height - box.y1, box.x1, height - box.y0), axes.get_xlim(), axes.get_ylim())
+
+
+def _svg(artist: Artist, name: str, size: tuple[float, float]) -> ElementTree.Element:
+    """What matplotlib draws on a canvas of so many points, to stand inside of a page."""
+    content = io.StringIO()
+    renderer = RendererSVG(*size, content, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    artist.draw(renderer)
+    renderer.finalize()  # type: ignore[no-untyped-call]
     root = ElementTree.fromstring(content.getvalue())
     _inline(root, name)
-    root.attrib = {"viewBox": f"0 0 {width:g} {height:g}", "class": "plot", "id": name}
-    root.attrib |= {"role": "img", "aria-label": shown(panel.label)} if panel.label else {"aria-hidden": "true"}
-    box = (width * place.x0, height * (1 - place.y1), width * place.x1, height * (1 - place.y0))
-    return Drawn(ElementTree.tostring(root, encoding="unicode"), box, axes.get_xlim(), axes.get_ylim())
+    root.attrib = {"viewBox": f"0 0 {size[0]:g} {size[1]:g}", "class": "plot", "id": name}
+    return root
+
+
+def _text(root: ElementTree.Element) -> str:
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _inline(element: ElementTree.Element, name: str) -> None:
-    """Makes matplotlib's SVG a part of a page with others: no namespaces, ids of its own, colours of the page."""
+    """Makes matplotlib's SVG a part of a page with others, and small: no namespaces, ids of its own, colours of the page."""
     for child in list(element):
         # The style would hold for the whole page; the metadata are matplotlib's.
         if child.tag.endswith(("}metadata", "}style")):
@@ -208,52 +320,32 @@ def _inline(element: ElementTree.Element, name: str) -> None:
         else:
             _inline(child, name)
     element.tag = element.tag.rpartition("}")[2]
+    element.tail = None
+    if element.tag != "text":
+        element.text = None
     attributes = {}
     for key, value in element.attrib.items():
         plain = key.rpartition("}")[2]
         if plain == "id" and value.startswith(_OF_VARIANT):
             attributes["data-variant"] = value.removeprefix(_OF_VARIANT)
         elif plain == "id":
-            attributes["id"] = f"{name}-{value}"
+            # Nothing refers to a group.
+            if element.tag != "g":
+                attributes["id"] = f"{name}-{value}"
         elif plain == "href":
             attributes["href"] = f"#{name}-{value.removeprefix('#')}"
-        elif plain == "d":
-            # Of a point, which nobody sees; curves are most of the page.
-            attributes["d"] = _BEYOND_HUNDREDTHS.sub(r"\1", value)
+        elif plain == "style":
+            coloured = _COLOUR.sub(lambda match: _VARIABLES.get(match[0], match[0]), _FONT.sub("", value))
+            attributes["style"] = _REFERENCE.sub(f"url(#{name}-", coloured)
+        elif plain == "clip-path":
+            attributes[plain] = _REFERENCE.sub(f"url(#{name}-", value)
+        elif plain in _GEOMETRY:
+            short = _AROUND_LETTERS.sub(r"\1", _BEYOND_HUNDREDTHS.sub(r"\1", value))
+            if not short.startswith("rotate(-0 "):
+                attributes[plain] = short
         else:
-            coloured = (
-                _COLOUR.sub(lambda match: _VARIABLES.get(match[0], match[0]), value) if plain == "style" else value
-            )
-            attributes[plain] = _REFERENCE.sub(f"url(#{name}-", coloured)
+            attributes[plain] = value
     element.attrib = attributes
-
-
-def png(panels: Sequence[Panel], variants: Sequence[str], *, legend: bool) -> bytes:
-    """All panels of a figure on one sheet, for paper.
-
-    Args:
-        variants: names for the legend; left out where the panels name their rows themselves.
-    """
-    columns = 2 if len(panels) == 4 else min(len(panels), 3 if len(panels) <= 12 else 5)
-    rows = math.ceil(len(panels) / columns)
-    entries = [_sample(number, shown(name, 40)) for number, name in enumerate(variants)] if legend else []
-    width, height = columns * panels[0].size[0], rows * max(panel.size[1] for panel in panels)
-    longest = max((len(str(entry.get_label())) for entry in entries), default=1)
-    per_row = max(1, int(width / (0.085 * longest + 0.6)))
-    height += 0.22 * math.ceil(len(entries) / per_row) + 0.1 if entries else 0
-    with _style():
-        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
-        figure = Figure(figsize=(width, height), dpi=min(_DPI, _MOST_PIXELS / max(width, height)), layout=layout)
-        axes = np.atleast_1d(figure.subplots(rows, columns)).flat
-        for panel in panels:
-            panel.draw(next(axes))
-        for empty in axes:
-            empty.set_axis_off()
-        if entries:
-            figure.legend(handles=entries, loc="outside lower center", ncols=per_row, handlelength=3)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", facecolor=PAPER, metadata={"Software": None})
-    return content.getvalue()
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from markupsafe import Markup
 from ablation import comparability, data, drawing, figures, numbers, tables
 from ablation.data import plain
 from ablation.drawing import DARK, LIGHT, Panel, shown
-from ablation.figures import Chart
 from ablation.results import Analysis, Results
 from agents.files import write_whole
 
@@ -49,12 +48,17 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     found = comparability.configs(results)
     cautions = comparability.cautions(results, found)
     charts = figures.every(results, analysis)
+    sheets = {
+        chart.name: drawing.draw(chart.panels, _dashed(chart.name), results.variants if chart.legend else ())
+        for chart in charts.values()
+    }
     numbers_behind = data.every(results, analysis, found)
     content = {
         "results": results,
         "analysis": analysis,
         "cautions": cautions,
         "charts": charts,
+        "sheets": sheets,
         "tables": tables.every(results, analysis, found),
         "data": numbers_behind,
     }
@@ -63,10 +67,7 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         HTML: _html(content),
         MARKDOWN: _markdown_page(content),
         JSON: json.dumps(whole, indent=2, allow_nan=False) + "\n",
-        **{
-            f"{FIGURES}/{chart.name}.png": drawing.png(chart.panels, results.variants, legend=chart.legend)
-            for chart in charts.values()
-        },
+        **{f"{FIGURES}/{name}.png": sheet.png for name, sheet in sheets.items()},
         **{f"{DATA}/{table.name}.csv": table.csv for table in numbers_behind.values()},
     }
     for part in (FIGURES, DATA):
@@ -80,7 +81,10 @@ def _html(content: Mapping[str, Any]) -> str:
     results: Results = content["results"]
     environment = _environment(html=True)
     script = environment.get_template("report.js").render()
-    drawn = {chart.name: _drawn(chart) for chart in content["charts"].values()}
+    drawn = {
+        name: list(zip(content["charts"][name].panels, sheet.panels, strict=True))
+        for name, sheet in content["sheets"].items()
+    }
     return environment.get_template("report.html.j2").render(
         content,
         style=Markup(environment.get_template("report.css").render(light=LIGHT, dark=DARK)),
@@ -88,17 +92,16 @@ def _html(content: Mapping[str, Any]) -> str:
         # The page may run this script and no other, and may load nothing at all.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         drawings={
-            name: [
-                (Markup(svg), round(_PIXELS_PER_INCH * panel.size[0]))
-                for (svg, _), panel in zip(panels, content["charts"][name].panels, strict=True)
-            ]
+            name: [(Markup(found.svg), round(_PIXELS_PER_INCH * panel.size[0])) for panel, found in panels]
             for name, panels in drawn.items()
         },
-        hovers=[hover for panels in drawn.values() for _, hover in panels if hover],
-        legend=[
-            (variant, Markup(drawing.svg(drawing.swatch(number), f"swatch-{number}").svg))
-            for number, variant in enumerate(results.variants)
+        hovers=[
+            hover
+            for name, panels in drawn.items()
+            for number, (panel, found) in enumerate(panels)
+            if (hover := _hover(panel, found, f"{_dashed(name)}-{number}"))
         ],
+        legend=[(variant, Markup(drawing.swatch(number))) for number, variant in enumerate(results.variants)],
     )
 
 
@@ -108,14 +111,9 @@ def _markdown_page(content: Mapping[str, Any]) -> str:
     return _GAPS.sub("\n\n", text)
 
 
-def _drawn(chart: Chart) -> list[tuple[str, dict[str, Any] | None]]:
-    """Each panel of a figure: its SVG, and what the script needs to read values from it."""
-    name = chart.name.replace("_", "-")
-    found = []
-    for number, panel in enumerate(chart.panels):
-        drawn = drawing.svg(panel, f"{name}-{number}")
-        found.append((drawn.svg, _hover(panel, drawn, f"{name}-{number}")))
-    return found
+def _dashed(name: str) -> str:
+    """The name of a chart as part of an id of the page."""
+    return name.replace("_", "-")
 
 
 def _hover(panel: Panel, drawn: drawing.Drawn, name: str) -> dict[str, Any] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 from agents.run_folder import AGENT, CONFIG, PROVENANCE, RESULT
 from conf.loading import compose_train, save_train
+from conf.schema import TrainConfig
 
 TASKS = ("map-0", "map-1")
 SMALL = ("env=conditional", f"env.tasks=[{','.join(TASKS)}]", "runtime=serial", "total_frames=1000")
@@ -17,11 +19,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+@functools.cache
+def composed(*overrides: str) -> TrainConfig:
+    """The configuration of such a run; Hydra takes its time."""
+    return compose_train([*SMALL, *overrides])
+
+
 def write_run(
     folder: Path, *overrides: str, returns: float = 0.5, episodes: int = 10, tasks: tuple[str, ...] = TASKS
 ) -> Path:
     """A finished, evaluated run of suite `conditional`: every task has the same return, all of it lost under probe swap."""
-    config = compose_train([*SMALL, *overrides])
+    config = composed(*overrides)
     folder.mkdir(parents=True, exist_ok=True)
     save_train(config, folder / CONFIG)
     counters = {"updates": 7, "frames": 1024, "seconds": 2.0, "frames_per_second": 500.0, "parameters": 99}

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from ablation.drawing import DARK, LIGHT, Panel, look, shown, svg, tag
+from ablation import drawing
+from ablation.drawing import DARK, LIGHT, Drawn, Panel, look, shown, tag
 from ablation.results import Array
 
 SIMULATED = {
@@ -71,15 +72,19 @@ def test_names_are_shown_in_one_line(name: str, most: int, told: str) -> None:
     assert shown(name, most) == told
 
 
+def draw(panel: Panel) -> Drawn:
+    return drawing.draw([panel], "one").panels[0]
+
+
 def test_a_drawing_can_share_a_page_with_others() -> None:
     """No namespaces, ids of its own, colours of the page, and each variant's parts marked."""
 
-    def draw(axes: Axes) -> None:
+    def plot(axes: Axes) -> None:
         for number in range(2):
             axes.plot([0, 1], [0, number], marker="o", color=LIGHT[number], gid=tag(number))
         axes.set_title("$x < y$ & more")
 
-    drawn = svg(Panel(label='a "label"', size=(3, 2), draw=draw), "one")
+    drawn = draw(Panel(label='a "label"', size=(3, 2), draw=plot))
     root = ElementTree.fromstring(drawn.svg)
     assert root.tag == "svg" and root.attrib["viewBox"] == "0 0 216 144" and root.attrib["aria-label"] == 'a "label"'
     assert {part.attrib["data-variant"] for part in root.iter() if "data-variant" in part.attrib} == {"0", "1"}
@@ -98,6 +103,6 @@ def test_a_drawing_can_share_a_page_with_others() -> None:
 
 def test_a_users_settings_of_matplotlib_change_nothing() -> None:
     panel = Panel(label="", size=(3, 2), draw=lambda axes: axes.set_xlabel("x"))
-    plain = svg(panel, "one")
+    plain = draw(panel)
     with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "svg.fonttype": "path"}):
-        assert svg(panel, "one") == plain
+        assert draw(panel) == plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_folders import change, write_json, write_run
@@ -39,6 +40,22 @@ def cells_of(*arguments: str) -> list[Cell]:
     return make_cells(config, single, axes)
 
 
+@pytest.fixture(scope="module")
+def composed() -> list[Cell]:
+    """Two seeds of two fusions, for tests that only ask what becomes of cells."""
+    return cells_of("fusions=[concat,mi]", "seeds=2")
+
+
+@pytest.fixture
+def grid(composed: list[Cell], tmp_path: Path) -> dict[str, Cell]:
+    """The same in a folder of the test's own, by name."""
+    return {cell.name: with_settings(cell, run=str(tmp_path / cell.name)) for cell in composed}
+
+
+def with_settings(cell: Cell, **train: Any) -> Cell:
+    return dataclasses.replace(cell, train=dataclasses.replace(cell.train, **train))
+
+
 def test_cells_are_named_by_their_place_in_the_grid() -> None:
     cells = cells_of("fusions=[concat,mi]", "seeds=[0,3]", "core=lstm,feedforward", "folder=there")
     assert [cell.name for cell in cells] == [
@@ -72,14 +89,13 @@ def test_every_run_plays_the_same_episodes() -> None:
 
 def test_episodes_have_slots_of_their_own_where_an_engine_follows_the_seed_tree_for_first_episodes_only() -> None:
     pytest.importorskip("envpool")
-    cell = cells_of("env=babyai", "env.tasks=[BabyAI-GoToLocal-v0]", "seeds=1", "episodes=100", "context=instruction")[
-        0
-    ]
+    babyai = ("env=babyai", "env.tasks=[BabyAI-GoToLocal-v0]", "context=instruction")
+    (cell,) = cells_of(*babyai, "fusions=[mi]", "seeds=1", "episodes=100")
     assert cell.evaluate.slots == 100
 
 
 def test_a_single_context_is_not_probed() -> None:
-    assert {cell.evaluate.probe for cell in cells_of("env.tasks=[map-0]")} == {""}
+    assert {cell.evaluate.probe for cell in cells_of("env.tasks=[map-0]", "fusions=[mi]")} == {""}
 
 
 def test_parameters_are_matched_in_every_cell() -> None:
@@ -132,8 +148,8 @@ def test_a_form_that_needs_the_map_is_judged_at_its_place_in_the_grid() -> None:
     assert [cell.train.fusion.name for cell in cells_of(*at_map)] == ["film", "attention"]
 
 
-def test_a_cell_survives_its_file(tmp_path: Path) -> None:
-    cell = cells_of(f"folder={tmp_path}", "seeds=1", "fusions=[mi]")[0]
+def test_a_cell_survives_its_file(grid: dict[str, Cell]) -> None:
+    cell = grid["mi-seed0"]
     save_cell(cell)
     assert load_cell(cell.folder) == cell
     for damage in ({"train": 3}, {"evaluate": {"episodes": "many"}}, {"evaluate": {"nonsense": 1}}, {"seed": None}):
@@ -148,8 +164,8 @@ def finished(cell: Cell) -> None:
     write_run(cell.folder, f"fusion={cell.variant}", "log_frames=10")
 
 
-def test_what_is_done_is_found_out_from_the_run_folder(tmp_path: Path) -> None:
-    cell = cells_of(f"folder={tmp_path}", "seeds=1", "fusions=[mi]")[0]
+def test_what_is_done_is_found_out_from_the_run_folder(grid: dict[str, Cell]) -> None:
+    cell = grid["mi-seed0"]
     assert (trained(cell), evaluated(cell), frames(cell)) == (False, False, 0)
     finished(cell)
     assert (trained(cell), evaluated(cell), frames(cell)) == (True, True, 896)
@@ -164,19 +180,20 @@ def test_what_is_done_is_found_out_from_the_run_folder(tmp_path: Path) -> None:
     assert not trained(cell)
 
 
-def test_a_grid_can_grow_and_nothing_else(tmp_path: Path) -> None:
-    first = cells_of(f"folder={tmp_path}", "seeds=1", "fusions=[mi]")
-    claim(tmp_path, first, ["one"])
-    finished(first[0])
-    claim(tmp_path, cells_of(f"folder={tmp_path}", "seeds=2", "fusions=[concat,mi]"), ["two"])
-    grid = read_json(tmp_path / "grid.json")
-    assert grid is not None
-    assert [row["name"] for row in grid["cells"]] == ["mi-seed0", "concat-seed0", "concat-seed1", "mi-seed1"]
-    assert grid["command"] == ["two"]
+def test_a_grid_can_grow_and_nothing_else(grid: dict[str, Cell], tmp_path: Path) -> None:
+    first = grid["mi-seed0"]
+    claim(tmp_path, [first], ["one"])
+    finished(first)
+    claim(tmp_path, list(grid.values()), ["two"])
+    told = read_json(tmp_path / "grid.json")
+    assert told is not None
+    assert [row["name"] for row in told["cells"]] == ["mi-seed0", "concat-seed0", "concat-seed1", "mi-seed1"]
+    assert told["command"] == ["two"]
     # How fast it goes is no part of what it is.
-    claim(tmp_path, cells_of(f"folder={tmp_path}", "checkpoint_seconds=1", "runtime.learner_threads=2"), ["three"])
+    faster = dataclasses.replace(first.train.runtime, learner_threads=2)
+    claim(tmp_path, [with_settings(first, checkpoint_seconds=1, runtime=faster)], ["three"])
     with pytest.raises(InputError, match=r"mi-seed0 with other settings: total_frames=2000 \(the run has 1000\)"):
-        claim(tmp_path, cells_of(f"folder={tmp_path}", "total_frames=2000", "log_frames=10"), ["four"])
+        claim(tmp_path, [with_settings(first, total_frames=2000)], ["four"])
 
 
 def test_cells_that_would_share_a_folder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +202,9 @@ def test_cells_that_would_share_a_folder_are_refused(monkeypatch: pytest.MonkeyP
         cells_of("fusions=[mi,mixture]", "seeds=1")
 
 
-def test_a_torn_grid_file_is_written_anew(tmp_path: Path) -> None:
+def test_a_torn_grid_file_is_written_anew(grid: dict[str, Cell], tmp_path: Path) -> None:
     (tmp_path / "grid.json").write_text("{", encoding="utf-8")
-    claim(tmp_path, cells_of(f"folder={tmp_path}", "seeds=1"), [])
+    claim(tmp_path, list(grid.values()), [])
     assert read_json(tmp_path / "grid.json")
     write_json(tmp_path / "other.json", {})
     assert read_json(tmp_path / "other.json") == {}

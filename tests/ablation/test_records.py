@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import SMALL, TASKS, change, write_json, write_run
+from run_folders import TASKS, change, composed, write_json, write_run
 
 from ablation.records import load_folders, load_grid
 from ablation.results import Results
-from conf.loading import compose_train
 from envs.errors import InputError
 from envs.suites import make_spec
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of two fusions, only to be read."""
+    return written(tmp_path_factory.mktemp("runs"))
 
 
 def written(tmp_path: Path) -> Path:
@@ -30,8 +35,8 @@ def reasons(results: Results) -> dict[str, str]:
     return dict(results.problems)
 
 
-def test_runs_are_read_with_everything_that_a_report_needs(tmp_path: Path) -> None:
-    results = load_folders([str(written(tmp_path))], "return")
+def test_runs_are_read_with_everything_that_a_report_needs(runs: Path) -> None:
+    results = load_folders([str(runs)], "return")
     assert results.variants == ("concat", "mi")
     assert results.tasks == TASKS
     assert not results.problems
@@ -45,16 +50,16 @@ def test_runs_are_read_with_everything_that_a_report_needs(tmp_path: Path) -> No
     assert run.config["fusion.name"] == "mi"
 
 
-def test_success_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
-    results = load_folders([str(written(tmp_path))], "success")
+def test_success_is_read_where_it_is_asked_for(runs: Path) -> None:
+    results = load_folders([str(runs)], "success")
     assert results.measure.best == 1
     np.testing.assert_allclose(results.matrix("mi"), [[0.4, 0.4], [0.45, 0.45]])
     np.testing.assert_allclose(results.of("mi")[0].curve.values["map-1"][-1], 0.4)
 
 
-def test_returns_are_put_on_the_scale_of_the_scores_where_every_task_has_one(tmp_path: Path) -> None:
-    results = load_folders([str(written(tmp_path))])
-    scores = make_spec(compose_train(SMALL).env).scores
+def test_returns_are_put_on_the_scale_of_the_scores_where_every_task_has_one(runs: Path) -> None:
+    results = load_folders([str(runs)])
+    scores = make_spec(composed().env).scores
     blind = scores["map-0"].random
     assert 0.5 < blind < 0.7
     assert (results.measure.name, results.measure.best, results.measure.floor) == ("score", 1, 0)

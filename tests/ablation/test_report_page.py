@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
-import html
-import json
 import re
-import shutil
-import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import fabricated
 import pytest
+from browser import PROGRAM, Browser, Tab
 from fabricated_analysis import analysis
+from report_pages import written
 
-from ablation.report import write_report
 from ablation.results import Analysis, Results
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
 pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="needs a browser: apt-get install chromium (the page itself is tested without one)"
+    PROGRAM is None, reason="needs a browser: apt-get install chromium (the page itself is tested without one)"
 )
 
+Show = Callable[..., Tab]
 VARIANTS = ("concat", "film </script> & more", "mi")
 
 
@@ -46,76 +42,50 @@ def found() -> Analysis:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, found: Analysis) -> Path:
-    return write_report(made(), found, tmp_path_factory.mktemp("page"))[0]
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    written(folder, made(), drawn="page")
+    return folder / "report.html"
 
 
-def browse(page: Path, *options: str) -> tuple[str, list[str]]:
-    """Opens a page in the browser. Returns what it prints and what its console said."""
-    assert BROWSER
-    command = [
-        *(
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--hide-scrollbars",
-            "--enable-logging=stderr",
-        ),
-        *(f"--user-data-dir={page.parent / 'browser'}", "--window-size=1200,900", "--virtual-time-budget=5000"),
-        *options,
-    ]
-    result = subprocess.run(
-        [*command, page.as_uri()], capture_output=True, text=True, encoding="utf-8", timeout=120, check=True
-    )
-    return result.stdout, [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    started = Browser(tmp_path_factory.mktemp("browser"))
+    yield started
+    started.close()
 
 
-def ask(page: Path, question: str, *options: str, width: int = 1000) -> Any:
-    """What a function body returns when the browser runs it at the end of the page; the console must be silent.
-
-    The page stands in a frame, because a window of a browser has a least width, which is more than a phone's.
-    """
-    script = f"addEventListener('load', () => parent.postMessage(JSON.stringify((() => {{ {question} }})()), '*'));"
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = page.read_text(encoding="utf-8").replace("script-src ", f"script-src 'sha256-{allowed}' ")
-    page.with_name("asked.html").write_text(
-        text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8"
-    )
-    frame = page.with_name("frame.html")
-    frame.write_text(
-        '<!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><output></output>'
-        "<script>addEventListener('message', (event) => { document.querySelector('output').textContent = event.data; });"
-        f'</script><iframe src="asked.html" style="border: 0; width: {width}px; height: 800px"></iframe>',
-        encoding="utf-8",
-    )
-    shown, console = browse(frame, "--dump-dom", *options)
-    assert console == []
-    answer = re.search(r"<output>(.+?)</output>", shown, re.DOTALL)
-    assert answer
-    return json.loads(html.unescape(answer[1]))
+@pytest.fixture
+def show(browser: Browser) -> Iterator[Show]:
+    """Opens pages, and closes them after the test."""
+    with ExitStack() as stack:
+        yield lambda page, **how: stack.enter_context(closing(Tab(browser, page, **how)))
 
 
-def test_the_console_is_silent(page: Path) -> None:
-    shown, console = browse(page, "--dump-dom")
-    assert console == []
+def ask(tab: Tab, question: str) -> Any:
+    """What a function body returns when the page runs it; the console must be silent."""
+    answer = tab.ask(question)
+    assert tab.console == []
+    return answer
+
+
+def test_the_console_is_silent(page: Path, show: Show) -> None:
     # The script has run: it makes the panels reachable by keyboard.
-    assert 'tabindex="0"><svg' in shown
+    assert ask(show(page), "return document.querySelectorAll('[tabindex=\"0\"] > svg').length") > 3
 
 
-def test_the_policy_holds_in_this_browser(page: Path) -> None:
+def test_the_policy_holds_in_this_browser(page: Path, show: Show) -> None:
     """The control: a script that the policy does not know, and a picture from elsewhere, are refused with a word on the console."""
     foreign = page.with_name("foreign.html")
     text = page.read_text(encoding="utf-8")
     addition = '<script>document.title = "broken into"</script><img src="figures/tasks.png" alt="">'
     foreign.write_text(text.replace("</body>", f"{addition}</body>"), encoding="utf-8")
-    shown, console = browse(foreign, "--dump-dom")
-    assert "broken into</title>" not in shown
-    assert len(console) == 2 and all("Content Security Policy" in line for line in console)
+    tab = show(foreign)
+    assert tab.ask("return document.title") == "Ablation on fabricated"
+    assert len(tab.console) == 2 and all("Content Security Policy" in line for line in tab.console)
 
 
-def test_one_legend_rules_all_figures(page: Path) -> None:
+def test_one_legend_rules_all_figures(page: Path, show: Show) -> None:
     counts = """
         const visible = (number) => [...document.querySelectorAll(`.plot [data-variant="${number}"]`)]
             .filter((part) => getComputedStyle(part).display !== "none").length;
@@ -129,7 +99,7 @@ def test_one_legend_rules_all_figures(page: Path) -> None:
         document.querySelector(".legend .all").click(); states.push(all());
         return [states, pressed];
     """
-    (first, without, again, none, back), pressed = ask(page, counts)
+    (first, without, again, none, back), pressed = ask(show(page), counts)
     assert min(first) > 20
     assert without == [first[0], 0, first[2]]
     assert again == back == first
@@ -137,7 +107,7 @@ def test_one_legend_rules_all_figures(page: Path) -> None:
     assert pressed == "false"
 
 
-def test_a_pointer_reads_the_values_at_a_frame(page: Path, found: Analysis) -> None:
+def test_a_pointer_reads_the_values_at_a_frame(page: Path, found: Analysis, show: Show) -> None:
     place = 5
     read = f"""
         const svg = document.getElementById("learning-curve-0");
@@ -154,7 +124,7 @@ def test_a_pointer_reads_the_values_at_a_frame(page: Path, found: Analysis) -> N
         svg.dispatchEvent(new PointerEvent("pointerleave"));
         return [told, inside.left >= 0 && inside.right <= innerWidth, tip.hidden];
     """
-    told, inside, hidden = ask(page, read, width=400)
+    told, inside, hidden = ask(show(page, width=400), read)
     assert float(told[0].split()[0].replace(",", "")) == pytest.approx(found.frames[place], rel=1e-3)
     assert told[1::3] == list(VARIANTS[1:])
     for number, variant in enumerate(VARIANTS[1:]):
@@ -165,7 +135,7 @@ def test_a_pointer_reads_the_values_at_a_frame(page: Path, found: Analysis) -> N
     assert inside and hidden
 
 
-def test_arrow_keys_read_the_values_too(page: Path, found: Analysis) -> None:
+def test_arrow_keys_read_the_values_too(page: Path, found: Analysis, show: Show) -> None:
     read = """
         const panel = document.getElementById("profiles-0").parentElement;
         const press = (key) => panel.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
@@ -177,13 +147,13 @@ def test_arrow_keys_read_the_values_too(page: Path, found: Analysis) -> None:
         press("Escape");
         return [told, panel.querySelector(".tip").hidden, panel.tabIndex];
     """
-    told, hidden, reachable = ask(page, read)
+    told, hidden, reachable = ask(show(page), read)
     assert told == pytest.approx([float(found.profile_values[place]) for place in (-1, -2, -3, -2)], rel=1e-3)
     assert hidden and reachable == 0
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_is_dark_or_light_as_the_system_and_can_be_switched(page: Path, dark: bool) -> None:
+def test_the_page_is_dark_or_light_as_the_system_and_can_be_switched(page: Path, show: Show, dark: bool) -> None:
     """And its text stands out from its background by 4.5 to 1, lines and marks by 3 to 1."""
     read = """
         const style = getComputedStyle(document.documentElement);
@@ -194,7 +164,7 @@ def test_the_page_is_dark_or_light_as_the_system_and_can_be_switched(page: Path,
         const text = document.querySelector("#learning-curve-0 text");
         return [before, colours(), getComputedStyle(text).fill];
     """
-    before, after, fill = ask(page, read, f"--blink-settings=preferredColorScheme={0 if dark else 1}")
+    before, after, fill = ask(show(page, dark=dark), read)
     assert (luminance(before["--page"]) < 0.1) is dark
     assert (luminance(after["--page"]) < 0.1) is not dark
     for colours in (before, after):
@@ -219,7 +189,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("width", [360, 1000])
-def test_nothing_is_wider_than_the_screen_and_no_letter_is_too_small(page: Path, width: int) -> None:
+def test_nothing_is_wider_than_the_screen_and_no_letter_is_too_small(page: Path, show: Show, width: int) -> None:
     read = """
         const sizes = [...document.querySelectorAll(".plot text")].map((text) => {
             const svg = text.ownerSVGElement;
@@ -227,13 +197,13 @@ def test_nothing_is_wider_than_the_screen_and_no_letter_is_too_small(page: Path,
         }).filter((size) => size > 0);
         return [innerWidth, document.documentElement.scrollWidth, Math.min(...sizes), Math.max(...sizes)];
     """
-    inner, needed, smallest, largest = ask(page, read, width=width)
+    inner, needed, smallest, largest = ask(show(page, width=width), read)
     assert needed <= inner
     assert inner == width
     assert smallest > 7.5 and largest < 16
 
 
-def test_paper_has_no_folds(page: Path) -> None:
+def test_paper_has_no_folds(page: Path, show: Show) -> None:
     read = """
         const open = () => [...document.querySelectorAll("details")].map((fold) => fold.open);
         const states = [open()];
@@ -241,11 +211,9 @@ def test_paper_has_no_folds(page: Path) -> None:
         dispatchEvent(new Event("afterprint")); states.push(open());
         return states;
     """
-    before, printing, after = ask(page, read)
+    before, printing, after = ask(show(page), read)
     assert before and not any(before) and all(printing) and after == before
 
 
-def test_it_prints(page: Path) -> None:
-    paper = page.with_name("report.pdf")
-    browse(page, f"--print-to-pdf={paper}", "--blink-settings=preferredColorScheme=0")
-    assert paper.read_bytes().startswith(b"%PDF")
+def test_it_prints(page: Path, show: Show) -> None:
+    assert show(page, dark=True).pdf().startswith(b"%PDF")

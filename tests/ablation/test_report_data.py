@@ -1,0 +1,87 @@
+"""The data behind the report: those of the analysis, the same for the page, CSV and JSON, and what depends on speed apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import fabricated
+import pytest
+from fabricated_analysis import analysis
+from report_pages import VALUES, Page, probed, rows, written
+
+from ablation.results import Curve, Estimate
+
+
+def test_the_data_are_those_of_the_analysis(report: Path) -> None:
+    found = analysis(probed())
+    for row in rows(report, "aggregates"):
+        wanted = found.aggregates[row["variant"]][row["aggregate"]]
+        assert Estimate(*(float(row[part]) for part in ("value", "low", "high"))) == wanted
+    for variant, tasks in found.tasks.items():
+        told = {row["task"]: float(row["mean"]) for row in rows(report, "tasks") if row["variant"] == variant}
+        assert told == {task: estimate.value for task, estimate in tasks.items()}
+    told = [float(row["value"]) for row in rows(report, "values")]
+    assert told == [value for run in probed().runs for value in run.values.values()]
+    claimed = {(row["better"], row["worse"]): row["claimed"] for row in rows(report, "comparisons")}
+    assert claimed == {("mi", "concat"): "true"}
+    assert [float(row["loss"]) for row in rows(report, "probes")] == pytest.approx(
+        [found.probes[variant]["swap"].value for variant in found.probes]
+    )
+
+
+def test_what_the_pointer_reads_is_in_the_data(report: Path) -> None:
+    """The page's script has the same numbers as the CSV, to the digits it shows."""
+    page = Page((report / "report.html").read_text(encoding="utf-8"))
+    hovers = {hover["panel"]: hover for hover in json.loads(page.scripts[0])}
+    told = [row for row in rows(report, "learning_curves") if row["task"] == "mean over tasks"]
+    hover = hovers["learning-curve-0"]
+    for number, variant in enumerate(VALUES):
+        for place, part in enumerate(("value", "low", "high")):
+            wanted = [float(row[part]) for row in told if row["variant"] == variant]
+            assert hover["bands"][str(number)][place] == pytest.approx(wanted, rel=1e-4)
+    assert hover["at"] == pytest.approx([float(row["frames"]) for row in told if row["variant"] == "mi"], rel=1e-4)
+    profiles = [float(row["share"]) for row in rows(report, "profiles") if row["variant"] == "mi"]
+    assert hovers["profiles-0"]["bands"]["1"][0] == pytest.approx(profiles, rel=1e-4)
+
+
+def test_time_stands_apart(report: Path, tmp_path: Path) -> None:
+    """Two reports that differ in nothing but the speed of the machine are the same but for `timing` and the tables of wall-clock time."""
+    slow = probed()
+    slow = dataclasses.replace(
+        slow,
+        runs=tuple(
+            dataclasses.replace(
+                run,
+                seconds=3 * run.seconds,
+                frames_per_second=run.frames_per_second / 3,
+                curve=Curve(frames=run.curve.frames, seconds=3 * run.curve.seconds, values=run.curve.values),
+            )
+            for run in slow.runs
+        ),
+    )
+    written(tmp_path, slow)
+    one, other = (json.loads((folder / "analysis.json").read_text()) for folder in (report, tmp_path))
+    assert one.pop("timing") != other.pop("timing")
+    assert one == other
+    differ = {
+        path.stem
+        for path in (report / "data").iterdir()
+        if path.read_bytes() != (tmp_path / "data" / path.name).read_bytes()
+    }
+    assert differ == {"wall_clock", "wall_clock_runs"}
+
+
+def test_plain_data_have_no_nan_and_no_infinity(tmp_path: Path) -> None:
+    results = fabricated.results(VALUES)
+    written(tmp_path, results, efficiency=analysis(results, threshold=2.0).efficiency)
+
+    def refused(constant: str) -> None:
+        raise AssertionError(constant)
+
+    told = json.loads((tmp_path / "analysis.json").read_text(), parse_constant=refused)
+    assert told["efficiency"]["mi"]["frames_to"] == [None] * 3
+    assert told["timing"]["efficiency"]["mi"]["seconds_to_median"] is None
+    assert {row["frames_to"] for row in rows(tmp_path, "sample_efficiency_runs")} == {"inf"}
+    assert "never" in (tmp_path / "report.md").read_text(encoding="utf-8")
