@@ -124,6 +124,7 @@ class Panel:
     Attributes:
         label: what it shows, for those who cannot see it.
         size: inches.
+        draw: sets ticks that do not depend on the size of the axes, where their labels take room beside them.
     """
 
     label: str
@@ -142,7 +143,7 @@ class Margins(NamedTuple):
 
 
 _USUAL = Margins(0.5, 0.5, 0.2, 0.3)
-"""Until it is known what a panel needs: the ticks depend on the size of the axes."""
+"""Until it is known what a panel needs."""
 
 
 class Drawn(NamedTuple):

@@ -8,6 +8,7 @@ It holds no date of its own: the same results and analysis give the same bytes.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -135,6 +136,7 @@ def _rounded(values: Any) -> list[float | None]:
     return [None if value is None else float(f"{value:.{_DIGITS}g}") for value in plain(list(map(float, values)))]
 
 
+@functools.cache
 def _environment(*, html: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("ablation"),

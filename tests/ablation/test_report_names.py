@@ -75,7 +75,7 @@ def test_any_name_stays_a_name(names: list[str], tame: Page, tmp_path_factory: p
 
 
 @given(name=st.text(RISKY, min_size=1))
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_any_name_can_be_drawn(name: str) -> None:
     panel = panels.estimates(name, [name], {name: Estimate(0.5, 0.4, 0.6)}, str)
     sheet = drawing.draw([panel], "one", [name])
