@@ -124,6 +124,7 @@ class Panel:
     Attributes:
         label: what it shows, for those who cannot see it.
         size: inches.
+        draw: sets ticks that do not depend on the size of the axes, where their labels take room beside them.
     """
 
     label: str
@@ -142,7 +143,7 @@ class Margins(NamedTuple):
 
 
 _USUAL = Margins(0.5, 0.5, 0.2, 0.3)
-"""Until it is known what a panel needs: the ticks depend on the size of the axes."""
+"""Until it is known what a panel needs."""
 
 
 class Drawn(NamedTuple):
@@ -186,7 +187,7 @@ def swatch(variant: int) -> str:
     width, height = 30.0, 12.0
     with _style():
         line = _sample(variant)
-        line.set_transform(Affine2D().translate(0.1, 0.5).scale(width / 2.2, height / 1))
+        line.set_transform(Affine2D().translate(0.1, 0.5).scale(width / 2.2, height))
         root = _svg(line, f"swatch-{variant}", (width, height))
     root.attrib["aria-hidden"] = "true"
     return _text(root)
@@ -222,14 +223,13 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
     entries = [_sample(number, shown(variant, 40)) for number, variant in enumerate(variants)]
     longest = max((len(str(entry.get_label())) for entry in entries), default=1)
     per_row = max(1, int(width / (0.085 * longest + 0.6)))
-    below = 0.22 * math.ceil(len(entries) / per_row) + 0.1 if entries else 0
-    height += below
+    height += 0.22 * math.ceil(len(entries) / per_row) + 0.1 if entries else 0
     with _style():
         figure = Figure(figsize=(width, height), dpi=min(_DPI, _MOST_PIXELS / max(width, height)), facecolor=PAPER)
         canvas = FigureCanvasAgg(figure)
         drawn = []
         for number, panel in enumerate(panels):
-            axes = figure.add_axes(_inches(figure, (0, 0), panel.size, _USUAL))
+            axes = figure.add_axes(_within(figure, (0, 0), panel.size, _USUAL))
             panel.draw(axes)
             drawn.append(
                 (axes, panel, ((number % columns) * wide, height - (number // columns) * high - panel.size[1]))
@@ -238,7 +238,7 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
         if entries:
             figure.legend(handles=entries, loc="lower center", ncols=per_row, handlelength=3)
         for axes, panel, corner in drawn:
-            axes.set_position(_inches(figure, corner, panel.size, margins))
+            axes.set_position(_within(figure, corner, panel.size, margins))
         picture = png(canvas)
         figure.dpi = 72
         return Sheet(
@@ -272,10 +272,10 @@ def _margins(canvas: FigureCanvasAgg, drawn: Sequence[Axes]) -> Margins:
     return Margins(*(needed.max(axis=0) + _PAD))
 
 
-def _inches(
+def _within(
     figure: Figure, corner: tuple[float, float], size: tuple[float, float], margins: Margins
 ) -> tuple[float, float, float, float]:
-    """Where in the figure the axes of a panel stand whose lower left corner is there: left, bottom, width, height as shares."""
+    """Left, bottom, width and height, as shares of the figure, of the axes of a panel of this size (inches) whose lower left is there."""
     width, height = figure.get_size_inches()
     left, bottom, right, top = margins
     return (
@@ -287,7 +287,7 @@ def _inches(
 
 
 def _panel(figure: Figure, axes: Axes, panel: Panel, name: str, margins: Margins) -> Drawn:
-    axes.set_position(_inches(figure, (0, 0), panel.size, margins))
+    axes.set_position(_within(figure, (0, 0), panel.size, margins))
     width, height = 72 * panel.size[0], 72 * panel.size[1]
     root = _svg(axes, name, (width, height))
     root.attrib |= {"role": "img", "aria-label": shown(panel.label)}
@@ -340,7 +340,8 @@ def _inline(element: ElementTree.Element, name: str) -> None:
         elif plain == "clip-path":
             attributes[plain] = _REFERENCE.sub(f"url(#{name}-", value)
         elif plain in _GEOMETRY:
-            short = _AROUND_LETTERS.sub(r"\1", _BEYOND_HUNDREDTHS.sub(r"\1", value))
+            short = _AROUND_LETTERS.sub(r"\1", _BEYOND_HUNDREDTHS.sub(r"\1", value.strip()))
+            # Every text is turned, most by nothing.
             if not short.startswith("rotate(-0 "):
                 attributes[plain] = short
         else:

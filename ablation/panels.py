@@ -47,6 +47,7 @@ def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:
             gid=tag(number),
         )
     axes.margins(x=0.02)
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
 
 
 def estimates(

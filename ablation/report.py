@@ -8,6 +8,7 @@ It holds no date of its own: the same results and analysis give the same bytes.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -29,7 +30,8 @@ FIGURES, DATA = "figures", "data"
 
 _MARKS = re.compile(r"([\\`*_\[\]<>#|~&$])")
 _GAPS = re.compile(r"\n{3,}")
-_DIGITS = 5
+_DIGITS = 4
+"""Of the values that a pointer reads; the script shows as many."""
 _PIXELS_PER_INCH = 115
 """Of a panel at the most, or its letters would be larger than those of the text around it."""
 
@@ -131,10 +133,11 @@ def _hover(panel: Panel, drawn: drawing.Drawn, name: str) -> dict[str, Any] | No
 
 
 def _rounded(values: Any) -> list[float | None]:
-    """To the digits that a hand on a pointer can read; None for what is no number."""
+    """For the script; None for what is no number."""
     return [None if value is None else float(f"{value:.{_DIGITS}g}") for value in plain(list(map(float, values)))]
 
 
+@functools.cache
 def _environment(*, html: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("ablation"),

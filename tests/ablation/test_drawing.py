@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 from xml.etree import ElementTree
 
@@ -11,6 +13,8 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.image import imread
+from matplotlib.ticker import MaxNLocator
 
 from ablation import drawing
 from ablation.drawing import DARK, LIGHT, Drawn, Panel, look, shown, tag
@@ -99,6 +103,33 @@ def test_a_drawing_can_share_a_page_with_others() -> None:
     left, top, right, bottom = drawn.box
     assert 0 < left < right < 216 and 0 < top < bottom < 144
     assert drawn.x == pytest.approx((-0.05, 1.05))
+
+
+@pytest.mark.parametrize(("number", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (13, 5, 3)])
+def test_panels_of_a_figure_keep_apart_and_compare(number: int, columns: int, rows: int) -> None:
+    """Each has the same room, and the same axes whatever its ticks are."""
+
+    def plot(place: int, axes: Axes) -> None:
+        axes.plot([0, 1], [0, 10.0**place])
+        axes.set_title("a title")
+        axes.set_ylabel("score")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+
+    panels = [Panel(label="", size=(2, 1.5), draw=partial(plot, place)) for place in range(number)]
+    sheet = drawing.draw(panels, "one")
+    picture = imread(io.BytesIO(sheet.png))
+    assert picture.shape[:2] == (300 * rows, 400 * columns)
+    boxes = np.array([drawn.box for drawn in sheet.panels])
+    assert boxes == pytest.approx(np.broadcast_to(boxes[0], boxes.shape))
+    # With room for the longest number, the label and the title, at 72 units per inch.
+    left, top, right, bottom = boxes[0]
+    assert 20 < left < right < 144
+    assert 10 < top < bottom < 100
+    # Nothing reaches the edges, where the neighbour is.
+    for place in range(columns + 1):
+        assert (picture[:, max(0, 400 * place - 4) : 400 * place + 4] == 1).all()
+    for place in range(rows + 1):
+        assert (picture[max(0, 300 * place - 4) : 300 * place + 4] == 1).all()
 
 
 def test_a_users_settings_of_matplotlib_change_nothing() -> None:

@@ -83,10 +83,20 @@ def test_no_interval_without_spread(values: Array) -> None:
     assert found == (pytest.approx(values.mean()), None, None)
 
 
-@pytest.mark.parametrize("scores", ["normal", "share"])
-@pytest.mark.parametrize("means", ["same", "spread"])
-@pytest.mark.parametrize("correlation", [0.0, CORRELATION])
-@pytest.mark.parametrize(("runs", "tasks"), [(3, 10), (5, 3)])
+@pytest.mark.parametrize(
+    ("scores", "means", "correlation", "runs", "tasks"),
+    [
+        # Each kind of runs with either size somewhere; benchmarks/coverage.py has every combination.
+        ("normal", "same", 0.0, 3, 10),
+        ("normal", "same", CORRELATION, 5, 3),
+        ("normal", "spread", 0.0, 5, 3),
+        ("normal", "spread", CORRELATION, 3, 10),
+        ("share", "same", 0.0, 5, 3),
+        ("share", "same", CORRELATION, 3, 10),
+        ("share", "spread", 0.0, 3, 10),
+        ("share", "spread", CORRELATION, 5, 3),
+    ],
+)
 def test_intervals_hold_the_truth(scores: str, means: str, correlation: float, runs: int, tasks: int) -> None:
     """Within what chance does to 400 simulations. Normal quantiles, or n for n - 1, would hold it in fewer than 90 of 100."""
     for row in interval_rows(scores, means, correlation, runs, tasks, simulations=400):

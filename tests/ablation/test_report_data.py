@@ -40,10 +40,10 @@ def test_what_the_pointer_reads_is_in_the_data(report: Path) -> None:
     for number, variant in enumerate(VALUES):
         for place, part in enumerate(("value", "low", "high")):
             wanted = [float(row[part]) for row in told if row["variant"] == variant]
-            assert hover["bands"][str(number)][place] == pytest.approx(wanted, rel=1e-4)
-    assert hover["at"] == pytest.approx([float(row["frames"]) for row in told if row["variant"] == "mi"], rel=1e-4)
+            assert hover["bands"][str(number)][place] == pytest.approx(wanted, rel=5.1e-4)
+    assert hover["at"] == pytest.approx([float(row["frames"]) for row in told if row["variant"] == "mi"], rel=5.1e-4)
     profiles = [float(row["share"]) for row in rows(report, "profiles") if row["variant"] == "mi"]
-    assert hovers["profiles-0"]["bands"]["1"][0] == pytest.approx(profiles, rel=1e-4)
+    assert hovers["profiles-0"]["bands"]["1"][0] == pytest.approx(profiles, rel=5.1e-4)
 
 
 def test_time_stands_apart(report: Path, tmp_path: Path) -> None:

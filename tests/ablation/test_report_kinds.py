@@ -31,7 +31,7 @@ def test_what_statistics_make_of_results_can_be_told(values: dict[str, list[list
 
 
 def test_one_run_of_one_variant(tmp_path: Path) -> None:
-    page = written(tmp_path, fabricated.results({"only": [[0.5]]}), drawn="all")
+    page = written(tmp_path, fabricated.results({"only": [[0.5]]}), drawn="page")
     assert "no intervals" in page.text
     assert "Every pair of variants" not in page.text and "Probability of improvement" not in page.text
     assert rows(tmp_path, "aggregates")[0]["low"] == ""
@@ -46,7 +46,7 @@ def test_sixteen_variants(tmp_path: Path) -> None:
 
 
 def test_many_tasks_are_folded_away(tmp_path: Path) -> None:
-    written(tmp_path, fabricated.results({"a": [[0.5] * 14]}), drawn="page")
+    written(tmp_path, fabricated.results({"a": [[0.5] * 14]}))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<summary>Learning curves by task: 14 tasks</summary>" in text
     assert len(re.findall(r'<svg [^>]*id="learning-curves-tasks-\d+"', text)) == 14

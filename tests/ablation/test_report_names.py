@@ -68,14 +68,14 @@ def test_names_stay_names(tame: Page, tmp_path: Path) -> None:
 
 
 @given(names=st.lists(st.text(RISKY, min_size=1), min_size=3, max_size=3, unique=True))
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_any_name_stays_a_name(names: list[str], tame: Page, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("hostile")
     check_names_stay_names(names, tame, written(folder, named(names)), folder)
 
 
 @given(name=st.text(RISKY, min_size=1))
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_any_name_can_be_drawn(name: str) -> None:
     panel = panels.estimates(name, [name], {name: Estimate(0.5, 0.4, 0.6)}, str)
     sheet = drawing.draw([panel], "one", [name])
