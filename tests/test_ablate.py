@@ -70,6 +70,7 @@ def play_here(*arguments: str) -> Path:
     """Plays a grid in this process, undisturbed; returns its folder."""
     cells = cells_of(*arguments)
     folder = cells[0].folder.parent
+    folder.mkdir()
     claim(folder, cells, arguments)
     for cell in cells:
         save_cell(cell)
@@ -95,7 +96,7 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def test_a_killed_grid_ends_as_if_it_had_not_been(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    grid = [*TINY, "fusions=[concat,mi]", "total_frames=20000", "checkpoint_seconds=0.2"]
+    grid = [*TINY, "fusions=[concat,mi]", "total_frames=8000", "checkpoint_seconds=0"]
     play_here(*grid, f"folder={whole}")
     assert ablate.main([f"report={whole}"]) == 0
     capsys.readouterr()

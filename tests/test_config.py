@@ -17,11 +17,13 @@ from agents.network.core import CORES
 from agents.network.torso import TORSOS
 from conf.loading import (
     changed_keys,
+    compose_ablate,
     compose_evaluate,
     compose_train,
     to_dict,
     train_from_dict,
     train_keys,
+    train_part,
 )
 from conf.schema import RUNTIMES, TrainConfig
 from envs.errors import InputError
@@ -122,10 +124,16 @@ def test_tables_and_files_name_the_same_things() -> None:
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_composes(group: str, name: str) -> None:
     suite = ["env=conditional", "context=task"] if group not in ("env", "context", "experiment") else []
-    config = compose_train([*suite, f"{group}={name}"])
+    given = [*suite, f"{group}={name}"]
+    config = train_part(compose_ablate(given)) if name.startswith("ablate_") else compose_train(given)
     if group != "experiment":
         assert getattr(config, group).name == name
     assert train_from_dict(to_dict(config), "itself") == config
+
+
+def test_presets_of_grids_are_for_ablate_py_alone() -> None:
+    with pytest.raises(InputError, match="experiment=ablate_conditional is unknown"):
+        compose_train(["experiment=ablate_conditional"])
 
 
 @pytest.mark.parametrize("name", SUITES)
