@@ -14,11 +14,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agents.builder import build_network, check_fits
 from agents.evaluation import SEEDED_ONCE
-from agents.files import write_whole
+from agents.files import read_json, write_json
 from agents.matching import match_params
 from agents.probes import ALL, PROBES
 from agents.run_folder import CONFIG, RESULT
@@ -233,20 +232,6 @@ def frames(cell: Cell) -> int:
         return int(json.loads(lines[-1])["frames"])
     except (OSError, ValueError, IndexError, KeyError, TypeError):
         return 0
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def _file_name(text: str) -> str:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablation.grid import CELL, EVALUATION, GRID, NOT_OF_THE_EXPERIMENT, read_json
+from ablation.grid import CELL, EVALUATION, GRID, NOT_OF_THE_EXPERIMENT
 from ablation.results import Curve, Measure, Problem, Results, Run
+from agents.files import read_json
 from agents.run_folder import AGENT, CONFIG, PROVENANCE, RESULT
 from conf.loading import flatten, load_train, to_dict
 from conf.schema import TrainConfig

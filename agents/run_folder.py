@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import platform
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 from agents.bottleneck import Verdict
 from agents.checkpoint import env_from_dict, env_to_dict, list_checkpoints, load_checkpoint
 from agents.clock import Clock
-from agents.files import write_whole
+from agents.files import write_json
 from agents.learner import Learner
 from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.network.actions import action_distribution
@@ -77,7 +76,7 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
 
 def write_agent(folder: Path, network: AgentNetwork, cost: MultiplyAdds) -> None:
     """The size of the agent, for comparisons at equal cost."""
-    _write_json(folder / AGENT, {"parameters": network.num_parameters, "multiply_adds": cost._asdict()})
+    write_json(folder / AGENT, {"parameters": network.num_parameters, "multiply_adds": cost._asdict()})
 
 
 def holds_run(folder: Path) -> bool:
@@ -97,8 +96,8 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         # The config marks the folder as a run, so it comes last.
-        _write_json(folder / PROVENANCE, provenance())
-        _write_json(folder / VOCABULARY, {"tasks": list(env.tasks), "words": list(env.vocabulary)})
+        write_json(folder / PROVENANCE, provenance())
+        write_json(folder / VOCABULARY, {"tasks": list(env.tasks), "words": list(env.vocabulary)})
         save_train(config, folder / CONFIG)
     except OSError as error:
         raise InputError(f"run={folder} cannot be written ({error.strerror}): give another run=.") from error
@@ -113,7 +112,7 @@ def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """The final figures of a run."""
-    _write_json(folder / RESULT, result)
+    write_json(folder / RESULT, result)
 
 
 def result(
@@ -188,10 +187,6 @@ def _processor() -> str:
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def snapshot(

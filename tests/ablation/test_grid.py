@@ -17,10 +17,10 @@ from ablation.grid import (
     fusion_axis,
     load_cell,
     make_cells,
-    read_json,
     save_cell,
     trained,
 )
+from agents.files import read_json
 from agents.matching import count_parameters
 from conf.ablate_schema import check_ablate, seeds_of
 from conf.loading import compose_ablate, compose_train, flatten, split_axes, to_dict
