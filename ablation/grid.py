@@ -22,8 +22,9 @@ from agents.matching import match_params
 from agents.probes import ALL, PROBES
 from agents.run_folder import CONFIG, RESULT
 from conf.ablate_schema import AblateConfig, seeds_of
+from conf.checks import check_train
 from conf.loading import compose_ablate, evaluate_from_dict, flatten, load_train, to_dict, train_from_dict, train_part
-from conf.schema import MAY_CHANGE_ON_RESUME, EvaluateConfig, TrainConfig, check_train
+from conf.schema import MAY_CHANGE_ON_RESUME, EvaluateConfig, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec

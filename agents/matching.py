@@ -9,8 +9,9 @@ import torch
 
 from agents.builder import build_network
 from agents.fusion import FREE_DIMENSIONS, FUSIONS, TORSO
+from conf.checks import check_fusion
 from conf.loading import compose_train
-from conf.schema import FusionConfig, TrainConfig, check_fusion
+from conf.schema import FusionConfig, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 

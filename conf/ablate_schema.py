@@ -7,7 +7,8 @@ from typing import Any
 
 from agents.fusion import FUSION_NAMES
 from agents.probes import ALL, PROBES
-from conf.schema import TrainConfig, require
+from conf.checks import require
+from conf.schema import TrainConfig
 from envs.errors import InputError, unknown_name
 
 MEASURES = ("auto", "score", "success", "return")

@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from agents.files import write_whole
 from agents.probes import ALL, PROBES
 from conf.ablate_schema import AblateConfig
-from conf.schema import EvaluateConfig, TrainConfig, check_train, require
+from conf.checks import check_train, require
+from conf.schema import EvaluateConfig, TrainConfig
 from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
 

@@ -17,8 +17,9 @@ from agents.metrics import Statistics
 from agents.plan import check_schedule
 from agents.run_folder import restore, snapshot
 from agents.runtime.base import Positions
+from conf.checks import check_train
 from conf.loading import compose_train
-from conf.schema import TrainConfig, check_train
+from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec, Slot
 from envs.suites import make_spec
