@@ -77,6 +77,10 @@ def check_train(config: TrainConfig) -> None:
     require(
         config.runtime, {"num_actors": 0, "slots_per_actor": 1, "actor_threads": 1, "buffers_per_actor": 1}, "runtime."
     )
+    require(config.runtime, {"memory_limit": 0, "recycle_episodes": 0, "max_restarts": 0}, "runtime.")
+    for key in ("hang_seconds", "restart_window"):
+        if not getattr(config.runtime, key) > 0:
+            raise InputError(f"runtime.{key}={getattr(config.runtime, key)} is out of range: give seconds, or inf.")
     if config.runtime.name == "serial" and config.runtime.inference == "server":
         raise InputError(
             "runtime.inference=server needs processes of its own and runtime=serial has one: use runtime=local or "

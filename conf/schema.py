@@ -140,6 +140,14 @@ class RuntimeConfig:
         task_weights: of `weighted`, one positive number for each task.
         reset_patience: seconds after which an actor goes on without a slot that is still resetting, where the engine can (those with
             processes of their own); `inf` = never, and `serial` never does.
+        hang_seconds: an actor, or an environment with a process of its own, that shows no sign of life for so long is restarted; more
+            than the longest reset takes.
+        memory_limit: MiB of resident memory above which an actor, its environments' processes included, is restarted between two
+            unrolls, and an environment with a process of its own between two episodes; 0 = none.
+        recycle_episodes: an actor whose slots have played so many episodes together is restarted in the same way, against engines that
+            leak, and so is an environment with a process of its own after as many of its own; 0 = never.
+        max_restarts: the run stops, saved, when more than so many restarts fall into restart_window seconds. Those that
+            memory_limit and recycle_episodes ask for do not count.
     """
 
     name: str = MISSING
@@ -152,6 +160,11 @@ class RuntimeConfig:
     task_schedule: str = "uniform_slots"
     task_weights: list[float] = field(default_factory=list)
     reset_patience: float = 0.01
+    hang_seconds: float = 300.0
+    memory_limit: int = 0
+    recycle_episodes: int = 0
+    max_restarts: int = 20
+    restart_window: float = 300.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -246,5 +259,10 @@ MAY_CHANGE_ON_RESUME = (
     "runtime.learner_threads",
     "runtime.buffers_per_actor",
     "runtime.reset_patience",
+    "runtime.hang_seconds",
+    "runtime.memory_limit",
+    "runtime.recycle_episodes",
+    "runtime.max_restarts",
+    "runtime.restart_window",
 )
 """Keys whose change leaves the experiment what it is. `resume=true` refuses a different value of any other."""

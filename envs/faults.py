@@ -1,0 +1,24 @@
+"""What can go wrong with an environment or an actor while a run goes on, as data: restarted, counted and told, never fatal by itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+CAUSES = ("raised", "exited", "killed", "hung", "memory", "recycled")
+"""raised: an exception. exited: the process ended by itself. killed: by a signal. hung: no sign of life for runtime.hang_seconds.
+memory: more than runtime.memory_limit. recycled: renewed after runtime.recycle_episodes, as asked for.
+"""
+
+
+class Fault(NamedTuple):
+    """One environment or actor that was renewed, and why.
+
+    Attributes:
+        task: its name; of an actor that plays several and died without telling which, all of them with commas between.
+        cause: one of CAUSES.
+        detail: the traceback, or a sentence.
+    """
+
+    task: str
+    cause: str
+    detail: str
