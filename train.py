@@ -14,6 +14,7 @@ from agents.bottleneck import limited_by
 from agents.checkpoint import save_checkpoint
 from agents.clock import Clock
 from agents.display import Display
+from agents.faults import FaultRecord, Faults
 from agents.interruption import Interruption
 from agents.learner import NonFiniteError
 from agents.matching import match_params
@@ -33,7 +34,7 @@ from agents.run_folder import (
     write_result,
 )
 from agents.runtime.base import ActorError, Positions
-from agents.runtime.process import configure_process
+from agents.runtime.process import configure_process, memory_row
 from conf.loading import changed_keys, compose_train, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -87,8 +88,15 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     with Display(config.total_frames, enabled=config.display) as display:
         clock = Clock(seconds, learner.state, action_repeat=env.action_repeat)
         facts = builder.facts(config, env, learner)
+        faults = Faults(
+            max_restarts=config.runtime.max_restarts,
+            window=config.runtime.restart_window,
+            record=FaultRecord(folder, display.say),
+        )
+        earlier = saved or {}
+        faults.load_state_dict(earlier.get("faults", {}))
         runtime = builder.build_runtime(
-            config, env, network, positions, learner.state.updates, saved.get("runtime") if saved else None
+            config, env, network, positions, learner.state.updates, earlier.get("runtime"), faults=faults
         )
         # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
         cost = multiply_adds(network, env)
@@ -100,7 +108,14 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         def save() -> None:
             with clock.disk():
                 content = snapshot(
-                    config, env, learner, statistics, runtime.positions, clock.seconds, runtime=runtime.state_dict()
+                    config,
+                    env,
+                    learner,
+                    statistics,
+                    runtime.positions,
+                    clock.seconds,
+                    runtime=runtime.state_dict(),
+                    faults=faults.state_dict(),
                 )
                 save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
 
@@ -114,7 +129,9 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
 
         def report() -> None:
             row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
-            row |= replay.row(learner.state.updates)
+            row |= replay.row(learner.state.updates) | faults.row() | memory_row(runtime.processes())
+            for task, figures in tasks.items():
+                figures["restarts"] = faults.restarts_of(task)
             verdict = limited_by(clock.shares, facts)
             with clock.disk():
                 log.write(row, tasks, verdict.name)
@@ -137,6 +154,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 replay.add(batch.trajectory, batch.weights_versions)
                 runtime.publish(learner.state.updates)
                 statistics.update(batch.trajectory)
+                runtime.positions.steps = statistics.steps()
                 clock.tick(batch, updates, learner.state)
                 if clock.passed(config.log_frames) if config.log_frames else clock.due("log", config.log_seconds):
                     report()
@@ -155,7 +173,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
             runtime.close()
             log.close()
         verdict = limited_by(clock.shares, facts)
-        figures = result(learner, statistics, clock, env, verdict, ended_by=ended())
+        figures = result(learner, statistics, clock, env, verdict, ended_by=ended()) | faults.row()
         write_result(folder, figures)
         display.finish(folder, figures)
     return DONE if figures["finished"] else INTERRUPTED

@@ -70,6 +70,10 @@ class Statistics:
             values[number].episodes += 1
             values[number].recent.append((episode_return, success, int(length)))
 
+    def steps(self) -> dict[int, int]:
+        """By task id, since the start of the run."""
+        return dict(enumerate(task.steps for task in self.tasks.values()))
+
     def learned(self, batch: Trajectory) -> None:
         """Takes in that the learner has made an update of a batch."""
         steps = np.bincount(batch["task"][:-1].numpy()[batch["mask"].numpy()], minlength=len(self.tasks))

@@ -198,14 +198,18 @@ def snapshot(
     seconds: float,
     *,
     runtime: dict[str, Any] | None = None,
+    faults: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data. `runtime` is its `state_dict`."""
+    """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data. `runtime` and `faults` are
+    their `state_dict`s.
+    """
     return {
         "config": to_dict(config),
         "env": env_to_dict(env),
         "learner": learner.state_dict(),
         "positions": {"unrolls": dict(positions.unrolls), "episodes": dict(positions.episodes)},
         "runtime": runtime,
+        "faults": faults or {},
         "statistics": statistics.state_dict(),
         "rng": torch.get_rng_state(),
         "seconds": seconds,
@@ -237,7 +241,7 @@ def restore(
         statistics.load_state_dict(content["statistics"])
         positions.unrolls.update(content["positions"]["unrolls"])
         positions.episodes.update(content["positions"]["episodes"])
-        positions.steps.update(enumerate(task.steps for task in statistics.tasks.values()))
+        positions.steps.update(statistics.steps())
         torch.set_rng_state(content["rng"])
         return float(content["seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
