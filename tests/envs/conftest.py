@@ -9,6 +9,7 @@ import pytest
 from dmlab30_cases import Spy
 
 from envs import atari, dmlab30_env, process_engine, vizdoom
+from envs.slot_process import SlotProcess
 
 _EMULATORS: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
 _GAMES: dict[tuple[str, int], list[KeptGame]] = defaultdict(list)
@@ -43,15 +44,22 @@ class KeptGame:
         pass
 
 
-class _KeptProcess(process_engine.SlotProcess):
+class _KeptProcess(SlotProcess):
     """Goes back into the stock in place of ending."""
 
-    stock: ClassVar[list[process_engine.SlotProcess]] = []
+    stock: ClassVar[list[SlotProcess]] = []
 
     def hang_up(self) -> None:
-        self.stock.append(self)
+        if self._process.poll() is None:
+            self.stock.append(self)
+        else:
+            super().hang_up()
+            super().end()
 
-    def end(self, deadline: float) -> None:
+    def has_left(self) -> bool:
+        return True
+
+    def end(self) -> None:
         pass
 
 
