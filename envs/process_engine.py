@@ -131,6 +131,7 @@ class ProcessEngine:
         return faults
 
     def start(self, seed: int) -> None:
+        # Resets that are under way, before anything else is asked.
         for row in np.flatnonzero(self.resetting).tolist():
             try:
                 self._wait_for(row)
@@ -256,6 +257,7 @@ class ProcessEngine:
     def _renew_if_due(self, row: int) -> None:
         """Between two episodes: a new process for a slot whose process leaks, or has played enough."""
         if self._built[row] is None:
+            # It is new already.
             return
         place, task = self._place(row), self._spec.tasks[self._tasks[row]]
         if self._memory_limit and (size := self._processes[row].memory() / 2**20) > self._memory_limit:

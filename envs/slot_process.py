@@ -90,11 +90,13 @@ class SlotProcess:
 
     def ending(self) -> tuple[str, str]:
         """How a process ended whose connection is at its end: a cause of envs.faults, and in words."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE_SECONDS)
-        code = self._process.returncode
-        if code is None:
-            return "exited", "it is still running"
+        try:
+            code = self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            # It might still write where another will. Of one that is writing its memory to the disk, this is not how it ended.
+            self._process.kill()
+            if (code := self._process.wait()) == -signal.SIGKILL:
+                return "exited", "it closed its connection"
         return ("killed", f"killed by {signal.Signals(-code).name}") if code < 0 else ("exited", f"exit code {code}")
 
     def stacks(self) -> str:

@@ -157,7 +157,9 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._first_episode = np.array([slot.episode for slot in self.slots], np.int64)
         never = np.zeros(self.num_envs, np.bool_)
         self._resetting = engine.resetting if isinstance(engine, SlowResetEngine) else never
-        self._interrupted = engine.interrupted if isinstance(engine, SupervisedEngine) else never
+        # Looked at once: to ask whether an engine is one takes longer than many a step.
+        self._supervised = engine if isinstance(engine, SupervisedEngine) else None
+        self._interrupted = self._supervised.interrupted if self._supervised else never
         self._balanced: tuple[int, ...] | None = None
         self._begin_statistics()
 
@@ -175,12 +177,12 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
         Until this is called a failure raises.
         """
-        if isinstance(self._engine, SupervisedEngine):
-            self._engine.supervise(hang_seconds, memory_limit, recycle_episodes)
+        if self._supervised:
+            self._supervised.supervise(hang_seconds, memory_limit, recycle_episodes)
 
     def take_faults(self) -> list[Fault]:
         """Environments that were started anew since this was called last, and why."""
-        return self._engine.take_faults() if isinstance(self._engine, SupervisedEngine) else []
+        return self._supervised.take_faults() if self._supervised else []
 
     def balance_frames(self, steps: Sequence[int]) -> None:
         """From the next `reset` on, slots change their tasks between episodes so that all tasks come to as many steps
@@ -254,10 +256,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
 
     def _count_episodes(self, restarted: NDArray[np.bool_]) -> None:
-        if isinstance(self._engine, SupervisedEngine):
-            self._episode = self._engine.episode.copy()
-        else:
-            self._episode = self._episode + restarted
+        self._episode = self._supervised.episode.copy() if self._supervised else self._episode + restarted
 
     def _choose_tasks(self) -> None:
         """Tells the engine the next task of every slot that begins to reset in this step."""

@@ -111,7 +111,7 @@ def play(engine: CountingEngine, unrolls: int, length: int) -> tuple[list[Trajec
 ENDS = st.dictionaries(st.integers(0, 9), st.integers(1, 5), max_size=8)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(ENDS, st.integers(0, 3))
 def test_an_interrupted_episode_is_a_truncated_one_with_more_masked_steps(ends: dict[int, int], delay: int) -> None:
     truncated, _ = play(TruncatingEngine(ends), 1, 60)
@@ -161,7 +161,7 @@ def test_an_interrupted_episode_is_a_truncated_one_with_more_masked_steps(ends: 
     )
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(ENDS, st.integers(0, 3), st.sampled_from(["mean", "sum"]))
 def test_the_learner_learns_the_same_as_from_a_truncation(ends: dict[int, int], delay: int, reduction: str) -> None:
     """To the bootstrap from the last observation, in the learner's own functions: losses, moments of PopArt, and parameters."""
