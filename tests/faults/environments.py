@@ -194,7 +194,8 @@ class Registered(Breaking):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         assert seed is not None
-        breaks = bool(self.fault) and seed % self.every == 0
+        # The lowest bit of a seed is its split.
+        breaks = bool(self.fault) and seed // 2 % self.every == 0
         self.plan = {seed: (2, self.fault)} if breaks else {}
         return super().reset(seed=seed)
 
