@@ -129,7 +129,9 @@ class ActorFactory:
         slots = actor_slots(self.config, self.env, index, positions)
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
-            env.wait_for_resets(self.config.runtime.reset_patience)
+            runtime = self.config.runtime
+            env.wait_for_resets(runtime.reset_patience)
+            env.supervise(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
         if self.config.runtime.task_schedule == "uniform_frames":
             # Each actor for itself: every one takes over its part of what all have played before.
             actors = plan.num_actors(self.config, self.env)
