@@ -79,7 +79,7 @@ class Actor:
             "last_action": actions.no_action(slots),
             "last_reward": torch.zeros(slots),
         }
-        self._first_episodes = info["episode"]
+        self._first_episodes = info["episode"].copy()
         self.show_life(Pulse(slots))
         self._no_action = actions.no_action(1).numpy()[0]
         self._ended = np.zeros(slots, bool)
@@ -89,6 +89,7 @@ class Actor:
     def show_life(self, pulse: Pulse) -> None:
         """From now on signs of life go there; before the first unroll."""
         self.pulse = pulse
+        self.env.show_stepping(pulse.stepping)
         pulse.beat(self._first_episodes, self._current["task"].numpy())
 
     def task(self) -> str:

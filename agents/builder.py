@@ -313,7 +313,13 @@ def build_runtime(
     factory = ActorFactory(config=config, env=env)
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
     unrolls = plan.unrolls_per_batch(config)
-    supervision = Supervision(config.runtime.hang_seconds, config.runtime.memory_limit, config.runtime.recycle_episodes)
+    # While an environment hangs in a process of its own, its actor waits for it, and then again while that is ended.
+    patience = 3 if getattr(config.env, "processes", False) else 1
+    supervision = Supervision(
+        hang_seconds=patience * config.runtime.hang_seconds,
+        memory_limit=config.runtime.memory_limit,
+        recycle_episodes=config.runtime.recycle_episodes,
+    )
     if config.runtime.name == "serial":
         fits = state is not None and len(state["actors"]) == actors
         return SerialRuntime(

@@ -27,6 +27,9 @@ class GymnasiumEngine:
             `instruction`, a string, where the suite has instructions; its actions are those that `spec` describes.
             `render()` gives a picture [H, W, 3].
         spec, slots, split: see `envs.suites.make_env`.
+
+    Attributes:
+        stepping: see `envs.vector.LoopingEngine`.
     """
 
     def __init__(self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
@@ -46,6 +49,7 @@ class GymnasiumEngine:
         self._reward = np.zeros(size, np.float32)
         self._terminated = np.zeros(size, np.bool_)
         self._truncated = np.zeros(size, np.bool_)
+        self.stepping = np.full(1, -1, np.int64)
         self._seed = 0
         self._episode: list[int] = []
         # The task of each environment; another one than what is assigned to its slot until the next episode.
@@ -70,6 +74,7 @@ class GymnasiumEngine:
         self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
         # Plain ints for discrete actions, as environments expect them; rows of an array for all others.
         for row, action in enumerate(actions.tolist() if actions.ndim == 1 else actions):
+            self.stepping[0] = row
             if ended[row]:
                 self._episode[row] += 1
                 self._begin_episode(row)
@@ -79,6 +84,7 @@ class GymnasiumEngine:
             self._reward[row] = float(reward)
             self._terminated[row] = terminated
             self._truncated[row] = truncated and not terminated
+        self.stepping[0] = -1
         self._read_instructions()
         return self._reward, self._terminated, self._truncated
 

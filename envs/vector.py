@@ -119,6 +119,17 @@ class SwitchingEngine(Engine, Protocol):
         """The slot's next episodes are of that task (id); `start` takes this back."""
 
 
+@runtime_checkable
+class LoopingEngine(Engine, Protocol):
+    """An engine that steps one slot after the other, and tells which, so that it is known whose environment hangs or crashes.
+
+    Attributes:
+        stepping: int64 [1], the slot whose environment is being stepped; -1 between steps. May be replaced by memory that others see.
+    """
+
+    stepping: NDArray[np.int64]
+
+
 class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     """S slots of a suite as one gymnasium `VectorEnv` with NEXT_STEP auto-reset.
 
@@ -179,6 +190,12 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         """
         if self._supervised:
             self._supervised.supervise(hang_seconds, memory_limit, recycle_episodes)
+
+    def show_stepping(self, stepping: NDArray[np.int64]) -> None:
+        """From now on the slot that is being stepped can be read there, if the engine tells (`LoopingEngine`); else it stays -1."""
+        stepping[0] = -1
+        if isinstance(self._engine, LoopingEngine):
+            self._engine.stepping = stepping
 
     def take_faults(self) -> list[Fault]:
         """Environments that were started anew since this was called last, and why."""

@@ -30,6 +30,7 @@ from agents.runtime.process import (
 )
 from agents.runtime.shared_memory import SharedMemory
 from envs.errors import InputError
+from envs.faults import Fault
 
 _ENDING_SECONDS = 5.0
 """Time in which a process whose pipe is at its end has ended."""
@@ -48,7 +49,7 @@ class Started(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """An actor's message: buffer `buffer` is full."""
+    """An actor's message: buffer `buffer` is full. `faults`: Actor.faults."""
 
     buffer: int
     weights_version: int
@@ -57,6 +58,7 @@ class Finished(NamedTuple):
     env_seconds: float
     inference_seconds: float
     wait_seconds: float
+    faults: list[Fault]
 
 
 class Failed(NamedTuple):
@@ -313,6 +315,7 @@ def _run_actor(
                     env_seconds=actor.env_seconds,
                     inference_seconds=actor.inference_seconds,
                     wait_seconds=began - free,
+                    faults=actor.faults,
                 )
             )
             free = ended

@@ -18,7 +18,7 @@ from agents.trajectory import PER_COLUMN, Trajectory
 from envs.spec import ArraySpec
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(slots=True)
 class Positions:
     """Where the random streams of a run stand.
 
@@ -85,7 +85,7 @@ class Runtime(Protocol):
         dropped.
 
         Raises:
-            ActorError: that happened too often, or an actor raised before any unroll was finished, which is no accident.
+            ActorError: that happened too often, or an actor could not even be built before any unroll was finished.
             InputError: an actor found the configuration wrong.
         """
 

@@ -23,7 +23,7 @@ from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceServer, MakePolicy
 from agents.runtime.process import resident_memory
 from envs.errors import InputError
-from envs.faults import Fault
+from envs.faults import ASKED_FOR, Fault
 from envs.spec import ArraySpec
 
 _JOIN_SECONDS = 5.0
@@ -203,6 +203,9 @@ class LocalRuntime:
                     actor.unrolls = message.unrolls
                     self._anything_finished = True
                     self._ready.append((actor.index, message))
+                    for fault in message.faults:
+                        lost = fault.cause not in ASKED_FOR
+                        self._faults.add(f"an environment of actor {actor.index}", fault, episodes_dropped=int(lost))
                 elif isinstance(message, Started):
                     actor.start(message)
                 elif isinstance(message, Abandoned):
@@ -220,7 +223,7 @@ class LocalRuntime:
     def _failed(self, actor: ActorProcess, message: Failed) -> None:
         if message.is_input_error:
             raise InputError(message.error)
-        if not self._anything_finished:
+        if not actor.started and not self._anything_finished:
             raise ActorError(f"actor {actor.index} failed:\n{message.error}")
         self._restart(actor, "raised", message.error)
 

@@ -11,7 +11,7 @@ from typing import Any
 from agents.actor import Actor
 from agents.faults import Faults
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import ActorError, Batch, MakeActor, Positions, allocate, concatenate
+from agents.runtime.base import Batch, MakeActor, Positions, allocate, concatenate
 from agents.trajectory import Trajectory
 from envs.errors import InputError
 from envs.faults import Fault
@@ -49,7 +49,6 @@ class SerialRuntime:
         self.positions = positions or Positions()
         self._make_actor, self._network = make_actor, network
         self._faults = faults or Faults()
-        self._anything_finished = False
         self._actors = [make_actor(index, self.positions, network) for index in range(num_actors)]
         self._buffers = [allocate(spec) for _ in range(unrolls_per_batch)]
         self._version = version
@@ -89,32 +88,34 @@ class SerialRuntime:
 
     def _unroll(self, index: int, buffer: Trajectory) -> Actor:
         """One unroll of that actor, or of the one that takes its place if it fails."""
+        begin: Positions | None = None
         while True:
-            actor = self._actors[index]
-            begun = actor.unrolls
             try:
+                if begin is not None:
+                    self._actors[index] = self._make_actor(index, begin, self._network)
+                    begin = None
+                actor = self._actors[index]
                 actor.unroll(buffer)
+                return actor
             except InputError:
                 raise
-            except Exception as error:
-                detail = traceback.format_exc()
-                if not self._anything_finished:
-                    raise ActorError(f"actor {index} failed:\n{detail}") from error
-                slots = len(actor.env.slots)
-                fault = Fault(actor.task(), "raised", detail)
-                self._faults.add(f"actor {index}", fault, unrolls_dropped=1, episodes_dropped=slots)
-                with contextlib.suppress(Exception):
-                    # It may be in no state to be closed.
-                    actor.close()
-                last = Positions(
-                    unrolls={index: begun + 1},
-                    episodes={index: actor.pulse.episodes.tolist()},
-                    steps=self.positions.steps,
+            except Exception:
+                failed, played = self._actors[index], begin is None
+                episodes = failed.pulse.episodes.tolist()
+                self._faults.add(
+                    f"actor {index}",
+                    Fault(failed.task() if played else "", "raised", traceback.format_exc()),
+                    unrolls_dropped=int(played),
+                    episodes_dropped=len(episodes) if played else 0,
                 )
-                self._actors[index] = self._make_actor(index, last, self._network)
-            else:
-                self._anything_finished = True
-                return actor
+                if begin is None:
+                    begin = Positions({index: failed.unrolls}, {index: episodes}, self.positions.steps)
+                    with contextlib.suppress(Exception):
+                        # It may be in no state to be closed.
+                        failed.close()
+                else:
+                    # The episodes that it should have begun with may be what it failed at.
+                    begin.episodes[index] = [episode + 1 for episode in begin.episodes[index]]
 
     def publish(self, version: int) -> None:
         """The actors' network is the learner's: only what they derived from it is out of date."""

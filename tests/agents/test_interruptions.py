@@ -232,5 +232,5 @@ def test_only_actors_that_need_not_repeat_themselves_are_supervised(
         name=runtime, slots_per_actor=SLOTS, num_actors=1, hang_seconds=7.0, memory_limit=512, recycle_episodes=9
     )
     monkeypatch.setattr(builder, "make_env", lambda *_: SuiteVectorEnv(engine, COUNTING, SEATS, seed=0))
-    builder.ActorFactory(config=config, env=COUNTING, positions=Positions())(0, None)
+    builder.ActorFactory(config=config, env=COUNTING)(0, Positions(), None)
     assert engine.supervision == supervision

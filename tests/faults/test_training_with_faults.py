@@ -1,0 +1,67 @@
+"""Whole trainings on environments that break: they come to their end, and say what broke, where, and how often."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train
+
+SMALL = [
+    *(
+        "env=gymnasium",
+        "context=task",
+        "fusion=film",
+        "core.size=8",
+        "fusion.size=8",
+        "torso.hidden=[8]",
+        "display=false",
+    ),
+    *("runtime=local", "runtime.num_actors=1", "runtime.slots_per_actor=4", "learner.batch_size=4", "precision=fp32"),
+    *("learner.unroll_length=10", "log_seconds=0", "runtime.max_restarts=1000"),
+]
+
+pytestmark = pytest.mark.usefixtures("process_settings", "nothing_is_left_behind")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# An actor takes seconds to start again, and an environment much less.
+@pytest.mark.parametrize(("processes", "frames"), [("true", 400), ("false", 80)])
+def test_a_training_goes_on_when_environments_crash(processes: str, frames: int, tmp_path: Path) -> None:
+    run, tasks = tmp_path / "run", ["environments:Segfaults-v0", "environments:Counts-v0"]
+    more = [f"env.tasks=[{','.join(tasks)}]", f"env.processes={processes}", f"run={run}", f"total_frames={frames}"]
+    assert train.main([*SMALL, *more]) == 0
+    records, result, last = (
+        lines(run / "faults.jsonl"),
+        json.loads((run / "result.json").read_text()),
+        lines(run / "metrics.jsonl")[-1],
+    )
+    assert result["finished"] and result["restarts"] == len(records) > 0
+    where = "an environment of actor 0" if processes == "true" else "actor 0"
+    for record in records:
+        assert record["where"] == where and record["task"] == tasks[0] and record["cause"] == "killed"
+        assert "SIGSEGV" in record["detail"] and "environments.py" in record["detail"], "no stack"
+    assert (
+        sum(record["episodes_dropped"] for record in records) == last["episodes_dropped"] == result["episodes_dropped"]
+    )
+    assert last[f"tasks/{tasks[0]}/restarts"] == last["restarts/killed"] == len(records)
+    assert last[f"tasks/{tasks[1]}/restarts"] == 0
+    assert last["memory/learner"] > last["memory/actor-0"] / 10 > 0
+
+
+def test_a_training_whose_environments_crash_too_often_stops_saved_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    more = ["env.tasks=[environments:Raises-v0]", "env.processes=false", f"run={run}", "total_frames=100000"]
+    assert train.main([*SMALL, *more, "runtime=serial", "runtime.max_restarts=3"]) == 1
+    said = capsys.readouterr().err
+    assert "4 restarts within 300 seconds are more than runtime.max_restarts=3" in said
+    assert "4 x actor 0 (task environments:Raises-v0) failed: " in said and "Traceback" in said
+    assert list((run / "checkpoints").glob("*.pt")) and len(lines(run / "faults.jsonl")) == 4
