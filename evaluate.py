@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents.checkpoint import find_checkpoint
+from agents.display import warn
 from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, play, quotas
 from agents.evaluation_probes import Probing, probe_report, probe_tables
 from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(config: EvaluateConfig) -> int:
     """One evaluation: plays, writes the result and prints it. Returns the exit code."""
-    agent = load_agent(find_checkpoint(Path(config.run)))
+    agent = load_agent(find_checkpoint(Path(config.run), warn))
     spec = evaluation_spec(agent, config.tasks, config.engine)
     folder = home(Path(config.run), agent.path)
     output = Path(config.output) if config.output else folder / "evaluation.json"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
 
 from agents import builder, plan
 from agents.bottleneck import limited_by
-from agents.checkpoint import save_checkpoint
 from agents.clock import Clock
-from agents.display import Display
+from agents.display import Display, warn
 from agents.interruption import Interruption
 from agents.learner import NonFiniteError
 from agents.matching import match_params
@@ -30,10 +29,12 @@ from agents.run_folder import (
     resumed_config,
     snapshot,
     write_agent,
+    write_diagnosis,
     write_result,
 )
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process
+from agents.saving import SaveError, Saver
 from conf.loading import changed_keys, compose_train, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -62,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except (ActorError, NonFiniteError) as error:
-        print(f"error: {error}\nThe run was saved up to here: resume=true goes on with it.", file=sys.stderr)
+    except (ActorError, NonFiniteError, SaveError) as error:
+        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -77,7 +78,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
     statistics, positions, seconds = Statistics(env.tasks, human_scores(env)), Positions(), 0.0
-    saved = newest_checkpoint(Path(config.run)) if config.resume else None
+    saved = newest_checkpoint(Path(config.run), warn) if config.resume else None
     if saved:
         seconds = restore(saved, env, learner, statistics, positions)
     builder.check_fits(config, env, network)
@@ -92,31 +93,44 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         )
         # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
         cost = multiply_adds(network, env)
-        write_agent(folder, network, cost)
+        saver = Saver(
+            folder,
+            keep=config.keep_checkpoints,
+            milestone_frames=config.milestone_frames,
+            saved=saved,
+            frames=learner.state.steps * env.action_repeat,
+            say=display.say,
+        )
+        with saver.attempt("agent.json"):
+            write_agent(folder, network, cost)
         display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner, cost))
         log = MetricsLog(folder, learner.state.updates)
         replay = builder.build_replay(config, env, network, learner.state.updates)
 
+        def frames() -> int:
+            return learner.state.steps * env.action_repeat
+
         def save() -> None:
+            learner.check_finite()
             with clock.disk():
                 content = snapshot(
                     config, env, learner, statistics, runtime.positions, clock.seconds, runtime=runtime.state_dict()
                 )
-                save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
+                saver.save(content, updates=learner.state.updates, frames=frames(), standing=statistics.standing())
 
         def ended() -> str:
             """Why the run is over; empty while it goes on."""
             if interruption.wanted:
                 return "signal"
-            if learner.state.steps * env.action_repeat >= config.total_frames:
+            if frames() >= config.total_frames:
                 return "total_frames"
             return "stop_at_success" if 0 < config.stop_at_success <= statistics.success() else ""
 
         def report() -> None:
             row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
-            row |= replay.row(learner.state.updates)
+            row |= replay.row(learner.state.updates) | {"saves_failed": saver.failed}
             verdict = limited_by(clock.shares, facts)
-            with clock.disk():
+            with clock.disk(), saver.attempt("the log"):
                 log.write(row, tasks, verdict.name)
             display.update(row, tasks, verdict.sentence)
 
@@ -140,24 +154,31 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 clock.tick(batch, updates, learner.state)
                 if clock.passed(config.log_frames) if config.log_frames else clock.due("log", config.log_seconds):
                     report()
-                if clock.due("checkpoint", config.checkpoint_seconds):
+                if clock.due("checkpoint", config.checkpoint_seconds) or saver.milestone(frames()):
                     save()
             # An end may fall on a log step, and a row about no time at all would say nothing. With log_frames the rows of a run that
             # was interrupted and resumed are those of one that was not.
             if learner.state.updates > log.updates and not (interruption.wanted and config.log_frames):
                 report()
             save()
-        except (ActorError, NonFiniteError):
+        except (ActorError, NonFiniteError) as error:
             # The learner stands between two updates: nothing of what it has learned is lost.
-            save()
+            with suppress(NonFiniteError):
+                save()
+            error.add_note(saver.verdict(learner.state.updates))
+            if isinstance(error, NonFiniteError):
+                with saver.attempt("diagnosis.json"):
+                    error.add_note(f"What was not finite: {write_diagnosis(folder, error, config, env)}")
             raise
         finally:
             runtime.close()
             log.close()
         verdict = limited_by(clock.shares, facts)
         figures = result(learner, statistics, clock, env, verdict, ended_by=ended())
-        write_result(folder, figures)
+        with saver.attempt("result.json"):
+            write_result(folder, figures)
         display.finish(folder, figures)
+    saver.insist(learner.state.updates)
     return DONE if figures["finished"] else INTERRUPTED
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import torch
 
 from agents.bottleneck import Verdict
-from agents.checkpoint import env_from_dict, env_to_dict, list_checkpoints, load_checkpoint
+from agents.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
 from agents.clock import Clock
+from agents.diagnosis import for_json
 from agents.files import write_json
-from agents.learner import Learner
+from agents.learner import Learner, NonFiniteError
 from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
@@ -28,10 +30,10 @@ from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 
-AGENT, CONFIG, CHECKPOINTS, RESULT, PROVENANCE, VOCABULARY = (
+AGENT, CONFIG, DIAGNOSIS, RESULT, PROVENANCE, VOCABULARY = (
     "agent.json",
     "config.yaml",
-    "checkpoints",
+    "diagnosis.json",
     "result.json",
     "provenance.json",
     "vocabulary.json",
@@ -88,11 +90,14 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     """Makes the folder and writes what is known at the start: config, provenance, vocabulary.
 
     Raises:
-        InputError: the folder holds a run already and `resume` is off, or it cannot be written.
+        InputError: the folder holds a run already and `resume` is off, or it cannot be written, or its checkpoints would be elsewhere.
     """
     folder = Path(config.run)
     if holds_run(folder) and not config.resume:
         raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
+    if (folder / CHECKPOINTS).is_symlink():
+        # Old checkpoints are removed, and nothing outside the run's folder ever is.
+        raise InputError(f"{folder / CHECKPOINTS} is a link: give the place that it leads to as run=.")
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         # The config marks the folder as a run, so it comes last.
@@ -104,10 +109,28 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     return folder
 
 
-def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Content of the newest checkpoint of a run, or None when it was killed before its first."""
+def newest_checkpoint(folder: Path, tell: Callable[[str], object]) -> dict[str, Any] | None:
+    """Content of the newest intact checkpoint of a run to go on with, or None when it was killed before its first.
+
+    Damaged ones after it get another name, `<name>.damaged`: they are no checkpoints any more, and nothing is lost.
+
+    Args:
+        tell: is given a sentence about them.
+
+    Raises:
+        InputError: there are checkpoints and all are damaged.
+    """
     found = list_checkpoints(folder / CHECKPOINTS)
-    return load_checkpoint(found[-1]) if found else None
+    if not found:
+        return None
+    newest = newest_intact(found)
+    if newest.damaged:
+        tell(newest.warning)
+    for error in newest.damaged:
+        # Where that is refused, the run cannot be written either, which is about to be told.
+        with contextlib.suppress(OSError):
+            error.path.rename(error.path.with_name(error.path.name + ".damaged"))
+    return newest.content
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -140,6 +163,14 @@ def result(
         "mean": mean_over_tasks(tasks),
         "score": scores_of_suite(tasks),
     }
+
+
+def write_diagnosis(folder: Path, error: NonFiniteError, config: TrainConfig, env: EnvSpec) -> Path:
+    """What was not finite, with the names of the tasks and the options that decide; what was not finite before is replaced."""
+    path = folder / DIAGNOSIS
+    options = {"learner": to_dict(config.learner), "precision": config.precision, "core": config.core.name}
+    write_json(path, for_json({"error": str(error), "tasks": list(env.tasks), **error.diagnosis, "options": options}))
+    return path
 
 
 def provenance() -> dict[str, Any]:

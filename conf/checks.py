@@ -56,6 +56,7 @@ def check_train(config: TrainConfig) -> None:
             "total_frames": 1,
             "seed": 0,
             "keep_checkpoints": 1,
+            "milestone_frames": 0,
             "log_seconds": 0,
             "log_frames": 0,
             "checkpoint_seconds": 0,
