@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from agents.interruption import INTERRUPTED, leave_at_signals, raise_at_signals, run_program
+
+if __name__ == "__main__":
+    # The imports below take seconds.
+    leave_at_signals()
+
 import itertools
 import sys
 from collections.abc import Sequence
@@ -23,12 +29,13 @@ from conf.loading import compose_evaluate, to_dict
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+DONE, BAD_INPUT = 0, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    raise_at_signals()
     if "--help" in arguments or "-h" in arguments:
         print(__doc__, *(f"  {key}={value}" for key, value in to_dict(EvaluateConfig()).items()), sep="\n")
         return DONE
@@ -99,4 +106,4 @@ def evaluate(config: EvaluateConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

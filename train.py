@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from agents.interruption import INTERRUPTED, Interruption, leave_at_signals, raise_at_signals, run_program
+
+if __name__ == "__main__":
+    # The imports below take seconds.
+    leave_at_signals()
+
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,7 +19,6 @@ from agents import builder, plan
 from agents.bottleneck import limited_by
 from agents.clock import Clock
 from agents.display import Display, warn
-from agents.interruption import Interruption
 from agents.learner import NonFiniteError
 from agents.matching import match_params
 from agents.metrics import MetricsLog, Statistics
@@ -42,12 +47,13 @@ from envs.scores import human_scores
 from envs.spec import EnvSpec
 from envs.suites import make_spec
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    raise_at_signals()
     try:
         if {"--help", "-h"} & set(arguments):
             keys = train_keys([argument for argument in arguments if not argument.startswith("-")])
@@ -137,9 +143,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         losses: dict[str, torch.Tensor] = {}
         try:
             while not ended():
-                batch = None
-                with interruption.ends_waiting() if runtime.only_waits else nullcontext():
-                    batch = runtime.collect()
+                batch = interruption.waiting(runtime.collect) if runtime.only_waits else runtime.collect()
                 if batch is None:
                     break
                 updates = learner.state.updates
@@ -183,4 +187,4 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -26,7 +26,7 @@ from agents.network.agent import AgentNetwork
 from agents.policy import Policy, Sampler, Slots
 from agents.runtime.base import ActorError
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.process import configure_process, leave_signals_to_the_learner
+from agents.runtime.process import configure_process, leave_signals_to_the_learner, sigint_held_back
 from agents.trajectory import OBSERVED
 from envs.spec import ArraySpec
 
@@ -159,7 +159,8 @@ class InferenceServer:
             name="inference",
             daemon=True,
         )
-        self._process.start()
+        with sigint_held_back():
+            self._process.start()
         # Without these copies the pipes end with the server.
         for connection in (theirs, *passed):
             connection.close()

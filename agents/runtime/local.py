@@ -22,7 +22,7 @@ from agents.policy import Policy
 from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceClient, InferenceServer, InferenceServerError, MakePolicy
-from agents.runtime.process import configure_process, leave_signals_to_the_learner
+from agents.runtime.process import configure_process, leave_signals_to_the_learner, sigint_held_back
 from envs.spec import ArraySpec
 
 _JOIN_SECONDS = 5.0
@@ -106,7 +106,8 @@ class LocalRuntime:
                     name=f"actor-{index}",
                     daemon=True,
                 )
-                process.start()
+                with sigint_held_back():
+                    process.start()
                 # Without these copies the pipes end with the actor.
                 theirs.close()
                 if client:

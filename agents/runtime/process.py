@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import signal
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 import torch
 
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+@contextlib.contextmanager
+def sigint_held_back() -> Iterator[None]:
+    """Around the start of a process: it never gets SIGINT, not even while it imports, and this one gets it when the block is left.
+
+    Ctrl-C reaches the whole process group, and a process that is still importing would answer with a traceback.
+    """
+    # multiprocessing starts it with the first process, and lets SIGINT through when it has.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_signals_to_the_learner() -> None:
