@@ -25,6 +25,7 @@ from agents.metrics import MetricsLog, Statistics
 from agents.network.cost import multiply_adds
 from agents.replay import parts_of
 from agents.run_folder import (
+    Restored,
     claim,
     default_run,
     holds_run,
@@ -83,20 +84,18 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     torch.manual_seed(config.seed)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
-    statistics, positions, seconds = Statistics(env.tasks, human_scores(env)), Positions(), 0.0
+    statistics, positions, restored = Statistics(env.tasks, human_scores(env)), Positions(), Restored()
     saved = newest_checkpoint(Path(config.run), warn) if config.resume else None
     if saved:
-        seconds = restore(saved, env, learner, statistics, positions)
+        restored = restore(saved, config, env, learner, statistics, positions)
     builder.check_fits(config, env, network)
     fresh, replayed, passes = plan.fresh_columns(config), plan.replayed_columns(config), config.learner.passes
     folder = claim(config, env)
 
     with Display(config.total_frames, enabled=config.display) as display:
-        clock = Clock(seconds, learner.state, action_repeat=env.action_repeat)
+        clock = Clock(restored.seconds, learner.state, action_repeat=env.action_repeat)
         facts = builder.facts(config, env, learner)
-        runtime = builder.build_runtime(
-            config, env, network, positions, learner.state.updates, saved.get("runtime") if saved else None
-        )
+        runtime = builder.build_runtime(config, env, network, positions, learner.state.updates, restored.runtime)
         # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
         cost = multiply_adds(network, env)
         saver = Saver(

@@ -271,7 +271,7 @@ def build_runtime(
     Args:
         positions: where the random streams stand.
         version: of the weights that `network` has.
-        state: `state_dict` of the runtime before; only `serial` with as many actors goes on from it.
+        state: `state_dict` of the runtime before, where this one fits it (agents.run_folder.restore).
     """
     actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
     factory = ActorFactory(config=config, env=env, positions=positions)
@@ -279,7 +279,6 @@ def build_runtime(
     unrolls = plan.unrolls_per_batch(config)
     runtime: Runtime
     if config.runtime.name == "serial":
-        fits = state is not None and len(state["actors"]) == actors
         runtime = SerialRuntime(
             factory,
             network,
@@ -287,7 +286,7 @@ def build_runtime(
             num_actors=actors,
             unrolls_per_batch=unrolls,
             version=version,
-            state=state if fits else None,
+            state=state,
         )
     else:
         runtime = LocalRuntime(

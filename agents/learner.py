@@ -275,5 +275,8 @@ class Learner:
         """The inverse of `state_dict`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.popart = PopArt(state["popart"]["mu"].to(self.device), state["popart"]["nu"].to(self.device))
-        self.state = LearnerState(**state["counters"])
+        popart = PopArt(state["popart"]["mu"].to(self.device), state["popart"]["nu"].to(self.device))
+        if popart.mu.shape != self.popart.mu.shape or popart.nu.shape != self.popart.nu.shape:
+            raise ValueError(f"moments of {len(popart.mu)} tasks in place of {len(self.popart.mu)}")
+        self.popart = popart
+        self.state = LearnerState(**{name: int(state["counters"][name]) for name in LearnerState._fields})

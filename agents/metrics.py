@@ -132,12 +132,12 @@ class Statistics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for task, saved in state.items():
-            statistics = self.tasks[task]
-            statistics.steps, statistics.episodes = saved["steps"], saved["episodes"]
+        for task, statistics in self.tasks.items():
+            saved = state[task]
+            statistics.steps, statistics.episodes = int(saved["steps"]), int(saved["episodes"])
             # Earlier checkpoints do not have it.
-            statistics.updates = saved.get("updates", 0)
-            statistics.recent = deque(((r, s, int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
+            statistics.updates = int(saved.get("updates", 0))
+            statistics.recent = deque(((float(r), float(s), int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
 
 
 def mean_over_tasks(summary: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from agents import plan
 from agents.bottleneck import Verdict
 from agents.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
 from agents.clock import Clock
@@ -53,7 +54,7 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
         given: dotted keys that the command line sets (conf.loading.changed_keys).
 
     Raises:
-        InputError: `given` asks for another experiment, with both values of each key.
+        InputError: `given` asks for another experiment, with both values of each key, several in lines of their own.
     """
     folder = Path(config.run)
     saved = load_train(folder / CONFIG)
@@ -63,8 +64,11 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
         key: wanted[key] for key in given if key not in MAY_CHANGE_ON_RESUME and known.get(key) != wanted.get(key)
     }
     if different:
-        listed = ", ".join(f"{key}={value} (the run has {known.get(key)})" for key, value in different.items())
-        raise InputError(f"resume=true cannot change {listed}: leave these keys out, or start another run.")
+        listed = [f"{key}={value} (the run has {known.get(key)})" for key, value in different.items()]
+        if len(listed) == 1:
+            raise InputError(f"resume=true cannot change {listed[0]}: leave this key out, or start another run.")
+        lines = "".join(f"\n  {line}" for line in listed)
+        raise InputError(f"resume=true cannot change {len(listed)} keys: leave them out, or start another run.{lines}")
     for key in given:
         if key in MAY_CHANGE_ON_RESUME:
             node = tree
@@ -244,13 +248,32 @@ def snapshot(
     }
 
 
+class Restored(NamedTuple):
+    """What a run goes on from, beside what is put back in place.
+
+    Attributes:
+        seconds: that it has taken before.
+        runtime: state from which its runtime goes on step for step; None where it begins new episodes.
+        episodes_dropped: that were being played when the checkpoint was written and are not played to their end.
+    """
+
+    seconds: float = 0.0
+    runtime: dict[str, Any] | None = None
+    episodes_dropped: int = 0
+
+
 def restore(
-    content: dict[str, Any], env: EnvSpec, learner: Learner, statistics: Statistics, positions: Positions
-) -> float:
-    """Puts a checkpoint's content back in place and returns the seconds that the run has taken.
+    content: dict[str, Any],
+    config: TrainConfig,
+    env: EnvSpec,
+    learner: Learner,
+    statistics: Statistics,
+    positions: Positions,
+) -> Restored:
+    """Puts a checkpoint's content back in place.
 
     Raises:
-        InputError: the environments are not those that the checkpoint was trained on.
+        InputError: the environments are not those that the checkpoint was trained on, or it does not hold what it should.
     """
     saved = env_from_dict(content["env"])
     if (
@@ -266,13 +289,20 @@ def restore(
     try:
         learner.load_state_dict(content["learner"])
         statistics.load_state_dict(content["statistics"])
-        positions.unrolls.update(content["positions"]["unrolls"])
-        positions.episodes.update(content["positions"]["episodes"])
+        for actor, episodes in content["positions"]["episodes"].items():
+            positions.unrolls[int(actor)] = int(content["positions"]["unrolls"][actor])
+            positions.episodes[int(actor)] = [int(episode) for episode in episodes]
+            if len(episodes) != config.runtime.slots_per_actor:
+                raise ValueError(f"actor {actor} had {len(episodes)} slots")
         positions.steps.update(enumerate(task.steps for task in statistics.tasks.values()))
         torch.set_rng_state(content["rng"])
-        return float(content["seconds"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        runtime = content.get("runtime")
+        if runtime and (config.runtime.name != "serial" or len(runtime["actors"]) != plan.num_actors(config, env)):
+            runtime = None
+        dropped = 0 if runtime else sum(len(episodes) for episodes in positions.episodes.values())
+        return Restored(float(content["seconds"]), runtime, dropped)
+    except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"resume=true: the checkpoint does not fit its configuration ({reason}): use an earlier one."
         ) from error
