@@ -99,12 +99,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
         cost = multiply_adds(network, env)
         saver = Saver(
-            folder,
-            keep=config.keep_checkpoints,
-            milestone_frames=config.milestone_frames,
-            saved=saved,
-            frames=learner.state.steps * env.action_repeat,
-            say=display.say,
+            folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
         )
         with saver.attempt("agent.json"):
             write_agent(folder, network, cost)

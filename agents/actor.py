@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.network.actions import ActionDistribution
+from agents.pulse import Pulse
 from agents.trajectory import Trajectory
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
 
@@ -47,6 +48,7 @@ class Actor:
 
     Attributes:
         env_seconds, inference_seconds: time that the last unroll spent in the environment and in the policy.
+        pulse: what it shows of its life at every step.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Actor:
         self.env_seconds = 0.0
         self.inference_seconds = 0.0
         slots = env.num_envs
-        observation, _ = env.reset()
+        observation, info = env.reset()
         self._current = {key: torch.from_numpy(np.array(value)) for key, value in observation.items()}
         self._current |= {
             "task": self._current["task"].to(torch.int32),
@@ -74,10 +76,21 @@ class Actor:
             "last_action": actions.no_action(slots),
             "last_reward": torch.zeros(slots),
         }
+        self._first_episodes = info["episode"]
+        self.show_life(Pulse(slots))
         self._no_action = actions.no_action(1).numpy()[0]
         self._ended = np.zeros(slots, bool)
         self._written_in_place = [key for key in observation if key in WRITTEN_IN_PLACE]
         self._copied = [key for key in observation if key not in WRITTEN_IN_PLACE]
+
+    def show_life(self, pulse: Pulse) -> None:
+        """From now on signs of life go there; before the first unroll."""
+        self.pulse = pulse
+        pulse.beat(self._first_episodes, self._current["task"].numpy())
+
+    def task(self) -> str:
+        """Name of the task that it is busy with (agents/pulse.py); empty where that is not known."""
+        return self.pulse.task(self.env.spec_of_suite.tasks)
 
     def unroll(self, out: Trajectory) -> None:
         """Plays T steps in every slot and writes them into `out` (agents/trajectory.py), whose length sets T."""
@@ -115,6 +128,7 @@ class Actor:
                 arrays[key][t] = info[key]
             for key in self._copied:
                 arrays[key][t + 1] = observation[key]
+            self.pulse.beat(info["episode"], observation["task"])
         arrays["episode"][:] = info["episode"]
         self._current = {key: rows[length].clone() for key, rows in inputs.items()}
         self.env_seconds, self.inference_seconds = env_seconds, inference_seconds

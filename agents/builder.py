@@ -10,6 +10,7 @@ from torch import nn
 from agents import plan
 from agents.actor import ActingPolicy, Actor
 from agents.bottleneck import Facts
+from agents.faults import Faults
 from agents.fusion import FREE_DIMENSIONS, FUSIONS, OPTIONS, SPATIAL_FUSIONS, TORSO, Fusion
 from agents.learner import Learner
 from agents.network.actions import action_distribution
@@ -19,9 +20,10 @@ from agents.network.core import CORES, Core
 from agents.network.cost import MultiplyAdds
 from agents.network.torso import build_torso
 from agents.policy import Policy
-from agents.replay import Replay, check_memory, replay_bytes
+from agents.replay import Replay, replay_bytes
+from agents.resources import Needs, check_resources, needs_of
+from agents.runtime.actor_process import Supervision
 from agents.runtime.base import Positions, Runtime
-from agents.runtime.buffers import check_shared_memory
 from agents.runtime.local import LocalRuntime
 from agents.runtime.serial import SerialRuntime
 from agents.trajectory import num_bytes, trajectory_spec
@@ -115,24 +117,24 @@ class ActorFactory:
 
     Attributes:
         config, env: of the run.
-        positions: where the random streams stand; actors and slots that are not in it begin at 0.
     """
 
     config: TrainConfig
     env: EnvSpec
-    positions: Positions
 
-    def __call__(self, index: int, network: AgentNetwork | None, policy: ActingPolicy | None = None) -> Actor:
+    def __call__(
+        self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
+    ) -> Actor:
         """The actor, with this policy, or with the learner's network, or with one of its own."""
-        slots = actor_slots(self.config, self.env, index, self.positions)
+        slots = actor_slots(self.config, self.env, index, positions)
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
             env.wait_for_resets(self.config.runtime.reset_patience)
         if self.config.runtime.task_schedule == "uniform_frames":
             # Each actor for itself: every one takes over its part of what all have played before.
             actors = plan.num_actors(self.config, self.env)
-            env.balance_frames([self.positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
-        unrolls = self.positions.unrolls.get(index, 0)
+            env.balance_frames([positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
+        unrolls = positions.unrolls.get(index, 0)
         seed = (self.config.seed, index)
         actions = action_distribution(self.env)
         return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
@@ -161,12 +163,26 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
     """What can be known of the runtime before anything starts.
 
     Raises:
-        InputError: a schedule that the environments cannot follow, a task without a slot, or more memory than there is.
+        InputError: a schedule that the environments cannot follow, a task without a slot, or more memory or open files than there are.
     """
     plan.check_schedule(config, env)
-    if config.runtime.name == "local":
-        check_shared_memory(shared_memory(config, env, network))
-    check_memory(replay_bytes(replay_spec(config, env, network)))
+    check_resources(needs(config, env, network))
+
+
+def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
+    """What the run takes of the machine."""
+    local = config.runtime.name == "local"
+    actors = plan.num_actors(config, env) if local else 0
+    return needs_of(
+        trajectories=shared_memory(config, env, network),
+        replay=replay_bytes(replay_spec(config, env, network)),
+        parameters=network.num_parameters,
+        actors=actors,
+        networks=actors if plan.inference(config, env, network) == "actor" else int(local),
+        bytes_per_parameter=plan.bytes_per_parameter(config),
+        slots=config.runtime.slots_per_actor,
+        slots_have_processes=bool(getattr(config.env, "processes", False)),
+    )
 
 
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
@@ -265,45 +281,49 @@ def build_runtime(
     positions: Positions,
     version: int,
     state: dict[str, Any] | None = None,
+    *,
+    faults: Faults | None = None,
 ) -> Runtime:
     """The runtime of the configuration, its actors started.
 
     Args:
         positions: where the random streams stand.
+        faults: takes in what goes wrong; without it the first time is one too many.
         version: of the weights that `network` has.
         state: `state_dict` of the runtime before, where this one fits it (agents.run_folder.restore).
     """
     actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
-    factory = ActorFactory(config=config, env=env, positions=positions)
+    factory = ActorFactory(config=config, env=env)
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
     unrolls = plan.unrolls_per_batch(config)
-    runtime: Runtime
+    supervision = Supervision(config.runtime.hang_seconds, config.runtime.memory_limit, config.runtime.recycle_episodes)
     if config.runtime.name == "serial":
-        runtime = SerialRuntime(
+        return SerialRuntime(
             factory,
             network,
             spec,
             num_actors=actors,
             unrolls_per_batch=unrolls,
+            positions=positions,
             version=version,
             state=state,
+            faults=faults,
         )
-    else:
-        runtime = LocalRuntime(
-            factory,
-            network,
-            spec,
-            num_actors=actors,
-            unrolls_per_batch=unrolls,
-            actor_threads=config.runtime.actor_threads,
-            buffers_per_actor=plan.buffers_per_actor(config, env),
-            version=version,
-            make_policy=factory.policy if plan.inference(config, env, network) == "server" else None,
-            server_threads=plan.server_threads(config),
-        )
-    runtime.positions.unrolls.update(positions.unrolls)
-    runtime.positions.episodes.update(positions.episodes)
-    return runtime
+    return LocalRuntime(
+        factory,
+        network,
+        spec,
+        num_actors=actors,
+        unrolls_per_batch=unrolls,
+        positions=positions,
+        actor_threads=config.runtime.actor_threads,
+        buffers_per_actor=plan.buffers_per_actor(config, env),
+        version=version,
+        make_policy=factory.policy if plan.inference(config, env, network) == "server" else None,
+        server_threads=plan.server_threads(config),
+        faults=faults,
+        supervision=supervision,
+    )
 
 
 def _build_fusion(config: TrainConfig, context: ContextEncoder, x_size: int, out_size: int) -> Fusion:

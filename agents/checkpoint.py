@@ -140,19 +140,20 @@ def find_checkpoint(run: Path, tell: Callable[[str], object]) -> Path:
 
 
 def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint knows of those that stay (agents/saving.py): `best`, a dict, empty for none, and `milestones`, numbers.
+    """What a checkpoint knows of those that stay (agents/saving.py): `best`, a dict, empty for none, `milestones`, their numbers, and
+    `frames`, its own.
 
     Raises:
         InputError: it is something else.
     """
     # Those of schema 2 know of none.
-    kept = content.get("kept", {"best": {}, "milestones": []})
+    kept = content.get("kept", {"best": {}, "milestones": [], "frames": 0})
     try:
         best, milestones = dict(kept["best"]), list(kept["milestones"])
-        numbers = [*milestones, *([best["updates"], best["episodes"]] if best else [])]
+        numbers = [kept["frames"], *milestones, *([best["updates"], best["episodes"]] if best else [])]
         fits = all(isinstance(number, int) and number >= 0 for number in numbers)
         if fits and (not best or isinstance(best["value"], float)):
-            return {"best": best, "milestones": milestones}
+            return {"best": best, "milestones": milestones, "frames": kept["frames"]}
     except (KeyError, TypeError, ValueError):
         pass
     raise InputError("the checkpoint's list of those that stay is not readable: use an earlier one.")

@@ -117,9 +117,13 @@ def automatic_inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork
     actors = num_actors(config, env)
     if config.runtime.name == "serial" or actors == 1:
         return "actor"
-    # In low precision an actor keeps the full network beside the one that acts (agents/policy.py).
-    copies = actors * network.num_parameters * (4 if autocast_dtype(config) is None else 8)
+    copies = actors * network.num_parameters * bytes_per_parameter(config)
     return "server" if acting_device(config).type != "cpu" or copies > MOST_COPIES * memory() else "actor"
+
+
+def bytes_per_parameter(config: TrainConfig) -> int:
+    """Of a network that acts. In low precision the full one is kept beside it (agents/policy.py)."""
+    return 4 if autocast_dtype(config) is None else 8
 
 
 def memory() -> int:

@@ -8,7 +8,6 @@ weights would have led to, as in that paper.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -16,7 +15,6 @@ import torch
 
 from agents.runtime.base import allocate, concatenate
 from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, minibatches, num_bytes
-from envs.errors import InputError
 from envs.spec import ArraySpec
 
 
@@ -103,24 +101,6 @@ def parts_of(
 def replay_bytes(spec: Mapping[str, ArraySpec]) -> int:
     """Memory of a replay of that spec."""
     return num_bytes(_kept(spec))
-
-
-def check_memory(size: int, path: str = "/proc/meminfo") -> None:
-    """Refuses a replay that does not fit: it fills as the run goes on, and would end it late and without a word.
-
-    Raises:
-        InputError: `size` bytes are not free.
-    """
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="ascii") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    if size > free:
-        raise InputError(
-            f"learner.replay_size needs {size / 2**20:,.0f} MiB of memory and {free / 2**20:,.0f} MiB are free: lower "
-            "learner.replay_size or learner.unroll_length."
-        )
 
 
 def _kept(spec: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:

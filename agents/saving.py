@@ -20,11 +20,10 @@ class Saver:
 
     Args:
         folder: of the run.
+        saved: content of the checkpoint that the run goes on from.
+        say: shows a sentence.
         keep: the newest checkpoints that stay. The best one stays, too, and the milestones.
         milestone_frames: the first checkpoint at or after each multiple of so many frames stays; 0 = none.
-        saved: content of the checkpoint that the run goes on from.
-        frames: that the run has played.
-        say: shows a sentence.
 
     Attributes:
         failed: writes that the disk refused.
@@ -33,19 +32,18 @@ class Saver:
     def __init__(
         self,
         folder: Path,
+        saved: dict[str, Any] | None,
+        say: Callable[[str], object],
         *,
         keep: int,
         milestone_frames: int,
-        saved: dict[str, Any] | None,
-        frames: int,
-        say: Callable[[str], object],
     ) -> None:
         self.failed = 0
         self._run = folder
         self._keep = keep
         self._milestone_frames = milestone_frames
         self._kept = kept_checkpoints(saved or {})
-        self._tried = self._saved = frames
+        self._tried: int = self._kept["frames"]
         self._updates = -1
         self._say = say
         self._refused: dict[str, str] = {}
@@ -63,13 +61,17 @@ class Saver:
         """
         kept: dict[str, Any] = {
             "best": self._better(updates, standing),
-            "milestones": [*self._kept["milestones"], *([updates] if self._passed(self._saved, frames) else [])],
+            "milestones": [
+                *self._kept["milestones"],
+                *([updates] if self._passed(self._kept["frames"], frames) else []),
+            ],
+            "frames": frames,
         }
         folder = self._run / CHECKPOINTS
         self._tried = frames
         with self.attempt("the checkpoint"):
             save_checkpoint(folder, updates, content | {"kept": kept})
-            self._kept, self._saved, self._updates = kept, frames, updates
+            self._kept, self._updates = kept, updates
         if "the checkpoint" not in self._refused:
             best = kept["best"]
             with self.attempt("the folder of checkpoints"):

@@ -18,6 +18,7 @@ from agents import builder
 from agents.actor import ActingPolicy, Actor
 from agents.builder import ActorFactory
 from agents.network.agent import AgentNetwork
+from agents.runtime.base import Positions
 from benchmarks.options import parse
 
 
@@ -54,9 +55,11 @@ class BusyActorFactory(ActorFactory):
 
     seconds: float
 
-    def __call__(self, index: int, network: AgentNetwork | None, policy: ActingPolicy | None = None) -> Actor:
+    def __call__(
+        self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
+    ) -> Actor:
         """See ActorFactory. (A dataclass with slots is made anew by its decorator; `super()` would look for the old one.)"""
-        actor = ActorFactory.__call__(self, index, network, policy)
+        actor = ActorFactory.__call__(self, index, positions, network, policy)
         actor.env = BusyEnv(actor.env, self.seconds)  # type: ignore[assignment]
         return actor
 

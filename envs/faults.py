@@ -9,6 +9,9 @@ CAUSES = ("raised", "exited", "killed", "hung", "memory", "recycled")
 memory: more than runtime.memory_limit. recycled: renewed after runtime.recycle_episodes, as asked for.
 """
 
+ASKED_FOR = ("memory", "recycled")
+"""Causes that are no failures, and lose nothing."""
+
 
 class Fault(NamedTuple):
     """One environment or actor that was renewed, and why.

@@ -131,18 +131,18 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[int]]:
     """By actor and slot, first and last episode of each process from now on."""
     episodes: dict[tuple[int, int], list[int]] = {}
     unroll = Actor.unroll
-    seen: set[int] = set()
+    seen: set[Actor] = set()
 
     def recording(self: Actor, out: Trajectory) -> None:
         first = [slot.episode for slot in self.env.slots]
         unroll(self, out)
         for column, last in enumerate(out["episode"].tolist()):
             numbers = episodes.setdefault((self.seed[1], column), [])
-            if id(self) not in seen:
+            if self not in seen:
                 numbers.append(first[column])
                 numbers.append(last)
             numbers[-1] = last
-        seen.add(id(self))
+        seen.add(self)
 
     monkeypatch.setattr(Actor, "unroll", recording)
     return episodes
@@ -151,8 +151,9 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[int]]:
 class Unfrozen(SerialRuntime):
     """Stands in for the local runtime, whose actors are never in a state to be saved; without its processes."""
 
-    def __init__(self, *arguments: Any, num_actors: int, unrolls_per_batch: int, version: int, **others: Any) -> None:
-        super().__init__(*arguments, num_actors=num_actors, unrolls_per_batch=unrolls_per_batch, version=version)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        shared = ("num_actors", "unrolls_per_batch", "positions", "version", "faults")
+        super().__init__(*arguments, **{key: options[key] for key in shared})
 
     def state_dict(self) -> None:
         return None

@@ -1,7 +1,7 @@
 """What a runtime is: it carries trajectories to the learner and weights to the actors, and knows nothing of the algorithm.
 
-A runtime calls `make_actor(index, positions)` for each of its actors, wherever that actor lives, and hands over batches of
-`batch_size` columns in the order in which unrolls are finished.
+A runtime calls `make_actor(index, positions, ...)` for each of its actors, wherever that actor lives, and again for one that it has to
+start anew. It hands over batches of `batch_size` columns in the order in which unrolls are finished.
 """
 
 from __future__ import annotations
@@ -59,10 +59,13 @@ class Batch:
 class MakeActor(Protocol):
     """Builds actor `index`; it must be picklable, for actors live in processes of their own.
 
-    It acts with `policy` or, where that is None, with a Policy of its own for `network`: the learner's, or None for one of its own.
+    Its random streams begin where `positions` says, those of an actor that is not in it at 0. It acts with `policy` or, where that is
+    None, with a Policy of its own for `network`: the learner's, or None for one of its own.
     """
 
-    def __call__(self, index: int, network: AgentNetwork | None, policy: ActingPolicy | None = None) -> Actor:
+    def __call__(
+        self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
+    ) -> Actor:
         """See the class."""
 
 
@@ -78,8 +81,12 @@ class Runtime(Protocol):
     def collect(self) -> Batch:
         """The next batch; waits for it.
 
+        An actor that dies, raises or hangs is started again and told to the run's Faults (agents/faults.py); its unfinished unroll is
+        dropped.
+
         Raises:
-            ActorError: an actor, or the server that acts for it, died or raised.
+            ActorError: that happened too often, or an actor raised before any unroll was finished, which is no accident.
+            InputError: an actor found the configuration wrong.
         """
 
     def publish(self, version: int) -> None:
@@ -90,12 +97,17 @@ class Runtime(Protocol):
         cannot: after a resume every slot then begins its next episode (`positions`).
         """
 
+    def processes(self) -> dict[str, int]:
+        """Process ids of the actors, and of whatever serves them, by name."""
+
     def close(self) -> None:
         """Ends all actors; may be called twice."""
 
 
 class ActorError(RuntimeError):
-    """An actor, or the server that acts for it, raised or vanished; the message holds its traceback or exit code."""
+    """Actors, or the server that acts for them, raised or vanished, and starting them again does not help; the message holds the
+    traceback or exit code of the last one.
+    """
 
 
 def allocate(spec: Mapping[str, ArraySpec]) -> Trajectory:

@@ -1,12 +1,7 @@
-"""Memory that the learner and its actors share: trajectories by number, and versioned weights.
-
-One large segment each. The segments have no name in the file system once they are mapped (torch unlinks them at once), so that
-nothing is left behind however the processes end.
-"""
+"""What the learner and its actors share: trajectories by number, and versioned weights. One piece of memory each."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,29 +9,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.runtime.shared_memory import SharedMemory
 from agents.trajectory import Trajectory, num_bytes
-from envs.errors import InputError
 from envs.spec import ArraySpec
 
 _ALIGNMENT = 64
 
 
 class TrajectoryBuffers:
-    """`count` trajectories in one shared segment; `buffers[i]` is a dict of tensors that share its memory."""
+    """`count` trajectories in shared memory; `buffers[i]` is a dict of tensors that lie in it.
 
-    def __init__(self, spec: Mapping[str, ArraySpec], count: int, memory: Tensor | None = None) -> None:
+    Args:
+        spec: of one trajectory.
+        memory: of another process's object, to share; fresh memory by default.
+    """
+
+    def __init__(self, spec: Mapping[str, ArraySpec], count: int, memory: SharedMemory | None = None) -> None:
         self.spec = dict(spec)
         self.count = count
         offsets, size = {}, 0
         for key, array in self.spec.items():
             offsets[key] = size
             size += -(-num_bytes({key: array}) // _ALIGNMENT) * _ALIGNMENT
-        if memory is None:
-            check_shared_memory(size * count)
-            memory = torch.zeros(size * count, dtype=torch.uint8).share_memory_()
-        self._memory = memory
+        self._memory = memory or SharedMemory(size * count)
         self._views: list[Trajectory] = []
-        flat = memory.numpy()
+        flat = self._memory.bytes.numpy()
         for number in range(count):
             views = {}
             for key, array in self.spec.items():
@@ -63,20 +60,18 @@ class SharedWeights:
 
     Args:
         shapes: shape of every parameter, in order.
-        memory, stamp: of another process's object, to share; fresh ones by default.
+        memory: of another process's object, to share; fresh memory by default.
     """
 
-    def __init__(self, shapes: Sequence[torch.Size], memory: Tensor | None = None, stamp: Tensor | None = None) -> None:
+    def __init__(self, shapes: Sequence[torch.Size], memory: SharedMemory | None = None) -> None:
         self._shapes = list(shapes)
         sizes = [shape.numel() for shape in self._shapes]
-        if memory is None:
-            check_shared_memory(2 * 4 * sum(sizes))
-            memory = torch.zeros(2, sum(sizes)).share_memory_()
+        self._memory = memory or SharedMemory(_ALIGNMENT + 2 * 4 * sum(sizes))
         # Twice the version, plus the number of the current copy: versions may skip numbers, copies may not.
-        self._stamp = torch.zeros(1, dtype=torch.int64).share_memory_() if stamp is None else stamp
-        self._memory = memory
+        self._stamp = self._memory.bytes[:8].view(torch.int64)
+        copies: Tensor = self._memory.bytes[_ALIGNMENT:].view(torch.float32).view(2, sum(sizes))
         self._views = [
-            [part.view(shape) for part, shape in zip(copy.split(sizes), self._shapes, strict=True)] for copy in memory
+            [part.view(shape) for part, shape in zip(copy.split(sizes), self._shapes, strict=True)] for copy in copies
         ]
 
     @property
@@ -102,21 +97,4 @@ class SharedWeights:
                 return stamp // 2
 
     def __reduce__(self) -> Any:
-        return SharedWeights, (self._shapes, self._memory, self._stamp)
-
-
-def check_shared_memory(size: int, path: str = "/dev/shm") -> None:
-    """Refuses what does not fit into shared memory: writing past its end would kill the process without a word.
-
-    Raises:
-        InputError: `size` bytes are not free.
-    """
-    if not os.path.isdir(path):
-        return
-    stats = os.statvfs(path)
-    free = stats.f_bavail * stats.f_frsize
-    if size > free:
-        raise InputError(
-            f"runtime=local needs {size / 2**20:.0f} MiB of shared memory and {path} has {free / 2**20:.0f} MiB free: lower "
-            "runtime.slots_per_actor, runtime.num_actors or learner.unroll_length, or give a container a larger --shm-size."
-        )
+        return SharedWeights, (self._shapes, self._memory)

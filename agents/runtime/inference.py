@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import selectors
+import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
+from multiprocessing.reduction import recv_handle, send_handle
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -24,9 +26,13 @@ from torch import Tensor
 from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork
 from agents.policy import Policy, Sampler, Slots
-from agents.runtime.base import ActorError
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.process import configure_process, leave_signals_to_the_learner, sigint_held_back
+from agents.runtime.process import (
+    configure_process,
+    end_with_the_parent,
+    leave_signals_to_the_learner,
+    sigint_held_back,
+)
 from agents.trajectory import OBSERVED
 from envs.spec import ArraySpec
 
@@ -119,7 +125,7 @@ class InferenceClient(NamedTuple):
 
 
 class InferenceServer:
-    """The server as the learner sees it: a process that ends with its last actor, or with the learner.
+    """The server as the learner sees it: a process that ends when the learner hangs up.
 
     Args:
         context: starts processes.
@@ -132,7 +138,7 @@ class InferenceServer:
 
     Attributes:
         connection: readable when the server has failed or ended.
-        clients: for the actors, by index.
+        pid: of its process.
     """
 
     def __init__(
@@ -146,43 +152,49 @@ class InferenceServer:
         num_actors: int,
         threads: int,
     ) -> None:
-        exchange = TrajectoryBuffers(exchange_spec(spec, num_actors, network.actions), 1)
-        pipes = [context.Pipe() for _ in range(num_actors)]
-        self.clients = [
-            InferenceClient(ours, exchange, network.actions, index) for index, (ours, _) in enumerate(pipes)
-        ]
+        self._exchange = TrajectoryBuffers(exchange_spec(spec, num_actors, network.actions), 1)
+        self._actions = network.actions
         self.connection, theirs = context.Pipe()
-        passed = [connection for _, connection in pipes]
+        self._pipe = context.Pipe
         self._process = context.Process(
             target=_run_server,
-            args=(make_policy, theirs, passed, exchange, weights, threads),
+            args=(make_policy, theirs, self._exchange, weights, threads),
             name="inference",
             daemon=True,
         )
         with sigint_held_back():
             self._process.start()
-        # Without these copies the pipes end with the server.
-        for connection in (theirs, *passed):
-            connection.close()
+        self.pid = self._process.pid or 0
+        # Without this copy the pipe ends with the server.
+        theirs.close()
 
-    def failure(self, patience: float) -> ActorError:
-        """What became of a server that has failed or ended; waits up to `patience` seconds for it to be known."""
+    def client(self, actor: int) -> InferenceClient:
+        """For that actor, or for the one that takes its place: with a connection of its own, on which no old answer waits."""
+        ours, theirs = self._pipe()
+        # A server that is gone is noticed by whoever waits for it.
+        with contextlib.suppress(OSError), theirs:
+            self.connection.send(actor)
+            send_handle(self.connection, theirs.fileno(), self.pid)
+        return InferenceClient(ours, self._exchange, self._actions, actor)
+
+    def ending(self, patience: float) -> tuple[str, str]:
+        """Cause (envs/faults.py) and detail of the end of a server that has failed or ended; waits up to `patience` seconds for them."""
         with contextlib.suppress(EOFError, ConnectionResetError):
             if self.connection.poll(patience):
-                return ActorError(f"the inference server failed:\n{self.connection.recv()}")
+                return "raised", self.connection.recv()
         self._process.join(patience)
-        return ActorError(f"the inference server ended without a word (exit code {self._process.exitcode}).")
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            return "killed", signal.Signals(-code).name
+        return "exited", f"exit code {code}"
 
     def close(self, patience: float) -> None:
-        """Waits for the server to end after its actors, up to `patience` seconds, and then ends it; may be called twice."""
-        # The actors have theirs; of those that were never started, these are the last.
-        for client in self.clients:
-            client.connection.close()
+        """Hangs up, waits for the server to end, up to `patience` seconds, and then ends it; may be called twice."""
+        self.connection.close()
         self._process.join(patience)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        self.connection.close()
 
 
 def exchange_spec(spec: Mapping[str, ArraySpec], num_actors: int, actions: ActionDistribution) -> dict[str, ArraySpec]:
@@ -227,6 +239,10 @@ class _Batcher:
         self._distribution[rows] = distribution.view(len(actors), self._slots, -1)
         self._version[rows] = self._current
 
+    def begin(self, actor: int) -> None:
+        """Another actor takes that place."""
+        self._policy.core_state[self._columns(slice(actor, actor + 1))] = 0
+
     def show_state(self, actor: int) -> None:
         """Copies this actor's core state to where it can see it."""
         self._core_state[actor] = self._policy.core_state[self._columns(slice(actor, actor + 1))]
@@ -246,51 +262,55 @@ class _Batcher:
 def _run_server(
     make_policy: MakePolicy,
     learner: Connection,
-    actors: Sequence[Connection],
     exchange: TrajectoryBuffers,
     weights: SharedWeights,
     threads: int,
 ) -> None:
     """Main function of the server process. The last message to the learner is the traceback of what it raised, if it did."""
+    end_with_the_parent()
     leave_signals_to_the_learner()
     configure_process(threads)
     try:
         arrays = exchange[0]
         num_actors, slots = arrays["distribution"].shape[:2]
-        _serve(_Batcher(make_policy(num_actors * slots), arrays, weights), learner, actors)
+        _serve(_Batcher(make_policy(num_actors * slots), arrays, weights), learner)
     except Exception:
         with contextlib.suppress(OSError):
             learner.send(traceback.format_exc())
 
 
 @torch.inference_mode()
-def _serve(batcher: _Batcher, learner: Connection, actors: Sequence[Connection]) -> None:
-    """Answers requests until the last actor or the learner is gone. The learner never writes: its pipe is ready when it ends."""
+def _serve(batcher: _Batcher, learner: Connection) -> None:
+    """Answers requests until the learner hangs up. It sends an actor's index and a connection to that actor, for each that it starts."""
     with selectors.DefaultSelector() as selector:
         selector.register(learner, selectors.EVENT_READ)
-        for index, connection in enumerate(actors):
-            selector.register(connection, selectors.EVENT_READ, index)
-        while len(selector.get_map()) > 1:
-            ready = []
+        while True:
+            ready: dict[int, Connection] = {}
             for key, _ in selector.select():
-                if key.data is None:
-                    return
-                connection = actors[key.data]
+                connection, actor = key.fileobj, key.data
+                assert isinstance(connection, Connection)
                 try:
+                    if actor is None:
+                        actor = learner.recv()
+                        selector.register(Connection(recv_handle(learner)), selectors.EVENT_READ, actor)
+                        batcher.begin(actor)
+                        continue
                     request = connection.recv_bytes()
                 except (EOFError, ConnectionResetError):
+                    if actor is None:
+                        return
                     selector.unregister(connection)
+                    connection.close()
                     continue
                 if request == _STEP:
-                    ready.append(key.data)
+                    ready[actor] = connection
                 else:
-                    batcher.show_state(key.data)
+                    batcher.show_state(actor)
                     _answer(connection)
             if ready:
-                ready.sort()
-                batcher.step(ready)
-                for index in ready:
-                    _answer(actors[index])
+                batcher.step(sorted(ready))
+                for connection in ready.values():
+                    _answer(connection)
 
 
 def _answer(connection: Connection) -> None:

@@ -8,50 +8,35 @@ sees it at once. An actor always has its next buffer in the pipe while it fills 
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import time
-import traceback
 from collections import deque
 from collections.abc import Mapping
-from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from multiprocessing.connection import wait
+from typing import Any
 
+from agents.faults import Faults
 from agents.network.agent import AgentNetwork
-from agents.policy import Policy
+from agents.runtime.actor_process import Abandoned, ActorProcess, Failed, Finished, Pulses, Started, Supervision
 from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.inference import InferenceClient, InferenceServer, InferenceServerError, MakePolicy
-from agents.runtime.process import configure_process, leave_signals_to_the_learner, sigint_held_back
+from agents.runtime.inference import InferenceServer, MakePolicy
+from agents.runtime.process import resident_memory
+from envs.errors import InputError
+from envs.faults import Fault
 from envs.spec import ArraySpec
 
 _JOIN_SECONDS = 5.0
 
+_LOOK_SECONDS = 0.5
+"""How often the learner looks for actors that show no sign of life."""
 
-class _Finished(NamedTuple):
-    """An actor's message: buffer `buffer` is full."""
-
-    buffer: int
-    weights_version: int
-    unrolls: int
-    seconds: float
-    env_seconds: float
-    inference_seconds: float
-    wait_seconds: float
-
-
-class _Failed(NamedTuple):
-    """An actor's last message: the traceback of what it raised."""
-
-    error: str
-
-
-class _Abandoned(NamedTuple):
-    """An actor's last message: the inference server is gone."""
+_MEMORY_SECONDS = 5.0
+"""How often it looks for those that have grown too large: reading that of every process takes milliseconds."""
 
 
 class LocalRuntime:
-    """Actors in spawned processes.
+    """Actors in spawned processes, which are started again when they die, raise, hang or grow too large.
 
     Args:
         make_actor: see runtime/base.py; must be picklable.
@@ -59,11 +44,14 @@ class LocalRuntime:
         spec: of one trajectory.
         num_actors: processes.
         unrolls_per_batch: unrolls joined into one batch.
+        positions: where the random streams stand; taken over, and kept up to date.
         actor_threads: compute threads of each actor.
         buffers_per_actor: trajectories each actor may be ahead; bounds policy lag and memory.
         version: of the weights that `network` begins with.
         make_policy: builds the policy of an inference server; None: each actor acts by itself.
         server_threads: compute threads of that server.
+        faults: takes in every restart, and says when there are too many; by default the first is.
+        supervision: when an actor that still runs is started again.
     """
 
     def __init__(
@@ -74,48 +62,39 @@ class LocalRuntime:
         *,
         num_actors: int,
         unrolls_per_batch: int,
+        positions: Positions | None = None,
         actor_threads: int = 1,
         buffers_per_actor: int = 2,
         version: int = 0,
         make_policy: MakePolicy | None = None,
         server_threads: int = 1,
+        faults: Faults | None = None,
+        supervision: Supervision | None = None,
     ) -> None:
-        self.positions = Positions()
-        self._network = network
-        self._unrolls_per_batch = unrolls_per_batch
+        self.positions = positions or Positions()
+        self._make_actor, self._make_policy = make_actor, make_policy
+        self._network, self._spec = network, spec
+        self._num_actors, self._unrolls_per_batch = num_actors, unrolls_per_batch
+        self._actor_threads, self._server_threads = actor_threads, server_threads
+        self._faults, self._supervision = faults or Faults(), supervision or Supervision()
+        self._context = multiprocessing.get_context("spawn")
+        self._slots = spec["core_state"].shape[0]
         self._buffers = TrajectoryBuffers(spec, num_actors * buffers_per_actor)
         self._weights = SharedWeights([parameter.shape for parameter in network.parameters()])
         self._weights.publish(network, version)
+        self._pulses = Pulses(num_actors, self._slots)
         self._lent: list[tuple[int, int]] = []
-        self._ready: deque[tuple[int, _Finished]] = deque()
-        self._connections: list[Connection] = []
-        self._processes: list[Any] = []
+        self._ready: deque[tuple[int, Finished]] = deque()
+        self._anything_finished = False
+        self._actors: list[ActorProcess] = []
         self._server: InferenceServer | None = None
-        context = multiprocessing.get_context("spawn")
+        self._looked = self._weighed = time.monotonic()
         try:
-            if make_policy is not None:
-                self._server = InferenceServer(
-                    context, make_policy, network, spec, self._weights, num_actors=num_actors, threads=server_threads
-                )
+            self._start_server()
             for index in range(num_actors):
-                mine, theirs = context.Pipe()
-                client = self._server.clients[index] if self._server else None
-                process = context.Process(
-                    target=_run_actor,
-                    args=(make_actor, index, theirs, self._buffers, self._weights, client, actor_threads),
-                    name=f"actor-{index}",
-                    daemon=True,
-                )
-                with sigint_held_back():
-                    process.start()
-                # Without these copies the pipes end with the actor.
-                theirs.close()
-                if client:
-                    client.connection.close()
-                self._processes.append(process)
-                self._connections.append(mine)
+                self._actors.append(self._start_actor(index, self.positions))
                 for number in range(index * buffers_per_actor, (index + 1) * buffers_per_actor):
-                    self._assign(index, number)
+                    self._actors[index].assign(number)
         except BaseException:
             self.close()
             raise
@@ -125,7 +104,7 @@ class LocalRuntime:
     def collect(self) -> Batch:
         """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""
         for index, number in self._lent:
-            self._assign(index, number)
+            self._actors[index].assign(number)
         self._lent = []
         start = time.perf_counter()
         while len(self._ready) < self._unrolls_per_batch:
@@ -154,94 +133,155 @@ class LocalRuntime:
     def state_dict(self) -> None:
         """None: whenever one looks, actors are in the middle of their unrolls."""
 
+    def processes(self) -> dict[str, int]:
+        """`actor-<index>`, and `inference` where there is a server."""
+        found = {f"actor-{actor.index}": actor.process.pid or 0 for actor in self._actors}
+        return found | ({"inference": self._server.pid} if self._server else {})
+
     def close(self) -> None:
         """Asks the actors to end, and ends those that do not. Their server ends after them."""
-        for connection in self._connections:
-            with contextlib.suppress(OSError):
-                connection.send(None)
         deadline = time.monotonic() + _JOIN_SECONDS
-        for process in self._processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for actor in self._actors:
+            actor.retire("", "")
+        for actor in self._actors:
+            actor.process.join(max(0.0, deadline - time.monotonic()))
+            actor.kill()
         if self._server:
             self._server.close(max(0.0, deadline - time.monotonic()))
-        for connection in self._connections:
-            connection.close()
-        self._connections, self._processes, self._server = [], [], None
+        for actor in self._actors:
+            actor.close()
+        self._actors, self._server = [], None
 
-    def _assign(self, index: int, number: int) -> None:
-        # An actor that is gone is reported when its pipe is read.
-        with contextlib.suppress(OSError):
-            self._connections[index].send(number)
+    def _start_server(self) -> None:
+        if self._make_policy is not None:
+            self._server = InferenceServer(
+                self._context,
+                self._make_policy,
+                self._network,
+                self._spec,
+                self._weights,
+                num_actors=self._num_actors,
+                threads=self._server_threads,
+            )
+
+    def _start_actor(self, index: int, positions: Positions) -> ActorProcess:
+        return ActorProcess(
+            self._context,
+            index,
+            self._make_actor,
+            positions,
+            self._buffers,
+            self._weights,
+            self._pulses,
+            self._server.client(index) if self._server else None,
+            self._actor_threads,
+        )
 
     def _receive(self) -> None:
-        for connection in wait(self._connections + ([self._server.connection] if self._server else [])):
-            assert isinstance(connection, Connection)
-            if self._server and connection is self._server.connection:
-                raise self._server.failure(_JOIN_SECONDS)
-            index = self._connections.index(connection)
-            try:
-                message = connection.recv()
-            except (EOFError, ConnectionResetError):
-                process = self._processes[index]
-                process.join(_JOIN_SECONDS)
-                raise ActorError(f"actor {index} ended without a word (exit code {process.exitcode}).") from None
-            if isinstance(message, _Abandoned):
-                assert self._server
-                raise self._server.failure(_JOIN_SECONDS)
-            if isinstance(message, _Failed):
-                raise ActorError(f"actor {index} failed:\n{message.error}")
-            self._ready.append((index, message))
+        """Waits for messages, for the end of a process, or until it is time to look after those that say nothing."""
+        signs: dict[Any, ActorProcess] = {}
+        for actor in self._actors:
+            # The process as well as its pipe, whose other end a process that the actor has left behind may hold.
+            signs |= {actor.connection: actor, actor.process.sentinel: actor}
+        ready = wait([*signs, *([self._server.connection] if self._server else [])], _LOOK_SECONDS)
+        if self._server and self._server.connection in ready:
+            self._restart_server()
+            return
+        for actor in dict.fromkeys(signs[sign] for sign in ready):
+            if not self._hear(actor, ended=actor.process.sentinel in ready):
+                # The server is gone: nothing that was ready is as it was.
+                return
+        self._look()
 
+    def _hear(self, actor: ActorProcess, *, ended: bool) -> bool:
+        """Takes in what an actor has sent; False if all actors were started again."""
+        try:
+            while actor.connection.poll():
+                message = actor.connection.recv()
+                if isinstance(message, Finished):
+                    assert actor.assigned.popleft() == message.buffer
+                    actor.unrolls = message.unrolls
+                    self._anything_finished = True
+                    self._ready.append((actor.index, message))
+                elif isinstance(message, Started):
+                    actor.start(message)
+                elif isinstance(message, Abandoned):
+                    self._restart_server()
+                    return False
+                else:
+                    self._failed(actor, message)
+                    return True
+        except (EOFError, OSError):
+            ended = True
+        if ended:
+            self._restart(actor, *actor.ending())
+        return True
 
-def _run_actor(
-    make_actor: MakeActor,
-    index: int,
-    connection: Connection,
-    buffers: TrajectoryBuffers,
-    weights: SharedWeights,
-    client: InferenceClient | None,
-    threads: int,
-) -> None:
-    """Main function of an actor process: a buffer number in, the same number out when it is full, None to end."""
-    leave_signals_to_the_learner()
-    configure_process(threads)
-    try:
-        remote = client.policy() if client else None
-        actor = make_actor(index, None, remote)
-        version = -1
-        free = time.perf_counter()
-        while (number := connection.recv()) is not None:
-            began = time.perf_counter()
-            if remote is None and weights.version != version:
-                assert isinstance(actor.policy, Policy)
-                version = weights.read(actor.policy.network)
-                actor.policy.weights_changed()
-            actor.unroll(buffers[number])
-            if remote:
-                version = remote.weights_version
-            ended = time.perf_counter()
-            connection.send(
-                _Finished(
-                    number,
-                    version,
-                    actor.unrolls,
-                    seconds=ended - free,
-                    env_seconds=actor.env_seconds,
-                    inference_seconds=actor.inference_seconds,
-                    wait_seconds=began - free,
-                )
-            )
-            free = ended
+    def _failed(self, actor: ActorProcess, message: Failed) -> None:
+        if message.is_input_error:
+            raise InputError(message.error)
+        if not self._anything_finished:
+            raise ActorError(f"actor {actor.index} failed:\n{message.error}")
+        self._restart(actor, "raised", message.error)
+
+    def _look(self) -> None:
+        """Starts those again that show no sign of life, and asks those to end that have become too large or too old."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        hang_seconds, memory_limit, recycle_episodes = self._supervision
+        was_away = now - self._looked > hang_seconds / 2
+        self._looked = now
+        hung = [actor for actor in self._actors if actor.hangs(hang_seconds, was_away=was_away)]
+        if hung and self._server and len(hung) == len(self._actors):
+            self._restart_server(f"no actor has got an answer for {hang_seconds:g} seconds (runtime.hang_seconds)")
+            return
+        for actor in hung:
+            detail = f"no step for {hang_seconds:g} seconds (runtime.hang_seconds){actor.stack()}"
+            self._restart(actor, "hung", detail)
+        if memory_limit and now - self._weighed > _MEMORY_SECONDS:
+            self._weighed = now
+            memory = resident_memory()
+            for actor in self._actors:
+                size = memory.get(actor.process.pid or 0, 0.0)
+                if size > memory_limit and actor.started and not actor.retiring:
+                    actor.retire("memory", f"{size:,.0f} MiB are more than runtime.memory_limit={memory_limit}")
+        for actor in self._actors:
+            if recycle_episodes and actor.episodes_played() >= recycle_episodes and not actor.retiring:
+                actor.retire("recycled", f"{actor.episodes_played()} episodes (runtime.recycle_episodes)")
+
+    def _restart(self, actor: ActorProcess, cause: str, detail: str, *, told: bool = False) -> None:
+        """Starts an actor again after the episodes that it was in, with the buffers that it has not filled."""
+        fault = Fault(actor.task(), cause, detail)
+        actor.kill()
         actor.close()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        # The learner is gone: there is nobody to tell.
-        return
-    except InferenceServerError:
-        with contextlib.suppress(OSError):
-            connection.send(_Abandoned())
-    except Exception:
-        with contextlib.suppress(OSError):
-            connection.send(_Failed(traceback.format_exc()))
+        if not told:
+            self._faults.add(
+                f"actor {actor.index}",
+                fault,
+                unrolls_dropped=int(actor.unfinished),
+                episodes_dropped=self._slots if actor.started else 0,
+            )
+        self._actors[actor.index] = fresh = self._start_actor(actor.index, actor.next_positions())
+        for number in actor.assigned:
+            fresh.assign(number)
+
+    def _restart_server(self, detail: str = "") -> None:
+        """Starts the inference server again, and all actors, whose core states went with it."""
+        assert self._server
+        cause, detail = ("hung", detail) if detail else self._server.ending(_JOIN_SECONDS)
+        if cause == "raised" and not self._anything_finished:
+            raise ActorError(f"the inference server failed:\n{detail}")
+        for actor in self._actors:
+            actor.kill()
+        self._server.close(0.0)
+        begun = [actor for actor in self._actors if actor.started]
+        self._faults.add(
+            "the inference server",
+            Fault("", cause, detail),
+            unrolls_dropped=sum(actor.unfinished for actor in begun),
+            episodes_dropped=self._slots * len(begun),
+        )
+        self._start_server()
+        for actor in list(self._actors):
+            self._restart(actor, cause, detail, told=True)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
+import psutil
 import torch
 
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+_PR_SET_PDEATHSIG = 1
+"""Linux's prctl.h."""
 
 
 @contextlib.contextmanager
@@ -33,6 +39,43 @@ def leave_signals_to_the_learner() -> None:
     """Ctrl-C reaches the whole process group; the learner decides when the other processes of a run end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def end_with_the_parent() -> None:
+    """From now on the kernel kills this process when its parent is gone, even inside an engine that never returns to Python."""
+    parent = multiprocessing.parent_process()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent.pid:
+        # It ended before it could be asked to tell.
+        os._exit(1)
+
+
+def kill_with_descendants(pid: int) -> None:
+    """Kills a process and all that it has started, and they in turn."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (*process.children(recursive=True), process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
+def resident_memory() -> dict[int, float]:
+    """MiB of resident memory of this process and of each of its children, their descendants included, by process id."""
+    this = psutil.Process()
+    memory = {this.pid: _resident(this)}
+    child_of: dict[int, int] = {}
+    # Parents come before their children.
+    for process in this.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = process.ppid()
+            child_of[process.pid] = child = child_of.get(parent, process.pid)
+            memory[child] = memory.get(child, 0.0) + _resident(process)
+    return memory
+
+
+def _resident(process: psutil.Process) -> float:
+    return float(process.memory_info().rss) / 2**20
 
 
 def configure_process(threads: int) -> None:

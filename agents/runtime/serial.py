@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from agents.actor import Actor
+from agents.faults import Faults
 from agents.network.agent import AgentNetwork
 from agents.runtime.base import ActorError, Batch, MakeActor, Positions, allocate, concatenate
+from agents.trajectory import Trajectory
 from envs.errors import InputError
+from envs.faults import Fault
 from envs.spec import ArraySpec
 
 
@@ -22,8 +27,10 @@ class SerialRuntime:
         spec: of one trajectory.
         num_actors: actors; a batch holds one unroll of each of the next `unrolls_per_batch`, in turn.
         unrolls_per_batch: unrolls joined into one batch.
+        positions: where the random streams stand; taken over, and kept up to date.
         version: of the weights that `network` begins with.
         state: `state_dict` of a runtime with as many actors of as many slots, to go on exactly where it was taken.
+        faults: takes in every restart of an actor that raised, and says when there are too many; by default the first is.
     """
 
     def __init__(
@@ -34,11 +41,16 @@ class SerialRuntime:
         *,
         num_actors: int,
         unrolls_per_batch: int,
+        positions: Positions | None = None,
         version: int = 0,
         state: dict[str, Any] | None = None,
+        faults: Faults | None = None,
     ) -> None:
-        self.positions = Positions()
-        self._actors = [make_actor(index, network) for index in range(num_actors)]
+        self.positions = positions or Positions()
+        self._make_actor, self._network = make_actor, network
+        self._faults = faults or Faults()
+        self._anything_finished = False
+        self._actors = [make_actor(index, self.positions, network) for index in range(num_actors)]
         self._buffers = [allocate(spec) for _ in range(unrolls_per_batch)]
         self._version = version
         self._turn = 0
@@ -60,16 +72,13 @@ class SerialRuntime:
     only_waits = False
 
     def collect(self) -> Batch:
-        """Plays the unrolls of one batch; ActorError when one fails."""
+        """Plays the unrolls of one batch."""
         idle_since, began = self._idle_since, time.perf_counter()
         env_seconds = inference_seconds = 0.0
         for buffer in self._buffers:
-            index, actor = self._turn, self._actors[self._turn]
+            index = self._turn
             self._turn = (self._turn + 1) % len(self._actors)
-            try:
-                actor.unroll(buffer)
-            except Exception as error:
-                raise ActorError(f"actor {index} failed:\n{traceback.format_exc()}") from error
+            actor = self._unroll(index, buffer)
             env_seconds += actor.env_seconds
             inference_seconds += actor.inference_seconds
             self.positions.unrolls[index] = actor.unrolls
@@ -87,6 +96,35 @@ class SerialRuntime:
             actor_wait_seconds=began - idle_since,
         )
 
+    def _unroll(self, index: int, buffer: Trajectory) -> Actor:
+        """One unroll of that actor, or of the one that takes its place if it fails."""
+        while True:
+            actor = self._actors[index]
+            begun = actor.unrolls
+            try:
+                actor.unroll(buffer)
+            except InputError:
+                raise
+            except Exception as error:
+                detail = traceback.format_exc()
+                if not self._anything_finished:
+                    raise ActorError(f"actor {index} failed:\n{detail}") from error
+                slots = len(actor.env.slots)
+                fault = Fault(actor.task(), "raised", detail)
+                self._faults.add(f"actor {index}", fault, unrolls_dropped=1, episodes_dropped=slots)
+                with contextlib.suppress(Exception):
+                    # It may be in no state to be closed.
+                    actor.close()
+                last = Positions(
+                    unrolls={index: begun + 1},
+                    episodes={index: actor.pulse.episodes.tolist()},
+                    steps=self.positions.steps,
+                )
+                self._actors[index] = self._make_actor(index, last, self._network)
+            else:
+                self._anything_finished = True
+                return actor
+
     def publish(self, version: int) -> None:
         """The actors' network is the learner's: only what they derived from it is out of date."""
         self._version = version
@@ -97,6 +135,10 @@ class SerialRuntime:
         """All actors as they stand, or None where one cannot be frozen."""
         actors = [actor.state_dict() for actor in self._actors]
         return None if None in actors else {"actors": actors, "turn": self._turn}
+
+    def processes(self) -> dict[str, int]:
+        """None but the learner's."""
+        return {}
 
     def close(self) -> None:
         """Closes the environments."""

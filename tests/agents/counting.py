@@ -9,6 +9,7 @@ certain: (count + number) mod 8, so that every action tells which weights made i
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import time
@@ -26,6 +27,7 @@ from agents.network.actions import Categorical
 from agents.network.agent import AgentOutput, Modulations
 from agents.network.context import Contexts
 from agents.policy import Policy
+from agents.runtime.base import Positions
 from envs.spec import ArraySpec, EnvSpec, Slot
 from envs.vector import Arrays, Outcome, SuiteVectorEnv
 
@@ -56,7 +58,7 @@ def reward_of(slot: int, episode: int, age: int, action: int) -> float:
 
 
 class CountingEngine:
-    """See the module. `fault` is "raise" or "exit", which happens at step `fault_step`."""
+    """See the module. `fault` is "raise", "exit", "segfault" or "hang", which happens at step `fault_step`."""
 
     def __init__(self, slots: Sequence[Slot], fault: str = "", fault_step: int = 20) -> None:
         self.number = np.array([slot.index * NUM_TASKS + slot.task for slot in slots])
@@ -77,6 +79,10 @@ class CountingEngine:
         if self.fault and self.steps == self.fault_step:
             if self.fault == "exit":
                 os._exit(17)
+            if self.fault == "segfault":
+                ctypes.string_at(0)
+            while self.fault == "hang":
+                time.sleep(1)
             raise RuntimeError("the counting engine broke as it was told")
         size = len(self.number)
         reward, terminated, truncated = np.zeros(size, np.float32), np.zeros(size, bool), np.zeros(size, bool)
@@ -161,17 +167,31 @@ class CountingNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class MakeCountingActor:
-    """Actor factory for the runtimes; see agents/runtime/base.py. `first_episode` is that of every slot."""
+    """Actor factory for the runtimes; see agents/runtime/base.py.
+
+    Attributes:
+        fault: of all actors, or with commas between of each of them.
+        first_episode: of every slot.
+    """
 
     fault: str = ""
     first_episode: int = 0
 
-    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
+    def __call__(self, index: int, positions: Positions, network: Any, policy: Any = None) -> Actor:
         numbers = [index * SLOTS + column for column in range(SLOTS)]
-        slots = [Slot(task=n % NUM_TASKS, index=n // NUM_TASKS, episode=self.first_episode) for n in numbers]
-        env = SuiteVectorEnv(CountingEngine(slots, self.fault), COUNTING, slots, seed=0)
+        last = positions.episodes.get(index, [self.first_episode - 1] * SLOTS)
+        slots = [
+            Slot(task=n % NUM_TASKS, index=n // NUM_TASKS, episode=episode + 1)
+            for n, episode in zip(numbers, last, strict=True)
+        ]
+        env = SuiteVectorEnv(
+            CountingEngine(slots, self.fault.split(",")[index] if "," in self.fault else self.fault),
+            COUNTING,
+            slots,
+            seed=0,
+        )
         policy = policy or Policy(CountingNetwork() if network is None else network, SLOTS)
-        return Actor(env, policy, Categorical(NUM_ACTIONS), seed=(0, index))
+        return Actor(env, policy, Categorical(NUM_ACTIONS), seed=(0, index), unrolls=positions.unrolls.get(index, 0))
 
 
 @dataclass(frozen=True)

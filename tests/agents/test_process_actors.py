@@ -16,7 +16,7 @@ from pids import make_pid
 from agents.actor import Actor
 from agents.network.actions import Categorical
 from agents.policy import Policy
-from agents.runtime.base import ActorError
+from agents.runtime.base import ActorError, Positions
 from agents.runtime.local import LocalRuntime
 from agents.trajectory import trajectory_spec
 from envs.process_engine import ProcessEngine
@@ -30,7 +30,7 @@ SEATS = [Slot(task=0, index=number) for number in range(SLOTS)]
 class MakeProcessActor:
     """An actor of three slots, which are three processes."""
 
-    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
+    def __call__(self, index: int, positions: Positions, network: Any, policy: Any = None) -> Actor:
         env = SuiteVectorEnv(ProcessEngine(make_pid, COUNTING, SEATS, Split.TRAIN), COUNTING, SEATS, seed=0)
         return Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, index))  # type: ignore[arg-type]
 
@@ -50,13 +50,13 @@ def test_an_actor_has_processes_which_die_with_it() -> None:
         num_actors=1,
         unrolls_per_batch=1,
     )
-    actor = runtime._processes[0].pid
+    actor = runtime.processes()["actor-0"]
     try:
         processes = {int(pid) for pid in runtime.collect().trajectory["vector"][:, :, 0].unique()}
         assert len(processes) == SLOTS and not processes & {os.getpid(), actor}
         assert not any(map(is_gone, processes))
         os.kill(actor, signal.SIGKILL)
-        with pytest.raises(ActorError, match="actor 0 ended without a word"):
+        with pytest.raises(ActorError, match="actor 0.*was killed"):
             while True:
                 runtime.collect()
         deadline = time.monotonic() + 60

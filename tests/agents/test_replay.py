@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,9 +9,8 @@ from fakes import fake_batch, fake_config, fake_env, fake_network
 
 from agents.builder import build_learner
 from agents.learner import Learner
-from agents.replay import Replay, check_memory, parts_of, replay_bytes
+from agents.replay import Replay, parts_of, replay_bytes
 from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, trajectory_spec
-from envs.errors import InputError
 
 ENV = fake_env()
 T, B, S = 5, 6, 10
@@ -223,15 +220,6 @@ def test_what_the_present_policy_would_never_do_teaches_nothing() -> None:
 
 
 # Memory
-
-
-def test_memory_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "meminfo"
-    path.write_text("MemTotal:       24576 kB\nMemAvailable:    2048 kB\nHugePages_Total:       0\n", encoding="ascii")
-    check_memory(2 * 2**20, str(path))
-    with pytest.raises(InputError, match=r"needs 3 MiB .* 2 MiB are free: lower learner\.replay_size"):
-        check_memory(3 * 2**20, str(path))
-    check_memory(2**60, str(tmp_path / "nothing"))
 
 
 def test_memory_is_that_of_the_arrays() -> None:

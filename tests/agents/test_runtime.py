@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import itertools
-import math
 import multiprocessing
 import pickle
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from counted import SPEC, T, check_column, split, step_versions
 from counting import (
     COUNTING,
     NUM_ACTIONS,
-    NUM_TASKS,
     SLOTS,
     STATE_SIZE,
     CountingNetwork,
     MakeCountingActor,
     MakeCountingPolicy,
-    life,
 )
 from torch import nn
 
-from agents.runtime.base import ActorError, Batch, Runtime, allocate, concatenate
-from agents.runtime.buffers import SharedWeights, TrajectoryBuffers, check_shared_memory
+from agents.runtime.base import ActorError, Positions, Runtime, allocate, concatenate
+from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.local import LocalRuntime
 from agents.runtime.serial import SerialRuntime
-from agents.trajectory import PER_COLUMN, Trajectory, minibatches, trajectory_spec
-from envs.errors import InputError
+from agents.trajectory import Trajectory, minibatches, trajectory_spec
 
-T = 7
 ACTORS = 2
 UNROLLS = 2
-SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
 
 
 def serial(make: MakeCountingActor, network: Any, actors: int, unrolls: int) -> Runtime:
@@ -57,71 +51,6 @@ PROCESSES = ("local", "server")
 
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
-
-
-def split(batch: Batch) -> list[tuple[int, int, Trajectory]]:
-    """The unrolls of a batch, each with its actor and the version of its weights."""
-    parts = []
-    assert batch.trajectory["reset"].shape == (T + 1, len(batch.weights_versions) * SLOTS)
-    for number, version in enumerate(batch.weights_versions):
-        columns = slice(number * SLOTS, (number + 1) * SLOTS)
-        part = {
-            key: (value[columns] if key in PER_COLUMN else value[:, columns]).clone()
-            for key, value in batch.trajectory.items()
-        }
-        first = int(part["vector"][0, 0, 0])
-        assert first % SLOTS == 0 and part["vector"][:, :, 0].eq(first + torch.arange(SLOTS)).all(), "columns mix"
-        parts.append((first // SLOTS, version, part))
-    return parts
-
-
-def step_versions(name: str, version: int, part: Trajectory) -> list[int]:
-    """The number of the weights that took each step of an unroll, all its columns alike: `version`, the one it was begun with.
-
-    A server goes over to newer weights between two steps. Which they are, the actions tell: (count + number) mod 8.
-    """
-    if name != "server":
-        return [version] * T
-    versions, count = [], part["core_state"][:, 0]
-    for t in range(T):
-        count = torch.where(part["reset"][t], 0.0, count) + 1
-        (newer,) = ((part["action"][t] - count - version) % NUM_ACTIONS).unique().tolist()
-        version += int(newer)
-        versions.append(version)
-    return versions
-
-
-def check_column(unrolls: list[tuple[list[int], Trajectory]], slot: int, first_episode: int = 0) -> None:
-    """All unrolls of one slot, in order, against the life that the slot must have had. Each comes with its `step_versions`."""
-    column = slot % SLOTS
-    versions = [version for versions, _ in unrolls for version in versions]
-    moments = life(slot, [*versions, versions[-1]], first_episode)
-    for number, (_, unroll) in enumerate(unrolls):
-        begin = number * T
-        assert tuple(unroll["core_state"][column].tolist()) == moments[begin].state, "core_state is not carried over"
-        assert int(unroll["episode"][column]) == moments[begin + T].episode
-        for t in range(T + 1):
-            moment, at = moments[begin + t], (t, column)
-            assert unroll["vector"][at].tolist() == [slot, moment.episode, moment.age], f"observation {begin + t}"
-            assert unroll["instruction"][at].tolist() == [slot, moment.age]
-            assert int(unroll["task"][at]) == slot % NUM_TASKS
-            assert bool(unroll["reset"][at]) == moment.reset
-            assert int(unroll["last_action"][at]) == moment.last_action
-            assert float(unroll["last_reward"][at]) == moment.last_reward
-            if t == T:
-                continue
-            assert int(unroll["action"][at]) == moment.action, "not the action of the weights that were reported"
-            assert float(unroll["behaviour_log_probs"][at]) == 0
-            assert float(unroll["reward"][at]) == moment.reward
-            assert bool(unroll["terminated"][at]) == moment.terminated
-            assert bool(unroll["mask"][at]) == moment.mask
-            if moment.ended:
-                assert float(unroll["episode_return"][at]) == moment.episode_return
-                assert int(unroll["episode_length"][at]) == moment.age + 1
-                assert float(unroll["success"][at]) == moment.terminated
-            else:
-                assert math.isnan(unroll["episode_return"][at]) and math.isnan(unroll["success"][at])
-                assert int(unroll["episode_length"][at]) == 0
 
 
 PATIENCE = 120.0
@@ -232,8 +161,8 @@ def test_an_unroll_of_another_length_is_the_same_life() -> None:
     """The actor takes T from the trajectory; one unroll of 2 T steps is two of T."""
     long_spec = trajectory_spec(COUNTING, 2 * T, SLOTS, STATE_SIZE)
     whole, halves = allocate(long_spec), [allocate(SPEC), allocate(SPEC)]
-    MakeCountingActor()(0, CountingNetwork()).unroll(whole)
-    actor = MakeCountingActor()(0, CountingNetwork())
+    MakeCountingActor()(0, Positions(), CountingNetwork()).unroll(whole)
+    actor = MakeCountingActor()(0, Positions(), CountingNetwork())
     for half in halves:
         actor.unroll(half)
     assert actor.unrolls == 2
@@ -251,7 +180,7 @@ def test_an_unroll_of_another_length_is_the_same_life() -> None:
 def test_buffers_are_not_overwritten_by_what_comes_next() -> None:
     """A trajectory that was handed over stays as it is while the actor plays on."""
     first, second = allocate(SPEC), allocate(SPEC)
-    actor = MakeCountingActor()(0, CountingNetwork())
+    actor = MakeCountingActor()(0, Positions(), CountingNetwork())
     actor.unroll(first)
     kept = {key: value.clone() for key, value in first.items()}
     actor.unroll(second)
@@ -302,14 +231,6 @@ def test_buffers_share_their_memory_when_pickled() -> None:
     for number in range(3):
         for key in SPEC:
             assert buffers[number][key].eq(1 if SPEC[key].dtype == "bool" else number + 1).all(), "buffers overlap"
-
-
-def test_shared_memory_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    check_shared_memory(1, str(tmp_path))
-    check_shared_memory(2**60, str(tmp_path / "missing"))
-    with pytest.raises(InputError, match="shared memory") as caught:
-        check_shared_memory(2**60, str(tmp_path))
-    assert "\n" not in str(caught.value) and "runtime.slots_per_actor" in str(caught.value)
 
 
 class Uniform(nn.Module):

@@ -33,7 +33,7 @@ PLAIN: dict[str, Any] = {
 
 
 def make_saver(run: Path, said: list[str] | None = None, **options: Any) -> Saver:
-    settings: dict[str, Any] = {"keep": 2, "milestone_frames": 0, "saved": None, "frames": 0} | options
+    settings: dict[str, Any] = {"keep": 2, "milestone_frames": 0, "saved": None} | options
     return Saver(run, say=([] if said is None else said).append, **settings)
 
 
@@ -63,7 +63,7 @@ def test_the_best_stays_and_is_found_by_its_name(tmp_path: Path) -> None:
         save(saver, updates, value)
     assert numbers(tmp_path) == [4, 7, 8] and best(tmp_path) == 4
     # A resumed run remembers it, also where more are to be kept.
-    saver = make_saver(tmp_path, keep=1, saved=load_checkpoint(find_checkpoint(tmp_path, print)), frames=80)
+    saver = make_saver(tmp_path, keep=1, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
     save(saver, 9, 0.5)
     assert numbers(tmp_path) == [4, 9]
     save(saver, 10, 0.8)
@@ -78,9 +78,10 @@ def test_milestones_stay(tmp_path: Path) -> None:
         save(saver, updates)
         assert not saver.milestone(10 * updates)
     assert numbers(tmp_path) == [4, 8, 10, 11]
-    saver = make_saver(
-        tmp_path, milestone_frames=0, saved=load_checkpoint(find_checkpoint(tmp_path, print)), frames=110
-    )
+    saver = make_saver(tmp_path, milestone_frames=40, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
+    assert not saver.milestone(119) and saver.milestone(120)
+    # Those that are there stay when no more are wanted.
+    saver = make_saver(tmp_path, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
     save(saver, 12)
     save(saver, 13)
     assert numbers(tmp_path) == [4, 8, 12, 13]

@@ -112,7 +112,7 @@ def test_only_actors_that_need_not_repeat_themselves_lose_their_patience(
     config = fake_config()
     config.runtime = RuntimeConfig(name=runtime, slots_per_actor=SLOTS, num_actors=1, reset_patience=0.25)
     monkeypatch.setattr(builder, "make_env", lambda *_: SuiteVectorEnv(engine, COUNTING, SEATS, seed=0))
-    builder.ActorFactory(config=config, env=COUNTING, positions=Positions())(0, None)
+    builder.ActorFactory(config=config, env=COUNTING)(0, Positions(), None)
     assert engine.patience == patience
 
 

@@ -18,6 +18,7 @@ from agents import builder, plan
 from agents.actor import Actor
 from agents.builder import ActorFactory
 from agents.learner import Learner
+from agents.runtime.base import Positions
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -28,8 +29,8 @@ class SlowActors(ActorFactory):
 
     env_sleep: float = 0.0
 
-    def __call__(self, index: int, network: Any, policy: Any = None) -> Actor:
-        actor = ActorFactory.__call__(self, index, network, policy)
+    def __call__(self, index: int, positions: Positions, network: Any, policy: Any = None) -> Actor:
+        actor = ActorFactory.__call__(self, index, positions, network, policy)
         step = actor.env.step
 
         def slow_step(actions: Any) -> Any:

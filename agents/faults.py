@@ -1,0 +1,102 @@
+"""What went wrong in a run and was mended: counted for the metrics, written down, and too much of it ends the run."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from agents.runtime.base import ActorError
+from envs.faults import ASKED_FOR, Fault
+
+
+class Faults:
+    """Restarts of actors and of environments.
+
+    Args:
+        max_restarts, window: more than so many within so many seconds end the run.
+        record: is given every restart as plain data (`time`, `where`, `task`, `cause`, `unrolls_dropped`, `episodes_dropped`, `detail`).
+
+    Attributes:
+        unrolls_dropped: unrolls that were not finished.
+        episodes_dropped: episodes that were not.
+    """
+
+    def __init__(
+        self, *, max_restarts: int = 0, window: float = 300.0, record: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self.unrolls_dropped = 0
+        self.episodes_dropped = 0
+        self._max, self._window, self._record = max_restarts, window, record
+        self._causes: Counter[str] = Counter()
+        self._tasks: Counter[str] = Counter()
+        self._recent: deque[tuple[float, str]] = deque()
+
+    def add(self, where: str, fault: Fault, *, unrolls_dropped: int = 0, episodes_dropped: int = 0) -> None:
+        """Takes in that `where` (an actor, or a slot of one) is about to be started again.
+
+        Raises:
+            ActorError: it was one time too many; the message sums up what happened.
+        """
+        self._causes[fault.cause] += 1
+        self._tasks[fault.task] += 1
+        self.unrolls_dropped += unrolls_dropped
+        self.episodes_dropped += episodes_dropped
+        if self._record is not None:
+            dropped = {"unrolls_dropped": unrolls_dropped, "episodes_dropped": episodes_dropped}
+            self._record({"time": time.time(), "where": where, **fault._asdict(), **dropped})
+        if fault.cause in ASKED_FOR:
+            return
+        now = time.monotonic()
+        self._recent.append((now, describe(where, fault)))
+        while now - self._recent[0][0] > self._window:
+            self._recent.popleft()
+        if len(self._recent) > self._max:
+            raise ActorError(self._summary(fault))
+
+    def row(self) -> dict[str, float]:
+        """Counts since the beginning of the run, for metrics.jsonl."""
+        return {
+            "restarts": self._causes.total(),
+            "unrolls_dropped": self.unrolls_dropped,
+            "episodes_dropped": self.episodes_dropped,
+            **{f"restarts/{cause}": count for cause, count in sorted(self._causes.items())},
+        }
+
+    def restarts_of(self, task: str) -> int:
+        """Restarts that this task is to blame for."""
+        return self._tasks[task]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "unrolls_dropped": self.unrolls_dropped,
+            "episodes_dropped": self.episodes_dropped,
+            "causes": dict(self._causes),
+            "tasks": dict(self._tasks),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.unrolls_dropped, self.episodes_dropped = int(state["unrolls_dropped"]), int(state["episodes_dropped"])
+        self._causes, self._tasks = Counter(state["causes"]), Counter(state["tasks"])
+
+    def _summary(self, last: Fault) -> str:
+        detail = f"\n{last.detail}" if "\n" in last.detail else ""
+        if not self._max:
+            return f"{self._recent[-1][1]}{detail}"
+        counts = Counter(text for _, text in self._recent)
+        listed = "".join(f"\n  {count} x {text}" for text, count in counts.most_common(10))
+        many = f"{len(self._recent)} restarts within {self._window:g} seconds are more than"
+        return f"{many} runtime.max_restarts={self._max}:{listed}{detail}"
+
+
+_VERBS = {"raised": "failed", "exited": "exited", "killed": "was killed", "hung": "hung"}
+
+
+def describe(where: str, fault: Fault) -> str:
+    """A restart in one line: who, at which task, and the line of `Fault.detail` that says most, which is a traceback's last."""
+    lines = fault.detail.strip().splitlines() or [""]
+    said = lines[-1] if fault.cause == "raised" else lines[0]
+    return f"{where}{f' (task {fault.task})' if fault.task else ''} {_VERBS.get(fault.cause, 'was renewed')}: {said}"

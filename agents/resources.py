@@ -1,0 +1,134 @@
+"""What a run needs of the machine, held against what is there before anything starts: a process that the kernel kills for want of
+memory says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from envs.errors import InputError
+
+_PROCESS = 200 * 2**20
+"""Bytes of a process that has imported torch, beyond what it shares with others."""
+
+_SLOT_PROCESS = 60 * 2**20
+"""Bytes of a process that has imported numpy and gymnasium; what the environment itself takes is not known."""
+
+_DESCRIPTORS = 100
+"""Open files that a process has besides those of its actors or environments."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class Needs(NamedTuple):
+    """Of a run, in bytes, and in open files of the process that has most of them."""
+
+    trajectories: int
+    replay: int
+    actors: int
+    environments: int
+    learner: int
+    open_files: int
+
+
+_KNOBS = {
+    "trajectories": "runtime.slots_per_actor, runtime.num_actors, runtime.buffers_per_actor or learner.unroll_length",
+    "replay": "learner.replay_size or learner.unroll_length",
+    "actors": "runtime.num_actors, or set runtime.inference=server",
+    "environments": "runtime.slots_per_actor or runtime.num_actors, or set env.processes=false",
+    "learner": "fusion.size, core.size or torso.size",
+}
+"""What to turn, by what takes most."""
+
+
+def needs_of(
+    *,
+    trajectories: int,
+    replay: int,
+    parameters: int,
+    actors: int,
+    networks: int,
+    bytes_per_parameter: int,
+    slots: int,
+    slots_have_processes: bool,
+) -> Needs:
+    """What a run needs.
+
+    Args:
+        trajectories, replay: bytes.
+        parameters: of the network.
+        actors: processes; 0 when all is played in the learner's.
+        networks: copies of the network that act.
+        bytes_per_parameter: of such a copy.
+        slots: of each actor.
+        slots_have_processes: whether each slot has a process of its own.
+    """
+    processes = max(1, actors) * slots * slots_have_processes
+    return Needs(
+        trajectories=trajectories,
+        replay=replay,
+        actors=actors * _PROCESS + networks * parameters * bytes_per_parameter,
+        environments=processes * _SLOT_PROCESS,
+        # Weights, gradients and two moments of the optimiser.
+        learner=4 * 4 * parameters,
+        # Of an actor: two pipes and what tells of its end. Of an environment's process: two pipes.
+        open_files=_DESCRIPTORS + max(4 * actors, 3 * slots * slots_have_processes),
+    )
+
+
+def check_resources(needs: Needs, *, memory: int | None = None, open_files: int | None = None) -> None:
+    """Refuses what cannot fit. Raises this process's limit of open files as far as it may, and as far as that is needed.
+
+    Args:
+        memory, open_files: that there are; None asks the machine.
+
+    Raises:
+        InputError: with the numbers, and what to lower.
+    """
+    parts = {name: getattr(needs, name) for name in _KNOBS}
+    total, free = sum(parts.values()), free_memory() if memory is None else memory
+    if total > free:
+        listed = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items() if size)
+        largest = max(parts, key=lambda name: parts[name])
+        raise InputError(
+            f"this run needs at least {total / 2**20:,.0f} MiB of memory ({listed}) and {free / 2**20:,.0f} MiB are free: lower "
+            f"{_KNOBS[largest]}."
+        )
+    allowed = _allow(needs.open_files) if open_files is None else open_files
+    if needs.open_files > allowed:
+        raise InputError(
+            f"this run needs {needs.open_files:,} open files in one process and {allowed:,} are allowed: lower runtime.num_actors or "
+            "runtime.slots_per_actor, or raise the limit (ulimit -n)."
+        )
+
+
+def free_memory(cgroup: Path = _CGROUP) -> int:
+    """Bytes that this process and its children can still take: the machine's, or what a container leaves them."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        # A group without a limit says "max".
+        with contextlib.suppress(OSError, ValueError):
+            left = int((cgroup / limit).read_text(encoding="ascii")) - int((cgroup / used).read_text(encoding="ascii"))
+            free = min(free, max(0, left))
+    return free
+
+
+def _allow(open_files: int) -> int:
+    """The limit of open files, after it was raised to `open_files` where that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return open_files
+    if soft < open_files:
+        most = open_files if hard == resource.RLIM_INFINITY else min(hard, open_files)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    return soft

@@ -1,0 +1,233 @@
+"""Actors that die, raise or hang are started again, and what they hand over before and after is right to the last number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+from counted import SPEC, Lives
+from counting import SLOTS, CountingNetwork, MakeCountingActor, MakeCountingPolicy
+
+from agents.faults import Faults
+from agents.pulse import Pulse
+from agents.runtime.actor_process import Supervision
+from agents.runtime.base import ActorError
+from agents.runtime.local import LocalRuntime
+from agents.runtime.serial import SerialRuntime
+from envs.faults import Fault
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
+
+PATIENCE = 240.0
+"""Seconds after which a process that should have started never will; far beyond what a busy machine takes."""
+
+
+class Records(list[dict[str, Any]]):
+    """What a run's Faults record."""
+
+    def of(self, where: str) -> list[dict[str, Any]]:
+        return [record for record in self if record["where"] == where]
+
+
+def run(runtime: LocalRuntime | SerialRuntime, lives: Lives, actors: int, restarts: int) -> None:
+    """Until each of the first `actors` actors was seen to begin anew so often, with weights that change at every update."""
+    network = runtime._network
+    deadline, version = time.monotonic() + PATIENCE, 0
+    while min(lives.restarts(actor) for actor in range(actors)) < restarts:
+        assert time.monotonic() < deadline, "an actor was not started again"
+        batch = runtime.collect()
+        lives.add(batch)
+        version += 1
+        network.number.data.fill_(version)  # type: ignore[attr-defined]
+        runtime.publish(version)
+        if version > 50:  # a process that starts need not be waited for with thousands of unrolls of the others
+            time.sleep(0.02)
+
+
+def test_every_kind_of_end_is_followed_by_a_new_start() -> None:
+    """One actor raises, one exits, one crashes, all at every twentieth step. The fourth has nothing to do with it."""
+    records, faults = Records(), ("raise", "exit", "segfault")
+    runtime = LocalRuntime(
+        MakeCountingActor(fault=",".join((*faults, ""))),
+        CountingNetwork(),  # type: ignore[arg-type]
+        SPEC,
+        num_actors=4,
+        unrolls_per_batch=1,
+        faults=Faults(max_restarts=1000, record=records.append),
+    )
+    lives = Lives("local")
+    try:
+        run(runtime, lives, actors=3, restarts=1)
+        counts = runtime._faults.row()
+    finally:
+        runtime.close()
+    lives.check()
+    assert lives.restarts(3) == 0 and not records.of("actor 3")
+    for index, (cause, words) in enumerate(
+        (("raised", "broke as it was told"), ("exited", "exit code 17"), ("killed", "SIGSEGV"))
+    ):
+        for record in records.of(f"actor {index}"):
+            assert record["cause"] == cause and words in record["detail"]
+            assert record["unrolls_dropped"] == 1 and record["episodes_dropped"] == SLOTS
+    assert "counting.py" in records.of("actor 2")[0]["detail"], "a crash tells where the program was"
+    assert counts["restarts"] == len(records) == counts["unrolls_dropped"] == counts["episodes_dropped"] / SLOTS
+    assert counts["restarts/exited"] == len(records.of("actor 1"))
+
+
+@pytest.mark.parametrize("name", ["local", "server"])
+def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung(name: str) -> None:
+    records = Records()
+    runtime = LocalRuntime(
+        MakeCountingActor(fault="hang,"),
+        CountingNetwork(),  # type: ignore[arg-type]
+        SPEC,
+        num_actors=2,
+        unrolls_per_batch=1,
+        make_policy=MakeCountingPolicy() if name == "server" else None,
+        faults=Faults(max_restarts=1000, record=records.append),
+        supervision=Supervision(hang_seconds=2.0),
+    )
+    lives = Lives(name)
+    try:
+        run(runtime, lives, actors=1, restarts=1)
+    finally:
+        runtime.close()
+    lives.check()
+    first = records.of("actor 0")[0]
+    assert first["cause"] == "hung" and "runtime.hang_seconds" in first["detail"] and "counting.py" in first["detail"]
+
+
+@pytest.mark.parametrize("name", ["local", "server"])
+def test_what_is_killed_is_started_again(name: str) -> None:
+    """The actor, and the server that acts for it, one after the other."""
+    records = Records()
+    runtime = LocalRuntime(
+        MakeCountingActor(),
+        CountingNetwork(),  # type: ignore[arg-type]
+        SPEC,
+        num_actors=1,
+        unrolls_per_batch=1,
+        make_policy=MakeCountingPolicy() if name == "server" else None,
+        faults=Faults(max_restarts=1000, record=records.append),
+    )
+    lives, killed = Lives(name), ["actor-0"]
+    if name == "server":
+        killed.append("inference")
+    try:
+        for number, victim in enumerate(killed):
+            run(runtime, lives, actors=1, restarts=number)
+            os.kill(runtime.processes()[victim], signal.SIGKILL)
+            run(runtime, lives, actors=1, restarts=number + 1)
+        assert set(runtime.processes()) == set(killed)
+    finally:
+        runtime.close()
+    lives.check()
+    assert [record["where"] for record in records] == ["actor 0", "the inference server"][: len(killed)]
+    assert all(record["cause"] == "killed" and record["detail"] == "SIGKILL" for record in records)
+
+
+@pytest.mark.parametrize(
+    ("supervision", "cause"), [(Supervision(recycle_episodes=40), "recycled"), (Supervision(memory_limit=1), "memory")]
+)
+def test_an_actor_that_is_too_old_or_too_large_is_renewed_between_two_unrolls(
+    supervision: Supervision, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.runtime.local._MEMORY_SECONDS", 0.0)
+    records = Records()
+    runtime = LocalRuntime(
+        MakeCountingActor(),
+        CountingNetwork(),  # type: ignore[arg-type]
+        SPEC,
+        num_actors=1,
+        unrolls_per_batch=1,
+        # What is asked for is not counted among the restarts that may be too many.
+        faults=Faults(max_restarts=0, record=records.append),
+        supervision=supervision,
+    )
+    lives = Lives("local")
+    try:
+        run(runtime, lives, actors=1, restarts=1)
+        unrolls = runtime.positions.unrolls[0]
+    finally:
+        runtime.close()
+    lives.check()
+    assert {record["cause"] for record in records} == {cause}
+    assert all(record["unrolls_dropped"] == 0 for record in records)
+    assert unrolls == sum(len(start) for start in lives.of[0]), "no unroll was dropped, and none was counted twice"
+
+
+def test_a_serial_actor_that_raises_is_built_anew() -> None:
+    records = Records()
+    runtime = SerialRuntime(
+        MakeCountingActor(fault="raise,"),
+        CountingNetwork(),  # type: ignore[arg-type]
+        SPEC,
+        num_actors=2,
+        unrolls_per_batch=2,
+        faults=Faults(max_restarts=1000, record=records.append),
+    )
+    lives = Lives("serial")
+    run(runtime, lives, actors=1, restarts=4)
+    runtime.close()
+    lives.check()
+    assert lives.restarts(1) == 0
+    assert len(records) == 4 and all("broke as it was told" in record["detail"] for record in records)
+
+
+def test_too_many_restarts_end_the_run_with_what_happened() -> None:
+    runtime = SerialRuntime(
+        MakeCountingActor(fault="raise"),
+        CountingNetwork(),  # type: ignore[arg-type]
+        SPEC,
+        num_actors=1,
+        unrolls_per_batch=1,
+        faults=Faults(max_restarts=2),
+    )
+    with pytest.raises(ActorError) as caught:
+        for _ in range(20):
+            runtime.collect()
+    message = str(caught.value)
+    assert message.startswith(
+        "3 restarts within 300 seconds are more than runtime.max_restarts=2:\n  3 x actor 0 failed: "
+    )
+    assert "Traceback" in message and "counting.py" in message
+
+
+def test_restarts_long_ago_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    faults = Faults(max_restarts=2, window=10.0)
+    for moment in (0.0, 1.0, 11.5, 12.5, 25.0):
+        now[0] = moment
+        faults.add("actor 1", Fault("even", "killed", "SIGKILL"))
+    now[0] = 26.0
+    faults.add("actor 1", Fault("odd", "killed", "SIGKILL"))
+    with pytest.raises(ActorError, match=r"2 x actor 1 \(task odd\) was killed: SIGKILL"):
+        faults.add("actor 1", Fault("odd", "killed", "SIGKILL"))
+    assert faults.restarts_of("odd") == 2 and faults.row()["restarts"] == 7
+    other = Faults()
+    other.load_state_dict(faults.state_dict())
+    assert other.row() == faults.row()
+
+
+def test_a_clock_that_was_set_back_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the record of a restart says what time it was."""
+    monkeypatch.setattr(time, "time", lambda: -1e9)
+    records = Records()
+    Faults(max_restarts=1, record=records.append).add("actor 0", Fault("", "killed", "SIGKILL"))
+    assert records[0]["time"] == -1e9
+
+
+def test_a_pulse_tells_the_task_where_it_is_known() -> None:
+    names, pulse = ("a", "b"), Pulse(3)
+    for tasks, stepping, expected in (
+        ([1, 1, 1], -1, "b"),
+        ([0, 1, 1], -1, ""),
+        ([0, 1, 1], 0, "a"),
+        ([0, 0, 1], 2, "b"),
+    ):
+        pulse.tasks[:], pulse.stepping[0] = tasks, stepping
+        assert pulse.task(names) == expected
