@@ -200,7 +200,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "use the version of mimpala that wrote it."
         )
     if fits is None and schema != _WITHOUT_CHECKSUM:
-        raise DamagedCheckpointError(path, "is damaged (its checksum is not there)")
+        raise DamagedCheckpointError(path, "is truncated or damaged (its checksum is not there)")
     missing = _KEYS - content.keys()
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: use an earlier one.")

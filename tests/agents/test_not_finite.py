@@ -32,15 +32,15 @@ def make_batch(learner: Learner, reward: float) -> Trajectory:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-@pytest.mark.parametrize("power", range(2, 39, 4))
+@pytest.mark.parametrize("power", range(2, 39, 3))
 def test_no_reward_makes_the_learner_infinite(optimizer: str, autocast: torch.dtype | None, power: int) -> None:
     """Large ones are learned from or refused; the squares of targets overflow long before the loss does."""
-    learner = make_learner(optimizer=optimizer, reward_transform="none", popart_step_size=0.1)
+    learner = make_learner(optimizer=optimizer, reward_transform="none")
     learner.autocast = autocast
     for _ in range(2):
         learner.step(make_batch(learner, 10.0**power))
         learner.check_finite()
-    assert (learner.state.updates, learner.state.refused) == ((2, 0) if power <= 18 else (0, 2))
+    assert (learner.state.updates, learner.state.refused) == ((2, 0) if power < 19 else (0, 2))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
