@@ -19,6 +19,7 @@ from agents import builder, plan
 from agents.bottleneck import limited_by
 from agents.clock import Clock
 from agents.display import Display, warn
+from agents.faults import FaultRecord, Faults
 from agents.learner import NonFiniteError
 from agents.matching import match_params
 from agents.metrics import MetricsLog, Statistics
@@ -39,7 +40,7 @@ from agents.run_folder import (
     write_result,
 )
 from agents.runtime.base import ActorError, Positions
-from agents.runtime.process import configure_process
+from agents.runtime.process import configure_process, memory_row
 from agents.saving import SaveError, Saver
 from conf.loading import changed_keys, compose_train, train_keys
 from conf.schema import TrainConfig
@@ -95,7 +96,16 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     with Display(config.total_frames, enabled=config.display) as display:
         clock = Clock(restored.seconds, learner.state, action_repeat=env.action_repeat)
         facts = builder.facts(config, env, learner)
-        runtime = builder.build_runtime(config, env, network, positions, learner.state.updates, restored.runtime)
+        faults = Faults(
+            max_restarts=config.runtime.max_restarts,
+            window=config.runtime.restart_window,
+            record=FaultRecord(folder, display.say),
+        )
+        faults.load_state_dict((saved or {}).get("faults", {}))
+        faults.episodes_dropped += restored.episodes_dropped
+        runtime = builder.build_runtime(
+            config, env, network, positions, learner.state.updates, restored.runtime, faults=faults
+        )
         # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
         cost = multiply_adds(network, env)
         saver = Saver(
@@ -114,7 +124,14 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
             learner.check_finite()
             with clock.disk():
                 content = snapshot(
-                    config, env, learner, statistics, runtime.positions, clock.seconds, runtime=runtime.state_dict()
+                    config,
+                    env,
+                    learner,
+                    statistics,
+                    runtime.positions,
+                    clock.seconds,
+                    runtime=runtime.state_dict(),
+                    faults=faults.state_dict(),
                 )
                 saver.save(content, updates=learner.state.updates, frames=frames(), standing=statistics.standing())
 
@@ -128,7 +145,10 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
 
         def report() -> None:
             row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
-            row |= replay.row(learner.state.updates) | {"saves_failed": saver.failed}
+            row |= replay.row(learner.state.updates) | faults.row() | memory_row(runtime.processes())
+            row |= {"saves_failed": saver.failed}
+            for task, figures in tasks.items():
+                figures["restarts"] = faults.restarts_of(task)
             verdict = limited_by(clock.shares, facts)
             with clock.disk(), saver.attempt("the log"):
                 log.write(row, tasks, verdict.name)
@@ -149,6 +169,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 replay.add(batch.trajectory, batch.weights_versions)
                 runtime.publish(learner.state.updates)
                 statistics.update(batch.trajectory)
+                runtime.positions.steps = statistics.steps()
                 clock.tick(batch, updates, learner.state)
                 if clock.passed(config.log_frames) if config.log_frames else clock.due("log", config.log_seconds):
                     report()
@@ -172,7 +193,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
             runtime.close()
             log.close()
         verdict = limited_by(clock.shares, facts)
-        figures = result(learner, statistics, clock, env, verdict, ended_by=ended())
+        figures = result(learner, statistics, clock, env, verdict, ended_by=ended()) | faults.row()
         with saver.attempt("result.json"):
             write_result(folder, figures)
         display.finish(folder, figures)

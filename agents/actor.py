@@ -13,9 +13,10 @@ from torch import Tensor
 from agents.network.actions import ActionDistribution
 from agents.pulse import Pulse
 from agents.trajectory import Trajectory
+from envs.faults import Fault
 from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
 
-_INFO = ("episode_return", "episode_length", "success")
+_INFO = ("episode_return", "episode_length", "success", "interrupted")
 
 
 class ActingPolicy(Protocol):
@@ -49,6 +50,7 @@ class Actor:
     Attributes:
         env_seconds, inference_seconds: time that the last unroll spent in the environment and in the policy.
         pulse: what it shows of its life at every step.
+        faults: environments that were started anew during the last unroll (`SuiteVectorEnv.supervise`).
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Actor:
         self.unrolls = unrolls
         self.env_seconds = 0.0
         self.inference_seconds = 0.0
+        self.faults: list[Fault] = []
         slots = env.num_envs
         observation, info = env.reset()
         self._current = {key: torch.from_numpy(np.array(value)) for key, value in observation.items()}
@@ -115,15 +118,17 @@ class Actor:
             env_seconds += time.perf_counter() - acted
             # Where the observation was an episode's last, the step only resets; a slow reset may take several.
             resetting = self._ended
-            self._ended = terminated | truncated | info["resetting"]
+            # And where the environment failed there was no step at all: the observation stays, and is now its episode's last.
+            nothing_happened = resetting | info["interrupted"]
+            self._ended = terminated | truncated | info["resetting"] | info["interrupted"]
             arrays["action"][t] = action
             arrays["behaviour_log_probs"][t] = log_probs.numpy()
             arrays["reward"][t] = arrays["last_reward"][t + 1] = reward
             arrays["terminated"][t] = terminated
-            arrays["mask"][t] = ~resetting
+            arrays["mask"][t] = ~nothing_happened
             arrays["reset"][t + 1] = resetting & ~info["resetting"]
             arrays["last_action"][t + 1] = action
-            arrays["last_action"][t + 1, resetting] = self._no_action
+            arrays["last_action"][t + 1, nothing_happened] = self._no_action
             for key in _INFO:
                 arrays[key][t] = info[key]
             for key in self._copied:
@@ -132,6 +137,7 @@ class Actor:
         arrays["episode"][:] = info["episode"]
         self._current = {key: rows[length].clone() for key, rows in inputs.items()}
         self.env_seconds, self.inference_seconds = env_seconds, inference_seconds
+        self.faults = self.env.take_faults()
 
     def state_dict(self) -> dict[str, Any] | None:
         """Between two unrolls: tensors and plain data from which `load_state_dict` goes on step for step. None where the environment

@@ -129,7 +129,9 @@ class ActorFactory:
         slots = actor_slots(self.config, self.env, index, positions)
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
-            env.wait_for_resets(self.config.runtime.reset_patience)
+            runtime = self.config.runtime
+            env.wait_for_resets(runtime.reset_patience)
+            env.supervise(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
         if self.config.runtime.task_schedule == "uniform_frames":
             # Each actor for itself: every one takes over its part of what all have played before.
             actors = plan.num_actors(self.config, self.env)
@@ -165,8 +167,8 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
     Raises:
         InputError: a schedule that the environments cannot follow, a task without a slot, or more memory or open files than there are.
     """
+    check_resources(needs(config, env, network), _knobs(config))
     plan.check_schedule(config, env)
-    check_resources(needs(config, env, network))
 
 
 def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
@@ -183,6 +185,21 @@ def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
         slots=config.runtime.slots_per_actor,
         slots_have_processes=bool(getattr(config.env, "processes", False)),
     )
+
+
+def _knobs(config: TrainConfig) -> dict[str, str]:
+    """What to lower, by the part of `needs` that takes most."""
+    runtime, learner = config.runtime, config.learner
+    slots, actors = f"runtime.slots_per_actor={runtime.slots_per_actor}", f"runtime.num_actors={runtime.num_actors}"
+    unroll = f"learner.unroll_length={learner.unroll_length}"
+    return {
+        "trajectories": f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}",
+        "replay": f"learner.replay_size={learner.replay_size} or {unroll}",
+        "actors": f"{actors}, or set runtime.inference=server",
+        "environments": f"{slots} or {actors}, or set env.processes=false",
+        "learner": f"fusion.size={config.fusion.size}, core.size={config.core.size} or torso.size={config.torso.size}",
+        "open_files": f"{actors} or {slots}",
+    }
 
 
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:

@@ -113,7 +113,7 @@ class Display:
             self._bar.update(
                 self._task, completed=frames, frames=f"{frames:,} / {self._total:,} frames", eta=f"{_clock(left)} left"
             )
-            parts = [self._bar, _line(row), _times(row), Text(limit), _table(tasks)]
+            parts = [self._bar, _line(row), _times(row), Text(_processes(row)), Text(limit), _table(tasks)]
             scores = _scores(tasks)
             self._live.update(Group(*parts, *([scores] if scores else [])))
         elif time.monotonic() - self._plain_at >= _PLAIN_SECONDS or frames >= self._total:
@@ -145,6 +145,18 @@ def _times(row: dict[str, float]) -> RenderableType:
         f"waiting {row['time/wait']:.0%}, disk {row['time/disk']:.0%}; actors env {row['time/env']:.0%}, "
         f"inference {row['time/inference']:.0%}, waiting {row['time/actor_wait']:.0%}"
     )
+
+
+def _processes(row: dict[str, float]) -> str:
+    """Memory of the processes, and what was started again."""
+    names = [key for key in row if key.startswith("memory/")]
+    memory = ", ".join(f"{name.removeprefix('memory/')} {row[name]:,.0f}" for name in names[:8])
+    text = f"memory (MiB): {memory}{' ...' if len(names) > 8 else ''}"
+    if row.get("restarts"):
+        causes = ", ".join(f"{key[9:]} {row[key]:,.0f}" for key in row if key.startswith("restarts/"))
+        dropped = f"{row['unrolls_dropped']:,.0f} unrolls and {row['episodes_dropped']:,.0f} episodes"
+        text += f"   restarts: {row['restarts']:,.0f} ({causes}), {dropped} dropped"
+    return text
 
 
 def _table(tasks: dict[str, dict[str, float]]) -> Table:

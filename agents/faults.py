@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agents.runtime.base import ActorError
@@ -78,9 +81,9 @@ class Faults:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.unrolls_dropped, self.episodes_dropped = int(state["unrolls_dropped"]), int(state["episodes_dropped"])
-        self._causes, self._tasks = Counter(state["causes"]), Counter(state["tasks"])
+        """The inverse of `state_dict`; an empty one, of a checkpoint from before there were any, is all zeros."""
+        self.unrolls_dropped, self.episodes_dropped = state.get("unrolls_dropped", 0), state.get("episodes_dropped", 0)
+        self._causes, self._tasks = Counter(state.get("causes", {})), Counter(state.get("tasks", {}))
 
     def _summary(self, last: Fault) -> str:
         detail = f"\n{last.detail}" if "\n" in last.detail else ""
@@ -90,6 +93,26 @@ class Faults:
         listed = "".join(f"\n  {count} x {text}" for text, count in counts.most_common(10))
         many = f"{len(self._recent)} restarts within {self._window:g} seconds are more than"
         return f"{many} runtime.max_restarts={self._max}:{listed}{detail}"
+
+
+class FaultRecord:
+    """Writes every restart into faults.jsonl of a run folder and tells the user.
+
+    Args:
+        folder: of the run.
+        say: shows a line.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._path, self._say = folder / "faults.jsonl", say
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """See Faults."""
+        fault = Fault(**{key: record[key] for key in Fault._fields})
+        self._say(f"{describe(record['where'], fault)}; started again")
+        # A disk that is full is told where checkpoints are saved.
+        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 _VERBS = {"raised": "failed", "exited": "exited", "killed": "was killed", "hung": "hung"}

@@ -38,6 +38,7 @@ class TaskStatistics:
 
     Attributes:
         steps, episodes: since the start of the run.
+        interrupted: episodes that were broken off, because their environment failed; not among `episodes`.
         updates: of the learner whose batch held a step of this task.
         recent: (return, success or NaN, length in steps) of the last WINDOW episodes.
     """
@@ -45,6 +46,7 @@ class TaskStatistics:
     def __init__(self) -> None:
         self.steps = 0
         self.episodes = 0
+        self.interrupted = 0
         self.updates = 0
         self.recent: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
 
@@ -75,12 +77,18 @@ class Statistics:
         rows = np.stack(
             [returns[ended], batch["success"].numpy()[ended], batch["episode_length"].numpy()[ended]], axis=1
         ).tolist()
+        interrupted = np.bincount(task[batch["interrupted"].numpy()], minlength=len(self.tasks))
         for number, statistics in enumerate(self.tasks.values()):
             statistics.steps += int(steps[number])
+            statistics.interrupted += int(interrupted[number])
         values = list(self.tasks.values())
         for number, (episode_return, success, length) in zip(ended_task.tolist(), rows, strict=True):
             values[number].episodes += 1
             values[number].recent.append((episode_return, success, int(length)))
+
+    def steps(self) -> dict[int, int]:
+        """By task id, since the start of the run."""
+        return dict(enumerate(task.steps for task in self.tasks.values()))
 
     def learned(self, batch: Trajectory) -> None:
         """Takes in that the learner has made an update of a batch."""
@@ -89,7 +97,9 @@ class Statistics:
             statistics.updates += held > 0
 
     def summary(self, action_repeat: int) -> dict[str, dict[str, float]]:
-        """By task: return, score, success, length (of recent episodes), frames, episodes, updates. What is unknown is left out."""
+        """By task: return, score, success, length (of recent episodes), frames, episodes, interrupted, updates. What is unknown is left
+        out.
+        """
         result = {}
         for task, statistics in self.tasks.items():
             row = {
@@ -99,6 +109,7 @@ class Statistics:
                 "length": statistics.mean(2),
                 "frames": statistics.steps * action_repeat,
                 "episodes": statistics.episodes,
+                "interrupted": statistics.interrupted,
                 "updates": statistics.updates,
             }
             result[task] = {key: value for key, value in row.items() if not math.isnan(value)}
@@ -124,6 +135,7 @@ class Statistics:
             task: {
                 "steps": s.steps,
                 "episodes": s.episodes,
+                "interrupted": s.interrupted,
                 "updates": s.updates,
                 "recent": [list(row) for row in s.recent],
             }
@@ -135,8 +147,9 @@ class Statistics:
         for task, statistics in self.tasks.items():
             saved = state[task]
             statistics.steps, statistics.episodes = int(saved["steps"]), int(saved["episodes"])
-            # Earlier checkpoints do not have it.
+            # Earlier checkpoints do not have them.
             statistics.updates = int(saved.get("updates", 0))
+            statistics.interrupted = int(saved.get("interrupted", 0))
             statistics.recent = deque(((float(r), float(s), int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,16 +35,6 @@ class Needs(NamedTuple):
     environments: int
     learner: int
     open_files: int
-
-
-_KNOBS = {
-    "trajectories": "runtime.slots_per_actor, runtime.num_actors, runtime.buffers_per_actor or learner.unroll_length",
-    "replay": "learner.replay_size or learner.unroll_length",
-    "actors": "runtime.num_actors, or set runtime.inference=server",
-    "environments": "runtime.slots_per_actor or runtime.num_actors, or set env.processes=false",
-    "learner": "fusion.size, core.size or torso.size",
-}
-"""What to turn, by what takes most."""
 
 
 def needs_of(
@@ -81,29 +72,32 @@ def needs_of(
     )
 
 
-def check_resources(needs: Needs, *, memory: int | None = None, open_files: int | None = None) -> None:
+def check_resources(
+    needs: Needs, knobs: Mapping[str, str], *, memory: int | None = None, open_files: int | None = None
+) -> None:
     """Refuses what cannot fit. Raises this process's limit of open files as far as it may, and as far as that is needed.
 
     Args:
+        knobs: what to lower, by what takes most: every field of Needs, in words.
         memory, open_files: that there are; None asks the machine.
 
     Raises:
         InputError: with the numbers, and what to lower.
     """
-    parts = {name: getattr(needs, name) for name in _KNOBS}
+    parts = {name: size for name, size in needs._asdict().items() if name != "open_files"}
     total, free = sum(parts.values()), free_memory() if memory is None else memory
     if total > free:
         listed = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items() if size)
         largest = max(parts, key=lambda name: parts[name])
         raise InputError(
             f"this run needs at least {total / 2**20:,.0f} MiB of memory ({listed}) and {free / 2**20:,.0f} MiB are free: lower "
-            f"{_KNOBS[largest]}."
+            f"{knobs[largest]}."
         )
     allowed = _allow(needs.open_files) if open_files is None else open_files
     if needs.open_files > allowed:
         raise InputError(
-            f"this run needs {needs.open_files:,} open files in one process and {allowed:,} are allowed: lower runtime.num_actors or "
-            "runtime.slots_per_actor, or raise the limit (ulimit -n)."
+            f"this run needs {needs.open_files:,} open files in one process and {allowed:,} are allowed: lower {knobs['open_files']}, "
+            "or raise the limit (ulimit -n)."
         )
 
 

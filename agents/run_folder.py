@@ -233,14 +233,18 @@ def snapshot(
     seconds: float,
     *,
     runtime: dict[str, Any] | None = None,
+    faults: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data. `runtime` is its `state_dict`."""
+    """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data. `runtime` and `faults` are
+    their `state_dict`s.
+    """
     return {
         "config": to_dict(config),
         "env": env_to_dict(env),
         "learner": learner.state_dict(),
         "positions": {"unrolls": dict(positions.unrolls), "episodes": dict(positions.episodes)},
         "runtime": runtime,
+        "faults": faults or {},
         "statistics": statistics.state_dict(),
         "rng": torch.get_rng_state(),
         "seconds": seconds,
@@ -294,7 +298,7 @@ def restore(
             positions.episodes[int(actor)] = [int(episode) for episode in episodes]
             if len(episodes) != config.runtime.slots_per_actor:
                 raise ValueError(f"actor {actor} had {len(episodes)} slots")
-        positions.steps.update(enumerate(task.steps for task in statistics.tasks.values()))
+        positions.steps.update(statistics.steps())
         torch.set_rng_state(content["rng"])
         runtime = content.get("runtime")
         if runtime and (config.runtime.name != "serial" or len(runtime["actors"]) != plan.num_actors(config, env)):

@@ -19,13 +19,17 @@ Everything that *happens between* two observations has T.
     behaviour_log_probs [T, B]         log-probability of the action under the policy that took it
     reward             [T, B]          as the environment gave it, never clipped
     terminated         [T, B]          the episode ended for good: nothing is bootstrapped
-    mask               [T, B]          False where no real transition happened: the environment was resetting
+    mask               [T, B]          False where no real transition happened: the environment was resetting, or failed
     episode_return, episode_length, success   [T, B]   of the episode that ended at this step; NaN or 0 elsewhere
+    interrupted        [T, B]          the environment failed at this step, and its episode is broken off
     episode            [B]             number of the episode each slot is in after the unroll: its position in the seed tree
 
 With NEXT_STEP auto-reset an episode that ends at step t leaves its true final observation at t + 1. Its value bootstraps a
 truncation. The action at t + 1 is ignored while the environment resets (mask False), and t + 2 is a reset. A reset that takes long may
 fill several steps: each is masked and shows the final observation again, and the first observation of the next episode is the reset.
+
+Where the environment fails at step t (`interrupted`), that step is masked like the first of a reset, and the ones after it are its
+others: the episode looks as if it had been truncated at step t - 1, whose observation t is the last that there is.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ OBSERVED = ("image", "vector", "instruction", "task", "reset", "last_action", "l
 PER_COLUMN = ("core_state", "episode")
 """Keys without a time axis."""
 
-EPISODE_STATISTICS = ("episode_return", "episode_length", "success", "episode")
+EPISODE_STATISTICS = ("episode_return", "episode_length", "success", "interrupted", "episode")
 """Keys that are reported and never learned from."""
 
 
@@ -73,6 +77,7 @@ def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_siz
         "episode_return": ArraySpec(shape=between, dtype="float32"),
         "episode_length": ArraySpec(shape=between, dtype="int32"),
         "success": ArraySpec(shape=between, dtype="float32"),
+        "interrupted": ArraySpec(shape=between, dtype="bool"),
         "episode": ArraySpec(shape=(slots,), dtype="int64"),
     }
     return spec

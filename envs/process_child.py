@@ -5,6 +5,7 @@ It imports what the environment needs and nothing else, ends with its parent, an
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import mmap
 import os
@@ -22,6 +23,9 @@ from envs.errors import InputError
 from envs.gymnasium_engine import GymnasiumEngine, MakeEnv
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.vector import Arrays
+
+STACKS_SIGNAL = signal.SIGUSR1
+"""Makes the process write where in Python its threads are, even inside an engine that never returns to Python, and end."""
 
 _ALIGNMENT = 64
 
@@ -43,15 +47,19 @@ class Build(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Begin the slot's first episode under that run seed."""
+    """Begin the slot's first episode under that run seed; show it in that bank."""
 
     seed: int
+    bank: int
 
 
 class Step(NamedTuple):
-    """Take the action that lies in shared memory, or begin the next episode, of `task`, if the last one has ended."""
+    """Take the action that lies in shared memory, or begin the next episode, of `task`, if the last one has ended. Show what
+    there is to see in that bank.
+    """
 
     task: int
+    bank: int
 
 
 class Render(NamedTuple):
@@ -66,17 +74,23 @@ class Failure(NamedTuple):
 
 
 def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
-    """What lies in shared memory, each [slots, ...]: the observation, `action`, `reward`, `terminated`, `truncated`."""
-    one = dict(spec.observation)
+    """What lies in shared memory: the observation [2, slots, ...], and `action`, `reward`, `terminated`, `truncated`
+    [slots, ...].
+
+    The observation has two banks, of which a process writes one while its slot still shows the other: whatever happens to the
+    process in the meantime, the last observation is whole.
+    """
+    seen = dict(spec.observation)
     if spec.instruction_length:
-        one["instruction"] = ArraySpec(shape=(spec.instruction_length,), dtype="int32")
-    one |= {
+        seen["instruction"] = ArraySpec(shape=(spec.instruction_length,), dtype="int32")
+    one = {
         "action": spec.action,
         "reward": ArraySpec(shape=(), dtype="float32"),
         "terminated": ArraySpec(shape=(), dtype="bool"),
         "truncated": ArraySpec(shape=(), dtype="bool"),
     }
-    return {key: ArraySpec(shape=(slots, *array.shape), dtype=array.dtype) for key, array in one.items()}
+    banks = {key: ArraySpec(shape=(2, slots, *array.shape), dtype=array.dtype) for key, array in seen.items()}
+    return banks | {key: ArraySpec(shape=(slots, *array.shape), dtype=array.dtype) for key, array in one.items()}
 
 
 def shared_size(arrays: Mapping[str, ArraySpec]) -> int:
@@ -108,32 +122,36 @@ class _Seat:
     """What this process knows of its slot: its row of the shared arrays, and an engine of one slot."""
 
     def __init__(self) -> None:
-        self._row: Arrays = {}
+        self._arrays: Arrays = {}
+        self._row = slice(0)
         self._engine: GymnasiumEngine | None = None
+        self._written_in_place: tuple[str, ...] = ()
 
     def attach(self, message: Attach, descriptor: int) -> None:
-        arrays = map_arrays(message.arrays, descriptor)
-        self._row = {key: array[message.row : message.row + 1] for key, array in arrays.items()}
+        self._arrays = map_arrays(message.arrays, descriptor)
+        self._row = slice(message.row, message.row + 1)
 
     def obey(self, message: Any) -> Any:
         """The answer to any other message."""
         if isinstance(message, Build):
             self.close()
             self._engine = GymnasiumEngine(message.make, message.spec, (message.slot,), message.split)
-            # Written in place; the tokens of the instruction are the engine's own and are copied.
-            self._engine.observation.update({key: self._row[key] for key in message.spec.observation})
+            self._written_in_place = tuple(message.spec.observation)
             return None
         assert self._engine is not None
         if isinstance(message, Render):
             return self._engine.render(0)
-        row = self._row
+        arrays, row, seen = self._arrays, self._row, self._engine.observation
+        seen.update({key: arrays[key][message.bank, row] for key in self._written_in_place})
         if isinstance(message, Start):
             self._engine.start(message.seed)
         else:
             self._engine.assign(0, message.task)
-            row["reward"][:], row["terminated"][:], row["truncated"][:] = self._engine.step(row["action"])
-        if "instruction" in row:
-            row["instruction"][:] = self._engine.observation["instruction"]
+            reward, terminated, truncated = self._engine.step(arrays["action"][row])
+            arrays["reward"][row], arrays["terminated"][row], arrays["truncated"][row] = reward, terminated, truncated
+        if "instruction" in seen:
+            # The tokens are the engine's own.
+            arrays["instruction"][message.bank, row] = seen["instruction"]
         return None
 
     def close(self) -> None:
@@ -141,10 +159,19 @@ class _Seat:
             self._engine.close()
 
 
-def main(descriptor: int) -> None:
-    """Obeys the messages that come through the connection `descriptor` until it ends."""
+def main(descriptor: int, stacks: int) -> None:
+    """Obeys the messages that come through the connection `descriptor` until it ends.
+
+    Where in Python its threads were when it dies of a crash or of STACKS_SIGNAL is written to the file `stacks`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_the_parent()
+    # Programs that the environment starts would hold the connection open.
+    os.set_inheritable(descriptor, False)
+    os.set_inheritable(stacks, False)
+    faulthandler.enable(stacks)
+    # `chain`: after that the signal does what it does by default, which is to end the process.
+    faulthandler.register(STACKS_SIGNAL, stacks, chain=True)
     connection = Connection(descriptor)
     seat = _Seat()
     try:

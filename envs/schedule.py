@@ -46,18 +46,21 @@ class FrameBalance:
         self._finished_steps = np.zeros(len(self._steps))
         self._finished = np.zeros(len(self._steps))
 
-    def count(self, real: NDArray[np.bool_], ended: NDArray[np.bool_]) -> None:
-        """One step of every slot: whether it was a step of an episode, and its last one."""
+    def count(self, real: NDArray[np.bool_], ended: NDArray[np.bool_], interrupted: NDArray[np.bool_]) -> None:
+        """One step of every slot: whether it was a step of an episode, and its last one, or whether the episode was broken off.
+
+        An episode that was broken off says nothing of how long the others are.
+        """
         np.add.at(self._steps, self._task[real], 1)
         self._age += real
         np.add.at(self._finished, self._task[ended], 1)
         np.add.at(self._finished_steps, self._task[ended], self._age[ended])
-        self._age[ended] = 0
+        self._age[ended | interrupted] = 0
 
     def choose(self, slot: int) -> int:
-        """The next task of a slot whose episode has ended."""
+        """The next task of a slot whose episode has ended, or was broken off."""
         # Nothing is known of a task before its first episode ends: taken for an average one.
-        average = self._finished_steps.sum() / self._finished.sum()
+        average = self._finished_steps.sum() / max(self._finished.sum(), 1)
         expected = np.where(self._finished > 0, self._finished_steps / np.maximum(self._finished, 1), average)
         to_come = np.maximum(expected[self._task] - self._age, 0)
         to_come[slot] = 0

@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from envs.faults import Fault
 from envs.schedule import FrameBalance
 from envs.spec import EnvSpec, Slot
 
@@ -29,7 +30,7 @@ WRITTEN_IN_PLACE = ("image", "vector")
 class Engine(Protocol):
     """S environments advanced together, with NEXT_STEP auto-reset.
 
-    An engine may be more than this: a SlowResetEngine, a SwitchingEngine, or both.
+    An engine may be more than this: a SlowResetEngine or a SupervisedEngine, a SwitchingEngine, or both.
 
     Attributes:
         observation: `image` and/or `vector`, and `instruction` where the suite has one, [S, ...]; brought up to date by
@@ -82,6 +83,35 @@ class SlowResetEngine(Engine, Protocol):
 
 
 @runtime_checkable
+class SupervisedEngine(SlowResetEngine, Protocol):
+    """An engine that can go on when the environment of a slot fails. It does so once `supervise` was called; until then
+    a failure raises, and what is played follows from the seeds alone.
+
+    Attributes:
+        interrupted: bool [S], always the same array: slots whose environment failed in the step just made. It was no step of
+            their episode: they show the last observation before it, with reward 0, and from the next step on they are
+            resetting. The episode has no end.
+        episode: i64 [S], always the same array: number of the episode whose observation is shown. One that cannot begin is left
+            out.
+    """
+
+    interrupted: NDArray[np.bool_]
+    episode: NDArray[np.int64]
+
+    def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
+        """From now on a slot's environment that fails is started anew, for the slot's next episode.
+
+        Args:
+            hang_seconds: without an answer, after which it counts as failed.
+            memory_limit: MiB of resident memory above which it is started anew between two episodes; 0 = none.
+            recycle_episodes: after which it is, too; 0 = never.
+        """
+
+    def take_faults(self) -> list[Fault]:
+        """What was started anew, and why, since this was called last."""
+
+
+@runtime_checkable
 class SwitchingEngine(Engine, Protocol):
     """An engine whose slots can play another task from one episode to the next."""
 
@@ -107,6 +137,8 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         episode_length i32: agent steps of that episode; 0 where none ended.
         episode i64: number of the episode whose observation is returned, which is its place in the seed tree.
         resetting bool: the slot was only resetting in this step and has not come to the end of it.
+        interrupted bool: the slot's environment failed, so that this was no step (`supervise`). The observation is the last
+            one before it; the next step resets.
     """
 
     def __init__(self, engine: Engine, spec: EnvSpec, slots: Sequence[Slot], seed: int) -> None:
@@ -123,8 +155,11 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._engine = engine
         self._seed = seed
         self._first_episode = np.array([slot.episode for slot in self.slots], np.int64)
-        waits = np.zeros(self.num_envs, np.bool_)
-        self._resetting = engine.resetting if isinstance(engine, SlowResetEngine) else waits
+        never = np.zeros(self.num_envs, np.bool_)
+        self._resetting = engine.resetting if isinstance(engine, SlowResetEngine) else never
+        # Looked at once: to ask whether an engine is one takes longer than many a step.
+        self._supervised = engine if isinstance(engine, SupervisedEngine) else None
+        self._interrupted = self._supervised.interrupted if self._supervised else never
         self._balanced: tuple[int, ...] | None = None
         self._begin_statistics()
 
@@ -135,6 +170,19 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         """
         if isinstance(self._engine, SlowResetEngine):
             self._engine.patience = patience
+
+    def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
+        """From now on an environment that fails costs its slot one episode and the other slots nothing, if the engine can go on
+        (`SupervisedEngine.supervise`).
+
+        Until this is called a failure raises.
+        """
+        if self._supervised:
+            self._supervised.supervise(hang_seconds, memory_limit, recycle_episodes)
+
+    def take_faults(self) -> list[Fault]:
+        """Environments that were started anew since this was called last, and why."""
+        return self._supervised.take_faults() if self._supervised else []
 
     def balance_frames(self, steps: Sequence[int]) -> None:
         """From the next `reset` on, slots change their tasks between episodes so that all tasks come to as many steps
@@ -152,7 +200,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._episode = self._first_episode.copy()
         self._return = np.zeros(self.num_envs, np.float32)
         self._length = np.zeros(self.num_envs, np.int32)
-        # The observation is the last of an episode: the next step resets, or goes on resetting.
+        # The observation is the last of an episode, or of one that was interrupted: the next step resets, or goes on resetting.
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._task = np.array([slot.task for slot in self.slots], np.int32)
         # Of the episode that a slot plays or is resetting to.
@@ -172,6 +220,8 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
             self._seed = seed
         self._begin_statistics()
         self._engine.start(self._seed)
+        # None restarted, but a supervised engine may have left out episodes that could not begin.
+        self._count_episodes(np.zeros(self.num_envs, np.bool_))
         nan = np.full(self.num_envs, np.nan, np.float32)
         return self._observe(), self._info(nan, np.zeros(self.num_envs, np.int32), nan)
 
@@ -194,16 +244,19 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         # A slot that has just restarted begins its sums at zero; the reset itself is no step of the new episode.
         self._return = self._return * going + reward
         self._length = (self._length + 1) * going
-        self._episode = self._episode + restarted
+        self._count_episodes(restarted)
         ended = terminated | truncated
-        self._ended = ended | self._resetting
+        self._ended = ended | self._resetting | self._interrupted
         if self._balance is not None:
-            self._balance.count(going, ended)
+            self._balance.count(going & ~self._interrupted, ended, self._interrupted)
             self._task = np.where(restarted, self._next_task, self._task)
         episode_return = np.where(ended, self._return, np.float32(np.nan))
         known = ended & self.spec_of_suite.has_success
         success = np.where(known, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
+
+    def _count_episodes(self, restarted: NDArray[np.bool_]) -> None:
+        self._episode = self._supervised.episode.copy() if self._supervised else self._episode + restarted
 
     def _choose_tasks(self) -> None:
         """Tells the engine the next task of every slot that begins to reset in this step."""
@@ -226,6 +279,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
             "success": success,
             "episode": self._episode,
             "resetting": self._resetting,
+            "interrupted": self._interrupted,
         }
 
     def render(self, slot: int = 0) -> NDArray[np.uint8]:  # type: ignore[override]

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from kept_processes import KeptProcess
 from saved_agents import CONDITIONAL, make_checkpoint
 
 import evaluate
 from agents.runtime.process import configure_process
+from envs import dmlab30_env, process_engine
 
 # Tests of several processes share the machine; more threads than cores make small networks many times slower.
 configure_process(threads=1)
@@ -33,6 +35,13 @@ def nothing_is_left_behind() -> Iterator[None]:
     shared = Path("/dev/shm")
     if shared.is_dir():
         assert not [path for path in shared.iterdir() if f"_{os.getpid()}_" in path.name]
+
+
+@pytest.fixture
+def processes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting a process takes longer than most tests play, so those of earlier tests get another environment."""
+    stock = KeptProcess.stock
+    monkeypatch.setattr(process_engine, "SlotProcess", lambda: stock.pop() if stock else KeptProcess())
 
 
 @pytest.fixture
@@ -56,3 +65,11 @@ def tests_keep_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a small agent on the suite `conditional` that was never trained."""
     return make_checkpoint(tmp_path_factory.mktemp("agent"), *CONDITIONAL)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """No instance of DeepMind Lab is left in this process, whatever other tests did not close."""
+    dmlab30_env._open.clear()
+    yield
+    dmlab30_env._open.clear()

@@ -24,9 +24,9 @@ def content(run: Path) -> dict[str, Any]:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """The log without what time decides."""
+    """The log without what the machine decides."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    timed = ("time/", "seconds", "frames_per_second", "limited_by")
+    timed = ("time/", "memory/", "seconds", "frames_per_second", "limited_by")
     return [{key: value for key, value in json.loads(line).items() if not key.startswith(timed)} for line in lines]
 
 

@@ -117,10 +117,9 @@ def test_what_lacks_something_is_refused_in_one_sentence(run: Path) -> None:
         except InputError as error:
             message = str(error)
         assert not message or (message.startswith("resume=true: the ") and "\n" not in message), where
-    # Older checkpoints have no updates of tasks; an actor may not have played yet; and a state of other actors is left aside.
-    expected = {("statistics", task, "updates") for task in env.tasks} | {
-        ("positions", "episodes", n) for n in range(2)
-    }
+    # Older checkpoints do not count these two; an actor may not have played yet; and a state of other actors is left aside.
+    expected = {("statistics", task, count) for task in env.tasks for count in ("updates", "interrupted")}
+    expected |= {("positions", "episodes", actor) for actor in range(2)}
     assert taken == expected | {("runtime",), ("runtime", "actors"), ("positions", "unrolls")}
 
 
@@ -170,9 +169,12 @@ def test_on_other_runtimes_every_slot_goes_on_with_its_next_episode(
         arguments = [f"total_frames={frames}", f"runtime.name={runtime}", f"runtime.num_actors={actors}"]
         assert train.main([*TINY, f"run={tmp_path}", "resume=true", *arguments]) == 0
         saved = load_checkpoint(find_checkpoint(tmp_path, print))["positions"]["episodes"]
+        result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
         assert saved == {actor: [episodes[actor, column][-1] for column in range(SLOTS)] for actor in saved}
+    # Two actors, two, two, and the three of which there had been two.
+    assert result["episodes_dropped"] == (2 + 2 + 2 + 3) * SLOTS
     assert len(episodes) == 3 * SLOTS
-    # In four, three and one process of five did the actors play.
+    # In five, four and one process of five did the actors play.
     assert [len(episodes[actor, 0]) // 2 for actor in range(3)] == [5, 4, 1]
     for numbers in episodes.values():
         ends, begins = numbers[1::2], numbers[2::2]

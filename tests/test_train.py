@@ -291,7 +291,10 @@ def test_a_run_ends_when_it_succeeds(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["learner.learning_rate=nan"], "learner.learning_rate=nan"),
         (["learner.epsilon=0"], "learner.epsilon=0.0 is out of range: give a finite number of at least 1e-20"),
         (["learner.batch_size=12"], "learner.batch_size=12 does not fit"),
-        (["learner.replay_fraction=0.5", "learner.replay_size=1000000000000"], "learner.replay_size needs"),
+        (
+            ["learner.replay_fraction=0.5", "learner.replay_size=1000000000000"],
+            "lower learner.replay_size=1000000000000",
+        ),
         (["total_frames=-1"], "total_frames=-1"),
         (["precision=fp8"], "precision=fp8 is unknown"),
         (["seed=${oc.env:HOME}"], "interpolation"),

@@ -7,7 +7,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import resource_tracker
 
 import psutil
@@ -58,6 +58,15 @@ def kill_with_descendants(pid: int) -> None:
         for one in (*process.children(recursive=True), process):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
+
+
+def memory_row(processes: Mapping[str, int]) -> dict[str, float]:
+    """For metrics.jsonl: `memory/learner` and `memory/<name>` of processes by their ids (Runtime.processes), in MiB, each with all
+    that it has started.
+    """
+    memory = resident_memory()
+    found = {name: memory[pid] for name, pid in processes.items() if pid in memory}
+    return {f"memory/{name}": size for name, size in {"learner": memory[os.getpid()], **found}.items()}
 
 
 def resident_memory() -> dict[int, float]:

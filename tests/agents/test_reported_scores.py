@@ -32,6 +32,7 @@ def ended(task: int, *returns: float) -> dict[str, torch.Tensor]:
     return {
         "task": torch.full((steps + 1, 1), task, dtype=torch.int32),
         "mask": torch.ones(steps, 1, dtype=torch.bool),
+        "interrupted": torch.zeros(steps, 1, dtype=torch.bool),
         "episode_return": column,
         "success": torch.full_like(column, math.nan),
         "episode_length": torch.ones(steps, 1, dtype=torch.int32),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakes import fake_batch, fake_env
 
-from agents.builder import actor_slots, build_learner, build_network, build_runtime, check_fits
+from agents.builder import actor_slots, build_learner, build_network, build_runtime
 from agents.metrics import Statistics
 from agents.plan import check_schedule
 from agents.run_folder import restore, snapshot
@@ -106,7 +106,7 @@ def test_what_cannot_be_scheduled_is_refused_in_one_sentence(
     configured: Configured, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        check_fits(*configured(**options), torch.nn.Module())  # type: ignore[arg-type]
+        check_schedule(*configured(**options))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

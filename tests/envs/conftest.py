@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import deepmind_lab
 import pytest
 from dmlab30_cases import Spy
 
-from envs import atari, dmlab30_env, process_engine, vizdoom
+from envs import atari, vizdoom
 
 _EMULATORS: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
 _GAMES: dict[tuple[str, int], list[KeptGame]] = defaultdict(list)
@@ -40,18 +40,6 @@ class KeptGame:
         return getattr(self.game, name)
 
     def close(self) -> None:
-        pass
-
-
-class _KeptProcess(process_engine.SlotProcess):
-    """Goes back into the stock in place of ending."""
-
-    stock: ClassVar[list[process_engine.SlotProcess]] = []
-
-    def hang_up(self) -> None:
-        self.stock.append(self)
-
-    def end(self, deadline: float) -> None:
         pass
 
 
@@ -89,23 +77,8 @@ def games_end_with_the_tests() -> Iterator[None]:
 
 
 @pytest.fixture
-def processes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting a process takes longer than most tests play, so those of earlier tests get another environment."""
-    stock = _KeptProcess.stock
-    monkeypatch.setattr(process_engine, "SlotProcess", lambda: stock.pop() if stock else _KeptProcess())
-
-
-@pytest.fixture
 def spies(monkeypatch: pytest.MonkeyPatch) -> list[Spy]:
     """The engines that were made, which note what they are told."""
     monkeypatch.setattr(deepmind_lab, "Lab", Spy)
     monkeypatch.setattr(Spy, "made", [])
     return Spy.made
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """No instance of DeepMind Lab is left in this process, whatever other tests did not close."""
-    dmlab30_env._open.clear()
-    yield
-    dmlab30_env._open.clear()

@@ -2,44 +2,18 @@ from __future__ import annotations
 
 import unittest
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from dm_env_cases import ACTIONS, FIRST, LAST, MID, Scripted, specs
 from gymnasium.utils.env_checker import check_env
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from envs.dm_env_actions import DmEnvActions
 from envs.dm_env_adapter import DmEnvAdapter
 from envs.dm_env_trees import leaves, path
 from envs.errors import InputError
 
-dm_env = pytest.importorskip("dm_env")
-specs = dm_env.specs
-FIRST, MID, LAST = dm_env.StepType
-
-Step = tuple[Any, float]
-"""Type and discount of a step."""
-
-
-class Steering(NamedTuple):
-    wheel: Any
-    gears: Any
-
-
-OBSERVATIONS = {
-    "position": {"x": specs.Array((2,), np.float64), "y": specs.BoundedArray((), np.float32, 0, 1)},
-    "joints": [specs.Array((3,), np.float32), (specs.DiscreteArray(4), specs.BoundedArray((2,), np.int32, -3, [3, 4]))],
-    "lit": specs.Array((), bool),
-    "picture": specs.Array((2, 2, 3), np.uint8),
-    "steps": specs.Array((), np.int64),
-    "name": specs.StringArray(()),
-    "words": specs.StringArray((2,), bytes),
-    "object": specs.Array((), object),
-}
 SPACES = {
     "position/x": gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64),
     "position/y": gymnasium.spaces.Box(0, 1, (), np.float32),
@@ -51,80 +25,6 @@ SPACES = {
     "steps": gymnasium.spaces.Box(-np.inf, np.inf, (), np.int64),
 }
 TEXTS = ("name", "words", "object")
-ACTIONS = Steering(
-    wheel={"turn": specs.BoundedArray((), np.int32, -1, 1), "horn": specs.Array((), bool)},
-    gears=[specs.DiscreteArray(3), specs.BoundedArray((2,), np.uint8, [2, 5], [3, 9])],
-)
-
-
-class Scripted(dm_env.Environment):
-    """Ends as it is told to, and insists on what dm_env promises it: actions that fit its spec, in its own structure.
-
-    Attributes:
-        unasked: how many episodes it had to begin at a step.
-        actions: those it was given.
-    """
-
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        script: Sequence[Step] = ((MID, 1.0), (MID, 1.0), (LAST, 0.0)),
-        observations: Any = OBSERVATIONS,
-        actions: Any = ACTIONS,
-    ) -> None:
-        self.seed, self.script = seed, script
-        self._observations, self._actions = observations, actions
-        self.unasked, self.closed, self.actions = 0, 0, []
-        self._place = len(script)
-
-    def observation_spec(self) -> Any:
-        return self._observations
-
-    def action_spec(self) -> Any:
-        return self._actions
-
-    def reset(self) -> Any:
-        self._place = 0
-        self._random = np.random.default_rng(self.seed)
-        return dm_env.restart(self._observe(self._observations))
-
-    def step(self, action: Any) -> Any:
-        if self._place >= len(self.script):
-            self.unasked += 1
-            return self.reset()
-        conforms(action, self._actions)
-        self.actions.append(action)
-        step_type, discount = self.script[self._place]
-        self._place += 1
-        reward = None if step_type == FIRST else 0.25 * self._place
-        return dm_env.TimeStep(step_type, reward, discount, self._observe(self._observations))
-
-    def close(self) -> None:
-        self.closed += 1
-
-    def _observe(self, spec: Any) -> Any:
-        if isinstance(spec, dict):
-            return {key: self._observe(branch) for key, branch in spec.items()}
-        if isinstance(spec, list | tuple):
-            return type(spec)(self._observe(branch) for branch in spec)
-        if spec.dtype == object:
-            text = f"Grüß {self.seed}\x01" if getattr(spec, "string_type", bytes) is str else b"go \xff"
-            return np.full(spec.shape, text, object)
-        low, high = getattr(spec, "minimum", 0), getattr(spec, "maximum", 1)
-        value = self._random.integers(low, high, spec.shape, endpoint=True)
-        if spec.dtype.kind == "f":
-            value = np.clip(value + self._random.random(spec.shape), low, high)
-        return np.asarray(value, spec.dtype)
-
-
-def conforms(value: Any, spec: Any) -> None:
-    """The value has the structure, dtypes and bounds of the spec."""
-    found, wanted = list(leaves(value)), list(leaves(spec))
-    assert [keys for keys, _ in found] == [keys for keys, _ in wanted]
-    for (_, leaf), (_, leaf_spec) in zip(found, wanted, strict=True):
-        leaf_spec.validate(leaf)
-
 
 try:
     from dm_env.test_utils import EnvironmentTestMixin
@@ -251,80 +151,6 @@ def test_an_environment_that_is_seeded_anew_is_not_closed() -> None:
     assert (first != env.reset(seed=2)[0]["picture"]).any()
     assert (first == env.reset(seed=1)[0]["picture"]).all()
     assert inner.closed == 0
-
-
-def whole_numbers() -> st.SearchStrategy[Any]:
-    """Specs of bounded whole numbers, scalars and vectors."""
-
-    @st.composite
-    def bounded(draw: Any) -> Any:
-        shape = draw(st.sampled_from([(), (), (1,), (2,), (2, 2)]))
-        low = np.asarray(draw(st.lists(st.integers(-5, 5), min_size=4, max_size=4)))[: int(np.prod(shape))].reshape(
-            shape
-        )
-        extent = draw(st.integers(0, 4))
-        return specs.BoundedArray(shape, draw(st.sampled_from([np.int32, np.int64, np.int8])), low, low + extent)
-
-    return st.one_of(bounded(), st.builds(specs.DiscreteArray, st.integers(1, 5)), st.just(specs.Array((), bool)))
-
-
-def trees(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    names = st.text("abc", min_size=1, max_size=2)
-
-    def branches(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-        several = st.lists(inner, min_size=1, max_size=3)
-        return st.one_of(st.dictionaries(names, inner, min_size=1, max_size=3), several, several.map(tuple))
-
-    return st.recursive(leaf, branches, max_leaves=5)
-
-
-@settings(max_examples=50, deadline=None)
-@given(trees(whole_numbers()), st.integers(0, 2**31))
-def test_whole_numbers_count_from_zero_and_every_value_can_be_chosen(spec: Any, seed: int) -> None:
-    actions = DmEnvActions(spec, "")
-    actions.space.seed(seed)
-    sizes = np.atleast_1d(
-        actions.space.n if isinstance(actions.space, gymnasium.spaces.Discrete) else actions.space.nvec
-    )
-    for chosen in (np.zeros_like(sizes), sizes - 1, np.atleast_1d(actions.space.sample())):
-        action = actions.decode(chosen[0] if len(sizes) == 1 else chosen)
-        conforms(action, spec)
-        values = np.concatenate([np.ravel(leaf).astype(int) for _, leaf in leaves(action)])
-        np.testing.assert_array_equal(values - lower_bounds(spec), chosen)
-    assert (lower_bounds(spec) + sizes - 1 == upper_bounds(spec)).all()
-
-
-def lower_bounds(spec: Any) -> np.ndarray:
-    return np.concatenate(
-        [np.ravel(np.broadcast_to(getattr(leaf, "minimum", 0), leaf.shape)) for _, leaf in leaves(spec)]
-    )
-
-
-def upper_bounds(spec: Any) -> np.ndarray:
-    return np.concatenate(
-        [np.ravel(np.broadcast_to(getattr(leaf, "maximum", 1), leaf.shape)) for _, leaf in leaves(spec)]
-    )
-
-
-def test_one_whole_number_is_discrete_and_several_are_multi_discrete() -> None:
-    one = DmEnvActions({"move": specs.BoundedArray((), np.int32, -1, 1)}, "")
-    assert one.space == gymnasium.spaces.Discrete(3) and one.decode(0) == {"move": -1}
-    several = DmEnvActions(ACTIONS, "")
-    assert several.space == gymnasium.spaces.MultiDiscrete([3, 2, 3, 2, 5])
-    action = several.decode(np.array([2, 1, 0, 1, 4]))
-    assert isinstance(action, Steering)
-    assert action.wheel == {"turn": 1, "horn": True} and action.gears[0] == 0 and tuple(action.gears[1]) == (3, 9)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.floats(-1e3, 1e3), st.floats(1e-3, 1e3))
-def test_real_numbers_stay_within_bounds_that_float32_cannot_hold(low: float, extent: float) -> None:
-    spec = {"a": specs.BoundedArray((2,), np.float64, low, low + extent), "b": specs.Array((), np.float32)}
-    actions = DmEnvActions(spec, "")
-    assert actions.space.shape == (3,) and actions.space.dtype == np.float32
-    for action in (actions.space.low, actions.space.high, actions.space.sample(), np.array([-2e3, 3e3, 7], np.float32)):
-        conforms(actions.decode(np.nan_to_num(action)), spec)
-    np.testing.assert_array_equal(actions.space.low, np.array([low, low, -np.inf], np.float32))
 
 
 PLAYERS = {

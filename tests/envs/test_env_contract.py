@@ -171,9 +171,11 @@ def test_shapes_types_and_spaces(config: EnvConfig) -> None:
                 "success": "f4",
                 "episode": "i8",
                 "resetting": "?",
+                "interrupted": "?",
             }
             assert {key: value.dtype for key, value in info.items()} == dtypes
             assert not info["resetting"].any()  # nobody has asked for limited patience
+            assert not info["interrupted"].any()
             assert all(value.shape == (size,) for value in info.values())
             if number:
                 assert frame["reward"].dtype == np.float32 and frame["reward"].shape == (size,)

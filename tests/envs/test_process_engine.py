@@ -21,7 +21,7 @@ import torch  # noqa: F401  (so that it is there to be inherited)
 import walks
 from walks import FAULTY, WALKS
 
-from envs import process_engine
+from envs import process_engine, slot_process
 from envs.contract import EnvConfig
 from envs.errors import InputError
 from envs.gymnasium_engine import GymnasiumEngine
@@ -151,14 +151,14 @@ def test_what_the_process_cannot_import_is_said(monkeypatch: pytest.MonkeyPatch)
 
 def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """And what an engine prints does not go to standard output."""
-    monkeypatch.setattr(process_engine, "_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(slot_process, "GRACE_SECONDS", 0.05)
     engine = faulty("none", "hangs", "prints")
     engine.start(0)
     processes = pids(engine)
     for _ in range(2):
         engine.step(zeros(engine))
-    engine._ask(1, process_engine.Step(1))  # the third step: from here on there is no answer
-    engine._ask(2, process_engine.Step(2))
+    engine._ask(1, process_engine.Step(1, 1))  # the third step: from here on there is no answer
+    engine._ask(2, process_engine.Step(2, 1))
     engine._answer(2)
     engine.close()
     assert all(map(is_gone, processes))
@@ -256,7 +256,8 @@ def test_other_slots_go_on_while_one_is_resetting(tmp_path: Path) -> None:
     assert run.step()["resetting"].tolist() == [True, False, True]
     run.make.open("middle")
     # What the reset writes is not shown before the step that knows of it.
-    eventually(lambda: not np.array_equal(run.engine._shared["vector"][2], frame["vector"][2]))
+    written = run.engine._shared["vector"][1 - run.engine._bank[2], 2]
+    eventually(lambda: np.array_equal(written, [0, *written[1:3], 0, 0]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process_engine, "wait", lambda *_: [])
         again = run.step()

@@ -50,7 +50,7 @@ def simulate(lengths: Sequence[int], slots: int, steps: int, before: Sequence[in
         np.add.at(taken, task[~resets], 1)
         left -= 1
         ended = left == 0
-        balance.count(~resets, ended)
+        balance.count(~resets, ended, np.zeros(slots, bool))
         resets = ended
     return taken
 
