@@ -5,7 +5,12 @@ Any key of train.py may be given; one with several values (core=lstm,mlstm) is a
 
 from __future__ import annotations
 
-import signal
+from agents.interruption import INTERRUPTED, leave_at_signals, raise_at_signals, run_program
+
+if __name__ == "__main__":
+    # The imports below take seconds.
+    leave_at_signals()
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +25,13 @@ from conf.ablate_schema import AblateConfig, check_ablate
 from conf.loading import ablate_keys, compose_ablate, split_axes
 from envs.errors import InputError
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 done but for runs that failed, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    raise_at_signals()
     try:
         if {"--help", "-h"} & set(arguments):
             keys = ablate_keys([argument for argument in arguments if not argument.startswith("-")])
@@ -91,4 +95,4 @@ def report(results: Results, folder: Path, config: AblateConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

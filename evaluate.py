@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from agents.interruption import INTERRUPTED, leave_at_signals, raise_at_signals, run_program
+
+if __name__ == "__main__":
+    # The imports below take seconds.
+    leave_at_signals()
+
 import itertools
 import sys
 from collections.abc import Sequence
@@ -12,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents.checkpoint import find_checkpoint
+from agents.display import warn
 from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, play, quotas
 from agents.evaluation_probes import Probing, probe_report, probe_tables
 from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
@@ -22,12 +29,13 @@ from conf.loading import compose_evaluate, to_dict
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+DONE, BAD_INPUT = 0, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    raise_at_signals()
     if "--help" in arguments or "-h" in arguments:
         print(__doc__, *(f"  {key}={value}" for key, value in to_dict(EvaluateConfig()).items()), sep="\n")
         return DONE
@@ -43,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(config: EvaluateConfig) -> int:
     """One evaluation: plays, writes the result and prints it. Returns the exit code."""
-    agent = load_agent(find_checkpoint(Path(config.run)))
+    agent = load_agent(find_checkpoint(Path(config.run), warn))
     spec = evaluation_spec(agent, config.tasks, config.engine)
     folder = home(Path(config.run), agent.path)
     output = Path(config.output) if config.output else folder / "evaluation.json"
@@ -98,4 +106,4 @@ def evaluate(config: EvaluateConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from agents.interruption import INTERRUPTED, Interruption, leave_at_signals, raise_at_signals, run_program
+
+if __name__ == "__main__":
+    # The imports below take seconds.
+    leave_at_signals()
+
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from agents import builder, plan
 from agents.bottleneck import limited_by
-from agents.checkpoint import save_checkpoint
 from agents.clock import Clock
-from agents.display import Display
+from agents.display import Display, warn
 from agents.faults import FaultRecord, Faults
-from agents.interruption import Interruption
 from agents.learner import NonFiniteError
 from agents.matching import match_params
 from agents.metrics import MetricsLog, Statistics
 from agents.network.cost import multiply_adds
 from agents.replay import parts_of
 from agents.run_folder import (
+    Restored,
     claim,
     default_run,
     holds_run,
@@ -31,10 +36,12 @@ from agents.run_folder import (
     resumed_config,
     snapshot,
     write_agent,
+    write_diagnosis,
     write_result,
 )
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process, memory_row
+from agents.saving import SaveError, Saver
 from conf.loading import changed_keys, compose_train, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -42,12 +49,13 @@ from envs.scores import human_scores
 from envs.spec import EnvSpec
 from envs.suites import make_spec
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    raise_at_signals()
     try:
         if {"--help", "-h"} & set(arguments):
             keys = train_keys([argument for argument in arguments if not argument.startswith("-")])
@@ -63,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except (ActorError, NonFiniteError) as error:
-        print(f"error: {error}\nThe run was saved up to here: resume=true goes on with it.", file=sys.stderr)
+    except (ActorError, NonFiniteError, SaveError) as error:
+        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -77,35 +85,43 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     torch.manual_seed(config.seed)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
-    statistics, positions, seconds = Statistics(env.tasks, human_scores(env)), Positions(), 0.0
-    saved = newest_checkpoint(Path(config.run)) if config.resume else None
+    statistics, positions, restored = Statistics(env.tasks, human_scores(env)), Positions(), Restored()
+    saved = newest_checkpoint(Path(config.run), warn) if config.resume else None
     if saved:
-        seconds = restore(saved, env, learner, statistics, positions)
+        restored = restore(saved, config, env, learner, statistics, positions)
     builder.check_fits(config, env, network)
     fresh, replayed, passes = plan.fresh_columns(config), plan.replayed_columns(config), config.learner.passes
     folder = claim(config, env)
 
     with Display(config.total_frames, enabled=config.display) as display:
-        clock = Clock(seconds, learner.state, action_repeat=env.action_repeat)
+        clock = Clock(restored.seconds, learner.state, action_repeat=env.action_repeat)
         facts = builder.facts(config, env, learner)
         faults = Faults(
             max_restarts=config.runtime.max_restarts,
             window=config.runtime.restart_window,
             record=FaultRecord(folder, display.say),
         )
-        earlier = saved or {}
-        faults.load_state_dict(earlier.get("faults", {}))
+        faults.load_state_dict((saved or {}).get("faults", {}))
+        faults.episodes_dropped += restored.episodes_dropped
         runtime = builder.build_runtime(
-            config, env, network, positions, learner.state.updates, earlier.get("runtime"), faults=faults
+            config, env, network, positions, learner.state.updates, restored.runtime, faults=faults
         )
         # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
         cost = multiply_adds(network, env)
-        write_agent(folder, network, cost)
+        saver = Saver(
+            folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
+        )
+        with saver.attempt("agent.json"):
+            write_agent(folder, network, cost)
         display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner, cost))
         log = MetricsLog(folder, learner.state.updates)
         replay = builder.build_replay(config, env, network, learner.state.updates)
 
+        def frames() -> int:
+            return learner.state.steps * env.action_repeat
+
         def save() -> None:
+            learner.check_finite()
             with clock.disk():
                 content = snapshot(
                     config,
@@ -117,32 +133,31 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                     runtime=runtime.state_dict(),
                     faults=faults.state_dict(),
                 )
-                save_checkpoint(folder / "checkpoints", learner.state.updates, content, config.keep_checkpoints)
+                saver.save(content, updates=learner.state.updates, frames=frames(), standing=statistics.standing())
 
         def ended() -> str:
             """Why the run is over; empty while it goes on."""
             if interruption.wanted:
                 return "signal"
-            if learner.state.steps * env.action_repeat >= config.total_frames:
+            if frames() >= config.total_frames:
                 return "total_frames"
             return "stop_at_success" if 0 < config.stop_at_success <= statistics.success() else ""
 
         def report() -> None:
             row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
             row |= replay.row(learner.state.updates) | faults.row() | memory_row(runtime.processes())
+            row |= {"saves_failed": saver.failed}
             for task, figures in tasks.items():
                 figures["restarts"] = faults.restarts_of(task)
             verdict = limited_by(clock.shares, facts)
-            with clock.disk():
+            with clock.disk(), saver.attempt("the log"):
                 log.write(row, tasks, verdict.name)
             display.update(row, tasks, verdict.sentence)
 
         losses: dict[str, torch.Tensor] = {}
         try:
             while not ended():
-                batch = None
-                with interruption.ends_waiting() if runtime.only_waits else nullcontext():
-                    batch = runtime.collect()
+                batch = interruption.waiting(runtime.collect) if runtime.only_waits else runtime.collect()
                 if batch is None:
                     break
                 updates = learner.state.updates
@@ -158,26 +173,33 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 clock.tick(batch, updates, learner.state)
                 if clock.passed(config.log_frames) if config.log_frames else clock.due("log", config.log_seconds):
                     report()
-                if clock.due("checkpoint", config.checkpoint_seconds):
+                if clock.due("checkpoint", config.checkpoint_seconds) or saver.milestone(frames()):
                     save()
             # An end may fall on a log step, and a row about no time at all would say nothing. With log_frames the rows of a run that
             # was interrupted and resumed are those of one that was not.
             if learner.state.updates > log.updates and not (interruption.wanted and config.log_frames):
                 report()
             save()
-        except (ActorError, NonFiniteError):
+        except (ActorError, NonFiniteError) as error:
             # The learner stands between two updates: nothing of what it has learned is lost.
-            save()
+            with suppress(NonFiniteError):
+                save()
+            error.add_note(saver.verdict(learner.state.updates))
+            if isinstance(error, NonFiniteError):
+                with saver.attempt("diagnosis.json"):
+                    error.add_note(f"What was not finite: {write_diagnosis(folder, error, config, env)}")
             raise
         finally:
             runtime.close()
             log.close()
         verdict = limited_by(clock.shares, facts)
         figures = result(learner, statistics, clock, env, verdict, ended_by=ended()) | faults.row()
-        write_result(folder, figures)
+        with saver.attempt("result.json"):
+            write_result(folder, figures)
         display.finish(folder, figures)
+    saver.insist(learner.state.updates)
     return DONE if figures["finished"] else INTERRUPTED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

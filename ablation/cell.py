@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-INTERRUPTED = 130
+from agents.interruption import INTERRUPTED, raise_at_signals
 
 _PR_SET_PDEATHSIG = 1
 """Linux's prctl.h."""
@@ -43,6 +43,7 @@ def run(folder: Path, *, threads: int) -> int:
     from ablation.grid import evaluated, load_cell, trained
     from agents.learner import NonFiniteError
     from agents.runtime.base import ActorError
+    from agents.saving import SaveError
     from envs.errors import InputError
     from envs.suites import make_spec
 
@@ -52,20 +53,19 @@ def run(folder: Path, *, threads: int) -> int:
             code = train.train(cell.train, make_spec(cell.train.env))
             if code != train.DONE:
                 return code
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # An evaluation has nothing to save.
-            signal.signal(number, signal.default_int_handler)
+        # An evaluation has nothing to save.
+        raise_at_signals()
         if not evaluated(cell):
             cell.evaluate.threads = threads
             return evaluate.evaluate(cell.evaluate)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return train.BAD_INPUT
-    except (ActorError, NonFiniteError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ActorError, NonFiniteError, SaveError) as error:
+        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return train.FAILED
     except KeyboardInterrupt:
-        return train.INTERRUPTED
+        return INTERRUPTED
     return train.DONE
 
 

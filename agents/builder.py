@@ -307,7 +307,7 @@ def build_runtime(
         positions: where the random streams stand.
         faults: takes in what goes wrong; without it the first time is one too many.
         version: of the weights that `network` has.
-        state: `state_dict` of the runtime before; only `serial` with as many actors goes on from it.
+        state: `state_dict` of the runtime before, where this one fits it (agents.run_folder.restore).
     """
     actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
     factory = ActorFactory(config=config, env=env)
@@ -321,7 +321,6 @@ def build_runtime(
         recycle_episodes=config.runtime.recycle_episodes,
     )
     if config.runtime.name == "serial":
-        fits = state is not None and len(state["actors"]) == actors
         return SerialRuntime(
             factory,
             network,
@@ -330,7 +329,7 @@ def build_runtime(
             unrolls_per_batch=unrolls,
             positions=positions,
             version=version,
-            state=state if fits else None,
+            state=state,
             faults=faults,
         )
     return LocalRuntime(

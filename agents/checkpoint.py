@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain data, written whole or not at all, read without running anything.
+"""Checkpoints: tensors and plain data, written whole or not at all, with a checksum, read without running anything.
 
 A file `checkpoint-<updates>.pt` holds everything to go on with a run or to evaluate it elsewhere: learner, counters, positions of
 the random streams, statistics, the configuration, and what the environments were (tasks in order, vocabulary, spaces).
@@ -7,47 +7,83 @@ the random streams, statistics, the configuration, and what the environments wer
 from __future__ import annotations
 
 import dataclasses
-import os
+import io
 import pickle
 import re
 import zipfile
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from agents.checksum import checksum_fits, seal
+from agents.files import write_whole
 from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec, Score
 
 FORMAT = "mimpala-checkpoint"
-SCHEMA = 2
-"""2: grids without pooling, and fusions that store W times their reach; weights of schema 1 would mean something else."""
+SCHEMA = 3
+"""3: with a checksum. 2: without one, else the same; still read."""
+_WITHOUT_CHECKSUM = 2
+
+CHECKPOINTS, BEST = "checkpoints", "best"
+"""The folder of a run's checkpoints, and what the best of them is called: `run=<folder>/best`."""
 
 _NAME = re.compile(r"checkpoint-(\d{12})\.pt")
 _KEYS = {"format", "schema", "config", "env", "learner", "positions", "statistics", "rng", "seconds", "versions"}
 
 
-def save_checkpoint(folder: Path, updates: int, content: dict[str, Any], keep: int) -> Path:
-    """Writes checkpoint number `updates` and removes all but the newest `keep`.
+class DamagedCheckpointError(InputError):
+    """A file that was torn, cut short or changed after it was written; an earlier one may do in its place."""
 
-    The file appears under its name only when all of it is on the disk.
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"checkpoint {path} {reason}: use an earlier one.")
+        self.path, self.reason = path, reason
+
+
+class Intact(NamedTuple):
+    """The newest checkpoint that can be used, and the damaged ones that were passed over, newest first."""
+
+    path: Path
+    content: dict[str, Any]
+    damaged: list[DamagedCheckpointError]
+
+    @property
+    def warning(self) -> str:
+        """One sentence that names them all; empty where nothing is damaged."""
+        listed = _listed(self.damaged)
+        return f"checkpoint {listed}: {self.path} is used instead." if listed else ""
+
+
+def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path:
+    """Writes checkpoint number `updates`, which appears under its name only when all of it is on the disk.
 
     Raises:
         OSError: the disk refuses; earlier checkpoints are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"checkpoint-{updates:012d}.pt"
-    temporary = folder / f".{path.name}.tmp"
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, "schema": SCHEMA, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_directory(folder)
-    # What a kill in the middle of an earlier save has left goes, too.
-    for old in (*list_checkpoints(folder)[:-keep], *folder.glob(".checkpoint-*.pt.tmp")):
-        old.unlink(missing_ok=True)
+    # Into memory first: torch reports a refusing disk in ways of its own.
+    archive = io.BytesIO()
+    torch.save({"format": FORMAT, "schema": SCHEMA, **content}, archive)
+    seal(archive)
+    path = _path(folder, updates)
+    write_whole(path, archive.getbuffer())
     return path
+
+
+def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> None:
+    """Removes all checkpoints but the newest `keep` and those of the numbers `also`, and what a kill has left of an earlier save.
+
+    Links are removed as links, never what they lead to.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    kept = {_path(folder, updates) for updates in also}
+    old = [path for path in list_checkpoints(folder)[:-keep] if path not in kept]
+    for path in (*old, *folder.glob(".checkpoint-*.pt.tmp")):
+        path.unlink(missing_ok=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -56,48 +92,115 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def find_checkpoint(run: Path) -> Path:
-    """The checkpoint meant by a run folder (its newest) or by a file (itself).
+def newest_intact(found: Sequence[Path]) -> Intact:
+    """The newest of these checkpoints, oldest first, that is not damaged.
+
+    Raises:
+        InputError: none is, or the newest that is not cannot be used for another reason.
+    """
+    damaged: list[DamagedCheckpointError] = []
+    for path in reversed(found):
+        try:
+            return Intact(path, load_checkpoint(path), damaged)
+        except DamagedCheckpointError as error:
+            damaged.append(error)
+    raise InputError(f"no checkpoint is intact ({_listed(damaged)}): put back a copy, or start another run.")
+
+
+def find_checkpoint(run: Path, tell: Callable[[str], object]) -> Path:
+    """The checkpoint meant by a run folder (its newest that is intact), by `<run folder>/best`, or by a file (itself).
+
+    Args:
+        tell: is given a sentence when damaged checkpoints were passed over.
 
     Raises:
         InputError: there is none.
     """
     if run.is_file():
         return run
-    if not run.exists():
+    best = run.name == BEST and not run.exists()
+    folder = run.parent if best else run
+    if not folder.exists():
         raise InputError(f"run={run} does not exist: give a run folder or a checkpoint file.")
-    found = list_checkpoints(run / "checkpoints") or list_checkpoints(run)
+    found = list_checkpoints(folder / CHECKPOINTS) or list_checkpoints(folder)
     if not found:
         raise InputError(f"run={run} holds no checkpoint: give the folder of a run that has saved one.")
-    return found[-1]
+    newest = newest_intact(found)
+    if newest.damaged:
+        tell(newest.warning)
+    if not best:
+        return newest.path
+    number = kept_checkpoints(newest.content)["best"].get("updates", -1)
+    path = _path(newest.path.parent, number)
+    if not path.is_file():
+        raise InputError(
+            f"run={run} is not there: the run has no best checkpoint until every task has ended an episode."
+        )
+    return path
+
+
+def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint knows of those that stay (agents/saving.py): `best`, a dict, empty for none, `milestones`, their numbers, and
+    `frames`, its own.
+
+    Raises:
+        InputError: it is something else.
+    """
+    # Those of schema 2 know of none.
+    kept = content.get("kept", {"best": {}, "milestones": [], "frames": 0})
+    try:
+        best, milestones = dict(kept["best"]), list(kept["milestones"])
+        numbers = [kept["frames"], *milestones, *([best["updates"], best["episodes"]] if best else [])]
+        fits = all(isinstance(number, int) and number >= 0 for number in numbers)
+        if fits and (not best or isinstance(best["value"], float)):
+            return {"best": best, "milestones": milestones, "frames": kept["frames"]}
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise InputError("the checkpoint's list of those that stay is not readable: use an earlier one.")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint. Nothing in the file can run code: only tensors and plain data are accepted.
 
     Raises:
-        InputError: the file is missing, truncated, not a checkpoint, or of another schema.
+        DamagedCheckpointError: the file is truncated, or not what was written.
+        InputError: it is missing, cannot be opened, is not a checkpoint, or of another schema.
     """
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist: give a run folder or a checkpoint file.")
+    try:
+        fits = checksum_fits(path)
+    except PermissionError as error:
+        raise InputError(f"checkpoint {path} cannot be read ({error.strerror}): ask for permission to.") from error
+    except OSError as error:
+        raise DamagedCheckpointError(path, f"cannot be read ({error.strerror})") from error
+    if fits is False:
+        raise DamagedCheckpointError(path, "is damaged (its checksum is another)")
     if not zipfile.is_zipfile(path):
-        raise InputError(f"checkpoint {path} is truncated or not a checkpoint: use an earlier one.")
+        raise DamagedCheckpointError(path, "is truncated or not a checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"checkpoint {path} holds more than tensors and plain data and was not loaded: do not trust it."
+        raise DamagedCheckpointError(
+            path, "holds more than tensors and plain data and was not loaded, so do not trust it"
         ) from error
     except Exception as error:
         # torch reports a damaged archive in many ways; none of them is the program's fault.
-        raise InputError(f"checkpoint {path} is damaged ({type(error).__name__}): use an earlier one.") from error
+        if fits is None:
+            raise DamagedCheckpointError(path, f"is damaged ({type(error).__name__})") from error
+        raise InputError(
+            f"checkpoint {path} is whole but cannot be read here ({type(error).__name__}): use the versions that wrote it."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} was not written by mimpala: give a run folder or a checkpoint file of it.")
-    if content.get("schema") != SCHEMA:
+    schema = content.get("schema")
+    if schema not in (_WITHOUT_CHECKSUM, SCHEMA):
         raise InputError(
-            f"checkpoint {path} has schema {content.get('schema')} and this version reads schema {SCHEMA}: "
+            f"checkpoint {path} has schema {schema} and this version reads schemas {_WITHOUT_CHECKSUM} and {SCHEMA}: "
             "use the version of mimpala that wrote it."
         )
+    if fits is None and schema != _WITHOUT_CHECKSUM:
+        raise DamagedCheckpointError(path, "is truncated or damaged (its checksum is not there)")
     missing = _KEYS - content.keys()
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: use an earlier one.")
@@ -132,10 +235,9 @@ def env_from_dict(data: dict[str, Any]) -> EnvSpec:
         ) from error
 
 
-def _sync_directory(folder: Path) -> None:
-    """Makes the rename itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _listed(damaged: Sequence[DamagedCheckpointError]) -> str:
+    return ", ".join(f"{error.path} {error.reason}" for error in damaged)
+
+
+def _path(folder: Path, updates: int) -> Path:
+    return folder / f"checkpoint-{updates:012d}.pt"

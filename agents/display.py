@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,12 @@ from rich.text import Text
 from agents.metrics import mean_over_tasks, scores_of_suite
 
 _PLAIN_SECONDS = 10.0
+
+
+def warn(text: str) -> None:
+    """A line on stderr, where it stands apart from what a program prints."""
+    print(text, file=sys.stderr)
+
 
 SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
 
@@ -62,7 +70,9 @@ class Display:
     def say(self, text: str) -> None:
         """A line above the live part."""
         # As it is: a path that is wrapped, or loses what looks like markup, cannot be copied.
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        # And where the output goes into a file on a full disk, or to a reader that is gone, the run goes on.
+        with contextlib.suppress(OSError):
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def banner(self, title: str, rows: dict[str, str]) -> None:
         """A two-column summary of what is about to run."""

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from agents.checkpoint import list_checkpoints
+from agents.checkpoint import CHECKPOINTS, list_checkpoints
 from agents.evaluation import Episode, SavedAgent
 from agents.files import write_whole
-from agents.run_folder import CHECKPOINTS, holds_run, versions
+from agents.run_folder import holds_run, versions
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
 from envs.scores import AGGREGATES, Aggregate, human_scores, normalised

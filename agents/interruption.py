@@ -1,15 +1,41 @@
-"""Ctrl-C and SIGTERM as an orderly end: the first asks, the second insists."""
+"""Ctrl-C and SIGTERM as an orderly end, from a program's first import to its exit. Imports nothing that takes time."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn, TypeVar
+
+INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+T = TypeVar("T")
+
+
+def leave_at_signals(code: int = INTERRUPTED) -> None:
+    """From now on a signal ends the process at once, because there is nothing to save yet, or any more."""
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: os._exit(code))
+
+
+def raise_at_signals() -> None:
+    """From now on a signal raises KeyboardInterrupt."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+
+
+def run_program(main: Callable[[], int]) -> NoReturn:
+    """Ends the process with the exit code of `main`, which a signal that comes after it does not change."""
+    code = main()
+    leave_at_signals(code)
+    sys.exit(code)
 
 
 class Interruption:
-    """Remembers that the user wants the run to end.
+    """Remembers that the user wants the run to end: the first signal asks, the second insists.
 
     Attributes:
         wanted: whether a signal came. The training loop looks at it between updates; a second signal raises KeyboardInterrupt.
@@ -18,19 +44,21 @@ class Interruption:
     def __init__(self) -> None:
         self.wanted = False
         self._waiting = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             signal.signal(number, self._handle)
 
-    @contextlib.contextmanager
-    def ends_waiting(self) -> Iterator[None]:
-        """A signal inside this block leaves it at once: it is only waiting, and nothing is half done."""
-        self._waiting = True
+    def waiting(self, wait: Callable[[], T]) -> T | None:
+        """The result of `wait`, which a signal leaves at once: it only waits, and nothing is half done. None when there was one."""
+        # Everything stands inside the `try`, for a signal may come between any two lines.
         try:
-            yield
+            self._waiting = True
+            result = None if self.wanted else wait()
+            self._waiting = False
         except _Interrupted:
-            pass
+            return None
         finally:
             self._waiting = False
+        return result
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.wanted:

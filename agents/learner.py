@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents import losses
+from agents import diagnosis, losses
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork
 from agents.network.context import distinct_rows
@@ -21,7 +21,15 @@ OPTIMIZERS = ("rmsprop", "adam")
 
 
 class NonFiniteError(RuntimeError):
-    """Too many updates in a row had a loss or a gradient that is not finite; the parameters are those before the first of them."""
+    """Too many updates in a row were not finite, and the learner is as before the first of them; or the learner itself is not.
+
+    Attributes:
+        diagnosis: what was not finite, as plain data.
+    """
+
+    def __init__(self, message: str, diagnosis: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.diagnosis = diagnosis
 
 
 class LearnerState(NamedTuple):
@@ -101,7 +109,7 @@ class Learner:
         self.state = LearnerState()
         self.popart = initial_popart(num_tasks, self.device)
         self._parameters = list(network.parameters())
-        self._refused_in_a_row: deque[str] = deque(maxlen=max_refused)
+        self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
         if optimizer == "rmsprop":
             self.optimizer: torch.optim.Optimizer = torch.optim.RMSprop(
                 self._parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True
@@ -120,8 +128,8 @@ class Learner:
                 of every target that the value head is trained on.
 
         Returns:
-            Scalars for the log, still on the device. An update whose loss or gradient is not finite is refused: it is counted and
-            leaves parameters, optimiser and PopArt untouched.
+            Scalars for the log, still on the device. An update whose loss, gradient or moments of PopArt are not finite is refused:
+            it is counted and leaves parameters, optimiser and PopArt untouched.
 
         Raises:
             NonFiniteError: `max_refused` updates in a row were refused.
@@ -135,8 +143,10 @@ class Learner:
         loss.backward()
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach())):
-            self._refuse(before, float(loss.detach()), float(norm))
+        # Squares of targets overflow before the loss does, whose scale is clipped.
+        moments = torch.isfinite(self.popart.mu).all() & torch.isfinite(self.popart.nu).all()
+        if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach()) & moments):
+            self._refuse(before, batch, metrics | {"loss/gradient_norm": norm})
             return metrics
         if norm > self.max_gradient_norm:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
@@ -210,16 +220,46 @@ class Learner:
         return self.popart, head.weight.detach().clone(), head.bias.detach().clone()
 
     @torch.no_grad()
-    def _refuse(self, before: tuple[PopArt, Tensor, Tensor], loss: float, norm: float) -> None:
+    def _refuse(self, before: tuple[PopArt, Tensor, Tensor], batch: Trajectory, metrics: dict[str, Tensor]) -> None:
+        refused = self.popart
         self.popart, weight, bias = before
         self.network.value_head.weight.copy_(weight)
         self.network.value_head.bias.copy_(bias)
         self.state = self.state._replace(refused=self.state.refused + 1)
-        self._refused_in_a_row.append(f"loss {loss}, gradient norm {norm}")
+        self._refused_in_a_row.append({key: float(value) for key, value in metrics.items()})
         if len(self._refused_in_a_row) == self.max_refused:
+            last = self._refused_in_a_row[-1]
             raise NonFiniteError(
-                f"{self.max_refused} updates in a row were not finite (last: {self._refused_in_a_row[-1]}): "
-                f"lower learner.learning_rate={self.learning_rate} or learner.max_gradient_norm={self.max_gradient_norm}."
+                f"{self.max_refused} updates in a row were not finite (last: loss {last['loss/total']}, gradient norm "
+                f"{last['loss/gradient_norm']}): "
+                f"lower learner.learning_rate={self.learning_rate} or learner.max_gradient_norm={self.max_gradient_norm}.",
+                {
+                    "counters": self.state._asdict(),
+                    "learning_rate": self.current_learning_rate,
+                    "refused": list(self._refused_in_a_row),
+                    "gradients": diagnosis.gradients(self.network),
+                    "batch": diagnosis.arrays(batch),
+                    "steps_by_task": diagnosis.steps_by_task(batch, len(self.popart.mu)),
+                    "popart": {
+                        "mu": self.popart.mu.tolist(),
+                        "sigma": sigma(self.popart).tolist(),
+                        "refused_mu": refused.mu.tolist(),
+                        "refused_nu": refused.nu.tolist(),
+                    },
+                },
+            )
+
+    def check_finite(self) -> None:
+        """Raises NonFiniteError where a parameter, a moment of PopArt or of the optimiser is not finite: nobody could go on from that."""
+        named = dict(self.network.state_dict()) | {"popart.mu": self.popart.mu, "popart.nu": self.popart.nu}
+        for name, parameter in self.network.named_parameters():
+            state = self.optimizer.state.get(parameter, {})
+            named |= {f"optimizer.{key} of {name}": value for key, value in state.items() if torch.is_tensor(value)}
+        if broken := diagnosis.not_finite(named):
+            raise NonFiniteError(
+                f"{len(broken)} tensors of the learner are not finite, among them {broken[0]}: lower "
+                f"learner.learning_rate={self.learning_rate} or learner.max_gradient_norm={self.max_gradient_norm}.",
+                {"counters": self.state._asdict(), "not_finite": broken},
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,5 +275,8 @@ class Learner:
         """The inverse of `state_dict`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.popart = PopArt(state["popart"]["mu"].to(self.device), state["popart"]["nu"].to(self.device))
-        self.state = LearnerState(**state["counters"])
+        popart = PopArt(state["popart"]["mu"].to(self.device), state["popart"]["nu"].to(self.device))
+        if popart.mu.shape != self.popart.mu.shape or popart.nu.shape != self.popart.nu.shape:
+            raise ValueError(f"moments of {len(popart.mu)} tasks in place of {len(self.popart.mu)}")
+        self.popart = popart
+        self.state = LearnerState(**{name: int(state["counters"][name]) for name in LearnerState._fields})

@@ -8,17 +8,29 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.files import write_whole
+from agents.files import AppendedFile, write_whole
 from agents.trajectory import Trajectory
+from envs.errors import InputError
 from envs.scores import aggregate, normalised
 from envs.spec import Score
 
 WINDOW = 100
 """Episodes over which returns, success and length are averaged."""
+
+
+class Standing(NamedTuple):
+    """How well the agent does: the mean over tasks of `measure`, success or return, over the last WINDOW episodes of each.
+
+    `episodes` is the number of them of the task that has the fewest.
+    """
+
+    measure: str
+    value: float
+    episodes: int
 
 
 class TaskStatistics:
@@ -108,6 +120,15 @@ class Statistics:
         full = all(statistics.episodes >= WINDOW for statistics in self.tasks.values())
         return sum(s.mean(1) for s in self.tasks.values()) / len(self.tasks) if full else math.nan
 
+    def standing(self) -> Standing | None:
+        """Over the last WINDOW episodes; None until every task has had one."""
+        means = mean_over_tasks(self.summary(1))
+        episodes = min(len(statistics.recent) for statistics in self.tasks.values())
+        for measure in ("success", "return"):
+            if measure in means:
+                return Standing(measure, means[measure], episodes)
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -123,13 +144,13 @@ class Statistics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for task, saved in state.items():
-            statistics = self.tasks[task]
-            statistics.steps, statistics.episodes = saved["steps"], saved["episodes"]
+        for task, statistics in self.tasks.items():
+            saved = state[task]
+            statistics.steps, statistics.episodes = int(saved["steps"]), int(saved["episodes"])
             # Earlier checkpoints do not have them.
-            statistics.updates = saved.get("updates", 0)
-            statistics.interrupted = saved.get("interrupted", 0)
-            statistics.recent = deque(((r, s, int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
+            statistics.updates = int(saved.get("updates", 0))
+            statistics.interrupted = int(saved.get("interrupted", 0))
+            statistics.recent = deque(((float(r), float(s), int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
 
 
 def mean_over_tasks(summary: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -153,20 +174,27 @@ class MetricsLog:
 
     Attributes:
         updates: of the last line; 0 before the first.
+
+    Raises:
+        InputError: the files cannot be written.
     """
 
     def __init__(self, folder: Path, updates: int) -> None:
-        # Imported here: TensorBoard takes a second to import, and only the learner's process writes.
-        from torch.utils.tensorboard import SummaryWriter
+        # Imported here: TensorBoard takes a moment to import, and only the learner's process writes.
+        from agents.event_file import EventFile
 
         path = folder / "metrics.jsonl"
         self.updates = 0.0
-        if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _updates_of(line) <= updates]
-            write_whole(path, "".join(line + "\n" for line in kept))
-            self.updates = max(map(_updates_of, kept), default=0.0)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
+        try:
+            if path.exists():
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                kept = [line for line in lines if _updates_of(line) <= updates]
+                write_whole(path, "".join(line + "\n" for line in kept))
+                self.updates = max(map(_updates_of, kept), default=0.0)
+            self._file = AppendedFile(path)
+            self._board = EventFile(folder / "tensorboard", updates + 1)
+        except OSError as error:
+            raise InputError(f"run={folder} cannot be written ({error.strerror}): give another run=.") from error
 
     def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limited_by: str) -> None:
         """One log step: `row` from Clock.row, `tasks` from Statistics.summary, `limited_by` the name of a bottleneck.Verdict.
@@ -174,22 +202,22 @@ class MetricsLog:
         NaN is left out, because JSON has none, and the name stays out of TensorBoard, which has numbers only.
 
         A row for updates that have one already is dropped: an end may fall on a log step.
+
+        Raises:
+            OSError: the disk refuses; the row is lost, and the files are as they were before it.
         """
         if row["updates"] <= self.updates:
             return
-        self.updates = row["updates"]
         row = row | {f"tasks/{task}/{key}": value for task, values in tasks.items() for key, value in values.items()}
         row |= {f"mean/{key}": value for key, value in mean_over_tasks(tasks).items()}
         row |= {f"score/{key}": value for key, value in scores_of_suite(tasks).items()}
         row = {key: value for key, value in row.items() if not math.isnan(value)}
-        self._file.write(json.dumps(row | {"limited_by": limited_by}) + "\n")
-        self._file.flush()
-        for key, value in row.items():
-            if key != "updates":
-                self._board.add_scalar(key, value, int(row["updates"]))
+        self._file.write((json.dumps(row | {"limited_by": limited_by}) + "\n").encode())
+        self.updates = row["updates"]
+        self._board.write(int(row["updates"]), {key: value for key, value in row.items() if key != "updates"})
 
     def close(self) -> None:
-        """Flushes both."""
+        """Closes both."""
         self._file.close()
         self._board.close()
 

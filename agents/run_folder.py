@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from agents import plan
 from agents.bottleneck import Verdict
-from agents.checkpoint import env_from_dict, env_to_dict, list_checkpoints, load_checkpoint
+from agents.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
 from agents.clock import Clock
+from agents.diagnosis import for_json
 from agents.files import write_json
-from agents.learner import Learner
+from agents.learner import Learner, NonFiniteError
 from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
@@ -28,10 +31,10 @@ from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 
-AGENT, CONFIG, CHECKPOINTS, RESULT, PROVENANCE, VOCABULARY = (
+AGENT, CONFIG, DIAGNOSIS, RESULT, PROVENANCE, VOCABULARY = (
     "agent.json",
     "config.yaml",
-    "checkpoints",
+    "diagnosis.json",
     "result.json",
     "provenance.json",
     "vocabulary.json",
@@ -51,7 +54,7 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
         given: dotted keys that the command line sets (conf.loading.changed_keys).
 
     Raises:
-        InputError: `given` asks for another experiment, with both values of each key.
+        InputError: `given` asks for another experiment, with both values of each key, several in lines of their own.
     """
     folder = Path(config.run)
     saved = load_train(folder / CONFIG)
@@ -61,8 +64,11 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
         key: wanted[key] for key in given if key not in MAY_CHANGE_ON_RESUME and known.get(key) != wanted.get(key)
     }
     if different:
-        listed = ", ".join(f"{key}={value} (the run has {known.get(key)})" for key, value in different.items())
-        raise InputError(f"resume=true cannot change {listed}: leave these keys out, or start another run.")
+        listed = [f"{key}={value} (the run has {known.get(key)})" for key, value in different.items()]
+        if len(listed) == 1:
+            raise InputError(f"resume=true cannot change {listed[0]}: leave this key out, or start another run.")
+        lines = "".join(f"\n  {line}" for line in listed)
+        raise InputError(f"resume=true cannot change {len(listed)} keys: leave them out, or start another run.{lines}")
     for key in given:
         if key in MAY_CHANGE_ON_RESUME:
             node = tree
@@ -88,11 +94,14 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     """Makes the folder and writes what is known at the start: config, provenance, vocabulary.
 
     Raises:
-        InputError: the folder holds a run already and `resume` is off, or it cannot be written.
+        InputError: the folder holds a run already and `resume` is off, or it cannot be written, or its checkpoints would be elsewhere.
     """
     folder = Path(config.run)
     if holds_run(folder) and not config.resume:
         raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
+    if (folder / CHECKPOINTS).is_symlink():
+        # Old checkpoints are removed, and nothing outside the run's folder ever is.
+        raise InputError(f"{folder / CHECKPOINTS} is a link: give the place that it leads to as run=.")
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         # The config marks the folder as a run, so it comes last.
@@ -104,10 +113,28 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     return folder
 
 
-def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Content of the newest checkpoint of a run, or None when it was killed before its first."""
+def newest_checkpoint(folder: Path, tell: Callable[[str], object]) -> dict[str, Any] | None:
+    """Content of the newest intact checkpoint of a run to go on with, or None when it was killed before its first.
+
+    Damaged ones after it get another name, `<name>.damaged`: they are no checkpoints any more, and nothing is lost.
+
+    Args:
+        tell: is given a sentence about them.
+
+    Raises:
+        InputError: there are checkpoints and all are damaged.
+    """
     found = list_checkpoints(folder / CHECKPOINTS)
-    return load_checkpoint(found[-1]) if found else None
+    if not found:
+        return None
+    newest = newest_intact(found)
+    if newest.damaged:
+        tell(newest.warning)
+    for error in newest.damaged:
+        # Where that is refused, the run cannot be written either, which is about to be told.
+        with contextlib.suppress(OSError):
+            error.path.rename(error.path.with_name(error.path.name + ".damaged"))
+    return newest.content
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -140,6 +167,14 @@ def result(
         "mean": mean_over_tasks(tasks),
         "score": scores_of_suite(tasks),
     }
+
+
+def write_diagnosis(folder: Path, error: NonFiniteError, config: TrainConfig, env: EnvSpec) -> Path:
+    """What was not finite, with the names of the tasks and the options that decide; what was not finite before is replaced."""
+    path = folder / DIAGNOSIS
+    options = {"learner": to_dict(config.learner), "precision": config.precision, "core": config.core.name}
+    write_json(path, for_json({"error": str(error), "tasks": list(env.tasks), **error.diagnosis, "options": options}))
+    return path
 
 
 def provenance() -> dict[str, Any]:
@@ -217,13 +252,32 @@ def snapshot(
     }
 
 
+class Restored(NamedTuple):
+    """What a run goes on from, beside what is put back in place.
+
+    Attributes:
+        seconds: that it has taken before.
+        runtime: state from which its runtime goes on step for step; None where it begins new episodes.
+        episodes_dropped: that were being played when the checkpoint was written and are not played to their end.
+    """
+
+    seconds: float = 0.0
+    runtime: dict[str, Any] | None = None
+    episodes_dropped: int = 0
+
+
 def restore(
-    content: dict[str, Any], env: EnvSpec, learner: Learner, statistics: Statistics, positions: Positions
-) -> float:
-    """Puts a checkpoint's content back in place and returns the seconds that the run has taken.
+    content: dict[str, Any],
+    config: TrainConfig,
+    env: EnvSpec,
+    learner: Learner,
+    statistics: Statistics,
+    positions: Positions,
+) -> Restored:
+    """Puts a checkpoint's content back in place.
 
     Raises:
-        InputError: the environments are not those that the checkpoint was trained on.
+        InputError: the environments are not those that the checkpoint was trained on, or it does not hold what it should.
     """
     saved = env_from_dict(content["env"])
     if (
@@ -239,13 +293,20 @@ def restore(
     try:
         learner.load_state_dict(content["learner"])
         statistics.load_state_dict(content["statistics"])
-        positions.unrolls.update(content["positions"]["unrolls"])
-        positions.episodes.update(content["positions"]["episodes"])
+        for actor, episodes in content["positions"]["episodes"].items():
+            positions.unrolls[int(actor)] = int(content["positions"]["unrolls"][actor])
+            positions.episodes[int(actor)] = [int(episode) for episode in episodes]
+            if len(episodes) != config.runtime.slots_per_actor:
+                raise ValueError(f"actor {actor} had {len(episodes)} slots")
         positions.steps.update(statistics.steps())
         torch.set_rng_state(content["rng"])
-        return float(content["seconds"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        runtime = content.get("runtime")
+        if runtime and (config.runtime.name != "serial" or len(runtime["actors"]) != plan.num_actors(config, env)):
+            runtime = None
+        dropped = 0 if runtime else sum(len(episodes) for episodes in positions.episodes.values())
+        return Restored(float(content["seconds"]), runtime, dropped)
+    except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"resume=true: the checkpoint does not fit its configuration ({reason}): use an earlier one."
         ) from error

@@ -56,6 +56,7 @@ def check_train(config: TrainConfig) -> None:
             "total_frames": 1,
             "seed": 0,
             "keep_checkpoints": 1,
+            "milestone_frames": 0,
             "log_seconds": 0,
             "log_frames": 0,
             "checkpoint_seconds": 0,
@@ -71,7 +72,8 @@ def check_train(config: TrainConfig) -> None:
         {"unroll_length": 1, "batch_size": 0, "passes": 1, "replay_size": 0, "learning_rate": 0, "max_refused": 1},
         "learner.",
     )
-    require(config.learner, {"baseline_cost": 0, "entropy_cost": 0, "reward_clip": 0, "epsilon": 0}, "learner.")
+    # An epsilon of 0, or one that is 0 in single precision, makes the update of a parameter without a gradient 0 / 0.
+    require(config.learner, {"baseline_cost": 0, "entropy_cost": 0, "reward_clip": 0, "epsilon": 1e-20}, "learner.")
     require(config.learner, {"clip_rho": 0, "clip_c": 0, "clip_pg_rho": 0, "max_gradient_norm": 0}, "learner.")
     require(config.runtime, {"learner_threads": 0}, "runtime.")
     require(

@@ -177,7 +177,8 @@ class TrainConfig:
         run: the run folder; empty = runs/<env>-<fusion>-<context>-seed<seed>.
         resume: go on with the run in that folder.
         precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 where the processor has it and the runtime is not serial.
-        checkpoint_seconds, log_seconds: intervals. keep_checkpoints: the newest N stay.
+        checkpoint_seconds, log_seconds: intervals. keep_checkpoints: the newest N stay, and the best one.
+        milestone_frames: a checkpoint at every multiple of so many frames, which stays; 0 = none.
         log_frames: a log step whenever this many more frames have been played, in place of log_seconds, so that log steps do not
             depend on how fast the machine is; 0 = by time.
         display: progress on the terminal.
@@ -199,6 +200,7 @@ class TrainConfig:
     precision: str = "auto"
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 3
+    milestone_frames: int = 0
     log_seconds: float = 5.0
     log_frames: int = 0
     display: bool = True
@@ -211,7 +213,7 @@ class EvaluateConfig:
     """Options of evaluate.py.
 
     Attributes:
-        run: a run folder or a checkpoint file.
+        run: a run folder, its best checkpoint as <run folder>/best, or a checkpoint file.
         episodes: per task.
         tasks: other tasks of the same suite; empty = those the agent was trained on.
         greedy: most probable action instead of a sample.
@@ -251,6 +253,7 @@ MAY_CHANGE_ON_RESUME = (
     "log_frames",
     "checkpoint_seconds",
     "keep_checkpoints",
+    "milestone_frames",
     "precision",
     "runtime.name",
     "runtime.num_actors",

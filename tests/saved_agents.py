@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import evaluate
 from agents import builder
 from agents.checkpoint import save_checkpoint
+from agents.checksum import seal
 from agents.metrics import Statistics
 from agents.run_folder import snapshot
 from agents.runtime.base import Positions
@@ -31,7 +33,7 @@ def make_checkpoint(folder: Path, *overrides: str) -> Path:
     torch.manual_seed(config.seed)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
     content = snapshot(config, env, learner, Statistics(env.tasks), Positions(), 0.0)
-    return save_checkpoint(folder, 0, content, keep=1)
+    return save_checkpoint(folder, 0, content)
 
 
 def evaluated(checkpoint: Path, output: Path, *arguments: str) -> dict[str, Any]:
@@ -45,5 +47,13 @@ def damaged(checkpoint: Path, path: Path, damage: Damage) -> Path:
     """A copy of `checkpoint` whose content `damage` has changed."""
     content = torch.load(checkpoint, weights_only=True)
     damage(content)
-    torch.save(content, path)
+    return write_sealed(content, path)
+
+
+def write_sealed(content: object, path: Path) -> Path:
+    """Writes anything with a checksum, as if it were a checkpoint."""
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    seal(archive)
+    path.write_bytes(archive.getvalue())
     return path

@@ -214,7 +214,7 @@ def test_where_the_result_goes(checkpoint: Path, tmp_path: Path) -> None:
     files = [folder / f"checkpoint-{number:012d}.pt" for number in (9, 10)]
     for path in files:
         path.write_bytes(checkpoint.read_bytes())
-    assert find_checkpoint(tmp_path / "run") == files[1]
+    assert find_checkpoint(tmp_path / "run", print) == files[1]
     assert home(tmp_path / "run", files[1]) == tmp_path / "run"
     # A file by itself has no run, whatever its folder is called, until that folder's parent is one.
     assert home(files[0], files[0]) == folder

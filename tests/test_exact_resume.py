@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from agents.checkpoint import list_checkpoints, load_checkpoint
@@ -27,6 +28,13 @@ def rows(run: Path) -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     timed = ("time/", "memory/", "seconds", "frames_per_second", "limited_by")
     return [{key: value for key, value in json.loads(line).items() if not key.startswith(timed)} for line in lines]
+
+
+def shown(run: Path) -> list[int]:
+    """Updates that TensorBoard shows of this run."""
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    return [event.step for event in board.Scalars("frames")]
 
 
 def killed_after(run: Path, copy: Path, updates: int) -> Path:
@@ -49,9 +57,15 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, overrides: list
         assert content(again)["learner"]["counters"]["updates"] == updates
         assert train.main([f"run={again}", "resume=true"]) == 0
         found = content(again)
+        # Counters, schedules, optimiser, PopArt, streams of random numbers, statistics of every task, and which one was the best.
         for part in ("learner", "positions", "runtime", "statistics", "rng"):
             torch.testing.assert_close(found[part], expected[part], rtol=0, atol=0, equal_nan=True)
+        assert found["kept"] == expected["kept"] != {}
+        # The rows that the killed run wrote after its checkpoint are there once.
         assert rows(again) == rows(run)
+        assert shown(again) == [row["updates"] for row in rows(run)]
+    assert expected["learner"]["optimizer"]["param_groups"][0]["lr"] < 5e-4 / 2
+    assert len({row["loss/learning_rate"] for row in rows(run)}) == len(rows(run))
 
 
 def test_other_actors_begin_their_next_episodes(tmp_path: Path) -> None:

@@ -289,6 +289,7 @@ def test_a_run_ends_when_it_succeeds(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["learner.unroll_length=four"], "learner.unroll_length"),
         (["learner.discounting=1.5"], "learner.discounting=1.5"),
         (["learner.learning_rate=nan"], "learner.learning_rate=nan"),
+        (["learner.epsilon=0"], "learner.epsilon=0.0 is out of range: give a finite number of at least 1e-20"),
         (["learner.batch_size=12"], "learner.batch_size=12 does not fit"),
         (
             ["learner.replay_fraction=0.5", "learner.replay_size=1000000000000"],

@@ -27,6 +27,7 @@ from agents.runtime.process import (
     end_with_the_parent,
     kill_with_descendants,
     leave_signals_to_the_learner,
+    sigint_held_back,
 )
 from agents.runtime.shared_memory import SharedMemory
 from envs.errors import InputError
@@ -154,7 +155,8 @@ class ActorProcess:
             name=f"actor-{index}",
             daemon=True,
         )
-        self.process.start()
+        with sigint_held_back():
+            self.process.start()
         # Without these copies the pipes end with the actor.
         theirs.close()
         writer.close()

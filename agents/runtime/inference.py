@@ -27,7 +27,12 @@ from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork
 from agents.policy import Policy, Sampler, Slots
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.process import configure_process, end_with_the_parent, leave_signals_to_the_learner
+from agents.runtime.process import (
+    configure_process,
+    end_with_the_parent,
+    leave_signals_to_the_learner,
+    sigint_held_back,
+)
 from agents.trajectory import OBSERVED
 from envs.spec import ArraySpec
 
@@ -157,7 +162,8 @@ class InferenceServer:
             name="inference",
             daemon=True,
         )
-        self._process.start()
+        with sigint_held_back():
+            self._process.start()
         self.pid = self._process.pid or 0
         # Without this copy the pipe ends with the server.
         theirs.close()

@@ -7,7 +7,8 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker
 
 import psutil
 import torch
@@ -17,6 +18,21 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 _PR_SET_PDEATHSIG = 1
 """Linux's prctl.h."""
+
+
+@contextlib.contextmanager
+def sigint_held_back() -> Iterator[None]:
+    """Around the start of a process: it never gets SIGINT, not even while it imports, and this one gets it when the block is left.
+
+    Ctrl-C reaches the whole process group, and a process that is still importing would answer with a traceback.
+    """
+    # multiprocessing starts it with the first process, and lets SIGINT through when it has.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_signals_to_the_learner() -> None:

@@ -54,10 +54,19 @@ class SerialRuntime:
         self._version = version
         self._turn = 0
         if state is not None:
+            self._load_state_dict(state)
+        self._idle_since = time.perf_counter()
+
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        try:
             for actor, frozen in zip(self._actors, state["actors"], strict=True):
                 actor.load_state_dict(frozen)
-            self._turn = int(state["turn"])
-        self._idle_since = time.perf_counter()
+            self._turn = int(state["turn"]) % len(self._actors)
+        except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"resume=true: the state of the actors in the checkpoint does not fit ({reason}): use an earlier one."
+            ) from error
 
     only_waits = False
 

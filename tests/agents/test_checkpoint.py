@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,19 @@ from typing import Any
 import pytest
 import torch
 from fakes import fake_env
+from hypothesis import given
+from hypothesis import strategies as st
+from saved_agents import write_sealed
 
 from agents import checkpoint
 from agents.checkpoint import (
+    DamagedCheckpointError,
     env_from_dict,
     env_to_dict,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
+    remove_checkpoints,
     save_checkpoint,
 )
 from envs.babyai import BabyAIConfig
@@ -57,22 +63,28 @@ def assert_one_sentence(error: BaseException, *fragments: str) -> None:
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     saved = content()
-    path = save_checkpoint(tmp_path / "checkpoints", 12, saved, keep=3)
+    path = save_checkpoint(tmp_path / "checkpoints", 12, saved)
     loaded = load_checkpoint(path)
     assert loaded["positions"] == saved["positions"] and loaded["config"] == saved["config"]
     assert torch.equal(loaded["learner"]["network"]["weight"], saved["learner"]["network"]["weight"])
     assert torch.equal(loaded["rng"], saved["rng"])
     assert env_from_dict(loaded["env"]) == fake_env()
-    assert find_checkpoint(tmp_path) == find_checkpoint(tmp_path / "checkpoints") == find_checkpoint(path) == path
+    assert (
+        find_checkpoint(tmp_path, print)
+        == find_checkpoint(tmp_path / "checkpoints", print)
+        == find_checkpoint(path, print)
+        == path
+    )
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     (tmp_path / "notes.pt").write_bytes(b"somebody's own file")
     for updates in (9, 10, 100, 99, 1_000_000):
-        save_checkpoint(tmp_path, updates, content(), keep=3)
+        save_checkpoint(tmp_path, updates, content())
+        remove_checkpoints(tmp_path, keep=3)
     kept = list_checkpoints(tmp_path)
     assert [int(path.stem.split("-")[1]) for path in kept] == [99, 100, 1_000_000]
-    assert find_checkpoint(tmp_path) == kept[-1]
+    assert find_checkpoint(tmp_path, print) == kept[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(path.name for path in kept), "notes.pt"])
 
 
@@ -80,7 +92,7 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
 def test_a_crash_while_saving_leaves_the_earlier_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    earlier = save_checkpoint(tmp_path, 1, content(), keep=1)
+    earlier = save_checkpoint(tmp_path, 1, content())
 
     def crash(*arguments: Any, **options: Any) -> None:
         if moment == "torch.save":
@@ -91,12 +103,13 @@ def test_a_crash_while_saving_leaves_the_earlier_ones(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, crash)
         with pytest.raises(OSError, match="the power went"):
-            save_checkpoint(tmp_path, 2, content(2.0), keep=1)
-    assert list_checkpoints(tmp_path) == [earlier] == [find_checkpoint(tmp_path)]
+            save_checkpoint(tmp_path, 2, content(2.0))
+    assert list(tmp_path.iterdir()) == [earlier] == [find_checkpoint(tmp_path, print)]
     assert float(load_checkpoint(earlier)["learner"]["network"]["weight"][0, 0]) == 1
-    # The next attempt succeeds in spite of what the crash left.
-    later = save_checkpoint(tmp_path, 2, content(2.0), keep=1)
-    assert [path.name for path in tmp_path.iterdir()] == [later.name]
+    # The next attempt succeeds in spite of what a kill leaves.
+    (tmp_path / ".checkpoint-000000000002.pt.tmp").write_bytes(b"PK half of a checkpoint")
+    later = save_checkpoint(tmp_path, 2, content(2.0))
+    assert list_checkpoints(tmp_path) == [earlier, later]
 
 
 def test_the_file_is_complete_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,8 +123,92 @@ def test_the_file_is_complete_before_it_has_its_name(tmp_path: Path, monkeypatch
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", checked_replace)
-    save_checkpoint(tmp_path, 1, content(), keep=1)
+    save_checkpoint(tmp_path, 1, content())
     assert order == ["fsync", "replace", "fsync"]
+
+
+def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "checkpoints", tmp_path / "precious"
+    elsewhere.write_text("precious")
+    folder.mkdir()
+    (folder / "checkpoint-000000000001.pt").symlink_to(elsewhere)
+    (folder / ".checkpoint-000000000002.pt.tmp").symlink_to(elsewhere)
+    save_checkpoint(folder, 2, content())
+    (folder / ".checkpoint-000000000003.pt.tmp").symlink_to(elsewhere)
+    remove_checkpoints(folder, keep=1)
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-000000000002.pt"]
+    assert elsewhere.read_text() == "precious"
+
+
+# Damage
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return save_checkpoint(tmp_path_factory.mktemp("whole"), 1, content()).read_bytes()
+
+
+def refused_as_damaged(data: bytes) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "copy.pt"
+        path.write_bytes(data)
+        with pytest.raises(DamagedCheckpointError) as caught:
+            load_checkpoint(path)
+        assert_one_sentence(caught.value, str(path))
+    return True
+
+
+def test_a_copy_elsewhere_is_as_good(tmp_path: Path, whole: bytes) -> None:
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(whole)
+    assert load_checkpoint(copy)["seconds"] == 1.5
+    # For torch, and for anything that reads zip archives, it is a checkpoint like any other.
+    assert torch.load(copy, weights_only=True)["seconds"] == 1.5
+    assert zipfile.ZipFile(copy).testzip() is None
+
+
+@given(data=st.data())
+def test_one_bit_that_is_another_is_found(whole: bytes, data: st.DataObject) -> None:
+    # From both ends: hypothesis likes small numbers, and the last bytes are the checksum's own.
+    bit = data.draw(st.integers(0, 8 * len(whole) - 1) | st.integers(1, 8 * 120).map(lambda n: 8 * len(whole) - n))
+    flipped = bytearray(whole)
+    flipped[bit // 8] ^= 1 << bit % 8
+    assert refused_as_damaged(bytes(flipped))
+
+
+@given(data=st.data())
+def test_what_is_torn_or_cut_short_is_found(whole: bytes, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(whole) - 1) | st.integers(1, 120).map(lambda n: len(whole) - n))
+    assert refused_as_damaged(whole[:cut])
+    if whole[cut:].strip(b"\0"):
+        # Its length was written and its content was not.
+        assert refused_as_damaged(whole[:cut] + bytes(len(whole) - cut))
+
+
+def test_a_checkpoint_from_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save({"format": checkpoint.FORMAT, "schema": 2, **content()}, path)
+    assert load_checkpoint(path)["seconds"] == 1.5
+    torch.save({"format": checkpoint.FORMAT, "schema": checkpoint.SCHEMA, **content()}, path)
+    assert refused_as_damaged(path.read_bytes())
+
+
+def test_the_newest_that_is_intact_is_found(tmp_path: Path, whole: bytes) -> None:
+    paths = [save_checkpoint(tmp_path, updates, content()) for updates in (1, 2, 3)]
+    told: list[str] = []
+    assert find_checkpoint(tmp_path, told.append) == paths[2] and not told
+    paths[2].write_bytes(whole[:-1])
+    paths[1].write_bytes(whole[:500])
+    assert find_checkpoint(tmp_path, told.append) == paths[0]
+    (sentence,) = told
+    assert [str(path) in sentence for path in paths] == [True, True, True]
+    assert sentence.endswith(f"{paths[0]} is used instead.")
+    # A file that is asked for by its name is that file.
+    assert find_checkpoint(paths[2], told.append) == paths[2] and len(told) == 1
+    paths[0].write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        find_checkpoint(tmp_path, told.append)
+    assert_one_sentence(caught.value, "no checkpoint is intact", *map(str, paths))
 
 
 class Bomb:
@@ -137,18 +234,18 @@ def test_a_crafted_checkpoint_does_not_run_its_code(tmp_path: Path) -> None:
 
 
 def write(path: Path, data: object) -> None:
-    torch.save(data, path)
+    write_sealed(data, path)
 
 
 def damage(path: Path) -> None:
-    save_checkpoint(path.parent, 1, content(), keep=1)
+    save_checkpoint(path.parent, 1, content())
     whole = path.read_bytes()
     middle = whole.index(b"data.pkl") + 60
     path.write_bytes(whole[:middle] + bytes(40) + whole[middle + 40 :])
 
 
 def truncate(path: Path) -> None:
-    save_checkpoint(path.parent, 1, content(), keep=1)
+    save_checkpoint(path.parent, 1, content())
     path.write_bytes(path.read_bytes()[:-700])
 
 
@@ -192,7 +289,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path: Path, kind: 
 def test_a_run_without_checkpoints_is_refused(tmp_path: Path) -> None:
     for run, fragment in ((tmp_path / "nowhere", "does not exist"), (tmp_path, "holds no checkpoint")):
         with pytest.raises(InputError) as caught:
-            find_checkpoint(run)
+            find_checkpoint(run, print)
         assert_one_sentence(caught.value, str(run), fragment)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import agents.clock
 import train
-from agents import builder, plan
+from agents import builder, plan, saving
 from agents.actor import Actor
 from agents.builder import ActorFactory
 from agents.learner import Learner
@@ -84,7 +84,7 @@ def big_net(patch: pytest.MonkeyPatch) -> None:
 
 def slow_disk(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(plan, "num_cores", lambda: 2)
-    patch.setattr(train, "save_checkpoint", slowed(lambda *arguments: None, 0.2))
+    patch.setattr(saving, "save_checkpoint", slowed(lambda *arguments: None, 0.2))
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_tasks_come_to_equal_frames_also_after_a_resume() -> None:
         actors.close()
         content = snapshot(config, env, learner, statistics, actors.positions, 0.0)
         statistics, positions = Statistics(env.tasks), Positions()
-        restore(content, env, learner, statistics, positions)
+        restore(content, config, env, learner, statistics, positions)
         steps = [task.steps for task in statistics.tasks.values()]
         assert positions.steps == dict(enumerate(steps))
         assert max(steps) - min(steps) <= 300

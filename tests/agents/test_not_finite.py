@@ -1,0 +1,138 @@
+"""Numbers that are none: what they cannot get into, and what a run that ends over them leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import fake_batch, fake_config, fake_env, fake_network
+from saved_agents import CONDITIONAL, SMALL
+
+import train
+from agents.builder import build_learner
+from agents.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from agents.learner import OPTIMIZERS, Learner, NonFiniteError
+from agents.trajectory import Trajectory
+
+ENV = fake_env()
+
+
+def make_learner(**options: object) -> Learner:
+    config = fake_config(**options)  # type: ignore[arg-type]
+    return build_learner(config, ENV, fake_network(ENV, config, 0))
+
+
+def make_batch(learner: Learner, reward: float) -> Trajectory:
+    batch = fake_batch(ENV, learner.network.core_state_size, 9, 6, 0)
+    return batch | {"reward": batch["reward"] * reward}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+@pytest.mark.parametrize("power", range(2, 39, 3))
+def test_no_reward_makes_the_learner_infinite(optimizer: str, autocast: torch.dtype | None, power: int) -> None:
+    """Large ones are learned from or refused; the squares of targets overflow long before the loss does."""
+    learner = make_learner(optimizer=optimizer, reward_transform="none")
+    learner.autocast = autocast
+    for _ in range(2):
+        learner.step(make_batch(learner, 10.0**power))
+        learner.check_finite()
+    assert (learner.state.updates, learner.state.refused) == ((2, 0) if power < 19 else (0, 2))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_smallest_epsilon_keeps_parameters_without_gradient(optimizer: str) -> None:
+    """The second task is in no batch, so its embedding has no gradient."""
+    learner = make_learner(optimizer=optimizer, epsilon=1e-20)
+    batch = make_batch(learner, 1.0)
+    batch["task"].fill_(0)
+    before = learner.network.context_encoder.task_embedding.weight.detach().clone()
+    learner.step(batch)
+    assert learner.state.updates == 1
+    learner.check_finite()
+    after = learner.network.context_encoder.task_embedding.weight
+    assert torch.equal(after[1], before[1]) and not torch.equal(after[0], before[0])
+
+
+@pytest.mark.parametrize("where", ["weight", "moment of PopArt", "moment of the optimiser"])
+def test_a_learner_that_is_not_finite_is_named(where: str) -> None:
+    learner = make_learner()
+    learner.step(make_batch(learner, 1.0))
+    learner.check_finite()
+    name, weight = next(iter(learner.network.named_parameters()))
+    if where == "weight":
+        weight.detach().view(-1)[0] = math.nan
+    elif where == "moment of PopArt":
+        name = "popart.nu"
+        learner.popart.nu[1] = math.inf
+    else:
+        key, moment = next((k, v) for k, v in learner.optimizer.state[weight].items() if v.numel() > 1)
+        name = f"optimizer.{key} of {name}"
+        moment.view(-1)[0] = math.inf
+    with pytest.raises(NonFiniteError, match="not finite") as caught:
+        learner.check_finite()
+    assert caught.value.diagnosis["not_finite"] == [name]
+
+
+TINY = [*SMALL, *CONDITIONAL, "runtime.slots_per_actor=6", "learner.unroll_length=4", "log_seconds=0", "display=false"]
+
+
+def test_a_run_that_ends_over_them_says_what_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Learner.step
+
+    def spoiled(self: Learner, batch: Trajectory, *, fresh: int | None = None) -> object:
+        if self.state.updates == 4:
+            batch["reward"][0, :2] = math.nan
+        return step(self, batch, fresh=fresh)
+
+    monkeypatch.setattr(Learner, "step", spoiled)
+    arguments = [*TINY, f"run={tmp_path}", "total_frames=100000", "learner.max_refused=3", "learner.reward_clip=0"]
+    assert train.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "3 updates in a row were not finite" in error and str(tmp_path / "diagnosis.json") in error
+    assert "The run was saved up to here" in error
+    content = load_checkpoint(find_checkpoint(tmp_path, print))
+    assert content["learner"]["counters"] == {
+        "updates": 4,
+        "refused": 3,
+        "steps": content["learner"]["counters"]["steps"],
+    }
+
+    def no_constant(word: str) -> float:
+        raise AssertionError(f"{word} is not JSON")
+
+    found = json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8"), parse_constant=no_constant)
+    assert found["tasks"] == ["map-0", "map-1", "memory-0"] and len(found["steps_by_task"]) == 3
+    assert sum(found["steps_by_task"]) > 0
+    assert found["batch"]["reward"]["not_finite"] == 2 and found["batch"]["reward"]["max"] <= 1
+    assert found["batch"]["mask"]["not_finite"] == 0
+    assert [refused["loss/total"] for refused in found["refused"]] == ["nan"] * 3
+    assert found["gradients"]["not_finite"] and found["counters"]["updates"] == 4
+    assert len(found["popart"]["mu"]) == len(found["popart"]["sigma"]) == 3
+    assert found["popart"]["refused_mu"] != found["popart"]["mu"]
+    assert found["options"]["learner"]["max_refused"] == 3 and 0 < found["learning_rate"] <= 1
+
+
+def test_parameters_that_are_not_finite_are_never_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Learner.step
+
+    def overflows(self: Learner, batch: Trajectory, *, fresh: int | None = None) -> object:
+        metrics = step(self, batch, fresh=fresh)
+        if self.state.updates == 3:
+            next(self.network.parameters()).detach().view(-1)[0] = math.inf
+        return metrics
+
+    monkeypatch.setattr(Learner, "step", overflows)
+    assert train.main([*TINY, f"run={tmp_path}", "total_frames=100000", "checkpoint_seconds=0"]) == 1
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")][-1] == "checkpoint-000000000002.pt"
+    error = capsys.readouterr().err
+    assert "tensors of the learner are not finite" in error
+    assert "was not saved: resume=true goes on from" in error and "checkpoint-000000000002.pt" in error
+    assert json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8"))["not_finite"]

@@ -1,0 +1,166 @@
+"""Which checkpoints stay, which is the best, and what happens to a run whose disk refuses."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from saved_agents import CONDITIONAL, SMALL
+
+from agents import saving
+from agents.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from agents.metrics import WINDOW, Standing, Statistics
+from agents.run_folder import claim
+from agents.saving import SaveError, Saver
+from conf.loading import compose_train
+from envs.errors import InputError
+from envs.suites import make_spec
+
+PLAIN: dict[str, Any] = {
+    "config": {},
+    "env": {},
+    "learner": {},
+    "positions": {},
+    "statistics": {},
+    "rng": 0,
+    "seconds": 0.0,
+    "versions": {},
+}
+
+
+def make_saver(run: Path, said: list[str] | None = None, **options: Any) -> Saver:
+    settings: dict[str, Any] = {"keep": 2, "milestone_frames": 0, "saved": None} | options
+    return Saver(run, say=([] if said is None else said).append, **settings)
+
+
+def save(saver: Saver, updates: int, value: float = math.nan, episodes: int = WINDOW) -> None:
+    standing = None if math.isnan(value) else Standing("success", value, episodes)
+    saver.save(PLAIN, updates=updates, frames=10 * updates, standing=standing)
+
+
+def numbers(run: Path) -> list[int]:
+    return [int(path.stem.split("-")[1]) for path in list_checkpoints(run / "checkpoints")]
+
+
+def best(run: Path) -> int:
+    return int(find_checkpoint(run / "best", print).stem.split("-")[1])
+
+
+def test_the_best_stays_and_is_found_by_its_name(tmp_path: Path) -> None:
+    saver = make_saver(tmp_path)
+    save(saver, 1)
+    with pytest.raises(InputError, match="has no best checkpoint") as caught:
+        find_checkpoint(tmp_path / "best", print)
+    assert "\n" not in str(caught.value)
+    # One lucky episode in every task is worth less than a hundred ordinary ones.
+    save(saver, 2, 1.0, episodes=1)
+    assert best(tmp_path) == 2
+    for updates, value in ((3, 0.2), (4, 0.7), (5, 0.7), (6, 0.6), (7, math.nan), (8, 0.1)):
+        save(saver, updates, value)
+    assert numbers(tmp_path) == [4, 7, 8] and best(tmp_path) == 4
+    # A resumed run remembers it, also where more are to be kept.
+    saver = make_saver(tmp_path, keep=1, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
+    save(saver, 9, 0.5)
+    assert numbers(tmp_path) == [4, 9]
+    save(saver, 10, 0.8)
+    assert numbers(tmp_path) == [10] and best(tmp_path) == 10
+
+
+def test_milestones_stay(tmp_path: Path) -> None:
+    saver = make_saver(tmp_path, milestone_frames=40)
+    for updates in range(1, 12):
+        # A save that falls between two intervals is due when a milestone has been passed.
+        assert saver.milestone(10 * updates) == (updates in (4, 8))
+        save(saver, updates)
+        assert not saver.milestone(10 * updates)
+    assert numbers(tmp_path) == [4, 8, 10, 11]
+    saver = make_saver(tmp_path, milestone_frames=40, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
+    assert not saver.milestone(119) and saver.milestone(120)
+    # Those that are there stay when no more are wanted.
+    saver = make_saver(tmp_path, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
+    save(saver, 12)
+    save(saver, 13)
+    assert numbers(tmp_path) == [4, 8, 12, 13]
+
+
+def test_a_run_without_success_is_judged_by_its_return() -> None:
+    statistics = Statistics(("a", "b"))
+    assert statistics.standing() is None
+    statistics.tasks["a"].recent.append((4.0, math.nan, 7))
+    assert statistics.standing() is None
+    statistics.tasks["b"].recent.extend([(2.0, math.nan, 7), (0.0, math.nan, 3)])
+    assert statistics.standing() == Standing("return", 2.5, 1)
+    for task in statistics.tasks.values():
+        task.recent.append((0.0, 1.0, 1))
+    assert statistics.standing() is not None
+
+
+@pytest.mark.parametrize(
+    "kept", [3, {}, {"best": {"updates": "../../x"}, "milestones": []}, {"best": {}, "milestones": [-1]}]
+)
+def test_a_list_of_kept_ones_that_is_none_is_refused(tmp_path: Path, kept: object) -> None:
+    with pytest.raises(InputError, match="not readable"):
+        make_saver(tmp_path, saved=PLAIN | {"kept": kept})
+
+
+def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    saver = make_saver(tmp_path, said, keep=1, milestone_frames=40)
+    save(saver, 3)
+
+    def refuses(code: int) -> None:
+        def replace(*arguments: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "replace", replace)
+
+    refuses(errno.ENOSPC)
+    for updates in (4, 5):
+        save(saver, updates, 0.5)
+        assert not saver.milestone(10 * updates), "it waits for its next interval"
+    refuses(errno.EROFS)
+    save(saver, 6)
+    assert saver.failed == 3
+    assert [os.strerror(code) in text for code, text in zip((errno.ENOSPC, errno.EROFS), said, strict=True)] == [
+        True
+    ] * 2
+    # Nothing was removed for the sake of what is not there, and nothing half written is left.
+    assert os.listdir(tmp_path / "checkpoints") == ["checkpoint-000000000003.pt"]
+    with pytest.raises(SaveError, match=r"Read-only.*goes on from .*checkpoint-000000000003\.pt\.") as caught:
+        saver.insist(6)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    save(saver, 7)
+    assert saver.failed == 3 and said[2].endswith("is written again.")
+    # The milestone that could not be saved is the first that could.
+    save(saver, 8)
+    assert numbers(tmp_path) == [7, 8]
+    with pytest.raises(InputError, match="no best"):
+        best(tmp_path)
+    saver.insist(8)
+    assert saver.verdict(8) == "The run was saved up to here: resume=true goes on with it."
+    assert "was not saved: resume=true goes on from" in saver.verdict(9)
+
+
+def test_a_folder_that_cannot_be_cleared_is_no_lost_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    saver = make_saver(tmp_path, said, keep=1)
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(saving, "remove_checkpoints", refuse)
+    save(saver, 1, 0.5)
+    save(saver, 2, 0.4)
+    assert best(tmp_path) == 1 and len(said) == 1 and saver.failed == 2
+
+
+def test_checkpoints_that_would_be_elsewhere_are_refused(tmp_path: Path) -> None:
+    config = compose_train([*SMALL, *CONDITIONAL, f"run={tmp_path}", "resume=true"])
+    (tmp_path / "checkpoints").symlink_to(tmp_path.parent)
+    with pytest.raises(InputError, match="is a link"):
+        claim(config, make_spec(config.env))

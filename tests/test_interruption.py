@@ -1,0 +1,176 @@
+"""Ctrl-C and SIGTERM in every phase of a program: exit code 130, no traceback, and a run that had begun is saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from saved_agents import CONDITIONAL, SMALL
+
+import evaluate
+import train
+from agents import builder, run_folder
+from agents.checkpoint import find_checkpoint, load_checkpoint
+from agents.interruption import Interruption
+from agents.learner import Learner
+from agents.runtime.serial import SerialRuntime
+from agents.saving import Saver
+
+pytestmark = pytest.mark.usefixtures("process_settings")
+
+ROOT = Path(train.__file__).parent
+TINY = [*SMALL, *CONDITIONAL, "runtime.slots_per_actor=6", "learner.unroll_length=4", "log_seconds=0", "display=false"]
+LONG = "total_frames=100000000"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def first_call(function: Callable[..., Any], action: Callable[[], object]) -> Callable[..., Any]:
+    """`function`, with `action` before its first call."""
+    calls: list[None] = []
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 1:
+            action()
+        return function(*arguments, **options)
+
+    return called
+
+
+PHASES: dict[str, tuple[Any, str, int]] = {
+    "composing": (train, "compose_train", -1),
+    "making the agent": (builder, "build_learner", 0),
+    "making the folder": (run_folder, "write_json", 0),
+    "starting the actors": (builder, "build_runtime", 0),
+    "the first batch": (SerialRuntime, "collect", 1),
+    "the first update": (Learner, "step", 1),
+    "writing a checkpoint": (os, "replace", 1),
+    "closing": (SerialRuntime, "close", 1),
+}
+"""What is called in a phase, and the updates that are saved after it, -1 for no run: `os.replace` is patched when saving has begun."""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_signal_in_any_phase_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, number: signal.Signals
+) -> None:
+    owner, name, updates = PHASES[phase]
+    owner_of_name = first_call(getattr(owner, name), lambda: signal.raise_signal(number))
+    total = LONG
+    if phase == "writing a checkpoint":
+        begin = lambda: monkeypatch.setattr(os, "replace", owner_of_name)  # noqa: E731
+        monkeypatch.setattr(Saver, "save", first_call(Saver.save, begin))
+    else:
+        monkeypatch.setattr(owner, name, owner_of_name)
+    if phase == "closing":
+        total = "total_frames=1"
+    assert train.main([*TINY, f"run={tmp_path / 'run'}", total, "checkpoint_seconds=0"]) == 130
+    monkeypatch.undo()
+    if updates < 0:
+        assert not (tmp_path / "run").exists()
+    else:
+        content = load_checkpoint(find_checkpoint(tmp_path / "run", print))
+        assert content["learner"]["counters"]["updates"] == updates
+        assert not list(tmp_path.rglob("*.tmp"))
+        assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("moment", ["replace", "fsync"])
+def test_the_second_signal_ends_a_save_and_tears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    def begin() -> None:
+        monkeypatch.setattr(os, moment, first_call(getattr(os, moment), twice))
+
+    saves: list[None] = []
+    save = Saver.save
+
+    def third(self: Saver, *arguments: Any, **options: Any) -> None:
+        saves.append(None)
+        if len(saves) == 3:
+            begin()
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Saver, "save", third)
+    assert train.main([*TINY, f"run={tmp_path}", LONG, "checkpoint_seconds=0"]) == 130
+    monkeypatch.undo()
+    assert load_checkpoint(find_checkpoint(tmp_path, print))["learner"]["counters"]["updates"] == 2
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_evaluation_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    compose = first_call(evaluate.compose_evaluate, lambda: signal.raise_signal(number))
+    monkeypatch.setattr(evaluate, "compose_evaluate", compose)
+    assert evaluate.main(["run=nowhere"]) == 130
+    assert capsys.readouterr().err == "interrupted: no result was written\n"
+
+
+def test_waiting_is_left_at_once_and_only_waiting() -> None:
+    interruption = Interruption()
+    assert interruption.waiting(lambda: 7) == 7
+    signal.raise_signal(signal.SIGINT)
+    assert interruption.wanted
+    assert interruption.waiting(lambda: pytest.fail("there is nothing to wait for any more")) is None
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    interruption = Interruption()
+    assert interruption.waiting(lambda: signal.raise_signal(signal.SIGTERM)) is None
+    assert interruption.wanted
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and stderr of a process that has been told to end."""
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("program", ["train.py", "evaluate.py", "ablate.py"])
+def test_a_signal_while_modules_are_imported(program: str) -> None:
+    # Python itself says what it imports, so that nobody has to guess when.
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", program, "fusion=nothing"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    while "numpy" not in (line := process.stderr.readline()):
+        assert line, "it ended before it could be told to"
+    process.send_signal(signal.SIGINT)
+    code, err = ended(process)
+    assert code == 130
+    assert "Traceback" not in err and "error:" not in err
+
+
+def test_ctrl_c_while_actors_start(tmp_path: Path) -> None:
+    """It reaches every process of the terminal, and the actors are still importing."""
+    settings = [*SMALL, *CONDITIONAL, "runtime=local", "runtime.num_actors=2", "runtime.slots_per_actor=2"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *settings, f"run={tmp_path}", LONG],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    while "training in" not in (line := process.stdout.readline()):
+        assert line, "it ended before it could be told to"
+    os.killpg(process.pid, signal.SIGINT)
+    code, err = ended(process)
+    assert (code, err) == (130, "")
+    assert load_checkpoint(find_checkpoint(tmp_path, print))

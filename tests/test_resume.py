@@ -1,0 +1,216 @@
+"""resume=true: on another runtime, from a damaged folder, from another machine, and being told why not."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from saved_agents import CONDITIONAL, SMALL, write_sealed
+
+import evaluate
+import train
+from agents import builder
+from agents.actor import Actor
+from agents.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from agents.metrics import Statistics
+from agents.run_folder import Restored, restore
+from agents.runtime.base import Positions
+from agents.runtime.serial import SerialRuntime
+from agents.trajectory import Trajectory
+from conf.loading import load_train
+from envs.errors import InputError
+from envs.suites import make_spec
+
+pytestmark = pytest.mark.usefixtures("process_settings")
+
+SLOTS = 3
+TINY = [
+    *(*SMALL, *CONDITIONAL, f"runtime.slots_per_actor={SLOTS}", "learner.unroll_length=5"),
+    *("log_seconds=0", "checkpoint_seconds=0", "display=false"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a serial run with two actors, nothing of which is changed."""
+    folder = tmp_path_factory.mktemp("run")
+    assert train.main([*TINY, f"run={folder}", "total_frames=100", "runtime.num_actors=2"]) == 0
+    return folder
+
+
+def updates(run: Path) -> list[int]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["updates"] for line in lines]
+
+
+# Damage
+
+
+def test_a_damaged_checkpoint_is_left_aside_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*TINY, f"run={tmp_path}", "total_frames=100"]) == 0
+    found = list_checkpoints(tmp_path / "checkpoints")
+    last = found[-1].read_bytes()
+    found[-1].write_bytes(last[: len(last) // 2])
+    flipped = bytearray(found[-2].read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    found[-2].write_bytes(flipped)
+    capsys.readouterr()
+
+    told = f"{found[-1]} is truncated or not a checkpoint, {found[-2]} is damaged (its checksum is another): {found[-3]} is used"
+    assert evaluate.main([f"run={tmp_path}", "episodes=1", "threads=1"]) == 0
+    assert told in capsys.readouterr().err
+    assert list_checkpoints(tmp_path / "checkpoints") == found, "an evaluation changes nothing"
+
+    assert train.main([f"run={tmp_path}", "resume=true", "total_frames=160"]) == 0
+    err = capsys.readouterr().err
+    assert told in err and err.count("\n") == 1
+    assert updates(tmp_path) == list(range(1, updates(tmp_path)[-1] + 1))
+    # They are kept for whoever wants to look at them, and are no checkpoints any more.
+    aside = sorted((tmp_path / "checkpoints").glob("*.damaged"))
+    assert [path.name for path in aside] == [f"{path.name}.damaged" for path in found[-2:]]
+    assert train.main([f"run={tmp_path}", "resume=true", "total_frames=180"]) == 0
+    assert capsys.readouterr().err == ""
+
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        path.write_bytes(b"")
+    assert train.main([f"run={tmp_path}", "resume=true"]) == 2
+    err = capsys.readouterr().err
+    assert "no checkpoint is intact" in err and err.count("\n") == 1
+
+
+def tampered(tree: dict[Any, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], dict[Any, Any]]]:
+    """Copies of nested data in which one thing is missing or of another kind, and where it is."""
+    for key, branch in tree.items():
+        rest = {k: v for k, v in tree.items() if k != key}
+        yield (*path, key), rest
+        for value in (None, "three", {"x": 1}, torch.zeros(2)):
+            yield (*path, key), rest | {key: value}
+        if isinstance(branch, dict):
+            for where, changed in tampered(branch, (*path, key)):
+                yield where, rest | {key: changed}
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+def test_what_lacks_something_is_refused_in_one_sentence(run: Path) -> None:
+    content = load_checkpoint(find_checkpoint(run, print))
+    config = load_train(run / "config.yaml")
+    env = make_spec(config.env)
+    weights = {key: content["learner"][key] for key in ("network", "optimizer")}
+    parts = {key: content[key] for key in ("positions", "statistics", "runtime")}
+    parts |= {"learner": {key: value for key, value in content["learner"].items() if key not in weights}}
+    taken = set()
+    for where, changed in tampered(parts):
+        whole = {key: value for key, value in content.items() if key not in parts} | changed
+        if isinstance(changed.get("learner"), dict):
+            whole["learner"] = weights | changed["learner"]
+        network = builder.build_network(config, env)
+        learner, positions, message = builder.build_learner(config, env, network), Positions(), ""
+        try:
+            restored = restore(whole, config, env, learner, Statistics(env.tasks), positions)
+            builder.build_runtime(config, env, network, positions, 0, restored.runtime).close()
+            taken.add(where)
+        except InputError as error:
+            message = str(error)
+        assert not message or (message.startswith("resume=true: the ") and "\n" not in message), where
+    # Older checkpoints do not count these two; an actor may not have played yet; and a state of other actors is left aside.
+    expected = {("statistics", task, count) for task in env.tasks for count in ("updates", "interrupted")}
+    expected |= {("positions", "episodes", actor) for actor in range(2)}
+    assert taken == expected | {("runtime",), ("runtime", "actors"), ("positions", "unrolls")}
+
+
+# Other runtimes, other machines
+
+
+def played(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[int]]:
+    """By actor and slot, first and last episode of each process from now on."""
+    episodes: dict[tuple[int, int], list[int]] = {}
+    unroll = Actor.unroll
+    seen: set[Actor] = set()
+
+    def recording(self: Actor, out: Trajectory) -> None:
+        first = [slot.episode for slot in self.env.slots]
+        unroll(self, out)
+        for column, last in enumerate(out["episode"].tolist()):
+            numbers = episodes.setdefault((self.seed[1], column), [])
+            if self not in seen:
+                numbers.append(first[column])
+                numbers.append(last)
+            numbers[-1] = last
+        seen.add(self)
+
+    monkeypatch.setattr(Actor, "unroll", recording)
+    return episodes
+
+
+class Unfrozen(SerialRuntime):
+    """Stands in for the local runtime, whose actors are never in a state to be saved; without its processes."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        shared = ("num_actors", "unrolls_per_batch", "positions", "version", "faults")
+        super().__init__(*arguments, **{key: options[key] for key in shared})
+
+    def state_dict(self) -> None:
+        return None
+
+
+def test_on_other_runtimes_every_slot_goes_on_with_its_next_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "LocalRuntime", Unfrozen)
+    episodes = played(monkeypatch)
+    frames = 0
+    for runtime, actors in (("serial", 2), ("local", 2), ("local", 1), ("serial", 3), ("serial", 2)):
+        frames += 120
+        arguments = [f"total_frames={frames}", f"runtime.name={runtime}", f"runtime.num_actors={actors}"]
+        assert train.main([*TINY, f"run={tmp_path}", "resume=true", *arguments]) == 0
+        saved = load_checkpoint(find_checkpoint(tmp_path, print))["positions"]["episodes"]
+        result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+        assert saved == {actor: [episodes[actor, column][-1] for column in range(SLOTS)] for actor in saved}
+    # Two actors, two, two, and the three of which there had been two.
+    assert result["episodes_dropped"] == (2 + 2 + 2 + 3) * SLOTS
+    assert len(episodes) == 3 * SLOTS
+    # In five, four and one process of five did the actors play.
+    assert [len(episodes[actor, 0]) // 2 for actor in range(3)] == [5, 4, 1]
+    for numbers in episodes.values():
+        ends, begins = numbers[1::2], numbers[2::2]
+        assert numbers[0] == 0 and begins == [end + 1 for end in ends[:-1]]
+
+
+@pytest.mark.parametrize(("name", "actors", "dropped"), [("serial", 2, 0), ("serial", 1, 6), ("local", 2, 6)])
+def test_interrupted_episodes_are_counted(run: Path, name: str, actors: int, dropped: int) -> None:
+    config = load_train(run / "config.yaml")
+    config.runtime.name, config.runtime.num_actors = name, actors
+    env = make_spec(config.env)
+    learner = builder.build_learner(config, env, builder.build_network(config, env))
+    content = load_checkpoint(find_checkpoint(run, print))
+    restored = restore(content, config, env, learner, Statistics(env.tasks), Positions())
+    assert restored == Restored(content["seconds"], content["runtime"] if dropped == 0 else None, dropped)
+
+
+def test_a_checkpoint_of_a_gpu_is_read_without_one(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = load_checkpoint(find_checkpoint(run, print))
+    with monkeypatch.context() as patch:
+        # What torch writes into a file beside a tensor that is on a GPU.
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        path = write_sealed(copy.deepcopy(content), tmp_path / "gpu.pt")
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(path, weights_only=True)
+    found = load_checkpoint(path)
+    torch.testing.assert_close(found["learner"], content["learner"], rtol=0, atol=0)
+
+
+def test_what_cannot_change_is_listed_line_by_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([f"run={run}", "resume=true", "seed=4", "core.size=17", "learner.discounting=0.5"]) == 2
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "error: resume=true cannot change 3 keys: leave them out, or start another run."
+    assert sorted(lines) == [
+        "  core.size=17 (the run has 16)",
+        "  learner.discounting=0.5 (the run has 0.99)",
+        "  seed=4 (the run has 0)",
+    ]
