@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from agents import plan
@@ -19,7 +20,7 @@ from agents.network.core import CORES, Core
 from agents.network.cost import MultiplyAdds
 from agents.network.torso import build_torso
 from agents.policy import Policy
-from agents.replay import Replay, check_memory, replay_bytes
+from agents.replay import Replay, check_memory, free_memory, replay_bytes
 from agents.runtime.base import Positions, Runtime
 from agents.runtime.buffers import check_shared_memory
 from agents.runtime.local import LocalRuntime
@@ -157,15 +158,38 @@ def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positi
     return slots
 
 
+def check_network(config: TrainConfig, env: EnvSpec) -> None:
+    """Refuses a network that would not fit into memory together with its gradients and the optimiser's two averages.
+
+    Raises:
+        InputError: with the sizes.
+    """
+    with torch.device("meta"):
+        parameters = build_network(config, env).num_parameters
+    needed, free = 16 * parameters, free_memory()
+    if needed > free:
+        raise InputError(
+            f"The agent has {parameters:,} parameters, whose training needs {needed / 2**20:,.0f} MiB of memory, and "
+            f"{free / 2**20:,.0f} MiB are free: lower core.size={config.core.size}, fusion.size={config.fusion.size} or "
+            f"torso.size={config.torso.size}."
+        )
+
+
 def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
     """What can be known of the runtime before anything starts.
 
     Raises:
         InputError: a schedule that the environments cannot follow, a task without a slot, or more memory than there is.
     """
+    needed, free = shared_memory(config, env, network), free_memory()
+    if needed > free:
+        raise InputError(
+            f"Trajectories and weights need {needed / 2**20:,.0f} MiB of memory and {free / 2**20:,.0f} MiB are free: lower "
+            "runtime.slots_per_actor, runtime.num_actors or learner.unroll_length."
+        )
     plan.check_schedule(config, env)
     if config.runtime.name == "local":
-        check_shared_memory(shared_memory(config, env, network))
+        check_shared_memory(needed)
     check_memory(replay_bytes(replay_spec(config, env, network)))
 
 
@@ -274,6 +298,11 @@ def build_runtime(
         state: `state_dict` of the runtime before; only `serial` with as many actors goes on from it.
     """
     actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
+    if any(len(episodes) != width for episodes in positions.episodes.values()):
+        raise InputError(
+            f"resume=true: the checkpoint is of actors with another number of slots than runtime.slots_per_actor={width}: use an "
+            "earlier one."
+        )
     factory = ActorFactory(config=config, env=env, positions=positions)
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
     unrolls = plan.unrolls_per_batch(config)

@@ -10,12 +10,14 @@ import dataclasses
 import os
 import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from agents.archive import check_archive
+from agents.checkpoint_content import check_content
+from agents.plain_data import PlainDataError, plain_copy
 from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec, Score
 
@@ -80,10 +82,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist: give a run folder or a checkpoint file.")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"checkpoint {path} is truncated or not a checkpoint: use an earlier one.")
+    check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = plain_copy(torch.load(path, map_location="cpu", weights_only=True), tensors=True)
+    except PlainDataError as error:
+        raise _crafted(path, error) from error
     except pickle.UnpicklingError as error:
         raise InputError(
             f"checkpoint {path} holds more than tensors and plain data and was not loaded: do not trust it."
@@ -93,7 +96,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} is damaged ({type(error).__name__}): use an earlier one.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} was not written by mimpala: give a run folder or a checkpoint file of it.")
-    if content.get("schema") != SCHEMA:
+    if type(content.get("schema")) is not int or content["schema"] != SCHEMA:
         raise InputError(
             f"checkpoint {path} has schema {content.get('schema')} and this version reads schema {SCHEMA}: "
             "use the version of mimpala that wrote it."
@@ -101,7 +104,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     missing = _KEYS - content.keys()
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: use an earlier one.")
+    try:
+        check_content(content)
+    except PlainDataError as error:
+        raise _crafted(path, error) from error
     return content
+
+
+def _crafted(path: Path, error: PlainDataError) -> InputError:
+    return InputError(f"checkpoint {path} is damaged or crafted (it holds {error}): use an earlier one.")
 
 
 def env_to_dict(env: EnvSpec) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def env_to_dict(env: EnvSpec) -> dict[str, Any]:
 def env_from_dict(data: dict[str, Any]) -> EnvSpec:
     """The inverse of `env_to_dict`; InputError when the data is not such a description."""
     try:
-        return EnvSpec(
+        env = EnvSpec(
             **{
                 **data,
                 "tasks": tuple(data["tasks"]),
@@ -130,6 +141,14 @@ def env_from_dict(data: dict[str, Any]) -> EnvSpec:
         raise InputError(
             f"the checkpoint's description of its environments is damaged ({error}): use an earlier one."
         ) from error
+    tasks, counts = env.tasks, env.action_counts
+    if not tasks or len(set(tasks)) < len(tasks) or len(counts) != len(tasks):
+        raise InputError("the checkpoint's description of its environments is damaged (its tasks): use an earlier one.")
+    if not all(1 <= count <= env.num_actions for count in counts):
+        raise InputError(
+            "the checkpoint's description of its environments is damaged (its actions): use an earlier one."
+        )
+    return env
 
 
 def _sync_directory(folder: Path) -> None:

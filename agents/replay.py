@@ -111,16 +111,21 @@ def check_memory(size: int, path: str = "/proc/meminfo") -> None:
     Raises:
         InputError: `size` bytes are not free.
     """
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="ascii") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    free = int(fields["MemAvailable"].split()[0]) * 1024
+    free = free_memory(path)
     if size > free:
         raise InputError(
             f"learner.replay_size needs {size / 2**20:,.0f} MiB of memory and {free / 2**20:,.0f} MiB are free: lower "
             "learner.replay_size or learner.unroll_length."
         )
+
+
+def free_memory(path: str = "/proc/meminfo") -> float:
+    """Bytes of main memory that may be taken; infinite where the system does not tell."""
+    if not os.path.exists(path):
+        return float("inf")
+    with open(path, encoding="ascii") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def _kept(spec: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:

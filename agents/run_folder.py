@@ -16,7 +16,7 @@ import torch
 from agents.bottleneck import Verdict
 from agents.checkpoint import env_from_dict, env_to_dict, list_checkpoints, load_checkpoint
 from agents.clock import Clock
-from agents.files import write_json
+from agents.files import check_links, write_json
 from agents.learner import Learner
 from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.network.actions import action_distribution
@@ -24,6 +24,7 @@ from agents.network.agent import AgentNetwork
 from agents.network.cost import MultiplyAdds
 from agents.runtime.base import Positions
 from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
+from conf.named import check_named, named
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
@@ -70,7 +71,8 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
             for part in path:
                 node = node[part]
             node[leaf] = wanted[key]
-    tree["run"], tree["resume"] = config.run, True
+    tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
+    check_named(saved.env, [*config.allow, *named(config.env)], str(folder / CONFIG))
     return train_from_dict(tree, str(folder / CONFIG))
 
 
@@ -93,6 +95,7 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     folder = Path(config.run)
     if holds_run(folder) and not config.resume:
         raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
+    check_links(folder)
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         # The config marks the folder as a run, so it comes last.
@@ -240,8 +243,8 @@ def restore(
         positions.steps.update(enumerate(task.steps for task in statistics.tasks.values()))
         torch.set_rng_state(content["rng"])
         return float(content["seconds"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"resume=true: the checkpoint does not fit its configuration ({reason}): use an earlier one."
         ) from error

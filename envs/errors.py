@@ -5,13 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_LETTERS = 4000
+
 
 class InputError(ValueError):
     """Bad input from the user: a config value, a checkpoint, a path, an engine that is not installed.
 
     The message is one sentence that names the key, the value and the fix. Entry points print it without a traceback
     and exit with code 2. Everything else that is raised is a defect of the program and keeps its traceback.
+
+    A message may quote what stands in a file: it is cut to MOST_LETTERS, and what a terminal would obey is written out.
     """
+
+    def __init__(self, message: str) -> None:
+        shown = message if message.isprintable() else "".join(map(_visible, message))
+        super().__init__(shown if len(shown) <= MOST_LETTERS else f"{shown[:MOST_LETTERS]}...")
+
+
+def _visible(letter: str) -> str:
+    return letter if letter.isprintable() else ascii(letter)[1:-1]
 
 
 def unknown_name(key: str, value: object, names: object) -> InputError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.network.agent import AgentNetwork
 from agents.runtime.base import ActorError, Batch, MakeActor, Positions, allocate, concatenate
+from envs.errors import InputError
 from envs.spec import ArraySpec
 
 
@@ -42,8 +43,13 @@ class SerialRuntime:
         self._version = version
         self._turn = 0
         if state is not None:
-            for actor, frozen in zip(self._actors, state["actors"], strict=True):
-                actor.load_state_dict(frozen)
+            try:
+                for actor, frozen in zip(self._actors, state["actors"], strict=True):
+                    actor.load_state_dict(frozen)
+            except (LookupError, ValueError, RuntimeError) as error:
+                raise InputError(
+                    f"resume=true: the checkpoint does not fit its environments ({error}): use an earlier one."
+                ) from error
             self._turn = int(state["turn"])
         self._idle_since = time.perf_counter()
 
