@@ -145,8 +145,8 @@ _DAMAGES: dict[str, Change] = {
 
 def smuggle(path: Path, canary: Path, rng: random.Random) -> str:
     """Writes a file that would run code, or take all memory, if it were read by pickle, or by torch without care. Returns its kind."""
-    name = rng.choice(sorted(_SMUGGLED))
-    path.write_bytes(_SMUGGLED[name](canary))
+    name = rng.choice(sorted(SMUGGLED))
+    path.write_bytes(SMUGGLED[name](canary))
     return name
 
 
@@ -200,7 +200,7 @@ _HEXED = (
 )
 """Forty times the same text in hexadecimal digits: 2**40 bytes out of 1 KB."""
 
-_SMUGGLED: dict[str, Callable[[Path], bytes]] = {
+SMUGGLED: dict[str, Callable[[Path], bytes]] = {
     "a call in a checkpoint": lambda canary: _saved(_checkpoint_with(Canary(canary))),
     "a call in the old format": lambda canary: _saved(
         _checkpoint_with(Canary(canary)), _use_new_zipfile_serialization=False
@@ -231,12 +231,14 @@ _SMUGGLED: dict[str, Callable[[Path], bytes]] = {
 def change_content(content: dict[str, Any], rng: random.Random) -> str:
     """Puts something hostile in the place of one to three values of a checkpoint's content. Returns where, and what."""
     told = []
+    places = list(_places(content, ()))
+    groups = sorted({place[:1] for place, _, _ in places})
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        places = list(_places(content, ()))
-        # Few values are weights, and most of them would be chosen otherwise.
-        groups = sorted({place[:1] for place, _, _ in places})
+        # Every part of a checkpoint as often as any other, however many values it has.
         group = rng.choice(groups)
         place, holder, key = rng.choice([found for found in places if found[0][:1] == group])
+        if (isinstance(holder, dict) and key not in holder) or (isinstance(holder, list) and key >= len(holder)):
+            continue
         name, value = _hostile(holder[key], rng)
         if name == "removed":
             del holder[key]
