@@ -305,13 +305,15 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and "frames" in row and "seconds" in row and all(map(_is_loggable, row.values())):
+        if isinstance(row, dict) and "frames" in row and "seconds" in row and all(map(_is_readable, row.items())):
             rows.append(row)
     return rows
 
 
-def _is_loggable(value: Any) -> bool:
-    return isinstance(value, str) or FINITE.passes(value)
+def _is_readable(item: tuple[str, Any]) -> bool:
+    """Whether the value of a column is what curves are made of, where it is one of theirs."""
+    key, value = item
+    return FINITE.passes(value) or not (key in ("frames", "seconds") or key.startswith("tasks/"))
 
 
 def _text(value: Any) -> str:

@@ -48,23 +48,17 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """What evaluate.py has found, every probe on every task; empty where it has not. InputError when the file is none."""
-    evaluation = _read(folder / EVALUATION)
-    if evaluation:
-        _check(folder / EVALUATION, evaluation, _EVALUATION)
-        _check(folder / EVALUATION, evaluation, _PROBES, complete=False)
-        tasks = evaluation["tasks"]
-        sections = [section.get("tasks", {}) for section in evaluation.get("probes", {}).values()]
-        for section in sections:
-            same = section.keys() == tasks.keys()
-            if not (
-                same
-                and all(
-                    (row.get("success") is None) == (tasks[task]["success"] is None) for task, row in section.items()
-                )
-            ):
-                raise _error(folder / EVALUATION, "probes of other tasks")
-        if not tasks or any("mean" not in row for section in sections for row in section.values()):
-            raise _error(folder / EVALUATION, "no results")
+    path = folder / EVALUATION
+    evaluation = _read(path)
+    if not evaluation:
+        return {}
+    _check(path, evaluation, _EVALUATION)
+    if "probes" in evaluation:
+        _check(path, evaluation, _PROBES)
+    known = {task: row["success"] is not None for task, row in evaluation["tasks"].items()}
+    probed = [section["tasks"] for section in evaluation.get("probes", {}).values()]
+    if not known or any({task: row["success"] is not None for task, row in rows.items()} != known for rows in probed):
+        raise _error(path, "no task, or probes of other tasks")
     return evaluation
 
 

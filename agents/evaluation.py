@@ -113,14 +113,12 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
     env = env_from_dict(content["env"])
     if env.suite != config.env.name:
         raise _damaged(path, f"its configuration is of suite {config.env.name} and its tasks are of suite {env.suite}")
-    told: Any = dataclasses.replace(config.env, tasks=list(tasks))
-    trained: Any = dataclasses.replace(config.env, tasks=list(env.tasks))
-    for settings in (config.env, trained):
-        check_named(
-            settings,
-            [*allowed, *(name for name, key in named(told).items() if key == "env.tasks")],
-            f"checkpoint {path}",
-        )
+    told = [
+        name for name, key in named(dataclasses.replace(config.env, tasks=list(tasks))).items() if key == "env.tasks"
+    ]
+    # Both lists of tasks are the file's, and both are used.
+    for settings in (config.env, dataclasses.replace(config.env, tasks=list(env.tasks))):
+        check_named(settings, [*allowed, *told], f"checkpoint {path}")
     try:
         counters, weights = content["learner"]["counters"], dict(content["learner"]["network"])
         updates, frames = int(counters["updates"]), int(counters["steps"]) * int(env.action_repeat)

@@ -33,7 +33,8 @@ from agents.metrics import Statistics
 from agents.run_folder import newest_checkpoint, restore, resumed_config, snapshot
 from agents.runtime.base import Positions
 from agents.runtime.process import configure_process
-from benchmarks.hostile import change_bytes, change_content, hostile_arguments, hostile_yaml, smuggle
+from benchmarks.hostile import change_bytes, change_content, smuggle
+from benchmarks.hostile_configs import hostile_arguments, hostile_yaml
 from benchmarks.options import BenchmarkError, Row, parse, report
 from conf.loading import changed_keys, compose_train, load_train, save_train
 from conf.schema import TrainConfig

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from benchmarks import fuzz
-from benchmarks.hostile import change_bytes, change_content, hostile_arguments, hostile_yaml
+from benchmarks.hostile import change_bytes, change_content
+from benchmarks.hostile_configs import hostile_arguments, hostile_yaml
 from conf.loading import compose_train, load_train
 
 RANDOM = st.randoms(use_true_random=True)

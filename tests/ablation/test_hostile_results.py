@@ -28,7 +28,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(["result.json", "evaluation.json", "cell.json", "provenance.json", "agent.json"]),
     value=JSON,
