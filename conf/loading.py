@@ -7,7 +7,7 @@ import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_module
@@ -247,7 +247,8 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
 def _parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError) as error:
+        # The last two of a number with thousands of digits, and of as many brackets.
         raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value.") from error
 
 
@@ -282,7 +283,23 @@ def _to_object(config: Any, kind: type[Config]) -> Config:
         raise InputError(f"{missing[0]} has no value: give {missing[0]}=...")
     result = OmegaConf.to_object(config)
     assert isinstance(result, kind)
+    _check_lists(result, "")
     return result
+
+
+def _check_lists(config: Any, prefix: str) -> None:
+    """OmegaConf holds single values to their types, but lets mappings and lists pass as members of a list."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, (member, *_) = getattr(config, field.name), (*get_args(hints[field.name]), object)
+        if dataclasses.is_dataclass(value):
+            _check_lists(value, f"{prefix}{field.name}.")
+        elif (
+            isinstance(value, list)
+            and member in (int, float, str)
+            and not all(isinstance(one, member) for one in value)
+        ):
+            raise InputError(f"{prefix}{field.name}={value} is not a list of type {member.__name__} only: give one.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -123,9 +123,9 @@ def _check_task(task: str) -> None:
 def _check_options(config: DMLab30Config, tasks: tuple[str, ...]) -> None:
     check_size("action_repeat", config.action_repeat, 1, 1000)
     for key, side in (("width", config.width), ("height", config.height)):
-        check_size(key, side, 4, 4096)
-        if side % 4:
+        if side < 4 or side % 4:
             raise InputError(f"env.{key}={side} is not possible: the engine draws multiples of 4.")
+        check_size(key, side, 4, 4096)
     if config.renderer not in RENDERERS:
         raise unknown_name("env.renderer", config.renderer, RENDERERS)
     if not 0 < config.level_cache_gigabytes < float("inf"):
