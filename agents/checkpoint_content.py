@@ -27,7 +27,6 @@ _WEIGHTS = Test(
 _RUNTIME = Test("the state of a runtime", _is_state_of_runtime)
 
 _FORM: dict[str, Any] = {
-    "config": dict,
     "env": {
         "suite": str,
         "engine": str,

@@ -35,7 +35,6 @@ MOST = {
     "learner.unroll_length": 2**16,
     "learner.batch_size": 2**20,
     "learner.passes": 2**10,
-    "learner.replay_size": 2**31,
     "runtime.num_actors": 2**12,
     "runtime.slots_per_actor": 2**16,
     "runtime.buffers_per_actor": 2**12,
