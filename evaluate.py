@@ -22,6 +22,7 @@ from agents.display import warn
 from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, play, quotas
 from agents.evaluation_probes import Probing, probe_report, probe_tables
 from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
+from agents.files import check_links
 from agents.plan import num_cores
 from agents.runtime.process import configure_process
 from agents.video import check_video, file_names, record
@@ -51,11 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(config: EvaluateConfig) -> int:
     """One evaluation: plays, writes the result and prints it. Returns the exit code."""
-    agent = load_agent(find_checkpoint(Path(config.run), warn))
+    agent = load_agent(find_checkpoint(Path(config.run), warn), config.allow, config.tasks)
     spec = evaluation_spec(agent, config.tasks, config.engine)
     folder = home(Path(config.run), agent.path)
     output = Path(config.output) if config.output else folder / "evaluation.json"
     prepare_output(output)
+    check_links(folder, "videos", "probes", "tensorboard")
     if config.video:
         check_video()
     configure_process(config.threads or num_cores())

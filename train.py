@@ -83,6 +83,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     interruption = Interruption()
     configure_process(plan.learner_threads(config, env))
     torch.manual_seed(config.seed)
+    builder.check_network(config, env)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
     statistics, positions, restored = Statistics(env.tasks, human_scores(env)), Positions(), Restored()

@@ -15,21 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablation.run_files import CELL, GRID, read_evaluation, read_grid, read_result
 from agents.builder import build_network, check_fits
 from agents.evaluation import SEEDED_ONCE
 from agents.files import read_json, write_json
 from agents.matching import match_params
 from agents.probes import ALL, PROBES
-from agents.run_folder import CONFIG, RESULT
+from agents.run_folder import CONFIG
 from conf.ablate_schema import AblateConfig, seeds_of
 from conf.checks import check_train
 from conf.loading import compose_ablate, evaluate_from_dict, flatten, load_train, to_dict, train_from_dict, train_part
+from conf.named import named
 from conf.schema import MAY_CHANGE_ON_RESUME, EvaluateConfig, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec
-
-GRID, CELL, EVALUATION = "grid.json", "cell.json", "evaluation.json"
 
 _LOG_STEPS = 100
 """Points of a learning curve, unless `log_frames` says otherwise."""
@@ -108,7 +108,7 @@ def make_cell(config: AblateConfig, folder: Path, variant: str, seed: int, train
         display=False,
         log_frames=train.log_frames or max(1, train.total_frames // _LOG_STEPS),
     )
-    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluation(config, env, train.run))
+    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluation(config, env, train))
 
 
 def fusion_axis(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
@@ -137,10 +137,12 @@ def check(config: TrainConfig, env: EnvSpec) -> None:
     check_fits(config, env, build_network(config, env))
 
 
-def evaluation(config: AblateConfig, env: EnvSpec, run: str) -> EvaluateConfig:
-    """How a cell is evaluated."""
+def evaluation(config: AblateConfig, env: EnvSpec, train: TrainConfig) -> EvaluateConfig:
+    """How the cell of such a run is evaluated."""
     return EvaluateConfig(
-        run=run,
+        run=train.run,
+        # The command of the grid has named them.
+        allow=list(named(train.env)),
         episodes=config.episodes,
         greedy=config.greedy,
         seed=config.evaluation_seed,
@@ -159,7 +161,7 @@ def claim(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
     """
     for cell in cells:
         differences(cell)
-    known = read_json(folder / GRID) or {}
+    known = read_grid(folder)
     listed = {row["name"]: row for row in known.get("cells", [])}
     listed |= {cell.name: {"name": cell.name, "variant": cell.variant, "seed": cell.seed} for cell in cells}
     write_json(folder / GRID, {"cells": list(listed.values()), "command": list(command)})
@@ -207,17 +209,17 @@ def load_cell(folder: Path) -> Cell:
 
 def trained(cell: Cell) -> bool:
     """Whether the cell's run has come to its end."""
-    return bool((read_json(cell.folder / RESULT) or {}).get("finished"))
+    return bool(read_result(cell.folder))
 
 
 def evaluated(cell: Cell) -> bool:
     """Whether the cell has been evaluated, and as it is asked for now."""
-    content, wanted = read_json(cell.folder / EVALUATION), cell.evaluate
-    if not content or not trained(cell):
+    content, result, wanted = read_evaluation(cell.folder), read_result(cell.folder), cell.evaluate
+    if not content or not result:
         return False
     played, probes = content["provenance"], {name for name in PROBES if wanted.probe in (name, ALL)}
     return bool(
-        played["updates"] == (read_json(cell.folder / RESULT) or {}).get("updates")
+        played["updates"] == result["updates"]
         and (played["seed"], played["greedy"]) == (wanted.seed, wanted.greedy)
         and all(row["episodes"] == wanted.episodes for row in content["tasks"].values())
         and set(content.get("probes", {})) == probes

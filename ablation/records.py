@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablation.grid import CELL, EVALUATION, GRID, NOT_OF_THE_EXPERIMENT
+from ablation.grid import NOT_OF_THE_EXPERIMENT
 from ablation.results import Curve, Measure, Problem, Results, Run
-from agents.files import read_json
-from agents.run_folder import AGENT, CONFIG, PROVENANCE, RESULT
+from ablation.run_files import read_about, read_evaluation, read_grid, read_result
+from agents.files import read_bounded
+from agents.plain_data import FINITE
+from agents.run_folder import CONFIG
 from conf.loading import flatten, load_train, to_dict
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import Score
-from envs.suites import make_spec
+from envs.suites import get_suite, make_spec
 
 SCORE = Measure(name="score", label="human-normalised score (random 0, human 100)", best=100.0, floor=0.0)
 OPTIMAL = Measure(name="score", label="normalised return (best without context 0, optimal 1)", best=1.0, floor=0.0)
@@ -27,6 +29,10 @@ RETURN = Measure(name="return", label="return", best=None)
 
 _OF_THE_RUN = {"seed", "log_frames"} | NOT_OF_THE_EXPERIMENT
 """Keys in which runs of one variant may differ."""
+
+
+_MOST_LOG_BYTES = 2**28
+"""Of metrics.jsonl: a log step every five seconds for months."""
 
 
 class Record(NamedTuple):
@@ -59,8 +65,8 @@ def load_grid(folder: Path, measure: str = "auto") -> Results:
     Raises:
         InputError: it is none, or none of its runs can be reported on.
     """
-    grid = read_json(folder / GRID)
-    if not grid or not grid.get("cells"):
+    grid = read_grid(folder)
+    if not grid.get("cells"):
         raise InputError(
             f"report={folder} is not a folder that ablate.py has filled: give one, or folders=[...] of runs."
         )
@@ -130,16 +136,15 @@ def read_record(folder: Path) -> Record:
     if not (folder / CONFIG).exists():
         raise InputError("it was not begun.")
     config = load_train(folder / CONFIG)
-    result = read_json(folder / RESULT)
-    if not result or not result.get("finished"):
+    result = read_result(folder)
+    if not result:
         raise InputError(f"it has not come to its end: python train.py run={folder} resume=true.")
-    evaluation = read_json(folder / EVALUATION)
+    evaluation = read_evaluation(folder)
     if not evaluation:
         raise InputError(f"it was not evaluated: python evaluate.py run={folder}.")
     if evaluation["provenance"]["updates"] != result["updates"]:
         raise InputError(f"it was trained on after its evaluation: python evaluate.py run={folder}.")
-    variant = str((read_json(folder / CELL) or {}).get("variant", ""))
-    provenance, agent = read_json(folder / PROVENANCE) or {}, read_json(folder / AGENT) or {}
+    variant, provenance, agent = read_about(folder)
     return Record(folder, folder.name, variant, config, result, evaluation, provenance, agent, read_log(folder))
 
 
@@ -253,7 +258,9 @@ class _Values(NamedTuple):
 
 
 def reference_scores(config: TrainConfig) -> Mapping[str, Score]:
-    """Those of the suite; none where it is not installed here."""
+    """Those of the suite; none where it is not installed here, or would have to be imported from where a file says."""
+    if get_suite(config.env.name).modules(config.env):
+        return {}
     try:
         return make_spec(config.env).scores
     except InputError:
@@ -290,17 +297,23 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; what cannot be read is left out."""
     rows = []
     try:
-        lines: Iterable[str] = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines: Iterable[str] = read_bounded(folder / "metrics.jsonl", _MOST_LOG_BYTES).splitlines()
     except (OSError, UnicodeDecodeError):
         lines = ()
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and "frames" in row and "seconds" in row:
+        if isinstance(row, dict) and "frames" in row and "seconds" in row and all(map(_is_readable, row.items())):
             rows.append(row)
     return rows
+
+
+def _is_readable(item: tuple[str, Any]) -> bool:
+    """Whether the value of a column is what curves are made of, where it is one of theirs."""
+    key, value = item
+    return FINITE.passes(value) or not (key in ("frames", "seconds") or key.startswith("tasks/"))
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,7 @@ from ablation import comparability, data, drawing, figures, numbers, tables
 from ablation.data import plain
 from ablation.drawing import DARK, LIGHT, Panel, shown
 from ablation.results import Analysis, Results
-from agents.files import write_whole
+from agents.files import check_links, write_whole
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
 FIGURES, DATA = "figures", "data"
@@ -47,6 +47,7 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     Raises:
         OSError: the disk refuses.
     """
+    check_links(folder, FIGURES, DATA)
     found = comparability.configs(results)
     cautions = comparability.cautions(results, found)
     charts = figures.every(results, analysis)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ablation.grid import Cell, evaluated, frames, save_cell, trained
+from agents.files import check_links
 from conf.ablate_schema import AblateConfig
 from envs.errors import InputError
 
@@ -183,6 +184,7 @@ def sole_owner(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_links(folder)
         lock = (folder / "lock").open("w")
     except OSError as error:
         raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error

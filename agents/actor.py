@@ -156,12 +156,21 @@ class Actor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over the `state_dict` of an actor with the same slots, before the first unroll."""
+        """Takes over the `state_dict` of an actor with the same slots, before the first unroll.
+
+        Raises:
+            ValueError, LookupError, RuntimeError: it is that of another one, or holds what the network cannot read.
+        """
+        if not same_form(state, self.state_dict()):
+            raise ValueError("the state of an actor is of other slots or environments")
         self.env.load_state_dict(to_arrays(state["env"]))
         for key, value in state["current"].items():
             self._current[key].copy_(value)
         self._ended = state["ended"].numpy().copy()
-        self.policy.core_state.copy_(state["core_state"])
+        # A step that nobody takes: a word or a task that there is not, or an action, is noticed here and not in the first unroll.
+        self.policy.act(self._current)
+        with torch.inference_mode():
+            self.policy.core_state.copy_(state["core_state"])
         self.unrolls = int(state["unrolls"])
 
     def close(self) -> None:
@@ -174,6 +183,15 @@ def to_tensors(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: to_tensors(value) for key, value in tree.items()}
     return torch.from_numpy(tree.copy()) if isinstance(tree, np.ndarray) else tree
+
+
+def same_form(tree: Any, other: Any) -> bool:
+    """Whether two such trees have the same keys, and tensors of the same shapes and dtypes, or plain values of one type."""
+    if isinstance(tree, dict) and isinstance(other, dict):
+        return tree.keys() == other.keys() and all(same_form(value, other[key]) for key, value in tree.items())
+    if isinstance(tree, torch.Tensor) and isinstance(other, torch.Tensor):
+        return (tree.shape, tree.dtype) == (other.shape, other.dtype)
+    return type(tree) is type(other)
 
 
 def to_arrays(tree: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from agents import plan
@@ -21,7 +22,7 @@ from agents.network.cost import MultiplyAdds
 from agents.network.torso import build_torso
 from agents.policy import Policy
 from agents.replay import Replay, replay_bytes
-from agents.resources import Needs, check_resources, needs_of
+from agents.resources import Needs, check_resources, free_memory, needs_of
 from agents.runtime.actor_process import Supervision
 from agents.runtime.base import Positions, Runtime
 from agents.runtime.local import LocalRuntime
@@ -159,6 +160,23 @@ def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positi
     for column, (task, number) in enumerate(plan.dealt_slots(config, env, (index + 1) * width)[index * width :]):
         slots.append(Slot(task=task, index=number, episode=last[column] + 1 if last else 0))
     return slots
+
+
+def check_network(config: TrainConfig, env: EnvSpec) -> None:
+    """Refuses a network that would not fit into memory together with its gradients and the optimiser's two averages.
+
+    Raises:
+        InputError: with the sizes.
+    """
+    with torch.device("meta"):
+        parameters = build_network(config, env).num_parameters
+    needed, free = 16 * parameters, free_memory()
+    if needed > free:
+        raise InputError(
+            f"The agent has {parameters:,} parameters, whose training needs {needed / 2**20:,.0f} MiB of memory, and "
+            f"{free / 2**20:,.0f} MiB are free: lower core.size={config.core.size}, fusion.size={config.fusion.size} or "
+            f"torso.size={config.torso.size}."
+        )
 
 
 def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:

@@ -10,15 +10,17 @@ import dataclasses
 import io
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from agents.archive import DamagedCheckpointError, check_archive
+from agents.checkpoint_content import check_content
 from agents.checksum import checksum_fits, seal
 from agents.files import write_whole
+from agents.plain_data import PlainDataError, plain_copy
 from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec, Score
 
@@ -32,14 +34,6 @@ CHECKPOINTS, BEST = "checkpoints", "best"
 
 _NAME = re.compile(r"checkpoint-(\d{12})\.pt")
 _KEYS = {"format", "schema", "config", "env", "learner", "positions", "statistics", "rng", "seconds", "versions"}
-
-
-class DamagedCheckpointError(InputError):
-    """A file that was torn, cut short or changed after it was written; an earlier one may do in its place."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"checkpoint {path} {reason}: use an earlier one.")
-        self.path, self.reason = path, reason
 
 
 class Intact(NamedTuple):
@@ -176,10 +170,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(path, f"cannot be read ({error.strerror})") from error
     if fits is False:
         raise DamagedCheckpointError(path, "is damaged (its checksum is another)")
-    if not zipfile.is_zipfile(path):
-        raise DamagedCheckpointError(path, "is truncated or not a checkpoint")
+    check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = plain_copy(torch.load(path, map_location="cpu", weights_only=True), tensors=True)
+    except PlainDataError as error:
+        raise _crafted(path, error) from error
     except pickle.UnpicklingError as error:
         raise DamagedCheckpointError(
             path, "holds more than tensors and plain data and was not loaded, so do not trust it"
@@ -194,7 +189,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} was not written by mimpala: give a run folder or a checkpoint file of it.")
     schema = content.get("schema")
-    if schema not in (_WITHOUT_CHECKSUM, SCHEMA):
+    if type(schema) is not int or schema not in (_WITHOUT_CHECKSUM, SCHEMA):
         raise InputError(
             f"checkpoint {path} has schema {schema} and this version reads schemas {_WITHOUT_CHECKSUM} and {SCHEMA}: "
             "use the version of mimpala that wrote it."
@@ -204,7 +199,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     missing = _KEYS - content.keys()
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: use an earlier one.")
+    try:
+        check_content(content)
+    except PlainDataError as error:
+        raise _crafted(path, error) from error
     return content
+
+
+def _crafted(path: Path, error: PlainDataError) -> DamagedCheckpointError:
+    return DamagedCheckpointError(path, f"is damaged or crafted (it holds {error})")
 
 
 def env_to_dict(env: EnvSpec) -> dict[str, Any]:
@@ -215,7 +218,7 @@ def env_to_dict(env: EnvSpec) -> dict[str, Any]:
 def env_from_dict(data: dict[str, Any]) -> EnvSpec:
     """The inverse of `env_to_dict`; InputError when the data is not such a description."""
     try:
-        return EnvSpec(
+        env = EnvSpec(
             **{
                 **data,
                 "tasks": tuple(data["tasks"]),
@@ -233,6 +236,14 @@ def env_from_dict(data: dict[str, Any]) -> EnvSpec:
         raise InputError(
             f"the checkpoint's description of its environments is damaged ({error}): use an earlier one."
         ) from error
+    tasks, counts = env.tasks, env.action_counts
+    if not tasks or len(set(tasks)) < len(tasks) or len(counts) != len(tasks):
+        raise InputError("the checkpoint's description of its environments is damaged (its tasks): use an earlier one.")
+    if not all(1 <= count <= env.num_actions for count in counts):
+        raise InputError(
+            "the checkpoint's description of its environments is damaged (its actions): use an earlier one."
+        )
+    return env
 
 
 def _listed(damaged: Sequence[DamagedCheckpointError]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 
 from agents.actor import ActingPolicy, Actor
 from agents.builder import build_network
@@ -25,6 +26,7 @@ from agents.policy import Policy
 from agents.runtime.base import allocate
 from agents.trajectory import trajectory_spec
 from conf.loading import train_from_dict
+from conf.named import check_named, named
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.errors import InputError
 from envs.seeding import episode_seed
@@ -73,11 +75,16 @@ class SavedAgent:
             InputError: the weights are not those of the configuration in the checkpoint.
         """
         try:
+            # Without memory first: what a configuration asks for may not fit, but weights that are there do.
+            with torch.device("meta"):
+                shapes = {name: weight.shape for name, weight in build_network(self.config, env).state_dict().items()}
+            if shapes != {name: weight.shape for name, weight in self.weights.items()}:
+                raise ValueError("its weights are those of another configuration")
             network = build_network(self.config, env)
             network.load_state_dict(self.weights)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise _damaged(self.path, str(error).splitlines()[0]) from error
         return network
 
@@ -91,17 +98,27 @@ class Episode(NamedTuple):
     success: float
 
 
-def load_agent(path: Path) -> SavedAgent:
+def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = ()) -> SavedAgent:
     """Reads a checkpoint for evaluation.
 
+    Args:
+        allowed: what its configuration may name (conf/named.py), besides what `tasks` does.
+        tasks: to evaluate, from the command line.
+
     Raises:
-        InputError: it cannot be read (agents/checkpoint.py), or its parts do not belong together.
+        InputError: it cannot be read (agents/checkpoint.py), or its parts do not belong together, or it names what is not allowed.
     """
     content = load_checkpoint(path)
     config = train_from_dict(content["config"], f"checkpoint {path}")
     env = env_from_dict(content["env"])
     if env.suite != config.env.name:
         raise _damaged(path, f"its configuration is of suite {config.env.name} and its tasks are of suite {env.suite}")
+    told = [
+        name for name, key in named(dataclasses.replace(config.env, tasks=list(tasks))).items() if key == "env.tasks"
+    ]
+    # Both lists of tasks are the file's, and both are used.
+    for settings in (config.env, dataclasses.replace(config.env, tasks=list(env.tasks))):
+        check_named(settings, [*allowed, *told], f"checkpoint {path}")
     try:
         counters, weights = content["learner"]["counters"], dict(content["learner"]["network"])
         updates, frames = int(counters["updates"]), int(counters["steps"]) * int(env.action_repeat)

@@ -17,7 +17,8 @@ from agents.rewards import transform_rewards
 from agents.trajectory import Trajectory
 from agents.vtrace import vtrace
 
-OPTIMIZERS = ("rmsprop", "adam")
+OPTIMIZERS = {"rmsprop": ("step", "square_avg"), "adam": ("step", "exp_avg", "exp_avg_sq")}
+"""With what each keeps for a parameter: a number of steps, and averages of the parameter's shape."""
 
 
 class NonFiniteError(RuntimeError):
@@ -109,6 +110,7 @@ class Learner:
         self.state = LearnerState()
         self.popart = initial_popart(num_tasks, self.device)
         self._parameters = list(network.parameters())
+        self._kept = OPTIMIZERS[optimizer]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
         if optimizer == "rmsprop":
             self.optimizer: torch.optim.Optimizer = torch.optim.RMSprop(
@@ -272,11 +274,27 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: it is that of another learner.
+        """
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        popart = PopArt(state["popart"]["mu"].to(self.device), state["popart"]["nu"].to(self.device))
-        if popart.mu.shape != self.popart.mu.shape or popart.nu.shape != self.popart.nu.shape:
-            raise ValueError(f"moments of {len(popart.mu)} tasks in place of {len(self.popart.mu)}")
-        self.popart = popart
+        moments = state["optimizer"]["state"]
+        self._check_moments(moments)
+        # The constants are those of the configuration.
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        popart = PopArt(**state["popart"])
+        if any(moment.shape != own.shape for moment, own in zip(popart, self.popart, strict=True)):
+            raise ValueError(f"PopArt's moments of {len(popart.mu)} tasks in place of {len(self.popart.mu)}")
+        self.popart = PopArt(*(moment.to(self.device, torch.float32) for moment in popart))
         self.state = LearnerState(**{name: int(state["counters"][name]) for name in LearnerState._fields})
+
+    def _check_moments(self, moments: dict[int, dict[str, Tensor]]) -> None:
+        """torch would find out at the first step."""
+        for index, kept in moments.items():
+            if not 0 <= index < len(self._parameters) or set(kept) != set(self._kept):
+                raise ValueError(f"the optimiser's state of parameter {index} is another optimiser's")
+            shape = self._parameters[index].shape
+            if any(value.shape != (() if name == "step" else shape) for name, value in kept.items()):
+                raise ValueError(f"the optimiser's state of parameter {index} is of another shape")

@@ -19,7 +19,7 @@ from agents.bottleneck import Verdict
 from agents.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
 from agents.clock import Clock
 from agents.diagnosis import for_json
-from agents.files import write_json
+from agents.files import check_links, write_json
 from agents.learner import Learner, NonFiniteError
 from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.network.actions import action_distribution
@@ -27,6 +27,7 @@ from agents.network.agent import AgentNetwork
 from agents.network.cost import MultiplyAdds
 from agents.runtime.base import Positions
 from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
+from conf.named import check_named, named
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
@@ -67,8 +68,7 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
         listed = [f"{key}={value} (the run has {known.get(key)})" for key, value in different.items()]
         if len(listed) == 1:
             raise InputError(f"resume=true cannot change {listed[0]}: leave this key out, or start another run.")
-        lines = "".join(f"\n  {line}" for line in listed)
-        raise InputError(f"resume=true cannot change {len(listed)} keys: leave them out, or start another run.{lines}")
+        raise InputError(f"resume=true cannot change {len(listed)} keys: leave them out, or start another run.", listed)
     for key in given:
         if key in MAY_CHANGE_ON_RESUME:
             node = tree
@@ -76,7 +76,8 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
             for part in path:
                 node = node[part]
             node[leaf] = wanted[key]
-    tree["run"], tree["resume"] = config.run, True
+    tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
+    check_named(saved.env, [*config.allow, *named(config.env)], str(folder / CONFIG))
     return train_from_dict(tree, str(folder / CONFIG))
 
 
@@ -99,9 +100,7 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     folder = Path(config.run)
     if holds_run(folder) and not config.resume:
         raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
-    if (folder / CHECKPOINTS).is_symlink():
-        # Old checkpoints are removed, and nothing outside the run's folder ever is.
-        raise InputError(f"{folder / CHECKPOINTS} is a link: give the place that it leads to as run=.")
+    check_links(folder)
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         # The config marks the folder as a run, so it comes last.

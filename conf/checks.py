@@ -23,6 +23,27 @@ from conf.schema import (
 )
 from envs.errors import InputError, unknown_name
 
+_FEATURES = 2**16
+MOST = {
+    **dict.fromkeys(
+        ("fusion.size", "fusion.rank", "fusion.hidden", "core.size", "torso.size", "torso.hidden"), _FEATURES
+    ),
+    **dict.fromkeys(("context.task_size", "context.word_size", "context.instruction_size"), _FEATURES),
+    "fusion.experts": 2**12,
+    "fusion.kernel": 255,
+    "core.rounds": 100,
+    "learner.unroll_length": 2**16,
+    "learner.batch_size": 2**20,
+    "learner.passes": 2**10,
+    "runtime.num_actors": 2**12,
+    "runtime.slots_per_actor": 2**16,
+    "runtime.buffers_per_actor": 2**12,
+    "runtime.actor_threads": 2**12,
+    "runtime.learner_threads": 2**12,
+}
+"""The largest value of each size, beyond what anybody trains with."""
+MOST_LAYERS = 100
+
 
 def check_train(config: TrainConfig) -> None:
     """Names and ranges. What depends on the environments is checked where they are described (envs, agents.builder).
@@ -63,6 +84,7 @@ def check_train(config: TrainConfig) -> None:
         },
         "",
     )
+    check_sizes(config)
     check_fusion(config.fusion)
     require(config.context, {"task_size": 1, "word_size": 1, "instruction_size": 1}, "context.")
     require(config.core, {"size": 1, "rounds": 1}, "core.")
@@ -110,6 +132,17 @@ def check_train(config: TrainConfig) -> None:
     if not 0 <= config.stop_at_success <= 1:
         raise InputError(f"stop_at_success={config.stop_at_success} is out of range: give a number from 0 to 1.")
     check_columns(config.learner, config.runtime.slots_per_actor)
+
+
+def check_sizes(config: TrainConfig) -> None:
+    """Upper bounds: whether a size fits into memory is found out by counting (agents.builder), and a count must come to an end."""
+    for key, most in MOST.items():
+        group, _, name = key.rpartition(".")
+        value = getattr(getattr(config, group), name)
+        if max(value if isinstance(value, list) else [value], default=0) > most:
+            raise InputError(f"{key}={value} is out of range: give at most {most}.")
+    if len(config.torso.hidden) > MOST_LAYERS:
+        raise InputError(f"torso.hidden has {len(config.torso.hidden)} layers: give at most {MOST_LAYERS}.")
 
 
 def check_task_weights(runtime: RuntimeConfig) -> None:

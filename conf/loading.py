@@ -7,7 +7,7 @@ import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_module
@@ -19,7 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agents.files import write_whole
+from agents.files import read_bounded, write_whole
+from agents.plain_data import MOST_LEVELS, PlainDataError, plain_copy
 from agents.probes import ALL, PROBES
 from conf.ablate_schema import AblateConfig
 from conf.checks import check_train, require
@@ -28,6 +29,9 @@ from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
 
 Config = TypeVar("Config")
+
+_MOST_YAML_BYTES, _MOST_VALUES = 2**18, 100_000
+"""Of a saved configuration; those of this program have a few kilobytes."""
 
 
 @functools.cache
@@ -137,6 +141,10 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
         InputError: it is not a configuration of this program.
     """
     problem = f"{source} does not hold a configuration of this version of mimpala"
+    try:
+        data = plain_copy(data, most=_MOST_VALUES)
+    except PlainDataError as error:
+        raise InputError(f"{problem}: it holds {error}.") from error
     if not isinstance(data, dict) or not isinstance(data.get("env"), dict):
         raise InputError(f"{problem}: it has no `env`.")
     if "${" in repr(data):
@@ -155,8 +163,11 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     return config
 
 
-def evaluate_from_dict(data: dict[str, Any]) -> EvaluateConfig:
+def evaluate_from_dict(data: Any) -> EvaluateConfig:
     """A saved configuration of evaluate.py, merged into the schema again; ValueError or TypeError when it is none."""
+    data = plain_copy(data, most=_MOST_VALUES)
+    if "${" in repr(data):
+        raise ValueError("interpolations are not read from files")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.create(data))
     except OmegaConfBaseException as error:
@@ -167,10 +178,31 @@ def evaluate_from_dict(data: dict[str, Any]) -> EvaluateConfig:
 def load_train(path: Path) -> TrainConfig:
     """Reads a config.yaml; InputError when it cannot be read or is not one."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        text = read_bounded(path, _MOST_YAML_BYTES)
+        _check_yaml(text)
+        data = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"{path} cannot be read as YAML: {_first_line(error)}.") from error
     return train_from_dict(data, str(path))
+
+
+def _check_yaml(text: str) -> None:
+    """Refuses what no config.yaml of ours has, before anything is made of it: a few aliases of each other fill any memory, and tags say
+    what text is to be read as.
+
+    Raises:
+        ValueError: there is an anchor, an alias, a tag, or too deep nesting.
+        yaml.YAMLError: it is no YAML.
+    """
+    level = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise ValueError("anchors and aliases are not read from files")
+        if getattr(event, "tag", None) is not None:
+            raise ValueError("tags (!) are not read from files")
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > MOST_LEVELS:
+            raise ValueError(f"it is nested more than {MOST_LEVELS} levels deep")
 
 
 def save_train(config: TrainConfig, path: Path) -> None:
@@ -215,7 +247,8 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
 def _parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError) as error:
+        # The last two of a number with thousands of digits, and of as many brackets.
         raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value.") from error
 
 
@@ -250,7 +283,23 @@ def _to_object(config: Any, kind: type[Config]) -> Config:
         raise InputError(f"{missing[0]} has no value: give {missing[0]}=...")
     result = OmegaConf.to_object(config)
     assert isinstance(result, kind)
+    _check_lists(result, "")
     return result
+
+
+def _check_lists(config: Any, prefix: str) -> None:
+    """OmegaConf holds single values to their types, but lets mappings and lists pass as members of a list."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, (member, *_) = getattr(config, field.name), (*get_args(hints[field.name]), object)
+        if dataclasses.is_dataclass(value):
+            _check_lists(value, f"{prefix}{field.name}.")
+        elif (
+            isinstance(value, list)
+            and member in (int, float, str)
+            and not all(isinstance(one, member) for one in value)
+        ):
+            raise InputError(f"{prefix}{field.name}={value} is not a list of type {member.__name__} only: give one.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -176,6 +176,8 @@ class TrainConfig:
         seed: root of all random numbers.
         run: the run folder; empty = runs/<env>-<fusion>-<context>-seed<seed>.
         resume: go on with the run in that folder.
+        allow: modules, files and folders that the configuration of the run to resume may name (conf/named.py), if the command does not
+            name them in their own keys.
         precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 where the processor has it and the runtime is not serial.
         checkpoint_seconds, log_seconds: intervals. keep_checkpoints: the newest N stay, and the best one.
         milestone_frames: a checkpoint at every multiple of so many frames, which stays; 0 = none.
@@ -197,6 +199,7 @@ class TrainConfig:
     seed: int = 0
     run: str = ""
     resume: bool = False
+    allow: list[str] = field(default_factory=list)
     precision: str = "auto"
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 3
@@ -226,6 +229,7 @@ class EvaluateConfig:
         threads: compute threads; 0 = all cores, which pays for large networks only.
         probe: one of agents.probes.PROBES, or `all`: play again with another context, and report what is lost; empty = none.
         similarity: with a probe, also draw how alike the tasks are to the agent's context encoder.
+        allow: modules, files and folders that the agent's configuration may name (conf/named.py); those of `tasks` need no mention.
     """
 
     run: str = ""
@@ -241,12 +245,14 @@ class EvaluateConfig:
     threads: int = 1
     probe: str = ""
     similarity: bool = True
+    allow: list[str] = field(default_factory=list)
 
 
 MAY_CHANGE_ON_RESUME = (
     "total_frames",
     "run",
     "resume",
+    "allow",
     "display",
     "stop_at_success",
     "log_seconds",

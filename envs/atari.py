@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.atari_games import GAMES, PRESETS
-from envs.contract import EnvConfig, Suite, expand_tasks
+from envs.contract import EnvConfig, Suite, check_size, expand_tasks
 from envs.errors import InputError, unknown_task
 from envs.seeding import episode_seed, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
@@ -92,15 +92,11 @@ def make_spec(config: AtariConfig) -> EnvSpec:
 
 
 def _check_options(config: AtariConfig) -> None:
-    for key, value, least in (
-        ("action_repeat", config.action_repeat, 1),
-        ("image_size", config.image_size, 1),
-        ("noop_max", config.noop_max, 0),
-        # A game must not be over before its first action.
-        ("max_episode_frames", config.max_episode_frames, config.noop_max + 1),
-    ):
-        if value < least:
-            raise InputError(f"env.{key}={value} is too small: give {least} or more.")
+    check_size("action_repeat", config.action_repeat, 1, 1000)
+    check_size("image_size", config.image_size, 1, 4096)
+    check_size("noop_max", config.noop_max, 0, 100_000)
+    # A game must not be over before its first action.
+    check_size("max_episode_frames", config.max_episode_frames, config.noop_max + 1, 2**31 - 1)
     if config.frame_stack not in FRAME_STACKS:
         choice = ", ".join(map(str, FRAME_STACKS))
         raise InputError(f"env.frame_stack={config.frame_stack} is not possible: choose one of {choice}.")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from envs import babyai_levels as levels
-from envs.contract import EnvConfig, Suite, expand_tasks
+from envs.contract import EnvConfig, Suite, check_size, expand_tasks
 from envs.errors import InputError, unknown_name
 from envs.instructions import Tokenizer
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -43,8 +43,7 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
     """Describes the suite. Looks the tasks up in a table, and imports the engine only for names that are not in it."""
     tasks = expand_tasks(config.tasks, levels.PRESETS)
     engine = _choose_engine(config.engine)
-    if config.threads < 1:
-        raise InputError(f"env.threads={config.threads} is too few: give 1 or more.")
+    check_size("threads", config.threads, 1, 1024)
     for task in tasks:
         _check_level(task, engine)
     return EnvSpec(

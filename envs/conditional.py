@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.contract import EnvConfig, Suite, expand_tasks
+from envs.contract import EnvConfig, Suite, check_size, expand_tasks
 from envs.errors import InputError, unknown_name
 from envs.seeding import stream_key, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.vector import Arrays, Outcome, SuiteVectorEnv
 
-_TASK = re.compile(r"(map|memory)-(0|[1-9]\d*)")
+_TASK = re.compile(r"(map|memory)-(0|[1-9]\d{0,8})")
 
 OBSERVATIONS = ("vector", "image")
 LEVELS = 4
@@ -71,14 +71,10 @@ def presets(num_tasks: int) -> dict[str, tuple[str, ...]]:
 
 def make_spec(config: ConditionalConfig) -> EnvSpec:
     """Describes the suite. The score `random` of a task is what the best context-blind policy earns: `blind_return`."""
-    for key, value, least in (
-        ("dimension", config.dimension, 2),
-        ("num_tasks", config.num_tasks, 1),
-        ("delay", config.delay, 1),
-        ("map_seed", config.map_seed, 0),
-    ):
-        if value < least:
-            raise InputError(f"env.{key}={value} is too small: give {least} or more.")
+    check_size("dimension", config.dimension, 2, 1024)
+    check_size("num_tasks", config.num_tasks, 1, 10_000)
+    check_size("delay", config.delay, 1, 1_000_000)
+    check_size("map_seed", config.map_seed, 0, 2**63)
     if config.observation not in OBSERVATIONS:
         raise unknown_name("env.observation", config.observation, OBSERVATIONS)
     tasks = expand_tasks(config.tasks, presets(config.num_tasks))

@@ -39,6 +39,9 @@ class Suite:
         make_spec: config -> EnvSpec. Cheap, starts no process; checks the tasks and the engine, raises InputError in
             one sentence.
         make_env: (config, spec, slots, seed, split) -> SuiteVectorEnv. All arguments can be pickled.
+        modules: config -> modules that both functions import because the config names them, with the key that does.
+        outside: config -> other things of this machine that environments use because the config names them, files and folders mostly,
+            with the key that does.
     """
 
     name: str
@@ -48,6 +51,18 @@ class Suite:
     # refuse.
     make_spec: Callable[[Any], EnvSpec]
     make_env: Callable[..., SuiteVectorEnv]
+    modules: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    outside: Callable[[Any], Mapping[str, str]] = lambda config: {}
+
+
+def check_size(key: str, value: int, least: int, most: int) -> None:
+    """Raises InputError unless option `env.<key>` lies in its bounds. The upper one keeps a mistake, or a stranger's configuration, from
+    filling the memory before anything else can be said about it.
+    """
+    if value < least:
+        raise InputError(f"env.{key}={value} is too small: give {least} or more.")
+    if value > most:
+        raise InputError(f"env.{key}={value} is too large: give {most} or less.")
 
 
 def expand_tasks(tasks: list[str], presets: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

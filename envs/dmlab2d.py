@@ -23,7 +23,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.contract import EnvConfig, Suite, expand_tasks
+from envs.contract import EnvConfig, Suite, check_size, expand_tasks
 from envs.dm_env_adapter import DmEnvAdapter
 from envs.errors import InputError, unknown_name, unknown_task
 from envs.gymnasium_engine import GymnasiumEngine
@@ -138,12 +138,8 @@ def make_spec(config: DMLab2DConfig) -> EnvSpec:
             raise unknown_task(task, "level", "dmlab2d", LEVELS, PRESETS)
     if config.actions not in ACTION_SETS:
         raise unknown_name("env.actions", config.actions, ACTION_SETS)
-    for key, value, least in (
-        ("cell_size", config.cell_size, 1),
-        ("max_episode_frames", config.max_episode_frames, 0),
-    ):
-        if value < least:
-            raise InputError(f"env.{key}={value} is too small: give {least} or more.")
+    check_size("cell_size", config.cell_size, 1, 256)
+    check_size("max_episode_frames", config.max_episode_frames, 0, 2**31 - 1)
     if importlib.util.find_spec("dmlab2d") is None:
         raise InputError('env=dmlab2d needs dmlab2d, which is not installed: pip install "mimpala[dmlab2d]".')
     actions, side = ACTION_SETS[config.actions], CELLS * config.cell_size

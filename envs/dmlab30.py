@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.contract import EnvConfig, Suite, expand_tasks
+from envs.contract import EnvConfig, Suite, check_size, expand_tasks
 from envs.dmlab30_actions import action_vectors
 from envs.dmlab30_cache import LevelCache
 from envs.dmlab30_env import EVALUATION_SETTINGS, RENDERERS, DMLabEnv
@@ -97,6 +97,15 @@ def make_spec(config: DMLab30Config) -> EnvSpec:
     )
 
 
+def outside(config: DMLab30Config) -> dict[str, str]:
+    """Folders and files that the config names, with the key; levels are scripts, which the engine runs."""
+    named = {config.level_cache: "env.level_cache", config.dataset_path: "env.dataset_path"}
+    if config.action_set.endswith(".json"):
+        named[config.action_set] = "env.action_set"
+    named |= {task: "env.tasks" for task in config.tasks if task.startswith("/") or ".." in task.split("/")}
+    return {name: key for name, key in named.items() if name not in ("", STAND_IN)}
+
+
 def _check_task(task: str) -> None:
     """What can be known of a task without the engine."""
     for name, level in LEVELS.items():
@@ -112,11 +121,11 @@ def _check_task(task: str) -> None:
 
 
 def _check_options(config: DMLab30Config, tasks: tuple[str, ...]) -> None:
-    if config.action_repeat < 1:
-        raise InputError(f"env.action_repeat={config.action_repeat} is too small: give 1 or more.")
+    check_size("action_repeat", config.action_repeat, 1, 1000)
     for key, side in (("width", config.width), ("height", config.height)):
         if side < 4 or side % 4:
             raise InputError(f"env.{key}={side} is not possible: the engine draws multiples of 4.")
+        check_size(key, side, 4, 4096)
     if config.renderer not in RENDERERS:
         raise unknown_name("env.renderer", config.renderer, RENDERERS)
     if not 0 < config.level_cache_gigabytes < float("inf"):
@@ -184,4 +193,6 @@ def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, t
     )
 
 
-DMLAB30 = Suite(name="dmlab30", config=DMLab30Config, presets=PRESETS, make_spec=make_spec, make_env=make_env)
+DMLAB30 = Suite(
+    name="dmlab30", config=DMLab30Config, presets=PRESETS, make_spec=make_spec, make_env=make_env, outside=outside
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -20,6 +21,9 @@ KEPT = 0.9
 
 ABANDONED = 3600.0
 """Seconds after which a half-written file is that of a process that was killed."""
+
+
+_MAP, _HALF_WRITTEN = re.compile(r"[0-9a-f]{40}\.pk3"), re.compile(r"\.\w+\.tmp")
 
 
 class LevelCache:
@@ -90,12 +94,13 @@ class LevelCache:
     def _shrink(self) -> None:
         self._uncounted = 0
         files = []
-        for path in self._folder.glob("??/*"):
+        # Nothing that is not the cache's own: the folder may hold somebody's files, by mistake.
+        for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                if path.suffix == ".pk3":
+                if _MAP.fullmatch(path.name):
                     files.append((status.st_mtime_ns, status.st_size, path))
-                elif status.st_mtime < time.time() - ABANDONED:
+                elif _HALF_WRITTEN.fullmatch(path.name) and status.st_mtime < time.time() - ABANDONED:
                     path.unlink()
         size = sum(bytes_ for _, bytes_, _ in files)
         if size <= self._max_bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -46,6 +46,26 @@ class GymnasiumConfig(EnvConfig):
     # Any, because nothing could be added to a dict from the command line.
     options: Any = None
     processes: bool = False
+
+
+def modules(config: GymnasiumConfig) -> dict[str, str]:
+    """What is imported besides gymnasium, with the key that names it."""
+    named = {task.rpartition(":")[0]: "env.tasks" for task in config.tasks}
+    named |= {name.partition(":")[0]: "env.wrappers" for name in config.wrappers}
+    return {module: key for module, key in named.items() if module and module.split(".")[0] != "gymnasium"}
+
+
+def outside(config: GymnasiumConfig) -> dict[str, str]:
+    """Every text among the options: an environment may take it for a file, or for a module of its own."""
+    return dict.fromkeys(_texts(config.options), "env.options")
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from _texts(part)
 
 
 def make_spec(config: GymnasiumConfig) -> EnvSpec:
@@ -171,7 +191,7 @@ def _load_wrapper(name: str) -> type[gymnasium.Wrapper[Any, Any, Any, Any]]:
         raise InputError(
             f"env.wrappers={name} cannot be imported ({_reason(error)}): look at its name and whether its package is installed."
         ) from error
-    # Nothing else is called, because a configuration may come from a stranger.
+    # Nothing else is called. Whether the module may be imported was decided before (conf/named.py).
     if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
         raise InputError(f"env.wrappers={name} is no subclass of gymnasium.Wrapper: name one that is.")
     return found
@@ -183,4 +203,12 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__
 
 
-GYMNASIUM = Suite(name="gymnasium", config=GymnasiumConfig, presets=PRESETS, make_spec=make_spec, make_env=make_env)
+GYMNASIUM = Suite(
+    name="gymnasium",
+    config=GymnasiumConfig,
+    presets=PRESETS,
+    make_spec=make_spec,
+    make_env=make_env,
+    modules=modules,
+    outside=outside,
+)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import vizdoom_launcher
-from envs.contract import EnvConfig, Suite, expand_tasks
+from envs.contract import EnvConfig, Suite, check_size, expand_tasks
 from envs.errors import InputError, unknown_task
 from envs.gymnasium_engine import GymnasiumEngine
 from envs.process_engine import ProcessEngine
@@ -67,9 +67,8 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
     for task in tasks:
         if task not in SCENARIOS:
             raise unknown_task(task, "scenario", "vizdoom", SCENARIOS, PRESETS)
-    if config.action_repeat < 1:
-        raise InputError(f"env.action_repeat={config.action_repeat} is too small: give 1 or more.")
-    if len(config.image_size) != 2 or min(config.image_size) < 1:
+    check_size("action_repeat", config.action_repeat, 1, 1000)
+    if len(config.image_size) != 2 or not all(1 <= side <= 4096 for side in config.image_size):
         raise InputError(f"env.image_size={config.image_size} is no size: give height and width, as in [72,96].")
     for module in ("vizdoom", "cv2"):
         if importlib.util.find_spec(module) is None:

@@ -117,7 +117,7 @@ def test_a_run_from_training_to_evaluation(kind: str, more: list[str], tmp_path:
     assert train.main([*given, "resume=true", "total_frames=900"]) == 0
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert result["finished"] and result["frames"] >= 900
-    assert evaluate.main([f"run={run}", "episodes=3", "greedy=true", "probe=zero"]) == 0
+    assert evaluate.main([f"run={run}", "episodes=3", "greedy=true", "probe=zero", "allow=[gym_tasks]"]) == 0
     found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert all(0 < row["mean"] < 9 and row["success"] is None for row in found["tasks"].values())
     assert "zero" in found["probes"]
@@ -127,7 +127,9 @@ def test_videos_show_continuous_actions_too(tmp_path: Path) -> None:
     pytest.importorskip("imageio")
     path = make_checkpoint(tmp_path, "env=gymnasium", "env.tasks=[gym_tasks:PointShort-v0]")
     output = f"output={tmp_path / 'out.json'}"
-    assert evaluate.main([f"run={path}", "episodes=1", "video=true", "video_episodes=1", output]) == 0
+    assert (
+        evaluate.main([f"run={path}", "episodes=1", "video=true", "video_episodes=1", "allow=[gym_tasks]", output]) == 0
+    )
     assert [file.stat().st_size > 500 for file in (tmp_path / "videos").iterdir()] == [True]
 
 
@@ -137,7 +139,7 @@ def test_a_small_task_is_evaluated_with_the_interface_of_all(tmp_path: Path) -> 
     path = make_checkpoint(
         tmp_path, "env=gymnasium", f"env.tasks=[{','.join(names[:2])}]", "context=none", "fusion.sites=[]"
     )
-    agent = load_agent(path)
+    agent = load_agent(path, ["gym_tasks"])
     spec = evaluation_spec(agent, names[:1], "")
     assert (spec.tasks, spec.num_actions, spec.action_counts) == (tuple(names[:1]), 4, (2,))
     # Also one that was not trained, if it is no larger.
@@ -155,7 +157,7 @@ def test_another_action_space_is_another_agent(tmp_path: Path) -> None:
         tmp_path, "env=gymnasium", "env.tasks=[gym_tasks:Point-v0]", "context=none", "fusion.sites=[]"
     )
     with pytest.raises(InputError, match="another continuous action space"):
-        evaluation_spec(load_agent(path), ["gym_tasks:Fine-v0"], "")
+        evaluation_spec(load_agent(path, ["gym_tasks"]), ["gym_tasks:Fine-v0"], "")
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from saved_agents import CONDITIONAL, SMALL
 
 from agents import saving
@@ -26,7 +27,7 @@ PLAIN: dict[str, Any] = {
     "learner": {},
     "positions": {},
     "statistics": {},
-    "rng": 0,
+    "rng": torch.zeros(1, dtype=torch.uint8),
     "seconds": 0.0,
     "versions": {},
 }

@@ -173,3 +173,16 @@ def test_processes_share_it(tmp_path: Path) -> None:
         arguments = [(str(tmp_path / "maps"), str(tmp_path / name), size) for name in "ab"]
         assert pool.starmap(busy, arguments) == [0, 0]
     assert dmlab30_cache.KEPT < 1 and not list((tmp_path / "maps").rglob(".*"))
+
+
+def test_files_of_others_in_its_folder_are_left_alone(tmp_path: Path) -> None:
+    """Somebody may give their home as the folder of a cache."""
+    theirs = [tmp_path / "maps" / name for name in ("cv/letter.tex", "ab/notes.txt", "ab/game.pk3", "ab/.hidden")]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 1000)
+        os.utime(path, (0, 0))
+    source = map_file(tmp_path / "in.pk3", "x")
+    for key in "abc":
+        LevelCache(tmp_path / "maps", 10).write(key, str(source))
+    assert all(path.exists() for path in theirs)

@@ -1,0 +1,244 @@
+"""Hostile files:  python -m benchmarks.fuzz [cases=1000] [seed=0] [programs=10]
+
+Mutated checkpoints and hostile configurations go through what the programs do with them at their start, in this process. Half of the
+checkpoints are changed as bytes, as a disk or a transfer changes them; the other half in what they say, before they are written and
+sealed, as somebody would who means harm. A configuration is read from a file (config.yaml) or from a command line. `programs` of the
+mutated checkpoints also go to train.py resume=true and to evaluate.py, as processes.
+
+One line of JSON for each: kind, what was changed, `outcome` ("loaded", "refused" in one sentence, "traceback", or "executed" where the
+file's code ran), and the sentence. The last line sums up. Exit code 1 after any traceback or execution.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agents import builder
+from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.evaluation import evaluation_spec, load_agent, seat
+from agents.faults import Faults
+from agents.learner import Learner
+from agents.metrics import Statistics
+from agents.run_folder import newest_checkpoint, restore, resumed_config, snapshot
+from agents.runtime.base import Positions
+from agents.runtime.process import configure_process
+from benchmarks.hostile import change_bytes, change_content, smuggle
+from benchmarks.hostile_configs import hostile_arguments, hostile_yaml
+from benchmarks.options import BenchmarkError, Row, parse, report
+from conf.loading import changed_keys, compose_train, load_train, save_train
+from conf.schema import TrainConfig
+from envs.errors import InputError
+from envs.spec import EnvSpec
+from envs.suites import make_spec
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    *(
+        "env=conditional",
+        "env.tasks=[map-0,memory-0]",
+        "runtime=serial",
+        "runtime.slots_per_actor=4",
+        "learner.batch_size=4",
+    ),
+    *(
+        "core.size=8",
+        "fusion.size=8",
+        "torso.hidden=[8]",
+        "context.task_size=4",
+        "learner.unroll_length=5",
+        "display=false",
+    ),
+]
+"""The run whose checkpoints are mutated: with everything that a checkpoint can hold, and small."""
+_PROGRAM_SECONDS = 300
+
+
+def measure(arguments: list[str]) -> Iterator[Row]:
+    """One row per case, and their sum."""
+    options = parse(arguments, rounds=1, seconds=1.0, own=("cases", "seed", "programs"))
+    cases, programs = options.numbers("cases", (1000,))[0], int(options.own.get("programs", ["10"])[-1])
+    seed = int(options.own.get("seed", ["0"])[-1])
+    configure_process(1)
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        os.chdir(folder)
+        run = make_run(folder / "run")
+        canary = folder / "canary"
+        steps = [
+            *((f"checkpoint {number}", partial(_checkpoint, run, canary, number)) for number in range(cases)),
+            *((f"config {number}", partial(_config, run, canary, number)) for number in range(cases)),
+            *((f"program {number}", partial(_program, run, canary, number)) for number in range(programs)),
+        ]
+        for name, step in steps:
+            changed, outcome, told = step(random.Random(f"{seed} {name}"))
+            if canary.exists():
+                outcome = "executed"
+                canary.unlink()
+            counts[f"{name.split()[0]} {outcome}"] += 1
+            yield {"case": name, "changed": changed, "outcome": outcome, "told": told}
+    yield {"case": "all", "cases": cases, "programs": programs, "seed": seed, **dict(sorted(counts.items()))}
+    failed = sum(count for key, count in counts.items() if key.endswith((" traceback", " executed")))
+    if failed:
+        raise BenchmarkError(f"{failed} files ran code or ended in a traceback")
+
+
+Outcome = tuple[str, str, str]
+"""What was changed, the outcome, and what was told."""
+
+
+def make_run(folder: Path) -> Path:
+    """A run folder with a checkpoint after a few updates."""
+    config = compose_train([*SMALL, f"run={folder}"])
+    env = make_spec(config.env)
+    learner, statistics, positions = fresh(config, env)
+    runtime = builder.build_runtime(config, env, learner.network, positions, 0)
+    for _ in range(8):
+        batch = runtime.collect()
+        learner.step(batch.trajectory)
+        statistics.update(batch.trajectory)
+    content = snapshot(config, env, learner, statistics, runtime.positions, 1.0, runtime=runtime.state_dict())
+    runtime.close()
+    save_checkpoint(folder / "checkpoints", learner.state.updates, content)
+    save_train(config, folder / "config.yaml")
+    return folder
+
+
+def fresh(config: TrainConfig, env: EnvSpec) -> tuple[Learner, Statistics, Positions]:
+    """What a checkpoint is loaded into."""
+    return builder.build_learner(config, env, builder.build_network(config, env)), Statistics(env.tasks), Positions()
+
+
+def resume(run: Path) -> None:
+    """What train.py resume=true does before its first update, and one update."""
+    config = resumed_config(*_resuming(f"run={run}", "resume=true"))
+    env = make_spec(config.env)
+    builder.check_network(config, env)
+    learner, statistics, positions = fresh(config, env)
+    saved = newest_checkpoint(run, lambda _: None)
+    assert saved is not None
+    restored = restore(saved, config, env, learner, statistics, positions)
+    builder.check_fits(config, env, learner.network)
+    Faults().load_state_dict(saved.get("faults", {}))
+    runtime = builder.build_runtime(config, env, learner.network, positions, learner.state.updates, restored.runtime)
+    try:
+        learner.step(runtime.collect().trajectory)
+    finally:
+        runtime.close()
+
+
+@functools.cache
+def _resuming(*arguments: str) -> tuple[TrainConfig, dict[str, Any]]:
+    """What a command line says; Hydra takes its time."""
+    return compose_train(arguments), changed_keys(arguments)
+
+
+def evaluate(checkpoint: Path) -> None:
+    """What evaluate.py does before its first step."""
+    agent = load_agent(checkpoint)
+    spec = evaluation_spec(agent, [], "")
+    for task in spec.tasks:
+        agent.network(seat(agent, spec, task)[0])
+
+
+def attempt(*actions: Callable[[], object]) -> tuple[str, str]:
+    """Outcome and sentence of doing these one after the other, each whatever became of the others."""
+    outcome, told = "loaded", ""
+    for action in actions:
+        try:
+            with redirect_stdout(sys.stderr):
+                action()
+        except InputError as error:
+            told = str(error)
+            if outcome == "loaded":
+                outcome = "refused" if told.endswith((".", "?", "...")) and "\n" not in told else "traceback"
+        except Exception:
+            return "traceback", traceback.format_exc()
+    return outcome, told
+
+
+def mutated(run: Path, canary: Path, number: int, rng: random.Random) -> tuple[str, Path]:
+    """A copy of the run whose checkpoint is changed: what was, and the copy."""
+    copy = run.with_name("mutated")
+    original = next((run / "checkpoints").iterdir())
+    for old in (copy / "checkpoints").glob("*"):
+        old.unlink()
+    (copy / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (copy / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    path = copy / "checkpoints" / original.name
+    if number % 2:
+        content = load_checkpoint(original)
+        changed = change_content(content, rng)
+        save_checkpoint(path.parent, int(path.stem.split("-")[1]), content)
+    elif number % 10 == 0:
+        changed = smuggle(path, canary, rng)
+    else:
+        whole = bytearray(original.read_bytes())
+        changed, damaged = change_bytes(whole, rng)
+        path.write_bytes(damaged)
+    return changed, copy
+
+
+def _checkpoint(run: Path, canary: Path, number: int, rng: random.Random) -> Outcome:
+    changed, copy = mutated(run, canary, number, rng)
+    (checkpoint,) = (copy / "checkpoints").iterdir()
+    return changed, *attempt(partial(resume, copy), partial(evaluate, checkpoint))
+
+
+def _config(run: Path, canary: Path, number: int, rng: random.Random) -> Outcome:
+    if number % 2:
+        arguments = hostile_arguments(canary, rng)
+        return repr(arguments)[:500], *attempt(partial(compose_train, arguments))
+    path = run.with_name("config.yaml")
+    text = hostile_yaml((run / "config.yaml").read_text(encoding="utf-8"), canary, rng)
+    path.write_bytes(text)
+    return repr(text)[-500:], *attempt(partial(load_train, path))
+
+
+def _program(run: Path, canary: Path, number: int, rng: random.Random) -> Outcome:
+    changed, copy = mutated(run, canary, number, rng)
+    outcome, told = "loaded", ""
+    for command in (
+        ["train.py", f"run={copy}", "resume=true", "total_frames=400"],
+        ["evaluate.py", f"run={copy}", "episodes=2"],
+    ):
+        # -P: nothing is imported from where the user stands.
+        done = subprocess.run(
+            [sys.executable, "-P", str(ROOT / command[0]), *command[1:]],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=_PROGRAM_SECONDS,
+            check=False,
+        )
+        if done.returncode != 0:
+            told = done.stderr
+            outcome = (
+                "refused"
+                if done.returncode == 2 and told.count("\n") == 1 and told.startswith("error: ")
+                else "traceback"
+            )
+        if outcome == "traceback":
+            break
+    return changed, outcome, told
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; see benchmarks/options.py for what it returns."""
+    return report(measure, arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

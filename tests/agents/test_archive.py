@@ -1,0 +1,145 @@
+"""Checkpoint files that were crafted: refused in one sentence, before anything runs and before memory is taken."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.actor import to_tensors
+from agents.archive import check_archive
+from agents.checkpoint import load_checkpoint
+from benchmarks.hostile import SMUGGLED
+from envs.errors import InputError
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".") and str(path) in message
+    return message
+
+
+def records(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write(path: Path, content: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+
+
+def test_tensors_of_every_kind_that_runs_save_pass(tmp_path: Path) -> None:
+    kinds = (torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int32, torch.int64, torch.bool)
+    whole = torch.arange(12.0).reshape(3, 4)
+    content: dict[str, Any] = {
+        **{str(kind): torch.zeros(3, dtype=kind) for kind in kinds},
+        **to_tensors({"keys": np.arange(4, dtype=np.uint64), "seeds": np.arange(4, dtype=np.uint32)}),
+        "empty": torch.zeros(0, 5),
+        "scalar": torch.tensor(1.5),
+        "view": whole[1:, :2],
+        "turned": whole.T,
+        "again": whole,
+        "network": torch.nn.Linear(2, 3).state_dict(),
+        "plain": [(1, 2**62, -1), None, True, {"é": 0.1, 3: ""}],
+    }
+    torch.save(content, tmp_path / "all.pt")
+    check_archive(tmp_path / "all.pt")
+
+
+@pytest.mark.parametrize("kind", SMUGGLED)
+def test_what_would_run_or_fill_the_memory_is_refused(kind: str, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    path = tmp_path / "checkpoint-000000000001.pt"
+    path.write_bytes(SMUGGLED[kind](canary))
+    refusal(path)
+    assert not canary.exists()
+
+
+def compressed(path: Path) -> None:
+    write(path, records(path) | {"archive/data/0": bytes(2**24)}, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 2**16
+
+
+def longer_in_the_directory(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    place = whole.rindex(b"PK\x01\x02")
+    whole[place + 20 : place + 28] = struct.pack("<II", 0xFFFFFF00, 0xFFFFFF00)
+    path.write_bytes(whole)
+
+
+def longer_in_the_pickle(path: Path) -> None:
+    """Older versions of torch would read what lies behind the record in memory."""
+    found = records(path)
+    pickled = found["archive/data.pkl"]
+    assert pickled.count(b"K\x04tq") == 1
+    write(path, found | {"archive/data.pkl": pickled.replace(b"K\x04tq", b"J\x00\x00\x00\x40tq")})
+
+
+def turned_around(path: Path) -> None:
+    write(path, records(path) | {"archive/byteorder": b"big"})
+
+
+def another_tuple_from_the_memo(path: Path) -> None:
+    """What stands before it looks right."""
+    found = records(path)
+    pickled = found["archive/data.pkl"]
+    start = pickled.index(b"K\x04tq") + 3
+    write(path, found | {"archive/data.pkl": pickled[:start] + b"h\x00" + pickled[start + 2 :]})
+
+
+def twice(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("archive/data.pkl", b"\x80\x02N.")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (compressed, "a compressed record"),
+        (longer_in_the_directory, "longer than the file"),
+        (longer_in_the_pickle, "not as long as its 16 bytes"),
+        (turned_around, "another byte order"),
+        (another_tuple_from_the_memo, "not described as torch does"),
+        (twice, "does not write"),
+    ],
+)
+def test_sizes_that_are_not_true_are_refused(change: Callable[[Path], None], told: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with path.open("wb") as file:
+        torch.save({"weight": torch.arange(4.0)}, file)
+    check_archive(path)
+    change(path)
+    assert told in refusal(path)
+
+
+def test_attributes_of_a_mapping_cannot_take_the_place_of_its_methods(tmp_path: Path) -> None:
+    """torch lets a pickle give attributes to an OrderedDict."""
+    from collections import OrderedDict
+
+    crafted: Any = OrderedDict(format="mimpala-checkpoint")
+    crafted.get = 5
+    torch.save(crafted, tmp_path / "crafted.pt")
+    assert "schema None" in refusal(tmp_path / "crafted.pt")
+
+
+def test_random_archives_are_refused(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for number in range(30):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", rng.randbytes(rng.randrange(60)))
+        path = tmp_path / f"{number}.pt"
+        path.write_bytes(file.getvalue())
+        refusal(path)

@@ -1,0 +1,94 @@
+"""Sizes that a stranger's configuration may ask for: refused before there is memory for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from saved_agents import CONDITIONAL, SMALL
+
+from agents import builder, resources
+from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.evaluation import load_agent
+from conf.checks import MOST
+from conf.loading import compose_train, to_dict, train_from_dict
+from envs.errors import InputError
+from envs.suites import make_spec
+
+
+def configured(**env: Any) -> dict[str, Any]:
+    tree = to_dict(compose_train([*SMALL, *CONDITIONAL]))
+    return tree | {"env": tree["env"] | env}
+
+
+@pytest.mark.parametrize("key", MOST)
+def test_no_size_is_without_bounds(key: str) -> None:
+    tree = configured()
+    group, _, name = key.rpartition(".")
+    tree[group][name] = [MOST[key] + 1] if isinstance(tree[group][name], list) else MOST[key] + 1
+    with pytest.raises(InputError, match=f"{key}=.* is out of range: give at most {MOST[key]}|is even"):
+        train_from_dict(tree, "here")
+
+
+def test_nor_are_layers() -> None:
+    tree = configured()
+    tree["torso"]["hidden"] = [1] * 101
+    with pytest.raises(InputError, match="101 layers"):
+        train_from_dict(tree, "here")
+
+
+@pytest.mark.parametrize("key", ["dimension", "num_tasks", "delay"])
+def test_nor_are_environments(key: str) -> None:
+    with pytest.raises(InputError, match=f"env.{key}=.* is too large"):
+        make_spec(train_from_dict(configured(**{key: 2**40}), "here").env)
+
+
+def test_what_does_not_fit_into_memory_is_refused_by_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = train_from_dict(configured(), "here")
+    env = make_spec(config.env)
+    builder.check_network(config, env)
+    network = builder.build_network(config, env)
+    builder.check_fits(config, env, network)
+    monkeypatch.setattr(builder, "free_memory", lambda: 1000)
+    monkeypatch.setattr(resources, "free_memory", lambda: 1000)
+    refused: list[Callable[[], object]] = [
+        lambda: builder.check_network(config, env),
+        lambda: builder.check_fits(config, env, network),
+    ]
+    for check in refused:
+        with pytest.raises(InputError, match="MiB are free: lower"):
+            check()
+
+
+def test_the_agent_of_a_checkpoint_is_as_large_as_its_weights(checkpoint: Path, tmp_path: Path) -> None:
+    """Whatever its configuration asks for: nothing is made that the file has no weights for."""
+    content = load_checkpoint(checkpoint)
+    content["config"]["core"]["size"] = MOST["core.size"]
+    agent = load_agent(save_checkpoint(tmp_path, 0, content))
+    with pytest.raises(InputError, match="weights are those of another configuration"):
+        agent.network(agent.env)
+
+
+@pytest.mark.parametrize("damage", ["index", "name", "shape", "popart"])
+def test_the_optimisers_state_is_held_to_the_parameters(damage: str) -> None:
+    config = train_from_dict(configured(), "here")
+    env = make_spec(config.env)
+    learner = builder.build_learner(config, env, builder.build_network(config, env))
+    shape = next(learner.network.parameters()).shape
+    moments = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(shape), "exp_avg_sq": torch.zeros(shape)}
+    state = learner.state_dict()
+    state["optimizer"]["state"] = {0: moments}
+    learner.load_state_dict(state)
+    if damage == "index":
+        state["optimizer"]["state"] = {10**6: moments}
+    elif damage == "name":
+        moments["max_exp_avg_sq"] = moments.pop("exp_avg_sq")
+    elif damage == "shape":
+        moments["exp_avg"] = torch.zeros(*shape, 2)
+    else:
+        state["popart"]["mu"] = torch.zeros(77)
+    with pytest.raises(ValueError, match="optimiser's state of parameter|PopArt's moments"):
+        learner.load_state_dict(state)

@@ -1,0 +1,107 @@
+"""What a saved configuration names is not imported, read or written before whoever typed the command has named it, too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from saved_agents import make_checkpoint
+
+import evaluate
+import train
+from ablation.grid import make_cells
+from ablation.records import reference_scores
+from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.evaluation import load_agent
+from agents.run_folder import resumed_config
+from conf.ablate_schema import AblateConfig
+from conf.loading import compose_ablate, compose_train, save_train
+from conf.named import check_named, named
+from envs.dmlab30 import DMLab30Config
+from envs.errors import InputError
+from envs.gymnasium_suite import GymnasiumConfig
+
+GYM = ["env=gymnasium", "env.tasks=[gym_tasks:Match-v0]", "context=none", "fusion.sites=[]"]
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder whose configuration names a module that leaves a trace where it is imported."""
+    path = make_checkpoint(tmp_path / "run" / "checkpoints", *GYM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "stranger.py").write_text("import gym_tasks\nopen('canary', 'w').close()\n", encoding="utf-8")
+    content = load_checkpoint(path)
+    content["config"]["env"]["tasks"] = ["stranger:Match-v0"]
+    content["env"]["tasks"] = ("stranger:Match-v0",)
+    save_checkpoint(path.parent, 0, content)
+    config = compose_train([*GYM, "env.tasks=[stranger:Match-v0]"])
+    save_train(config, tmp_path / "run" / "config.yaml")
+    yield tmp_path / "run"
+    sys.modules.pop("stranger", None)
+
+
+def test_a_strangers_run_imports_nothing(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for program, arguments in ((evaluate, []), (train, ["resume=true"])):
+        assert program.main([f"run={stranger}", *arguments]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and "env.tasks names stranger" in told and "add allow=[stranger]" in told
+    assert not Path("canary").exists()
+
+
+def test_it_does_where_the_command_says_so(stranger: Path) -> None:
+    assert evaluate.main([f"run={stranger}", "episodes=1", "allow=[stranger]"]) == 0
+    assert Path("canary").exists()
+
+
+def test_names_in_their_own_keys_are_enough(stranger: Path) -> None:
+    path = next((stranger / "checkpoints").iterdir())
+    assert load_agent(path, (), ["stranger:Match-v0"]).env.tasks == ("stranger:Match-v0",)
+    given = [*GYM, "env.tasks=[stranger:Match-v0]", f"run={stranger}", "resume=true"]
+    config = resumed_config(compose_train(given), {})
+    assert config.env.tasks == ["stranger:Match-v0"]
+    # A permission of somebody else's is none.
+    config.allow = ["stranger"]
+    save_train(config, stranger / "config.yaml")
+    with pytest.raises(InputError, match="allow="):
+        resumed_config(compose_train([f"run={stranger}", "resume=true"]), {})
+
+
+def test_tasks_of_the_environments_count_as_those_of_the_configuration(stranger: Path) -> None:
+    path = next((stranger / "checkpoints").iterdir())
+    content = load_checkpoint(path)
+    content["config"]["env"]["tasks"] = ["CartPole-v1"]
+    save_checkpoint(path.parent, 0, content)
+    with pytest.raises(InputError, match="stranger"):
+        load_agent(path)
+
+
+def test_a_report_imports_nothing(stranger: Path) -> None:
+    config = compose_train([*GYM, "env.tasks=[stranger:Match-v0]"])
+    assert reference_scores(config) == {} and not Path("canary").exists()
+
+
+def test_cells_of_a_grid_may_use_what_its_command_names() -> None:
+    arguments = ["env=gymnasium", "env.tasks=[gym_tasks:Match-v0]", "fusion.sites=[]", "context=none", "seeds=1"]
+    config = compose_ablate(arguments)
+    assert isinstance(config, AblateConfig)
+    config.fusions = ["concat"]
+    (cell,) = make_cells(config, arguments, {})
+    assert cell.evaluate.allow == ["gym_tasks"]
+
+
+def test_what_is_named() -> None:
+    config = GymnasiumConfig(
+        tasks=["CartPole-v1", "a.b:X-v0"],
+        wrappers=["c.d:E", "gymnasium.wrappers:TimeAwareObservation"],
+        options={"gravity": 5, "files": ["x.xml", {"deep": "y"}]},
+    )
+    assert named(config) == {"a.b": "env.tasks", "c.d": "env.wrappers", "x.xml": "env.options", "y": "env.options"}
+    check_named(config, ["a", "c.d", "x.xml", "y"], "here")
+    for allowed in (["a.b.c", "c.d", "x.xml", "y"], ["a", "c", "x.xml"], []):
+        with pytest.raises(InputError, match=r"here: env\.\w+ names .* add allow=\["):
+            check_named(config, allowed, "here")
+    maze = DMLab30Config(tasks=["contributed/x", "/tmp/evil", "a/../../x"], level_cache="~", dataset_path="dummy")
+    assert named(maze) == {"~": "env.level_cache", "/tmp/evil": "env.tasks", "a/../../x": "env.tasks"}
+    assert named(compose_train(["env=conditional"]).env) == {}
