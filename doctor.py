@@ -5,15 +5,19 @@ Without keys it looks at the default suite. Nothing is trained and nothing is wr
 
 from __future__ import annotations
 
+from agents.interruption import leave_at_signals, run_program
+
+if __name__ == "__main__":
+    # The imports below take seconds, and there is never anything to save.
+    leave_at_signals()
+
 import json
 import multiprocessing
-import os
 import platform
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata, util
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agents import builder, plan
+from agents import builder, plan, resources
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -29,7 +33,6 @@ from envs.suites import SUITES, make_spec
 
 CAN_RUN, CANNOT_RUN, BAD_INPUT = 0, 1, 2
 
-SHARED_MEMORY = "/dev/shm"
 FEW_OPEN_FILES = 1024
 """What Linux allows a process as a rule; every tensor that processes share holds a file open."""
 _IMPORT_SECONDS = 60.0
@@ -161,20 +164,12 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "cores": plan.num_cores(),
         "memory": plan.memory(),
-        "shared_memory_free": _free(SHARED_MEMORY),
+        "memory_free": resources.free_memory(),
         "open_files": _open_files(),
         "start_method": multiprocessing.get_context("spawn").get_start_method(),
         "bf16": plan.has_bf16(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
     }
-
-
-def _free(path: str) -> int | None:
-    """Bytes; None where there is no such folder."""
-    if not Path(path).is_dir():
-        return None
-    stats = os.statvfs(path)
-    return stats.f_bavail * stats.f_frsize
 
 
 def _open_files() -> int | None:
@@ -202,7 +197,7 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "actor_threads": config.runtime.actor_threads,
             "learner_threads": plan.learner_threads(config, env),
             "parameters": network.num_parameters,
-            "shared_memory": builder.shared_memory(config, env, network) if config.runtime.name == "local" else 0,
+            "needs": builder.needs(config, env, network)._asdict(),
         }
         builder.check_fits(config, env, network)
     except InputError as error:
@@ -234,19 +229,14 @@ def _mark(works: bool) -> Text:
 
 
 def _machine_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
-    free, files = found["shared_memory_free"], found["open_files"]
+    files = found["open_files"]
     return [
         ("python, torch", True, f"{found['python']}, {found['torch']}"),
         ("processor", True, f"{found['cores']} cores, {'with' if found['bf16'] else 'no'} bf16"),
-        ("memory", True, f"{found['memory'] / 2**30:.1f} GiB"),
-        ("shared memory", free is not None, _mebibytes(free) if free is not None else f"there is no {SHARED_MEMORY}"),
+        ("memory", True, f"{found['memory'] / 2**30:.1f} GiB, {found['memory_free'] / 2**30:.1f} GiB of it free"),
         ("open files", files is None or files >= FEW_OPEN_FILES, _files(files)),
         ("processes", True, f"started by {found['start_method']}"),
     ]
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB free in {SHARED_MEMORY}"
 
 
 def _files(limit: int | None) -> str:
@@ -258,7 +248,10 @@ def _files(limit: int | None) -> str:
 def _run_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
     command = " ".join(["python train.py", *found["keys"]])
     rows = [(f"run env={found['suite']}", not found["problems"], "; ".join(found["problems"]) or command)]
-    if "shared_memory" in found:
+    if "needs" in found:
+        needs = dict(found["needs"])
+        files = needs.pop("open_files")
+        memory = ", ".join(f"{part} {size / 2**20:,.0f}" for part, size in needs.items() if size)
         rows += [
             (
                 "  plan",
@@ -270,10 +263,14 @@ def _run_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
                 True,
                 f"{found['actors']} x {found['actor_threads']} of actors, {found['learner_threads']} of the learner",
             ),
-            ("  shared memory", True, f"needs {found['shared_memory'] / 2**20:,.0f} MiB"),
+            (
+                "  needs",
+                True,
+                f"at least {sum(needs.values()) / 2**20:,.0f} MiB of memory ({memory}) and {files:,} open files",
+            ),
         ]
     return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

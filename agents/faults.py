@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agents.files import AppendedFile
 from agents.runtime.base import ActorError
 from envs.faults import ASKED_FOR, Fault
 
@@ -111,8 +112,8 @@ class FaultRecord:
         fault = Fault(**{key: record[key] for key in Fault._fields})
         self._say(f"{describe(record['where'], fault)}; started again")
         # A disk that is full is told where checkpoints are saved.
-        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with contextlib.suppress(OSError), contextlib.closing(AppendedFile(self._path)) as file:
+            file.write(json.dumps(record).encode() + b"\n")
 
 
 _VERBS = {"raised": "failed", "exited": "exited", "killed": "was killed", "hung": "hung"}

@@ -50,7 +50,7 @@ def test_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
     assert code == CAN_RUN
     assert found["run"]["problems"] == []
     assert (found["run"]["actors"], found["run"]["slots"], found["run"]["suite"]) == (2, 16, "conditional")
-    assert 0 < found["run"]["shared_memory"] < 2**24
+    assert 0 < found["run"]["needs"]["trajectories"] < 2**24 < found["run"]["needs"]["actors"]
     assert found["machine"]["cores"] >= 1
     assert found["suites"]["conditional"]["problem"] == ""
     # The screen says the same.
@@ -70,14 +70,13 @@ def test_a_run_that_would_not_start(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_too_little_shared_memory_is_seen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.statvfs("/")
-    empty = os.statvfs_result([*real[:4], 0, *real[5:10]])
-    monkeypatch.setattr("os.statvfs", lambda _: empty)
+def test_too_little_memory_is_seen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.resources.free_memory", lambda: 0)
     code, found = examined(capfd, *SMALL, "runtime=local")
     assert code == CANNOT_RUN
-    assert found["machine"]["shared_memory_free"] == 0
-    assert "--shm-size" in found["run"]["problems"][0]
+    assert found["machine"]["memory_free"] == 0
+    assert "0 MiB are free: lower runtime.num_actors" in found["run"]["problems"][0]
+    assert found["run"]["needs"]["actors"] > 0
 
 
 def test_an_engine_that_cannot_be_imported_stops_its_own_suites_only(
