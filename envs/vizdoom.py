@@ -32,6 +32,7 @@ from envs.gymnasium_engine import GymnasiumEngine
 from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
+from envs.vizdoom_memory import remove_abandoned
 from envs.vizdoom_scenarios import ACTIONS, BUTTONS, PRESETS, SCENARIOS, actions_of
 
 VARIABLES = ("HEALTH", "SELECTED_WEAPON_AMMO")
@@ -97,6 +98,7 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
 
 def make_env(config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
     """The vector environment over those slots. Starts a process for each, in half a second or so."""
+    remove_abandoned()
     make = functools.partial(
         VizdoomEnv,
         action_repeat=config.action_repeat,

@@ -56,7 +56,7 @@ def test_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
     # The screen says the same.
     assert main(SMALL) == CAN_RUN
     shown = capfd.readouterr().out
-    assert "run env=conditional" in shown and "shared memory" in shown and "suite conditional" in shown
+    assert "run env=conditional" in shown and "needs" in shown and "suite conditional" in shown
     assert "problem" not in shown
 
 
