@@ -181,7 +181,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
             if learner.state.updates > log.updates and not (interruption.wanted and config.log_frames):
                 report()
             save()
-        except (ActorError, NonFiniteError) as error:
+        except (ActorError, NonFiniteError, InputError) as error:
             # The learner stands between two updates: nothing of what it has learned is lost.
             with suppress(NonFiniteError):
                 save()

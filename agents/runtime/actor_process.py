@@ -110,8 +110,7 @@ class ActorProcess:
         context: starts processes.
         index: of the actor.
         make_actor, positions: see runtime/base.py.
-        buffers, weights: shared.
-        pulse: of this actor.
+        buffers, weights, pulses: shared.
         client: of the server that acts for it, or None.
         threads: its compute threads.
 
@@ -119,6 +118,7 @@ class ActorProcess:
         connection: carries its messages, and numbers of buffers to it.
         process: the multiprocessing process.
         positions: where its random streams began.
+        pulse: what it shows of its life.
         assigned: buffers that it has been given and has not filled, in order.
         unrolls: that it, and those before it, have finished.
         tasks: names by task id; none before it has started.
@@ -239,8 +239,9 @@ class ActorProcess:
 
     def stack(self) -> str:
         """Where the Python code of a process that hangs stands, if it can still say so."""
+        assert self.process.pid
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.process.pid or 0, signal.SIGUSR1)
+            os.kill(self.process.pid, signal.SIGUSR1)
         if not self._last_words.poll(_STACK_SECONDS):
             return " (and did not say where)"
         # The first thread's line is there; the others follow at once.
@@ -251,7 +252,8 @@ class ActorProcess:
         """Ends it and every process that it has started, whatever they are doing."""
         if self.process.is_alive() and self.process.pid:
             kill_with_descendants(self.process.pid)
-        self.process.join()
+        # Not for ever: one that waits for a broken disk does not even die of this.
+        self.process.join(_ENDING_SECONDS)
 
     def close(self) -> None:
         """Frees the pipes of a process that has ended."""

@@ -221,10 +221,11 @@ class LocalRuntime:
         return True
 
     def _failed(self, actor: ActorProcess, message: Failed) -> None:
-        if message.is_input_error:
-            raise InputError(message.error)
-        if not actor.started and not self._anything_finished:
-            raise ActorError(f"actor {actor.index} failed:\n{message.error}")
+        if not self._anything_finished:
+            if message.is_input_error:
+                raise InputError(message.error)
+            if not actor.started:
+                raise ActorError(f"actor {actor.index} failed:\n{message.error}")
         self._restart(actor, "raised", message.error)
 
     def _look(self) -> None:
