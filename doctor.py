@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agents import builder, plan, resources
+from agents import builder, plan, requirements, resources
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -197,9 +197,9 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "actor_threads": config.runtime.actor_threads,
             "learner_threads": plan.learner_threads(config, env),
             "parameters": network.num_parameters,
-            "needs": builder.needs(config, env, network)._asdict(),
+            "needs": requirements.needs(config, env, network)._asdict(),
         }
-        builder.check_fits(config, env, network)
+        requirements.check_fits(config, env, network)
     except InputError as error:
         found["problems"].append(str(error))
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from agents import builder, plan
+from agents import builder, description, plan
 from agents.bottleneck import limited_by
 from agents.clock import Clock
 from agents.display import Display, warn
@@ -25,6 +25,7 @@ from agents.matching import match_params
 from agents.metrics import MetricsLog, Statistics
 from agents.network.cost import multiply_adds
 from agents.replay import parts_of
+from agents.requirements import check_fits, check_network
 from agents.run_folder import (
     Restored,
     claim,
@@ -83,20 +84,20 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     interruption = Interruption()
     configure_process(plan.learner_threads(config, env))
     torch.manual_seed(config.seed)
-    builder.check_network(config, env)
+    check_network(config, env)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
     statistics, positions, restored = Statistics(env.tasks, human_scores(env)), Positions(), Restored()
     saved = newest_checkpoint(Path(config.run), warn) if config.resume else None
     if saved:
         restored = restore(saved, config, env, learner, statistics, positions)
-    builder.check_fits(config, env, network)
+    check_fits(config, env, network)
     fresh, replayed, passes = plan.fresh_columns(config), plan.replayed_columns(config), config.learner.passes
     folder = claim(config, env)
 
     with Display(config.total_frames, enabled=config.display) as display:
         clock = Clock(restored.seconds, learner.state, action_repeat=env.action_repeat)
-        facts = builder.facts(config, env, learner)
+        facts = description.facts(config, env, learner)
         faults = Faults(
             max_restarts=config.runtime.max_restarts,
             window=config.runtime.restart_window,
@@ -114,7 +115,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         )
         with saver.attempt("agent.json"):
             write_agent(folder, network, cost)
-        display.banner(f"mimpala: training in {folder}", builder.describe(config, env, learner, cost))
+        display.banner(f"mimpala: training in {folder}", description.describe(config, env, learner, cost))
         log = MetricsLog(folder, learner.state.updates)
         replay = builder.build_replay(config, env, network, learner.state.updates)
 

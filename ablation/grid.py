@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablation.run_files import CELL, GRID, read_evaluation, read_grid, read_result
-from agents.builder import build_network, check_fits
+from agents.builder import build_network
 from agents.evaluation import SEEDED_ONCE
 from agents.files import read_json, write_json
 from agents.matching import match_params
 from agents.probes import ALL, PROBES
+from agents.requirements import check_fits
 from agents.run_folder import CONFIG
 from conf.ablate_schema import AblateConfig, seeds_of
 from conf.checks import check_train

@@ -13,8 +13,9 @@ from torch import Tensor
 from agents.network.actions import ActionDistribution
 from agents.pulse import Pulse
 from agents.trajectory import Trajectory
+from envs.engine import WRITTEN_IN_PLACE
 from envs.faults import Fault
-from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
+from envs.vector import SuiteVectorEnv
 
 _INFO = ("episode_return", "episode_length", "success", "interrupted")
 

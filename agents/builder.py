@@ -5,29 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from agents import plan
 from agents.actor import ActingPolicy, Actor
-from agents.bottleneck import Facts
 from agents.faults import Faults
-from agents.fusion import FREE_DIMENSIONS, FUSIONS, OPTIONS, SPATIAL_FUSIONS, TORSO, Fusion
+from agents.fusion import FUSIONS, OPTIONS, SPATIAL_FUSIONS, TORSO, Fusion
 from agents.learner import Learner
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork, core_input_size
 from agents.network.context import ContextEncoder
 from agents.network.core import CORES, Core
-from agents.network.cost import MultiplyAdds
 from agents.network.torso import build_torso
 from agents.policy import Policy
-from agents.replay import Replay, replay_bytes
-from agents.resources import Needs, check_resources, free_memory, needs_of
+from agents.replay import Replay
 from agents.runtime.actor_process import Supervision
 from agents.runtime.base import Positions, Runtime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.serial import SerialRuntime
-from agents.trajectory import num_bytes, trajectory_spec
+from agents.trajectory import trajectory_spec
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -160,142 +156,6 @@ def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positi
     for column, (task, number) in enumerate(plan.dealt_slots(config, env, (index + 1) * width)[index * width :]):
         slots.append(Slot(task=task, index=number, episode=last[column] + 1 if last else 0))
     return slots
-
-
-def check_network(config: TrainConfig, env: EnvSpec) -> None:
-    """Refuses a network that would not fit into memory together with its gradients and the optimiser's two averages.
-
-    Raises:
-        InputError: with the sizes.
-    """
-    with torch.device("meta"):
-        parameters = build_network(config, env).num_parameters
-    needed, free = 16 * parameters, free_memory()
-    if needed > free:
-        raise InputError(
-            f"The agent has {parameters:,} parameters, whose training needs {needed / 2**20:,.0f} MiB of memory, and "
-            f"{free / 2**20:,.0f} MiB are free: lower core.size={config.core.size}, fusion.size={config.fusion.size} or "
-            f"torso.size={config.torso.size}."
-        )
-
-
-def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
-    """What can be known of the runtime before anything starts.
-
-    Raises:
-        InputError: a schedule that the environments cannot follow, a task without a slot, or more memory or open files than there are.
-    """
-    check_resources(needs(config, env, network), _knobs(config))
-    plan.check_schedule(config, env)
-
-
-def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
-    """What the run takes of the machine."""
-    local = config.runtime.name == "local"
-    actors = plan.num_actors(config, env) if local else 0
-    return needs_of(
-        trajectories=shared_memory(config, env, network),
-        replay=replay_bytes(replay_spec(config, env, network)),
-        parameters=network.num_parameters,
-        actors=actors,
-        networks=actors if plan.inference(config, env, network) == "actor" else int(local),
-        bytes_per_parameter=plan.bytes_per_parameter(config),
-        slots=config.runtime.slots_per_actor,
-        slots_have_processes=bool(getattr(config.env, "processes", False)),
-    )
-
-
-def _knobs(config: TrainConfig) -> dict[str, str]:
-    """What to lower, by the part of `needs` that takes most."""
-    runtime, learner = config.runtime, config.learner
-    slots, actors = f"runtime.slots_per_actor={runtime.slots_per_actor}", f"runtime.num_actors={runtime.num_actors}"
-    unroll = f"learner.unroll_length={learner.unroll_length}"
-    return {
-        "trajectories": f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}",
-        "replay": f"learner.replay_size={learner.replay_size} or {unroll}",
-        "actors": f"{actors}, or set runtime.inference=server",
-        "environments": f"{slots} or {actors}, or set env.processes=false",
-        "learner": f"fusion.size={config.fusion.size}, core.size={config.core.size} or torso.size={config.torso.size}",
-        "open_files": f"{actors} or {slots}",
-    }
-
-
-def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
-    """Bytes of trajectories and weights that the actors and the learner of a local run share."""
-    spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
-    return (
-        plan.num_actors(config, env) * plan.buffers_per_actor(config, env) * num_bytes(spec)
-        + 2 * 4 * network.num_parameters
-    )
-
-
-def describe(config: TrainConfig, env: EnvSpec, learner: Learner, cost: MultiplyAdds) -> dict[str, str]:
-    """What is about to run, for the banner."""
-    network = learner.network
-    actors, width, length = plan.num_actors(config, env), config.runtime.slots_per_actor, config.learner.unroll_length
-    engine = f" on {env.engine}" if env.engine else ""
-    precision = "bf16 (weights, losses and optimiser fp32)" if learner.autocast else "fp32"
-    rows = {
-        "suite": f"{env.suite}{engine}, {len(env.tasks)} tasks: {', '.join(env.tasks)}",
-        "agent": f"fusion {config.fusion.name} at {', '.join(config.fusion.sites) or 'no site'}, context {config.context.name}, "
-        f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}",
-        "size": f"{network.num_parameters:,} parameters{_matched(config)}; multiply-adds: {cost.apply:,} per step, "
-        f"{cost.condition:,} per context",
-        "runtime": f"{config.runtime.name}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each, "
-        f"{_inference_in_words(config, env, network)}; "
-        f"learner {plan.learner_threads(config, env)} threads, {precision}",
-        "batch": f"{length} steps x {plan.batch_columns(config)} columns, {config.learner.passes} passes",
-        "memory": f"{shared_memory(config, env, network) / 2**20:,.0f} MiB of trajectories and weights",
-        "replay": f"{plan.replayed_columns(config)} of the {plan.batch_columns(config)} columns, from the last "
-        f"{config.learner.replay_size:,}; {replay_bytes(replay_spec(config, env, network)) / 2**20:,.0f} MiB",
-        "frames": f"{config.total_frames:,}, seed {config.seed}",
-    }
-    if not plan.replayed_columns(config):
-        del rows["replay"]
-    if learner.state.updates:
-        rows["resumes"] = f"at {learner.state.updates:,} updates, {learner.state.steps * env.action_repeat:,} frames"
-    elif config.resume:
-        rows["resumes"] = "nothing: the folder holds no checkpoint yet, so this is a new run"
-    return rows
-
-
-def _matched(config: TrainConfig) -> str:
-    if not config.match_params:
-        return ""
-    dimensions = dict.fromkeys([FREE_DIMENSIONS.get(config.fusion.name, "size"), "size"])
-    chosen = ", ".join(f"fusion.{dimension}={getattr(config.fusion, dimension)}" for dimension in dimensions)
-    return f", matched to {config.match_params} by {chosen}"
-
-
-def _inference_in_words(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
-    if config.runtime.name == "serial":
-        return "the learner's network acts"
-    if plan.inference(config, env, network) == "actor":
-        return "each acts by itself (inference=actor)"
-    return f"one server with {plan.server_threads(config)} thread acts for all (inference=server)"
-
-
-def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
-    """What advice on the run's speed depends on."""
-    automatic = plan.automatic_inference(config, env, learner.network)
-    return Facts(
-        runtime=config.runtime.name,
-        num_cores=plan.num_cores(),
-        num_actors=plan.num_actors(config, env),
-        actor_threads=config.runtime.actor_threads,
-        learner_threads=plan.learner_threads(config, env),
-        slots_per_actor=config.runtime.slots_per_actor,
-        buffers_per_actor=plan.buffers_per_actor(config, env),
-        least_actors=-(-len(env.tasks) // config.runtime.slots_per_actor),
-        batch_size=plan.batch_columns(config),
-        passes=config.learner.passes,
-        core_size=config.core.size,
-        checkpoint_seconds=config.checkpoint_seconds,
-        log_seconds=config.log_seconds,
-        better_inference="" if plan.inference(config, env, learner.network) == automatic else automatic,
-        can_use_bf16=learner.autocast is None and plan.has_bf16(),
-        faster_engine="envpool" if env.engine == "minigrid" else "",
-    )
 
 
 def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dict[str, ArraySpec]:

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents import builder
+from agents import builder, requirements
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.evaluation import evaluation_spec, load_agent, seat
 from agents.faults import Faults
@@ -125,12 +125,12 @@ def resume(run: Path) -> None:
     """What train.py resume=true does before its first update, and one update."""
     config = resumed_config(*_resuming(f"run={run}", "resume=true"))
     env = make_spec(config.env)
-    builder.check_network(config, env)
+    requirements.check_network(config, env)
     learner, statistics, positions = fresh(config, env)
     saved = newest_checkpoint(run, lambda _: None)
     assert saved is not None
     restored = restore(saved, config, env, learner, statistics, positions)
-    builder.check_fits(config, env, learner.network)
+    requirements.check_fits(config, env, learner.network)
     Faults().load_state_dict(saved.get("faults", {}))
     runtime = builder.build_runtime(config, env, learner.network, positions, learner.state.updates, restored.runtime)
     try:

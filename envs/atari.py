@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from envs.atari_games import GAMES, PRESETS
 from envs.contract import EnvConfig, Suite, check_size, expand_tasks
+from envs.engine import Arrays, Outcome
 from envs.errors import InputError, unknown_task
 from envs.seeding import episode_seed, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
-from envs.vector import Arrays, Outcome, SuiteVectorEnv
+from envs.vector import SuiteVectorEnv
 
 NUM_ACTIONS = 18
 """The joystick: eight directions or none, with or without the button."""
@@ -112,7 +113,7 @@ def make_env(config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], seed: in
 
 
 class AleEngine:
-    """One emulator per slot, played in turn in one thread (see `envs.vector.Engine`).
+    """One emulator per slot, played in turn in one thread (see `envs.engine.Engine`).
 
     The emulator has no chance in it: what an episode's seed decides is the number of no-ops and which frames repeat an
     action, so a game and its seed are a pure function of the place in the seed tree. With `episodic_life` the seed of

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from envs import babyai_levels as levels
 from envs.contract import EnvConfig, Suite, check_size, expand_tasks
+from envs.engine import Engine
 from envs.errors import InputError, unknown_name
 from envs.instructions import Tokenizer
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
-from envs.vector import Engine, SuiteVectorEnv
+from envs.vector import SuiteVectorEnv
 
 ENGINES = ("envpool", "minigrid")
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import babyai_levels as levels
+from envs.engine import Arrays, Outcome
 from envs.instructions import ByteColumn, Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
-from envs.vector import Arrays, Outcome
 
 
 def registered_levels() -> list[str]:
@@ -76,7 +76,7 @@ class _Pool:
 
 
 class EnvpoolEngine:
-    """All pools as one batch (see `envs.vector.Engine`).
+    """All pools as one batch (see `envs.engine.Engine`).
 
     envpool seeds an environment once, when it is made: with the seed of its slot's first episode. Later episodes
     continue from that stream, so a run that resumes at episode k starts there with k's own seed, not with the level

@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.contract import EnvConfig, Suite, check_size, expand_tasks
+from envs.engine import Arrays, Outcome
 from envs.errors import InputError, unknown_name
 from envs.seeding import stream_key, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
-from envs.vector import Arrays, Outcome, SuiteVectorEnv
+from envs.vector import SuiteVectorEnv
 
 _TASK = re.compile(r"(map|memory)-(0|[1-9]\d{0,8})")
 
@@ -181,7 +182,7 @@ def _numbers(tasks: tuple[str, ...], kind: str) -> tuple[int, ...]:
 
 
 class ConditionalEngine:
-    """All slots as arrays (see `envs.vector.Engine`).
+    """All slots as arrays (see `envs.engine.Engine`).
 
     The x of an episode is a function of the slot's stream key and the episode's number, so every episode can be had
     at once.

@@ -9,17 +9,17 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.engine import Arrays, Outcome
 from envs.instructions import TextColumn, Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
-from envs.vector import Arrays, Outcome
 
 MakeEnv: TypeAlias = Callable[[str], "gymnasium.Env[Any, Any]"]
 """Task name -> environment. One that other processes use can be pickled."""
 
 
 class GymnasiumEngine:
-    """S gymnasium environments in this thread (see `envs.vector.Engine`); every episode is reset with its own seed of the
+    """S gymnasium environments in this thread (see `envs.engine.Engine`); every episode is reset with its own seed of the
     seed tree.
 
     Args:
@@ -29,7 +29,7 @@ class GymnasiumEngine:
         spec, slots, split: see `envs.suites.make_env`.
 
     Attributes:
-        stepping: see `envs.vector.LoopingEngine`.
+        stepping: see `envs.engine.LoopingEngine`.
     """
 
     def __init__(self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:

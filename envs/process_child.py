@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from envs.engine import Arrays
 from envs.errors import InputError
 from envs.gymnasium_engine import GymnasiumEngine, MakeEnv
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
-from envs.vector import Arrays
 
 STACKS_SIGNAL = signal.SIGUSR1
 """Makes the process write where in Python its threads are, even inside an engine that never returns to Python, and end."""

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.engine import Arrays, Outcome
 from envs.errors import InputError
 from envs.faults import Fault
 from envs.gymnasium_engine import MakeEnv
 from envs.process_child import Attach, Build, Failure, Render, Start, Step, map_arrays, shared_size, shared_spec
 from envs.slot_process import SlotProcess
 from envs.spec import EnvSpec, Slot, Split
-from envs.vector import Arrays, Outcome
 
 _FIRST_EPISODES = 3
 """So many episodes of a slot may fail to begin, one after the other, before `start` gives up."""
@@ -43,7 +43,7 @@ class SlotError(RuntimeError):
 
 
 class ProcessEngine:
-    """S gymnasium environments in S processes (see `envs.vector.Engine`), with the seeds and the results of GymnasiumEngine.
+    """S gymnasium environments in S processes (see `envs.engine.Engine`), with the seeds and the results of GymnasiumEngine.
 
     A slot whose reset takes long need not hold up the others: `step` goes on without it once its reset has lasted for
     `patience`. Until the reset is done, the slot shows its last observation again, with reward 0. With infinite patience
@@ -61,7 +61,7 @@ class ProcessEngine:
         spec, slots, split: see `envs.suites.make_env`.
 
     Attributes:
-        patience, resetting, interrupted, episode: see `envs.vector.SupervisedEngine`.
+        patience, resetting, interrupted, episode: see `envs.engine.SupervisedEngine`.
 
     Raises:
         InputError: `make` raised it.
@@ -121,12 +121,12 @@ class ProcessEngine:
             raise
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
-        """See `envs.vector.SupervisedEngine`."""
+        """See `envs.engine.SupervisedEngine`."""
         self._supervised = True
         self._hang_seconds, self._memory_limit, self._recycle_episodes = hang_seconds, memory_limit, recycle_episodes
 
     def take_faults(self) -> list[Fault]:
-        """See `envs.vector.SupervisedEngine`."""
+        """See `envs.engine.SupervisedEngine`."""
         faults, self._faults = self._faults, []
         return faults
 

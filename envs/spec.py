@@ -58,7 +58,7 @@ class EnvSpec:
         scores: reference scores of those tasks that have them.
         slow: whether a step usually takes longer than all that the agent does with it, acting and learning.
         has_success: whether an episode can be told to have succeeded; if not, `success` is always NaN.
-        switches_tasks: whether a slot can play another task from one episode to the next (`envs.vector.SwitchingEngine`).
+        switches_tasks: whether a slot can play another task from one episode to the next (`envs.engine.SwitchingEngine`).
     """
 
     suite: str

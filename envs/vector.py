@@ -7,7 +7,7 @@ the task ids, the episode statistics and the episode counter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,119 +15,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from envs.engine import Arrays, Engine, LoopingEngine, SlowResetEngine, SupervisedEngine, SwitchingEngine
 from envs.faults import Fault
 from envs.schedule import FrameBalance
 from envs.spec import EnvSpec, Slot
-
-Arrays: TypeAlias = dict[str, NDArray[Any]]
-Outcome: TypeAlias = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
-
-
-WRITTEN_IN_PLACE = ("image", "vector")
-"""Parts of the observation that an engine writes where it is told to (`SuiteVectorEnv.write_into`)."""
-
-
-class Engine(Protocol):
-    """S environments advanced together, with NEXT_STEP auto-reset.
-
-    An engine may be more than this: a SlowResetEngine or a SupervisedEngine, a SwitchingEngine, or both.
-
-    Attributes:
-        observation: `image` and/or `vector`, and `instruction` where the suite has one, [S, ...]; brought up to date by
-            `start` and `step`. Those of WRITTEN_IN_PLACE are written whole at each of them, because the arrays may be
-            others than before; `instruction` is the engine's own, and only what changed need be written.
-    """
-
-    observation: Arrays
-
-    def start(self, seed: int) -> None:
-        """Begins the first episode of every slot under the run seed `seed`, and fills `observation`."""
-
-    def step(self, actions: NDArray[Any]) -> Outcome:
-        """Advances every slot by one step and fills `observation`.
-
-        `actions` has the dtype and shape of the action space: int32 [S], int32 [S, D] or float32 [S, D].
-
-        A slot whose episode ended in the step before ignores its action and starts its next episode, with reward 0.
-
-        Returns:
-            reward f32 [S], terminated bool [S], truncated bool [S], fresh or reused; never both terminated and
-            truncated.
-        """
-
-    def render(self, slot: int) -> NDArray[np.uint8]:
-        """Picture [H, W, 3] of one slot."""
-
-    def state_dict(self) -> dict[str, Any] | None:
-        """Plain data from which `load_state_dict` continues exactly, or None where the engine cannot be frozen."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken; fills `observation`."""
-
-    def close(self) -> None:
-        """Frees the engine's resources; may be called twice."""
-
-
-@runtime_checkable
-class SlowResetEngine(Engine, Protocol):
-    """An engine whose `step` does not wait for every reset to end.
-
-    Attributes:
-        patience: seconds after its beginning for which a step still waits for a reset; infinite at first.
-        resetting: bool [S], always the same array: slots whose reset has begun and had not ended when `step` returned. They show
-            the last observation of their last episode again, with reward 0; further steps ignore their actions, too.
-    """
-
-    patience: float
-    resetting: NDArray[np.bool_]
-
-
-@runtime_checkable
-class SupervisedEngine(SlowResetEngine, Protocol):
-    """An engine that can go on when the environment of a slot fails. It does so once `supervise` was called; until then
-    a failure raises, and what is played follows from the seeds alone.
-
-    Attributes:
-        interrupted: bool [S], always the same array: slots whose environment failed in the step just made. It was no step of
-            their episode: they show the last observation before it, with reward 0, and from the next step on they are
-            resetting. The episode has no end.
-        episode: i64 [S], always the same array: number of the episode whose observation is shown. One that cannot begin is left
-            out.
-    """
-
-    interrupted: NDArray[np.bool_]
-    episode: NDArray[np.int64]
-
-    def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
-        """From now on a slot's environment that fails is started anew, for the slot's next episode.
-
-        Args:
-            hang_seconds: without an answer, after which it counts as failed.
-            memory_limit: MiB of resident memory above which it is started anew between two episodes; 0 = none.
-            recycle_episodes: after which it is, too; 0 = never.
-        """
-
-    def take_faults(self) -> list[Fault]:
-        """What was started anew, and why, since this was called last."""
-
-
-@runtime_checkable
-class SwitchingEngine(Engine, Protocol):
-    """An engine whose slots can play another task from one episode to the next."""
-
-    def assign(self, slot: int, task: int) -> None:
-        """The slot's next episodes are of that task (id); `start` takes this back."""
-
-
-@runtime_checkable
-class LoopingEngine(Engine, Protocol):
-    """An engine that steps one slot after the other, and tells which, so that it is known whose environment hangs or crashes.
-
-    Attributes:
-        stepping: int64 [1], the slot whose environment is being stepped; -1 between steps. May be replaced by memory that others see.
-    """
-
-    stepping: NDArray[np.int64]
 
 
 class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):

@@ -23,10 +23,11 @@ from agents.evaluation import SavedAgent, evaluation_spec, load_agent, quotas, s
 from agents.evaluation_report import home, interval, mean
 from agents.fusion import Segments
 from conf.schema import EvaluateConfig
+from envs.engine import Arrays, Outcome
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from envs.suites import make_env
-from envs.vector import Arrays, Outcome, SuiteVectorEnv
+from envs.vector import SuiteVectorEnv
 
 pytestmark = pytest.mark.usefixtures("tests_keep_their_threads")
 

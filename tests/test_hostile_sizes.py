@@ -10,7 +10,7 @@ import pytest
 import torch
 from saved_agents import CONDITIONAL, SMALL
 
-from agents import builder, resources
+from agents import builder, requirements, resources
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.evaluation import load_agent
 from conf.checks import MOST
@@ -49,14 +49,14 @@ def test_nor_are_environments(key: str) -> None:
 def test_what_does_not_fit_into_memory_is_refused_by_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     config = train_from_dict(configured(), "here")
     env = make_spec(config.env)
-    builder.check_network(config, env)
+    requirements.check_network(config, env)
     network = builder.build_network(config, env)
-    builder.check_fits(config, env, network)
-    monkeypatch.setattr(builder, "free_memory", lambda: 1000)
+    requirements.check_fits(config, env, network)
+    monkeypatch.setattr(requirements, "free_memory", lambda: 1000)
     monkeypatch.setattr(resources, "free_memory", lambda: 1000)
     refused: list[Callable[[], object]] = [
-        lambda: builder.check_network(config, env),
-        lambda: builder.check_fits(config, env, network),
+        lambda: requirements.check_network(config, env),
+        lambda: requirements.check_fits(config, env, network),
     ]
     for check in refused:
         with pytest.raises(InputError, match="MiB are free: lower"):

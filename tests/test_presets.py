@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents import builder
+from agents import builder, requirements
 from conf.loading import compose_train
 from envs.suites import make_spec
 
@@ -21,8 +21,8 @@ def test_the_57_games_fit_on_a_small_machine(name: str, monkeypatch: pytest.Monk
     env = make_spec(config.env)
     assert len(env.tasks) == len(env.scores) == 57
     network = builder.build_network(config, env)
-    builder.check_fits(config, env, network)
-    assert builder.shared_memory(config, env, network) < 256 * 2**20
+    requirements.check_fits(config, env, network)
+    assert requirements.shared_memory(config, env, network) < 256 * 2**20
 
 
 @pytest.mark.parametrize("name", ATARI57)

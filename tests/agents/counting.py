@@ -28,8 +28,9 @@ from agents.network.agent import AgentOutput, Modulations
 from agents.network.context import Contexts
 from agents.policy import Policy
 from agents.runtime.base import Positions
+from envs.engine import Arrays, Outcome
 from envs.spec import ArraySpec, EnvSpec, Slot
-from envs.vector import Arrays, Outcome, SuiteVectorEnv
+from envs.vector import SuiteVectorEnv
 
 NUM_ACTIONS = 8
 NUM_TASKS = 2

@@ -24,9 +24,10 @@ from agents.replay import Replay
 from agents.runtime.base import Positions, allocate, concatenate
 from agents.trajectory import PER_COLUMN, Trajectory, trajectory_spec
 from conf.schema import RuntimeConfig
+from envs.engine import Outcome
 from envs.faults import Fault
 from envs.spec import Slot
-from envs.vector import Outcome, SuiteVectorEnv
+from envs.vector import SuiteVectorEnv
 
 SEATS = [Slot(task=number % 2, index=number // 2) for number in range(SLOTS)]
 # Its instructions are numbers of slots and ages.

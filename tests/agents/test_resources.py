@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import builder
+from agents import builder, requirements
 from agents.resources import Needs, check_resources, free_memory, needs_of
 from agents.runtime.process import memory_row, resident_memory
 from conf.loading import compose_train
@@ -97,7 +97,7 @@ def test_a_configuration_that_cannot_fit_is_refused_before_the_start() -> None:
     config.learner.batch_size = config.runtime.slots_per_actor
     env = make_spec(config.env)
     with pytest.raises(InputError, match=r"trajectories [\d,]+.*lower runtime\.slots_per_actor=100000000"):
-        builder.check_fits(config, env, builder.build_network(config, env))
+        requirements.check_fits(config, env, builder.build_network(config, env))
 
 
 def test_memory_of_a_process_includes_what_it_has_started() -> None:

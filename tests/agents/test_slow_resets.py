@@ -32,8 +32,9 @@ from agents.policy import Policy
 from agents.runtime.base import Positions, allocate
 from agents.trajectory import OBSERVED, PER_COLUMN, Trajectory, trajectory_spec
 from conf.schema import RuntimeConfig
+from envs.engine import Outcome
 from envs.spec import Slot
-from envs.vector import Outcome, SuiteVectorEnv
+from envs.vector import SuiteVectorEnv
 
 T, UNROLLS = 11, 4
 SEATS = [Slot(task=number % 2, index=number // 2) for number in range(SLOTS)]

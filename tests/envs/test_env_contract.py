@@ -18,10 +18,11 @@ from envs.conditional import ConditionalConfig
 from envs.contract import EnvConfig, Suite
 from envs.dmlab2d import DMLab2DConfig
 from envs.dmlab30 import DMLab30Config
+from envs.engine import WRITTEN_IN_PLACE
 from envs.gymnasium_suite import GymnasiumConfig
 from envs.spec import Slot, Split
 from envs.suites import SUITES, make_env, make_spec
-from envs.vector import WRITTEN_IN_PLACE, SuiteVectorEnv
+from envs.vector import SuiteVectorEnv
 from envs.vizdoom import VizdoomConfig
 
 # Slots in an order that no engine would choose by itself.

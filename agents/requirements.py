@@ -1,0 +1,82 @@
+"""Whether a configured run fits this machine, and its schedule its environments, known before anything starts."""
+
+from __future__ import annotations
+
+import torch
+
+from agents import plan
+from agents.builder import build_network, replay_spec
+from agents.network.agent import AgentNetwork
+from agents.replay import replay_bytes
+from agents.resources import Needs, check_resources, free_memory, needs_of
+from agents.trajectory import num_bytes, trajectory_spec
+from conf.schema import TrainConfig
+from envs.errors import InputError
+from envs.spec import EnvSpec
+
+
+def check_network(config: TrainConfig, env: EnvSpec) -> None:
+    """Refuses a network that would not fit into memory together with its gradients and the optimiser's two averages.
+
+    Raises:
+        InputError: with the sizes.
+    """
+    with torch.device("meta"):
+        parameters = build_network(config, env).num_parameters
+    needed, free = 16 * parameters, free_memory()
+    if needed > free:
+        raise InputError(
+            f"The agent has {parameters:,} parameters, whose training needs {needed / 2**20:,.0f} MiB of memory, and "
+            f"{free / 2**20:,.0f} MiB are free: lower core.size={config.core.size}, fusion.size={config.fusion.size} or "
+            f"torso.size={config.torso.size}."
+        )
+
+
+def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
+    """What can be known of the runtime before anything starts.
+
+    Raises:
+        InputError: a schedule that the environments cannot follow, a task without a slot, or more memory or open files than there are.
+    """
+    check_resources(needs(config, env, network), _knobs(config))
+    plan.check_schedule(config, env)
+
+
+def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
+    """What the run takes of the machine."""
+    local = config.runtime.name == "local"
+    actors = plan.num_actors(config, env) if local else 0
+    return needs_of(
+        trajectories=shared_memory(config, env, network),
+        replay=replay_bytes(replay_spec(config, env, network)),
+        parameters=network.num_parameters,
+        actors=actors,
+        networks=actors if plan.inference(config, env, network) == "actor" else int(local),
+        bytes_per_parameter=plan.bytes_per_parameter(config),
+        slots=config.runtime.slots_per_actor,
+        slots_have_processes=bool(getattr(config.env, "processes", False)),
+    )
+
+
+def _knobs(config: TrainConfig) -> dict[str, str]:
+    """What to lower, by the part of `needs` that takes most."""
+    runtime, learner = config.runtime, config.learner
+    slots, actors = f"runtime.slots_per_actor={runtime.slots_per_actor}", f"runtime.num_actors={runtime.num_actors}"
+    unroll = f"learner.unroll_length={learner.unroll_length}"
+    return {
+        "trajectories": f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}",
+        "replay": f"learner.replay_size={learner.replay_size} or {unroll}",
+        "actors": f"{actors}, or set runtime.inference=server",
+        "environments": f"{slots} or {actors}, or set env.processes=false",
+        "learner": f"fusion.size={config.fusion.size}, core.size={config.core.size} or torso.size={config.torso.size}",
+        "open_files": f"{actors} or {slots}",
+    }
+
+
+def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
+    """Bytes of trajectories and weights that the actors and the learner of a local run share."""
+    spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
+    return (
+        plan.num_actors(config, env) * plan.buffers_per_actor(config, env) * num_bytes(spec)
+        + 2 * 4 * network.num_parameters
+    )
