@@ -149,8 +149,11 @@ def test_networks_know_neither_learner_nor_runtime_nor_config(path: str) -> None
 
 
 def test_config_stops_at_the_builder() -> None:
-    """And at the plan it asks. Modules below them take plain values; those that read and write run folders carry the config only."""
-    allowed = {"agents/builder.py", "agents/matching.py", "agents/plan.py", "agents/run_folder.py", *ENTRY_POINTS}
+    """And at what stands beside it: the plan, the requirements, the description. Modules below them take plain values; those that read and
+    write run folders carry the config only.
+    """
+    beside = {f"agents/{name}.py" for name in ("builder", "description", "matching", "plan", "requirements")}
+    allowed = {*beside, "agents/run_folder.py", *ENTRY_POINTS}
     prefixes = ("conf/", "agents/evaluation", "ablation/", "studies/")
     users = {path for path in TREES if any(under(name, "conf") for name in imports(path))}
     assert {path for path in users if not path.startswith(prefixes)} <= allowed
