@@ -38,7 +38,7 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
     Raises:
         InputError: a schedule that the environments cannot follow, a task without a slot, or more memory or open files than there are.
     """
-    check_resources(needs(config, env, network), _knobs(config))
+    check_resources(needs(config, env, network), _knobs(config, env))
     plan.check_schedule(config, env)
 
 
@@ -58,10 +58,11 @@ def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
     )
 
 
-def _knobs(config: TrainConfig) -> dict[str, str]:
+def _knobs(config: TrainConfig, env: EnvSpec) -> dict[str, str]:
     """What to lower, by the part of `needs` that takes most."""
     runtime, learner = config.runtime, config.learner
-    slots, actors = f"runtime.slots_per_actor={runtime.slots_per_actor}", f"runtime.num_actors={runtime.num_actors}"
+    slots = f"runtime.slots_per_actor={runtime.slots_per_actor}"
+    actors = f"runtime.num_actors={plan.num_actors(config, env)}"
     unroll = f"learner.unroll_length={learner.unroll_length}"
     return {
         "trajectories": f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}",

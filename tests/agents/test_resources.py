@@ -94,7 +94,15 @@ def test_what_a_run_needs_grows_with_what_it_is_given() -> None:
 
 def test_a_configuration_that_cannot_fit_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.resources.free_memory", lambda: 100 * MIB)
-    config = compose_train(["env=conditional", "context=task", "runtime=local", "runtime.slots_per_actor=65536"])
+    config = compose_train(
+        [
+            "env=conditional",
+            "context=task",
+            "runtime=local",
+            "runtime.slots_per_actor=65536",
+            "learner.unroll_length=64",
+        ]
+    )
     config.learner.batch_size = config.runtime.slots_per_actor
     env = make_spec(config.env)
     with pytest.raises(InputError, match=r"trajectories [\d,]+.*lower runtime\.slots_per_actor=65536"):

@@ -1,0 +1,65 @@
+"""Kills actors at random moments and checks every number that they handed over:  python tests/agents/kill_counting_actors.py [kills]
+
+The environments count (counting.py), so each trajectory can be held to what it must be. Prints one line of JSON; exit code 1, with the
+assertion, if anything is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+from counted import SPEC, Lives  # noqa: E402 - the path comes first
+from counting import CountingNetwork, MakeCountingActor, MakeCountingPolicy  # noqa: E402
+
+from agents.faults import Faults  # noqa: E402
+from agents.runtime.local import LocalRuntime  # noqa: E402
+
+ACTORS = 2
+
+
+def main(kills: int) -> None:
+    """With a server on every other turn of ten kills."""
+    chance, killed, unrolls, records = random.Random(0), 0, 0, []  # type: ignore[var-annotated]
+    while killed < kills:
+        name = "server" if killed // 10 % 2 else "local"
+        lives, network = Lives(name), CountingNetwork()
+        runtime = LocalRuntime(
+            MakeCountingActor(),
+            network,  # type: ignore[arg-type]
+            SPEC,
+            num_actors=ACTORS,
+            unrolls_per_batch=1,
+            make_policy=MakeCountingPolicy() if name == "server" else None,
+            faults=Faults(max_restarts=kills, record=records.append),
+        )
+        try:
+            for version in range(1, 11):
+                end = time.monotonic() + chance.uniform(0.0, 4.0)
+                while time.monotonic() < end or len(lives.of) < ACTORS:
+                    lives.add(runtime.collect())
+                    network.number.data.fill_(version)
+                    runtime.publish(version)
+                    # Every unroll is kept to be checked.
+                    time.sleep(0.01)
+                actor = f"actor-{chance.randrange(ACTORS)}"
+                os.kill(runtime.processes()[actor], signal.SIGKILL)
+                killed += 1
+            while runtime._faults.row()["restarts"] < 10 or not all(actor.started for actor in runtime._actors):
+                lives.add(runtime.collect())
+        finally:
+            runtime.close()
+        lives.check()
+        unrolls += sum(len(start) for starts in lives.of.values() for start in starts)
+    print(json.dumps({"kills": killed, "restarts": len(records), "unrolls_checked": unrolls, "corrupted": 0}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
