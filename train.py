@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from agents.interruption import INTERRUPTED, Interruption, leave_at_signals, raise_at_signals, run_program
+from agents.interruption import (
+    INTERRUPTED,
+    Interruption,
+    end_with_the_parent,
+    leave_at_signals,
+    raise_at_signals,
+    run_program,
+)
 
+# The imports below take seconds.
 if __name__ == "__main__":
-    # The imports below take seconds.
     leave_at_signals()
+elif __name__ == "__mp_main__":
+    # This is an actor, which imports the main module before anything else.
+    end_with_the_parent()
 
 import sys
 from collections.abc import Sequence

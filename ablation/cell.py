@@ -13,7 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.interruption import INTERRUPTED, raise_at_signals
+from agents.interruption import INTERRUPTED, end_with_the_parent, raise_at_signals
+
+if __name__ == "__mp_main__":
+    # This is an actor of the cell, which imports the main module before anything else.
+    end_with_the_parent()
 
 _PR_SET_PDEATHSIG = 1
 """Linux's prctl.h."""

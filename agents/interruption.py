@@ -1,7 +1,12 @@
-"""Ctrl-C and SIGTERM as an orderly end, from a program's first import to its exit. Imports nothing that takes time."""
+"""Ctrl-C and SIGTERM as an orderly end, from a program's first import to its exit, and the end of a process with its parent. Imports
+nothing that takes time.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -10,6 +15,8 @@ from types import FrameType
 from typing import NoReturn, TypeVar
 
 INTERRUPTED = 130
+_PR_SET_PDEATHSIG = 1
+"""Linux's prctl.h."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 T = TypeVar("T")
@@ -25,6 +32,16 @@ def raise_at_signals() -> None:
     """From now on a signal raises KeyboardInterrupt."""
     for number in _SIGNALS:
         signal.signal(number, signal.default_int_handler)
+
+
+def end_with_the_parent() -> None:
+    """From now on the kernel kills this process when its parent is gone, even inside an engine that never returns to Python."""
+    parent = multiprocessing.parent_process()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent.pid:
+        # It ended before it could be asked to tell.
+        os._exit(1)
 
 
 def run_program(main: Callable[[], int]) -> NoReturn:

@@ -133,7 +133,7 @@ def test_a_run_that_fails_is_named_and_the_rest_is_reported(tmp_path: Path, caps
     capsys.readouterr()
     assert ablate.main(arguments) == 1
     output, errors = capsys.readouterr()
-    assert re.search(r"film-seed0: failed: checkpoint .* is truncated or not a checkpoint", output)
+    assert re.search(r"film-seed0: failed: no checkpoint is intact \(.* is truncated or not a checkpoint\)", output)
     assert "mi-seed0: finished (2 of 2)" in output
     assert "film-seed0 is left out: it has not come to its end" in errors
     assert "Traceback" not in output + errors

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.interruption import end_with_the_parent
 from agents.policy import Policy
 from agents.pulse import Pulse
 from agents.runtime.base import MakeActor, Positions
@@ -24,7 +25,6 @@ from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceClient, InferenceServerError
 from agents.runtime.process import (
     configure_process,
-    end_with_the_parent,
     kill_with_descendants,
     leave_signals_to_the_learner,
     sigint_held_back,

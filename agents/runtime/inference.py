@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.interruption import end_with_the_parent
 from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork
 from agents.policy import Policy, Sampler, Slots
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.process import (
     configure_process,
-    end_with_the_parent,
     leave_signals_to_the_learner,
     sigint_held_back,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -15,9 +14,6 @@ import torch
 
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-
-_PR_SET_PDEATHSIG = 1
-"""Linux's prctl.h."""
 
 
 @contextlib.contextmanager
@@ -39,16 +35,6 @@ def leave_signals_to_the_learner() -> None:
     """Ctrl-C reaches the whole process group; the learner decides when the other processes of a run end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def end_with_the_parent() -> None:
-    """From now on the kernel kills this process when its parent is gone, even inside an engine that never returns to Python."""
-    parent = multiprocessing.parent_process()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent.pid:
-        # It ended before it could be asked to tell.
-        os._exit(1)
 
 
 def kill_with_descendants(pid: int) -> None:

@@ -77,8 +77,7 @@ def test_every_kind_of_end_is_followed_by_a_new_start() -> None:
     assert counts["restarts/exited"] == len(records.of("actor 1"))
 
 
-@pytest.mark.parametrize("name", ["local", "server"])
-def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung(name: str) -> None:
+def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung() -> None:
     records = Records()
     runtime = LocalRuntime(
         MakeCountingActor(fault="hang,"),
@@ -86,11 +85,10 @@ def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung(name: str)
         SPEC,
         num_actors=2,
         unrolls_per_batch=1,
-        make_policy=MakeCountingPolicy() if name == "server" else None,
         faults=Faults(max_restarts=1000, record=records.append),
         supervision=Supervision(hang_seconds=2.0),
     )
-    lives = Lives(name)
+    lives = Lives("local")
     try:
         run(runtime, lives, actors=1, restarts=1)
     finally:
