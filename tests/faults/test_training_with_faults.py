@@ -32,7 +32,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 # An actor takes seconds to start again, and an environment much less.
-@pytest.mark.parametrize(("processes", "frames"), [("true", 400), ("false", 80)])
+@pytest.mark.parametrize(("processes", "frames"), [("true", 200), ("false", 40)])
 def test_a_training_goes_on_when_environments_crash(processes: str, frames: int, tmp_path: Path) -> None:
     run, tasks = tmp_path / "run", ["environments:Segfaults-v0", "environments:Counts-v0"]
     more = [f"env.tasks=[{','.join(tasks)}]", f"env.processes={processes}", f"run={run}", f"total_frames={frames}"]
