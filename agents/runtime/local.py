@@ -142,7 +142,11 @@ class LocalRuntime:
         """Asks the actors to end, and ends those that do not. Their server ends after them."""
         deadline = time.monotonic() + _JOIN_SECONDS
         for actor in self._actors:
-            actor.retire("", "")
+            if actor.started:
+                actor.retire("", "")
+            else:
+                # It is still importing, and has nothing to put away.
+                actor.kill()
         for actor in self._actors:
             actor.process.join(max(0.0, deadline - time.monotonic()))
             actor.kill()
