@@ -14,6 +14,12 @@ from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 
+_BYTES_PER_PARAMETER = 16
+"""Itself, its gradient, and two averages of the optimiser."""
+
+_PARTS = 20
+"""More than any network has that are as large as `_most_parameters` says."""
+
 
 def check_network(config: TrainConfig, env: EnvSpec) -> None:
     """Refuses a network that would not fit into memory together with its gradients and the optimiser's two averages.
@@ -21,15 +27,32 @@ def check_network(config: TrainConfig, env: EnvSpec) -> None:
     Raises:
         InputError: with the sizes.
     """
+    free = free_memory()
+    if _BYTES_PER_PARAMETER * _most_parameters(config, env) < free:
+        # Counting takes torch's meta device, whose first use imports for three seconds.
+        return
     with torch.device("meta"):
         parameters = build_network(config, env).num_parameters
-    needed, free = 16 * parameters, free_memory()
+    needed = _BYTES_PER_PARAMETER * parameters
     if needed > free:
         raise InputError(
             f"The agent has {parameters:,} parameters, whose training needs {needed / 2**20:,.0f} MiB of memory, and "
             f"{free / 2**20:,.0f} MiB are free: lower core.size={config.core.size}, fusion.size={config.fusion.size} or "
             f"torso.size={config.torso.size}."
         )
+
+
+def _most_parameters(config: TrainConfig, env: EnvSpec) -> int:
+    """A bound from above: no part of a network has more parameters than its largest size to the power of three."""
+    context = config.context
+    widths = [
+        *(config.core.size, config.torso.size, *config.torso.hidden),
+        *(config.fusion.size, config.fusion.rank, config.fusion.hidden, config.fusion.experts),
+        *(context.task_size + context.instruction_size, context.word_size),
+        *(len(env.tasks), len(env.vocabulary), env.num_actions, *env.action_sizes, *env.symbol_counts),
+        *(size for array in env.observation.values() for size in array.shape),
+    ]
+    return _PARTS * (max(widths) + env.num_actions) ** 3
 
 
 def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
