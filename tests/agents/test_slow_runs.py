@@ -64,10 +64,10 @@ def slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 
 def slow_env(patch: pytest.MonkeyPatch, cores: int = 2) -> None:
-    """An unroll of 200 ms and more; the network and the learner take a tenth of it, on a machine that is not busy."""
+    """An unroll of 400 ms and more; the network and the learner take a twentieth of it, on a machine that is not busy."""
 
     def make(**fields: Any) -> SlowActors:
-        return SlowActors(env_sleep=0.05, **fields)
+        return SlowActors(env_sleep=0.1, **fields)
 
     patch.setattr(builder, "ActorFactory", make)
     patch.setattr(plan, "num_cores", lambda: cores)
