@@ -169,6 +169,15 @@ def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updat
     return Replay(replay_spec(config, env, network), seed=(config.seed, updates))
 
 
+def supervision(config: TrainConfig) -> Supervision:
+    """When an actor is started again. Where environments have processes of their own, it is these that are renewed, one by one."""
+    runtime = config.runtime
+    if getattr(config.env, "processes", False):
+        # While an environment hangs, its actor waits for it, and then again while that is ended.
+        return Supervision(hang_seconds=3 * runtime.hang_seconds)
+    return Supervision(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
+
+
 def build_runtime(
     config: TrainConfig,
     env: EnvSpec,
@@ -191,13 +200,6 @@ def build_runtime(
     factory = ActorFactory(config=config, env=env)
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
     unrolls = plan.unrolls_per_batch(config)
-    # While an environment hangs in a process of its own, its actor waits for it, and then again while that is ended.
-    patience = 3 if getattr(config.env, "processes", False) else 1
-    supervision = Supervision(
-        hang_seconds=patience * config.runtime.hang_seconds,
-        memory_limit=config.runtime.memory_limit,
-        recycle_episodes=config.runtime.recycle_episodes,
-    )
     if config.runtime.name == "serial":
         return SerialRuntime(
             factory,
@@ -223,7 +225,7 @@ def build_runtime(
         make_policy=factory.policy if plan.inference(config, env, network) == "server" else None,
         server_threads=plan.server_threads(config),
         faults=faults,
-        supervision=supervision,
+        supervision=supervision(config),
     )
 
 

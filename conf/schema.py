@@ -142,10 +142,10 @@ class RuntimeConfig:
             processes of their own); `inf` = never, and `serial` never does.
         hang_seconds: an actor, or an environment with a process of its own, that shows no sign of life for so long is restarted; more
             than the longest reset takes.
-        memory_limit: MiB of resident memory above which an actor, its environments' processes included, is restarted between two
-            unrolls, and an environment with a process of its own between two episodes; 0 = none.
+        memory_limit: MiB of resident memory above which an actor, with all that it has started, is restarted between two unrolls; where
+            environments have processes of their own, each of these instead, between two episodes. 0 = none.
         recycle_episodes: an actor whose slots have played so many episodes together is restarted in the same way, against engines that
-            leak, and so is an environment with a process of its own after as many of its own; 0 = never.
+            leak; where environments have processes of their own, each of these instead, after as many of its own. 0 = never.
         max_restarts: the run stops, saved, when more than so many restarts fall into restart_window seconds. Those that
             memory_limit and recycle_episodes ask for do not count.
     """

@@ -203,7 +203,8 @@ class LocalRuntime:
             while actor.connection.poll():
                 message = actor.connection.recv()
                 if isinstance(message, Finished):
-                    assert actor.assigned.popleft() == message.buffer
+                    filled = actor.assigned.popleft()
+                    assert filled == message.buffer
                     actor.unrolls = message.unrolls
                     self._anything_finished = True
                     self._ready.append((actor.index, message))

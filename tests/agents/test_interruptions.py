@@ -23,6 +23,7 @@ from agents.policy import Policy
 from agents.replay import Replay
 from agents.runtime.base import Positions, allocate, concatenate
 from agents.trajectory import PER_COLUMN, Trajectory, trajectory_spec
+from conf.loading import compose_train
 from conf.schema import RuntimeConfig
 from envs.engine import Outcome
 from envs.faults import Fault
@@ -235,3 +236,15 @@ def test_only_actors_that_need_not_repeat_themselves_are_supervised(
     monkeypatch.setattr(builder, "make_env", lambda *_: SuiteVectorEnv(engine, COUNTING, SEATS, seed=0))
     builder.ActorFactory(config=config, env=COUNTING)(0, Positions(), None)
     assert engine.supervision == supervision
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(False, (7.0, 512, 9)), (True, (21.0, 0, 0))])
+def test_limits_are_those_of_whatever_holds_the_environments(processes: bool, expected: tuple[float, int, int]) -> None:
+    """An actor holds at least what each environment's process does, and would always be renewed in its place."""
+    config = compose_train(
+        [
+            *("env=gymnasium", "env.tasks=[CartPole-v1]", "context=task", f"env.processes={str(processes).lower()}"),
+            *("runtime.hang_seconds=7", "runtime.memory_limit=512", "runtime.recycle_episodes=9"),
+        ]
+    )
+    assert builder.supervision(config) == expected
