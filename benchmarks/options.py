@@ -81,15 +81,19 @@ def parse(arguments: Sequence[str], *, rounds: int, seconds: float, own: Sequenc
 
 
 def report(measure: Callable[[list[str]], Iterator[Row]], arguments: Sequence[str], description: str | None) -> int:
-    """Prints the rows as they come, one JSON object per line. 0 done, 1 what was measured failed, 2 bad input, 130 interrupted."""
+    """Prints the rows as they come, one JSON object per line. 0 done, 1 what was measured failed, or a row says that it is not `ok`, 2 bad
+    input, 130 interrupted.
+    """
     if {"--help", "-h"} & set(arguments):
         print(description)
         return DONE
     # Being terminated, too, must pass through the `finally` clauses that end the programs under measurement.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    held = True
     try:
         for row in measure(list(arguments)):
             print(json.dumps(row), flush=True)
+            held = held and row.get("ok", True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -98,7 +102,7 @@ def report(measure: Callable[[list[str]], Iterator[Row]], arguments: Sequence[st
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    return DONE
+    return DONE if held else FAILED
 
 
 def _positive(key: str, text: str) -> float:
