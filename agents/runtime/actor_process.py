@@ -108,7 +108,8 @@ class ActorProcess:
 
     Args:
         context: starts processes.
-        index: of the actor.
+        index: of the actor among all of the run.
+        place: of the actor among those that share pulses and a server.
         make_actor, positions: see runtime/base.py.
         buffers, weights, pulses: shared.
         client: of the server that acts for it, or None.
@@ -129,6 +130,7 @@ class ActorProcess:
         self,
         context: SpawnContext,
         index: int,
+        place: int,
         make_actor: MakeActor,
         positions: Positions,
         buffers: TrajectoryBuffers,
@@ -137,12 +139,12 @@ class ActorProcess:
         client: InferenceClient | None,
         threads: int,
     ) -> None:
-        self.index, self.positions = index, positions
+        self.index, self.place, self.positions = index, place, positions
         self.assigned: deque[int] = deque()
         self.unrolls = positions.unrolls.get(index, 0)
         self.tasks: Sequence[str] = ()
         self.retiring: tuple[str, str] | None = None
-        self.pulse = pulses[index]
+        self.pulse = pulses[place]
         self.pulse.still()
         self._beats, self._alive_at = 0, time.monotonic()
         self._first_episodes: list[int] | None = None
@@ -151,7 +153,7 @@ class ActorProcess:
         os.set_blocking(self._last_words.fileno(), False)
         self.process = context.Process(
             target=_run_actor,
-            args=(make_actor, index, positions, theirs, writer, buffers, weights, pulses, client, threads),
+            args=(make_actor, index, place, positions, theirs, writer, buffers, weights, pulses, client, threads),
             name=f"actor-{index}",
             daemon=True,
         )
@@ -277,6 +279,7 @@ class ActorProcess:
 def _run_actor(
     make_actor: MakeActor,
     index: int,
+    place: int,
     positions: Positions,
     connection: Connection,
     last_words: Connection,
@@ -296,7 +299,7 @@ def _run_actor(
     try:
         remote = client.policy() if client else None
         actor = make_actor(index, positions, None, remote)
-        actor.show_life(pulses[index])
+        actor.show_life(pulses[place])
         connection.send(Started(actor.env.spec_of_suite.tasks))
         version = -1
         free = time.perf_counter()

@@ -52,7 +52,9 @@ def main(kills: int) -> None:
                 actor = f"actor-{chance.randrange(ACTORS)}"
                 os.kill(runtime.processes()[actor], signal.SIGKILL)
                 killed += 1
-            while runtime._faults.row()["restarts"] < 10 or not all(actor.started for actor in runtime._actors):
+            while runtime._pool._faults.row()["restarts"] < 10 or not all(
+                actor.started for actor in runtime._pool._actors
+            ):
                 lives.add(runtime.collect())
         finally:
             runtime.close()

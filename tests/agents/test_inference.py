@@ -15,7 +15,7 @@ import torch
 from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, MakeCountingPolicy
 from fakes import ACTIONS, fake_batch, fake_config, fake_env, fake_network
 
-import agents.runtime.local
+import agents.runtime.actor_pool
 from agents import builder, plan
 from agents.fusion import FUSIONS
 from agents.policy import Policy
@@ -29,7 +29,7 @@ from envs.suites import make_spec
 
 T = 7
 SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
-ROOT = Path(agents.runtime.local.__file__).parents[2]
+ROOT = Path(agents.runtime.actor_pool.__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
@@ -197,8 +197,8 @@ def test_a_server_that_vanishes_is_reported_with_its_exit_code(runtime: LocalRun
 
 def test_a_server_that_is_killed_is_reported(runtime: LocalRuntime) -> None:
     collect(runtime, 1)
-    assert runtime._server
-    runtime._server._process.kill()
+    assert runtime._pool._server
+    runtime._pool._server._process.kill()
     with pytest.raises(ActorError, match=r"inference server was killed: SIGKILL"):
         collect(runtime, 1_000_000)
 
@@ -208,8 +208,8 @@ def test_closing_ends_actors_that_wait_and_the_server_they_wait_for(
     runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collect(runtime, 1)
-    monkeypatch.setattr(agents.runtime.local, "_JOIN_SECONDS", 0.2)
-    processes = [*(actor.process for actor in runtime._actors), runtime._server._process]  # type: ignore[union-attr]
+    monkeypatch.setattr(agents.runtime.actor_pool, "_JOIN_SECONDS", 0.2)
+    processes = [*(actor.process for actor in runtime._pool._actors), runtime._pool._server._process]  # type: ignore[union-attr]
     runtime.close()
     assert all(process.exitcode is not None for process in processes)
 
@@ -217,10 +217,10 @@ def test_closing_ends_actors_that_wait_and_the_server_they_wait_for(
 def test_closing_while_everything_works_ends_every_process_by_itself(
     runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents.runtime.local, "_JOIN_SECONDS", 120.0)
+    monkeypatch.setattr(agents.runtime.actor_pool, "_JOIN_SECONDS", 120.0)
     while len(runtime.positions.unrolls) < 2:  # a process that is still starting does not count
         runtime.collect()
-    processes = [*(actor.process for actor in runtime._actors), runtime._server._process]  # type: ignore[union-attr]
+    processes = [*(actor.process for actor in runtime._pool._actors), runtime._pool._server._process]  # type: ignore[union-attr]
     runtime.close()
     assert [process.exitcode for process in processes] == [0, 0, 0]
 

@@ -34,7 +34,7 @@ class Records(list[dict[str, Any]]):
 
 def run(runtime: LocalRuntime | SerialRuntime, lives: Lives, actors: int, restarts: int) -> None:
     """Until each of the first `actors` actors was seen to begin anew so often, with weights that change at every update."""
-    network = runtime._network
+    network = runtime._pool._network if isinstance(runtime, LocalRuntime) else runtime._network
     deadline, version = time.monotonic() + PATIENCE, 0
     while min(lives.restarts(actor) for actor in range(actors)) < restarts:
         assert time.monotonic() < deadline, "an actor was not started again"
@@ -61,7 +61,7 @@ def test_every_kind_of_end_is_followed_by_a_new_start() -> None:
     lives = Lives("local")
     try:
         run(runtime, lives, actors=3, restarts=1)
-        counts = runtime._faults.row()
+        counts = runtime._pool._faults.row()
     finally:
         runtime.close()
     lives.check()
@@ -133,7 +133,7 @@ def test_what_is_killed_is_started_again(name: str) -> None:
 def test_an_actor_that_is_too_old_or_too_large_is_renewed_between_two_unrolls(
     supervision: Supervision, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.runtime.local._MEMORY_SECONDS", 0.0)
+    monkeypatch.setattr("agents.runtime.actor_pool._MEMORY_SECONDS", 0.0)
     records = Records()
     runtime = LocalRuntime(
         MakeCountingActor(),
