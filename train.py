@@ -116,7 +116,14 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         faults.load_state_dict((saved or {}).get("faults", {}))
         faults.episodes_dropped += restored.episodes_dropped
         runtime = builder.build_runtime(
-            config, env, network, positions, learner.state.updates, restored.runtime, faults=faults
+            config,
+            env,
+            network,
+            positions,
+            learner.state.updates,
+            restored.runtime,
+            faults=faults,
+            say=display.say,
         )
         # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
         cost = multiply_adds(network, env)

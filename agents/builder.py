@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from agents.policy import Policy
 from agents.replay import Replay
 from agents.runtime.actor_process import Supervision
 from agents.runtime.base import Positions, Runtime
+from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.serial import SerialRuntime
 from agents.trajectory import trajectory_spec
@@ -187,12 +189,14 @@ def build_runtime(
     state: dict[str, Any] | None = None,
     *,
     faults: Faults | None = None,
+    say: Callable[[str], None] = print,
 ) -> Runtime:
     """The runtime of the configuration, its actors started.
 
     Args:
         positions: where the random streams stand.
         faults: takes in what goes wrong; without it the first time is one too many.
+        say: shows a line to the user.
         version: of the weights that `network` has.
         state: `state_dict` of the runtime before, where this one fits it (agents.run_folder.restore).
     """
@@ -212,20 +216,29 @@ def build_runtime(
             state=state,
             faults=faults,
         )
-    return LocalRuntime(
+    options: dict[str, Any] = {
+        "num_actors": actors,
+        "unrolls_per_batch": unrolls,
+        "positions": positions,
+        "actor_threads": config.runtime.actor_threads,
+        "buffers_per_actor": plan.buffers_per_actor(config, env),
+        "version": version,
+        "make_policy": factory.policy if plan.inference(config, env, network) == "server" else None,
+        "server_threads": plan.server_threads(config),
+        "faults": faults,
+        "supervision": supervision(config),
+    }
+    if config.runtime.name == "local":
+        return LocalRuntime(factory, network, spec, **options)
+    return ClusterRuntime(
         factory,
         network,
         spec,
-        num_actors=actors,
-        unrolls_per_batch=unrolls,
-        positions=positions,
-        actor_threads=config.runtime.actor_threads,
-        buffers_per_actor=plan.buffers_per_actor(config, env),
-        version=version,
-        make_policy=factory.policy if plan.inference(config, env, network) == "server" else None,
-        server_threads=plan.server_threads(config),
-        faults=faults,
-        supervision=supervision(config),
+        **options,
+        address=config.runtime.address,
+        actors_per_group=config.runtime.actors_per_group,
+        cpus_per_actor=config.runtime.cpus_per_actor,
+        say=say,
     )
 
 

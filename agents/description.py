@@ -27,7 +27,7 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner, cost: Multiply
         f"core {config.core.name} {config.core.size}, torso {type(network.torso).__name__}",
         "size": f"{network.num_parameters:,} parameters{_matched(config)}; multiply-adds: {cost.apply:,} per step, "
         f"{cost.condition:,} per context",
-        "runtime": f"{config.runtime.name}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each, "
+        "runtime": f"{_runtime_in_words(config)}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each, "
         f"{_inference_in_words(config, env, network)}; "
         f"learner {plan.learner_threads(config, env)} threads, {precision}",
         "batch": f"{length} steps x {plan.batch_columns(config)} columns, {config.learner.passes} passes",
@@ -51,6 +51,14 @@ def _matched(config: TrainConfig) -> str:
     dimensions = dict.fromkeys([FREE_DIMENSIONS.get(config.fusion.name, "size"), "size"])
     chosen = ", ".join(f"fusion.{dimension}={getattr(config.fusion, dimension)}" for dimension in dimensions)
     return f", matched to {config.match_params} by {chosen}"
+
+
+def _runtime_in_words(config: TrainConfig) -> str:
+    runtime = config.runtime
+    if runtime.name != "cluster":
+        return runtime.name
+    where = f"Ray at {runtime.address}" if runtime.address else "Ray on this machine"
+    return f"cluster ({where}, groups of {runtime.actors_per_group})"
 
 
 def _inference_in_words(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:

@@ -116,7 +116,7 @@ class FaultRecord:
             file.write(json.dumps(record).encode() + b"\n")
 
 
-_VERBS = {"raised": "failed", "exited": "exited", "killed": "was killed", "hung": "hung"}
+_VERBS = {"raised": "failed", "exited": "exited", "killed": "was killed", "hung": "hung", "lost": "was lost"}
 
 
 def describe(where: str, fault: Fault) -> str:

@@ -58,6 +58,11 @@ def num_actors(config: TrainConfig, env: EnvSpec) -> int:
     return max(1, num_cores() - (not env.slow))
 
 
+def actors_are_elsewhere(config: TrainConfig) -> bool:
+    """Whether the actors are on machines of which this one knows nothing."""
+    return bool(config.runtime.address)
+
+
 def dealt_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
     """Of the first `count` slots of the run: the task id that each begins with, and its `Slot.index`."""
     runtime = config.runtime
@@ -115,7 +120,7 @@ def automatic_inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork
     0.6 of it (docs/performance.md).
     """
     actors = num_actors(config, env)
-    if config.runtime.name == "serial" or actors == 1:
+    if config.runtime.name == "serial" or actors == 1 or actors_are_elsewhere(config):
         return "actor"
     copies = actors * network.num_parameters * bytes_per_parameter(config)
     return "server" if acting_device(config).type != "cpu" or copies > MOST_COPIES * memory() else "actor"
@@ -142,6 +147,8 @@ def learner_threads(config: TrainConfig, env: EnvSpec) -> int:
         return config.runtime.learner_threads
     if config.runtime.name == "serial":
         return 1
+    if actors_are_elsewhere(config):
+        return num_cores()
     return max(1, num_cores() - num_actors(config, env) * config.runtime.actor_threads)
 
 

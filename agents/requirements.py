@@ -9,6 +9,7 @@ from agents.builder import build_network, replay_spec
 from agents.network.agent import AgentNetwork
 from agents.replay import replay_bytes
 from agents.resources import Needs, check_resources, free_memory, needs_of
+from agents.runtime.ray_connection import check_address
 from agents.trajectory import num_bytes, trajectory_spec
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -59,15 +60,18 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
     """What can be known of the runtime before anything starts.
 
     Raises:
-        InputError: a schedule that the environments cannot follow, a task without a slot, or more memory or open files than there are.
+        InputError: a schedule that the environments cannot follow, a task without a slot, more memory or open files than there are,
+            or a cluster that does not answer.
     """
+    if config.runtime.name == "cluster":
+        check_address(config.runtime.address)
     check_resources(needs(config, env, network), _knobs(config, env))
     plan.check_schedule(config, env)
 
 
 def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
     """What the run takes of the machine."""
-    local = config.runtime.name == "local"
+    local = config.runtime.name != "serial" and not plan.actors_are_elsewhere(config)
     actors = plan.num_actors(config, env) if local else 0
     return needs_of(
         trajectories=shared_memory(config, env, network),

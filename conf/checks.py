@@ -36,6 +36,8 @@ MOST = {
     "learner.batch_size": 2**20,
     "learner.passes": 2**10,
     "runtime.num_actors": 2**12,
+    "runtime.actors_per_group": 2**12,
+    "runtime.cpus_per_actor": 2**12,
     "runtime.slots_per_actor": 2**16,
     "runtime.buffers_per_actor": 2**12,
     "runtime.actor_threads": 2**12,
@@ -110,6 +112,7 @@ def check_train(config: TrainConfig) -> None:
             "runtime.inference=server needs processes of its own and runtime=serial has one: use runtime=local or "
             "runtime.inference=actor."
         )
+    check_cluster(config.runtime)
     check_task_weights(config.runtime)
     if not config.runtime.reset_patience >= 0:
         raise InputError(
@@ -143,6 +146,22 @@ def check_sizes(config: TrainConfig) -> None:
             raise InputError(f"{key}={value} is out of range: give at most {most}.")
     if len(config.torso.hidden) > MOST_LAYERS:
         raise InputError(f"torso.hidden has {len(config.torso.hidden)} layers: give at most {MOST_LAYERS}.")
+
+
+def check_cluster(runtime: RuntimeConfig) -> None:
+    """What belongs to `cluster`, and how many actors there are on one whose size may change."""
+    require(runtime, {"actors_per_group": 1, "cpus_per_actor": 0}, "runtime.")
+    if not runtime.address:
+        return
+    if runtime.name != "cluster":
+        raise InputError(
+            f"runtime.address={runtime.address} is not used by runtime={runtime.name}: use runtime=cluster."
+        )
+    if not runtime.num_actors:
+        raise InputError(
+            f"runtime.num_actors=0 leaves open how many actors the cluster at runtime.address={runtime.address} is to run: give a "
+            "number. Those for which there is no room wait for it."
+        )
 
 
 def check_task_weights(runtime: RuntimeConfig) -> None:

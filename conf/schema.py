@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from envs.contract import EnvConfig
 
-RUNTIMES = ("serial", "local")
+RUNTIMES = ("serial", "local", "cluster")
 INFERENCE = ("auto", "actor", "server")
 REDUCTIONS = ("mean", "sum")
 TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
@@ -126,9 +126,13 @@ class RuntimeConfig:
     """Where actors live.
 
     Attributes:
-        name: `serial` (one process, reproducible) or `local` (actor processes on this machine).
+        name: `serial` (one process, reproducible), `local` (actor processes on this machine) or `cluster` (on a Ray cluster).
         num_actors: actors; 0 = one for each processor core but one, or for each core where the environment is what takes the time
-            (serial: one).
+            (serial: one). On a cluster that runs already it has to be given; those for which there is no room wait for it.
+        address: of cluster: the head node's host:port, or `auto` for the one that this machine belongs to; empty = a cluster of this
+            machine alone, which begins and ends with the run.
+        actors_per_group: of cluster: actors that are placed together, on a node with room for all of them, and lost together.
+        cpus_per_actor: of cluster: CPUs that Ray reserves for each.
         slots_per_actor: environments of each actor.
         inference: `actor` (each acts with a network of its own), `server` (one process acts for all of them, on whatever is ready), or
             `auto` (agents.plan.inference).
@@ -152,6 +156,9 @@ class RuntimeConfig:
 
     name: str = MISSING
     num_actors: int = 0
+    address: str = ""
+    actors_per_group: int = 4
+    cpus_per_actor: float = 1.0
     slots_per_actor: int = 64
     inference: str = "auto"
     actor_threads: int = 1
@@ -263,6 +270,9 @@ MAY_CHANGE_ON_RESUME = (
     "precision",
     "runtime.name",
     "runtime.num_actors",
+    "runtime.address",
+    "runtime.actors_per_group",
+    "runtime.cpus_per_actor",
     "runtime.inference",
     "runtime.actor_threads",
     "runtime.learner_threads",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-CAUSES = ("raised", "exited", "killed", "hung", "memory", "recycled")
+CAUSES = ("raised", "exited", "killed", "hung", "lost", "memory", "recycled")
 """raised: an exception. exited: the process ended by itself. killed: by a signal. hung: no sign of life for runtime.hang_seconds.
+lost: the node of a cluster that it ran on is gone, or Ray's process there.
 memory: more than runtime.memory_limit. recycled: renewed after runtime.recycle_episodes, as asked for.
 """
 

@@ -16,10 +16,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from agents.faults import Faults
-from agents.network.agent import AgentNetwork
+from agents.network.actions import ActionDistribution
 from agents.runtime.actor_process import Abandoned, ActorProcess, Failed, Finished, Pulses, Started, Supervision
 from agents.runtime.base import ActorError, MakeActor, Positions
-from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
+from agents.runtime.buffers import HasParameters, SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceServer, MakePolicy
 from agents.runtime.process import resident_memory
 from envs.errors import InputError
@@ -50,6 +50,7 @@ class ActorPool:
     Args:
         make_actor: see runtime/base.py; must be picklable.
         network: whose weights they begin with, under the number `version`.
+        actions: of that network.
         spec: of one trajectory.
         indices: of the actors among all of the run, one process each.
         positions: where their random streams begin.
@@ -68,7 +69,8 @@ class ActorPool:
     def __init__(
         self,
         make_actor: MakeActor,
-        network: AgentNetwork,
+        network: HasParameters,
+        actions: ActionDistribution,
         spec: Mapping[str, ArraySpec],
         *,
         indices: Sequence[int],
@@ -82,7 +84,7 @@ class ActorPool:
         supervision: Supervision,
     ) -> None:
         self._make_actor, self._make_policy = make_actor, make_policy
-        self._network, self._spec = network, spec
+        self._network, self._actions, self._spec = network, actions, spec
         self._actor_threads, self._server_threads = actor_threads, server_threads
         self._faults, self._supervision = faults, supervision
         self._indices = list(indices)
@@ -155,7 +157,7 @@ class ActorPool:
             self._server = InferenceServer(
                 self._context,
                 self._make_policy,
-                self._network,
+                self._actions,
                 self._spec,
                 self._weights,
                 num_actors=len(self._indices),

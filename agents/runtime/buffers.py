@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.runtime.shared_memory import SharedMemory
 from agents.trajectory import Trajectory, num_bytes
@@ -52,6 +52,13 @@ class TrajectoryBuffers:
         return TrajectoryBuffers, (self.spec, self.count, self._memory)
 
 
+class HasParameters(Protocol):
+    """A network, as far as weights are concerned."""
+
+    def parameters(self) -> Iterable[Tensor]:
+        """In an order that never changes."""
+
+
 class SharedWeights:
     """The learner's weights for the actors: two copies and a stamp.
 
@@ -80,14 +87,14 @@ class SharedWeights:
         return int(self._stamp) // 2
 
     @torch.no_grad()
-    def publish(self, network: nn.Module, version: int) -> None:
+    def publish(self, network: HasParameters, version: int) -> None:
         """Makes the parameters of `network` the current weights, under the number `version`."""
         target = 1 - int(self._stamp) % 2
         torch._foreach_copy_(self._views[target], [parameter.detach() for parameter in network.parameters()])
         self._stamp.fill_(2 * version + target)
 
     @torch.no_grad()
-    def read(self, network: nn.Module) -> int:
+    def read(self, network: HasParameters) -> int:
         """Copies the current weights into `network` and returns their version."""
         parameters = [parameter.detach() for parameter in network.parameters()]
         while True:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from agents.interruption import end_with_the_parent
 from agents.network.actions import ActionDistribution
-from agents.network.agent import AgentNetwork
 from agents.policy import Policy, Sampler, Slots
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.process import (
@@ -130,7 +129,7 @@ class InferenceServer:
     Args:
         context: starts processes.
         make_policy: see the class.
-        network: the learner's.
+        actions: of the policy.
         spec: of one trajectory of one actor.
         weights: that the learner publishes. They are read again between two batches whenever there are new ones.
         num_actors: that it acts for.
@@ -145,15 +144,15 @@ class InferenceServer:
         self,
         context: SpawnContext,
         make_policy: MakePolicy,
-        network: AgentNetwork,
+        actions: ActionDistribution,
         spec: Mapping[str, ArraySpec],
         weights: SharedWeights,
         *,
         num_actors: int,
         threads: int,
     ) -> None:
-        self._exchange = TrajectoryBuffers(exchange_spec(spec, num_actors, network.actions), 1)
-        self._actions = network.actions
+        self._exchange = TrajectoryBuffers(exchange_spec(spec, num_actors, actions), 1)
+        self._actions = actions
         self.connection, theirs = context.Pipe()
         self._pipe = context.Pipe
         self._process = context.Process(

@@ -55,6 +55,7 @@ class LocalRuntime:
         self._pool = ActorPool(
             make_actor,
             network,
+            network.actions,
             spec,
             indices=range(num_actors),
             positions=self.positions,

@@ -22,10 +22,12 @@ from counting import (
     MakeCountingActor,
     MakeCountingPolicy,
 )
+from ray_cluster import ray_nodes
 from torch import nn
 
 from agents.runtime.base import ActorError, Positions, Runtime, allocate, concatenate
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
+from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.serial import SerialRuntime
 from agents.trajectory import Trajectory, minibatches, trajectory_spec
@@ -46,8 +48,15 @@ def server(make: MakeCountingActor, network: Any, actors: int, unrolls: int, **o
     return local(make, network, actors, unrolls, make_policy=MakeCountingPolicy(), **options)
 
 
-RUNTIMES: dict[str, Callable[..., Runtime]] = {"serial": serial, "local": local, "server": server}
-PROCESSES = ("local", "server")
+def cluster(make: MakeCountingActor, network: Any, actors: int, unrolls: int, **options: Any) -> Runtime:
+    return ClusterRuntime(
+        make, network, SPEC, num_actors=actors, unrolls_per_batch=unrolls, address=ray_nodes().address, **options
+    )
+
+
+RUNTIMES: dict[str, Callable[..., Runtime]] = {"serial": serial, "local": local, "server": server, "cluster": cluster}
+ON_RAY = pytest.param("cluster", marks=pytest.mark.xdist_group("ray"))
+PROCESSES = ("local", "server", ON_RAY)
 
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
@@ -68,7 +77,7 @@ def collect(runtime: Runtime, times: int) -> None:
         runtime.collect()
 
 
-@pytest.mark.parametrize("name", sorted(RUNTIMES))
+@pytest.mark.parametrize("name", ["serial", *PROCESSES])
 def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
     network = CountingNetwork()
     runtime = RUNTIMES[name](MakeCountingActor(), network, ACTORS, UNROLLS)

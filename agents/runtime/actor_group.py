@@ -1,0 +1,204 @@
+"""Actors of a run on one node of a Ray cluster: what a Ray actor holds. It imports no Ray.
+
+Inside the node all is as on a single machine (actor_pool.py): processes that are supervised and started again here, and buffers that an
+actor may fill only when they were given back. Buffers are given back from afar, by the learner, so what is under way between a node
+and the learner is bounded by the buffers that there are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.faults import Faults
+from agents.network.actions import ActionDistribution
+from agents.runtime.actor_pool import ActorPool
+from agents.runtime.actor_process import Finished, Supervision
+from agents.runtime.base import MakeActor, Positions
+from agents.runtime.inference import MakePolicy
+from agents.runtime.process import configure_process
+from envs.errors import InputError
+from envs.spec import ArraySpec
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Place(NamedTuple):
+    """Where a group has come to run."""
+
+    node: str
+    host: str
+
+
+class Unroll(NamedTuple):
+    """A finished unroll of an actor, by its index, which is `place` in its group; `episodes` are those that its slots are in."""
+
+    actor: int
+    place: int
+    episodes: list[int]
+    finished: Finished
+
+
+class Broken(NamedTuple):
+    """The group cannot go on: the traceback of what was raised, or the sentence of an InputError."""
+
+    error: str
+    is_input_error: bool
+
+
+class ReceivedWeights:
+    """Parameters without a network.
+
+    Args:
+        shapes: of each, in order.
+
+    Attributes:
+        flat: float32, all parameters one after the other.
+    """
+
+    def __init__(self, shapes: Sequence[torch.Size]) -> None:
+        sizes = [shape.numel() for shape in shapes]
+        self.flat: NDArray[np.float32] = np.zeros(sum(sizes), np.float32)
+        parts = torch.from_numpy(self.flat).split(sizes)
+        self._views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def parameters(self) -> list[torch.Tensor]:
+        """Views of `flat`."""
+        return self._views
+
+
+class GroupTask(NamedTuple):
+    """What all groups of a run are told; see ActorPool."""
+
+    make_actor: MakeActor
+    spec: Mapping[str, ArraySpec]
+    shapes: Sequence[torch.Size]
+    actions: ActionDistribution
+    actor_threads: int
+    buffers_per_actor: int
+    make_policy: MakePolicy | None
+    server_threads: int
+    supervision: Supervision
+
+
+class ActorGroup:
+    """Some of a run's actors, in processes of their own.
+
+    `unroll` waits, so the other methods are called from threads beside it.
+    """
+
+    def __init__(self) -> None:
+        self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._returned, self._give_back = multiprocessing.Pipe(duplex=False)
+        self._lock = threading.Lock()
+        self._pool: ActorPool | None = None
+
+    def arrive(self) -> Place:
+        """Where it is; answered as soon as there is room for it somewhere."""
+        import ray
+
+        return Place(ray.get_runtime_context().get_node_id(), socket.gethostname())
+
+    def begin(
+        self, task: GroupTask, indices: Sequence[int], positions: Positions, flat: NDArray[np.float32], version: int
+    ) -> Broken | dict[str, int]:
+        """Starts the actors `indices`, with weights [parameters]. Returns their process ids, as Runtime.processes."""
+        configure_process(1)
+        # A process that multiprocessing starts imports the main module first, which is Ray's and takes a second.
+        main: Any = sys.modules["__main__"]
+        main.__spec__ = None
+        main.__dict__.pop("__file__", None)
+        self._weights = ReceivedWeights(task.shapes)
+        self._weights.flat[:] = flat
+        try:
+            self._pool = ActorPool(
+                task.make_actor,
+                self._weights,
+                task.actions,
+                task.spec,
+                indices=indices,
+                positions=positions,
+                actor_threads=task.actor_threads,
+                buffers_per_actor=task.buffers_per_actor,
+                version=version,
+                make_policy=task.make_policy,
+                server_threads=task.server_threads,
+                # How many are too many is for the whole run to say.
+                faults=Faults(max_restarts=sys.maxsize, record=self._news.put),
+                supervision=task.supervision,
+            )
+        except Exception as error:
+            return _broken(error)
+        return self._pool.processes()
+
+    def unroll(self) -> tuple[Unroll | Broken | None, Arrays]:
+        """The next one that is finished, and its trajectory, whose buffer stays taken until it is given back. None after `close`."""
+        pool = self._pool
+        if pool is None:
+            return None, {}
+        try:
+            while not pool.ready:
+                pool.wait(self._returned)
+                while self._returned.poll():
+                    returned = self._returned.recv()
+                    if returned is None:
+                        self._end(pool)
+                        return None, {}
+                    pool.give_back(*returned)
+        except Exception as error:
+            self._end(pool)
+            return _broken(error), {}
+        place, finished = pool.ready.popleft()
+        arrays = {key: value.numpy() for key, value in pool.buffers[finished.buffer].items()}
+        return Unroll(pool.index(place), place, arrays["episode"].tolist(), finished), arrays
+
+    def give_back(self, place: int, buffer: int) -> None:
+        """The actor at that place may fill that buffer again."""
+        with self._lock:
+            self._give_back.send((place, buffer))
+
+    def publish(self, flat: NDArray[np.float32], version: int) -> None:
+        """Makes these the weights of the next unrolls."""
+        self._weights.flat[:] = flat
+        if self._pool is not None:
+            self._pool.publish(version)
+
+    def news(self, seconds: float) -> list[dict[str, Any]]:
+        """Restarts since the last call, as agents.faults records them; waits so long for one."""
+        records = []
+        try:
+            records.append(self._news.get(timeout=seconds))
+            while True:
+                records.append(self._news.get_nowait())
+        except queue.Empty:
+            return records
+
+    def processes(self) -> dict[str, int]:
+        """Ids of the actors' processes, as Runtime.processes."""
+        return self._pool.processes() if self._pool else {}
+
+    def close(self) -> None:
+        """Lets `unroll` end the actors and return."""
+        with self._lock:
+            self._give_back.send(None)
+
+    def _end(self, pool: ActorPool) -> None:
+        self._pool = None
+        pool.close()
+
+
+def _broken(error: Exception) -> Broken:
+    if isinstance(error, InputError):
+        return Broken(str(error), True)
+    # An ActorError's message is already all that there is to say.
+    return Broken(str(error) if type(error).__name__ == "ActorError" else traceback.format_exc(), False)

@@ -1,0 +1,196 @@
+"""Actors on a Ray cluster. The learner stays a plain process: a bridge (cluster_bridge.py) speaks to Ray for it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from agents.faults import Faults
+from agents.network.agent import AgentNetwork
+from agents.runtime.actor_group import Broken, GroupTask
+from agents.runtime.actor_process import Supervision
+from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
+from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
+from agents.runtime.cluster_bridge import Delivered, Layout, Processes, Restarted, Said, run_bridge
+from agents.runtime.inference import MakePolicy
+from agents.runtime.process import sigint_held_back
+from envs.errors import InputError
+from envs.spec import ArraySpec
+
+_LOOK_SECONDS = 0.5
+
+_JOIN_SECONDS = 20.0
+"""Time in which the bridge ends the groups and leaves the cluster, or ends it if it is its own."""
+
+
+class ClusterRuntime:
+    """Actors in groups, each a Ray actor, wherever the cluster has room for them; a lost group is started again elsewhere.
+
+    Args:
+        make_actor: see runtime/base.py; must be picklable.
+        network: the learner's.
+        spec: of one trajectory.
+        num_actors: processes in the whole cluster.
+        unrolls_per_batch: unrolls joined into one batch.
+        address: of the cluster; empty for one of this machine alone, which ends with the run (ray_connection.py).
+        actors_per_group: actors that are placed together, and lost together.
+        cpus_per_actor: that Ray reserves.
+        positions: where the random streams stand; taken over, and kept up to date.
+        actor_threads: compute threads of each actor.
+        buffers_per_actor: trajectories each actor may be ahead, wherever they are; bounds policy lag and memory.
+        version: of the weights that `network` begins with.
+        make_policy: builds the policy of an inference server, one for each group; None: each actor acts by itself.
+        server_threads: compute threads of each such server.
+        faults: takes in every restart, and says when there are too many; by default the first is.
+        supervision: when an actor that still runs is started again.
+        say: shows a line.
+    """
+
+    def __init__(
+        self,
+        make_actor: MakeActor,
+        network: AgentNetwork,
+        spec: Mapping[str, ArraySpec],
+        *,
+        num_actors: int,
+        unrolls_per_batch: int,
+        address: str = "",
+        actors_per_group: int = 1,
+        cpus_per_actor: float = 1.0,
+        positions: Positions | None = None,
+        actor_threads: int = 1,
+        buffers_per_actor: int = 2,
+        version: int = 0,
+        make_policy: MakePolicy | None = None,
+        server_threads: int = 1,
+        faults: Faults | None = None,
+        supervision: Supervision | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.positions = positions or Positions()
+        self._network, self._faults, self._say = network, faults or Faults(), say
+        self._unrolls_per_batch = unrolls_per_batch
+        # One batch is learned from while the next one comes.
+        self._buffers = TrajectoryBuffers(spec, 2 * unrolls_per_batch)
+        shapes = [parameter.shape for parameter in network.parameters()]
+        self._weights = SharedWeights(shapes)
+        self._weights.publish(network, version)
+        self._ready: deque[Delivered] = deque()
+        self._lent: list[Delivered] = []
+        self._processes: dict[str, int] = {}
+        task = GroupTask(
+            make_actor,
+            spec,
+            shapes,
+            network.actions,
+            actor_threads,
+            buffers_per_actor,
+            make_policy,
+            server_threads,
+            supervision or Supervision(),
+        )
+        layout = Layout(address, grouped(range(num_actors), actors_per_group), cpus_per_actor)
+        context = multiprocessing.get_context("spawn")
+        self._bridge, theirs = context.Pipe()
+        self._process = context.Process(
+            target=run_bridge,
+            args=(theirs, layout, task, self.positions, self._buffers, self._weights),
+            name="cluster",
+            daemon=True,
+        )
+        with sigint_held_back():
+            self._process.start()
+        # Without this copy the pipe ends with the bridge.
+        theirs.close()
+
+    only_waits = True
+
+    def collect(self) -> Batch:
+        """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""
+        for delivered in self._lent:
+            self._send(delivered.number)
+        self._lent = []
+        start = time.perf_counter()
+        while len(self._ready) < self._unrolls_per_batch:
+            self._receive()
+        waited = time.perf_counter() - start
+        taken = self._lent = [self._ready.popleft() for _ in range(self._unrolls_per_batch)]
+        for _, unroll in taken:
+            self.positions.unrolls[unroll.actor] = unroll.finished.unrolls
+            self.positions.episodes[unroll.actor] = unroll.episodes
+        finished = [unroll.finished for _, unroll in taken]
+        return Batch(
+            trajectory=concatenate([self._buffers[number] for number, _ in taken]),
+            weights_versions=[one.weights_version for one in finished],
+            wait_seconds=waited,
+            actor_seconds=sum(one.seconds for one in finished),
+            env_seconds=sum(one.env_seconds for one in finished),
+            inference_seconds=sum(one.inference_seconds for one in finished),
+            actor_wait_seconds=sum(one.wait_seconds for one in finished),
+        )
+
+    def publish(self, version: int) -> None:
+        """Copies the learner's weights to where the bridge finds them."""
+        self._weights.publish(self._network, version)
+        self._send("weights")
+
+    def state_dict(self) -> None:
+        """None: whenever one looks, actors are in the middle of their unrolls."""
+
+    def processes(self) -> dict[str, int]:
+        """`cluster`, the bridge, and `actor-<index>` of those actors that are on this machine."""
+        return {"cluster": self._process.pid or 0, **self._processes}
+
+    def close(self) -> None:
+        """Asks the bridge to end the groups and to leave the cluster."""
+        if self._bridge.closed:
+            return
+        self._send(None)
+        self._process.join(_JOIN_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._bridge.close()
+
+    def _send(self, message: int | str | None) -> None:
+        # One that is gone is noticed when its pipe is read.
+        with contextlib.suppress(OSError):
+            self._bridge.send(message)
+
+    def _receive(self) -> None:
+        """Takes in what the bridge has sent, or waits for it for a while."""
+        try:
+            if not self._bridge.poll(_LOOK_SECONDS):
+                return
+            message = self._bridge.recv()
+        except (EOFError, OSError):
+            self._process.join(_LOOK_SECONDS)
+            raise ActorError(
+                f"the Ray cluster is gone (the process that spoke to it ended with code {self._process.exitcode}): start it again, and "
+                "the run with resume=true"
+            ) from None
+        if isinstance(message, Delivered):
+            self._ready.append(message)
+        elif isinstance(message, Restarted):
+            self._faults.add(
+                message.where,
+                message.fault,
+                unrolls_dropped=message.unrolls_dropped,
+                episodes_dropped=message.episodes_dropped,
+            )
+        elif isinstance(message, Processes):
+            if message.host == socket.gethostname():
+                self._processes |= message.ids
+        elif isinstance(message, Said):
+            self._say(message.text)
+        elif isinstance(message, Broken):
+            raise (InputError if message.is_input_error else ActorError)(message.error)
+
+
+def grouped(indices: Sequence[int], size: int) -> list[list[int]]:
+    """Neighbours together, `size` of them; the last group may be smaller."""
+    return [list(indices[first : first + size]) for first in range(0, len(indices), size)]
