@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import socket
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +24,9 @@ from envs.errors import InputError
 from envs.spec import ArraySpec
 
 _LOOK_SECONDS = 0.5
+
+_LAST_LINES = 5
+"""Of what Ray said before it ended, to tell the user."""
 
 _JOIN_SECONDS = 20.0
 """Time in which the bridge ends the groups and leaves the cluster, or ends it if it is its own."""
@@ -96,9 +101,12 @@ class ClusterRuntime:
         layout = Layout(address, grouped(range(num_actors), actors_per_group), cpus_per_actor)
         context = multiprocessing.get_context("spawn")
         self._bridge, theirs = context.Pipe()
+        self._last_words = tempfile.TemporaryFile("r+", errors="replace")  # noqa: SIM115
+        # A file without a name, by which nothing can be left behind.
+        words = f"/proc/{os.getpid()}/fd/{self._last_words.fileno()}"
         self._process = context.Process(
             target=run_bridge,
-            args=(theirs, layout, task, self.positions, self._buffers, self._weights),
+            args=(theirs, words, layout, task, self.positions, self._buffers, self._weights),
             name="cluster",
             daemon=True,
         )
@@ -155,6 +163,7 @@ class ClusterRuntime:
             self._process.kill()
             self._process.join()
         self._bridge.close()
+        self._last_words.close()
 
     def _send(self, message: int | str | None) -> None:
         # One that is gone is noticed when its pipe is read.
@@ -169,9 +178,13 @@ class ClusterRuntime:
             message = self._bridge.recv()
         except (EOFError, OSError):
             self._process.join(_LOOK_SECONDS)
+            self._last_words.seek(0)
+            # Ray quotes its own log, indented.
+            said = [line for line in self._last_words.read().splitlines() if not line.startswith(" ")]
+            words = "\n".join(said[-_LAST_LINES:])
             raise ActorError(
                 f"the Ray cluster is gone (the process that spoke to it ended with code {self._process.exitcode}): start it again, and "
-                "the run with resume=true"
+                f"the run with resume=true\n{words}"
             ) from None
         if isinstance(message, Delivered):
             self._ready.append(message)

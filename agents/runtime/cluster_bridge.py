@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Coroutine, Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import ModuleType
@@ -33,8 +34,8 @@ _BESIDE = 4
 _NEWS_SECONDS = 2.0
 """How long a group waits for news before it says that there is none."""
 
-_ROOM_SECONDS = 10.0
-"""After which it is told that there is no room for a group yet."""
+_ROOM_SECONDS = 30.0
+"""How often it is told that there is no room for some groups, if these are not the same as before."""
 
 _END_SECONDS = 8.0
 """Time in which groups end their actors when the run ends."""
@@ -91,7 +92,8 @@ class _Group:
         positions: where their random streams begin when they are started the next time.
         handle: of the Ray actor.
         place: where it runs; None until there is room.
-        version: of the weights that it has, or is being sent.
+        version: of the weights that it has; -1 before it has begun.
+        publishing: whether weights are on their way to it.
     """
 
     def __init__(self, indices: Sequence[int], positions: Positions) -> None:
@@ -104,6 +106,7 @@ class _Group:
         self.handle: Any = None
         self.place: Place | None = None
         self.version = -1
+        self.publishing = False
 
     @property
     def name(self) -> str:
@@ -164,6 +167,7 @@ class _Bridge:
             self._free.put_nowait(number)
         asyncio.get_running_loop().add_reader(self._learner.fileno(), self._hear)
         self._start(self._deliver())
+        self._start(self._tell_of_waiting())
         for group in self._groups:
             self._start(self._keep(group))
         await self._ended.wait()
@@ -248,9 +252,7 @@ class _Bridge:
             concurrency_groups={"beside": _BESIDE},
         )
         group.handle = handle = asked(ActorGroup).remote()
-        waiting = self._start(self._tell_of_waiting(group))
         group.place = await handle.arrive.remote()
-        waiting.cancel()
         version, flat = self._newest_weights()
         begun = await handle.begin.remote(self._task, group.indices, group.positions, flat, version)
         if isinstance(begun, Broken):
@@ -265,10 +267,20 @@ class _Bridge:
             for task in beside:
                 task.cancel()
 
-    async def _tell_of_waiting(self, group: _Group) -> None:
-        await asyncio.sleep(_ROOM_SECONDS)
-        cpus = self._layout.cpus_per_actor * len(group.indices)
-        self._tell(Said(f"{group.name} wait for room: no node of the Ray cluster has {cpus:g} CPUs free yet"))
+    async def _tell_of_waiting(self) -> None:
+        told: list[_Group] = []
+        while True:
+            await asyncio.sleep(_ROOM_SECONDS)
+            waiting = [group for group in self._groups if group.place is None]
+            if waiting and waiting != told:
+                cpus = self._layout.cpus_per_actor * len(waiting[0].indices)
+                self._tell(
+                    Said(
+                        f"{len(waiting)} of {len(self._groups)} groups of actors have found no room on the Ray cluster yet: each waits for "
+                        f"a node with {cpus:g} CPUs free"
+                    )
+                )
+            told = waiting
 
     async def _take(self, group: _Group) -> None:
         """Takes one unroll after the other from a group that has begun."""
@@ -329,12 +341,21 @@ class _Bridge:
                     self._tell(Processes(group.place.host, known))
 
     async def _publish(self, group: _Group) -> None:
-        """Sends a group the newest weights, and does so once more if they are not the newest when it has them."""
-        handle = group.handle
-        with contextlib.suppress(self._ray.exceptions.RayError):
+        """Sends a group the newest weights, one version at a time, for as long as there are newer ones when it has them."""
+        if group.publishing:
+            return
+        handle, group.publishing = group.handle, True
+        try:
             while group.version >= 0 and group.handle is handle and group.version < self._weights.version:
-                group.version, flat = self._newest_weights()
-                await group.beside("publish", flat, group.version)
+                version, flat = self._newest_weights()
+                await group.beside("publish", flat, version)
+                if group.handle is handle:
+                    group.version = version
+        except self._ray.exceptions.RayError:
+            # Whoever waits for its unrolls hears of it.
+            pass
+        finally:
+            group.publishing = False
 
     def _newest_weights(self) -> tuple[int, Any]:
         """Version and reference. Each version is stored once, and Ray brings it to each node once, whoever asks for it there."""
@@ -370,14 +391,18 @@ async def _last(group: _Group) -> None:
 
 def run_bridge(
     learner: Connection,
+    last_words: str,
     layout: Layout,
     task: GroupTask,
     positions: Positions,
     buffers: TrajectoryBuffers,
     weights: SharedWeights,
 ) -> None:
-    """Main function of the process."""
+    """Main function of the process. What Ray prints goes to the file `last_words`."""
     end_with_the_parent()
+    with open(last_words, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     leave_signals_to_the_learner()
     configure_process(1)
     actors = sum(len(indices) for indices in layout.groups)

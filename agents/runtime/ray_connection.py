@@ -59,7 +59,10 @@ def joined(address: str, *, num_cpus: int, store_bytes: int) -> Iterator[ModuleT
     Raises:
         InputError: there is no cluster there.
     """
+    # Ray reads all of these when it is imported.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Each attempt takes 40 seconds, and otherwise there are twenty.
+    os.environ["RAY_NUM_REDIS_GET_RETRIES"] = "2"
     settings: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "error",
@@ -67,7 +70,7 @@ def joined(address: str, *, num_cpus: int, store_bytes: int) -> Iterator[ModuleT
     }
     folder = ""
     if not address:
-        # With 0, a node's address is that of the loopback interface on Linux too. Ray reads it when it is imported.
+        # With 0, a node's address is that of the loopback interface on Linux too.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # Sockets lie in it, whose paths must be short.
         folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from counted import SPEC, Lives
 from counting import SLOTS, CountingNetwork, MakeCountingActor, MakeCountingPolicy
+from ray_cluster import ray_nodes
 
 from agents.faults import Faults
 from agents.pulse import Pulse
 from agents.runtime.actor_process import Supervision
-from agents.runtime.base import ActorError
+from agents.runtime.base import ActorError, Runtime
+from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.serial import SerialRuntime
 from envs.faults import Fault
@@ -32,36 +34,44 @@ class Records(list[dict[str, Any]]):
         return [record for record in self if record["where"] == where]
 
 
-def run(runtime: LocalRuntime | SerialRuntime, lives: Lives, actors: int, restarts: int) -> None:
+def processes(name: str, network: CountingNetwork, make: MakeCountingActor, **options: Any) -> Runtime:
+    """A runtime whose actors have processes of their own, with one unroll to a batch."""
+    if name == "cluster":
+        options["address"] = ray_nodes().address
+    if name == "server":
+        options["make_policy"] = MakeCountingPolicy()
+    kind: Any = ClusterRuntime if name == "cluster" else LocalRuntime
+    runtime: Runtime = kind(make, network, SPEC, unrolls_per_batch=1, **options)
+    return runtime
+
+
+def run(runtime: Runtime, network: CountingNetwork, lives: Lives, actors: int, restarts: int) -> None:
     """Until each of the first `actors` actors was seen to begin anew so often, with weights that change at every update."""
-    network = runtime._pool._network if isinstance(runtime, LocalRuntime) else runtime._network
     deadline, version = time.monotonic() + PATIENCE, 0
     while min(lives.restarts(actor) for actor in range(actors)) < restarts:
         assert time.monotonic() < deadline, "an actor was not started again"
         batch = runtime.collect()
         lives.add(batch)
         version += 1
-        network.number.data.fill_(version)  # type: ignore[attr-defined]
+        network.number.data.fill_(version)
         runtime.publish(version)
         if version > 50:  # a process that starts need not be waited for with thousands of unrolls of the others
             time.sleep(0.02)
 
 
-def test_every_kind_of_end_is_followed_by_a_new_start() -> None:
+ON_RAY = pytest.param("cluster", marks=pytest.mark.xdist_group("ray"))
+
+
+@pytest.mark.parametrize("name", ["local", ON_RAY])
+def test_every_kind_of_end_is_followed_by_a_new_start(name: str) -> None:
     """One actor raises, one exits, one crashes, all at every twentieth step. The fourth has nothing to do with it."""
-    records, faults = Records(), ("raise", "exit", "segfault")
-    runtime = LocalRuntime(
-        MakeCountingActor(fault=",".join((*faults, ""))),
-        CountingNetwork(),  # type: ignore[arg-type]
-        SPEC,
-        num_actors=4,
-        unrolls_per_batch=1,
-        faults=Faults(max_restarts=1000, record=records.append),
-    )
-    lives = Lives("local")
+    records, kinds, network = Records(), ("raise", "exit", "segfault"), CountingNetwork()
+    faults = Faults(max_restarts=1000, record=records.append)
+    runtime = processes(name, network, MakeCountingActor(fault=",".join((*kinds, ""))), num_actors=4, faults=faults)
+    lives = Lives(name)
     try:
-        run(runtime, lives, actors=3, restarts=1)
-        counts = runtime._pool._faults.row()
+        run(runtime, network, lives, actors=3, restarts=1)
+        counts = faults.row()
     finally:
         runtime.close()
     lives.check()
@@ -78,19 +88,18 @@ def test_every_kind_of_end_is_followed_by_a_new_start() -> None:
 
 
 def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung() -> None:
-    records = Records()
-    runtime = LocalRuntime(
+    records, network = Records(), CountingNetwork()
+    runtime = processes(
+        "local",
+        network,
         MakeCountingActor(fault="hang,"),
-        CountingNetwork(),  # type: ignore[arg-type]
-        SPEC,
         num_actors=2,
-        unrolls_per_batch=1,
         faults=Faults(max_restarts=1000, record=records.append),
         supervision=Supervision(hang_seconds=2.0),
     )
     lives = Lives("local")
     try:
-        run(runtime, lives, actors=1, restarts=1)
+        run(runtime, network, lives, actors=1, restarts=1)
     finally:
         runtime.close()
     lives.check()
@@ -98,28 +107,21 @@ def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung() -> None:
     assert first["cause"] == "hung" and "runtime.hang_seconds" in first["detail"] and "counting.py" in first["detail"]
 
 
-@pytest.mark.parametrize("name", ["local", "server"])
+@pytest.mark.parametrize("name", ["local", "server", ON_RAY])
 def test_what_is_killed_is_started_again(name: str) -> None:
     """The actor, and the server that acts for it, one after the other."""
-    records = Records()
-    runtime = LocalRuntime(
-        MakeCountingActor(),
-        CountingNetwork(),  # type: ignore[arg-type]
-        SPEC,
-        num_actors=1,
-        unrolls_per_batch=1,
-        make_policy=MakeCountingPolicy() if name == "server" else None,
-        faults=Faults(max_restarts=1000, record=records.append),
-    )
+    records, network = Records(), CountingNetwork()
+    faults = Faults(max_restarts=1000, record=records.append)
+    runtime = processes(name, network, MakeCountingActor(), num_actors=1, faults=faults)
     lives, killed = Lives(name), ["actor-0"]
     if name == "server":
         killed.append("inference")
     try:
         for number, victim in enumerate(killed):
-            run(runtime, lives, actors=1, restarts=number)
+            run(runtime, network, lives, actors=1, restarts=number)
             os.kill(runtime.processes()[victim], signal.SIGKILL)
-            run(runtime, lives, actors=1, restarts=number + 1)
-        assert set(runtime.processes()) == set(killed)
+            run(runtime, network, lives, actors=1, restarts=number + 1)
+        assert set(runtime.processes()) - {"cluster"} == set(killed)
     finally:
         runtime.close()
     lives.check()
@@ -134,20 +136,13 @@ def test_an_actor_that_is_too_old_or_too_large_is_renewed_between_two_unrolls(
     supervision: Supervision, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.runtime.actor_pool._MEMORY_SECONDS", 0.0)
-    records = Records()
-    runtime = LocalRuntime(
-        MakeCountingActor(),
-        CountingNetwork(),  # type: ignore[arg-type]
-        SPEC,
-        num_actors=1,
-        unrolls_per_batch=1,
-        # What is asked for is not counted among the restarts that may be too many.
-        faults=Faults(max_restarts=0, record=records.append),
-        supervision=supervision,
-    )
+    records, network = Records(), CountingNetwork()
+    # What is asked for is not counted among the restarts that may be too many.
+    faults = Faults(max_restarts=0, record=records.append)
+    runtime = processes("local", network, MakeCountingActor(), num_actors=1, faults=faults, supervision=supervision)
     lives = Lives("local")
     try:
-        run(runtime, lives, actors=1, restarts=1)
+        run(runtime, network, lives, actors=1, restarts=1)
         unrolls = runtime.positions.unrolls[0]
     finally:
         runtime.close()
@@ -158,17 +153,17 @@ def test_an_actor_that_is_too_old_or_too_large_is_renewed_between_two_unrolls(
 
 
 def test_a_serial_actor_that_raises_is_built_anew() -> None:
-    records = Records()
+    records, network = Records(), CountingNetwork()
     runtime = SerialRuntime(
         MakeCountingActor(fault="raise,"),
-        CountingNetwork(),  # type: ignore[arg-type]
+        network,  # type: ignore[arg-type]
         SPEC,
         num_actors=2,
         unrolls_per_batch=2,
         faults=Faults(max_restarts=1000, record=records.append),
     )
     lives = Lives("serial")
-    run(runtime, lives, actors=1, restarts=4)
+    run(runtime, network, lives, actors=1, restarts=4)
     runtime.close()
     lives.check()
     assert lives.restarts(1) == 0

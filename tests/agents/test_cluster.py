@@ -1,0 +1,186 @@
+"""What is a cluster's own: nodes that come and go, a head that dies, and nothing that is left or can be reached."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from counted import SPEC, Lives
+from counting import SLOTS, CountingNetwork, MakeCountingActor
+from ray_cluster import CPUS, NODE, one_node, ray_nodes
+
+import train
+from agents.faults import Faults
+from agents.runtime import ray_connection
+from agents.runtime.base import Positions
+from agents.runtime.cluster import ClusterRuntime, grouped
+from agents.runtime.cluster_bridge import _Group
+from agents.runtime.ray_connection import own_paths
+
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("nothing_is_left_behind")]
+
+PATIENCE = 240.0
+"""Seconds after which what should have happened never will; far beyond what a busy machine takes."""
+
+TINY = [
+    *("env=conditional", "env.tasks=[map-0]", "runtime=cluster", "runtime.num_actors=1", "runtime.slots_per_actor=4"),
+    *("learner.batch_size=4", "precision=fp32", "display=false", "context=task", "log_seconds=0.2"),
+]
+
+
+def counting_cluster(network: CountingNetwork, **options: Any) -> ClusterRuntime:
+    return ClusterRuntime(MakeCountingActor(), network, SPEC, unrolls_per_batch=1, **options)  # type: ignore[arg-type]
+
+
+def play(runtime: ClusterRuntime, network: CountingNetwork, lives: Lives, until: Callable[[], bool]) -> None:
+    """Learns from one unroll after the other, with weights that change at every update."""
+    deadline = time.monotonic() + PATIENCE
+    while not until():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        lives.add(runtime.collect())
+        version = int(network.number) + 1
+        with torch.no_grad():
+            network.number.fill_(version)
+        runtime.publish(version)
+        time.sleep(0.01)
+
+
+def test_a_node_that_is_lost_costs_what_was_under_way_and_one_that_joins_is_used() -> None:
+    """Of five actors on six CPUs, one or two lose their node: four CPUs are left, so one of them waits for the next node."""
+    cluster, network, records = ray_nodes(), CountingNetwork(), []
+    lives, lost = Lives("cluster"), set[int]()
+    runtime = counting_cluster(
+        network,
+        num_actors=5,
+        address=cluster.address,
+        faults=Faults(max_restarts=1000, record=records.append),
+    )
+    try:
+        play(runtime, network, lives, lambda: len(lives.of) == 5)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        play(runtime, network, lives, lambda: len(records) > 0)
+        cluster.add_node(**NODE)
+        lost |= {int(record["where"].split()[1]) for record in records}
+        play(runtime, network, lives, lambda: all(lives.restarts(actor) >= 1 for actor in lost))
+    finally:
+        runtime.close()
+    lives.check()
+    assert {record["cause"] for record in records} == {"lost"}
+    lost |= {int(record["where"].split()[1]) for record in records}
+    assert 1 <= len(lost) <= CPUS
+    for actor in range(5):
+        assert lives.restarts(actor) == (actor in lost), "an actor was started again whose node was there, or was not"
+    first = next(record for record in records if record["unrolls_dropped"])
+    assert (first["unrolls_dropped"], first["episodes_dropped"]) == (1, SLOTS)
+
+
+def test_a_head_that_dies_ends_the_run_saved_and_the_run_goes_on_elsewhere(
+    tmp_path: Path, process_settings: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, folder = one_node(), tmp_path / "run"
+
+    def kill_the_head() -> None:
+        deadline = time.monotonic() + PATIENCE
+        log = folder / "metrics.jsonl"
+        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        head.remove_node(head.head_node, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_the_head)
+    killer.start()
+    code = train.main([*TINY, f"runtime.address={head.address}", f"run={folder}", "total_frames=100000000"])
+    killer.join()
+    said = capsys.readouterr().err
+    assert code == train.FAILED and "the Ray cluster is gone" in said and "resume=true" in said
+    saved = max(int(path.stem.split("-")[-1]) for path in (folder / "checkpoints").glob("*.pt"))
+    assert saved > 0
+    # With another runtime, because starting a cluster takes a while.
+    more = [*TINY, "runtime=serial", "runtime.address=''", f"run={folder}", "resume=true", "total_frames=1"]
+    assert train.main(more) == train.DONE, capsys.readouterr().err
+
+
+def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing(tmp_path: Path) -> None:
+    before = set(Path("/tmp").glob("ray-*"))
+    runtime = counting_cluster(CountingNetwork(), num_actors=1)
+    try:
+        runtime.collect()
+        family = psutil.Process().children(recursive=True)
+        assert any(process.name() == "raylet" for process in family)
+        sockets = [found for process in family for found in process.net_connections("inet") if found.status == "LISTEN"]
+        assert sockets and {found.laddr.ip.removeprefix("::ffff:") for found in sockets} == {"127.0.0.1"}
+    finally:
+        runtime.close()
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert set(Path("/tmp").glob("ray-*")) == before
+
+
+def test_actors_stop_when_nobody_takes_what_they_finish() -> None:
+    """After a pause no more unrolls are there than two actors have buffers; all that come later know the weights of after the pause."""
+    network, actors, buffers = CountingNetwork(), 2, 2
+    runtime = counting_cluster(
+        network, num_actors=actors, actors_per_group=2, address=ray_nodes().address, buffers_per_actor=buffers
+    )
+    try:
+        for _ in range(10):
+            runtime.collect()
+        time.sleep(3)
+        runtime.publish(1000)
+        time.sleep(1)
+        versions = [runtime.collect().weights_versions[0] for _ in range(4 * actors * buffers)]
+        assert sum(version < 1000 for version in versions) <= actors * buffers
+    finally:
+        runtime.close()
+
+
+def test_positions_of_a_lost_group_are_beyond_all_that_it_can_have_begun() -> None:
+    group = _Group([3, 4], Positions({3: 10, 7: 1}, {3: [5, 6]}, {0: 99}))
+    group.skip(buffers_per_actor=2, length=7, slots=2)
+    # Two unrolls of seven steps are at most four beginnings each.
+    assert group.positions == Positions({3: 12, 4: 2}, {3: [13, 14], 4: [7, 7]}, {0: 99})
+
+
+def test_groups_are_neighbours() -> None:
+    assert grouped(range(5), 2) == [[0, 1], [2, 3], [4]]
+
+
+def test_nodes_are_told_where_this_program_is_but_not_where_python_is() -> None:
+    paths = own_paths()
+    assert str(Path(train.__file__).resolve().parent) in paths
+    assert not [path for path in paths if "site-packages" in path]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["runtime.address=nowhere"], "runtime.address=nowhere is no address"),
+        (["runtime.address=127.0.0.1:1"], "runtime.address=127.0.0.1:1 does not answer"),
+        (["runtime.address=auto", "runtime.num_actors=0"], "runtime.num_actors=0 leaves open how many actors"),
+        (["runtime=local", "runtime.address=auto"], "runtime.address=auto is not used by runtime=local"),
+        (["runtime.cpus_per_actor=-1"], "runtime.cpus_per_actor=-1.0 is out of range"),
+        (["runtime.actors_per_group=0"], "runtime.actors_per_group=0 is out of range"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    settings: list[str], sentence: str, tmp_path: Path, process_settings: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*TINY, *settings, f"run={tmp_path / 'run'}"]) == train.BAD_INPUT
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert sentence in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_ray_one_is_told_how_to_get_it(
+    tmp_path: Path,
+    process_settings: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray_connection.importlib.util, "find_spec", lambda name: None)
+    assert train.main([*TINY, f"run={tmp_path / 'run'}"]) == train.BAD_INPUT
+    assert 'pip install "mimpala[ray]"' in capsys.readouterr().err
