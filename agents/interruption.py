@@ -10,6 +10,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, TypeVar
@@ -42,6 +44,21 @@ def end_with_the_parent() -> None:
     if parent is not None and os.getppid() != parent.pid:
         # It ended before it could be asked to tell.
         os._exit(1)
+
+
+def outlive_the_parent(seconds: float) -> None:
+    """Undoes `end_with_the_parent`, for a process that has to put things in order when its parent is gone, and has so long for it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
+    parent = multiprocessing.parent_process()
+
+    def end_after_it() -> None:
+        if parent is not None:
+            parent.join()
+            time.sleep(seconds)
+            os._exit(1)
+
+    threading.Thread(target=end_after_it, daemon=True).start()
 
 
 def run_program(main: Callable[[], int]) -> NoReturn:

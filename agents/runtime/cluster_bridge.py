@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from agents.interruption import end_with_the_parent
+from agents.interruption import outlive_the_parent
 from agents.runtime.actor_group import ActorGroup, Arrays, Broken, GroupTask, Place, ReceivedWeights, Unroll
 from agents.runtime.base import Positions
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
@@ -39,6 +39,10 @@ _ROOM_SECONDS = 30.0
 
 _END_SECONDS = 8.0
 """Time in which groups end their actors when the run ends."""
+
+
+_LAST_SECONDS = 30.0
+"""After the learner's end, in which everything has ended in order."""
 
 
 class Layout(NamedTuple):
@@ -399,7 +403,8 @@ def run_bridge(
     weights: SharedWeights,
 ) -> None:
     """Main function of the process. What Ray prints goes to the file `last_words`."""
-    end_with_the_parent()
+    # It hears the learner's pipe end, and then leaves nothing behind.
+    outlive_the_parent(_LAST_SECONDS)
     with open(last_words, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

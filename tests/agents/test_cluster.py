@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -105,19 +107,27 @@ def test_a_head_that_dies_ends_the_run_saved_and_the_run_goes_on_elsewhere(
     assert train.main(more) == train.DONE, capsys.readouterr().err
 
 
-def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing(tmp_path: Path) -> None:
-    before = set(Path("/tmp").glob("ray-*"))
-    runtime = counting_cluster(CountingNetwork(), num_actors=1)
+def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing_even_of_a_run_that_was_killed(
+    tmp_path: Path,
+) -> None:
+    before, log = set(Path("/tmp").glob("ray-*")), tmp_path / "run" / "metrics.jsonl"
+    command = [sys.executable, str(Path(train.__file__)), *TINY, f"run={tmp_path / 'run'}"]
+    run = subprocess.Popen([*command, "total_frames=100000000"], start_new_session=True)
     try:
-        runtime.collect()
-        family = psutil.Process().children(recursive=True)
+        deadline = time.monotonic() + PATIENCE
+        while not (log.exists() and log.stat().st_size):
+            assert run.poll() is None and time.monotonic() < deadline, "the run did not start"
+            time.sleep(0.1)
+        family = psutil.Process(run.pid).children(recursive=True)
         assert any(process.name() == "raylet" for process in family)
-        sockets = [found for process in family for found in process.net_connections("inet") if found.status == "LISTEN"]
+        sockets = [found for one in family for found in one.net_connections("inet") if found.status == "LISTEN"]
         assert sockets and {found.laddr.ip.removeprefix("::ffff:") for found in sockets} == {"127.0.0.1"}
     finally:
-        runtime.close()
-    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    assert set(Path("/tmp").glob("ray-*")) == before
+        run.kill()
+        run.wait()
+    _, left = psutil.wait_procs(family, 60)
+    assert not left
+    assert set(Path("/tmp").glob("ray-*")) <= before
 
 
 def test_actors_stop_when_nobody_takes_what_they_finish() -> None:
