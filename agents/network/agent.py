@@ -99,7 +99,7 @@ class AgentNetwork(nn.Module):
         """Runs T steps of B columns.
 
         Args:
-            inputs: observed keys of a trajectory (agents/trajectory.py), each [T, B, ...].
+            inputs: observed keys of a trajectory (agents/trajectory.py), each [T, B, ...]; `reset` as agents/network/core.py has it.
             core_state: [B, S], before the first step.
             modulations: from `condition`, for U contexts.
             segments: context of each of the T * B samples, time-major.

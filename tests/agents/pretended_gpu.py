@@ -1,0 +1,179 @@
+"""A GPU where there is none: its tensors say that they are on `cuda:0` and are computed in the processor's memory.
+
+What a GPU would refuse is refused: an operation on tensors of both sides, and NumPy. What a GPU would make the program wait for is written
+down: every value that the program asks for. Values are real, so results can be compared with those of the processor. Speed, memory and the
+order of streams are not pretended.
+
+torch has no such thing for programs whose course depends on data: its FakeTensorMode knows shapes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from agents import transfer
+
+GPU = torch.device("cuda", 0)
+
+
+class OnGPU(Tensor):
+    """A tensor whose numbers are in `host`."""
+
+    host: Tensor
+
+    @staticmethod
+    def __new__(cls, host: Tensor) -> OnGPU:
+        shell = torch.empty_strided(host.size(), host.stride(), dtype=host.dtype, device="meta")
+        # Meta for autograd, which would look for the threads of a GPU; CUDA for autocast.
+        tensor: OnGPU = torch.Tensor._make_subclass(cls, shell, False, device_for_backend_keys=GPU)
+        tensor.host = host
+        return tensor
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return GPU
+
+    def record_stream(self, stream: object) -> None:
+        pass
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{function} outside of the pretended GPU")
+
+
+class MixedDevicesError(RuntimeError):
+    """What torch says when an operation is given tensors of two devices."""
+
+
+class _Computing(TorchDispatchMode):
+    """Attributes:
+    waits: names of the operations whose answer the program has waited for.
+    """
+
+    # That of FakeTensorMode: with it nobody tries to start CUDA.
+    _mode_key = torch._C._TorchDispatchModeKey.FAKE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = str(function.overloadpacket)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        there = [isinstance(tensor, OnGPU) for tensor in tensors]
+        result_there = any(there)
+        if kwargs.get("device") is not None:
+            result_there = torch.device(kwargs["device"]).type == "cuda"
+            kwargs["device"] = torch.device("cpu")
+        copies = name in ("aten.copy_", "aten._to_copy", "aten._foreach_copy_")
+        if any(there) and not copies and any(tensor.dim() and not on for tensor, on in zip(tensors, there, strict=True)):
+            raise MixedDevicesError(f"{name} of tensors of both sides")
+        leaves = any(there) and (name == "aten._to_copy" and not result_there or name == "aten.copy_" and not there[0])
+        if leaves or (any(there) and name in ("aten._local_scalar_dense", "aten.nonzero", "aten.equal")):
+            self.waits.append(name)
+        host_args, host_kwargs = tree_map_only(OnGPU, lambda tensor: tensor.host, (args, kwargs))
+        result = function(*host_args, **host_kwargs)
+        if not result_there or name == "aten.copy_" and not there[0]:
+            # An operation in place gives back what it was given.
+            return args[0] if name == "aten.copy_" else result
+        known = {id(tensor.host): tensor for tensor in tensors if isinstance(tensor, OnGPU)}
+        return tree_map_only(Tensor, lambda tensor: known.get(id(tensor), None) or OnGPU(tensor), result)
+
+
+class _LSTM(TorchFunctionMode):
+    """A loop in place of the fused LSTM, which torch would make of kernels that only a GPU has."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch._VF.lstm and isinstance(args[0], OnGPU):
+            return _lstm(*args)
+        return function(*args, **(kwargs or {}))
+
+
+def _lstm(x: Tensor, state: tuple[Tensor, Tensor], weights: list[Tensor], *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    weight_x, weight_h, bias_x, bias_h = weights
+    hidden, cell = (part[0] for part in state)
+    outputs = []
+    for row in x.unbind():
+        gates = torch.nn.functional.linear(row, weight_x, bias_x) + torch.nn.functional.linear(hidden, weight_h, bias_h)
+        keep_in, forget, candidate, out = gates.chunk(4, dim=1)
+        cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
+        hidden = out.sigmoid() * cell.tanh()
+        outputs.append(hidden)
+    return torch.stack(outputs), hidden.unsqueeze(0), cell.unsqueeze(0)
+
+
+class Event:
+    """Of a stream."""
+
+    def __init__(self) -> None:
+        self.waited_for = False
+
+
+class Stream:
+    """Work is done at once, whatever the stream."""
+
+    def __init__(self, device: object = None) -> None:
+        self.events: list[Event] = []
+
+    def record_event(self) -> Event:
+        self.events.append(Event())
+        return self.events[-1]
+
+    def wait_event(self, event: Event) -> None:
+        event.waited_for = True
+
+    def wait_stream(self, stream: Stream) -> None:
+        pass
+
+
+class PretendedGPU:
+    """Attributes:
+    waits: names of the operations for whose answer the program has waited.
+    """
+
+    def __init__(self, computing: _Computing) -> None:
+        self.waits = computing.waits
+
+
+@contextmanager
+def pretended_gpu() -> Iterator[PretendedGPU]:
+    """Inside, `cuda:0` can be computed on."""
+    computing = _Computing()
+    stream = Stream()
+
+    @contextmanager
+    def entered(_: Stream) -> Iterator[None]:
+        yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "Stream", Stream)
+        patch.setattr(torch.cuda, "stream", entered)
+        patch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+        patch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
+        patch.setattr(transfer, "pinned", lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8))
+        before = torch.__future__.get_overwrite_module_params_on_conversion()
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        try:
+            with computing, _LSTM():
+                yield PretendedGPU(computing)
+        finally:
+            torch.__future__.set_overwrite_module_params_on_conversion(before)
+
+
+def host(tree: Any) -> Any:
+    """Nested data with the numbers of its tensors in the processor's memory; no wait."""
+    return tree_map_only(OnGPU, lambda tensor: tensor.host, tree)
