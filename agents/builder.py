@@ -105,6 +105,7 @@ def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> L
         lambda_=learner.lambda_,
         max_refused=learner.max_refused,
         autocast=plan.autocast_dtype(config, next(network.parameters()).device),
+        compile=plan.compiles(config),
         staging=plan.stages(config),
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from agents import diagnosis, losses
+from agents.compiling import Compiled
 from agents.network.agent import AgentNetwork
 from agents.popart import PopArt, initial_popart, rescale_head, sigma, update_moments
 from agents.rewards import transform_rewards
@@ -59,6 +60,7 @@ class Learner:
         clip_rho, clip_c, clip_pg_rho, lambda_: constants of V-trace.
         max_refused: updates in a row that may be refused as not finite before NonFiniteError.
         autocast: dtype of torsos and core, or None for full precision.
+        compile: torso and V-trace by torch.compile, where that works (agents/compiling.py).
         staging: whether batches travel to a device while the one before is learned from (agents/staging.py).
 
     Attributes:
@@ -92,6 +94,7 @@ class Learner:
         lambda_: float = 1.0,
         max_refused: int = 10,
         autocast: torch.dtype | None = None,
+        compile: bool = False,
         staging: bool = True,
     ) -> None:
         self.network = network
@@ -114,6 +117,8 @@ class Learner:
         self.staging = Staging(network.context_encoder, self.device, asynchronous=staging)
         self.state = LearnerState()
         self.popart = initial_popart(num_tasks, self.device)
+        self._torso = Compiled(network.torso) if compile else network.torso
+        self._vtrace = Compiled(vtrace) if compile else vtrace
         self._parameters = list(network.parameters())
         self._kept = OPTIMIZERS[optimizer]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
@@ -177,7 +182,9 @@ class Learner:
         mask, action, task = batch["mask"], batch["action"], batch["task"]
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             modulations = self.network.condition(contexts, samples=len(segments.index))
-            output = self.network.unroll(batch, batch["core_state"], modulations, segments, final_state=False)
+            output = self.network.unroll(
+                batch, batch["core_state"], modulations, segments, final_state=False, torso=self._torso
+            )
         features = output.value_features.float()
         actions = self.network.actions
         policy = actions.parameters(output.policy_logits[:-1])
@@ -187,7 +194,7 @@ class Learner:
             values = scale * self.network.value_head(features, task) + shift
             reward = transform_rewards(batch["reward"], self.reward_transform, self.reward_clip)
             discounts = self.discounting * (~batch["terminated"]).float()
-            vs, advantages = vtrace(
+            vs, advantages = self._vtrace(
                 log_probs - batch["behaviour_log_probs"], discounts, reward, values[:-1], values[-1], mask, **self.clips
             )
             if self.use_popart:

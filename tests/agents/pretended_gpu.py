@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -67,6 +68,7 @@ class _Computing(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self.capturing: Graph | None = None
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -75,29 +77,45 @@ class _Computing(TorchDispatchMode):
         there = [isinstance(tensor, OnGPU) for tensor in tensors]
         result_there = any(there)
         if kwargs.get("device") is not None:
-            result_there = torch.device(kwargs["device"]).type == "cuda"
+            # Meta is what autograd knows of it.
+            result_there = torch.device(kwargs["device"]).type in ("cuda", "meta")
             kwargs["device"] = torch.device("cpu")
         copies = name in ("aten.copy_", "aten._to_copy", "aten._foreach_copy_")
-        if any(there) and not copies and any(tensor.dim() and not on for tensor, on in zip(tensors, there, strict=True)):
+        if (
+            any(there)
+            and not copies
+            and any(tensor.dim() and not on for tensor, on in zip(tensors, there, strict=True))
+        ):
             raise MixedDevicesError(f"{name} of tensors of both sides")
-        leaves = any(there) and (name == "aten._to_copy" and not result_there or name == "aten.copy_" and not there[0])
+        leaves = any(there) and ((name == "aten._to_copy" and not result_there) or (name == "aten.copy_" and not there[0]))
         if leaves or (any(there) and name in ("aten._local_scalar_dense", "aten.nonzero", "aten.equal")):
+            if self.capturing is not None:
+                raise RuntimeError(f"{name} is not permitted when stream is capturing")
             self.waits.append(name)
         host_args, host_kwargs = tree_map_only(OnGPU, lambda tensor: tensor.host, (args, kwargs))
         result = function(*host_args, **host_kwargs)
-        if not result_there or name == "aten.copy_" and not there[0]:
+        if self.capturing is not None:
+            self.capturing.calls.append((function, host_args, host_kwargs, result))
+        if not result_there or (name == "aten.copy_" and not there[0]):
             # An operation in place gives back what it was given.
             return args[0] if name == "aten.copy_" else result
         known = {id(tensor.host): tensor for tensor in tensors if isinstance(tensor, OnGPU)}
-        return tree_map_only(Tensor, lambda tensor: known.get(id(tensor), None) or OnGPU(tensor), result)
+        return tree_map_only(Tensor, lambda tensor: known[id(tensor)] if id(tensor) in known else OnGPU(tensor), result)
 
 
-class _LSTM(TorchFunctionMode):
-    """A loop in place of the fused LSTM, which torch would make of kernels that only a GPU has."""
+class _Calling(TorchFunctionMode):
+    """What no dispatch sees: lists of values, and the fused LSTM, which torch would make of kernels that only a GPU has."""
+
+    def __init__(self, waits: list[str]) -> None:
+        super().__init__()
+        self._waits = waits
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch._VF.lstm and isinstance(args[0], OnGPU):
             return _lstm(*args)
+        if function is Tensor.tolist and isinstance(args[0], OnGPU):
+            self._waits.append("tolist")
+            return args[0].host.tolist()
         return function(*args, **(kwargs or {}))
 
 
@@ -138,13 +156,30 @@ class Stream:
         pass
 
 
+class Graph:
+    """What was called while it was captured, with the memory of arguments and results: a replay fills the latter again."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        for function, args, kwargs, results in self.calls:
+            for new, old in zip(tree_leaves(function(*args, **kwargs)), tree_leaves(results), strict=True):
+                if new is not old and new.data_ptr() != old.data_ptr():
+                    old.copy_(new)
+
+
 class PretendedGPU:
     """Attributes:
     waits: names of the operations for whose answer the program has waited.
+    graphs: that were captured.
     """
 
     def __init__(self, computing: _Computing) -> None:
         self.waits = computing.waits
+        self.graphs: list[Graph] = []
 
 
 @contextmanager
@@ -152,6 +187,16 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
     """Inside, `cuda:0` can be computed on."""
     computing = _Computing()
     stream = Stream()
+    gpu = PretendedGPU(computing)
+
+    @contextmanager
+    def capture(graph: Graph, pool: object = None) -> Iterator[None]:
+        computing.capturing = graph
+        try:
+            yield
+        finally:
+            computing.capturing = None
+        gpu.graphs.append(graph)
 
     @contextmanager
     def entered(_: Stream) -> Iterator[None]:
@@ -161,15 +206,20 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
         patch.setattr(torch.cuda, "Stream", Stream)
         patch.setattr(torch.cuda, "stream", entered)
         patch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
+        patch.setattr(torch.cuda, "CUDAGraph", Graph)
+        patch.setattr(torch.cuda, "graph", capture)
+        patch.setattr(torch.cuda, "graph_pool_handle", object)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
         patch.setattr(transfer, "pinned", lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8))
+        # Adam and the norm of gradients ask for the device in C++, where it is meta.
+        patch.setattr(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: ["meta"])
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
-            with computing, _LSTM():
-                yield PretendedGPU(computing)
+            with computing, _Calling(computing.waits):
+                yield gpu
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(before)
 
