@@ -21,7 +21,7 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from agents import transfer
+from agents import device_step, transfer
 
 GPU = torch.device("cuda", 0)
 
@@ -33,6 +33,12 @@ class OnGPU(Tensor):
 
     @staticmethod
     def __new__(cls, host: Tensor) -> OnGPU:
+        # What is made of ordinary tensors in inference mode may be a view, and as such an ordinary tensor.
+        with torch.inference_mode(False):
+            return cls._around(host)
+
+    @classmethod
+    def _around(cls, host: Tensor) -> OnGPU:
         shell = torch.empty_strided(host.size(), host.stride(), dtype=host.dtype, device="meta")
         # Meta for autograd, which would look for the threads of a GPU; CUDA for autocast.
         tensor: OnGPU = torch.Tensor._make_subclass(cls, shell, False, device_for_backend_keys=GPU)
@@ -72,6 +78,12 @@ class _Computing(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if torch.is_inference_mode_enabled():
+            # Otherwise autograd has taken them apart.
+            with self:
+                result = function.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         name = str(function.overloadpacket)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         there = [isinstance(tensor, OnGPU) for tensor in tensors]
@@ -87,7 +99,9 @@ class _Computing(TorchDispatchMode):
             and any(tensor.dim() and not on for tensor, on in zip(tensors, there, strict=True))
         ):
             raise MixedDevicesError(f"{name} of tensors of both sides")
-        leaves = any(there) and ((name == "aten._to_copy" and not result_there) or (name == "aten.copy_" and not there[0]))
+        leaves = any(there) and (
+            (name == "aten._to_copy" and not result_there) or (name == "aten.copy_" and not there[0])
+        )
         if leaves or (any(there) and name in ("aten._local_scalar_dense", "aten.nonzero", "aten.equal")):
             if self.capturing is not None:
                 raise RuntimeError(f"{name} is not permitted when stream is capturing")
@@ -103,14 +117,32 @@ class _Computing(TorchDispatchMode):
         return tree_map_only(Tensor, lambda tensor: known[id(tensor)] if id(tensor) in known else OnGPU(tensor), result)
 
 
+_CAST = {
+    *(
+        torch.nn.functional.linear,
+        torch.nn.functional.conv2d,
+        torch.mm,
+        torch.bmm,
+        torch.matmul,
+        torch.addmm,
+        torch._VF.lstm,
+    ),
+    *(Tensor.matmul, Tensor.__matmul__),
+}
+"""Of what autocast computes in low precision, the part that agents use."""
+
+
 class _Calling(TorchFunctionMode):
-    """What no dispatch sees: lists of values, and the fused LSTM, which torch would make of kernels that only a GPU has."""
+    """What no dispatch sees: lists of values, autocast, and the fused LSTM, which torch would make of kernels that only a GPU has."""
 
     def __init__(self, waits: list[str]) -> None:
         super().__init__()
         self._waits = waits
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _CAST and torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+            args = tree_map_only(OnGPU, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, args)
         if function is torch._VF.lstm and isinstance(args[0], OnGPU):
             return _lstm(*args)
         if function is Tensor.tolist and isinstance(args[0], OnGPU):
@@ -212,16 +244,21 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
-        patch.setattr(transfer, "pinned", lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8))
+        for module in (transfer, device_step):
+            patch.setattr(module, "pinned", lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8))
         # Adam and the norm of gradients ask for the device in C++, where it is meta.
         patch.setattr(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: ["meta"])
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
+        lifted = torch._C._only_lift_cpu_tensors()
+        # torch.tensor then makes its tensors here, and moves them.
+        torch._C._set_only_lift_cpu_tensors(True)
         try:
             with computing, _Calling(computing.waits):
                 yield gpu
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(before)
+            torch._C._set_only_lift_cpu_tensors(lifted)
 
 
 def host(tree: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agents import device_step, plan
 from agents.builder import build_learner
+from agents.compiling import Compiled
 from agents.fusion import FUSIONS, SPATIAL_FUSIONS, Segments
 from agents.learner import Learner
 from agents.network.agent import AgentNetwork
@@ -28,7 +29,7 @@ from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 
-T, B, SLOTS = 9, 6, 6
+T, B, SLOTS = 5, 4, 4
 
 
 @pytest.fixture
@@ -37,21 +38,26 @@ def gpu() -> Iterator[PretendedGPU]:
         yield pretended
 
 
+def config_of(**options: object) -> TrainConfig:
+    """With an optimiser that does not make large steps of gradients of nearly 0, whose sign is a matter of rounding."""
+    return fake_config(epsilon=1e-2, **options)  # type: ignore[arg-type]
+
+
 def agents() -> dict[str, tuple[EnvSpec, TrainConfig]]:
     """Every fusion, core, kind of actions and torso once."""
     grid = fake_env(image=(7, 7, 3), kind="symbolic")
     pixels = fake_env(image=(24, 28, 3), kind="pixels")
-    found = {f"fusion-{name}": (fake_env(), fake_config(fusion=name)) for name in sorted(FUSIONS)}
-    found |= {f"core-{name}": (fake_env(), fake_config(core=name)) for name in CORES}
-    found |= {f"actions-{name}": (fake_env(actions=name), fake_config(fusion="film")) for name in ACTIONS}
+    found = {f"fusion-{name}": (fake_env(), config_of(fusion=name)) for name in sorted(FUSIONS)}
+    found |= {f"core-{name}": (fake_env(), config_of(core=name)) for name in CORES}
+    found |= {f"actions-{name}": (fake_env(actions=name), config_of(fusion="film")) for name in ACTIONS}
     sites = ("torso", "core_input")
     for name in SPATIAL_FUSIONS:
-        config = fake_config(fusion="gated", spatial=name, sites=sites)
+        config = config_of(fusion="gated", spatial=name, sites=sites)
         found[f"map-{name}"] = grid, config
     for torso in ("shallow", "deep"):
-        found[f"torso-{torso}"] = pixels, fake_config(fusion="concat", torso=torso)
-    found["no context"] = fake_env(), fake_config(fusion="concat", context="none")
-    found["rmsprop"] = fake_env(), fake_config(optimizer="rmsprop", reduction="sum", popart=False)
+        found[f"torso-{torso}"] = pixels, config_of(fusion="concat", torso=torso)
+    found["no context"] = fake_env(), config_of(fusion="concat", context="none")
+    found["rmsprop"] = fake_env(), config_of(optimizer="rmsprop", reduction="sum", popart=False)
     return found
 
 
@@ -92,14 +98,11 @@ def test_the_pretended_gpu_refuses_what_a_real_one_refuses(gpu: PretendedGPU) ->
 def test_an_update_on_a_gpu_is_the_update_and_waits_once(gpu: PretendedGPU, name: str) -> None:
     env, config = AGENTS[name]
     on_cpu, on_gpu = two_learners(env, config)
-    for seed in range(2):
-        batch = fake_batch(env, on_cpu.network.core_state_size, T, B, seed)
-        expected = on_cpu.step(batch)
-        gpu.waits.clear()
-        metrics = on_gpu.step(batch)
-        assert gpu.waits == ["tolist"]
-        for key, value in expected.items():
-            torch.testing.assert_close(host(metrics[key]), value, rtol=1e-3, atol=1e-4)
+    batch = fake_batch(env, on_cpu.network.core_state_size, T, B)
+    expected, metrics = on_cpu.step(batch), on_gpu.step(batch)
+    assert gpu.waits == ["tolist"]
+    for key, value in expected.items():
+        torch.testing.assert_close(host(metrics[key]), value, rtol=1e-3, atol=1e-4)
     assert_equal_parameters(on_cpu, on_gpu)
     torch.testing.assert_close(host(on_gpu.popart.mu), on_cpu.popart.mu, rtol=1e-3, atol=1e-5)
 
@@ -258,18 +261,23 @@ def steps(env: EnvSpec, network: AgentNetwork, count: int) -> list[dict[str, Ten
     return [{key: value[t] for key, value in batch.items() if key in OBSERVED} for t in range(count)]
 
 
-@pytest.mark.parametrize("graphs", [False, True])
+def assert_acts_alike(on_cpu: Policy, on_gpu: Policy, inputs: dict[str, Tensor]) -> None:
+    """For more steps than are taken before a capture."""
+    for _ in range(device_step._SEEN_BEFORE + 3):
+        torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", AGENTS)
-def test_acting_on_a_gpu_is_acting_and_waits_for_the_answer_alone(gpu: PretendedGPU, name: str, graphs: bool) -> None:
-    """Kernel by kernel, and captured: over steps in which contexts change, and with some slots only."""
+def test_acting_on_a_gpu_is_acting_and_waits_for_the_answer_alone(gpu: PretendedGPU, name: str) -> None:
+    """At first kernel by kernel, then captured; contexts change, and two of the steps are those of some slots only."""
     env, config = AGENTS[name]
     network = fake_network(env, config)
-    on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=graphs)
-    some = torch.tensor([0, 2, 3]).numpy()
+    on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=True)
+    some = torch.tensor([0, 3]).numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for number, inputs in enumerate(steps(env, network, 14)):
-            slots = some if number % 3 == 2 else None
+        for number, inputs in enumerate(steps(env, network, 9)):
+            slots = some if number in (1, 7) else None
             present = inputs if slots is None else {key: value[some] for key, value in inputs.items()}
             gpu.waits.clear()
             captured = len(gpu.graphs)
@@ -279,7 +287,7 @@ def test_acting_on_a_gpu_is_acting_and_waits_for_the_answer_alone(gpu: Pretended
             assert not isinstance(found, OnGPU)
             torch.testing.assert_close(found, on_cpu.distribution(present, slots), rtol=1e-3, atol=1e-4)
             torch.testing.assert_close(host(on_gpu.core_state), on_cpu.core_state, rtol=1e-3, atol=1e-4)
-    assert bool(gpu.graphs) == graphs
+    assert gpu.graphs
 
 
 def test_new_weights_reach_a_captured_step(gpu: PretendedGPU) -> None:
@@ -289,8 +297,7 @@ def test_new_weights_reach_a_captured_step(gpu: PretendedGPU) -> None:
     on_gpu = Policy(network.to(GPU), SLOTS, graphs=True)
     inputs = steps(env, network, 1)[0]
     for _ in range(2):
-        for _ in range(device_step._SEEN_BEFORE + 2):
-            torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-3, atol=1e-4)
+        assert_acts_alike(on_cpu, on_gpu, inputs)
         with torch.no_grad():
             for policy in (on_cpu, on_gpu):
                 for parameter in policy.network.parameters():
@@ -309,8 +316,7 @@ def test_where_a_step_cannot_be_captured_it_runs_as_it_is_after_one_warning(
     on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=True)
     inputs = steps(env, network, 1)[0]
     with pytest.warns(UserWarning, match=r"CUDA graphs.*capturing.*runtime.cuda_graphs=false") as warned:
-        for _ in range(6):
-            torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-3, atol=1e-4)
+        assert_acts_alike(on_cpu, on_gpu, inputs)
     assert len(warned) == 1 and not gpu.graphs
 
 
@@ -321,8 +327,7 @@ def test_a_graph_with_other_results_is_not_used(gpu: PretendedGPU, monkeypatch: 
     on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=True)
     inputs = steps(env, network, 1)[0]
     with pytest.warns(UserWarning, match="other results"):
-        for _ in range(6):
-            torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-3, atol=1e-4)
+        assert_acts_alike(on_cpu, on_gpu, inputs)
 
 
 def test_there_are_few_graphs(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +347,7 @@ def test_there_are_few_graphs(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch
 
 def test_weights_go_between_devices_through_shared_memory(gpu: PretendedGPU) -> None:
     env, config = AGENTS["fusion-mi"]
-    learner, server, actor = fake_network(env, config, 1).to(GPU), fake_network(env, config, 2).to(GPU), None
+    learner, server = (fake_network(env, config, seed).to(GPU) for seed in (1, 2))
     actor = fake_network(env, config, 3)
     weights = SharedWeights([parameter.shape for parameter in learner.parameters()])
     weights.publish(learner, 5)
@@ -409,6 +414,72 @@ def test_switches_are_auto_true_or_false(key: str) -> None:
 
 def test_precision_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_train(["env=conditional", "context=task"])
-    monkeypatch.setattr(plan, "has_bf16", lambda device=torch.device("cpu"): device.type == "cuda")
+    monkeypatch.setattr(plan, "has_bf16", lambda device: device.type == "cuda")
     assert plan.autocast_dtype(config) is None
     assert plan.autocast_dtype(config, torch.device("cuda:0")) == torch.bfloat16
+
+
+# Compiling
+
+
+def test_where_the_compiler_fails_the_function_runs_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> Tensor:
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: broken)
+    env, config = fake_env(image=(24, 28, 3), kind="pixels"), config_of(torso="shallow", compile="true")
+    plain = build_learner(config_of(torso="shallow"), env, fake_network(env, config))
+    compiled = build_learner(config, env, fake_network(env, config))
+    batch = fake_batch(env, plain.network.core_state_size, T, B)
+    with pytest.warns(UserWarning, match=r"torch.compile fails here .*: set learner.compile=false") as warned:
+        compiled.step(batch)
+    # The torso and V-trace, once each.
+    assert len(warned) == 2
+    plain.step(batch)
+    for learner in (plain, compiled):
+        learner.step(batch)
+    assert_equal_parameters(plain, compiled, rtol=0.0, atol=0.0)
+
+
+def test_what_the_function_itself_refuses_is_raised_as_it_is() -> None:
+    def refuses(x: int) -> int:
+        raise ValueError("not this one")
+
+    function = Compiled(refuses)
+    function._compiled = refuses
+    with pytest.raises(ValueError, match="not this one"):
+        function(1)
+
+
+# A real one
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_real_gpu_learns_as_the_processor_does(name: str) -> None:
+    env, config = AGENTS[name]
+    on_cpu, on_gpu = two_learners(env, config)
+    for seed in range(3):
+        batch = fake_batch(env, on_cpu.network.core_state_size, T, B, seed)
+        expected, metrics = on_cpu.step(batch), on_gpu.step(batch)
+        for key, value in expected.items():
+            torch.testing.assert_close(metrics[key].cpu(), value, rtol=1e-2, atol=1e-3)
+    for one, other in zip(on_cpu.network.parameters(), on_gpu.network.parameters(), strict=True):
+        torch.testing.assert_close(other.detach().cpu(), one.detach(), rtol=1e-2, atol=1e-3)
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_real_gpu_acts_as_the_processor_does_also_from_graphs(name: str) -> None:
+    env, config = AGENTS[name]
+    network = fake_network(env, config)
+    on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for inputs in steps(env, network, 14):
+            torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-2, atol=1e-3)
+            torch.testing.assert_close(on_gpu.core_state.cpu(), on_cpu.core_state, rtol=1e-2, atol=1e-3)
+    assert on_gpu._step is not None and on_gpu._step._graphs
