@@ -106,8 +106,9 @@ class DeviceStep:
             return self._run(arrays, state, modulations, Segments(arrays["contexts"], segments.count))
 
         try:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            graph = self._graphs[shapes] = _Graph(run, arrays, core_state, self._pool)
+            with torch.cuda.device(self._device):
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                graph = self._graphs[shapes] = _Graph(run, arrays, core_state, self._pool)
         except RuntimeError as error:
             self._captures = False
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -128,12 +129,9 @@ class _Graph:
 
     def __init__(self, run: Any, arrays: Mapping[str, Tensor], core_state: Tensor, pool: Any) -> None:
         packing = Packing(arrays)
-        host, self._device_block = (
-            pinned(packing.num_bytes),
-            torch.empty(packing.num_bytes, dtype=torch.uint8, device=core_state.device),
-        )
-        self._host_block, self._host = host, packing.views(host)
-        self._inputs = packing.views(self._device_block)
+        self._host_block = pinned(packing.num_bytes)
+        self._device_block = torch.empty(packing.num_bytes, dtype=torch.uint8, device=core_state.device)
+        self._host, self._inputs = packing.views(self._host_block), packing.views(self._device_block)
         self._state = core_state.new_empty(len(arrays["rows"]), core_state.shape[1])
         self._fill(arrays, core_state)
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()

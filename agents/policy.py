@@ -61,7 +61,8 @@ class Policy:
         self._acting = network
         if autocast is not None:
             # A copy in that precision, made once for each version of the weights: autocast would cast them at every step.
-            self._acting = copy.deepcopy(network)
+            # `to`, because a copy's recurrent weights do not lie side by side, as a GPU's kernels want them.
+            self._acting = copy.deepcopy(network).to(device)
             self._acting.lower_precision(autocast)
         self._cache = ModulationCache(self._acting, slots)
         self._step = DeviceStep(self._acting, graphs=graphs) if device.type != "cpu" else None

@@ -237,6 +237,7 @@ class EvaluateConfig:
         output: file for the result; empty = evaluation.json beside the checkpoint's run.
         engine: engine of the environments, as env.engine; empty = as in training.
         threads: compute threads; 0 = all cores, which pays for large networks only.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU where torch sees one. Episodes repeat on the device they were played on.
         probe: one of agents.probes.PROBES, or `all`: play again with another context, and report what is lost; empty = none.
         similarity: with a probe, also draw how alike the tasks are to the agent's context encoder.
         allow: modules, files and folders that the agent's configuration may name (conf/named.py); those of `tasks` need no mention.
@@ -253,6 +254,7 @@ class EvaluateConfig:
     output: str = ""
     engine: str = ""
     threads: int = 1
+    device: str = "cpu"
     probe: str = ""
     similarity: bool = True
     allow: list[str] = field(default_factory=list)

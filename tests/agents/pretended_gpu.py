@@ -231,12 +231,13 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
         gpu.graphs.append(graph)
 
     @contextmanager
-    def entered(_: Stream) -> Iterator[None]:
+    def entered(_: object) -> Iterator[None]:
         yield
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "Stream", Stream)
         patch.setattr(torch.cuda, "stream", entered)
+        patch.setattr(torch.cuda, "device", entered)
         patch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
         patch.setattr(torch.cuda, "CUDAGraph", Graph)
         patch.setattr(torch.cuda, "graph", capture)
