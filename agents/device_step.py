@@ -1,8 +1,8 @@
 """One step of acting on a device: what is observed goes there in one copy, the distributions come back in one.
 
-An agent's step is some fifty small kernels, and starting them one by one takes longer than they run. As a CUDA graph all of them are
-one call. A graph holds addresses and shapes, not values, so there is one for each combination of shapes that comes up: how many slots
-take the step, and how many contexts are known (agents/shapes.py keeps these few).
+An agent's step is dozens of small kernels. What it takes to start them one by one is what a CUDA graph saves, in which they are one call.
+A graph holds addresses and shapes, not values, so there is one for each combination of shapes that comes up: how many slots take the
+step, and how many contexts are known (agents/shapes.py keeps these few).
 """
 
 from __future__ import annotations

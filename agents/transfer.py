@@ -1,8 +1,8 @@
 """From the processor's memory to the device that computes, in one copy and without anybody waiting for it.
 
 A copy from ordinary memory makes the program wait until the device has done all that it was given before. From pinned memory it does not,
-and torch's allocator keeps the pinned block until the copy is over, so whoever sends may forget it at once. A dozen small arrays take a
-dozen times as long as one block that holds them all.
+and torch's allocator keeps the pinned block until the copy is over, so whoever sends may forget it at once. Beginning a copy has a price
+of its own, so what goes together goes as one block.
 """
 
 from __future__ import annotations
