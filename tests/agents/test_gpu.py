@@ -268,25 +268,31 @@ def assert_acts_alike(on_cpu: Policy, on_gpu: Policy, inputs: dict[str, Tensor])
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_acting_on_a_gpu_is_acting_and_waits_for_the_answer_alone(gpu: PretendedGPU, name: str) -> None:
-    """At first kernel by kernel, then captured; contexts change, and two of the steps are those of some slots only."""
+def test_acting_on_a_gpu_is_acting_and_waits_for_the_answer_alone(
+    gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Kernel by kernel, and captured; contexts change, and one of the steps is that of some slots only."""
+    monkeypatch.setattr(device_step, "_SEEN_BEFORE", 0)
     env, config = AGENTS[name]
     network = fake_network(env, config)
-    on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=True)
+    on_cpu = Policy(copy.deepcopy(network), SLOTS)
+    on_gpu = [Policy(copy.deepcopy(network).to(GPU), SLOTS, graphs=graphs) for graphs in (False, True)]
     some = torch.tensor([0, 3]).numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for number, inputs in enumerate(steps(env, network, 9)):
-            slots = some if number in (1, 7) else None
+        for number, inputs in enumerate(steps(env, network, 5)):
+            slots = some if number == 2 else None
             present = inputs if slots is None else {key: value[some] for key, value in inputs.items()}
-            gpu.waits.clear()
-            captured = len(gpu.graphs)
-            found = on_gpu.distribution(present, slots)
-            # A new graph is compared with the kernels one by one.
-            assert len(gpu.graphs) > captured or gpu.waits == ["aten._to_copy"]
-            assert not isinstance(found, OnGPU)
-            torch.testing.assert_close(found, on_cpu.distribution(present, slots), rtol=1e-3, atol=1e-4)
-            torch.testing.assert_close(host(on_gpu.core_state), on_cpu.core_state, rtol=1e-3, atol=1e-4)
+            expected = on_cpu.distribution(present, slots)
+            for policy in on_gpu:
+                gpu.waits.clear()
+                captured = len(gpu.graphs)
+                found = policy.distribution(present, slots)
+                # A new graph is compared with the kernels one by one.
+                assert len(gpu.graphs) > captured or gpu.waits == ["aten._to_copy"]
+                assert not isinstance(found, OnGPU)
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(host(policy.core_state), on_cpu.core_state, rtol=1e-3, atol=1e-4)
     assert gpu.graphs
 
 
