@@ -23,7 +23,7 @@ from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, 
 from agents.evaluation_probes import Probing, probe_report, probe_tables
 from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
 from agents.files import check_links
-from agents.plan import num_cores
+from agents.plan import named_device, num_cores
 from agents.runtime.process import configure_process
 from agents.video import check_video, file_names, record
 from conf.loading import compose_evaluate, to_dict
@@ -61,6 +61,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.video:
         check_video()
     configure_process(config.threads or num_cores())
+    named_device(config.device)
     probing = Probing(agent, spec, config)
     slots = len(quotas(config.episodes, config.slots))
 

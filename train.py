@@ -93,9 +93,10 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     """One run, from its start or its newest checkpoint to its end or an interruption. Returns the exit code."""
     interruption = Interruption()
     configure_process(plan.learner_threads(config, env))
+    device = plan.device(config)
     torch.manual_seed(config.seed)
     check_network(config, env)
-    network = builder.build_network(config, env)
+    network = builder.build_network(config, env).to(device)
     learner = builder.build_learner(config, env, network)
     statistics, positions, restored = Statistics(env.tasks, human_scores(env)), Positions(), Restored()
     saved = newest_checkpoint(Path(config.run), warn) if config.resume else None
@@ -180,7 +181,8 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 if batch is None:
                     break
                 updates = learner.state.updates
-                for part, new in parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes):
+                parts = parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)
+                for part, new in learner.staging.ahead(parts):
                     made = learner.state.updates
                     losses = learner.step(part, fresh=new)
                     if learner.state.updates > made:

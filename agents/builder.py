@@ -106,13 +106,15 @@ def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> L
         clip_pg_rho=learner.clip_pg_rho,
         lambda_=learner.lambda_,
         max_refused=learner.max_refused,
-        autocast=plan.autocast_dtype(config),
+        autocast=plan.autocast_dtype(config, next(network.parameters()).device),
+        compile=plan.compiles(config),
+        staging=plan.stages(config),
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorFactory:
-    """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor. `policy` is a MakePolicy.
+    """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor.
 
     Attributes:
         config, env: of the run.
@@ -141,10 +143,17 @@ class ActorFactory:
         return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
 
     def policy(self, slots: int, network: AgentNetwork | None = None) -> Policy:
-        """A policy for so many slots, with the learner's network or one of its own."""
+        """A policy for so many slots, with the learner's network, where that is, or with one of its own, on the processor."""
         if network is None:
             network = build_network(self.config, self.env)
-        return Policy(network, slots, autocast=plan.autocast_dtype(self.config))
+        device = next(network.parameters()).device
+        autocast, graphs = plan.autocast_dtype(self.config, device), plan.captures_graphs(self.config)
+        return Policy(network, slots, autocast=autocast, graphs=graphs)
+
+    def policy_of_server(self, slots: int) -> Policy:
+        """The policy of an inference server; a MakePolicy."""
+        network = build_network(self.config, self.env)
+        return self.policy(slots, network.to(plan.acting_device(self.config)))
 
 
 def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions) -> list[Slot]:
@@ -223,7 +232,7 @@ def build_runtime(
         "actor_threads": config.runtime.actor_threads,
         "buffers_per_actor": plan.buffers_per_actor(config, env),
         "version": version,
-        "make_policy": factory.policy if plan.inference(config, env, network) == "server" else None,
+        "make_policy": factory.policy_of_server if plan.inference(config, env, network) == "server" else None,
         "server_threads": plan.server_threads(config),
         "faults": faults,
         "supervision": supervision(config),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from agents import plan
 from agents.bottleneck import Facts
 from agents.builder import replay_spec
@@ -30,6 +32,7 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner, cost: Multiply
         "runtime": f"{_runtime_in_words(config)}: {actors} actors x {width} slots, {config.runtime.actor_threads} thread each, "
         f"{_inference_in_words(config, env, network)}; "
         f"learner {plan.learner_threads(config, env)} threads, {precision}",
+        "device": _device_in_words(config, learner),
         "batch": f"{length} steps x {plan.batch_columns(config)} columns, {config.learner.passes} passes",
         "memory": f"{shared_memory(config, env, network) / 2**20:,.0f} MiB of trajectories and weights",
         "replay": f"{plan.replayed_columns(config)} of the {plan.batch_columns(config)} columns, from the last "
@@ -38,6 +41,8 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner, cost: Multiply
     }
     if not plan.replayed_columns(config):
         del rows["replay"]
+    if learner.device.type == "cpu":
+        del rows["device"]
     if learner.state.updates:
         rows["resumes"] = f"at {learner.state.updates:,} updates, {learner.state.steps * env.action_repeat:,} frames"
     elif config.resume:
@@ -59,6 +64,18 @@ def _runtime_in_words(config: TrainConfig) -> str:
         return runtime.name
     where = f"Ray at {runtime.address}" if runtime.address else "Ray on this machine"
     return f"cluster ({where}, groups of {runtime.actors_per_group})"
+
+
+def _device_in_words(config: TrainConfig, learner: Learner) -> str:
+    if learner.device.type == "cpu":
+        return ""
+    extras = {
+        "staged batches": plan.stages(config),
+        "compiled": plan.compiles(config),
+        "CUDA graphs": plan.captures_graphs(config),
+    }
+    chosen = ", ".join(name for name, wanted in extras.items() if wanted) or "plain"
+    return f"{learner.device} ({torch.cuda.get_device_name(learner.device)}); {chosen}"
 
 
 def _inference_in_words(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
@@ -87,6 +104,6 @@ def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
         checkpoint_seconds=config.checkpoint_seconds,
         log_seconds=config.log_seconds,
         better_inference="" if plan.inference(config, env, learner.network) == automatic else automatic,
-        can_use_bf16=learner.autocast is None and plan.has_bf16(),
+        can_use_bf16=learner.autocast is None and plan.has_bf16(learner.device),
         faster_engine="envpool" if env.engine == "minigrid" else "",
     )

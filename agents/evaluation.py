@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
+from agents import plan
 from agents.actor import ActingPolicy, Actor
 from agents.builder import build_network
 from agents.checkpoint import env_from_dict, load_checkpoint
@@ -231,7 +232,8 @@ def make_actor(
 ) -> Actor:
     """An actor as in training, in `slots` evaluation environments of one task. `wrap` may put another policy in place of the agent's."""
     vector_env = make_task_env(agent, spec, task, slots, config.seed)
-    policy = Policy(agent.network(seat(agent, spec, task)[0]), slots, greedy=config.greedy)
+    network = agent.network(seat(agent, spec, task)[0]).to(plan.named_device(config.device))
+    policy = Policy(network, slots, greedy=config.greedy, graphs=True)
     acting = wrap(policy) if wrap else policy
     return Actor(vector_env, acting, action_distribution(agent.env), seed=stream(config.seed, task))
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from agents import diagnosis, losses
-from agents.fusion import Segments
+from agents.compiling import Compiled
 from agents.network.agent import AgentNetwork
-from agents.network.context import distinct_rows
 from agents.popart import PopArt, initial_popart, rescale_head, sigma, update_moments
 from agents.rewards import transform_rewards
+from agents.staging import Staged, Staging
 from agents.trajectory import Trajectory
 from agents.vtrace import vtrace
 
@@ -45,7 +45,7 @@ class Learner:
     """IMPALA's learner with V-trace and per-task PopArt.
 
     Args:
-        network: trained in place.
+        network: trained in place, on the device where it is.
         num_tasks: K.
         total_steps: agent steps after which the learning rate has annealed to 0.
         optimizer: `rmsprop` or `adam`.
@@ -60,6 +60,11 @@ class Learner:
         clip_rho, clip_c, clip_pg_rho, lambda_: constants of V-trace.
         max_refused: updates in a row that may be refused as not finite before NonFiniteError.
         autocast: dtype of torsos and core, or None for full precision.
+        compile: torso and V-trace by torch.compile, where that works (agents/compiling.py).
+        staging: whether batches travel to a device while the one before is learned from (agents/staging.py).
+
+    Attributes:
+        staging: brings the batches to the device.
     """
 
     def __init__(
@@ -89,6 +94,8 @@ class Learner:
         lambda_: float = 1.0,
         max_refused: int = 10,
         autocast: torch.dtype | None = None,
+        compile: bool = False,
+        staging: bool = True,
     ) -> None:
         self.network = network
         self.total_steps = total_steps
@@ -107,8 +114,11 @@ class Learner:
         self.max_refused = max_refused
         self.autocast = autocast
         self.device = next(network.parameters()).device
+        self.staging = Staging(network.context_encoder, self.device, asynchronous=staging)
         self.state = LearnerState()
         self.popart = initial_popart(num_tasks, self.device)
+        self._torso = Compiled(network.torso) if compile else network.torso
+        self._vtrace = Compiled(vtrace) if compile else vtrace
         self._parameters = list(network.parameters())
         self._kept = OPTIMIZERS[optimizer]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
@@ -122,7 +132,7 @@ class Learner:
             )
 
     def step(self, batch: Trajectory, *, fresh: int | None = None) -> dict[str, Tensor]:
-        """One update from a batch [T+1, B] (agents/trajectory.py).
+        """One update from a batch [T+1, B] (agents/trajectory.py) in the processor's memory.
 
         Args:
             fresh: how many of its columns, from the first on, have their steps counted; None for all, 0 for another pass over the
@@ -138,7 +148,7 @@ class Learner:
         """
         steps = int(batch["mask"][:, :fresh].sum())
         before = self._popart_snapshot()
-        metrics, loss = self._loss(batch)
+        metrics, loss = self._loss(self.staging.take(batch))
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -147,10 +157,13 @@ class Learner:
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         # Squares of targets overflow before the loss does, whose scale is clipped.
         moments = torch.isfinite(self.popart.mu).all() & torch.isfinite(self.popart.nu).all()
-        if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach()) & moments):
+        finite = torch.isfinite(norm) & torch.isfinite(loss.detach()) & moments
+        # The one question that the learner asks the device: both answers come together.
+        is_finite, is_long = torch.stack([finite, norm > self.max_gradient_norm]).tolist()
+        if not is_finite:
             self._refuse(before, batch, metrics | {"loss/gradient_norm": norm})
             return metrics
-        if norm > self.max_gradient_norm:
+        if is_long:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
         self.optimizer.step()
         self._refused_in_a_row.clear()
@@ -164,17 +177,14 @@ class Learner:
         left = max(0.0, 1 - self.state.steps / self.total_steps) if self.anneal else 1.0
         return self.learning_rate * left
 
-    def _loss(self, batch: Trajectory) -> tuple[dict[str, Tensor], Tensor]:
-        mask, action = batch["mask"], batch["action"]
-        task = batch["task"]
-        encoder = self.network.context_encoder
-        instruction = batch["instruction"].numpy() if "instruction" in batch else None
-        distinct, index = distinct_rows(encoder.context_rows(task.numpy(), instruction))
+    def _loss(self, staged: Staged) -> tuple[dict[str, Tensor], Tensor]:
+        batch, contexts, segments = staged
+        mask, action, task = batch["mask"], batch["action"], batch["task"]
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            contexts = encoder.contexts_from_rows(distinct)
-            modulations = self.network.condition(contexts, samples=len(index))
-            segments = Segments(torch.from_numpy(index), len(contexts.task))
-            output = self.network.unroll(batch, batch["core_state"], modulations, segments, final_state=False)
+            modulations = self.network.condition(contexts, samples=len(segments.index))
+            output = self.network.unroll(
+                batch, batch["core_state"], modulations, segments, final_state=False, torso=self._torso
+            )
         features = output.value_features.float()
         actions = self.network.actions
         policy = actions.parameters(output.policy_logits[:-1])
@@ -184,7 +194,7 @@ class Learner:
             values = scale * self.network.value_head(features, task) + shift
             reward = transform_rewards(batch["reward"], self.reward_transform, self.reward_clip)
             discounts = self.discounting * (~batch["terminated"]).float()
-            vs, advantages = vtrace(
+            vs, advantages = self._vtrace(
                 log_probs - batch["behaviour_log_probs"], discounts, reward, values[:-1], values[-1], mask, **self.clips
             )
             if self.use_popart:

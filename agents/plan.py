@@ -16,6 +16,8 @@ from envs.errors import InputError
 from envs.schedule import deal
 from envs.spec import EnvSpec
 
+_CPU = torch.device("cpu")
+
 MOST_COPIES = 0.25
 """Share of the main memory that the actors' own networks may take before `runtime.inference=auto` prefers one server."""
 
@@ -101,9 +103,58 @@ def check_schedule(config: TrainConfig, env: EnvSpec) -> None:
         )
 
 
+def device(config: TrainConfig) -> torch.device:
+    """Where the learner computes: `device`, or by `auto` the first GPU, unless the runtime is serial, whose point is to be reproducible.
+
+    Raises:
+        InputError: this machine does not have it.
+    """
+    if config.device == "auto" and config.runtime.name == "serial":
+        return torch.device("cpu")
+    return named_device(config.device)
+
+
+def named_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this machine.
+
+    Raises:
+        InputError: this machine does not have it.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    number = int(name.partition(":")[2] or 0) if name != "auto" else 0
+    if number >= count:
+        raise InputError(f"device={name} is not here: torch sees {count or 'no'} GPUs; use device=auto or device=cpu.")
+    # Always with its number: a device without one equals none.
+    return torch.device("cuda", number)
+
+
 def acting_device(config: TrainConfig) -> torch.device:
-    """Where the policy runs. One place, for the day it can be chosen."""
-    return torch.device("cpu")
+    """Where the policy of an inference server runs: beside the learner, or on the processors of a cluster, whose nodes have others to
+    offer than this machine. Actors that act by themselves do it on the processor.
+    """
+    return torch.device("cpu") if config.runtime.name == "cluster" else device(config)
+
+
+def compiles(config: TrainConfig) -> bool:
+    """learner.compile. `auto` is off: on the processor it does not pay (docs/scaling.md), and on a GPU nobody has measured it."""
+    return _switch(config.learner.compile, automatic=False)
+
+
+def stages(config: TrainConfig) -> bool:
+    """learner.staging; without a GPU it has nothing to do."""
+    return _switch(config.learner.staging, automatic=True)
+
+
+def captures_graphs(config: TrainConfig) -> bool:
+    """runtime.cuda_graphs; without a GPU it has nothing to do."""
+    return _switch(config.runtime.cuda_graphs, automatic=True)
+
+
+def _switch(value: str, *, automatic: bool) -> bool:
+    # Hydra writes what is read as a truth value with a capital.
+    return automatic if value == "auto" else value.lower() == "true"
 
 
 def inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
@@ -128,7 +179,7 @@ def automatic_inference(config: TrainConfig, env: EnvSpec, network: AgentNetwork
 
 def bytes_per_parameter(config: TrainConfig) -> int:
     """Of a network that acts. In low precision the full one is kept beside it (agents/policy.py)."""
-    return 4 if autocast_dtype(config) is None else 8
+    return 4 if autocast_dtype(config, _CPU) is None else 8
 
 
 def memory() -> int:
@@ -157,17 +208,21 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def autocast_dtype(config: TrainConfig) -> torch.dtype | None:
-    """bfloat16 where asked for or, by `auto`, where the processor multiplies it and reproducibility is not the point."""
+def autocast_dtype(config: TrainConfig, device: torch.device = _CPU) -> torch.dtype | None:
+    """bfloat16 where asked for or, by `auto`, where the device multiplies it and reproducibility is not the point."""
     if config.precision == "bf16":
         return torch.bfloat16
-    if config.precision == "auto" and config.runtime.name != "serial" and has_bf16():
+    if config.precision == "auto" and config.runtime.name != "serial" and has_bf16(device):
         return torch.bfloat16
     return None
 
 
-def has_bf16() -> bool:
-    """Whether this processor has instructions for bfloat16 products."""
+def has_bf16(device: torch.device = _CPU) -> bool:
+    """Whether this processor, or that GPU, has instructions for bfloat16 products."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            # Not by emulation, which is slower than full precision.
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
     if "AVX512" not in capabilities:
         return False

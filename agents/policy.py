@@ -14,10 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.device_step import DeviceStep
 from agents.fusion import Segments
 from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork, Modulations
+from agents.network.context import Contexts
 from agents.shapes import repeating_size
+from agents.transfer import send
 
 # Steps for which random numbers are drawn at once: one call costs as much as dozens of numbers.
 _NOISE_STEPS = 16
@@ -32,27 +35,37 @@ class Policy:
     """A network that acts in `slots` environments at once.
 
     Args:
-        network: not trained here; whoever changes its weights calls `weights_changed`.
+        network: not trained here; whoever changes its weights calls `weights_changed`. The policy acts on the device where it is.
         slots: number of environments.
         greedy: take the greedy action (agents/network/actions.py) instead of a sample.
         autocast: dtype of torso and core, or None for full precision.
+        graphs: on a GPU, capture its steps as CUDA graphs (agents/device_step.py).
 
     Attributes:
-        core_state: [slots, S], after the last step.
+        core_state: [slots, S], after the last step, on the network's device.
     """
 
     def __init__(
-        self, network: AgentNetwork, slots: int, *, greedy: bool = False, autocast: torch.dtype | None = None
+        self,
+        network: AgentNetwork,
+        slots: int,
+        *,
+        greedy: bool = False,
+        autocast: torch.dtype | None = None,
+        graphs: bool = False,
     ) -> None:
+        device = next(network.parameters()).device
         self.network = network.eval()
-        self.core_state = torch.zeros(slots, network.core_state_size)
+        self.core_state = torch.zeros(slots, network.core_state_size, device=device)
         self._sampler = Sampler(network.actions, greedy=greedy)
         self._acting = network
         if autocast is not None:
             # A copy in that precision, made once for each version of the weights: autocast would cast them at every step.
-            self._acting = copy.deepcopy(network)
+            # `to`, because a copy's recurrent weights do not lie side by side, as a GPU's kernels want them.
+            self._acting = copy.deepcopy(network).to(device)
             self._acting.lower_precision(autocast)
         self._cache = ModulationCache(self._acting, slots)
+        self._step = DeviceStep(self._acting, graphs=graphs) if device.type != "cpu" else None
 
     def seed(self, seed: int) -> None:
         """Restarts the stream of sampled actions."""
@@ -94,7 +107,11 @@ class Policy:
             slots: which B of the slots take this step, all different; the others stay as they are. None: all of them.
         """
         segments, modulations = self._cache.look_up(context_rows(self.network, inputs) if told is None else told, slots)
-        step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
+        observed = {key: value for key, value in inputs.items() if key != "instruction"}
+        if self._step is not None:
+            rows = torch.from_numpy(np.arange(len(self.core_state))[slice(None) if slots is None else slots])
+            return self._step(observed, rows, self.core_state, modulations, segments)
+        step = {key: value.unsqueeze(0) for key, value in observed.items()}
         state = self.core_state if slots is None else self.core_state[slots]
         output = self._acting.unroll(step, state, modulations, segments, values=False)
         if slots is None:
@@ -206,7 +223,9 @@ class ModulationCache:
                 new.append(slot)
             index[slot] = row
         if new:
-            self._store(self._network.condition(self._network.context_encoder.contexts_from_rows(rows[new])), len(new))
+            contexts = self._network.context_encoder.contexts_from_rows(rows[new])
+            contexts = Contexts(**send(contexts._asdict(), next(self._network.parameters()).device))
+            self._store(self._network.condition(contexts), len(new))
         return True
 
     def _store(self, made: Modulations, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from agents.fusion import FUSION_NAMES, FUSIONS, KEYS, SITES, SPATIAL_FUSIONS, TORSO
@@ -15,6 +16,7 @@ from conf.schema import (
     PRECISIONS,
     REDUCTIONS,
     RUNTIMES,
+    SWITCHES,
     TASK_SCHEDULES,
     FusionConfig,
     LearnerConfig,
@@ -67,12 +69,17 @@ def check_train(config: TrainConfig) -> None:
         ("learner.reduction", config.learner.reduction, REDUCTIONS),
         ("learner.reward_transform", config.learner.reward_transform, REWARD_TRANSFORMS),
         ("precision", config.precision, PRECISIONS),
+        # Hydra writes what is read as a truth value with a capital.
+        ("learner.compile", config.learner.compile.lower(), SWITCHES),
+        ("learner.staging", config.learner.staging.lower(), SWITCHES),
+        ("runtime.cuda_graphs", config.runtime.cuda_graphs.lower(), SWITCHES),
     ):
         if value not in names:
             raise unknown_name(key, value, names)
     for site in config.fusion.sites:
         if site not in SITES:
             raise unknown_name("fusion.sites", site, SITES)
+    check_device(config.device)
     require(
         config,
         {
@@ -135,6 +142,12 @@ def check_train(config: TrainConfig) -> None:
     if not 0 <= config.stop_at_success <= 1:
         raise InputError(f"stop_at_success={config.stop_at_success} is out of range: give a number from 0 to 1.")
     check_columns(config.learner, config.runtime.slots_per_actor)
+
+
+def check_device(name: str) -> None:
+    """Its spelling; whether this machine has it is found out where it is used (agents.plan)."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise InputError(f"device={name} is no device: give auto, cpu, cuda, or cuda:N for the GPU of that number.")
 
 
 def check_sizes(config: TrainConfig) -> None:

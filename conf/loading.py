@@ -23,7 +23,7 @@ from agents.files import read_bounded, write_whole
 from agents.plain_data import MOST_LEVELS, PlainDataError, plain_copy
 from agents.probes import ALL, PROBES
 from conf.ablate_schema import AblateConfig
-from conf.checks import check_train, require
+from conf.checks import check_device, check_train, require
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
@@ -61,6 +61,7 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
     if not config.run:
         raise InputError("run= is missing: give the run folder or the checkpoint file to evaluate.")
     require(config, {"episodes": 1, "slots": 0, "video_episodes": 1, "threads": 0, "seed": 0}, "")
+    check_device(config.device)
     if config.probe and config.probe not in (*PROBES, ALL):
         raise unknown_name("probe", config.probe, (*PROBES, ALL))
     return config

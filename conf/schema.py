@@ -17,6 +17,7 @@ INFERENCE = ("auto", "actor", "server")
 REDUCTIONS = ("mean", "sum")
 TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
 PRECISIONS = ("auto", "fp32", "bf16")
+SWITCHES = ("auto", "true", "false")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -92,6 +93,8 @@ class LearnerConfig:
         passes: how often each batch is learned from. V-trace corrects for the policy that changes meanwhile.
         replay_fraction: part of the B columns that is drawn from earlier trajectories (agents/replay.py); 0 = none.
         replay_size: columns that are kept to draw from.
+        compile: parts of the update by torch.compile; `true`, `false`, or `auto` (agents.plan.compiles).
+        staging: with a GPU, batches travel from pinned memory while the one before is learned from; `auto`: yes.
     """
 
     unroll_length: int = 20
@@ -119,6 +122,8 @@ class LearnerConfig:
     clip_pg_rho: float = 1.0
     lambda_: float = 1.0
     max_refused: int = 10
+    compile: str = "auto"
+    staging: str = "auto"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -136,6 +141,7 @@ class RuntimeConfig:
         slots_per_actor: environments of each actor.
         inference: `actor` (each acts with a network of its own), `server` (one process acts for all of them, on whatever is ready), or
             `auto` (agents.plan.inference).
+        cuda_graphs: an inference server on a GPU replays its steps as CUDA graphs; `true`, `false`, or `auto`: yes.
         actor_threads, learner_threads: compute threads; 0 for the learner = what the actors leave (serial: one).
         buffers_per_actor: unrolls an actor may be ahead; never fewer than a batch takes from it and one.
         task_schedule: which slot plays which task. `uniform_slots`: as many slots for each task. `weighted`: slots in proportion to
@@ -161,6 +167,7 @@ class RuntimeConfig:
     cpus_per_actor: float = 1.0
     slots_per_actor: int = 64
     inference: str = "auto"
+    cuda_graphs: str = "auto"
     actor_threads: int = 1
     learner_threads: int = 0
     buffers_per_actor: int = 2
@@ -185,7 +192,9 @@ class TrainConfig:
         resume: go on with the run in that folder.
         allow: modules, files and folders that the configuration of the run to resume may name (conf/named.py), if the command does not
             name them in their own keys.
-        precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 where the processor has it and the runtime is not serial.
+        device: of the learner, and of the inference server where there is one: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU where
+            torch sees one and the runtime is not serial. Actors that act by themselves do it on the processor.
+        precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 where the device has it and the runtime is not serial.
         checkpoint_seconds, log_seconds: intervals. keep_checkpoints: the newest N stay, and the best one.
         milestone_frames: a checkpoint at every multiple of so many frames, which stays; 0 = none.
         log_frames: a log step whenever this many more frames have been played, in place of log_seconds, so that log steps do not
@@ -207,6 +216,7 @@ class TrainConfig:
     run: str = ""
     resume: bool = False
     allow: list[str] = field(default_factory=list)
+    device: str = "auto"
     precision: str = "auto"
     checkpoint_seconds: float = 60.0
     keep_checkpoints: int = 3
@@ -234,6 +244,7 @@ class EvaluateConfig:
         output: file for the result; empty = evaluation.json beside the checkpoint's run.
         engine: engine of the environments, as env.engine; empty = as in training.
         threads: compute threads; 0 = all cores, which pays for large networks only.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU where torch sees one. Episodes repeat on the device they were played on.
         probe: one of agents.probes.PROBES, or `all`: play again with another context, and report what is lost; empty = none.
         similarity: with a probe, also draw how alike the tasks are to the agent's context encoder.
         allow: modules, files and folders that the agent's configuration may name (conf/named.py); those of `tasks` need no mention.
@@ -250,6 +261,7 @@ class EvaluateConfig:
     output: str = ""
     engine: str = ""
     threads: int = 1
+    device: str = "cpu"
     probe: str = ""
     similarity: bool = True
     allow: list[str] = field(default_factory=list)
@@ -267,13 +279,17 @@ MAY_CHANGE_ON_RESUME = (
     "checkpoint_seconds",
     "keep_checkpoints",
     "milestone_frames",
+    "device",
     "precision",
+    "learner.compile",
+    "learner.staging",
     "runtime.name",
     "runtime.num_actors",
     "runtime.address",
     "runtime.actors_per_group",
     "runtime.cpus_per_actor",
     "runtime.inference",
+    "runtime.cuda_graphs",
     "runtime.actor_threads",
     "runtime.learner_threads",
     "runtime.buffers_per_actor",

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from agents.fusion import MultiplicativeInteraction
-from benchmarks import bound, environment, fusion, fusion_layers, network, scaling, throughput
+from benchmarks import bound, environment, fusion, fusion_layers, gpu, network, scaling, throughput
 from benchmarks.batches import collect, synthetic, updates
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError, parse
@@ -31,7 +31,8 @@ SMALL = [
     *("core.size=8", "fusion.size=8", "torso.hidden=[8]"),
 ]
 PROGRAMS: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (bound, environment, fusion, network, scaling, throughput)
+    module.__name__.rpartition(".")[2]: module
+    for module in (bound, environment, fusion, gpu, network, scaling, throughput)
 }
 
 
@@ -87,6 +88,20 @@ def test_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["what"] for row in found] == ["act"] * 3 + ["learn"] * 3
     for row in found:
         check_spreads(row, "microseconds_per_sample", "cpu_microseconds_per_sample")
+
+
+def test_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = rows(capsys, "gpu", "cases=mlp-lstm", "learn=2", "act=2", "variants=fp32", "seconds=0.01")
+    assert [(row["what"], row["variant"]) for row in found] == [
+        ("learn", "base"),
+        ("learn", "fp32"),
+        ("act", "base"),
+        ("act", "fp32"),
+    ]
+    for row in found:
+        check_spreads(row, "microseconds_per_sample", "times_base")
+        assert row["device"] == "cpu" and (row["variant"] != "base" or row["times_base"]["median"] == 1)
 
 
 def test_fusion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from agents.shapes import repeating_size
+from agents.transfer import send
 
 # Places of the padded grid for each sample, above which a context with many samples is given several rows.
 _MOST_PLACES = 3
+# Numbers of weights that a device may copy to give every sample its own.
+_MOST_GATHERED = 2**27
 
 
 class Grid(NamedTuple):
@@ -40,12 +43,19 @@ class Segments:
     Args:
         index: int64 [N], the row of the context of each sample, on the device of the samples.
         count: the number of contexts U.
+        host: the same in the processor's memory, where `index` is on another device. What depends on the data is then found there;
+            without it, whoever asks for `grid` waits until the device knows.
     """
 
-    def __init__(self, index: Tensor, count: int) -> None:
+    def __init__(self, index: Tensor, count: int, host: Segments | None = None) -> None:
         self.index = index
         self.count = count
+        self._host = host
         self._repeated: dict[int, Segments] = {}
+
+    def on(self, index: Tensor) -> Segments:
+        """The same on a device, where `index` is a copy of the index here."""
+        return Segments(index, self.count, host=self)
 
     def repeated(self, times: int) -> Segments:
         """The same for N x times samples, `times` in a row for each one here: the patches of a map.
@@ -53,7 +63,8 @@ class Segments:
         Kept, because sorting them costs more than an acting step needs to, and contexts hardly change from step to step.
         """
         if times not in self._repeated:
-            self._repeated[times] = Segments(self.index.repeat_interleave(times), self.count)
+            host = self._host.repeated(times) if self._host else None
+            self._repeated[times] = Segments(self.index.repeat_interleave(times), self.count, host)
         return self._repeated[times]
 
     def rows(self, modulation: Tensor) -> Tensor:
@@ -63,6 +74,11 @@ class Segments:
     @cached_property
     def grid(self) -> Grid:
         """The samples by context; at most `_MOST_PLACES` places for each sample beside one row for each context."""
+        if self._host is not None:
+            owner, width, place, sample = self._host.grid
+            parts = {"place": place, "sample": sample} | ({"owner": owner} if owner is not None else {})
+            moved = send(parts, self.index.device)
+            return Grid(moved.get("owner"), width, moved["place"], moved["sample"])
         samples, index = len(self.index), self.index
         sizes = torch.bincount(index, minlength=self.count)
         order = torch.argsort(index, stable=True)
@@ -103,6 +119,9 @@ def grouped_linear(x: Tensor, weight: Tensor, segments: Segments) -> Tensor:
         x, weight = x.to(dtype), weight.to(dtype)
     if segments.count == 1:
         return F.linear(x, weight[0])
+    if device != "cpu" and not torch.is_grad_enabled() and len(x) * weight[0].numel() <= _MOST_GATHERED:
+        # While acting on a device: the shapes depend on no data, so the step can be captured whole (agents/device_step.py).
+        return torch.bmm(weight.index_select(0, segments.index), x.unsqueeze(2)).squeeze(2)
     grid = segments.grid
     if grid.owner is not None:
         weight = weight.index_select(0, grid.owner)

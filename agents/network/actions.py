@@ -257,7 +257,7 @@ class TanhGaussian:
 
     def entropy(self, parameters: Tensor) -> Tensor:
         mean, log_std = parameters.chunk(2, dim=-1)
-        x, w = (torch.tensor(array, dtype=mean.dtype, device=mean.device) for array in _quadrature(_ENTROPY_NODES))
+        x, w = _quadrature(_ENTROPY_NODES, mean.dtype, mean.device)
         squashing = _log_slope(mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * x) @ w
         return (log_std + 0.5 * (1 + math.log(2 * math.pi)) + squashing).sum(dim=-1)
 
@@ -273,10 +273,10 @@ def _firsts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @cache
-def _quadrature(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _quadrature(count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Nodes x and weights w: E[f(X)] = sum_i w_i f(x_i) for a standard Gaussian X."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(count)
-    return nodes, weights / weights.sum()
+    return tuple(torch.tensor(array, dtype=dtype, device=device) for array in (nodes, weights / weights.sum()))  # type: ignore[return-value]
 
 
 def _log_slope(u: Tensor) -> Tensor:

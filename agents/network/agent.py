@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -95,20 +95,24 @@ class AgentNetwork(nn.Module):
         *,
         final_state: bool = True,
         values: bool = True,
+        torso: Callable[..., Tensor] | None = None,
     ) -> AgentOutput:
         """Runs T steps of B columns.
 
         Args:
-            inputs: observed keys of a trajectory (agents/trajectory.py), each [T, B, ...].
+            inputs: observed keys of a trajectory (agents/trajectory.py), each [T, B, ...]; `reset` as agents/network/core.py has it.
             core_state: [B, S], before the first step.
             modulations: from `condition`, for U contexts.
             segments: context of each of the T * B samples, time-major.
             final_state: whether the state after the last step is wanted; the learner has no use for it.
             values: whether the value features are wanted; an actor has no use for them.
+            torso: in place of the network's own, which computes the same.
         """
         length, batch = inputs["reset"].shape
         fuse = partial(self._fuse, TORSO, modulations=modulations, segments=segments) if TORSO in self.fusions else None
-        features = self.torso({key: inputs[key].flatten(0, 1) for key in ("image", "vector") if key in inputs}, fuse)
+        features = (torso or self.torso)(
+            {key: inputs[key].flatten(0, 1) for key in ("image", "vector") if key in inputs}, fuse
+        )
         last_action = self.actions.encode(inputs["last_action"].flatten(0, 1), self.action_codes.to(features.dtype))
         last_reward = inputs["last_reward"].flatten().clamp(-1, 1).unsqueeze(1)
         x = torch.cat([features, last_action, last_reward.to(features.dtype)], dim=1)

@@ -3,8 +3,9 @@
     core(x [T, B, X], reset bool [T, B], state fp32 [B, S], *, final_state=True) -> y [T, B, H], state fp32 [B, S]
 
 The state is set to zero *before* step t wherever reset[t] is True. T calls of length 1 equal one call of length T.
-The state is one tensor, so that trajectories and buffers need not know what is in it. With `final_state=False` the returned state means
-nothing and may be empty: the learner has no use for it.
+`reset` may lie in the processor's memory while x and the state are on another device: a learner's does, so that nobody has to ask the
+device where the episodes end. The state is one tensor, so that trajectories and buffers need not know what is in it. With
+`final_state=False` the returned state means nothing and may be empty: the learner has no use for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from agents.network.multiplicative_cores import MogrifierCore, MultiplicativeIntegrationCore, MultiplicativeLSTMCore
+from agents.transfer import send, send_one
 
 
 class LSTMCore(nn.Module):
@@ -35,7 +37,7 @@ class LSTMCore(nn.Module):
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
         """See the module docstring."""
-        state = state * (~reset[0]).unsqueeze(1)
+        state = state * (~send_one(reset[0], x.device)).unsqueeze(1)
         if len(reset) == 1 and not torch.is_grad_enabled():
             return self._step(x[0], state)
         if not bool(reset[1:].any()):
@@ -77,29 +79,33 @@ class LSTMCore(nn.Module):
         unit = -(-length // _LENGTHS)
         filled = (torch.div(sizes + unit - 1, unit, rounding_mode="floor") * unit).clamp(max=length)
         outputs, samples = [], []
-        for least, most in group_lengths(torch.bincount(filled).tolist()):
+        # The costs are those of the processor. On a device a step takes as long for many rows as for few, so there is one group.
+        one = x.device.type != "cpu"
+        for least, most in [(1, length)] if one else group_lengths(torch.bincount(filled).tolist()):
             rows = ((filled >= least) & (filled <= most)).nonzero().squeeze(1)
             size, begin, owner = (_rounded(part[rows]) for part in (sizes, start, column))
             size[len(rows) :] = 0
-            time = torch.arange(most, device=x.device).unsqueeze(1)
+            time = torch.arange(most, device=reset.device).unsqueeze(1)
             # Sample number of every place [longest, rows]; padding repeats a sample of the row and is not read back.
             sample = (begin + torch.minimum(time, (size - 1).clamp(min=0))) * batch + owner
-            initial = torch.where((begin == 0).unsqueeze(1), state[owner], 0.0)
-            y, _ = self._run(flat.index_select(0, sample.flatten()).view(most, len(size), -1), initial)
             place = (time < size).flatten().nonzero().squeeze(1)
-            outputs.append(y.reshape(-1, self.size).index_select(0, place))
             samples.append(sample.flatten()[place])
-        order = torch.empty(length * batch, dtype=torch.long, device=x.device)
-        order[torch.cat(samples)] = torch.arange(length * batch, device=x.device)
-        return torch.cat(outputs).index_select(0, order).view(length, batch, -1)
+            layout = {"sample": sample.flatten(), "owner": owner, "first": (begin == 0).unsqueeze(1), "place": place}
+            layout = send(layout, x.device)
+            initial = torch.where(layout["first"], state[layout["owner"]], 0.0)
+            y, _ = self._run(flat.index_select(0, layout["sample"]).view(most, len(size), -1), initial)
+            outputs.append(y.reshape(-1, self.size).index_select(0, layout["place"]))
+        order = torch.empty(length * batch, dtype=torch.long, device=reset.device)
+        order[torch.cat(samples)] = torch.arange(length * batch, device=reset.device)
+        return torch.cat(outputs).index_select(0, send_one(order, x.device)).view(length, batch, -1)
 
     def _final_state(self, x: Tensor, reset: Tensor, state: Tensor) -> Tensor:
         """State after the last step: the last stretch of each column, run again as a packed sequence, which ends where it ends."""
         length = reset.shape[0]
-        time = torch.arange(length, device=x.device).unsqueeze(1)
+        time = torch.arange(length, device=reset.device).unsqueeze(1)
         start = torch.where(reset, time, 0).max(dim=0).values
-        initial = torch.where((start == 0).unsqueeze(1), state, 0.0)
-        index = (start + time).clamp(max=length - 1)
+        initial = torch.where(send_one((start == 0).unsqueeze(1), x.device), state, 0.0)
+        index = send_one((start + time).clamp(max=length - 1), x.device)
         shifted = x.gather(0, index.unsqueeze(2).expand(-1, -1, x.shape[2]))
         packed = nn.utils.rnn.pack_padded_sequence(shifted, (length - start).cpu(), enforce_sorted=False)
         hidden, cell = (part.unsqueeze(0).contiguous() for part in initial.to(x.dtype).chunk(2, dim=1))

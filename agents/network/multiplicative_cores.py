@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from agents.transfer import send_one
+
 
 class MogrifierCore(nn.Module):
     """Mogrifier LSTM (Melis et al. 2020, equations 1 and 2): x and h gate each other in turn before they reach an LSTM.
@@ -146,7 +148,9 @@ def _unroll(
         y [T, B, H] and state [B, 2H], both fp32. Without `final_state` the state is empty.
     """
     dtype, size = inputs[0].dtype, state.shape[1] // 2
-    resets, keep = reset.any(dim=1).tolist(), (~reset).unsqueeze(2).to(state.dtype).unbind()
+    # Who asks a device where the resets are waits for the answer; multiplying with ones costs less.
+    resets = reset.any(dim=1).tolist() if reset.device.type == "cpu" else [True] * len(reset)
+    keep = (~send_one(reset, state.device)).unsqueeze(2).to(state.dtype).unbind()
     hidden, cell = state.split(size, dim=1)
     outputs = []
     with torch.autocast(state.device.type, enabled=False):

@@ -76,10 +76,8 @@ class SharedWeights:
         self._memory = memory or SharedMemory(_ALIGNMENT + 2 * 4 * sum(sizes))
         # Twice the version, plus the number of the current copy: versions may skip numbers, copies may not.
         self._stamp = self._memory.bytes[:8].view(torch.int64)
-        copies: Tensor = self._memory.bytes[_ALIGNMENT:].view(torch.float32).view(2, sum(sizes))
-        self._views = [
-            [part.view(shape) for part, shape in zip(copy.split(sizes), self._shapes, strict=True)] for copy in copies
-        ]
+        self._copies: Tensor = self._memory.bytes[_ALIGNMENT:].view(torch.float32).view(2, sum(sizes))
+        self._views = [self._parts(copy) for copy in self._copies]
 
     @property
     def version(self) -> int:
@@ -90,18 +88,32 @@ class SharedWeights:
     def publish(self, network: HasParameters, version: int) -> None:
         """Makes the parameters of `network` the current weights, under the number `version`."""
         target = 1 - int(self._stamp) % 2
-        torch._foreach_copy_(self._views[target], [parameter.detach() for parameter in network.parameters()])
+        parameters = [parameter.detach() for parameter in network.parameters()]
+        if parameters[0].device.type == "cpu":
+            torch._foreach_copy_(self._views[target], parameters)
+        else:
+            # Joined on their device: one copy from there in place of one for each.
+            self._copies[target].copy_(torch.cat([parameter.flatten() for parameter in parameters]))
         self._stamp.fill_(2 * version + target)
 
     @torch.no_grad()
     def read(self, network: HasParameters) -> int:
         """Copies the current weights into `network` and returns their version."""
         parameters = [parameter.detach() for parameter in network.parameters()]
+        device = parameters[0].device
         while True:
             stamp = int(self._stamp)
-            torch._foreach_copy_(parameters, self._views[stamp % 2])
+            # To a device in one copy, too, which has read all of it when it returns.
+            there = device.type == "cpu"
+            views = self._views[stamp % 2] if there else self._parts(self._copies[stamp % 2].to(device))
+            torch._foreach_copy_(parameters, views)
             if int(self._stamp) == stamp:
                 return stamp // 2
+
+    def _parts(self, copy: Tensor) -> list[Tensor]:
+        """The parameters in one copy."""
+        sizes = [shape.numel() for shape in self._shapes]
+        return [part.view(shape) for part, shape in zip(copy.split(sizes), self._shapes, strict=True)]
 
     def __reduce__(self) -> Any:
         return SharedWeights, (self._shapes, self._memory)

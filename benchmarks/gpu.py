@@ -1,0 +1,154 @@
+"""What each switch of a GPU gains:  python -m benchmarks.gpu [rounds=5] [seconds=0.3] [cases=grid-lstm,deep-lstm] [learn=16,64]
+[act=64,256] [variants=...] [key=value of train.py ...]
+
+On the GPU, or where there is none on the processor with one thread; made-up data as in benchmarks/network.py, whose cases these are.
+
+    learn   one learner update of T = 20 steps in that many columns, among batches that come one after the other
+    act     one acting step in that many slots; weights new every 20 steps
+
+    variants, each of which changes one thing against `base`, the choices of `auto`:
+            cpu           learn and act on the processor, with all cores
+            fp32          precision=fp32
+            compile       learner.compile=true (learn)
+            staging-off   learner.staging=false (learn; with a GPU)
+            graphs-off    runtime.cuda_graphs=false (act; with a GPU)
+
+All take turns; the first two rounds are dropped, in the first of which compilers and captures do their work. One line of JSON each:
+microseconds_per_sample {median, min, max}, and times_base, the spread of the ratios to `base`, round by round.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from agents import builder, plan
+from agents.policy import Policy
+from agents.runtime.process import configure_process
+from benchmarks.batches import acting, synthetic
+from benchmarks.network import CASES, UNROLL_LENGTH, configured
+from benchmarks.options import Row, parse, report
+from benchmarks.turns import Cost, cost, microseconds, ratios, take_turns
+from conf.schema import TrainConfig
+from envs.errors import unknown_name
+from envs.spec import EnvSpec
+
+_BATCHES = 4
+"""Different ones that an update may find: the next travels while one is learned from."""
+
+VARIANTS = {
+    "base": ("learn", "act"),
+    "cpu": ("learn", "act"),
+    "fp32": ("learn", "act"),
+    "compile": ("learn",),
+    "staging-off": ("learn",),
+    "graphs-off": ("act",),
+}
+"""With what each is measured on."""
+_NEEDS_GPU = ("cpu", "staging-off", "graphs-off")
+"""Without one they are `base`."""
+
+
+class Key(NamedTuple):
+    """What a row is about; `size` is the number of columns or slots."""
+
+    case: str
+    what: str
+    size: int
+    variant: str
+
+
+def measure(arguments: list[str]) -> Iterator[Row]:
+    """One row per case, number of columns or slots, and variant."""
+    options = parse(arguments, rounds=5, seconds=0.3, own=("cases", "learn", "act", "variants"))
+    cases = options.words("cases", ("grid-lstm", "deep-lstm"))
+    has_gpu = plan.named_device("auto").type == "cuda"
+    possible = [variant for variant in VARIANTS if has_gpu or variant not in _NEEDS_GPU]
+    variants = options.words("variants", possible)
+    for option, words, table in (("cases", cases, tuple(CASES)), ("variants", variants, possible)):
+        for word in words:
+            if word not in table:
+                raise unknown_name(option, word, table)
+    sizes = {"learn": options.numbers("learn", (16, 64)), "act": options.numbers("act", (64, 256))}
+    configs = {name: configured(CASES[name], options.overrides) for name in cases}
+    configure_process(plan.num_cores() if has_gpu else 1)
+    keys = [
+        Key(case, what, size, variant)
+        for case in cases
+        for what, listed in sizes.items()
+        for size in listed
+        for variant in dict.fromkeys(("base", *variants))
+        if what in VARIANTS[variant]
+    ]
+    works = {key: _work(key, *configs[key.case]) for key in keys}
+    turns: dict[Key, Callable[[], Cost]] = {key: partial(cost, work, options.seconds) for key, work in works.items()}
+    readings = {key: costs[1:] for key, costs in take_turns(turns, options.rounds + 1).items()}
+    for key, costs in readings.items():
+        walls, base = [reading.wall for reading in costs], [r.wall for r in readings[key._replace(variant="base")]]
+        config = as_variant(configs[key.case][0], key.variant)
+        device = plan.device(config)
+        yield {
+            **key._asdict(),
+            "microseconds_per_sample": microseconds(walls),
+            "times_base": ratios(walls, base),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "precision": "fp32" if plan.autocast_dtype(config, device) is None else "bf16",
+            "threads": torch.get_num_threads(),
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+        }
+
+
+def as_variant(config: TrainConfig, variant: str) -> TrainConfig:
+    """The configuration with what the variant changes."""
+    learner, runtime = config.learner, config.runtime
+    return {
+        "cpu": lambda: replace(config, device="cpu"),
+        "fp32": lambda: replace(config, precision="fp32"),
+        "compile": lambda: replace(config, learner=replace(learner, compile="true")),
+        "staging-off": lambda: replace(config, learner=replace(learner, staging="false")),
+        "graphs-off": lambda: replace(config, runtime=replace(runtime, cuda_graphs="false")),
+    }.get(variant, lambda: config)()
+
+
+def _work(key: Key, config: TrainConfig, env: EnvSpec) -> Callable[[], float]:
+    """The work of a key for `turns.cost`; counts samples."""
+    config = as_variant(config, key.variant)
+    device = plan.device(config)
+    torch.manual_seed(config.seed)
+    network = builder.build_network(config, env).to(device)
+    batches = [synthetic(env, UNROLL_LENGTH, key.size, network.core_state_size, seed) for seed in range(_BATCHES)]
+    samples = float(math.prod(batches[0]["action"].shape))
+    if key.what == "act":
+        autocast = plan.autocast_dtype(config, device)
+        policy = Policy(network, key.size, autocast=autocast, graphs=plan.captures_graphs(config))
+        step = acting(policy, batches[:1])
+
+        def act() -> float:
+            step()
+            return samples
+
+        return act
+    learner = builder.build_learner(config, env, network)
+
+    def learn() -> float:
+        for batch, fresh in learner.staging.ahead((batch, key.size) for batch in batches):
+            learner.step(batch, fresh=fresh)
+        return samples * _BATCHES
+
+    return learn
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; see benchmarks/options.py for what it returns."""
+    return report(measure, arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

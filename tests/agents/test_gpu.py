@@ -1,0 +1,491 @@
+"""Learning and acting on a GPU: one that is pretended (pretended_gpu.py), and at the end a real one, where there is one."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from fakes import ACTIONS, fake_batch, fake_config, fake_env, fake_network
+from pretended_gpu import GPU, MixedDevicesError, OnGPU, PretendedGPU, Stream, host, pretended_gpu
+from torch import Tensor
+
+from agents import device_step, plan
+from agents.builder import build_learner
+from agents.compiling import Compiled
+from agents.fusion import FUSIONS, SPATIAL_FUSIONS, Segments
+from agents.learner import Learner
+from agents.network.agent import AgentNetwork
+from agents.network.core import CORES
+from agents.policy import Policy
+from agents.runtime.buffers import SharedWeights
+from agents.staging import Staging
+from agents.trajectory import EPISODE_STATISTICS, OBSERVED, Trajectory
+from agents.transfer import Packing, send, send_one
+from conf.loading import compose_train
+from conf.schema import TrainConfig
+from envs.errors import InputError
+from envs.spec import EnvSpec
+
+T, B, SLOTS = 5, 4, 4
+
+
+@pytest.fixture
+def gpu() -> Iterator[PretendedGPU]:
+    with pretended_gpu() as pretended:
+        yield pretended
+
+
+def config_of(**options: object) -> TrainConfig:
+    """With an optimiser that does not make large steps of gradients of nearly 0, whose sign is a matter of rounding."""
+    return fake_config(epsilon=1e-2, **options)  # type: ignore[arg-type]
+
+
+def agents() -> dict[str, tuple[EnvSpec, TrainConfig]]:
+    """Every fusion, core, kind of actions and torso once."""
+    grid = fake_env(image=(7, 7, 3), kind="symbolic")
+    pixels = fake_env(image=(24, 28, 3), kind="pixels")
+    found = {f"fusion-{name}": (fake_env(), config_of(fusion=name)) for name in sorted(FUSIONS)}
+    found |= {f"core-{name}": (fake_env(), config_of(core=name)) for name in CORES}
+    found |= {f"actions-{name}": (fake_env(actions=name), config_of(fusion="film")) for name in ACTIONS}
+    sites = ("torso", "core_input")
+    for name in SPATIAL_FUSIONS:
+        config = config_of(fusion="gated", spatial=name, sites=sites)
+        found[f"map-{name}"] = grid, config
+    for torso in ("shallow", "deep"):
+        found[f"torso-{torso}"] = pixels, config_of(fusion="concat", torso=torso)
+    found["no context"] = fake_env(), config_of(fusion="concat", context="none")
+    found["rmsprop"] = fake_env(), config_of(optimizer="rmsprop", reduction="sum", popart=False)
+    return found
+
+
+AGENTS = agents()
+
+
+def two_learners(env: EnvSpec, config: TrainConfig) -> tuple[Learner, Learner]:
+    """With equal parameters: on the processor, and on the GPU."""
+    network = fake_network(env, config)
+    return build_learner(config, env, copy.deepcopy(network)), build_learner(config, env, network.to(GPU))
+
+
+def assert_equal_parameters(one: Learner, other: Learner, **tolerance: float) -> None:
+    for left, right in zip(one.network.parameters(), other.network.parameters(), strict=True):
+        torch.testing.assert_close(host(right.detach()), left.detach(), **(tolerance or {"rtol": 1e-3, "atol": 1e-4}))
+
+
+# What is pretended
+
+
+def test_the_pretended_gpu_refuses_what_a_real_one_refuses(gpu: PretendedGPU) -> None:
+    there = torch.ones(3, device=GPU)
+    with pytest.raises(MixedDevicesError):
+        there + torch.ones(3)
+    with pytest.raises(RuntimeError):
+        there.numpy()
+    # Numbers may come from either side.
+    assert isinstance(there + torch.tensor(1.0), OnGPU)
+    assert gpu.waits == []
+    assert bool(there.any()) and there.cpu().tolist() == [1, 1, 1]
+    assert gpu.waits == ["aten._local_scalar_dense", "aten._to_copy"]
+
+
+# The learner
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_update_on_a_gpu_is_the_update_and_waits_once(gpu: PretendedGPU, name: str) -> None:
+    env, config = AGENTS[name]
+    on_cpu, on_gpu = two_learners(env, config)
+    batch = fake_batch(env, on_cpu.network.core_state_size, T, B)
+    expected, metrics = on_cpu.step(batch), on_gpu.step(batch)
+    assert gpu.waits == ["tolist"]
+    for key, value in expected.items():
+        torch.testing.assert_close(host(metrics[key]), value, rtol=1e-3, atol=1e-4)
+    assert_equal_parameters(on_cpu, on_gpu)
+    torch.testing.assert_close(host(on_gpu.popart.mu), on_cpu.popart.mu, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fusion-mi", "map-dynamic_conv", "core-mogrifier"])
+def test_an_update_in_low_precision_stays_on_the_gpu(gpu: PretendedGPU, name: str) -> None:
+    env, config = AGENTS[name]
+    config = copy.deepcopy(config)
+    config.precision = "bf16"
+    on_cpu, on_gpu = two_learners(env, config)
+    assert on_gpu.autocast == torch.bfloat16
+    batch = fake_batch(env, on_gpu.network.core_state_size, T, B)
+    expected, metrics = on_cpu.step(batch), on_gpu.step(batch)
+    assert gpu.waits == ["tolist"]
+    torch.testing.assert_close(host(metrics["loss/total"]), expected["loss/total"], rtol=0.1, atol=0.05)
+
+
+def test_a_refused_update_leaves_the_gpu_as_it_was(gpu: PretendedGPU) -> None:
+    env, config = AGENTS["fusion-gated"]
+    _, learner = two_learners(env, config)
+    before = copy.deepcopy(host({name: weight.detach() for name, weight in learner.network.named_parameters()}))
+    batch = fake_batch(env, learner.network.core_state_size, T, B)
+    learner.step(batch | {"reward": torch.full_like(batch["reward"], torch.nan)})
+    assert learner.state.refused == 1 and learner.state.updates == 0
+    for name, weight in learner.network.named_parameters():
+        assert torch.equal(host(weight.detach()), before[name])
+    learner.step(batch)
+    assert learner.state.updates == 1
+    learner.check_finite()
+
+
+def test_long_gradients_are_clipped_on_a_gpu_as_on_the_processor(gpu: PretendedGPU) -> None:
+    env, config = fake_env(), fake_config(max_gradient_norm=1e-3, optimizer="rmsprop")
+    on_cpu, on_gpu = two_learners(env, config)
+    batch = fake_batch(env, on_cpu.network.core_state_size, T, B)
+    assert float(on_cpu.step(batch)["loss/gradient_norm"]) > 1e-3
+    on_gpu.step(batch)
+    assert gpu.waits == ["tolist"]
+    assert_equal_parameters(on_cpu, on_gpu, rtol=1e-4, atol=1e-6)
+
+
+def test_a_state_goes_from_the_gpu_to_the_processor_and_back(gpu: PretendedGPU) -> None:
+    on_cpu, on_gpu = two_learners(*AGENTS["fusion-mi"])
+    batch = fake_batch(AGENTS["fusion-mi"][0], on_cpu.network.core_state_size, T, B)
+    on_gpu.step(batch)
+    on_cpu.load_state_dict(host(on_gpu.state_dict()))
+    assert on_cpu.state == on_gpu.state
+    _, again = two_learners(*AGENTS["fusion-mi"])
+    again.load_state_dict(on_cpu.state_dict())
+    for learner in (on_cpu, on_gpu, again):
+        learner.step(batch)
+    assert_equal_parameters(on_cpu, on_gpu)
+    assert_equal_parameters(on_cpu, again)
+
+
+# Staging
+
+
+def parts(count: int) -> list[tuple[Trajectory, int]]:
+    return [(fake_batch(fake_env(), 10, 3, 4, seed), 4) for seed in range(count)]
+
+
+def test_on_the_processor_a_batch_is_passed_on_as_it_is_and_nothing_is_fetched_ahead() -> None:
+    network = fake_network(fake_env(), fake_config())
+    staging = Staging(network.context_encoder, torch.device("cpu"))
+    given = parts(3)
+    fetched = []
+
+    def one_by_one() -> Iterator[tuple[Trajectory, int]]:
+        for part in given:
+            fetched.append(part)
+            yield part
+
+    for number, part in enumerate(staging.ahead(one_by_one())):
+        assert part is given[number] and len(fetched) == number + 1
+        staged = staging.take(part[0])
+        assert staged.batch is part[0]
+        assert staged.segments.index.data_ptr() and len(staged.segments.index) == 16
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_batch_arrives_as_it_left_but_for_what_is_not_learned_from(gpu: PretendedGPU, asynchronous: bool) -> None:
+    network = fake_network(fake_env(), fake_config())
+    staging = Staging(network.context_encoder, GPU, asynchronous=asynchronous)
+    (batch, _), *_ = parts(1)
+    staged = staging.take(batch)
+    stay = {*EPISODE_STATISTICS, "instruction", "reset"}
+    for key, array in staged.batch.items():
+        assert isinstance(array, OnGPU) == (key not in stay), key
+        assert array is batch[key] if key in stay else torch.equal(host(array), batch[key])
+    expected = Staging(network.context_encoder, torch.device("cpu")).take(batch)
+    assert torch.equal(host(staged.segments.index), expected.segments.index)
+    assert torch.equal(host(staged.contexts.instruction), expected.contexts.instruction)
+    # What lies in memory that actors write into again may change from here on.
+    for array in batch.values():
+        array.zero_()
+    assert host(staged.batch["behaviour_log_probs"]).any()
+
+
+def test_the_next_batch_travels_while_one_is_learned_from(gpu: PretendedGPU) -> None:
+    network = fake_network(fake_env(), fake_config())
+    staging = Staging(network.context_encoder, GPU)
+    stream = staging._stream
+    assert isinstance(stream, Stream)
+    given = parts(4)
+    for number, part in enumerate(staging.ahead(iter(given))):
+        assert part is given[number]
+        # This one and the next are on their way, and it is waited for when it is taken.
+        assert len(stream.events) == min(number + 2, len(given))
+        assert not stream.events[number].waited_for
+        staged = staging.take(part[0])
+        assert stream.events[number].waited_for
+        assert torch.equal(host(staged.batch["reward"]), part[0]["reward"])
+    assert gpu.waits == []
+
+
+def test_what_was_sent_and_not_taken_is_forgotten(gpu: PretendedGPU) -> None:
+    network = fake_network(fake_env(), fake_config())
+    staging = Staging(network.context_encoder, GPU)
+    given = parts(3)
+    for _ in staging.ahead(iter(given)):
+        break
+    other = parts(4)[3][0]
+    assert torch.equal(host(staging.take(other).batch["reward"]), other["reward"])
+    assert not staging._sent
+
+
+def test_what_is_there_already_is_not_sent() -> None:
+    tensors = {"a": torch.ones(3), "b": torch.zeros(2, dtype=torch.bool)}
+    moved = send(tensors, torch.device("cpu"))
+    assert all(moved[key] is tensor for key, tensor in tensors.items())
+    assert send_one(tensors["a"], torch.device("cpu")) is tensors["a"]
+
+
+def test_packed_tensors_do_not_overlap_whatever_their_dtypes() -> None:
+    tensors = {
+        "flags": torch.ones(5, dtype=torch.bool),
+        "none": torch.zeros(4, 0),
+        "number": torch.tensor(7),
+        "image": torch.arange(9, dtype=torch.uint8).view(3, 3),
+        "half": torch.full((2, 2), 1.5, dtype=torch.bfloat16),
+    }
+    packing = Packing(tensors)
+    views = packing.views(torch.zeros(packing.num_bytes, dtype=torch.uint8))
+    for key, tensor in tensors.items():
+        views[key].copy_(tensor)
+    for key, tensor in tensors.items():
+        assert views[key].dtype == tensor.dtype and torch.equal(views[key], tensor)
+
+
+# Acting
+
+
+def steps(env: EnvSpec, network: AgentNetwork, count: int) -> list[dict[str, Tensor]]:
+    batch = fake_batch(env, network.core_state_size, max(count - 1, 1), SLOTS)
+    return [{key: value[t] for key, value in batch.items() if key in OBSERVED} for t in range(count)]
+
+
+def assert_acts_alike(on_cpu: Policy, on_gpu: Policy, inputs: dict[str, Tensor]) -> None:
+    """For more steps than are taken before a capture."""
+    for _ in range(device_step._SEEN_BEFORE + 3):
+        torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_acting_on_a_gpu_is_acting_and_waits_for_the_answer_alone(
+    gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Kernel by kernel, and captured; contexts change, and one of the steps is that of some slots only."""
+    monkeypatch.setattr(device_step, "_SEEN_BEFORE", 0)
+    env, config = AGENTS[name]
+    network = fake_network(env, config)
+    on_cpu = Policy(copy.deepcopy(network), SLOTS)
+    on_gpu = [Policy(copy.deepcopy(network).to(GPU), SLOTS, graphs=graphs) for graphs in (False, True)]
+    some = torch.tensor([0, 3]).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number, inputs in enumerate(steps(env, network, 5)):
+            slots = some if number == 2 else None
+            present = inputs if slots is None else {key: value[some] for key, value in inputs.items()}
+            expected = on_cpu.distribution(present, slots)
+            for policy in on_gpu:
+                gpu.waits.clear()
+                captured = len(gpu.graphs)
+                found = policy.distribution(present, slots)
+                # A new graph is compared with the kernels one by one.
+                assert len(gpu.graphs) > captured or gpu.waits == ["aten._to_copy"]
+                assert not isinstance(found, OnGPU)
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(host(policy.core_state), on_cpu.core_state, rtol=1e-3, atol=1e-4)
+    assert gpu.graphs
+
+
+def test_new_weights_reach_a_captured_step(gpu: PretendedGPU) -> None:
+    env, config = AGENTS["fusion-mi"]
+    network = fake_network(env, config)
+    on_cpu = Policy(copy.deepcopy(network), SLOTS)
+    on_gpu = Policy(network.to(GPU), SLOTS, graphs=True)
+    inputs = steps(env, network, 1)[0]
+    for _ in range(2):
+        assert_acts_alike(on_cpu, on_gpu, inputs)
+        with torch.no_grad():
+            for policy in (on_cpu, on_gpu):
+                for parameter in policy.network.parameters():
+                    parameter.mul_(0.5)
+                policy.weights_changed()
+    assert [graph.replays > 2 for graph in gpu.graphs] == [True]
+
+
+def test_where_a_step_cannot_be_captured_it_runs_as_it_is_after_one_warning(
+    gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without these copies the weights of a context are found by asking the device, which no graph can.
+    monkeypatch.setattr("agents.fusion.segments._MOST_GATHERED", 0)
+    env, config = AGENTS["fusion-mi"]
+    network = fake_network(env, config)
+    on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=True)
+    inputs = steps(env, network, 1)[0]
+    with pytest.warns(UserWarning, match=r"CUDA graphs.*capturing.*runtime.cuda_graphs=false") as warned:
+        assert_acts_alike(on_cpu, on_gpu, inputs)
+    assert len(warned) == 1 and not gpu.graphs
+
+
+def test_a_graph_with_other_results_is_not_used(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: graph.calls[-1][-1].add_(1.0))
+    env, config = AGENTS["fusion-film"]
+    network = fake_network(env, config)
+    on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=True)
+    inputs = steps(env, network, 1)[0]
+    with pytest.warns(UserWarning, match="other results"):
+        assert_acts_alike(on_cpu, on_gpu, inputs)
+
+
+def test_there_are_few_graphs(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_step, "_MOST_GRAPHS", 1)
+    env, config = AGENTS["no context"]
+    network = fake_network(env, config)
+    policy = Policy(network.to(GPU), SLOTS, graphs=True)
+    inputs = steps(env, network, 1)[0]
+    for count in (2, 3, 4):
+        for _ in range(4):
+            policy.distribution({key: value[:count] for key, value in inputs.items()}, slice(0, count))
+    assert len(gpu.graphs) == 1
+
+
+# Weights
+
+
+def test_weights_go_between_devices_through_shared_memory(gpu: PretendedGPU) -> None:
+    env, config = AGENTS["fusion-mi"]
+    learner, server = (fake_network(env, config, seed).to(GPU) for seed in (1, 2))
+    actor = fake_network(env, config, 3)
+    weights = SharedWeights([parameter.shape for parameter in learner.parameters()])
+    weights.publish(learner, 5)
+    assert weights.read(server) == weights.read(actor) == 5
+    for one, two, three in zip(learner.parameters(), server.parameters(), actor.parameters(), strict=True):
+        assert torch.equal(host(one.detach()), host(two.detach()))
+        assert torch.equal(host(one.detach()), three.detach())
+
+
+def test_a_product_by_groups_is_the_same_with_what_the_processor_knows(gpu: PretendedGPU) -> None:
+    index = torch.tensor([2, 0, 2, 2, 1, 2])
+    found = Segments(index, 3).on(send_one(index, GPU))
+    for given, expected in zip(found.grid, Segments(index, 3).grid, strict=True):
+        assert torch.equal(host(given), expected) if isinstance(expected, Tensor) else given == expected
+    assert gpu.waits == []
+    assert torch.equal(host(found.repeated(2).grid.place), Segments(index, 3).repeated(2).grid.place)
+
+
+# Which device
+
+
+def chosen(*overrides: str) -> torch.device:
+    return plan.device(compose_train(["env=conditional", "context=task", *overrides]))
+
+
+def test_auto_is_the_first_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen() == chosen("device=cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert chosen() == chosen("device=cuda") == torch.device("cuda:0")
+    assert chosen("device=cuda:1") == torch.device("cuda:1")
+    assert chosen("device=cpu") == chosen("runtime=serial") == torch.device("cpu")
+    assert chosen("device=cuda", "runtime=serial") == torch.device("cuda:0")
+    with pytest.raises(InputError, match=r"device=cuda:2 is not here: torch sees 2 GPUs"):
+        chosen("device=cuda:2")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CUDA", "meta", "cuda:-1"])
+def test_what_is_no_device_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"device={name} is no device"):
+        chosen(f"device={name}")
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"device=cuda is not here: torch sees no GPUs; use device=auto or device=cpu"):
+        chosen("device=cuda")
+
+
+@pytest.mark.parametrize("key", ["learner.compile", "learner.staging", "runtime.cuda_graphs"])
+def test_switches_are_auto_true_or_false(key: str) -> None:
+    decide = {
+        "learner.compile": plan.compiles,
+        "learner.staging": plan.stages,
+        "runtime.cuda_graphs": plan.captures_graphs,
+    }[key]
+    automatic = key != "learner.compile"
+    for value, expected in (("auto", automatic), ("true", True), ("false", False)):
+        assert decide(compose_train([f"{key}={value}"])) == expected
+    with pytest.raises(InputError, match=rf"{key}=maybe is unknown"):
+        compose_train([f"{key}=maybe"])
+
+
+def test_precision_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_train(["env=conditional", "context=task"])
+    monkeypatch.setattr(plan, "has_bf16", lambda device: device.type == "cuda")
+    assert plan.autocast_dtype(config) is None
+    assert plan.autocast_dtype(config, torch.device("cuda:0")) == torch.bfloat16
+
+
+# Compiling
+
+
+def test_where_the_compiler_fails_the_function_runs_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> Tensor:
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: broken)
+    env, config = fake_env(image=(24, 28, 3), kind="pixels"), config_of(torso="shallow", compile="true")
+    plain = build_learner(config_of(torso="shallow"), env, fake_network(env, config))
+    compiled = build_learner(config, env, fake_network(env, config))
+    batch = fake_batch(env, plain.network.core_state_size, T, B)
+    with pytest.warns(UserWarning, match=r"torch.compile fails here .*: set learner.compile=false") as warned:
+        compiled.step(batch)
+    # The torso and V-trace, once each.
+    assert len(warned) == 2
+    plain.step(batch)
+    for learner in (plain, compiled):
+        learner.step(batch)
+    assert_equal_parameters(plain, compiled, rtol=0.0, atol=0.0)
+
+
+def test_what_the_function_itself_refuses_is_raised_as_it_is() -> None:
+    def refuses(x: int) -> int:
+        raise ValueError("not this one")
+
+    function = Compiled(refuses)
+    function._compiled = refuses
+    with pytest.raises(ValueError, match="not this one"):
+        function(1)
+
+
+# A real one
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_real_gpu_learns_as_the_processor_does(name: str) -> None:
+    env, config = AGENTS[name]
+    on_cpu, on_gpu = two_learners(env, config)
+    for seed in range(3):
+        batch = fake_batch(env, on_cpu.network.core_state_size, T, B, seed)
+        expected, metrics = on_cpu.step(batch), on_gpu.step(batch)
+        for key, value in expected.items():
+            torch.testing.assert_close(metrics[key].cpu(), value, rtol=1e-2, atol=1e-3)
+    for one, other in zip(on_cpu.network.parameters(), on_gpu.network.parameters(), strict=True):
+        torch.testing.assert_close(other.detach().cpu(), one.detach(), rtol=1e-2, atol=1e-3)
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_real_gpu_acts_as_the_processor_does_also_from_graphs(name: str) -> None:
+    env, config = AGENTS[name]
+    network = fake_network(env, config)
+    on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for inputs in steps(env, network, 14):
+            torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-2, atol=1e-3)
+            torch.testing.assert_close(on_gpu.core_state.cpu(), on_cpu.core_state, rtol=1e-2, atol=1e-3)
+    assert on_gpu._step is not None and on_gpu._step._graphs
