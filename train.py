@@ -177,7 +177,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                     made = learner.state.updates
                     losses = learner.step(part, fresh=new)
                     if learner.state.updates > made:
-                        statistics.learned(part)
+                        statistics.learned(learner.steps_by_task.tolist())
                 replay.add(batch.trajectory, batch.weights_versions)
                 runtime.publish(learner.state.updates)
                 statistics.update(batch.trajectory)

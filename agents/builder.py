@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from agents import plan
 from agents.actor import ActingPolicy, Actor
@@ -77,8 +78,10 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     )
 
 
-def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Learner:
-    """The learner that trains `network`."""
+def build_learner(
+    config: TrainConfig, env: EnvSpec, network: AgentNetwork, *, reduce: Callable[[Tensor], None] | None = None
+) -> Learner:
+    """The learner that trains `network`, alone or with others (`reduce`, see agents/learner.py)."""
     learner = config.learner
     return Learner(
         network,
@@ -105,6 +108,7 @@ def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> L
         lambda_=learner.lambda_,
         max_refused=learner.max_refused,
         autocast=plan.autocast_dtype(config),
+        reduce=reduce,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from agents import diagnosis, losses
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork
 from agents.network.context import distinct_rows
-from agents.popart import PopArt, initial_popart, rescale_head, sigma, update_moments
+from agents.popart import PopArt, initial_popart, rescale_head, sigma, target_sums, update_moments
 from agents.rewards import transform_rewards
 from agents.trajectory import Trajectory
 from agents.vtrace import vtrace
@@ -44,6 +45,10 @@ class LearnerState(NamedTuple):
 class Learner:
     """IMPALA's learner with V-trace and per-task PopArt.
 
+    Several of them, each with a part of every batch's columns, take the steps that one would take with the whole batch, if they begin
+    alike and add up what they have in common by `reduce`: first the sums that PopArt's moments and the mean over valid steps are made
+    of, and then the gradients.
+
     Args:
         network: trained in place.
         num_tasks: K.
@@ -60,6 +65,11 @@ class Learner:
         clip_rho, clip_c, clip_pg_rho, lambda_: constants of V-trace.
         max_refused: updates in a row that may be refused as not finite before NonFiniteError.
         autocast: dtype of torsos and core, or None for full precision.
+        reduce: replaces a tensor by its sum over all learners, in place; None where there is one.
+
+    Attributes:
+        state: counters, over all learners.
+        steps_by_task: valid steps of each task in the last batch of all learners, [K].
     """
 
     def __init__(
@@ -89,6 +99,7 @@ class Learner:
         lambda_: float = 1.0,
         max_refused: int = 10,
         autocast: torch.dtype | None = None,
+        reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.network = network
         self.total_steps = total_steps
@@ -109,6 +120,8 @@ class Learner:
         self.device = next(network.parameters()).device
         self.state = LearnerState()
         self.popart = initial_popart(num_tasks, self.device)
+        self.steps_by_task = torch.zeros(num_tasks, device=self.device)
+        self._reduce = reduce
         self._parameters = list(network.parameters())
         self._kept = OPTIMIZERS[optimizer]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
@@ -122,7 +135,7 @@ class Learner:
             )
 
     def step(self, batch: Trajectory, *, fresh: int | None = None) -> dict[str, Tensor]:
-        """One update from a batch [T+1, B] (agents/trajectory.py).
+        """One update from a batch [T+1, B] (agents/trajectory.py), of which other learners may have other columns.
 
         Args:
             fresh: how many of its columns, from the first on, have their steps counted; None for all, 0 for another pass over the
@@ -135,19 +148,25 @@ class Learner:
 
         Raises:
             NonFiniteError: `max_refused` updates in a row were refused.
+            Whatever `reduce` raises; the learner is then as before.
         """
-        steps = int(batch["mask"][:, :fresh].sum())
         before = self._popart_snapshot()
-        metrics, loss = self._loss(batch)
+        metrics, loss, steps = self._loss(batch, fresh)
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self._reduce:
+            try:
+                metrics = self._reduce_gradients(metrics)
+            except BaseException:
+                self._restore_popart(before)
+                raise
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         # Squares of targets overflow before the loss does, whose scale is clipped.
         moments = torch.isfinite(self.popart.mu).all() & torch.isfinite(self.popart.nu).all()
-        if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach()) & moments):
+        if not bool(torch.isfinite(norm) & torch.isfinite(metrics["loss/total"]) & moments):
             self._refuse(before, batch, metrics | {"loss/gradient_norm": norm})
             return metrics
         if norm > self.max_gradient_norm:
@@ -164,7 +183,8 @@ class Learner:
         left = max(0.0, 1 - self.state.steps / self.total_steps) if self.anneal else 1.0
         return self.learning_rate * left
 
-    def _loss(self, batch: Trajectory) -> tuple[dict[str, Tensor], Tensor]:
+    def _loss(self, batch: Trajectory, fresh: int | None) -> tuple[dict[str, Tensor], Tensor, int]:
+        """Scalars for the log, the loss, and the steps to count, which are those of all learners."""
         mask, action = batch["mask"], batch["action"]
         task = batch["task"]
         encoder = self.network.context_encoder
@@ -187,13 +207,17 @@ class Learner:
             vs, advantages = vtrace(
                 log_probs - batch["behaviour_log_probs"], discounts, reward, values[:-1], values[-1], mask, **self.clips
             )
+            sums, steps = self._reduce_sums(
+                target_sums(vs, task[:-1], mask, len(self.steps_by_task)), mask[:, :fresh].sum()
+            )
+            self.steps_by_task = sums[0]
             if self.use_popart:
-                self._update_popart(vs, task[:-1], mask)
+                self._update_popart(sums)
                 scale, shift = self._scale_and_shift(task)
             scale, shift = scale[:-1], shift[:-1]
         baseline = self.network.value_head(features[:-1], task[:-1])
         valid = mask.float()
-        divisor = valid.sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
+        divisor = self.steps_by_task.sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
         policy_loss = losses.policy_gradient_loss(log_probs, advantages / scale, valid) / divisor
         value_loss = losses.baseline_loss(baseline, (vs - shift) / scale, valid) / divisor
         entropy = (actions.entropy(policy) * valid).sum() / divisor
@@ -204,15 +228,39 @@ class Learner:
             "loss/baseline": value_loss.detach(),
             "loss/entropy": entropy.detach(),
         }
-        return metrics, loss
+        return metrics, loss, steps
+
+    def _reduce_sums(self, sums: Tensor, steps: Tensor) -> tuple[Tensor, int]:
+        """Sums of targets and steps to count, of this learner's columns -> of the whole batch."""
+        if self._reduce:
+            # Counts are exact in double precision.
+            together = torch.cat([sums.flatten(), steps.reshape(1)]).double()
+            self._reduce(together)
+            sums, steps = together[:-1].reshape(sums.shape).to(sums.dtype), together[-1]
+        return sums, int(steps)
+
+    def _reduce_gradients(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Makes the gradients those of the whole batch. Returns the same of `metrics`, which are as additive: the loss terms were
+        divided by what the whole batch has.
+        """
+        assert self._reduce
+        # Which parameters have one depends on the network alone, so that it is the same in all learners.
+        parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
+        parts = [*(parameter.grad for parameter in parameters), *metrics.values()]
+        together = torch.cat([part.flatten() for part in parts if part is not None])
+        self._reduce(together)
+        *gradients, totals = together.split([*(parameter.numel() for parameter in parameters), len(metrics)])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        return dict(zip(metrics, totals, strict=True))
 
     def _scale_and_shift(self, task: Tensor) -> tuple[Tensor, Tensor]:
         """sigma and mu of the task of every step, [T, B] each."""
         index = task.long()
         return sigma(self.popart)[index], self.popart.mu[index]
 
-    def _update_popart(self, vs: Tensor, task: Tensor, mask: Tensor) -> None:
-        old, new = self.popart, update_moments(self.popart, vs, task, mask, self.popart_step_size)
+    def _update_popart(self, sums: Tensor) -> None:
+        old, new = self.popart, update_moments(self.popart, sums, self.popart_step_size)
         head = self.network.value_head
         rescale_head(head.weight, head.bias, old.mu, sigma(old), new.mu, sigma(new))
         self.popart = new
@@ -222,11 +270,14 @@ class Learner:
         return self.popart, head.weight.detach().clone(), head.bias.detach().clone()
 
     @torch.no_grad()
-    def _refuse(self, before: tuple[PopArt, Tensor, Tensor], batch: Trajectory, metrics: dict[str, Tensor]) -> None:
-        refused = self.popart
-        self.popart, weight, bias = before
+    def _restore_popart(self, snapshot: tuple[PopArt, Tensor, Tensor]) -> None:
+        self.popart, weight, bias = snapshot
         self.network.value_head.weight.copy_(weight)
         self.network.value_head.bias.copy_(bias)
+
+    def _refuse(self, before: tuple[PopArt, Tensor, Tensor], batch: Trajectory, metrics: dict[str, Tensor]) -> None:
+        refused = self.popart
+        self._restore_popart(before)
         self.state = self.state._replace(refused=self.state.refused + 1)
         self._refused_in_a_row.append({key: float(value) for key, value in metrics.items()})
         if len(self._refused_in_a_row) == self.max_refused:
