@@ -118,16 +118,18 @@ class ActorFactory:
 
     Attributes:
         config, env: of the run.
+        rank: of the learner whose actors these are; each learner numbers its own.
     """
 
     config: TrainConfig
     env: EnvSpec
+    rank: int = 0
 
     def __call__(
         self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """The actor, with this policy, or with the learner's network, or with one of its own."""
-        slots = actor_slots(self.config, self.env, index, positions)
+        slots = actor_slots(self.config, self.env, index, positions, rank=self.rank)
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
             runtime = self.config.runtime
@@ -138,7 +140,7 @@ class ActorFactory:
             actors = plan.num_actors(self.config, self.env)
             env.balance_frames([positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
         unrolls = positions.unrolls.get(index, 0)
-        seed = (self.config.seed, index)
+        seed = (self.config.seed, plan.actor_of_run(self.config, index, self.rank))
         actions = action_distribution(self.env)
         return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
 
@@ -149,15 +151,16 @@ class ActorFactory:
         return Policy(network, slots, autocast=plan.autocast_dtype(self.config))
 
 
-def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions) -> list[Slot]:
-    """The slots of actor `index`: slots of the run are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
+def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions, *, rank: int = 0) -> list[Slot]:
+    """The slots of actor `index` of a learner: slots of the run are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
 
     After a resume each slot begins with the episode after the last one that it was in: an interrupted episode is not repeated.
     """
     width = config.runtime.slots_per_actor
     last = positions.episodes.get(index)
+    first = plan.actor_of_run(config, index, rank) * width
     slots = []
-    for column, (task, number) in enumerate(plan.dealt_slots(config, env, (index + 1) * width)[index * width :]):
+    for column, (task, number) in enumerate(plan.dealt_slots(config, env, first + width)[first:]):
         slots.append(Slot(task=task, index=number, episode=last[column] + 1 if last else 0))
     return slots
 
@@ -168,9 +171,10 @@ def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dic
     return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
 
 
-def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updates: int) -> Replay:
-    """The replay of a run that goes on at `updates`: empty, with random choices that follow from the two numbers."""
-    return Replay(replay_spec(config, env, network), seed=(config.seed, updates))
+def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updates: int, *, rank: int = 0) -> Replay:
+    """The replay of a learner of a run that goes on at `updates`: empty, with random choices that follow from the numbers."""
+    seed = (config.seed, updates, *([rank] if rank else []))
+    return Replay(replay_spec(plan.share(config, env), env, network), seed=seed)
 
 
 def supervision(config: TrainConfig) -> Supervision:
@@ -191,8 +195,9 @@ def build_runtime(
     state: dict[str, Any] | None = None,
     *,
     faults: Faults | None = None,
+    rank: int = 0,
 ) -> Runtime:
-    """The runtime of the configuration, its actors started.
+    """The runtime of learner `rank`, with its part of the configuration's actors, which are started.
 
     Args:
         positions: where the random streams stand.
@@ -200,8 +205,9 @@ def build_runtime(
         version: of the weights that `network` has.
         state: `state_dict` of the runtime before, where this one fits it (agents.run_folder.restore).
     """
+    factory = ActorFactory(config=config, env=env, rank=rank)
+    config = plan.share(config, env)
     actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
-    factory = ActorFactory(config=config, env=env)
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
     unrolls = plan.unrolls_per_batch(config)
     if config.runtime.name == "serial":

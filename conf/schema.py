@@ -92,6 +92,8 @@ class LearnerConfig:
         passes: how often each batch is learned from. V-trace corrects for the policy that changes meanwhile.
         replay_fraction: part of the B columns that is drawn from earlier trajectories (agents/replay.py); 0 = none.
         replay_size: columns that are kept to draw from.
+        num_processes: learners, each in a process of its own. batch_size, replay_size and runtime.num_actors are those of all together,
+            and the updates those that one learner would make. Under torchrun it is the number of processes that torchrun starts.
     """
 
     unroll_length: int = 20
@@ -99,6 +101,7 @@ class LearnerConfig:
     passes: int = 1
     replay_fraction: float = 0.0
     replay_size: int = 1024
+    num_processes: int = 1
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     anneal: bool = True
@@ -128,11 +131,11 @@ class RuntimeConfig:
     Attributes:
         name: `serial` (one process, reproducible) or `local` (actor processes on this machine).
         num_actors: actors; 0 = one for each processor core but one, or for each core where the environment is what takes the time
-            (serial: one).
+            (serial: one), and as many for each learner.
         slots_per_actor: environments of each actor.
         inference: `actor` (each acts with a network of its own), `server` (one process acts for all of them, on whatever is ready), or
             `auto` (agents.plan.inference).
-        actor_threads, learner_threads: compute threads; 0 for the learner = what the actors leave (serial: one).
+        actor_threads, learner_threads: compute threads of each; 0 for the learner = what the actors leave (serial: one).
         buffers_per_actor: unrolls an actor may be ahead; never fewer than a batch takes from it and one.
         task_schedule: which slot plays which task. `uniform_slots`: as many slots for each task. `weighted`: slots in proportion to
             task_weights. `uniform_frames`: slots change their tasks between episodes, so that all come to as many frames
@@ -261,6 +264,7 @@ MAY_CHANGE_ON_RESUME = (
     "keep_checkpoints",
     "milestone_frames",
     "precision",
+    "learner.num_processes",
     "runtime.name",
     "runtime.num_actors",
     "runtime.inference",
