@@ -74,7 +74,7 @@ def actor_of_run(config: TrainConfig, index: int, rank: int) -> int:
 
 
 def share(config: TrainConfig, env: EnvSpec) -> TrainConfig:
-    """What each learner of a run has: its part of the columns, of the actors and of the replay. Everything else is common to all."""
+    """What each learner of a run has: its part of the columns, of the actors and of the replay (rounded down). All else is common."""
     learners = config.learner.num_processes
     return replace(
         config,

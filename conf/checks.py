@@ -210,7 +210,7 @@ def check_columns(learner: LearnerConfig, slots: int) -> None:
 
 
 def check_shares(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
-    """Whether all learners get as much: of the columns, fresh and replayed, of the actors and of the replay."""
+    """Whether all learners get as much: of the columns, fresh and replayed, and of the actors."""
     learners, slots = learner.num_processes, runtime.slots_per_actor
     columns = learner.batch_size or slots
     replayed = round(learner.replay_fraction * columns)
@@ -219,12 +219,11 @@ def check_shares(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
         f"runtime.num_actors={runtime.num_actors}": runtime.num_actors,
         f"learner.batch_size={learner.batch_size} ({fresh} fresh columns)": fresh,
         f"learner.replay_fraction={learner.replay_fraction} ({replayed} of {columns} columns)": replayed,
-        f"learner.replay_size={learner.replay_size}": learner.replay_size * bool(replayed),
     }
     for what, number in shared.items():
         if number % learners:
             raise InputError(
-                f"{what} cannot be shared out among learner.num_processes={learners}: give each learner as much as the others."
+                f"{what} cannot be shared out among learner.num_processes={learners}: give a multiple of {learners}."
             )
     share = fresh // learners
     if share % slots and slots % share:
