@@ -64,6 +64,7 @@ class Followers:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._begin: dict[str, Any] = {}
         self._device = torch.device("cpu")
+        self._descriptor = -1
         self._threads: list[threading.Thread] = []
         self._heard: queue.SimpleQueue[list[dict[str, Any]] | Exception] = queue.SimpleQueue()
         self._reports: list[dict[str, Any]] = []
@@ -88,13 +89,13 @@ class Followers:
             self._group = meet_at_torchrun()
             return
         # A file without a name, of which nothing is left behind.
-        descriptor = os.memfd_create("learners")
-        self._group = meet_at_file(descriptor, FIRST, self._size)
+        self._descriptor = os.memfd_create("learners")
+        self._group = meet_at_file(self._descriptor, FIRST, self._size)
         with sigint_held_back():
             for rank in range(1, self._size):
-                numbers = map(str, (os.getpid(), descriptor, rank, self._size))
+                numbers = map(str, (os.getpid(), self._descriptor, rank, self._size))
                 command = [sys.executable, "-c", _MAIN, *numbers, *map(os.path.abspath, sys.path)]
-                self._processes[rank] = subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.DEVNULL)
+                self._processes[rank] = subprocess.Popen(command, pass_fds=[self._descriptor], stdin=subprocess.DEVNULL)
 
     def share_of(self, positions: Positions) -> Positions:
         """The positions of the first learner's own actors."""
@@ -194,6 +195,8 @@ class Followers:
         # What still waits for another machine is left to the end of the process.
         if not any(thread.is_alive() for thread in self._threads):
             group.leave()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
     def _run(self, target: Callable[[], None]) -> None:
         self._threads.append(threading.Thread(target=target, daemon=True))
