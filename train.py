@@ -30,7 +30,10 @@ from agents.bottleneck import limited_by
 from agents.clock import Clock
 from agents.display import Display, warn
 from agents.faults import FaultRecord, Faults
+from agents.following import beginning, follow_under_torchrun
+from agents.leading import Followers
 from agents.learner import NonFiniteError
+from agents.learners import LearnerError, torchrun_place, with_learners
 from agents.matching import match_params
 from agents.metrics import MetricsLog, Statistics
 from agents.network.cost import multiply_adds
@@ -72,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             keys = train_keys([argument for argument in arguments if not argument.startswith("-")])
             print(__doc__, *(f"  {key}={value}" for key, value in keys.items()), sep="\n")
             return DONE
+        if (launched := torchrun_place()) and launched.rank > 0:
+            return follow_under_torchrun()
+        arguments = with_learners(arguments, launched)
         config = compose_train(arguments)
         config.run = config.run or default_run(config)
         if config.resume and holds_run(Path(config.run)):
@@ -82,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except (ActorError, NonFiniteError, SaveError) as error:
+    except (ActorError, LearnerError, NonFiniteError, SaveError) as error:
         print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -97,13 +103,15 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
     torch.manual_seed(config.seed)
     check_network(config, env)
     network = builder.build_network(config, env).to(device)
-    learner = builder.build_learner(config, env, network)
+    followers = Followers(config.learner.num_processes)
+    learner = builder.build_learner(config, env, network, reduce=followers.reduce)
     statistics, positions, restored = Statistics(env.tasks, human_scores(env)), Positions(), Restored()
     saved = newest_checkpoint(Path(config.run), warn) if config.resume else None
     if saved:
         restored = restore(saved, config, env, learner, statistics, positions)
     check_fits(config, env, network)
-    fresh, replayed, passes = plan.fresh_columns(config), plan.replayed_columns(config), config.learner.passes
+    share = plan.share(config, env)
+    fresh, replayed, passes = plan.fresh_columns(share), plan.replayed_columns(share), share.learner.passes
     folder = claim(config, env)
 
     with Display(config.total_frames, enabled=config.display) as display:
@@ -116,16 +124,12 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         )
         faults.load_state_dict((saved or {}).get("faults", {}))
         faults.episodes_dropped += restored.episodes_dropped
-        runtime = builder.build_runtime(
-            config,
-            env,
-            network,
-            positions,
-            learner.state.updates,
-            restored.runtime,
-            faults=faults,
-            say=display.say,
+        followers.start(beginning(config, env, learner, positions), learner.device)
+        own_positions, updates = followers.share_of(positions), learner.state.updates
+        own = builder.build_runtime(
+            config, env, network, own_positions, updates, restored.runtime, faults=faults, say=display.say
         )
+        runtime = followers.lead(own, positions, faults)
         # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
         cost = multiply_adds(network, env)
         saver = Saver(
@@ -166,7 +170,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
         def report() -> None:
             row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
             row |= replay.row(learner.state.updates) | faults.row() | memory_row(runtime.processes())
-            row |= {"saves_failed": saver.failed}
+            row |= {"saves_failed": saver.failed} | followers.row()
             for task, figures in tasks.items():
                 figures["restarts"] = faults.restarts_of(task)
             verdict = limited_by(clock.shares, facts)
@@ -180,15 +184,17 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 batch = interruption.waiting(runtime.collect) if runtime.only_waits else runtime.collect()
                 if batch is None:
                     break
+                followers.go_on(statistics.steps())
                 updates = learner.state.updates
                 parts = parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)
                 for part, new in learner.staging.ahead(parts):
                     made = learner.state.updates
                     losses = learner.step(part, fresh=new)
                     if learner.state.updates > made:
-                        statistics.learned(part)
+                        statistics.learned(learner.steps_by_task)
                 replay.add(batch.trajectory, batch.weights_versions)
                 runtime.publish(learner.state.updates)
+                batch = followers.whole(batch)
                 statistics.update(batch.trajectory)
                 runtime.positions.steps = statistics.steps()
                 clock.tick(batch, updates, learner.state)
@@ -201,7 +207,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
             if learner.state.updates > log.updates and not (interruption.wanted and config.log_frames):
                 report()
             save()
-        except (ActorError, NonFiniteError, InputError) as error:
+        except (ActorError, LearnerError, NonFiniteError, InputError) as error:
             # The learner stands between two updates: nothing of what it has learned is lost.
             with suppress(NonFiniteError):
                 save()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from agents import plan
 from agents.actor import ActingPolicy, Actor
@@ -79,8 +79,10 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     )
 
 
-def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Learner:
-    """The learner that trains `network`."""
+def build_learner(
+    config: TrainConfig, env: EnvSpec, network: AgentNetwork, *, reduce: Callable[[Tensor], None] | None = None
+) -> Learner:
+    """The learner that trains `network`, alone or with others (`reduce`, see agents/learner.py)."""
     learner = config.learner
     return Learner(
         network,
@@ -109,6 +111,7 @@ def build_learner(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> L
         autocast=plan.autocast_dtype(config, next(network.parameters()).device),
         compile=plan.compiles(config),
         staging=plan.stages(config),
+        reduce=reduce,
     )
 
 
@@ -118,16 +121,18 @@ class ActorFactory:
 
     Attributes:
         config, env: of the run.
+        rank: of the learner whose actors these are; each learner numbers its own.
     """
 
     config: TrainConfig
     env: EnvSpec
+    rank: int = 0
 
     def __call__(
         self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """The actor, with this policy, or with the learner's network, or with one of its own."""
-        slots = actor_slots(self.config, self.env, index, positions)
+        slots = actor_slots(self.config, self.env, index, positions, rank=self.rank)
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
             runtime = self.config.runtime
@@ -138,7 +143,7 @@ class ActorFactory:
             actors = plan.num_actors(self.config, self.env)
             env.balance_frames([positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
         unrolls = positions.unrolls.get(index, 0)
-        seed = (self.config.seed, index)
+        seed = (self.config.seed, plan.actor_of_run(self.config, index, self.rank))
         actions = action_distribution(self.env)
         return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
 
@@ -156,15 +161,16 @@ class ActorFactory:
         return self.policy(slots, network.to(plan.acting_device(self.config)))
 
 
-def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions) -> list[Slot]:
-    """The slots of actor `index`: slots of the run are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
+def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions, *, rank: int = 0) -> list[Slot]:
+    """The slots of actor `index` of a learner: slots of the run are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
 
     After a resume each slot begins with the episode after the last one that it was in: an interrupted episode is not repeated.
     """
     width = config.runtime.slots_per_actor
     last = positions.episodes.get(index)
+    first = plan.actor_of_run(config, index, rank) * width
     slots = []
-    for column, (task, number) in enumerate(plan.dealt_slots(config, env, (index + 1) * width)[index * width :]):
+    for column, (task, number) in enumerate(plan.dealt_slots(config, env, first + width)[first:]):
         slots.append(Slot(task=task, index=number, episode=last[column] + 1 if last else 0))
     return slots
 
@@ -175,9 +181,10 @@ def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dic
     return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
 
 
-def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updates: int) -> Replay:
-    """The replay of a run that goes on at `updates`: empty, with random choices that follow from the two numbers."""
-    return Replay(replay_spec(config, env, network), seed=(config.seed, updates))
+def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updates: int, *, rank: int = 0) -> Replay:
+    """The replay of a learner of a run that goes on at `updates`: empty, with random choices that follow from the numbers."""
+    seed = (config.seed, updates, *([rank] if rank else []))
+    return Replay(replay_spec(plan.share(config, env), env, network), seed=seed)
 
 
 def supervision(config: TrainConfig) -> Supervision:
@@ -199,8 +206,9 @@ def build_runtime(
     *,
     faults: Faults | None = None,
     say: Callable[[str], None] = print,
+    rank: int = 0,
 ) -> Runtime:
-    """The runtime of the configuration, its actors started.
+    """The runtime of learner `rank`, with its part of the configuration's actors, which are started.
 
     Args:
         positions: where the random streams stand.
@@ -209,8 +217,9 @@ def build_runtime(
         version: of the weights that `network` has.
         state: `state_dict` of the runtime before, where this one fits it (agents.run_folder.restore).
     """
+    factory = ActorFactory(config=config, env=env, rank=rank)
+    config = plan.share(config, env)
     actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
-    factory = ActorFactory(config=config, env=env)
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
     unrolls = plan.unrolls_per_batch(config)
     if config.runtime.name == "serial":

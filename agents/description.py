@@ -37,8 +37,12 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner, cost: Multiply
         "memory": f"{shared_memory(config, env, network) / 2**20:,.0f} MiB of trajectories and weights",
         "replay": f"{plan.replayed_columns(config)} of the {plan.batch_columns(config)} columns, from the last "
         f"{config.learner.replay_size:,}; {replay_bytes(replay_spec(config, env, network)) / 2**20:,.0f} MiB",
+        "learners": f"{config.learner.num_processes}, with {plan.batch_columns(plan.share(config, env))} of the columns and "
+        f"{plan.num_actors(plan.share(config, env), env)} of the actors each",
         "frames": f"{config.total_frames:,}, seed {config.seed}",
     }
+    if config.learner.num_processes == 1:
+        del rows["learners"]
     if not plan.replayed_columns(config):
         del rows["replay"]
     if learner.device.type == "cpu":
@@ -94,7 +98,7 @@ def facts(config: TrainConfig, env: EnvSpec, learner: Learner) -> Facts:
         num_cores=plan.num_cores(),
         num_actors=plan.num_actors(config, env),
         actor_threads=config.runtime.actor_threads,
-        learner_threads=plan.learner_threads(config, env),
+        learner_threads=plan.learner_threads(config, env) * plan.learners_here(config),
         slots_per_actor=config.runtime.slots_per_actor,
         buffers_per_actor=plan.buffers_per_actor(config, env),
         least_actors=-(-len(env.tasks) // config.runtime.slots_per_actor),

@@ -36,12 +36,17 @@ def raise_at_signals() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def end_with_the_parent() -> None:
-    """From now on the kernel kills this process when its parent is gone, even inside an engine that never returns to Python."""
-    parent = multiprocessing.parent_process()
+def end_with_the_parent(parent: int | None = None) -> None:
+    """From now on the kernel kills this process when its parent is gone, even inside an engine that never returns to Python.
+
+    Args:
+        parent: its process id; None where multiprocessing knows it.
+    """
+    known = multiprocessing.parent_process()
+    parent = known.pid if known else parent
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent.pid:
+    if parent is not None and os.getppid() != parent:
         # It ended before it could be asked to tell.
         os._exit(1)
 

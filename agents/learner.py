@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from agents import diagnosis, losses
 from agents.compiling import Compiled
 from agents.network.agent import AgentNetwork
-from agents.popart import PopArt, initial_popart, rescale_head, sigma, update_moments
+from agents.popart import PopArt, initial_popart, rescale_head, sigma, target_sums, update_moments
 from agents.rewards import transform_rewards
 from agents.staging import Staged, Staging
 from agents.trajectory import Trajectory
@@ -44,6 +45,10 @@ class LearnerState(NamedTuple):
 class Learner:
     """IMPALA's learner with V-trace and per-task PopArt.
 
+    Several of them, each with a part of every batch's columns, take the steps that one would take with the whole batch, if they begin
+    alike and add up what they have in common by `reduce`: first the sums that PopArt's moments and the mean over valid steps are made
+    of, and then the gradients.
+
     Args:
         network: trained in place, on the device where it is.
         num_tasks: K.
@@ -62,9 +67,12 @@ class Learner:
         autocast: dtype of torsos and core, or None for full precision.
         compile: torso and V-trace by torch.compile, where that works (agents/compiling.py).
         staging: whether batches travel to a device while the one before is learned from (agents/staging.py).
+        reduce: replaces a tensor by its sum over all learners, in place; None where there is one.
 
     Attributes:
         staging: brings the batches to the device.
+        state: counters, over all learners.
+        steps_by_task: valid steps of each task in the last batch, of all learners together; K numbers.
     """
 
     def __init__(
@@ -96,6 +104,7 @@ class Learner:
         autocast: torch.dtype | None = None,
         compile: bool = False,
         staging: bool = True,
+        reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.network = network
         self.total_steps = total_steps
@@ -119,6 +128,8 @@ class Learner:
         self.popart = initial_popart(num_tasks, self.device)
         self._torso = Compiled(network.torso) if compile else network.torso
         self._vtrace = Compiled(vtrace) if compile else vtrace
+        self.steps_by_task = [0.0] * num_tasks
+        self._reduce = reduce
         self._parameters = list(network.parameters())
         self._kept = OPTIMIZERS[optimizer]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
@@ -132,7 +143,7 @@ class Learner:
             )
 
     def step(self, batch: Trajectory, *, fresh: int | None = None) -> dict[str, Tensor]:
-        """One update from a batch [T+1, B] (agents/trajectory.py) in the processor's memory.
+        """One update from a batch [T+1, B] (agents/trajectory.py) in the processor's memory; other learners may have more columns of it.
 
         Args:
             fresh: how many of its columns, from the first on, have their steps counted; None for all, 0 for another pass over the
@@ -145,21 +156,28 @@ class Learner:
 
         Raises:
             NonFiniteError: `max_refused` updates in a row were refused.
+            Whatever `reduce` raises; the learner is then as before.
         """
-        steps = int(batch["mask"][:, :fresh].sum())
         before = self._popart_snapshot()
-        metrics, loss = self._loss(self.staging.take(batch))
+        metrics, loss, counts = self._loss(self.staging.take(batch), fresh)
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self._reduce:
+            try:
+                metrics = self._reduce_gradients(metrics)
+            except BaseException:
+                self._restore_popart(before)
+                raise
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         # Squares of targets overflow before the loss does, whose scale is clipped.
         moments = torch.isfinite(self.popart.mu).all() & torch.isfinite(self.popart.nu).all()
-        finite = torch.isfinite(norm) & torch.isfinite(loss.detach()) & moments
-        # The one question that the learner asks the device: both answers come together.
-        is_finite, is_long = torch.stack([finite, norm > self.max_gradient_norm]).tolist()
+        finite = torch.isfinite(norm) & torch.isfinite(metrics["loss/total"]) & moments
+        # The one question that the learner asks the device: all answers come together.
+        answers = torch.stack([finite, norm > self.max_gradient_norm])
+        is_finite, is_long, steps, *self.steps_by_task = torch.cat([answers.to(counts.dtype), counts]).tolist()
         if not is_finite:
             self._refuse(before, batch, metrics | {"loss/gradient_norm": norm})
             return metrics
@@ -167,7 +185,7 @@ class Learner:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
         self.optimizer.step()
         self._refused_in_a_row.clear()
-        self.state = self.state._replace(updates=self.state.updates + 1, steps=self.state.steps + steps)
+        self.state = self.state._replace(updates=self.state.updates + 1, steps=self.state.steps + int(steps))
         metrics |= {"loss/gradient_norm": norm, "loss/learning_rate": torch.tensor(self.current_learning_rate)}
         return metrics
 
@@ -177,7 +195,8 @@ class Learner:
         left = max(0.0, 1 - self.state.steps / self.total_steps) if self.anneal else 1.0
         return self.learning_rate * left
 
-    def _loss(self, staged: Staged) -> tuple[dict[str, Tensor], Tensor]:
+    def _loss(self, staged: Staged, fresh: int | None) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Scalars for the log, the loss, and of all learners the steps to count and the valid steps of each task, [1 + K]."""
         batch, contexts, segments = staged
         mask, action, task = batch["mask"], batch["action"], batch["task"]
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
@@ -197,13 +216,15 @@ class Learner:
             vs, advantages = self._vtrace(
                 log_probs - batch["behaviour_log_probs"], discounts, reward, values[:-1], values[-1], mask, **self.clips
             )
+            sums = target_sums(vs, task[:-1], mask, len(self.popart.mu))
+            sums, steps = self._reduce_sums(sums, mask[:, :fresh].sum(dtype=sums.dtype))
             if self.use_popart:
-                self._update_popart(vs, task[:-1], mask)
+                self._update_popart(sums)
                 scale, shift = self._scale_and_shift(task)
             scale, shift = scale[:-1], shift[:-1]
         baseline = self.network.value_head(features[:-1], task[:-1])
         valid = mask.float()
-        divisor = valid.sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
+        divisor = sums[0].sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
         policy_loss = losses.policy_gradient_loss(log_probs, advantages / scale, valid) / divisor
         value_loss = losses.baseline_loss(baseline, (vs - shift) / scale, valid) / divisor
         entropy = (actions.entropy(policy) * valid).sum() / divisor
@@ -214,15 +235,40 @@ class Learner:
             "loss/baseline": value_loss.detach(),
             "loss/entropy": entropy.detach(),
         }
-        return metrics, loss
+        return metrics, loss, torch.cat([steps.reshape(1), sums[0]])
+
+    def _reduce_sums(self, sums: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of targets and steps to count, of this learner's columns -> of the whole batch."""
+        if self._reduce:
+            # Counts are exact in double precision.
+            together = torch.cat([sums.flatten(), steps.reshape(1)]).double()
+            self._reduce(together)
+            *parts, steps = together.to(sums.dtype).split([sums.numel(), 1])
+            sums = parts[0].reshape(sums.shape)
+        return sums, steps
+
+    def _reduce_gradients(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Makes the gradients those of the whole batch. Returns the same of `metrics`, which are as additive: the loss terms were
+        divided by what the whole batch has.
+        """
+        assert self._reduce
+        # Which parameters have one depends on the network alone, so that it is the same in all learners.
+        parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
+        parts = [*(parameter.grad for parameter in parameters), *metrics.values()]
+        together = torch.cat([part.flatten() for part in parts if part is not None])
+        self._reduce(together)
+        *gradients, totals = together.split([*(parameter.numel() for parameter in parameters), len(metrics)])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        return dict(zip(metrics, totals, strict=True))
 
     def _scale_and_shift(self, task: Tensor) -> tuple[Tensor, Tensor]:
         """sigma and mu of the task of every step, [T, B] each."""
         index = task.long()
         return sigma(self.popart)[index], self.popart.mu[index]
 
-    def _update_popart(self, vs: Tensor, task: Tensor, mask: Tensor) -> None:
-        old, new = self.popart, update_moments(self.popart, vs, task, mask, self.popart_step_size)
+    def _update_popart(self, sums: Tensor) -> None:
+        old, new = self.popart, update_moments(self.popart, sums, self.popart_step_size)
         head = self.network.value_head
         rescale_head(head.weight, head.bias, old.mu, sigma(old), new.mu, sigma(new))
         self.popart = new
@@ -232,11 +278,14 @@ class Learner:
         return self.popart, head.weight.detach().clone(), head.bias.detach().clone()
 
     @torch.no_grad()
-    def _refuse(self, before: tuple[PopArt, Tensor, Tensor], batch: Trajectory, metrics: dict[str, Tensor]) -> None:
-        refused = self.popart
-        self.popart, weight, bias = before
+    def _restore_popart(self, snapshot: tuple[PopArt, Tensor, Tensor]) -> None:
+        self.popart, weight, bias = snapshot
         self.network.value_head.weight.copy_(weight)
         self.network.value_head.bias.copy_(bias)
+
+    def _refuse(self, before: tuple[PopArt, Tensor, Tensor], batch: Trajectory, metrics: dict[str, Tensor]) -> None:
+        refused = self.popart
+        self._restore_popart(before)
         self.state = self.state._replace(refused=self.state.refused + 1)
         self._refused_in_a_row.append({key: float(value) for key, value in metrics.items()})
         if len(self._refused_in_a_row) == self.max_refused:

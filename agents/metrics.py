@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -90,10 +90,9 @@ class Statistics:
         """By task id, since the start of the run."""
         return dict(enumerate(task.steps for task in self.tasks.values()))
 
-    def learned(self, batch: Trajectory) -> None:
-        """Takes in that the learner has made an update of a batch."""
-        steps = np.bincount(batch["task"][:-1].numpy()[batch["mask"].numpy()], minlength=len(self.tasks))
-        for statistics, held in zip(self.tasks.values(), steps.tolist(), strict=True):
+    def learned(self, steps_by_task: Sequence[float]) -> None:
+        """Takes in that the learner has made an update of a batch with so many valid steps of each task, [K]."""
+        for statistics, held in zip(self.tasks.values(), steps_by_task, strict=True):
             statistics.updates += held > 0
 
     def summary(self, action_repeat: int) -> dict[str, dict[str, float]]:

@@ -7,6 +7,7 @@ Every `auto` and every 0 of the `runtime` and `learner` groups is decided here, 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 
@@ -51,13 +52,48 @@ def num_actors(config: TrainConfig, env: EnvSpec) -> int:
     """runtime.num_actors, or the machine's choice: one for each core but the learner's.
 
     An environment that takes most of the time gets that core too. The learner then works for a fraction of the time, in which the actors
-    share what is left: 1.6 times the steps per second on two cores (docs/performance.md).
+    share what is left: 1.6 times the steps per second on two cores (docs/performance.md). Every learner has as many actors.
     """
     if config.runtime.num_actors:
         return config.runtime.num_actors
     if config.runtime.name == "serial":
-        return 1
-    return max(1, num_cores() - (not env.slow))
+        return config.learner.num_processes
+    here = learners_here(config)
+    return config.learner.num_processes * max(1, num_cores() // here - (not env.slow))
+
+
+def learners_here(config: TrainConfig) -> int:
+    """Learners on this machine: all of them, unless whoever started them says how many (torchrun)."""
+    learners = config.learner.num_processes
+    return min(learners, int(os.environ.get("LOCAL_WORLD_SIZE", learners)))
+
+
+def actor_of_run(config: TrainConfig, index: int, rank: int) -> int:
+    """The number in the run of actor `index` of learner `rank`: actors are dealt to the learners in turn, so that whoever learns from
+    them, they play the same.
+    """
+    return index * config.learner.num_processes + rank
+
+
+def share(config: TrainConfig, env: EnvSpec) -> TrainConfig:
+    """What each learner of a run has: its part of the columns, of the actors and of the replay (rounded down). All else is common."""
+    learners = config.learner.num_processes
+    return replace(
+        config,
+        learner=replace(
+            config.learner,
+            batch_size=batch_columns(config) // learners,
+            replay_size=config.learner.replay_size // learners,
+            num_processes=1,
+        ),
+        runtime=replace(config.runtime, num_actors=num_actors(config, env) // learners),
+    )
+
+
+def resolved(config: TrainConfig, env: EnvSpec) -> TrainConfig:
+    """The configuration with what follows from this machine, for learners on others: the same for all."""
+    runtime = replace(config.runtime, num_actors=num_actors(config, env), learner_threads=learner_threads(config, env))
+    return replace(config, runtime=runtime)
 
 
 def actors_are_elsewhere(config: TrainConfig) -> bool:
@@ -115,15 +151,17 @@ def device(config: TrainConfig) -> torch.device:
 
 
 def named_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this machine.
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this machine; without a number the GPU of this process's turn.
 
     Raises:
         InputError: this machine does not have it.
     """
+    # Whoever starts several learners on a machine numbers them, so that each has a GPU of its own.
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not count):
         return torch.device("cpu")
-    number = int(name.partition(":")[2] or 0) if name != "auto" else 0
+    number = int(name.partition(":")[2] or local_rank % max(1, count))
     if number >= count:
         raise InputError(f"device={name} is not here: torch sees {count or 'no'} GPUs; use device=auto or device=cpu.")
     # Always with its number: a device without one equals none.
@@ -193,14 +231,16 @@ def server_threads(config: TrainConfig) -> int:
 
 
 def learner_threads(config: TrainConfig, env: EnvSpec) -> int:
-    """runtime.learner_threads, or what the actors leave; one for `serial`, so that its sums do not depend on the machine's size."""
+    """Of each learner: runtime.learner_threads, or its part of what the actors leave; one for `serial`, so that its sums do not depend
+    on the machine's size.
+    """
     if config.runtime.learner_threads:
         return config.runtime.learner_threads
     if config.runtime.name == "serial":
         return 1
-    if actors_are_elsewhere(config):
-        return num_cores()
-    return max(1, num_cores() - num_actors(config, env) * config.runtime.actor_threads)
+    here = learners_here(config)
+    actors = 0 if actors_are_elsewhere(config) else num_actors(config, env) * here // config.learner.num_processes
+    return max(1, (num_cores() - actors * config.runtime.actor_threads) // here)
 
 
 def num_cores() -> int:

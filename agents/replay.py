@@ -25,11 +25,11 @@ class Replay:
 
     Args:
         spec: of a trajectory with as many columns as are held; of 0 columns for a replay that holds nothing.
-        seed: names the stream of what is drawn (run seed, updates at which this process began). It is not saved: a replay is empty
-            after a resume, and refills.
+        seed: names the stream of what is drawn (run seed, updates at which this process began, rank of the learner unless it is the
+            first). It is not saved: a replay is empty after a resume, and refills.
     """
 
-    def __init__(self, spec: Mapping[str, ArraySpec], *, seed: tuple[int, int]) -> None:
+    def __init__(self, spec: Mapping[str, ArraySpec], *, seed: tuple[int, ...]) -> None:
         self._columns = allocate(_kept(spec))
         self.capacity = self._columns["action"].shape[1]
         self._versions = np.zeros(self.capacity, np.int64)

@@ -70,15 +70,17 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
 
 
 def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
-    """What the run takes of the machine."""
+    """What the learners on this machine and their actors take of it."""
+    learners, share = plan.learners_here(config), plan.share(config, env)
     local = config.runtime.name != "serial" and not plan.actors_are_elsewhere(config)
-    actors = plan.num_actors(config, env) if local else 0
+    actors = learners * plan.num_actors(share, env) if local else 0
     return needs_of(
-        trajectories=shared_memory(config, env, network),
-        replay=replay_bytes(replay_spec(config, env, network)),
+        trajectories=learners * shared_memory(share, env, network),
+        replay=learners * replay_bytes(replay_spec(share, env, network)),
         parameters=network.num_parameters,
+        learners=learners,
         actors=actors,
-        networks=actors if plan.inference(config, env, network) == "actor" else int(local),
+        networks=actors if plan.inference(share, env, network) == "actor" else learners * int(local),
         bytes_per_parameter=plan.bytes_per_parameter(config),
         slots=config.runtime.slots_per_actor,
         slots_have_processes=bool(getattr(config.env, "processes", False)),

@@ -44,6 +44,7 @@ def needs_of(
     parameters: int,
     actors: int,
     networks: int,
+    learners: int = 1,
     bytes_per_parameter: int,
     slots: int,
     slots_have_processes: bool,
@@ -55,6 +56,7 @@ def needs_of(
         parameters: of the network.
         actors: processes; 0 when all is played in the learner's.
         networks: copies of the network that act.
+        learners: processes that learn.
         bytes_per_parameter: of such a copy.
         slots: of each actor.
         slots_have_processes: whether each slot has a process of its own.
@@ -66,7 +68,7 @@ def needs_of(
         actors=actors * _PROCESS + networks * parameters * bytes_per_parameter,
         environments=processes * _SLOT_PROCESS,
         # Weights, gradients and two moments of the optimiser.
-        learner=4 * 4 * parameters,
+        learner=learners * 4 * 4 * parameters + (learners - 1) * _PROCESS,
         # Of an actor: two pipes and what tells of its end. Of an environment's process: two pipes.
         open_files=_DESCRIPTORS + max(4 * actors, 3 * slots * slots_have_processes),
     )

@@ -300,7 +300,8 @@ def restore(
         positions.steps.update(statistics.steps())
         torch.set_rng_state(content["rng"])
         runtime = content.get("runtime")
-        if runtime and (config.runtime.name != "serial" or len(runtime["actors"]) != plan.num_actors(config, env)):
+        alone = config.runtime.name == "serial" and config.learner.num_processes == 1
+        if runtime and not (alone and len(runtime["actors"]) == plan.num_actors(config, env)):
             runtime = None
         dropped = 0 if runtime else sum(len(episodes) for episodes in positions.episodes.values())
         return Restored(float(content["seconds"]), runtime, dropped)

@@ -53,6 +53,9 @@ PER_COLUMN = ("core_state", "episode")
 EPISODE_STATISTICS = ("episode_return", "episode_length", "success", "interrupted", "episode")
 """Keys that are reported and never learned from."""
 
+COUNTED = ("task", "mask", "episode_return", "episode_length", "success", "interrupted")
+"""Keys of which the statistics of a run are made (agents/metrics.py)."""
+
 
 def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_size: int) -> dict[str, ArraySpec]:
     """Shape and dtype of every array of a trajectory of `slots` columns."""

@@ -37,6 +37,7 @@ MOST = {
     "learner.unroll_length": 2**16,
     "learner.batch_size": 2**20,
     "learner.passes": 2**10,
+    "learner.num_processes": 2**12,
     "runtime.num_actors": 2**12,
     "runtime.actors_per_group": 2**12,
     "runtime.cpus_per_actor": 2**12,
@@ -141,7 +142,9 @@ def check_train(config: TrainConfig) -> None:
         raise unknown_name("match_params", config.match_params, ("a number", *FUSION_NAMES))
     if not 0 <= config.stop_at_success <= 1:
         raise InputError(f"stop_at_success={config.stop_at_success} is out of range: give a number from 0 to 1.")
+    require(config.learner, {"num_processes": 1}, "learner.")
     check_columns(config.learner, config.runtime.slots_per_actor)
+    check_shares(config.learner, config.runtime)
 
 
 def check_device(name: str) -> None:
@@ -235,6 +238,31 @@ def check_columns(learner: LearnerConfig, slots: int) -> None:
         raise InputError(
             f"learner.replay_size={learner.replay_size} is less than the {replayed} columns that each update draws from it: give "
             f"at least {replayed}, better a hundred times as many."
+        )
+
+
+def check_shares(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
+    """Whether all learners get as much: of the columns, fresh and replayed, and of the actors."""
+    learners, slots = learner.num_processes, runtime.slots_per_actor
+    columns = learner.batch_size or slots
+    replayed = round(learner.replay_fraction * columns)
+    fresh = columns - replayed
+    shared = {
+        f"runtime.num_actors={runtime.num_actors}": runtime.num_actors,
+        f"learner.batch_size={learner.batch_size} ({fresh} fresh columns)": fresh,
+        f"learner.replay_fraction={learner.replay_fraction} ({replayed} of {columns} columns)": replayed,
+    }
+    for what, number in shared.items():
+        if number % learners:
+            raise InputError(
+                f"{what} cannot be shared out among learner.num_processes={learners}: give a multiple of {learners}."
+            )
+    share = fresh // learners
+    if share % slots and slots % share:
+        raise InputError(
+            f"learner.num_processes={learners} leaves each learner {share} fresh columns of learner.batch_size={learner.batch_size}, "
+            f"which do not fit runtime.slots_per_actor={slots}: change one of the three, so that {share} is a multiple or a divisor "
+            f"of the last."
         )
 
 

@@ -95,6 +95,8 @@ class LearnerConfig:
         replay_size: columns that are kept to draw from.
         compile: parts of the update by torch.compile; `true`, `false`, or `auto` (agents.plan.compiles).
         staging: with a GPU, batches travel from pinned memory while the one before is learned from; `auto`: yes.
+        num_processes: learners, each in a process of its own. batch_size, replay_size and runtime.num_actors are those of all together,
+            and the updates those that one learner would make. Under torchrun it is the number of processes that torchrun starts.
     """
 
     unroll_length: int = 20
@@ -102,6 +104,7 @@ class LearnerConfig:
     passes: int = 1
     replay_fraction: float = 0.0
     replay_size: int = 1024
+    num_processes: int = 1
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     anneal: bool = True
@@ -133,7 +136,8 @@ class RuntimeConfig:
     Attributes:
         name: `serial` (one process, reproducible), `local` (actor processes on this machine) or `cluster` (on a Ray cluster).
         num_actors: actors; 0 = one for each processor core but one, or for each core where the environment is what takes the time
-            (serial: one). On a cluster that runs already it has to be given; those for which there is no room wait for it.
+            (serial: one), and as many for each learner. On a cluster that runs already it has to be given; those for which there is no
+            room wait for it.
         address: of cluster: the head node's host:port, or `auto` for the one that this machine belongs to; empty = a cluster of this
             machine alone, which begins and ends with the run.
         actors_per_group: of cluster: actors that are placed together, on a node with room for all of them, and lost together.
@@ -142,7 +146,7 @@ class RuntimeConfig:
         inference: `actor` (each acts with a network of its own), `server` (one process acts for all of them, on whatever is ready), or
             `auto` (agents.plan.inference).
         cuda_graphs: an inference server on a GPU replays its steps as CUDA graphs; `true`, `false`, or `auto`: yes.
-        actor_threads, learner_threads: compute threads; 0 for the learner = what the actors leave (serial: one).
+        actor_threads, learner_threads: compute threads of each; 0 for the learner = what the actors leave (serial: one).
         buffers_per_actor: unrolls an actor may be ahead; never fewer than a batch takes from it and one.
         task_schedule: which slot plays which task. `uniform_slots`: as many slots for each task. `weighted`: slots in proportion to
             task_weights. `uniform_frames`: slots change their tasks between episodes, so that all come to as many frames
@@ -283,6 +287,7 @@ MAY_CHANGE_ON_RESUME = (
     "precision",
     "learner.compile",
     "learner.staging",
+    "learner.num_processes",
     "runtime.name",
     "runtime.num_actors",
     "runtime.address",

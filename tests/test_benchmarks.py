@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from agents.fusion import MultiplicativeInteraction
-from benchmarks import bound, environment, fusion, fusion_layers, gpu, network, scaling, throughput
+from benchmarks import bound, environment, fusion, fusion_layers, gpu, learners, network, scaling, throughput
 from benchmarks.batches import collect, synthetic, updates
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError, parse
@@ -32,7 +32,7 @@ SMALL = [
 ]
 PROGRAMS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (bound, environment, fusion, gpu, network, scaling, throughput)
+    for module in (bound, environment, fusion, gpu, learners, network, scaling, throughput)
 }
 
 
@@ -167,6 +167,12 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     assert row["steps_per_second"]["max"] < 1100
 
 
+def test_learners(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = rows(capsys, "learners", "learners=2", "learner.batch_size=8", *SMALL)
+    check_spreads(row, "updates_per_second", "columns_per_second", "times_first")
+    assert row["threads"] >= 1 and 0 < row["reduce"]["median"] < 1
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -183,6 +189,7 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
         ("fusion", ["sites=core"], r"sites=core is unknown"),
         ("bound", ["core.sise=1"], r"core.sise is not a key"),
         ("scaling", ["actors=1,x"], r"actors=1,x is no list"),
+        ("learners", ["learners=3"], r"cannot be shared out among learner.num_processes=3"),
     ],
 )
 def test_bad_input_is_one_sentence(

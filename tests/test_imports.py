@@ -149,10 +149,12 @@ def test_networks_know_neither_learner_nor_runtime_nor_config(path: str) -> None
 
 
 def test_config_stops_at_the_builder() -> None:
-    """And at what stands beside it: the plan, the requirements, the description. Modules below them take plain values; those that read and
-    write run folders carry the config only.
+    """And at what stands beside it: the plan, the requirements, the description, the loop of other learners. Modules below them take plain
+    values; those that read and write run folders carry the config only.
     """
-    beside = {f"agents/{name}.py" for name in ("builder", "description", "matching", "plan", "requirements")}
+    beside = {
+        f"agents/{name}.py" for name in ("builder", "description", "following", "matching", "plan", "requirements")
+    }
     allowed = {*beside, "agents/run_folder.py", *ENTRY_POINTS}
     prefixes = ("conf/", "agents/evaluation", "ablation/", "studies/")
     users = {path for path in TREES if any(under(name, "conf") for name in imports(path))}

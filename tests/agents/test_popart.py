@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.network.heads import ValueHead
-from agents.popart import PopArt, initial_popart, rescale_head, sigma, update_moments
+from agents.popart import PopArt, initial_popart, rescale_head, sigma, target_sums, update_moments
 
 TASKS, LENGTH, COLUMNS = 4, 6, 5
 
@@ -36,7 +36,8 @@ def test_an_update_leaves_every_output_unchanged(seed: int, size: int, scale: fl
     before = unnormalised(head, old, features)
     targets = torch.from_numpy(rng.normal(scale, scale, (LENGTH, COLUMNS)))
     task = torch.from_numpy(rng.integers(0, TASKS, (LENGTH, COLUMNS)))
-    new = update_moments(old, targets, task, torch.ones(LENGTH, COLUMNS, dtype=torch.bool), 0.5)
+    sums = target_sums(targets, task, torch.ones(LENGTH, COLUMNS, dtype=torch.bool), TASKS)
+    new = update_moments(old, sums, 0.5)
     rescale_head(head.weight, head.bias, old.mu, sigma(old), new.mu, sigma(new))
     assert not torch.equal(new.mu, old.mu)
     torch.testing.assert_close(unnormalised(head, new, features), before, rtol=1e-9, atol=1e-9 * scale)
@@ -49,7 +50,11 @@ def test_moments_are_means_over_the_valid_steps_of_each_task(seed: int, kept: fl
     targets = rng.normal(1, 2, (LENGTH, COLUMNS))
     task = rng.integers(0, TASKS - 1, (LENGTH, COLUMNS))  # the last task never occurs
     mask = rng.random((LENGTH, COLUMNS)) < kept
-    new = update_moments(state, *(torch.from_numpy(array) for array in (targets, task, mask)), step_size)
+    batch = [torch.from_numpy(array) for array in (targets, task, mask)]
+    sums = target_sums(*batch, TASKS)
+    new = update_moments(state, sums, step_size)
+    parts = [target_sums(*(array[:, columns] for array in batch), TASKS) for columns in (slice(2), slice(2, None))]
+    torch.testing.assert_close(parts[0] + parts[1], sums)
     for number in range(TASKS):
         valid = targets[mask & (task == number)]
         if len(valid) == 0:
@@ -64,7 +69,7 @@ def test_the_deviation_within_a_batch_is_seen() -> None:
     """Targets -1 and 1 in one batch have deviation 1. The square of their mean, 0, would say that they are all equal."""
     targets = torch.tensor([[1.0], [-1.0]])
     task, mask = torch.zeros(2, 1, dtype=torch.int32), torch.ones(2, 1, dtype=torch.bool)
-    state = update_moments(initial_popart(1), targets, task, mask, 1.0)
+    state = update_moments(initial_popart(1), target_sums(targets, task, mask, 1), 1.0)
     assert float(state.mu) == 0 and float(sigma(state)) == 1
 
 

@@ -13,6 +13,7 @@ import torch
 from fakes import fake_batch, fake_env
 
 from agents.builder import actor_slots, build_learner, build_network, build_runtime
+from agents.diagnosis import steps_by_task
 from agents.metrics import Statistics
 from agents.plan import check_schedule
 from agents.run_folder import restore, snapshot
@@ -151,7 +152,7 @@ def test_updates_are_counted_for_the_tasks_that_they_held() -> None:
         batch["task"][:] = torch.tensor(tasks)
         batch["mask"][:] = True
         batch["mask"][:, 0] = mask
-        statistics.learned(batch)
+        statistics.learned(steps_by_task(batch, len(env.tasks)))
         held.append([row["updates"] for row in statistics.summary(4).values()])
     assert held == [[1, 1, 0], [1, 2, 0], [1, 3, 0]]
     other = Statistics(env.tasks)

@@ -1,0 +1,70 @@
+"""One learner of learners.py:  python -m benchmarks.learner_team <descriptor> <learners> <rank> key=value ...
+
+The first reads seconds from its standard input, a line for each turn, and writes what it measured as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+
+from agents import builder, plan
+from agents.interruption import end_with_the_parent
+from agents.learners import FIRST, Group, meet_at_file
+from agents.runtime.process import configure_process
+from benchmarks.batches import synthetic
+from benchmarks.cases import configured
+from conf.schema import TrainConfig
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program."""
+    end_with_the_parent()
+    descriptor, size, rank = map(int, arguments[:3])
+    config, env = configured(arguments[3:])
+    configure_process(threads(config))
+    torch.manual_seed(config.seed)
+    group = meet_at_file(descriptor, rank, size)
+    group.wait_for_all()
+    group.join()
+    network = builder.build_network(config, env)
+    learner = builder.build_learner(config, env, network, reduce=group.reduce if size > 1 else None)
+    group.sum_on(learner.device)
+    share = plan.share(config, env)
+    part = synthetic(
+        env, share.learner.unroll_length, plan.batch_columns(share), network.core_state_size, seed=group.rank
+    )
+    if rank == FIRST:
+        for line in sys.stdin:
+            updates, summed, began = 0, group.seconds, time.perf_counter()
+            while time.perf_counter() - began < float(line):
+                tell(group, over=False)
+                learner.step(part)
+                updates += 1
+            spent = time.perf_counter() - began
+            print(json.dumps({"updates": updates / spent, "reduce": (group.seconds - summed) / spent}), flush=True)
+        tell(group, over=True)
+    else:
+        while not group.receive(FIRST)["over"]:
+            learner.step(part)
+    group.leave()
+    return 0
+
+
+def tell(group: Group, *, over: bool) -> None:
+    """As in a run, the others hear before every update whether there is one."""
+    for rank in range(1, group.size):
+        group.send({"over": over}, rank)
+
+
+def threads(config: TrainConfig) -> int:
+    """Compute threads of each learner: runtime.learner_threads, or its part of all cores, for nobody plays."""
+    return config.runtime.learner_threads or max(1, plan.num_cores() // config.learner.num_processes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

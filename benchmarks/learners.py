@@ -1,0 +1,128 @@
+"""More learner processes, more updates:  python -m benchmarks.learners [rounds=5] [seconds=5] [learners=1,2] [key=value of train.py ...]
+
+Data-parallel learning by itself: every learner makes updates of made-up columns, its part of the same batch, and nobody plays. All are
+processes of their own (learner_team.py), each with an equal part of the cores; the cases take turns in which the others wait. The batch
+is a large one by default, since a small one is not worth the sums.
+
+One line of JSON per number of learners: updates_per_second and columns_per_second {median, min, max}; times_first, the same over that of
+the first case in the same round; reduce, the share of the time that went into the sums, waiting for the slowest included; threads, of
+each learner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from agents import plan
+from benchmarks.cases import configured, merged
+from benchmarks.learner_team import threads
+from benchmarks.options import BenchmarkError, Row, parse, report
+from benchmarks.turns import ratios, spread, take_turns
+
+SETTINGS = [
+    *("env=conditional", "env.tasks=[map-0,memory-1]", "fusion=film", "runtime=local", "precision=fp32"),
+    *("runtime.slots_per_actor=128", "learner.batch_size=128", "learner.unroll_length=20"),
+]
+
+
+class Reading(NamedTuple):
+    """Of one turn: updates per second, and the share of the time in sums."""
+
+    updates: float
+    reduce: float
+
+
+class Team:
+    """The processes of one case; the first tells the others what to do, and is told here.
+
+    Args:
+        size: learners.
+        words: of the configuration.
+    """
+
+    def __init__(self, size: int, words: Sequence[str]) -> None:
+        descriptor = os.memfd_create("learners")
+        program = [sys.executable, "-m", "benchmarks.learner_team", str(descriptor), str(size)]
+        self._members = [
+            subprocess.Popen(
+                [*program, str(rank), *words],
+                pass_fds=[descriptor],
+                stdin=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if rank == 0 else None,
+                text=True,
+            )
+            for rank in range(size)
+        ]
+        os.close(descriptor)
+
+    def turn(self, seconds: float) -> Reading:
+        """Updates for that long."""
+        first = self._members[0]
+        assert first.stdin and first.stdout
+        # One that has ended says nothing.
+        with contextlib.suppress(BrokenPipeError):
+            first.stdin.write(f"{seconds}\n")
+            first.stdin.flush()
+        if not (line := first.stdout.readline()):
+            raise BenchmarkError(f"a learner of {len(self._members)} ended before its turn was over.")
+        return Reading(**json.loads(line))
+
+    def close(self) -> None:
+        """Ends them: the first by the end of its input, the others by the end of the first."""
+        first = self._members[0]
+        assert first.stdin and first.stdout
+        first.stdin.close()
+        for member in self._members:
+            try:
+                member.wait(30)
+            except subprocess.TimeoutExpired:
+                member.kill()
+                member.wait()
+        first.stdout.close()
+
+
+def measure(arguments: list[str]) -> Iterator[Row]:
+    """One row per number of learners."""
+    options = parse(arguments, rounds=5, seconds=5.0, own=("learners",))
+    settings = merged(SETTINGS, options.overrides)
+    cases = {number: [*settings, f"learner.num_processes={number}"] for number in options.numbers("learners", (1, 2))}
+    configs = {number: configured(words)[0] for number, words in cases.items()}
+    with contextlib.ExitStack() as stack:
+        teams: dict[int, Team] = {}
+        for number, words in cases.items():
+            teams[number] = Team(number, words)
+            stack.callback(teams[number].close)
+        turns = take_turns(
+            {number: partial(team.turn, options.seconds) for number, team in teams.items()}, options.rounds
+        )
+    first = [turn.updates for turn in next(iter(turns.values()))]
+    for number, readings in turns.items():
+        updates = [turn.updates for turn in readings]
+        yield {
+            "case": f"{number} learners",
+            "updates_per_second": spread(updates),
+            "columns_per_second": spread(plan.batch_columns(configs[number]) * rate for rate in updates),
+            "times_first": ratios(updates, first),
+            "reduce": spread(turn.reduce for turn in readings),
+            "threads": threads(configs[number]),
+            "cores": plan.num_cores(),
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+            "arguments": cases[number],
+        }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; see benchmarks/options.py for what it returns."""
+    return report(measure, arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

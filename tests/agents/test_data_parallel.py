@@ -1,0 +1,162 @@
+"""Several learners with a part of every batch each take the steps of one learner with the whole batch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from fakes import fake_batch, fake_config, fake_env, fake_network
+from torch import Tensor
+
+from agents.builder import build_learner
+from agents.diagnosis import steps_by_task
+from agents.learner import OPTIMIZERS, Learner, NonFiniteError
+from agents.trajectory import PER_COLUMN, Trajectory
+
+ENV = fake_env(num_tasks=4)
+T, B = 9, 8
+
+
+class Sums:
+    """What several threads hand in together, each gets the sum of. Called with the number of the thread and its tensor."""
+
+    def __init__(self, parties: int) -> None:
+        self._handed_in = [torch.zeros(0)] * parties
+        self._barrier = threading.Barrier(parties)
+        self.calls = 0
+
+    def __call__(self, party: int, tensor: Tensor) -> None:
+        self.calls += 1
+        self._handed_in[party] = tensor.clone()
+        self._barrier.wait(60)
+        # In one order: a real one, too, gives all the same bits.
+        total = sum(self._handed_in[1:], self._handed_in[0])
+        self._barrier.wait(60)
+        tensor.copy_(total)
+
+
+def make_learner(reduce: Callable[[Tensor], None] | None = None, **options: object) -> Learner:
+    config = fake_config(**({"popart_step_size": 0.1} | options))  # type: ignore[arg-type]
+    config.total_frames = 2000
+    return build_learner(config, ENV, fake_network(ENV, config), reduce=reduce)
+
+
+def make_batch(learner: Learner, seed: int) -> Trajectory:
+    """Column by column: tasks 0 to 2 on the left, task 3 on the right alone, where most steps are masked."""
+    batch = fake_batch(ENV, learner.network.core_state_size, T, B, seed)
+    rng = np.random.default_rng(seed)
+    batch["task"][:, : B // 2] = torch.from_numpy(rng.integers(0, 3, B // 2))
+    batch["task"][:, B // 2 :] = torch.from_numpy(rng.integers(2, 4, B - B // 2))
+    batch["task"][:, -1] = 3
+    few = torch.from_numpy(rng.random((T, B - B // 2)) < 0.3)
+    batch["mask"][:, B // 2 :] &= few
+    for key in ("action", "last_action"):
+        # What every task has.
+        batch[key] %= 3
+    return batch
+
+
+def columns(batch: Trajectory, part: slice) -> Trajectory:
+    return {key: value[part] if key in PER_COLUMN else value[:, part] for key, value in batch.items()}
+
+
+def together(learners: Sequence[Learner], parts: Sequence[Trajectory], fresh: int | None = None) -> list[object]:
+    """One step of all of them at once. What each returns, or raises."""
+
+    def step(learner: Learner, part: Trajectory) -> object:
+        try:
+            return learner.step(part, fresh=fresh)
+        except NonFiniteError as error:
+            return error
+
+    with ThreadPoolExecutor(len(learners)) as pool:
+        return list(pool.map(step, learners, parts))
+
+
+def state(learner: Learner) -> dict[str, Tensor]:
+    """Parameters, moments of PopArt and of the optimiser."""
+    found = {"mu": learner.popart.mu, "nu": learner.popart.nu, **learner.network.state_dict()}
+    for number, kept in learner.optimizer.state_dict()["state"].items():
+        found |= {f"{key} of {number}": value for key, value in kept.items()}
+    return found
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("cuts", [[4], [3, 5]])
+def test_twenty_updates_are_those_of_one_learner(optimizer: str, reduction: str, cuts: list[int]) -> None:
+    options = {"optimizer": optimizer, "reduction": reduction}
+    single, reduce = make_learner(**options), Sums(len(cuts) + 1)
+    several = [make_learner(partial(reduce, number), **options) for number in range(len(cuts) + 1)]
+    edges = [0, *cuts, B]
+    lacking = 0
+    for seed in range(20):
+        batch = make_batch(single, seed)
+        parts = [columns(batch, slice(*edge)) for edge in itertools.pairwise(edges)]
+        lacking += any(0 in steps_by_task(part, 4) for part in parts)
+        expected = single.step(batch)
+        for found in together(several, parts):
+            assert isinstance(found, dict)
+            for key, value in expected.items():
+                assert float(found[key]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), key
+        assert single.steps_by_task == steps_by_task(batch, 4)
+    assert lacking == 20
+    assert reduce.calls == 2 * 20 * len(several), "what each update exchanges"
+    for learner in several:
+        torch.testing.assert_close(state(learner), state(single), rtol=1e-5, atol=1e-5)
+        # Bit for bit, or they would drift apart.
+        torch.testing.assert_close(state(learner), state(several[0]), rtol=0, atol=0)
+        assert learner.state == single.state
+        assert learner.steps_by_task == single.steps_by_task
+    assert single.state.updates == 20 and single.state.steps > 500
+
+
+def test_a_part_that_is_not_finite_is_refused_by_all() -> None:
+    reduce = Sums(2)
+    several = [make_learner(partial(reduce, number), max_refused=2, reward_clip=0.0) for number in range(2)]
+    batch = make_batch(several[0], 0)
+    parts = [columns(batch, slice(4)), columns(batch, slice(4, B))]
+    together(several, parts)
+    before = {key: value.clone() for key, value in state(several[0]).items()}
+    t, b = (int(index) for index in parts[1]["mask"].nonzero()[0])
+    parts[1]["reward"][t, b] = math.inf
+    assert all(isinstance(found, dict) for found in together(several, parts))
+    assert all(isinstance(found, NonFiniteError) for found in together(several, parts))
+    for learner in several:
+        torch.testing.assert_close(state(learner), before, rtol=0, atol=0)
+        assert (learner.state.updates, learner.state.refused) == (1, 2)
+
+
+def test_fresh_columns_are_counted_of_all() -> None:
+    reduce = Sums(2)
+    several = [make_learner(partial(reduce, number)) for number in range(2)]
+    batch = make_batch(several[0], 0)
+    together(several, [columns(batch, slice(4)), columns(batch, slice(4, B))], fresh=3)
+    expected = int(batch["mask"][:, [0, 1, 2, 4, 5, 6]].sum())
+    assert [learner.state.steps for learner in several] == [expected] * 2
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_sum_that_fails_leaves_the_learner_between_two_updates(call: int) -> None:
+    """The others are gone, and what is saved is what they had agreed on."""
+    calls = []
+
+    def reduce(tensor: Tensor) -> None:
+        calls.append(tensor)
+        if len(calls) == 2 + call:
+            raise ConnectionError
+
+    learner = make_learner(reduce)
+    learner.step(make_batch(learner, 0))
+    before = {key: value.clone() for key, value in state(learner).items()}
+    with pytest.raises(ConnectionError):
+        learner.step(make_batch(learner, 1))
+    torch.testing.assert_close(state(learner), before, rtol=0, atol=0)
+    assert learner.state.updates == 1

@@ -1,0 +1,243 @@
+"""Runs with several learners: the same run as with one, whoever starts them, and an orderly end however one of them ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+import train
+from agents.checkpoint import list_checkpoints, load_checkpoint
+from agents.following import follow
+from agents.leading import Leading
+from agents.learners import FIRST, Launched, add_share, share_of, with_learners
+from agents.runtime.base import Positions
+from conf.loading import compose_train
+from envs.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("process_settings")
+
+ROOT = Path(train.__file__).parent
+TINY = [
+    *("env=conditional", "env.tasks=[map-0,memory-1,map-1]", "fusion=film", "core.size=8", "fusion.size=8"),
+    *("torso.hidden=[8]", "runtime.slots_per_actor=3", "runtime.num_actors=2", "learner.unroll_length=4"),
+    *("learner.batch_size=6", "learner.popart_step_size=0.1", "display=false", "precision=fp32"),
+]
+LONG = "total_frames=100000000"
+TWO = "learner.num_processes=2"
+
+
+def content(run: Path, updates: int | None = None) -> dict[str, Any]:
+    """Of the newest checkpoint, or that of so many updates."""
+    found = list_checkpoints(run / "checkpoints")
+    return load_checkpoint(found[-1] if updates is None else found[updates - 1])
+
+
+def at_update(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[Leading], object]) -> None:
+    """Has `action` done after that many updates of several learners."""
+    publish, calls = Leading.publish, []
+
+    def published(self: Leading, version: int) -> None:
+        publish(self, version)
+        calls.append(version)
+        if len(calls) == number:
+            action(self)
+
+    monkeypatch.setattr(Leading, "publish", published)
+
+
+def listening() -> list[str]:
+    """Addresses at which this process and those that it has started can be reached."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = [connection for process in processes for connection in process.net_connections("inet")]
+    return [connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN]
+
+
+@pytest.mark.usefixtures("nothing_is_left_behind")
+def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real processes and sums over gloo; Ctrl-C in the middle, and one learner makes the rest."""
+    options = [*TINY, "runtime=serial", "checkpoint_seconds=0", "keep_checkpoints=1000", "log_seconds=0"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train.main([*options, f"run={one}", "total_frames=600"]) == 0
+    addresses: list[str] = []
+
+    def look_and_interrupt(runtime: Leading) -> None:
+        assert runtime.processes().keys() == {"learner-1"}
+        addresses.extend(listening())
+        signal.raise_signal(signal.SIGINT)
+
+    at_update(monkeypatch, 22, look_and_interrupt)
+    assert train.main([*options, f"run={two}", "total_frames=600", TWO]) == 130
+    assert len(addresses) >= 2 and set(addresses) == {"127.0.0.1"}
+    expected, found = content(one, 22), content(two)
+    assert found["learner"]["counters"] == expected["learner"]["counters"]
+    for part in ("network", "popart"):
+        torch.testing.assert_close(found["learner"][part], expected["learner"][part], rtol=1e-5, atol=1e-5)
+    kept, of_one = (each["learner"]["optimizer"]["state"] for each in (found, expected))
+    torch.testing.assert_close(kept, of_one, rtol=1e-5, atol=1e-5)
+    assert found["positions"] == expected["positions"] and found["positions"]["unrolls"].keys() == {0, 1}
+    for task, statistics in expected["statistics"].items():
+        for key in ("steps", "episodes", "interrupted", "updates"):
+            assert found["statistics"][task][key] == statistics[key], (task, key)
+    rows = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()[:22]]
+        for run in (one, two)
+    ]
+    for row, of_one_learner in zip(rows[1], rows[0], strict=True):
+        for key in ("frames", "policy_lag_max", "loss/total", "loss/gradient_norm", "tasks/map-1/frames"):
+            assert row[key] == pytest.approx(of_one_learner[key], rel=1e-3, abs=1e-5), key
+        assert 0 <= row["time/reduce"] <= 1
+    assert train.main([f"run={two}", "resume=true", "learner.num_processes=1", "total_frames=620"]) == 0
+    assert content(two)["learner"]["counters"]["steps"] >= 620
+
+
+@pytest.mark.usefixtures("nothing_is_left_behind")
+def test_a_learner_that_is_killed_ends_the_run_and_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    others: list[psutil.Process] = []
+
+    def kill(runtime: Leading) -> None:
+        assert runtime.processes().keys() == {"actor-0", "learner-1"}
+        learner = psutil.Process(runtime.processes()["learner-1"])
+        others.extend([learner, *learner.children(recursive=True)])
+        learner.kill()
+
+    at_update(monkeypatch, 3, kill)
+    assert train.main([*TINY, "runtime=local", f"run={tmp_path}", LONG, TWO]) == 1
+    message = capfd.readouterr().err
+    assert "error: learner 1 was killed: SIGKILL\nThe run was saved up to here: resume=true goes on with it." in message
+    assert "Traceback" not in message
+    assert content(tmp_path)["learner"]["counters"]["updates"] >= 3
+    # It had an actor of its own.
+    assert len(others) >= 2 and not psutil.wait_procs(others, timeout=30)[1]
+
+
+def test_torchrun_starts_learners(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [*TINY, "runtime=local", f"run={tmp_path}", "total_frames=300", "display=true"]
+    done = subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("training in") == done.stdout.count("finished:") == 1
+    assert content(tmp_path)["config"]["learner"]["num_processes"] == 2
+    assert content(tmp_path)["positions"]["unrolls"].keys() == {0, 1}
+    result = json.loads((tmp_path / "result.json").read_text("utf-8"))
+    assert result["frames"] >= 300 and sum(task["frames"] for task in result["tasks"].values()) == result["frames"]
+
+
+def test_the_others_end_with_the_first(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *TINY, "runtime=serial", f"run={tmp_path}", LONG, TWO, "log_seconds=0"], cwd=ROOT
+    )
+    try:
+        while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").stat().st_size:
+            assert process.poll() is None
+            time.sleep(0.05)
+        others = psutil.Process(process.pid).children(recursive=True)
+        assert others
+    finally:
+        process.kill()
+        process.wait()
+    assert not psutil.wait_procs(others, timeout=30)[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["learner.batch_size=8", "runtime.slots_per_actor=4"],
+            r"learner.batch_size=8 \(8 fresh columns\) cannot be shared",
+        ),
+        (["runtime.num_actors=4"], r"runtime.num_actors=4 cannot be .* learner.num_processes=3: give a multiple of 3"),
+        (
+            ["learner.batch_size=8", "runtime.slots_per_actor=6", "learner.replay_fraction=0.25"],
+            r"learner.replay_fraction=0.25 \(2 of 8 columns\)",
+        ),
+        (
+            ["learner.batch_size=6"],
+            r"leaves each learner 2 fresh columns of learner.batch_size=6, .*slots_per_actor=3:",
+        ),
+        (["learner.num_processes=0"], r"learner.num_processes=0 is out of range"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(overrides: list[str], message: str) -> None:
+    arguments = [*TINY, "learner.batch_size=9", "runtime.num_actors=3", "learner.num_processes=3"]
+    assert compose_train(arguments).learner.num_processes == 3
+    with pytest.raises(InputError, match=message):
+        compose_train([*arguments, *overrides])
+
+
+def test_torchrun_says_how_many_learners_there_are() -> None:
+    launched = Launched(0, 4)
+    assert with_learners(["fusion=mi"], None) == ["fusion=mi"]
+    assert with_learners(["fusion=mi"], launched) == ["fusion=mi", "learner.num_processes=4"]
+    assert with_learners(["learner.num_processes=4"], launched)
+    with pytest.raises(InputError, match=r"learner.num_processes=2 contradicts torchrun, which has started 4"):
+        with_learners(["learner.num_processes=2"], launched)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_positions_are_shared_out_and_put_together_again(size: int) -> None:
+    positions = Positions({0: 5, 1: 6, 3: 8}, {0: [1, 2], 1: [3, 4], 3: [5, 6]}, {0: 7})
+    shares = [share_of(positions, rank, size) for rank in range(size)]
+    assert all(share.steps == positions.steps for share in shares)
+    together = Positions(steps=dict(positions.steps))
+    for rank, share in enumerate(shares):
+        add_share(together, share, rank, size)
+    assert together == positions
+    if size == 2:
+        assert shares[1].unrolls == {0: 6, 1: 8}
+
+
+class FakeGroup:
+    """One whose first learner sends what cannot be begun with."""
+
+    rank, size = 1, 2
+
+    def __init__(self) -> None:
+        self.failed: list[tuple[str, bool]] = []
+        self.left = False
+
+    def wait_for_all(self) -> bool:
+        return True
+
+    def join(self) -> None:
+        pass
+
+    def receive(self, rank: int) -> dict[str, Any]:
+        assert rank == FIRST
+        return self.message
+
+    def fail(self, error: str, *, is_input_error: bool) -> None:
+        assert not self.left
+        self.failed.append((error, is_input_error))
+
+    def leave(self) -> None:
+        self.left = True
+
+    message: dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("message", "said", "is_input_error"),
+    [({"config": {}}, "it has no `env`", True), ({}, "KeyError: 'config'", False)],
+)
+def test_a_learner_that_fails_leaves_word(message: dict[str, Any], said: str, is_input_error: bool) -> None:
+    group = FakeGroup()
+    group.message = message
+    assert follow(group) == 1  # type: ignore[arg-type]
+    ((error, found),) = group.failed
+    assert said in error and found == is_input_error and group.left
