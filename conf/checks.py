@@ -101,6 +101,7 @@ def check_train(config: TrainConfig) -> None:
     require(
         config.runtime, {"num_actors": 0, "slots_per_actor": 1, "actor_threads": 1, "buffers_per_actor": 1}, "runtime."
     )
+    require(config.runtime, {"cpus_per_actor": 0}, "runtime.")
     require(config.runtime, {"memory_limit": 0, "recycle_episodes": 0, "max_restarts": 0}, "runtime.")
     for key in ("hang_seconds", "restart_window"):
         if not getattr(config.runtime, key) > 0:

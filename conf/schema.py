@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from envs.contract import EnvConfig
 
-RUNTIMES = ("serial", "local")
+RUNTIMES = ("serial", "local", "cluster")
 INFERENCE = ("auto", "actor", "server")
 REDUCTIONS = ("mean", "sum")
 TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
@@ -126,7 +126,8 @@ class RuntimeConfig:
     """Where actors live.
 
     Attributes:
-        name: `serial` (one process, reproducible) or `local` (actor processes on this machine).
+        name: `serial` (one process, reproducible), `local` (actor processes on this machine) or `cluster` (on the machines of a Ray
+            cluster).
         num_actors: actors; 0 = one for each processor core but one, or for each core where the environment is what takes the time
             (serial: one).
         slots_per_actor: environments of each actor.
@@ -148,6 +149,8 @@ class RuntimeConfig:
             leak; where environments have processes of their own, each of these instead, after as many of its own. 0 = never.
         max_restarts: the run stops, saved, when more than so many restarts fall into restart_window seconds. Those that
             memory_limit and recycle_episodes ask for do not count.
+        address: of the cluster, `auto` or host:port; empty = one of this machine alone, which ends with the run.
+        cpus_per_actor: that each actor takes up in a cluster.
     """
 
     name: str = MISSING
@@ -165,6 +168,8 @@ class RuntimeConfig:
     recycle_episodes: int = 0
     max_restarts: int = 20
     restart_window: float = 300.0
+    address: str = ""
+    cpus_per_actor: float = 1.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -273,5 +278,7 @@ MAY_CHANGE_ON_RESUME = (
     "runtime.recycle_episodes",
     "runtime.max_restarts",
     "runtime.restart_window",
+    "runtime.address",
+    "runtime.cpus_per_actor",
 )
 """Keys whose change leaves the experiment what it is. `resume=true` refuses a different value of any other."""
