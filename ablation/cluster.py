@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation.cell import at_work
-from ablation.grid import Cell
+from ablation.grid import Cell, save_cell
 from ablation.processes import PATIENCE_SECONDS, available_cores, start, stop
 from ablation.run_files import CELL
 from ablation.running import End
@@ -93,6 +93,7 @@ class Cluster:
         self._playing = [task for task in self._playing if task.ended() is None]
         if self._parallel and len(self._playing) >= self._parallel:
             return None
+        save_cell(cell)
         self._playing.append(Task(cell, submit(cell), self._say))
         return self._playing[-1]
 

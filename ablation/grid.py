@@ -110,15 +110,14 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
 def make_cell(config: AblateConfig, folder: Path, variant: str, seed: int, train: TrainConfig, env: EnvSpec) -> Cell:
     """One cell: `train`, which is the same for every seed of a variant, with what is the cell's own."""
     name = f"{_file_name(variant)}-seed{seed}"
-    train = dataclasses.replace(
-        train,
-        seed=seed,
-        run=str(folder / name),
-        resume=True,
-        display=False,
-        log_frames=train.log_frames or max(1, train.total_frames // _LOG_STEPS),
-    )
+    train = one_of_many(train, seed, folder / name)
     return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluation(config, env, train))
+
+
+def one_of_many(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
+    """A run that is played beside others, without a terminal of its own, and whose learning curve has its points where theirs have."""
+    log_frames = train.log_frames or max(1, train.total_frames // _LOG_STEPS)
+    return dataclasses.replace(train, seed=seed, run=str(run), resume=True, display=False, log_frames=log_frames)
 
 
 def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation.grid import Cell, check, differences, on_one_machine
+from ablation.grid import CLUSTER, Cell, check, differences, on_one_machine, one_of_many
 from ablation.history import History
 from ablation.pbt import Decision, Member, draw, exploit_and_explore, random_numbers
 from ablation.running import Place, Progress, Run, State
@@ -36,9 +36,6 @@ from envs.scores import human_scores
 from envs.suites import make_spec
 
 POPULATION, EXCHANGE = "population.json", "exchange"
-
-_LOG_STEPS = 100
-"""Points of a learning curve, unless `log_frames` says otherwise."""
 
 _FREE = {"parallel", "node_runtime", "folder"}
 """Keys of the population that change nothing of what comes out."""
@@ -79,12 +76,10 @@ class Population:
         self.comparisons = comparisons_of(config)
         self._config = config
         own = train_part(config)
-        if own.runtime.name == "cluster":
+        if own.runtime.name == CLUSTER:
             own = on_one_machine(own, config.node_runtime)
         check(own, make_spec(own.env))
-        self._own = dataclasses.replace(
-            own, resume=True, display=False, log_frames=own.log_frames or max(1, own.total_frames // _LOG_STEPS)
-        )
+        self._own = own
         digits = max(2, len(str(config.members - 1)))
         self.names = [f"member-{index:0{digits}}" for index in range(config.members)]
         self.history = History(self.folder)
@@ -230,7 +225,8 @@ class Population:
     def _member(self, index: int, hyperparameters: Mapping[str, Any]) -> TrainConfig:
         learner = dataclasses.replace(self._own.learner, **hyperparameters)
         seed = int(random_numbers(self._config.seed, index).integers(2**31))
-        return dataclasses.replace(self._own, learner=learner, seed=seed, run=str(self.folder / self.names[index]))
+        train = dataclasses.replace(self._own, learner=learner)
+        return one_of_many(train, seed, self.folder / self.names[index])
 
     def _keys(self) -> dict[str, Any]:
         of_runs = {field.name for field in dataclasses.fields(TrainConfig)} - {"seed", "total_frames"}

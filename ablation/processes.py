@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablation.grid import Cell
+from ablation.grid import Cell, save_cell
 from ablation.running import End
 
 _ROOT = Path(__file__).parent.parent
@@ -56,6 +56,7 @@ class Processes:
             self._free.append(ended.cores)
         if not self._free:
             return None
+        save_cell(cell)
         cores = self._free.pop(0)
         self._playing.append(Process(cell, start(cell.folder, len(cores), cores), cores))
         return self._playing[-1]

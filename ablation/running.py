@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ablation.grid import Cell, evaluated, frames, save_cell, trained
+from ablation.grid import Cell, evaluated, frames, trained
 from agents.files import check_links
 from envs.errors import InputError
 
@@ -60,7 +60,7 @@ class Place(Protocol):
     """Where cells are played: the processes of this machine (ablation/processes.py), or a cluster (ablation/cluster.py)."""
 
     def start(self, cell: Cell) -> Playing | None:
-        """Begins to play a cell that save_cell has written; None where there is no room for another one now."""
+        """Writes a cell's folder and begins to play it; None, and nothing written, where there is no room for another one now."""
 
     def stop(self) -> None:
         """Ends everything that is being played as Ctrl-C would, and waits until it has saved."""
@@ -98,7 +98,7 @@ class Run:
         try:
             self.changed(self.progress)
             while waiting or playing:
-                while waiting and (begun := self._start(waiting[0])):
+                while waiting and (begun := self.place.start(waiting[0])):
                     playing.append(begun)
                     del waiting[0]
                 playing = [one for one in playing if not self._has_ended(one)]
@@ -108,10 +108,6 @@ class Run:
         finally:
             self.place.stop()
         return self.progress
-
-    def _start(self, cell: Cell) -> Playing | None:
-        save_cell(cell)
-        return self.place.start(cell)
 
     def _has_ended(self, playing: Playing) -> bool:
         cell, end = playing.cell, playing.ended()

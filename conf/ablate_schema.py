@@ -83,11 +83,7 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
     if not config.fusions or len(set(config.fusions)) < len(config.fusions):
         raise InputError(f"fusions=[{','.join(config.fusions)}] is no list of different fusions: give some, each once.")
     require(config, {"parallel": 0, "episodes": 1, "evaluation_seed": 0}, "")
-    if config.parallel > cores and config.runtime.name != "cluster":
-        raise InputError(
-            f"parallel={config.parallel} is more than the {cores} cores that may be used here: give at most {cores}."
-        )
-    check_node_runtime(config.node_runtime)
+    check_place(config.runtime.name, config.node_runtime, config.parallel, cores)
     if config.probe and config.probe not in (*PROBES, ALL):
         raise unknown_name("probe", config.probe, (*PROBES, ALL))
     if config.measure not in MEASURES:
@@ -102,7 +98,15 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
             raise InputError(f"{key}={getattr(config, key)} is each run's own in a grid: {fix}.")
 
 
-def check_node_runtime(name: str) -> None:
-    """Raises InputError where it is no runtime of one machine."""
-    if name not in NODE_RUNTIMES:
-        raise unknown_name("node_runtime", name, NODE_RUNTIMES)
+def check_place(runtime: str, node_runtime: str, parallel: int, cores: int) -> None:
+    """Where many runs are played: on so many cores of this machine, or in a cluster.
+
+    Raises:
+        InputError: a key is out of range.
+    """
+    if node_runtime not in NODE_RUNTIMES:
+        raise unknown_name("node_runtime", node_runtime, NODE_RUNTIMES)
+    if parallel > cores and runtime != "cluster":
+        raise InputError(
+            f"parallel={parallel} is more than the {cores} cores that may be used here: give at most {cores}."
+        )

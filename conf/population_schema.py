@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from agents.metrics import WINDOW
-from conf.ablate_schema import check_node_runtime
+from conf.ablate_schema import check_place
 from conf.checks import require
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -85,11 +85,7 @@ def check_population(config: PopulationConfig, cores: int) -> None:
             f"total_frames={config.total_frames} is not above burn_in_frames={config.burn_in_frames} and "
             f"ready_frames={config.ready_frames}, so no member would ever be compared: raise it, or lower those."
         )
-    check_node_runtime(config.node_runtime)
-    if config.parallel > cores and config.runtime.name != "cluster":
-        raise InputError(
-            f"parallel={config.parallel} is more than the {cores} cores that may be used here: give at most {cores}."
-        )
+    check_place(config.runtime.name, config.node_runtime, config.parallel, cores)
     for key in ("run", "resume", "stop_at_success"):
         if getattr(config, key):
             fix = "leave it out" if key == "stop_at_success" else "use folder=..., and the same command again to go on"

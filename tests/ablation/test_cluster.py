@@ -105,7 +105,7 @@ def rows(run: Path) -> int:
 def test_a_grid_on_a_cluster_that_loses_a_node_reports_what_one_machine_does(
     nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid = ("fusions=[concat,mi]", "total_frames=60000", "checkpoint_seconds=0")
+    grid = ("fusions=[concat,mi]", "total_frames=30000", "checkpoint_seconds=0")
     expected = played_here(tmp_path / "here", *grid)
     there = tmp_path / "there"
     runs = [there / "concat-seed0", there / "mi-seed0"]
