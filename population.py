@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        # What was there is whole, and each member says for itself what it could not save.
+        print(f"error: the population cannot be written ({error.strerror}): the same command goes on", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted and saved: the same command goes on", file=sys.stderr)
         return INTERRUPTED

@@ -57,6 +57,10 @@ def connected(address: str) -> Iterator[None]:
             cores = len(available_cores())
             ray.init("local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        if not address:
+            raise InputError(
+                f"Ray cannot be started on this machine ({_last_line(error)}): use runtime=local."
+            ) from error
         raise InputError(
             f"runtime.address={address}: no Ray cluster answers there: start one (ray start --head), or leave runtime.address out for one "
             "of this machine alone."

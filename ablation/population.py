@@ -62,14 +62,19 @@ class AllFailedError(RuntimeError):
 
 
 class Population:
-    """The population that a configuration describes, as far as it is on the disk.
+    """The population that a configuration describes.
 
     Args:
         config: checked (conf.population_schema.check_population).
 
+    Attributes:
+        history: of what has been trained of it; there from `begin` on.
+
     Raises:
-        InputError: its members cannot be trained, or its folder holds another one.
+        InputError: its members cannot be trained.
     """
+
+    history: History
 
     def __init__(self, config: PopulationConfig) -> None:
         self.folder = Path(config.folder or f"runs/population-{config.env.name}")
@@ -82,18 +87,18 @@ class Population:
         self._own = own
         digits = max(2, len(str(config.members - 1)))
         self.names = [f"member-{index:0{digits}}" for index in range(config.members)]
-        self.history = History(self.folder)
-        expected = list(range(config.members)) * (self.history.generation + 1)
-        self._check_keys()
-        if [row["member"] for row in self.history.rows] != expected:
-            raise InputError(f"{self.folder} holds a history of other members: give another folder=.")
 
     def begin(self, command: Sequence[str]) -> None:
-        """Writes what is known at the start, or finishes what a kill has left half done.
+        """Writes what is known at the start, or reads what is there, and finishes what a kill has left half done.
 
         Raises:
-            InputError: a member's folder holds a run of another configuration.
+            InputError: the folder holds another population, or a damaged one.
         """
+        self.history = History(self.folder)
+        self._check_keys()
+        expected = list(range(len(self.names))) * (self.history.generation + 1)
+        if [row["member"] for row in self.history.rows] != expected:
+            raise InputError(f"{self.folder} holds a history of other members: give another folder=.")
         write_json(self.folder / POPULATION, {"population": self._keys(), "command": list(command)})
         if self.history.generation < 0:
             first = [
@@ -155,16 +160,15 @@ class Population:
             -math.inf if name in failed and one.updates else one.points
             for name, one in zip(self.names, fitness, strict=True)
         ]
-        population = [
-            Member(self.history.hyperparameters(index), one if frames < self._config.total_frames else None)
-            for index, one in enumerate(points)
-        ]
+        population = [Member(self.history.hyperparameters(index), one) for index, one in enumerate(points)]
         exchange = self.folder / EXCHANGE
         shutil.rmtree(exchange, ignore_errors=True)
         rows = []
         for index, name in enumerate(self.names):
-            decision = self._decide(index, population, generation, frames)
-            if decision.copies and decision.compared_with is not None:
+            decision = Decision(None, False, dict(population[index].hyperparameters))
+            if frames < self._config.total_frames:
+                decision = self._decide(index, population, generation, frames)
+            if decision.copies:
                 self._stage(exchange / str(generation) / name, index, decision)
             changes: dict[str, Any] = {
                 "failed": failed.get(name, ""),
@@ -213,9 +217,9 @@ class Population:
         exchange = self.folder / EXCHANGE
         staged = exchange / str(self.history.generation)
         if staged.is_dir():
-            for folder in sorted(staged.iterdir()):
-                for path in list_checkpoints(folder):
-                    os.replace(path, self.folder / folder.name / CHECKPOINTS / path.name)
+            for name in self.names:
+                for path in list_checkpoints(staged / name):
+                    os.replace(path, self.folder / name / CHECKPOINTS / path.name)
         shutil.rmtree(exchange, ignore_errors=True)
 
     def _members(self) -> list[TrainConfig]:
