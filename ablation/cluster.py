@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,11 +53,13 @@ def connected(address: str) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address:
+            if address != "auto":
+                _check_answers(address)
             ray.init(address=address, **quiet)
         else:
             cores = len(available_cores())
             ray.init("local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if not address:
             raise InputError(
                 f"Ray cannot be started on this machine ({_last_line(error)}): use runtime=local."
@@ -71,6 +74,12 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Whether anybody listens at host:port, which Ray would ask for minutes; OSError or ValueError where nobody does."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def cpus_of(config: TrainConfig) -> int:

@@ -72,6 +72,7 @@ def figure(history: History, content: dict[str, Any]) -> bytes:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     members: dict[str, Any] = content["members"]
     known = [member["fitness"] for member in members.values() if member["fitness"] is not None]
@@ -102,6 +103,8 @@ def figure(history: History, content: dict[str, Any]) -> bytes:
     for panel, title in zip(axes, [*hyperparameters, content["measure"] or "fitness"], strict=True):
         panel.set_title(title, loc="left", fontsize=10)
         panel.set_xlabel("frames")
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.spines[["top", "right"]].set_visible(False)
     for panel in axes[:-1]:
         panel.set_yscale("log")

@@ -233,6 +233,9 @@ def test_mistakes_about_the_cluster_are_answered_in_one_sentence(
         cluster.connected("auto"),
     ):
         pass
+    for address in ("127.0.0.1:1", "nowhere"):
+        with pytest.raises(InputError, match=f"runtime.address={address}: no Ray"), cluster.connected(address):
+            pass
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     cells = cells_of("runtime=cluster", "runtime.num_actors=2", "fusions=[mi]", f"folder={tmp_path}")
     assert "a run takes 3 CPUs" in cluster.check_room(cells, alone=False)
