@@ -18,9 +18,11 @@ from pathlib import Path
 from ablation.analysis import analyse
 from ablation.display import GridDisplay
 from ablation.grid import claim, fusion_axis, make_cells
+from ablation.places import place_for
+from ablation.processes import available_cores
 from ablation.records import load_folders, load_grid
 from ablation.results import Results
-from ablation.running import Run, State, available_cores, cells_at_a_time, sole_owner
+from ablation.running import Run, State, sole_owner
 from conf.ablate_schema import AblateConfig, check_ablate
 from conf.loading import ablate_keys, compose_ablate, split_axes
 from envs.errors import InputError
@@ -64,7 +66,8 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
         claim(folder, cells, ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)])
         with GridDisplay(cells, enabled=config.display) as display:
             display.say(f"mimpala: {len(cells)} runs in {folder}")
-            progress = Run(cells, cells_at_a_time(config), display.update).play()
+            with place_for(config, cells, display.say) as place:
+                progress = Run(cells, place, display.update).play()
         states = {cell.state for cell in progress.values()}
         if states == {State.FAILED}:
             print("error: every run failed, and there is nothing to report", file=sys.stderr)

@@ -95,8 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def train(config: TrainConfig, env: EnvSpec) -> int:
-    """One run, from its start or its newest checkpoint to its end or an interruption. Returns the exit code."""
+def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
+    """One run, from its start or its newest checkpoint to its end, an interruption, or so many frames (0 = no pause). Returns the exit
+    code.
+    """
     interruption = Interruption()
     configure_process(plan.learner_threads(config, env))
     device = plan.device(config)
@@ -165,6 +167,8 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 return "signal"
             if frames() >= config.total_frames:
                 return "total_frames"
+            if 0 < pause_at <= frames():
+                return "pause"
             return "stop_at_success" if 0 < config.stop_at_success <= statistics.success() else ""
 
         def report() -> None:
@@ -203,8 +207,8 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
                 if clock.due("checkpoint", config.checkpoint_seconds) or saver.milestone(frames()):
                     save()
             # An end may fall on a log step, and a row about no time at all would say nothing. With log_frames the rows of a run that
-            # was interrupted and resumed are those of one that was not.
-            if learner.state.updates > log.updates and not (interruption.wanted and config.log_frames):
+            # was interrupted or paused, and resumed, are those of one that was not.
+            if learner.state.updates > log.updates and not (ended() in ("signal", "pause") and config.log_frames):
                 report()
             save()
         except (ActorError, LearnerError, NonFiniteError, InputError) as error:
@@ -225,7 +229,7 @@ def train(config: TrainConfig, env: EnvSpec) -> int:
             write_result(folder, figures)
         display.finish(folder, figures)
     saver.insist(learner.state.updates)
-    return DONE if figures["finished"] else INTERRUPTED
+    return INTERRUPTED if figures["ended_by"] == "signal" else DONE
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""One cell of a grid in a process of its own:  python -m ablation.cell <cell folder> <cores> <the grid's process>
+"""One cell in a process of its own:  python -m ablation.cell <cell folder> <threads> <cores, or empty> <process that started it>
 
-It trains from where its run folder stands, evaluates, and ends; with the grid's process it ends too, saved.
+It trains from where its run folder stands, evaluates, and ends; with the process that started it it ends too, saved.
 """
 
 from __future__ import annotations
@@ -25,18 +25,31 @@ _PR_SET_PDEATHSIG = 1
 
 def main(arguments: Sequence[str]) -> int:
     """Exit codes as train.py: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
-    folder, cores, grid = Path(arguments[0]), {int(core) for core in arguments[1].split(",")}, int(arguments[2])
+    folder, threads, cores, parent = Path(arguments[0]), int(arguments[1]), arguments[2], int(arguments[3])
+    # Ray's processes block it, and so would everything that is started from here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if hasattr(os, "sched_setaffinity"):
-        # Before anything counts cores.
-        os.sched_setaffinity(0, cores)
+        if cores:
+            # Before anything counts them.
+            os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != grid:
+        if os.getppid() != parent:
             # It ended before it could be asked to tell.
             return INTERRUPTED
     with (folder / "lock").open("w") as lock:
         # The same cell of a grid that was killed may still be saving.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return run(folder, threads=len(cores))
+        return run(folder, threads=threads)
+
+
+def at_work(folder: Path) -> bool:
+    """Whether the cell in that folder is being played."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def run(folder: Path, *, threads: int) -> int:
@@ -54,12 +67,12 @@ def run(folder: Path, *, threads: int) -> int:
     try:
         cell = load_cell(folder)
         if not trained(cell):
-            code = train.train(cell.train, make_spec(cell.train.env))
+            code = train.train(cell.train, make_spec(cell.train.env), pause_at=cell.pause_at)
             if code != train.DONE:
                 return code
         # An evaluation has nothing to save.
         raise_at_signals()
-        if not evaluated(cell):
+        if cell.evaluate and not evaluated(cell):
             cell.evaluate.threads = threads
             return evaluate.evaluate(cell.evaluate)
     except InputError as error:

@@ -11,11 +11,11 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablation.run_files import CELL, GRID, read_evaluation, read_grid, read_result
+from ablation.run_files import CELL, GRID, read_evaluation, read_grid, read_paused, read_result
 from agents.builder import build_network
 from agents.evaluation import SEEDED_ONCE
 from agents.files import read_json, write_json
@@ -35,6 +35,9 @@ from envs.suites import make_spec
 _LOG_STEPS = 100
 """Points of a learning curve, unless `log_frames` says otherwise."""
 
+CLUSTER = "cluster"
+"""The runtime of a grid whose runs are dealt to several machines."""
+
 _TAIL_BYTES = 64 * 2**10
 """Of metrics.jsonl, in which its last line lies."""
 
@@ -52,14 +55,16 @@ class Cell:
         name: of its folder: its place on every axis and its seed, never a time.
         variant: the same without the seed.
         train, evaluate: the configurations; `evaluate.slots` gives every episode a slot of its own where an engine
-            follows the seed tree for first episodes only.
+            follows the seed tree for first episodes only. Without `evaluate` the run is trained only.
+        pause_at: frames that it is trained for now; 0 = to its end.
     """
 
     name: str
     variant: str
     seed: int
     train: TrainConfig
-    evaluate: EvaluateConfig
+    evaluate: EvaluateConfig | None
+    pause_at: int = 0
 
     @property
     def folder(self) -> Path:
@@ -82,6 +87,10 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     for values in itertools.product(config.fusions, *axes.values()):
         at = dict(zip(["fusion", *axes], values, strict=True))
         train = train_part(compose_ablate([*single, *(f"{key}={value}" for key, value in at.items())]))
+        if config.runtime.name == CLUSTER:
+            train = on_one_machine(train, config.node_runtime)
+        elif train.runtime.name == CLUSTER:
+            raise InputError(f"runtime={CLUSTER} deals out the whole grid and is no value of an axis: give it alone.")
         check_train(train)
         env = make_spec(train.env)
         train = match_params(train, env)
@@ -101,15 +110,31 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
 def make_cell(config: AblateConfig, folder: Path, variant: str, seed: int, train: TrainConfig, env: EnvSpec) -> Cell:
     """One cell: `train`, which is the same for every seed of a variant, with what is the cell's own."""
     name = f"{_file_name(variant)}-seed{seed}"
-    train = dataclasses.replace(
-        train,
-        seed=seed,
-        run=str(folder / name),
-        resume=True,
-        display=False,
-        log_frames=train.log_frames or max(1, train.total_frames // _LOG_STEPS),
-    )
+    train = one_of_many(train, seed, folder / name)
     return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluation(config, env, train))
+
+
+def one_of_many(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
+    """A run that is played beside others, without a terminal of its own, and whose learning curve has its points where theirs have."""
+    log_frames = train.log_frames or max(1, train.total_frames // _LOG_STEPS)
+    return dataclasses.replace(train, seed=seed, run=str(run), resume=True, display=False, log_frames=log_frames)
+
+
+def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:
+    """A run that a cluster gives to one of its machines, where it has this runtime: the same run as on this machine.
+
+    Raises:
+        InputError: the machine would have to choose something that the cluster has to know.
+    """
+    if runtime == "local" and not train.runtime.num_actors:
+        raise InputError(
+            "runtime.num_actors=0 leaves the number of actors to each machine, and a cluster has to know what a run takes: give "
+            "runtime.num_actors=N, each run then takes N+1 CPUs, or node_runtime=serial."
+        )
+    # The other runs of the machine take cores, too: no run can take all that it finds.
+    threads = train.runtime.learner_threads or (runtime == "local")
+    own = dataclasses.replace(train.runtime, name=runtime, address="", learner_threads=int(threads))
+    return dataclasses.replace(train, runtime=own)
 
 
 def fusion_axis(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
@@ -168,8 +193,8 @@ def claim(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
     write_json(folder / GRID, {"cells": list(listed.values()), "command": list(command)})
 
 
-def differences(cell: Cell) -> None:
-    """Refuses a run that is not the cell's.
+def differences(cell: Cell, but: Collection[str] = ()) -> None:
+    """Refuses a run that is not the cell's; keys in `but` may differ.
 
     Raises:
         InputError: with the keys that differ, and both values.
@@ -177,9 +202,8 @@ def differences(cell: Cell) -> None:
     if not (cell.folder / CONFIG).exists():
         return
     wanted, found = flatten(to_dict(cell.train)), flatten(to_dict(load_train(cell.folder / CONFIG)))
-    keys = [
-        key for key in sorted(wanted | found) if key not in NOT_OF_THE_EXPERIMENT and wanted.get(key) != found.get(key)
-    ]
+    free = NOT_OF_THE_EXPERIMENT | set(but)
+    keys = [key for key in sorted(wanted | found) if key not in free and wanted.get(key) != found.get(key)]
     if keys:
         listed = ", ".join(f"{key}={wanted.get(key)} (the run has {found.get(key)})" for key in keys)
         raise InputError(
@@ -190,8 +214,9 @@ def differences(cell: Cell) -> None:
 def save_cell(cell: Cell) -> None:
     """Writes cell.json, from which another process makes the same cell."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    content = {"name": cell.name, "variant": cell.variant, "seed": cell.seed}
-    write_json(cell.folder / CELL, content | {"train": to_dict(cell.train), "evaluate": to_dict(cell.evaluate)})
+    content = {"name": cell.name, "variant": cell.variant, "seed": cell.seed, "pause_at": cell.pause_at}
+    evaluate = to_dict(cell.evaluate) if cell.evaluate else None
+    write_json(cell.folder / CELL, content | {"train": to_dict(cell.train), "evaluate": evaluate})
 
 
 def load_cell(folder: Path) -> Cell:
@@ -200,21 +225,24 @@ def load_cell(folder: Path) -> Cell:
     content = read_json(path)
     try:
         assert content is not None
-        evaluate = evaluate_from_dict(content["evaluate"])
+        evaluate = None if content["evaluate"] is None else evaluate_from_dict(content["evaluate"])
         name, variant, seed = str(content["name"]), str(content["variant"]), int(content["seed"])
+        pause_at = int(content["pause_at"])
         train = train_from_dict(content["train"], str(path))
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not describe a cell of a grid: run ablate.py again.") from error
-    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluate)
+    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluate, pause_at=pause_at)
 
 
 def trained(cell: Cell) -> bool:
-    """Whether the cell's run has come to its end."""
-    return bool(read_result(cell.folder))
+    """Whether the cell's run has come to its end, or as far as it is asked for now."""
+    return bool(read_result(cell.folder)) or 0 < cell.pause_at <= read_paused(cell.folder)
 
 
 def evaluated(cell: Cell) -> bool:
-    """Whether the cell has been evaluated, and as it is asked for now."""
+    """Whether the cell has been evaluated, and as it is asked for now; where nothing is, whether it is trained."""
+    if not cell.evaluate:
+        return trained(cell)
     content, result, wanted = read_evaluation(cell.folder), read_result(cell.folder), cell.evaluate
     if not content or not result:
         return False

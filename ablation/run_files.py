@@ -46,6 +46,15 @@ def read_result(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def read_paused(folder: Path) -> int:
+    """Frames at which a run has paused last; 0 for one that never has, or has ended in another way since."""
+    result = _read(folder / RESULT)
+    if result.get("ended_by") != "pause":
+        return 0
+    _check(folder / RESULT, result, _RESULT)
+    return int(result["frames"])
+
+
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """What evaluate.py has found, every probe on every task; empty where it has not. InputError when the file is none."""
     path = folder / EVALUATION

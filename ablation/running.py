@@ -1,28 +1,21 @@
-"""Plays a grid: cells in processes of their own, a few at a time, each on cores of its own."""
+"""Plays runs: starts those that are not finished wherever there is room for them, and looks after them until the last one has ended."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from ablation.grid import Cell, evaluated, frames, save_cell, trained
+from ablation.grid import Cell, evaluated, frames, trained
 from agents.files import check_links
-from conf.ablate_schema import AblateConfig
 from envs.errors import InputError
 
-_ROOT = Path(__file__).parent.parent
 _POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 60.0
-"""For which an interrupted cell may save."""
 
 
 class State(StrEnum):
@@ -44,27 +37,47 @@ class Progress:
     reason: str = ""
 
 
-@dataclass(slots=True)
-class Process:
-    """A cell that is being played, on these cores."""
+class End(NamedTuple):
+    """How a cell has ended: its exit code, and why, where cell.log does not know."""
+
+    code: int
+    reason: str = ""
+
+
+class Playing(Protocol):
+    """A cell that has been given to a place."""
 
     cell: Cell
-    popen: subprocess.Popen[bytes]
-    cores: tuple[int, ...]
+
+    def begun(self) -> bool:
+        """Whether it is being played, and not waiting for a machine."""
+
+    def ended(self) -> End | None:
+        """How it has ended; None while it has not."""
+
+
+class Place(Protocol):
+    """Where cells are played: the processes of this machine (ablation/processes.py), or a cluster (ablation/cluster.py)."""
+
+    def start(self, cell: Cell) -> Playing | None:
+        """Writes a cell's folder and begins to play it; None, and nothing written, where there is no room for another one now."""
+
+    def stop(self) -> None:
+        """Ends everything that is being played as Ctrl-C would, and waits until it has saved."""
 
 
 @dataclass(slots=True)
 class Run:
-    """A grid that is being played.
+    """Cells that are being played.
 
     Args:
         cells: all of them; those that are finished are left as they are.
-        parallel: cells at a time.
+        place: where.
         changed: called after every look at the cells, with where each stands, by name.
     """
 
     cells: Sequence[Cell]
-    parallel: int
+    place: Place
     changed: Callable[[Mapping[str, Progress]], object]
     progress: dict[str, Progress] = field(init=False)
 
@@ -81,68 +94,34 @@ class Run:
             KeyboardInterrupt: after every cell has ended, saved.
         """
         waiting = [cell for cell in self.cells if self.progress[cell.name].state is State.WAITING]
-        free = share(sorted(available_cores()), self.parallel)
-        playing: list[Process] = []
+        playing: list[Playing] = []
         try:
             self.changed(self.progress)
             while waiting or playing:
-                while waiting and free:
-                    playing.append(start(waiting.pop(0), free.pop(0)))
-                self._look(playing)
-                for process in [process for process in playing if process.popen.poll() is not None]:
-                    playing.remove(process)
-                    free.append(process.cores)
+                while waiting and (begun := self.place.start(waiting[0])):
+                    playing.append(begun)
+                    del waiting[0]
+                playing = [one for one in playing if not self._has_ended(one)]
                 self.changed(self.progress)
                 if playing:
                     time.sleep(_POLL_SECONDS)
         finally:
-            stop(playing)
+            self.place.stop()
         return self.progress
 
-    def _look(self, playing: Sequence[Process]) -> None:
-        for process in playing:
-            progress, code = self.progress[process.cell.name], process.popen.poll()
-            progress.frames = frames(process.cell)
-            if code is None:
-                progress.state = State.EVALUATING if trained(process.cell) else State.TRAINING
-            elif code == 0 and evaluated(process.cell):
-                progress.state = State.FINISHED
-            else:
-                progress.state, progress.reason = State.FAILED, reason(process.cell, code)
-
-
-def start(cell: Cell, cores: tuple[int, ...]) -> Process:
-    """Begins to play a cell. What it prints goes to cell.log in its folder."""
-    save_cell(cell)
-    # -P: a folder called `envs` where the user stands is not ours.
-    command = [sys.executable, "-P", "-m", "ablation.cell", os.fspath(cell.folder), ",".join(map(str, cores))]
-    command.append(str(os.getpid()))
-    path = os.pathsep.join([os.fspath(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with (cell.folder / "cell.log").open("ab") as log:
-        # A group of its own: Ctrl-C in the terminal reaches the grid, which passes it on once.
-        popen = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"PYTHONPATH": path},
-            process_group=0,
-        )
-    return Process(cell, popen, cores)
-
-
-def stop(playing: Sequence[Process]) -> None:
-    """Ends cells as Ctrl-C would, and waits until they have saved."""
-    for process in playing:
-        with contextlib.suppress(ProcessLookupError):
-            process.popen.send_signal(signal.SIGINT)
-    until = time.monotonic() + _PATIENCE_SECONDS
-    for process in playing:
-        try:
-            process.popen.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.popen.kill()
-            process.popen.wait()
+    def _has_ended(self, playing: Playing) -> bool:
+        cell, end = playing.cell, playing.ended()
+        progress = self.progress[cell.name]
+        progress.frames = frames(cell)
+        if end is None:
+            if playing.begun():
+                progress.state = State.EVALUATING if trained(cell) else State.TRAINING
+            return False
+        if end.code == 0 and evaluated(cell):
+            progress.state = State.FINISHED
+        else:
+            progress.state, progress.reason = State.FAILED, end.reason or reason(cell, end.code)
+        return True
 
 
 def reason(cell: Cell, code: int) -> str:
@@ -157,27 +136,9 @@ def reason(cell: Cell, code: int) -> str:
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def share(cores: Sequence[int], parallel: int) -> list[tuple[int, ...]]:
-    """The cores in `parallel` parts that differ by one core at most."""
-    parts = min(parallel, len(cores))
-    return [tuple(cores[number::parts]) for number in range(parts)]
-
-
-def available_cores() -> set[int]:
-    """That this process may use."""
-    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-
-
-def cells_at_a_time(config: AblateConfig) -> int:
-    """`parallel`, or as many as there are cores where each run takes one."""
-    if config.parallel:
-        return config.parallel
-    return len(available_cores()) if config.runtime.name == "serial" else 1
-
-
 @contextlib.contextmanager
-def sole_owner(folder: Path) -> Iterator[None]:
-    """Keeps a second ablate.py out of the folder.
+def sole_owner(folder: Path, program: str = "ablate.py") -> Iterator[None]:
+    """Keeps a second such program out of the folder.
 
     Raises:
         InputError: one is at work there, or the folder cannot be written.
@@ -193,6 +154,6 @@ def sole_owner(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(
-                f"folder={folder} is being filled by another ablate.py: wait for it, or give another folder=."
+                f"folder={folder} is being filled by another {program}: wait for it, or give another folder=."
             ) from error
         yield

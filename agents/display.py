@@ -86,7 +86,11 @@ class Display:
 
     def finish(self, folder: Path, figures: dict[str, Any]) -> None:
         """The result line."""
-        how = "finished" if figures["finished"] else "interrupted and saved"
+        how = (
+            "finished"
+            if figures["finished"]
+            else f"{'paused' if figures['ended_by'] == 'pause' else 'interrupted'} and saved"
+        )
         tasks = "  ".join(
             f"{task} {values.get('return', math.nan):.3f}"
             + (f" ({values['success']:.1%})" if "success" in values else "")

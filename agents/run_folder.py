@@ -147,11 +147,11 @@ def result(
     """The figures of result.json: counters, steady speed, where the time went, parameters, and each task's last episodes.
 
     Speed and time shares are those after the warm-up; a run that ends within it has 0 and none. `ended_by` is `signal` for a run that
-    was interrupted, else the key that ended it.
+    was interrupted, `pause` for one that was asked to come so far and not to its end, else the key that ended it.
     """
     state, tasks = learner.state, statistics.summary(env.action_repeat)
     return {
-        "finished": ended_by != "signal",
+        "finished": ended_by not in ("signal", "pause"),
         "ended_by": ended_by,
         "updates": state.updates,
         "updates_refused": state.refused,

@@ -23,7 +23,8 @@ class AblateConfig(TrainConfig):
             `core=lstm,mlstm`.
         seeds: how many, from 0, or a list of them.
         parallel: runs at a time, between which the cores this process may use are divided; 0 = one for each core with runtime=serial,
-            else one.
+            else one, and with runtime=cluster as many as the cluster has room for.
+        node_runtime: with runtime=cluster, which deals out whole runs, the runtime of each of them on its machine: local or serial.
         folder: of the grid; empty = runs/ablate-<suite>. A grid that is there already goes on.
         report: a grid's folder: writes its report anew, runs nothing.
         folders: run folders, or folders of run folders: reports on them in folder= (empty = runs/comparison), runs nothing.
@@ -39,6 +40,7 @@ class AblateConfig(TrainConfig):
     fusions: list[str] = field(default_factory=lambda: ["concat", "gated", "film", "low_rank", "mi"])
     seeds: Any = 5
     parallel: int = 0
+    node_runtime: str = "local"
     folder: str = ""
     report: str = ""
     folders: list[str] = field(default_factory=list)
@@ -48,6 +50,10 @@ class AblateConfig(TrainConfig):
     probe: str = "swap"
     measure: str = "auto"
     threshold: float | None = None
+
+
+NODE_RUNTIMES = ("local", "serial")
+"""Of runs that a cluster deals out whole."""
 
 
 def seeds_of(config: AblateConfig) -> list[int]:
@@ -77,10 +83,7 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
     if not config.fusions or len(set(config.fusions)) < len(config.fusions):
         raise InputError(f"fusions=[{','.join(config.fusions)}] is no list of different fusions: give some, each once.")
     require(config, {"parallel": 0, "episodes": 1, "evaluation_seed": 0}, "")
-    if config.parallel > cores:
-        raise InputError(
-            f"parallel={config.parallel} is more than the {cores} cores that may be used here: give at most {cores}."
-        )
+    check_place(config.runtime.name, config.node_runtime, config.parallel, cores)
     if config.probe and config.probe not in (*PROBES, ALL):
         raise unknown_name("probe", config.probe, (*PROBES, ALL))
     if config.measure not in MEASURES:
@@ -93,3 +96,17 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
                 else "use folder=..., and the same command again to go on with a grid"
             )
             raise InputError(f"{key}={getattr(config, key)} is each run's own in a grid: {fix}.")
+
+
+def check_place(runtime: str, node_runtime: str, parallel: int, cores: int) -> None:
+    """Where many runs are played: on so many cores of this machine, or in a cluster.
+
+    Raises:
+        InputError: a key is out of range.
+    """
+    if node_runtime not in NODE_RUNTIMES:
+        raise unknown_name("node_runtime", node_runtime, NODE_RUNTIMES)
+    if parallel > cores and runtime != "cluster":
+        raise InputError(
+            f"parallel={parallel} is more than the {cores} cores that may be used here: give at most {cores}."
+        )

@@ -24,6 +24,7 @@ from agents.plain_data import MOST_LEVELS, PlainDataError, plain_copy
 from agents.probes import ALL, PROBES
 from conf.ablate_schema import AblateConfig
 from conf.checks import check_device, check_train, require
+from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
@@ -40,6 +41,7 @@ def _store_schemas() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="ablate_schema", node=AblateConfig)
+    store.store(name="population_schema", node=PopulationConfig)
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)
 
@@ -78,6 +80,13 @@ def compose_ablate(overrides: Sequence[str]) -> AblateConfig:
     return _to_object(_compose("ablate", overrides), AblateConfig)
 
 
+def compose_population(overrides: Sequence[str]) -> PopulationConfig:
+    """The configuration of `python population.py <overrides>`, of which the part of train.py is checked; InputError as `compose_train`."""
+    config = _to_object(_compose("population", overrides), PopulationConfig)
+    check_train(config)
+    return config
+
+
 def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """The overrides that give one value, and by key the values of those that give several (`core=lstm,mlstm`).
 
@@ -100,7 +109,7 @@ def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]
     return single, axes
 
 
-def train_part(config: AblateConfig) -> TrainConfig:
+def train_part(config: TrainConfig) -> TrainConfig:
     """The keys of train.py alone."""
     return TrainConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)})
 
@@ -115,6 +124,11 @@ def ablate_keys(overrides: Sequence[str]) -> dict[str, Any]:
     single, axes = split_axes(overrides)
     first = [f"{key}={values[0]}" for key, values in axes.items()]
     return flatten(OmegaConf.to_container(_compose("ablate", [*single, *first])))
+
+
+def population_keys(overrides: Sequence[str]) -> dict[str, Any]:
+    """Every key of `python population.py <overrides>` with its value, dotted."""
+    return flatten(OmegaConf.to_container(_compose("population", overrides)))
 
 
 def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import pytest
 import ablate
 from ablation import cell as cell_process
 from ablation.grid import Cell, claim, fusion_axis, make_cells, save_cell
-from ablation.running import available_cores, reason, share
+from ablation.processes import available_cores, share
+from ablation.running import reason
 from agents.checkpoint import list_checkpoints
 from conf.loading import compose_ablate, split_axes
 

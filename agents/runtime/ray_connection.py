@@ -46,7 +46,7 @@ def check_address(address: str) -> None:
 
 
 @contextlib.contextmanager
-def joined(address: str, *, num_cpus: int, store_bytes: int) -> Iterator[ModuleType]:
+def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[ModuleType]:
     """Inside, `ray` (the module) speaks to the cluster.
 
     A cluster of this machine alone listens on the loopback interface only, sends nothing to anybody, and leaves no file behind.

@@ -1,0 +1,115 @@
+"""What a population has come to: result.json, a table, and a figure of its hyperparameters."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ablation.history import History
+from agents.files import write_json, write_whole
+
+RESULT, FIGURE = "result.json", "hyperparameters.png"
+_DPI = 200
+
+
+def summary(history: History, names: Sequence[str]) -> dict[str, Any]:
+    """Every member with its fitness, its hyperparameters and how often it copied, and the name of the best one; None before the first
+    comparison.
+    """
+    members: dict[str, Any] = {}
+    for index, name in enumerate(names):
+        rows = history.of(index)
+        members[name] = {
+            "fitness": rows[-1]["fitness"],
+            "hyperparameters": rows[-1]["hyperparameters"],
+            "copies": sum(row["copied"] for row in rows),
+            "copied_last": next((names[row["compared_with"]] for row in reversed(rows) if row["copied"]), None),
+        }
+    known = [name for name in names if members[name]["fitness"] is not None]
+    best = max(known, key=lambda name: members[name]["fitness"], default=None)
+    measure = next((row["measure"] for row in reversed(history.rows) if row["measure"]), None)
+    return {"frames": history.rows[-1]["frames"], "measure": measure, "best": best, "members": members}
+
+
+def write_summary(folder: Path, content: dict[str, Any], history: History) -> list[Path]:
+    """Writes result.json and the figure; the paths."""
+    write_json(folder / RESULT, content)
+    write_whole(folder / FIGURE, figure(history, content))
+    return [folder / RESULT, folder / FIGURE]
+
+
+def table(content: dict[str, Any]) -> Table:
+    """The members, the best one first."""
+    members: dict[str, Any] = content["members"]
+    hyperparameters = list(next(iter(members.values()))["hyperparameters"])
+    drawn = Table(box=None, padding=(0, 2, 0, 0))
+    drawn.add_column("member")
+    for heading in (content["measure"] or "fitness", *hyperparameters, "copies"):
+        drawn.add_column(heading, justify="right")
+    drawn.add_column("last of")
+
+    def place(name: str) -> float:
+        fitness = members[name]["fitness"]
+        return float("inf") if fitness is None else -fitness
+
+    for name in sorted(members, key=place):
+        member = members[name]
+        fitness = "-" if member["fitness"] is None else f"{member['fitness']:.1f}"
+        values = (f"{member['hyperparameters'][key]:.3g}" for key in hyperparameters)
+        style = "bold" if name == content["best"] else ""
+        copies = str(member["copies"])
+        drawn.add_row(name, fitness, *values, copies, member["copied_last"] or "", style=style)
+    return drawn
+
+
+def figure(history: History, content: dict[str, Any]) -> bytes:
+    """A PNG: each hyperparameter and the fitness of every member over frames, the colour by the fitness at the end."""
+    # Imported here, because it takes a second.
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    members: dict[str, Any] = content["members"]
+    known = [member["fitness"] for member in members.values() if member["fitness"] is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    hyperparameters = list(next(iter(members.values()))["hyperparameters"])
+    drawing = Figure(figsize=(3.6 * (len(hyperparameters) + 1), 3.0), dpi=_DPI, layout="constrained")
+    canvas = FigureCanvasAgg(drawing)
+    axes = drawing.subplots(1, len(hyperparameters) + 1, squeeze=False)[0]
+    for index, (name, member) in enumerate(members.items()):
+        rows = history.of(index)
+        place = 0.0 if member["fitness"] is None or high == low else (member["fitness"] - low) / (high - low)
+        style: dict[str, Any] = {"color": colormaps["viridis"](0.9 * place), "linewidth": 1}
+        if name == content["best"]:
+            style |= {"linewidth": 2.5, "label": f"{name} (best)", "zorder": 3}
+        frames = [row["frames"] for row in rows]
+        for panel, key in zip(axes, hyperparameters, strict=False):
+            values = [row["hyperparameters"][key] for row in rows]
+            panel.plot(frames, values, drawstyle="steps-post", **style)
+            panel.plot(
+                [row["frames"] for row in rows if row["copied"]],
+                [row["hyperparameters"][key] for row in rows if row["copied"]],
+                ".",
+                color=style["color"],
+                markersize=4,
+            )
+        judged = [row for row in rows if row["fitness"] is not None]
+        axes[-1].plot([row["frames"] for row in judged], [row["fitness"] for row in judged], **style)
+    for panel, title in zip(axes, [*hyperparameters, content["measure"] or "fitness"], strict=True):
+        panel.set_title(title, loc="left", fontsize=10)
+        panel.set_xlabel("frames")
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in axes[:-1]:
+        panel.set_yscale("log")
+    if content["best"]:
+        axes[-1].legend(frameon=False, fontsize=8)
+    picture = io.BytesIO()
+    canvas.print_png(picture, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    return picture.getvalue()

@@ -1,0 +1,246 @@
+"""A grid on a Ray cluster of several nodes, all of them on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import ablate
+from ablation import cell as cell_process
+from ablation import cluster
+from ablation.cell import at_work
+from ablation.grid import Cell, claim, fusion_axis, make_cells, save_cell
+from ablation.running import End
+from agents.checkpoint import list_checkpoints
+from agents.files import read_json
+from conf.ablate_schema import check_ablate
+from conf.loading import compose_ablate, split_axes
+from envs.errors import InputError
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("process_settings")
+
+ROOT = Path(ablate.__file__).parent
+TINY = (
+    *("env=conditional", "env.tasks=[map-0,map-1]", "seeds=1", "episodes=10", "display=false"),
+    *("core.size=8", "fusion.size=8", "torso.hidden=[8]", "runtime.slots_per_actor=16"),
+)
+ON_NODES = ("runtime=cluster", "node_runtime=serial")
+ENDLESS = ("total_frames=100000000", "checkpoint_seconds=0", "log_frames=1000")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A head without CPUs, and a node that plays; tests may add others, and lose those."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+def cells_of(*arguments: str) -> list[Cell]:
+    single, axes = split_axes([*TINY, *arguments])
+    config = compose_ablate(single)
+    fusion_axis(config, single, axes)
+    check_ablate(config, cores=1)
+    return make_cells(config, single, axes)
+
+
+def played_here(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The report of the same grid, played in this process."""
+    cells = cells_of("runtime=serial", f"folder={folder}", *arguments)
+    folder.mkdir()
+    claim(folder, cells, arguments)
+    for cell in cells:
+        save_cell(cell)
+        assert cell_process.run(cell.folder, threads=1) == 0
+    assert ablate.main([f"report={folder}"]) == 0
+    return report_of(folder)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    """analysis.json without what time, place and the machine decide."""
+    content = read_json(folder / "analysis.json")
+    assert content
+    for key in ("timing", "command", "cautions"):
+        del content[key]
+    for run in content["runs"]:
+        del run["provenance"]
+    return content
+
+
+def meanwhile(condition: Callable[[], object], then: Callable[[], object]) -> threading.Thread:
+    """Does something as soon as a condition holds, while a program runs in this process."""
+
+    def wait() -> None:
+        until = time.monotonic() + 120
+        while not condition() and time.monotonic() < until:
+            time.sleep(0.05)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def rows(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+
+
+def test_a_grid_on_a_cluster_that_loses_a_node_reports_what_one_machine_does(
+    nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ("fusions=[concat,mi]", "total_frames=20000", "checkpoint_seconds=0")
+    expected = played_here(tmp_path / "here", *grid)
+    there = tmp_path / "there"
+    runs = [there / "concat-seed0", there / "mi-seed0"]
+    lost = nodes.add_node(num_cpus=1)
+    thread = meanwhile(lambda: all(rows(run) > 5 for run in runs), lambda: nodes.remove_node(lost))
+    capsys.readouterr()
+    assert ablate.main([*TINY, *ON_NODES, *grid, f"folder={there}", f"runtime.address={nodes.address}"]) == 0
+    thread.join()
+    output = capsys.readouterr().out
+    assert "-seed0: its machine was lost" in output
+    assert "(2 of 2)" in output
+    assert report_of(there) == expected
+    for run in runs:
+        config = (tmp_path / "here" / run.name / "config.yaml").read_text(encoding="utf-8")
+        assert (run / "config.yaml").read_text(encoding="utf-8") == config.replace("here", "there")
+
+
+def test_ctrl_c_saves_what_is_under_way(nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, queued = tmp_path / "concat-seed0", tmp_path / "mi-seed0"
+    arguments = [*TINY, *ON_NODES, *ENDLESS, "fusions=[concat,mi]", f"folder={tmp_path}", "parallel=1"]
+    meanwhile(lambda: rows(run), lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert ablate.main([*arguments, f"runtime.address={nodes.address}"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert list_checkpoints(run / "checkpoints")
+    result = read_json(run / "result.json")
+    assert result and result["ended_by"] == "signal"
+    assert not at_work(run)
+    assert not queued.exists() or not (queued / "config.yaml").exists()
+
+
+def test_a_cluster_of_this_machine_alone_keeps_to_the_loopback_and_ends_with_the_grid(tmp_path: Path) -> None:
+    arguments = [*TINY, *ON_NODES, *ENDLESS, "fusions=[mi]", f"folder={tmp_path}"]
+    program = subprocess.Popen([sys.executable, "ablate.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        run = tmp_path / "mi-seed0"
+        until = time.monotonic() + 120
+        while not list_checkpoints(run / "checkpoints"):
+            assert program.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        family = psutil.Process(program.pid).children(recursive=True)
+        assert {"raylet", "gcs_server"} <= {process.name() for process in family}
+        agents = [process for process in family if process.name().endswith("Agent")]
+        listening = [
+            connection.laddr.ip
+            for process in family
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert listening and {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+    finally:
+        program.kill()
+        program.wait()
+    # Ray's agents look for their server for a minute before they end, too.
+    _, alive = psutil.wait_procs([process for process in family if process not in agents], timeout=60)
+    assert not alive
+
+
+def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.exceptions import WorkerCrashedError
+
+    def lost(reference: object) -> None:
+        raise WorkerCrashedError
+
+    monkeypatch.setattr(ray, "wait", lambda references, **_: (references, []))
+    monkeypatch.setattr(ray, "get", lost)
+    submitted: list[Cell] = []
+    monkeypatch.setattr(cluster, "submit", submitted.append)
+    (cell,) = cells_of("runtime=serial", "fusions=[mi]", f"folder={tmp_path}")
+    said: list[str] = []
+    task = cluster.Task(cell, None, said.append)
+    ends = [task.ended() for _ in range(cluster.MOST_LOSSES + 1)]
+    assert ends == [None] * cluster.MOST_LOSSES + [End(1, "its machine was lost 4 times (WorkerCrashedError)")]
+    assert len(said) == len(submitted) == cluster.MOST_LOSSES
+
+
+def test_a_machine_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
+    (cell,) = cells_of("runtime=serial", "fusions=[mi]", f"folder={tmp_path}")
+    save_cell(cell)
+    here = cluster.digest(cell.folder)
+    assert here
+    # Another machine has a folder of the same name, of an earlier grid, or none.
+    for folder in (cell.folder, tmp_path / "elsewhere"):
+        code, reason = cluster.play(str(folder), "another", 1, str(tmp_path), patience=0.05)
+        assert code == 1
+        assert reason.endswith(f"does not see {folder}: give a folder= on a file system that all machines share")
+
+
+def test_runs_on_a_cluster_are_those_of_one_machine(tmp_path: Path) -> None:
+    shared = ("fusions=[mi]", f"folder={tmp_path}", "runtime.num_actors=3")
+    (here,) = cells_of("runtime=local", *shared, "runtime.learner_threads=1")
+    (there,) = cells_of("runtime=cluster", "runtime.address=auto", *shared)
+    assert there == here
+    assert cluster.cpus_of(there.train) == 4
+    (half,) = cells_of("runtime=cluster", "runtime.cpus_per_actor=0.5", *shared)
+    assert cluster.cpus_of(half.train) == 3
+    (serial,) = cells_of(*ON_NODES, *shared)
+    assert cluster.cpus_of(serial.train) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runtime=cluster"], "runtime.num_actors=0 leaves the number of actors to each machine"),
+        (["runtime=cluster", "node_runtime=remote"], "node_runtime=remote is unknown"),
+        (["runtime=serial,cluster"], "runtime=cluster deals out the whole grid"),
+    ],
+)
+def test_a_grid_that_no_cluster_can_play_is_refused_in_one_sentence(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        cells_of(*arguments)
+
+
+def test_mistakes_about_the_cluster_are_answered_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
+
+    def refused(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", refused)
+    with (
+        pytest.raises(InputError, match="runtime.address=auto: no Ray cluster answers there"),
+        cluster.connected("auto"),
+    ):
+        pass
+    for address in ("127.0.0.1:1", "nowhere"):
+        with pytest.raises(InputError, match=f"runtime.address={address}: no Ray"), cluster.connected(address):
+            pass
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    cells = cells_of("runtime=cluster", "runtime.num_actors=2", "fusions=[mi]", f"folder={tmp_path}")
+    assert "a run takes 3 CPUs" in cluster.check_room(cells, alone=False)
+    with pytest.raises(InputError, match="this machine has 2: lower runtime.num_actors"):
+        cluster.check_room(cells, alone=True)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install \"mimpala\[ray\]\""), cluster.connected(""):
+        pass
