@@ -126,7 +126,7 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
         )
         faults.load_state_dict((saved or {}).get("faults", {}))
         faults.episodes_dropped += restored.episodes_dropped
-        followers.start(beginning(config, env, learner, positions), learner.device)
+        followers.start(beginning(config, env, learner, positions), learner.device, cluster=config.runtime.address)
         own_positions, updates = followers.share_of(positions), learner.state.updates
         own = builder.build_runtime(
             config, env, network, own_positions, updates, restored.runtime, faults=faults, say=display.say

@@ -23,6 +23,7 @@ from agents.learners import (
     Group,
     LearnerError,
     add_share,
+    listen,
     meet_at_file,
     meet_at_torchrun,
     share_of,
@@ -61,7 +62,7 @@ class Followers:
     def __init__(self, size: int) -> None:
         self._size = size
         self._group: Group | None = None
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._begin: dict[str, Any] = {}
         self._device = torch.device("cpu")
         self._descriptor = -1
@@ -75,12 +76,13 @@ class Followers:
         """For the learner (agents/learner.py)."""
         return self._reduce if self._size > 1 else None
 
-    def start(self, begin: dict[str, Any], device: torch.device) -> None:
-        """Starts them, unless torchrun has.
+    def start(self, begin: dict[str, Any], device: torch.device, *, cluster: str = "") -> None:
+        """Starts them, unless torchrun has: on this machine, or on the nodes of a cluster.
 
         Args:
             begin: their first message (following.py).
             device: of the gradients.
+            cluster: address of a Ray cluster that runs.
         """
         if self._size == 1:
             return
@@ -88,19 +90,27 @@ class Followers:
         if torchrun_place():
             self._group = meet_at_torchrun()
             return
+        if cluster:
+            self._group, port = listen(self._size)
+            gpus = int(device.type == "cuda")
+            words = map(str, (os.getpid(), cluster, port, self._size, gpus))
+            self._start_process("learners", ["-m", "agents.ray_learners", *words])
+            return
         # A file without a name, of which nothing is left behind.
         self._descriptor = os.memfd_create("learners")
         self._group = meet_at_file(self._descriptor, FIRST, self._size)
+        for rank in range(1, self._size):
+            words = map(str, (os.getpid(), self._descriptor, rank, self._size))
+            self._start_process(f"learner-{rank}", ["-c", _MAIN, *words], rank=rank)
+
+    def _start_process(self, name: str, words: list[str], *, rank: int = 0) -> None:
         with sigint_held_back():
-            for rank in range(1, self._size):
-                numbers = map(str, (os.getpid(), self._descriptor, rank, self._size))
-                command = [sys.executable, "-c", _MAIN, *numbers, *map(os.path.abspath, sys.path)]
-                self._processes[rank] = subprocess.Popen(
-                    command,
-                    pass_fds=[self._descriptor],
-                    stdin=subprocess.DEVNULL,
-                    env=os.environ | {"LOCAL_RANK": str(rank)},
-                )
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, *words, *map(os.path.abspath, sys.path)],
+                pass_fds=[self._descriptor] if self._descriptor >= 0 else [],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"LOCAL_RANK": str(rank)},
+            )
 
     def share_of(self, positions: Positions) -> Positions:
         """The positions of the first learner's own actors."""
@@ -146,7 +156,7 @@ class Followers:
 
     def processes(self) -> dict[str, int]:
         """Process ids by name, of those that were started here."""
-        return {f"learner-{rank}": process.pid for rank, process in self._processes.items()}
+        return {name: process.pid for name, process in self._processes.items()}
 
     def join(self) -> None:
         """Waits until they are there, and tells them how to begin. Does nothing the second time."""
@@ -251,10 +261,12 @@ class Followers:
                 return InputError(failure.error)
             if failure:
                 return LearnerError(f"learner {failure.rank} failed:\n{failure.error}")
-            for rank, process in self._processes.items():
+            for name, process in self._processes.items():
                 # Those that only lost the others end with an exit code.
                 if (process.poll() or 0) < 0:
-                    return LearnerError(f"learner {rank} was killed: {signal.Signals(-process.returncode).name}")
+                    return LearnerError(
+                        f"{name.replace('-', ' ')} was killed: {signal.Signals(-process.returncode).name}"
+                    )
             if self._processes and all(process.poll() is not None for process in self._processes.values()):
                 codes = ", ".join(str(process.returncode) for process in self._processes.values())
                 return LearnerError(f"the other learners have ended (exit code {codes})")

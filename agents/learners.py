@@ -210,6 +210,20 @@ def meet_at_file(descriptor: int, rank: int, size: int) -> Group:
     return Group(Place(store, rank, size), loopback=True)
 
 
+def listen(size: int) -> tuple[Group, int]:
+    """The group of learners on several machines, as the first sees it, and the port at which the others find it."""
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        "localhost", 0, size, is_master=True, wait_for_workers=False
+    )
+    return Group(Place(store, FIRST, size), loopback=False), store.port
+
+
+def meet_at_port(host: str, port: int, rank: int, size: int) -> Group:
+    """The group of the learner that listens there."""
+    store = distributed.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
+    return Group(Place(store, rank, size), loopback=host in _LOCAL)
+
+
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 

@@ -65,6 +65,8 @@ def num_actors(config: TrainConfig, env: EnvSpec) -> int:
 def learners_here(config: TrainConfig) -> int:
     """Learners on this machine: all of them, unless whoever started them says how many (torchrun)."""
     learners = config.learner.num_processes
+    if actors_are_elsewhere(config):
+        return 1
     return min(learners, int(os.environ.get("LOCAL_WORLD_SIZE", learners)))
 
 

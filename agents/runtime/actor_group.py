@@ -27,6 +27,7 @@ from agents.runtime.actor_process import Finished, Supervision
 from agents.runtime.base import MakeActor, Positions
 from agents.runtime.inference import MakePolicy
 from agents.runtime.process import configure_process
+from agents.runtime.ray_connection import hide_main_module
 from envs.errors import InputError
 from envs.spec import ArraySpec
 
@@ -114,10 +115,7 @@ class ActorGroup:
     ) -> Broken | dict[str, int]:
         """Starts the actors `indices`, with weights [parameters]. Returns their process ids, as Runtime.processes."""
         configure_process(1)
-        # A process that multiprocessing starts imports the main module first, which is Ray's and takes a second.
-        main: Any = sys.modules["__main__"]
-        main.__spec__ = None
-        main.__dict__.pop("__file__", None)
+        hide_main_module()
         self._weights = ReceivedWeights(task.shapes)
         self._weights.flat[:] = flat
         try:

@@ -107,3 +107,10 @@ def own_paths() -> list[str]:
     installed = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
     found = [Path(entry or ".").resolve() for entry in sys.path]
     return [str(path) for path in found if not installed & {path, *path.parents}]
+
+
+def hide_main_module() -> None:
+    """In Ray's workers: a process that multiprocessing starts imports the main module first, which is Ray's own and takes a second."""
+    main: Any = sys.modules["__main__"]
+    main.__spec__ = None
+    main.__dict__.pop("__file__", None)

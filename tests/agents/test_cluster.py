@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -146,6 +147,34 @@ def test_actors_stop_when_nobody_takes_what_they_finish() -> None:
         assert sum(version < 1000 for version in versions) <= actors * buffers
     finally:
         runtime.close()
+
+
+def test_learners_on_several_nodes_make_a_run_together(
+    tmp_path: Path, process_settings: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And one that is lost ends it, saved."""
+    folder, cluster = tmp_path / "run", ray_nodes()
+    command = [*TINY, f"runtime.address={cluster.address}", "runtime.num_actors=2", "learner.num_processes=2"]
+    command += ["learner.batch_size=8", f"run={folder}", "resume=true"]
+    assert train.main([*command, "total_frames=2000"]) == train.DONE, capsys.readouterr().err
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["frames"] >= 2000 and "time/reduce" in rows[-1]
+
+    def kill_the_follower() -> None:
+        deadline, log = time.monotonic() + PATIENCE, folder / "metrics.jsonl"
+        size = log.stat().st_size
+        while log.stat().st_size == size and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # Ray gives its workers the name of what they do; this is the one that learns.
+        (host,) = [one for one in psutil.Process().children(recursive=True) if one.name().startswith("ray::LearnerHo")]
+        host.kill()
+
+    killer = threading.Thread(target=kill_the_follower)
+    killer.start()
+    assert train.main([*command, "total_frames=100000000"]) == train.FAILED
+    killer.join()
+    said = capsys.readouterr().err
+    assert "error: " in said and "resume=true goes on with it" in said
 
 
 def test_positions_of_a_lost_group_are_beyond_all_that_it_can_have_begun() -> None:

@@ -1,0 +1,61 @@
+"""Learners on the nodes of a Ray cluster: asks for those that follow the first, and is there for as long as they are.
+
+python -m agents.ray_learners <first learner's process> <address> <port> <learners> <GPUs of each> [paths of modules ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from agents.following import DONE, FAILED, follow
+from agents.interruption import end_with_the_parent
+from agents.learners import meet_at_port
+from agents.runtime.process import leave_signals_to_the_learner
+from agents.runtime.ray_connection import hide_main_module, joined
+
+
+class LearnerHost:
+    """A Ray actor that is a learner."""
+
+    def follow(self, address: str, host: str, port: int, rank: int, size: int) -> int:
+        """See agents/following.py.
+
+        Args:
+            address: of this cluster, which its own actors join.
+            host, port: where the first learner meets the others.
+        """
+        os.environ["RAY_ADDRESS"] = address
+        hide_main_module()
+        return follow(meet_at_port(host, port, rank, size))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0 when all followers have ended as they should, 1 when one was lost or failed; what that was, it has told the first learner."""
+    parent, address, port, size, gpus = arguments[:5]
+    end_with_the_parent(int(parent))
+    leave_signals_to_the_learner()
+    with joined(address, num_cpus=1) as ray:
+        host = ray.util.get_node_ip_address()
+        here = ray.get_runtime_context().gcs_address
+        asked = ray.remote(num_cpus=1, num_gpus=float(gpus), scheduling_strategy="SPREAD", max_restarts=0)(LearnerHost)
+        hosts = [asked.remote() for _ in range(1, int(size))]
+        waiting: list[Any] = [
+            one.follow.remote(here, host, int(port), rank, int(size)) for rank, one in enumerate(hosts, start=1)
+        ]
+        while waiting:
+            ended, waiting = ray.wait(waiting)
+            try:
+                if ray.get(ended[0]) != DONE:
+                    return FAILED
+            except ray.exceptions.RayError as error:
+                print(f"a learner on the Ray cluster was lost: {' '.join(str(error).split())}", file=sys.stderr)
+                return FAILED
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.path[:0] = sys.argv[6:]
+    sys.exit(main(sys.argv[1:]))
