@@ -25,6 +25,7 @@ from agents.probes import ALL, PROBES
 from conf.ablate_schema import AblateConfig
 from conf.checks import check_train, require
 from conf.schema import EvaluateConfig, TrainConfig
+from conf.studies_schema import STUDIES, StudyConfig
 from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
 
@@ -40,6 +41,8 @@ def _store_schemas() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="ablate_schema", node=AblateConfig)
+    for name, study in STUDIES.items():
+        store.store(group="studies", name=f"{name}_schema", node=study)
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)
 
@@ -75,6 +78,18 @@ def compose_ablate(overrides: Sequence[str]) -> AblateConfig:
         InputError: an unknown key or name, or a value of the wrong type.
     """
     return _to_object(_compose("ablate", overrides), AblateConfig)
+
+
+def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
+    """The configuration of `python -m studies.<name> <overrides>`; `quick=true` brings other defaults.
+
+    Numbers and names are not checked: each study knows its own.
+
+    Raises:
+        InputError: an unknown key, or a value of the wrong type.
+    """
+    config = _to_object(_compose(f"studies/{name}", overrides), STUDIES[name])
+    return _to_object(_compose(f"studies/{name}_quick", overrides), STUDIES[name]) if config.quick else config
 
 
 def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:

@@ -1,0 +1,59 @@
+"""The schemas of the studies: every key of `python -m studies.<name>`, with its default. Those of `quick=true` are in conf/studies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True, slots=True)
+class StudyConfig:
+    """What all studies have.
+
+    Attributes:
+        quick: a small setting, to see that everything works: smaller defaults for the other keys.
+        folder: of what is written; empty = runs/study-<name>, and runs/study-<name>-quick. Cells that are there already are not run again.
+        seeds: how many; of the networks' initial weights, of the data, and of whatever is drawn at random.
+        seed: the first of them.
+        parallel: processes; 0 = one for each core.
+        display: whether to show progress.
+    """
+
+    quick: bool = False
+    folder: str = ""
+    seeds: int = 5
+    seed: int = 0
+    parallel: int = 0
+    display: bool = True
+
+
+@dataclass(kw_only=True, slots=True)
+class SyntheticConfig(StudyConfig):
+    """Fitting functions of two inputs.
+
+    Attributes:
+        functions: names of studies.targets.FUNCTIONS.
+        networks: names of studies.synthetic.NETWORKS.
+        dimensions: d, of either input.
+        error: mean squared error to be reached, of targets with variance 1.
+        steps, batch_size, learning_rate: of training; every batch is drawn afresh.
+        test_samples: that the error is measured on.
+        most_parameters: larger networks are not tried.
+    """
+
+    functions: list[str] = field(default_factory=lambda: ["sum", "product", "dot", "bilinear", "teacher"])
+    networks: list[str] = field(
+        default_factory=lambda: ["concat", "concat_mlp", "diagonal", "low_rank", "mi", "mi_mlp"]
+    )
+    dimensions: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
+    error: float = 0.1
+    steps: int = 1000
+    batch_size: int = 256
+    learning_rate: float = 0.02
+    test_samples: int = 4096
+    most_parameters: int = 200_000
+
+
+STUDIES: dict[str, type[StudyConfig]] = {
+    "synthetic": SyntheticConfig,
+}
+"""Name of the study -> its schema."""
