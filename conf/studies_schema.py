@@ -46,10 +46,10 @@ class SyntheticConfig(StudyConfig):
     )
     dimensions: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
     error: float = 0.1
-    steps: int = 1000
-    batch_size: int = 256
+    steps: int = 800
+    batch_size: int = 128
     learning_rate: float = 0.02
-    test_samples: int = 4096
+    test_samples: int = 2048
     most_parameters: int = 200_000
 
 

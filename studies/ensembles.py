@@ -42,9 +42,10 @@ class Ensemble:
         """What every member makes of its inputs, [S, ...] each."""
 
         def one(parameters: dict[str, Tensor], *own: Tensor) -> Tensor:
-            return functional_call(self._network, parameters, own)
+            outputs: Tensor = functional_call(self._network, parameters, own)
+            return outputs
 
-        return torch.vmap(one)(self.parameters, *inputs)  # type: ignore[no-any-return]
+        return torch.vmap(one)(self.parameters, *inputs)
 
 
 class Streams:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
 TINY = [
     "quick=true",
     "seeds=2",
-    "dimensions=[2,4]",
+    "dimensions=[1,2]",
     "functions=[dot]",
     "networks=[concat,concat_mlp,mi]",
     "parallel=1",
@@ -47,21 +47,21 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(STUDY, arguments) == 0
     told = capsys.readouterr().out
     content = json.loads((tmp_path / "study" / "results.json").read_text(encoding="utf-8"))
-    assert content["config"]["dimensions"] == [2, 4] and content["cells"].keys() == {
-        f"dot-{network}-{d}" for network in ("concat", "concat_mlp", "mi") for d in (2, 4)
+    assert content["config"]["dimensions"] == [1, 2] and content["cells"].keys() == {
+        f"dot-{network}-{d}" for network in ("concat", "concat_mlp", "mi") for d in (1, 2)
     }
     found = {(row["network"], row["d"]): row["parameters"] for row in content["findings"]["smallest"]}
     # KXZ + KZ + KX + K with K = 1.
-    for d, parameters in ((2, 9), (4, 25)):
+    for d, parameters in ((1, 4), (2, 9)):
         assert found["mi", d] == [pytest.approx(parameters), None, None]
-    assert found["concat", 2] is None and found["concat", 4] is None
-    assert found["mi", 4][0] < found["concat_mlp", 4][0]
+    assert found["concat", 1] is None and found["concat", 2] is None
+    assert found["mi", 2][0] < found["concat_mlp", 2][0]
     assert all(
-        error < EXACT for d in (2, 4) for error in content["cells"][f"dot-mi-{d}"]["result"]["trained"][0]["errors"]
+        error < EXACT for d in (1, 2) for error in content["cells"][f"dot-mi-{d}"]["result"]["trained"][0]["errors"]
     )
-    assert "`mi` is exact on dot products, d = 2, 4" in told
+    assert "`mi` is exact on dot products, d = 1, 2" in told
     table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
-    assert "| dot | `mi` | 9 | 25 |" in table and "| dot | `concat` | - | - |" in table
+    assert "| dot | `mi` | 4 | 9 |" in table and "| dot | `concat` | - | - |" in table
     assert (tmp_path / "study" / "figure.png").read_bytes().startswith(b"\x89PNG")
 
     # The same again: nothing is trained, and the same is found. A second dimension more: only that one is new.
@@ -70,5 +70,5 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (
         json.loads((tmp_path / "study" / "results.json").read_text(encoding="utf-8"))["findings"] == content["findings"]
     )
-    assert main(STUDY, [*arguments, "dimensions=[1,2,4]", "networks=[mi]"]) == 0
-    assert "dot-mi-1: " in (told := capsys.readouterr().out) and "dot-mi-2: " not in told
+    assert main(STUDY, [*arguments, "dimensions=[1,2,3]", "networks=[mi]"]) == 0
+    assert "dot-mi-3: " in (told := capsys.readouterr().out) and "dot-mi-2: " not in told
