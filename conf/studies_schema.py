@@ -53,7 +53,47 @@ class SyntheticConfig(StudyConfig):
     most_parameters: int = 200_000
 
 
+@dataclass(kw_only=True, slots=True)
+class RegressionConfig(StudyConfig):
+    """Many tasks of one family, and new ones from few samples.
+
+    Attributes:
+        functions: names of studies.families.FAMILIES.
+        x_sizes: features of x, and of y.
+        networks: names of studies.networks.PERCEPTRONS.
+        tasks: learnt together.
+        task_size: Z, features of the vector that is learnt for each task.
+        width, hidden_layers: of the network with `mi`; the others have the width that makes their number of parameters the nearest to its.
+        rank: of `low_rank`.
+        steps, samples: of training; samples of each task in a step.
+        learning_rates: each network is trained with all of them, and reported with the one whose validation error is least.
+        test_samples: of each task, for the error.
+        new_tasks: that are learnt afterwards, each by its vector alone.
+        shots: samples of each new task.
+        adaptation_steps, adaptation_rate: of learning them.
+    """
+
+    seeds: int = 8
+    functions: list[str] = field(default_factory=lambda: ["affine", "sine"])
+    x_sizes: list[int] = field(default_factory=lambda: [1, 4])
+    networks: list[str] = field(default_factory=lambda: ["concat", "multi_head", "film", "low_rank", "mi"])
+    tasks: int = 32
+    task_size: int = 8
+    width: int = 24
+    hidden_layers: int = 2
+    rank: int = 8
+    steps: int = 2000
+    samples: int = 8
+    learning_rates: list[float] = field(default_factory=lambda: [0.003, 0.01, 0.03])
+    test_samples: int = 64
+    new_tasks: int = 16
+    shots: list[int] = field(default_factory=lambda: [2, 4, 8, 16])
+    adaptation_steps: int = 200
+    adaptation_rate: float = 0.05
+
+
 STUDIES: dict[str, type[StudyConfig]] = {
     "synthetic": SyntheticConfig,
+    "regression": RegressionConfig,
 }
 """Name of the study -> its schema."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,14 +39,13 @@ class Ensemble:
         self.num_parameters = sum(parameter.numel() for parameter in members[0].parameters())
         self._network = members[0]
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """What every member makes of its inputs, [S, ...] each."""
+    def __call__(self, *inputs: Tensor, replaced: dict[str, Tensor] | None = None) -> Any:
+        """What every member makes of its inputs, [S, ...] each; with other values [S, ...] of some parameters."""
 
-        def one(parameters: dict[str, Tensor], *own: Tensor) -> Tensor:
-            outputs: Tensor = functional_call(self._network, parameters, own)
-            return outputs
+        def one(parameters: dict[str, Tensor], *own: Tensor) -> Any:
+            return functional_call(self._network, parameters, own)
 
-        return torch.vmap(one)(self.parameters, *inputs)
+        return torch.vmap(one)(self.parameters | (replaced or {}), *inputs)
 
 
 class Streams:

@@ -162,6 +162,14 @@ def check_above_zero(config: StudyConfig, *keys: str) -> None:
             raise InputError(f"{key}={getattr(config, key)} is out of range: give a number above 0.")
 
 
+def check_rates(rates: Sequence[float]) -> None:
+    """InputError unless these are learning rates, at least one and none twice."""
+    for rate in rates:
+        if not 0 < rate < float("inf"):
+            raise InputError(f"learning_rates={rate} is out of range: give numbers above 0.")
+    _check_list("learning_rates", rates, "0.01")
+
+
 def _check_list(key: str, given: Sequence[object], example: str) -> None:
     if not given or len(set(given)) < len(given):
         listed = ",".join(map(str, given))

