@@ -92,8 +92,45 @@ class RegressionConfig(StudyConfig):
     adaptation_rate: float = 0.05
 
 
+@dataclass(kw_only=True, slots=True)
+class NeuralProcessConfig(StudyConfig):
+    """Functions of a Gaussian process, from a few of their points.
+
+    Attributes:
+        networks: decoders, names of studies.neural_process.DECODERS.
+        latent_size: Z.
+        encoder_width: of the encoder's two hidden layers and its output.
+        width, hidden_layers: of the decoder with `mi`; the others have the width that makes their number of parameters the nearest to its.
+        rank: of `low_rank`.
+        steps, functions: of training; functions in a step.
+        most_context: context points in training, from 1 on; always another number.
+        target_points: further points of each function.
+        learning_rates: each decoder is trained with all of them, and reported with the one whose validation bound is best.
+        length_scale, noise: of the Gaussian process.
+        test_functions, context_sizes, latent_samples: of the evaluation.
+    """
+
+    networks: list[str] = field(default_factory=lambda: ["concat", "film", "low_rank", "mi"])
+    latent_size: int = 16
+    encoder_width: int = 64
+    width: int = 24
+    hidden_layers: int = 2
+    rank: int = 16
+    steps: int = 4000
+    functions: int = 16
+    most_context: int = 20
+    target_points: int = 20
+    learning_rates: list[float] = field(default_factory=lambda: [0.001, 0.003])
+    length_scale: float = 0.5
+    noise: float = 0.1
+    test_functions: int = 256
+    context_sizes: list[int] = field(default_factory=lambda: [2, 5, 10, 20])
+    latent_samples: int = 64
+
+
 STUDIES: dict[str, type[StudyConfig]] = {
     "synthetic": SyntheticConfig,
     "regression": RegressionConfig,
+    "neural_process": NeuralProcessConfig,
 }
 """Name of the study -> its schema."""

@@ -39,13 +39,14 @@ class Ensemble:
         self.num_parameters = sum(parameter.numel() for parameter in members[0].parameters())
         self._network = members[0]
 
-    def __call__(self, *inputs: Tensor, replaced: dict[str, Tensor] | None = None) -> Any:
+    def __call__(self, *inputs: Tensor, replaced: dict[str, Tensor] | None = None) -> Tensor:
         """What every member makes of its inputs, [S, ...] each; with other values [S, ...] of some parameters."""
 
         def one(parameters: dict[str, Tensor], *own: Tensor) -> Any:
             return functional_call(self._network, parameters, own)
 
-        return torch.vmap(one)(self.parameters | (replaced or {}), *inputs)
+        outputs: Tensor = torch.vmap(one)(self.parameters | (replaced or {}), *inputs)
+        return outputs
 
 
 class Streams:

@@ -6,7 +6,9 @@ there for equal settings is as good as a new one.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -74,7 +76,7 @@ def run(
         initializer=_prepare,
     )
     try:
-        with sigint_held_back():
+        with _signals_wait(), sigint_held_back():
             begun: dict[Future[tuple[Result, float]], Cell] = {
                 pool.submit(_timed, function, cell.settings): cell for cell in cells
             }
@@ -90,6 +92,23 @@ def run(
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
             process.join()
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """A signal that comes while the block runs raises KeyboardInterrupt behind it, and not between the start of a process and what it is
+    told to do. To mask it is not enough: it then comes by way of a thread of the BLAS library.
+    """
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: came.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _prepare() -> None:

@@ -49,5 +49,5 @@ def test_processes_do_the_same(tmp_path: Path) -> None:
     assert {name: result["square"] for name, result in outcomes.items()} == {"cell-0": 0, "cell-1": 1, "cell-2": 4}
     assert os.getpid() not in {result["process"] for result in outcomes.values()}
     with pytest.raises(CellError, match="goes on"):
-        list(run(CELLS, die, tmp_path, 2))
+        list(run(CELLS[:1], die, tmp_path, 2))
     assert not multiprocessing.active_children()
