@@ -287,9 +287,14 @@ def _explain(error: Exception, name: str, overrides: Sequence[str]) -> InputErro
         unknown = key or _first_line(error)
         keys = list(flatten(OmegaConf.to_container(compose(name)))) if GlobalHydra.instance().is_initialized() else []
         near = difflib.get_close_matches(unknown, keys, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see conf/schema.py for all keys."
+        hint = f"did you mean {' or '.join(near)}?" if near else f"see conf/{_schema(name)}.py for all keys."
         return InputError(f"{unknown} is not a key of the configuration: {hint}")
     return InputError(f"{key + ': ' if key else ''}{_first_line(error.__cause__ or error)}.")
+
+
+def _schema(name: str) -> str:
+    """Where the keys of a program stand."""
+    return "studies_schema" if name.startswith("studies/") else "schema"
 
 
 def _to_object(config: Any, kind: type[Config]) -> Config:

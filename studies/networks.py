@@ -9,7 +9,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class FusedPerceptron(nn.Module):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x [U, N, X], z [U, Z] -> [U, N, K]."""
         for number, layer in enumerate(self.layers):
-            x = for_each_context(layer, x.relu() if number else x, z)
+            x = for_each_context(cast(Fusion, layer), x.relu() if number else x, z)
         return x
 
 
@@ -85,7 +85,7 @@ def perceptron(
     return FusedPerceptron(name, x_size, z_size, out_size, width=width, hidden_layers=hidden_layers, rank=rank)
 
 
-def for_each_context(fusion: Fusion | Any, x: Tensor, z: Tensor) -> Tensor:
+def for_each_context(fusion: Fusion, x: Tensor, z: Tensor) -> Tensor:
     """A fusion of contexts with equally many samples: `condition` once for each, and `apply` on its samples, x [U, N, X] -> [U, N, K]."""
     alone = identity_segments(1)
 

@@ -27,6 +27,8 @@ from studies.running import Cell, CellError, Outcome, Result, Settings, run, sto
 from studies.tables import markdown
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
+MOST, MOST_SEEDS = 2**20, 1000
+"""Of any number that a study is given, and of its seeds."""
 
 Config = TypeVar("Config", bound=StudyConfig)
 
@@ -79,7 +81,8 @@ def main(study: Study[Any], arguments: Sequence[str] | None = None) -> int:
             print(study.about, *(f"  {key}={value}" for key, value in flatten(to_dict(config)).items()), sep="\n")
             return DONE
         config = compose_study(study.name, arguments)
-        require(config, {"seeds": 1, "seed": 0, "parallel": 0}, "")
+        require(config, {"seed": 0, "parallel": 0}, "")
+        check_numbers("seeds", [config.seeds], 1, MOST_SEEDS)
         study.check(config)
         folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")
         check_links(folder)
@@ -156,16 +159,16 @@ def check_numbers(key: str, given: Sequence[int], least: int, most: int) -> None
 
 
 def check_above_zero(config: StudyConfig, *keys: str) -> None:
-    """InputError unless the values of these keys are finite numbers above zero."""
+    """InputError unless the values of these keys are numbers above zero, and none that no memory and no patience would do for."""
     for key in keys:
-        if not 0 < getattr(config, key) < float("inf"):
-            raise InputError(f"{key}={getattr(config, key)} is out of range: give a number above 0.")
+        if not 0 < getattr(config, key) <= MOST:
+            raise InputError(f"{key}={getattr(config, key)} is out of range: give a number above 0 and up to {MOST}.")
 
 
 def check_rates(rates: Sequence[float]) -> None:
     """InputError unless these are learning rates, at least one and none twice."""
     for rate in rates:
-        if not 0 < rate < float("inf"):
+        if not 0 < rate <= MOST:
             raise InputError(f"learning_rates={rate} is out of range: give numbers above 0.")
     _check_list("learning_rates", rates, "0.01")
 

@@ -230,7 +230,7 @@ def find(config: RegressionConfig, results: Mapping[str, Result]) -> Findings:
 
 def _comparison(problem: str, concat: Result, mi: Result) -> str:
     """Whether `mi` has at most half of `concat`'s error, with intervals that do not overlap: at the end, and at the steps before."""
-    shares = [_at_most_half(ours, theirs) for ours, theirs in zip((*mi["curve"],), (*concat["curve"],), strict=True)]
+    shares = [_at_most_half(ours, theirs) for ours, theirs in zip(mi["curve"], concat["curve"], strict=True)]
     ratio = over_seeds_geometric([ours / theirs for ours, theirs in zip(mi["test"], concat["test"], strict=True)])
     verdict = "supported" if shares[-1] else "not supported"
     before = f"it is at {sum(shares)} of the {len(shares)} numbers of steps that were looked at"
