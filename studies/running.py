@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """A cell that is done. seconds: that it took, on one core."""
+    """A cell that is done. seconds: of processor time that it took, whatever else was at work."""
 
     cell: Cell
     result: Result
@@ -118,8 +118,8 @@ def _prepare() -> None:
 
 
 def _timed(function: Callable[[Settings], Result], settings: Settings) -> tuple[Result, float]:
-    began = time.perf_counter()
-    return function(settings), time.perf_counter() - began
+    began = time.process_time()
+    return function(settings), time.process_time() - began
 
 
 def _keep(cell: Cell, result: Result, seconds: float, folder: Path) -> Outcome:
