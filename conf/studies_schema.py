@@ -84,7 +84,7 @@ class RegressionConfig(StudyConfig):
     rank: int = 8
     steps: int = 2000
     samples: int = 8
-    learning_rates: list[float] = field(default_factory=lambda: [0.003, 0.01, 0.03])
+    learning_rates: list[float] = field(default_factory=lambda: [0.003, 0.01])
     test_samples: int = 64
     new_tasks: int = 16
     shots: list[int] = field(default_factory=lambda: [2, 4, 8, 16])
