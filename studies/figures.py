@@ -7,12 +7,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from ablation.drawing import Panel, draw
+from ablation.numbers import short
 from ablation.panels import lines
 from ablation.results import Array, Band, Estimate
 
 _SIZE = (3.4, 2.7)
+_FEW = 8
+"""Places on the x axis that are marked one by one."""
 
 Scale = Literal["linear", "log"]
 
@@ -31,9 +35,16 @@ def curves(
 
     def paint(axes: Axes) -> None:
         lines(axes, x, bands)
+        axes.set_xscale(scale[0])
+        axes.set_yscale(scale[1])
         for axis, kind in zip((axes.xaxis, axes.yaxis), scale, strict=True):
             if kind == "log":
-                getattr(axes, f"set_{axis.axis_name}scale")("log", base=2 if axis is axes.xaxis else 10)  # type: ignore[attr-defined]
+                # The usual 10^2 is mathematics to matplotlib, which the report's style has switched off.
+                axis.set_major_formatter(short)
+                axis.set_minor_formatter(NullFormatter())
+        if len(x) <= _FEW:
+            axes.set_xticks(x, [short(value) for value in x], minor=False)
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_title(title)
