@@ -120,7 +120,7 @@ class NeuralProcessConfig(StudyConfig):
     functions: int = 16
     most_context: int = 20
     target_points: int = 20
-    learning_rates: list[float] = field(default_factory=lambda: [0.001, 0.003])
+    learning_rates: list[float] = field(default_factory=lambda: [0.003, 0.01])
     length_scale: float = 0.5
     noise: float = 0.1
     test_functions: int = 256
