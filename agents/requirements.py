@@ -65,6 +65,11 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
     """
     if config.runtime.name == "cluster":
         check_address(config.runtime.address)
+        if plan.actors_are_elsewhere(config) and not config.runtime.num_actors:
+            raise InputError(
+                f"runtime.num_actors=0 leaves open how many actors the cluster at runtime.address={config.runtime.address} is to run: "
+                "give a number. Those for which there is no room wait for it."
+            )
     check_resources(needs(config, env, network), _knobs(config, env))
     plan.check_schedule(config, env)
 

@@ -165,18 +165,11 @@ def check_sizes(config: TrainConfig) -> None:
 
 
 def check_cluster(runtime: RuntimeConfig) -> None:
-    """What belongs to `cluster`, and how many actors there are on one whose size may change."""
+    """What belongs to `cluster`."""
     require(runtime, {"actors_per_group": 1, "cpus_per_actor": 0}, "runtime.")
-    if not runtime.address:
-        return
-    if runtime.name != "cluster":
+    if runtime.address and runtime.name != "cluster":
         raise InputError(
             f"runtime.address={runtime.address} is not used by runtime={runtime.name}: use runtime=cluster."
-        )
-    if not runtime.num_actors:
-        raise InputError(
-            f"runtime.num_actors=0 leaves open how many actors the cluster at runtime.address={runtime.address} is to run: give a "
-            "number. Those for which there is no room wait for it."
         )
 
 

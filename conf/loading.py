@@ -26,6 +26,7 @@ from conf.ablate_schema import AblateConfig
 from conf.checks import check_device, check_train, require
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, TrainConfig
+from conf.studies_schema import STUDIES, StudyConfig
 from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
 
@@ -42,6 +43,8 @@ def _store_schemas() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="ablate_schema", node=AblateConfig)
     store.store(name="population_schema", node=PopulationConfig)
+    for name, study in STUDIES.items():
+        store.store(group="studies", name=f"{name}_schema", node=study)
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)
 
@@ -85,6 +88,18 @@ def compose_population(overrides: Sequence[str]) -> PopulationConfig:
     config = _to_object(_compose("population", overrides), PopulationConfig)
     check_train(config)
     return config
+
+
+def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
+    """The configuration of `python -m studies.<name> <overrides>`; `quick=true` brings other defaults.
+
+    Numbers and names are not checked: each study knows its own.
+
+    Raises:
+        InputError: an unknown key, or a value of the wrong type.
+    """
+    config = _to_object(_compose(f"studies/{name}", overrides), STUDIES[name])
+    return _to_object(_compose(f"studies/{name}_quick", overrides), STUDIES[name]) if config.quick else config
 
 
 def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -287,9 +302,14 @@ def _explain(error: Exception, name: str, overrides: Sequence[str]) -> InputErro
         unknown = key or _first_line(error)
         keys = list(flatten(OmegaConf.to_container(compose(name)))) if GlobalHydra.instance().is_initialized() else []
         near = difflib.get_close_matches(unknown, keys, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see conf/schema.py for all keys."
+        hint = f"did you mean {' or '.join(near)}?" if near else f"see conf/{_schema(name)}.py for all keys."
         return InputError(f"{unknown} is not a key of the configuration: {hint}")
     return InputError(f"{key + ': ' if key else ''}{_first_line(error.__cause__ or error)}.")
+
+
+def _schema(name: str) -> str:
+    """Where the keys of a program stand."""
+    return "studies_schema" if name.startswith("studies/") else "schema"
 
 
 def _to_object(config: Any, kind: type[Config]) -> Config:

@@ -31,7 +31,7 @@ from envs.spec import ArraySpec, EnvSpec
 from envs.suites import SUITES, make_spec
 
 CONF = Path(conf.__file__).parent
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and any(folder.glob("*.yaml")))
+GROUPS = sorted({file.parent.name for file in CONF.glob("*/*.yaml")} - {"studies"})
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 TABLES = {
     "fusion": FUSION_NAMES,

@@ -161,6 +161,14 @@ def test_config_stops_at_the_builder() -> None:
     assert {path for path in users if not path.startswith(prefixes)} <= allowed
 
 
+def test_nothing_rests_on_the_studies_and_only_their_programs_know_a_config() -> None:
+    users = {path for path in TREES if any(under(name, "studies") for name in imports(path))}
+    assert users and all(path.startswith("studies/") for path in users)
+    programs = {f"studies/{name}.py" for name in ("program", "synthetic", "regression", "neural_process")}
+    inside = [path for path in TREES if path.startswith("studies/")]
+    assert {path for path in inside if any(under(name, "conf") for name in imports(path))} == programs
+
+
 def test_hydra_stays_in_the_schema_and_the_entry_points() -> None:
     for path in TREES:
         if path not in ENTRY_POINTS and not path.startswith("conf/"):

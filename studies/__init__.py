@@ -1,0 +1,1 @@
+"""The paper's controlled experiments on the fusion modules of the agent: `python -m studies.<name>`."""

@@ -1,0 +1,254 @@
+"""Fitting functions of two inputs:  python -m studies.synthetic [quick=true] [key=value ...]   (every key: conf/studies_schema.py)
+
+For each function of x, z in R^d, each network and each d: the smallest number of parameters that reaches a mean squared error of 0.1
+on fresh samples, where targets have variance 1. Jayakumar et al. (2020) lead one to expect: no difference on sums; on products a
+multilayer perceptron that grows and grows, and a multiplicative interaction that is exact.
+"""
+
+from __future__ import annotations
+
+from agents.interruption import leave_at_signals, run_program
+
+if __name__ == "__main__":
+    # The imports below take seconds.
+    leave_at_signals()
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ablation.numbers import count
+from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, MultiplicativeInteraction
+from conf.studies_schema import SyntheticConfig
+from studies.ensembles import Ensemble, Streams, as_numbers, train
+from studies.figures import Figure, band, curves
+from studies.networks import num_parameters
+from studies.program import (
+    Findings,
+    Study,
+    check_above_zero,
+    check_names,
+    check_numbers,
+    main,
+    seeds_of,
+)
+from studies.running import Cell, Result, Settings
+from studies.tables import over_seeds_geometric, significant, with_interval
+from studies.targets import FUNCTIONS, outputs
+
+EXACT = 1e-6
+"""An error below which a function counts as represented and not approximated."""
+SIZES = sorted({1, *(2**power for power in range(1, 15)), *(3 * 2**power for power in range(14))})
+"""That are tried: each 1.33 or 1.5 times the one before."""
+
+
+class FusedHidden(nn.Module):
+    """y = C g(fusion(x, z)) + b, the fusion as the hidden layer; g is a ReLU or nothing."""
+
+    def __init__(self, fusion: Fusion, out_size: int, *, relu: bool) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.relu = relu
+        self.readout = nn.Linear(fusion.out_size, out_size)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """x, z [N, d] -> [N, K]."""
+        hidden = self.fusion(x, z)
+        return self.readout(hidden.relu() if self.relu else hidden)  # type: ignore[no-any-return]
+
+
+class Network(NamedTuple):
+    """make(d, K, size) makes it; `sized` says whether it has a size to choose."""
+
+    make: Callable[[int, int, int], nn.Module]
+    sized: bool
+
+
+NETWORKS: dict[str, Network] = {
+    "concat": Network(lambda d, k, size: Concat(d, d, k), sized=False),
+    "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size), sized=True),
+    "diagonal": Network(lambda d, k, size: FusedHidden(Diagonal(d, d, size), k, relu=False), sized=True),
+    "low_rank": Network(lambda d, k, size: LowRank(d, d, k, rank=size), sized=True),
+    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), sized=False),
+    "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True), sized=True),
+}
+"""Name -> fusions as they are in agents.fusion, alone or with a linear readout behind them."""
+
+
+def check(config: SyntheticConfig) -> None:
+    """Raises InputError for values that cannot be."""
+    check_names("functions", config.functions, FUNCTIONS)
+    check_names("networks", config.networks, NETWORKS)
+    check_numbers("dimensions", config.dimensions, 1, 256)
+    check_above_zero(config, "error", "steps", "batch_size", "learning_rate", "test_samples", "most_parameters")
+
+
+def cells(config: SyntheticConfig) -> list[Cell]:
+    """One for each function, network and dimension."""
+    shared = {
+        key: getattr(config, key)
+        for key in ("error", "steps", "batch_size", "learning_rate", "test_samples", "most_parameters")
+    }
+    return [
+        Cell(
+            name=_cell(function, network, d),
+            settings={"function": function, "network": network, "d": d, "seeds": seeds_of(config), **shared},
+        )
+        for d in sorted(config.dimensions, reverse=True)
+        for function in config.functions
+        for network in config.networks
+    ]
+
+
+def _cell(function: str, network: str, d: int) -> str:
+    return f"{function}-{network}-{d}"
+
+
+def play(settings: Settings) -> Result:
+    """Finds the smallest network.
+
+    Returns:
+        `trained`: for each size that was tried the `size`, its `parameters` and the `errors` by seed; `smallest`: by seed the parameters
+        of the smallest of them that reaches the error, None where none does.
+    """
+    network, k = NETWORKS[settings["network"]], outputs(settings["function"], settings["d"])
+    make = partial(network.make, settings["d"], k)
+    sizes = [size for size in SIZES if num_parameters(make, size) <= settings["most_parameters"]] or SIZES[:1]
+    if not network.sized:
+        sizes = SIZES[:1]
+    trained = search(partial(_errors, settings, make), sizes, settings["d"], settings["error"])
+    parameters = {size: num_parameters(make, size) for size in sorted(trained)}
+    return {
+        "trained": [{"size": size, "parameters": parameters[size], "errors": trained[size]} for size in parameters],
+        "smallest": [
+            next((number for size, number in parameters.items() if trained[size][member] <= settings["error"]), None)
+            for member in range(len(settings["seeds"]))
+        ],
+    }
+
+
+def search(
+    errors: Callable[[int], list[float]], sizes: Sequence[int], near: int, wanted: float
+) -> dict[int, list[float]]:
+    """Tries those sizes that tell, for each seed, the smallest one that comes down to the error wanted, taking it that larger ones do where
+    smaller ones do; the errors by seed for each size that was tried.
+
+    Args:
+        sizes: all there are, rising.
+        near: the size to begin with.
+    """
+    tried: dict[int, list[float]] = {}
+
+    def reached(index: int) -> list[bool]:
+        if sizes[index] not in tried:
+            tried[sizes[index]] = errors(sizes[index])
+        return [error <= wanted for error in tried[sizes[index]]]
+
+    low = high = int(np.abs(np.array(sizes) - near).argmin())
+    while not all(reached(high)) and high < len(sizes) - 1:
+        high = min(high + 2, len(sizes) - 1)
+    while any(reached(low)) and low > 0:
+        low = max(low - 2, 0)
+    for index in range(low + 1, high):
+        # Every other size was stepped over; it matters where a seed does not reach it with the one before and does with the one after.
+        if sizes[index] not in tried and any(
+            after and not before for before, after in zip(reached(index - 1), reached(index + 1), strict=True)
+        ):
+            reached(index)
+    return tried
+
+
+def _errors(settings: Settings, make: Callable[[int], nn.Module], size: int) -> list[float]:
+    """Trains a network for each seed; their errors on fresh samples."""
+    d, seeds = settings["d"], settings["seeds"]
+    target = FUNCTIONS[settings["function"]](d, Streams(seeds, "function"))
+    networks = Ensemble(lambda: make(size), seeds)
+
+    def error(streams: Streams, samples: int) -> Tensor:
+        x, z = streams.normal(samples, d), streams.normal(samples, d)
+        return (networks(x, z) - target(x, z)).square().mean((1, 2))
+
+    training = partial(error, Streams(seeds, "training"), settings["batch_size"])
+    train(
+        list(networks.parameters.values()), training, steps=settings["steps"], learning_rate=settings["learning_rate"]
+    )
+    with torch.no_grad():
+        return as_numbers(error(Streams(seeds, "test"), settings["test_samples"]))
+
+
+def find(config: SyntheticConfig, results: Mapping[str, Result]) -> Findings:
+    """The table: smallest parameters by function, network and dimension."""
+    dimensions = sorted(config.dimensions)
+    smallest = {
+        (function, network): [_smallest(results[_cell(function, network, d)]) for d in dimensions]
+        for function in config.functions
+        for network in config.networks
+    }
+    panels = [
+        curves(
+            function,
+            np.array(dimensions, np.float64),
+            {number: band(smallest[function, network]) for number, network in enumerate(config.networks)},
+            "d",
+            f"parameters for error {config.error:g}",
+            ("log", "log"),
+        )
+        for function in config.functions
+    ]
+    rows = tuple(
+        (function, f"`{network}`", *(with_interval(one, count) if one else "-" for one in found))
+        for (function, network), found in smallest.items()
+    )
+    return Findings(
+        sentences=tuple(filter(None, (_exactness(config, results), *_growths(config, results)))),
+        head=("function", "network", *(f"d = {d}" for d in dimensions)),
+        rows=rows,
+        figure=Figure(panels, config.networks),
+        numbers={
+            "smallest": [
+                {"function": function, "network": network, "d": d, "parameters": one}
+                for (function, network), found in smallest.items()
+                for d, one in zip(dimensions, found, strict=True)
+            ]
+        },
+    )
+
+
+def _smallest(result: Result) -> Any:
+    """Estimate of the smallest parameters; None unless every seed reached the error."""
+    return None if None in result["smallest"] else over_seeds_geometric(result["smallest"])
+
+
+def _exactness(config: SyntheticConfig, results: Mapping[str, Result]) -> str:
+    if "dot" not in config.functions or "mi" not in config.networks:
+        return ""
+    worst = max(error for d in config.dimensions for error in results[_cell("dot", "mi", d)]["trained"][0]["errors"])
+    verdict = "exact" if worst < EXACT else "not exact"
+    dimensions = ", ".join(map(str, sorted(config.dimensions)))
+    return f"`mi` is {verdict} on dot products, d = {dimensions}: no seed's error is above {significant(worst)} (wanted: below {EXACT:g})."
+
+
+def _growths(config: SyntheticConfig, results: Mapping[str, Result]) -> list[str]:
+    """By what factor parameters grow between the dimensions 2 and 16, or the outermost there are: a sentence for each function."""
+    low, high = (2, 16) if {2, 16} <= set(config.dimensions) else (min(config.dimensions), max(config.dimensions))
+    sentences = []
+    for function in config.functions:
+        growths = []
+        for network in config.networks:
+            before, after = (results[_cell(function, network, d)]["smallest"] for d in (low, high))
+            if low < high and None not in (*before, *after):
+                growth = over_seeds_geometric([more / less for less, more in zip(before, after, strict=True)])
+                growths.append(f"`{network}` {with_interval(growth, significant)}")
+        if growths:
+            sentences.append(f"{function}, d = {low} to {high}: parameters grow by a factor of {', '.join(growths)}.")
+    return sentences
+
+
+STUDY = Study(name="synthetic", about=__doc__, check=check, cells=cells, play=play, find=find)
+
+if __name__ == "__main__":
+    run_program(lambda: main(STUDY))

@@ -1,0 +1,118 @@
+"""What all studies do alike: what they refuse, and how they end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import studies
+from conf.loading import compose_study
+from conf.studies_schema import STUDIES
+from studies import neural_process, regression, synthetic
+from studies.program import Study, main
+
+pytestmark = pytest.mark.usefixtures("process_settings")
+
+ALL = {study.name: study for study in (synthetic.STUDY, regression.STUDY, neural_process.STUDY)}
+
+
+def test_every_study_has_a_schema_and_two_settings() -> None:
+    assert STUDIES.keys() == ALL.keys()
+    for name in STUDIES:
+        full, quick = compose_study(name, []), compose_study(name, ["quick=true"])
+        assert type(full) is type(quick) is STUDIES[name]
+        assert full.seeds >= 5 and not full.quick and quick.quick and full != quick
+        # What is given is stronger than what comes with quick=true.
+        assert compose_study(name, ["quick=true", "seeds=7"]).seeds == 7
+        ALL[name].check(full)
+        ALL[name].check(quick)
+
+
+@pytest.mark.parametrize("study", ALL.values(), ids=ALL)
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("sedes=3", "sedes is not a key of the configuration: did you mean seeds"),
+        ("seeds=0", "seeds=0 is out of range"),
+        ("seeds=many", "seeds: "),
+        ("parallel=-1", "parallel=-1 is out of range"),
+        ("networks=[]", "networks=[] is no list of different values"),
+        ("networks=[mi,mi]", "networks=[mi,mi] is no list of different values"),
+        ("networks=[bilinear]", "networks=bilinear is unknown: choose one of "),
+        ("steps=0", "steps=0 is out of range"),
+        ("hydra.run.dir=x", "is not a key of the configuration"),
+        ("networks", "write key=value"),
+        ("folder=/proc/nowhere", "folder=/proc/nowhere cannot be written"),
+    ],
+)
+def test_one_sentence_for_what_cannot_be(
+    study: Study, argument: str, told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = [] if argument.startswith("folder=") else [f"folder={tmp_path}"]
+    assert main(study, ["quick=true", "display=false", *folder, argument]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and told in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("study", ALL.values(), ids=ALL)
+def test_help_shows_every_key(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(study, ["--help", "quick=true"]) == 0
+    told = capsys.readouterr().out
+    assert f"python -m studies.{study.name}" in told and "  quick=True\n" in told and "  seeds=" in told
+
+
+def test_ctrl_c_ends_a_study_and_its_processes_without_a_traceback(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "studies.synthetic",
+        "quick=true",
+        "steps=100000",
+        "parallel=2",
+        f"folder={tmp_path}",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(studies.__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + 120
+        while not (tmp_path / "cells").exists():
+            assert process.poll() is None and time.monotonic() < until, process.communicate()
+            time.sleep(0.05)
+        # As a terminal does: the whole group.
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130 and error == "interrupted: the same command goes on\n"
+        # The keeper of multiprocessing's resources sees a moment later that it is alone.
+        with pytest.raises(ProcessLookupError):
+            while time.monotonic() < until:
+                os.killpg(process.pid, 0)
+                time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ctrl_c_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("studies.program.conduct", interrupt)
+    assert main(synthetic.STUDY, [f"folder={tmp_path}"]) == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on\n"
+    assert not multiprocessing.active_children()

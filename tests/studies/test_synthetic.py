@@ -1,0 +1,74 @@
+"""`python -m studies.synthetic`: the search for the smallest network, and a small study from the command line to its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studies.program import main
+from studies.synthetic import EXACT, SIZES, STUDY, search
+
+pytestmark = pytest.mark.usefixtures("process_settings")
+
+TINY = [
+    "quick=true",
+    "seeds=2",
+    "dimensions=[1,2]",
+    "functions=[dot]",
+    "networks=[concat,concat_mlp,mi]",
+    "parallel=1",
+    "test_samples=256",
+    "steps=300",
+]
+
+
+@given(
+    thresholds=st.lists(st.integers(0, len(SIZES)), min_size=1, max_size=5),
+    near=st.integers(1, 40_000),
+)
+def test_the_search_finds_what_trying_every_size_would_find(thresholds: list[int], near: int) -> None:
+    """Each seed comes to the error from one size on, the last of `thresholds` never does."""
+
+    def errors(size: int) -> list[float]:
+        return [0.05 if SIZES.index(size) >= threshold else 0.2 for threshold in thresholds]
+
+    tried = search(errors, SIZES, near, 0.1)
+    for seed, threshold in enumerate(thresholds):
+        found = [size for size in sorted(tried) if tried[size][seed] <= 0.1]
+        assert found[:1] == SIZES[threshold : threshold + 1]
+
+
+def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*TINY, f"folder={tmp_path / 'study'}"]
+    assert main(STUDY, arguments) == 0
+    told = capsys.readouterr().out
+    content = json.loads((tmp_path / "study" / "results.json").read_text(encoding="utf-8"))
+    assert content["config"]["dimensions"] == [1, 2] and content["cells"].keys() == {
+        f"dot-{network}-{d}" for network in ("concat", "concat_mlp", "mi") for d in (1, 2)
+    }
+    found = {(row["network"], row["d"]): row["parameters"] for row in content["findings"]["smallest"]}
+    # KXZ + KZ + KX + K with K = 1.
+    for d, parameters in ((1, 4), (2, 9)):
+        assert found["mi", d] == [pytest.approx(parameters), None, None]
+    assert found["concat", 1] is None and found["concat", 2] is None
+    assert found["mi", 2][0] < found["concat_mlp", 2][0]
+    assert all(
+        error < EXACT for d in (1, 2) for error in content["cells"][f"dot-mi-{d}"]["result"]["trained"][0]["errors"]
+    )
+    assert "`mi` is exact on dot products, d = 1, 2" in told
+    table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
+    assert "| dot | `mi` | 4 | 9 |" in table and "| dot | `concat` | - | - |" in table
+    assert (tmp_path / "study" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+    # The same again: nothing is trained, and the same is found. A second dimension more: only that one is new.
+    assert main(STUDY, arguments) == 0
+    assert "dot-mi" not in capsys.readouterr().out
+    assert (
+        json.loads((tmp_path / "study" / "results.json").read_text(encoding="utf-8"))["findings"] == content["findings"]
+    )
+    assert main(STUDY, [*arguments, "dimensions=[1,2,3]", "networks=[mi]"]) == 0
+    assert "dot-mi-3: " in (told := capsys.readouterr().out) and "dot-mi-2: " not in told
