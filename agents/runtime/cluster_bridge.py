@@ -162,6 +162,7 @@ class _Bridge:
         self._free: asyncio.Queue[int] = asyncio.Queue()
         self._coming: asyncio.Queue[tuple[_Group, Any, Unroll, asyncio.Future[Arrays]]] = asyncio.Queue()
         self._homes: dict[int, tuple[_Group, Any, Unroll]] = {}
+        self._anything_delivered = False
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -226,6 +227,9 @@ class _Bridge:
                 await self._play(group)
                 return
             except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
+                if not self._anything_delivered and self._is_ours(error):
+                    self._tell(Broken(f"{group.name} cannot begin: {error}", False))
+                    return
                 slots = self._task.spec["core_state"].shape[0]
                 begun = len(group.indices) if group.version >= 0 else 0
                 self._tell(
@@ -240,6 +244,10 @@ class _Bridge:
                 ray.kill(group.handle)
             group.skip(self._task.buffers_per_actor, self._task.spec["action"].shape[0], slots)
             group.handle, group.place, group.version = None, None, -1
+
+    def _is_ours(self, error: Exception) -> bool:
+        """Whether it was raised by the program and not by the loss of a process."""
+        return isinstance(error, self._ray.exceptions.RayTaskError) or "creation task" in str(error)
 
     def _reason(self, group: _Group, error: Exception) -> str:
         nodes = {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
@@ -319,6 +327,7 @@ class _Bridge:
             for key, value in self._buffers[number].items():
                 value.numpy()[...] = arrays[key]
             self._homes[number] = group, handle, unroll
+            self._anything_delivered = True
             self._tell(Delivered(number, unroll))
 
     async def _follow(self, group: _Group) -> None:
