@@ -17,7 +17,8 @@ from agents.runtime.actor_group import Broken, GroupTask
 from agents.runtime.actor_process import Supervision
 from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.cluster_bridge import Delivered, Layout, Processes, Restarted, Said, run_bridge
+from agents.runtime.cluster_bridge import run_bridge
+from agents.runtime.cluster_messages import Delivered, Dropped, Layout, Processes, Restarted, Said
 from agents.runtime.inference import MakePolicy
 from agents.runtime.process import sigint_held_back
 from envs.errors import InputError
@@ -195,6 +196,8 @@ class ClusterRuntime:
                 unrolls_dropped=message.unrolls_dropped,
                 episodes_dropped=message.episodes_dropped,
             )
+        elif isinstance(message, Dropped):
+            self._faults.unrolls_dropped += message.unrolls
         elif isinstance(message, Processes):
             if message.host == socket.gethostname():
                 self._processes |= message.ids

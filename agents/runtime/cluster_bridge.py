@@ -13,14 +13,16 @@ import os
 from collections.abc import Coroutine, Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from agents.interruption import outlive_the_parent
-from agents.runtime.actor_group import ActorGroup, Arrays, Broken, GroupTask, Place, ReceivedWeights, Unroll
+from agents.runtime.actor_group import ActorGroup, Arrays, Broken, GroupTask, ReceivedWeights, Unroll
 from agents.runtime.base import Positions
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
+from agents.runtime.cluster_messages import Delivered, Dropped, Layout, Processes, Restarted, Said
 from agents.runtime.process import configure_process, leave_signals_to_the_learner
 from agents.runtime.ray_connection import joined
+from agents.runtime.remote_group import RemoteGroup
 from agents.trajectory import num_bytes
 from envs.errors import InputError
 from envs.faults import Fault
@@ -45,92 +47,12 @@ _LAST_SECONDS = 30.0
 """After the learner's end, in which everything has ended in order."""
 
 
-class Layout(NamedTuple):
-    """Where the actors of a run go.
+class _BrokenGroupError(Exception):
+    """A group has said that it cannot go on."""
 
-    Attributes:
-        address: of the cluster (ray_connection.joined).
-        groups: the actors of each, by their indices.
-        cpus_per_actor: that Ray reserves.
-    """
-
-    address: str
-    groups: Sequence[Sequence[int]]
-    cpus_per_actor: float
-
-
-class Delivered(NamedTuple):
-    """To the learner: an unroll, whose trajectory is in buffer `number`."""
-
-    number: int
-    unroll: Unroll
-
-
-class Restarted(NamedTuple):
-    """To the learner: something was started again; see agents.faults.Faults.add."""
-
-    where: str
-    fault: Fault
-    unrolls_dropped: int
-    episodes_dropped: int
-
-
-class Said(NamedTuple):
-    """To the learner: a line for the user."""
-
-    text: str
-
-
-class Processes(NamedTuple):
-    """To the learner: process ids of a group's actors by name, and the machine that they are on."""
-
-    host: str
-    ids: dict[str, int]
-
-
-class _Group:
-    """A group as this process sees it.
-
-    Attributes:
-        indices: of its actors.
-        positions: where their random streams begin when they are started the next time.
-        handle: of the Ray actor.
-        place: where it runs; None until there is room.
-        version: of the weights that it has; -1 before it has begun.
-        publishing: whether weights are on their way to it.
-    """
-
-    def __init__(self, indices: Sequence[int], positions: Positions) -> None:
-        self.indices = list(indices)
-        self.positions = Positions(
-            {index: positions.unrolls[index] for index in indices if index in positions.unrolls},
-            {index: positions.episodes[index] for index in indices if index in positions.episodes},
-            positions.steps,
-        )
-        self.handle: Any = None
-        self.place: Place | None = None
-        self.version = -1
-        self.publishing = False
-
-    @property
-    def name(self) -> str:
-        first, last = self.indices[0], self.indices[-1]
-        who = f"actor {first}" if first == last else f"actors {first} to {last}"
-        return f"{who} on node {self.place.node[:8]} ({self.place.host})" if self.place else who
-
-    def beside(self, method: str, *arguments: Any) -> Any:
-        """Calls a method that does not wait behind `unroll`."""
-        return getattr(self.handle, method).options(concurrency_group="beside").remote(*arguments)
-
-    def skip(self, buffers_per_actor: int, length: int, slots: int) -> None:
-        """Nobody knows how far the actors came. They cannot have begun more unrolls than they had buffers, nor in each of its steps but
-        every second an episode, whose first step is a reset; all of these are skipped, so that none is played twice.
-        """
-        for index in self.indices:
-            self.positions.unrolls[index] = self.positions.unrolls.get(index, 0) + buffers_per_actor
-            most = buffers_per_actor * (length // 2 + 1)
-            last = self.positions.episodes.get(index, [-1] * slots)
-            self.positions.episodes[index] = [episode + most for episode in last]
+    def __init__(self, broken: Broken) -> None:
+        super().__init__(broken.error)
+        self.broken = broken
 
 
 class _Bridge:
@@ -156,12 +78,12 @@ class _Bridge:
     ) -> None:
         self._ray, self._learner, self._layout, self._task = ray, learner, layout, task
         self._buffers, self._weights = buffers, weights
-        self._groups = [_Group(indices, positions) for indices in layout.groups]
+        self._groups = [RemoteGroup(indices, positions) for indices in layout.groups]
         self._received = ReceivedWeights(task.shapes)
         self._stored: tuple[int, Any] = (-1, None)
         self._free: asyncio.Queue[int] = asyncio.Queue()
-        self._coming: asyncio.Queue[tuple[_Group, Any, Unroll, asyncio.Future[Arrays]]] = asyncio.Queue()
-        self._homes: dict[int, tuple[_Group, Any, Unroll]] = {}
+        self._coming: asyncio.Queue[tuple[RemoteGroup, Any, Unroll, asyncio.Future[Arrays]]] = asyncio.Queue()
+        self._homes: dict[int, tuple[RemoteGroup, Any, Unroll]] = {}
         self._anything_delivered = False
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -219,27 +141,26 @@ class _Bridge:
         if group.handle is handle:
             group.beside("give_back", unroll.place, unroll.finished.buffer)
 
-    async def _keep(self, group: _Group) -> None:
+    async def _keep(self, group: RemoteGroup) -> None:
         """A group's life, as often as it has one."""
         ray = self._ray
         while True:
             try:
                 await self._play(group)
                 return
+            except _BrokenGroupError as error:
+                cause, reason = "raised", error.broken.error
+                final: Broken | None = error.broken
             except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
-                if not self._anything_delivered and self._is_ours(error):
-                    self._tell(Broken(f"{group.name} cannot begin: {error}", False))
-                    return
-                slots = self._task.spec["core_state"].shape[0]
-                begun = len(group.indices) if group.version >= 0 else 0
-                self._tell(
-                    Restarted(
-                        group.name,
-                        Fault("", "lost", self._reason(group, error)),
-                        unrolls_dropped=begun,
-                        episodes_dropped=begun * slots,
-                    )
-                )
+                cause, reason = "lost", self._reason(group, error)
+                final = Broken(f"{group.name} cannot begin: {error}", False) if self._is_ours(error) else None
+            if final and not self._anything_delivered:
+                # That is no accident.
+                self._tell(final)
+                return
+            slots = self._task.spec["core_state"].shape[0]
+            begun = len(group.indices) if group.version >= 0 else 0
+            self._tell(Restarted(group.name, Fault("", cause, reason), begun, begun * slots))
             with contextlib.suppress(Exception):
                 ray.kill(group.handle)
             group.skip(self._task.buffers_per_actor, self._task.spec["action"].shape[0], slots)
@@ -249,13 +170,13 @@ class _Bridge:
         """Whether it was raised by the program and not by the loss of a process."""
         return isinstance(error, self._ray.exceptions.RayTaskError) or "creation task" in str(error)
 
-    def _reason(self, group: _Group, error: Exception) -> str:
+    def _reason(self, group: RemoteGroup, error: Exception) -> str:
         nodes = {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
         if group.place and not nodes.get(group.place.node):
             return "its node is gone"
         return " ".join(str(error).split())[:500]
 
-    async def _play(self, group: _Group) -> None:
+    async def _play(self, group: RemoteGroup) -> None:
         """From the moment at which the group is asked for to its end; raises when it is lost."""
         asked = self._ray.remote(
             num_cpus=self._layout.cpus_per_actor * len(group.indices),
@@ -268,8 +189,7 @@ class _Bridge:
         version, flat = self._newest_weights()
         begun = await handle.begin.remote(self._task, group.indices, group.positions, flat, version)
         if isinstance(begun, Broken):
-            self._tell(begun)
-            return
+            raise _BrokenGroupError(begun)
         group.version = version
         self._tell(Processes(group.place.host, begun))
         beside = [self._start(self._publish(group)), self._start(self._follow(group))]
@@ -280,7 +200,7 @@ class _Bridge:
                 task.cancel()
 
     async def _tell_of_waiting(self) -> None:
-        told: list[_Group] = []
+        told: list[RemoteGroup] = []
         while True:
             await asyncio.sleep(_ROOM_SECONDS)
             waiting = [group for group in self._groups if group.place is None]
@@ -294,7 +214,7 @@ class _Bridge:
                 )
             told = waiting
 
-    async def _take(self, group: _Group) -> None:
+    async def _take(self, group: RemoteGroup) -> None:
         """Takes one unroll after the other from a group that has begun."""
         asked: list[tuple[Any, Any]] = []
         while True:
@@ -305,8 +225,7 @@ class _Bridge:
             if unroll is None:
                 return
             if isinstance(unroll, Broken):
-                self._tell(unroll)
-                return
+                raise _BrokenGroupError(unroll)
             group.positions.unrolls[unroll.actor] = unroll.finished.unrolls
             group.positions.episodes[unroll.actor] = unroll.episodes
             # It is under way from here on, whoever else is.
@@ -319,9 +238,9 @@ class _Bridge:
             group, handle, unroll, coming = await self._coming.get()
             try:
                 arrays = await coming
-            except self._ray.exceptions.RayError as error:
-                lost = Fault("", "lost", " ".join(str(error).split())[:500])
-                self._tell(Restarted(f"an unroll of actor {unroll.actor}", lost, 1, 0))
+            except self._ray.exceptions.RayError:
+                # It went with its node, which others tell.
+                self._tell(Dropped(1))
                 continue
             number = await self._free.get()
             for key, value in self._buffers[number].items():
@@ -330,7 +249,7 @@ class _Bridge:
             self._anything_delivered = True
             self._tell(Delivered(number, unroll))
 
-    async def _follow(self, group: _Group) -> None:
+    async def _follow(self, group: RemoteGroup) -> None:
         """Passes on what was started again inside the group, and notices one that says nothing any more."""
         known: dict[str, int] = {}
         patience = self._task.supervision.hang_seconds
@@ -353,7 +272,7 @@ class _Bridge:
                     assert group.place
                     self._tell(Processes(group.place.host, known))
 
-    async def _publish(self, group: _Group) -> None:
+    async def _publish(self, group: RemoteGroup) -> None:
         """Sends a group the newest weights, one version at a time, for as long as there are newer ones when it has them."""
         if group.publishing:
             return
@@ -395,7 +314,7 @@ async def _result(reference: Any) -> Any:
     return await reference
 
 
-async def _last(group: _Group) -> None:
+async def _last(group: RemoteGroup) -> None:
     """Waits until a group that closes has given out all that it still had."""
     with contextlib.suppress(Exception):
         while (await group.handle.unroll.options(num_returns=2).remote()[0]) is not None:

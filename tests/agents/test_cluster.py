@@ -23,8 +23,8 @@ from agents.faults import Faults
 from agents.runtime import ray_connection
 from agents.runtime.base import Positions
 from agents.runtime.cluster import ClusterRuntime, grouped
-from agents.runtime.cluster_bridge import _Group
 from agents.runtime.ray_connection import own_paths
+from agents.runtime.remote_group import RemoteGroup
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("nothing_is_left_behind")]
 
@@ -178,7 +178,7 @@ def test_learners_on_several_nodes_make_a_run_together(
 
 
 def test_positions_of_a_lost_group_are_beyond_all_that_it_can_have_begun() -> None:
-    group = _Group([3, 4], Positions({3: 10, 7: 1}, {3: [5, 6]}, {0: 99}))
+    group = RemoteGroup([3, 4], Positions({3: 10, 7: 1}, {3: [5, 6]}, {0: 99}))
     group.skip(buffers_per_actor=2, length=7, slots=2)
     # Two unrolls of seven steps are at most four beginnings each.
     assert group.positions == Positions({3: 12, 4: 2}, {3: [13, 14], 4: [7, 7]}, {0: 99})
