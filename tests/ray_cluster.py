@@ -23,12 +23,13 @@ def ray_nodes() -> Any:
     return cluster
 
 
-def one_node() -> Any:
-    """A cluster that has only a head."""
+def one_node(num_cpus: int = CPUS) -> Any:
+    """A cluster that has only a head. A node that is killed is known to be gone after seconds and not after half a minute."""
     # The addresses of nodes are those of the loopback interface.
     os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": num_cpus, "_system_config": quick})
     atexit.register(cluster.shutdown)
     return cluster
