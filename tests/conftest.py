@@ -12,11 +12,15 @@ import pytest
 import torch
 from hypothesis import settings
 from kept_processes import KeptProcess
+from ray_cluster import LOOPBACK
 from saved_agents import CONDITIONAL, make_checkpoint
 
 import evaluate
 from agents.runtime.process import configure_process
 from envs import dmlab30_env, process_engine
+
+# Ray looks when it is imported, by whichever test comes first.
+os.environ |= LOOPBACK
 
 # Tests of several processes share the machine; more threads than cores make small networks many times slower.
 configure_process(threads=1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 from typing import Any
+
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Environment variables by which the addresses of nodes are those of the loopback interface, and nobody is told of them."""
 
 NODES = 3
 CPUS = 2
@@ -25,8 +27,6 @@ def ray_nodes() -> Any:
 
 def one_node(num_cpus: int = CPUS) -> Any:
     """A cluster that has only a head. A node that is killed is known to be gone after seconds and not after half a minute."""
-    # The addresses of nodes are those of the loopback interface.
-    os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     from ray.cluster_utils import Cluster
 
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}

@@ -56,9 +56,10 @@ def at_update(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[Le
     monkeypatch.setattr(Leading, "publish", published)
 
 
-def listening() -> list[str]:
-    """Addresses at which this process and those that it has started can be reached."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+def listening(learner: int) -> list[str]:
+    """Addresses at which this process, the other learner and whatever that has started can be reached."""
+    other = psutil.Process(learner)
+    processes = [psutil.Process(), other, *other.children(recursive=True)]
     found = [connection for process in processes for connection in process.net_connections("inet")]
     return [connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN]
 
@@ -73,7 +74,7 @@ def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mo
 
     def look_and_interrupt(runtime: Leading) -> None:
         assert runtime.processes().keys() == {"learner-1"}
-        addresses.extend(listening())
+        addresses.extend(listening(runtime.processes()["learner-1"]))
         signal.raise_signal(signal.SIGINT)
 
     at_update(monkeypatch, 22, look_and_interrupt)

@@ -28,7 +28,6 @@ from conf.ablate_schema import check_ablate
 from conf.loading import compose_ablate, split_axes
 from envs.errors import InputError
 
-pytest.importorskip("ray")
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("process_settings")]
 
 ROOT = Path(ablate.__file__).parent
