@@ -15,12 +15,12 @@ import pytest
 import studies
 from conf.loading import compose_study
 from conf.studies_schema import STUDIES
-from studies import neural_process, regression, synthetic
+from studies import language, neural_process, regression, synthetic
 from studies.program import Study, main
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
-ALL = {study.name: study for study in (synthetic.STUDY, regression.STUDY, neural_process.STUDY)}
+ALL = {study.name: study for study in (synthetic.STUDY, regression.STUDY, neural_process.STUDY, language.STUDY)}
 
 
 def test_every_study_has_a_schema_and_two_settings() -> None:
