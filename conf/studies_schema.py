@@ -158,13 +158,13 @@ class LanguageConfig(StudyConfig):
     rank: int = 32
     tied: bool = False
     dropout: float = 0.1
-    steps: int = 1000
-    batch_size: int = 32
-    length: int = 64
-    learning_rates: list[float] = field(default_factory=lambda: [0.01])
+    steps: int = 400
+    batch_size: int = 64
+    length: int = 50
+    learning_rates: list[float] = field(default_factory=lambda: [0.01, 0.02])
     most_gradient: float = 1.0
-    evaluations: int = 20
-    patience: int = 4
+    evaluations: int = 10
+    patience: int = 3
     test_rows: int = 1
     sample: int = 400
     temperature: float = 0.8

@@ -166,7 +166,7 @@ def test_some_symbols_are_never_written() -> None:
 def settings(network: str, seed: int, *overrides: str) -> Settings:
     config = compose_study("language", [*TINY, *overrides])
     assert isinstance(config, LanguageConfig)
-    (cell,) = [cell for cell in cells(config) if cell.name == f"{network}-0.01-{seed}"]
+    (cell,) = [cell for cell in cells(config) if cell.name == f"{network}-0.02-{seed}"]
     return cell.settings
 
 
@@ -179,16 +179,16 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     plain, multiplicative = found["networks"]
     assert plain["network"] == "lstm" and abs(plain["parameters"] / multiplicative["parameters"] - 1) < 0.02
     differences = [
-        results[f"multiplicative-0.01-{seed}"]["bits"] - results[f"lstm-0.01-{seed}"]["bits"] for seed in (0, 1)
+        results[f"multiplicative-0.02-{seed}"]["bits"] - results[f"lstm-0.02-{seed}"]["bits"] for seed in (0, 1)
     ]
     assert multiplicative["bits_minus_plain"] == pytest.approx(list(over_seeds(differences)))
     assert plain["bits_minus_plain"] is None
     for result in results.values():
         assert result["nats"] == pytest.approx(result["bits"] * math.log(2)) and len(result["sample"]) == 20
-    assert (tmp_path / "sample-lstm.txt").read_text(encoding="utf-8") == results["lstm-0.01-0"]["sample"] + "\n"
+    assert (tmp_path / "sample-lstm.txt").read_text(encoding="utf-8") == results["lstm-0.02-0"]["sample"] + "\n"
     assert (tmp_path / "figure.png").exists() and "| `multiplicative` |" in capsys.readouterr().out
     # A cell depends on its settings alone.
-    assert play(settings("multiplicative", 1, f"corpus={corpus}")) == results["multiplicative-0.01-1"]
+    assert play(settings("multiplicative", 1, f"corpus={corpus}")) == results["multiplicative-0.02-1"]
 
 
 def test_words_have_more_than_one_character(tmp_path: Path) -> None:
