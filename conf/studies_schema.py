@@ -146,7 +146,8 @@ class LanguageConfig(StudyConfig):
         learning_rates: each network is trained with all of them, and reported with the one whose validation text costs least.
         most_gradient: norm to which gradients are clipped.
         evaluations, patience: how often the validation text is read, and after how many times without a gain training ends.
-        test_rows: pieces of the test text that are read side by side, each from an empty state; 1 = in one go.
+        test_rows: pieces of the test text that are read side by side, each from an empty state; 1 = in one go, which takes hours for the
+            five million bytes of enwik8.
         sample, temperature: symbols that every model writes when it is trained, 0 for none; 1 = as likely as the model has them.
     """
 

@@ -102,7 +102,7 @@ def load(path: str, level: str) -> Corpus:
 
 
 def check_length(corpus: Corpus, path: str, batch_size: int, length: int) -> None:
-    """InputError unless training and validation text give every row of a batch a stretch of this length, and the test text has one."""
+    """InputError unless the training and the validation text have a stretch for each row of a batch, and the test text has one."""
     for part, rows in zip(PARTS, (batch_size, batch_size, 1), strict=True):
         least = rows * length + 1
         if len(corpus.parts[part]) < least:

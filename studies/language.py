@@ -35,7 +35,8 @@ from studies.program import Findings, Study, check_above_zero, check_names, chec
 from studies.running import Cell, Result, Settings
 from studies.tables import over_seeds, over_seeds_geometric, significant, with_interval
 
-PLAIN, MULTIPLICATIVE = "lstm", "multiplicative"
+PLAIN = "lstm"
+"""What the others are compared with, and have as many parameters as."""
 
 _MODEL = ("embedding_size", "rank", "dropout", "tied")
 _TRAINING = ("steps", "batch_size", "length", "most_gradient", "evaluations", "patience")
