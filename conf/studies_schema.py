@@ -128,9 +128,53 @@ class NeuralProcessConfig(StudyConfig):
     latent_samples: int = 64
 
 
+@dataclass(kw_only=True, slots=True)
+class LanguageConfig(StudyConfig):
+    """Language models, plain and multiplicative.
+
+    Attributes:
+        corpus: a text file (enwik8, text8), a folder with one file each for train, valid and test (WikiText-103); empty = Python's own
+            documentation.
+        level: of symbols, byte, character or word; empty = bytes of a file, words of a folder, characters of the documentation.
+        networks: names of studies.language_model.FORMS.
+        size: of the plain LSTM; the others have the width that makes their number of parameters the nearest to its.
+        embedding_size: E.
+        rank: of the multiplicative encoder and decoder.
+        tied: whether symbols have one embedding for input and output.
+        dropout: of embeddings and the core's outputs.
+        steps, batch_size, length: of training; texts that are read side by side, and symbols of each in a step.
+        learning_rates: each network is trained with all of them, and reported with the one whose validation text costs least.
+        most_gradient: norm to which gradients are clipped.
+        evaluations, patience: how often the validation text is read, and after how many times without a gain training ends.
+        test_rows: pieces of the test text that are read side by side, each from an empty state; 1 = in one go, which takes hours for the
+            five million bytes of enwik8.
+        sample, temperature: symbols that every model writes when it is trained, 0 for none; 1 = as likely as the model has them.
+    """
+
+    corpus: str = ""
+    level: str = ""
+    networks: list[str] = field(default_factory=lambda: ["lstm", "multiplicative", "mogrifier", "mlstm"])
+    size: int = 128
+    embedding_size: int = 48
+    rank: int = 32
+    tied: bool = False
+    dropout: float = 0.1
+    steps: int = 400
+    batch_size: int = 64
+    length: int = 50
+    learning_rates: list[float] = field(default_factory=lambda: [0.01, 0.02, 0.04])
+    most_gradient: float = 1.0
+    evaluations: int = 10
+    patience: int = 3
+    test_rows: int = 1
+    sample: int = 400
+    temperature: float = 0.8
+
+
 STUDIES: dict[str, type[StudyConfig]] = {
     "synthetic": SyntheticConfig,
     "regression": RegressionConfig,
     "neural_process": NeuralProcessConfig,
+    "language": LanguageConfig,
 }
 """Name of the study -> its schema."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -41,6 +41,7 @@ class Findings:
         sentences: what is supported and what is not.
         head, rows: of the one table; `figure` is the one figure.
         numbers: everything that table and figure show, and what the sentences rest on, as plain data.
+        texts: by name of their file, what else is to be read.
     """
 
     sentences: tuple[str, ...]
@@ -48,6 +49,7 @@ class Findings:
     rows: tuple[tuple[str, ...], ...]
     figure: Figure
     numbers: Mapping[str, Any]
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +105,7 @@ def main(study: Study[Any], arguments: Sequence[str] | None = None) -> int:
 
 
 def conduct(study: Study[Config], config: Config, folder: Path) -> None:
-    """Runs what is not there yet, and writes results.json, table.md and figure.png.
+    """Runs what is not there yet, and writes results.json, table.md, figure.png and the texts.
 
     Raises:
         CellError, OSError: as `running.run`.
@@ -133,6 +135,8 @@ def conduct(study: Study[Config], config: Config, folder: Path) -> None:
     )
     write_whole(folder / "table.md", f"{table}\n{sentences}")
     write_whole(folder / "figure.png", png(findings.figure))
+    for name, text in findings.texts.items():
+        write_whole(folder / name, text)
     print(f"{table}\n{sentences}\nwritten: {folder}")
 
 

@@ -164,7 +164,7 @@ def test_config_stops_at_the_builder() -> None:
 def test_nothing_rests_on_the_studies_and_only_their_programs_know_a_config() -> None:
     users = {path for path in TREES if any(under(name, "studies") for name in imports(path))}
     assert users and all(path.startswith("studies/") for path in users)
-    programs = {f"studies/{name}.py" for name in ("program", "synthetic", "regression", "neural_process")}
+    programs = {f"studies/{name}.py" for name in ("program", "synthetic", "regression", "neural_process", "language")}
     inside = [path for path in TREES if path.startswith("studies/")]
     assert {path for path in inside if any(under(name, "conf") for name in imports(path))} == programs
 

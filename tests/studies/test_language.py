@@ -1,0 +1,225 @@
+"""`python -m studies.language`: the model, its training and reading, and a small study from the command line to its files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from agents.fusion import LowRank
+from conf.loading import compose_study
+from conf.studies_schema import LanguageConfig
+from studies.language import STUDY, _comparison, cells, play
+from studies.language_model import FORMS, LanguageModel
+from studies.language_training import Rows, evaluate, train, write
+from studies.program import main
+from studies.running import Settings
+from studies.tables import over_seeds
+
+pytestmark = pytest.mark.usefixtures("process_settings")
+
+TINY = [
+    *("quick=true", "parallel=1", "display=false", "seeds=2", "size=10", "embedding_size=6", "rank=2", "steps=6"),
+    *("batch_size=2", "length=16", "evaluations=2", "test_rows=1", "sample=20", "level=character"),
+]
+
+
+def model(name: str, symbols: int = 7, *, dropout: float = 0.0, tied: bool = False, size: int = 9) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(FORMS[name], symbols, embedding_size=5, size=size, rank=3, dropout=dropout, tied=tied)
+
+
+def text(length: int, symbols: int = 7) -> np.ndarray:
+    return np.random.default_rng(0).integers(symbols, size=length).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_text_in_stretches_is_the_text(name: str) -> None:
+    network, tokens = model(name), torch.from_numpy(text(24).astype(np.int64)).view(8, 3)
+    whole, state = network(tokens, network.initial_state(3))
+    assert whole.shape == (8, 3, 7)
+    first, middle = network(tokens[:3], network.initial_state(3))
+    second, end = network(tokens[3:], middle)
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    torch.testing.assert_close(end, state)
+    # What follows says nothing of what was before.
+    changed = tokens.clone()
+    changed[5:] = (changed[5:] + 1) % 7
+    other, _ = network(changed, network.initial_state(3))
+    torch.testing.assert_close(other[:5], whole[:5])
+    assert (other[5:] - whole[5:]).abs().amax() > 1e-3
+
+
+def test_embeddings_are_modulated_by_the_state() -> None:
+    """The equations of the module, step by step with the matrices W'(z) of both fusions."""
+    network, tokens = model("multiplicative"), torch.tensor([[1], [4], [2]])
+    assert isinstance(network.encoder, LowRank) and isinstance(network.decoder, LowRank) and network.outputs is not None
+    with torch.no_grad():
+        found, _ = network(tokens, network.initial_state(1))
+        hidden, cell = torch.zeros(1, 9), torch.zeros(1, 9)
+        for token, logits in zip(tokens, found, strict=True):
+            matrix, shift = network.encoder.affine_form(hidden)
+            read = matrix[0] @ network.embeddings.weight[token[0]] + shift[0]
+            gates = [
+                F.linear(read[None], w, b) for w, b in [(network.core.lstm.weight_ih_l0, network.core.lstm.bias_ih_l0)]
+            ]  # type: ignore[union-attr]
+            gates[0] += F.linear(hidden, network.core.lstm.weight_hh_l0, network.core.lstm.bias_hh_l0)  # type: ignore[union-attr]
+            opening, forget, candidate, out = gates[0].chunk(4, 1)
+            cell = forget.sigmoid() * cell + opening.sigmoid() * candidate.tanh()
+            hidden = out.sigmoid() * cell.tanh()
+            matrix, shift = network.decoder.affine_form(hidden)
+            wanted = matrix[0] @ hidden[0] + shift[0]
+            expected = network.outputs.weight @ wanted / math.sqrt(5) + network.bias
+            torch.testing.assert_close(logits[0], expected)
+
+
+def test_tied_embeddings_are_one() -> None:
+    apart, tied = model("lstm"), model("lstm", tied=True)
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (apart, tied)]
+    assert sizes[0] - sizes[1] == 7 * 5
+    logits, _ = tied(torch.tensor([[1]]), tied.initial_state(1))
+    logits[0, 0, 3].backward()
+    assert tied.embeddings.weight.grad is not None and tied.embeddings.weight.grad[3].abs().sum() > 0
+
+
+def test_rows_go_on_where_others_end() -> None:
+    rows = Rows(np.arange(24, dtype=np.uint8), 3)
+    assert rows.width == 7
+    np.testing.assert_array_equal(rows.read(0, 7).T, [range(8), range(7, 15), range(14, 22)])
+    np.testing.assert_array_equal(rows.read(5, 2).T, [[5, 6, 7], [12, 13, 14], [19, 20, 21]])
+
+
+@pytest.mark.parametrize("length", [4, 10, 100])
+def test_evaluation_in_one_row_predicts_every_symbol_from_all_before(length: int) -> None:
+    network, tokens = model("multiplicative", dropout=0.5), text(38)
+    found = evaluate(network, tokens, 1, length)
+    assert network.training
+    network.eval()
+    whole = torch.from_numpy(tokens.astype(np.int64)).unsqueeze(1)
+    with torch.no_grad():
+        logits, _ = network(whole[:-1], network.initial_state(1))
+    assert found == pytest.approx(F.cross_entropy(logits[:, 0], whole[1:, 0]).item(), rel=1e-5)
+
+
+def fit(network: LanguageModel, tokens: np.ndarray, validation: np.ndarray, **changes: float) -> list[int]:
+    settings = {"steps": 60, "batch_size": 4, "length": 10, "learning_rate": 0.03, "most_gradient": 1.0}
+    settings |= {"evaluations": 6, "patience": 6} | changes
+    trained = train(network, tokens, validation, generator=np.random.default_rng(0), **settings)  # type: ignore[arg-type]
+    assert trained.losses[trained.steps.index(trained.best_step)] == min(trained.losses)
+    assert evaluate(network, validation, 4, 10) == pytest.approx(min(trained.losses), rel=1e-6)
+    return [*trained.steps, trained.best_step]
+
+
+@pytest.mark.parametrize("name", ["lstm", "multiplicative"])
+def test_a_pattern_is_learnt_and_written(name: str) -> None:
+    tokens = np.tile(np.array([1, 2, 3, 1, 4], np.uint8), 80)
+    network = model(name, size=16)
+    fit(network, tokens[:300], tokens[300:])
+    # Which symbol follows a 1 is known from what was before.
+    assert evaluate(network, tokens[300:], 1, 10) < 0.3
+    written = write(network, tokens[:10], 10, temperature=0.1, generator=torch.Generator().manual_seed(0), never=None)
+    assert written == [1, 2, 3, 1, 4] * 2
+
+
+def test_training_ends_early_with_the_best_weights() -> None:
+    """Noise of one kind in the training text, and of another kind in the other: what is learnt there does harm here."""
+    *steps, best = fit(model("lstm"), text(200, 3), text(200, 3) + 4, patience=2)
+    assert best == 0 and steps == [0, 10, 20]
+
+
+def test_the_state_is_carried_from_stretch_to_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, heard = model("lstm"), []
+    forward = network.forward
+
+    def listen(tokens: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, after = forward(tokens, state)
+        if network.training:
+            heard.append((len(tokens), state, after))
+        return logits, after
+
+    monkeypatch.setattr(network, "forward", listen)
+    # Rows of 24: from some place on to their end, and once more from their beginning.
+    fit(network, text(97), text(50), steps=8)
+    ends = np.cumsum([length for length, _, _ in heard])
+    carried = [torch.equal(before[2], after[1]) for before, after in itertools.pairwise(heard)]
+    assert carried.count(False) >= 1 and carried.count(True) >= 3
+    assert not heard[1 + carried.index(False)][1].any() and not any(state.requires_grad for _, state, _ in heard)
+    start = 24 - ends[carried.index(False)]
+    assert start == np.random.default_rng(0).integers(24)
+
+
+def test_some_symbols_are_never_written() -> None:
+    network = model("lstm", symbols=3)
+    draws = [
+        write(network, text(5, 3), 60, temperature=5.0, generator=torch.Generator().manual_seed(seed), never=0)
+        for seed in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] != draws[2] and set(draws[0]) == {1, 2}
+
+
+def settings(network: str, seed: int, *overrides: str) -> Settings:
+    config = compose_study("language", [*TINY, *overrides])
+    assert isinstance(config, LanguageConfig)
+    (cell,) = [cell for cell in cells(config) if cell.name == f"{network}-0.02-{seed}"]
+    return cell.settings
+
+
+def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = tmp_path / "text"
+    corpus.write_text("What a model has read changes what it expects.\n" * 80, encoding="utf-8")
+    assert main(STUDY, [*TINY, f"folder={tmp_path}", f"corpus={corpus}"]) == 0
+    content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    found, results = content["findings"], {name: cell["result"] for name, cell in content["cells"].items()}
+    plain, multiplicative = found["networks"]
+    assert plain["network"] == "lstm" and abs(plain["parameters"] / multiplicative["parameters"] - 1) < 0.02
+    differences = [
+        results[f"multiplicative-0.02-{seed}"]["bits"] - results[f"lstm-0.02-{seed}"]["bits"] for seed in (0, 1)
+    ]
+    assert multiplicative["bits_minus_plain"] == pytest.approx(list(over_seeds(differences)))
+    assert plain["bits_minus_plain"] is None
+    for result in results.values():
+        assert result["nats"] == pytest.approx(result["bits"] * math.log(2)) and len(result["sample"]) == 20
+    assert (tmp_path / "sample-lstm.txt").read_text(encoding="utf-8") == results["lstm-0.02-0"]["sample"] + "\n"
+    assert (tmp_path / "figure.png").exists() and "| `multiplicative` |" in capsys.readouterr().out
+    # A cell depends on its settings alone.
+    assert play(settings("multiplicative", 1, f"corpus={corpus}")) == results["multiplicative-0.02-1"]
+
+
+def test_words_have_more_than_one_character(tmp_path: Path) -> None:
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"wiki.{part}.tokens").write_text(" the cat sat on the mat \n" * 40, encoding="utf-8")
+    result = play(settings("lstm", 0, f"corpus={tmp_path}", "level=word"))
+    # Seven words with the line's end.
+    assert result["bits"] == pytest.approx(result["nats"] / math.log(2) * 7 / 25)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["corpus=/nowhere"], "corpus=/nowhere does not exist"),
+        (["batch_size=5000"], "the corpus is too short: its valid text has "),
+        (["test_rows=1000000"], "test_rows=1000000 is out of range"),
+        (["level=sentence"], "level=sentence is unknown"),
+        (["dropout=1"], "dropout=1.0 is out of range"),
+        (["temperature=0"], "temperature=0.0 is out of range"),
+        (["sample=-1"], "sample=-1 is out of range"),
+    ],
+)
+def test_one_sentence_for_what_cannot_be(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(STUDY, ["quick=true", f"folder={tmp_path}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_the_sentence_says_which_way_it_falls() -> None:
+    assert "(it takes fewer)" in _comparison("mlstm", over_seeds([-0.2, -0.21, -0.19]))
+    assert "(it takes more)" in _comparison("mlstm", over_seeds([0.2, 0.21, 0.19]))
+    assert "(no difference is shown)" in _comparison("mlstm", over_seeds([0.2, -0.21, 0.01]))
