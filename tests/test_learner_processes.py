@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,22 +136,6 @@ def test_torchrun_starts_learners(tmp_path: Path) -> None:
     assert content(tmp_path)["positions"]["unrolls"].keys() == {0, 1}
     result = json.loads((tmp_path / "result.json").read_text("utf-8"))
     assert result["frames"] >= 300 and sum(task["frames"] for task in result["tasks"].values()) == result["frames"]
-
-
-def test_the_others_end_with_the_first(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *TINY, "runtime=serial", f"run={tmp_path}", LONG, TWO, "log_seconds=0"], cwd=ROOT
-    )
-    try:
-        while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").stat().st_size:
-            assert process.poll() is None
-            time.sleep(0.05)
-        others = psutil.Process(process.pid).children(recursive=True)
-        assert others
-    finally:
-        process.kill()
-        process.wait()
-    assert not psutil.wait_procs(others, timeout=30)[1]
 
 
 @pytest.mark.parametrize(

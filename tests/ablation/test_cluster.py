@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from ray_cluster import NODE, one_node
 
@@ -131,33 +128,6 @@ def test_ctrl_c_saves_what_is_under_way(nodes: Any, tmp_path: Path, capsys: pyte
     assert result and result["ended_by"] == "signal"
     assert not at_work(run)
     assert not queued.exists() or not (queued / "config.yaml").exists()
-
-
-def test_a_cluster_of_this_machine_alone_keeps_to_the_loopback_and_ends_with_the_grid(tmp_path: Path) -> None:
-    arguments = [*TINY, *ON_NODES, *ENDLESS, "fusions=[mi]", f"folder={tmp_path}"]
-    program = subprocess.Popen([sys.executable, "ablate.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        run = tmp_path / "mi-seed0"
-        until = time.monotonic() + 120
-        while not list_checkpoints(run / "checkpoints"):
-            assert program.poll() is None and time.monotonic() < until
-            time.sleep(0.1)
-        family = psutil.Process(program.pid).children(recursive=True)
-        assert {"raylet", "gcs_server"} <= {process.name() for process in family}
-        agents = [process for process in family if process.name().endswith("Agent")]
-        listening = [
-            connection.laddr.ip
-            for process in family
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        ]
-        assert listening and {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
-    finally:
-        program.kill()
-        program.wait()
-    # Ray's agents look for their server for a minute before they end, too.
-    _, alive = psutil.wait_procs([process for process in family if process not in agents], timeout=60)
-    assert not alive
 
 
 def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
