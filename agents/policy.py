@@ -107,11 +107,11 @@ class Policy:
             slots: which B of the slots take this step, all different; the others stay as they are. None: all of them.
         """
         segments, modulations = self._cache.look_up(context_rows(self.network, inputs) if told is None else told, slots)
-        observed = {key: value for key, value in inputs.items() if key != "instruction"}
         if self._step is not None:
+            observed = {key: value for key, value in inputs.items() if key != "instruction"}
             rows = torch.from_numpy(np.arange(len(self.core_state))[slice(None) if slots is None else slots])
             return self._step(observed, rows, self.core_state, modulations, segments)
-        step = {key: value.unsqueeze(0) for key, value in observed.items()}
+        step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
         state = self.core_state if slots is None else self.core_state[slots]
         output = self._acting.unroll(step, state, modulations, segments, values=False)
         if slots is None:

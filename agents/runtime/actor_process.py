@@ -20,7 +20,7 @@ import numpy as np
 from agents.interruption import end_with_the_parent
 from agents.policy import Policy
 from agents.pulse import Pulse
-from agents.runtime.base import MakeActor, Positions
+from agents.runtime.base import Batch, MakeActor, Positions, concatenate
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceClient, InferenceServerError
 from agents.runtime.process import (
@@ -30,6 +30,7 @@ from agents.runtime.process import (
     sigint_held_back,
 )
 from agents.runtime.shared_memory import SharedMemory
+from agents.trajectory import Trajectory
 from envs.errors import InputError
 from envs.faults import Fault
 
@@ -60,6 +61,19 @@ class Finished(NamedTuple):
     inference_seconds: float
     wait_seconds: float
     faults: list[Fault]
+
+
+def batch_of(trajectories: Sequence[Trajectory], finished: Sequence[Finished], waited: float) -> Batch:
+    """The batch of these unrolls, for which the learner has waited so many seconds; `finished[i]` is what was said of `trajectories[i]`."""
+    return Batch(
+        trajectory=concatenate(trajectories),
+        weights_versions=[one.weights_version for one in finished],
+        wait_seconds=waited,
+        actor_seconds=sum(one.seconds for one in finished),
+        env_seconds=sum(one.env_seconds for one in finished),
+        inference_seconds=sum(one.inference_seconds for one in finished),
+        actor_wait_seconds=sum(one.wait_seconds for one in finished),
+    )
 
 
 class Failed(NamedTuple):

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from agents.faults import Faults
 from agents.network.agent import AgentNetwork
 from agents.runtime.actor_group import Broken, GroupTask
-from agents.runtime.actor_process import Supervision
-from agents.runtime.base import ActorError, Batch, MakeActor, Positions, concatenate
+from agents.runtime.actor_process import Supervision, batch_of
+from agents.runtime.base import ActorError, Batch, MakeActor, Positions
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.cluster_bridge import run_bridge
 from agents.runtime.cluster_messages import Delivered, Dropped, Layout, Processes, Restarted, Said
@@ -131,15 +131,8 @@ class ClusterRuntime:
         for _, unroll in taken:
             self.positions.unrolls[unroll.actor] = unroll.finished.unrolls
             self.positions.episodes[unroll.actor] = unroll.episodes
-        finished = [unroll.finished for _, unroll in taken]
-        return Batch(
-            trajectory=concatenate([self._buffers[number] for number, _ in taken]),
-            weights_versions=[one.weights_version for one in finished],
-            wait_seconds=waited,
-            actor_seconds=sum(one.seconds for one in finished),
-            env_seconds=sum(one.env_seconds for one in finished),
-            inference_seconds=sum(one.inference_seconds for one in finished),
-            actor_wait_seconds=sum(one.wait_seconds for one in finished),
+        return batch_of(
+            [self._buffers[number] for number, _ in taken], [unroll.finished for _, unroll in taken], waited
         )
 
     def publish(self, version: int) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from agents.faults import Faults
 from agents.network.agent import AgentNetwork
 from agents.runtime.actor_pool import ActorPool, Ready
-from agents.runtime.actor_process import Supervision
-from agents.runtime.base import Batch, MakeActor, Positions, concatenate
+from agents.runtime.actor_process import Supervision, batch_of
+from agents.runtime.base import Batch, MakeActor, Positions
 from agents.runtime.inference import MakePolicy
 from envs.spec import ArraySpec
 
@@ -85,14 +85,8 @@ class LocalRuntime:
         for place, finished in taken:
             self.positions.unrolls[pool.index(place)] = finished.unrolls
             self.positions.episodes[pool.index(place)] = pool.buffers[finished.buffer]["episode"].tolist()
-        return Batch(
-            trajectory=concatenate([pool.buffers[finished.buffer] for _, finished in taken]),
-            weights_versions=[finished.weights_version for _, finished in taken],
-            wait_seconds=waited,
-            actor_seconds=sum(finished.seconds for _, finished in taken),
-            env_seconds=sum(finished.env_seconds for _, finished in taken),
-            inference_seconds=sum(finished.inference_seconds for _, finished in taken),
-            actor_wait_seconds=sum(finished.wait_seconds for _, finished in taken),
+        return batch_of(
+            [pool.buffers[finished.buffer] for _, finished in taken], [finished for _, finished in taken], waited
         )
 
     def publish(self, version: int) -> None:
