@@ -5,7 +5,7 @@ Any key of train.py may be given; one with several values (core=lstm,mlstm) is a
 
 from __future__ import annotations
 
-from agents.interruption import INTERRUPTED, leave_at_signals, raise_at_signals, run_program
+from agents.interruption import leave_at_signals, raise_at_signals, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -23,39 +23,32 @@ from ablation.processes import available_cores
 from ablation.records import load_folders, load_grid
 from ablation.results import Results
 from ablation.running import Run, State, sole_owner
+from agents.program import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
 from conf.ablate_schema import AblateConfig, check_ablate
 from conf.loading import ablate_keys, compose_ablate, split_axes
 from envs.errors import InputError
-
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 done but for runs that failed, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
-    try:
-        if {"--help", "-h"} & set(arguments):
-            keys = ablate_keys([argument for argument in arguments if not argument.startswith("-")])
-            print(__doc__, *(f"  {key}={value}" for key, value in keys.items()), sep="\n")
-            return DONE
-        single, axes = split_axes(arguments)
-        config = compose_ablate(single)
-        fusion_axis(config, single, axes)
-        check_ablate(config, len(available_cores()))
-        if config.report:
-            return report(load_grid(Path(config.report), config.measure), Path(config.report), config)
-        if config.folders:
-            return report(
-                load_folders(config.folders, config.measure), Path(config.folder or "runs/comparison"), config
-            )
-        return ablate(config, single, axes)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted and saved: the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code(lambda: begin(arguments), interrupted="interrupted and saved: the same command goes on")
+
+
+def begin(arguments: Sequence[str]) -> int:
+    """What the arguments ask for: a grid, or a report alone. Returns the exit code."""
+    if asks_for_help(arguments):
+        return show_help(__doc__, ablate_keys(overrides(arguments)))
+    single, axes = split_axes(arguments)
+    config = compose_ablate(single)
+    fusion_axis(config, single, axes)
+    check_ablate(config, len(available_cores()))
+    if config.report:
+        return report(load_grid(Path(config.report), config.measure), Path(config.report), config)
+    if config.folders:
+        return report(load_folders(config.folders, config.measure), Path(config.folder or "runs/comparison"), config)
+    return ablate(config, single, axes)
 
 
 def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str]]) -> int:

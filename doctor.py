@@ -26,12 +26,13 @@ from rich.table import Table
 from rich.text import Text
 
 from agents import builder, plan, requirements, resources
+from agents.program import BAD_INPUT, exit_code
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.suites import SUITES, make_spec
 
-CAN_RUN, CANNOT_RUN, BAD_INPUT = 0, 1, 2
+CAN_RUN, CANNOT_RUN = 0, 1
 
 FEW_OPEN_FILES = 1024
 """What Linux allows a process as a rule; every tensor that processes share holds a file open."""
@@ -69,16 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         print(__doc__)
         return CAN_RUN if unknown[0] in ("-h", "--help") else BAD_INPUT
-    try:
+
+    def say() -> int:
         found = examine(overrides)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    if "--json" in arguments:
-        print(json.dumps(found, indent=2))
-    else:
-        show(found, Console())
-    return CANNOT_RUN if found["run"]["problems"] else CAN_RUN
+        if "--json" in arguments:
+            print(json.dumps(found, indent=2))
+        else:
+            show(found, Console())
+        return CANNOT_RUN if found["run"]["problems"] else CAN_RUN
+
+    return exit_code(say)
 
 
 def examine(overrides: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.interruption import INTERRUPTED, leave_at_signals, raise_at_signals, run_program
+from agents.interruption import leave_at_signals, raise_at_signals, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -24,30 +24,20 @@ from agents.evaluation_probes import Probing, probe_report, probe_tables
 from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
 from agents.files import check_links
 from agents.plan import named_device, num_cores
+from agents.program import DONE, asks_for_help, exit_code, show_help
 from agents.runtime.process import configure_process
 from agents.video import check_video, file_names, record
 from conf.loading import compose_evaluate, to_dict
 from conf.schema import EvaluateConfig
-from envs.errors import InputError
-
-DONE, BAD_INPUT = 0, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
-    if "--help" in arguments or "-h" in arguments:
-        print(__doc__, *(f"  {key}={value}" for key, value in to_dict(EvaluateConfig()).items()), sep="\n")
-        return DONE
-    try:
-        return evaluate(compose_evaluate(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted: no result was written", file=sys.stderr)
-        return INTERRUPTED
+    if asks_for_help(arguments):
+        return show_help(__doc__, to_dict(EvaluateConfig()))
+    return exit_code(lambda: evaluate(compose_evaluate(arguments)), interrupted="interrupted: no result was written")
 
 
 def evaluate(config: EvaluateConfig) -> int:

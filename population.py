@@ -6,7 +6,7 @@ Any key of train.py may be given and holds for every member.
 
 from __future__ import annotations
 
-from agents.interruption import INTERRUPTED, leave_at_signals, raise_at_signals, run_program
+from agents.interruption import leave_at_signals, raise_at_signals, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -16,40 +16,40 @@ import sys
 from collections.abc import Sequence
 
 from ablation.places import place_for
-from ablation.population import AllFailedError, Population
+from ablation.population import Population, PopulationError
 from ablation.population_display import PopulationDisplay
 from ablation.population_report import summary, table, write_summary
 from ablation.processes import available_cores
 from ablation.running import State, sole_owner
+from agents.program import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
 from conf.loading import compose_population, population_keys
 from conf.population_schema import PopulationConfig, check_population
-from envs.errors import InputError
-
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 done but for members that failed, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
+    return exit_code(
+        lambda: begin(arguments),
+        failures=(PopulationError,),
+        interrupted="interrupted and saved: the same command goes on",
+    )
+
+
+def begin(arguments: Sequence[str]) -> int:
+    """The population that the arguments describe. Returns the exit code."""
+    if asks_for_help(arguments):
+        return show_help(__doc__, population_keys(overrides(arguments)))
+    config = compose_population(arguments)
+    check_population(config, len(available_cores()))
     try:
-        if {"--help", "-h"} & set(arguments):
-            keys = population_keys([argument for argument in arguments if not argument.startswith("-")])
-            print(__doc__, *(f"  {key}={value}" for key, value in keys.items()), sep="\n")
-            return DONE
-        config = compose_population(arguments)
-        check_population(config, len(available_cores()))
         return train(config, ["python", "population.py", *arguments])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
     except OSError as error:
         # What was there is whole, and each member says for itself what it could not save.
-        print(f"error: the population cannot be written ({error.strerror}): the same command goes on", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("interrupted and saved: the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        raise PopulationError(
+            f"the population cannot be written ({error.strerror}): the same command goes on"
+        ) from error
 
 
 def train(config: PopulationConfig, command: Sequence[str]) -> int:
@@ -59,12 +59,8 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
         population.begin(command)
         with PopulationDisplay(config.total_frames, enabled=config.display) as display:
             display.say(f"mimpala: {config.members} members in {population.folder}")
-            try:
-                with place_for(config, population.cells(0), display.say) as place:
-                    ended = population.train(place, display.update, display.compared)
-            except AllFailedError as error:
-                print(f"error: every member failed, the first because: {error}", file=sys.stderr)
-                return FAILED
+            with place_for(config, population.cells(0), display.say) as place:
+                ended = population.train(place, display.update, display.compared)
         content = summary(population.history, population.names)
         written = write_summary(population.folder, content, population.history)
         display.console.print(table(content), highlight=False)

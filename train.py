@@ -37,6 +37,7 @@ from agents.learners import LearnerError, torchrun_place, with_learners
 from agents.matching import match_params
 from agents.metrics import MetricsLog, Statistics
 from agents.network.cost import multiply_adds
+from agents.program import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.replay import parts_of
 from agents.requirements import check_fits, check_network
 from agents.run_folder import (
@@ -63,36 +64,31 @@ from envs.scores import human_scores
 from envs.spec import EnvSpec
 from envs.suites import make_spec
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
+FAILURES = (ActorError, LearnerError, NonFiniteError, SaveError)
+"""What ends a run that has saved what it could."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
-    try:
-        if {"--help", "-h"} & set(arguments):
-            keys = train_keys([argument for argument in arguments if not argument.startswith("-")])
-            print(__doc__, *(f"  {key}={value}" for key, value in keys.items()), sep="\n")
-            return DONE
-        if (launched := torchrun_place()) and launched.rank > 0:
-            return follow_under_torchrun()
-        arguments = with_learners(arguments, launched)
-        config = compose_train(arguments)
-        config.run = config.run or default_run(config)
-        if config.resume and holds_run(Path(config.run)):
-            config = resumed_config(config, changed_keys(arguments))
-            return train(config, make_spec(config.env))
-        env = make_spec(config.env)
-        return train(match_params(config, env), env)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except (ActorError, LearnerError, NonFiniteError, SaveError) as error:
-        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return exit_code(lambda: begin(arguments), failures=FAILURES)
+
+
+def begin(arguments: Sequence[str]) -> int:
+    """The run that the arguments describe. Returns the exit code."""
+    if asks_for_help(arguments):
+        return show_help(__doc__, train_keys(overrides(arguments)))
+    if (launched := torchrun_place()) and launched.rank > 0:
+        return follow_under_torchrun()
+    arguments = with_learners(arguments, launched)
+    config = compose_train(arguments)
+    config.run = config.run or default_run(config)
+    if config.resume and holds_run(Path(config.run)):
+        config = resumed_config(config, changed_keys(arguments))
+        return train(config, make_spec(config.env))
+    env = make_spec(config.env)
+    return train(match_params(config, env), env)
 
 
 def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:

@@ -58,32 +58,23 @@ def run(folder: Path, *, threads: int) -> int:
     import evaluate
     import train
     from ablation.grid import evaluated, load_cell, trained
-    from agents.learner import NonFiniteError
-    from agents.runtime.base import ActorError
-    from agents.saving import SaveError
-    from envs.errors import InputError
+    from agents.program import DONE, exit_code
     from envs.suites import make_spec
 
-    try:
+    def play() -> int:
         cell = load_cell(folder)
         if not trained(cell):
             code = train.train(cell.train, make_spec(cell.train.env), pause_at=cell.pause_at)
-            if code != train.DONE:
+            if code != DONE:
                 return code
         # An evaluation has nothing to save.
         raise_at_signals()
         if cell.evaluate and not evaluated(cell):
             cell.evaluate.threads = threads
             return evaluate.evaluate(cell.evaluate)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return train.BAD_INPUT
-    except (ActorError, NonFiniteError, SaveError) as error:
-        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
-        return train.FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return train.DONE
+        return DONE
+
+    return exit_code(play, failures=train.FAILURES)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ablation.grid import Cell
 from ablation.running import Progress, State
+from agents.terminal import Terminal
 
 _ENDED = (State.FINISHED, State.FAILED)
 _WORDS = {State.WAITING: ".", State.EVALUATING: "eval", State.FINISHED: "done", State.FAILED: "failed"}
@@ -25,7 +24,7 @@ _STYLES = {
 }
 
 
-class GridDisplay:
+class GridDisplay(Terminal):
     """Progress of a grid, as a context manager.
 
     Args:
@@ -34,30 +33,11 @@ class GridDisplay:
     """
 
     def __init__(self, cells: Sequence[Cell], *, enabled: bool = True) -> None:
-        self.console = Console()
-        if not self.console.is_terminal:
-            # A file has no width: nothing is wrapped or cut.
-            self.console = Console(width=1000)
+        super().__init__(live=enabled)
         self._cells = cells
         self._told: set[str] = set()
         self._began = time.monotonic()
         self._first_frames: int | None = None
-        self._live = Live(console=self.console, refresh_per_second=2) if enabled and self.console.is_terminal else None
-
-    def __enter__(self) -> GridDisplay:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def say(self, text: str) -> None:
-        """A line as it is."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def update(self, progress: Mapping[str, Progress]) -> None:
         """Shows where the cells stand; what has ended since the last time gets a line of its own."""
@@ -70,8 +50,8 @@ class GridDisplay:
             if now.state in _ENDED and name not in self._told:
                 self._told.add(name)
                 self.say(f"{name}: {now.state}{f': {now.reason}' if now.reason else ''} ({self._counted(progress)})")
-        if self._live:
-            self._live.update(Group(self._table(progress), self._line(progress)))
+        if self.is_live:
+            self.show(Group(self._table(progress), self._line(progress)))
 
     def _counted(self, progress: Mapping[str, Progress]) -> str:
         done = sum(now.state in _ENDED for now in progress.values())

@@ -57,8 +57,8 @@ class Fitness(NamedTuple):
     updates: int = 0
 
 
-class AllFailedError(RuntimeError):
-    """No member came to the next comparison; the message is why one of them failed."""
+class PopulationError(RuntimeError):
+    """The population cannot go on, as the message says."""
 
 
 class Population:
@@ -125,7 +125,7 @@ class Population:
             compared: called after every comparison, with its lines of the history and the names of the members.
 
         Raises:
-            AllFailedError: no member has come to the next comparison.
+            PopulationError: no member has come to the next comparison.
             KeyboardInterrupt: after every member has ended, saved.
         """
         progress: dict[str, Progress] = {}
@@ -135,7 +135,7 @@ class Population:
             progress = Run(self.cells(frames), place, changed).play()
             failed = {name: now.reason for name, now in progress.items() if now.state is State.FAILED}
             if len(failed) == len(self.names):
-                raise AllFailedError(next(iter(failed.values())))
+                raise PopulationError(f"every member failed, the first because: {next(iter(failed.values()))}")
             # A member that fails at the very end has nobody to learn from: the same command tries it again.
             if generation > self.history.generation and not (failed and frames == self.comparisons[-1]):
                 compared(self.compare(generation, frames, failed), self.names)

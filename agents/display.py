@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from agents.metrics import mean_over_tasks, scores_of_suite
+from agents.terminal import Terminal
 
 _PLAIN_SECONDS = 10.0
 
@@ -29,7 +27,7 @@ def warn(text: str) -> None:
 SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
 
 
-class Display:
+class Display(Terminal):
     """Progress of a training run, as a context manager.
 
     Args:
@@ -38,7 +36,7 @@ class Display:
     """
 
     def __init__(self, total_frames: int, *, enabled: bool = True) -> None:
-        self.console = Console()
+        super().__init__(live=enabled, refresh_per_second=4)
         self._enabled = enabled
         self._total = total_frames
         self._plain_at = 0.0
@@ -52,27 +50,7 @@ class Display:
             expand=True,
         )
         self._task = self._bar.add_task("", total=total_frames, frames="starting", eta="")
-        self._live: Live | None = None
-        if enabled and self.console.is_terminal:
-            self._live = Live(self._bar, console=self.console, refresh_per_second=4, transient=False)
-
-    def __enter__(self) -> Display:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def say(self, text: str) -> None:
-        """A line above the live part."""
-        # As it is: a path that is wrapped, or loses what looks like markup, cannot be copied.
-        # And where the output goes into a file on a full disk, or to a reader that is gone, the run goes on.
-        with contextlib.suppress(OSError):
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.show(self._bar)
 
     def banner(self, title: str, rows: dict[str, str]) -> None:
         """A two-column summary of what is about to run."""
@@ -113,13 +91,13 @@ class Display:
             return
         frames, speed = int(row["frames"]), row["frames_per_second"]
         left = max(0, self._total - frames) / speed if speed else math.inf
-        if self._live:
+        if self.is_live:
             self._bar.update(
                 self._task, completed=frames, frames=f"{frames:,} / {self._total:,} frames", eta=f"{_clock(left)} left"
             )
             parts = [self._bar, _line(row), _times(row), Text(_processes(row)), Text(limit), _table(tasks)]
             scores = _scores(tasks)
-            self._live.update(Group(*parts, *([scores] if scores else [])))
+            self.show(Group(*parts, *([scores] if scores else [])))
         elif time.monotonic() - self._plain_at >= _PLAIN_SECONDS or frames >= self._total:
             self._plain_at = time.monotonic()
             shown = "  ".join(

@@ -10,6 +10,7 @@ from agents import builder, plan
 from agents.faults import Faults
 from agents.learner import Learner
 from agents.learners import FIRST, Group, LearnerError, meet_at_file, meet_at_torchrun, share_of
+from agents.program import DONE, FAILED
 from agents.replay import parts_of
 from agents.runtime.base import Batch, Positions
 from agents.runtime.process import configure_process
@@ -19,8 +20,6 @@ from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec
-
-DONE, FAILED = 0, 1
 
 
 def follow(group: Group) -> int:

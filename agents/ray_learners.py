@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from agents.following import DONE, FAILED, follow
+from agents.following import follow
 from agents.interruption import end_with_the_parent
 from agents.learners import meet_at_port
+from agents.program import DONE, FAILED
 from agents.runtime.process import leave_signals_to_the_learner
 from agents.runtime.ray_connection import hide_main_module, joined
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agents.program import DONE, FAILED, asks_for_help, exit_code, show_help
 from envs.errors import InputError
-
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 Row = dict[str, Any]
 """One line of output."""
@@ -84,25 +82,19 @@ def report(measure: Callable[[list[str]], Iterator[Row]], arguments: Sequence[st
     """Prints the rows as they come, one JSON object per line. 0 done, 1 what was measured failed, or a row says that it is not `ok`, 2 bad
     input, 130 interrupted.
     """
-    if {"--help", "-h"} & set(arguments):
-        print(description)
-        return DONE
+    if asks_for_help(arguments):
+        return show_help(description, {})
     # Being terminated, too, must pass through the `finally` clauses that end the programs under measurement.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    held = True
-    try:
+
+    def show_rows() -> int:
+        held = True
         for row in measure(list(arguments)):
             print(json.dumps(row), flush=True)
             held = held and row.get("ok", True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return DONE if held else FAILED
+        return DONE if held else FAILED
+
+    return exit_code(show_rows, failures=(BenchmarkError,))
 
 
 def _positive(key: str, text: str) -> float:

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ablation.processes import available_cores
 from agents.files import check_links, write_json, write_whole
-from agents.interruption import INTERRUPTED, raise_at_signals
+from agents.interruption import raise_at_signals
+from agents.program import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.run_folder import provenance
 from agents.runtime.process import configure_process
 from conf.checks import require
@@ -26,7 +27,6 @@ from studies.figures import Figure, png
 from studies.running import Cell, CellError, Outcome, Result, Settings, run, stored
 from studies.tables import markdown
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 MOST, MOST_SEEDS = 2**20, 1000
 """Of any number that a study is given, and of its seeds."""
 
@@ -77,30 +77,25 @@ def main(study: Study[Any], arguments: Sequence[str] | None = None) -> int:
     """The program: 0 done, 1 a process was killed, 2 bad input, 130 interrupted; cells that are done are kept."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
+    return exit_code(
+        lambda: begin(study, arguments), failures=(CellError,), interrupted="interrupted: the same command goes on"
+    )
+
+
+def begin(study: Study[Any], arguments: Sequence[str]) -> int:
+    """The study with the configuration that the arguments describe. Returns the exit code."""
+    if asks_for_help(arguments):
+        return show_help(study.about, flatten(to_dict(compose_study(study.name, overrides(arguments)))))
+    config = compose_study(study.name, arguments)
+    require(config, {"seed": 0, "parallel": 0}, "")
+    check_numbers("seeds", [config.seeds], 1, MOST_SEEDS)
+    study.check(config)
+    folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")
+    check_links(folder)
     try:
-        if {"--help", "-h"} & set(arguments):
-            config = compose_study(study.name, [argument for argument in arguments if not argument.startswith("-")])
-            print(study.about, *(f"  {key}={value}" for key, value in flatten(to_dict(config)).items()), sep="\n")
-            return DONE
-        config = compose_study(study.name, arguments)
-        require(config, {"seed": 0, "parallel": 0}, "")
-        check_numbers("seeds", [config.seeds], 1, MOST_SEEDS)
-        study.check(config)
-        folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")
-        check_links(folder)
-        try:
-            conduct(study, config, folder)
-        except OSError as error:
-            raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except CellError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        conduct(study, config, folder)
+    except OSError as error:
+        raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
     return DONE
 
 

@@ -87,11 +87,10 @@ def run(
             "a process of the study was killed: the same command goes on, parallel=1 needs least memory"
         ) from error
     finally:
-        # On the way out after an error or Ctrl-C nobody wants the rest.
-        pool.shutdown(wait=False, cancel_futures=True)
+        # On the way out after an error or Ctrl-C nobody wants the rest; the pool collects its dead.
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
-            process.join()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager

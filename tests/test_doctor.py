@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import doctor
-from doctor import BAD_INPUT, CAN_RUN, CANNOT_RUN, Engine, engines, main
+from agents.program import BAD_INPUT
+from doctor import CAN_RUN, CANNOT_RUN, Engine, engines, main
 
 SMALL = ["env=conditional", "context=task", "core.size=8", "fusion.size=8"]
 

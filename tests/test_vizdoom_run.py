@@ -9,6 +9,7 @@ import pytest
 
 import evaluate
 import train
+from agents.program import DONE
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind", "process_settings")
 
@@ -20,7 +21,7 @@ def test_it_trains_in_another_process_and_evaluates(tmp_path: Path, capfd: pytes
     tasks = ["env=vizdoom", "env.tasks=[basic,predict_position]", "env.action_repeat=20", "env.variables=true"]
     slots = ["runtime.num_actors=1", "runtime.slots_per_actor=2", "learner.batch_size=2"]
     run = [f"run={tmp_path}", "total_frames=1200", "display=false"]
-    assert train.main([*tasks, *sizes, *slots, *run]) == train.DONE
+    assert train.main([*tasks, *sizes, *slots, *run]) == DONE
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert result["frames"] >= 1200
     assert {task: row["episodes"] > 0 for task, row in result["tasks"].items()} == {
@@ -28,7 +29,7 @@ def test_it_trains_in_another_process_and_evaluates(tmp_path: Path, capfd: pytes
         "predict_position": True,
     }
     assert result["score"] == {}
-    assert evaluate.main([f"run={tmp_path}", "episodes=2", "slots=1", "tasks=[predict_position]"]) == evaluate.DONE
+    assert evaluate.main([f"run={tmp_path}", "episodes=2", "slots=1", "tasks=[predict_position]"]) == DONE
     found = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert found["aggregate"]["success"] is None
     assert found["scores"] == {}

@@ -18,7 +18,7 @@ import population
 from ablation import cell as cell_process
 from ablation.grid import Cell, save_cell
 from ablation.history import History
-from ablation.population import AllFailedError, Fitness, Population, copied, fitness_of
+from ablation.population import Fitness, Population, PopulationError, copied, fitness_of
 from ablation.population_report import figure, summary
 from ablation.running import End
 from agents.checkpoint import list_checkpoints, load_checkpoint
@@ -262,7 +262,7 @@ def test_a_member_that_fails_goes_on_as_a_copy_and_one_that_fails_at_the_end_is_
 
 
 def test_a_population_of_which_nobody_can_be_trained_says_why(tmp_path: Path) -> None:
-    with pytest.raises(AllFailedError, match="exit code 2"):
+    with pytest.raises(PopulationError, match="exit code 2"):
         train(tmp_path / "population", place=Here(lambda cell: 2))
 
 

@@ -20,6 +20,7 @@ from ray_cluster import CPUS, NODE, one_node, ray_nodes
 
 import train
 from agents.faults import Faults
+from agents.program import BAD_INPUT, DONE, FAILED
 from agents.runtime import ray_connection
 from agents.runtime.base import Positions
 from agents.runtime.cluster import ClusterRuntime, grouped
@@ -100,12 +101,12 @@ def test_a_head_that_dies_ends_the_run_saved_and_the_run_goes_on_elsewhere(
     code = train.main([*TINY, f"runtime.address={head.address}", f"run={folder}", "total_frames=100000000"])
     killer.join()
     said = capsys.readouterr().err
-    assert code == train.FAILED and "the Ray cluster is gone" in said and "resume=true" in said
+    assert code == FAILED and "the Ray cluster is gone" in said and "resume=true" in said
     saved = max(int(path.stem.split("-")[-1]) for path in (folder / "checkpoints").glob("*.pt"))
     assert saved > 0
     # With another runtime, because starting a cluster takes a while.
     more = [*TINY, "runtime=serial", "runtime.address=''", f"run={folder}", "resume=true", "total_frames=1"]
-    assert train.main(more) == train.DONE, capsys.readouterr().err
+    assert train.main(more) == DONE, capsys.readouterr().err
 
 
 def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing_even_of_a_run_that_was_killed(
@@ -156,7 +157,7 @@ def test_learners_on_several_nodes_make_a_run_together(
     folder, cluster = tmp_path / "run", ray_nodes()
     command = [*TINY, f"runtime.address={cluster.address}", "runtime.num_actors=2", "learner.num_processes=2"]
     command += ["learner.batch_size=8", f"run={folder}", "resume=true"]
-    assert train.main([*command, "total_frames=2000"]) == train.DONE, capsys.readouterr().err
+    assert train.main([*command, "total_frames=2000"]) == DONE, capsys.readouterr().err
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["frames"] >= 2000 and "time/reduce" in rows[-1]
 
@@ -171,7 +172,7 @@ def test_learners_on_several_nodes_make_a_run_together(
 
     killer = threading.Thread(target=kill_the_follower)
     killer.start()
-    assert train.main([*command, "total_frames=100000000"]) == train.FAILED
+    assert train.main([*command, "total_frames=100000000"]) == FAILED
     killer.join()
     said = capsys.readouterr().err
     assert "error: " in said and "resume=true goes on with it" in said
@@ -208,7 +209,7 @@ def test_nodes_are_told_where_this_program_is_but_not_where_python_is() -> None:
 def test_what_cannot_be_is_refused(
     settings: list[str], sentence: str, tmp_path: Path, process_settings: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train.main([*TINY, *settings, f"run={tmp_path / 'run'}"]) == train.BAD_INPUT
+    assert train.main([*TINY, *settings, f"run={tmp_path / 'run'}"]) == BAD_INPUT
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert sentence in line
     assert not (tmp_path / "run").exists()
@@ -221,5 +222,5 @@ def test_without_ray_one_is_told_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray_connection.importlib.util, "find_spec", lambda name: None)
-    assert train.main([*TINY, f"run={tmp_path / 'run'}"]) == train.BAD_INPUT
+    assert train.main([*TINY, f"run={tmp_path / 'run'}"]) == BAD_INPUT
     assert 'pip install "mimpala[ray]"' in capsys.readouterr().err

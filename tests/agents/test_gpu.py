@@ -4,76 +4,22 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
 
 import pytest
 import torch
-from fakes import ACTIONS, fake_batch, fake_config, fake_env, fake_network
-from pretended_gpu import GPU, MixedDevicesError, OnGPU, PretendedGPU, Stream, host, pretended_gpu
+from fakes import fake_batch, fake_config, fake_env, fake_network
+from gpu_agents import AGENTS, SLOTS, B, T, assert_equal_parameters, two_learners
+from pretended_gpu import GPU, MixedDevicesError, OnGPU, PretendedGPU, host
 from torch import Tensor
 
-from agents import device_step, plan
-from agents.builder import build_learner
-from agents.compiling import Compiled
-from agents.fusion import FUSIONS, SPATIAL_FUSIONS, Segments
-from agents.learner import Learner
+from agents import device_step
+from agents.fusion import Segments
 from agents.network.agent import AgentNetwork
-from agents.network.core import CORES
 from agents.policy import Policy
 from agents.runtime.buffers import SharedWeights
-from agents.staging import Staging
-from agents.trajectory import EPISODE_STATISTICS, OBSERVED, Trajectory
-from agents.transfer import Packing, send, send_one
-from conf.loading import compose_train
-from conf.schema import TrainConfig
-from envs.errors import InputError
+from agents.trajectory import OBSERVED
+from agents.transfer import send_one
 from envs.spec import EnvSpec
-
-T, B, SLOTS = 5, 4, 4
-
-
-@pytest.fixture
-def gpu() -> Iterator[PretendedGPU]:
-    with pretended_gpu() as pretended:
-        yield pretended
-
-
-def config_of(**options: object) -> TrainConfig:
-    """With an optimiser that does not make large steps of gradients of nearly 0, whose sign is a matter of rounding."""
-    return fake_config(epsilon=1e-2, **options)  # type: ignore[arg-type]
-
-
-def agents() -> dict[str, tuple[EnvSpec, TrainConfig]]:
-    """Every fusion, core, kind of actions and torso once."""
-    grid = fake_env(image=(7, 7, 3), kind="symbolic")
-    pixels = fake_env(image=(24, 28, 3), kind="pixels")
-    found = {f"fusion-{name}": (fake_env(), config_of(fusion=name)) for name in sorted(FUSIONS)}
-    found |= {f"core-{name}": (fake_env(), config_of(core=name)) for name in CORES}
-    found |= {f"actions-{name}": (fake_env(actions=name), config_of(fusion="film")) for name in ACTIONS}
-    sites = ("torso", "core_input")
-    for name in SPATIAL_FUSIONS:
-        config = config_of(fusion="gated", spatial=name, sites=sites)
-        found[f"map-{name}"] = grid, config
-    for torso in ("shallow", "deep"):
-        found[f"torso-{torso}"] = pixels, config_of(fusion="concat", torso=torso)
-    found["no context"] = fake_env(), config_of(fusion="concat", context="none")
-    found["rmsprop"] = fake_env(), config_of(optimizer="rmsprop", reduction="sum", popart=False)
-    return found
-
-
-AGENTS = agents()
-
-
-def two_learners(env: EnvSpec, config: TrainConfig) -> tuple[Learner, Learner]:
-    """With equal parameters: on the processor, and on the GPU."""
-    network = fake_network(env, config)
-    return build_learner(config, env, copy.deepcopy(network)), build_learner(config, env, network.to(GPU))
-
-
-def assert_equal_parameters(one: Learner, other: Learner, **tolerance: float) -> None:
-    for left, right in zip(one.network.parameters(), other.network.parameters(), strict=True):
-        torch.testing.assert_close(host(right.detach()), left.detach(), **(tolerance or {"rtol": 1e-3, "atol": 1e-4}))
-
 
 # What is pretended
 
@@ -156,101 +102,6 @@ def test_a_state_goes_from_the_gpu_to_the_processor_and_back(gpu: PretendedGPU) 
         learner.step(batch)
     assert_equal_parameters(on_cpu, on_gpu)
     assert_equal_parameters(on_cpu, again)
-
-
-# Staging
-
-
-def parts(count: int) -> list[tuple[Trajectory, int]]:
-    return [(fake_batch(fake_env(), 10, 3, 4, seed), 4) for seed in range(count)]
-
-
-def test_on_the_processor_a_batch_is_passed_on_as_it_is_and_nothing_is_fetched_ahead() -> None:
-    network = fake_network(fake_env(), fake_config())
-    staging = Staging(network.context_encoder, torch.device("cpu"))
-    given = parts(3)
-    fetched = []
-
-    def one_by_one() -> Iterator[tuple[Trajectory, int]]:
-        for part in given:
-            fetched.append(part)
-            yield part
-
-    for number, part in enumerate(staging.ahead(one_by_one())):
-        assert part is given[number] and len(fetched) == number + 1
-        staged = staging.take(part[0])
-        assert staged.batch is part[0]
-        assert staged.segments.index.data_ptr() and len(staged.segments.index) == 16
-
-
-@pytest.mark.parametrize("asynchronous", [True, False])
-def test_a_batch_arrives_as_it_left_but_for_what_is_not_learned_from(gpu: PretendedGPU, asynchronous: bool) -> None:
-    network = fake_network(fake_env(), fake_config())
-    staging = Staging(network.context_encoder, GPU, asynchronous=asynchronous)
-    (batch, _), *_ = parts(1)
-    staged = staging.take(batch)
-    stay = {*EPISODE_STATISTICS, "instruction", "reset"}
-    for key, array in staged.batch.items():
-        assert isinstance(array, OnGPU) == (key not in stay), key
-        assert array is batch[key] if key in stay else torch.equal(host(array), batch[key])
-    expected = Staging(network.context_encoder, torch.device("cpu")).take(batch)
-    assert torch.equal(host(staged.segments.index), expected.segments.index)
-    assert torch.equal(host(staged.contexts.instruction), expected.contexts.instruction)
-    # What lies in memory that actors write into again may change from here on.
-    for array in batch.values():
-        array.zero_()
-    assert host(staged.batch["behaviour_log_probs"]).any()
-
-
-def test_the_next_batch_travels_while_one_is_learned_from(gpu: PretendedGPU) -> None:
-    network = fake_network(fake_env(), fake_config())
-    staging = Staging(network.context_encoder, GPU)
-    stream = staging._stream
-    assert isinstance(stream, Stream)
-    given = parts(4)
-    for number, part in enumerate(staging.ahead(iter(given))):
-        assert part is given[number]
-        # This one and the next are on their way, and it is waited for when it is taken.
-        assert len(stream.events) == min(number + 2, len(given))
-        assert not stream.events[number].waited_for
-        staged = staging.take(part[0])
-        assert stream.events[number].waited_for
-        assert torch.equal(host(staged.batch["reward"]), part[0]["reward"])
-    assert gpu.waits == []
-
-
-def test_what_was_sent_and_not_taken_is_forgotten(gpu: PretendedGPU) -> None:
-    network = fake_network(fake_env(), fake_config())
-    staging = Staging(network.context_encoder, GPU)
-    given = parts(3)
-    for _ in staging.ahead(iter(given)):
-        break
-    other = parts(4)[3][0]
-    assert torch.equal(host(staging.take(other).batch["reward"]), other["reward"])
-    assert not staging._sent
-
-
-def test_what_is_there_already_is_not_sent() -> None:
-    tensors = {"a": torch.ones(3), "b": torch.zeros(2, dtype=torch.bool)}
-    moved = send(tensors, torch.device("cpu"))
-    assert all(moved[key] is tensor for key, tensor in tensors.items())
-    assert send_one(tensors["a"], torch.device("cpu")) is tensors["a"]
-
-
-def test_packed_tensors_do_not_overlap_whatever_their_dtypes() -> None:
-    tensors = {
-        "flags": torch.ones(5, dtype=torch.bool),
-        "none": torch.zeros(4, 0),
-        "number": torch.tensor(7),
-        "image": torch.arange(9, dtype=torch.uint8).view(3, 3),
-        "half": torch.full((2, 2), 1.5, dtype=torch.bfloat16),
-    }
-    packing = Packing(tensors)
-    views = packing.views(torch.zeros(packing.num_bytes, dtype=torch.uint8))
-    for key, tensor in tensors.items():
-        views[key].copy_(tensor)
-    for key, tensor in tensors.items():
-        assert views[key].dtype == tensor.dtype and torch.equal(views[key], tensor)
 
 
 # Acting
@@ -370,91 +221,6 @@ def test_a_product_by_groups_is_the_same_with_what_the_processor_knows(gpu: Pret
         assert torch.equal(host(given), expected) if isinstance(expected, Tensor) else given == expected
     assert gpu.waits == []
     assert torch.equal(host(found.repeated(2).grid.place), Segments(index, 3).repeated(2).grid.place)
-
-
-# Which device
-
-
-def chosen(*overrides: str) -> torch.device:
-    return plan.device(compose_train(["env=conditional", "context=task", *overrides]))
-
-
-def test_auto_is_the_first_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert chosen() == chosen("device=cpu") == torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert chosen() == chosen("device=cuda") == torch.device("cuda:0")
-    assert chosen("device=cuda:1") == torch.device("cuda:1")
-    assert chosen("device=cpu") == chosen("runtime=serial") == torch.device("cpu")
-    assert chosen("device=cuda", "runtime=serial") == torch.device("cuda:0")
-    with pytest.raises(InputError, match=r"device=cuda:2 is not here: torch sees 2 GPUs"):
-        chosen("device=cuda:2")
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CUDA", "meta", "cuda:-1"])
-def test_what_is_no_device_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"device={name} is no device"):
-        chosen(f"device={name}")
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"device=cuda is not here: torch sees no GPUs; use device=auto or device=cpu"):
-        chosen("device=cuda")
-
-
-@pytest.mark.parametrize("key", ["learner.compile", "learner.staging", "runtime.cuda_graphs"])
-def test_switches_are_auto_true_or_false(key: str) -> None:
-    decide = {
-        "learner.compile": plan.compiles,
-        "learner.staging": plan.stages,
-        "runtime.cuda_graphs": plan.captures_graphs,
-    }[key]
-    automatic = key != "learner.compile"
-    for value, expected in (("auto", automatic), ("true", True), ("false", False)):
-        assert decide(compose_train([f"{key}={value}"])) == expected
-    with pytest.raises(InputError, match=rf"{key}=maybe is unknown"):
-        compose_train([f"{key}=maybe"])
-
-
-def test_precision_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = compose_train(["env=conditional", "context=task"])
-    monkeypatch.setattr(plan, "has_bf16", lambda device: device.type == "cuda")
-    assert plan.autocast_dtype(config) is None
-    assert plan.autocast_dtype(config, torch.device("cuda:0")) == torch.bfloat16
-
-
-# Compiling
-
-
-def test_where_the_compiler_fails_the_function_runs_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: object, **kwargs: object) -> Tensor:
-        raise RuntimeError("no C++ compiler\nand more")
-
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: broken)
-    env, config = fake_env(image=(24, 28, 3), kind="pixels"), config_of(torso="shallow", compile="true")
-    plain = build_learner(config_of(torso="shallow"), env, fake_network(env, config))
-    compiled = build_learner(config, env, fake_network(env, config))
-    batch = fake_batch(env, plain.network.core_state_size, T, B)
-    with pytest.warns(UserWarning, match=r"torch.compile fails here .*: set learner.compile=false") as warned:
-        compiled.step(batch)
-    # The torso and V-trace, once each.
-    assert len(warned) == 2
-    plain.step(batch)
-    for learner in (plain, compiled):
-        learner.step(batch)
-    assert_equal_parameters(plain, compiled, rtol=0.0, atol=0.0)
-
-
-def test_what_the_function_itself_refuses_is_raised_as_it_is() -> None:
-    def refuses(x: int) -> int:
-        raise ValueError("not this one")
-
-    function = Compiled(refuses)
-    function._compiled = refuses
-    with pytest.raises(ValueError, match="not this one"):
-        function(1)
 
 
 # A real one

@@ -1,0 +1,56 @@
+"""Agents to compare on the processor and on a GPU."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from fakes import ACTIONS, fake_config, fake_env, fake_network
+from pretended_gpu import GPU, host
+
+from agents.builder import build_learner
+from agents.fusion import FUSIONS, SPATIAL_FUSIONS
+from agents.learner import Learner
+from agents.network.core import CORES
+from conf.schema import TrainConfig
+from envs.spec import EnvSpec
+
+T, B, SLOTS = 5, 4, 4
+"""Steps and sequences of a batch to learn from, slots to act in."""
+
+
+def config_of(**options: object) -> TrainConfig:
+    """With an optimiser that does not make large steps of gradients of nearly 0, whose sign is a matter of rounding."""
+    return fake_config(epsilon=1e-2, **options)  # type: ignore[arg-type]
+
+
+def agents() -> dict[str, tuple[EnvSpec, TrainConfig]]:
+    """Every fusion, core, kind of actions and torso once."""
+    grid = fake_env(image=(7, 7, 3), kind="symbolic")
+    pixels = fake_env(image=(24, 28, 3), kind="pixels")
+    found = {f"fusion-{name}": (fake_env(), config_of(fusion=name)) for name in sorted(FUSIONS)}
+    found |= {f"core-{name}": (fake_env(), config_of(core=name)) for name in CORES}
+    found |= {f"actions-{name}": (fake_env(actions=name), config_of(fusion="film")) for name in ACTIONS}
+    sites = ("torso", "core_input")
+    for name in SPATIAL_FUSIONS:
+        config = config_of(fusion="gated", spatial=name, sites=sites)
+        found[f"map-{name}"] = grid, config
+    for torso in ("shallow", "deep"):
+        found[f"torso-{torso}"] = pixels, config_of(fusion="concat", torso=torso)
+    found["no context"] = fake_env(), config_of(fusion="concat", context="none")
+    found["rmsprop"] = fake_env(), config_of(optimizer="rmsprop", reduction="sum", popart=False)
+    return found
+
+
+AGENTS = agents()
+
+
+def two_learners(env: EnvSpec, config: TrainConfig) -> tuple[Learner, Learner]:
+    """With equal parameters: on the processor, and on the GPU."""
+    network = fake_network(env, config)
+    return build_learner(config, env, copy.deepcopy(network)), build_learner(config, env, network.to(GPU))
+
+
+def assert_equal_parameters(one: Learner, other: Learner, **tolerance: float) -> None:
+    for left, right in zip(one.network.parameters(), other.network.parameters(), strict=True):
+        torch.testing.assert_close(host(right.detach()), left.detach(), **(tolerance or {"rtol": 1e-3, "atol": 1e-4}))

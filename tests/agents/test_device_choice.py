@@ -1,0 +1,60 @@
+"""Which device a run takes, and what it switches on there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agents import plan
+from conf.loading import compose_train
+from envs.errors import InputError
+
+
+def chosen(*overrides: str) -> torch.device:
+    return plan.device(compose_train(["env=conditional", "context=task", *overrides]))
+
+
+def test_auto_is_the_first_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen() == chosen("device=cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert chosen() == chosen("device=cuda") == torch.device("cuda:0")
+    assert chosen("device=cuda:1") == torch.device("cuda:1")
+    assert chosen("device=cpu") == chosen("runtime=serial") == torch.device("cpu")
+    assert chosen("device=cuda", "runtime=serial") == torch.device("cuda:0")
+    with pytest.raises(InputError, match=r"device=cuda:2 is not here: torch sees 2 GPUs"):
+        chosen("device=cuda:2")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CUDA", "meta", "cuda:-1"])
+def test_what_is_no_device_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"device={name} is no device"):
+        chosen(f"device={name}")
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"device=cuda is not here: torch sees no GPUs; use device=auto or device=cpu"):
+        chosen("device=cuda")
+
+
+@pytest.mark.parametrize("key", ["learner.compile", "learner.staging", "runtime.cuda_graphs"])
+def test_switches_are_auto_true_or_false(key: str) -> None:
+    decide = {
+        "learner.compile": plan.compiles,
+        "learner.staging": plan.stages,
+        "runtime.cuda_graphs": plan.captures_graphs,
+    }[key]
+    automatic = key != "learner.compile"
+    for value, expected in (("auto", automatic), ("true", True), ("false", False)):
+        assert decide(compose_train([f"{key}={value}"])) == expected
+    with pytest.raises(InputError, match=rf"{key}=maybe is unknown"):
+        compose_train([f"{key}=maybe"])
+
+
+def test_precision_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_train(["env=conditional", "context=task"])
+    monkeypatch.setattr(plan, "has_bf16", lambda device: device.type == "cuda")
+    assert plan.autocast_dtype(config) is None
+    assert plan.autocast_dtype(config, torch.device("cuda:0")) == torch.bfloat16
