@@ -55,7 +55,7 @@ from agents.run_folder import (
     write_result,
 )
 from agents.runtime.base import ActorError, Positions
-from agents.runtime.process import configure_process, memory_row
+from agents.runtime.process import configure_process, memory_row, prepare_copies
 from agents.saving import SaveError, Saver
 from conf.loading import changed_keys, compose_train, train_keys
 from conf.schema import TrainConfig
@@ -111,6 +111,10 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
     share = plan.share(config, env)
     fresh, replayed, passes = plan.fresh_columns(share), plan.replayed_columns(share), share.learner.passes
     folder = claim(config, env)
+    if config.runtime.name == "local":
+        prepare_copies()
+    # What actors import and what this count imports takes seconds, so both at once.
+    cost = multiply_adds(network, env)
 
     with Display(config.total_frames, enabled=config.display) as display:
         clock = Clock(restored.seconds, learner.state, action_repeat=env.action_repeat)
@@ -128,8 +132,6 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
             config, env, network, own_positions, updates, restored.runtime, faults=faults, say=display.say
         )
         runtime = followers.lead(own, positions, faults)
-        # Actors take seconds to start; what the learner's side needs is made meanwhile, and so is the count, whose imports take two.
-        cost = multiply_adds(network, env)
         saver = Saver(
             folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
         )

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -42,11 +43,13 @@ def end_with_the_parent(parent: int | None = None) -> None:
     Args:
         parent: its process id; None where multiprocessing knows it.
     """
-    known = multiprocessing.parent_process()
-    parent = known.pid if known else parent
+    known, now = multiprocessing.parent_process(), os.getppid()
+    if known:
+        # A fork server is the parent of its copies, whoever has asked for them, and ends with that process.
+        parent = known.pid if forkserver.get_inherited_fds() is None else now
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:
+    if (parent is not None and os.getppid() != parent) or (known and not known.is_alive()):
         # It ended before it could be asked to tell.
         os._exit(1)
 

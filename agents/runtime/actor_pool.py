@@ -8,7 +8,6 @@ sees it at once. An actor always has its next buffer in the pipe while it fills 
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from agents.runtime.actor_process import Abandoned, ActorProcess, Failed, Finish
 from agents.runtime.base import ActorError, MakeActor, Positions
 from agents.runtime.buffers import HasParameters, SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceServer, MakePolicy
-from agents.runtime.process import resident_memory
+from agents.runtime.process import copies, resident_memory
 from envs.errors import InputError
 from envs.faults import ASKED_FOR, Fault
 from envs.spec import ArraySpec
@@ -45,7 +44,7 @@ class Ready(NamedTuple):
 
 
 class ActorPool:
-    """Actors in spawned processes, which are started again when they die, raise, hang or grow too large.
+    """Actors in processes of their own, which are started again when they die, raise, hang or grow too large.
 
     Args:
         make_actor: see runtime/base.py; must be picklable.
@@ -88,7 +87,7 @@ class ActorPool:
         self._actor_threads, self._server_threads = actor_threads, server_threads
         self._faults, self._supervision = faults, supervision
         self._indices = list(indices)
-        self._context = multiprocessing.get_context("spawn")
+        self._context = copies()
         self._slots = spec["core_state"].shape[0]
         self.buffers = TrajectoryBuffers(spec, len(self._indices) * buffers_per_actor)
         self._weights = SharedWeights([parameter.shape for parameter in network.parameters()])
@@ -254,7 +253,7 @@ class ActorPool:
             self._restart(actor, "hung", detail)
         if memory_limit and now - self._weighed > _MEMORY_SECONDS:
             self._weighed = now
-            memory = resident_memory()
+            memory = resident_memory(actor.process.pid or 0 for actor in self._actors)
             for actor in self._actors:
                 size = memory.get(actor.process.pid or 0, 0.0)
                 if size > memory_limit and actor.started and not actor.retiring:

@@ -12,7 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import ForkServerContext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from agents.runtime.process import (
     configure_process,
     kill_with_descendants,
     leave_signals_to_the_learner,
-    sigint_held_back,
+    start,
 )
 from agents.runtime.shared_memory import SharedMemory
 from agents.trajectory import Trajectory
@@ -142,7 +142,7 @@ class ActorProcess:
 
     def __init__(
         self,
-        context: SpawnContext,
+        context: ForkServerContext,
         index: int,
         place: int,
         make_actor: MakeActor,
@@ -171,8 +171,7 @@ class ActorProcess:
             name=f"actor-{index}",
             daemon=True,
         )
-        with sigint_held_back():
-            self.process.start()
+        start(self.process)
         # Without these copies the pipes end with the actor.
         theirs.close()
         writer.close()

@@ -15,7 +15,7 @@ import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import NamedTuple, Protocol
 
@@ -27,11 +27,7 @@ from agents.interruption import end_with_the_parent
 from agents.network.actions import ActionDistribution
 from agents.policy import Policy, Sampler, Slots
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.process import (
-    configure_process,
-    leave_signals_to_the_learner,
-    sigint_held_back,
-)
+from agents.runtime.process import configure_process, leave_signals_to_the_learner, start
 from agents.trajectory import OBSERVED
 from envs.spec import ArraySpec
 
@@ -142,7 +138,7 @@ class InferenceServer:
 
     def __init__(
         self,
-        context: SpawnContext,
+        context: ForkServerContext,
         make_policy: MakePolicy,
         actions: ActionDistribution,
         spec: Mapping[str, ArraySpec],
@@ -161,8 +157,7 @@ class InferenceServer:
             name="inference",
             daemon=True,
         )
-        with sigint_held_back():
-            self._process.start()
+        start(self._process)
         self.pid = self._process.pid or 0
         # Without this copy the pipe ends with the server.
         theirs.close()

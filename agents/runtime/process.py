@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping
-from multiprocessing import resource_tracker
+from collections.abc import Iterable, Iterator, Mapping
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 import psutil
 import torch
@@ -31,6 +33,30 @@ def sigint_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def copies() -> ForkServerContext:
+    """Makes processes that are copies of one that has imported what actors need (fork_server.py)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["agents.runtime.fork_server"])
+    return context
+
+
+def prepare_copies() -> None:
+    """Lets the process that others will be copies of begin to import, if it has not: it takes seconds, and they need not be waited for."""
+    copies()
+    with sigint_held_back():
+        forkserver.ensure_running()
+
+
+def start(process: ForkServerProcess) -> None:
+    """Starts a process of `copies`."""
+    with sigint_held_back():
+        try:
+            process.start()
+        except (EOFError, OSError):
+            # The process that it should be a copy of was killed; there will be another one.
+            process.start()
+
+
 def leave_signals_to_the_learner() -> None:
     """Ctrl-C reaches the whole process group; the learner decides when the other processes of a run end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -50,22 +76,25 @@ def memory_row(processes: Mapping[str, int]) -> dict[str, float]:
     """For metrics.jsonl: `memory/learner` and `memory/<name>` of processes by their ids (Runtime.processes), in MiB, each with all
     that it has started.
     """
-    memory = resident_memory()
+    memory = resident_memory(processes.values())
     found = {name: memory[pid] for name, pid in processes.items() if pid in memory}
     return {f"memory/{name}": size for name, size in {"learner": memory[os.getpid()], **found}.items()}
 
 
-def resident_memory() -> dict[int, float]:
-    """MiB of resident memory of this process and of each of its children, their descendants included, by process id."""
+def resident_memory(processes: Iterable[int]) -> dict[int, float]:
+    """MiB of resident memory of this process, and of those among `processes` that it has started, each with its descendants, by process
+    id. Memory that processes share counts for each of them.
+    """
     this = psutil.Process()
     memory = {this.pid: _resident(this)}
-    child_of: dict[int, int] = {}
+    wanted, root_of = set(processes), dict[int, int]()
     # Parents come before their children.
     for process in this.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            parent = process.ppid()
-            child_of[process.pid] = child = child_of.get(parent, process.pid)
-            memory[child] = memory.get(child, 0.0) + _resident(process)
+            root = process.pid if process.pid in wanted else root_of.get(process.ppid())
+            if root is not None:
+                root_of[process.pid] = root
+                memory[root] = memory.get(root, 0.0) + _resident(process)
     return memory
 
 

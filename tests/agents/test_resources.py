@@ -116,7 +116,7 @@ def test_memory_of_a_process_includes_what_it_has_started() -> None:
     process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout and process.stdout.readline() == "ready\n"
-        memory = resident_memory()
+        memory = resident_memory([process.pid])
         assert memory[process.pid] > 64
         row = memory_row({"actor-0": process.pid, "actor-1": 2**22})
         assert set(row) == {"memory/learner", "memory/actor-0"} and row["memory/actor-0"] > 64

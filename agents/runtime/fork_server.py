@@ -1,0 +1,24 @@
+"""Imported by the process that actors and their server are copies of (process.py: `copies`), and by nobody else: what they need is
+imported once, in seconds, and each of them is there in a moment, with this memory shared.
+
+It never computes and has one thread, so a copy of it may do anything that a fresh process may, a GPU and engines included.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import numpy as np
+
+import agents.builder
+import agents.runtime.actor_process
+import agents.runtime.inference  # noqa: F401
+from agents.interruption import end_with_the_parent
+
+end_with_the_parent()
+# Copies that draw from NumPy's global stream, as environments may, must not all draw the same. `random` sees to that itself.
+os.register_at_fork(after_in_child=np.random.seed)
+# What the collector does not visit stays shared.
+gc.collect()
+gc.freeze()
