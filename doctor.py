@@ -12,7 +12,6 @@ if __name__ == "__main__":
     leave_at_signals()
 
 import json
-import multiprocessing
 import platform
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from rich.text import Text
 
 from agents import builder, plan, requirements, resources
 from agents.program import BAD_INPUT, exit_code
+from agents.runtime.process import copies
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -167,7 +167,7 @@ def machine() -> dict[str, Any]:
         "memory": plan.memory(),
         "memory_free": resources.free_memory(),
         "open_files": _open_files(),
-        "start_method": multiprocessing.get_context("spawn").get_start_method(),
+        "start_method": copies().get_start_method(),
         "bf16": plan.has_bf16(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
     }

@@ -34,9 +34,9 @@ def sigint_held_back() -> Iterator[None]:
 
 
 def copies() -> ForkServerContext:
-    """Makes processes that are copies of one that has imported what actors need (fork_server.py)."""
+    """Makes processes that are copies of one that has imported what actors need (agents/fork_server.py)."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["agents.runtime.fork_server"])
+    context.set_forkserver_preload(["agents.fork_server"])
     return context
 
 

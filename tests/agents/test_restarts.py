@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
+from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 from counted import SPEC, Lives
 from counting import SLOTS, CountingNetwork, MakeCountingActor, MakeCountingPolicy
@@ -18,6 +22,7 @@ from agents.runtime.actor_process import Supervision
 from agents.runtime.base import ActorError, Runtime
 from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
+from agents.runtime.process import copies, start
 from agents.runtime.serial import SerialRuntime
 from envs.faults import Fault
 
@@ -127,6 +132,40 @@ def test_what_is_killed_is_started_again(name: str) -> None:
     lives.check()
     assert [record["where"] for record in records] == ["actor 0", "the inference server"][: len(killed)]
     assert all(record["cause"] == "killed" and record["detail"] == "SIGKILL" for record in records)
+
+
+def test_where_the_process_is_killed_that_actors_are_copies_of_there_is_another_one() -> None:
+    records, network = Records(), CountingNetwork()
+    faults = Faults(max_restarts=1000, record=records.append)
+    runtime = processes("local", network, MakeCountingActor(), num_actors=2, faults=faults)
+    lives = Lives("local")
+    try:
+        run(runtime, network, lives, actors=2, restarts=0)
+        (parent,) = {psutil.Process(pid).ppid() for pid in runtime.processes().values()}
+        assert parent != os.getpid()
+        os.kill(parent, signal.SIGKILL)
+        run(runtime, network, lives, actors=2, restarts=1)
+    finally:
+        runtime.close()
+    lives.check()
+    assert {record["where"] for record in records} == {"actor 0", "actor 1"}
+
+
+def draw(into: Connection) -> None:
+    into.send((np.random.random(), random.random()))  # noqa: NPY002
+
+
+def test_copies_draw_numbers_of_their_own() -> None:
+    """Environments may draw from the global streams."""
+    context, drawn = copies(), []
+    for _ in range(2):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=draw, args=(theirs,))
+        start(process)
+        theirs.close()
+        drawn.append(ours.recv())
+        process.join()
+    assert drawn[0][0] != drawn[1][0] and drawn[0][1] != drawn[1][1]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class Breaking(gymnasium.Env[Any, Any]):
 
     Args:
         plan: seed -> (age, fault): what goes wrong in the step that would lead to `age`, 0 meaning the reset; one of CAUSE_OF.
-        marker: file that is made before it hangs or stops.
+        marker: file that is made before it hangs or stops, with its process id at the end of its name.
         leaks: LEAK is lost in every episode.
     """
 
@@ -115,8 +115,8 @@ class Breaking(gymnasium.Env[Any, Any]):
         return seen
 
     def _break(self, fault: str) -> None:
-        if self.marker:
-            self.marker.touch()
+        if self.marker and fault in ("hangs", "stops"):
+            self.marker.with_name(f"{self.marker.name}-{os.getpid()}").touch()
         if fault == "raises":
             raise RuntimeError("the environment broke as it was told")
         if fault == "exits":

@@ -98,13 +98,12 @@ class Played:
 
 @pytest.fixture
 def hangs_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in whose presence a process that has not answered counts as hung, whatever the time."""
+    """A file that, its id behind the name, makes a process that has not answered count as hung, whatever the time."""
     marker, has_answered = tmp_path / "hangs", SlotProcess.has_answered
 
     def answers_or_hangs(process: SlotProcess, until: float) -> bool:
         while not has_answered(process, time.monotonic() + 0.01):
-            if marker.exists():
-                marker.unlink()
+            if marker.with_name(f"{marker.name}-{process._process.pid}").exists():
                 return False
         return True
 

@@ -1,4 +1,4 @@
-"""Imported by the process that actors and their server are copies of (process.py: `copies`), and by nobody else: what they need is
+"""Imported by the process that actors and their server are copies of (runtime/process.py: `copies`), and by nobody else: what they need is
 imported once, in seconds, and each of them is there in a moment, with this memory shared.
 
 It never computes and has one thread, so a copy of it may do anything that a fresh process may, a GPU and engines included.
