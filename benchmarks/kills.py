@@ -64,7 +64,8 @@ def actors(options: Options, kills: int, run: Path) -> Row:
         before = typical_speed(run)
         for number in range(kills):
             time.sleep(chance.uniform(0.0, 2 * options.seconds))
-            victims = [child for child in psutil.Process(process.pid).children() if is_actor(child)]
+            learner = psutil.Process(process.pid)
+            victims = [child for child in learner.children(recursive=True) if is_actor(child, learner)]
             if victims:
                 chance.choice(victims).kill()
             killed, count = time.monotonic(), len(rows(run))
@@ -168,11 +169,10 @@ def typical_speed(run: Path) -> float:
     return float(statistics.median(row["frames_per_second"] for row in rows(run)[1:]))
 
 
-def is_actor(process: psutil.Process) -> bool:
-    """Whether it is one of the learner's children that runs Python, other than multiprocessing's own tracker of resources."""
+def is_actor(process: psutil.Process, learner: psutil.Process) -> bool:
+    """Whether it is a copy of the learner's fork server: what that server says of itself, but not the learner's own child."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        command = " ".join(process.cmdline())
-        return "multiprocessing" in command and "resource_tracker" not in command
+        return "multiprocessing.forkserver" in " ".join(process.cmdline()) and process.ppid() != learner.pid
     return False
 
 

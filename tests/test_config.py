@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 import conf
 from agents.builder import build_network
@@ -15,6 +17,7 @@ from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS, SITES, SPATIAL_FUSI
 from agents.network.context import CONTEXTS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
+from conf import loading
 from conf.loading import (
     changed_keys,
     compose_ablate,
@@ -129,6 +132,33 @@ def test_every_choice_composes(group: str, name: str) -> None:
     if group != "experiment":
         assert getattr(config, group).name == name
     assert train_from_dict(to_dict(config), "itself") == config
+
+
+@pytest.mark.parametrize(
+    ("program", "overrides"),
+    [
+        ("train", []),
+        ("train", ["seed=3", "env=atari", "env.tasks=[pong,breakout]", "fusion=mi", "core.size=8", "core=mogrifier"]),
+        ("train", ["learner.learning_rate=1e-3", "experiment=dmlab30_mi", "run='a b=c'", "env.tasks=[]", "seed=4"]),
+        ("ablate", ["experiment=ablate_conditional", "seeds=2", "total_frames=10", "episodes=20"]),
+        ("population", ["members=3", "learning_rates=[1e-4,1e-2]", "env=conditional"]),
+        ("evaluate", ["run=here", "greedy=true", "tasks=[map-0]"]),
+        ("studies/synthetic_quick", ["dimensions=[1,2]", "seeds=2"]),
+    ],
+)
+def test_choices_that_were_composed_before_make_the_same_configuration(program: str, overrides: list[str]) -> None:
+    """As if Hydra made all of it anew, and what is made of them once is not changed by what is put into it."""
+    for _ in range(2):
+        found = loading._compose(program, overrides)
+        with initialize_config_module("conf", version_base="1.3"):
+            whole = compose(program, overrides=overrides)
+        assert OmegaConf.to_object(found) == OmegaConf.to_object(whole)
+        assert OmegaConf.is_struct(found) == OmegaConf.is_struct(whole)
+    if program == "train":
+        with pytest.raises(InputError, match="core.sise is not a key"):
+            loading._compose(program, [*overrides, "core.sise=4"])
+        with pytest.raises(InputError, match="seed@here"):
+            loading._compose(program, [*overrides, "seed@here=1"])
 
 
 def test_presets_of_grids_are_for_ablate_py_alone() -> None:
