@@ -6,8 +6,10 @@ import atexit
 import functools
 from typing import Any
 
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-"""Environment variables by which the addresses of nodes are those of the loopback interface, and nobody is told of them."""
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""Environment variables by which the addresses of nodes are those of the loopback interface, nobody is told of them, and what Ray starts
+does not come last behind the tests of other processes.
+"""
 
 NODES = 3
 CPUS = 2
