@@ -1,7 +1,8 @@
 """Imported by the process that actors and their server are copies of (runtime/process.py: `copies`), and by nobody else: what they need is
 imported once, in seconds, and each of them is there in a moment, with this memory shared.
 
-It never computes and has one thread, so a copy of it may do anything that a fresh process may, a GPU and engines included.
+A copy of it may do anything that a fresh process may, because it computes nothing, asks for no GPU and has no threads but those of NumPy's
+BLAS, which that library ends before a fork and starts again when it wants them.
 """
 
 from __future__ import annotations

@@ -105,6 +105,17 @@ def test_importing_the_environments_imports_no_torch() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_what_the_fork_server_imports_asks_for_no_gpu() -> None:
+    """Else its copies could not use one."""
+    code = """
+import torch
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = lambda: 1 / 0
+import agents.fork_server
+assert not torch.cuda.is_initialized()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=True)
+
+
 @pytest.mark.parametrize("name", ["vtrace", "popart", "losses", "rewards"])
 def test_the_mathematics_knows_tensors_only(name: str) -> None:
     allowed = ("__future__", "typing", "collections", "math", "torch", "numpy")
