@@ -14,6 +14,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 import psutil
 import torch
 
+from agents.runtime.base import ActorError
+
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -48,13 +50,20 @@ def prepare_copies() -> None:
 
 
 def start(process: ForkServerProcess) -> None:
-    """Starts a process of `copies`."""
-    with sigint_held_back():
+    """Starts a process of `copies`.
+
+    Raises:
+        ActorError: the machine does not let it.
+    """
+    for attempt in (1, 2):
         try:
-            process.start()
-        except (EOFError, OSError):
-            # The process that it should be a copy of was killed; there will be another one.
-            process.start()
+            with sigint_held_back():
+                process.start()
+            return
+        except (EOFError, OSError) as error:
+            # The process that it should be a copy of was killed, and for the second attempt there is another one.
+            if attempt == 2:
+                raise ActorError(f"{process.name} cannot be started: {error or 'its fork server ends'}") from error
 
 
 def leave_signals_to_the_learner() -> None:

@@ -151,6 +151,25 @@ def test_where_the_process_is_killed_that_actors_are_copies_of_there_is_another_
     assert {record["where"] for record in records} == {"actor 0", "actor 1"}
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_cannot_be_started_is_tried_once_more(failures: int) -> None:
+    class Unwilling:
+        name, attempts = "actor-3", 0
+
+        def start(self) -> None:
+            self.attempts += 1
+            if self.attempts <= failures:
+                raise OSError("Too many open files")
+
+    process: Any = Unwilling()
+    if failures == 1:
+        start(process)
+    else:
+        with pytest.raises(ActorError, match="actor-3 cannot be started: Too many open files"):
+            start(process)
+    assert process.attempts == 2
+
+
 def draw(into: Connection) -> None:
     into.send((np.random.random(), random.random()))  # noqa: NPY002
 
