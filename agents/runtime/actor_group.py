@@ -57,6 +57,14 @@ class Broken(NamedTuple):
     is_input_error: bool
 
 
+class Returned(NamedTuple):
+    """A buffer that is free again, for the actor at that place in its group, and for weights that are no older than `version`."""
+
+    place: int
+    buffer: int
+    version: int
+
+
 class ReceivedWeights:
     """Parameters without a network.
 
@@ -103,6 +111,8 @@ class ActorGroup:
         self._returned, self._give_back = multiprocessing.Pipe(duplex=False)
         self._lock = threading.Lock()
         self._pool: ActorPool | None = None
+        self._version = 0
+        self._owed: list[Returned] = []
 
     def arrive(self) -> Place:
         """Where it is; answered as soon as there is room for it somewhere."""
@@ -118,6 +128,7 @@ class ActorGroup:
         hide_main_module()
         self._weights = ReceivedWeights(task.shapes)
         self._weights.flat[:] = flat
+        self._version = version
         try:
             self._pool = ActorPool(
                 task.make_actor,
@@ -152,7 +163,9 @@ class ActorGroup:
                     if returned is None:
                         self._end(pool)
                         return None, {}
-                    pool.give_back(*returned)
+                    if isinstance(returned, Returned):
+                        self._owed.append(returned)
+                self._hand_out(pool)
         except Exception as error:
             self._end(pool)
             return _broken(error), {}
@@ -160,16 +173,30 @@ class ActorGroup:
         arrays = {key: value.numpy() for key, value in pool.buffers[finished.buffer].items()}
         return Unroll(pool.index(place), place, arrays["episode"].tolist(), finished), arrays
 
-    def give_back(self, place: int, buffer: int) -> None:
-        """The actor at that place may fill that buffer again."""
+    def _hand_out(self, pool: ActorPool) -> None:
+        """Gives actors the buffers for which the weights are here. Were they not waited for, an unroll could begin with weights that are
+        older than on a single machine, as a buffer's number travels faster than they do.
+        """
+        version = self._version
+        for returned in self._owed:
+            if returned.version <= version:
+                pool.give_back(returned.place, returned.buffer)
+        self._owed = [returned for returned in self._owed if returned.version > version]
+
+    def give_back(self, place: int, buffer: int, version: int) -> None:
+        """See Returned."""
         with self._lock:
-            self._give_back.send((place, buffer))
+            self._give_back.send(Returned(place, buffer, version))
 
     def publish(self, flat: NDArray[np.float32], version: int) -> None:
         """Makes these the weights of the next unrolls."""
         self._weights.flat[:] = flat
         if self._pool is not None:
             self._pool.publish(version)
+        self._version = version
+        with self._lock:
+            # Buffers may wait for it.
+            self._give_back.send(version)
 
     def news(self, seconds: float) -> list[dict[str, Any]]:
         """Restarts since the last call, as agents.faults records them; waits so long for one."""

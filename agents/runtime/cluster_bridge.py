@@ -139,7 +139,7 @@ class _Bridge:
         self._free.put_nowait(number)
         group, handle, unroll = self._homes.pop(number)
         if group.handle is handle:
-            group.beside("give_back", unroll.place, unroll.finished.buffer)
+            group.beside("give_back", unroll.place, unroll.finished.buffer, self._weights.version)
 
     async def _keep(self, group: RemoteGroup) -> None:
         """A group's life, as often as it has one."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -21,7 +22,8 @@ from ray_cluster import CPUS, NODE, one_node, ray_nodes
 import train
 from agents.faults import Faults
 from agents.program import BAD_INPUT, DONE, FAILED
-from agents.runtime import ray_connection
+from agents.runtime import actor_group, ray_connection
+from agents.runtime.actor_process import Supervision
 from agents.runtime.base import Positions
 from agents.runtime.cluster import ClusterRuntime, grouped
 from agents.runtime.ray_connection import own_paths
@@ -183,6 +185,30 @@ def test_positions_of_a_lost_group_are_beyond_all_that_it_can_have_begun() -> No
     group.skip(buffers_per_actor=2, length=7, slots=2)
     # Two unrolls of seven steps are at most four beginnings each.
     assert group.positions == Positions({3: 12, 4: 2}, {3: [13, 14], 4: [7, 7]}, {0: 99})
+
+
+def test_a_buffer_that_comes_before_its_weights_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One actor with one buffer, whose second unroll must not begin with the weights of the first."""
+    monkeypatch.setattr(actor_group, "hide_main_module", lambda: None)
+    group, network = actor_group.ActorGroup(), CountingNetwork()
+    shapes = [parameter.shape for parameter in network.parameters()]
+    weights = np.zeros(sum(shape.numel() for shape in shapes), np.float32)
+    task = actor_group.GroupTask(MakeCountingActor(), SPEC, shapes, network.actions, 1, 1, None, 1, Supervision())
+    group.begin(task, [0], Positions(), weights, 0)
+    try:
+        first, _ = group.unroll()
+        group.give_back(0, 0, 5)
+        # Newer than it was, and not new enough.
+        group.publish(weights + 4, 4)
+        publisher = threading.Timer(0.5, group.publish, (weights + 5, 5))
+        publisher.start()
+        second, _ = group.unroll()
+        publisher.join()
+    finally:
+        group.close()
+        assert group.unroll()[0] is None
+    assert isinstance(first, actor_group.Unroll) and isinstance(second, actor_group.Unroll)
+    assert [first.finished.weights_version, second.finished.weights_version] == [0, 5]
 
 
 def test_groups_are_neighbours() -> None:
