@@ -7,20 +7,15 @@ the random streams, statistics, the configuration, and what the environments wer
 from __future__ import annotations
 
 import dataclasses
-import io
-import pickle
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from agents.archive import DamagedCheckpointError, check_archive
+from agents.archive import DamagedCheckpointError
 from agents.checkpoint_content import check_content
-from agents.checksum import checksum_fits, seal
-from agents.files import write_whole
-from agents.plain_data import PlainDataError, plain_copy
+from agents.plain_data import PlainDataError
+from agents.tensor_file import crafted, read_tensors, write_tensors
 from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec, Score
 
@@ -57,12 +52,8 @@ def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path
         OSError: the disk refuses; earlier checkpoints are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Into memory first: torch reports a refusing disk in ways of its own.
-    archive = io.BytesIO()
-    torch.save({"format": FORMAT, "schema": SCHEMA, **content}, archive)
-    seal(archive)
     path = _path(folder, updates)
-    write_whole(path, archive.getbuffer())
+    write_tensors(path, {"format": FORMAT, "schema": SCHEMA, **content})
     return path
 
 
@@ -160,32 +151,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         DamagedCheckpointError: the file is truncated, or not what was written.
         InputError: it is missing, cannot be opened, is not a checkpoint, or of another schema.
     """
-    if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist: give a run folder or a checkpoint file.")
-    try:
-        fits = checksum_fits(path)
-    except PermissionError as error:
-        raise InputError(f"checkpoint {path} cannot be read ({error.strerror}): ask for permission to.") from error
-    except OSError as error:
-        raise DamagedCheckpointError(path, f"cannot be read ({error.strerror})") from error
-    if fits is False:
-        raise DamagedCheckpointError(path, "is damaged (its checksum is another)")
-    check_archive(path)
-    try:
-        content = plain_copy(torch.load(path, map_location="cpu", weights_only=True), tensors=True)
-    except PlainDataError as error:
-        raise _crafted(path, error) from error
-    except pickle.UnpicklingError as error:
-        raise DamagedCheckpointError(
-            path, "holds more than tensors and plain data and was not loaded, so do not trust it"
-        ) from error
-    except Exception as error:
-        # torch reports a damaged archive in many ways; none of them is the program's fault.
-        if fits is None:
-            raise DamagedCheckpointError(path, f"is damaged ({type(error).__name__})") from error
-        raise InputError(
-            f"checkpoint {path} is whole but cannot be read here ({type(error).__name__}): use the versions that wrote it."
-        ) from error
+    content, sealed = read_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} was not written by mimpala: give a run folder or a checkpoint file of it.")
     schema = content.get("schema")
@@ -194,7 +160,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} has schema {schema} and this version reads schemas {_WITHOUT_CHECKSUM} and {SCHEMA}: "
             "use the version of mimpala that wrote it."
         )
-    if fits is None and schema != _WITHOUT_CHECKSUM:
+    if not sealed and schema != _WITHOUT_CHECKSUM:
         raise DamagedCheckpointError(path, "is truncated or damaged (its checksum is not there)")
     missing = _KEYS - content.keys()
     if missing:
@@ -202,12 +168,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         check_content(content)
     except PlainDataError as error:
-        raise _crafted(path, error) from error
+        raise crafted(path, error) from error
     return content
-
-
-def _crafted(path: Path, error: PlainDataError) -> DamagedCheckpointError:
-    return DamagedCheckpointError(path, f"is damaged or crafted (it holds {error})")
 
 
 def env_to_dict(env: EnvSpec) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from studies.language_model import FORMS, LanguageModel
 from studies.language_training import evaluate, train, write
 from studies.networks import matched_width, num_parameters
 from studies.program import Findings, Study, check_above_zero, check_names, check_rates, main, seeds_of
-from studies.running import Cell, Result, Settings
+from studies.running import Cell, Checkpoint, Result, Settings
 from studies.tables import over_seeds, over_seeds_geometric, significant, with_interval
 
 PLAIN = "lstm"
@@ -79,8 +79,8 @@ def _cell(network: str, rate: float, seed: int) -> str:
     return f"{network}-{rate:g}-{seed}"
 
 
-def play(settings: Settings) -> Result:
-    """Trains one model.
+def play(settings: Settings, checkpoint: Checkpoint) -> Result:
+    """Trains one model, on from the checkpoint if there is one.
 
     Returns:
         `width`, `parameters`; `steps` and `validation`, bits per character there, in several rows; `best_step`, of the weights that were
@@ -101,6 +101,7 @@ def play(settings: Settings) -> Result:
             validation,
             generator=np.random.default_rng(derived_seed(seed, "training")),
             learning_rate=settings["learning_rate"],
+            checkpoint=checkpoint,
             **{key: settings[key] for key in _TRAINING},
         )
     nats = evaluate(model, test, settings["test_rows"], settings["length"])

@@ -21,9 +21,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
 
 from agents.fusion import LowRank
 from agents.network.core import CORES
+
+MOST_LOGITS = 2**24
+"""That are in memory at a time: those of a whole step, with the 268,000 words of WikiText-103, would take 10 GB with their gradients."""
 
 
 class Form(NamedTuple):
@@ -77,6 +81,23 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [T, B] and the state [B, S] before them -> logits [T, B, V] of the token after each, and the state after all."""
+        wanted, state = self._read(tokens, state)
+        return self._logits(wanted).unflatten(0, tokens.shape), state
+
+    def cost(self, tokens: Tensor, state: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens [T, B], the state [B, S] before them and the tokens after each [T, B] -> nats for each of these, their mean, and the state
+        after all. Where there are more than MOST_LOGITS logits they are made part by part, for the gradient once more.
+        """
+        wanted, state = self._read(tokens, state)
+        size = max(1, MOST_LOGITS // len(self.bias))
+        parts = list(zip(wanted.split(size), following.flatten().split(size), strict=True))
+        if len(parts) == 1:
+            return self._costs(*parts[0]) / len(wanted), state
+        costs: list[Tensor] = [checkpoint(self._costs, *part, use_reentrant=False) for part in parts]
+        return torch.stack(costs).sum() / len(wanted), state
+
+    def _read(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What output embeddings are compared with, [T * B, E], and the state after all."""
         embedded = self.embeddings(tokens)
         going_on = torch.zeros(tokens.shape, dtype=torch.bool)
         if self.encoder is None:
@@ -90,8 +111,13 @@ class LanguageModel(nn.Module):
                 steps.append(output)
             read = torch.cat(steps)
         flat = self.dropout(read.flatten(0, 1))
-        wanted = self.decoder(flat, flat) if isinstance(self.decoder, LowRank) else self.decoder(flat)
+        return self.decoder(flat, flat) if isinstance(self.decoder, LowRank) else self.decoder(flat), state
+
+    def _logits(self, wanted: Tensor) -> Tensor:
         compared = (self.outputs or self.embeddings).weight
         # Embeddings have features of variance 1 at the start, and so have logits.
-        logits = F.linear(wanted / math.sqrt(compared.shape[1]), compared, self.bias)
-        return logits.unflatten(0, tokens.shape), state
+        return F.linear(wanted / math.sqrt(compared.shape[1]), compared, self.bias)
+
+    def _costs(self, wanted: Tensor, following: Tensor) -> Tensor:
+        """Nats for all of these tokens."""
+        return F.cross_entropy(self._logits(wanted), following, reduction="sum")

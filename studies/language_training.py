@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from studies.corpora import Tokens
 from studies.language_model import LanguageModel
+from studies.running import Checkpoint
 
 
 class Rows:
@@ -57,19 +57,30 @@ def train(
     most_gradient: float,
     evaluations: int,
     patience: int,
+    checkpoint: Checkpoint,
 ) -> Trained:
     """Adam with a cosine from `learning_rate` to zero, on rows of the text from a place of it that is drawn from the generator.
 
     The state goes on from one stretch to the next, without a gradient. The validation text is read `evaluations` times, evenly. The model
-    keeps the weights that read it best, and training ends early when they have not changed for `patience` readings.
+    keeps the weights that read it best, and training ends early when they have not changed for `patience` readings. Where there is a
+    checkpoint it goes on from there, with the same numbers as if it had never been stopped.
     """
     rows = Rows(text, batch_size)
-    position, state = int(generator.integers(rows.width)), model.initial_state(batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     looked_at = {round(number * steps / evaluations) for number in range(1, evaluations + 1)}
-    trained = Trained([0], [evaluate(model, validation, batch_size, length)], 0)
-    best = copy.deepcopy(model.state_dict())
-    for step in range(1, steps + 1):
+    kept = checkpoint.load()
+    if kept is None:
+        done, position, state = 0, int(generator.integers(rows.width)), model.initial_state(batch_size)
+        trained = Trained([0], [evaluate(model, validation, batch_size, length)], 0)
+        best = copy.deepcopy(model.state_dict())
+    else:
+        done, position, state, best = (kept[key] for key in ("step", "position", "state", "best"))
+        trained = Trained(*kept["trained"])
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        # What is dropped out next.
+        torch.set_rng_state(kept["rng"])
+    for step in range(done + 1, steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
         if position == rows.width:
@@ -77,8 +88,8 @@ def train(
         stretch = rows.read(position, min(length, rows.width - position))
         position += len(stretch) - 1
         optimizer.zero_grad()
-        logits, state = model(stretch[:-1], state.detach())
-        F.cross_entropy(logits.flatten(0, 1), stretch[1:].flatten()).backward()
+        cost, state = model.cost(stretch[:-1], state.detach(), stretch[1:])
+        cost.backward()
         nn.utils.clip_grad_norm_(model.parameters(), most_gradient)
         optimizer.step()
         if step in looked_at:
@@ -89,6 +100,10 @@ def train(
             trained.losses.append(loss)
             if len(trained.steps) - 1 - trained.steps.index(trained.best_step) >= patience:
                 break
+        if checkpoint.due:
+            own = {"step": step, "position": position, "state": state.detach(), "best": best, "trained": tuple(trained)}
+            states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoint.save({**own, **states, "rng": torch.get_rng_state()})
     model.load_state_dict(best)
     return trained
 
@@ -103,8 +118,8 @@ def evaluate(model: LanguageModel, text: Tokens, count: int, length: int) -> flo
     with torch.no_grad():
         for position in range(0, rows.width, length):
             stretch = rows.read(position, min(length, rows.width - position))
-            logits, state = model(stretch[:-1], state)
-            total += F.cross_entropy(logits.flatten(0, 1), stretch[1:].flatten(), reduction="sum").item()
+            cost, state = model.cost(stretch[:-1], state, stretch[1:])
+            total += cost.item() * stretch[1:].numel()
     model.train()
     loss = total / (rows.width * count)
     return loss if math.isfinite(loss) else float(np.finfo(np.float32).max)

@@ -35,7 +35,7 @@ from studies.figures import Figure, band, curves
 from studies.gaussian_process import GaussianProcess
 from studies.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
 from studies.program import Findings, Study, check_above_zero, check_names, check_numbers, check_rates, main, seeds_of
-from studies.running import Cell, Result, Settings
+from studies.running import Cell, Result, Settings, begun_anew
 from studies.tables import over_seeds, with_interval
 
 DECODERS = tuple(name for name in PERCEPTRONS if name != MULTI_HEAD)
@@ -310,7 +310,7 @@ def _three_decimals(value: float) -> str:
     return f"{round(value, 3) + 0.0:.3f}"
 
 
-STUDY = Study(name="neural_process", about=__doc__, check=check, cells=cells, play=play, find=find)
+STUDY = Study(name="neural_process", about=__doc__, check=check, cells=cells, play=begun_anew(play), find=find)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

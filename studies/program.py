@@ -24,7 +24,7 @@ from conf.loading import compose_study, flatten, to_dict
 from conf.studies_schema import StudyConfig
 from envs.errors import InputError, unknown_name
 from studies.figures import Figure, png
-from studies.running import Cell, CellError, Outcome, Result, Settings, run, stored
+from studies.running import Cell, CellError, Outcome, Play, Result, run, stored
 from studies.tables import markdown
 
 MOST, MOST_SEEDS = 2**20, 1000
@@ -61,7 +61,7 @@ class Study(Generic[Config]):
         about: the text of `--help`.
         check: raises InputError for values that cannot be.
         cells: of a configuration, in the order to run them in: the longest first leaves no core idle at the end.
-        play: runs one of them.
+        play: runs one of them, and keeps how far it has come if it takes long.
         find: makes the findings from the results of all, by the cells' names.
     """
 
@@ -69,7 +69,7 @@ class Study(Generic[Config]):
     about: str | None
     check: Callable[[Config], None]
     cells: Callable[[Config], list[Cell]]
-    play: Callable[[Settings], Result]
+    play: Play
     find: Callable[[Config, Mapping[str, Result]], Findings]
 
 

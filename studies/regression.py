@@ -27,7 +27,7 @@ from studies.families import FAMILIES, Tasks
 from studies.figures import Figure, band, curves
 from studies.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron
 from studies.program import Findings, Study, check_above_zero, check_names, check_numbers, check_rates, main, seeds_of
-from studies.running import Cell, Result, Settings
+from studies.running import Cell, Result, Settings, begun_anew
 from studies.tables import over_seeds_geometric, significant, with_interval
 
 POINTS = 24
@@ -246,7 +246,7 @@ def _at_most_half(errors: list[float], others: list[float]) -> bool:
     return apart and ours.value <= theirs.value / 2
 
 
-STUDY = Study(name="regression", about=__doc__, check=check, cells=cells, play=play, find=find)
+STUDY = Study(name="regression", about=__doc__, check=check, cells=cells, play=begun_anew(play), find=find)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

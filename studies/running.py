@@ -1,7 +1,7 @@
 """Runs the cells of a study, a few at a time in processes of their own, and keeps each result: a study that was stopped goes on.
 
 A cell is a function of plain settings. Its result depends on these alone and not on the process or the order it ran in, so a result that is
-there for equal settings is as good as a new one.
+there for equal settings is as good as a new one. A cell of more than a minute keeps what it has come to in a checkpoint of its own.
 """
 
 from __future__ import annotations
@@ -14,16 +14,24 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agents.files import read_json, write_json
 from agents.interruption import end_with_the_parent
 from agents.runtime.process import configure_process, leave_signals_to_the_learner, sigint_held_back
+from agents.tensor_file import read_tensors, write_tensors
+from envs.errors import InputError
 
 Settings = dict[str, Any]
 Result = dict[str, Any]
 """Both plain data, as JSON has it."""
+
+CHECKPOINT_SECONDS = 60
+"""Between two checkpoints of a cell."""
+_SCHEMA = 1
+"""Of these checkpoints; those of another are not read."""
 
 
 class CellError(RuntimeError):
@@ -47,6 +55,69 @@ class Outcome:
     seconds: float
 
 
+class Checkpoint:
+    """How far a cell has come, in a file beside its result, so that a study that was killed goes on from there.
+
+    Args:
+        path: of the file.
+        settings: of the cell; what was kept for other ones is not taken.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._path, self._settings = path, settings
+        self._began, self._before = time.process_time(), 0.0
+        self._saved = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of processor time that the cell has taken, those before it was stopped included."""
+        return self._before + time.process_time() - self._began
+
+    @property
+    def due(self) -> bool:
+        """Whether the last checkpoint is so long ago that it is time for another."""
+        return time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Keeps tensors and plain data.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        about = {"schema": _SCHEMA, "settings": self._settings, "seconds": self.seconds}
+        write_tensors(self._path, {**about, "content": content})
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last; None where there is nothing for these settings that can be read."""
+        try:
+            kept, sealed = read_tensors(self._path)
+        except InputError:
+            return None
+        fits = sealed and kept["schema"] == _SCHEMA and kept["settings"] == self._settings
+        if not fits:
+            return None
+        self._before = kept["seconds"]
+        return kept["content"]  # type: ignore[no-any-return]
+
+    def remove(self) -> None:
+        """What was saved, if anything was."""
+        self._path.unlink(missing_ok=True)
+
+
+Play = Callable[[Settings, Checkpoint], Result]
+"""Runs a cell; a function of a module and not nested, for it goes to another process."""
+
+
+def begun_anew(play: Callable[[Settings], Result]) -> Play:
+    """For cells of a minute: one that was stopped begins again."""
+    return partial(_begun_anew, play)
+
+
+def _begun_anew(play: Callable[[Settings], Result], settings: Settings, checkpoint: Checkpoint) -> Result:
+    return play(settings)
+
+
 def stored(cell: Cell, folder: Path) -> Outcome | None:
     """What an earlier run has kept of the cell, if it had the same settings."""
     content = read_json(_file(cell, folder)) or {}
@@ -55,10 +126,8 @@ def stored(cell: Cell, folder: Path) -> Outcome | None:
     return Outcome(cell=cell, result=content["result"], seconds=content["seconds"])
 
 
-def run(
-    cells: Sequence[Cell], function: Callable[[Settings], Result], folder: Path, processes: int
-) -> Iterator[Outcome]:
-    """Runs `function`, of a module and not nested, on the settings of each cell, and keeps the results in `folder`, as they come.
+def run(cells: Sequence[Cell], play: Play, folder: Path, processes: int) -> Iterator[Outcome]:
+    """Runs the cells and keeps the results in `folder`, as they come.
 
     Raises:
         CellError: a process was killed.
@@ -67,7 +136,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     if processes == 1:
         for cell in cells:
-            yield _keep(cell, *_timed(function, cell.settings), folder)
+            yield _keep(cell, *_timed(play, cell, folder), folder)
         return
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
@@ -78,7 +147,7 @@ def run(
     try:
         with _signals_wait(), sigint_held_back():
             begun: dict[Future[tuple[Result, float]], Cell] = {
-                pool.submit(_timed, function, cell.settings): cell for cell in cells
+                pool.submit(_timed, play, cell, folder): cell for cell in cells
             }
         for future in as_completed(begun):
             yield _keep(begun[future], *future.result(), folder)
@@ -116,15 +185,20 @@ def _prepare() -> None:
     configure_process(1)
 
 
-def _timed(function: Callable[[Settings], Result], settings: Settings) -> tuple[Result, float]:
-    began = time.process_time()
-    return function(settings), time.process_time() - began
+def _timed(play: Play, cell: Cell, folder: Path) -> tuple[Result, float]:
+    checkpoint = _checkpoint(cell, folder)
+    return play(cell.settings, checkpoint), checkpoint.seconds
 
 
 def _keep(cell: Cell, result: Result, seconds: float, folder: Path) -> Outcome:
     write_json(_file(cell, folder), {"settings": cell.settings, "result": result, "seconds": round(seconds, 1)})
+    _checkpoint(cell, folder).remove()
     return Outcome(cell=cell, result=result, seconds=seconds)
 
 
 def _file(cell: Cell, folder: Path) -> Path:
     return folder / f"{cell.name}.json"
+
+
+def _checkpoint(cell: Cell, folder: Path) -> Checkpoint:
+    return Checkpoint(folder / f"{cell.name}.pt", cell.settings)

@@ -36,7 +36,7 @@ from studies.program import (
     main,
     seeds_of,
 )
-from studies.running import Cell, Result, Settings
+from studies.running import Cell, Result, Settings, begun_anew
 from studies.tables import over_seeds_geometric, significant, with_interval
 from studies.targets import FUNCTIONS, outputs
 
@@ -248,7 +248,7 @@ def _growths(config: SyntheticConfig, results: Mapping[str, Result]) -> list[str
     return sentences
 
 
-STUDY = Study(name="synthetic", about=__doc__, check=check, cells=cells, play=play, find=find)
+STUDY = Study(name="synthetic", about=__doc__, check=check, cells=cells, play=begun_anew(play), find=find)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from torch.nn import functional as F  # noqa: N812
 from agents.fusion import LowRank
 from conf.loading import compose_study
 from conf.studies_schema import LanguageConfig
+from studies import language_model, running
 from studies.language import STUDY, _comparison, cells, play
 from studies.language_model import FORMS, LanguageModel
 from studies.language_training import Rows, evaluate, train, write
 from studies.program import main
-from studies.running import Settings
+from studies.running import Checkpoint, Settings
 from studies.tables import over_seeds
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -107,9 +109,13 @@ def test_evaluation_in_one_row_predicts_every_symbol_from_all_before(length: int
     assert found == pytest.approx(F.cross_entropy(logits[:, 0], whole[1:, 0]).item(), rel=1e-5)
 
 
-def fit(network: LanguageModel, tokens: np.ndarray, validation: np.ndarray, **changes: float) -> list[int]:
+NONE = Checkpoint(Path("/nowhere"), {})
+"""Nothing to go on from, and no minute in which another would be written."""
+
+
+def fit(network: LanguageModel, tokens: np.ndarray, validation: np.ndarray, **changes: Any) -> list[int]:
     settings = {"steps": 60, "batch_size": 4, "length": 10, "learning_rate": 0.03, "most_gradient": 1.0}
-    settings |= {"evaluations": 6, "patience": 6} | changes
+    settings |= {"evaluations": 6, "patience": 6, "checkpoint": NONE} | changes
     trained = train(network, tokens, validation, generator=np.random.default_rng(0), **settings)  # type: ignore[arg-type]
     assert trained.losses[trained.steps.index(trained.best_step)] == min(trained.losses)
     assert evaluate(network, validation, 4, 10) == pytest.approx(min(trained.losses), rel=1e-6)
@@ -135,15 +141,15 @@ def test_training_ends_early_with_the_best_weights() -> None:
 
 def test_the_state_is_carried_from_stretch_to_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
     network, heard = model("lstm"), []
-    forward = network.forward
+    costs = network.cost
 
-    def listen(tokens: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, after = forward(tokens, state)
+    def listen(tokens: torch.Tensor, state: torch.Tensor, following: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        cost, after = costs(tokens, state, following)
         if network.training:
             heard.append((len(tokens), state, after))
-        return logits, after
+        return cost, after
 
-    monkeypatch.setattr(network, "forward", listen)
+    monkeypatch.setattr(network, "cost", listen)
     # Rows of 24: from some place on to their end, and once more from their beginning.
     fit(network, text(97), text(50), steps=8)
     ends = np.cumsum([length for length, _, _ in heard])
@@ -152,6 +158,65 @@ def test_the_state_is_carried_from_stretch_to_stretch(monkeypatch: pytest.Monkey
     assert not heard[1 + carried.index(False)][1].any() and not any(state.requires_grad for _, state, _ in heard)
     start = 24 - ends[carried.index(False)]
     assert start == np.random.default_rng(0).integers(24)
+
+
+@pytest.mark.parametrize("name", ["multiplicative", "mlstm"])
+@pytest.mark.parametrize("stopped", [1, 13, 24])
+def test_training_goes_on_with_the_same_numbers(
+    name: str, stopped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two readings of the validation text, with dropout, rows that end, and a best step before the last."""
+    texts = text(200, 3), text(200, 3) + 4
+    undisturbed = model(name, dropout=0.3)
+    expected = fit(undisturbed, *texts, steps=27, evaluations=9, patience=9)
+    after_all = torch.get_rng_state()
+
+    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
+    checkpoint, saves = Checkpoint(tmp_path / "kept.pt", {}), itertools.count(1)
+    save = checkpoint.save
+
+    def die(content: dict[str, Any]) -> None:
+        save(content)
+        if next(saves) == stopped:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(name, dropout=0.3), *texts, steps=27, evaluations=9, patience=9, checkpoint=checkpoint)
+    again = model(name, dropout=0.3)
+    torch.manual_seed(5)
+    kept = Checkpoint(tmp_path / "kept.pt", {})
+    assert fit(again, *texts, steps=27, evaluations=9, patience=9, checkpoint=kept) == expected
+    assert torch.equal(torch.get_rng_state(), after_all)
+    for one, other in zip(again.parameters(), undisturbed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("most", "parts"), [(7 * 24, 1), (7 * 24 - 1, 2), (7 * 5, 5), (6, 24)])
+def test_many_symbols_are_read_part_by_part(most: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = torch.from_numpy(text(32).astype(np.int64)).view(8, 4)[:, :3]
+    following = (tokens + 1) % 7
+    found, made = [], []
+    logits = LanguageModel._logits
+
+    def listen(network: LanguageModel, wanted: torch.Tensor) -> torch.Tensor:
+        made.append(len(wanted) * 7)
+        return logits(network, wanted)
+
+    for limit in (10**6, most):
+        network = model("multiplicative")
+        monkeypatch.setattr(language_model, "MOST_LOGITS", limit)
+        monkeypatch.setattr(LanguageModel, "_logits", listen)
+        made.clear()
+        cost, state = network.cost(tokens, network.initial_state(3), following)
+        assert len(made) == (1 if limit > most else parts)
+        cost.backward()
+        assert max(made) <= max(limit, 7)
+        found.append([cost, state, *(parameter.grad for parameter in network.parameters())])
+    whole, _ = network(tokens, network.initial_state(3))
+    torch.testing.assert_close(cost, F.cross_entropy(whole.flatten(0, 1), following.flatten()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_some_symbols_are_never_written() -> None:
@@ -188,13 +253,13 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (tmp_path / "sample-lstm.txt").read_text(encoding="utf-8") == results["lstm-0.02-0"]["sample"] + "\n"
     assert (tmp_path / "figure.png").exists() and "| `multiplicative` |" in capsys.readouterr().out
     # A cell depends on its settings alone.
-    assert play(settings("multiplicative", 1, f"corpus={corpus}")) == results["multiplicative-0.02-1"]
+    assert play(settings("multiplicative", 1, f"corpus={corpus}"), NONE) == results["multiplicative-0.02-1"]
 
 
 def test_words_have_more_than_one_character(tmp_path: Path) -> None:
     for part in ("train", "valid", "test"):
         (tmp_path / f"wiki.{part}.tokens").write_text(" the cat sat on the mat \n" * 40, encoding="utf-8")
-    result = play(settings("lstm", 0, f"corpus={tmp_path}", "level=word"))
+    result = play(settings("lstm", 0, f"corpus={tmp_path}", "level=word"), NONE)
     # Seven words with the line's end.
     assert result["bits"] == pytest.approx(result["nats"] / math.log(2) * 7 / 25)
 

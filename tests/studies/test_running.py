@@ -9,19 +9,37 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
-from studies.running import Cell, CellError, Result, Settings, run, stored
+from agents.tensor_file import write_tensors
+from studies import running
+from studies.running import Cell, CellError, Checkpoint, Result, Settings, begun_anew, run, stored
 
 CELLS = [Cell(name=f"cell-{number}", settings={"number": number}) for number in range(3)]
 
 
-def square(settings: Settings) -> Result:
+def _square(settings: Settings) -> Result:
     return {"square": settings["number"] ** 2, "process": os.getpid()}
 
 
-def die(settings: Settings) -> Result:
+square = begun_anew(_square)
+
+
+def die(settings: Settings, checkpoint: Checkpoint) -> Result:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def count_to_four(settings: Settings, checkpoint: Checkpoint) -> Result:
+    """Is killed once, after it has kept a 2."""
+    counted = checkpoint.load() or {"number": 0, "tensor": torch.zeros(1)}
+    before = counted["number"]
+    while counted["number"] < 4:
+        counted = {"number": counted["number"] + 1, "tensor": counted["tensor"] + 1}
+        if counted["number"] == 3 and not before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        checkpoint.save(counted)
+    return {"before": before, "sum": counted["tensor"].item()}
 
 
 def test_results_are_kept_for_their_settings(tmp_path: Path) -> None:
@@ -38,9 +56,9 @@ def test_results_are_kept_for_their_settings(tmp_path: Path) -> None:
 
 
 def test_what_was_done_before_an_interruption_stays(tmp_path: Path) -> None:
-    running = run(CELLS, square, tmp_path, 1)
-    next(running)
-    running.close()
+    begun = run(CELLS, square, tmp_path, 1)
+    next(begun)
+    begun.close()
     assert [stored(cell, tmp_path) is not None for cell in CELLS] == [True, False, False]
 
 
@@ -51,3 +69,42 @@ def test_processes_do_the_same(tmp_path: Path) -> None:
     with pytest.raises(CellError, match="goes on"):
         list(run(CELLS[:1], die, tmp_path, 2))
     assert not multiprocessing.active_children()
+
+
+def test_a_cell_that_was_killed_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(CellError):
+        list(run(CELLS[:1], count_to_four, tmp_path, 2))
+    assert {path.name for path in tmp_path.iterdir()} == {"cell-0.pt"}
+    (outcome,) = run(CELLS[:1], count_to_four, tmp_path, 2)
+    assert outcome.result == {"before": 2, "sum": 4}
+    assert {path.name for path in tmp_path.iterdir()} == {"cell-0.json"}
+
+
+def test_a_checkpoint_is_of_its_cell(tmp_path: Path) -> None:
+    path = tmp_path / "cell.pt"
+    assert Checkpoint(path, {"number": 0}).load() is None
+    Checkpoint(path, {"number": 0}).save({"tensor": torch.arange(3)})
+    assert Checkpoint(path, {"number": 1}).load() is None
+    kept = Checkpoint(path, {"number": 0}).load()
+    assert kept is not None and kept["tensor"].tolist() == [0, 1, 2]
+    path.write_bytes(path.read_bytes()[:-200])
+    assert Checkpoint(path, {"number": 0}).load() is None
+    write_tensors(path, {"schema": 0, "settings": {"number": 0}, "seconds": 0.0, "content": {}})
+    assert Checkpoint(path, {"number": 0}).load() is None
+    for _ in range(2):
+        Checkpoint(path, {}).remove()
+    assert not path.exists()
+
+
+def test_checkpoints_come_at_intervals_and_count_all_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Checkpoint(tmp_path / "cell.pt", {})
+    assert not first.due
+    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
+    assert first.due
+    monkeypatch.setattr(Checkpoint, "seconds", 100.0)
+    first.save({})
+    monkeypatch.undo()
+    second = Checkpoint(tmp_path / "cell.pt", {})
+    assert second.seconds < 50
+    second.load()
+    assert 100 <= second.seconds < 150
