@@ -42,7 +42,7 @@ from studies.targets import FUNCTIONS, outputs
 
 EXACT = 1e-6
 """An error below which a function counts as represented and not approximated."""
-SIZES = sorted({1, *(2**power for power in range(1, 15)), *(3 * 2**power for power in range(14))})
+SIZES: list[int] = sorted({1, *(2**power for power in range(1, 15)), *(3 * 2**power for power in range(14))})
 """That are tried: each 1.33 or 1.5 times the one before."""
 
 
@@ -62,19 +62,34 @@ class FusedHidden(nn.Module):
 
 
 class Network(NamedTuple):
-    """make(d, K, size) makes it; `sized` says whether it has a size to choose."""
+    """make(d, K, size) makes it; largest(d, K) is the largest size that is worth trying, 1 where there is none to choose."""
 
     make: Callable[[int, int, int], nn.Module]
-    sized: bool
+    largest: Callable[[int, int], int]
+
+
+def _one(d: int, k: int) -> int:
+    return 1
+
+
+def _products(d: int, k: int) -> int:
+    """Twice as many products as make any interaction of [x; 1] and [z; 1], the rank of a tensor (d + 1) x (d + 1) x K being at most
+    (d + 1) min(d + 1, K): more of them say nothing new.
+    """
+    return 2 * (d + 1) * min(d + 1, k)
+
+
+def _any(d: int, k: int) -> int:
+    return max(SIZES)
 
 
 NETWORKS: dict[str, Network] = {
-    "concat": Network(lambda d, k, size: Concat(d, d, k), sized=False),
-    "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size), sized=True),
-    "diagonal": Network(lambda d, k, size: FusedHidden(Diagonal(d, d, size), k, relu=False), sized=True),
-    "low_rank": Network(lambda d, k, size: LowRank(d, d, k, rank=size), sized=True),
-    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), sized=False),
-    "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True), sized=True),
+    "concat": Network(lambda d, k, size: Concat(d, d, k), _one),
+    "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size), _any),
+    "diagonal": Network(lambda d, k, size: FusedHidden(Diagonal(d, d, size), k, relu=False), _products),
+    "low_rank": Network(lambda d, k, size: LowRank(d, d, k, rank=size), _products),
+    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), _one),
+    "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True), _any),
 }
 """Name -> fusions as they are in agents.fusion, alone or with a linear readout behind them."""
 
@@ -117,9 +132,10 @@ def play(settings: Settings) -> Result:
     """
     network, k = NETWORKS[settings["network"]], outputs(settings["function"], settings["d"])
     make = partial(network.make, settings["d"], k)
-    sizes = [size for size in SIZES if num_parameters(make, size) <= settings["most_parameters"]] or SIZES[:1]
-    if not network.sized:
-        sizes = SIZES[:1]
+    largest = network.largest(settings["d"], k)
+    sizes = [
+        size for size in SIZES if size <= largest and num_parameters(make, size) <= settings["most_parameters"]
+    ] or SIZES[:1]
     trained = search(partial(_errors, settings, make), sizes, settings["d"], settings["error"])
     parameters = {size: num_parameters(make, size) for size in sorted(trained)}
     return {

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conf.loading import compose_study
+from conf.studies_schema import SyntheticConfig
 from studies.program import main
-from studies.synthetic import EXACT, SIZES, STUDY, search
+from studies.synthetic import EXACT, SIZES, STUDY, cells, play, search
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -40,6 +42,19 @@ def test_the_search_finds_what_trying_every_size_would_find(thresholds: list[int
     for seed, threshold in enumerate(thresholds):
         found = [size for size in sorted(tried) if tried[size][seed] <= 0.1]
         assert found[:1] == SIZES[threshold : threshold + 1]
+
+
+def test_sizes_that_say_nothing_new_are_not_tried() -> None:
+    """A form that is bilinear never comes to a random network, however large it is."""
+    config = compose_study("synthetic", ["steps=5", "seeds=1", "functions=[teacher]", "dimensions=[3]"])
+    assert isinstance(config, SyntheticConfig)
+    largest = {
+        cell.settings["network"]: play(cell.settings)["trained"][-1]["size"]
+        for cell in cells(config)
+        if cell.settings["network"] != "mi_mlp"
+    }
+    # Of products 2 (d + 1) min(d + 1, K) = 8 at most; of hidden units as many as there may be parameters: 8 for each.
+    assert largest == {"concat": 1, "mi": 1, "diagonal": 8, "low_rank": 8, "concat_mlp": 24576}
 
 
 def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

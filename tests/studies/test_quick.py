@@ -1,0 +1,67 @@
+"""The quick setting of every study, as it is given on the command line, to its end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import studies
+
+
+def quick(name: str, folder: Path) -> dict[str, Any]:
+    """The results of `python -m studies.<name> quick=true`."""
+    command = [sys.executable, "-m", f"studies.{name}", "quick=true", "parallel=1", f"folder={folder}"]
+    ended = subprocess.run(
+        command, cwd=Path(studies.__file__).parent.parent, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert {path.name for path in folder.iterdir()} >= {"results.json", "table.md", "figure.png"}
+    content: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert content["config"]["seeds"] >= 5
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    assert table in ended.stdout and all(sentence in table for sentence in content["findings"]["sentences"])
+    return content
+
+
+def results(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: cell["result"] for name, cell in content["cells"].items()}
+
+
+def test_synthetic(tmp_path: Path) -> None:
+    content = quick("synthetic", tmp_path)
+    smallest = {
+        (row["function"], row["network"], row["d"]): row["parameters"][0] for row in content["findings"]["smallest"]
+    }
+    assert smallest["dot", "concat_mlp", 8] > 4 * smallest["dot", "mi", 8]
+    assert smallest["sum", "concat_mlp", 8] < smallest["sum", "mi", 8]
+    for d in (2, 4, 8):
+        assert max(results(content)[f"dot-mi-{d}"]["trained"][0]["errors"]) < 1e-6
+
+
+def test_regression(tmp_path: Path) -> None:
+    errors = [row["error"] for row in quick("regression", tmp_path)["findings"]["networks"]]
+    # Of targets with variance 1; the shifts alone leave 0.25.
+    assert len(errors) == 3 and all(high < 0.01 for _, _, high in errors)
+
+
+def test_neural_process(tmp_path: Path) -> None:
+    content = quick("neural_process", tmp_path)
+    for result in results(content).values():
+        assert all(last > first for first, last in zip(result["bounds"][0], result["bounds"][-1], strict=True))
+        # No model knows more than the process that drew the functions.
+        assert all(
+            found < exact
+            for size in zip(result["target"], result["exact"], strict=True)
+            for found, exact in zip(*size, strict=True)
+        )
+
+
+def test_language(tmp_path: Path) -> None:
+    content = quick("language", tmp_path)
+    assert {row["network"] for row in content["findings"]["networks"]} == {"lstm", "multiplicative"}
+    for result in results(content).values():
+        assert min(result["validation"]) < 0.75 * result["validation"][0] and result["bits"] < 5
+        assert len(result["sample"]) == 100
