@@ -16,12 +16,12 @@ Shapes: T steps, B texts, V symbols, E features of an embedding, H of the core's
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils.checkpoint import checkpoint
 
 from agents.fusion import LowRank
 from agents.network.core import CORES
@@ -84,17 +84,24 @@ class LanguageModel(nn.Module):
         wanted, state = self._read(tokens, state)
         return self._logits(wanted).unflatten(0, tokens.shape), state
 
-    def cost(self, tokens: Tensor, state: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+    def cost(self, tokens: Tensor, state: Tensor, following: Tensor) -> tuple[float, Tensor]:
         """tokens [T, B], the state [B, S] before them and the tokens after each [T, B] -> nats for each of these, their mean, and the state
-        after all. Where there are more than MOST_LOGITS logits they are made part by part, for the gradient once more.
+        after all, without a gradient.
         """
+        with torch.no_grad():
+            wanted, state = self._read(tokens, state)
+            return sum(part.item() for part in self._costs(wanted, following)), state
+
+    def learn(self, tokens: Tensor, state: Tensor, following: Tensor) -> tuple[float, Tensor]:
+        """As `cost`, and adds its gradient to that of the parameters. The state has none."""
         wanted, state = self._read(tokens, state)
-        size = max(1, MOST_LOGITS // len(self.bias))
-        parts = list(zip(wanted.split(size), following.flatten().split(size), strict=True))
-        if len(parts) == 1:
-            return self._costs(*parts[0]) / len(wanted), state
-        costs: list[Tensor] = [checkpoint(self._costs, *part, use_reentrant=False) for part in parts]
-        return torch.stack(costs).sum() / len(wanted), state
+        # Cut here, so that no part of the logits is kept until the others are there.
+        cut, total = wanted.detach().requires_grad_(), 0.0
+        for part in self._costs(cut, following):
+            part.backward()
+            total += part.item()
+        wanted.backward(cut.grad)
+        return total, state.detach()
 
     def _read(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """What output embeddings are compared with, [T * B, E], and the state after all."""
@@ -118,6 +125,8 @@ class LanguageModel(nn.Module):
         # Embeddings have features of variance 1 at the start, and so have logits.
         return F.linear(wanted / math.sqrt(compared.shape[1]), compared, self.bias)
 
-    def _costs(self, wanted: Tensor, following: Tensor) -> Tensor:
-        """Nats for all of these tokens."""
-        return F.cross_entropy(self._logits(wanted), following, reduction="sum")
+    def _costs(self, wanted: Tensor, following: Tensor) -> Iterator[Tensor]:
+        """Nats for each token, their mean, in parts that have at most MOST_LOGITS logits."""
+        size = max(1, MOST_LOGITS // len(self.bias))
+        for part, own in zip(wanted.split(size), following.flatten().split(size), strict=True):
+            yield F.cross_entropy(self._logits(part), own, reduction="sum") / len(wanted)

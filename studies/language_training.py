@@ -88,8 +88,7 @@ def train(
         stretch = rows.read(position, min(length, rows.width - position))
         position += len(stretch) - 1
         optimizer.zero_grad()
-        cost, state = model.cost(stretch[:-1], state.detach(), stretch[1:])
-        cost.backward()
+        _, state = model.learn(stretch[:-1], state, stretch[1:])
         nn.utils.clip_grad_norm_(model.parameters(), most_gradient)
         optimizer.step()
         if step in looked_at:
@@ -101,7 +100,7 @@ def train(
             if len(trained.steps) - 1 - trained.steps.index(trained.best_step) >= patience:
                 break
         if checkpoint.due:
-            own = {"step": step, "position": position, "state": state.detach(), "best": best, "trained": tuple(trained)}
+            own = {"step": step, "position": position, "state": state, "best": best, "trained": tuple(trained)}
             states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save({**own, **states, "rng": torch.get_rng_state()})
     model.load_state_dict(best)
@@ -115,11 +114,10 @@ def evaluate(model: LanguageModel, text: Tokens, count: int, length: int) -> flo
     rows = Rows(text, count)
     state, total = model.initial_state(count), 0.0
     model.eval()
-    with torch.no_grad():
-        for position in range(0, rows.width, length):
-            stretch = rows.read(position, min(length, rows.width - position))
-            cost, state = model.cost(stretch[:-1], state, stretch[1:])
-            total += cost.item() * stretch[1:].numel()
+    for position in range(0, rows.width, length):
+        stretch = rows.read(position, min(length, rows.width - position))
+        cost, state = model.cost(stretch[:-1], state, stretch[1:])
+        total += cost * stretch[1:].numel()
     model.train()
     loss = total / (rows.width * count)
     return loss if math.isfinite(loss) else float(np.finfo(np.float32).max)

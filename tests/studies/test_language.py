@@ -141,15 +141,14 @@ def test_training_ends_early_with_the_best_weights() -> None:
 
 def test_the_state_is_carried_from_stretch_to_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
     network, heard = model("lstm"), []
-    costs = network.cost
+    learn = network.learn
 
-    def listen(tokens: torch.Tensor, state: torch.Tensor, following: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        cost, after = costs(tokens, state, following)
-        if network.training:
-            heard.append((len(tokens), state, after))
+    def listen(tokens: torch.Tensor, state: torch.Tensor, following: torch.Tensor) -> tuple[float, torch.Tensor]:
+        cost, after = learn(tokens, state, following)
+        heard.append((len(tokens), state, after))
         return cost, after
 
-    monkeypatch.setattr(network, "cost", listen)
+    monkeypatch.setattr(network, "learn", listen)
     # Rows of 24: from some place on to their end, and once more from their beginning.
     fit(network, text(97), text(50), steps=8)
     ends = np.cumsum([length for length, _, _ in heard])
@@ -192,31 +191,31 @@ def test_training_goes_on_with_the_same_numbers(
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("most", "parts"), [(7 * 24, 1), (7 * 24 - 1, 2), (7 * 5, 5), (6, 24)])
+@pytest.mark.parametrize(("most", "parts"), [(10**6, 1), (7 * 24, 1), (7 * 24 - 1, 2), (7 * 5, 5), (6, 24)])
 def test_many_symbols_are_read_part_by_part(most: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost, its gradient and the state are those of all logits at once."""
     tokens = torch.from_numpy(text(32).astype(np.int64)).view(8, 4)[:, :3]
-    following = (tokens + 1) % 7
-    found, made = [], []
-    logits = LanguageModel._logits
+    following, network, made = (tokens + 1) % 7, model("multiplicative"), []
+    logits, expected_state = network(tokens, network.initial_state(3))
+    expected = F.cross_entropy(logits.flatten(0, 1), following.flatten())
+    gradients = torch.autograd.grad(expected, list(network.parameters()))
 
-    def listen(network: LanguageModel, wanted: torch.Tensor) -> torch.Tensor:
+    def listen(wanted: torch.Tensor) -> torch.Tensor:
         made.append(len(wanted) * 7)
-        return logits(network, wanted)
+        return of_all(wanted)
 
-    for limit in (10**6, most):
-        network = model("multiplicative")
-        monkeypatch.setattr(language_model, "MOST_LOGITS", limit)
-        monkeypatch.setattr(LanguageModel, "_logits", listen)
-        made.clear()
-        cost, state = network.cost(tokens, network.initial_state(3), following)
-        assert len(made) == (1 if limit > most else parts)
-        cost.backward()
-        assert max(made) <= max(limit, 7)
-        found.append([cost, state, *(parameter.grad for parameter in network.parameters())])
-    whole, _ = network(tokens, network.initial_state(3))
-    torch.testing.assert_close(cost, F.cross_entropy(whole.flatten(0, 1), following.flatten()))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+    of_all = network._logits
+    monkeypatch.setattr(network, "_logits", listen)
+    monkeypatch.setattr(language_model, "MOST_LOGITS", most)
+    cost, state = network.cost(tokens, network.initial_state(3), following)
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert len(made) == parts and max(made) <= max(most, 7)
+    assert cost == pytest.approx(expected.item())
+    assert network.learn(tokens, network.initial_state(3), following)[0] == pytest.approx(expected.item())
+    assert len(made) == 2 * parts and not state.requires_grad
+    torch.testing.assert_close(state, expected_state)
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
 
 
 def test_some_symbols_are_never_written() -> None:
