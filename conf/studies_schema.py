@@ -162,7 +162,7 @@ class LanguageConfig(StudyConfig):
     steps: int = 400
     batch_size: int = 64
     length: int = 50
-    learning_rates: list[float] = field(default_factory=lambda: [0.01, 0.02, 0.04])
+    learning_rates: list[float] = field(default_factory=lambda: [0.005, 0.01, 0.02, 0.04, 0.08])
     most_gradient: float = 1.0
     evaluations: int = 10
     patience: int = 3
