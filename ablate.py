@@ -24,6 +24,7 @@ from ablation.records import load_folders, load_grid
 from ablation.results import Results
 from ablation.running import Run, State, sole_owner
 from agents.program import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
+from agents.terminal import TextConsole, warn
 from conf.ablate_schema import AblateConfig, check_ablate
 from conf.loading import ablate_keys, compose_ablate, split_axes
 from envs.errors import InputError
@@ -84,9 +85,8 @@ def report(results: Results, folder: Path, config: AblateConfig) -> int:
     except OSError as error:
         raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
     for problem in results.problems:
-        print(f"{problem.run} is left out: {problem.reason}", file=sys.stderr)
-    print("", *analysis.verdict.sentences, "", sep="\n")
-    print(f"written: {written[0]}")
+        warn(f"{problem.run} is left out: {problem.reason}")
+    TextConsole().say("\n".join(["", *analysis.verdict.sentences, "", f"written: {written[0]}"]))
     return DONE
 
 

@@ -27,6 +27,7 @@ from rich.text import Text
 from agents import builder, plan, requirements, resources
 from agents.program import BAD_INPUT, exit_code
 from agents.runtime.process import copies
+from agents.terminal import TextConsole
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -68,15 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     unknown = [argument for argument in arguments if argument.startswith("-") and argument != "--json"]
     if unknown:
-        print(__doc__)
+        TextConsole().say(__doc__ or "")
         return CAN_RUN if unknown[0] in ("-h", "--help") else BAD_INPUT
 
     def say() -> int:
         found = examine(overrides)
         if "--json" in arguments:
-            print(json.dumps(found, indent=2))
+            TextConsole().say(json.dumps(found, indent=2))
         else:
-            show(found, Console())
+            show(found, TextConsole())
         return CANNOT_RUN if found["run"]["problems"] else CAN_RUN
 
     return exit_code(say)

@@ -13,12 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents.checkpoint import find_checkpoint
-from agents.display import warn
 from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, play, quotas
 from agents.evaluation_probes import Probing, probe_report, probe_tables
 from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
@@ -26,6 +24,7 @@ from agents.files import check_links
 from agents.plan import named_device, num_cores
 from agents.program import DONE, asks_for_help, exit_code, show_help
 from agents.runtime.process import configure_process
+from agents.terminal import TextConsole, warn
 from agents.video import check_video, file_names, record
 from conf.loading import compose_evaluate, to_dict
 from conf.schema import EvaluateConfig
@@ -55,15 +54,10 @@ def evaluate(config: EvaluateConfig) -> int:
     probing = Probing(agent, spec, config)
     slots = len(quotas(config.episodes, config.slots))
 
-    console = Console()
-    if not console.is_terminal:
-        # A file has no width: nothing is wrapped or cut.
-        console = Console(width=1000)
+    console = TextConsole()
     how = "greedy" if config.greedy else "sampled"
     title = f"mimpala: evaluating {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames): {config.episodes} {how} episodes"
-    console.print(
-        f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}", highlight=False, markup=False, soft_wrap=True
-    )
+    console.say(f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     played: dict[str, list[Episode]] = {}
     probed: dict[str, dict[str, list[Episode]]] = {probe: {} for probe in probing.names}
@@ -94,7 +88,7 @@ def evaluate(config: EvaluateConfig) -> int:
     write_report(output, content)
     console.print(table(content), *score_tables(content), *probe_tables(content), sep="\n", highlight=False)
     for path in written:
-        console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+        console.say(f"written: {path}")
     return DONE
 
 

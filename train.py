@@ -28,7 +28,7 @@ import torch
 from agents import builder, description, plan
 from agents.bottleneck import limited_by
 from agents.clock import Clock
-from agents.display import Display, warn
+from agents.display import Display
 from agents.faults import FaultRecord, Faults
 from agents.following import beginning, follow_under_torchrun
 from agents.leading import Followers
@@ -57,6 +57,7 @@ from agents.run_folder import (
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process, memory_row, prepare_copies
 from agents.saving import SaveError, Saver
+from agents.terminal import warn
 from conf.loading import changed_keys, compose_train, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,6 @@ from agents.metrics import mean_over_tasks, scores_of_suite
 from agents.terminal import Terminal
 
 _PLAIN_SECONDS = 10.0
-
-
-def warn(text: str) -> None:
-    """A line on stderr, where it stands apart from what a program prints."""
-    print(text, file=sys.stderr)
 
 
 SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from agents.interruption import INTERRUPTED
+from agents.terminal import TextConsole
 from envs.errors import InputError
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -45,5 +46,5 @@ def overrides(arguments: Sequence[str]) -> list[str]:
 
 def show_help(about: str | None, keys: Mapping[str, object]) -> int:
     """Prints what the program is for and every key with its value."""
-    print(about, *(f"  {key}={value}" for key, value in keys.items()), sep="\n")
+    TextConsole().say("\n".join([about or "", *(f"  {key}={value}" for key, value in keys.items())]))
     return DONE

@@ -1,8 +1,10 @@
-"""Lines of text, and below them, on a terminal, something that changes in place."""
+"""Where programs write: lines of text, and below them, on a terminal, something that changes in place."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from types import TracebackType
 from typing import Self
 
@@ -10,8 +12,38 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 
+class TextConsole(Console):
+    """Standard output. What is written to it goes nowhere when its reader is gone, as with `| head`, and the program goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not self.is_terminal:
+            # A file has no width: nothing is wrapped or cut.
+            self.width = 1000
+
+    def say(self, text: str) -> None:
+        """Whole lines, as they are: a path that is wrapped, or loses what looks like markup, cannot be copied."""
+        # Where the output goes into a file on a full disk the program goes on, too.
+        with contextlib.suppress(OSError):
+            self.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """rich would end the program."""
+        self.quiet = True
+        # Python tries once more at its end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def warn(text: str) -> None:
+    """A line on stderr, where it stands apart from what a program prints."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
+
+
 class Terminal:
-    """Where a program writes, as a context manager; the live part is there inside.
+    """Standard output with a live part, as a context manager; the live part is there inside.
 
     Args:
         live: whether there is a live part, if it is a terminal.
@@ -22,10 +54,7 @@ class Terminal:
     """
 
     def __init__(self, *, live: bool, refresh_per_second: float = 2) -> None:
-        self.console = Console()
-        if not self.console.is_terminal:
-            # A file has no width: nothing is wrapped or cut.
-            self.console = Console(width=1000)
+        self.console = TextConsole()
         shown = live and self.console.is_terminal
         self._live = Live(console=self.console, refresh_per_second=refresh_per_second) if shown else None
 
@@ -47,10 +76,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A line above the live part."""
-        # As it is: a path that is wrapped, or loses what looks like markup, cannot be copied.
-        # And where the output goes into a file on a full disk, or to a reader that is gone, the run goes on.
-        with contextlib.suppress(OSError):
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.say(text)
 
     def show(self, live: RenderableType) -> None:
         """Puts this in place of the live part."""

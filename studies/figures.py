@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from ablation.drawing import Panel, draw
 from ablation.numbers import short
@@ -17,6 +17,9 @@ from ablation.results import Array, Band, Estimate
 _SIZE = (3.4, 2.7)
 _FEW = 8
 """Places on the x axis that are marked one by one."""
+
+_NARROW = 30.0
+"""A logarithmic axis from a number to less than so many times it has few powers of ten or none."""
 
 Scale = Literal["linear", "log"]
 
@@ -35,13 +38,23 @@ def curves(
 
     def paint(axes: Axes) -> None:
         lines(axes, x, bands)
-        axes.set_xscale(scale[0])
-        axes.set_yscale(scale[1])
-        for axis, kind in zip((axes.xaxis, axes.yaxis), scale, strict=True):
+        scales = scale
+        if not any(np.isfinite(one.value).any() for one in bands.values()):
+            # A logarithm has no place for nothing.
+            scales = scale[0], "linear"
+            axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center")
+        axes.set_xscale(scales[0])
+        axes.set_yscale(scales[1])
+        for axis, kind in zip((axes.xaxis, axes.yaxis), scales, strict=True):
             if kind == "log":
                 # The usual 10^2 is mathematics to matplotlib, which the report's style has switched off.
                 axis.set_major_formatter(short)
                 axis.set_minor_formatter(NullFormatter())
+                low, high = axis.get_view_interval()
+                if high < low * _NARROW:
+                    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        if scales != scale:
+            axes.set_yticks([])
         if len(x) <= _FEW:
             axes.set_xticks(x, [short(value) for value in x], minor=False)
             axes.xaxis.set_minor_locator(NullLocator())

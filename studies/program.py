@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ablation.processes import available_cores
@@ -19,6 +18,7 @@ from agents.interruption import raise_at_signals
 from agents.program import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.run_folder import provenance
 from agents.runtime.process import configure_process
+from agents.terminal import TextConsole
 from conf.checks import require
 from conf.loading import compose_study, flatten, to_dict
 from conf.studies_schema import StudyConfig
@@ -132,7 +132,7 @@ def conduct(study: Study[Config], config: Config, folder: Path) -> None:
     write_whole(folder / "figure.png", png(findings.figure))
     for name, text in findings.texts.items():
         write_whole(folder / name, text)
-    print(f"{table}\n{sentences}\nwritten: {folder}")
+    TextConsole().say(f"{table}\n{sentences}\nwritten: {folder}")
 
 
 def seeds_of(config: StudyConfig) -> list[int]:
@@ -184,7 +184,7 @@ class Bar(AbstractContextManager["Bar"]):
     """How many cells are done: a bar on a terminal, a line for each cell elsewhere."""
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:
-        self._console = Console()
+        self._console = TextConsole()
         self._lines = enabled and not self._console.is_terminal
         self._done, self._total = done, total
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -205,4 +205,4 @@ class Bar(AbstractContextManager["Bar"]):
         self._done += 1
         self._progress.update(self._task, completed=self._done, description=outcome.cell.name)
         if self._lines:
-            print(f"{outcome.cell.name}: {outcome.seconds:.0f} s ({self._done} of {self._total})", flush=True)
+            self._console.say(f"{outcome.cell.name}: {outcome.seconds:.0f} s ({self._done} of {self._total})")
