@@ -109,13 +109,21 @@ def test_evaluation_in_one_row_predicts_every_symbol_from_all_before(length: int
     assert found == pytest.approx(F.cross_entropy(logits[:, 0], whole[1:, 0]).item(), rel=1e-5)
 
 
-NONE = Checkpoint(Path("/nowhere"), {})
-"""Nothing to go on from, and no minute in which another would be written."""
+class NoCheckpoint(Checkpoint):
+    """Nothing to go on from, and nothing is kept."""
+
+    due = False
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nowhere"), {})
+
+    def load(self) -> None:
+        return None
 
 
 def fit(network: LanguageModel, tokens: np.ndarray, validation: np.ndarray, **changes: Any) -> list[int]:
     settings = {"steps": 60, "batch_size": 4, "length": 10, "learning_rate": 0.03, "most_gradient": 1.0}
-    settings |= {"evaluations": 6, "patience": 6, "checkpoint": NONE} | changes
+    settings |= {"evaluations": 6, "patience": 6, "checkpoint": NoCheckpoint()} | changes
     trained = train(network, tokens, validation, generator=np.random.default_rng(0), **settings)  # type: ignore[arg-type]
     assert trained.losses[trained.steps.index(trained.best_step)] == min(trained.losses)
     assert evaluate(network, validation, 4, 10) == pytest.approx(min(trained.losses), rel=1e-6)
@@ -252,13 +260,13 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (tmp_path / "sample-lstm.txt").read_text(encoding="utf-8") == results["lstm-0.02-0"]["sample"] + "\n"
     assert (tmp_path / "figure.png").exists() and "| `multiplicative` |" in capsys.readouterr().out
     # A cell depends on its settings alone.
-    assert play(settings("multiplicative", 1, f"corpus={corpus}"), NONE) == results["multiplicative-0.02-1"]
+    assert play(settings("multiplicative", 1, f"corpus={corpus}"), NoCheckpoint()) == results["multiplicative-0.02-1"]
 
 
 def test_words_have_more_than_one_character(tmp_path: Path) -> None:
     for part in ("train", "valid", "test"):
         (tmp_path / f"wiki.{part}.tokens").write_text(" the cat sat on the mat \n" * 40, encoding="utf-8")
-    result = play(settings("lstm", 0, f"corpus={tmp_path}", "level=word"), NONE)
+    result = play(settings("lstm", 0, f"corpus={tmp_path}", "level=word"), NoCheckpoint())
     # Seven words with the line's end.
     assert result["bits"] == pytest.approx(result["nats"] / math.log(2) * 7 / 25)
 
