@@ -188,7 +188,7 @@ def _check_storage(latest: list[_Pushed], sizes: dict[str, int]) -> None:
     if first != "MARK" or last != "TUPLE" or len(literals) != len(parts):
         raise _CraftedError("a tensor whose memory is not described as torch does")
     word, kind, key, device, elements = literals
-    # Whatever the device was: load_checkpoint maps it to this machine's memory.
+    # Whatever the device was: read_tensors maps it to this machine's memory.
     if (
         word != "storage"
         or kind not in _STORAGES

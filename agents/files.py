@@ -54,7 +54,7 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     Raises:
         OSError: the disk refuses; the old content is untouched, and nothing else is left.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_of(path)
     # What an earlier kill has left. Whatever it is, it is never followed: mode x makes a file of its own.
     temporary.unlink(missing_ok=True)
     try:
@@ -67,6 +67,11 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def temporary_of(path: Path) -> Path:
+    """Where `write_whole` writes first, and what a kill has left may lie."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -70,9 +70,19 @@ def outlive_the_parent(seconds: float) -> None:
 
 
 def run_program(main: Callable[[], int]) -> NoReturn:
-    """Ends the process with the exit code of `main`, which a signal that comes after it does not change."""
+    """Ends the process with the exit code of `main`, which neither a signal that comes after it changes nor that its output cannot be
+    written.
+    """
     code = main()
     leave_at_signals(code)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            # Python would try once more, and have an exit code of its own.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
     sys.exit(code)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from agents.interruption import INTERRUPTED
-from agents.terminal import TextConsole
+from agents.terminal import TextConsole, warn
 from envs.errors import InputError
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -23,14 +22,14 @@ def exit_code(work: Callable[[], int], *, failures: tuple[type[Exception], ...] 
     try:
         return work()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        warn(f"error: {error}")
         return BAD_INPUT
     except failures as error:
-        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        warn(f"error: {error}", *getattr(error, "__notes__", ()))
         return FAILED
     except KeyboardInterrupt:
         if interrupted:
-            print(interrupted, file=sys.stderr)
+            warn(interrupted)
         return INTERRUPTED
 
 

@@ -34,7 +34,7 @@ def read_tensors(path: Path) -> tuple[Any, bool]:
 
     Raises:
         DamagedCheckpointError: the file is truncated, or not what was written.
-        InputError: it is missing or cannot be opened.
+        InputError: it is missing, or cannot be opened or read here.
     """
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist: give a run folder or a checkpoint file.")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
 
 class TextConsole(Console):
-    """Standard output. What is written to it goes nowhere when its reader is gone, as with `| head`, and the program goes on."""
+    """Standard output. What cannot be written is lost, on a full disk or with a reader that is gone (`| head`), and the program goes on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,25 +20,24 @@ class TextConsole(Console):
             # A file has no width: nothing is wrapped or cut.
             self.width = 1000
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does."""
+        with contextlib.suppress(OSError):
+            super().print(*objects, **options)
+
     def say(self, text: str) -> None:
         """Whole lines, as they are: a path that is wrapped, or loses what looks like markup, cannot be copied."""
-        # Where the output goes into a file on a full disk the program goes on, too.
-        with contextlib.suppress(OSError):
-            self.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         """rich would end the program."""
         self.quiet = True
-        # Python tries once more at its end.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
-def warn(text: str) -> None:
-    """A line on stderr, where it stands apart from what a program prints."""
+def warn(*lines: str) -> None:
+    """Lines on stderr, where they stand apart from what a program prints."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr)
+        print(*lines, sep="\n", file=sys.stderr)
 
 
 class Terminal:

@@ -18,8 +18,8 @@ _SIZE = (3.4, 2.7)
 _FEW = 8
 """Places on the x axis that are marked one by one."""
 
-_NARROW = 30.0
-"""A logarithmic axis from a number to less than so many times it has few powers of ten or none."""
+_NARROW = 100.0
+"""A logarithmic axis from a number to less than so many times it has one power of ten or none."""
 
 Scale = Literal["linear", "log"]
 
@@ -38,8 +38,8 @@ def curves(
 
     def paint(axes: Axes) -> None:
         lines(axes, x, bands)
-        scales = scale
-        if not any(np.isfinite(one.value).any() for one in bands.values()):
+        scales, found = scale, any(np.isfinite(one.value).any() for one in bands.values())
+        if not found:
             # A logarithm has no place for nothing.
             scales = scale[0], "linear"
             axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center")
@@ -53,7 +53,7 @@ def curves(
                 low, high = axis.get_view_interval()
                 if high < low * _NARROW:
                     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        if scales != scale:
+        if not found:
             axes.set_yticks([])
         if len(x) <= _FEW:
             axes.set_xticks(x, [short(value) for value in x], minor=False)

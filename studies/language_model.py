@@ -92,16 +92,15 @@ class LanguageModel(nn.Module):
             wanted, state = self._read(tokens, state)
             return sum(part.item() for part in self._costs(wanted, following)), state
 
-    def learn(self, tokens: Tensor, state: Tensor, following: Tensor) -> tuple[float, Tensor]:
-        """As `cost`, and adds its gradient to that of the parameters. The state has none."""
+    def learn(self, tokens: Tensor, state: Tensor, following: Tensor) -> Tensor:
+        """Adds the gradient of `cost` to that of the parameters. Returns the state after all, without a gradient."""
         wanted, state = self._read(tokens, state)
         # Cut here, so that no part of the logits is kept until the others are there.
-        cut, total = wanted.detach().requires_grad_(), 0.0
+        cut = wanted.detach().requires_grad_()
         for part in self._costs(cut, following):
             part.backward()
-            total += part.item()
         wanted.backward(cut.grad)
-        return total, state.detach()
+        return state.detach()
 
     def _read(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """What output embeddings are compared with, [T * B, E], and the state after all."""
@@ -121,12 +120,15 @@ class LanguageModel(nn.Module):
         return self.decoder(flat, flat) if isinstance(self.decoder, LowRank) else self.decoder(flat), state
 
     def _logits(self, wanted: Tensor) -> Tensor:
+        """[N, E] -> [N, V]."""
         compared = (self.outputs or self.embeddings).weight
         # Embeddings have features of variance 1 at the start, and so have logits.
         return F.linear(wanted / math.sqrt(compared.shape[1]), compared, self.bias)
 
     def _costs(self, wanted: Tensor, following: Tensor) -> Iterator[Tensor]:
-        """Nats for each token, their mean, in parts that have at most MOST_LOGITS logits."""
+        """What is compared [T * B, E] and the tokens that follow [T, B] -> the mean of the nats for each of these, in parts that add up to
+        it and have at most MOST_LOGITS logits.
+        """
         size = max(1, MOST_LOGITS // len(self.bias))
         for part, own in zip(wanted.split(size), following.flatten().split(size), strict=True):
             yield F.cross_entropy(self._logits(part), own, reduction="sum") / len(wanted)

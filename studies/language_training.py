@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.plain_data import COUNT, FINITE, PlainDataError, check_form
 from studies.corpora import Tokens
 from studies.language_model import LanguageModel
 from studies.running import Checkpoint
@@ -22,10 +24,12 @@ class Rows:
         count: B. Up to B - 1 tokens at the end of the text are in no row.
 
     Attributes:
+        count: B.
         width: tokens of a row that are read, and followed by one to predict.
     """
 
     def __init__(self, tokens: Tokens, count: int) -> None:
+        self.count = count
         self.width = (len(tokens) - 1) // count
         self._tokens = tokens
         self._starts = np.arange(count) * self.width
@@ -42,6 +46,20 @@ class Trained(NamedTuple):
     steps: list[int]
     losses: list[float]
     best_step: int
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """How far training has come: `step` steps, the place in the rows that is read next, the state [B, S] there, the weights that read the
+    validation text best.
+    """
+
+    step: int
+    position: int
+    state: Tensor
+    best: dict[str, Tensor]
+    trained: Trained
+    ended: bool = False
 
 
 def train(
@@ -68,43 +86,103 @@ def train(
     rows = Rows(text, batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     looked_at = {round(number * steps / evaluations) for number in range(1, evaluations + 1)}
-    kept = checkpoint.load()
-    if kept is None:
-        done, position, state = 0, int(generator.integers(rows.width)), model.initial_state(batch_size)
-        trained = Trained([0], [evaluate(model, validation, batch_size, length)], 0)
-        best = copy.deepcopy(model.state_dict())
-    else:
-        done, position, state, best = (kept[key] for key in ("step", "position", "state", "best"))
-        trained = Trained(*kept["trained"])
-        model.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
-        # What is dropped out next.
-        torch.set_rng_state(kept["rng"])
-    for step in range(done + 1, steps + 1):
+    now = _restored(checkpoint, model, optimizer, steps, rows)
+    if now is None:
+        loss, best = evaluate(model, validation, batch_size, length), copy.deepcopy(model.state_dict())
+        # Nothing is drawn from the generator after this, so checkpoints need not have it.
+        position = int(generator.integers(rows.width))
+        now = _Progress(
+            step=0, position=position, state=model.initial_state(batch_size), best=best, trained=Trained([0], [loss], 0)
+        )
+    while now.step < steps and not now.ended:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
-        if position == rows.width:
-            position, state = 0, model.initial_state(batch_size)
-        stretch = rows.read(position, min(length, rows.width - position))
-        position += len(stretch) - 1
+            group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * now.step / steps))
+        if now.position == rows.width:
+            now.position, now.state = 0, model.initial_state(batch_size)
+        stretch = rows.read(now.position, min(length, rows.width - now.position))
         optimizer.zero_grad()
-        _, state = model.learn(stretch[:-1], state, stretch[1:])
+        now.state = model.learn(stretch[:-1], now.state, stretch[1:])
         nn.utils.clip_grad_norm_(model.parameters(), most_gradient)
         optimizer.step()
-        if step in looked_at:
+        now.step, now.position = now.step + 1, now.position + len(stretch) - 1
+        if now.step in looked_at:
             loss = evaluate(model, validation, batch_size, length)
-            if loss < min(trained.losses):
-                best, trained = copy.deepcopy(model.state_dict()), trained._replace(best_step=step)
-            trained.steps.append(step)
-            trained.losses.append(loss)
-            if len(trained.steps) - 1 - trained.steps.index(trained.best_step) >= patience:
-                break
-        if checkpoint.due:
-            own = {"step": step, "position": position, "state": state, "best": best, "trained": tuple(trained)}
-            states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoint.save({**own, **states, "rng": torch.get_rng_state()})
-    model.load_state_dict(best)
-    return trained
+            if loss < min(now.trained.losses):
+                now.best, now.trained = copy.deepcopy(model.state_dict()), now.trained._replace(best_step=now.step)
+            now.trained.steps.append(now.step)
+            now.trained.losses.append(loss)
+            # The first of the readings is that before all steps.
+            now.ended = len(now.trained.steps) - 1 - now.trained.steps.index(now.trained.best_step) >= patience
+        # The end is kept, too, for what comes after it may take long, but not that of a minute's training.
+        if checkpoint.due or (checkpoint.exists and (now.ended or now.step == steps)):
+            checkpoint.save(_kept(now, model, optimizer))
+    model.load_state_dict(now.best)
+    return now.trained
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_NUMBERS = {
+    "step": COUNT,
+    "position": COUNT,
+    "ended": bool,
+    "steps": [COUNT],
+    "losses": [FINITE],
+    "best_step": COUNT,
+}
+
+
+def _kept(now: _Progress, model: LanguageModel, optimizer: torch.optim.Adam) -> dict[str, Any]:
+    """What a checkpoint holds: numbers, and tensors by name. The constants of the optimiser are those of the settings."""
+    numbers = {"step": now.step, "position": now.position, "ended": now.ended, **now.trained._asdict()}
+    tensors = {f"model {name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"best {name}": value for name, value in now.best.items()}
+    tensors |= {
+        f"{moment} {number}": optimizer.state[parameter][moment]
+        for number, parameter in enumerate(model.parameters())
+        for moment in (*_MOMENTS, "step")
+    }
+    return {"numbers": numbers, "tensors": {**tensors, "state": now.state, "rng": torch.get_rng_state()}}
+
+
+def _restored(
+    checkpoint: Checkpoint, model: LanguageModel, optimizer: torch.optim.Adam, steps: int, rows: Rows
+) -> _Progress | None:
+    """What is in the checkpoint; the model, the optimiser and torch's random numbers become what they were then. None where there is none,
+    and nothing is changed. The file may say anything: what does not fit counts as none.
+    """
+    content = checkpoint.load()
+    try:
+        check_form(content, {"numbers": _NUMBERS, "tensors": {str: Tensor}})
+    except PlainDataError:
+        return None
+    assert content is not None
+    numbers, tensors = content["numbers"], content["tensors"]
+    parameters = list(model.parameters())
+    shapes = {f"{part} {name}": value for part in ("model", "best") for name, value in model.state_dict().items()}
+    for number, parameter in enumerate(parameters):
+        shapes |= {f"{moment} {number}": parameter for moment in _MOMENTS} | {f"step {number}": torch.zeros(())}
+    shapes |= {"state": model.initial_state(rows.count), "rng": torch.get_rng_state()}
+    alike = tensors.keys() == shapes.keys() and all(
+        tensors[name].shape == value.shape and tensors[name].dtype == value.dtype for name, value in shapes.items()
+    )
+    trained = Trained(numbers["steps"], numbers["losses"], numbers["best_step"])
+    in_range = 0 < numbers["step"] <= steps and numbers["position"] <= rows.width
+    if not (alike and in_range and len(trained.steps) == len(trained.losses) and trained.best_step in trained.steps):
+        return None
+    try:
+        # What is dropped out next.
+        torch.set_rng_state(tensors["rng"])
+    except RuntimeError:
+        return None
+    state = {
+        number: {moment: tensors[f"{moment} {number}"] for moment in (*_MOMENTS, "step")}
+        for number in range(len(parameters))
+    }
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    model.load_state_dict({name: tensors[f"model {name}"] for name in model.state_dict()})
+    best = {name: tensors[f"best {name}"] for name in model.state_dict()}
+    step, position, ended = (numbers[name] for name in ("step", "position", "ended"))
+    return _Progress(step=step, position=position, state=tensors["state"], best=best, trained=trained, ended=ended)
 
 
 def evaluate(model: LanguageModel, text: Tokens, count: int, length: int) -> float:

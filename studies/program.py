@@ -24,7 +24,7 @@ from conf.loading import compose_study, flatten, to_dict
 from conf.studies_schema import StudyConfig
 from envs.errors import InputError, unknown_name
 from studies.figures import Figure, png
-from studies.running import Cell, CellError, Outcome, Play, Result, run, stored
+from studies.running import Cell, CellError, Outcome, Play, Result, run, stored, tidy
 from studies.tables import markdown
 
 MOST, MOST_SEEDS = 2**20, 1000
@@ -108,6 +108,8 @@ def conduct(study: Study[Config], config: Config, folder: Path) -> None:
     cells, kept = study.cells(config), folder / "cells"
     outcomes = {cell.name: outcome for cell in cells if (outcome := stored(cell, kept))}
     waiting = [cell for cell in cells if cell.name not in outcomes]
+    for outcome in outcomes.values():
+        tidy(outcome.cell, kept)
     processes = config.parallel or len(available_cores())
     configure_process(1)
     with Bar(study.name, len(cells), len(outcomes), enabled=config.display) as bar:

@@ -1,7 +1,7 @@
 """Runs the cells of a study, a few at a time in processes of their own, and keeps each result: a study that was stopped goes on.
 
 A cell is a function of plain settings. Its result depends on these alone and not on the process or the order it ran in, so a result that is
-there for equal settings is as good as a new one. A cell of more than a minute keeps what it has come to in a checkpoint of its own.
+there for equal settings is as good as a new one. A cell that takes long may keep what it has come to in a checkpoint of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents.files import read_json, write_json
+from agents.files import read_json, temporary_of, write_json
 from agents.interruption import end_with_the_parent
+from agents.plain_data import COUNT, SECONDS, PlainDataError, check_form, plain_copy
 from agents.runtime.process import configure_process, leave_signals_to_the_learner, sigint_held_back
 from agents.tensor_file import read_tensors, write_tensors
 from envs.errors import InputError
@@ -32,6 +33,7 @@ CHECKPOINT_SECONDS = 60
 """Between two checkpoints of a cell."""
 _SCHEMA = 1
 """Of these checkpoints; those of another are not read."""
+_FORM = {"schema": COUNT, "settings": dict, "seconds": SECONDS, "content": dict}
 
 
 class CellError(RuntimeError):
@@ -78,31 +80,37 @@ class Checkpoint:
         """Whether the last checkpoint is so long ago that it is time for another."""
         return time.monotonic() - self._saved >= CHECKPOINT_SECONDS
 
-    def save(self, content: dict[str, Any]) -> None:
-        """Keeps tensors and plain data.
+    @property
+    def exists(self) -> bool:
+        """Whether something was saved, by this process or the one before."""
+        return self._path.exists()
 
-        Raises:
-            OSError: the disk refuses.
+    def save(self, content: dict[str, Any]) -> None:
+        """Keeps tensors and plain data in place of what was saved before. That stays where the disk refuses, which is no reason to stop:
+        the next one may be written.
         """
         about = {"schema": _SCHEMA, "settings": self._settings, "seconds": self.seconds}
-        write_tensors(self._path, {**about, "content": content})
+        with contextlib.suppress(OSError):
+            write_tensors(self._path, {**about, "content": content})
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last; None where there is nothing for these settings that can be read."""
+        """What was saved last, tensors and plain data of whatever form; None where there is nothing for these settings that can be read."""
         try:
             kept, sealed = read_tensors(self._path)
-        except InputError:
+            check_form(kept, _FORM)
+            fits = sealed and kept["schema"] == _SCHEMA and plain_copy(kept["settings"]) == self._settings
+        except (InputError, PlainDataError):
             return None
-        fits = sealed and kept["schema"] == _SCHEMA and kept["settings"] == self._settings
         if not fits:
             return None
         self._before = kept["seconds"]
         return kept["content"]  # type: ignore[no-any-return]
 
     def remove(self) -> None:
-        """What was saved, if anything was."""
-        self._path.unlink(missing_ok=True)
+        """What was saved, and what a kill has left of it."""
+        for path in (self._path, temporary_of(self._path)):
+            path.unlink(missing_ok=True)
 
 
 Play = Callable[[Settings, Checkpoint], Result]
@@ -110,7 +118,7 @@ Play = Callable[[Settings, Checkpoint], Result]
 
 
 def begun_anew(play: Callable[[Settings], Result]) -> Play:
-    """For cells of a minute: one that was stopped begins again."""
+    """For cells that have no checkpoint: one that was stopped begins again."""
     return partial(_begun_anew, play)
 
 
@@ -190,9 +198,14 @@ def _timed(play: Play, cell: Cell, folder: Path) -> tuple[Result, float]:
     return play(cell.settings, checkpoint), checkpoint.seconds
 
 
+def tidy(cell: Cell, folder: Path) -> None:
+    """Removes the checkpoint of a cell that is done, which is left over when the study is killed right then."""
+    _checkpoint(cell, folder).remove()
+
+
 def _keep(cell: Cell, result: Result, seconds: float, folder: Path) -> Outcome:
     write_json(_file(cell, folder), {"settings": cell.settings, "result": result, "seconds": round(seconds, 1)})
-    _checkpoint(cell, folder).remove()
+    tidy(cell, folder)
     return Outcome(cell=cell, result=result, seconds=seconds)
 
 

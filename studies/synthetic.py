@@ -68,28 +68,28 @@ class Network(NamedTuple):
     largest: Callable[[int, int], int]
 
 
-def _one(d: int, k: int) -> int:
+def _only_one(d: int, k: int) -> int:
     return 1
 
 
-def _products(d: int, k: int) -> int:
+def _most_products(d: int, k: int) -> int:
     """Twice as many products as make any interaction of [x; 1] and [z; 1], the rank of a tensor (d + 1) x (d + 1) x K being at most
     (d + 1) min(d + 1, K): more of them say nothing new.
     """
     return 2 * (d + 1) * min(d + 1, k)
 
 
-def _any(d: int, k: int) -> int:
+def _unbounded(d: int, k: int) -> int:
     return max(SIZES)
 
 
 NETWORKS: dict[str, Network] = {
-    "concat": Network(lambda d, k, size: Concat(d, d, k), _one),
-    "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size), _any),
-    "diagonal": Network(lambda d, k, size: FusedHidden(Diagonal(d, d, size), k, relu=False), _products),
-    "low_rank": Network(lambda d, k, size: LowRank(d, d, k, rank=size), _products),
-    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), _one),
-    "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True), _any),
+    "concat": Network(lambda d, k, size: Concat(d, d, k), _only_one),
+    "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size), _unbounded),
+    "diagonal": Network(lambda d, k, size: FusedHidden(Diagonal(d, d, size), k, relu=False), _most_products),
+    "low_rank": Network(lambda d, k, size: LowRank(d, d, k, rank=size), _most_products),
+    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), _only_one),
+    "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True), _unbounded),
 }
 """Name -> fusions as they are in agents.fusion, alone or with a linear readout behind them."""
 

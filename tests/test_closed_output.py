@@ -13,14 +13,13 @@ import train
 ROOT = Path(train.__file__).parent
 
 
-def without_a_reader(*command: str) -> subprocess.CompletedProcess[str]:
+def without_a_reader(*command: str, also_stderr: bool = False) -> subprocess.CompletedProcess[str]:
     """Runs a program whose standard output nobody reads, from before its first line on."""
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stderr is not None
+    stderr = subprocess.STDOUT if also_stderr else subprocess.PIPE
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    assert process.stdout is not None
     process.stdout.close()
-    error = process.stderr.read()
+    error = process.stderr.read() if process.stderr else ""
     return subprocess.CompletedProcess(command, process.wait(), "", error)
 
 
@@ -46,3 +45,19 @@ def test_a_study(display: str, tmp_path: Path) -> None:
 def test_help(program: str) -> None:
     ended = without_a_reader(program, "--help")
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_mistake_that_nobody_hears() -> None:
+    assert without_a_reader("train.py", "fusion=mj", also_stderr=True).returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize(
+    ("program", "code"), [(["train.py", "--help"], 0), (["doctor.py"], 0), (["train.py", "fusion=mj"], 2)]
+)
+def test_a_disk_that_is_full(program: list[str], code: int) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, *program], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == code and "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr

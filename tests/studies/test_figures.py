@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure as Sheet
 
 from ablation.results import Estimate
-from studies.figures import Figure, band, curves, png
+from studies.figures import Figure, Scale, band, curves, png
 
 
 @pytest.mark.parametrize("x", [[1.0, 2.0, 4.0, 32.0], list(np.geomspace(1, 2000, 20))])
@@ -32,9 +32,14 @@ def test_a_narrow_logarithmic_axis_has_numbers() -> None:
     assert {"18", "20", "24"} <= {label.get_text() for label in axes.get_yticklabels()}
 
 
+@pytest.mark.parametrize("y_scale", ["log", "linear"])
 @pytest.mark.parametrize("x", [[2.0], [1.0, 2.0, 4.0]])
-def test_nothing_found_is_a_figure_too(x: list[float]) -> None:
-    panel = curves("dot", np.array(x), {0: band([None] * len(x))}, "d", "parameters", ("log", "log"))
+def test_nothing_found_is_a_figure_too(x: list[float], y_scale: Scale) -> None:
+    panel = curves("dot", np.array(x), {0: band([None] * len(x))}, "d", "parameters", ("log", y_scale))
+    axes = Sheet().add_subplot()
+    panel.draw(axes)
+    axes.figure.canvas.draw()
+    assert not axes.get_yticklabels() and [text.get_text() for text in axes.texts] == ["no value"]
     assert png(Figure([panel, panel], ["concat"])).startswith(b"\x89PNG")
 
 

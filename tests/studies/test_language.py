@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,10 @@ def test_the_state_is_carried_from_stretch_to_stretch(monkeypatch: pytest.Monkey
     network, heard = model("lstm"), []
     learn = network.learn
 
-    def listen(tokens: torch.Tensor, state: torch.Tensor, following: torch.Tensor) -> tuple[float, torch.Tensor]:
-        cost, after = learn(tokens, state, following)
+    def listen(tokens: torch.Tensor, state: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+        after = learn(tokens, state, following)
         heard.append((len(tokens), state, after))
-        return cost, after
+        return after
 
     monkeypatch.setattr(network, "learn", listen)
     # Rows of 24: from some place on to their end, and once more from their beginning.
@@ -176,6 +177,7 @@ def test_training_goes_on_with_the_same_numbers(
     texts = text(200, 3), text(200, 3) + 4
     undisturbed = model(name, dropout=0.3)
     expected = fit(undisturbed, *texts, steps=27, evaluations=9, patience=9)
+    assert expected[-1] < expected[-2]
     after_all = torch.get_rng_state()
 
     monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
@@ -199,11 +201,64 @@ def test_training_goes_on_with_the_same_numbers(
         assert torch.equal(one, other)
 
 
+def test_the_end_is_kept_for_what_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training that ends early, and once more from its last checkpoint: not a step is made."""
+    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
+    checkpoint, texts = Checkpoint(tmp_path / "kept.pt", {}), (text(200, 3), text(200, 3) + 4)
+    expected = fit(model("lstm"), *texts, patience=2, checkpoint=checkpoint)
+    assert expected == [0, 10, 20, 0]
+    again = model("lstm")
+    monkeypatch.setattr(again, "learn", None)
+    assert fit(again, *texts, patience=2, checkpoint=Checkpoint(tmp_path / "kept.pt", {})) == expected
+
+
+HOSTILE: list[Callable[[dict[str, Any]], object]] = [
+    lambda content: content.clear(),
+    lambda content: content.update(tensors=[]),
+    lambda content: content["numbers"].update(step=0),
+    lambda content: content["numbers"].update(step=1000),
+    lambda content: content["numbers"].update(position=10**6),
+    lambda content: content["numbers"].update(losses=[0.5]),
+    lambda content: content["numbers"].update(best_step=7),
+    lambda content: content["numbers"].update(steps="all"),
+    lambda content: content["tensors"].pop("state"),
+    lambda content: content["tensors"].update(more=torch.zeros(2)),
+    lambda content: content["tensors"].update(state=torch.zeros(4, 2)),
+    lambda content: content["tensors"].update(rng=torch.zeros(3, dtype=torch.uint8)),
+    lambda content: content["tensors"].update(rng=torch.zeros_like(content["tensors"]["rng"])),
+    # The fused optimiser would write behind the end of these.
+    lambda content: content["tensors"].update({"exp_avg 0": torch.zeros(2)}),
+    lambda content: content["tensors"].update({"model bias": torch.zeros(3)}),
+    lambda content: content["tensors"].update({"best bias": torch.zeros(7, dtype=torch.float64)}),
+]
+
+
+@pytest.mark.parametrize("change", HOSTILE)
+def test_a_checkpoint_that_says_something_else_counts_as_none(
+    change: Callable[[dict[str, Any]], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, short = (text(200, 3), text(200, 3)), {"steps": 9, "evaluations": 3}
+    undisturbed = model("lstm", dropout=0.3)
+    expected = fit(undisturbed, *texts, **short)
+    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
+    fit(model("lstm", dropout=0.3), *texts, **short, checkpoint=Checkpoint(tmp_path / "kept.pt", {}))
+    content = Checkpoint(tmp_path / "kept.pt", {}).load()
+    assert content is not None
+    change(content)
+    Checkpoint(tmp_path / "kept.pt", {}).save(content)
+    monkeypatch.undo()
+    again = model("lstm", dropout=0.3)
+    assert fit(again, *texts, **short, checkpoint=Checkpoint(tmp_path / "kept.pt", {})) == expected
+    for one, other in zip(again.parameters(), undisturbed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize(("most", "parts"), [(10**6, 1), (7 * 24, 1), (7 * 24 - 1, 2), (7 * 5, 5), (6, 24)])
-def test_many_symbols_are_read_part_by_part(most: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_many_symbols_are_read_part_by_part(most: int, parts: int, tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost, its gradient and the state are those of all logits at once."""
     tokens = torch.from_numpy(text(32).astype(np.int64)).view(8, 4)[:, :3]
-    following, network, made = (tokens + 1) % 7, model("multiplicative"), []
+    following, network, made = (tokens + 1) % 7, model("multiplicative", tied=tied), []
     logits, expected_state = network(tokens, network.initial_state(3))
     expected = F.cross_entropy(logits.flatten(0, 1), following.flatten())
     gradients = torch.autograd.grad(expected, list(network.parameters()))
@@ -219,9 +274,10 @@ def test_many_symbols_are_read_part_by_part(most: int, parts: int, monkeypatch: 
     assert all(parameter.grad is None for parameter in network.parameters())
     assert len(made) == parts and max(made) <= max(most, 7)
     assert cost == pytest.approx(expected.item())
-    assert network.learn(tokens, network.initial_state(3), following)[0] == pytest.approx(expected.item())
-    assert len(made) == 2 * parts and not state.requires_grad
-    torch.testing.assert_close(state, expected_state)
+    learnt = network.learn(tokens, network.initial_state(3), following)
+    assert len(made) == 2 * parts and not learnt.requires_grad
+    for found in (state, learnt):
+        torch.testing.assert_close(found, expected_state)
     for parameter, gradient in zip(network.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
 

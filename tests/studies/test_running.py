@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from agents.tensor_file import write_tensors
 from studies import running
-from studies.running import Cell, CellError, Checkpoint, Result, Settings, begun_anew, run, stored
+from studies.running import Cell, CellError, Checkpoint, Result, Settings, begun_anew, run, stored, tidy
 
 CELLS = [Cell(name=f"cell-{number}", settings={"number": number}) for number in range(3)]
 
@@ -89,11 +91,40 @@ def test_a_checkpoint_is_of_its_cell(tmp_path: Path) -> None:
     assert kept is not None and kept["tensor"].tolist() == [0, 1, 2]
     path.write_bytes(path.read_bytes()[:-200])
     assert Checkpoint(path, {"number": 0}).load() is None
-    write_tensors(path, {"schema": 0, "settings": {"number": 0}, "seconds": 0.0, "content": {}})
-    assert Checkpoint(path, {"number": 0}).load() is None
-    for _ in range(2):
-        Checkpoint(path, {}).remove()
-    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 0},
+        {"schema": torch.tensor(1)},
+        {"settings": {"number": torch.tensor([0, 0])}},
+        {"seconds": "long"},
+        {"seconds": math.nan},
+        {"content": []},
+    ],
+)
+def test_a_checkpoint_of_another_form_counts_as_none(change: dict[str, Any], tmp_path: Path) -> None:
+    whole = {"schema": 1, "settings": {"number": 0}, "seconds": 1.0, "content": {}}
+    for content, expected in ((whole, {}), (whole | change, None), ({}, None)):
+        write_tensors(tmp_path / "cell.pt", content)
+        assert Checkpoint(tmp_path / "cell.pt", {"number": 0}).load() == expected
+
+
+def test_a_disk_that_refuses_costs_a_checkpoint_and_no_more(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "nowhere" / "cell.pt", {})
+    checkpoint.save({})
+    assert not checkpoint.exists and checkpoint.load() is None
+
+
+def test_nothing_is_left_of_checkpoints(tmp_path: Path) -> None:
+    """Neither after a kill while one is written, nor after one right before it would be removed."""
+    list(run(CELLS[:1], square, tmp_path, 1))
+    for name in ("cell-0.pt", ".cell-0.pt.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    tidy(CELLS[0], tmp_path)
+    tidy(CELLS[1], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"cell-0.json"}
 
 
 def test_checkpoints_come_at_intervals_and_count_all_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
