@@ -7,6 +7,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -18,6 +19,9 @@ from agents.runtime.base import ActorError
 
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+_PATIENCE = 10.0
+"""Seconds in which a process that was killed is gone, and the one in its place answers, on a busy machine."""
 
 
 @contextlib.contextmanager
@@ -55,15 +59,18 @@ def start(process: ForkServerProcess) -> None:
     Raises:
         ActorError: the machine does not let it.
     """
-    for attempt in (1, 2):
+    until = time.monotonic() + _PATIENCE
+    while True:
         try:
             with sigint_held_back():
                 process.start()
             return
         except (EOFError, OSError) as error:
-            # The process that it should be a copy of was killed, and for the second attempt there is another one.
-            if attempt == 2:
-                raise ActorError(f"{process.name} cannot be started: {error or 'its fork server ends'}") from error
+            # The process that it should be a copy of was killed. There is another one as soon as the kernel has cleared it away.
+            killed = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+            if not killed or time.monotonic() > until:
+                raise ActorError(f"{process.name} cannot be started: {str(error) or 'its fork server ends'}") from error
+        time.sleep(0.01)
 
 
 def leave_signals_to_the_learner() -> None:

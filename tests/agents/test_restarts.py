@@ -153,23 +153,32 @@ def test_where_the_process_is_killed_that_actors_are_copies_of_there_is_another_
     assert {record["where"] for record in records} == {"actor 0", "actor 1"}
 
 
-@pytest.mark.parametrize("failures", [1, 2])
-def test_what_cannot_be_started_is_tried_once_more(failures: int) -> None:
-    class Unwilling:
-        name, attempts = "actor-3", 0
+class Unwilling:
+    """A process that cannot be started so many times."""
 
-        def start(self) -> None:
-            self.attempts += 1
-            if self.attempts <= failures:
-                raise OSError("Too many open files")
+    def __init__(self, errors: list[Exception]) -> None:
+        self.name, self.errors = "actor-3", errors
 
-    process: Any = Unwilling()
-    if failures == 1:
+    def start(self) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def test_a_fork_server_that_was_killed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until there is another one: for a moment the one that was killed is still there, and nobody listens."""
+    process: Any = Unwilling([ConnectionRefusedError(), ConnectionRefusedError(), EOFError(), BrokenPipeError()])
+    start(process)
+    assert not process.errors
+    monkeypatch.setattr("agents.runtime.process._PATIENCE", 0.0)
+    process = Unwilling([EOFError()] * 1000)
+    with pytest.raises(ActorError, match="actor-3 cannot be started: its fork server ends"):
         start(process)
-    else:
-        with pytest.raises(ActorError, match="actor-3 cannot be started: Too many open files"):
-            start(process)
-    assert process.attempts == 2
+
+
+def test_what_cannot_be_started_is_told_at_once() -> None:
+    process: Any = Unwilling([OSError("Too many open files")])
+    with pytest.raises(ActorError, match="actor-3 cannot be started: Too many open files"):
+        start(process)
 
 
 def draw(into: Connection) -> None:
