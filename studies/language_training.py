@@ -113,8 +113,8 @@ def train(
             now.trained.losses.append(loss)
             # The first of the readings is that before all steps.
             now.ended = len(now.trained.steps) - 1 - now.trained.steps.index(now.trained.best_step) >= patience
-        # The end is kept, too, for what comes after it may take long, but not that of a minute's training.
-        if checkpoint.due or (checkpoint.exists and (now.ended or now.step == steps)):
+        # What comes after the end may take long, so the end of a training that has a checkpoint is kept, too.
+        if checkpoint.due or ((now.ended or now.step == steps) and checkpoint.exists):
             checkpoint.save(_kept(now, model, optimizer))
     model.load_state_dict(now.best)
     return now.trained
