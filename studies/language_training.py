@@ -47,6 +47,11 @@ class Trained(NamedTuple):
     losses: list[float]
     best_step: int
 
+    @property
+    def without_gain(self) -> int:
+        """Readings since the best one. The first of all is that before all steps."""
+        return len(self.steps) - 1 - self.steps.index(self.best_step)
+
 
 @dataclass(kw_only=True)
 class _Progress:
@@ -59,7 +64,6 @@ class _Progress:
     state: Tensor
     best: dict[str, Tensor]
     trained: Trained
-    ended: bool = False
 
 
 def train(
@@ -94,7 +98,7 @@ def train(
         now = _Progress(
             step=0, position=position, state=model.initial_state(batch_size), best=best, trained=Trained([0], [loss], 0)
         )
-    while now.step < steps and not now.ended:
+    while now.step < steps and now.trained.without_gain < patience:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * now.step / steps))
         if now.position == rows.width:
@@ -111,10 +115,9 @@ def train(
                 now.best, now.trained = copy.deepcopy(model.state_dict()), now.trained._replace(best_step=now.step)
             now.trained.steps.append(now.step)
             now.trained.losses.append(loss)
-            # The first of the readings is that before all steps.
-            now.ended = len(now.trained.steps) - 1 - now.trained.steps.index(now.trained.best_step) >= patience
         # What comes after the end may take long, so the end of a training that has a checkpoint is kept, too.
-        if checkpoint.due or ((now.ended or now.step == steps) and checkpoint.exists):
+        ends = now.step == steps or now.trained.without_gain >= patience
+        if checkpoint.due or (ends and checkpoint.exists):
             checkpoint.save(_kept(now, model, optimizer))
     model.load_state_dict(now.best)
     return now.trained
@@ -124,7 +127,6 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _NUMBERS = {
     "step": COUNT,
     "position": COUNT,
-    "ended": bool,
     "steps": [COUNT],
     "losses": [FINITE],
     "best_step": COUNT,
@@ -133,7 +135,7 @@ _NUMBERS = {
 
 def _kept(now: _Progress, model: LanguageModel, optimizer: torch.optim.Adam) -> dict[str, Any]:
     """What a checkpoint holds: numbers, and tensors by name. The constants of the optimiser are those of the settings."""
-    numbers = {"step": now.step, "position": now.position, "ended": now.ended, **now.trained._asdict()}
+    numbers = {"step": now.step, "position": now.position, **now.trained._asdict()}
     tensors = {f"model {name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best {name}": value for name, value in now.best.items()}
     tensors |= {
@@ -181,8 +183,8 @@ def _restored(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     model.load_state_dict({name: tensors[f"model {name}"] for name in model.state_dict()})
     best = {name: tensors[f"best {name}"] for name in model.state_dict()}
-    step, position, ended = (numbers[name] for name in ("step", "position", "ended"))
-    return _Progress(step=step, position=position, state=tensors["state"], best=best, trained=trained, ended=ended)
+    step, position = numbers["step"], numbers["position"]
+    return _Progress(step=step, position=position, state=tensors["state"], best=best, trained=trained)
 
 
 def evaluate(model: LanguageModel, text: Tokens, count: int, length: int) -> float:

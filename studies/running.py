@@ -99,6 +99,7 @@ class Checkpoint:
         try:
             kept, sealed = read_tensors(self._path)
             check_form(kept, _FORM)
+            # Settings have no tensors, and with some of them there would be no answer whether they are equal.
             fits = sealed and kept["schema"] == _SCHEMA and plain_copy(kept["settings"]) == self._settings
         except (InputError, PlainDataError):
             return None
