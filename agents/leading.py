@@ -27,6 +27,7 @@ from agents.learners import (
     meet_at_file,
     meet_at_torchrun,
     share_of,
+    shared_file,
     torchrun_place,
 )
 from agents.runtime.base import Batch, Positions, Runtime, concatenate
@@ -96,8 +97,7 @@ class Followers:
             words = map(str, (os.getpid(), cluster, port, self._size, gpus))
             self._start_process("learners", ["-m", "agents.ray_learners", *words])
             return
-        # A file without a name, of which nothing is left behind.
-        self._descriptor = os.memfd_create("learners")
+        self._descriptor = shared_file()
         self._group = meet_at_file(self._descriptor, FIRST, self._size)
         for rank in range(1, self._size):
             words = map(str, (os.getpid(), self._descriptor, rank, self._size))
@@ -210,8 +210,6 @@ class Followers:
         # What still waits for another machine is left to the end of the process.
         if not any(thread.is_alive() for thread in self._threads):
             group.leave()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
 
     def _run(self, target: Callable[[], None]) -> None:
         self._threads.append(threading.Thread(target=target, daemon=True))

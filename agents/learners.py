@@ -204,8 +204,17 @@ def meet_at_torchrun() -> Group:
     return Group(place, loopback=os.environ["MASTER_ADDR"] in _LOCAL)
 
 
+def shared_file() -> int:
+    """The descriptor of a file for `meet_at_file`. It has no name, so that nothing is left of it whichever way its processes end.
+
+    It stays open as long as this process lives. PyTorch's FileStore opens its file again, and writes to it, at the end of the last that
+    knows of it: a process group, or a traceback that was kept. By then a descriptor that was closed could be that of another file.
+    """
+    return os.memfd_create("learners")
+
+
 def meet_at_file(descriptor: int, rank: int, size: int) -> Group:
-    """The group of processes on this machine that share an open file."""
+    """The group of processes on this machine that share a file (`shared_file`), whose descriptor none of them closes."""
     store = distributed.FileStore(f"/proc/self/fd/{descriptor}", size)  # type: ignore[attr-defined]
     return Group(Place(store, rank, size), loopback=True)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from functools import partial
 from typing import NamedTuple
 
 from agents import plan
+from agents.learners import shared_file
 from benchmarks.cases import configured, merged
 from benchmarks.learner_team import threads
 from benchmarks.options import BenchmarkError, Row, parse, report
@@ -48,7 +48,7 @@ class Team:
     """
 
     def __init__(self, size: int, words: Sequence[str]) -> None:
-        descriptor = os.memfd_create("learners")
+        descriptor = shared_file()
         program = [sys.executable, "-m", "benchmarks.learner_team", str(descriptor), str(size)]
         self._members = [
             subprocess.Popen(
@@ -60,7 +60,6 @@ class Team:
             )
             for rank in range(size)
         ]
-        os.close(descriptor)
 
     def turn(self, seconds: float) -> Reading:
         """Updates for that long."""

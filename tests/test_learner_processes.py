@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import signal
@@ -121,6 +123,22 @@ def test_a_learner_that_is_killed_ends_the_run_and_it_is_saved(
     assert content(tmp_path)["learner"]["counters"]["updates"] >= 3
     # It had an actor of its own.
     assert len(others) >= 2 and not psutil.wait_procs(others, timeout=30)[1]
+
+
+def test_who_still_knows_of_the_other_learners_after_a_run_writes_to_no_file_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the traceback of a run that failed does, in a process that goes on."""
+    kept: list[object] = []
+    at_update(monkeypatch, 2, lambda runtime: kept.append(runtime._followers._group))
+    assert train.main([*TINY, "runtime=serial", f"run={tmp_path / 'run'}", "total_frames=60", TWO]) == 0
+    assert kept
+    with contextlib.ExitStack() as stack:
+        # They get the lowest numbers that are free, those of all that the run has closed.
+        others = [stack.enter_context((tmp_path / f"{number}.yaml").open("w+")) for number in range(50)]
+        kept.clear()
+        gc.collect()
+        assert not [other.name for other in others if os.fstat(other.fileno()).st_size]
 
 
 def test_torchrun_starts_learners(tmp_path: Path) -> None:
