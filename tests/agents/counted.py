@@ -103,6 +103,10 @@ class Lives:
                 assert (part["vector"][0, :, 1] > starts[-1][-1][1]["episode"]).all(), "an episode is played again"
             starts.append([unroll])
 
+    def unrolls(self, actor: int) -> int:
+        """How many an actor has handed over."""
+        return sum(map(len, self.of.get(actor, [])))
+
     def restarts(self, actor: int) -> int:
         """How often an actor was seen to have begun anew."""
         return len(self.of.get(actor, [])) - 1
