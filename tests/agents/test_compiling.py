@@ -11,6 +11,9 @@ from torch import Tensor
 from agents.builder import build_learner
 from agents.compiling import Compiled
 
+# The compiler's own, of PyTorch's older ways.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
 
 def test_where_the_compiler_fails_the_function_runs_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> Tensor:

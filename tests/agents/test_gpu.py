@@ -90,6 +90,8 @@ def test_long_gradients_are_clipped_on_a_gpu_as_on_the_processor(gpu: PretendedG
     assert_equal_parameters(on_cpu, on_gpu, rtol=1e-4, atol=1e-6)
 
 
+# Beneath the pretence the device is meta.
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
 def test_a_state_goes_from_the_gpu_to_the_processor_and_back(gpu: PretendedGPU) -> None:
     on_cpu, on_gpu = two_learners(*AGENTS["fusion-mi"])
     batch = fake_batch(AGENTS["fusion-mi"][0], on_cpu.network.core_state_size, T, B)

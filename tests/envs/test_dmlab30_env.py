@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 FORWARD_LEFT = 6
 
 
-@pytest.mark.filterwarnings("ignore:.*was not able to render:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*(was not able to render|alternative render modes):UserWarning")
 def test_gymnasium_finds_no_fault() -> None:
     for level in (NONMATCHING, DESCRIBED, "tests/event_test"):
         env = environment(level)
