@@ -228,7 +228,8 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
             write_result(folder, figures)
         display.finish(folder, figures)
     saver.insist(learner.state.updates)
-    return INTERRUPTED if figures["ended_by"] == "signal" else DONE
+    # Also of one that came after its end: whoever has asked shall not go on with an evaluation.
+    return INTERRUPTED if interruption.wanted else DONE
 
 
 if __name__ == "__main__":

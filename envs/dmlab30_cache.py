@@ -15,6 +15,7 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 KEPT = 0.9
 """Part of the allowed size that is left after old maps were removed, so that not every write removes one."""
@@ -66,8 +67,8 @@ class LevelCache:
             if path.exists():
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
-            _copy_whole(Path(pk3_path), path, durable=True)
-            self._uncounted += path.stat().st_size
+            with open(pk3_path, "rb") as source:
+                self._uncounted += _copy_whole(source, path, durable=True)
             if self._uncounted >= self._max_bytes / 20:
                 self._shrink()
         except OSError:
@@ -81,10 +82,12 @@ class LevelCache:
     def _copy_out(self, source: Path, target: Path) -> bool:
         # Another process may remove the file at any moment, and a machine that lost power may have left an empty one.
         try:
-            if not zipfile.is_zipfile(source):
-                source.unlink(missing_ok=True)
-                return False
-            _copy_whole(source, target, durable=False)
+            with source.open("rb") as found:
+                if not zipfile.is_zipfile(found):
+                    source.unlink(missing_ok=True)
+                    return False
+                found.seek(0)
+                _copy_whole(found, target, durable=False)
         except OSError:
             return False
         with contextlib.suppress(OSError):
@@ -112,17 +115,21 @@ class LevelCache:
                 return
 
 
-def _copy_whole(source: Path, target: Path, *, durable: bool) -> None:
-    """Copies a file so that `target` appears complete or not at all; `durable` also if the machine loses power meanwhile."""
+def _copy_whole(source: BinaryIO, target: Path, *, durable: bool) -> int:
+    """Copies an open file so that `target` appears complete or not at all; `durable` also if the machine loses power meanwhile. Returns
+    its size.
+    """
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as copy, source.open("rb") as original:
-            shutil.copyfileobj(original, copy)
+        with os.fdopen(handle, "wb") as copy:
+            os.fchmod(handle, os.fstat(source.fileno()).st_mode)
+            shutil.copyfileobj(source, copy)
+            size = copy.tell()
             if durable:
                 copy.flush()
                 os.fsync(copy.fileno())
-        shutil.copymode(source, name)
         os.replace(name, target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    return size

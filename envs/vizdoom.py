@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import shlex
 import sys
 import tempfile
@@ -223,7 +224,8 @@ def _start(task: str, buttons: list[str], folder: Path) -> Any:
 
 def _launcher(folder: Path, engine: Path) -> str:
     """A program that starts the engine by way of envs/vizdoom_launcher.py: DoomGame takes a path, but no arguments before its own."""
-    command = shlex.join([sys.executable, "-I", "-S", vizdoom_launcher.__file__, str(folder), str(engine)])
+    arguments = [str(os.getpid()), str(folder), str(engine)]
+    command = shlex.join([sys.executable, "-I", "-S", vizdoom_launcher.__file__, *arguments])
     program = folder / "launch"
     program.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
     program.chmod(0o700)

@@ -50,6 +50,7 @@ def test_a_strangers_run_imports_nothing(stranger: Path, capsys: pytest.CaptureF
     assert not Path("canary").exists()
 
 
+@pytest.mark.usefixtures("tests_keep_their_threads")
 def test_it_does_where_the_command_says_so(stranger: Path) -> None:
     assert evaluate.main([f"run={stranger}", "episodes=1", "allow=[stranger]"]) == 0
     assert Path("canary").exists()

@@ -6,12 +6,12 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from counting import COUNTING, NUM_ACTIONS, SLOTS, STATE_SIZE, CountingNetwork
 from pids import make_pid
+from processes import is_gone
 
 from agents.actor import Actor
 from agents.network.actions import Categorical
@@ -33,13 +33,6 @@ class MakeProcessActor:
     def __call__(self, index: int, positions: Positions, network: Any, policy: Any = None) -> Actor:
         env = SuiteVectorEnv(ProcessEngine(make_pid, COUNTING, SEATS, Split.TRAIN), COUNTING, SEATS, seed=0)
         return Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, index))  # type: ignore[arg-type]
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return True
 
 
 def test_an_actor_has_processes_which_die_with_it() -> None:

@@ -95,16 +95,34 @@ def test_a_broken_file_is_no_map(tmp_path: Path, rubbish: bytes) -> None:
     assert cache.fetch("a", str(target)) and content(target) == "x"
 
 
-def test_a_file_that_vanishes_while_it_is_read_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_that_another_process_removes_while_it_is_read_is_copied_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache, target = LevelCache(tmp_path / "maps", BIG), tmp_path / "out.pk3"
     cache.write("a", str(map_file(tmp_path / "in.pk3", "x")))
+    (path,) = stored(tmp_path / "maps")
 
-    def removed(path: Path) -> bool:
-        Path(path).unlink()
+    def removed(file: object) -> bool:
+        path.unlink()
         return True
 
     monkeypatch.setattr(zipfile, "is_zipfile", removed)
-    assert not cache.fetch("a", str(target)) and not target.exists() and cache.misses == 1
+    assert cache.fetch("a", str(target)) and content(target) == "x"
+    assert not cache.fetch("a", str(target)) and (cache.hits, cache.misses) == (1, 1)
+
+
+def test_a_map_that_another_process_removes_as_soon_as_it_is_there_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, replace = LevelCache(tmp_path / "maps", BIG), os.replace
+
+    def replaced_and_removed(name: str, target: Path) -> None:
+        replace(name, target)
+        target.unlink()
+
+    monkeypatch.setattr(os, "replace", replaced_and_removed)
+    cache.write("a", str(map_file(tmp_path / "in.pk3", "x")))
+    assert cache.failures == 0 and not cache.fetch("a", str(tmp_path / "out.pk3"))
 
 
 def test_a_copy_that_breaks_off_leaves_nothing_under_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

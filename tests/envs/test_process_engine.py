@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch  # noqa: F401  (so that it is there to be inherited)
 import walks
+from processes import is_gone
 from walks import FAULTY, WALKS
 
 from envs import process_engine, slot_process
@@ -39,14 +40,6 @@ def eventually(happened: Callable[[], bool]) -> None:
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def is_gone(pid: int) -> bool:
-    """Ended; a child of a process that does not wait for it, and such are left to a lazy init, is as good as gone."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return True
 
 
 def pids(engine: ProcessEngine) -> list[int]:

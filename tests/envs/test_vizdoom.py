@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import signal
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from gymnasium.utils.env_checker import check_env
+from processes import is_gone
 
 from envs.errors import InputError
 from envs.vizdoom import VizdoomConfig, VizdoomEnv, make_spec
@@ -119,13 +120,7 @@ def test_an_unseeded_reset_goes_on_to_another_episode() -> None:
 
 def processes_of_this_one() -> set[int]:
     """Whichever of its threads started them."""
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/status"):
-        # Processes end while one looks.
-        with contextlib.suppress(OSError):
-            if f"PPid:\t{os.getpid()}\n" in status.read_text():
-                found.add(int(status.parent.name))
-    return found
+    return {process.pid for process in psutil.Process().children()}
 
 
 def shared_files(game: int) -> Callable[[], list[Path]]:
@@ -171,13 +166,12 @@ def test_a_game_leaves_nothing_and_a_dead_one_is_named(
 
 
 ORPHAN = """
-import os, sys
+import psutil, sys
 from envs.vizdoom import VizdoomEnv
 env = VizdoomEnv("basic")
 env.reset(seed=1)
-parents = {int(line.split()[1]): path for path in os.listdir("/proc") if path.isdigit()
-           for line in open(f"/proc/{path}/status") if line.startswith("PPid:")}
-print(parents[os.getpid()], flush=True)
+(game,) = psutil.Process().children()
+print(game.pid, flush=True)
 sys.stdin.read()
 """
 
@@ -198,7 +192,7 @@ def test_a_game_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     files = shared_files(game)
     parent.kill()
     parent.communicate()
-    assert eventually(lambda: not Path(f"/proc/{game}").exists())
+    assert eventually(lambda: is_gone(game))
     # The files of a process that was killed are left to the next start of the machine.
     for file in files():
         file.unlink()

@@ -80,7 +80,7 @@ class Breaking(gymnasium.Env[Any, Any]):
 
     Args:
         plan: seed -> (age, fault): what goes wrong in the step that would lead to `age`, 0 meaning the reset; one of CAUSE_OF.
-        marker: file that is made before it hangs or stops, with its process id at the end of its name.
+        marker: file that is made before it hangs or stops, with its process id at the end of its name; says which of the two.
         leaks: LEAK is lost in every episode.
     """
 
@@ -116,7 +116,10 @@ class Breaking(gymnasium.Env[Any, Any]):
 
     def _break(self, fault: str) -> None:
         if self.marker and fault in ("hangs", "stops"):
-            self.marker.with_name(f"{self.marker.name}-{os.getpid()}").touch()
+            # Whole or not at all.
+            written = self.marker.with_name(f"being-written-{os.getpid()}")
+            written.write_text(fault)
+            written.rename(self.marker.with_name(f"{self.marker.name}-{os.getpid()}"))
         if fault == "raises":
             raise RuntimeError("the environment broke as it was told")
         if fault == "exits":

@@ -17,8 +17,9 @@ import pytest
 from environments import BREAKING, CAUSE_OF, LEAK, MakeBreaking, action_for, life
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import is_gone
 
-from envs import slot_process
+from envs import process_engine, slot_process
 from envs.dmlab30 import DMLab30Config
 from envs.faults import Fault
 from envs.gymnasium_suite import GymnasiumConfig
@@ -96,6 +97,10 @@ class Played:
                     assert frame["episode"] == before["episode"] and not frame["interrupted"]
 
 
+def is_stopped(pid: int) -> bool:
+    return "\nState:\tT" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def hangs_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that, its id behind the name, makes a process that has not answered count as hung, whatever the time."""
@@ -103,7 +108,8 @@ def hangs_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def answers_or_hangs(process: SlotProcess, until: float) -> bool:
         while not has_answered(process, time.monotonic() + 0.01):
-            if marker.with_name(f"{marker.name}-{process._process.pid}").exists():
+            told = marker.with_name(f"{marker.name}-{process._process.pid}")
+            if told.exists() and (told.read_text() == "hangs" or is_stopped(process._process.pid)):
                 return False
         return True
 
@@ -181,13 +187,6 @@ def test_any_pattern_of_faults_is_arithmetic(breaks: list[dict[int, int]]) -> No
     played.check()
 
 
-def is_gone(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return True
-
-
 def pids(engine: ProcessEngine) -> list[int]:
     return [process._process.pid for process in engine._processes]
 
@@ -195,7 +194,6 @@ def pids(engine: ProcessEngine) -> list[int]:
 def test_others_go_on_while_a_process_starts_and_none_is_left_when_it_is_closed_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(slot_process, "GRACE_SECONDS", 0.05)
     played = Played([{}, {}], patience=0.0)
     first = pids(played.engine)
     for episode in range(2):
@@ -216,14 +214,20 @@ def test_others_go_on_while_a_process_starts_and_none_is_left_when_it_is_closed_
     assert played.env.take_faults() == []
     assert played.frames[-1]["resetting"][1]
     last = pids(played.engine)
+    monkeypatch.setattr(slot_process, "GRACE_SECONDS", 0.05)
     played.env.close()
     played.check()
     assert all(map(is_gone, first + last)) and first[0] == last[0] and first[1] != last[1]
 
 
-def test_a_process_that_is_silent_for_too_long_is_gone_for_good() -> None:
+def test_a_process_that_is_silent_for_too_long_is_gone_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a step, stopped, so that only SIGKILL ends it; and while it starts."""
     played = Played([{}])
+
+    def start_with_patience() -> SlotProcess:
+        played.env.supervise(LONG, 0, 0)
+        return SlotProcess()
+
     (stopped,) = pids(played.engine)
     os.kill(stopped, signal.SIGSTOP)
     played.env.supervise(0.05, 0, 0)
@@ -231,9 +235,10 @@ def test_a_process_that_is_silent_for_too_long_is_gone_for_good() -> None:
     assert played.frames[-1]["interrupted"][0] and is_gone(stopped)
     played.env.supervise(0.001, 0, 0)
     (starting,) = pids(played.engine)
+    # The one that takes its place would have as little time.
+    monkeypatch.setattr(process_engine, "SlotProcess", start_with_patience)
     played.step()
     assert played.frames[-1]["resetting"][0] and is_gone(starting)
-    played.env.supervise(LONG, 0, 0)
     for _ in range(5):
         played.step()
     played.env.close()
