@@ -194,10 +194,9 @@ class Followers:
 
     def end(self) -> None:
         """Waits for the end of those that were dismissed, and ends those that were started here and are late."""
-        group, self._group = self._group, None
-        if group is None:
+        if self._group is None:
             return
-        deadline = time.monotonic() + (_CLOSING_SECONDS if group.joined else 0.0)
+        deadline = time.monotonic() + (_CLOSING_SECONDS if self._group.joined else 0.0)
         for process in self._processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -209,7 +208,8 @@ class Followers:
             thread.join(max(_ENDING_SECONDS, deadline - time.monotonic()))
         # What still waits for another machine is left to the end of the process.
         if not any(thread.is_alive() for thread in self._threads):
-            group.leave()
+            self._group.leave()
+            self._group = None
 
     def _run(self, target: Callable[[], None]) -> None:
         self._threads.append(threading.Thread(target=target, daemon=True))
@@ -227,7 +227,7 @@ class Followers:
 
     def _send_off(self) -> None:
         # Those that are gone need not be told.
-        with contextlib.suppress(LearnerError):
+        with contextlib.suppress(LearnerError, InputError):
             self._tell({"over": True})
 
     def _tell(self, message: dict[str, Any]) -> None:

@@ -104,6 +104,19 @@ def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("nothing_is_left_behind")
+def test_all_of_three_learners_are_told_that_the_run_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also when the first of those that follow is still playing and hears it late."""
+    others: list[subprocess.Popen[bytes]] = []
+    at_update(monkeypatch, 2, lambda runtime: others.extend(runtime._followers._processes.values()))
+    options = ["learner.batch_size=9", "runtime.num_actors=3", "learner.num_processes=3", "total_frames=200"]
+    assert train.main([*TINY, "runtime=serial", f"run={tmp_path}", *options]) == 0
+    assert [process.returncode for process in others] == [0, 0]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_is_left_behind")
 def test_a_learner_that_is_killed_ends_the_run_and_it_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
