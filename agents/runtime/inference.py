@@ -276,8 +276,15 @@ def _run_server(
 @torch.inference_mode()
 def _serve(batcher: _Batcher, learner: Connection) -> None:
     """Answers requests until the learner hangs up. It sends an actor's index and a connection to that actor, for each that it starts."""
+    served: dict[int, Connection] = {}
     with selectors.DefaultSelector() as selector:
         selector.register(learner, selectors.EVENT_READ)
+
+        def leave(actor: int) -> None:
+            if connection := served.pop(actor, None):
+                selector.unregister(connection)
+                connection.close()
+
         while True:
             ready: dict[int, Connection] = {}
             for key, _ in selector.select():
@@ -286,15 +293,20 @@ def _serve(batcher: _Batcher, learner: Connection) -> None:
                 try:
                     if actor is None:
                         actor = learner.recv()
-                        selector.register(Connection(recv_handle(learner)), selectors.EVENT_READ, actor)
+                        # What the one before it has asked for would be a step of the new one.
+                        leave(actor)
+                        ready.pop(actor, None)
+                        served[actor] = Connection(recv_handle(learner))
+                        selector.register(served[actor], selectors.EVENT_READ, actor)
                         batcher.begin(actor)
+                        continue
+                    if served.get(actor) is not connection:
                         continue
                     request = connection.recv_bytes()
                 except (EOFError, ConnectionResetError):
-                    if actor is None:
+                    if key.data is None:
                         return
-                    selector.unregister(connection)
-                    connection.close()
+                    leave(actor)
                     continue
                 if request == _STEP:
                     ready[actor] = connection

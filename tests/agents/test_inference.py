@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from multiprocessing.reduction import send_handle
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,7 @@ from agents.fusion import FUSIONS
 from agents.policy import Policy
 from agents.runtime.base import ActorError, Positions, Runtime, allocate
 from agents.runtime.buffers import SharedWeights
-from agents.runtime.inference import RemotePolicy, _Batcher, exchange_spec
+from agents.runtime.inference import RemotePolicy, _Batcher, _serve, exchange_spec
 from agents.runtime.local import LocalRuntime
 from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
 from conf.loading import compose_train
@@ -58,6 +61,36 @@ def runtime(request: pytest.FixtureRequest) -> Iterator[LocalRuntime]:
 def collect(runtime: Runtime, times: int) -> None:
     for _ in range(times):
         runtime.collect()
+
+
+def test_what_an_actor_asked_for_before_it_died_is_no_step_of_the_next() -> None:
+    """The server sees both at once: the request, and the connection to the actor that takes the place."""
+    calls: list[object] = []
+
+    class Recorded:
+        def begin(self, actor: int) -> None:
+            calls.append(("begin", actor))
+
+        def step(self, actors: list[int]) -> None:
+            calls.append(("step", actors))
+
+    learner, theirs = multiprocessing.Pipe()
+    pairs = [multiprocessing.Pipe() for _ in range(2)]
+    for number, (actor, server) in enumerate(pairs):
+        learner.send(0)
+        send_handle(learner, server.fileno(), os.getpid())
+        if number == 0:
+            actor.send_bytes(b"s")
+    thread = threading.Thread(target=_serve, args=(Recorded(), theirs))
+    thread.start()
+    second = pairs[1][0]
+    second.send_bytes(b"s")
+    assert second.recv_bytes() == b"a"
+    learner.close()
+    thread.join()
+    assert calls == [("begin", 0), ("begin", 0), ("step", [0])]
+    for connection in (theirs, *(end for pair in pairs for end in pair)):
+        connection.close()
 
 
 # The same actions
