@@ -8,6 +8,7 @@ sees it at once. An actor always has its next buffer in the pipe while it fills 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -201,32 +202,49 @@ class ActorPool:
         self._look()
 
     def _hear(self, actor: ActorProcess, *, ended: bool) -> bool:
-        """Takes in what an actor has sent; False if all actors were started again."""
+        """Takes in what an actor has sent, and its end; False if all actors were started again."""
         try:
-            while actor.connection.poll():
-                message = actor.connection.recv()
-                if isinstance(message, Finished):
-                    filled = actor.assigned.popleft()
-                    assert filled == message.buffer
-                    actor.unrolls = message.unrolls
-                    self._anything_finished = True
-                    self.ready.append(Ready(actor.place, message))
-                    for fault in message.faults:
-                        lost = fault.cause not in ASKED_FOR
-                        self._faults.add(f"an environment of actor {actor.index}", fault, episodes_dropped=int(lost))
-                elif isinstance(message, Started):
-                    actor.start(message)
-                elif isinstance(message, Abandoned):
-                    self._restart_server()
-                    return False
-                else:
-                    self._failed(actor, message)
-                    return True
+            last = self._take_in(actor)
         except (EOFError, OSError):
-            ended = True
-        if ended:
+            last, ended = None, True
+        if isinstance(last, Abandoned):
+            self._restart_server()
+            return False
+        if last:
+            self._failed(actor, last)
+        elif ended:
             self._restart(actor, *actor.ending())
         return True
+
+    def _take_in(self, actor: ActorProcess) -> Failed | Abandoned | None:
+        """Takes in what an actor has finished; its last message, if that has come.
+
+        Raises:
+            EOFError, OSError: there is no more to come.
+        """
+        while actor.connection.poll():
+            message = actor.connection.recv()
+            if isinstance(message, Finished):
+                filled = actor.assigned.popleft()
+                assert filled == message.buffer
+                actor.unrolls = message.unrolls
+                self._anything_finished = True
+                self.ready.append(Ready(actor.place, message))
+                for fault in message.faults:
+                    lost = fault.cause not in ASKED_FOR
+                    self._faults.add(f"an environment of actor {actor.index}", fault, episodes_dropped=int(lost))
+            elif isinstance(message, Started):
+                actor.start(message)
+            else:
+                last: Failed | Abandoned = message
+                return last
+        return None
+
+    def _end(self, actor: ActorProcess) -> None:
+        """Ends an actor. What it had finished until then is not lost."""
+        actor.kill()
+        with contextlib.suppress(EOFError, OSError):
+            self._take_in(actor)
 
     def _failed(self, actor: ActorProcess, message: Failed) -> None:
         if not self._anything_finished:
@@ -265,7 +283,7 @@ class ActorPool:
     def _restart(self, actor: ActorProcess, cause: str, detail: str, *, told: bool = False) -> None:
         """Starts an actor again after the episodes that it was in, with the buffers that it has not filled."""
         fault = Fault(actor.task(), cause, detail)
-        actor.kill()
+        self._end(actor)
         actor.close()
         if not told:
             self._faults.add(
@@ -285,7 +303,7 @@ class ActorPool:
         if cause == "raised" and not self._anything_finished:
             raise ActorError(f"the inference server failed:\n{detail}")
         for actor in self._actors:
-            actor.kill()
+            self._end(actor)
         self._server.close(0.0)
         begun = [actor for actor in self._actors if actor.started]
         self._faults.add(

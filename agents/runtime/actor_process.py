@@ -43,6 +43,9 @@ _START_SECONDS = 300.0
 _STACK_SECONDS = 1.0
 """Time in which a process that can still run Python, and many that cannot, write where they are."""
 
+_ENDS_OF_STACKS = ("in <module>\n", "  ...\n")
+"""Of what faulthandler writes: where the main thread has begun, or that there would be more."""
+
 
 class Started(NamedTuple):
     """An actor's first message: its environments are there. `tasks` are their names by task id."""
@@ -257,11 +260,13 @@ class ActorProcess:
         assert self.process.pid
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGUSR1)
-        if not self._last_words.poll(_STACK_SECONDS):
-            return " (and did not say where)"
-        # The first thread's line is there; the others follow at once.
-        time.sleep(0.05)
-        return self._words()
+        until, text = time.monotonic() + _STACK_SECONDS, ""
+        # It comes line by line, the main thread last.
+        while not text.endswith(_ENDS_OF_STACKS) and self._last_words.poll(max(0.0, until - time.monotonic())):
+            if not (part := self._read_words()):
+                break
+            text += part
+        return _below(text) or " (and did not say where)"
 
     def kill(self) -> None:
         """Ends it and every process that it has started, whatever they are doing."""
@@ -281,12 +286,20 @@ class ActorProcess:
             self.connection.send(message)
 
     def _words(self) -> str:
-        """What faulthandler wrote."""
+        """What faulthandler wrote, of a process that has ended."""
+        return _below(self._read_words())
+
+    def _read_words(self) -> str:
+        """As far as it is there."""
         try:
-            text = os.read(self._last_words.fileno(), 2**16).decode(errors="replace").strip()
+            return os.read(self._last_words.fileno(), 2**16).decode(errors="replace")
         except BlockingIOError:
             return ""
-        return f"\n{text}" if text else ""
+
+
+def _below(text: str) -> str:
+    """On lines of its own."""
+    return f"\n{text.strip()}" if text.strip() else ""
 
 
 def _run_actor(

@@ -112,6 +112,7 @@ def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung() -> None:
     lives.check()
     first = records.of("actor 0")[0]
     assert first["cause"] == "hung" and "runtime.hang_seconds" in first["detail"] and "counting.py" in first["detail"]
+    assert first["detail"].endswith("in <module>"), "the stack is cut off"
 
 
 @pytest.mark.parametrize("name", ["local", "server"])
@@ -134,6 +135,31 @@ def test_what_is_killed_is_started_again(name: str) -> None:
     lives.check()
     assert [record["where"] for record in records] == ["actor 0", "the inference server"][: len(killed)]
     assert all(record["cause"] == "killed" and record["detail"] == "SIGKILL" for record in records)
+
+
+def test_what_was_finished_before_the_server_was_killed_is_not_lost() -> None:
+    """The learner, busy, hears of it together with the server's end."""
+    runtime = processes(
+        "server", CountingNetwork(), MakeCountingActor(), num_actors=1, faults=Faults(max_restarts=1000)
+    )
+    assert isinstance(runtime, LocalRuntime)
+    lives, pool = Lives("server"), runtime._pool
+    try:
+        for _ in range(3):
+            lives.add(runtime.collect())
+        (actor,) = pool._actors
+        assert actor.connection.poll(PATIENCE) and not pool.ready
+        inference = psutil.Process(runtime.processes()["inference"])
+        inference.kill()
+        inference.wait(PATIENCE)
+        while pool._actors == [actor]:
+            pool.wait()
+        (ready,) = pool.ready
+        assert ready.finished.unrolls == runtime.positions.unrolls[0] + 1
+        assert pool._actors[0].positions.unrolls[0] in (ready.finished.unrolls, ready.finished.unrolls + 1)
+        run(runtime, CountingNetwork(), lives, actors=1, restarts=1)
+    finally:
+        runtime.close()
 
 
 def test_where_the_process_is_killed_that_actors_are_copies_of_there_is_another_one() -> None:
