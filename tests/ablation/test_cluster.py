@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import alongside
 from ray_cluster import NODE, one_node
 
 import ablate
@@ -77,20 +76,6 @@ def report_of(folder: Path) -> dict[str, Any]:
     return content
 
 
-def meanwhile(condition: Callable[[], object], then: Callable[[], object]) -> threading.Thread:
-    """Does something as soon as a condition holds, while a program runs in this process."""
-
-    def wait() -> None:
-        until = time.monotonic() + 120
-        while not condition() and time.monotonic() < until:
-            time.sleep(0.05)
-        then()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
 def rows(run: Path) -> int:
     path = run / "metrics.jsonl"
     return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
@@ -99,15 +84,14 @@ def rows(run: Path) -> int:
 def test_a_grid_on_a_cluster_that_loses_a_node_reports_what_one_machine_does(
     nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid = ("fusions=[concat,mi]", "total_frames=8000", "checkpoint_seconds=0")
+    grid = ("fusions=[concat,mi]", "total_frames=16000", "checkpoint_seconds=0")
     expected = played_here(tmp_path / "here", *grid)
     there = tmp_path / "there"
     runs = [there / "concat-seed0", there / "mi-seed0"]
     lost = nodes.add_node(**ONE_CPU)
-    thread = meanwhile(lambda: all(rows(run) > 2 for run in runs), lambda: nodes.remove_node(lost))
     capsys.readouterr()
-    assert ablate.main([*TINY, *ON_NODES, *grid, f"folder={there}", f"runtime.address={nodes.address}"]) == 0
-    thread.join()
+    with alongside(lambda: all(rows(run) > 2 for run in runs), lambda: nodes.remove_node(lost)):
+        assert ablate.main([*TINY, *ON_NODES, *grid, f"folder={there}", f"runtime.address={nodes.address}"]) == 0
     output = capsys.readouterr().out
     assert "-seed0: its machine was lost" in output
     assert "(2 of 2)" in output
@@ -120,8 +104,8 @@ def test_a_grid_on_a_cluster_that_loses_a_node_reports_what_one_machine_does(
 def test_ctrl_c_saves_what_is_under_way(nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, queued = tmp_path / "concat-seed0", tmp_path / "mi-seed0"
     arguments = [*TINY, *ON_NODES, *ENDLESS, "fusions=[concat,mi]", f"folder={tmp_path}", "parallel=1"]
-    meanwhile(lambda: rows(run), lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert ablate.main([*arguments, f"runtime.address={nodes.address}"]) == 130
+    with alongside(lambda: rows(run), lambda: os.kill(os.getpid(), signal.SIGINT)):
+        assert ablate.main([*arguments, f"runtime.address={nodes.address}"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert list_checkpoints(run / "checkpoints")
     result = read_json(run / "result.json")

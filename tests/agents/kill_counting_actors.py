@@ -30,7 +30,7 @@ def main(kills: int) -> None:
     chance, killed, unrolls, records = random.Random(0), 0, 0, []  # type: ignore[var-annotated]
     while killed < kills:
         name = "server" if killed // 10 % 2 else "local"
-        lives, network = Lives(name), CountingNetwork()
+        lives, network, last = Lives(name), CountingNetwork(), ("", 0)
         runtime = LocalRuntime(
             MakeCountingActor(),
             network,  # type: ignore[arg-type]
@@ -43,14 +43,16 @@ def main(kills: int) -> None:
         try:
             for version in range(1, 11):
                 end = time.monotonic() + chance.uniform(0.0, 4.0)
-                while time.monotonic() < end or len(lives.of) < ACTORS:
+                # One whose end was not noticed yet cannot be killed again.
+                while time.monotonic() < end or len(lives.of) < ACTORS or last in runtime.processes().items():
                     lives.add(runtime.collect())
                     network.number.data.fill_(version)
                     runtime.publish(version)
                     # Every unroll is kept to be checked.
                     time.sleep(0.01)
                 actor = f"actor-{chance.randrange(ACTORS)}"
-                os.kill(runtime.processes()[actor], signal.SIGKILL)
+                last = actor, runtime.processes()[actor]
+                os.kill(last[1], signal.SIGKILL)
                 killed += 1
             while runtime._pool._faults.row()["restarts"] < 10 or not all(
                 actor.started for actor in runtime._pool._actors

@@ -17,6 +17,7 @@ import pytest
 import torch
 from counted import SPEC, Lives
 from counting import SLOTS, CountingNetwork, MakeCountingActor
+from processes import PATIENCE, alongside, each
 from ray_cluster import CPUS, NODE, one_node, ray_nodes
 
 import train
@@ -30,9 +31,6 @@ from agents.runtime.ray_connection import own_paths
 from agents.runtime.remote_group import RemoteGroup
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("nothing_is_left_behind")]
-
-PATIENCE = 240.0
-"""Seconds after which what should have happened never will; far beyond what a busy machine takes."""
 
 UNDER_WAY = 2
 """Unrolls of an actor, between its node and the learner: as many as it has buffers."""
@@ -103,18 +101,12 @@ def test_a_head_that_dies_ends_the_run_saved_and_the_run_goes_on_elsewhere(
     tmp_path: Path, process_settings: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head, folder = one_node(), tmp_path / "run"
-
-    def kill_the_head() -> None:
-        deadline = time.monotonic() + PATIENCE
-        log = folder / "metrics.jsonl"
-        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        head.remove_node(head.head_node, allow_graceful=False)
-
-    killer = threading.Thread(target=kill_the_head)
-    killer.start()
-    code = train.main([*TINY, f"runtime.address={head.address}", f"run={folder}", "total_frames=100000000"])
-    killer.join()
+    log = folder / "metrics.jsonl"
+    with alongside(
+        lambda: log.exists() and log.stat().st_size,
+        lambda: head.remove_node(head.head_node, allow_graceful=False),
+    ):
+        code = train.main([*TINY, f"runtime.address={head.address}", f"run={folder}", "total_frames=100000000"])
     said = capsys.readouterr().err
     assert code == FAILED and "the Ray cluster is gone" in said and "resume=true" in said
     saved = max(int(path.stem.split("-")[-1]) for path in (folder / "checkpoints").glob("*.pt"))
@@ -136,8 +128,9 @@ def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing_even_o
             assert run.poll() is None and time.monotonic() < deadline, "the run did not start"
             time.sleep(0.1)
         family = psutil.Process(run.pid).children(recursive=True)
-        assert any(process.name() == "raylet" for process in family)
-        sockets = [found for one in family for found in one.net_connections("inet") if found.status == "LISTEN"]
+        assert "raylet" in [name for _, name in each(family, psutil.Process.name)]
+        connections = [found for _, every in each(family, lambda one: one.net_connections("inet")) for found in every]
+        sockets = [found for found in connections if found.status == "LISTEN"]
         assert sockets and {found.laddr.ip.removeprefix("::ffff:") for found in sockets} == {"127.0.0.1"}
     finally:
         run.kill()
@@ -176,19 +169,17 @@ def test_learners_on_several_nodes_make_a_run_together(
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["frames"] >= 2000 and "time/reduce" in rows[-1]
 
+    log = folder / "metrics.jsonl"
+    size = log.stat().st_size
+
     def kill_the_follower() -> None:
-        deadline, log = time.monotonic() + PATIENCE, folder / "metrics.jsonl"
-        size = log.stat().st_size
-        while log.stat().st_size == size and time.monotonic() < deadline:
-            time.sleep(0.05)
         # Ray gives its workers the name of what they do; this is the one that learns.
-        (host,) = [one for one in psutil.Process().children(recursive=True) if one.name().startswith("ray::LearnerHo")]
+        named = each(psutil.Process().children(recursive=True), psutil.Process.name)
+        (host,) = [process for process, name in named if name.startswith("ray::LearnerHo")]
         host.kill()
 
-    killer = threading.Thread(target=kill_the_follower)
-    killer.start()
-    assert train.main([*command, "total_frames=100000000"]) == FAILED
-    killer.join()
+    with alongside(lambda: log.stat().st_size > size, kill_the_follower):
+        assert train.main([*command, "total_frames=100000000"]) == FAILED
     said = capsys.readouterr().err
     assert "error: " in said and "resume=true goes on with it" in said
 

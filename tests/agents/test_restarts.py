@@ -14,6 +14,7 @@ import psutil
 import pytest
 from counted import SPEC, Lives
 from counting import SLOTS, CountingNetwork, MakeCountingActor, MakeCountingPolicy
+from processes import PATIENCE
 from ray_cluster import ray_nodes
 
 from agents.faults import Faults
@@ -27,9 +28,6 @@ from agents.runtime.serial import SerialRuntime
 from envs.faults import Fault
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
-
-PATIENCE = 240.0
-"""Seconds after which a process that should have started never will; far beyond what a busy machine takes."""
 
 
 class Records(list[dict[str, Any]]):

@@ -79,7 +79,7 @@ def few_actors(patch: pytest.MonkeyPatch) -> None:
 
 def big_net(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(plan, "num_cores", lambda: 2)
-    patch.setattr(Learner, "step", slowed(Learner.step, 0.2))
+    patch.setattr(Learner, "step", slowed(Learner.step, 0.4))
 
 
 def slow_disk(patch: pytest.MonkeyPatch) -> None:
