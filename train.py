@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agents.interruption import (
     INTERRUPTED,
+    InterruptedWait,
     Interruption,
     end_with_the_parent,
     leave_at_signals,
@@ -184,8 +185,9 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
         losses: dict[str, torch.Tensor] = {}
         try:
             while not ended():
-                batch = interruption.waiting(runtime.collect) if runtime.only_waits else runtime.collect()
-                if batch is None:
+                try:
+                    batch = runtime.collect(interruption.check)
+                except InterruptedWait:
                     break
                 followers.go_on(statistics.steps())
                 updates = learner.state.updates

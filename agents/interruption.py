@@ -15,14 +15,12 @@ import time
 from collections.abc import Callable
 from multiprocessing import forkserver
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
 """Linux's prctl.h."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-T = TypeVar("T")
 
 
 def leave_at_signals(code: int = INTERRUPTED) -> None:
@@ -95,30 +93,23 @@ class Interruption:
 
     def __init__(self) -> None:
         self.wanted = False
-        self._waiting = False
         for number in _SIGNALS:
             signal.signal(number, self._handle)
 
-    def waiting(self, wait: Callable[[], T]) -> T | None:
-        """The result of `wait`, which a signal leaves at once: it only waits, and nothing is half done. None when there was one."""
-        # Everything stands inside the `try`, for a signal may come between any two lines.
-        try:
-            self._waiting = True
-            result = None if self.wanted else wait()
-            self._waiting = False
-        except _Interrupted:
-            return None
-        finally:
-            self._waiting = False
-        return result
+    def check(self) -> None:
+        """For whoever waits, between two looks. A signal itself ends no wait, for it may come between any two lines.
+
+        Raises:
+            InterruptedWait: a signal came.
+        """
+        if self.wanted:
+            raise InterruptedWait
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
-        if self._waiting:
-            raise _Interrupted
 
 
-class _Interrupted(BaseException):
+class InterruptedWait(BaseException):
     """Not an Exception, so that nothing on the way swallows it."""

@@ -30,7 +30,7 @@ from agents.learners import (
     shared_file,
     torchrun_place,
 )
-from agents.runtime.base import Batch, Positions, Runtime, concatenate
+from agents.runtime.base import Batch, Positions, Runtime, concatenate, go_on
 from agents.runtime.process import kill_with_descendants, sigint_held_back
 from agents.trajectory import COUNTED
 from envs.errors import InputError
@@ -158,12 +158,13 @@ class Followers:
         """Process ids by name, of those that were started here."""
         return {name: process.pid for name, process in self._processes.items()}
 
-    def join(self) -> None:
-        """Waits until they are there, and tells them how to begin. Does nothing the second time."""
+    def join(self, check: Callable[[], object]) -> None:
+        """Waits until they are there, and tells them how to begin. Does nothing the second time. `check`: see Runtime.collect."""
         assert self._group
         if self._group.joined:
             return
         while not self._group.is_complete():
+            check()
             self._check()
             time.sleep(_LOOK_SECONDS / 10)
         self._group.join()
@@ -172,9 +173,10 @@ class Followers:
         self._group.sum_on(self._device)
         self._run(self._listen)
 
-    def hear(self) -> list[dict[str, Any]]:
-        """Waits for what they report of their next batches."""
+    def hear(self, check: Callable[[], object]) -> list[dict[str, Any]]:
+        """Waits for what they report of their next batches. `check`: see Runtime.collect."""
         while True:
+            check()
             try:
                 heard = self._heard.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
@@ -281,20 +283,19 @@ class Leading:
 
     def __init__(self, followers: Followers, own: Runtime, positions: Positions, faults: Faults) -> None:
         self.positions = positions
-        self.only_waits = own.only_waits
         self._followers, self._own, self._faults = followers, own, faults
 
-    def collect(self) -> Batch:
+    def collect(self, check: Callable[[], object] = go_on) -> Batch:
         """The first learner's part of the next batch; waits until the others have theirs, too.
 
         Raises:
             LearnerError: another learner is gone.
             ActorError, InputError: see runtime/base.py; of the actors of all.
         """
-        self._followers.join()
-        batch = self._own.collect()
+        self._followers.join(check)
+        batch = self._own.collect(check)
         began = time.perf_counter()
-        reports = self._followers.hear()
+        reports = self._followers.hear(check)
         waited = time.perf_counter() - began
         size = len(reports) + 1
         add_share(self.positions, self._own.positions, FIRST, size)

@@ -17,7 +17,7 @@ import evaluate
 import train
 from agents import builder, run_folder
 from agents.checkpoint import find_checkpoint, load_checkpoint
-from agents.interruption import Interruption
+from agents.interruption import InterruptedWait, Interruption
 from agents.learner import Learner
 from agents.runtime.serial import SerialRuntime
 from agents.saving import Saver
@@ -119,17 +119,15 @@ def test_an_evaluation_ends_at_once(
     assert capsys.readouterr().err == "interrupted: no result was written\n"
 
 
-def test_waiting_is_left_at_once_and_only_waiting() -> None:
+def test_the_first_signal_ends_a_wait_and_the_second_insists() -> None:
     interruption = Interruption()
-    assert interruption.waiting(lambda: 7) == 7
+    interruption.check()
     signal.raise_signal(signal.SIGINT)
     assert interruption.wanted
-    assert interruption.waiting(lambda: pytest.fail("there is nothing to wait for any more")) is None
+    with pytest.raises(InterruptedWait):
+        interruption.check()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
-    interruption = Interruption()
-    assert interruption.waiting(lambda: signal.raise_signal(signal.SIGTERM)) is None
-    assert interruption.wanted
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -6,7 +6,7 @@ start anew. It hands over batches of `batch_size` columns in the order in which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -69,17 +69,21 @@ class MakeActor(Protocol):
         """See the class."""
 
 
+def go_on() -> None:
+    """Nothing speaks against waiting."""
+
+
 class Runtime(Protocol):
     """The contract of `serial`, `local` and whatever comes after them."""
 
     positions: Positions
     """Of everything handed over so far; goes into the checkpoint."""
 
-    only_waits: bool
-    """Whether `collect` does nothing but wait for others, and may therefore be left at any moment."""
-
-    def collect(self) -> Batch:
+    def collect(self, check: Callable[[], object] = go_on) -> Batch:
         """The next batch; waits for it.
+
+        Where it waits for other processes it calls `check` about twice a second. What that raises ends the wait, nothing is half done
+        then, and `positions` are still those of what was handed over.
 
         An actor that dies, raises or hangs is started again and told to the run's Faults (agents/faults.py); its unfinished unroll is
         dropped.

@@ -15,7 +15,7 @@ from agents.faults import Faults
 from agents.network.agent import AgentNetwork
 from agents.runtime.actor_group import Broken, GroupTask
 from agents.runtime.actor_process import Supervision, batch_of
-from agents.runtime.base import ActorError, Batch, MakeActor, Positions
+from agents.runtime.base import ActorError, Batch, MakeActor, Positions, go_on
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.cluster_bridge import run_bridge
 from agents.runtime.cluster_messages import Delivered, Dropped, Layout, Processes, Restarted, Said
@@ -116,15 +116,14 @@ class ClusterRuntime:
         # Without this copy the pipe ends with the bridge.
         theirs.close()
 
-    only_waits = True
-
-    def collect(self) -> Batch:
+    def collect(self, check: Callable[[], object] = go_on) -> Batch:
         """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""
         for delivered in self._lent:
             self._send(delivered.number)
         self._lent = []
         start = time.perf_counter()
         while len(self._ready) < self._unrolls_per_batch:
+            check()
             self._receive()
         waited = time.perf_counter() - start
         taken = self._lent = [self._ready.popleft() for _ in range(self._unrolls_per_batch)]

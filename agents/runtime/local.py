@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from agents.faults import Faults
 from agents.network.agent import AgentNetwork
 from agents.runtime.actor_pool import ActorPool, Ready
 from agents.runtime.actor_process import Supervision, batch_of
-from agents.runtime.base import Batch, MakeActor, Positions
+from agents.runtime.base import Batch, MakeActor, Positions, go_on
 from agents.runtime.inference import MakePolicy
 from envs.spec import ArraySpec
 
@@ -69,9 +69,7 @@ class LocalRuntime:
         )
         self._lent: list[Ready] = []
 
-    only_waits = True
-
-    def collect(self) -> Batch:
+    def collect(self, check: Callable[[], object] = go_on) -> Batch:
         """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""
         pool = self._pool
         for place, finished in self._lent:
@@ -79,6 +77,7 @@ class LocalRuntime:
         self._lent = []
         start = time.perf_counter()
         while len(pool.ready) < self._unrolls_per_batch:
+            check()
             pool.wait()
         waited = time.perf_counter() - start
         taken = self._lent = [pool.ready.popleft() for _ in range(self._unrolls_per_batch)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agents.actor import Actor
 from agents.faults import Faults
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, MakeActor, Positions, allocate, concatenate
+from agents.runtime.base import Batch, MakeActor, Positions, allocate, concatenate, go_on
 from agents.trajectory import Trajectory
 from envs.errors import InputError
 from envs.faults import Fault
@@ -68,10 +68,8 @@ class SerialRuntime:
                 f"resume=true: the state of the actors in the checkpoint does not fit ({reason}): use an earlier one."
             ) from error
 
-    only_waits = False
-
-    def collect(self) -> Batch:
-        """Plays the unrolls of one batch."""
+    def collect(self, check: Callable[[], object] = go_on) -> Batch:
+        """Plays the unrolls of one batch; there is nobody to wait for."""
         idle_since, began = self._idle_since, time.perf_counter()
         env_seconds = inference_seconds = 0.0
         for buffer in self._buffers:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from counted import SPEC, T, check_column, split, step_versions
+from counted import SPEC, Lives, T, check_column, split, step_versions
 from counting import (
     COUNTING,
     NUM_ACTIONS,
@@ -136,6 +136,36 @@ def test_one_actor_is_never_further_ahead_than_its_buffers(name: str) -> None:
         runtime.close()
     for column in range(SLOTS):
         check_column(found, column, first_episode=5)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_wait_that_is_ended_loses_nothing(name: str) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def looks(number: int) -> Callable[[], None]:
+        left = iter(range(number))
+
+        def check() -> None:
+            if next(left, None) is None:
+                raise EnoughError
+
+        return check
+
+    runtime, lives, ended = RUNTIMES[name](MakeCountingActor(), CountingNetwork(), ACTORS, UNROLLS), Lives(name), 0
+    try:
+        for number in (0, 1, 2, 0, 1, 2, 0):
+            before = dict(runtime.positions.unrolls), dict(runtime.positions.episodes)
+            try:
+                lives.add(runtime.collect(looks(number)))
+            except EnoughError:
+                ended += 1
+                assert (runtime.positions.unrolls, runtime.positions.episodes) == before
+            lives.add(runtime.collect())
+    finally:
+        runtime.close()
+    lives.check()
+    assert ended and all(lives.restarts(actor) == 0 for actor in lives.of)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
