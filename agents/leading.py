@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -171,15 +172,15 @@ class Followers:
         self._tell(self._begin)
         self._begin = {}
         self._group.sum_on(self._device)
-        self._run(self._listen)
+        self._run(partial(self._listen, self._group))
 
     def hear(self, check: Callable[[], object]) -> list[dict[str, Any]]:
         """Waits for what they report of their next batches. `check`: see Runtime.collect."""
         while True:
-            check()
             try:
                 heard = self._heard.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
+                check()
                 self._check()
                 continue
             if isinstance(heard, Exception):
@@ -190,15 +191,16 @@ class Followers:
     def dismiss(self) -> None:
         """Tells them that the run is over. They hear it when they have finished their batches."""
         if self._group and self._group.joined:
-            self._run(self._send_off)
+            self._run(partial(self._send_off, self._group))
         elif self._group:
             self._group.call_off()
 
     def end(self) -> None:
         """Waits for the end of those that were dismissed, and ends those that were started here and are late."""
-        if self._group is None:
+        group, self._group = self._group, None
+        if group is None:
             return
-        deadline = time.monotonic() + (_CLOSING_SECONDS if self._group.joined else 0.0)
+        deadline = time.monotonic() + (_CLOSING_SECONDS if group.joined else 0.0)
         for process in self._processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -210,27 +212,25 @@ class Followers:
             thread.join(max(_ENDING_SECONDS, deadline - time.monotonic()))
         # What still waits for another machine is left to the end of the process.
         if not any(thread.is_alive() for thread in self._threads):
-            self._group.leave()
-            self._group = None
+            group.leave()
 
     def _run(self, target: Callable[[], None]) -> None:
         self._threads.append(threading.Thread(target=target, daemon=True))
         self._threads[-1].start()
 
-    def _listen(self) -> None:
+    def _listen(self, group: Group) -> None:
         """In a thread of its own, because a message can only be waited for, and Ctrl-C shall not have to."""
-        assert self._group
-        group = self._group
         try:
             while True:
                 self._heard.put([group.receive(rank) for rank in range(1, self._size)])
         except Exception as error:
             self._heard.put(error)
 
-    def _send_off(self) -> None:
-        # Those that are gone need not be told.
-        with contextlib.suppress(LearnerError, InputError):
-            self._tell({"over": True})
+    def _send_off(self, group: Group) -> None:
+        for rank in range(1, self._size):
+            # Those that are gone need not be told.
+            with contextlib.suppress(LearnerError):
+                group.send({"over": True}, rank)
 
     def _tell(self, message: dict[str, Any]) -> None:
         for rank in range(1, self._size):
@@ -284,6 +284,7 @@ class Leading:
     def __init__(self, followers: Followers, own: Runtime, positions: Positions, faults: Faults) -> None:
         self.positions = positions
         self._followers, self._own, self._faults = followers, own, faults
+        self._part: Batch | None = None
 
     def collect(self, check: Callable[[], object] = go_on) -> Batch:
         """The first learner's part of the next batch; waits until the others have theirs, too.
@@ -293,10 +294,12 @@ class Leading:
             ActorError, InputError: see runtime/base.py; of the actors of all.
         """
         self._followers.join(check)
-        batch = self._own.collect(check)
+        # Kept while the others are waited for, which may be broken off.
+        self._part = self._part or self._own.collect(check)
         began = time.perf_counter()
         reports = self._followers.hear(check)
         waited = time.perf_counter() - began
+        batch, self._part = self._part, None
         size = len(reports) + 1
         add_share(self.positions, self._own.positions, FIRST, size)
         for rank, report in enumerate(reports, start=1):

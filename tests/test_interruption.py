@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import is_gone
 from saved_agents import CONDITIONAL, SMALL
 
 import evaluate
@@ -19,6 +21,8 @@ from agents import builder, run_folder
 from agents.checkpoint import find_checkpoint, load_checkpoint
 from agents.interruption import InterruptedWait, Interruption
 from agents.learner import Learner
+from agents.runtime.actor_pool import ActorPool
+from agents.runtime.local import LocalRuntime
 from agents.runtime.serial import SerialRuntime
 from agents.saving import Saver
 
@@ -52,6 +56,7 @@ PHASES: dict[str, tuple[Any, str, int]] = {
     "the first update": (Learner, "step", 1),
     "writing a checkpoint": (os, "replace", 1),
     "closing": (SerialRuntime, "close", 1),
+    "after the end": (train, "write_result", 1),
 }
 """What is called in a phase, and the updates that are saved after it, -1 for no run: `os.replace` is patched when saving has begun."""
 
@@ -69,7 +74,7 @@ def test_a_signal_in_any_phase_of_training(
         monkeypatch.setattr(Saver, "save", first_call(Saver.save, begin))
     else:
         monkeypatch.setattr(owner, name, owner_of_name)
-    if phase == "closing":
+    if phase in ("closing", "after the end"):
         total = "total_frames=1"
     assert train.main([*TINY, f"run={tmp_path / 'run'}", total, "checkpoint_seconds=0"]) == 130
     monkeypatch.undo()
@@ -128,6 +133,32 @@ def test_the_first_signal_ends_a_wait_and_the_second_insists() -> None:
         interruption.check()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_ctrl_c_while_nothing_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actors are stopped, and would be waited for for ever; a second signal would leave no result."""
+    publish, wait, stopped = LocalRuntime.publish, ActorPool.wait, list[int]()
+
+    def published(self: LocalRuntime, version: int) -> None:
+        publish(self, version)
+        if version == 3:
+            stopped.extend(self.processes().values())
+            for process in stopped:
+                os.kill(process, signal.SIGSTOP)
+
+    def waited(self: ActorPool, *arguments: Any, **options: Any) -> None:
+        had = len(self.ready)
+        wait(self, *arguments, **options)
+        if stopped and len(self.ready) == had:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(LocalRuntime, "publish", published)
+    monkeypatch.setattr(ActorPool, "wait", waited)
+    local = [*SMALL, *CONDITIONAL, "runtime=local", "runtime.num_actors=1", "runtime.slots_per_actor=3"]
+    settings = ["learner.batch_size=3", "runtime.hang_seconds=100000", "display=false", LONG]
+    assert train.main([*local, *settings, f"run={tmp_path}"]) == 130
+    assert len(stopped) == 1 and all(map(is_gone, stopped))
+    assert json.loads((tmp_path / "result.json").read_text("utf-8"))["ended_by"] == "signal"
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

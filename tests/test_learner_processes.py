@@ -19,10 +19,12 @@ import torch
 
 import train
 from agents.checkpoint import list_checkpoints, load_checkpoint
+from agents.faults import Faults
 from agents.following import follow
-from agents.leading import Leading
-from agents.learners import FIRST, Launched, add_share, share_of, with_learners
-from agents.runtime.base import Positions
+from agents.interruption import InterruptedWait
+from agents.leading import Followers, Leading
+from agents.learners import FIRST, Launched, LearnerError, add_share, share_of, with_learners
+from agents.runtime.base import Batch, Positions
 from conf.loading import compose_train
 from envs.errors import InputError
 
@@ -103,11 +105,63 @@ def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert content(two)["learner"]["counters"]["steps"] >= 620
 
 
+def test_one_learner_that_is_gone_keeps_no_other_from_being_told() -> None:
+    told: list[int] = []
+
+    class PartOfGroup:
+        def send(self, message: object, rank: int) -> None:
+            told.append(rank)
+            if rank == 1:
+                raise LearnerError("another learner is gone")
+
+    Followers(4)._send_off(PartOfGroup())  # type: ignore[arg-type]
+    assert told == [1, 2, 3]
+
+
+def test_a_wait_for_the_others_that_is_broken_off_loses_no_part_of_a_batch() -> None:
+    heard: list[list[dict[str, Any]]] = []
+
+    class NoFollowers(Followers):
+        def join(self, check: Callable[[], object]) -> None:
+            check()
+
+        def hear(self, check: Callable[[], object]) -> list[dict[str, Any]]:
+            if not heard:
+                raise InterruptedWait
+            return heard.pop()
+
+    class Counting:
+        collected = 0
+        positions = Positions()
+
+        def collect(self, check: Callable[[], object]) -> Batch:
+            check()
+            self.collected += 1
+            self.positions.unrolls[0] = self.collected
+            return Batch(
+                trajectory={"number": torch.tensor(self.collected)},
+                weights_versions=[],
+                wait_seconds=0.0,
+                actor_seconds=0.0,
+                env_seconds=0.0,
+                inference_seconds=0.0,
+                actor_wait_seconds=0.0,
+            )
+
+    own, positions = Counting(), Positions()
+    leading = Leading(NoFollowers(1), own, positions, Faults())  # type: ignore[arg-type]
+    with pytest.raises(InterruptedWait):
+        leading.collect()
+    assert positions.unrolls == {}
+    for number in (1, 2):
+        heard.append([])
+        assert int(leading.collect().trajectory["number"]) == number == positions.unrolls[0]
+
+
 @pytest.mark.usefixtures("nothing_is_left_behind")
 def test_all_of_three_learners_are_told_that_the_run_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also when the first of those that follow is still playing and hears it late."""
     others: list[subprocess.Popen[bytes]] = []
     at_update(monkeypatch, 2, lambda runtime: others.extend(runtime._followers._processes.values()))
     options = ["learner.batch_size=9", "runtime.num_actors=3", "learner.num_processes=3", "total_frames=200"]

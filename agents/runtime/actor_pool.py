@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from agents.faults import Faults
 from agents.network.actions import ActionDistribution
 from agents.runtime.actor_process import Abandoned, ActorProcess, Failed, Finished, Pulses, Started, Supervision
-from agents.runtime.base import ActorError, MakeActor, Positions
+from agents.runtime.base import ActorError, MakeActor, Positions, go_on
 from agents.runtime.buffers import HasParameters, SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceServer, MakePolicy
 from agents.runtime.process import copies, resident_memory
@@ -178,14 +178,16 @@ class ActorPool:
             self._actor_threads,
         )
 
-    def wait(self, also: Connection | None = None) -> None:
+    def wait(self, also: Connection | None = None, *, check: Callable[[], object] = go_on) -> None:
         """Waits until something is ready, a process has ended, there is something to read from `also`, or it is time to look after
-        actors that say nothing; and takes in what there is, but not what `also` says.
+        actors that say nothing; and takes in what there is, but not what `also` says. `check` is called first, and wherever that takes
+        long (Runtime.collect).
 
         Raises:
             ActorError: actors were started again too often, or one could not even be built before any unroll was finished.
             InputError: an actor found the configuration wrong.
         """
+        check()
         signs: dict[Any, ActorProcess] = {}
         for actor in self._actors:
             # The process as well as its pipe, whose other end a process that the actor has left behind may hold.
@@ -199,7 +201,7 @@ class ActorPool:
             if not self._hear(actor, ended=actor.process.sentinel in ready):
                 # The server is gone: nothing that was ready is as it was.
                 return
-        self._look()
+        self._look(check)
 
     def _hear(self, actor: ActorProcess, *, ended: bool) -> bool:
         """Takes in what an actor has sent, and its end; False if all actors were started again."""
@@ -254,7 +256,7 @@ class ActorPool:
                 raise ActorError(f"actor {actor.index} failed:\n{message.error}")
         self._restart(actor, "raised", message.error)
 
-    def _look(self) -> None:
+    def _look(self, check: Callable[[], object]) -> None:
         """Starts those again that show no sign of life, and asks those to end that have become too large or too old."""
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
@@ -267,6 +269,7 @@ class ActorPool:
             self._restart_server(f"no actor has got an answer for {hang_seconds:g} seconds (runtime.hang_seconds)")
             return
         for actor in hung:
+            check()
             detail = f"no step for {hang_seconds:g} seconds (runtime.hang_seconds){actor.stack()}"
             self._restart(actor, "hung", detail)
         if memory_limit and now - self._weighed > _MEMORY_SECONDS:

@@ -43,6 +43,9 @@ _START_SECONDS = 300.0
 _STACK_SECONDS = 1.0
 """Time in which a process that can still run Python, and many that cannot, write where they are."""
 
+_AT_ONCE = 0.05
+"""Seconds."""
+
 _ENDS_OF_STACKS = ("in <module>\n", "  ...\n")
 """Of what faulthandler writes: where the main thread has begun, or that there would be more."""
 
@@ -261,8 +264,8 @@ class ActorProcess:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGUSR1)
         until, text = time.monotonic() + _STACK_SECONDS, ""
-        # It comes line by line, the main thread last.
-        while not text.endswith(_ENDS_OF_STACKS) and self._last_words.poll(max(0.0, until - time.monotonic())):
+        # It comes line by line, the main thread last. A module that is being imported ends a line alike, and more follows at once.
+        while self._last_words.poll(_AT_ONCE if text.endswith(_ENDS_OF_STACKS) else max(0.0, until - time.monotonic())):
             if not (part := self._read_words()):
                 break
             text += part

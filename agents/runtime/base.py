@@ -82,8 +82,8 @@ class Runtime(Protocol):
     def collect(self, check: Callable[[], object] = go_on) -> Batch:
         """The next batch; waits for it.
 
-        Where it waits for other processes it calls `check` about twice a second. What that raises ends the wait, nothing is half done
-        then, and `positions` are still those of what was handed over.
+        Where it waits for other processes it calls `check` about twice a second, or between two restarts. What that raises ends the wait,
+        nothing is half done then, and `positions` are still those of what was handed over.
 
         An actor that dies, raises or hangs is started again and told to the run's Faults (agents/faults.py); its unfinished unroll is
         dropped.

@@ -77,8 +77,7 @@ class LocalRuntime:
         self._lent = []
         start = time.perf_counter()
         while len(pool.ready) < self._unrolls_per_batch:
-            check()
-            pool.wait()
+            pool.wait(check=check)
         waited = time.perf_counter() - start
         taken = self._lent = [pool.ready.popleft() for _ in range(self._unrolls_per_batch)]
         for place, finished in taken:
