@@ -27,6 +27,14 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def eventually(happened: Callable[[], object]) -> None:
+    """Waits until something has happened."""
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        time.sleep(0.005)
+
+
 def each(processes: Iterable[psutil.Process], ask: Callable[[psutil.Process], T]) -> Iterator[tuple[psutil.Process, T]]:
     """The processes with what is asked of them, but for those that have ended meanwhile."""
     for process in processes:

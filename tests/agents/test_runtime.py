@@ -22,6 +22,7 @@ from counting import (
     MakeCountingActor,
     MakeCountingPolicy,
 )
+from processes import PATIENCE
 from ray_cluster import ray_nodes
 from torch import nn
 
@@ -60,10 +61,6 @@ PROCESSES = ("local", "server", ON_RAY)
 
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
-
-
-PATIENCE = 120.0
-"""Seconds after which a process that should have started never will; far beyond what a busy machine takes."""
 
 
 def learn(network: Any, runtime: Runtime, version: int) -> None:

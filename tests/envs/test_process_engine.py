@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 import pytest
 import torch  # noqa: F401  (so that it is there to be inherited)
 import walks
-from processes import is_gone
+from processes import eventually, is_gone
 from walks import FAULTY, WALKS
 
 from envs import process_engine, slot_process
@@ -31,15 +29,6 @@ from envs.spec import EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
 
 SLOTS = [Slot(task=task, index=number) for number, task in enumerate((0, 2, 0, 1))]
-PATIENCE = 60.0
-"""Seconds after which what should have happened never will; far beyond what a busy machine takes."""
-
-
-def eventually(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def pids(engine: ProcessEngine) -> list[int]:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from gymnasium.utils.env_checker import check_env
-from processes import is_gone
+from processes import eventually, is_gone
 
 from envs.errors import InputError
 from envs.vizdoom import VizdoomConfig, VizdoomEnv, make_spec
@@ -130,15 +129,6 @@ def shared_files(game: int) -> Callable[[], list[Path]]:
     return lambda: list(Path("/dev/shm").glob(f"ViZDoom*{name}"))
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 @pytest.mark.usefixtures("vizdoom_games_are_started")
 def test_a_game_leaves_nothing_and_a_dead_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -159,7 +149,7 @@ def test_a_game_leaves_nothing_and_a_dead_one_is_named(
             env.step(0)
     env.close()
     env.close()
-    assert eventually(lambda: processes_of_this_one() == before)
+    eventually(lambda: processes_of_this_one() == before)
     assert files() == []
     assert os.listdir(tmp_path) == []
     assert capfd.readouterr().out == ""
@@ -192,7 +182,7 @@ def test_a_game_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     files = shared_files(game)
     parent.kill()
     parent.communicate()
-    assert eventually(lambda: is_gone(game))
+    eventually(lambda: is_gone(game))
     # The files of a process that was killed are left to the next start of the machine.
     for file in files():
         file.unlink()
