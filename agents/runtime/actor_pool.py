@@ -212,7 +212,7 @@ class ActorPool:
         if isinstance(last, Abandoned):
             self._restart_server()
             return False
-        if last:
+        if isinstance(last, Failed):
             self._failed(actor, last)
         elif ended:
             self._restart(actor, *actor.ending())

@@ -44,7 +44,7 @@ _STACK_SECONDS = 1.0
 """Time in which a process that can still run Python, and many that cannot, write where they are."""
 
 _AT_ONCE = 0.05
-"""Seconds."""
+"""Seconds in which the next line follows."""
 
 _ENDS_OF_STACKS = ("in <module>\n", "  ...\n")
 """Of what faulthandler writes: where the main thread has begun, or that there would be more."""
