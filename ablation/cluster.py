@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,9 @@ MOST_LOSSES = 3
 """Machines that a cell may lose before it counts as failed."""
 
 _FAILED = 1
+_ASK_AGAIN_SECONDS = 5.0
+"""After which a task that was cancelled and goes on is cancelled again."""
+
 _LATE_SECONDS = 60.0
 """After which a shared file system shows every machine what one of them has written."""
 
@@ -81,10 +85,12 @@ class Cluster:
         import ray
 
         references = [task.reference for task in self._playing if task.ended() is None]
-        for reference in references:
-            ray.cancel(reference)
-        if references:
-            ray.wait(references, num_returns=len(references), timeout=_LATE_SECONDS + PATIENCE_SECONDS)
+        until = time.monotonic() + _LATE_SECONDS + PATIENCE_SECONDS
+        while references and time.monotonic() < until:
+            # Again and again: Ray interrupts the task's Python once, which may be at a place that swallows what is raised there.
+            for reference in references:
+                ray.cancel(reference)
+            _, references = ray.wait(references, num_returns=len(references), timeout=_ASK_AGAIN_SECONDS)
 
 
 @dataclass(slots=True)
@@ -166,7 +172,12 @@ def play(folder: str, expected: str, threads: int, where: str, patience: float =
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(timeout=1), ""
     except KeyboardInterrupt:
-        stop([process])
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            # Undisturbed by whoever asks again: the cell takes a second signal for an order to end unsaved.
+            stop([process])
+        finally:
+            signal.signal(signal.SIGINT, handler)
         return INTERRUPTED, ""
 
 

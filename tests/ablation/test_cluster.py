@@ -101,7 +101,21 @@ def test_a_grid_on_a_cluster_that_loses_a_node_reports_what_one_machine_does(
         assert (run / "config.yaml").read_text(encoding="utf-8") == config.replace("here", "there")
 
 
-def test_ctrl_c_saves_what_is_under_way(nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("lost", [0, 1])
+def test_ctrl_c_saves_what_is_under_way(
+    nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """Also where the first `lost` times that Ray is to interrupt the task are without effect."""
+    import ray
+
+    cancel, calls = ray.cancel, list[None]()
+
+    def cancelled(reference: object) -> None:
+        calls.append(None)
+        if len(calls) > lost:
+            cancel(reference)
+
+    monkeypatch.setattr(ray, "cancel", cancelled)
     run, queued = tmp_path / "concat-seed0", tmp_path / "mi-seed0"
     arguments = [*TINY, *ON_NODES, *ENDLESS, "fusions=[concat,mi]", f"folder={tmp_path}", "parallel=1"]
     with alongside(lambda: rows(run), lambda: os.kill(os.getpid(), signal.SIGINT)):
@@ -112,6 +126,27 @@ def test_ctrl_c_saves_what_is_under_way(nodes: Any, tmp_path: Path, capsys: pyte
     assert result and result["ended_by"] == "signal"
     assert not at_work(run)
     assert not queued.exists() or not (queued / "config.yaml").exists()
+
+
+def test_a_task_that_is_interrupted_again_asks_its_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second signal would end the cell unsaved."""
+    signals: list[int] = []
+
+    class Saving:
+        def wait(self, timeout: float) -> int:
+            signal.raise_signal(signal.SIGINT)
+            return 130
+
+        def send_signal(self, number: int) -> None:
+            signals.append(number)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    (cell,) = cells_of("runtime=serial", "fusions=[mi]", f"folder={tmp_path}")
+    save_cell(cell)
+    monkeypatch.setattr(cluster, "start", lambda *arguments, **options: Saving())
+    assert cluster.play(str(cell.folder), cluster.digest(cell.folder), 1, str(tmp_path)) == (130, "")
+    assert signals == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
