@@ -156,6 +156,8 @@ def play(folder: str, expected: str, threads: int, where: str, patience: float =
         where: the folder in which relative paths begin.
         patience: seconds after which the cell should be seen here.
     """
+    # Ray interrupts without effect where its nodes were started by what ignores SIGINT, as a script's background jobs do.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     until = time.monotonic() + patience
     while digest(Path(folder)) != expected:
         if time.monotonic() > until:
