@@ -85,7 +85,8 @@ def train(
 
     The state goes on from one stretch to the next, without a gradient. The validation text is read `evaluations` times, evenly. The model
     keeps the weights that read it best, and training ends early when they have not changed for `patience` readings. Where there is a
-    checkpoint it goes on from there, with the same numbers as if it had never been stopped.
+    checkpoint it goes on from there, with the same numbers as if it had never been stopped. It hears what part of the
+    steps is done.
     """
     rows = Rows(text, batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
@@ -99,6 +100,7 @@ def train(
             step=0, position=position, state=model.initial_state(batch_size), best=best, trained=Trained([0], [loss], 0)
         )
     while now.step < steps and now.trained.without_gain < patience:
+        checkpoint.reached(now.step / steps)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * now.step / steps))
         if now.position == rows.width:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -10,7 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ablation.processes import available_cores
 from agents.files import check_links, write_json, write_whole
@@ -29,6 +38,10 @@ from studies.tables import markdown
 
 MOST, MOST_SEEDS = 2**20, 1000
 """Of any number that a study is given, and of its seeds."""
+_LINE_SECONDS = 60
+"""Between two lines about cells that are under way."""
+_SPEED_SECONDS = 600
+"""Of the past, that the time left is reckoned from: cells come seldom."""
 
 Config = TypeVar("Config", bound=StudyConfig)
 
@@ -113,7 +126,7 @@ def conduct(study: Study[Config], config: Config, folder: Path) -> None:
     processes = config.parallel or len(available_cores())
     configure_process(1)
     with Bar(study.name, len(cells), len(outcomes), enabled=config.display) as bar:
-        for outcome in run(waiting, study.play, kept, processes):
+        for outcome in run(waiting, study.play, kept, processes, bar.look):
             outcomes[outcome.cell.name] = outcome
             bar.advance(outcome)
     findings = study.find(config, {cell.name: outcomes[cell.name].result for cell in cells})
@@ -183,14 +196,24 @@ def _check_list(key: str, given: Sequence[object], example: str) -> None:
 
 
 class Bar(AbstractContextManager["Bar"]):
-    """How many cells are done: a bar on a terminal, a line for each cell elsewhere."""
+    """How far a study has come: a bar on a terminal; elsewhere a line for each cell, and one a minute for those under way that tell."""
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:
         self._console = TextConsole()
         self._lines = enabled and not self._console.is_terminal
         self._done, self._total = done, total
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self._progress = Progress(*columns, console=self._console, disable=not enabled or self._lines)
+        self._parts: dict[str, float] = {}
+        self._told = time.monotonic()
+        columns = (
+            *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()),
+            *(TimeElapsedColumn(), TimeRemainingColumn()),
+        )
+        self._progress = Progress(
+            *columns,
+            console=self._console,
+            disable=not enabled or self._lines,
+            speed_estimate_period=_SPEED_SECONDS,
+        )
         self._task = self._progress.add_task(name, total=total, completed=done)
 
     def __enter__(self) -> Bar:
@@ -202,9 +225,24 @@ class Bar(AbstractContextManager["Bar"]):
     ) -> None:
         self._progress.stop()
 
+    def look(self, cell: Cell, part: float) -> None:
+        """This part of a cell is done, from 0 to 1."""
+        self._parts[cell.name] = part
+        self._show()
+        if self._lines and time.monotonic() - self._told >= _LINE_SECONDS:
+            self._say("  ".join(f"{name} {int(100 * part)}%" for name, part in self._parts.items()))
+
     def advance(self, outcome: Outcome) -> None:
         """One more cell is done."""
         self._done += 1
-        self._progress.update(self._task, completed=self._done, description=outcome.cell.name)
+        self._parts.pop(outcome.cell.name, None)
+        self._show()
         if self._lines:
-            self._console.say(f"{outcome.cell.name}: {outcome.seconds:.0f} s ({self._done} of {self._total})")
+            self._say(f"{outcome.cell.name}: {outcome.seconds:.0f} s")
+
+    def _show(self) -> None:
+        self._progress.update(self._task, completed=self._done + sum(self._parts.values()))
+
+    def _say(self, text: str) -> None:
+        self._console.say(f"{text} ({self._done} of {self._total})")
+        self._told = time.monotonic()

@@ -7,11 +7,12 @@ there for equal settings is as good as a new one. A cell that takes long may kee
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,8 @@ Result = dict[str, Any]
 
 CHECKPOINT_SECONDS = 60
 """Between two checkpoints of a cell."""
+_LOOK_SECONDS = 0.5
+"""Between two looks at how far the cells of other processes have come."""
 _SCHEMA = 1
 """Of these checkpoints; those of another are not read."""
 _FORM = {"schema": COUNT, "settings": dict, "seconds": SECONDS, "content": dict}
@@ -57,16 +60,21 @@ class Outcome:
     seconds: float
 
 
+def _to_nobody(*told: object) -> None:
+    """For those whom nobody looks at."""
+
+
 class Checkpoint:
     """How far a cell has come, in a file beside its result, so that a study that was killed goes on from there.
 
     Args:
         path: of the file.
         settings: of the cell; what was kept for other ones is not taken.
+        tell: hears what part of the cell is done, as `reached` does.
     """
 
-    def __init__(self, path: Path, settings: Settings) -> None:
-        self._path, self._settings = path, settings
+    def __init__(self, path: Path, settings: Settings, tell: Callable[[float], None] = _to_nobody) -> None:
+        self._path, self._settings, self._tell = path, settings, tell
         self._began, self._before = time.process_time(), 0.0
         self._saved = time.monotonic()
 
@@ -84,6 +92,10 @@ class Checkpoint:
     def exists(self) -> bool:
         """Whether something was saved, by this process or the one before."""
         return self._path.exists()
+
+    def reached(self, part: float) -> None:
+        """Says what part of the cell is done, from 0 to 1, to whoever looks on. It costs next to nothing: any step may say it."""
+        self._tell(part)
 
     def save(self, content: dict[str, Any]) -> None:
         """Keeps tensors and plain data in place of what was saved before. That stays where the disk refuses, which is no reason to stop:
@@ -135,8 +147,14 @@ def stored(cell: Cell, folder: Path) -> Outcome | None:
     return Outcome(cell=cell, result=content["result"], seconds=content["seconds"])
 
 
-def run(cells: Sequence[Cell], play: Play, folder: Path, processes: int) -> Iterator[Outcome]:
-    """Runs the cells and keeps the results in `folder`, as they come.
+Progress = Callable[[Cell, float], None]
+"""Hears of a cell that is under way what part of it is done, from 0 to 1, whenever that has become more."""
+
+
+def run(
+    cells: Sequence[Cell], play: Play, folder: Path, processes: int, progress: Progress = _to_nobody
+) -> Iterator[Outcome]:
+    """Runs the cells and keeps the results in `folder`, as they come. `progress` is called in this process.
 
     Raises:
         CellError: a process was killed.
@@ -145,21 +163,29 @@ def run(cells: Sequence[Cell], play: Play, folder: Path, processes: int) -> Iter
     folder.mkdir(parents=True, exist_ok=True)
     if processes == 1:
         for cell in cells:
-            yield _keep(cell, *_timed(play, cell, folder), folder)
+            yield _keep(cell, *_timed(play, cell, folder, partial(progress, cell)), folder)
         return
-    others = set(multiprocessing.active_children())
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    parts = context.RawArray("d", len(cells))
     pool = ProcessPoolExecutor(
-        min(processes, max(1, len(cells))),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_prepare,
+        min(processes, max(1, len(cells))), mp_context=context, initializer=_prepare, initargs=(parts,)
     )
     try:
         with _signals_wait(), sigint_held_back():
-            begun: dict[Future[tuple[Result, float]], Cell] = {
-                pool.submit(_timed, play, cell, folder): cell for cell in cells
+            begun: dict[Future[tuple[Result, float]], int] = {
+                pool.submit(_timed_elsewhere, play, cell, folder, number): number for number, cell in enumerate(cells)
             }
-        for future in as_completed(begun):
-            yield _keep(begun[future], *future.result(), folder)
+        heard = [0.0] * len(cells)
+        pending = set(begun)
+        while pending:
+            done, pending = wait(pending, _LOOK_SECONDS, FIRST_COMPLETED)
+            # Those that failed come last: what is done is kept.
+            for future in sorted(done, key=lambda future: future.exception() is not None):
+                yield _keep(cells[begun[future]], *future.result(), folder)
+            for number in sorted(begun[future] for future in pending):
+                if parts[number] > heard[number]:
+                    heard[number] = parts[number]
+                    progress(cells[number], heard[number])
     except BrokenProcessPool as error:
         raise CellError(
             "a process of the study was killed: the same command goes on, parallel=1 needs least memory"
@@ -188,14 +214,24 @@ def _signals_wait() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _prepare() -> None:
+_parts: ctypes.Array[ctypes.c_double]
+"""In a process of a study: what part of each cell is done, in memory that it shares with the one that began it."""
+
+
+def _prepare(parts: ctypes.Array[ctypes.c_double]) -> None:
+    global _parts  # noqa: PLW0603  (what a pool's initialiser is given has no other way to the cells)
+    _parts = parts
     end_with_the_parent()
     leave_signals_to_the_learner()
     configure_process(1)
 
 
-def _timed(play: Play, cell: Cell, folder: Path) -> tuple[Result, float]:
-    checkpoint = _checkpoint(cell, folder)
+def _timed_elsewhere(play: Play, cell: Cell, folder: Path, number: int) -> tuple[Result, float]:
+    return _timed(play, cell, folder, partial(_parts.__setitem__, number))
+
+
+def _timed(play: Play, cell: Cell, folder: Path, tell: Callable[[float], None]) -> tuple[Result, float]:
+    checkpoint = _checkpoint(cell, folder, tell)
     return play(cell.settings, checkpoint), checkpoint.seconds
 
 
@@ -214,5 +250,5 @@ def _file(cell: Cell, folder: Path) -> Path:
     return folder / f"{cell.name}.json"
 
 
-def _checkpoint(cell: Cell, folder: Path) -> Checkpoint:
-    return Checkpoint(folder / f"{cell.name}.pt", cell.settings)
+def _checkpoint(cell: Cell, folder: Path, tell: Callable[[float], None] = _to_nobody) -> Checkpoint:
+    return Checkpoint(folder / f"{cell.name}.pt", cell.settings, tell)

@@ -201,6 +201,21 @@ def test_training_goes_on_with_the_same_numbers(
         assert torch.equal(one, other)
 
 
+def test_training_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
+    told: list[float] = []
+
+    def tell(part: float) -> None:
+        told.append(part)
+        if told == [0, 0.25, 0.5]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model("lstm"), text(97), text(50), steps=4, checkpoint=Checkpoint(tmp_path / "kept.pt", {}, tell))
+    fit(model("lstm"), text(97), text(50), steps=4, checkpoint=Checkpoint(tmp_path / "kept.pt", {}, tell))
+    assert told == [0, 0.25, 0.5, 0.5, 0.75]
+
+
 def test_the_end_is_kept_for_what_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training that ends early, and once more from its last checkpoint: not a step is made."""
     monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 import studies
 from conf.loading import compose_study
 from conf.studies_schema import STUDIES
-from studies import language, neural_process, regression, synthetic
-from studies.program import Study, main
+from studies import language, neural_process, program, regression, synthetic
+from studies.program import Bar, Study, main
+from studies.running import Cell, Outcome
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -62,6 +64,49 @@ def test_one_sentence_for_what_cannot_be(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and told in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_lines_tell_of_cells_that_are_done_and_seldom_of_those_under_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (Cell(name=name, settings={}) for name in ("one", "other"))
+    with Bar("study", 3, 1, enabled=True) as bar:
+        bar.look(one, 0.25)
+        monkeypatch.setattr(program, "_LINE_SECONDS", 0)
+        bar.look(other, 0.5)
+        monkeypatch.undo()
+        bar.look(one, 0.75)
+        bar.advance(Outcome(cell=one, result={}, seconds=7.4))
+        monkeypatch.setattr(program, "_LINE_SECONDS", 0)
+        bar.look(other, 0.999)
+    assert capsys.readouterr().out.splitlines() == [
+        "one 25%  other 50% (1 of 3)",
+        "one: 7 s (2 of 3)",
+        "other 99% (2 of 3)",
+    ]
+
+
+def test_a_bar_counts_what_is_done_of_cells_under_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    one, other = (Cell(name=name, settings={}) for name in ("one", "other"))
+    with Bar("study", 4, 1, enabled=True) as bar:
+        bar.look(one, 0.5)
+        bar.look(other, 0.5)
+        bar.advance(Outcome(cell=one, result={}, seconds=7.4))
+    shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", capsys.readouterr().out)
+    assert "study" in shown and " 62% 2/4 " in shown
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_nothing_is_shown_where_it_is_not_wanted(enabled: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = Cell(name="one", settings={})
+    with Bar("study", 1, 0, enabled=enabled) as bar:
+        bar.look(cell, 0.5)
+        bar.advance(Outcome(cell=cell, result={}, seconds=1))
+    assert bool(capsys.readouterr().out) is enabled
 
 
 @pytest.mark.parametrize("study", ALL.values(), ids=ALL)

@@ -7,11 +7,14 @@ import math
 import multiprocessing
 import os
 import signal
+import time
+from concurrent.futures import ALL_COMPLETED
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import PATIENCE
 
 from agents.tensor_file import write_tensors
 from studies import running
@@ -44,6 +47,22 @@ def count_to_four(settings: Settings, checkpoint: Checkpoint) -> Result:
     return {"before": before, "sum": counted["tensor"].item()}
 
 
+def halves(settings: Settings, checkpoint: Checkpoint) -> Result:
+    """Says that it is half done, and ends when somebody has heard that."""
+    checkpoint.reached(0.5)
+    heard = Path(settings["heard"])
+    until = time.monotonic() + PATIENCE
+    while not heard.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    return {"heard": heard.exists()}
+
+
+def fails_with_the_last(settings: Settings) -> Result:
+    if settings["number"] == 2:
+        raise ValueError("the last")
+    return {"number": settings["number"]}
+
+
 def test_results_are_kept_for_their_settings(tmp_path: Path) -> None:
     assert stored(CELLS[1], tmp_path) is None
     outcomes = list(run(CELLS, square, tmp_path, 1))
@@ -71,6 +90,33 @@ def test_processes_do_the_same(tmp_path: Path) -> None:
     with pytest.raises(CellError, match="goes on"):
         list(run(CELLS[:1], die, tmp_path, 2))
     assert not multiprocessing.active_children()
+    # All of them were there already.
+    assert list(run([], square, tmp_path, 2)) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_whoever_looks_on_hears_how_far_a_cell_is(processes: int, tmp_path: Path) -> None:
+    cells = [Cell(name=name, settings={"heard": str(tmp_path / name)}) for name in ("one", "other", "third")]
+    told = []
+
+    def look(cell: Cell, part: float) -> None:
+        told.append((cell.name, part))
+        (tmp_path / cell.name).touch()
+
+    outcomes = list(run(cells, halves, tmp_path / "cells", processes, look))
+    assert [outcome.result for outcome in outcomes] == [{"heard": True}] * 3
+    assert sorted(told) == [("one", 0.5), ("other", 0.5), ("third", 0.5)]
+
+
+def test_what_is_done_is_kept_though_another_failed_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody looks before all have ended.
+    monkeypatch.setattr(running, "FIRST_COMPLETED", ALL_COMPLETED)
+    monkeypatch.setattr(running, "_LOOK_SECONDS", PATIENCE)
+    with pytest.raises(ValueError, match="the last"):
+        list(run(CELLS, begun_anew(fails_with_the_last), tmp_path, 2))
+    assert [stored(cell, tmp_path) is not None for cell in CELLS] == [True, True, False]
 
 
 def test_a_cell_that_was_killed_goes_on(tmp_path: Path) -> None:
