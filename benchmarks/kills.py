@@ -1,4 +1,4 @@
-"""What a training makes of kill -9 at random moments:  python -m benchmarks.kills [key=value ...]
+"""What a training makes of kill -9 and of Ctrl-C at random moments:  python -m benchmarks.kills [key=value ...]
 
     cases=[actors,tree]   `actors`: one training, whose actors are killed one by one. `tree`: a training that is killed as a whole,
                           or only its learner, again and again, and each time goes on with resume=true
@@ -21,22 +21,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 from agents.checkpoint import list_checkpoints, load_checkpoint
+from agents.files import read_json
 from benchmarks.options import BenchmarkError, Options, Row, parse, report
 from envs.errors import unknown_name
 
 ROOT = Path(__file__).parents[1]
-CASES = ("actors", "tree")
 TRAINING = (
     *("env=conditional", "context=task", "fusion=mi", "runtime=local", "runtime.num_actors=2", "display=false"),
     *("runtime.max_restarts=1000000", "log_seconds=0.5", "checkpoint_seconds=1"),
 )
+INTERPRETER_SECONDS = 0.5
+"""Time in which Python may not have come to the program yet, and ends by a Ctrl-C in its own way."""
+
 END_SECONDS = 10.0
 """Time in which the children of a learner that was killed have ended."""
 
@@ -48,11 +52,11 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     """A row for each case."""
     options = parse(arguments, rounds=1, seconds=3.0, own=("cases", "kills"))
     kills = options.numbers("kills", (100,))[0]
-    for case in options.words("cases", CASES):
+    for case in options.words("cases", tuple(CASES)):
         if case not in CASES:
             raise unknown_name("cases", case, CASES)
         with tempfile.TemporaryDirectory() as folder:
-            yield (actors if case == "actors" else tree)(options, kills, Path(folder) / "run")
+            yield CASES[case](options, kills, Path(folder) / "run")
 
 
 def actors(options: Options, kills: int, run: Path) -> Row:
@@ -142,10 +146,52 @@ def tree(options: Options, kills: int, run: Path) -> Row:
     }
 
 
-def train(run: Path, options: Options, *more: str) -> subprocess.Popen[bytes]:
+def signals(options: Options, kills: int, run: Path) -> Row:
+    """Ends new trainings as a terminal's Ctrl-C does, at random moments from the first import on. Those that have begun must be saved."""
+    chance, codes, begun, unsaved, orphans = random.Random(0), Counter[int](), 0, 0, 0
+    seconds, said = [], run.with_name("stderr")
+    for number in range(kills):
+        folder = run.with_name(f"run-{number}")
+        with said.open("ab") as errors:
+            process = train(folder, options, "total_frames=1000000000", stderr=errors)
+        try:
+            time.sleep(chance.uniform(INTERPRETER_SECONDS, 5 * options.seconds))
+            children = psutil.Process(process.pid).children(recursive=True)
+            os.killpg(process.pid, signal.SIGINT)
+            asked = time.monotonic()
+            codes[process.wait(STILL_SECONDS)] += 1
+            seconds.append(time.monotonic() - asked)
+            _, alive = psutil.wait_procs(children, END_SECONDS)
+            orphans += len(alive)
+        finally:
+            end(process)
+        if folder.exists():
+            begun += 1
+            result = read_json(folder / "result.json") or {}
+            unsaved += result.get("ended_by") != "signal" or not list_checkpoints(folder / "checkpoints")
+    row = {
+        "case": "signals",
+        "kills": kills,
+        "begun": begun,
+        "unsaved": unsaved,
+        "exit_codes": dict(codes),
+        "said": said.read_text(encoding="utf-8")[-1000:],
+        "end_seconds_median": statistics.median(seconds),
+        "end_seconds_max": max(seconds),
+        "orphans": orphans,
+        "shared_memory_left": left_in_shared_memory(),
+    }
+    ok = set(codes) == {130} and not (unsaved or row["said"] or orphans or row["shared_memory_left"])
+    return row | {"ok": ok}
+
+
+CASES = {"actors": actors, "tree": tree, "signals": signals}
+
+
+def train(run: Path, options: Options, *more: str, stderr: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
     """Starts train.py as the leader of a process group of its own."""
     command = [sys.executable, str(ROOT / "train.py"), *TRAINING, *options.overrides, f"run={run}", *more]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,6 @@ there for equal settings is as good as a new one. A cell that takes long may kee
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import signal
 import time
@@ -19,10 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agents.files import read_json, temporary_of, write_json
 from agents.interruption import end_with_the_parent
 from agents.plain_data import COUNT, SECONDS, PlainDataError, check_form, plain_copy
 from agents.runtime.process import configure_process, leave_signals_to_the_learner, sigint_held_back
+from agents.runtime.shared_memory import SharedMemory
 from agents.tensor_file import read_tensors, write_tensors
 from envs.errors import InputError
 
@@ -165,18 +167,20 @@ def run(
         for cell in cells:
             yield _keep(cell, *_timed(play, cell, folder, partial(progress, cell)), folder)
         return
-    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    parts = context.RawArray("d", len(cells))
+    others = set(multiprocessing.active_children())
+    memory = SharedMemory(8 * len(cells))
     pool = ProcessPoolExecutor(
-        min(processes, max(1, len(cells))), mp_context=context, initializer=_prepare, initargs=(parts,)
+        min(processes, max(1, len(cells))),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_prepare,
+        initargs=(memory,),
     )
     try:
         with _signals_wait(), sigint_held_back():
             begun: dict[Future[tuple[Result, float]], int] = {
                 pool.submit(_timed_elsewhere, play, cell, folder, number): number for number, cell in enumerate(cells)
             }
-        heard = [0.0] * len(cells)
-        pending = set(begun)
+        parts, heard, pending = _numbers(memory), [0.0] * len(cells), set(begun)
         while pending:
             done, pending = wait(pending, _LOOK_SECONDS, FIRST_COMPLETED)
             # Those that failed come last: what is done is kept.
@@ -184,7 +188,7 @@ def run(
                 yield _keep(cells[begun[future]], *future.result(), folder)
             for number in sorted(begun[future] for future in pending):
                 if parts[number] > heard[number]:
-                    heard[number] = parts[number]
+                    heard[number] = float(parts[number])
                     progress(cells[number], heard[number])
     except BrokenProcessPool as error:
         raise CellError(
@@ -214,13 +218,18 @@ def _signals_wait() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-_parts: ctypes.Array[ctypes.c_double]
+_parts: np.ndarray
 """In a process of a study: what part of each cell is done, in memory that it shares with the one that began it."""
 
 
-def _prepare(parts: ctypes.Array[ctypes.c_double]) -> None:
+def _numbers(memory: SharedMemory) -> np.ndarray:
+    """One for each cell."""
+    return memory.bytes.numpy().view(np.float64)
+
+
+def _prepare(memory: SharedMemory) -> None:
     global _parts  # noqa: PLW0603  (what a pool's initialiser is given has no other way to the cells)
-    _parts = parts
+    _parts = _numbers(memory)
     end_with_the_parent()
     leave_signals_to_the_learner()
     configure_process(1)

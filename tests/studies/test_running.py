@@ -7,14 +7,13 @@ import math
 import multiprocessing
 import os
 import signal
-import time
 from concurrent.futures import ALL_COMPLETED
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import PATIENCE
+from processes import PATIENCE, eventually
 
 from agents.tensor_file import write_tensors
 from studies import running
@@ -50,11 +49,8 @@ def count_to_four(settings: Settings, checkpoint: Checkpoint) -> Result:
 def halves(settings: Settings, checkpoint: Checkpoint) -> Result:
     """Says that it is half done, and ends when somebody has heard that."""
     checkpoint.reached(0.5)
-    heard = Path(settings["heard"])
-    until = time.monotonic() + PATIENCE
-    while not heard.exists() and time.monotonic() < until:
-        time.sleep(0.01)
-    return {"heard": heard.exists()}
+    eventually(Path(settings["heard"]).exists)
+    return {"heard": True}
 
 
 def fails_with_the_last(settings: Settings) -> Result:
