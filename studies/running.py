@@ -150,7 +150,7 @@ def stored(cell: Cell, folder: Path) -> Outcome | None:
 
 
 Progress = Callable[[Cell, float], None]
-"""Hears of a cell that is under way what part of it is done, from 0 to 1, whenever that has become more."""
+"""Hears now and then of a cell that is under way what part of it is done, from 0 to 1."""
 
 
 def run(
