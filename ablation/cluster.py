@@ -87,7 +87,7 @@ class Cluster:
         references = [task.reference for task in self._playing if task.ended() is None]
         until = time.monotonic() + _LATE_SECONDS + PATIENCE_SECONDS
         while references and time.monotonic() < until:
-            # Again and again: Ray interrupts the task's Python once, which may be at a place that swallows what is raised there.
+            # Again and again: Ray interrupts the task's Python once, which may not have come to the task's own lines yet.
             for reference in references:
                 ray.cancel(reference)
             _, references = ray.wait(references, num_returns=len(references), timeout=_ASK_AGAIN_SECONDS)
@@ -156,31 +156,31 @@ def play(folder: str, expected: str, threads: int, where: str, patience: float =
         where: the folder in which relative paths begin.
         patience: seconds after which the cell should be seen here.
     """
-    # Ray interrupts without effect where its nodes were started by what ignores SIGINT, as a script's background jobs do.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    until = time.monotonic() + patience
-    while digest(Path(folder)) != expected:
-        if time.monotonic() > until:
-            name = os.uname().nodename
-            return (
-                _FAILED,
-                f"machine {name} does not see {folder}: give a folder= on a file system that all machines share",
-            )
-        time.sleep(min(1.0, patience / 10))
-    process = start(Path(folder), threads, where=where if Path(where).is_dir() else folder)
+    asked: list[int] = []
+    # Ray interrupts with no effect where SIGINT is ignored, as by what a script's background job has started. What would be raised could
+    # come between any two lines: a cell that was just being started would have nobody to stop it, and one asked twice ends unsaved.
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
     try:
+        until = time.monotonic() + patience
+        while digest(Path(folder)) != expected:
+            if asked:
+                return INTERRUPTED, ""
+            if time.monotonic() > until:
+                name = os.uname().nodename
+                return (
+                    _FAILED,
+                    f"machine {name} does not see {folder}: give a folder= on a file system that all machines share",
+                )
+            time.sleep(min(1.0, patience / 10))
+        process = start(Path(folder), threads, where=where if Path(where).is_dir() else folder)
         while True:
-            # Ray interrupts between two instructions of Python only.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(timeout=1), ""
-    except KeyboardInterrupt:
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            # Undisturbed by whoever asks again: the cell takes a second signal for an order to end unsaved.
-            stop([process])
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        return INTERRUPTED, ""
+            if asked:
+                stop([process])
+                return INTERRUPTED, ""
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def digest(folder: Path) -> str:

@@ -1,10 +1,11 @@
 """What a training makes of kill -9 and of Ctrl-C at random moments:  python -m benchmarks.kills [key=value ...]
 
-    cases=[actors,tree]   `actors`: one training, whose actors are killed one by one. `tree`: a training that is killed as a whole,
-                          or only its learner, again and again, and each time goes on with resume=true
+    cases=[actors,tree,signals]   `actors`: one training, whose actors are killed one by one. `tree`: a training that is killed as a
+                          whole, or only its learner, again and again, and each time goes on with resume=true. `signals`: new
+                          trainings, each ended by a Ctrl-C to its whole process group
     kills=100             of each case
-    seconds=3             between two kills of actors, on average
-    key=value             any key of train.py, for both
+    seconds=3             between two kills of actors, on average; the other cases end a training within 5 times as many
+    key=value             any key of train.py, for all
 
 Prints one line of JSON for each case; `ok` says whether everything held that must. Exit code 1 if anything did not.
 """
@@ -149,17 +150,20 @@ def tree(options: Options, kills: int, run: Path) -> Row:
 def signals(options: Options, kills: int, run: Path) -> Row:
     """Ends new trainings as a terminal's Ctrl-C does, at random moments from the first import on. Those that have begun must be saved."""
     chance, codes, begun, unsaved, orphans = random.Random(0), Counter[int](), 0, 0, 0
+    first, last = INTERPRETER_SECONDS, 5 * options.seconds
     seconds, said = [], run.with_name("stderr")
     for number in range(kills):
         folder = run.with_name(f"run-{number}")
         with said.open("ab") as errors:
             process = train(folder, options, "total_frames=1000000000", stderr=errors)
         try:
-            time.sleep(chance.uniform(INTERPRETER_SECONDS, 5 * options.seconds))
+            # At random, but spread over all of the time: however few there are, some come while the training starts.
+            time.sleep(first + (last - first) * (number + chance.random()) / kills)
             children = psutil.Process(process.pid).children(recursive=True)
             os.killpg(process.pid, signal.SIGINT)
             asked = time.monotonic()
-            codes[process.wait(STILL_SECONDS)] += 1
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                codes[process.wait(STILL_SECONDS)] += 1
             seconds.append(time.monotonic() - asked)
             _, alive = psutil.wait_procs(children, END_SECONDS)
             orphans += len(alive)
@@ -181,8 +185,8 @@ def signals(options: Options, kills: int, run: Path) -> Row:
         "orphans": orphans,
         "shared_memory_left": left_in_shared_memory(),
     }
-    ok = set(codes) == {130} and not (unsaved or row["said"] or orphans or row["shared_memory_left"])
-    return row | {"ok": ok}
+    ok = codes == {130: kills} and begun and not (unsaved or row["said"] or orphans or row["shared_memory_left"])
+    return row | {"ok": bool(ok)}
 
 
 CASES = {"actors": actors, "tree": tree, "signals": signals}

@@ -85,8 +85,8 @@ def train(
 
     The state goes on from one stretch to the next, without a gradient. The validation text is read `evaluations` times, evenly. The model
     keeps the weights that read it best, and training ends early when they have not changed for `patience` readings. Where there is a
-    checkpoint it goes on from there, with the same numbers as if it had never been stopped. It hears what part of the
-    steps is done.
+    checkpoint it goes on from there, with the same numbers as if it had never been stopped. The checkpoint hears what
+    part of the steps is done.
     """
     rows = Rows(text, batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +43,8 @@ _LINE_SECONDS = 60
 """Between two lines about cells that are under way."""
 _SPEED_SECONDS = 600
 """Of the past, that the time left is reckoned from: cells come seldom."""
+_SHOW_SECONDS = 1
+"""Between two changes of the bar by cells under way: rich reckons with no more than 1,000 of them."""
 
 Config = TypeVar("Config", bound=StudyConfig)
 
@@ -203,7 +206,7 @@ class Bar(AbstractContextManager["Bar"]):
         self._lines = enabled and not self._console.is_terminal
         self._done, self._total = done, total
         self._parts: dict[str, float] = {}
-        self._told = time.monotonic()
+        self._told, self._shown = time.monotonic(), -math.inf
         columns = (
             *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()),
             *(TimeElapsedColumn(), TimeRemainingColumn()),
@@ -227,8 +230,12 @@ class Bar(AbstractContextManager["Bar"]):
 
     def look(self, cell: Cell, part: float) -> None:
         """This part of a cell is done, from 0 to 1."""
+        if cell.name not in self._parts:
+            # What it had come to when the study was stopped is no speed of now.
+            self._progress.tasks[self._task].completed += part
         self._parts[cell.name] = part
-        self._show()
+        if time.monotonic() - self._shown >= _SHOW_SECONDS:
+            self._show()
         if self._lines and time.monotonic() - self._told >= _LINE_SECONDS:
             self._say("  ".join(f"{name} {int(100 * part)}%" for name, part in self._parts.items()))
 
@@ -241,6 +248,7 @@ class Bar(AbstractContextManager["Bar"]):
             self._say(f"{outcome.cell.name}: {outcome.seconds:.0f} s")
 
     def _show(self) -> None:
+        self._shown = time.monotonic()
         self._progress.update(self._task, completed=self._done + sum(self._parts.values()))
 
     def _say(self, text: str) -> None:

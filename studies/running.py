@@ -149,12 +149,12 @@ def stored(cell: Cell, folder: Path) -> Outcome | None:
     return Outcome(cell=cell, result=content["result"], seconds=content["seconds"])
 
 
-Progress = Callable[[Cell, float], None]
-"""Hears now and then of a cell that is under way what part of it is done, from 0 to 1."""
+OnProgress = Callable[[Cell, float], None]
+"""Hears again and again of a cell that is under way what part of it is done, from 0 to 1."""
 
 
 def run(
-    cells: Sequence[Cell], play: Play, folder: Path, processes: int, progress: Progress = _to_nobody
+    cells: Sequence[Cell], play: Play, folder: Path, processes: int, progress: OnProgress = _to_nobody
 ) -> Iterator[Outcome]:
     """Runs the cells and keeps the results in `folder`, as they come. `progress` is called in this process.
 
@@ -180,16 +180,15 @@ def run(
             begun: dict[Future[tuple[Result, float]], int] = {
                 pool.submit(_timed_elsewhere, play, cell, folder, number): number for number, cell in enumerate(cells)
             }
-        parts, heard, pending = _numbers(memory), [0.0] * len(cells), set(begun)
+        parts, pending = _numbers(memory), set(begun)
         while pending:
             done, pending = wait(pending, _LOOK_SECONDS, FIRST_COMPLETED)
             # Those that failed come last: what is done is kept.
             for future in sorted(done, key=lambda future: future.exception() is not None):
                 yield _keep(cells[begun[future]], *future.result(), folder)
             for number in sorted(begun[future] for future in pending):
-                if parts[number] > heard[number]:
-                    heard[number] = float(parts[number])
-                    progress(cells[number], heard[number])
+                if parts[number] > 0:
+                    progress(cells[number], float(parts[number]))
     except BrokenProcessPool as error:
         raise CellError(
             "a process of the study was killed: the same command goes on, parallel=1 needs least memory"

@@ -51,12 +51,9 @@ def alongside(condition: Callable[[], object], then: Callable[[], object]) -> It
 
     def wait() -> None:
         try:
-            deadline = time.monotonic() + PATIENCE
-            while not condition():
-                assert time.monotonic() < deadline, "what was waited for did not happen"
-                if over.wait(0.05):
-                    return
-            then()
+            eventually(lambda: over.is_set() or condition())
+            if not over.is_set():
+                then()
         except BaseException as error:
             failures.append(error)
             if not over.is_set():

@@ -180,8 +180,8 @@ class ActorPool:
 
     def wait(self, also: Connection | None = None, *, check: Callable[[], object] = go_on) -> None:
         """Waits until something is ready, a process has ended, there is something to read from `also`, or it is time to look after
-        actors that say nothing; and takes in what there is, but not what `also` says. `check` is called first, and wherever that takes
-        long (Runtime.collect).
+        actors that say nothing; and takes in what there is, but not what `also` says. `check` is called first, and before each
+        actor that may have to be started again (Runtime.collect).
 
         Raises:
             ActorError: actors were started again too often, or one could not even be built before any unroll was finished.
@@ -198,6 +198,8 @@ class ActorPool:
             self._restart_server()
             return
         for actor in dict.fromkeys(signs[sign] for sign in ready if sign in signs):
+            # Each may have to be started again. What was not taken in stays where it is.
+            check()
             if not self._hear(actor, ended=actor.process.sentinel in ready):
                 # The server is gone: nothing that was ready is as it was.
                 return

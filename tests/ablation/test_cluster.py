@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,24 +130,41 @@ def test_ctrl_c_saves_what_is_under_way(
 
 
 def test_a_task_that_is_interrupted_again_asks_its_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second signal would end the cell unsaved."""
+    """A second signal would end the cell unsaved. Ray was started by what ignores SIGINT."""
     signals: list[int] = []
 
     class Saving:
         def wait(self, timeout: float) -> int:
             signal.raise_signal(signal.SIGINT)
+            if not signals:
+                raise subprocess.TimeoutExpired("cell", timeout)
             return 130
 
         def send_signal(self, number: int) -> None:
             signals.append(number)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     (cell,) = cells_of("runtime=serial", "fusions=[mi]", f"folder={tmp_path}")
     save_cell(cell)
     monkeypatch.setattr(cluster, "start", lambda *arguments, **options: Saving())
-    assert cluster.play(str(cell.folder), cluster.digest(cell.folder), 1, str(tmp_path)) == (130, "")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert cluster.play(str(cell.folder), cluster.digest(cell.folder), 1, str(tmp_path)) == (130, "")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert signals == [signal.SIGINT]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_task_that_is_interrupted_before_its_cell_is_seen_starts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(folder: Path) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return ""
+
+    monkeypatch.setattr(cluster, "digest", digest)
+    monkeypatch.setattr(cluster, "start", lambda *arguments, **options: pytest.fail("nobody wants it any more"))
+    assert cluster.play(str(tmp_path), "expected", 1, str(tmp_path)) == (130, "")
 
 
 def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

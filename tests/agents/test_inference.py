@@ -17,6 +17,7 @@ import pytest
 import torch
 from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, MakeCountingPolicy
 from fakes import ACTIONS, fake_batch, fake_config, fake_env, fake_network
+from processes import PATIENCE
 
 import agents.runtime.actor_pool
 from agents import builder, plan
@@ -81,11 +82,11 @@ def test_what_an_actor_asked_for_before_it_died_is_no_step_of_the_next() -> None
         send_handle(learner, server.fileno(), os.getpid())
         if number == 0:
             actor.send_bytes(b"s")
-    thread = threading.Thread(target=_serve, args=(Recorded(), theirs))
+    thread = threading.Thread(target=_serve, args=(Recorded(), theirs), daemon=True)
     thread.start()
     second = pairs[1][0]
     second.send_bytes(b"s")
-    assert second.recv_bytes() == b"a"
+    assert second.poll(PATIENCE) and second.recv_bytes() == b"a"
     learner.close()
     thread.join()
     assert calls == [("begin", 0), ("begin", 0), ("step", [0])]
@@ -269,7 +270,7 @@ while True:
 
 
 def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> None:
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    paths = os.pathsep.join(map(str, (ROOT, *Path(__file__).parents[:2])))
     environ = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", LEARNER], stdout=subprocess.PIPE, env=environ, text=True)
     assert process.stdout

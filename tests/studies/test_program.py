@@ -100,6 +100,26 @@ def test_a_bar_counts_what_is_done_of_cells_under_way(
     assert "study" in shown and " 62% 2/4 " in shown
 
 
+def test_the_time_left_is_reckoned_from_what_is_done_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not from what cells had come to before the study was stopped: here 0.7 of each of the 2 that go on, of 4 that take 1,000 s."""
+    now = [0.0]
+    monkeypatch.setattr(program.time, "monotonic", lambda: now[0])
+    one, other = (Cell(name=name, settings={}) for name in ("one", "other"))
+    bar = Bar("study", 4, 0, enabled=False)
+    bar._progress.get_time = lambda: now[0]
+    bar._progress.tasks[0]._get_time = bar._progress.get_time
+    bar._progress.start_task(bar._progress.tasks[0].id)
+    for step in range(2000):
+        now[0] += 0.1
+        bar.look(one, 0.7 + now[0] / 1000)
+        bar.look(other, 0.7 + now[0] / 1000)
+        left = bar._progress.tasks[0].time_remaining
+        # Of two at a time, with the latest change up to a second ago.
+        if step > 100:
+            assert left == pytest.approx((4 - 1.4) * 500 - now[0], rel=0.1)
+    assert bar._progress.tasks[0].completed == pytest.approx(1.8, abs=0.01)
+
+
 @pytest.mark.parametrize("enabled", [False, True])
 def test_nothing_is_shown_where_it_is_not_wanted(enabled: bool, capsys: pytest.CaptureFixture[str]) -> None:
     cell = Cell(name="one", settings={})
