@@ -49,7 +49,7 @@ def chosen(options: Options, default: str) -> Cases:
         InputError: a list that does not exist, a case that cannot be read, or lists of which nothing is left.
     """
     given = dict(named("case", text) for text in options.own.get("case", []))
-    lists = options.words("cases", [] if given or "command" in options.own else [default])
+    lists = options.words("cases", [] if given or options.own.keys() & {"command", "checkout"} else [default])
     cases: Cases = {}
     for name in lists:
         if name not in LISTS:

@@ -70,6 +70,7 @@ class Program:
         folder: for its output.
         in_flight: steps that may have been begun but not counted when it is stopped.
         environment: variables in addition to this process's.
+        root: working directory.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Program:
         *,
         in_flight: int = 0,
         environment: dict[str, str] | None = None,
+        root: Path = ROOT,
     ) -> None:
         self.name = name
         self._progress = progress
@@ -90,7 +92,7 @@ class Program:
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 list(command),
-                cwd=ROOT,
+                cwd=root,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -174,12 +176,15 @@ class Programs:
         self._folder = tempfile.TemporaryDirectory(prefix="mimpala-benchmark-")
         self._started: list[Program] = []
 
-    def training(self, name: str, arguments: Sequence[str], module: str = "train", own: Sequence[str] = ()) -> Program:
+    def training(
+        self, name: str, arguments: Sequence[str], module: str = "train", own: Sequence[str] = (), root: Path = ROOT
+    ) -> Program:
         """`python train.py <arguments>` without an end, display or checkpoints.
 
         Args:
             module: another one with the same command line.
             own: arguments of that module alone.
+            root: the checkout whose module it is.
         """
         config, env = configured(arguments)
         slots = len(builder.actor_slots(config, env, 0, Positions()))
@@ -192,7 +197,8 @@ class Programs:
         run = folder / "run"
         settings = [f"log_seconds={_LOG_SECONDS}", "checkpoint_seconds=1e9", "total_frames=1000000000000"]
         command = [sys.executable, "-m", module, *own, *settings, *arguments, f"run={run}", "display=false"]
-        return self._add(Program(name, command, MetricsProgress(run / "metrics.jsonl"), folder, in_flight=in_flight))
+        progress = MetricsProgress(run / "metrics.jsonl")
+        return self._add(Program(name, command, progress, folder, in_flight=in_flight, root=root))
 
     def other(self, name: str, command: Sequence[str], pattern: re.Pattern[str] | None) -> Program:
         """Any other program. It prints its steps as `pattern` says, or its environments count in files (`CounterProgress`)."""

@@ -7,6 +7,8 @@ that is sound), so all of them meet the same machine. The first round is dropped
     cases=default|suites|engines|fusions|p1|p2|p3   lists of cases (cases.py); the default is the suite on each installed engine, and
                                                     fusions concat, gated and mi
     case="wide: core.size=512"                      a case of your own, any number of them
+    checkout="before: <folder> key=value ..."       train.py of another checkout of this project as a case, under this Python. Without a
+                                                    case of its own this checkout runs beside it, with the same keys
     command="peer: python peer.py --fast"           another program as a case. It finds a folder in the environment variable BENCH_DIR,
                                                     in which each of its environments keeps a file steps_<anything> with its steps so far
                                                     as one int64;
@@ -25,21 +27,28 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from agents import plan
-from benchmarks.cases import chosen, configurations, named
-from benchmarks.options import Row, parse, report
+from benchmarks.cases import chosen, configurations, merged, named
+from benchmarks.options import Options, Row, parse, report
 from benchmarks.programs import SHARES, Program, Programs, Turn
 from benchmarks.turns import digits, spread, take_turns
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 
+THIS_CHECKOUT = "this checkout"
+"""The case that runs beside another checkout where no case was given."""
+
 
 def measure(arguments: list[str]) -> Iterator[Row]:
     """One row per case."""
-    options = parse(arguments, rounds=5, seconds=5.0, own=("cases", "case", "command", "pattern"))
+    options = parse(arguments, rounds=5, seconds=5.0, own=("cases", "case", "checkout", "command", "pattern"))
     cases = chosen(options, "default")
+    checkouts = other_checkouts(options)
+    if checkouts and not cases:
+        cases = {THIS_CHECKOUT: list(options.overrides)}
     configs = configurations(cases)
     commands = dict(named("command", text) for text in options.own.get("command", []))
     try:
@@ -49,10 +58,13 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     if any(not pattern.groups for pattern in patterns):
         raise InputError("pattern= has no group: put the number of steps in parentheses.")
     for name, words in commands.items():
-        if not words or name in cases:
+        if not words or name in cases or name in checkouts:
             raise InputError(f'command="{name}: ..." needs a program and a name that no other case has.')
+    if both := cases.keys() & checkouts.keys():
+        raise InputError(f'checkout="{min(both)}: ..." has the name of a case: give it another.')
     with Programs() as programs:
         started = {name: programs.training(name, words) for name, words in cases.items()}
+        started |= {name: programs.training(name, words, root=root) for name, (root, words) in checkouts.items()}
         pattern = patterns[-1] if patterns else None
         started |= {name: programs.other(name, words, pattern) for name, words in commands.items()}
         turns = take_turns(
@@ -67,8 +79,24 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             "cores": plan.num_cores(),
             "rounds": options.rounds,
             "seconds": options.seconds,
-            "arguments": cases.get(name) or commands.get(name, []),
+            **({"checkout": str(checkouts[name][0])} if name in checkouts else {}),
+            "arguments": checkouts[name][1] if name in checkouts else cases.get(name) or commands.get(name, []),
         }
+
+
+def other_checkouts(options: Options) -> dict[str, tuple[Path, list[str]]]:
+    """By name, the folder of each `checkout=` and the keys for its train.py.
+
+    Raises:
+        InputError: it cannot be read, or the folder holds no train.py.
+    """
+    found = {}
+    for name, words in dict(named("checkout", text) for text in options.own.get("checkout", [])).items():
+        root = Path(words[0] if words else "").expanduser().resolve()
+        if not words or not (root / "train.py").is_file():
+            raise InputError(f'checkout="{name}: {" ".join(words)}" has no train.py: name the folder of a checkout of mimpala.')
+        found[name] = root, merged(options.overrides, words[1:])
+    return found
 
 
 def told_turn(name: str, program: Program, seconds: float) -> Turn:

@@ -74,6 +74,30 @@ def test_throughput(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert other["time"] == {}
 
 
+def test_throughput_of_another_checkout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It runs that folder's own train.py, with the keys of all cases and its own."""
+    root = tmp_path / "before"
+    root.mkdir()
+    (root / "train.py").write_text(
+        "import json, pathlib, sys, time\n"
+        "keys = dict(word.split('=', 1) for word in sys.argv[1:])\n"
+        "assert keys['fusion'] == 'mi' and keys['runtime'] == 'serial', keys\n"
+        "run = pathlib.Path(keys['run'])\n"
+        "run.mkdir()\n"
+        "for n in range(1, 10**6):\n"
+        "    row = {'seconds': n / 100, 'steps': 10_000 * n, **{f'time/{x}': 0.25 for x in "
+        "('env', 'inference', 'learner', 'wait')}}\n"
+        "    with (run / 'metrics.jsonl').open('a') as file:\n"
+        "        file.write(json.dumps(row) + chr(10))\n"
+        "    time.sleep(0.01)\n"
+    )
+    this, before = rows(capsys, "throughput", f"checkout=before: {root} fusion=mi", *SMALL, "runtime=serial")
+    assert [this["case"], before["case"]] == ["this checkout", "before"]
+    assert before["checkout"] == str(root) and "checkout" not in this
+    assert before["steps_per_second"]["median"] == 1e6, "by that program's own counter and clock"
+    assert "fusion=mi" in before["arguments"] and "fusion=mi" not in this["arguments"]
+
+
 def test_environment(capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(capsys, "environment", "case=c: env=conditional", "slots=2,8", "seconds=0.02")
     assert [(row["case"], row["slots"], row["threads"]) for row in found] == [("c", 2, 1), ("c", 8, 1)]
@@ -182,6 +206,8 @@ def test_learners(capsys: pytest.CaptureFixture[str]) -> None:
         ("throughput", ["case=fusion=mi"], r'write case="name: words"'),
         ("throughput", ["case=x: fusion=no"], r"fusion=no is unknown"),
         ("throughput", ["command=x:"], r"needs a program"),
+        ("throughput", ["checkout=x:"], r"has no train.py"),
+        ("throughput", ["checkout=x: tests"], r'checkout="x: tests" has no train.py'),
         ("throughput", ["pattern=steps"], r"no group"),
         ("environment", ["slots=0"], r"slots=0 is no list of whole numbers"),
         ("environment", ["fast"], r"fast cannot be read: write key=value"),
