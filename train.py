@@ -59,7 +59,7 @@ from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process, memory_row, prepare_copies
 from agents.saving import SaveError, Saver
 from agents.terminal import warn
-from conf.loading import changed_keys, compose_train, train_keys
+from conf.loading import changed_keys, compose_train, outright_keys, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.scores import human_scores
@@ -87,7 +87,7 @@ def begin(arguments: Sequence[str]) -> int:
     config = compose_train(arguments)
     config.run = config.run or default_run(config)
     if config.resume and holds_run(Path(config.run)):
-        config = resumed_config(config, changed_keys(arguments))
+        config = resumed_config(config, changed_keys(arguments), outright_keys(arguments))
         return train(config, make_spec(config.env))
     env = make_spec(config.env)
     return train(match_params(config, env), env)

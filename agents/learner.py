@@ -12,13 +12,18 @@ from torch import Tensor
 from agents import diagnosis, losses
 from agents.compiling import Compiled
 from agents.network.agent import AgentNetwork
+from agents.optimizers import RMSpropTF
 from agents.popart import PopArt, initial_popart, rescale_head, sigma, target_sums, update_moments
 from agents.rewards import transform_rewards
 from agents.staging import Staged, Staging
 from agents.trajectory import Trajectory
 from agents.vtrace import vtrace
 
-OPTIMIZERS = {"rmsprop": ("step", "square_avg"), "adam": ("step", "exp_avg", "exp_avg_sq")}
+OPTIMIZERS = {
+    "rmsprop": ("step", "square_avg"),
+    "rmsprop_tf": ("square_avg",),
+    "adam": ("step", "exp_avg", "exp_avg_sq"),
+}
 """With what each keeps for a parameter: a number of steps, and averages of the parameter's shape."""
 
 
@@ -53,7 +58,7 @@ class Learner:
         network: trained in place, on the device where it is.
         num_tasks: K.
         total_steps: agent steps after which the learning rate has annealed to 0.
-        optimizer: `rmsprop` or `adam`.
+        optimizer: `rmsprop_tf` (agents/optimizers.py), `rmsprop` (torch.optim.RMSprop) or `adam`.
         learning_rate, anneal: initial rate, and whether it falls linearly to 0 with the steps.
         rms_decay, epsilon, adam_betas: constants of the optimiser.
         max_gradient_norm: gradients are scaled down to this global norm.
@@ -137,6 +142,8 @@ class Learner:
             self.optimizer: torch.optim.Optimizer = torch.optim.RMSprop(
                 self._parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True
             )
+        elif optimizer == "rmsprop_tf":
+            self.optimizer = RMSpropTF(self._parameters, lr=learning_rate, decay=rms_decay, eps=epsilon)
         else:
             self.optimizer = torch.optim.Adam(
                 self._parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True

@@ -95,6 +95,7 @@ class LearnerConfig:
         replay_size: columns that are kept to draw from.
         compile: parts of the update by torch.compile; `true`, `false`, or `auto` (agents.plan.compiles).
         staging: with a GPU, batches travel from pinned memory while the one before is learned from; `auto`: yes.
+        optimizer: one of agents.learner.OPTIMIZERS.
         num_processes: learners, each in a process of its own. batch_size, replay_size and runtime.num_actors are those of all together,
             and the updates those that one learner would make. Under torchrun it is the number of processes that torchrun starts.
     """
@@ -306,3 +307,6 @@ MAY_CHANGE_ON_RESUME = (
     "runtime.restart_window",
 )
 """Keys whose change leaves the experiment what it is. `resume=true` refuses a different value of any other."""
+
+FORMER_VALUES = {"learner.optimizer": {"rmsprop_tf": "rmsprop"}}
+"""By key, what presets give now and what they gave before. `resume=true` with such a preset goes on with what the run has."""
