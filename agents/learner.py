@@ -68,6 +68,7 @@ class Learner:
         reduction: `mean` over valid steps or `sum` over steps and columns, as in the IMPALA paper.
         popart: normalise value targets per task; step_size is the beta of its moments.
         clip_rho, clip_c, clip_pg_rho, lambda_: constants of V-trace.
+        pg_bootstrap: one of agents.vtrace.PG_BOOTSTRAPS.
         max_refused: updates in a row that may be refused as not finite before NonFiniteError.
         autocast: dtype of torsos and core, or None for full precision.
         compile: torso and V-trace by torch.compile, where that works (agents/compiling.py).
@@ -86,7 +87,7 @@ class Learner:
         num_tasks: int,
         *,
         total_steps: int,
-        optimizer: str = "rmsprop",
+        optimizer: str = "rmsprop_tf",
         learning_rate: float = 5e-4,
         anneal: bool = True,
         rms_decay: float = 0.99,
@@ -105,6 +106,7 @@ class Learner:
         clip_c: float = 1.0,
         clip_pg_rho: float = 1.0,
         lambda_: float = 1.0,
+        pg_bootstrap: str = "mixed",
         max_refused: int = 10,
         autocast: torch.dtype | None = None,
         compile: bool = False,
@@ -125,6 +127,7 @@ class Learner:
         self.use_popart = popart
         self.popart_step_size = popart_step_size
         self.clips = {"clip_rho": clip_rho, "clip_c": clip_c, "clip_pg_rho": clip_pg_rho, "lambda_": lambda_}
+        self.mixed = pg_bootstrap == "mixed"
         self.max_refused = max_refused
         self.autocast = autocast
         self.device = next(network.parameters()).device
@@ -221,7 +224,14 @@ class Learner:
             reward = transform_rewards(batch["reward"], self.reward_transform, self.reward_clip)
             discounts = self.discounting * (~batch["terminated"]).float()
             vs, advantages = self._vtrace(
-                log_probs - batch["behaviour_log_probs"], discounts, reward, values[:-1], values[-1], mask, **self.clips
+                log_probs - batch["behaviour_log_probs"],
+                discounts,
+                reward,
+                values[:-1],
+                values[-1],
+                mask,
+                mixed=self.mixed,
+                **self.clips,
             )
             sums = target_sums(vs, task[:-1], mask, len(self.popart.mu))
             sums, steps = self._reduce_sums(sums, mask[:, :fresh].sum(dtype=sums.dtype))

@@ -93,6 +93,7 @@ class LearnerConfig:
         passes: how often each batch is learned from. V-trace corrects for the policy that changes meanwhile.
         replay_fraction: part of the B columns that is drawn from earlier trajectories (agents/replay.py); 0 = none.
         replay_size: columns that are kept to draw from.
+        pg_bootstrap: one of agents.vtrace.PG_BOOTSTRAPS. Runs that were begun before this key was there have `paper`.
         compile: parts of the update by torch.compile; `true`, `false`, or `auto` (agents.plan.compiles).
         staging: with a GPU, batches travel from pinned memory while the one before is learned from; `auto`: yes.
         optimizer: one of agents.learner.OPTIMIZERS.
@@ -125,6 +126,7 @@ class LearnerConfig:
     clip_c: float = 1.0
     clip_pg_rho: float = 1.0
     lambda_: float = 1.0
+    pg_bootstrap: str = "mixed"
     max_refused: int = 10
     compile: str = "auto"
     staging: str = "auto"

@@ -256,3 +256,23 @@ def test_an_optimizer_that_is_named_is_not_exchanged_in_silence(
         assert train.main([*command, "total_frames=60", f"learner.optimizer={other}", f"run={run}"]) == 0
     assert train.main([*command, "total_frames=120", "resume=true", f"run={tmp_path / 'adam'}"]) == 2
     assert "cannot change learner.optimizer=rmsprop_tf (the run has adam)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("lambda_", "form"), [(0.9, "paper"), (1.0, "mixed")])
+def test_a_run_from_before_the_mixed_bootstrap_goes_on_as_it_was(tmp_path: Path, lambda_: float, form: str) -> None:
+    command = [*TINY, f"learner.lambda_={lambda_}"]
+    old, whole, new = (tmp_path / name for name in ("old", "whole", "new"))
+    for run in (old, whole):
+        then = [*command, "learner.pg_bootstrap=paper", f"run={run}"]
+        assert train.main([*then, "total_frames=60"]) == 0
+    saved = (old / "config.yaml").read_text(encoding="utf-8")
+    assert saved.count("  pg_bootstrap: paper\n") == 1
+    (old / "config.yaml").write_text(saved.replace("  pg_bootstrap: paper\n", ""), encoding="utf-8")
+    assert train.main([*command, f"run={old}", "resume=true", "total_frames=120"]) == 0
+    assert train.main([f"run={whole}", "resume=true", "total_frames=120"]) == 0
+    assert load_train(old / "config.yaml").learner.pg_bootstrap == form
+    weights = [load_checkpoint(find_checkpoint(run, print))["learner"] for run in (old, whole)]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    # A new run takes the mixed form.
+    assert train.main([*command, f"run={new}", "total_frames=60"]) == 0
+    assert load_train(new / "config.yaml").learner.pg_bootstrap == "mixed"
