@@ -59,7 +59,7 @@ from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process, memory_row, prepare_copies
 from agents.saving import SaveError, Saver
 from agents.terminal import warn
-from conf.loading import changed_keys, compose_train, train_keys
+from conf.loading import changed_keys, compose_train, outright_keys, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.scores import human_scores
@@ -87,7 +87,7 @@ def begin(arguments: Sequence[str]) -> int:
     config = compose_train(arguments)
     config.run = config.run or default_run(config)
     if config.resume and holds_run(Path(config.run)):
-        config = resumed_config(config, changed_keys(arguments))
+        config = resumed_config(config, changed_keys(arguments), outright_keys(arguments))
         return train(config, make_spec(config.env))
     env = make_spec(config.env)
     return train(match_params(config, env), env)
@@ -190,19 +190,20 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
                 except InterruptedWait:
                     break
                 followers.go_on(statistics.steps())
-                updates = learner.state.updates
+                before = []
                 parts = parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)
                 for part, new in learner.staging.ahead(parts):
-                    made = learner.state.updates
+                    before.append(learner.state.updates)
                     losses = learner.step(part, fresh=new)
-                    if learner.state.updates > made:
+                    if learner.state.updates > before[-1]:
                         statistics.learned(learner.steps_by_task)
+                replay.learned(before)
                 replay.add(batch.trajectory, batch.weights_versions)
                 runtime.publish(learner.state.updates)
                 batch = followers.whole(batch)
                 statistics.update(batch.trajectory)
                 runtime.positions.steps = statistics.steps()
-                clock.tick(batch, updates, learner.state)
+                clock.tick(batch, before, learner.state)
                 if clock.passed(config.log_frames) if config.log_frames else clock.due("log", config.log_seconds):
                     report()
                 if clock.due("checkpoint", config.checkpoint_seconds) or saver.milestone(frames()):

@@ -207,7 +207,7 @@ def differences(cell: Cell, but: Collection[str] = ()) -> None:
     if keys:
         listed = ", ".join(f"{key}={wanted.get(key)} (the run has {found.get(key)})" for key in keys)
         raise InputError(
-            f"folder={cell.folder.parent} holds {cell.name} with other settings: {listed}. Give another folder=."
+            f"folder={cell.folder.parent} holds {cell.name} with other settings: {listed}. Give another folder=, or the run's settings."
         )
 
 

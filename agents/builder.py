@@ -107,6 +107,7 @@ def build_learner(
         clip_c=learner.clip_c,
         clip_pg_rho=learner.clip_pg_rho,
         lambda_=learner.lambda_,
+        pg_bootstrap=learner.pg_bootstrap,
         max_refused=learner.max_refused,
         autocast=plan.autocast_dtype(config, next(network.parameters()).device),
         compile=plan.compiles(config),

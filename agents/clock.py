@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -74,9 +74,13 @@ class Clock:
         finally:
             self._spent = self._spent._replace(disk=self._spent.disk + time.perf_counter() - began)
 
-    def tick(self, batch: Batch, before: int, state: LearnerState) -> None:
-        """Takes in one update. `before` is the number of updates whose weights the learner had when it took the batch."""
-        self._lags += [before - version for version in batch.weights_versions]
+    def tick(self, batch: Batch, before: Sequence[int], state: LearnerState) -> None:
+        """Takes in the updates that were made of one batch. `before` has for each of them the number of updates before it.
+
+        The policy lag of an update is the number of updates between the weights that acted and those that it changes. Every update
+        has columns of every unroll of its batch: a batch is one part of several unrolls, or several parts of one (agents.plan).
+        """
+        self._lags += [made - version for made in before for version in batch.weights_versions]
         spent = self._spent
         self._spent = Seconds(
             loop=time.perf_counter() - self._began,

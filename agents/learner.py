@@ -12,13 +12,18 @@ from torch import Tensor
 from agents import diagnosis, losses
 from agents.compiling import Compiled
 from agents.network.agent import AgentNetwork
+from agents.optimizers import RMSpropTF
 from agents.popart import PopArt, initial_popart, rescale_head, sigma, target_sums, update_moments
 from agents.rewards import transform_rewards
 from agents.staging import Staged, Staging
 from agents.trajectory import Trajectory
 from agents.vtrace import vtrace
 
-OPTIMIZERS = {"rmsprop": ("step", "square_avg"), "adam": ("step", "exp_avg", "exp_avg_sq")}
+OPTIMIZERS = {
+    "rmsprop": ("step", "square_avg"),
+    "rmsprop_tf": ("square_avg",),
+    "adam": ("step", "exp_avg", "exp_avg_sq"),
+}
 """With what each keeps for a parameter: a number of steps, and averages of the parameter's shape."""
 
 
@@ -53,7 +58,7 @@ class Learner:
         network: trained in place, on the device where it is.
         num_tasks: K.
         total_steps: agent steps after which the learning rate has annealed to 0.
-        optimizer: `rmsprop` or `adam`.
+        optimizer: `rmsprop_tf` (agents/optimizers.py), `rmsprop` (torch.optim.RMSprop) or `adam`.
         learning_rate, anneal: initial rate, and whether it falls linearly to 0 with the steps.
         rms_decay, epsilon, adam_betas: constants of the optimiser.
         max_gradient_norm: gradients are scaled down to this global norm.
@@ -63,6 +68,7 @@ class Learner:
         reduction: `mean` over valid steps or `sum` over steps and columns, as in the IMPALA paper.
         popart: normalise value targets per task; step_size is the beta of its moments.
         clip_rho, clip_c, clip_pg_rho, lambda_: constants of V-trace.
+        pg_bootstrap: one of agents.vtrace.PG_BOOTSTRAPS.
         max_refused: updates in a row that may be refused as not finite before NonFiniteError.
         autocast: dtype of torsos and core, or None for full precision.
         compile: torso and V-trace by torch.compile, where that works (agents/compiling.py).
@@ -81,7 +87,7 @@ class Learner:
         num_tasks: int,
         *,
         total_steps: int,
-        optimizer: str = "rmsprop",
+        optimizer: str = "rmsprop_tf",
         learning_rate: float = 5e-4,
         anneal: bool = True,
         rms_decay: float = 0.99,
@@ -100,6 +106,7 @@ class Learner:
         clip_c: float = 1.0,
         clip_pg_rho: float = 1.0,
         lambda_: float = 1.0,
+        pg_bootstrap: str = "mixed",
         max_refused: int = 10,
         autocast: torch.dtype | None = None,
         compile: bool = False,
@@ -120,6 +127,7 @@ class Learner:
         self.use_popart = popart
         self.popart_step_size = popart_step_size
         self.clips = {"clip_rho": clip_rho, "clip_c": clip_c, "clip_pg_rho": clip_pg_rho, "lambda_": lambda_}
+        self.mixed = pg_bootstrap == "mixed"
         self.max_refused = max_refused
         self.autocast = autocast
         self.device = next(network.parameters()).device
@@ -137,6 +145,8 @@ class Learner:
             self.optimizer: torch.optim.Optimizer = torch.optim.RMSprop(
                 self._parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True
             )
+        elif optimizer == "rmsprop_tf":
+            self.optimizer = RMSpropTF(self._parameters, lr=learning_rate, decay=rms_decay, eps=epsilon)
         else:
             self.optimizer = torch.optim.Adam(
                 self._parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True
@@ -214,7 +224,14 @@ class Learner:
             reward = transform_rewards(batch["reward"], self.reward_transform, self.reward_clip)
             discounts = self.discounting * (~batch["terminated"]).float()
             vs, advantages = self._vtrace(
-                log_probs - batch["behaviour_log_probs"], discounts, reward, values[:-1], values[-1], mask, **self.clips
+                log_probs - batch["behaviour_log_probs"],
+                discounts,
+                reward,
+                values[:-1],
+                values[-1],
+                mask,
+                mixed=self.mixed,
+                **self.clips,
             )
             sums = target_sums(vs, task[:-1], mask, len(self.popart.mu))
             sums, steps = self._reduce_sums(sums, mask[:, :fresh].sum(dtype=sums.dtype))

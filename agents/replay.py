@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from agents.runtime.base import allocate, concatenate
 from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, minibatches, num_bytes
@@ -34,6 +35,8 @@ class Replay:
         self.capacity = self._columns["action"].shape[1]
         self._versions = np.zeros(self.capacity, np.int64)
         self._added = 0
+        self._drawn: list[NDArray[np.int64]] = []
+        self._lags: list[NDArray[np.int64]] = []
         self._generator = np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=seed[1:]))
 
     def __len__(self) -> int:
@@ -42,6 +45,7 @@ class Replay:
 
     def add(self, trajectory: Trajectory, weights_versions: Sequence[int]) -> None:
         """Copies the columns of [T+1, B] in; `weights_versions` has one entry for each of its unrolls (runtime/base.py, Batch)."""
+        self._drawn.clear()
         total = trajectory["action"].shape[1]
         count = min(total, self.capacity)
         if not count:
@@ -58,22 +62,38 @@ class Replay:
 
     def sample(self, columns: int) -> Trajectory:
         """Copies of that many different columns out of those held, each as likely as any other: [T+1, columns]."""
-        drawn = torch.from_numpy(self._generator.choice(len(self), columns, replace=False))
+        places = self._generator.choice(len(self), columns, replace=False)
+        self._drawn.append(self._versions[places])
+        drawn = torch.from_numpy(places)
         return {key: held.index_select(0 if key in PER_COLUMN else 1, drawn) for key, held in self._columns.items()}
+
+    def learned(self, before: Sequence[int]) -> None:
+        """Takes in what was learned from the columns drawn since the last `add`: `before` has for each update the number of updates
+        before it.
+        """
+        # Either every update of a batch has replayed columns or none has.
+        self._lags += [made - versions for made, versions in zip(before, self._drawn, strict=False)]
+        self._drawn.clear()
 
     def row(self, updates: int) -> dict[str, float]:
         """For metrics.jsonl: columns held, and their age, in updates made since the weights that they were played with.
 
-        What is drawn is as old on average as what is held.
+        Of the updates since the last row also the lag of what was drawn: updates between the weights that acted and those that the
+        update changes.
         """
         if not len(self):
             return {}
         ages = updates - self._versions[: len(self)]
-        return {
+        row = {
             "replay_columns": len(self),
             "replay_age_mean": float(ages.mean()),
             "replay_age_max": float(ages.max()),
         }
+        if self._lags:
+            lags = np.concatenate(self._lags)
+            row |= {f"replay_lag_{name}": float(getattr(lags, name)()) for name in ("min", "mean", "max")}
+            self._lags.clear()
+        return row
 
 
 def parts_of(

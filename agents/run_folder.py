@@ -7,7 +7,7 @@ import functools
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,9 +26,10 @@ from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.network.cost import MultiplyAdds
 from agents.runtime.base import Positions
+from agents.terminal import warn
 from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
 from conf.named import check_named, named
-from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
+from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
 
@@ -47,12 +48,21 @@ def default_run(config: TrainConfig) -> str:
     return f"runs/{config.env.name}-{config.fusion.name}-{config.context.name}-seed{config.seed}"
 
 
-def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
+def resumed_config(
+    config: TrainConfig,
+    given: dict[str, Any],
+    outright: Collection[str] = (),
+    tell: Callable[[str], object] = warn,
+) -> TrainConfig:
     """The configuration of the run in `config.run`, with the keys of `given` that may change on resume.
+
+    A run that was begun with an earlier version keeps what a preset gave then (conf.schema.FORMER_VALUES).
 
     Args:
         config: from the command line.
         given: dotted keys that the command line sets (conf.loading.changed_keys).
+        outright: those of them that it names itself (conf.loading.outright_keys); a preset brings the others.
+        tell: is given a sentence about what the run keeps.
 
     Raises:
         InputError: `given` asks for another experiment, with both values of each key, several in lines of their own.
@@ -64,6 +74,15 @@ def resumed_config(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
     different = {
         key: wanted[key] for key in given if key not in MAY_CHANGE_ON_RESUME and known.get(key) != wanted.get(key)
     }
+    kept = {
+        key: known[key]
+        for key, value in different.items()
+        if key not in outright and key in FORMER_VALUES and FORMER_VALUES[key].get(value) == known.get(key)
+    }
+    for key, value in kept.items():
+        tell(
+            f"resume=true goes on with {key}={value}, with which the run was begun: new runs have {different.pop(key)}."
+        )
     if different:
         listed = [f"{key}={value} (the run has {known.get(key)})" for key, value in different.items()]
         if len(listed) == 1:

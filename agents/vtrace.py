@@ -7,9 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+PG_BOOTSTRAPS = ("mixed", "paper")
+"""What the policy gradient's advantage takes for the value of the next state; see `vtrace`."""
+
 
 class VTrace(NamedTuple):
-    """vs [T, B]: targets of the baseline. pg_advantages [T, B]: rho_s (r_s + gamma_s v_{s+1} - V(x_s))."""
+    """vs [T, B]: targets of the baseline. pg_advantages [T, B]: rho_s (r_s + gamma_s q_{s+1} - V(x_s))."""
 
     vs: Tensor
     pg_advantages: Tensor
@@ -28,11 +31,17 @@ def vtrace(
     clip_c: float = 1.0,
     clip_pg_rho: float = 1.0,
     lambda_: float = 1.0,
+    mixed: bool = True,
 ) -> VTrace:
     """V-trace targets and policy-gradient advantages.
 
         delta_t = rho_t (r_t + gamma_t V(x_{t+1}) - V(x_t))
         v_s = V(x_s) + delta_s + gamma_s c_s (v_{s+1} - V(x_{s+1})),   rho = min(clip_rho, pi/mu), c = lambda min(clip_c, pi/mu)
+        A_s = min(clip_pg_rho, pi/mu) (r_s + gamma_s q_{s+1} - V(x_s))
+        q_s = lambda v_s + (1 - lambda) V(x_s)   (mixed)   or   v_s   (paper)
+
+    On policy the mixed form, that of rlax, is GAE(lambda) (Schulman et al. 2016): delta_s + gamma lambda (v_{s+1} - V(x_{s+1})). The
+    paper's form has gamma in place of gamma lambda there. With lambda 1 both are the same to the bit.
 
     Args:
         log_rhos: log pi(a|x) - log mu(a|x), [T, B].
@@ -44,6 +53,7 @@ def vtrace(
             flows through it from the next episode, and the value of a truncated episode's last observation is what it bootstraps.
         clip_rho, clip_c, clip_pg_rho: the constants rho-bar, c-bar, and the clipping of rho in the advantage.
         lambda_: the lambda of the remark on V-trace(lambda).
+        mixed: which q.
 
     Returns:
         Targets and advantages, without gradient.
@@ -63,5 +73,7 @@ def vtrace(
         errors.append(error)
     vs = values + torch.stack(errors[::-1])
     next_vs = torch.cat([vs[1:], bootstrap_value.unsqueeze(0)])
+    if mixed:
+        next_vs = torch.lerp(next_values, next_vs, lambda_)
     pg_advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_vs - values)
     return VTrace(vs, pg_advantages)

@@ -11,6 +11,7 @@ from agents.network.context import CONTEXTS, TASK_ENCODINGS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
 from agents.rewards import REWARD_TRANSFORMS
+from agents.vtrace import PG_BOOTSTRAPS
 from conf.schema import (
     INFERENCE,
     PRECISIONS,
@@ -67,6 +68,7 @@ def check_train(config: TrainConfig) -> None:
         ("runtime.inference", config.runtime.inference, INFERENCE),
         ("runtime.task_schedule", config.runtime.task_schedule, TASK_SCHEDULES),
         ("learner.optimizer", config.learner.optimizer, OPTIMIZERS),
+        ("learner.pg_bootstrap", config.learner.pg_bootstrap, PG_BOOTSTRAPS),
         ("learner.reduction", config.learner.reduction, REDUCTIONS),
         ("learner.reward_transform", config.learner.reward_transform, REWARD_TRANSFORMS),
         ("precision", config.precision, PRECISIONS),

@@ -152,12 +152,17 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
     given = flatten(OmegaConf.to_container(_compose("train", overrides)))
     default = flatten(OmegaConf.to_container(_compose("train", [])))
     # A value that happens to be the default was still asked for: `seed=0` must not pass silently for a run of seed 1.
-    named = {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
+    named = outright_keys(overrides)
     return {
         key: value
         for key, value in given.items()
         if key in named or key.removesuffix(".name") in named or key not in default or default[key] != value
     }
+
+
+def outright_keys(overrides: Sequence[str]) -> set[str]:
+    """Keys and groups that `overrides` name themselves, without what the files of a group bring."""
+    return {override.key_or_group for override in _parse(overrides)}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -190,6 +195,9 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise InputError(f"{problem}: {_first_line(error)}.") from error
     config = _to_object(merged, TrainConfig)
+    if "pg_bootstrap" not in (data.get("learner") or {}) and config.learner.lambda_ != 1:
+        # It was begun before this key was there. With lambda 1 both forms are the same.
+        config.learner.pg_bootstrap = "paper"
     check_train(config)
     return config
 

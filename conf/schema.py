@@ -93,8 +93,10 @@ class LearnerConfig:
         passes: how often each batch is learned from. V-trace corrects for the policy that changes meanwhile.
         replay_fraction: part of the B columns that is drawn from earlier trajectories (agents/replay.py); 0 = none.
         replay_size: columns that are kept to draw from.
+        pg_bootstrap: one of agents.vtrace.PG_BOOTSTRAPS. Runs that were begun before this key was there have `paper`.
         compile: parts of the update by torch.compile; `true`, `false`, or `auto` (agents.plan.compiles).
         staging: with a GPU, batches travel from pinned memory while the one before is learned from; `auto`: yes.
+        optimizer: one of agents.learner.OPTIMIZERS.
         num_processes: learners, each in a process of its own. batch_size, replay_size and runtime.num_actors are those of all together,
             and the updates those that one learner would make. Under torchrun it is the number of processes that torchrun starts.
     """
@@ -124,6 +126,7 @@ class LearnerConfig:
     clip_c: float = 1.0
     clip_pg_rho: float = 1.0
     lambda_: float = 1.0
+    pg_bootstrap: str = "mixed"
     max_refused: int = 10
     compile: str = "auto"
     staging: str = "auto"
@@ -306,3 +309,6 @@ MAY_CHANGE_ON_RESUME = (
     "runtime.restart_window",
 )
 """Keys whose change leaves the experiment what it is. `resume=true` refuses a different value of any other."""
+
+FORMER_VALUES = {"learner.optimizer": {"rmsprop_tf": "rmsprop"}}
+"""By key, what presets give now and what they gave before. `resume=true` with such a preset goes on with what the run has."""

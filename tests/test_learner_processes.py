@@ -105,6 +105,17 @@ def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert content(two)["learner"]["counters"]["steps"] >= 620
 
 
+@pytest.mark.usefixtures("nothing_is_left_behind")
+def test_policy_lag_of_several_learners_is_counted_for_every_update(tmp_path: Path) -> None:
+    """Each of them makes its unroll of 6 columns into 2 parts of 3 and goes over them 3 times: 6 updates to a batch."""
+    several = ["runtime=serial", "log_seconds=0", "runtime.slots_per_actor=6", "learner.passes=3", TWO]
+    assert train.main([*TINY, *several, f"run={tmp_path}", "total_frames=200"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()]
+    for number, row in enumerate(rows, start=1):
+        assert row["updates"] == 6 * number
+        assert (row["policy_lag_min"], row["policy_lag_mean"], row["policy_lag_max"]) == (0, 2.5, 5)
+
+
 def test_one_learner_that_is_gone_keeps_no_other_from_being_told() -> None:
     told: list[int] = []
 

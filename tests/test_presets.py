@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import conf
 from agents import builder, requirements
 from conf.loading import compose_train
 from envs.suites import make_spec
@@ -31,7 +34,7 @@ def test_the_57_games_are_learned_as_published(name: str) -> None:
     learner = config.learner
     # Espeholt et al. 2018, appendix G.
     assert (learner.unroll_length, learner.batch_size, learner.reduction) == (20, 32, "sum")
-    assert (learner.optimizer, learner.learning_rate, learner.epsilon) == ("rmsprop", 6e-4, 0.01)
+    assert (learner.optimizer, learner.learning_rate, learner.epsilon) == ("rmsprop_tf", 6e-4, 0.01)
     assert learner.anneal
     assert (learner.max_gradient_norm, learner.entropy_cost, learner.baseline_cost) == (40, 0.01, 0.5)
     assert (learner.discounting, learner.reward_clip) == (0.99, 1)
@@ -45,6 +48,26 @@ def test_the_57_games_are_learned_as_published(name: str) -> None:
     # Only the last one is told which game it plays.
     told = config.context.name, config.fusion.sites
     assert told == (("task", ["core_input", "policy", "value"]) if name == "atari57_mi" else ("none", []))
+
+
+PUBLISHED = {
+    "experiment=impala": 0.1,
+    **{f"experiment={name}": 0.01 for name in ATARI57},
+    **{f"experiment=dmlab30_{name}": 0.1 for name in ("impala", "popart", "mi")},
+    "env=atari": 0.01,
+    "env=dmlab30": 0.1,
+}
+
+
+@pytest.mark.parametrize("choice", PUBLISHED)
+def test_published_constants_come_with_the_published_optimizer(choice: str) -> None:
+    learner = compose_train([choice]).learner
+    assert (learner.optimizer, learner.epsilon, learner.rms_decay) == ("rmsprop_tf", PUBLISHED[choice], 0.99)
+
+
+def test_no_preset_takes_the_other_rmsprop() -> None:
+    files = list(Path(conf.__path__[0]).rglob("*.yaml"))
+    assert files and not [path for path in files if "optimizer: rmsprop\n" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("name", ["impala", *ATARI57])

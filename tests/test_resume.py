@@ -214,3 +214,65 @@ def test_what_cannot_change_is_listed_line_by_line(run: Path, capsys: pytest.Cap
         "  learner.discounting=0.5 (the run has 0.99)",
         "  seed=4 (the run has 0)",
     ]
+
+
+# Runs of earlier versions
+
+
+def test_a_run_goes_on_with_the_optimizer_that_its_preset_had_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command line as before, whose preset brings another optimiser now."""
+    command = ["experiment=impala", *TINY, "fusion=concat", "torso.size=16", "learner.batch_size=3"]
+    old, whole = tmp_path / "old", tmp_path / "whole"
+    then = [*command, "learner.optimizer=rmsprop"]
+    assert train.main([*then, f"run={old}", "total_frames=60"]) == 0
+    assert "new runs" not in capsys.readouterr().err
+    assert train.main([*command, f"run={old}", "resume=true", "total_frames=120"]) == 0
+    told = (
+        "resume=true goes on with learner.optimizer=rmsprop, with which the run was begun: new runs have rmsprop_tf.\n"
+    )
+    assert capsys.readouterr().err == told
+    assert load_train(old / "config.yaml").learner.optimizer == "rmsprop"
+    assert train.main([*then, f"run={whole}", "total_frames=60"]) == 0
+    assert train.main([*then, f"run={whole}", "resume=true", "total_frames=120"]) == 0
+    weights = [load_checkpoint(find_checkpoint(run, print))["learner"] for run in (old, whole)]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    assert all(kept.keys() == {"step", "square_avg"} for kept in weights[0]["optimizer"]["state"].values())
+
+
+def test_an_optimizer_that_is_named_is_not_exchanged_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["experiment=impala", *TINY, "fusion=concat", "torso.size=16", "learner.batch_size=3", f"run={tmp_path}"]
+    assert train.main([*command, "total_frames=60", "learner.optimizer=rmsprop"]) == 0
+    capsys.readouterr()
+    assert train.main([*command, "total_frames=120", "resume=true", "learner.optimizer=rmsprop_tf"]) == 2
+    err = capsys.readouterr().err
+    assert "cannot change learner.optimizer=rmsprop_tf (the run has rmsprop)" in err and err.count("\n") == 1
+    # Nor is one that no preset ever had.
+    for other in ("adam", "rmsprop"):
+        run = tmp_path / other
+        assert train.main([*command, "total_frames=60", f"learner.optimizer={other}", f"run={run}"]) == 0
+    assert train.main([*command, "total_frames=120", "resume=true", f"run={tmp_path / 'adam'}"]) == 2
+    assert "cannot change learner.optimizer=rmsprop_tf (the run has adam)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("lambda_", "form"), [(0.9, "paper"), (1.0, "mixed")])
+def test_a_run_from_before_the_mixed_bootstrap_goes_on_as_it_was(tmp_path: Path, lambda_: float, form: str) -> None:
+    command = [*TINY, f"learner.lambda_={lambda_}"]
+    old, whole, new = (tmp_path / name for name in ("old", "whole", "new"))
+    for run in (old, whole):
+        then = [*command, "learner.pg_bootstrap=paper", f"run={run}"]
+        assert train.main([*then, "total_frames=60"]) == 0
+    saved = (old / "config.yaml").read_text(encoding="utf-8")
+    assert saved.count("  pg_bootstrap: paper\n") == 1
+    (old / "config.yaml").write_text(saved.replace("  pg_bootstrap: paper\n", ""), encoding="utf-8")
+    assert train.main([*command, f"run={old}", "resume=true", "total_frames=120"]) == 0
+    assert train.main([f"run={whole}", "resume=true", "total_frames=120"]) == 0
+    assert load_train(old / "config.yaml").learner.pg_bootstrap == form
+    weights = [load_checkpoint(find_checkpoint(run, print))["learner"] for run in (old, whole)]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    # A new run takes the mixed form.
+    assert train.main([*command, f"run={new}", "total_frames=60"]) == 0
+    assert load_train(new / "config.yaml").learner.pg_bootstrap == "mixed"

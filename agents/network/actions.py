@@ -30,8 +30,10 @@ from envs.spec import EnvSpec
 LEAST_STD = 0.02
 """Of a continuous action before it is squashed: a policy that is surer than this would make importance ratios of rounding errors."""
 
-_ENTROPY_NODES = 32
-"""Of the quadrature; the error is below 0.003 nats for standard deviations up to 3."""
+_SCALES = (0.3, 2.5, 10)
+"""Smallest, largest and number of the scales that stand for Kolmogorov's distribution; the error of an entropy is below 1e-6 nats for
+every mean and deviation.
+"""
 
 
 class ActionDistribution(Protocol):
@@ -200,7 +202,15 @@ class TanhGaussian:
 
         H = sum_d log std_d + (1 + log 2 pi) / 2 + E[log(1 - tanh(u_d)^2)]
 
-    and its expectation is computed by Gauss-Hermite quadrature: without the noise of a sample, and with the exact gradient of the sum.
+    Its expectation is that of |u - v|, for log(1 - tanh(u)^2) = 2 log 2 - 2 E|u - v| with v of the logistic distribution of scale 1/2:
+    both sides have the second derivative -2 (1 - tanh(u)^2), and they agree far out. This v is a Gaussian whose deviation k has
+    Kolmogorov's distribution (Andrews and Mallows 1974), so
+
+        E[log(1 - tanh(u)^2)] = 2 log 2 - 2 E_k[E|w|],   w Gaussian with u's mean and deviation (std^2 + k^2)^(1/2)
+        E|w| = (2 / pi)^(1/2) s exp(-mean^2 / 2 s^2) + mean erf(mean / (2^(1/2) s)),   s the deviation of w
+
+    of which a few k give the mean over k: without the noise of a sample, and with the exact gradient of the sum. A quadrature over u itself
+    needs the more points the larger the deviation is, because tanh is steep at one place.
 
     The greedy action is tanh(mean), the median. Where a density of this family has its peak on the bounds, the mode would be an action
     that the policy hardly ever takes.
@@ -257,8 +267,9 @@ class TanhGaussian:
 
     def entropy(self, parameters: Tensor) -> Tensor:
         mean, log_std = parameters.chunk(2, dim=-1)
-        x, w = _quadrature(_ENTROPY_NODES, mean.dtype, mean.device)
-        squashing = _log_slope(mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * x) @ w
+        scales, weights = _kolmogorov(mean.dtype, mean.device)
+        distance = _mean_distance(mean.unsqueeze(-1), torch.hypot(log_std.exp().unsqueeze(-1), scales)) @ weights
+        squashing = 2 * (math.log(2) - distance)
         return (log_std + 0.5 * (1 + math.log(2 * math.pi)) + squashing).sum(dim=-1)
 
 
@@ -273,10 +284,22 @@ def _firsts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @cache
-def _quadrature(count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes x and weights w: E[f(X)] = sum_i w_i f(x_i) for a standard Gaussian X."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
-    return tuple(torch.tensor(array, dtype=dtype, device=device) for array in (nodes, weights / weights.sum()))  # type: ignore[return-value]
+def _kolmogorov(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Points k and weights w: E[f(K)] = sum_i w_i f(k_i) for K of Kolmogorov's distribution, by the trapezoidal rule in log k.
+
+    Its density is (2 pi)^(1/2) / k^2 sum_j (2 a_j - 1) exp(-a_j) with a_j = ((2 j - 1) pi / k)^2 / 8.
+    """
+    points = np.geomspace(*_SCALES)
+    terms = ((2 * np.arange(1, 21)[:, None] - 1) * np.pi / points) ** 2 / 8
+    # dk = k d(log k); the constant factor drops out.
+    weights = ((2 * terms - 1) * np.exp(-terms)).sum(axis=0) / points
+    return tuple(torch.tensor(array, dtype=dtype, device=device) for array in (points, weights / weights.sum()))  # type: ignore[return-value]
+
+
+def _mean_distance(mean: Tensor, std: Tensor) -> Tensor:
+    """E|w| of a Gaussian w."""
+    ratio = mean / std
+    return math.sqrt(2 / math.pi) * std * (-0.5 * ratio.square()).exp() + mean * (ratio / math.sqrt(2)).erf()
 
 
 def _log_slope(u: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from envs.spec import ArraySpec
 
 
 class SerialRuntime:
-    """Actors take turns in this process and act with the learner's own network, so policy lag is zero.
+    """Actors take turns in this process and act with the learner's own network: only the updates of the same batch make policy lag.
 
     Args:
         make_actor: see runtime/base.py.

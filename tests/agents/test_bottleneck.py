@@ -320,7 +320,7 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
             inference_seconds=2.0,
             actor_wait_seconds=1.0,
         )
-        clock.tick(batch, number - 1, LearnerState(updates=number, steps=10 * number))
+        clock.tick(batch, [number - 1], LearnerState(updates=number, steps=10 * number))
 
     update(1, wait=1000.0)
     for number in range(2, 21):
@@ -343,3 +343,18 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
     assert row["time/learner"] + row["time/wait"] + row["time/disk"] == pytest.approx(1)
     assert row["time/actor_wait"] == 0.125
     assert clock.seconds == pytest.approx(100 + now[0])
+
+
+def test_policy_lag_is_of_every_update_with_every_unroll() -> None:
+    clock = Clock(0.0, LearnerState(), action_repeat=1)
+    times = dict.fromkeys(
+        ("wait_seconds", "actor_seconds", "env_seconds", "inference_seconds", "actor_wait_seconds"), 0.0
+    )
+    for versions, before in (([3, 5], [7, 8]), ([6], [9, 10, 11])):
+        clock.tick(
+            Batch(trajectory={}, weights_versions=versions, **times), before, LearnerState(updates=before[-1] + 1)
+        )
+    row = clock.row(LearnerState(updates=12), {})
+    lags = [7 - 3, 7 - 5, 8 - 3, 8 - 5, 9 - 6, 10 - 6, 11 - 6]
+    assert (row["policy_lag_min"], row["policy_lag_max"]) == (2, 5)
+    assert row["policy_lag_mean"] == pytest.approx(sum(lags) / len(lags))

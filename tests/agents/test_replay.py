@@ -88,6 +88,34 @@ def test_age_counts_from_the_weights_that_were_played_with() -> None:
     assert replay.row(10) == {"replay_columns": 8, "replay_age_mean": 4.0, "replay_age_max": 7.0}
 
 
+def test_lag_is_that_of_the_updates_that_drew() -> None:
+    replay = make_replay(8)
+    for number in range(3):
+        batch = numbered(number * B)
+        parts = list(parts_of(batch, replay, fresh=3, replayed=5, passes=2))
+        drawn = [[int(each) for each in numbers(part)[3:]] for part, _ in parts]
+        before = [10 * number + index for index in range(4)]
+        replay.learned(before)
+        row = replay.row(99)
+        if number == 0:
+            assert not drawn[0] and "replay_lag_max" not in row
+        else:
+            # Column c came in batch c // B, whose weights had this number.
+            lags = [made - 2 * (column // B) for made, columns in zip(before, drawn, strict=True) for column in columns]
+            assert (row["replay_lag_min"], row["replay_lag_max"]) == (min(lags), max(lags))
+            assert row["replay_lag_mean"] == pytest.approx(sum(lags) / len(lags))
+            assert "replay_lag_max" not in replay.row(99), "counted twice"
+        replay.add(batch, [2 * number])
+
+
+def test_what_is_drawn_by_who_does_not_ask_for_lags_is_not_kept() -> None:
+    replay = make_replay(8)
+    for _ in range(50):
+        replay.add(numbered(0), [0])
+        replay.sample(3)
+    assert len(replay._drawn) == 1
+
+
 # What is drawn
 
 

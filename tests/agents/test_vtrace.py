@@ -28,7 +28,7 @@ def random_inputs(seed: int, length: int, discounting: float = 0.9) -> dict[str,
 
 
 def truth(
-    inputs: dict[str, torch.Tensor], clip_rho: float, clip_c: float, clip_pg_rho: float, lambda_: float
+    inputs: dict[str, torch.Tensor], clip_rho: float, clip_c: float, clip_pg_rho: float, lambda_: float, mixed: bool
 ) -> VTrace:
     """Equation 1 as a sum over t for every s, each factor written out. No recursion, no mask."""
     log_rhos, discounts, rewards, values, bootstrap = (inputs[key].numpy() for key in inputs)
@@ -48,7 +48,8 @@ def truth(
                 delta = rho[t, b] * (rewards[t, b] + discounts[t, b] * values[t + 1, b] - values[t, b])
                 vs[s, b] += factor * delta
         for s in range(length):
-            target = rewards[s, b] + discounts[s, b] * vs[s + 1, b]
+            following = lambda_ * vs[s + 1, b] + (1 - lambda_) * values[s + 1, b] if mixed else vs[s + 1, b]
+            target = rewards[s, b] + discounts[s, b] * following
             advantages[s, b] = min(clip_pg_rho, ratio[s, b]) * (target - values[s, b])
     return VTrace(torch.from_numpy(vs[:-1]), torch.from_numpy(advantages))
 
@@ -60,15 +61,44 @@ def truth(
     clip_c=st.sampled_from([0.4, 1.0, 1.7]),
     clip_pg_rho=st.sampled_from([0.6, 1.0, 3.0]),
     lambda_=st.sampled_from([0.0, 0.7, 1.0]),
+    mixed=st.booleans(),
 )
 def test_is_the_sum_of_the_paper(
-    seed: int, length: int, clip_rho: float, clip_c: float, clip_pg_rho: float, lambda_: float
+    seed: int, length: int, clip_rho: float, clip_c: float, clip_pg_rho: float, lambda_: float, mixed: bool
 ) -> None:
     inputs = random_inputs(seed, length)
     clips = {"clip_rho": clip_rho, "clip_c": clip_c, "clip_pg_rho": clip_pg_rho, "lambda_": lambda_}
-    result, expected = vtrace(**inputs, **clips), truth(inputs, **clips)
+    result, expected = vtrace(**inputs, **clips, mixed=mixed), truth(inputs, **clips, mixed=mixed)
     torch.testing.assert_close(result.vs, expected.vs)
     torch.testing.assert_close(result.pg_advantages, expected.pg_advantages)
+
+
+@given(seed=st.integers(0, 2**31), length=st.integers(1, 12), lambda_=st.sampled_from([0.0, 0.3, 0.8, 0.95, 0.99, 1.0]))
+def test_on_policy_advantages_are_gae(seed: int, length: int, lambda_: float) -> None:
+    """Schulman et al. 2016, equation 16: A_s = sum_k (gamma lambda)^k delta_{s+k}, cut where an episode ends."""
+    inputs = random_inputs(seed, length)
+    inputs["log_rhos"].zero_()
+    discounts, rewards = inputs["discounts"].numpy(), inputs["rewards"].numpy()
+    values = torch.cat([inputs["values"], inputs["bootstrap_value"][None]]).numpy()
+    expected = np.zeros((length, COLUMNS))
+    for s in range(length):
+        factor = np.ones(COLUMNS)
+        for t in range(s, length):
+            expected[s] += factor * (rewards[t] + discounts[t] * values[t + 1] - values[t])
+            factor *= discounts[t] * lambda_
+    result = vtrace(**inputs, lambda_=lambda_)
+    torch.testing.assert_close(result.pg_advantages, torch.from_numpy(expected))
+    # The targets of the baseline are those of GAE, too: A + V.
+    torch.testing.assert_close(result.vs, torch.from_numpy(expected + values[:-1]))
+
+
+def test_with_lambda_1_the_two_bootstraps_are_the_same_to_the_bit() -> None:
+    inputs = {key: value.float() for key, value in random_inputs(3, 7).items()}
+    mixed, paper = (vtrace(**inputs, **(CLIPS | {"lambda_": 1.0}), mixed=mixed) for mixed in (True, False))
+    assert torch.equal(mixed.vs, paper.vs) and torch.equal(mixed.pg_advantages, paper.pg_advantages)
+    assert not torch.equal(
+        vtrace(**inputs, **CLIPS).pg_advantages, vtrace(**inputs, **CLIPS, mixed=False).pg_advantages
+    )
 
 
 def test_on_policy_is_the_n_step_bellman_target() -> None:

@@ -1,0 +1,52 @@
+"""Optimisers of our own against their formulas, in NumPy and one number at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from agents.optimizers import RMSpropTF
+
+SHAPES = ((3, 2), (4,), (), (1, 2, 2))
+
+
+@pytest.mark.parametrize(("lr", "decay", "eps"), [(6e-4, 0.99, 0.01), (4.8e-4, 0.99, 0.1), (0.3, 0.5, 1e-8)])
+def test_rmsprop_tf_is_the_formula_of_tensorflow(lr: float, decay: float, eps: float) -> None:
+    """training_ops ApplyRMSProp with momentum 0: ms += (g^2 - ms) (1 - rho); var -= lr g / sqrt(ms + epsilon), and ms = 1 at first."""
+    rng = np.random.default_rng(3)
+    start = [rng.normal(size=shape) for shape in SHAPES]
+    parameters = [torch.nn.Parameter(torch.tensor(array)) for array in start]
+    optimizer = RMSpropTF(parameters, lr=lr, decay=decay, eps=eps)
+    truth = [(np.array(array), np.ones(array.shape)) for array in start]
+    for step in range(60):
+        lr *= 0.97
+        optimizer.param_groups[0]["lr"] = lr
+        for number, (parameter, (weight, square)) in enumerate(zip(parameters, truth, strict=True)):
+            # One of them has a gradient every second time only.
+            parameter.grad = None
+            if number == 1 and step % 2:
+                continue
+            gradient = rng.normal(size=parameter.shape) * 10.0 ** rng.integers(-4, 2)
+            parameter.grad = torch.tensor(gradient)
+            for place in np.ndindex(weight.shape):
+                square[place] += (gradient[place] ** 2 - square[place]) * (1 - decay)
+                weight[place] -= lr * gradient[place] / math.sqrt(square[place] + eps)
+        optimizer.step()
+        for parameter, (weight, _) in zip(parameters, truth, strict=True):
+            np.testing.assert_allclose(parameter.detach().numpy(), weight, rtol=1e-12)
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.01])
+def test_first_updates_of_rmsprop_tf_are_not_those_of_pytorch(eps: float) -> None:
+    """What the two differ in: a gradient of 0.01 moves a weight by about lr 0.01 and not by lr."""
+    moved = []
+    for make in (RMSpropTF, torch.optim.RMSprop):
+        weight = torch.nn.Parameter(torch.zeros(1))
+        weight.grad = torch.full((1,), 0.01)
+        make([weight], lr=1.0, eps=eps).step()
+        moved.append(-weight.item())
+    assert moved[0] == pytest.approx(0.01 / math.sqrt(0.99 + eps + 1e-6))
+    assert 9 < moved[1] / moved[0] < 100
