@@ -17,6 +17,7 @@ from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork, core_input_size
 from agents.network.context import ContextEncoder
 from agents.network.core import CORES, Core
+from agents.network.initialization import initialize
 from agents.network.torso import build_torso
 from agents.policy import Policy
 from agents.replay import Replay
@@ -65,7 +66,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     fusions = {site: _build_fusion(config, context, *sizes[site]) for site in sites if site != TORSO}
     if TORSO in sites:
         fusions[TORSO] = _build_spatial_fusion(config, context, torso)
-    return AgentNetwork(
+    network = AgentNetwork(
         torso,
         context,
         fusions,
@@ -77,6 +78,8 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         else (actions.num_parameters,) * len(env.tasks),
         num_values=len(env.tasks) if config.learner.popart else 1,
     )
+    initialize(network, config.initialization)
+    return network
 
 
 def build_learner(

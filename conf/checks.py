@@ -9,6 +9,7 @@ from agents.fusion import FUSION_NAMES, FUSIONS, KEYS, SITES, SPATIAL_FUSIONS, T
 from agents.learner import OPTIMIZERS
 from agents.network.context import CONTEXTS, TASK_ENCODINGS
 from agents.network.core import CORES
+from agents.network.initialization import INITIALIZATIONS
 from agents.network.torso import TORSOS
 from agents.rewards import REWARD_TRANSFORMS
 from agents.vtrace import PG_BOOTSTRAPS
@@ -72,6 +73,7 @@ def check_train(config: TrainConfig) -> None:
         ("learner.reduction", config.learner.reduction, REDUCTIONS),
         ("learner.reward_transform", config.learner.reward_transform, REWARD_TRANSFORMS),
         ("precision", config.precision, PRECISIONS),
+        ("initialization", config.initialization, INITIALIZATIONS),
         # Hydra writes what is read as a truth value with a capital.
         ("learner.compile", config.learner.compile.lower(), SWITCHES),
         ("learner.staging", config.learner.staging.lower(), SWITCHES),

@@ -195,6 +195,9 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise InputError(f"{problem}: {_first_line(error)}.") from error
     config = _to_object(merged, TrainConfig)
+    if "initialization" not in data:
+        # It was begun before this key was there, with torch's own weights.
+        config.initialization = "torch"
     if "pg_bootstrap" not in (data.get("learner") or {}) and config.learner.lambda_ != 1:
         # It was begun before this key was there. With lambda 1 both forms are the same.
         config.learner.pg_bootstrap = "paper"

@@ -207,6 +207,7 @@ class TrainConfig:
         log_frames: a log step whenever this many more frames have been played, in place of log_seconds, so that log steps do not
             depend on how fast the machine is; 0 = by time.
         display: progress on the terminal.
+        initialization: weights at the start (agents/network/initialization.py).
         stop_at_success: ends the run early, when the mean over tasks of the success over the last 100 episodes reaches it and every
             task has had that many; 0 = never.
     """
@@ -233,6 +234,7 @@ class TrainConfig:
     display: bool = True
     stop_at_success: float = 0.0
     match_params: str = ""
+    initialization: str = "scaled"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -310,5 +312,9 @@ MAY_CHANGE_ON_RESUME = (
 )
 """Keys whose change leaves the experiment what it is. `resume=true` refuses a different value of any other."""
 
-FORMER_VALUES = {"learner.optimizer": {"rmsprop_tf": "rmsprop"}}
+FORMER_VALUES = {
+    "learner.optimizer": {"rmsprop_tf": "rmsprop"},
+    "initialization": {"sonnet": "torch"},
+    "learner.popart_step_size": {3e-3: 3e-4},
+}
 """By key, what presets give now and what they gave before. `resume=true` with such a preset goes on with what the run has."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from agents.network.initialization import RELU_GAIN, keep_variance
 from agents.network.multiplicative_cores import MogrifierCore, MultiplicativeIntegrationCore, MultiplicativeLSTMCore
 from agents.transfer import send, send_one
 
@@ -159,6 +160,7 @@ class FeedForwardCore(nn.Module):
         self.size = size
         self.state_size = 0
         self.linear = nn.Linear(x_size, size)
+        keep_variance(self.linear, RELU_GAIN)
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
         """See the module docstring."""

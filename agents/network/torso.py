@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from agents.network.initialization import RELU_GAIN, keep_variance
 from agents.shapes import repeating_size
 from envs.errors import InputError, unknown_name
 from envs.spec import EnvSpec
@@ -19,6 +20,11 @@ from envs.spec import EnvSpec
 Observation = Mapping[str, Tensor]
 Fuse = Callable[[Tensor], Tensor]
 """What happens to the feature map before it is flattened: [N, C, H, W] -> the same shape."""
+
+# Pixels lie in [0, 1] with a mean square of about 1/4, which the first layer brings to 1.
+_PIXEL_GAIN = 2.0
+# Of the second convolution in a residual block: six blocks then add a third to the mean square. Blocks of full size multiply it by 60.
+_RESIDUAL_GAIN = 0.3
 
 
 class GridTorso(nn.Module):
@@ -66,6 +72,11 @@ class GridTorso(nn.Module):
         self.map_shape = channels[-1], height - len(channels), width - len(channels)
         self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
         self.size = size
+        # One of the codes of each channel is 1, so that the mean square of what the first convolution reads is below 1.
+        one_hot_gain = math.sqrt(sum(symbol_counts) / len(symbol_counts))
+        for number, layer in enumerate((*self.convolutions, self.linear)):
+            assert isinstance(layer, nn.Conv2d | nn.Linear)
+            keep_variance(layer, RELU_GAIN * (1.0 if number else one_hot_gain))
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
         """One row of features per sample."""
@@ -120,12 +131,9 @@ class ShallowTorso(nn.Module):
         self.map_shape = 32, h, w
         self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
         self.size = size
-        # By torch's default weights the features of different pictures hardly differ: by 0.001 in a scene of ViZDoom, with these by
-        # 0.02. With small budgets that decides whether anything is learned.
-        for layer in (self.conv1, self.conv2, self.linear):
-            weight, bias = layer.parameters()
-            nn.init.orthogonal_(weight, math.sqrt(2))
-            nn.init.zeros_(bias)
+        keep_variance(self.conv1, _PIXEL_GAIN * RELU_GAIN)
+        keep_variance(self.conv2, RELU_GAIN)
+        keep_variance(self.linear, RELU_GAIN)
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
         """One row of features per sample; `fuse` sees the map of the last convolution, of `map_shape`."""
@@ -140,6 +148,8 @@ class _Residual(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        keep_variance(self.conv1, RELU_GAIN)
+        keep_variance(self.conv2, _RESIDUAL_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.conv1(F.relu(x)).relu_())  # type: ignore[no-any-return]
@@ -155,15 +165,19 @@ class DeepTorso(nn.Module):
         super().__init__()
         height, width, channels = shape
         self.first = nn.Conv2d(channels, 16, 3, padding=1)
+        keep_variance(self.first, _PIXEL_GAIN)
         stages: list[nn.Module] = []
         for out in (16, 32, 32):
             if stages:
-                stages.append(nn.Conv2d(channels, out, 3, padding=1))
+                between = nn.Conv2d(channels, out, 3, padding=1)
+                keep_variance(between)
+                stages.append(between)
             stages += [nn.MaxPool2d(3, stride=2, padding=1), _Residual(out), _Residual(out)]
             channels, height, width = out, (height + 1) // 2, (width + 1) // 2
         self.stages = nn.Sequential(*stages)
         self.map_shape = channels, height, width
         self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
+        keep_variance(self.linear, RELU_GAIN)
         self.size = size
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
@@ -180,6 +194,9 @@ class MLPTorso(nn.Module):
         self.map_shape = None
         widths = [vector_size, *sizes]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            keep_variance(layer, RELU_GAIN)
         self.size = sizes[-1] if sizes else vector_size
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:

@@ -1,0 +1,241 @@
+"""What reaches each layer of a new agent: on observations that were played, differences between them survive."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agents.builder import build_network
+from agents.fusion import FUSIONS, SPATIAL_FUSIONS
+from agents.network.actions import action_distribution
+from agents.network.agent import AgentNetwork
+from agents.network.core import CORES
+from agents.network.initialization import INITIALIZATIONS, initialize, keep_variance
+from agents.policy import Policy
+from conf.loading import compose_train
+from conf.schema import TrainConfig
+from envs.spec import EnvSpec, Slot, Split
+from envs.suites import make_env, make_spec
+
+DTYPES = (None, torch.bfloat16)
+
+SUITES = {
+    "grid, default suite": ["env=babyai"],
+    "grid, MemoryS7": ["env.tasks=[MiniGrid-MemoryS7-v0]"],
+    "grid, conditional": ["env=conditional", "env.observation=image"],
+    "shallow, Breakout": ["env=atari", "env.tasks=[Breakout]", "torso=shallow"],
+    "deep, Breakout": ["env=atari", "env.tasks=[Breakout]", "torso=deep"],
+    "shallow, ViZDoom": ["env=vizdoom", "env.tasks=[basic]", "torso=shallow"],
+    "deep, ViZDoom": ["env=vizdoom", "env.tasks=[basic]", "torso=deep"],
+    "shallow, DMLab2D": ["env=dmlab2d", "env.tasks=[commons_harvest]", "torso=shallow"],
+    "mlp, CartPole": ["env=gymnasium", "env.tasks=[CartPole-v1]"],
+    "mlp, Acrobot": ["env=gymnasium", "env.tasks=[Acrobot-v1]"],
+    "mlp, conditional": ["env=conditional"],
+}
+WITH_A_MAP = ("grid, default suite", "shallow, Breakout", "deep, Breakout")
+
+
+class Played(NamedTuple):
+    """240 observations of random play and what an agent is given with them at an episode's first step, each [N, ...]."""
+
+    config: TrainConfig
+    env: EnvSpec
+    inputs: dict[str, Tensor]
+
+
+@functools.cache
+def played(suite: str) -> Played:
+    config = compose_train(SUITES[suite])
+    env = make_spec(config.env)
+    slots = [Slot(task=number % len(env.tasks), index=number) for number in range(16)]
+    counts = np.array([env.action_counts[slot.task] for slot in slots])
+    vector_env = make_env(config.env, env, slots, 0, Split.TRAIN)
+    rng, kept = np.random.default_rng(0), []
+    vector_env.reset()
+    for step in range(60):
+        observation, *_ = vector_env.step(rng.integers(counts).astype(np.int32))
+        if step % 4 == 3:
+            kept.append({key: np.array(value) for key, value in observation.items()})
+    vector_env.close()
+    inputs = {key: torch.from_numpy(np.concatenate([row[key] for row in kept])) for key in kept[0]}
+    samples = len(inputs["task"])
+    inputs |= {
+        "task": inputs["task"].int(),
+        "reset": torch.ones(samples, dtype=torch.bool),
+        "last_action": action_distribution(env).no_action(samples),
+        "last_reward": torch.zeros(samples),
+    }
+    return Played(config, env, inputs)
+
+
+def outputs(network: AgentNetwork, inputs: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Of torso and core, and the parameters of the policy, as an actor computes them in that precision."""
+    policy = Policy(network, len(inputs["reset"]), autocast=dtype)
+    found: dict[str, Tensor] = {}
+    for name in ("torso", "core"):
+        module = getattr(policy._acting, name)
+        module.register_forward_hook(
+            lambda module, given, result, name=name: found.update({name: result[0][0] if name == "core" else result})
+        )
+    found["policy"] = policy.distribution(inputs)
+    return {name: result.float() for name, result in found.items()}
+
+
+def deviation(features: Tensor) -> float:
+    """Standard deviation between observations, mean over features: [N, F]."""
+    return float(features.std(dim=0).mean())
+
+
+def root_mean_square(features: Tensor) -> float:
+    return float(features.square().mean().sqrt())
+
+
+def network_of(suite: str, *, seed: int = 0, **options: str) -> AgentNetwork:
+    config, env, _ = played(suite)
+    overrides = [f"{key}={value}" for key, value in options.items()]
+    torch.manual_seed(seed)
+    return build_network(compose_train([*SUITES[suite], *overrides]) if overrides else config, env)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
+@pytest.mark.parametrize("suite", SUITES)
+def test_observations_differ_behind_the_torso(suite: str, dtype: torch.dtype | None, seed: int) -> None:
+    features = outputs(network_of(suite, seed=seed), played(suite).inputs, dtype)["torso"]
+    assert deviation(features) >= (0.1 if suite == "grid, default suite" else 0.01)
+    assert 0.1 <= root_mean_square(features) <= 2
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("suite", SUITES)
+def test_observations_differ_behind_every_core_and_fusion(suite: str, fusion: str) -> None:
+    """The torso's output is the same for all of them, so it is computed once for each precision."""
+    config, env, inputs = played(suite)
+    torch.manual_seed(0)
+    torso = build_network(config, env).torso
+    for core, dtype in itertools.product(CORES, DTYPES):
+        network = network_of(suite, fusion=fusion, core=core)
+        network.torso = Remembered(torso, (suite, dtype))
+        found = outputs(network, inputs, dtype)
+        assert deviation(found["core"]) >= 0.002, (core, dtype)
+        assert deviation(found["policy"]) > 0, (core, dtype)
+
+
+class Remembered(nn.Module):
+    """A torso's features of the observations of a suite, computed once for each `key`."""
+
+    results: dict[object, Tensor] = {}  # noqa: RUF012 - shared on purpose
+
+    def __init__(self, torso: nn.Module, key: object) -> None:
+        super().__init__()
+        self.torso, self.key = torso, key
+
+    def forward(self, observation: dict[str, Tensor], fuse: object = None) -> Tensor:
+        if self.key not in self.results:
+            self.results[self.key] = self.torso(observation, fuse)
+        return self.results[self.key]
+
+
+@pytest.mark.parametrize("form", SPATIAL_FUSIONS)
+@pytest.mark.parametrize("suite", WITH_A_MAP)
+def test_observations_differ_behind_every_form_on_the_feature_map(suite: str, form: str) -> None:
+    network = network_of(suite, fusion=form, **{"fusion.spatial": form, "fusion.sites": "[torso]"})
+    for dtype in DTYPES:
+        found = outputs(network, played(suite).inputs, dtype)
+        assert deviation(found["torso"]) >= 0.01, dtype
+        assert 0.1 <= root_mean_square(found["torso"]) <= 2, dtype
+        assert deviation(found["core"]) >= 0.002, dtype
+
+
+@pytest.mark.parametrize("context", ["task", "instruction", "both"])
+def test_contexts_differ_behind_their_encoder(context: str) -> None:
+    """Of the default suite, about 30 of them."""
+    _, _, inputs = played("grid, default suite")
+    encoder = network_of("grid, default suite", context=context).context_encoder
+    rows = np.unique(encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy()), axis=0)
+    z = encoder(encoder.contexts_from_rows(rows))[: len(rows)].detach()
+    assert deviation(z) >= 0.3
+    assert 0.5 <= root_mean_square(z) <= 2
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_first_policy_is_close_to_uniform(suite: str) -> None:
+    """Its entropy is within 0.05 nats of the largest, and yet it is not the same for every observation."""
+    network, (_, env, inputs) = network_of(suite), played(suite)
+    parameters = outputs(network, inputs, None)["policy"]
+    entropy = network.actions.entropy(parameters)
+    if env.action_kind == "discrete":
+        largest = torch.tensor([math.log(env.action_counts[task]) for task in inputs["task"]])
+        assert (largest - entropy).max() < 0.05
+    assert deviation(parameters) > 1e-5
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 200), (64, 64), (200, 3)])
+def test_outputs_have_the_variance_of_the_inputs(rows: int, columns: int) -> None:
+    """Also where there are more outputs than inputs, which plain orthogonal weights make small."""
+    torch.manual_seed(0)
+    x = torch.randn(5000, columns)
+    layer = nn.Linear(columns, rows)
+    keep_variance(layer, 1.5)
+    with torch.no_grad():
+        y = layer(x)
+    assert root_mean_square(y) == pytest.approx(1.5, rel=0.05)
+    lengths = layer.weight.norm(dim=1)
+    if rows <= columns:
+        torch.testing.assert_close(layer.weight @ layer.weight.t(), 2.25 * torch.eye(rows))
+    assert float(lengths.square().mean().detach()) == pytest.approx(2.25, rel=1e-4)
+    assert not layer.bias.any()
+
+
+def test_published_weights_are_those_of_the_released_code() -> None:
+    """Truncated normal of deviation 1 / sqrt(X) and Glorot's uniform, by their moments and bounds."""
+    torch.manual_seed(0)
+    layers = nn.ModuleDict(
+        {"linear": nn.Linear(300, 400), "conv": nn.Conv2d(30, 40, 3), "words": nn.Embedding(400, 50, padding_idx=0)}
+    )
+    layers["lstm"] = nn.LSTM(200, 100)
+    initialize(layers, "sonnet")
+    for weight, inputs in (
+        (layers["linear"].weight, 300),
+        (layers["conv"].weight, 270),
+        (layers["words"].weight[1:], 400),
+    ):
+        # The standard deviation of a standard normal variable that is cut off at -2 and 2.
+        assert float(weight.detach().std()) == pytest.approx(0.8796 / math.sqrt(inputs), rel=0.02)
+        assert float(weight.abs().max()) <= 2 / math.sqrt(inputs)
+    assert not layers["linear"].bias.any() and not layers["conv"].bias.any() and not layers["words"].weight[0].any()
+    weight_x, weight_h, bias_x, bias_h = layers["lstm"].all_weights[0]
+    bound = math.sqrt(6 / (300 + 400))
+    for weight in (weight_x, weight_h):
+        assert float(weight.abs().max()) == pytest.approx(bound, rel=0.01)
+        assert float(weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert (bias_x + bias_h).tolist() == [0.0] * 100 + [1.0] * 100 + [0.0] * 200
+
+
+def test_every_initialization_is_another_one() -> None:
+    firsts = []
+    for name in INITIALIZATIONS:
+        network = network_of("mlp, conditional", initialization=name)
+        firsts.append(next(network.torso.parameters()).flatten()[:4].tolist())
+    assert len({tuple(first) for first in firsts}) == len(INITIALIZATIONS)
+
+
+def test_published_presets_begin_as_published() -> None:
+    for preset in (
+        "impala",
+        "atari57_impala",
+        "atari57_popart",
+        "atari57_mi",
+        "dmlab30_impala",
+        "dmlab30_mi",
+        "dmlab30_popart",
+    ):
+        assert compose_train([f"experiment={preset}"]).initialization == "sonnet"
+    assert compose_train([]).initialization == "scaled"
