@@ -36,9 +36,8 @@ def sequences() -> tuple[TrainConfig, EnvSpec, NDArray[np.uint8], NDArray[np.boo
     env = make_spec(config.env)
     vector_env = make_env(config.env, env, [Slot(task=0, index=index) for index in range(512)], 0, Split.TRAIN)
     vector_env.reset()
-    images = []
-    for action in (LEFT, LEFT, LEFT, LEFT, FORWARD, FORWARD):
-        images.append(vector_env.step(np.full(512, action, np.int32))[0]["image"].copy())
+    moves = (LEFT, LEFT, LEFT, LEFT, FORWARD, FORWARD)
+    images = [vector_env.step(np.full(512, move, np.int32))[0]["image"].copy() for move in moves]
     vector_env.close()
     shown = np.stack(images[1:])
     keys, balls = ((shown[..., 0] == kind).any(axis=(2, 3)) for kind in (KEY, BALL))
