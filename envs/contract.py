@@ -5,7 +5,7 @@ row in a table.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import InputError
@@ -42,6 +42,8 @@ class Suite:
         modules: config -> modules that both functions import because the config names them, with the key that does.
         outside: config -> other things of this machine that environments use because the config names them, files and folders mostly,
             with the key that does.
+        settle: (config, spec) -> config with what `make_spec` found out by playing, so that whoever reads it again need not.
+        former: by key, what a saved configuration without that key means: what the suite did before it had the key.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Suite:
     make_env: Callable[..., SuiteVectorEnv]
     modules: Callable[[Any], Mapping[str, str]] = lambda config: {}
     outside: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    settle: Callable[[Any, EnvSpec], Any] = lambda config, spec: config
+    former: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_size(key: str, value: int, least: int, most: int) -> None:
