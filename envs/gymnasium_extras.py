@@ -13,7 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from envs.errors import InputError
-from envs.gymnasium_actions import first_components
+from envs.gymnasium_actions import MultiDiscreteActions, first_components
 from envs.gymnasium_spaces import Space, UnsupportedSpaceError
 
 MASK = "action_mask"
@@ -25,7 +25,7 @@ _NOTHING = spaces.Box(0, 0, (1,), np.float32)
 
 
 class Extras(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """An environment whose observations are without text and action mask, which lie in `shown`.
+    """An environment whose observations are without text and action mask, which lie in `suite_extras`.
 
     An action mask is `info["action_mask"]`, or the entry `action_mask` of a Dict observation, which has precedence. It holds one number
     for each action, and for multi-discrete actions one for each choice of each component, one component after the other; for Dict and Tuple
@@ -35,10 +35,10 @@ class Extras(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Args:
         env: takes discrete or multi-discrete actions, if `size` is given.
         task: its name in messages.
-        size: length of the mask in `shown`; a task with fewer actions has the first ones. 0: masks are not looked for.
+        size: length of the mask in `suite_extras`; a task with fewer actions has the first ones. 0: masks are not looked for.
 
     Attributes:
-        shown: of the last observation: `action_mask`, bool [size], where there is a size, and `instruction`, a string, where the
+        suite_extras: of the last observation: `action_mask`, bool [size], where there is a size, and `instruction`, a string, where the
             observation space has text; several texts are joined in their order.
 
     Raises:
@@ -48,14 +48,14 @@ class Extras(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(self, env: gymnasium.Env[Any, Any], task: str, *, size: int = 0) -> None:
         RecordConstructorArgs.__init__(self, task=task, size=size)
         gymnasium.Wrapper.__init__(self, env)
-        self.shown: dict[str, Any] = {}
+        self.suite_extras: dict[str, Any] = {}
         self._task, self._size = task, size
         self._whole: Space = env.observation_space
         self._has_key = bool(size) and has_mask_key(self._whole)
         self._has_text = has_text(self._whole)
         self._sizes = choices(env.action_space) if size else ()
         self._firsts = first_components(self._sizes)
-        self._parts = getattr(env, "parts", env.action_space)
+        self._parts = env.parts if isinstance(env, MultiDiscreteActions) else env.action_space
         rest: Space | None = self._whole
         if self._has_key:
             assert isinstance(rest, spaces.Dict)
@@ -74,17 +74,17 @@ class Extras(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         seen, reward, terminated, truncated, info = self.env.step(action)
         return self._take(seen, info, final=bool(terminated or truncated)), reward, terminated, truncated, info
 
-    def _take(self, seen: Any, info: Mapping[str, Any], *, final: bool) -> Any:
+    def _take(self, seen: Any, info: Mapping[str, Any] | None, *, final: bool) -> Any:
         if self._size:
-            mask = seen[MASK] if self._has_key else info.get(MASK)
-            self.shown[MASK] = self._legal(mask, final=final)
+            mask = seen[MASK] if self._has_key else (info or {}).get(MASK)
+            self.suite_extras[MASK] = self._legal(mask, final=final)
             if self._has_key:
                 seen = {key: part for key, part in seen.items() if key != MASK}
         if self._has_text:
             assert self._unmasked is not None
             texts: list[str] = []
             seen = _take_text(self._unmasked, seen, texts)
-            self.shown["instruction"] = " ".join(texts)
+            self.suite_extras["instruction"] = " ".join(texts)
         return np.zeros(1, np.float32) if self._empty else seen
 
     def _legal(self, mask: Any, *, final: bool) -> NDArray[np.bool_]:

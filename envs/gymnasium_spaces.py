@@ -132,7 +132,7 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         observation: of the suite. A shorter `vector` is filled up with zeros.
         instruction: whether the suite has instructions.
 
-    `action_mask` and `instruction` are what `env` has in `shown` (envs/gymnasium_extras.py).
+    `action_mask` and `instruction` are what `env` has in `suite_extras` (envs/gymnasium_extras.py).
     """
 
     def __init__(
@@ -157,13 +157,13 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         if self._length:
             shown["vector"] = spaces.Box(-np.inf, np.inf, (self._length,), np.float32)
         # What another wrapper has taken out of the observation; the very dict that it fills.
-        self._extras: Mapping[str, Any] = getattr(env, "shown", {})
+        self._extras: Mapping[str, Any] = getattr(env, "suite_extras", {})
         if "action_mask" in observation:
             shown["action_mask"] = spaces.MultiBinary(observation["action_mask"].shape[0])
         self._instruction = instruction
         if instruction:
             shown["instruction"] = spaces.Text(2**16, min_length=0, charset=string.printable)
-        self.observation_space = spaces.Dict(shown)  # type: ignore[assignment]
+        self.observation_space = spaces.Dict(shown)
         if own.actions == "continuous":
             low, high = np.array(own.low, np.float32), np.array(own.high, np.float32)
             self.action_space = spaces.Box(low, high, dtype=np.float32)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from envs.gymnasium_extras import MASK, Extras, choices, has_mask_key, has_text
 from envs.gymnasium_spaces import Interface, SuiteTask, UnsupportedSpaceError, interface
 from envs.gymnasium_tasks import module_of, parse_task
 from envs.gymnasium_vocabulary import SPECIAL, Words, collect, given
+from envs.gymnasium_watch import Watched
 from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
@@ -138,9 +139,25 @@ def make_env(config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], seed
     return SuiteVectorEnv(engine(partial(make_task, config, spec), spec, slots, split), spec, slots, seed)
 
 
-def make_task(config: GymnasiumConfig, spec: EnvSpec, task: str) -> SuiteTask:
-    """One environment of a task as `spec` describes it."""
-    env = plain_actions(_make(config, task))
+def make_watched(
+    config: GymnasiumConfig,
+    spec: EnvSpec,
+    slots: Sequence[Slot],
+    seed: int,
+    split: Split,
+    note: Callable[[str], object],
+) -> SuiteVectorEnv:
+    """See `envs.contract.Suite`."""
+    make = partial(make_task, config, spec, note=note)
+    return SuiteVectorEnv(GymnasiumEngine(make, spec, slots, split), spec, slots, seed)
+
+
+def make_task(
+    config: GymnasiumConfig, spec: EnvSpec, task: str, *, note: Callable[[str], object] | None = None
+) -> SuiteTask:
+    """One environment of a task as `spec` describes it. `note`: see `envs.gymnasium_watch.Watched`."""
+    env = _make(config, task)
+    env = plain_actions(env if note is None else Watched(env, note))
     size = spec.observation[MASK].shape[0] if MASK in spec.observation else 0
     if size or spec.instruction_length:
         env = Extras(env, task, size=size)
@@ -280,5 +297,6 @@ GYMNASIUM = Suite(
     modules=modules,
     outside=outside,
     settle=settle,
-    former={"action_mask": False},
+    before={"action_mask": False},
+    make_watched=make_watched,
 )

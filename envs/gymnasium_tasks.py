@@ -50,7 +50,7 @@ def _options(task: str, text: str) -> dict[str, Any]:
         options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise InputError(
-            f"env.tasks={task} has options that cannot be read: write name=value between the brackets, and values as numbers, truth values, "
+            f"env.tasks={task} has options that cannot be read: write name=value, and values as numbers, truth values, "
             "None, texts in quotes, or lists, tuples and dicts of them."
         ) from error
     if None in options:

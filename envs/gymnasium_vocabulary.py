@@ -72,12 +72,12 @@ def collect(env: gymnasium.Env[Any, Any], task: str, found: Words, *, masked: bo
     for episode in range(_EPISODES):
         with contextlib.suppress(Exception):
             player.reset(seed=episode_seed(0, Split.TRAIN, task, 0, episode))
-            found.add(player.shown.get("instruction", ""))
+            found.add(player.suite_extras.get("instruction", ""))
             for _ in range(_STEPS):
-                mask = player.shown.get(MASK)
+                mask = player.suite_extras.get(MASK)
                 action = space.sample() if mask is None else space.sample(_mask_of(space, mask.astype(np.int8)))
                 _, _, terminated, truncated, _ = player.step(action)
-                found.add(player.shown.get("instruction", ""))
+                found.add(player.suite_extras.get("instruction", ""))
                 if terminated or truncated:
                     break
 

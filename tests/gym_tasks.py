@@ -296,3 +296,42 @@ for _name, _action in {
     "Several": spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2))),
 }.items():
     _register(f"{_name}-v0", entry=Odd, observation_space=spaces.Box(-1, 1, (2,)), action_space=_action)
+
+
+class Strays(Odd):
+    """Shows in its third step what is not in its space."""
+
+    def __init__(self, shown: Any, observation_space: Any) -> None:
+        super().__init__(observation_space)
+        self.shown, self.t = shown, 0
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        seen, *rest = super().step(action)
+        return (self.shown if self.t == 3 else seen, *rest)  # type: ignore[return-value]
+
+
+class Fails(Odd):
+    """Raises in its third step."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(-1, 1, (2,)))
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if len(self.taken) == 2:
+            raise RuntimeError("the wheel came off")
+        return super().step(action)
+
+
+for _name, _shown in {
+    "Far": np.full(2, 7, np.float32),
+    "Broken": np.array([np.nan, 0], np.float32),
+}.items():
+    _register(f"Strays{_name}-v0", entry=Strays, shown=_shown, observation_space=spaces.Box(-1, 1, (2,)))
+_register(
+    "StraysChoice-v0",
+    entry=Strays,
+    shown={"a": np.int64(3)},
+    observation_space=spaces.Dict({"a": spaces.MultiBinary(1)}),
+)
+_register("Fails-v0", entry=Fails)
