@@ -183,8 +183,7 @@ def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interfa
         size = sum(choices(env.action_space)) if mask else 0
         own = interface(Extras(env, task, size=size) if mask or text else env)
         if text and found:
-            # Redirected, not swallowed: another thread may write to the terminal meanwhile.
-            with contextlib.redirect_stdout(sys.stderr):
+            with _quiet():
                 collect(env, task, found, masked=mask)
         return replace(own, mask=mask, text=text)
     except UnsupportedSpaceError as error:
@@ -195,11 +194,19 @@ def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interfa
         env.close()
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """While an environment plays that may print, or leave the working directory."""
+    # Redirected, not swallowed: another thread may write to the terminal meanwhile.
+    with contextlib.redirect_stdout(sys.stderr), contextlib.chdir("."):
+        yield
+
+
 def _shows_mask(env: gymnasium.Env[Any, Any]) -> bool:
     """Whether observations or the infos of a reset and a step have an action mask. What fails here is told by a run."""
     if has_mask_key(env.observation_space):
         return True
-    with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
+    with contextlib.suppress(Exception), _quiet():
         env.action_space.seed(0)
         _, info = env.reset(seed=0)
         if info.get(MASK) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,10 +43,9 @@ def try_task(config: EnvConfig, spec: EnvSpec, task: int) -> Trial:
             env = watched(config, spec, seat, 0, Split.TRAIN, found.setdefault)
         else:
             env = make_env(config, spec, seat, 0, Split.TRAIN)
-        try:
+        # An environment may leave the working directory.
+        with contextlib.closing(env), contextlib.chdir("."):
             seen = _play(env, task, found)
-        finally:
-            env.close()
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         # The last line of a traceback is what it is about, and an InputError has one line.

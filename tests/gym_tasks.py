@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 import gymnasium
@@ -311,6 +312,18 @@ class Strays(Odd):
         return (self.shown if self.t == 3 else seen, *rest)  # type: ignore[return-value]
 
 
+class Leaves(Odd):
+    """Changes the working directory."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Dict({"x": spaces.Box(-1, 1, (2,)), "text": spaces.Text(3)}))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        print("gone")
+        os.chdir("/")
+        return super().reset(seed=seed)
+
+
 class Fails(Odd):
     """Raises in its third step."""
 
@@ -335,3 +348,4 @@ _register(
     observation_space=spaces.Dict({"a": spaces.MultiBinary(1)}),
 )
 _register("Fails-v0", entry=Fails)
+_register("Leaves-v0", entry=Leaves)

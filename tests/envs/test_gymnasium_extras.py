@@ -21,6 +21,7 @@ from envs.gymnasium_suite import GymnasiumConfig
 from envs.gymnasium_tasks import module_of, parse_task
 from envs.spec import ArraySpec, Slot, Split
 from envs.suites import make_env, make_spec, settle
+from envs.trial import try_task
 from envs.vector import SuiteVectorEnv
 
 
@@ -334,6 +335,15 @@ def test_minigrids_mission_is_an_instruction() -> None:
     observation, _ = env.reset()
     text = " ".join(spec.vocabulary[token] for token in observation["instruction"][0] if token)
     assert text == bare(env).mission
+
+
+def test_a_look_at_an_environment_leaves_nothing_behind(tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
+    """Neither another working directory nor a line on the terminal."""
+    monkeypatch.chdir(tmp_path)
+    settings = config("Leaves-v0")
+    spec = make_spec(settings)
+    assert Path.cwd() == tmp_path and capfd.readouterr().out == ""
+    assert try_task(settings, spec, 0).failure == "" and Path.cwd() == tmp_path
 
 
 @pytest.mark.parametrize(
