@@ -301,7 +301,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(list(overrides))
     except (HydraException, ValueError, RecursionError) as error:
         # The last two of a number with thousands of digits, and of as many brackets.
-        raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value.") from error
+        quotes = ", and texts with brackets in quotes" if any("(" in argument for argument in overrides) else ""
+        raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value{quotes}.") from error
 
 
 def _is_grid(choice: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,13 +40,14 @@ def try_task(config: EnvConfig, spec: EnvSpec, task: int) -> Trial:
     seat = [Slot(task=task, index=0)]
     watched = None if getattr(config, "processes", False) else get_suite(config.name).make_watched
     try:
-        if watched:
-            env = watched(config, spec, seat, 0, Split.TRAIN, found.setdefault)
-        else:
-            env = make_env(config, spec, seat, 0, Split.TRAIN)
-        # An environment may leave the working directory.
-        with contextlib.closing(env), contextlib.chdir("."):
-            seen = _play(env, task, found)
+        # An environment may print, or leave the working directory.
+        with contextlib.redirect_stdout(sys.stderr), contextlib.chdir("."):
+            if watched:
+                env = watched(config, spec, seat, 0, Split.TRAIN, found.setdefault)
+            else:
+                env = make_env(config, spec, seat, 0, Split.TRAIN)
+            with contextlib.closing(env):
+                seen = _play(env, task, found)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         # The last line of a traceback is what it is about, and an InputError has one line.
@@ -84,7 +86,7 @@ def _play(env: SuiteVectorEnv, task: int, found: dict[str, None]) -> str:
         tokens = shown[0]["instruction"]
         told = " ".join(spec.vocabulary[token] for token in tokens if token)
         unknown = int(np.sum([one["instruction"] == 1 for one in shown]))
-        words.append(f'told "{told}"' + (f", {unknown} unknown words" if unknown else ""))
+        words.append((f'told "{told}"' if told else "told nothing") + (f", {unknown} unknown words" if unknown else ""))
     return "; ".join(words)
 
 

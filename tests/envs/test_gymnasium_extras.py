@@ -344,6 +344,7 @@ def test_a_look_at_an_environment_leaves_nothing_behind(tmp_path: Path, monkeypa
     spec = make_spec(settings)
     assert Path.cwd() == tmp_path and capfd.readouterr().out == ""
     assert try_task(settings, spec, 0).failure == "" and Path.cwd() == tmp_path
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -378,6 +379,8 @@ def test_tasks_may_have_options_of_their_own() -> None:
 def test_the_command_line_takes_them() -> None:
     train = compose_train(["env=gymnasium", 'env.tasks=["Level-v0(level=1)","gym_tasks:Level-v0(level=2,name=\'x\')"]'])
     assert train.env.tasks == ["Level-v0(level=1)", "gym_tasks:Level-v0(level=2,name='x')"]
+    with pytest.raises(InputError, match="and texts with brackets in quotes"):
+        compose_train(["env=gymnasium", "env.tasks=[Level-v0(level=1)]"])
 
 
 @pytest.mark.parametrize(
