@@ -1,6 +1,6 @@
 """Says what is installed and whether a run would start:  python doctor.py [--json] [key=value ...]   (keys as for train.py).
 
-Without keys it looks at the default suite. Nothing is trained and nothing is written.
+Without keys it looks at the default suite, and plays a few steps of each task. Nothing is trained and nothing is written.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata, util
 from typing import Any, NamedTuple
@@ -31,13 +32,16 @@ from agents.terminal import TextConsole
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.errors import InputError
-from envs.suites import SUITES, make_spec
+from envs.spec import EnvSpec
+from envs.suites import SUITES, EnvConfig, make_spec
+from envs.trial import Trial, try_task
 
 CAN_RUN, CANNOT_RUN = 0, 1
 
 FEW_OPEN_FILES = 1024
 """What Linux allows a process as a rule; every tensor that processes share holds a file open."""
 _IMPORT_SECONDS = 60.0
+_PLAY_SECONDS = 60.0
 
 
 class Engine(NamedTuple):
@@ -202,8 +206,12 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "needs": requirements.needs(config, env, network)._asdict(),
         }
         requirements.check_fits(config, env, network)
+        trials = play(config.env, env)
     except InputError as error:
         found["problems"].append(str(error))
+    else:
+        found["played"] = [trial._asdict() for trial in trials]
+        found["problems"] += [f"{trial.task} cannot be played ({trial.failure})" for trial in trials if trial.failure]
     return found
 
 
@@ -271,7 +279,23 @@ def _run_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
                 f"at least {sum(needs.values()) / 2**20:,.0f} MiB of memory ({memory}) and {files:,} open files",
             ),
         ]
+    for trial in found.get("played", ()):
+        wrong = trial["failure"] or "; ".join(trial["differences"])
+        rows.append(
+            (f"  task {trial['task']}", not wrong, f"{trial['seen']}{'; ' if trial['seen'] and wrong else ''}{wrong}")
+        )
     return rows
+
+
+def play(config: EnvConfig, env: EnvSpec) -> list[Trial]:
+    """A few steps of each task, as long as they take no more than _PLAY_SECONDS together."""
+    trials, began = [], time.monotonic()
+    for task in range(len(env.tasks)):
+        late = time.monotonic() - began > _PLAY_SECONDS
+        trials.append(
+            Trial(env.tasks[task], "not played, because the others took long") if late else try_task(config, env, task)
+        )
+    return trials
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.scores import human_scores
 from envs.spec import EnvSpec
-from envs.suites import make_spec
+from envs.suites import make_spec, settle
 
 FAILURES = (ActorError, LearnerError, NonFiniteError, SaveError)
 """What ends a run that has saved what it could."""
@@ -90,6 +90,7 @@ def begin(arguments: Sequence[str]) -> int:
         config = resumed_config(config, changed_keys(arguments), outright_keys(arguments))
         return train(config, make_spec(config.env))
     env = make_spec(config.env)
+    config.env = settle(config.env, env)
     return train(match_params(config, env), env)
 
 

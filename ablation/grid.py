@@ -30,7 +30,7 @@ from conf.named import named
 from conf.schema import MAY_CHANGE_ON_RESUME, EvaluateConfig, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
-from envs.suites import make_spec
+from envs.suites import make_spec, settle
 
 _LOG_STEPS = 100
 """Points of a learning curve, unless `log_frames` says otherwise."""
@@ -93,6 +93,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
             raise InputError(f"runtime={CLUSTER} deals out the whole grid and is no value of an axis: give it alone.")
         check_train(train)
         env = make_spec(train.env)
+        train.env = settle(train.env, env)
         train = match_params(train, env)
         check(train, env)
         variants[" ".join([at.pop("fusion"), *(f"{key}={value}" for key, value in at.items())])] = train, env

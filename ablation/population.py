@@ -33,7 +33,7 @@ from conf.population_schema import PopulationConfig, comparisons_of, ranges_of
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.scores import human_scores
-from envs.suites import make_spec
+from envs.suites import make_spec, settle
 
 POPULATION, EXCHANGE = "population.json", "exchange"
 
@@ -83,7 +83,9 @@ class Population:
         own = train_part(config)
         if own.runtime.name == CLUSTER:
             own = on_one_machine(own, config.node_runtime)
-        check(own, make_spec(own.env))
+        env = make_spec(own.env)
+        own.env = settle(own.env, env)
+        check(own, env)
         self._own = own
         digits = max(2, len(str(config.members - 1)))
         self.names = [f"member-{index:0{digits}}" for index in range(config.members)]

@@ -72,7 +72,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         fusions,
         core,
         actions=actions,
-        # Only discrete actions are ever masked.
+        # Tasks differ in discrete actions only.
         action_counts=env.action_counts
         if env.action_kind == "discrete"
         else (actions.num_parameters,) * len(env.tasks),

@@ -9,6 +9,7 @@ Everything that *happens between* two observations has T.
 
     image, vector      [T+1, B, ...]   observation
     instruction        [T+1, B, L]     tokens
+    action_mask        [T+1, B, A]     which actions are legal, where environments say so (`EnvSpec.observation`)
     task               [T+1, B]        task id
     reset              [T+1, B]        the core starts afresh here: first observation of an episode
     last_action        [T+1, B]        action that led here; "no action" at a reset (agents/network/actions.py)
@@ -44,7 +45,7 @@ from envs.spec import ArraySpec, EnvSpec
 
 Trajectory = dict[str, Tensor]
 
-OBSERVED = ("image", "vector", "instruction", "task", "reset", "last_action", "last_reward")
+OBSERVED = ("image", "vector", "instruction", "action_mask", "task", "reset", "last_action", "last_reward")
 """Keys with T + 1 entries along time."""
 
 PER_COLUMN = ("core_state", "episode")

@@ -133,6 +133,8 @@ def synthetic(env: EnvSpec, unroll_length: int, columns: int, core_state_size: i
         arrays["image"][:] = generator.random(arrays["image"].shape, np.float32) * limits
     if "vector" in arrays:
         arrays["vector"][:] = generator.standard_normal(arrays["vector"].shape)
+    if "action_mask" in arrays:
+        arrays["action_mask"][:] = True
     arrays["task"][:] = np.arange(columns) % len(env.tasks)
     arrays["reset"][:] = generator.random(arrays["reset"].shape) < _RESET_SHARE
     # The step that leads to a reset is no transition.

@@ -151,6 +151,9 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
     """Dotted keys that `overrides` set, with their values: those that differ from the defaults, and those named outright."""
     given = flatten(OmegaConf.to_container(_compose("train", overrides)))
     default = flatten(OmegaConf.to_container(_compose("train", [])))
+    # Of another suite than the default one, what its schema says.
+    suite: Any = SUITES[given["env.name"]].config
+    default = flatten({"env": to_dict(suite())}) | default
     # A value that happens to be the default was still asked for: `seed=0` must not pass silently for a run of seed 1.
     named = outright_keys(overrides)
     return {
@@ -188,6 +191,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     name = data["env"].get("name")
     if not isinstance(name, str) or name not in SUITES:
         raise unknown_name(f"{source}: env.name", name, SUITES)
+    data["env"] = dict(SUITES[name].before) | data["env"]
     try:
         schema = OmegaConf.structured(TrainConfig)
         schema.env = OmegaConf.structured(SUITES[name].config)
@@ -308,7 +312,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(list(overrides))
     except (HydraException, ValueError, RecursionError) as error:
         # The last two of a number with thousands of digits, and of as many brackets.
-        raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value.") from error
+        quotes = ", and texts with brackets in quotes" if any("(" in argument for argument in overrides) else ""
+        raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value{quotes}.") from error
 
 
 def _is_grid(choice: str) -> bool:

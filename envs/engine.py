@@ -20,11 +20,11 @@ WRITTEN_IN_PLACE = ("image", "vector")
 class Engine(Protocol):
     """S environments advanced together, with NEXT_STEP auto-reset.
 
-    An engine may be more than this: a SlowResetEngine or a SupervisedEngine, a SwitchingEngine, or both.
+    An engine may be more than this: a SlowResetEngine or a SupervisedEngine, a SwitchingEngine, a TellingEngine, or several of them.
 
     Attributes:
-        observation: `image` and/or `vector`, and `instruction` where the suite has one, [S, ...]; brought up to date by
-            `start` and `step`. Those of WRITTEN_IN_PLACE are written whole at each of them, because the arrays may be
+        observation: `image` and/or `vector`, and `instruction` and `action_mask` where the suite has them, [S, ...]; brought up to date
+            by `start` and `step`. Those of WRITTEN_IN_PLACE are written whole at each of them, because the arrays may be
             others than before; `instruction` is the engine's own, and only what changed need be written.
     """
 
@@ -107,6 +107,18 @@ class SwitchingEngine(Engine, Protocol):
 
     def assign(self, slot: int, task: int) -> None:
         """The slot's next episodes are of that task (id); `start` takes this back."""
+
+
+@runtime_checkable
+class TellingEngine(Engine, Protocol):
+    """An engine whose environments may tell whether an episode was a success.
+
+    Attributes:
+        success: f32 [S], always the same array: 1 or 0 for an episode that ended in the step just made, NaN where its environment does
+            not tell; of other slots anything.
+    """
+
+    success: NDArray[np.float32]
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.engine import Arrays, Outcome
+from envs.gymnasium_extras import success_of
 from envs.instructions import TextColumn, Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
@@ -30,6 +31,7 @@ class GymnasiumEngine:
 
     Attributes:
         stepping: see `envs.engine.LoopingEngine`.
+        success: see `envs.engine.TellingEngine`.
     """
 
     def __init__(self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
@@ -49,6 +51,7 @@ class GymnasiumEngine:
         self._reward = np.zeros(size, np.float32)
         self._terminated = np.zeros(size, np.bool_)
         self._truncated = np.zeros(size, np.bool_)
+        self.success = np.full(size, np.nan, np.float32)
         self.stepping = np.full(1, -1, np.int64)
         self._seed = 0
         self._episode: list[int] = []
@@ -79,11 +82,13 @@ class GymnasiumEngine:
                 self._episode[row] += 1
                 self._begin_episode(row)
                 continue
-            seen, reward, terminated, truncated, _ = self._envs[row].step(action)
+            seen, reward, terminated, truncated, info = self._envs[row].step(action)
             self._show(row, seen)
             self._reward[row] = float(reward)
             self._terminated[row] = terminated
             self._truncated[row] = truncated and not terminated
+            if terminated or truncated:
+                self.success[row] = success_of(info)
         self.stepping[0] = -1
         self._read_instructions()
         return self._reward, self._terminated, self._truncated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,12 +11,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from numpy.typing import NDArray
 
 from envs.errors import InputError
 from envs.spec import ActionKind, ArraySpec
 
-Observation: TypeAlias = dict[str, NDArray[Any]]
+Observation: TypeAlias = dict[str, Any]
 Space: TypeAlias = "gymnasium.Space[Any]"
 
 
@@ -37,6 +37,7 @@ class Interface:
         actions: as `EnvSpec.action_kind`.
         count: number of discrete actions.
         sizes, low, high: as `EnvSpec.action_sizes`, `action_low`, `action_high`.
+        mask, text: whether it shows which actions are legal, and text (envs/gymnasium_extras.py).
     """
 
     image: tuple[int, ...] | None
@@ -46,6 +47,8 @@ class Interface:
     sizes: tuple[int, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    mask: bool = False
+    text: bool = False
 
 
 def interface(env: gymnasium.Env[Any, Any]) -> Interface:
@@ -127,11 +130,21 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         env: any that `interface` accepts.
         task: its name in messages.
         observation: of the suite. A shorter `vector` is filled up with zeros.
+        instruction: whether the suite has instructions.
+
+    `action_mask` and `instruction` are what `env` has in `suite_extras` (envs/gymnasium_extras.py).
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], task: str, observation: Mapping[str, ArraySpec]) -> None:
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        task: str,
+        observation: Mapping[str, ArraySpec],
+        *,
+        instruction: bool = False,
+    ) -> None:
         # So that gymnasium can make another one from `spec`.
-        RecordConstructorArgs.__init__(self, task=task, observation=observation)
+        RecordConstructorArgs.__init__(self, task=task, observation=observation, instruction=instruction)
         gymnasium.Wrapper.__init__(self, env)
         self._task = task
         self._image, self._rest = _parts(env.observation_space)
@@ -143,7 +156,14 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
             shown["image"] = spaces.Box(0, 255, own.image, np.uint8)
         if self._length:
             shown["vector"] = spaces.Box(-np.inf, np.inf, (self._length,), np.float32)
-        self.observation_space = spaces.Dict(shown)  # type: ignore[assignment]
+        # What another wrapper has taken out of the observation; the very dict that it fills.
+        self._extras: Mapping[str, Any] = getattr(env, "suite_extras", {})
+        if "action_mask" in observation:
+            shown["action_mask"] = spaces.MultiBinary(observation["action_mask"].shape[0])
+        self._instruction = instruction
+        if instruction:
+            shown["instruction"] = spaces.Text(2**16, min_length=0, charset=string.printable)
+        self.observation_space = spaces.Dict(shown)
         if own.actions == "continuous":
             low, high = np.array(own.low, np.float32), np.array(own.high, np.float32)
             self.action_space = spaces.Box(low, high, dtype=np.float32)
@@ -173,6 +193,9 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
             flat = np.ravel(flat)
             shown["vector"] = np.zeros(self._length, np.float32)
             shown["vector"][: len(flat)] = flat
+        if self._instruction:
+            shown["instruction"] = ""
+        shown.update(self._extras)
         return shown
 
     def render(self) -> Any:

@@ -1,8 +1,9 @@
 """The suite `gymnasium`: any environments that are registered with gymnasium, or that a package of the user's own registers.
 
-Tasks are what `gymnasium.make` takes: `CartPole-v1`, or `package.module:Name-v0`, whose module is imported first. They must agree:
-all observe images of one shape or none does, and all have the same kind of actions. Shorter vectors are filled up with zeros to
-the longest, and of discrete actions each task has its first ones. Reference scores and successes are not known.
+Tasks are what `gymnasium.make` takes: `CartPole-v1`, or `package.module:Name-v0`, whose module is imported first, and options of a task
+alone follow in brackets: `Level-v0(level=1)`. They must agree: all observe images of one shape or none does, and all have the same kind of
+actions. Shorter vectors are filled up with zeros to the longest, and of discrete actions each task has its first ones. Reference scores
+are not known, and a success is what an environment calls one (envs/gymnasium_extras.py).
 """
 
 from __future__ import annotations
@@ -10,21 +11,29 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
-from envs.contract import EnvConfig, Suite, expand_tasks
+from envs.contract import EnvConfig, Suite, check_size, expand_tasks
 from envs.errors import InputError
+from envs.gymnasium_actions import plain_actions
 from envs.gymnasium_engine import GymnasiumEngine
+from envs.gymnasium_extras import MASK, Extras, choices, has_mask_key, has_text
 from envs.gymnasium_spaces import Interface, SuiteTask, UnsupportedSpaceError, interface
+from envs.gymnasium_tasks import module_of, parse_task
+from envs.gymnasium_vocabulary import SPECIAL, Words, collect, given
+from envs.gymnasium_watch import Watched
 from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
+
+MOST_TOKENS = 2**12
+"""Of an instruction."""
 
 PRESETS = {"starter": ("CartPole-v1", "Acrobot-v1")}
 
@@ -36,7 +45,12 @@ class GymnasiumConfig(EnvConfig):
     Attributes:
         wrappers: classes as `package.module:Name`, put around every environment in that order, the first one innermost; subclasses
             of gymnasium.Wrapper that need no argument but the environment.
-        options: a dict, the keyword arguments of `gymnasium.make` for every task, `max_episode_steps` among them; None = none.
+        options: a dict, the keyword arguments of `gymnasium.make` for every task, `max_episode_steps` among them; None = none. Those in
+            the name of a task come before them.
+        vocabulary: words of the instructions, a list or the path of a file; None = those that some episodes show when a run begins, which
+            the run's configuration then holds. Instructions are what environments observe as text.
+        instruction_length: words of an instruction that are read; 0 = as many as the longest of those episodes has, and some.
+        action_mask: whether the action masks that environments show are applied. The configuration of a run says whether there are any.
         processes: whether each environment has a process of its own (envs/process_engine.py).
     """
 
@@ -45,25 +59,32 @@ class GymnasiumConfig(EnvConfig):
     wrappers: list[str] = field(default_factory=list)
     # Any, because nothing could be added to a dict from the command line.
     options: Any = None
+    vocabulary: Any = None
+    instruction_length: int = 0
+    action_mask: bool = True
     processes: bool = False
 
 
 def modules(config: GymnasiumConfig) -> dict[str, str]:
     """What is imported besides gymnasium, with the key that names it."""
-    named = {task.rpartition(":")[0]: "env.tasks" for task in config.tasks}
+    named = {module_of(task): "env.tasks" for task in config.tasks}
     named |= {name.partition(":")[0]: "env.wrappers" for name in config.wrappers}
     return {module: key for module, key in named.items() if module and module.split(".")[0] != "gymnasium"}
 
 
 def outside(config: GymnasiumConfig) -> dict[str, str]:
-    """Every text among the options: an environment may take it for a file, or for a module of its own."""
-    return dict.fromkeys(_texts(config.options), "env.options")
+    """Every text among the options: an environment may take it for a file, or for a module of its own. And the file of the vocabulary."""
+    named = {text: "env.tasks" for task in config.tasks if "(" in task for text in _texts(parse_task(task).options)}
+    named |= dict.fromkeys(_texts(config.options), "env.options")
+    return named | ({config.vocabulary: "env.vocabulary"} if isinstance(config.vocabulary, str) else {})
 
 
 def _texts(tree: Any) -> Iterator[str]:
     if isinstance(tree, str):
         yield tree
-    elif isinstance(tree, dict | list):
+    elif isinstance(tree, bytes):
+        yield tree.decode(errors="replace")
+    elif isinstance(tree, dict | list | tuple | set):
         for part in tree.values() if isinstance(tree, dict) else tree:
             yield from _texts(part)
 
@@ -71,9 +92,14 @@ def _texts(tree: Any) -> Iterator[str]:
 def make_spec(config: GymnasiumConfig) -> EnvSpec:
     """Describes the suite. Only an environment itself knows its spaces, so one of each task is made and closed."""
     tasks = expand_tasks(config.tasks, PRESETS)
+    for task in tasks:
+        parse_task(task)
     if not isinstance(config.options or {}, dict):
         raise InputError(f"env.options={config.options} is no mapping: write {{name: value}}.")
-    interfaces = [_inspect(config, task) for task in tasks]
+    check_size("instruction_length", config.instruction_length, 0, MOST_TOKENS)
+    told = None if config.vocabulary is None else given(config.vocabulary)
+    found = None if told is not None and config.instruction_length else Words()
+    interfaces = [_inspect(config, task, found) for task in tasks]
     for task, other in zip(tasks, interfaces, strict=True):
         _check_agree(tasks[0], interfaces[0], task, other)
     observation = {}
@@ -83,12 +109,18 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
         observation["vector"] = ArraySpec(shape=(longest,), dtype="float32")
     first = interfaces[0]
     num_actions = max(one.count for one in interfaces) or sum(first.sizes) or len(first.low)
+    if any(one.mask for one in interfaces):
+        observation["action_mask"] = ArraySpec(shape=(num_actions,), dtype="bool")
+    length, vocabulary = 0, told
+    if any(one.text for one in interfaces):
+        length = config.instruction_length or (found.length if found else 0)
+        vocabulary = found.vocabulary() if found and told is None else told
     return EnvSpec(
         suite=config.name,
         tasks=tasks,
         observation=observation,
-        instruction_length=0,
-        vocabulary=(),
+        instruction_length=length,
+        vocabulary=(*SPECIAL, *(vocabulary or ())) if length else (),
         num_actions=num_actions,
         action_counts=tuple(one.count or num_actions for one in interfaces),
         action_sizes=first.sizes,
@@ -107,21 +139,80 @@ def make_env(config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], seed
     return SuiteVectorEnv(engine(partial(make_task, config, spec), spec, slots, split), spec, slots, seed)
 
 
-def make_task(config: GymnasiumConfig, spec: EnvSpec, task: str) -> SuiteTask:
-    """One environment of a task as `spec` describes it."""
-    return SuiteTask(_make(config, task), task, spec.observation)
+def make_watched(
+    config: GymnasiumConfig,
+    spec: EnvSpec,
+    slots: Sequence[Slot],
+    seed: int,
+    split: Split,
+    note: Callable[[str], object],
+) -> SuiteVectorEnv:
+    """See `envs.contract.Suite`."""
+    make = partial(make_task, config, spec, note=note)
+    return SuiteVectorEnv(GymnasiumEngine(make, spec, slots, split), spec, slots, seed)
 
 
-def _inspect(config: GymnasiumConfig, task: str) -> Interface:
+def make_task(
+    config: GymnasiumConfig, spec: EnvSpec, task: str, *, note: Callable[[str], object] | None = None
+) -> SuiteTask:
+    """One environment of a task as `spec` describes it. `note`: see `envs.gymnasium_watch.Watched`."""
+    env = _make(config, task)
+    env = plain_actions(env if note is None else Watched(env, note))
+    size = spec.observation[MASK].shape[0] if MASK in spec.observation else 0
+    if size or spec.instruction_length:
+        env = Extras(env, task, size=size)
+    return SuiteTask(env, task, spec.observation, instruction=bool(spec.instruction_length))
+
+
+def settle(config: GymnasiumConfig, spec: EnvSpec) -> GymnasiumConfig:
+    """The configuration with what `make_spec` has found out by playing."""
+    settled = replace(config, action_mask=MASK in spec.observation)
+    if spec.instruction_length:
+        settled.instruction_length = spec.instruction_length
+        if config.vocabulary is None:
+            settled.vocabulary = list(spec.vocabulary[len(SPECIAL) :])
+    return settled
+
+
+def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interface:
+    """One environment as the suite sees it; its texts are added to what was `found`."""
     env = _make(config, task)
     try:
-        return interface(env)
+        env = plain_actions(env)
+        mask, text = config.action_mask and _shows_mask(env), has_text(env.observation_space)
+        size = sum(choices(env.action_space)) if mask else 0
+        own = interface(Extras(env, task, size=size) if mask or text else env)
+        if text and found:
+            with _quiet():
+                collect(env, task, found, masked=mask)
+        return replace(own, mask=mask, text=text)
     except UnsupportedSpaceError as error:
         raise InputError(
             f"env.tasks={task} {error}: name a wrapper that changes it in env.wrappers, or leave the task out."
         ) from error
     finally:
         env.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """While an environment plays that may print, or leave the working directory."""
+    # Redirected, not swallowed: another thread may write to the terminal meanwhile.
+    with contextlib.redirect_stdout(sys.stderr), contextlib.chdir("."):
+        yield
+
+
+def _shows_mask(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether observations or the infos of a reset and a step have an action mask. What fails here is told by a run."""
+    if has_mask_key(env.observation_space):
+        return True
+    with contextlib.suppress(Exception), _quiet():
+        env.action_space.seed(0)
+        _, info = env.reset(seed=0)
+        if info.get(MASK) is not None:
+            return True
+        return env.step(env.action_space.sample())[4].get(MASK) is not None
+    return False
 
 
 def _check_agree(task: str, one: Interface, other_task: str, other: Interface) -> None:
@@ -169,7 +260,8 @@ def _make(config: GymnasiumConfig, task: str) -> gymnasium.Env[Any, Any]:
 
 
 def _make_bare(task: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    module, _, name = task.rpartition(":")
+    module, name, own = parse_task(task)
+    options = {**options, **own}
     if module:
         importlib.import_module(module)
     entry = gymnasium.spec(name).entry_point
@@ -211,4 +303,7 @@ GYMNASIUM = Suite(
     make_env=make_env,
     modules=modules,
     outside=outside,
+    settle=settle,
+    before={"action_mask": False},
+    make_watched=make_watched,
 )

@@ -74,8 +74,8 @@ class Failure(NamedTuple):
 
 
 def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
-    """What lies in shared memory: the observation [2, slots, ...], and `action`, `reward`, `terminated`, `truncated`
-    [slots, ...].
+    """What lies in shared memory: the observation [2, slots, ...], and `action`, `reward`, `terminated`, `truncated`,
+    `success` [slots, ...].
 
     The observation has two banks, of which a process writes one while its slot still shows the other: whatever happens to the
     process in the meantime, the last observation is whole.
@@ -88,6 +88,7 @@ def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
         "reward": ArraySpec(shape=(), dtype="float32"),
         "terminated": ArraySpec(shape=(), dtype="bool"),
         "truncated": ArraySpec(shape=(), dtype="bool"),
+        "success": ArraySpec(shape=(), dtype="float32"),
     }
     banks = {key: ArraySpec(shape=(2, slots, *array.shape), dtype=array.dtype) for key, array in seen.items()}
     return banks | {key: ArraySpec(shape=(slots, *array.shape), dtype=array.dtype) for key, array in one.items()}
@@ -149,6 +150,7 @@ class _Seat:
             self._engine.assign(0, message.task)
             reward, terminated, truncated = self._engine.step(arrays["action"][row])
             arrays["reward"][row], arrays["terminated"][row], arrays["truncated"][row] = reward, terminated, truncated
+            arrays["success"][row] = self._engine.success
         if "instruction" in seen:
             # The tokens are the engine's own.
             arrays["instruction"][message.bank, row] = seen["instruction"]

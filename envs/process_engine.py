@@ -62,6 +62,7 @@ class ProcessEngine:
 
     Attributes:
         patience, resetting, interrupted, episode: see `envs.engine.SupervisedEngine`.
+        success: see `envs.engine.TellingEngine`.
 
     Raises:
         InputError: `make` raised it.
@@ -92,6 +93,7 @@ class ProcessEngine:
         self._memory = os.fdopen(os.memfd_create("slots"), "w+b")
         self._memory.truncate(shared_size(self._arrays))
         self._shared = map_arrays(self._arrays, self._memory.fileno())
+        self.success = self._shared["success"]
         seen = [*spec.observation, *(["instruction"] if spec.instruction_length else [])]
         # The rows of both banks, and in which of the two a slot shows what it observes.
         self._banks = {key: self._shared[key].reshape(2 * size, *self._shared[key].shape[2:]) for key in seen}

@@ -41,13 +41,15 @@ class EnvSpec:
     Attributes:
         suite: name of the suite.
         tasks: names, in the order of their task ids.
-        observation: `image` and/or `vector` of one slot; never `instruction` or `task`.
+        observation: `image` and/or `vector` of one slot, and `action_mask`, bool, where its environments say at each step which actions
+            are legal; never `instruction` or `task`. The mask has one entry for each action, of multi-discrete actions for each choice of
+            each component, side by side, and at least one of them (of each component) is True.
         instruction_length: number of tokens L of `instruction`; 0 when the suite has no instructions.
         vocabulary: word of every token; token 0 is padding, token 1 any unknown word. Empty without instructions.
         num_actions: size A of the discrete action set shared by all tasks. Of other actions, the length of their code:
             the sum of `action_sizes`, or the number of continuous components.
-        action_counts: per task, how many of the A actions it uses (the first ones); the others are masked. Only discrete
-            actions are ever masked.
+        action_counts: per task, how many of the A actions it uses (the first ones); the others are masked. Only tasks with discrete
+            actions differ here.
         action_sizes: multi-discrete actions: the choices of each of their components; empty for all others.
         action_low, action_high: continuous actions: the bounds of each component; empty for all others.
         action_repeat: env frames per agent step.
@@ -57,7 +59,8 @@ class EnvSpec:
         symbol_counts: for symbolic images, number of codes per channel; empty otherwise.
         scores: reference scores of those tasks that have them.
         slow: whether a step usually takes longer than all that the agent does with it, acting and learning.
-        has_success: whether an episode can be told to have succeeded; if not, `success` is always NaN.
+        has_success: whether an episode that terminates with a positive reward is a success, and any other none. What an environment
+            itself tells of an episode comes first (`envs.engine.TellingEngine`); where neither says anything, `success` is NaN.
         switches_tasks: whether a slot can play another task from one episode to the next (`envs.engine.SwitchingEngine`).
     """
 

@@ -1,8 +1,9 @@
-"""The table of suites, and the three functions through which the rest of the program uses it."""
+"""The table of suites, and the functions through which the rest of the program uses it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from envs.atari import ATARI
 from envs.babyai import BABYAI
@@ -16,7 +17,7 @@ from envs.spec import EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
 from envs.vizdoom import VIZDOOM
 
-__all__ = ["SUITES", "EnvConfig", "Suite", "get_suite", "make_env", "make_spec"]
+__all__ = ["SUITES", "EnvConfig", "Suite", "get_suite", "make_env", "make_spec", "settle"]
 
 SUITES: dict[str, Suite] = {
     "babyai": BABYAI,
@@ -39,6 +40,11 @@ def get_suite(name: str) -> Suite:
 def make_spec(config: EnvConfig) -> EnvSpec:
     """Checks the config and describes its environments without starting any; InputError says what to change."""
     return get_suite(config.name).make_spec(config)
+
+
+def settle(config: EnvConfig, spec: EnvSpec) -> Any:
+    """The configuration with what `make_spec` found out by playing: saved with a run, it gives the same spec without that."""
+    return get_suite(config.name).settle(config, spec)
 
 
 def make_env(config: EnvConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:

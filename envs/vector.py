@@ -15,7 +15,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.engine import Arrays, Engine, LoopingEngine, SlowResetEngine, SupervisedEngine, SwitchingEngine
+from envs.engine import (
+    Arrays,
+    Engine,
+    LoopingEngine,
+    SlowResetEngine,
+    SupervisedEngine,
+    SwitchingEngine,
+    TellingEngine,
+)
 from envs.faults import Fault
 from envs.schedule import FrameBalance
 from envs.spec import EnvSpec, Slot
@@ -24,8 +32,8 @@ from envs.spec import EnvSpec, Slot
 class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     """S slots of a suite as one gymnasium `VectorEnv` with NEXT_STEP auto-reset.
 
-    Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L], only if the
-    suite has one) and `task` (int32 [S]). The step after an episode's end ignores its action and returns the next
+    Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L]) and `action_mask` (bool [S, A]),
+    only if the suite has them, and `task` (int32 [S]). The step after an episode's end ignores its action and returns the next
     episode's first observation with reward 0. A discrete action must be below `spec.action_counts` of the slot's task.
     Where it waits for a reset with limited patience (`wait_for_resets`), there may be several such steps: all but the last
     return the ended episode's last observation again, and `info["resetting"]` says so.
@@ -35,7 +43,8 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
     `info` always holds these arrays [S]:
         episode_return f32, success f32: of the episode that this step ended; NaN where none ended.
-            A success is an episode that terminated with a positive last reward; NaN also in suites that know no success.
+            A success is what the environment calls one, or else an episode that terminated with a positive last reward; NaN also where
+            the environment does not tell and the suite knows no success (`EnvSpec.has_success`).
         episode_length i32: agent steps of that episode; 0 where none ended.
         episode i64: number of the episode whose observation is returned, which is its place in the seed tree.
         resetting bool: the slot was only resetting in this step and has not come to the end of it.
@@ -62,6 +71,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         # Looked at once: to ask whether an engine is one takes longer than many a step.
         self._supervised = engine if isinstance(engine, SupervisedEngine) else None
         self._interrupted = self._supervised.interrupted if self._supervised else never
+        self._told_success = engine.success if isinstance(engine, TellingEngine) else None
         self._balanced: tuple[int, ...] | None = None
         self._begin_statistics()
 
@@ -161,6 +171,8 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         episode_return = np.where(ended, self._return, np.float32(np.nan))
         known = ended & self.spec_of_suite.has_success
         success = np.where(known, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
+        if self._told_success is not None:
+            success = np.where(ended & ~np.isnan(self._told_success), self._told_success, success)
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
 
     def _count_episodes(self, restarted: NDArray[np.bool_]) -> None:
@@ -230,7 +242,9 @@ def _observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:
     """The space of one slot's observation."""
     spaces: dict[str, gymnasium.Space[Any]] = {}
     for key, array in spec.observation.items():
-        if array.dtype == "uint8":
+        if array.dtype == "bool":
+            spaces[key] = gymnasium.spaces.MultiBinary(array.shape)
+        elif array.dtype == "uint8":
             spaces[key] = gymnasium.spaces.Box(0, 255, array.shape, np.uint8)
         else:
             spaces[key] = gymnasium.spaces.Box(-np.inf, np.inf, array.shape, np.float32)

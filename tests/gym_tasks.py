@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 import gymnasium
@@ -91,6 +92,14 @@ class Negate(gymnasium.RewardWrapper[Any, Any]):
         return -reward
 
 
+class Masked(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A user's wrapper with a mask that says nothing."""
+
+    def reset(self, **options: Any) -> Any:
+        seen, info = self.env.reset(**options)
+        return seen, {**info, "action_mask": np.ones(2)}
+
+
 class Loud(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A user's wrapper that greets."""
 
@@ -109,6 +118,148 @@ class NeedsMore(gymnasium.Wrapper[Any, Any, Any, Any]):
 def _register(name: str, limit: int | None = None, entry: Any = Match, **options: Any) -> None:
     if name not in gymnasium.registry:
         gymnasium.register(name, entry, kwargs=options, max_episode_steps=limit)
+
+
+class Forbidden(gymnasium.Env[Any, Any]):
+    """At every step some of the choices are legal, others than before; a legal action pays 1 and any other one -1.
+
+    Args:
+        sizes: choices of each component; of one component the action is a Discrete.
+        where: `info`, or `observation` for an entry `action_mask` of a Dict; empty for no mask.
+        nothing: the step at which nothing is legal.
+        end: the step that ends the episode, at which nothing is legal, as in a game that is over.
+    """
+
+    def __init__(self, sizes: Any = (4,), where: str = "info", nothing: int = -1, end: int = 7) -> None:
+        self.sizes, self.where, self.nothing, self.end = sizes, where, nothing, end
+        self.action_space = spaces.Discrete(sizes[0], start=3) if len(sizes) == 1 else spaces.MultiDiscrete(sizes)
+        self.observation_space: Any = spaces.Box(-1, 1, (3,), np.float32)
+        if where == "observation":
+            mask = spaces.Box(0, 1, (sum(sizes),), np.int8)
+            self.observation_space = spaces.Dict({"x": self.observation_space, "action_mask": mask})
+        self.legal = np.zeros(sum(sizes), np.int8)
+        self.illegal, self.taken = 0, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._show()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        first = np.cumsum([0, *self.sizes[:-1]])
+        chosen = np.atleast_1d(action) - (3 if len(self.sizes) == 1 else 0)
+        legal = bool(self.legal[first + chosen].all())
+        self.taken, self.illegal = self.taken + 1, self.illegal + (not legal)
+        self.t += 1
+        seen, info = self._show()
+        return seen, 1.0 if legal else -1.0, self.t == self.end, False, info
+
+    def _show(self) -> tuple[Any, dict[str, Any]]:
+        parts = [(self.np_random.random(size) < 0.4).astype(np.int8) for size in self.sizes]
+        for part in parts:
+            part[self.np_random.integers(len(part))] = 1
+        self.legal = np.concatenate(parts) * (self.t not in (self.nothing, self.end))
+        seen: Any = self.np_random.uniform(-1, 1, 3).astype(np.float32)
+        if self.where == "observation":
+            seen = {"x": seen, "action_mask": self.legal}
+        return seen, {"action_mask": self.legal} if self.where == "info" else {}
+
+
+class Told(Odd):
+    """Episodes of three steps that pay 1 each, of which every other one is called a success, the first one not.
+
+    Args:
+        key: of the info that says so.
+        final: whether it lies in a `final_info`.
+        truncate: whether episodes are truncated.
+    """
+
+    def __init__(self, key: str = "is_success", final: bool = False, truncate: bool = False) -> None:
+        super().__init__(spaces.Box(-1, 1, (2,)))
+        self.key, self.final, self.truncate, self.episode = key, final, truncate, -1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.t, self.episode = 0, self.episode + 1
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        ended, told = self.t == 3, {self.key: np.array([self.episode % 2 == 1])} if self.key else {}
+        info = {"final_info": told, "success": True} if self.final and ended else told
+        return super().step(action)[0], 1.0, ended and not self.truncate, ended and self.truncate, info
+
+
+class Spoken(gymnasium.Env[Any, Any]):
+    """A sentence says which of two actions pays.
+
+    Args:
+        alone: whether the sentence is all that there is to see.
+        words: another sentence, which says nothing.
+    """
+
+    def __init__(self, alone: bool = False, words: str = "") -> None:
+        self.alone, self.words = alone, words
+        self.action_space, text = spaces.Discrete(2), spaces.Text(64)
+        self.observation_space: Any = spaces.Dict({"x": spaces.Box(-1, 1, (2,)), "told": spaces.Tuple((text,))})
+        if alone:
+            self.observation_space = text
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.right, self.t = int(self.np_random.integers(2)), 0
+        return self._show(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return self._show(), float(action == self.right), self.t == 5, False, {}
+
+    def _show(self) -> Any:
+        text = self.words or f"Press the {('left', 'right')[self.right]} key."
+        return text if self.alone else {"x": np.zeros(2, np.float32), "told": (text,)}
+
+
+class Level(Odd):
+    """Pays its number at every step."""
+
+    def __init__(self, level: int = 0, name: str = "", end: int = 3) -> None:
+        super().__init__(spaces.Box(-1, 1, (2,)))
+        self.level, self.name, self.end, self.t = level, name, end, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.t = 0
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return super().step(action)[0], float(self.level), self.t == self.end, False, {}
+
+
+_SWITCH = {"b": spaces.Discrete(3, start=5), "a": spaces.MultiBinary(2)}
+for _name, _entry, _options in (
+    ("Forbidden", Forbidden, {}),
+    ("ForbiddenFew", Forbidden, {"sizes": (3,)}),
+    ("ForbiddenKey", Forbidden, {"where": "observation"}),
+    ("ForbiddenPairs", Forbidden, {"sizes": (3, 2)}),
+    ("ForbiddenAll", Forbidden, {"nothing": 3}),
+    ("ForbiddenNothing", Forbidden, {"where": ""}),
+    ("Told", Told, {}),
+    ("Spoken", Spoken, {}),
+    ("Level", Level, {}),
+):
+    _register(f"{_name}-v0", entry=_entry, **_options)
+for _name, _action in {
+    "Whole": spaces.Box(np.array([[-1, 2]]), np.array([[1, 5]]), dtype=np.int16),
+    "WholeNumber": spaces.Box(3, 4, (), np.uint8),
+    "Parts": spaces.Dict(
+        {"deep": spaces.Tuple((spaces.Dict(_SWITCH), spaces.MultiDiscrete([2, 3]))), "top": spaces.Discrete(2)}
+    ),
+    "WithFloats": spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (2,)))),
+    "TooWhole": spaces.Box(0, 10**6, (2,), np.int64),
+    "TooMany": spaces.Box(0, 255, (64, 64), np.uint8),
+    "NoParts": spaces.Dict({}),
+}.items():
+    _register(f"{_name}-v0", entry=Odd, observation_space=spaces.Box(-1, 1, (2,)), action_space=_action)
 
 
 _BOX = spaces.Box(np.array([-2, 10], np.float32), np.array([2, 11], np.float32))
@@ -146,3 +297,55 @@ for _name, _action in {
     "Several": spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2))),
 }.items():
     _register(f"{_name}-v0", entry=Odd, observation_space=spaces.Box(-1, 1, (2,)), action_space=_action)
+
+
+class Strays(Odd):
+    """Shows in its third step what is not in its space."""
+
+    def __init__(self, shown: Any, observation_space: Any) -> None:
+        super().__init__(observation_space)
+        self.shown, self.t = shown, 0
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        seen, *rest = super().step(action)
+        return (self.shown if self.t == 3 else seen, *rest)  # type: ignore[return-value]
+
+
+class Leaves(Odd):
+    """Changes the working directory."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Dict({"x": spaces.Box(-1, 1, (2,)), "text": spaces.Text(3)}))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        print("gone")
+        os.chdir("/")
+        return super().reset(seed=seed)
+
+
+class Fails(Odd):
+    """Raises in its third step."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(-1, 1, (2,)))
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if len(self.taken) == 2:
+            raise RuntimeError("the wheel came off")
+        return super().step(action)
+
+
+for _name, _shown in {
+    "Far": np.full(2, 7, np.float32),
+    "Broken": np.array([np.nan, 0], np.float32),
+}.items():
+    _register(f"Strays{_name}-v0", entry=Strays, shown=_shown, observation_space=spaces.Box(-1, 1, (2,)))
+_register(
+    "StraysChoice-v0",
+    entry=Strays,
+    shown={"a": np.int64(3)},
+    observation_space=spaces.Dict({"a": spaces.MultiBinary(1)}),
+)
+_register("Fails-v0", entry=Fails)
+_register("Leaves-v0", entry=Leaves)

@@ -9,11 +9,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import gym_tasks  # noqa: F401  (registers its environments)
+import numpy as np
 import pytest
+from gymnasium import spaces
 
 import doctor
 from agents.program import BAD_INPUT
 from doctor import CAN_RUN, CANNOT_RUN, Engine, engines, main
+from envs.gymnasium_watch import difference
 
 SMALL = ["env=conditional", "context=task", "core.size=8", "fusion.size=8"]
 
@@ -114,3 +118,61 @@ def test_every_engine_has_an_extra_of_this_project_or_a_page() -> None:
             continue
         name = engine.install.split("[")[1].split("]")[0]
         assert any(requirement.startswith(engine.package) for requirement in extras[name])
+
+
+@pytest.mark.usefixtures("one_engine")
+def test_a_few_steps_of_each_task_are_played_and_compared(capfd: pytest.CaptureFixture[str]) -> None:
+    names = ["Match", "Forbidden", "StraysFar", "StraysBroken", "Fails", "Spoken"]
+    found, codes = {}, {}
+    for name in names:
+        keys = ["env=gymnasium", f"env.tasks=[gym_tasks:{name}-v0]"]
+        codes[name], whole = examined(capfd, *keys)
+        (found[name],) = whole["run"]["played"]
+        assert main(keys) == codes[name]
+        # One line for the task.
+        row = next(line for line in capfd.readouterr().out.splitlines() if f"task gym_tasks:{name}" in line)
+        assert (" no " in row) == (name.startswith("Strays") or name == "Fails")
+    assert found["Match"]["seen"].startswith("20 steps, ") and "vector [3] from 0 to 1" in found["Match"]["seen"]
+    assert "1 to 4 of 4 choices legal" in found["Forbidden"]["seen"] and not found["Forbidden"]["differences"]
+    assert 'told "press the' in found["Spoken"]["seen"]
+    assert found["StraysFar"]["differences"] == ["step returns numbers from 7 to 7 where the space has -1 to 1"]
+    assert "step returns 1 numbers that are not finite" in found["StraysBroken"]["differences"]
+    assert found["Fails"]["failure"] == "the wheel came off"
+    # What strays a little would start all the same; what raises would not get far.
+    assert {name for name, code in codes.items() if code} == {"Fails"}
+
+
+@pytest.mark.usefixtures("one_engine")
+def test_tasks_of_other_suites_are_played_too(capfd: pytest.CaptureFixture[str]) -> None:
+    _, found = examined(capfd, *SMALL, "env.tasks=[map-0,memory-0]")
+    played = found["run"]["played"]
+    assert [row["task"] for row in played] == ["map-0", "memory-0"]
+    assert all(row["seen"].startswith("20 steps") and not row["failure"] for row in played)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "expected"),
+    [
+        (spaces.Box(0, 1, (2,)), [0.0, 1.0], ""),
+        (spaces.Box(0, 1, (2,)), np.ones((3,)), "the shape [3] where the space has [2]"),
+        (spaces.Box(0, 255, (2,), np.uint8), np.full(2, 0.5), "float64 where the space has uint8"),
+        (spaces.Box(0, 1, (2,)), None, "NoneType where the space has numbers [2]"),
+        (spaces.Discrete(3), 2, ""),
+        (spaces.Discrete(3), 3, "3, which is not in Discrete(3)"),
+        (spaces.Dict({"a": spaces.Discrete(2)}), {"b": 0}, "the entries b where the space has a"),
+        (
+            spaces.Dict({"a": spaces.Tuple((spaces.Box(0, 1, (1,)),))}),
+            {"a": ([2.0],)},
+            "numbers from 2 to 2 in a.0 where",
+        ),
+        (spaces.Tuple((spaces.Discrete(2),)), (1, 1), "2 parts where the space has 1 parts"),
+        (spaces.MultiDiscrete([2, 3]), [1, 2], ""),
+        (spaces.MultiDiscrete([2, 3]), [2, 2], "[2, 2], which is not in MultiDiscrete"),
+        (spaces.Text(3), "abcd", "4 letters where the space has 3 at most"),
+        (spaces.Text(3), "a b", ""),
+        (spaces.Text(3), 3, "int where the space has a text"),
+    ],
+)
+def test_differences_from_a_space(space: Any, value: Any, expected: str) -> None:
+    found = difference(space, value)
+    assert found.startswith(expected) and bool(found) == bool(expected)

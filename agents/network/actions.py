@@ -274,7 +274,9 @@ class TanhGaussian:
 
 
 def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.empty(shape).uniform_(generator=generator).log_().neg_().log_().neg_()
+    # Never 0, whose noise of minus infinity would be less than that of an action that a mask has removed.
+    least = torch.finfo(torch.float32).tiny
+    return torch.empty(shape).uniform_(least, 1, generator=generator).log_().neg_().log_().neg_()
 
 
 @cache

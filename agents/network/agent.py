@@ -123,7 +123,8 @@ class AgentNetwork(nn.Module):
         with _full_precision(y.device.type):
             y = y.flatten(0, 1).float()
             logits = self._fuse("policy", y, modulations, segments) if "policy" in self.fusions else self.policy(y)
-            logits = self.action_mask(logits, inputs["task"].flatten())
+            legal = inputs["action_mask"].flatten(0, 1) if "action_mask" in inputs else None
+            logits = self.action_mask(logits, inputs["task"].flatten(), legal)
             value_features = self._fuse("value", y, modulations, segments) if values else y[:0]
         value_features = value_features.view(length if values else 0, batch, value_features.shape[1])
         return AgentOutput(logits.view(length, batch, -1), value_features, core_state)

@@ -10,7 +10,7 @@ _MASKED_LOGIT = -1e9
 
 
 class ActionMask(nn.Module):
-    """Removes the actions that a task does not have. logits [N, A], task [N] -> logits [N, A]."""
+    """Removes the actions that a task does not have, and those that are not legal at a step. logits [N, A], task [N] -> logits [N, A]."""
 
     allowed: Tensor
 
@@ -20,9 +20,12 @@ class ActionMask(nn.Module):
         self.needed = min(action_counts) < num_actions
         self.register_buffer("allowed", allowed, persistent=False)
 
-    def forward(self, logits: Tensor, task: Tensor) -> Tensor:
-        """Masked logits."""
-        return torch.where(self.allowed[task.long()], logits, _MASKED_LOGIT) if self.needed else logits
+    def forward(self, logits: Tensor, task: Tensor, legal: Tensor | None = None) -> Tensor:
+        """Masked logits. `legal`: bool [N, A], where environments say what is."""
+        if self.needed:
+            own = self.allowed[task.long()]
+            legal = own if legal is None else own & legal
+        return logits if legal is None else torch.where(legal, logits, _MASKED_LOGIT)
 
 
 class ValueHead(nn.Module):
