@@ -7,6 +7,7 @@ user's own environments and wrappers that suite gymnasium is told (envs/gymnasiu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -312,7 +313,7 @@ MAY_CHANGE_ON_RESUME = (
 )
 """Keys whose change leaves the experiment what it is. `resume=true` refuses a different value of any other."""
 
-FORMER_VALUES = {
+FORMER_VALUES: dict[str, dict[Any, Any]] = {
     "learner.optimizer": {"rmsprop_tf": "rmsprop"},
     "initialization": {"sonnet": "torch"},
     "learner.popart_step_size": {3e-3: 3e-4},

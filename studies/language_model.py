@@ -25,6 +25,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from agents.fusion import LowRank
 from agents.network.core import CORES
+from agents.network.initialization import keep_variance
 
 MOST_LOGITS = 2**24
 """That are in memory at a time: those of a whole step, with the 268,000 words of WikiText-103, would take 10 GB with their gradients."""
@@ -71,6 +72,8 @@ class LanguageModel(nn.Module):
         self.decoder = (
             LowRank(size, size, embedding_size, rank=rank) if form.decoder else nn.Linear(size, embedding_size)
         )
+        if isinstance(self.decoder, nn.Linear):
+            keep_variance(self.decoder)
         self.outputs = None if tied else nn.Embedding(symbols, embedding_size)
         self.bias = nn.Parameter(torch.zeros(symbols))
         self.dropout = nn.Dropout(dropout)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.fusion import FUSIONS, Fusion, identity_segments
+from agents.network.initialization import RELU_GAIN, keep_variance
 
 MULTI_HEAD = "multi_head"
 PERCEPTRONS = ("concat", "sum", "scale_shift", "film", "gated", "diagonal", "low_rank", "mi", MULTI_HEAD)
@@ -46,7 +47,8 @@ class FusedPerceptron(nn.Module):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x [U, N, X], z [U, Z] -> [U, N, K]."""
         for number, layer in enumerate(self.layers):
-            x = for_each_context(cast(Fusion, layer), x.relu() if number else x, z)
+            # A fusion is built for inputs of variance 1.
+            x = for_each_context(cast(Fusion, layer), RELU_GAIN * x.relu() if number else x, z)
         return x
 
 
@@ -59,6 +61,8 @@ class MultiHeadPerceptron(nn.Module):
         self.z_size = out_size * (width + 1)
         self.width, self.out_size = width, out_size
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(sizes))
+        for layer in self.layers:
+            keep_variance(cast(nn.Linear, layer), RELU_GAIN)
 
     def initial_contexts(self, number: int) -> Tensor:
         """Random heads z [number, Z] to begin to learn from."""

@@ -28,6 +28,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F  # noqa: N812
 
 from ablation.numbers import count
+from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import NeuralProcessConfig
 from envs.errors import InputError
 from studies.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
@@ -62,7 +63,11 @@ class NeuralProcess(nn.Module):
         sizes = [2, encoder_width, encoder_width, encoder_width]
         layers = [nn.Linear(before, after) for before, after in itertools.pairwise(sizes)]
         self.encoder = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
-        self.posterior = nn.Sequential(nn.ReLU(), nn.Linear(encoder_width, 2 * latent_size))
+        posterior = nn.Linear(encoder_width, 2 * latent_size)
+        for layer in layers:
+            keep_variance(layer, RELU_GAIN)
+        keep_variance(posterior)
+        self.posterior = nn.Sequential(nn.ReLU(), posterior)
         self.decoder = FusedPerceptron(decoder, 1, latent_size, 2, width=width, hidden_layers=hidden_layers, rank=rank)
 
     def forward(self, x: Tensor, y: Tensor, given: Tensor, noise: Tensor) -> Tensor:

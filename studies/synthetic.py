@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ablation.numbers import count
 from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, MultiplicativeInteraction
+from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import SyntheticConfig
 from studies.ensembles import Ensemble, Streams, as_numbers, train
 from studies.figures import Figure, band, curves
@@ -54,6 +55,7 @@ class FusedHidden(nn.Module):
         self.fusion = fusion
         self.relu = relu
         self.readout = nn.Linear(fusion.out_size, out_size)
+        keep_variance(self.readout, RELU_GAIN if relu else 1.0)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x, z [N, d] -> [N, K]."""

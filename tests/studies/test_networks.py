@@ -36,9 +36,21 @@ def test_every_layer_hears_the_context() -> None:
     x, z = torch.randn(2, 5, 3), torch.randn(2, 4)
     expected = x[1]
     for number, layer in enumerate(network.layers):
-        expected = expected.relu() if number else expected
+        # ReLU halves the mean square.
+        expected = 2**0.5 * expected.relu() if number else expected
         expected = layer.apply(expected, layer.condition(z[1:]), identity_segments(1))
     torch.testing.assert_close(network(x, z)[1], expected)
+
+
+@pytest.mark.parametrize("name", PERCEPTRONS)
+def test_inputs_and_contexts_differ_behind_new_layers(name: str) -> None:
+    """Standard deviation of the output over x, and over z."""
+    torch.manual_seed(0)
+    network = perceptron(name, 1, 8, 1, width=40, hidden_layers=3, rank=8)
+    x = torch.linspace(-2, 2, 100).view(1, 100, 1).expand(20, -1, -1)
+    with torch.no_grad():
+        y = network(x, network.initial_contexts(20))
+    assert 0.1 <= float(y.std(dim=1).mean()) <= 3 and 0.1 <= float(y.std(dim=0).mean()) <= 3
 
 
 def test_a_head_for_each_context() -> None:
