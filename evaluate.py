@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.checkpoint import find_checkpoint
 from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, play, quotas
 from agents.evaluation_probes import Probing, probe_report, probe_tables
-from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
+from agents.evaluation_report import home, prepare_output, report, score_tables, table, unknown_intervals, write_report
 from agents.files import check_links
 from agents.plan import named_device, num_cores
 from agents.program import DONE, asks_for_help, exit_code, show_help
@@ -86,7 +86,14 @@ def evaluate(config: EvaluateConfig) -> int:
     if probed:
         content["probes"] = probe_report(agent, played, probed)
     write_report(output, content)
-    console.print(table(content), *score_tables(content), *probe_tables(content), sep="\n", highlight=False)
+    console.print(
+        table(content),
+        *unknown_intervals(content),
+        *score_tables(content),
+        *probe_tables(content),
+        sep="\n",
+        highlight=False,
+    )
     for path in written:
         console.say(f"written: {path}")
     return DONE
