@@ -16,8 +16,9 @@ from rich.text import Text
 
 from agents.checkpoint import CHECKPOINTS, list_checkpoints
 from agents.evaluation import Episode, SavedAgent
+from agents.evaluation_files import keep_earlier, settings_of
 from agents.evaluation_intervals import EXACT, METHOD, WEIGHT, Interval, Samples, interval
-from agents.files import write_whole
+from agents.files import read_json, write_whole
 from agents.run_folder import holds_run, versions
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
@@ -147,6 +148,7 @@ def report(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int,
             "engine": spec.engine,
             "greedy": config.greedy,
             "seed": config.seed,
+            "episodes": config.episodes,
             "slots": slots,
             "interval": METHOD,
             "versions": dict(versions()),
@@ -221,11 +223,14 @@ def home(run: Path, checkpoint: Path) -> Path:
     return checkpoint.parent
 
 
-def prepare_output(path: Path) -> None:
+def prepare_output(path: Path, *, given: bool) -> None:
     """Makes sure that the result can be written, before hours are spent on it.
 
+    Args:
+        given: whether the user has named the file.
+
     Raises:
-        InputError: it cannot.
+        InputError: it cannot, or a file that the user has named is something else.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,8 +243,12 @@ def prepare_output(path: Path) -> None:
         )
     if path in list_checkpoints(path.parent):
         raise InputError(f"output={path} is a checkpoint: give another output=.")
+    if given and path.exists() and path.stat().st_size and settings_of(read_json(path)) is None:
+        raise InputError(f"output={path} holds something that is no evaluation: give another output=.")
 
 
-def write_report(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes evaluation.json whole or not at all."""
+def write_report(path: Path, content: Mapping[str, Any]) -> Path | None:
+    """Writes evaluation.json whole or not at all. Returns the new name of an earlier one with other settings."""
+    earlier = keep_earlier(path, content)
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return earlier
