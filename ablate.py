@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ablation.analysis import analyse
 from ablation.display import GridDisplay
-from ablation.grid import claim, fusion_axis, make_cells
+from ablation.grid import claim, make_cells, own_axes
 from ablation.places import place_for
 from ablation.processes import available_cores
 from ablation.records import load_folders, load_grid
@@ -43,7 +43,7 @@ def begin(arguments: Sequence[str]) -> int:
         return show_help(__doc__, ablate_keys(overrides(arguments)))
     single, axes = split_axes(arguments)
     config = compose_ablate(single)
-    fusion_axis(config, single, axes)
+    own_axes(config, single, axes)
     check_ablate(config, len(available_cores()))
     if config.report:
         return report(load_grid(Path(config.report), config.measure), Path(config.report), config)

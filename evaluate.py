@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agents.checkpoint import find_checkpoint
 from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, play, quotas
+from agents.evaluation_files import keep_folder
 from agents.evaluation_probes import Probing, probe_report, probe_tables
-from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
+from agents.evaluation_report import home, prepare_output, report, score_tables, table, unknown_intervals, write_report
 from agents.files import check_links
 from agents.plan import named_device, num_cores
 from agents.program import DONE, asks_for_help, exit_code, show_help
@@ -45,7 +46,7 @@ def evaluate(config: EvaluateConfig) -> int:
     spec = evaluation_spec(agent, config.tasks, config.engine)
     folder = home(Path(config.run), agent.path)
     output = Path(config.output) if config.output else folder / "evaluation.json"
-    prepare_output(output)
+    prepare_output(output, given=bool(config.output))
     check_links(folder, "videos", "probes", "tensorboard")
     if config.video:
         check_video()
@@ -61,6 +62,13 @@ def evaluate(config: EvaluateConfig) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     played: dict[str, list[Episode]] = {}
     probed: dict[str, dict[str, list[Episode]]] = {probe: {} for probe in probing.names}
+    made_with = {"sha256": agent.sha256, "seed": config.seed}
+    moved = []
+    if config.similarity and probing.names:
+        moved.append(keep_folder(folder / "probes", made_with))
+    if config.video:
+        video = {"episodes": config.video_episodes, "greedy": config.greedy, "engine": spec.engine}
+        moved.append(keep_folder(folder / "videos", made_with | video))
     written = [output, *(probing.write_similarity(folder, agent.updates) if config.similarity else ())]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probed)))
@@ -85,10 +93,20 @@ def evaluate(config: EvaluateConfig) -> int:
     content = report(agent, spec, config, slots, played)
     if probed:
         content["probes"] = probe_report(agent, played, probed)
-    write_report(output, content)
-    console.print(table(content), *score_tables(content), *probe_tables(content), sep="\n", highlight=False)
+    earlier = write_report(output, content)
+    console.print(
+        table(content),
+        *unknown_intervals(content),
+        *score_tables(content),
+        *probe_tables(content),
+        sep="\n",
+        highlight=False,
+    )
     for path in written:
         console.say(f"written: {path}")
+    for path in (earlier, *moved):
+        if path:
+            console.say(f"kept: {path}, an earlier evaluation with other settings")
     return DONE
 
 

@@ -34,7 +34,7 @@ from agents.faults import FaultRecord, Faults
 from agents.following import beginning, follow_under_torchrun
 from agents.leading import Followers
 from agents.learner import NonFiniteError
-from agents.learners import LearnerError, torchrun_place, with_learners
+from agents.learners import LearnerError, send_home, torchrun_place, with_learners
 from agents.matching import match_params
 from agents.metrics import MetricsLog, Statistics
 from agents.network.cost import multiply_adds
@@ -46,6 +46,7 @@ from agents.run_folder import (
     claim,
     default_run,
     holds_run,
+    is_finished,
     newest_checkpoint,
     restore,
     result,
@@ -58,7 +59,7 @@ from agents.run_folder import (
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process, memory_row, prepare_copies
 from agents.saving import SaveError, Saver
-from agents.terminal import warn
+from agents.terminal import TextConsole, warn
 from conf.loading import changed_keys, compose_train, outright_keys, train_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -88,6 +89,11 @@ def begin(arguments: Sequence[str]) -> int:
     config.run = config.run or default_run(config)
     if config.resume and holds_run(Path(config.run)):
         config = resumed_config(config, changed_keys(arguments), outright_keys(arguments))
+        if is_finished(config):
+            TextConsole().say(f"run={config.run} is finished: nothing to do. A larger total_frames= goes on with it.")
+            if launched:
+                send_home(launched)
+            return DONE
         return train(config, make_spec(config.env))
     env = make_spec(config.env)
     config.env = settle(config.env, env)

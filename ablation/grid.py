@@ -14,6 +14,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ablation.run_files import CELL, GRID, read_evaluation, read_grid, read_paused, read_result
 from agents.builder import build_network
@@ -45,6 +46,15 @@ NOT_OF_THE_EXPERIMENT = set(MAY_CHANGE_ON_RESUME) - {
     *("total_frames", "stop_at_success", "precision", "runtime.name", "log_frames")
 }
 """Keys whose change leaves what is learned, and what is told of it, as it is."""
+
+
+_LISTS = ("fusions", "seeds", "folders")
+_OF_THE_GRID = {field.name for field in dataclasses.fields(AblateConfig)} - {
+    field.name for field in dataclasses.fields(TrainConfig)
+}
+_NO_AXES = NOT_OF_THE_EXPERIMENT | {"log_frames"}
+_NOT_COMPARED = _NO_AXES | {"seed", "match_params"}
+"""Keys in which two runs may differ that are the same agent, trained in the same way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +93,8 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     Raises:
         InputError: a cell's configuration is none, or cannot be played by its suite, or `match_params` cannot be met.
     """
-    folder, variants = Path(config.folder or f"runs/ablate-{config.env.name}"), {}
+    folder = Path(config.folder or f"runs/ablate-{config.env.name}")
+    variants: dict[str, tuple[TrainConfig, EnvSpec]] = {}
     for values in itertools.product(config.fusions, *axes.values()):
         at = dict(zip(["fusion", *axes], values, strict=True))
         train = train_part(compose_ablate([*single, *(f"{key}={value}" for key, value in at.items())]))
@@ -96,7 +107,13 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         train.env = settle(train.env, env)
         train = match_params(train, env)
         check(train, env)
-        variants[" ".join([at.pop("fusion"), *(f"{key}={value}" for key, value in at.items())])] = train, env
+        variant = " ".join([at.pop("fusion"), *(f"{key}={value}" for key, value in at.items())])
+        same = [name for name, (other, _) in variants.items() if _compared(other) == _compared(train)]
+        if same or variant in variants:
+            raise InputError(
+                f"{variant} trains the same agent as {next(iter(same), variant)}, and would count as another variant: give each once."
+            )
+        variants[variant] = train, env
     cells = [
         make_cell(config, folder, variant, seed, *variants[variant])
         for seed, variant in itertools.product(seeds_of(config), variants)
@@ -138,21 +155,39 @@ def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:
     return dataclasses.replace(train, runtime=own)
 
 
-def fusion_axis(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
-    """`fusion=mi` and `fusion=concat,mi` mean `fusions=[mi]` and `fusions=[concat,mi]`: moves them there.
+def own_axes(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
+    """`fusion=concat,mi` (`fusion=mi`) means `fusions=[concat,mi]` and `seed=0,1` means `seeds=[0,1]`: moves them there, in the command
+    line too. Every other axis has to be one of the experiment.
 
     Raises:
-        InputError: both are given.
+        InputError: both are given, or an axis is not part of what is compared.
     """
-    given = [text for text in single if text.startswith("fusion=")]
-    wanted = axes.pop("fusion", [text.split("=", 1)[1] for text in given])
+    _as_list("fusion", "fusions", config, single, axes)
+    if "seed" in axes:
+        _as_list("seed", "seeds", config, single, axes)
+        # As `seeds=[...]` is read; text that is no number is refused with it.
+        config.seeds = [int(seed) if seed.isdecimal() else seed for seed in config.seeds]
+    for key, values in axes.items():
+        given = f"{key}={','.join(values)}"
+        if key in _LISTS:
+            raise InputError(f"{given} is not a list: give {key}=[{','.join(values)}].")
+        if key in _OF_THE_GRID:
+            raise InputError(f"{given} is a key of the whole grid and no axis: give it one value, or run two grids.")
+        if key in _NO_AXES:
+            raise InputError(f"{given} is no axis, because it changes nothing of what is compared: give it one value.")
+
+
+def _as_list(key: str, keys: str, config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
+    given = [text for text in single if text.startswith(f"{key}=")]
+    wanted = axes.pop(key, [text.split("=", 1)[1] for text in given])
     if not wanted:
         return
-    if any(text.startswith("fusions=") for text in single):
-        raise InputError(f"fusion={','.join(wanted)} and fusions= are both given: give fusions=[...] alone.")
-    config.fusions = wanted
+    if any(text.startswith(f"{keys}=") for text in single) or keys in axes:
+        raise InputError(f"{key}={','.join(wanted)} and {keys}= are both given: give {keys}=[...] alone.")
+    setattr(config, keys, wanted)
     for text in given:
         single.remove(text)
+    single.append(f"{keys}=[{','.join(wanted)}]")
 
 
 def check(config: TrainConfig, env: EnvSpec) -> None:
@@ -265,6 +300,10 @@ def frames(cell: Cell) -> int:
         return int(json.loads(lines[-1])["frames"])
     except (OSError, ValueError, IndexError, KeyError, TypeError):
         return 0
+
+
+def _compared(train: TrainConfig) -> dict[str, Any]:
+    return {key: value for key, value in flatten(to_dict(train)).items() if key not in _NOT_COMPARED}
 
 
 def _file_name(text: str) -> str:

@@ -11,13 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.evaluation import MAX_SLOTS, Episode, SavedAgent, WrapPolicy, make_task_env, quotas, seat, stream
-from agents.evaluation_report import CONFIDENCE, RESAMPLES, Played, interval, is_known, mean, outcomes, results
+from agents.evaluation_intervals import METHOD, interval
+from agents.evaluation_report import Played, Scores, is_known, mean, outcomes, results, return_range
 from agents.network.context import ContextEncoder
 from agents.probes import ALL, PROBES, Contexts, Record, Scene, ToldPolicy, derangement
 from agents.task_similarity import draw, similarities, write
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
+
+NO_SCORES: Scores = {}
 
 # Keeps the draws of swaps apart from the sampling of actions, which hangs on the same `stream`.
 _SWAPS = 1
@@ -126,18 +129,18 @@ def probe_report(agent: SavedAgent, played: Played, probed: Mapping[str, Played]
         section[name] = {
             "told": PROBES[name].told,
             "note": note,
-            "interval": f"{CONFIDENCE:.0%} percentile bootstrap, {RESAMPLES} resamples; of a drop: of the difference of two "
-            "independent samples",
+            "interval": f"{METHOD}; of a drop: of the difference of two independent samples",
             "tasks": {
-                task: row | drop({task: played[task]}, {task: episodes[task]}, certain=note is not None)
+                task: row
+                | drop({task: played[task]}, {task: episodes[task]}, agent.env.scores, certain=note is not None)
                 for task, row in tasks.items()
             },
-            "aggregate": aggregate | drop(played, episodes, certain=note is not None),
+            "aggregate": aggregate | drop(played, episodes, agent.env.scores, certain=note is not None),
         }
     return section
 
 
-def drop(played: Played, probed: Played, *, certain: bool = False) -> dict[str, Any]:
+def drop(played: Played, probed: Played, scores: Scores = NO_SCORES, *, certain: bool = False) -> dict[str, Any]:
     """What a probe took, of the return and of the success: mean over tasks without it minus that with it, and the interval.
 
     The two evaluations are taken as independent samples. Their episodes have the same seeds only where the engine seeds every episode,
@@ -145,17 +148,34 @@ def drop(played: Played, probed: Played, *, certain: bool = False) -> dict[str, 
 
     Args:
         played, probed: episodes without and with the probe.
+        scores: of the suite, by task.
         certain: the agent cannot have acted otherwise, so episodes that are all the same are so by necessity: the drop is 0 for sure.
     """
     unchanged = all(_outcome(played[task]) == _outcome(probed[task]) for task in played)
     (returns, successes), (probed_returns, probed_successes) = outcomes(played), outcomes(probed)
     row: dict[str, Any] = {"unchanged": unchanged}
-    for key, before, after in (("return", returns, probed_returns), ("success", successes, probed_successes)):
+    ranges = [
+        # A task has the same returns with and without the probe.
+        return_range(np.concatenate(both), np.concatenate(successful), scores.get(task))
+        for task, both, successful in zip(
+            played,
+            zip(returns, probed_returns, strict=True),
+            zip(successes, probed_successes, strict=True),
+            strict=True,
+        )
+    ]
+    shares = [(0.0, 1.0)] * len(played)
+    for key, before, after, ends in (
+        ("return", returns, probed_returns, ranges),
+        ("success", successes, probed_successes, shares),
+    ):
         known = is_known([*before, *after])
         row[f"{key}_drop"] = mean(before) - mean(after) if known else None
         row[f"{key}_drop_interval"] = None
         if known:
-            row[f"{key}_drop_interval"] = (0.0, 0.0) if certain and unchanged else interval(before, after)
+            row[f"{key}_drop_interval"] = (
+                (0.0, 0.0) if certain and unchanged else interval(before, after, ranges=[*ends, *ends])
+            )
     return row
 
 

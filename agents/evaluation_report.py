@@ -16,20 +16,19 @@ from rich.text import Text
 
 from agents.checkpoint import CHECKPOINTS, list_checkpoints
 from agents.evaluation import Episode, SavedAgent
-from agents.files import write_whole
+from agents.evaluation_files import keep_earlier, settings_of
+from agents.evaluation_intervals import EXACT, METHOD, WEIGHT, Interval, Samples, interval
+from agents.files import read_json, write_whole
 from agents.run_folder import holds_run, versions
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
-from envs.scores import AGGREGATES, Aggregate, human_scores, normalised
-from envs.spec import EnvSpec
+from envs.scores import AGGREGATES, human_scores, normalised
+from envs.spec import EnvSpec, Score
 
-CONFIDENCE, RESAMPLES = 0.95, 9_999
-_BATCH_BYTES = 64 * 2**20
-
-Samples = Sequence[NDArray[np.float64]]
-Interval = tuple[float, float]
 Played = Mapping[str, Sequence[Episode]]
 """The episodes of each task."""
+Scores = Mapping[str, Score]
+"""Reference scores of a suite, by task; of none or all of them."""
 
 
 def mean(samples: Samples) -> float:
@@ -37,52 +36,42 @@ def mean(samples: Samples) -> float:
     return float(np.mean([sample.mean() for sample in samples]))
 
 
-def interval(samples: Samples, minus: Samples = (), over: Aggregate = AGGREGATES["mean"]) -> Interval | None:
-    """95% percentile bootstrap interval of `mean(samples)`, or of `mean(samples) - mean(minus)`.
+def return_range(returns: NDArray[np.float64], successes: NDArray[np.float64], score: Score | None = None) -> Interval:
+    """The lowest and the highest return that episodes of a task can have, as far as is known: those seen, and
 
-    With another `over`, of what that makes of the samples' means. It is stratified: every sample is drawn anew within itself, and
-    independently of all others.
-
-    The same data give the same interval. Data without any spread give [m, m]; a sample of fewer than two says nothing of its spread
-    and gives None.
+    - 0 and 1 where every return is the success itself;
+    - 0 where the success is known and all episodes have the same, for the other outcome was not seen;
+    - the suite's reference scores where all returns are the same.
     """
-    data = (*samples, *minus)
-    if min(map(len, data)) < 2:
-        return None
-
-    def statistic(*drawn: NDArray[np.float64], axis: int) -> Any:
-        means = np.array([sample.mean(axis=axis) for sample in drawn])
-        value = over(means[: len(samples)])
-        return value - over(means[len(samples) :]) if minus else value
-
-    if all(np.ptp(sample) == 0 for sample in data):
-        value = float(statistic(*data, axis=0))
-        return value, value
-    # Imported here, because it takes a second.
-    from scipy.stats import bootstrap  # type: ignore[import-untyped]
-
-    found = bootstrap(
-        data,
-        statistic,
-        n_resamples=RESAMPLES,
-        batch=max(1, _BATCH_BYTES // (8 * sum(map(len, data)))),
-        vectorized=True,
-        paired=False,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    if np.array_equal(returns, successes):
+        return 0.0, 1.0
+    ends = [float(returns.min()), float(returns.max())]
+    if ends[0] == ends[1] and score:
+        ends += [score.random, score.human]
+    if is_known([successes]) and np.ptp(successes) == 0:
+        ends.append(0.0)
+    return min(ends), max(ends)
 
 
-def summary(samples: Samples, successes: Samples) -> dict[str, Any]:
-    """mean, interval, success, success_interval. Success is None where the suite does not know it."""
+def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str, Any]:
+    """mean, interval, success, success_interval. Success is None where the suite does not know it.
+
+    Args:
+        scores: of the suite, by task.
+        weight: of agents/evaluation_intervals.py.
+    """
+    returns, successes = outcomes(played)
     known = is_known(successes)
+    ranges = [
+        return_range(earned, won, scores.get(task))
+        for task, earned, won in zip(played, returns, successes, strict=True)
+    ]
+    shares = [(0.0, 1.0)] * len(played)
     return {
-        "mean": mean(samples),
-        "interval": interval(samples),
+        "mean": mean(returns),
+        "interval": interval(returns, ranges=ranges, weight=weight),
         "success": mean(successes) if known else None,
-        "success_interval": interval(successes) if known else None,
+        "success_interval": interval(successes, ranges=shares, weight=weight) if known else None,
     }
 
 
@@ -108,7 +97,7 @@ def results(agent: SavedAgent, played: Played) -> tuple[dict[str, dict[str, Any]
     tasks = {
         task: {
             "episodes": len(episodes),
-            **summary(*outcomes({task: episodes})),
+            **summary({task: episodes}, agent.env.scores, EXACT),
             "length": float(np.mean([e.length for e in episodes])),
             "trained": task in agent.env.tasks,
             "seeds": [e.seed for e in episodes],
@@ -118,7 +107,7 @@ def results(agent: SavedAgent, played: Played) -> tuple[dict[str, dict[str, Any]
         }
         for task, episodes in played.items()
     }
-    return tasks, {"tasks": len(tasks), **summary(*outcomes(played))}
+    return tasks, {"tasks": len(tasks), **summary(played, agent.env.scores)}
 
 
 def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
@@ -126,12 +115,17 @@ def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
     known = human_scores(spec)
     if not known:
         return {}
-    samples = {task: normalised(sample, known[task]) for task, sample in zip(played, outcomes(played)[0], strict=True)}
-    means = np.array([sample.mean() for sample in samples.values()])
+    rows, samples, ranges = {}, [], []
+    for task, returns, successes in zip(played, *outcomes(played), strict=True):
+        samples.append(normalised(returns, known[task]))
+        low, high = sorted(normalised(end, known[task]) for end in return_range(returns, successes, known[task]))
+        ranges.append((low, high))
+        rows[task] = {"score": mean(samples[-1:]), "interval": interval(samples[-1:], ranges=ranges[-1:], weight=EXACT)}
+    means = np.array([sample.mean() for sample in samples])
     return {
-        "tasks": {task: {"score": mean([sample]), "interval": interval([sample])} for task, sample in samples.items()},
+        "tasks": rows,
         "aggregate": {
-            name: {"score": float(over(means)), "interval": interval(list(samples.values()), over=over)}
+            name: {"score": float(over(means)), "interval": interval(samples, over=over, ranges=ranges)}
             for name, over in AGGREGATES.items()
         },
         "unit": "100 (return - random) / (human - random) of mean returns; mean_capped caps every task at 100 before the mean",
@@ -154,8 +148,9 @@ def report(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int,
             "engine": spec.engine,
             "greedy": config.greedy,
             "seed": config.seed,
+            "episodes": config.episodes,
             "slots": slots,
-            "interval": f"{CONFIDENCE:.0%} percentile bootstrap, {RESAMPLES} resamples, stratified by task in the aggregate",
+            "interval": METHOD,
             "versions": dict(versions()),
         },
     }
@@ -173,6 +168,15 @@ def table(content: Mapping[str, Any]) -> Table:
     total = content["aggregate"]
     shown.add_row(f"mean of {total['tasks']} tasks", "", *_cells(total), "", style="bold")
     return shown
+
+
+def unknown_intervals(content: Mapping[str, Any]) -> list[str]:
+    """Why returns have no interval, in a sentence; nothing where all have one."""
+    alike = [task for task, row in content["tasks"].items() if row["interval"] is None and row["episodes"] > 1]
+    if not alike:
+        return []
+    told = f"All episodes of {', '.join(alike)} have the same return, and what other returns there are is not known"
+    return [f"{told}: the mean has no interval."]
 
 
 def score_tables(content: Mapping[str, Any]) -> list[Table]:
@@ -219,11 +223,14 @@ def home(run: Path, checkpoint: Path) -> Path:
     return checkpoint.parent
 
 
-def prepare_output(path: Path) -> None:
+def prepare_output(path: Path, *, given: bool) -> None:
     """Makes sure that the result can be written, before hours are spent on it.
 
+    Args:
+        given: whether the user has named the file.
+
     Raises:
-        InputError: it cannot.
+        InputError: it cannot, or a file that the user has named is something else.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,8 +243,12 @@ def prepare_output(path: Path) -> None:
         )
     if path in list_checkpoints(path.parent):
         raise InputError(f"output={path} is a checkpoint: give another output=.")
+    if given and path.exists() and path.stat().st_size and settings_of(read_json(path)) is None:
+        raise InputError(f"output={path} holds something that is no evaluation: give another output=.")
 
 
-def write_report(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes evaluation.json whole or not at all."""
+def write_report(path: Path, content: Mapping[str, Any]) -> Path | None:
+    """Writes evaluation.json whole or not at all. Returns the new name of an earlier one with other settings."""
+    earlier = keep_earlier(path, content)
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return earlier

@@ -29,6 +29,9 @@ FIRST = 0
 _LOOK_SECONDS = 0.05
 """How often one looks whether the others have come."""
 
+_COMING_SECONDS = 60.0
+"""In which every process that torchrun has started has come."""
+
 _SUM_TIMEOUT = datetime.timedelta(minutes=10)
 """For learners that are all in the middle of an update."""
 
@@ -202,6 +205,18 @@ def meet_at_torchrun() -> Group:
     """The group of the processes that torchrun has started."""
     place = Place(*next(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
     return Group(place, loopback=os.environ["MASTER_ADDR"] in _LOCAL)
+
+
+def send_home(launched: Launched) -> None:
+    """Tells the learners that torchrun has started beside the first that there is nothing to learn."""
+    store = Place(*next(distributed.rendezvous("env://"))).store  # type: ignore[attr-defined]
+    store.set("off", "")
+    # The store may end with this process.
+    others = [f"here/{rank}" for rank in range(1, launched.size)]
+    until = time.monotonic() + _COMING_SECONDS
+    while not store.check(others) and time.monotonic() < until:
+        time.sleep(_LOOK_SECONDS)
+    time.sleep(4 * _LOOK_SECONDS)
 
 
 def shared_file() -> int:

@@ -19,7 +19,7 @@ from agents.bottleneck import Verdict
 from agents.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
 from agents.clock import Clock
 from agents.diagnosis import for_json
-from agents.files import check_links, write_json
+from agents.files import check_links, read_json, write_json
 from agents.learner import Learner, NonFiniteError
 from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.network.actions import action_distribution
@@ -98,6 +98,38 @@ def resumed_config(
     tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
     check_named(saved.env, [*config.allow, *named(config.env)], str(folder / CONFIG))
     return train_from_dict(tree, str(folder / CONFIG))
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether the run in `config.run` has come to its end, so that going on with it as `config` says would play nothing.
+
+    Nothing is written. A run whose result or newest checkpoint is missing or damaged is not finished: it comes to its end again.
+
+    Raises:
+        InputError: `total_frames` was lowered below what has been played, or no checkpoint is intact.
+    """
+    folder = Path(config.run)
+    found = list_checkpoints(folder / CHECKPOINTS)
+    if not found:
+        return False
+    content = newest_intact(found).content
+    env = env_from_dict(content["env"])
+    statistics = Statistics(env.tasks)
+    try:
+        counters = content["learner"]["counters"]
+        frames, updates = int(counters["steps"]) * env.action_repeat, int(counters["updates"])
+        statistics.load_state_dict(content["statistics"])
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError):
+        # `restore` says what is wrong.
+        return False
+    if config.total_frames < frames and config.total_frames != load_train(folder / CONFIG).total_frames:
+        raise InputError(
+            f"total_frames={config.total_frames} is less than the {frames} frames that run={folder} has played: give more."
+        )
+    written = read_json(folder / RESULT) or {}
+    if not written.get("finished") or written.get("updates") != updates:
+        return False
+    return frames >= config.total_frames or 0 < config.stop_at_success <= statistics.success()
 
 
 def write_agent(folder: Path, network: AgentNetwork, cost: MultiplyAdds) -> None:

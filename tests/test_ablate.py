@@ -18,7 +18,7 @@ import pytest
 
 import ablate
 from ablation import cell as cell_process
-from ablation.grid import Cell, claim, fusion_axis, make_cells, save_cell
+from ablation.grid import Cell, claim, make_cells, own_axes, save_cell
 from ablation.processes import available_cores, share
 from ablation.running import reason
 from agents.checkpoint import list_checkpoints
@@ -63,7 +63,7 @@ def wait_for(what: Callable[[], object], process: subprocess.Popen[str]) -> None
 def cells_of(*arguments: str) -> list[Cell]:
     single, axes = split_axes(arguments)
     config = compose_ablate(single)
-    fusion_axis(config, single, axes)
+    own_axes(config, single, axes)
     return make_cells(config, single, axes)
 
 

@@ -12,7 +12,7 @@ from saved_agents import evaluated, make_checkpoint
 from torch import Tensor
 
 import evaluate
-from agents import evaluation_probes, evaluation_report
+from agents import evaluation_intervals, evaluation_probes
 from agents.evaluation import evaluation_spec, load_agent
 from agents.evaluation_probes import Probing
 from agents.policy import Policy, context_rows
@@ -34,7 +34,7 @@ def told_both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the figure, which takes a second, with few resamples, and with small samples of instructions."""
-    monkeypatch.setattr(evaluation_report, "RESAMPLES", 199)
+    monkeypatch.setattr(evaluation_intervals, "RESAMPLES", 199)
     monkeypatch.setattr(evaluation_probes, "MAX_SLOTS", 16)
     monkeypatch.setattr(Probing, "write_similarity", lambda *arguments: [])
 

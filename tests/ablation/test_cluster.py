@@ -17,7 +17,7 @@ import ablate
 from ablation import cell as cell_process
 from ablation import cluster
 from ablation.cell import at_work
-from ablation.grid import Cell, claim, fusion_axis, make_cells, save_cell
+from ablation.grid import Cell, claim, make_cells, own_axes, save_cell
 from ablation.running import End
 from agents.checkpoint import list_checkpoints
 from agents.files import read_json
@@ -49,7 +49,7 @@ def nodes() -> Iterator[Any]:
 def cells_of(*arguments: str) -> list[Cell]:
     single, axes = split_axes([*TINY, *arguments])
     config = compose_ablate(single)
-    fusion_axis(config, single, axes)
+    own_axes(config, single, axes)
     check_ablate(config, cores=1)
     return make_cells(config, single, axes)
 

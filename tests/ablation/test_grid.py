@@ -6,25 +6,27 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from run_folders import change, write_json, write_run
 
 from ablation.grid import (
+    NOT_OF_THE_EXPERIMENT,
     Cell,
     claim,
     evaluated,
     frames,
-    fusion_axis,
     load_cell,
     make_cells,
+    own_axes,
     save_cell,
     trained,
 )
 from agents.files import read_json
 from agents.matching import count_parameters
-from conf.ablate_schema import check_ablate, seeds_of
+from conf.ablate_schema import AblateConfig, check_ablate, seeds_of
 from conf.loading import compose_ablate, compose_train, flatten, split_axes, to_dict
-from conf.schema import EvaluateConfig
+from conf.schema import EvaluateConfig, TrainConfig
 from envs.errors import InputError
 from envs.suites import make_spec
 
@@ -35,7 +37,7 @@ def cells_of(*arguments: str) -> list[Cell]:
     """The cells of a command line."""
     single, axes = split_axes([*CONDITIONAL, *arguments])
     config = compose_ablate(single)
-    fusion_axis(config, single, axes)
+    own_axes(config, single, axes)
     check_ablate(config, cores=2)
     return make_cells(config, single, axes)
 
@@ -128,6 +130,19 @@ def test_seeds_are_a_number_or_a_list() -> None:
         (["measure=luck"], "measure=luck is unknown"),
         (["episodes=0"], "episodes=0 is out of range"),
         (["core=lstm,lstm"], "repeats a value"),
+        (["fusion=concat,concat"], "repeats a value"),
+        (["learner.learning_rate=1e-3,0.001"], "repeats a value"),
+        (["core=lstm,'lstm'"], "trains the same agent as"),
+        (["learner.discounting=.9,0.90"], "repeats a value"),
+        (["experiment=conditional_linear,conditional_linear"], "repeats a value"),
+        (["seed=0,0"], "repeats a value"),
+        (["seed=0,00"], "seeds=[0, 0] is not a number of seeds"),
+        (["seed=a,b"], "seeds=['a', 'b'] is not a number of seeds"),
+        (["seed=0,1", "seeds=3"], "seed=0,1 and seeds= are both given: give seeds=[...] alone"),
+        (["seed=0,1", "seeds=[0,1]"], "are both given"),
+        (["seeds=1,2"], "seeds=1,2 is not a list: give seeds=[1,2]"),
+        (["fusions=mi,film"], "fusions=mi,film is not a list: give fusions=[mi,film]"),
+        (["fusion=mi", "fusions=film,concat"], "are both given"),
         (["core=glob(*)"], "core=glob(*) cannot be read as a list"),
         (["core=lstm,lstn"], "core=lstn is unknown"),
         (["core.sise=8,16"], "core.sise is not a key"),
@@ -141,6 +156,63 @@ def test_a_grid_that_cannot_be_played_is_refused_in_one_sentence(arguments: list
         cells_of(*arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+OF_THE_GRID = {field.name for field in dataclasses.fields(AblateConfig)} - {
+    field.name for field in dataclasses.fields(TrainConfig)
+}
+
+
+@pytest.mark.parametrize("key", sorted(OF_THE_GRID | NOT_OF_THE_EXPERIMENT | {"log_frames"}))
+def test_keys_of_the_grid_and_of_housekeeping_are_no_axes(key: str) -> None:
+    config = compose_ablate(CONDITIONAL)
+    for values in ("a,b", "1,2"):
+        with pytest.raises(InputError) as error:
+            own_axes(config, *split_axes([f"{key}={values}"]))
+        message = str(error.value)
+        assert message.startswith(f"{key}={values} is ") and ": give " in message and "\n" not in message
+
+
+def test_seeds_may_be_named_as_train_py_names_them() -> None:
+    cells = cells_of("fusion=concat,mi", "seed=0,1")
+    assert [(cell.variant, cell.seed) for cell in cells] == [("concat", 0), ("mi", 0), ("concat", 1), ("mi", 1)]
+    assert [cell.train for cell in cells] == [cell.train for cell in cells_of("fusions=[concat,mi]", "seeds=[0,1]")]
+    # The command that grid.json keeps makes the same grid.
+    single, axes = split_axes(["fusion=concat,mi", "seed=4,2"])
+    own_axes(compose_ablate(["env=conditional"]), single, axes)
+    assert (single, axes) == (["fusions=[concat,mi]", "seeds=[4,2]"], {})
+
+
+def test_no_two_cells_are_the_same_run() -> None:
+    """Whatever axes are drawn: cells differ in more than their folder and their seed, or the grid is refused."""
+    axes = {
+        "fusion": ("concat", "mi", "film"),
+        "core": ("lstm", "'lstm'", "feedforward"),
+        "seed": ("0", "1", "01"),
+        "learner.learning_rate": ("1e-3", "0.001", "3e-4"),
+        "core.size": ("8", "16", "0x8"),
+        "stop_at_success": ("0", "0.0", "0.9"),
+        "match_params": ("''", "mi", "concat"),
+        "precision": ("auto", "fp32", "bf16"),
+        "runtime.num_actors": ("1", "2"),
+    }
+    rng = np.random.default_rng(0)
+    made = refused = 0
+    for _ in range(25):
+        keys = rng.choice(list(axes), 2, replace=False)
+        values = [rng.choice(axes[key], 2, replace=False) for key in keys]
+        try:
+            cells = cells_of(*(f"{key}={','.join(two)}" for key, two in zip(keys, values, strict=True)))
+        except InputError:
+            refused += 1
+            continue
+        made += 1
+        flat = [flatten(to_dict(cell.train)) for cell in cells]
+        own = [{key: str(value) for key, value in one.items() if key not in ("run", "seed")} for one in flat]
+        runs = {(str(sorted(one.items())), cell.seed) for one, cell in zip(own, cells, strict=True)}
+        variants = {str(sorted(one.items())) for one in own}
+        assert len(runs) == len(cells) and len(variants) == len({cell.variant for cell in cells})
+    assert made and refused
 
 
 def test_a_form_that_needs_the_map_is_judged_at_its_place_in_the_grid() -> None:

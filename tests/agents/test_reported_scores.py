@@ -99,7 +99,9 @@ def test_an_evaluation_has_scores_with_intervals() -> None:
         assert low < row["score"] < high
     # The first task is above 100 in every sample, so of its spread nothing is left: half of the other's.
     capped, alone = (np.diff(row["interval"])[0] for row in (aggregate["mean_capped"], found["tasks"]["map-1"]))
-    assert capped == pytest.approx(alone / 2, rel=0.05)
+    # A task by itself has the wider interval.
+    assert capped == pytest.approx(alone / 2, rel=0.12)
+    assert capped < alone / 2
     (table,) = score_tables({"scores": found})
     assert table.row_count == 2 + 3
 
