@@ -59,6 +59,16 @@ def test_a_text_in_stretches_is_the_text(name: str) -> None:
     assert (other[5:] - whole[5:]).abs().amax() > 1e-3
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_texts_differ_behind_new_layers(name: str) -> None:
+    """Standard deviation of the logits between texts."""
+    torch.manual_seed(0)
+    network = LanguageModel(FORMS[name], 100, embedding_size=32, size=64, rank=16, dropout=0.0, tied=True)
+    with torch.no_grad():
+        logits, _ = network(torch.randint(100, (6, 200)), network.initial_state(200))
+    assert 0.03 <= float(logits[-1].std(dim=0).mean()) <= 2
+
+
 def test_embeddings_are_modulated_by_the_state() -> None:
     """The equations of the module, step by step with the matrices W'(z) of both fusions."""
     network, tokens = model("multiplicative"), torch.tensor([[1], [4], [2]])

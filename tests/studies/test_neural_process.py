@@ -29,6 +29,15 @@ def covariance(x: np.ndarray) -> np.ndarray:
     return np.exp(-((x[:, None] - x) ** 2) / (2 * 0.7**2)) + 0.2**2 * np.eye(len(x))
 
 
+def test_functions_differ_behind_a_new_encoder() -> None:
+    torch.manual_seed(0)
+    network = NeuralProcess("film", 8, encoder_width=64, width=40, hidden_layers=2, rank=8)
+    x, y = PROCESS.sample(50, 10, Streams([0], "test"))
+    with torch.no_grad():
+        z = network._infer(x[0], y[0], torch.ones(10)).mean
+    assert 0.1 <= float(z.std(dim=0).mean()) <= 2
+
+
 def test_log_densities_are_those_of_scipy() -> None:
     x, y = PROCESS.sample(3, 6, Streams([0, 1], "test"))
     assert x.shape == y.shape == (2, 3, 6, 1) and x.abs().max() <= REACH
