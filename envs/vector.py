@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.engine import Arrays, Engine, LoopingEngine, SlowResetEngine, SupervisedEngine, SwitchingEngine
+from envs.engine import Arrays, Engine, LivesEngine, LoopingEngine, SlowResetEngine, SupervisedEngine, SwitchingEngine
 from envs.faults import Fault
 from envs.schedule import FrameBalance
 from envs.spec import EnvSpec, Slot
@@ -41,6 +41,8 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         resetting bool: the slot was only resetting in this step and has not come to the end of it.
         interrupted bool: the slot's environment failed, so that this was no step (`supervise`). The observation is the last
             one before it; the next step resets.
+        life_lost bool: the step lost a life of a game that goes on. Nothing is bootstrapped across it, but the episode, its return and
+            its length are those of the whole game.
     """
 
     def __init__(self, engine: Engine, spec: EnvSpec, slots: Sequence[Slot], seed: int) -> None:
@@ -62,6 +64,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         # Looked at once: to ask whether an engine is one takes longer than many a step.
         self._supervised = engine if isinstance(engine, SupervisedEngine) else None
         self._interrupted = self._supervised.interrupted if self._supervised else never
+        self._life_lost = engine.life_lost if isinstance(engine, LivesEngine) else never
         self._balanced: tuple[int, ...] | None = None
         self._begin_statistics()
 
@@ -188,6 +191,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
             "episode": self._episode,
             "resetting": self._resetting,
             "interrupted": self._interrupted,
+            "life_lost": self._life_lost,
         }
 
     def render(self, slot: int = 0) -> NDArray[np.uint8]:  # type: ignore[override]
