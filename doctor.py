@@ -31,7 +31,7 @@ from agents.terminal import TextConsole
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.errors import InputError
-from envs.suites import SUITES, make_spec
+from envs.suites import SUITES, get_suite, make_spec
 
 CAN_RUN, CANNOT_RUN = 0, 1
 
@@ -192,6 +192,8 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
         network = builder.build_network(config, env)
         found |= {
             "engine": env.engine,
+            "warnings": list(get_suite(env.suite).warnings(env)),
+            "remarks": list(get_suite(env.suite).remarks(env)),
             "tasks": len(env.tasks),
             "runtime": config.runtime.name,
             "actors": plan.num_actors(config, env),
@@ -271,6 +273,9 @@ def _run_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
                 f"at least {sum(needs.values()) / 2**20:,.0f} MiB of memory ({memory}) and {files:,} open files",
             ),
         ]
+    for key, fine in (("warnings", False), ("remarks", True)):
+        if found.get(key):
+            rows.append((f"  {key}", fine, " ".join(found[key])))
     return rows
 
 

@@ -64,7 +64,7 @@ from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.scores import human_scores
 from envs.spec import EnvSpec
-from envs.suites import make_spec
+from envs.suites import get_suite, make_spec
 
 FAILURES = (ActorError, LearnerError, NonFiniteError, SaveError)
 """What ends a run that has saved what it could."""
@@ -88,9 +88,16 @@ def begin(arguments: Sequence[str]) -> int:
     config.run = config.run or default_run(config)
     if config.resume and holds_run(Path(config.run)):
         config = resumed_config(config, changed_keys(arguments))
-        return train(config, make_spec(config.env))
-    env = make_spec(config.env)
+        return train(config, warned(make_spec(config.env)))
+    env = warned(make_spec(config.env))
     return train(match_params(config, env), env)
+
+
+def warned(env: EnvSpec) -> EnvSpec:
+    """The same, after its tasks that cannot always be solved were named."""
+    for sentence in get_suite(env.suite).warnings(env):
+        warn(f"warning: {sentence}")
+    return env
 
 
 def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:

@@ -114,3 +114,19 @@ def test_every_engine_has_an_extra_of_this_project_or_a_page() -> None:
             continue
         name = engine.install.split("[")[1].split("]")[0]
         assert any(requirement.startswith(engine.package) for requirement in extras[name])
+
+
+def test_levels_that_differ_or_cannot_always_be_solved_are_named(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("envpool")
+    monkeypatch.setattr(doctor, "ENGINES", {})
+    tasks = "env.tasks=[BabyAI-ActionObjDoor-v0,MiniGrid-ObstructedMaze-1Dlh-v0,BabyAI-GoToLocal-v0]"
+    code, found = examined(capfd, "env=babyai", tasks, "env.engine=envpool")
+    assert code == CAN_RUN
+    (warning,), remarks = found["run"]["warnings"], found["run"]["remarks"]
+    assert "BabyAI-ActionObjDoor-v0 cannot always be solved on envpool" in warning and "env.engine=minigrid" in warning
+    assert len(remarks) == 2 and "boxes are blue on envpool" in remarks[1] and "GoToLocal" not in str(remarks)
+    doctor.show(doctor.examine(["env=babyai", tasks, "env.engine=envpool"]), doctor.TextConsole())
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "cannot always be solved" in shown and "ObstructedMaze-1Dlh-v0" in shown
