@@ -5,6 +5,7 @@ Their random numbers differ, so no level is the same on both; over many levels e
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -23,9 +24,9 @@ pytest.importorskip("envpool")
 pytest.importorskip("minigrid")
 
 COMMON = [task for task in levels.LEVELS if task not in levels.BROKEN]
-RESETS = 128
-FALSE_ALARM = 1e-8
-"""Probability of one, of each of the 10,000 or so comparisons of the whole page. The seeds are fixed, so that there is none."""
+RESETS = 200
+FALSE_ALARM = 1e-6
+"""Probability of one in each comparison; there are some 50,000. The seeds are fixed, so that a test is red always or never."""
 
 EMPTY, WALL, DOOR, KEY, BOX, LAVA = 1, 2, 4, 5, 7, 9
 LOCKED = 2
@@ -117,24 +118,35 @@ def counts(state: State) -> Counter[Hashable]:
     return found
 
 
+@functools.cache
+def chance(one: int, other: int, of: int) -> float:
+    """Fisher's exact test, two-sided: probability that counts of two samples of the same size differ so much or more."""
+    both = one + other
+    split = (k for k in range(max(0, both - of), min(both, of) + 1) if abs(2 * k - both) >= abs(one - other))
+    return sum(math.comb(both, k) * math.comb(2 * of - both, of - k) for k in split) / math.comb(2 * of, of)
+
+
 def differences(
     first: list[Counter[Hashable]], second: list[Counter[Hashable]]
 ) -> list[tuple[Hashable, int, int, int]]:
-    """(what, n, in how many states of the one, and of the other, there are n or more of it), where chance does not explain it.
-
-    Hoeffding's inequality for draws without replacement: of the m states of both that have it, the one's share is further than
-    d / 2 from m / 2 with a probability of at most 2 exp(-d**2 / (2 m)).
-    """
+    """(what, n, in how many states of the one, and of the other, there are n or more of it), where chance does not explain it."""
     assert len(first) == len(second)
     found = []
     for what in set().union(*first, *second):
         here, there = (sorted(state[what] for state in states) for states in (first, second))
         for least in range(1, max(here[-1], there[-1]) + 1):
             one, other = (sum(number >= least for number in numbers) for numbers in (here, there))
-            either = min(one + other, 2 * len(first) - one - other)
-            if (one - other) ** 2 > 2 * either * math.log(2 / FALSE_ALARM):
+            if chance(one, other, len(first)) < FALSE_ALARM:
                 found.append((what, least, one, other))
     return found
+
+
+def test_chance_is_that_of_fishers_test() -> None:
+    assert chance(5, 5, 10) == chance(0, 0, 10) == 1
+    # Of 3 tea cups among 6, all 3 chosen: 2 of the 20 ways are as extreme.
+    assert chance(3, 0, 3) == pytest.approx(2 / 20)
+    # 7 and 2, 8 and 1, 9 and 0, or the other way round.
+    assert chance(7, 2, 9) == pytest.approx(2 * (36 * 36 + 9 * 9 + 1) / math.comb(18, 9))
 
 
 def test_the_comparison_sees_what_it_should_and_nothing_else() -> None:
