@@ -33,7 +33,7 @@ from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
-from envs.suites import SUITES, EnvConfig, make_spec
+from envs.suites import SUITES, EnvConfig, get_suite, make_spec
 from envs.trial import Trial, try_task
 
 CAN_RUN, CANNOT_RUN = 0, 1
@@ -196,6 +196,8 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
         network = builder.build_network(config, env)
         found |= {
             "engine": env.engine,
+            "warnings": list(get_suite(env.suite).warnings(env)),
+            "remarks": list(get_suite(env.suite).remarks(env)),
             "tasks": len(env.tasks),
             "runtime": config.runtime.name,
             "actors": plan.num_actors(config, env),
@@ -284,6 +286,9 @@ def _run_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
         rows.append(
             (f"  task {trial['task']}", not wrong, f"{trial['seen']}{'; ' if trial['seen'] and wrong else ''}{wrong}")
         )
+    for key, fine in (("warnings", False), ("remarks", True)):
+        if found.get(key):
+            rows.append((f"  {key}", fine, " ".join(found[key])))
     return rows
 
 

@@ -29,6 +29,7 @@ from agents.terminal import TextConsole, warn
 from agents.video import check_video, file_names, record
 from conf.loading import compose_evaluate, to_dict
 from conf.schema import EvaluateConfig
+from envs.suites import get_suite
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +45,8 @@ def evaluate(config: EvaluateConfig) -> int:
     """One evaluation: plays, writes the result and prints it. Returns the exit code."""
     agent = load_agent(find_checkpoint(Path(config.run), warn), config.allow, config.tasks)
     spec = evaluation_spec(agent, config.tasks, config.engine)
+    for sentence in get_suite(spec.suite).warnings(spec):
+        warn(f"warning: {sentence.replace('env.engine', 'engine')}")
     folder = home(Path(config.run), agent.path)
     output = Path(config.output) if config.output else folder / "evaluation.json"
     prepare_output(output, given=bool(config.output))

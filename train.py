@@ -65,7 +65,7 @@ from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.scores import human_scores
 from envs.spec import EnvSpec
-from envs.suites import make_spec, settle
+from envs.suites import get_suite, make_spec, settle
 
 FAILURES = (ActorError, LearnerError, NonFiniteError, SaveError)
 """What ends a run that has saved what it could."""
@@ -94,10 +94,17 @@ def begin(arguments: Sequence[str]) -> int:
             if launched:
                 send_home(launched)
             return DONE
-        return train(config, make_spec(config.env))
-    env = make_spec(config.env)
+        return train(config, warned(make_spec(config.env)))
+    env = warned(make_spec(config.env))
     config.env = settle(config.env, env)
     return train(match_params(config, env), env)
+
+
+def warned(env: EnvSpec) -> EnvSpec:
+    """The same, after its tasks that cannot always be solved were named."""
+    for sentence in get_suite(env.suite).warnings(env):
+        warn(f"warning: {sentence}")
+    return env
 
 
 def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:

@@ -126,7 +126,7 @@ class Actor:
             arrays["action"][t] = action
             arrays["behaviour_log_probs"][t] = log_probs.numpy()
             arrays["reward"][t] = arrays["last_reward"][t + 1] = reward
-            arrays["terminated"][t] = terminated
+            arrays["terminated"][t] = terminated | info["life_lost"]
             arrays["mask"][t] = ~nothing_happened
             arrays["reset"][t + 1] = resetting & ~info["resetting"]
             arrays["last_action"][t + 1] = action

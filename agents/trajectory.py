@@ -19,7 +19,7 @@ Everything that *happens between* two observations has T.
                                        continuous: before the squashing to their bounds; `last_action` alike
     behaviour_log_probs [T, B]         log-probability of the action under the policy that took it
     reward             [T, B]          as the environment gave it, never clipped
-    terminated         [T, B]          the episode ended for good: nothing is bootstrapped
+    terminated         [T, B]          nothing is bootstrapped: the episode ended for good, or lost a life and goes on (no mask, no reset)
     mask               [T, B]          False where no real transition happened: the environment was resetting, or failed
     episode_return, episode_length, success   [T, B]   of the episode that ended at this step; NaN or 0 elsewhere
     interrupted        [T, B]          the environment failed at this step, and its episode is broken off

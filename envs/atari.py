@@ -2,15 +2,19 @@
 
 An agent step plays `action_repeat` frames and shows the pixel-wise maximum of the last two of them, grey and resized by
 area; the last `frame_stack` of these pictures are the channels of `image`, the newest last. Rewards are the game's own
-points: clipping them is the learner's business. A game has points and no goal, so `success` is unknown.
+points: clipping them is the learner's business. A game has points and no goal, so `success` is unknown. An episode is always a
+whole game, with `episodic_life` too: returns, lengths and scores are those that the published ones are compared with.
 
 There is one engine, ale-py's emulator, one per slot, and the preprocessing is done here. The vector environments of ale-py
 and envpool spend their time in the same emulator and gain a tenth at most, measured with 32 slots in one thread. But the one
 restarts the game at every lost life, the other is seeded once for all episodes, and neither can replay a single episode.
+
+The actions are the joystick's 18 in ALE's own numbering. What a game lacks is its nearest legal action (`nearest_actions`).
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,8 +31,16 @@ from envs.seeding import episode_seed, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.vector import SuiteVectorEnv
 
-NUM_ACTIONS = 18
-"""The joystick: eight directions or none, with or without the button."""
+_SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+JOYSTICK: tuple[tuple[int, int, int], ...] = (
+    (0, 0, 0),
+    (0, 0, 1),
+    *((right, up, button) for button in (0, 1) for right, up in _SIDES),
+)
+"""How far right and up the stick is held, and whether the button is pressed: eight directions or none, with or without the button.
+The place of an action in this tuple is its number in ALE."""
+
+NUM_ACTIONS = len(JOYSTICK)
 
 FRAME_STACKS = (1, 2, 4, 8)
 """Numbers of pictures that fill an integer of the processor: the stack is shifted as one."""
@@ -45,9 +57,10 @@ class AtariConfig(EnvConfig):
         noop_max: a game begins with 1 to that many frames of no action; 0 = none.
         repeat_action_probability: that the emulator ignores a frame's action and repeats the one before; 0.25 is the
             protocol of Machado et al. (2018), "sticky actions".
-        episodic_life: a lost life ends the episode, and the next one goes on with the game; in training only,
-            evaluation plays whole games.
-        full_action_space: all 18 actions, which mean the same in every game; otherwise the minimal set of each game.
+        episodic_life: a lost life ends the bootstrapping of values, as a terminated episode does, and the game goes on: episode,
+            core state, return and score are those of the whole game; in training only.
+        full_action_space: all 18 actions, which mean the same in every game (`nearest_actions`); otherwise the minimal set of
+            each game.
         max_episode_frames: frames, no-ops included, after which a game is truncated.
     """
 
@@ -116,9 +129,12 @@ class AleEngine:
     """One emulator per slot, played in turn in one thread (see `envs.engine.Engine`).
 
     The emulator has no chance in it: what an episode's seed decides is the number of no-ops and which frames repeat an
-    action, so a game and its seed are a pure function of the place in the seed tree. With `episodic_life` the seed of
-    an episode counts if a game begins with it. Every game begins with the contents that memory has when the emulator is
-    switched on; ale-py alone fills it with other random numbers at every reset, which a few games start from.
+    action, so a game and its seed are a pure function of the place in the seed tree. Every game begins with the contents that
+    memory has when the emulator is switched on; ale-py alone fills it with other random numbers at every reset, which a few
+    games start from.
+
+    Attributes:
+        life_lost: with `episodic_life`, of the step just made (`envs.engine.LivesEngine`); otherwise always False.
     """
 
     def __init__(self, config: AtariConfig, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split) -> None:
@@ -132,7 +148,7 @@ class AleEngine:
         switched_on = [_switch_on(GAMES[tasks[slot.task]].rom, config.max_episode_frames) for slot in slots]
         self._emulators, self._beginnings = map(list, zip(*switched_on, strict=True))
         self._actions = [
-            emulator.getLegalActionSet() if config.full_action_space else emulator.getMinimalActionSet()
+            _full_actions(emulator) if config.full_action_space else emulator.getMinimalActionSet()
             for emulator in self._emulators
         ]
         # All channels of a pixel are one little-endian integer, the newest in its highest byte: pushing a picture is
@@ -153,11 +169,12 @@ class AleEngine:
         self._reward = np.zeros(size, np.float32)
         self._terminated = np.zeros(size, np.bool_)
         self._truncated = np.zeros(size, np.bool_)
+        self.life_lost = np.zeros(size, np.bool_)
 
     def start(self, seed: int) -> None:
         self._run_seed = seed
         self._episode[:] = [slot.episode for slot in self._slots]
-        self._terminated[:] = self._truncated[:] = False
+        self._terminated[:] = self._truncated[:] = self.life_lost[:] = False
         for slot in range(len(self._slots)):
             self._begin_game(slot)
         self._image[:] = self._picture[..., None]
@@ -168,7 +185,8 @@ class AleEngine:
         sticky = self._draw_sticky()
         for slot, action in enumerate(actions):
             if ended[slot]:
-                self._begin_episode(slot)
+                self._episode[slot] += 1
+                self._begin_game(slot)
             else:
                 self._advance(slot, self._actions[slot][action], sticky[slot])
         self._stack >>= 8
@@ -200,20 +218,12 @@ class AleEngine:
         self._show(slot, np.maximum(self._last, self._last_but_one, out=self._last))
         self._frame[slot] += repeat
         lives = emulator.lives()
-        # The last life is lost when the game says that it is over, which may be a few frames after the count is 0.
-        lost = self._episodic_life and 0 < lives < self._lives[slot]
-        self._lives[slot] = lives
         self._reward[slot] = reward
-        self._terminated[slot] = lost or emulator.game_over(with_truncation=False)
+        self._terminated[slot] = emulator.game_over(with_truncation=False)
         self._truncated[slot] = emulator.game_truncated() and not self._terminated[slot]
-
-    def _begin_episode(self, slot: int) -> None:
-        """The next game, or the next life of the same one."""
-        self._episode[slot] += 1
-        if self._emulators[slot].game_over():
-            self._begin_game(slot)
-        self._reward[slot] = 0
-        self._terminated[slot] = self._truncated[slot] = False
+        # The last life is lost when the game says that it is over, which may be a few frames after the count is 0.
+        self.life_lost[slot] = self._episodic_life and 0 < lives < self._lives[slot] and not self._terminated[slot]
+        self._lives[slot] = lives
 
     def _begin_game(self, slot: int) -> None:
         emulator, seat = self._emulators[slot], self._slots[slot]
@@ -230,6 +240,8 @@ class AleEngine:
         self._show(slot, self._last)
         self._seed[slot], self._frame[slot] = seed, 0
         self._held[slot], self._lives[slot] = no_action, emulator.lives()
+        self._reward[slot] = 0
+        self._terminated[slot] = self._truncated[slot] = self.life_lost[slot] = False
 
     def _show(self, slot: int, screen: NDArray[np.uint8]) -> None:
         picture = self._picture[slot]
@@ -248,6 +260,25 @@ class AleEngine:
 
     def close(self) -> None:
         self._emulators, self._beginnings = [], []
+
+
+def nearest_actions(legal: Sequence[int]) -> tuple[int, ...]:
+    """For each of the 18 actions the one of the `legal` ones (numbers in ALE) that is played for it: the action itself where it is
+    legal, otherwise the one whose direction differs least (squared distance of the stick), then the one that agrees in the
+    button, then the one of the lowest number. A game without a button plays the same direction.
+    """
+
+    def distance(wanted: int, other: int) -> tuple[int, bool, int]:
+        (right, up, button), (its_right, its_up, its_button) = JOYSTICK[wanted], JOYSTICK[other]
+        return (right - its_right) ** 2 + (up - its_up) ** 2, button != its_button, other
+
+    return tuple(min(legal, key=functools.partial(distance, wanted)) for wanted in range(NUM_ACTIONS))
+
+
+def _full_actions(emulator: Any) -> list[Any]:
+    """The emulator's actions, one for each of JOYSTICK."""
+    legal = {action.value: action for action in emulator.getLegalActionSet()}
+    return [legal[number] for number in nearest_actions(tuple(legal))]
 
 
 def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:

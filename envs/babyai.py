@@ -1,4 +1,5 @@
-"""The suite `babyai`: every BabyAI-* and MiniGrid-* level, on one of two engines that play the same levels.
+"""The suite `babyai`: every BabyAI-* and MiniGrid-* level, on one of two engines. They play the same levels, but for those of
+`envs.babyai_levels.DIFFERENT`.
 
 An observation is the 7x7 cells the agent sees, each three integer codes, and the level's instruction. The agent's
 direction is not observed, as in the BabyAI paper. A success earns 1 - 0.9 * steps / max_steps, anything else 0; only
@@ -133,4 +134,30 @@ def _action_count(task: str) -> int:
     return levels.FEW_ACTIONS if task.startswith(levels.FEW_ACTIONS_PREFIX) else levels.NUM_ACTIONS
 
 
-BABYAI = Suite(name="babyai", config=BabyAIConfig, presets=levels.PRESETS, make_spec=make_spec, make_env=make_env)
+def warnings(env: EnvSpec) -> list[str]:
+    """See `envs.contract.Suite`."""
+    found = []
+    for task in env.tasks:
+        reasons = levels.PARTLY_UNSOLVABLE.get(task, {})
+        if env.engine in reasons:
+            others = [engine for engine in ENGINES if engine not in reasons]
+            fix = f"set env.engine={others[0]}" if others else "leave it out"
+            found.append(f"{task} cannot always be solved on {env.engine}, because {reasons[env.engine]}: {fix}.")
+    return found
+
+
+def remarks(env: EnvSpec) -> list[str]:
+    """See `envs.contract.Suite`."""
+    different = {task: levels.DIFFERENT[task] for task in env.tasks if task in levels.DIFFERENT}
+    return [f"{task} is not the same on both engines: {how}." for task, how in different.items()]
+
+
+BABYAI = Suite(
+    name="babyai",
+    config=BabyAIConfig,
+    presets=levels.PRESETS,
+    make_spec=make_spec,
+    make_env=make_env,
+    warnings=warnings,
+    remarks=remarks,
+)

@@ -4,7 +4,7 @@ row in a table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ class Suite:
             one sentence.
         make_env: (config, spec, slots, seed, split) -> SuiteVectorEnv. All arguments can be pickled.
         modules: config -> modules that both functions import because the config names them, with the key that does.
+        warnings: EnvSpec -> one sentence for each task that cannot always be solved, with a way out.
+        remarks: EnvSpec -> one sentence for each task that is not quite the one of its name, or of another engine.
         outside: config -> other things of this machine that environments use because the config names them, files and folders mostly,
             with the key that does.
         before: options that a later version added, with the values under which saved configurations without them play as they did.
@@ -60,6 +62,8 @@ class Suite:
     before: Mapping[str, Any] = field(default_factory=dict)
     settle: Callable[[Any, EnvSpec], Any] = lambda config, spec: config
     make_watched: Callable[..., SuiteVectorEnv] | None = None
+    warnings: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
+    remarks: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
 
 
 def check_size(key: str, value: int, least: int, most: int) -> None:

@@ -20,7 +20,8 @@ WRITTEN_IN_PLACE = ("image", "vector")
 class Engine(Protocol):
     """S environments advanced together, with NEXT_STEP auto-reset.
 
-    An engine may be more than this: a SlowResetEngine or a SupervisedEngine, a SwitchingEngine, a TellingEngine, or several of them.
+    An engine may be more than this: a SlowResetEngine or a SupervisedEngine, a SwitchingEngine, a TellingEngine, a LivesEngine, or several
+    of them.
 
     Attributes:
         observation: `image` and/or `vector`, and `instruction` and `action_mask` where the suite has them, [S, ...]; brought up to date
@@ -99,6 +100,18 @@ class SupervisedEngine(SlowResetEngine, Protocol):
 
     def take_faults(self) -> list[Fault]:
         """What was started anew, and why, since this was called last."""
+
+
+@runtime_checkable
+class LivesEngine(Engine, Protocol):
+    """An engine whose episodes have parts that learning takes for whole ones: the lives of a game.
+
+    Attributes:
+        life_lost: bool [S], always the same array: in the step just made a life was lost, though not the game. Learning bootstraps
+            nothing across that step. Nothing is reset: unless the step ended the episode too, the next one goes on with it.
+    """
+
+    life_lost: NDArray[np.bool_]
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from envs.engine import (
     Arrays,
     Engine,
+    LivesEngine,
     LoopingEngine,
     SlowResetEngine,
     SupervisedEngine,
@@ -50,6 +51,8 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         resetting bool: the slot was only resetting in this step and has not come to the end of it.
         interrupted bool: the slot's environment failed, so that this was no step (`supervise`). The observation is the last
             one before it; the next step resets.
+        life_lost bool: the step lost a life of a game that goes on. Nothing is bootstrapped across it, but the episode, its return and
+            its length are those of the whole game.
     """
 
     def __init__(self, engine: Engine, spec: EnvSpec, slots: Sequence[Slot], seed: int) -> None:
@@ -72,6 +75,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._supervised = engine if isinstance(engine, SupervisedEngine) else None
         self._interrupted = self._supervised.interrupted if self._supervised else never
         self._told_success = engine.success if isinstance(engine, TellingEngine) else None
+        self._life_lost = engine.life_lost if isinstance(engine, LivesEngine) else never
         self._balanced: tuple[int, ...] | None = None
         self._begin_statistics()
 
@@ -200,6 +204,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
             "episode": self._episode,
             "resetting": self._resetting,
             "interrupted": self._interrupted,
+            "life_lost": self._life_lost,
         }
 
     def render(self, slot: int = 0) -> NDArray[np.uint8]:  # type: ignore[override]

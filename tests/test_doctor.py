@@ -176,3 +176,19 @@ def test_tasks_of_other_suites_are_played_too(capfd: pytest.CaptureFixture[str])
 def test_differences_from_a_space(space: Any, value: Any, expected: str) -> None:
     found = difference(space, value)
     assert found.startswith(expected) and bool(found) == bool(expected)
+
+
+def test_levels_that_differ_or_cannot_always_be_solved_are_named(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("envpool")
+    monkeypatch.setattr(doctor, "ENGINES", {})
+    tasks = "env.tasks=[BabyAI-ActionObjDoor-v0,MiniGrid-ObstructedMaze-1Dlh-v0,BabyAI-GoToLocal-v0]"
+    code, found = examined(capfd, "env=babyai", tasks, "env.engine=envpool")
+    assert code == CAN_RUN
+    (warning,), remarks = found["run"]["warnings"], found["run"]["remarks"]
+    assert "BabyAI-ActionObjDoor-v0 cannot always be solved on envpool" in warning and "env.engine=minigrid" in warning
+    assert len(remarks) == 2 and "boxes are blue on envpool" in remarks[1] and "GoToLocal" not in str(remarks)
+    doctor.show(doctor.examine(["env=babyai", tasks, "env.engine=envpool"]), doctor.TextConsole())
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "cannot always be solved" in shown and "ObstructedMaze-1Dlh-v0" in shown

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from envs.atari import NUM_ACTIONS, AtariConfig, make_env, make_spec
+from envs.atari import JOYSTICK, NUM_ACTIONS, AtariConfig, make_env, make_spec, nearest_actions
 from envs.atari_games import GAMES, PRESETS
 from envs.errors import InputError
 from envs.spec import Slot, Split
@@ -89,42 +89,49 @@ def test_the_frame_limit_truncates_and_the_next_game_begins() -> None:
     env.close()
 
 
-def lives_and_ends(env: SuiteVectorEnv, steps: int) -> list[tuple[int, bool, float]]:
-    """(lives, terminated, episode length) at every step of a Breakout game in which the paddle never moves."""
+def game(task: str, split: Split, episodic_life: bool, steps: int = 1500) -> dict[str, np.ndarray]:
+    """What two slots of random play show, by step: the picture's sum and all that a step returns; `lives` are the emulator's."""
+    env = environment(task, slots=2, split=split, episodic_life=episodic_life)
     env.reset()
-    seen = []
+    rng = np.random.default_rng(0)
+    rows = []
     for _ in range(steps):
-        *_, terminated, _, info = env.step(np.array([1]))
-        seen.append((env._engine._emulators[0].lives(), bool(terminated[0]), int(info["episode_length"][0])))  # type: ignore[attr-defined]
-    return seen
-
-
-def test_with_episodic_life_a_lost_life_ends_the_episode_and_the_game_goes_on() -> None:
-    env = environment("Breakout", noop_max=0, episodic_life=True)
-    seen = lives_and_ends(env, 200)
+        observation, reward, terminated, truncated, info = env.step(rng.integers(0, NUM_ACTIONS, 2))
+        shown = {
+            "image": observation["image"].sum((1, 2)),
+            "reward": reward,
+            "terminated": terminated,
+            "truncated": truncated,
+        }
+        lives = np.array([emulator.lives() for emulator in env._engine._emulators])  # type: ignore[attr-defined]
+        rows.append({key: value.copy() for key, value in (shown | info | {"lives": lives}).items()})
     env.close()
-    ends = [place for place, (_, terminated, _) in enumerate(seen) if terminated]
-    assert [seen[place][0] for place in ends[:5]] == [4, 3, 2, 1, 0]
-    assert [seen[place + 1][0] for place in ends[:5]] == [4, 3, 2, 1, 5], "only the last end begins a new game"
-    assert all(seen[place][2] == place - before - 1 for before, place in pairwise(ends))
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def test_without_episodic_life_and_in_evaluation_only_the_last_life_ends_the_episode() -> None:
-    for split, episodic_life in ((Split.TRAIN, False), (Split.EVALUATION, True)):
-        env = environment("Breakout", noop_max=0, split=split, episodic_life=episodic_life)
-        seen = lives_and_ends(env, 160)
-        env.close()
-        assert [lives for lives, terminated, _ in seen if terminated] == [0]
+@pytest.mark.parametrize("task", ["Breakout", "Seaquest"])
+def test_with_episodic_life_the_game_its_return_and_its_length_are_those_of_the_whole_game(task: str) -> None:
+    whole, lives = game(task, Split.TRAIN, False), game(task, Split.TRAIN, True)
+    for key, value in whole.items():
+        if key != "life_lost":
+            np.testing.assert_array_equal(lives[key], value, err_msg=key)
+    assert not whole["life_lost"].any()
+    # A life is lost where the emulator counts one less, but for the last one, which ends the game.
+    fell = np.zeros_like(lives["life_lost"])
+    fell[1:] = (lives["lives"][1:] < lives["lives"][:-1]) & (lives["lives"][1:] > 0)
+    np.testing.assert_array_equal(lives["life_lost"], fell & ~lives["terminated"])
+    for slot in range(2):
+        ends = np.flatnonzero(lives["terminated"][:, slot])
+        assert len(ends) > 1
+        for before, end in pairwise([-1, *ends]):
+            earned = lives["reward"][before + 1 : end + 1, slot]
+            assert lives["episode_return"][end, slot] == earned.sum()
+            assert lives["life_lost"][before + 1 : end, slot].sum() >= 2
+        np.testing.assert_array_equal(lives["episode"][ends, slot], np.arange(len(ends)))
 
 
-def test_the_first_observation_of_a_life_is_the_last_of_the_life_before() -> None:
-    env = environment("Breakout", noop_max=0, episodic_life=True)
-    env.reset()
-    steps = played(env, np.ones(60, np.int32))
-    last = next(image[..., -1].copy() for image, _, terminated, _ in steps if terminated)
-    image, reward, terminated, truncated = next(steps)
-    env.close()
-    assert (image == last[..., None]).all() and (reward, terminated, truncated) == (0, False, False)
+def test_evaluation_knows_no_lives() -> None:
+    assert not game("Breakout", Split.EVALUATION, True, steps=300)["life_lost"].any()
 
 
 def test_sticky_actions_hold_the_action_before_as_often_as_asked() -> None:
@@ -158,6 +165,57 @@ def test_sticky_actions_hold_the_action_before_as_often_as_asked() -> None:
     # The new action comes through after a geometric number of frames, of mean p / (1 - p) = 1/3 and deviation 0.06.
     assert 0.1 < np.mean(delays) < 0.6
     assert delays[::2] != delays[1::2]
+
+
+def test_the_joystick_has_the_numbers_of_the_emulator() -> None:
+    ale_py = pytest.importorskip("ale_py")
+    names = {}
+    for number, (right, up, button) in enumerate(JOYSTICK):
+        sides = {1: "UP", -1: "DOWN", 0: ""}[up] + {1: "RIGHT", -1: "LEFT", 0: ""}[right]
+        names[sides + "FIRE" * button or "NOOP"] = number
+    assert names == {name: action.value for name, action in ale_py.Action.__members__.items()}
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_every_game_plays_every_action(full: bool) -> None:
+    """All 57 games: an action is the emulator's own of that number, or, where the game lacks it, the nearest legal one."""
+    config = AtariConfig(tasks=["atari57"], action_repeat=1, frame_stack=1, noop_max=0, full_action_space=full)
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    spec = make_spec(config)
+    env = make_env(config, spec, [Slot(task=task, index=0) for task in range(57)], 0, Split.TRAIN)
+    emulators, actions = env._engine._emulators, env._engine._actions  # type: ignore[attr-defined]
+    for task, emulator, table, count in zip(spec.tasks, emulators, actions, spec.action_counts, strict=True):
+        legal = [action.value for action in emulator.getLegalActionSet()]
+        minimal = [action.value for action in emulator.getMinimalActionSet()]
+        numbers = [action.value for action in table]
+        assert len(numbers) == count and set(minimal) <= set(legal)
+        if not full:
+            assert numbers == minimal
+        elif task == "Skiing":
+            assert legal == [0, 2, 3, 4, 5, 6, 7, 8, 9] and numbers == [0, 0, *range(2, 10), *range(2, 10)]
+        else:
+            assert numbers == legal == list(range(NUM_ACTIONS))
+    env.reset()
+    for action in range(NUM_ACTIONS):
+        _, reward, *_ = env.step(np.minimum(action, np.array(spec.action_counts) - 1))
+        assert np.isfinite(reward).all()
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("legal", "wanted"),
+    [
+        (range(18), tuple(range(18))),
+        ([0], (0,) * 18),
+        # Without diagonals the stick is as near to one side as to the other: the lower number.
+        ([0, 1, 2, 3, 4, 5], (0, 1, 2, 3, 4, 5, 2, 2, 3, 4, 2, 3, 4, 5, 2, 2, 3, 4)),
+        # Up and down alone, with and without the button.
+        ([0, 1, 10, 13], (0, 1, 10, 0, 0, 13, 10, 10, 13, 13, 10, 1, 1, 13, 10, 10, 13, 13)),
+    ],
+)
+def test_an_action_that_a_game_lacks_is_its_nearest_legal_one(legal: list[int], wanted: tuple[int, ...]) -> None:
+    assert nearest_actions(legal) == wanted
 
 
 def test_action_sets() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from envs import babyai_levels as levels
-from envs.babyai import ENGINES, BabyAIConfig, make_env, make_spec
+from envs.babyai import ENGINES, BabyAIConfig, make_env, make_spec, remarks, warnings
 from envs.errors import InputError
 from envs.instructions import UNKNOWN, words
 from envs.spec import Slot, Split
@@ -201,3 +201,19 @@ def test_checking_a_config_imports_no_engine() -> None:
         "make_spec(BabyAIConfig(tasks=['paper'])); assert not {'envpool', 'minigrid', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_levels_that_cannot_always_be_solved_are_named_with_a_way_out() -> None:
+    tasks = ["BabyAI-ActionObjDoor-v0", "BabyAI-GoToLocal-v0", "BabyAI-Unlock-v0", "MiniGrid-ObstructedMaze-1Q-v0"]
+    named = {}
+    for engine in ENGINES:
+        pytest.importorskip(engine)
+        named[engine] = [
+            sentence.split()[0] for sentence in warnings(make_spec(BabyAIConfig(tasks=tasks, engine=engine)))
+        ]
+    assert named == {"envpool": [tasks[0], tasks[3]], "minigrid": [tasks[2], tasks[3]]}
+    sentences = warnings(make_spec(BabyAIConfig(tasks=tasks, engine="envpool")))
+    assert sentences[0].endswith("set env.engine=minigrid.") and sentences[1].endswith("leave it out.")
+    assert remarks(make_spec(BabyAIConfig(tasks=tasks[:2], engine="envpool"))) == [
+        f"{tasks[0]} is not the same on both engines: {levels.DIFFERENT[tasks[0]]}."
+    ]

@@ -173,6 +173,7 @@ def test_shapes_types_and_spaces(config: EnvConfig) -> None:
                 "episode": "i8",
                 "resetting": "?",
                 "interrupted": "?",
+                "life_lost": "?",
             }
             assert {key: value.dtype for key, value in info.items()} == dtypes
             assert not info["resetting"].any()  # nobody has asked for limited patience
