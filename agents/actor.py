@@ -51,7 +51,8 @@ class Actor:
     Attributes:
         env_seconds, inference_seconds: time that the last unroll spent in the environment and in the policy.
         pulse: what it shows of its life at every step.
-        faults: environments that were started anew during the last unroll (`SuiteVectorEnv.supervise`).
+        faults: environments that were started anew, or whose episode was broken off, up to the end of the last unroll and after the one
+            before (`SuiteVectorEnv.take_faults`).
     """
 
     def __init__(
@@ -162,6 +163,8 @@ class Actor:
         Raises:
             ValueError, LookupError, RuntimeError: it is that of another one, or holds what the network cannot read.
         """
+        # Earlier checkpoints summed returns in float32.
+        state = {**state, "env": {**state["env"], "return": state["env"]["return"].double()}}
         if not same_form(state, self.state_dict()):
             raise ValueError("the state of an actor is of other slots or environments")
         self.env.load_state_dict(to_arrays(state["env"]))
