@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.checkpoint import CHECKPOINTS, list_checkpoints
-from agents.evaluation import Episode, SavedAgent
-from agents.files import write_whole
+from agents.evaluation import Episode, Episodes, SavedAgent
+from agents.files import finite_or_null, write_whole
 from agents.run_folder import holds_run, versions
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
@@ -99,8 +99,8 @@ def outcomes(played: Played) -> tuple[list[NDArray[np.float64]], list[NDArray[np
     )
 
 
-def results(agent: SavedAgent, played: Played) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The rows of evaluation.json for each task, and the one for all of them.
+def results(agent: SavedAgent, played: Mapping[str, Episodes]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The rows of evaluation.json for each task, and the one for all of them. `interrupted` are episodes that do not count.
 
     `seeds` are the episodes' places in the seed tree (envs/seeding.py), one for each of `returns`; null where the engine takes a seed
     for a slot's first episode only and goes on by itself (envpool).
@@ -108,6 +108,7 @@ def results(agent: SavedAgent, played: Played) -> tuple[dict[str, dict[str, Any]
     tasks = {
         task: {
             "episodes": len(episodes),
+            "interrupted": episodes.interrupted,
             **summary(*outcomes({task: episodes})),
             "length": float(np.mean([e.length for e in episodes])),
             "trained": task in agent.env.tasks,
@@ -138,7 +139,9 @@ def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
     }
 
 
-def report(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Played) -> dict[str, Any]:
+def report(
+    agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Mapping[str, Episodes]
+) -> dict[str, Any]:
     """The content of evaluation.json. It holds no date: the same evaluation gives the same file."""
     tasks, aggregate = results(agent, played)
     return {
@@ -239,5 +242,5 @@ def prepare_output(path: Path) -> None:
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes evaluation.json whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Writes evaluation.json whole or not at all; what is not finite is null."""
+    write_whole(path, json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n")

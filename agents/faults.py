@@ -136,7 +136,14 @@ class FaultRecord:
             file.write(json.dumps(record).encode() + b"\n")
 
 
-_VERBS = {"raised": "failed", "exited": "exited", "killed": "was killed", "hung": "hung", "lost": "was lost", NONFINITE: "broke"}
+_VERBS = {
+    "raised": "failed",
+    "exited": "exited",
+    "killed": "was killed",
+    "hung": "hung",
+    "lost": "was lost",
+    NONFINITE: "broke",
+}
 
 
 def describe(where: str, fault: Fault) -> str:

@@ -129,7 +129,12 @@ class GymnasiumEngine:
         finite = [np.isfinite(array).reshape(len(self._slots), -1).all(axis=1) for array in arrays]
         for row in np.flatnonzero(~np.logical_and.reduce(finite)).tolist():
             self._record(row)
-            self._reward[row], self._terminated[row], self._truncated[row], self.interrupted[row] = 0, False, False, True
+            self._reward[row], self._terminated[row], self._truncated[row], self.interrupted[row] = (
+                0,
+                False,
+                False,
+                True,
+            )
             self._show(row, before[row])
             self._fruitless[row] += 1
             if self._fruitless[row] == _FRUITLESS_EPISODES:
