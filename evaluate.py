@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents.checkpoint import find_checkpoint
-from agents.evaluation import Episodes, StoppedError, evaluation_spec, load_agent, make_actor, play, quotas, step_limit
+from agents.evaluation import Episodes, StoppedError, evaluation_spec, load_agent, make_actor, play, quotas
 from agents.evaluation_probes import Probing, probe_report, probe_tables
 from agents.evaluation_report import home, prepare_output, report, score_tables, table, write_report
 from agents.files import check_links
@@ -78,9 +78,7 @@ def evaluate(config: EvaluateConfig) -> int:
                     progress.update(bar, description=escape(f"{task}: video"))
                     actor = make_actor(agent, spec, task, 1, config)
                     try:
-                        steps = config.video_episodes * step_limit(agent, config)
-                        args = config.video_episodes, folder / "videos", name
-                        written.append(record(actor, agent.env, *args, most_steps=steps))
+                        written.append(record(actor, agent.env, config.video_episodes, folder / "videos", name))
                     finally:
                         actor.close()
             for probe, task in itertools.product(probed, spec.tasks):

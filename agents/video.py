@@ -55,9 +55,8 @@ def file_names(tasks: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, *, most_steps: int) -> Path:
-    """Plays `episodes` episodes, `most_steps` at most, in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif
-    without ffmpeg.
+def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str) -> Path:
+    """Plays `episodes` episodes in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif without ffmpeg.
 
     The file appears under its name only when it is complete.
 
@@ -78,7 +77,7 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, *
         try:
             writer: Any = imageio.get_writer(temporary, **options)
             with writer:
-                for frame in frames(actor, env, episodes, most_steps=most_steps):
+                for frame in frames(actor, env, episodes):
                     writer.append_data(frame)
             os.replace(temporary, path)
         finally:
@@ -88,14 +87,12 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, *
     return path
 
 
-def frames(actor: Actor, env: EnvSpec, episodes: int, *, most_steps: int) -> Iterator[Frame]:
-    """Every picture that the first slot shows in its next `episodes` episodes, or `most_steps` steps, captioned, all of one size."""
+def frames(actor: Actor, env: EnvSpec, episodes: int) -> Iterator[Frame]:
+    """Every picture that the first slot shows in its next `episodes` episodes, captioned, all of one size."""
     step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.core_state.shape[1]))
     earned, size = 0.0, None
     ended = 0
-    for _ in range(most_steps):
-        if ended == episodes:
-            return
+    while ended < episodes:
         picture = actor.env.render(0)
         actor.unroll(step)
         told = _instruction(step["instruction"][0, 0].tolist(), env.vocabulary) if env.instruction_length else ""

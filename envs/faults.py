@@ -16,6 +16,12 @@ ASKED_FOR = ("memory", "recycled")
 """Causes that are no failures, and lose nothing."""
 
 
+class NotFiniteError(ArithmeticError):
+    """Raised by the `reset` or `step` of an environment of `envs.gymnasium_engine.MakeEnv` whose observation is not finite and has no
+    place for that, as a picture of uint8. The message says what is not finite, and the episode is broken off.
+    """
+
+
 class Fault(NamedTuple):
     """One environment or actor that was renewed, or whose episode was broken off, and why.
 

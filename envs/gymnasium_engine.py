@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from envs.engine import Arrays, Outcome
 from envs.errors import InputError
-from envs.faults import NONFINITE, Fault
+from envs.faults import NONFINITE, Fault, NotFiniteError
 from envs.instructions import TextColumn, Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
@@ -69,6 +69,8 @@ class GymnasiumEngine:
         # What each slot shows, to be shown again where the next one is not finite.
         self._seen: list[Any] = [None] * size
         self._faults: list[Fault] = []
+        # By slot, of the step that is made: what NotFiniteError says.
+        self._told: dict[int, str] = {}
         # By slot: episodes broken off since its last step that counts.
         self._fruitless: Counter[int] = Counter()
         self._seed = 0
@@ -82,6 +84,7 @@ class GymnasiumEngine:
         self.episode[:] = [slot.episode for slot in self._slots]
         self._reward[:], self._terminated[:], self._truncated[:], self.interrupted[:] = 0, False, False, False
         self._fruitless.clear()
+        self._told.clear()
         for row in range(len(self._slots)):
             self._begin_first_episode(row)
         self._read_instructions()
@@ -101,7 +104,11 @@ class GymnasiumEngine:
                 self.episode[row] += 1
                 self._begin_episode(row)
                 continue
-            seen, reward, terminated, truncated, _ = self._envs[row].step(action)
+            try:
+                seen, reward, terminated, truncated, _ = self._envs[row].step(action)
+            except NotFiniteError as error:
+                self._told[row] = str(error)
+                continue
             self._show(row, seen)
             self._reward[row] = float(reward)
             self._terminated[row] = terminated
@@ -124,10 +131,12 @@ class GymnasiumEngine:
             resets: slots that only began an episode.
         """
         arrays = [self._reward, *(self.observation[key] for key in self._floats)]
-        if not self._fruitless and all(np.isfinite(array).all() for array in arrays):
+        if not (self._fruitless or self._told) and all(np.isfinite(array).all() for array in arrays):
             return
         finite = [np.isfinite(array).reshape(len(self._slots), -1).all(axis=1) for array in arrays]
-        for row in np.flatnonzero(~np.logical_and.reduce(finite)).tolist():
+        broken = ~np.logical_and.reduce(finite)
+        broken[list(self._told)] = True
+        for row in np.flatnonzero(broken).tolist():
             self._record(row)
             self._reward[row], self._terminated[row], self._truncated[row], self.interrupted[row] = (
                 0,
@@ -149,6 +158,8 @@ class GymnasiumEngine:
             shown = self.observation[key][row]
             if count := int((~np.isfinite(shown)).sum()):
                 told.append(f"{count} of the {shown.size} numbers of the observation's {key} are not finite")
+        if row in self._told:
+            told = [self._told.pop(row)]
         place = f"in episode {self.episode[row]} of slot {self._slots[row].index}"
         self._faults.append(Fault(self._names[self._tasks[row]], NONFINITE, f"{' and '.join(told)}, {place}"))
 
@@ -163,7 +174,7 @@ class GymnasiumEngine:
         """The first one whose first observation is finite."""
         for _ in range(FIRST_EPISODES):
             self._begin_episode(row)
-            if all(np.isfinite(self.observation[key][row]).all() for key in self._floats):
+            if row not in self._told and all(np.isfinite(self.observation[key][row]).all() for key in self._floats):
                 return
             self._record(row)
             self.episode[row] += 1
@@ -177,8 +188,12 @@ class GymnasiumEngine:
             self._envs[row] = self._make(task)
             self._tasks[row] = self._assigned[row]
         place = self._seed, self._split, task, self._slots[row].index, int(self.episode[row])
-        seen, _ = self._envs[row].reset(seed=episode_seed(*place))
-        self._show(row, seen)
+        try:
+            seen, _ = self._envs[row].reset(seed=episode_seed(*place))
+        except NotFiniteError as error:
+            self._told[row] = str(error)
+        else:
+            self._show(row, seen)
 
     def _show(self, row: int, seen: Any) -> None:
         """Writes what one environment observed into its row."""

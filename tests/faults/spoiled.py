@@ -17,6 +17,7 @@ from dm_env import specs
 from gymnasium import spaces
 
 from envs.dm_env_adapter import DmEnvAdapter
+from envs.faults import NotFiniteError
 from envs.spec import ArraySpec, EnvSpec
 
 LENGTH = 4
@@ -35,7 +36,7 @@ SPOILED = EnvSpec(
 )
 
 Spoils = Mapping[int, tuple[int, str, float]]
-"""Seed -> the age at which, what (`vector` or `reward`), and by which number."""
+"""Seed -> the age at which, what (`vector`, `reward`, or `picture`, which raises), and by which number."""
 
 
 class Counting(gymnasium.Env[Any, Any]):
@@ -70,6 +71,8 @@ class Suited(Counting):
     """With the observations of SPOILED."""
 
     def see(self) -> Any:
+        if self.plan.get(self.seed, (-1, ""))[:2] == (self.age, "picture"):
+            raise NotFiniteError("the picture holds a NaN")
         return {"vector": super().see(), "image": np.full((2, 2, 1), 10 * self.age, np.uint8)}
 
 
