@@ -226,7 +226,7 @@ class Learner:
         divisor = sums[0].sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
         policy_loss = losses.policy_gradient_loss(log_probs, advantages / scale, mask) / divisor
         value_loss = losses.baseline_loss(baseline, (vs - shift) / scale, mask) / divisor
-        entropy = torch.where(mask, actions.entropy(policy), 0.0).sum() / divisor
+        entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
         loss = policy_loss + self.baseline_cost * value_loss - self.entropy_cost * entropy
         metrics = {
             "loss/total": loss.detach(),

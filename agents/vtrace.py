@@ -51,7 +51,8 @@ def vtrace(
     """
     rhos = torch.exp(log_rhos)
     if mask is not None:
-        rhos, rewards = torch.where(mask, rhos, 0.0), torch.where(mask, rewards, 0.0)
+        # Filled, because NaN times 0 is NaN. `where` would send its zero to the device and wait.
+        rhos, rewards = rhos.masked_fill(~mask, 0.0), rewards.masked_fill(~mask, 0.0)
     clipped_rhos = rhos.clamp(max=clip_rho)
     cs = lambda_ * rhos.clamp(max=clip_c)
     next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])
