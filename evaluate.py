@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents.checkpoint import find_checkpoint
-from agents.evaluation import Episode, evaluation_spec, load_agent, make_actor, play, quotas
+from agents.evaluation import Episodes, StoppedError, evaluation_spec, load_agent, make_actor, play, quotas
 from agents.evaluation_files import keep_folder
 from agents.evaluation_probes import Probing, probe_report, probe_tables
 from agents.evaluation_report import home, prepare_output, report, score_tables, table, unknown_intervals, write_report
@@ -63,8 +63,6 @@ def evaluate(config: EvaluateConfig) -> int:
     title = f"mimpala: evaluating {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames): {config.episodes} {how} episodes"
     console.say(f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    played: dict[str, list[Episode]] = {}
-    probed: dict[str, dict[str, list[Episode]]] = {probe: {} for probe in probing.names}
     made_with = {"sha256": agent.sha256, "seed": config.seed}
     moved = []
     if config.similarity and probing.names:
@@ -72,6 +70,9 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.video:
         video = {"episodes": config.video_episodes, "greedy": config.greedy, "engine": spec.engine}
         moved.append(keep_folder(folder / "videos", made_with | video))
+    played: dict[str, Episodes] = {}
+    probed: dict[str, dict[str, Episodes]] = {probe: {} for probe in probing.names}
+    stopped: StoppedError | None = None
     written = [output, *(probing.write_similarity(folder, agent.updates) if config.similarity else ())]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probed)))
@@ -79,21 +80,33 @@ def evaluate(config: EvaluateConfig) -> int:
         def advance() -> None:
             progress.advance(bar)
 
-        for task, name in file_names(spec.tasks).items():
-            progress.update(bar, description=escape(task))
-            played[task] = play(agent, spec, task, config, advance, probing.record(task))
-            if config.video:
-                progress.update(bar, description=escape(f"{task}: video"))
-                actor = make_actor(agent, spec, task, 1, config)
-                try:
-                    written.append(record(actor, agent.env, config.video_episodes, folder / "videos", name))
-                finally:
-                    actor.close()
-        for probe, task in itertools.product(probed, spec.tasks):
-            progress.update(bar, description=escape(f"{task}: probe {probe}"))
-            probed[probe][task] = play(agent, spec, task, config, advance, probing.wrap(probe, task))
+        task = ""
+        try:
+            for task, name in file_names(spec.tasks).items():
+                progress.update(bar, description=escape(task))
+                played[task] = play(agent, spec, task, config, advance, probing.record(task))
+                if config.video:
+                    progress.update(bar, description=escape(f"{task}: video"))
+                    actor = make_actor(agent, spec, task, 1, config)
+                    try:
+                        written.append(record(actor, agent.env, config.video_episodes, folder / "videos", name))
+                    finally:
+                        actor.close()
+            for probe, task in itertools.product(probed, spec.tasks):
+                progress.update(bar, description=escape(f"{task}: probe {probe}"))
+                probed[probe][task] = play(agent, spec, task, config, advance, probing.wrap(probe, task))
+        except StoppedError as error:
+            stopped = error
+            if task not in played and error.episodes:
+                played[task] = error.episodes
+            # A probe is compared with what was played without it, so only whole ones are kept.
+            probed = {probe: tasks for probe, tasks in probed.items() if len(tasks) == len(spec.tasks)}
+            if not played:
+                raise
 
     content = report(agent, spec, config, slots, played)
+    if stopped:
+        content["stopped"] = str(stopped)
     if probed:
         content["probes"] = probe_report(agent, played, probed)
     earlier = write_report(output, content)
@@ -110,6 +123,8 @@ def evaluate(config: EvaluateConfig) -> int:
     for path in (earlier, *moved):
         if path:
             console.say(f"kept: {path}, an earlier evaluation with other settings")
+    if stopped:
+        raise stopped
     return DONE
 
 

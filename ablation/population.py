@@ -276,7 +276,7 @@ def fitness_of(content: dict[str, Any], least_episodes: int) -> Fitness:
     elif "success" in means:
         measure, points = "success", 100 * means["success"]
     else:
-        measure, points = "return", means["return"]
+        measure, points = "return", means.get("return", math.nan)
     return Fitness(points if math.isfinite(points) else None, measure, episodes, updates)
 
 

@@ -56,10 +56,12 @@ def read_paused(folder: Path) -> int:
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
-    """What evaluate.py has found, every probe on every task; empty where it has not. InputError when the file is none."""
+    """What evaluate.py has found, every probe on every task; empty where it has not, or has stopped before its end. InputError when the
+    file is none.
+    """
     path = folder / EVALUATION
     evaluation = _read(path)
-    if not evaluation:
+    if not evaluation or "stopped" in evaluation:
         return {}
     _check(path, evaluation, _EVALUATION)
     if "probes" in evaluation:

@@ -51,7 +51,9 @@ class Actor:
     Attributes:
         env_seconds, inference_seconds: time that the last unroll spent in the environment and in the policy.
         pulse: what it shows of its life at every step.
-        faults: environments that were started anew during the last unroll (`SuiteVectorEnv.supervise`).
+        first_episodes: number of the episode that each slot began with, [slots].
+        faults: environments that were started anew, or whose episode was broken off, up to the end of the last unroll and after the one
+            before (`SuiteVectorEnv.take_faults`).
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Actor:
             "last_action": actions.no_action(slots),
             "last_reward": torch.zeros(slots),
         }
-        self._first_episodes = info["episode"].copy()
+        self.first_episodes = info["episode"].copy()
         self.show_life(Pulse(slots))
         self._no_action = actions.no_action(1).numpy()[0]
         self._ended = np.zeros(slots, bool)
@@ -91,7 +93,7 @@ class Actor:
         """From now on signs of life go there; before the first unroll."""
         self.pulse = pulse
         self.env.show_stepping(pulse.stepping)
-        pulse.beat(self._first_episodes, self._current["task"].numpy())
+        pulse.beat(self.first_episodes, self._current["task"].numpy())
 
     def task(self) -> str:
         """Name of the task that it is busy with (agents/pulse.py); empty where that is not known."""
@@ -162,6 +164,8 @@ class Actor:
         Raises:
             ValueError, LookupError, RuntimeError: it is that of another one, or holds what the network cannot read.
         """
+        # Earlier checkpoints summed returns in float32.
+        state = {**state, "env": {**state["env"], "return": state["env"]["return"].double()}}
         if not same_form(state, self.state_dict()):
             raise ValueError("the state of an actor is of other slots or environments")
         self.env.load_state_dict(to_arrays(state["env"]))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -40,6 +41,12 @@ WrapPolicy: TypeAlias = Callable[[Policy], ActingPolicy]
 
 MAX_SLOTS = 64
 """Environments of a task unless `slots` says otherwise."""
+
+MAX_STEPS = 50_000
+"""Agent steps of an episode unless `max_steps` says otherwise; more where the suite itself allows longer episodes."""
+
+_BROKEN_OFF = 3
+"""So many episodes of a slot may be broken off, one after the other."""
 
 _UNROLL_LENGTH = 8
 """Steps between two looks at the quotas: few, so that little is played past them."""
@@ -97,6 +104,30 @@ class Episode(NamedTuple):
     episode_return: float
     length: int
     success: float
+
+
+class Episodes(list[Episode]):
+    """The episodes of a task that count, in the order of slots and, in a slot, of time.
+
+    Attributes:
+        interrupted: episodes that were broken off, because a number was not finite; the slot played another in place of each.
+    """
+
+    def __init__(self, episodes: Iterable[Episode] = (), interrupted: int = 0) -> None:
+        super().__init__(episodes)
+        self.interrupted = interrupted
+
+
+class StoppedError(InputError):
+    """A task that cannot be evaluated to the end.
+
+    Attributes:
+        episodes: that were played until then.
+    """
+
+    def __init__(self, message: str, episodes: Episodes) -> None:
+        super().__init__(message)
+        self.episodes = episodes
 
 
 def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = ()) -> SavedAgent:
@@ -244,6 +275,11 @@ def quotas(episodes: int, slots: int) -> list[int]:
     return [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
 
 
+def step_limit(agent: SavedAgent, config: EvaluateConfig) -> int:
+    """Agent steps after which an episode counts as one that never ends. A suite's own limit in frames is as many steps at most."""
+    return config.max_steps or max(MAX_STEPS, getattr(agent.config.env, "max_episode_frames", 0))
+
+
 def play(
     agent: SavedAgent,
     spec: EnvSpec,
@@ -251,31 +287,77 @@ def play(
     config: EvaluateConfig,
     advance: Callable[[], object],
     wrap: WrapPolicy | None = None,
-) -> list[Episode]:
-    """Plays `config.episodes` episodes of one task, in the order of slots and, in a slot, of time.
+) -> Episodes:
+    """Plays `config.episodes` episodes of one task.
 
     Slots that have met their quota go on, uncounted, until all have. `advance` is called for each counted episode; `wrap` as for
     `make_actor`.
+
+    Raises:
+        StoppedError: an episode does not end, or a slot's episodes are broken off one after the other.
     """
-    quota = quotas(config.episodes, config.slots)
+    quota, limit = np.array(quotas(config.episodes, config.slots)), step_limit(agent, config)
     played: list[list[Episode]] = [[] for _ in quota]
-    actor = make_actor(agent, spec, task, len(quota), config, wrap)
+    interrupted = 0
+
+    def stop(reason: str) -> StoppedError:
+        return StoppedError(reason.replace("env.tasks", "tasks"), Episodes(itertools.chain(*played), interrupted))
+
+    try:
+        actor = make_actor(agent, spec, task, len(quota), config, wrap)
+    except InputError as error:
+        raise stop(str(error)) from error
     try:
         trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(quota), actor.policy.core_state.shape[1]))
-        while any(len(episodes) < wanted for episodes, wanted in zip(played, quota, strict=True)):
-            actor.unroll(trajectory)
-            returns, lengths, successes = (
-                trajectory[key].numpy() for key in ("episode_return", "episode_length", "success")
+        # By slot: the number of the episode that is played, steps since the last look at which it was the same one, and episodes that
+        # were broken off since the last that was not.
+        number, age = actor.first_episodes.copy(), np.zeros(len(quota), np.int64)
+        running = np.zeros(len(quota), np.int64)
+        interrupted += int(number.sum())
+        counted = np.zeros(len(quota), np.int64)
+        while (counted < quota).any():
+            try:
+                actor.unroll(trajectory)
+            except InputError as error:
+                raise stop(str(error)) from error
+            returns, lengths, successes, broken = (
+                trajectory[key].numpy() for key in ("episode_return", "episode_length", "success", "interrupted")
             )
-            for t, slot in np.argwhere(~np.isnan(returns)):
-                if len(played[slot]) < quota[slot]:
-                    seed = _seed(spec, task, config.seed, int(slot), len(played[slot]))
-                    outcome = float(returns[t, slot]), int(lengths[t, slot]), float(successes[t, slot])
-                    played[slot].append(Episode(seed, *outcome))
-                    advance()
+            over = ~np.isnan(returns) | broken
+            age = np.where(over.any(axis=0), 0, age + _UNROLL_LENGTH)
+            for t, slot in np.argwhere(over):
+                number[slot] += 1
+                if counted[slot] == quota[slot]:
+                    continue
+                if broken[t, slot]:
+                    interrupted += 1
+                    running[slot] += 1
+                    if running[slot] == _BROKEN_OFF:
+                        raise stop(
+                            f"tasks={task} gives numbers that are not finite in {_BROKEN_OFF} episodes of a slot running (the last: "
+                            f"{actor.faults[-1].detail}): mend the environment, or leave the task out of tasks=."
+                        )
+                    continue
+                running[slot] = 0
+                if lengths[t, slot] > limit:
+                    raise stop(_endless(task, limit))
+                seed = _seed(spec, task, config.seed, int(slot), int(number[slot]) - 1)
+                outcome = float(returns[t, slot]), int(lengths[t, slot]), float(successes[t, slot])
+                played[slot].append(Episode(seed, *outcome))
+                counted[slot] += 1
+                advance()
+            if ((age > limit) & (counted < quota)).any():
+                raise stop(_endless(task, limit))
     finally:
         actor.close()
-    return [episode for episodes in played for episode in episodes]
+    return Episodes(itertools.chain(*played), interrupted)
+
+
+def _endless(task: str, limit: int) -> str:
+    return (
+        f"tasks={task} has an episode that has not ended after max_steps={limit} steps: give a larger max_steps=, or leave the task out of "
+        "tasks=."
+    )
 
 
 def _seed(spec: EnvSpec, task: str, seed: int, slot: int, number: int) -> int | None:

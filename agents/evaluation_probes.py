@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from agents.evaluation import MAX_SLOTS, Episode, SavedAgent, WrapPolicy, make_task_env, quotas, seat, stream
+from agents.evaluation import MAX_SLOTS, Episode, Episodes, SavedAgent, WrapPolicy, make_task_env, quotas, seat, stream
 from agents.evaluation_intervals import METHOD, interval
 from agents.evaluation_report import Played, Scores, is_known, mean, outcomes, results, return_range
 from agents.network.context import ContextEncoder
@@ -120,7 +120,9 @@ def _all_equal(contexts: Sequence[Contexts]) -> bool:
     return len(np.unique(np.concatenate(contexts), axis=0)) == 1
 
 
-def probe_report(agent: SavedAgent, played: Played, probed: Mapping[str, Played]) -> dict[str, Any]:
+def probe_report(
+    agent: SavedAgent, played: Mapping[str, Episodes], probed: Mapping[str, Mapping[str, Episodes]]
+) -> dict[str, Any]:
     """The section `probes` of evaluation.json: for each probe what its episodes gave, and the drop from those without it."""
     note = without_context(agent)
     section = {}

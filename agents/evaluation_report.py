@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.checkpoint import CHECKPOINTS, list_checkpoints
-from agents.evaluation import Episode, SavedAgent
+from agents.evaluation import Episode, Episodes, SavedAgent
 from agents.evaluation_files import keep_earlier, settings_of
 from agents.evaluation_intervals import EXACT, METHOD, WEIGHT, Interval, Samples, interval
-from agents.files import read_json, write_whole
+from agents.files import finite_or_null, read_json, write_whole
 from agents.run_folder import holds_run, versions
 from conf.schema import EvaluateConfig
 from envs.errors import InputError
@@ -88,8 +88,8 @@ def outcomes(played: Played) -> tuple[list[NDArray[np.float64]], list[NDArray[np
     )
 
 
-def results(agent: SavedAgent, played: Played) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The rows of evaluation.json for each task, and the one for all of them.
+def results(agent: SavedAgent, played: Mapping[str, Episodes]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The rows of evaluation.json for each task, and the one for all of them. `interrupted` are episodes that do not count.
 
     `seeds` are the episodes' places in the seed tree (envs/seeding.py), one for each of `returns`; null where the engine takes a seed
     for a slot's first episode only and goes on by itself (envpool).
@@ -97,6 +97,7 @@ def results(agent: SavedAgent, played: Played) -> tuple[dict[str, dict[str, Any]
     tasks = {
         task: {
             "episodes": len(episodes),
+            "interrupted": episodes.interrupted,
             **summary({task: episodes}, agent.env.scores, EXACT),
             "length": float(np.mean([e.length for e in episodes])),
             "trained": task in agent.env.tasks,
@@ -132,7 +133,9 @@ def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
     }
 
 
-def report(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Played) -> dict[str, Any]:
+def report(
+    agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Mapping[str, Episodes]
+) -> dict[str, Any]:
     """The content of evaluation.json. It holds no date: the same evaluation gives the same file."""
     tasks, aggregate = results(agent, played)
     return {
@@ -248,7 +251,11 @@ def prepare_output(path: Path, *, given: bool) -> None:
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> Path | None:
-    """Writes evaluation.json whole or not at all. Returns the new name of an earlier one with other settings."""
+    """Writes evaluation.json whole or not at all; what is not finite is null.
+
+    Returns:
+        The new name of an earlier one with other settings, or None.
+    """
     earlier = keep_earlier(path, content)
-    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n")
     return earlier

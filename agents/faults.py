@@ -1,4 +1,4 @@
-"""What went wrong in a run and was mended: counted for the metrics, written down, and too much of it ends the run."""
+"""What went wrong in a run and was mended: counted for the metrics, written down, and too many restarts end the run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from typing import Any
 
 from agents.files import AppendedFile
 from agents.runtime.base import ActorError
-from envs.faults import ASKED_FOR, Fault
+from envs.faults import ASKED_FOR, NONFINITE, Fault
+
+_MOST_WRITTEN = 1000
+"""Numbers that are not finite of one task, each with a record of its own: an environment may give one in every episode."""
 
 
 class Faults:
-    """Restarts of actors and of environments.
+    """Restarts of actors and of environments, and episodes that were broken off because a number was not finite.
 
     Args:
-        max_restarts, window: more than so many within so many seconds end the run.
-        record: is given every restart as plain data (`time`, `where`, `task`, `cause`, `unrolls_dropped`, `episodes_dropped`, `detail`).
+        max_restarts, window: more than so many restarts within so many seconds end the run.
+        record: is given every fault as plain data (`time`, `where`, `task`, `cause`, `unrolls_dropped`, `episodes_dropped`, `detail`, and
+            `count`: how many of that cause the task has had by then, since the run was begun or resumed).
 
     Attributes:
         unrolls_dropped: unrolls that were not finished.
@@ -35,22 +39,25 @@ class Faults:
         self._max, self._window, self._record = max_restarts, window, record
         self._causes: Counter[str] = Counter()
         self._tasks: Counter[str] = Counter()
+        self._counts: Counter[tuple[str, str]] = Counter()
         self._recent: deque[tuple[float, str]] = deque()
 
     def add(self, where: str, fault: Fault, *, unrolls_dropped: int = 0, episodes_dropped: int = 0) -> None:
-        """Takes in that `where` (an actor, or a slot of one) is about to be started again.
+        """Takes in that `where` (an actor, or a slot of one) is about to be started again, or to play its next episode.
 
         Raises:
             ActorError: it was one time too many; the message sums up what happened.
         """
         self._causes[fault.cause] += 1
-        self._tasks[fault.task] += 1
+        self._counts[fault.task, fault.cause] += 1
+        self._tasks[fault.task] += fault.cause != NONFINITE
         self.unrolls_dropped += unrolls_dropped
         self.episodes_dropped += episodes_dropped
         if self._record is not None:
             dropped = {"unrolls_dropped": unrolls_dropped, "episodes_dropped": episodes_dropped}
-            self._record({"time": time.time(), "where": where, **fault._asdict(), **dropped})
-        if fault.cause in ASKED_FOR:
+            count = self._counts[fault.task, fault.cause]
+            self._record({"time": time.time(), "where": where, **fault._asdict(), **dropped, "count": count})
+        if fault.cause in ASKED_FOR or fault.cause == NONFINITE:
             return
         now = time.monotonic()
         self._recent.append((now, describe(where, fault)))
@@ -61,11 +68,13 @@ class Faults:
 
     def row(self) -> dict[str, float]:
         """Counts since the beginning of the run, for metrics.jsonl."""
+        restarts = {cause: count for cause, count in sorted(self._causes.items()) if cause != NONFINITE}
         return {
-            "restarts": self._causes.total(),
+            "restarts": sum(restarts.values()),
+            NONFINITE: self._causes[NONFINITE],
             "unrolls_dropped": self.unrolls_dropped,
             "episodes_dropped": self.episodes_dropped,
-            **{f"restarts/{cause}": count for cause, count in sorted(self._causes.items())},
+            **{f"restarts/{cause}": count for cause, count in restarts.items()},
         }
 
     def restarts_of(self, task: str) -> int:
@@ -99,6 +108,9 @@ class Faults:
 class FaultRecord:
     """Writes every restart into faults.jsonl of a run folder and tells the user.
 
+    Numbers that are not finite may come by the thousand. Of each task the 1st, 10th, 100th and so on are told; _MOST_WRITTEN, and from
+    then on those that are told, are written.
+
     Args:
         folder: of the run.
         say: shows a line.
@@ -109,14 +121,29 @@ class FaultRecord:
 
     def __call__(self, record: dict[str, Any]) -> None:
         """See Faults."""
-        fault = Fault(**{key: record[key] for key in Fault._fields})
-        self._say(f"{describe(record['where'], fault)}; started again")
+        fault, count = Fault(**{key: record[key] for key in Fault._fields}), record["count"]
+        if fault.cause == NONFINITE:
+            told = str(count).strip("0") == "1"
+            if told:
+                so_far = f" ({count:,} such episodes of this task so far)" if count > 1 else ""
+                self._say(f"{describe(record['where'], fault)}; the episode is broken off{so_far}")
+            elif count > _MOST_WRITTEN:
+                return
+        else:
+            self._say(f"{describe(record['where'], fault)}; started again")
         # A disk that is full is told where checkpoints are saved.
         with contextlib.suppress(OSError), contextlib.closing(AppendedFile(self._path)) as file:
             file.write(json.dumps(record).encode() + b"\n")
 
 
-_VERBS = {"raised": "failed", "exited": "exited", "killed": "was killed", "hung": "hung", "lost": "was lost"}
+_VERBS = {
+    "raised": "failed",
+    "exited": "exited",
+    "killed": "was killed",
+    "hung": "hung",
+    "lost": "was lost",
+    NONFINITE: "broke",
+}
 
 
 def describe(where: str, fault: Fault) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -75,8 +76,17 @@ def temporary_of(path: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON as `write_whole` does."""
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    """Writes JSON as `write_whole` does; numbers that are not finite become null, because JSON has none of them."""
+    write_whole(path, json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n")
+
+
+def finite_or_null(content: Any) -> Any:
+    """The same data with null in place of numbers that are not finite."""
+    if isinstance(content, dict):
+        return {key: finite_or_null(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite_or_null(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -240,11 +240,10 @@ class Learner:
                 scale, shift = self._scale_and_shift(task)
             scale, shift = scale[:-1], shift[:-1]
         baseline = self.network.value_head(features[:-1], task[:-1])
-        valid = mask.float()
         divisor = sums[0].sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
-        policy_loss = losses.policy_gradient_loss(log_probs, advantages / scale, valid) / divisor
-        value_loss = losses.baseline_loss(baseline, (vs - shift) / scale, valid) / divisor
-        entropy = (actions.entropy(policy) * valid).sum() / divisor
+        policy_loss = losses.policy_gradient_loss(log_probs, advantages / scale, mask) / divisor
+        value_loss = losses.baseline_loss(baseline, (vs - shift) / scale, mask) / divisor
+        entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
         loss = policy_loss + self.baseline_cost * value_loss - self.entropy_cost * entropy
         metrics = {
             "loss/total": loss.detach(),

@@ -96,8 +96,8 @@ class Statistics:
             statistics.updates += held > 0
 
     def summary(self, action_repeat: int) -> dict[str, dict[str, float]]:
-        """By task: return, score, success, length (of recent episodes), frames, episodes, interrupted, updates. What is unknown is left
-        out.
+        """By task: return, score, success, length (of recent episodes), frames, episodes, interrupted, updates. What is unknown or not
+        finite is left out.
         """
         result = {}
         for task, statistics in self.tasks.items():
@@ -111,7 +111,7 @@ class Statistics:
                 "interrupted": statistics.interrupted,
                 "updates": statistics.updates,
             }
-            result[task] = {key: value for key, value in row.items() if not math.isnan(value)}
+            result[task] = {key: value for key, value in row.items() if math.isfinite(value)}
         return result
 
     def success(self) -> float:
@@ -198,7 +198,7 @@ class MetricsLog:
     def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limited_by: str) -> None:
         """One log step: `row` from Clock.row, `tasks` from Statistics.summary, `limited_by` the name of a bottleneck.Verdict.
 
-        NaN is left out, because JSON has none, and the name stays out of TensorBoard, which has numbers only.
+        NaN and infinities are left out, because JSON has none, and the name stays out of TensorBoard, which has numbers only.
 
         A row for updates that have one already is dropped: an end may fall on a log step.
 
@@ -210,8 +210,8 @@ class MetricsLog:
         row = row | {f"tasks/{task}/{key}": value for task, values in tasks.items() for key, value in values.items()}
         row |= {f"mean/{key}": value for key, value in mean_over_tasks(tasks).items()}
         row |= {f"score/{key}": value for key, value in scores_of_suite(tasks).items()}
-        row = {key: value for key, value in row.items() if not math.isnan(value)}
-        self._file.write((json.dumps(row | {"limited_by": limited_by}) + "\n").encode())
+        row = {key: value for key, value in row.items() if math.isfinite(value)}
+        self._file.write((json.dumps(row | {"limited_by": limited_by}, allow_nan=False) + "\n").encode())
         self.updates = row["updates"]
         self._board.write(int(row["updates"]), {key: value for key, value in row.items() if key != "updates"})
 

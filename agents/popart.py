@@ -37,10 +37,10 @@ def target_sums(targets: Tensor, task: Tensor, mask: Tensor, num_tasks: int) -> 
         num_tasks: K.
     """
     index, weights = task.flatten().long(), mask.flatten().to(targets.dtype)
-    values = targets.flatten() * weights
+    values = targets.flatten().masked_fill(~mask.flatten(), 0.0)
     zeros = values.new_zeros(num_tasks)
     # One at a time: in two dimensions index_add is a hundred times slower.
-    return torch.stack([zeros.index_add(0, index, row) for row in (weights, values, values * targets.flatten())])
+    return torch.stack([zeros.index_add(0, index, row) for row in (weights, values, values * values)])
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ Everything that *happens between* two observations has T.
     terminated         [T, B]          nothing is bootstrapped: the episode ended for good, or lost a life and goes on (no mask, no reset)
     mask               [T, B]          False where no real transition happened: the environment was resetting, or failed
     episode_return, episode_length, success   [T, B]   of the episode that ended at this step; NaN or 0 elsewhere
-    interrupted        [T, B]          the environment failed at this step, and its episode is broken off
+    interrupted        [T, B]          the environment failed at this step, or gave a number that is not finite: its episode is broken off
     episode            [B]             number of the episode each slot is in after the unroll: its position in the seed tree
 
 With NEXT_STEP auto-reset an episode that ends at step t leaves its true final observation at t + 1. Its value bootstraps a

@@ -100,7 +100,7 @@ def frames(actor: Actor, env: EnvSpec, episodes: int) -> Iterator[Frame]:
         size = frame.shape[:2]
         yield frame
         # The step that resets earns nothing, and its picture is the one shown below.
-        earned += float(step["reward"][0, 0])
+        earned = 0.0 if step["interrupted"][0, 0] else earned + float(step["reward"][0, 0])
         if not np.isnan(float(step["episode_return"][0, 0])):
             ended += 1
             how = "success" if float(step["success"][0, 0]) == 1 else "end"

@@ -49,8 +49,9 @@ def vtrace(
         rewards: [T, B].
         values: V(x_t), [T, B].
         bootstrap_value: V(x_T), [B].
-        mask: bool [T, B]; where False there was no transition: rho and c are 0 there, so its target is its own value, nothing
-            flows through it from the next episode, and the value of a truncated episode's last observation is what it bootstraps.
+        mask: bool [T, B]; where False there was no transition: rho and c are 0 there, whatever `log_rhos` and `rewards` hold, so its
+            target is its own value, nothing flows through it from the next episode, and the value of a truncated episode's last
+            observation is what it bootstraps.
         clip_rho, clip_c, clip_pg_rho: the constants rho-bar, c-bar, and the clipping of rho in the advantage.
         lambda_: the lambda of the remark on V-trace(lambda).
         mixed: which q.
@@ -60,7 +61,8 @@ def vtrace(
     """
     rhos = torch.exp(log_rhos)
     if mask is not None:
-        rhos = rhos * mask
+        # Filled, because NaN times 0 is NaN. `where` would send its zero to the device and wait.
+        rhos, rewards = rhos.masked_fill(~mask, 0.0), rewards.masked_fill(~mask, 0.0)
     clipped_rhos = rhos.clamp(max=clip_rho)
     cs = lambda_ * rhos.clamp(max=clip_c)
     next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])

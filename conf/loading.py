@@ -66,7 +66,7 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
     config = _to_object(_compose("evaluate", overrides), EvaluateConfig)
     if not config.run:
         raise InputError("run= is missing: give the run folder or the checkpoint file to evaluate.")
-    require(config, {"episodes": 1, "slots": 0, "video_episodes": 1, "threads": 0, "seed": 0}, "")
+    require(config, {"episodes": 1, "slots": 0, "max_steps": 0, "video_episodes": 1, "threads": 0, "seed": 0}, "")
     check_device(config.device)
     if config.probe and config.probe not in (*PROBES, ALL):
         raise unknown_name("probe", config.probe, (*PROBES, ALL))

@@ -250,6 +250,8 @@ class EvaluateConfig:
         video: one video per task into the run folder.
         video_episodes: episodes in each video.
         slots: environments per task; 0 = one per episode, at most 64.
+        max_steps: agent steps after which an episode counts as one that never ends, and the evaluation stops with what was played; 0 =
+            50,000, or the suite's own limit where that is more.
         seed: root of the evaluation seeds, which are disjoint from all training seeds.
         output: file for the result; empty = evaluation.json beside the checkpoint's run.
         engine: engine of the environments, as env.engine; empty = as in training.
@@ -267,6 +269,7 @@ class EvaluateConfig:
     video: bool = False
     video_episodes: int = 3
     slots: int = 0
+    max_steps: int = 0
     seed: int = 0
     output: str = ""
     engine: str = ""

@@ -43,5 +43,6 @@ class MinigridEngine(GymnasiumEngine):
         super().__init__(_make, spec, slots, split)
 
     def _show(self, row: int, seen: dict[str, Any]) -> None:
+        self._seen[row] = seen
         self.observation["image"][row] = seen["image"]
         self._texts[row] = seen["mission"]

@@ -20,8 +20,8 @@ WRITTEN_IN_PLACE = ("image", "vector")
 class Engine(Protocol):
     """S environments advanced together, with NEXT_STEP auto-reset.
 
-    An engine may be more than this: a SlowResetEngine or a SupervisedEngine, a SwitchingEngine, a TellingEngine, a LivesEngine, or several
-    of them.
+    An engine may be more than this: a SlowResetEngine, an InterruptingEngine, a SupervisedEngine, which is both, a SwitchingEngine, a
+    TellingEngine, a LivesEngine, or several of them. One that is no InterruptingEngine never gives a number that is not finite.
 
     Attributes:
         observation: `image` and/or `vector`, and `instruction` and `action_mask` where the suite has them, [S, ...]; brought up to date
@@ -74,20 +74,32 @@ class SlowResetEngine(Engine, Protocol):
 
 
 @runtime_checkable
-class SupervisedEngine(SlowResetEngine, Protocol):
-    """An engine that can go on when the environment of a slot fails. It does so once `supervise` was called; until then
-    a failure raises, and what is played follows from the seeds alone.
+class InterruptingEngine(Engine, Protocol):
+    """An engine that breaks an episode off where its environment gives an observation or a reward that is not finite.
+
+    That follows from the seeds and the actions alone, and is recorded as a Fault of cause `nonfinite`. A first observation that is
+    not finite breaks off its episode, too; in `start` the slot goes on to its next one at once.
 
     Attributes:
         interrupted: bool [S], always the same array: slots whose environment failed in the step just made. It was no step of
-            their episode: they show the last observation before it, with reward 0, and from the next step on they are
-            resetting. The episode has no end.
-        episode: i64 [S], always the same array: number of the episode whose observation is shown. One that cannot begin is left
-            out.
+            their episode: they show the last valid observation before it, with reward 0, and the next step resets. The episode
+            has no end.
+        episode: i64 [S], always the same array: number of the episode that is played, or was broken off. One that cannot begin is
+            left out.
     """
 
     interrupted: NDArray[np.bool_]
     episode: NDArray[np.int64]
+
+    def take_faults(self) -> list[Fault]:
+        """What was broken off or started anew, and why, since this was called last."""
+
+
+@runtime_checkable
+class SupervisedEngine(SlowResetEngine, InterruptingEngine, Protocol):
+    """An engine that can also go on when the environment of a slot raises, dies or hangs, which is `interrupted`, too. It does so once
+    `supervise` was called; until then such a failure raises.
+    """
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
         """From now on a slot's environment that fails is started anew, for the slot's next episode.
@@ -97,9 +109,6 @@ class SupervisedEngine(SlowResetEngine, Protocol):
             memory_limit: MiB of resident memory above which it is started anew between two episodes; 0 = none.
             recycle_episodes: after which it is, too; 0 = never.
         """
-
-    def take_faults(self) -> list[Fault]:
-        """What was started anew, and why, since this was called last."""
 
 
 @runtime_checkable

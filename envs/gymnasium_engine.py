@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.engine import Arrays, Outcome
+from envs.errors import InputError
+from envs.faults import NONFINITE, Fault, NotFiniteError
 from envs.gymnasium_extras import success_of
 from envs.instructions import TextColumn, Tokenizer
 from envs.seeding import episode_seed
@@ -17,6 +20,12 @@ from envs.spec import EnvSpec, Slot, Split
 
 MakeEnv: TypeAlias = Callable[[str], "gymnasium.Env[Any, Any]"]
 """Task name -> environment. One that other processes use can be pickled."""
+
+FIRST_EPISODES = 3
+"""So many episodes of a slot may fail to begin, one after the other, before `start` gives up."""
+
+_FRUITLESS_EPISODES = 100
+"""So many episodes of a slot may be broken off, one after the other, without one step that counts: more than happens by chance."""
 
 
 class GymnasiumEngine:
@@ -32,6 +41,10 @@ class GymnasiumEngine:
     Attributes:
         stepping: see `envs.engine.LoopingEngine`.
         success: see `envs.engine.TellingEngine`.
+        interrupted, episode: see `envs.engine.InterruptingEngine`.
+
+    Raises:
+        InputError: an environment gives numbers that are not finite wherever it begins.
     """
 
     def __init__(self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
@@ -53,8 +66,17 @@ class GymnasiumEngine:
         self._truncated = np.zeros(size, np.bool_)
         self.success = np.full(size, np.nan, np.float32)
         self.stepping = np.full(1, -1, np.int64)
+        self.interrupted = np.zeros(size, np.bool_)
+        self.episode = np.array([slot.episode for slot in self._slots], np.int64)
+        self._floats = [key for key, array in spec.observation.items() if np.dtype(array.dtype).kind == "f"]
+        # What each slot shows, to be shown again where the next one is not finite.
+        self._seen: list[Any] = [None] * size
+        self._faults: list[Fault] = []
+        # By slot, of the step that is made: what NotFiniteError says.
+        self._told: dict[int, str] = {}
+        # By slot: episodes broken off since its last step that counts.
+        self._fruitless: Counter[int] = Counter()
         self._seed = 0
-        self._episode: list[int] = []
         # The task of each environment; another one than what is assigned to its slot until the next episode.
         self._tasks = list(self._assigned)
         self._envs = [make(spec.tasks[task]) for task in self._tasks]
@@ -62,10 +84,12 @@ class GymnasiumEngine:
     def start(self, seed: int) -> None:
         self._seed = seed
         self._assigned = [slot.task for slot in self._slots]
-        self._episode = [slot.episode for slot in self._slots]
-        self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
+        self.episode[:] = [slot.episode for slot in self._slots]
+        self._reward[:], self._terminated[:], self._truncated[:], self.interrupted[:] = 0, False, False, False
+        self._fruitless.clear()
+        self._told.clear()
         for row in range(len(self._slots)):
-            self._begin_episode(row)
+            self._begin_first_episode(row)
         self._read_instructions()
 
     def assign(self, slot: int, task: int) -> None:
@@ -73,16 +97,21 @@ class GymnasiumEngine:
         self._assigned[slot] = task
 
     def step(self, actions: NDArray[Any]) -> Outcome:
-        ended = (self._terminated | self._truncated).tolist()
-        self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
+        ended = (self._terminated | self._truncated | self.interrupted).tolist()
+        self._reward[:], self._terminated[:], self._truncated[:], self.interrupted[:] = 0, False, False, False
+        before = self._seen.copy()
         # Plain ints for discrete actions, as environments expect them; rows of an array for all others.
         for row, action in enumerate(actions.tolist() if actions.ndim == 1 else actions):
             self.stepping[0] = row
             if ended[row]:
-                self._episode[row] += 1
+                self.episode[row] += 1
                 self._begin_episode(row)
                 continue
-            seen, reward, terminated, truncated, info = self._envs[row].step(action)
+            try:
+                seen, reward, terminated, truncated, info = self._envs[row].step(action)
+            except NotFiniteError as error:
+                self._told[row] = str(error)
+                continue
             self._show(row, seen)
             self._reward[row] = float(reward)
             self._terminated[row] = terminated
@@ -90,8 +119,71 @@ class GymnasiumEngine:
             if terminated or truncated:
                 self.success[row] = success_of(info)
         self.stepping[0] = -1
+        self._break_off(before, ended)
         self._read_instructions()
         return self._reward, self._terminated, self._truncated
+
+    def take_faults(self) -> list[Fault]:
+        """See `envs.engine.InterruptingEngine`."""
+        faults, self._faults = self._faults, []
+        return faults
+
+    def _break_off(self, before: list[Any], resets: list[bool]) -> None:
+        """Ends the episodes of this step whose numbers are not finite.
+
+        Args:
+            before: what each slot showed before it.
+            resets: slots that only began an episode.
+        """
+        arrays = [self._reward, *(self.observation[key] for key in self._floats)]
+        if not (self._fruitless or self._told) and all(np.isfinite(array).all() for array in arrays):
+            return
+        finite = [np.isfinite(array).reshape(len(self._slots), -1).all(axis=1) for array in arrays]
+        broken = ~np.logical_and.reduce(finite)
+        broken[list(self._told)] = True
+        for row in np.flatnonzero(broken).tolist():
+            self._record(row)
+            self._reward[row], self._terminated[row], self._truncated[row], self.interrupted[row] = (
+                0,
+                False,
+                False,
+                True,
+            )
+            self._show(row, before[row])
+            self._fruitless[row] += 1
+            if self._fruitless[row] == _FRUITLESS_EPISODES:
+                self._give_up(_FRUITLESS_EPISODES)
+        for row in [row for row in self._fruitless if not (resets[row] or self.interrupted[row])]:
+            del self._fruitless[row]
+
+    def _record(self, row: int) -> None:
+        """Adds the Fault of a slot that shows numbers that are not finite, or earned one."""
+        told = [] if np.isfinite(self._reward[row]) else [f"the reward is {self._reward[row]}"]
+        for key in self._floats:
+            shown = self.observation[key][row]
+            if count := int((~np.isfinite(shown)).sum()):
+                told.append(f"{count} of the {shown.size} numbers of the observation's {key} are not finite")
+        if row in self._told:
+            told = [self._told.pop(row)]
+        place = f"in episode {self.episode[row]} of slot {self._slots[row].index}"
+        self._faults.append(Fault(self._names[self._tasks[row]], NONFINITE, f"{' and '.join(told)}, {place}"))
+
+    def _give_up(self, episodes: int) -> NoReturn:
+        fault = self._faults[-1]
+        raise InputError(
+            f"env.tasks={fault.task} gives numbers that are not finite: {fault.detail}, and in all of its {episodes} last episodes: "
+            "mend the environment, or leave the task out."
+        )
+
+    def _begin_first_episode(self, row: int) -> None:
+        """The first one whose first observation is finite."""
+        for _ in range(FIRST_EPISODES):
+            self._begin_episode(row)
+            if row not in self._told and all(np.isfinite(self.observation[key][row]).all() for key in self._floats):
+                return
+            self._record(row)
+            self.episode[row] += 1
+        self._give_up(FIRST_EPISODES)
 
     def _begin_episode(self, row: int) -> None:
         task = self._names[self._assigned[row]]
@@ -100,12 +192,17 @@ class GymnasiumEngine:
             self._envs[row].close()
             self._envs[row] = self._make(task)
             self._tasks[row] = self._assigned[row]
-        place = self._seed, self._split, task, self._slots[row].index, self._episode[row]
-        seen, _ = self._envs[row].reset(seed=episode_seed(*place))
-        self._show(row, seen)
+        place = self._seed, self._split, task, self._slots[row].index, int(self.episode[row])
+        try:
+            seen, _ = self._envs[row].reset(seed=episode_seed(*place))
+        except NotFiniteError as error:
+            self._told[row] = str(error)
+        else:
+            self._show(row, seen)
 
     def _show(self, row: int, seen: Any) -> None:
         """Writes what one environment observed into its row."""
+        self._seen[row] = seen
         for key in self._parts:
             self.observation[key][row] = seen[key]
         if self._instruction is not None:

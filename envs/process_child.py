@@ -56,6 +56,8 @@ class Start(NamedTuple):
 class Step(NamedTuple):
     """Take the action that lies in shared memory, or begin the next episode, of `task`, if the last one has ended. Show what
     there is to see in that bank.
+
+    This and Start are answered with a list of Faults where there are some, and with None where not.
     """
 
     task: int
@@ -63,7 +65,7 @@ class Step(NamedTuple):
 
 
 class Render(NamedTuple):
-    """Answer with a picture; all other messages are answered with None."""
+    """Answer with a picture."""
 
 
 class Failure(NamedTuple):
@@ -74,8 +76,8 @@ class Failure(NamedTuple):
 
 
 def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
-    """What lies in shared memory: the observation [2, slots, ...], and `action`, `reward`, `terminated`, `truncated`,
-    `success` [slots, ...].
+    """What lies in shared memory: the observation [2, slots, ...], and `action`, `reward`, `terminated`, `truncated`, `success`,
+    `interrupted` and `episode` [slots, ...].
 
     The observation has two banks, of which a process writes one while its slot still shows the other: whatever happens to the
     process in the meantime, the last observation is whole.
@@ -89,6 +91,8 @@ def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
         "terminated": ArraySpec(shape=(), dtype="bool"),
         "truncated": ArraySpec(shape=(), dtype="bool"),
         "success": ArraySpec(shape=(), dtype="float32"),
+        "interrupted": ArraySpec(shape=(), dtype="bool"),
+        "episode": ArraySpec(shape=(), dtype="int64"),
     }
     banks = {key: ArraySpec(shape=(2, slots, *array.shape), dtype=array.dtype) for key, array in seen.items()}
     return banks | {key: ArraySpec(shape=(slots, *array.shape), dtype=array.dtype) for key, array in one.items()}
@@ -151,10 +155,11 @@ class _Seat:
             reward, terminated, truncated = self._engine.step(arrays["action"][row])
             arrays["reward"][row], arrays["terminated"][row], arrays["truncated"][row] = reward, terminated, truncated
             arrays["success"][row] = self._engine.success
+        arrays["interrupted"][row], arrays["episode"][row] = self._engine.interrupted, self._engine.episode
         if "instruction" in seen:
             # The tokens are the engine's own.
             arrays["instruction"][message.bank, row] = seen["instruction"]
-        return None
+        return self._engine.take_faults() or None
 
     def close(self) -> None:
         if self._engine is not None:

@@ -21,13 +21,10 @@ from numpy.typing import NDArray
 from envs.engine import Arrays, Outcome
 from envs.errors import InputError
 from envs.faults import Fault
-from envs.gymnasium_engine import MakeEnv
+from envs.gymnasium_engine import FIRST_EPISODES, MakeEnv
 from envs.process_child import Attach, Build, Failure, Render, Start, Step, map_arrays, shared_size, shared_spec
 from envs.slot_process import SlotProcess
 from envs.spec import EnvSpec, Slot, Split
-
-_FIRST_EPISODES = 3
-"""So many episodes of a slot may fail to begin, one after the other, before `start` gives up."""
 
 
 class SlotError(RuntimeError):
@@ -61,8 +58,9 @@ class ProcessEngine:
         spec, slots, split: see `envs.suites.make_env`.
 
     Attributes:
-        patience, resetting, interrupted, episode: see `envs.engine.SupervisedEngine`.
         success: see `envs.engine.TellingEngine`.
+        patience, resetting, interrupted, episode: see `envs.engine.SupervisedEngine`. An observation or a reward that is not finite
+            is found in the slot's process, which goes on.
 
     Raises:
         InputError: `make` raised it.
@@ -151,12 +149,13 @@ class ProcessEngine:
                 try:
                     self._wait_for(row)
                 except SlotError as error:
-                    if self._coming[row] - slot.episode == _FIRST_EPISODES - 1:
+                    if self._coming[row] - slot.episode == FIRST_EPISODES - 1:
                         raise
                     self._take(row, error)
                     self._ask_for_next(row)
         self._bank ^= 1
-        self.episode[:] = self._coming
+        # Some may have left out episodes whose first observation was not finite.
+        self.episode[:] = self._coming[:] = self._shared["episode"]
         self._observe()
 
     def assign(self, slot: int, task: int) -> None:
@@ -185,6 +184,7 @@ class ProcessEngine:
                 self._take(row, error)
                 self.interrupted[row] = True
         self._wait_for_resets(nothing_yet=not rows)
+        self.interrupted |= playing & self._shared["interrupted"]
         stepped = playing & ~self.interrupted
         self._bank[stepped] ^= 1
         for key, array in (("reward", self._reward), ("terminated", self._terminated), ("truncated", self._truncated)):
@@ -218,7 +218,9 @@ class ProcessEngine:
                     continue
                 if not self._owed[row]:
                     nothing_yet = self.resetting[row] = False
-                    self._bank[row] ^= 1
+                    # A first observation that is not finite is not shown, and the next step resets again.
+                    self.interrupted[row] = self._shared["interrupted"][row]
+                    self._bank[row] ^= not self.interrupted[row]
                     self.episode[row] = self._coming[row]
 
     def _observe(self) -> None:
@@ -310,6 +312,8 @@ class ProcessEngine:
             cause, how = process.ending()
             raise SlotError(_with_stacks(f"{self._place(row)} ended without a word ({how}).", process), cause) from None
         self._owed[row] -= 1
+        if isinstance(answer, list):
+            self._faults += answer
         if isinstance(answer, Failure):
             if answer.is_input_error:
                 raise InputError(answer.text)

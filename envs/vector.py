@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from envs.engine import (
     Arrays,
     Engine,
+    InterruptingEngine,
     LivesEngine,
     LoopingEngine,
     SlowResetEngine,
@@ -43,16 +44,17 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     one copies it.
 
     `info` always holds these arrays [S]:
-        episode_return f32, success f32: of the episode that this step ended; NaN where none ended.
+        episode_return f32, success f32: of the episode that this step ended; NaN where none ended. Returns are summed in float64.
             A success is what the environment calls one, or else an episode that terminated with a positive last reward; NaN also where
             the environment does not tell and the suite knows no success (`EnvSpec.has_success`).
         episode_length i32: agent steps of that episode; 0 where none ended.
         episode i64: number of the episode whose observation is returned, which is its place in the seed tree.
         resetting bool: the slot was only resetting in this step and has not come to the end of it.
-        interrupted bool: the slot's environment failed, so that this was no step (`supervise`). The observation is the last
-            one before it; the next step resets.
+        interrupted bool: the slot's environment failed, so that this was no step: it gave a number that is not finite, or see
+            `supervise`. The observation is the last one before it; the next step resets.
         life_lost bool: the step lost a life of a game that goes on. Nothing is bootstrapped across it, but the episode, its return and
             its length are those of the whole game.
+    Observations and rewards are finite.
     """
 
     def __init__(self, engine: Engine, spec: EnvSpec, slots: Sequence[Slot], seed: int) -> None:
@@ -73,9 +75,10 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._resetting = engine.resetting if isinstance(engine, SlowResetEngine) else never
         # Looked at once: to ask whether an engine is one takes longer than many a step.
         self._supervised = engine if isinstance(engine, SupervisedEngine) else None
-        self._interrupted = self._supervised.interrupted if self._supervised else never
         self._told_success = engine.success if isinstance(engine, TellingEngine) else None
         self._life_lost = engine.life_lost if isinstance(engine, LivesEngine) else never
+        self._interrupting = engine if isinstance(engine, InterruptingEngine) else None
+        self._interrupted = self._interrupting.interrupted if self._interrupting else never
         self._balanced: tuple[int, ...] | None = None
         self._begin_statistics()
 
@@ -103,8 +106,8 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
             self._engine.stepping = stepping
 
     def take_faults(self) -> list[Fault]:
-        """Environments that were started anew since this was called last, and why."""
-        return self._supervised.take_faults() if self._supervised else []
+        """Environments that were started anew, or whose episode was broken off, since this was called last, and why."""
+        return self._interrupting.take_faults() if self._interrupting else []
 
     def balance_frames(self, steps: Sequence[int]) -> None:
         """From the next `reset` on, slots change their tasks between episodes so that all tasks come to as many steps
@@ -120,7 +123,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
     def _begin_statistics(self) -> None:
         self._episode = self._first_episode.copy()
-        self._return = np.zeros(self.num_envs, np.float32)
+        self._return = np.zeros(self.num_envs, np.float64)
         self._length = np.zeros(self.num_envs, np.int32)
         # The observation is the last of an episode, or of one that was interrupted: the next step resets, or goes on resetting.
         self._ended = np.zeros(self.num_envs, np.bool_)
@@ -142,7 +145,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
             self._seed = seed
         self._begin_statistics()
         self._engine.start(self._seed)
-        # None restarted, but a supervised engine may have left out episodes that could not begin.
+        # None restarted, but an engine may have left out episodes that could not begin.
         self._count_episodes(np.zeros(self.num_envs, np.bool_))
         nan = np.full(self.num_envs, np.nan, np.float32)
         return self._observe(), self._info(nan, np.zeros(self.num_envs, np.int32), nan)
@@ -164,7 +167,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         going = ~self._ended
         restarted = self._ended & ~self._resetting
         # A slot that has just restarted begins its sums at zero; the reset itself is no step of the new episode.
-        self._return = self._return * going + reward
+        self._return = np.where(going, self._return, 0.0) + reward
         self._length = (self._length + 1) * going
         self._count_episodes(restarted)
         ended = terminated | truncated
@@ -172,7 +175,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         if self._balance is not None:
             self._balance.count(going & ~self._interrupted, ended, self._interrupted)
             self._task = np.where(restarted, self._next_task, self._task)
-        episode_return = np.where(ended, self._return, np.float32(np.nan))
+        episode_return = np.where(ended, self._return, np.nan).astype(np.float32)
         known = ended & self.spec_of_suite.has_success
         success = np.where(known, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
         if self._told_success is not None:
@@ -180,7 +183,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
 
     def _count_episodes(self, restarted: NDArray[np.bool_]) -> None:
-        self._episode = self._supervised.episode.copy() if self._supervised else self._episode + restarted
+        self._episode = self._interrupting.episode.copy() if self._interrupting else self._episode + restarted
 
     def _choose_tasks(self) -> None:
         """Tells the engine the next task of every slot that begins to reset in this step."""
@@ -232,7 +235,7 @@ class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         """Takes over a `state_dict` of an environment with the same slots; returns the observation it stood at."""
         self._seed = int(state["seed"])
         self._episode = np.array(state["episode"], np.int64)
-        self._return = np.array(state["return"], np.float32)
+        self._return = np.array(state["return"], np.float64)
         self._length = np.array(state["length"], np.int32)
         self._ended = np.array(state["ended"], np.bool_)
         self._engine.load_state_dict(state["engine"])

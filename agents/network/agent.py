@@ -116,7 +116,8 @@ class AgentNetwork(nn.Module):
             {key: inputs[key].flatten(0, 1) for key in ("image", "vector") if key in inputs}, fuse
         )
         last_action = self.actions.encode(inputs["last_action"].flatten(0, 1), self.action_codes.to(features.dtype))
-        last_reward = inputs["last_reward"].flatten().clamp(-1, 1).unsqueeze(1)
+        # Environments are held to finite rewards; a clamp alone would pass a NaN on into the core's state.
+        last_reward = inputs["last_reward"].flatten().nan_to_num(nan=0.0).clamp(-1, 1).unsqueeze(1)
         x = torch.cat([features, last_action, last_reward.to(features.dtype)], dim=1)
         x = self._fuse("core_input", x, modulations, segments)
         y, core_state = self.core(x.view(length, batch, -1), inputs["reset"], core_state, final_state=final_state)

@@ -2,7 +2,8 @@
 
     core(x [T, B, X], reset bool [T, B], state fp32 [B, S], *, final_state=True) -> y [T, B, H], state fp32 [B, S]
 
-The state is set to zero *before* step t wherever reset[t] is True. T calls of length 1 equal one call of length T.
+The state is set to zero *before* step t wherever reset[t] is True, whatever it was: filled, because NaN times 0 is NaN. T calls of
+length 1 equal one call of length T.
 `reset` may lie in the processor's memory while x and the state are on another device: a learner's does, so that nobody has to ask the
 device where the episodes end. The state is one tensor, so that trajectories and buffers need not know what is in it. With
 `final_state=False` the returned state means nothing and may be empty: the learner has no use for it.
@@ -38,7 +39,7 @@ class LSTMCore(nn.Module):
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
         """See the module docstring."""
-        state = state * (~send_one(reset[0], x.device)).unsqueeze(1)
+        state = state.masked_fill(send_one(reset[0], x.device).unsqueeze(1), 0.0)
         if len(reset) == 1 and not torch.is_grad_enabled():
             return self._step(x[0], state)
         if not bool(reset[1:].any()):

@@ -148,15 +148,15 @@ def _unroll(
         y [T, B, H] and state [B, 2H], both fp32. Without `final_state` the state is empty.
     """
     dtype, size = inputs[0].dtype, state.shape[1] // 2
-    # Who asks a device where the resets are waits for the answer; multiplying with ones costs less.
+    # Reading the resets from a device would synchronize; a fill at every step costs less.
     resets = reset.any(dim=1).tolist() if reset.device.type == "cpu" else [True] * len(reset)
-    keep = (~send_one(reset, state.device)).unsqueeze(2).to(state.dtype).unbind()
+    begins = send_one(reset, state.device).unsqueeze(2).unbind()
     hidden, cell = state.split(size, dim=1)
     outputs = []
     with torch.autocast(state.device.type, enabled=False):
         for t, parts in enumerate(zip(*(part.unbind() for part in inputs), strict=True)):
             if resets[t]:
-                hidden, cell = hidden * keep[t], cell * keep[t]
+                hidden, cell = hidden.masked_fill(begins[t], 0.0), cell.masked_fill(begins[t], 0.0)
             opening, candidate = gates(hidden.to(dtype), *parts).float().split([3 * size, size], dim=1)
             keep_in, forget, out = opening.sigmoid().split(size, dim=1)
             # Two products and a sum: addcmul is one call less here and two more in the backward pass.

@@ -30,7 +30,8 @@ class SerialRuntime:
         positions: where the random streams stand; taken over, and kept up to date.
         version: of the weights that `network` begins with.
         state: `state_dict` of a runtime with as many actors of as many slots, to go on exactly where it was taken.
-        faults: takes in every restart of an actor that raised, and says when there are too many; by default the first is.
+        faults: takes in every restart of an actor that raised, and says when there are too many; by default the first is. Also takes in
+            episodes that were broken off.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class SerialRuntime:
             actor = self._unroll(index, buffer)
             env_seconds += actor.env_seconds
             inference_seconds += actor.inference_seconds
+            for fault in actor.faults:
+                self._faults.add(f"an environment of actor {index}", fault, episodes_dropped=1)
             self.positions.unrolls[index] = actor.unrolls
             self.positions.episodes[index] = buffer["episode"].tolist()
         trajectory = concatenate(self._buffers)

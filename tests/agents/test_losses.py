@@ -17,7 +17,7 @@ def draws() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_terms_are_sums_over_valid_steps() -> None:
     first, second, mask = draws()
-    a, b, m = (torch.from_numpy(array) for array in (first, second, mask.astype(np.float64)))
+    a, b, m = (torch.from_numpy(array) for array in (first, second, mask))
     np.testing.assert_allclose(losses.policy_gradient_loss(a, b, m), -(first * second)[mask].sum())
     np.testing.assert_allclose(losses.baseline_loss(a, b, m), 0.5 * ((first - second) ** 2)[mask].sum())
 
@@ -29,6 +29,6 @@ def test_advantages_and_targets_are_constants() -> None:
         (losses.baseline_loss, (first - second) * mask),
     ):
         learned, constant = torch.from_numpy(first).requires_grad_(), torch.from_numpy(second).requires_grad_()
-        loss(learned, constant, torch.from_numpy(mask.astype(np.float64))).backward()
+        loss(learned, constant, torch.from_numpy(mask)).backward()
         assert constant.grad is None
         np.testing.assert_allclose(learned.grad, expected)
