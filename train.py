@@ -124,6 +124,7 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
         faults = Faults(
             max_restarts=config.runtime.max_restarts,
             window=config.runtime.restart_window,
+            repeats=3,
             record=FaultRecord(folder, display.say),
         )
         faults.load_state_dict((saved or {}).get("faults", {}))
@@ -189,6 +190,7 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
                     batch = runtime.collect(interruption.check)
                 except InterruptedWait:
                     break
+                faults.begun()
                 followers.go_on(statistics.steps())
                 updates = learner.state.updates
                 parts = parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)

@@ -20,6 +20,7 @@ class Faults:
 
     Args:
         max_restarts, window: more than so many within so many seconds end the run.
+        repeats: so many times the same exception at the same task, before `begun` is called, end it too; 0 = never.
         record: is given every restart as plain data (`time`, `where`, `task`, `cause`, `unrolls_dropped`, `episodes_dropped`, `detail`).
 
     Attributes:
@@ -28,7 +29,12 @@ class Faults:
     """
 
     def __init__(
-        self, *, max_restarts: int = 0, window: float = 300.0, record: Callable[[dict[str, Any]], None] | None = None
+        self,
+        *,
+        max_restarts: int = 0,
+        window: float = 300.0,
+        repeats: int = 0,
+        record: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.unrolls_dropped = 0
         self.episodes_dropped = 0
@@ -36,6 +42,11 @@ class Faults:
         self._causes: Counter[str] = Counter()
         self._tasks: Counter[str] = Counter()
         self._recent: deque[tuple[float, str]] = deque()
+        self._repeats, self._raised = repeats, Counter[tuple[str, str]]()
+
+    def begun(self) -> None:
+        """The first unroll is complete: whatever fails from now on does not always fail."""
+        self._repeats = 0
 
     def add(self, where: str, fault: Fault, *, unrolls_dropped: int = 0, episodes_dropped: int = 0) -> None:
         """Takes in that `where` (an actor, or a slot of one) is about to be started again.
@@ -58,6 +69,14 @@ class Faults:
             self._recent.popleft()
         if len(self._recent) > self._max:
             raise ActorError(self._summary(fault))
+        if self._repeats and fault.cause == "raised":
+            said = (fault.task, telling_line(fault).rstrip("."))
+            self._raised[said] += 1
+            if self._raised[said] >= self._repeats:
+                raise ActorError(
+                    f"{f'env.tasks={fault.task}' if fault.task else where} failed {self._repeats} times in the same way before the first "
+                    f"unroll was complete ({said[1]}): mend it, or leave it out; faults.jsonl in the run folder has the traceback."
+                )
 
     def row(self) -> dict[str, float]:
         """Counts since the beginning of the run, for metrics.jsonl."""
@@ -119,8 +138,13 @@ class FaultRecord:
 _VERBS = {"raised": "failed", "exited": "exited", "killed": "was killed", "hung": "hung", "lost": "was lost"}
 
 
-def describe(where: str, fault: Fault) -> str:
-    """A restart in one line: who, at which task, and the line of `Fault.detail` that says most, which is a traceback's last."""
+def telling_line(fault: Fault) -> str:
+    """The line of `Fault.detail` that says most, which is a traceback's last."""
     lines = fault.detail.strip().splitlines() or [""]
-    said = lines[-1] if fault.cause == "raised" else lines[0]
-    return f"{where}{f' (task {fault.task})' if fault.task else ''} {_VERBS.get(fault.cause, 'was renewed')}: {said}"
+    return lines[-1] if fault.cause == "raised" else lines[0]
+
+
+def describe(where: str, fault: Fault) -> str:
+    """A restart in one line: who, at which task, and what happened."""
+    named = f" (task {fault.task})" if fault.task else ""
+    return f"{where}{named} {_VERBS.get(fault.cause, 'was renewed')}: {telling_line(fault)}"

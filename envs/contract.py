@@ -5,7 +5,7 @@ row in a table.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import InputError
@@ -42,6 +42,7 @@ class Suite:
         modules: config -> modules that both functions import because the config names them, with the key that does.
         outside: config -> other things of this machine that environments use because the config names them, files and folders mostly,
             with the key that does.
+        before: options that a later version added, with the values under which saved configurations without them play as they did.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Suite:
     make_env: Callable[..., SuiteVectorEnv]
     modules: Callable[[Any], Mapping[str, str]] = lambda config: {}
     outside: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    before: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_size(key: str, value: int, least: int, most: int) -> None:

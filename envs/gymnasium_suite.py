@@ -19,12 +19,15 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from envs.contract import EnvConfig, Suite, expand_tasks
-from envs.errors import InputError
-from envs.gymnasium_engine import GymnasiumEngine
-from envs.gymnasium_spaces import Interface, SuiteTask, UnsupportedSpaceError, interface
+from envs.errors import InputError, unknown_name
+from envs.gymnasium_engine import GymnasiumEngine, close_env
+from envs.gymnasium_pictures import LAYOUTS, UnsupportedSpaceError
+from envs.gymnasium_probe import one_line, probe
+from envs.gymnasium_spaces import Interface, SuiteTask, interface
 from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
+from envs.working_directory import WorkingDirectory
 
 PRESETS = {"starter": ("CartPole-v1", "Acrobot-v1")}
 
@@ -38,6 +41,7 @@ class GymnasiumConfig(EnvConfig):
             of gymnasium.Wrapper that need no argument but the environment.
         options: a dict, the keyword arguments of `gymnasium.make` for every task, `max_episode_steps` among them; None = none.
         processes: whether each environment has a process of its own (envs/process_engine.py).
+        pictures: what counts as a picture: `auto`, `channels_last`, `channels_first` or `none` (envs/gymnasium_pictures.py).
     """
 
     name: str = "gymnasium"
@@ -46,6 +50,7 @@ class GymnasiumConfig(EnvConfig):
     # Any, because nothing could be added to a dict from the command line.
     options: Any = None
     processes: bool = False
+    pictures: str = "auto"
 
 
 def modules(config: GymnasiumConfig) -> dict[str, str]:
@@ -69,8 +74,12 @@ def _texts(tree: Any) -> Iterator[str]:
 
 
 def make_spec(config: GymnasiumConfig) -> EnvSpec:
-    """Describes the suite. Only an environment itself knows its spaces, so one of each task is made and closed."""
+    """Describes the suite. Only an environment itself knows its spaces, so one of each task is made and closed; and then another one, which
+    is reset and stepped once, to find what does not keep its promises before any run begins (`envs.gymnasium_probe`).
+    """
     tasks = expand_tasks(config.tasks, PRESETS)
+    if config.pictures not in LAYOUTS:
+        raise unknown_name("env.pictures", config.pictures, LAYOUTS)
     if not isinstance(config.options or {}, dict):
         raise InputError(f"env.options={config.options} is no mapping: write {{name: value}}.")
     interfaces = [_inspect(config, task) for task in tasks]
@@ -83,7 +92,7 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
         observation["vector"] = ArraySpec(shape=(longest,), dtype="float32")
     first = interfaces[0]
     num_actions = max(one.count for one in interfaces) or sum(first.sizes) or len(first.low)
-    return EnvSpec(
+    spec = EnvSpec(
         suite=config.name,
         tasks=tasks,
         observation=observation,
@@ -99,6 +108,8 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
         has_success=False,
         switches_tasks=True,
     )
+    probe(partial(make_task, config, spec), spec, processes=config.processes, key=repr(config))
+    return spec
 
 
 def make_env(config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
@@ -109,19 +120,21 @@ def make_env(config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], seed
 
 def make_task(config: GymnasiumConfig, spec: EnvSpec, task: str) -> SuiteTask:
     """One environment of a task as `spec` describes it."""
-    return SuiteTask(_make(config, task), task, spec.observation)
+    return SuiteTask(_make(config, task), task, spec.observation, config.pictures)
 
 
 def _inspect(config: GymnasiumConfig, task: str) -> Interface:
-    env = _make(config, task)
+    # A constructor may change the working directory.
+    with WorkingDirectory():
+        env = _make(config, task)
     try:
-        return interface(env)
+        return interface(env, config.pictures)
     except UnsupportedSpaceError as error:
         raise InputError(
             f"env.tasks={task} {error}: name a wrapper that changes it in env.wrappers, or leave the task out."
         ) from error
     finally:
-        env.close()
+        close_env(env)
 
 
 def _check_agree(task: str, one: Interface, other_task: str, other: Interface) -> None:
@@ -156,14 +169,14 @@ def _make(config: GymnasiumConfig, task: str) -> gymnasium.Env[Any, Any]:
             env = _make_bare(task, config.options or {})
         except Exception as error:
             raise InputError(
-                f"env.tasks={task} cannot be made ({_reason(error)}): look at its name, whether its package is installed, and env.options."
+                f"env.tasks={task} cannot be made ({one_line(error)}): look at its name, whether its package is installed, and env.options."
             ) from error
         for name, wrapper in zip(config.wrappers, wrappers, strict=True):
             try:
                 env = wrapper(env)
             except Exception as error:
                 raise InputError(
-                    f"env.wrappers={name} cannot be put around {task} ({_reason(error)}): leave one of them out."
+                    f"env.wrappers={name} cannot be put around {task} ({one_line(error)}): leave one of them out."
                 ) from error
     return env
 
@@ -175,10 +188,17 @@ def _make_bare(task: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     entry = gymnasium.spec(name).entry_point
     creator = load_env_creator(entry) if isinstance(entry, str) else entry
     metadata = getattr(creator, "metadata", None)
-    if isinstance(metadata, dict) and "rgb_array" in metadata.get("render_modes", ()):
-        options = {"render_mode": "rgb_array", **options}
     # The checker costs as much at every step as a small environment; what matters here is found out by `interface`.
-    return gymnasium.make(name, disable_env_checker=True, **options)
+    make = partial(gymnasium.make, name, disable_env_checker=True, **options)
+    if (
+        isinstance(metadata, dict)
+        and "rgb_array" in (metadata.get("render_modes") or ())
+        and "render_mode" not in options
+    ):
+        # Some promise to draw but take no such argument, or lack what they draw with here: they can be played all the same.
+        with contextlib.suppress(Exception):
+            return make(render_mode="rgb_array")
+    return make()
 
 
 def _load_wrapper(name: str) -> type[gymnasium.Wrapper[Any, Any, Any, Any]]:
@@ -189,18 +209,12 @@ def _load_wrapper(name: str) -> type[gymnasium.Wrapper[Any, Any, Any, Any]]:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:
         raise InputError(
-            f"env.wrappers={name} cannot be imported ({_reason(error)}): look at its name and whether its package is installed."
+            f"env.wrappers={name} cannot be imported ({one_line(error)}): look at its name and whether its package is installed."
         ) from error
     # Nothing else is called. Whether the module may be imported was decided before (conf/named.py).
     if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
         raise InputError(f"env.wrappers={name} is no subclass of gymnasium.Wrapper: name one that is.")
     return found
-
-
-def _reason(error: Exception) -> str:
-    """An error of others in one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__
 
 
 GYMNASIUM = Suite(
@@ -211,4 +225,5 @@ GYMNASIUM = Suite(
     make_env=make_env,
     modules=modules,
     outside=outside,
+    before={"pictures": "channels_last"},
 )
