@@ -151,6 +151,9 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
     """Dotted keys that `overrides` set, with their values: those that differ from the defaults, and those named outright."""
     given = flatten(OmegaConf.to_container(_compose("train", overrides)))
     default = flatten(OmegaConf.to_container(_compose("train", [])))
+    # Of another suite than the default one, what its schema says.
+    suite: Any = SUITES[given["env.name"]].config
+    default = flatten({"env": to_dict(suite())}) | default
     # A value that happens to be the default was still asked for: `seed=0` must not pass silently for a run of seed 1.
     named = {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
     return {

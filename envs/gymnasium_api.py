@@ -95,3 +95,9 @@ def _refuse(task: str, how: str) -> NoReturn:
         f"env.tasks={task} {how}, as environments for gym before 0.26 do, and gymnasium's interface is {API}: change it, or register it "
         "in a wrapper such as shimmy's GymV21CompatibilityV0."
     )
+
+
+def one_line(error: Exception) -> str:
+    """An error of others in one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

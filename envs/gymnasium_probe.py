@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import InputError
-from envs.gymnasium_api import API
+from envs.gymnasium_api import API, one_line
 from envs.gymnasium_engine import GymnasiumEngine, MakeEnv
 from envs.process_engine import ProcessEngine, SlotError
 from envs.spec import EnvSpec, Slot, Split
@@ -90,9 +90,3 @@ def _actions(spec: EnvSpec, observation: dict[str, NDArray[np.generic]], slots: 
     if spec.action_kind == "discrete" and "action_mask" in observation:
         actions[:] = observation["action_mask"].argmax(axis=1)
     return actions
-
-
-def one_line(error: Exception) -> str:
-    """An error of others in one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from envs.errors import InputError
-from envs.gymnasium_api import checked_reset, checked_step, raise_if_outdated
+from envs.gymnasium_api import checked_reset, checked_step, one_line, raise_if_outdated
 from envs.gymnasium_observation import Observation, Observer, parts
 from envs.gymnasium_pictures import UnsupportedSpaceError, to_rgb
 from envs.spec import ActionKind, ArraySpec
@@ -139,14 +139,16 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         """The picture [H, W, 3].
 
         Raises:
-            InputError: the environment draws none, or what it draws with is not installed.
+            InputError: the environment draws none, or fails to, as when what it draws with is not installed.
         """
         try:
             picture = to_rgb(self.env.render())
-        except (gymnasium.error.Error, ImportError) as error:
-            raise InputError(f"video=true cannot draw {self._task} ({error}): install what it asks for.") from error
         except NotImplementedError:
             picture = None
+        except Exception as error:
+            raise InputError(
+                f"video=true cannot draw {self._task} ({one_line(error)}): install what it asks for, or leave video= out."
+            ) from error
         if picture is None:
             raise InputError(
                 f"video=true cannot draw {self._task}, which offers no rgb_array: leave video= out, or train it with "

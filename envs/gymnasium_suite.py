@@ -20,9 +20,10 @@ from gymnasium.envs.registration import load_env_creator
 
 from envs.contract import EnvConfig, Suite, expand_tasks
 from envs.errors import InputError, unknown_name
+from envs.gymnasium_api import one_line
 from envs.gymnasium_engine import GymnasiumEngine, close_env
 from envs.gymnasium_pictures import LAYOUTS, UnsupportedSpaceError
-from envs.gymnasium_probe import one_line, probe
+from envs.gymnasium_probe import probe
 from envs.gymnasium_spaces import Interface, SuiteTask, interface
 from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
