@@ -12,6 +12,7 @@ from typing import Any
 
 from agents.files import AppendedFile
 from agents.runtime.base import ActorError
+from envs.errors import InputError
 from envs.faults import ASKED_FOR, Fault
 
 
@@ -53,6 +54,7 @@ class Faults:
 
         Raises:
             ActorError: it was one time too many; the message sums up what happened.
+            InputError: `repeats` of them were, and each was an InputError.
         """
         self._causes[fault.cause] += 1
         self._tasks[fault.task] += 1
@@ -73,6 +75,9 @@ class Faults:
             said = (fault.task, telling_line(fault).rstrip("."))
             self._raised[said] += 1
             if self._raised[said] >= self._repeats:
+                if "\n" not in fault.detail:
+                    # The sentence of an InputError.
+                    raise InputError(fault.detail)
                 raise ActorError(
                     f"{f'env.tasks={fault.task}' if fault.task else where} failed {self._repeats} times in the same way before the first "
                     f"unroll was complete ({said[1]}): mend it, or leave it out; faults.jsonl in the run folder has the traceback."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -39,6 +39,7 @@ class Picture:
         rows: its axis of rows; the next one is that of columns. All other axes, in their order, are folded into the channels.
         low, scale: a value x becomes the byte (x - low) * scale; scale 1 takes bytes as they are.
         integer: whether the Box declares integers.
+        image_shape: (H, W, C).
     """
 
     shape: tuple[int, ...]
@@ -46,12 +47,16 @@ class Picture:
     low: float
     scale: float
     integer: bool
+    image_shape: tuple[int, int, int] = field(init=False)
+    _order: tuple[int, ...] = field(init=False)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        height, width = self.shape[self.rows : self.rows + 2]
-        return height, width, math.prod(self.shape) // (height * width)
+    def __post_init__(self) -> None:
+        rows, columns = self.rows, self.rows + 1
+        height, width = self.shape[rows], self.shape[columns]
+        others = [axis for axis in range(len(self.shape)) if axis not in (rows, columns)]
+        # Now, because a picture is shown at every step.
+        object.__setattr__(self, "image_shape", (height, width, math.prod(self.shape) // (height * width)))
+        object.__setattr__(self, "_order", (rows, columns, *others))
 
     def show(self, seen: NDArray[Any]) -> NDArray[np.uint8]:
         """The picture [H, W, C] in `seen`, of `shape` and of the declared kind of numbers. Floats that are not finite become 0."""
@@ -61,8 +66,7 @@ class Picture:
             seen = np.nan_to_num(seen, copy=False, nan=0.0)
         if seen.dtype != np.uint8:
             seen = np.clip(seen, 0, 255).astype(np.uint8)
-        axes = (self.rows, self.rows + 1)
-        return np.moveaxis(seen, axes, (0, 1)).reshape(self.image_shape)
+        return (seen.transpose(self._order) if self.rows else seen).reshape(self.image_shape)
 
     def misfit(self, seen: NDArray[Any]) -> str:
         """What is wrong with the dtype of `seen`; empty if nothing is."""
