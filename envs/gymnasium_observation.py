@@ -79,13 +79,16 @@ class Observer:
         task: its name in messages.
         found: of the environment's space.
         length: of the suite's `vector`; what is left of it is filled up with zeros.
+
+    Attributes:
+        hidden_faults: whether the picture shown last had numbers that are not finite, which bytes cannot tell.
     """
 
     def __init__(self, task: str, found: Parts, length: int) -> None:
         self._task, self._length = task, length
         self._pictures = found.pictures
         self._numbers = {path: (space, space.shape, spaces.flatdim(space)) for path, space in found.numbers.items()}
-        self._ranges_checked = False
+        self._ranges_checked = self.hidden_faults = False
 
     def show(self, seen: Any, call: str) -> Observation:
         """`image` and `vector` of what `call` (reset or step) returned; new arrays, or views of what it returned.
@@ -94,6 +97,7 @@ class Observer:
             InputError: it has another shape or dtype than the space declares, or the first picture another range.
         """
         shown: Observation = {}
+        self.hidden_faults = False
         if self._pictures:
             planes = [self._picture(seen, path, one, call) for path, one in self._pictures.items()]
             shown["image"] = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
@@ -116,6 +120,8 @@ class Observer:
             self._check(declared.misfit(array), path, call)
         if not self._ranges_checked:
             self._check(declared.out_of_range(array), path, call)
+        if not declared.integer and not np.isfinite(array).all():
+            self.hidden_faults = True
         return declared.show(array)
 
     def _array(self, value: Any, shape: tuple[int, ...], path: Path, call: str) -> NDArray[Any]:

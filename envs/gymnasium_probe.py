@@ -87,6 +87,8 @@ def _actions(spec: EnvSpec, observation: dict[str, NDArray[np.generic]], slots: 
         low, high = np.array(spec.action_low), np.array(spec.action_high)
         return np.tile((low + high) / 2, (slots, 1)).astype(np.float32)
     actions = np.zeros((slots, *spec.action.shape), np.int32)
-    if spec.action_kind == "discrete" and "action_mask" in observation:
-        actions[:] = observation["action_mask"].argmax(axis=1)
+    if "action_mask" in observation:
+        sizes = spec.action_sizes or (spec.num_actions,)
+        legal = np.split(observation["action_mask"], np.cumsum(sizes)[:-1], axis=1)
+        actions[:] = np.stack([one.argmax(axis=1) for one in legal], axis=1).reshape(actions.shape)
     return actions

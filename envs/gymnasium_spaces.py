@@ -133,7 +133,11 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
             raise_if_outdated(self._task, self.env.unwrapped, error)
             raise
         seen, reward, terminated, truncated, info = checked_step(self._task, returned)
-        return self._observer.show(seen, "step"), reward, terminated, truncated, info
+        shown = self._observer.show(seen, "step")
+        if self._observer.hidden_faults:
+            # So that it does not pass for a step.
+            reward = float("nan")
+        return shown, reward, terminated, truncated, info
 
     def render(self) -> Any:
         """The picture [H, W, 3].

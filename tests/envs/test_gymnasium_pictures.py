@@ -107,6 +107,16 @@ def test_a_picture_in_floats_without_bounds_is_refused() -> None:
     assert parts(space, "none").length == 84 * 84 * 3
 
 
+def test_a_picture_that_is_not_finite_does_not_pass_for_one() -> None:
+    space = floats(20, 20, 1)
+    observer = Observer("a task", parts(space), 0)
+    seen = np.zeros(space.shape, np.float32)
+    for value, hidden in ((0.5, False), (np.nan, True), (0.25, False), (np.inf, True)):
+        seen[3, 4] = value
+        observer.show(seen, "step")
+        assert observer.hidden_faults is hidden
+
+
 def test_pictures_and_numbers_lie_anywhere() -> None:
     space = spaces.Dict(
         {
