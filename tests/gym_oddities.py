@@ -154,7 +154,9 @@ class OwnUnpacking(Plain):
 class Returns(Plain):
     """Returns `seen` as it is, `at` reset or step, in place of what belongs into `space`."""
 
-    def __init__(self, space: Any, seen: Any, at: str = "reset", reward: Any = 0.0) -> None:
+    def __init__(
+        self, space: Any, seen: Any, at: str = "reset", reward: Any = 0.0, render_mode: str | None = None
+    ) -> None:
         super().__init__()
         self.observation_space, self.seen, self.at, self.reward = space, seen, at, reward
 
@@ -169,7 +171,7 @@ class Returns(Plain):
 class Takes(Plain):
     """Whatever actions."""
 
-    def __init__(self, space: Any) -> None:
+    def __init__(self, space: Any, render_mode: str | None = None) -> None:
         super().__init__()
         self.action_space = space
 
