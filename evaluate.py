@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.interruption import leave_at_signals, raise_at_signals, run_program
+from agents.interruption import INTERRUPTED, leave_at_signals, raise_at_signals, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -11,6 +11,7 @@ if __name__ == "__main__":
 import itertools
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.markup import escape
@@ -26,7 +27,7 @@ from agents.plan import named_device, num_cores
 from agents.program import DONE, asks_for_help, exit_code, show_help
 from agents.runtime.process import configure_process
 from agents.terminal import TextConsole, warn
-from agents.video import check_video, file_names, record
+from agents.video import check_video, file_names, record_all
 from conf.loading import compose_evaluate, to_dict
 from conf.schema import EvaluateConfig
 from envs.suites import get_suite
@@ -82,16 +83,9 @@ def evaluate(config: EvaluateConfig) -> int:
 
         task = ""
         try:
-            for task, name in file_names(spec.tasks).items():
+            for task in spec.tasks:
                 progress.update(bar, description=escape(task))
                 played[task] = play(agent, spec, task, config, advance, probing.record(task))
-                if config.video:
-                    progress.update(bar, description=escape(f"{task}: video"))
-                    actor = make_actor(agent, spec, task, 1, config)
-                    try:
-                        written.append(record(actor, agent.env, config.video_episodes, folder / "videos", name))
-                    finally:
-                        actor.close()
             for probe, task in itertools.product(probed, spec.tasks):
                 progress.update(bar, description=escape(f"{task}: probe {probe}"))
                 probed[probe][task] = play(agent, spec, task, config, advance, probing.wrap(probe, task))
@@ -125,6 +119,15 @@ def evaluate(config: EvaluateConfig) -> int:
             console.say(f"kept: {path}, an earlier evaluation with other settings")
     if stopped:
         raise stopped
+    if config.video:
+        # When the result is safe.
+        make = partial(make_actor, agent, spec, slots=1, config=config)
+        try:
+            for drawn in record_all(file_names(spec.tasks), make, agent.env, config.video_episodes, folder / "videos"):
+                console.say(f"written: {drawn}") if isinstance(drawn, Path) else warn(drawn)
+        except KeyboardInterrupt:
+            warn("interrupted: the result is written, and not every video")
+            return INTERRUPTED
     return DONE
 
 

@@ -138,6 +138,7 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
         faults = Faults(
             max_restarts=config.runtime.max_restarts,
             window=config.runtime.restart_window,
+            repeats=3,
             record=FaultRecord(folder, display.say),
         )
         faults.load_state_dict((saved or {}).get("faults", {}))
@@ -203,6 +204,7 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
                     batch = runtime.collect(interruption.check)
                 except InterruptedWait:
                     break
+                faults.begun()
                 followers.go_on(statistics.steps())
                 before = []
                 parts = parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)

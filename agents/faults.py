@@ -12,6 +12,7 @@ from typing import Any
 
 from agents.files import AppendedFile
 from agents.runtime.base import ActorError
+from envs.errors import InputError
 from envs.faults import ASKED_FOR, NONFINITE, Fault
 
 _MOST_WRITTEN = 1000
@@ -23,6 +24,7 @@ class Faults:
 
     Args:
         max_restarts, window: more than so many restarts within so many seconds end the run.
+        repeats: so many times the same exception at the same task, before `begun` is called, end it too; 0 = never.
         record: is given every fault as plain data (`time`, `where`, `task`, `cause`, `unrolls_dropped`, `episodes_dropped`, `detail`, and
             `count`: how many of that cause the task has had by then, since the run was begun or resumed).
 
@@ -32,7 +34,12 @@ class Faults:
     """
 
     def __init__(
-        self, *, max_restarts: int = 0, window: float = 300.0, record: Callable[[dict[str, Any]], None] | None = None
+        self,
+        *,
+        max_restarts: int = 0,
+        window: float = 300.0,
+        repeats: int = 0,
+        record: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.unrolls_dropped = 0
         self.episodes_dropped = 0
@@ -41,12 +48,18 @@ class Faults:
         self._tasks: Counter[str] = Counter()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._recent: deque[tuple[float, str]] = deque()
+        self._repeats, self._raised = repeats, Counter[tuple[str, str]]()
+
+    def begun(self) -> None:
+        """The first unroll is complete: whatever fails from now on does not always fail."""
+        self._repeats = 0
 
     def add(self, where: str, fault: Fault, *, unrolls_dropped: int = 0, episodes_dropped: int = 0) -> None:
         """Takes in that `where` (an actor, or a slot of one) is about to be started again, or to play its next episode.
 
         Raises:
             ActorError: it was one time too many; the message sums up what happened.
+            InputError: `repeats` of them were, and each was an InputError.
         """
         self._causes[fault.cause] += 1
         self._counts[fault.task, fault.cause] += 1
@@ -65,6 +78,17 @@ class Faults:
             self._recent.popleft()
         if len(self._recent) > self._max:
             raise ActorError(self._summary(fault))
+        if self._repeats and fault.cause == "raised":
+            said = (fault.task, telling_line(fault).rstrip("."))
+            self._raised[said] += 1
+            if self._raised[said] >= self._repeats:
+                if "\n" not in fault.detail:
+                    # The sentence of an InputError.
+                    raise InputError(fault.detail)
+                raise ActorError(
+                    f"{f'env.tasks={fault.task}' if fault.task else where} failed {self._repeats} times in the same way before the first "
+                    f"unroll was complete ({said[1]}): mend it, or leave it out; faults.jsonl in the run folder has the traceback."
+                )
 
     def row(self) -> dict[str, float]:
         """Counts since the beginning of the run, for metrics.jsonl."""
@@ -146,8 +170,13 @@ _VERBS = {
 }
 
 
-def describe(where: str, fault: Fault) -> str:
-    """A restart in one line: who, at which task, and the line of `Fault.detail` that says most, which is a traceback's last."""
+def telling_line(fault: Fault) -> str:
+    """The line of `Fault.detail` that says most, which is a traceback's last."""
     lines = fault.detail.strip().splitlines() or [""]
-    said = lines[-1] if fault.cause == "raised" else lines[0]
-    return f"{where}{f' (task {fault.task})' if fault.task else ''} {_VERBS.get(fault.cause, 'was renewed')}: {said}"
+    return lines[-1] if fault.cause == "raised" else lines[0]
+
+
+def describe(where: str, fault: Fault) -> str:
+    """A restart in one line: who, at which task, and what happened."""
+    named = f" (task {fault.task})" if fault.task else ""
+    return f"{where}{named} {_VERBS.get(fault.cause, 'was renewed')}: {telling_line(fault)}"

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ Frame = NDArray[np.uint8]
 FRAMES_PER_SECOND = 8
 _LAST_FRAME_TIMES = 6
 """How often an episode's last picture is shown."""
+_MOST_FRAMES = 30_000
+"""Of a video: as many as a game of Atari may have."""
 _LEAST_SIDE = 256
 _LINE, _LINES, _CHARACTER = 16, 4, 7
 """Height of a line of the caption, its lines, and the width of a letter, in pixels."""
@@ -37,6 +39,30 @@ def check_video() -> None:
     ]
     if missing:
         raise InputError(f'video=true needs {" and ".join(missing)}: pip install "mimpala[video]".')
+
+
+def record_all(
+    names: Mapping[str, str], make: Callable[[str], Actor], env: EnvSpec, episodes: int, folder: Path
+) -> Iterator[Path | str]:
+    """A video of each task, or a sentence why there is none: one that cannot be drawn costs no other.
+
+    Args:
+        names: task -> name of its file.
+        make: an actor of one slot for a task.
+        env, episodes, folder: as for `record`.
+    """
+    for task, name in names.items():
+        try:
+            actor = make(task)
+            try:
+                yield record(actor, env, episodes, folder, name)
+            finally:
+                actor.close()
+        except InputError as error:
+            yield str(error)
+        except Exception as error:
+            said = str(error).strip().splitlines() or [""]
+            yield f"video=true: {task} could not be drawn ({type(error).__name__}: {said[-1].rstrip('.')})."
 
 
 def file_names(tasks: Sequence[str]) -> dict[str, str]:
@@ -91,8 +117,10 @@ def frames(actor: Actor, env: EnvSpec, episodes: int) -> Iterator[Frame]:
     """Every picture that the first slot shows in its next `episodes` episodes, captioned, all of one size."""
     step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.core_state.shape[1]))
     earned, size = 0.0, None
-    ended = 0
-    while ended < episodes:
+    ended = shown = 0
+    # An episode may have no end.
+    while ended < episodes and shown < _MOST_FRAMES:
+        shown += 1
         picture = actor.env.render(0)
         actor.unroll(step)
         told = _instruction(step["instruction"][0, 0].tolist(), env.vocabulary) if env.instruction_length else ""

@@ -94,7 +94,9 @@ def other_checkouts(options: Options) -> dict[str, tuple[Path, list[str]]]:
     for name, words in dict(named("checkout", text) for text in options.own.get("checkout", [])).items():
         root = Path(words[0] if words else "").expanduser().resolve()
         if not words or not (root / "train.py").is_file():
-            raise InputError(f'checkout="{name}: {" ".join(words)}" has no train.py: name the folder of a checkout of mimpala.')
+            raise InputError(
+                f'checkout="{name}: {" ".join(words)}" has no train.py: name the folder of a checkout of mimpala.'
+            )
         found[name] = root, merged(options.overrides, words[1:])
     return found
 

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from envs.gymnasium_spaces import Space, UnsupportedSpaceError
+from envs.gymnasium_pictures import UnsupportedSpaceError
+from envs.gymnasium_spaces import Space
 
 _MOST_CHOICES, _MOST_IN_ALL = 1024, 4096
 """Of one component, and the sum over all: each choice is an output of the policy head."""

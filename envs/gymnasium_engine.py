@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
@@ -17,6 +19,7 @@ from envs.gymnasium_extras import success_of
 from envs.instructions import TextColumn, Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
+from envs.working_directory import WorkingDirectory, in_their_folder
 
 MakeEnv: TypeAlias = Callable[[str], "gymnasium.Env[Any, Any]"]
 """Task name -> environment. One that other processes use can be pickled."""
@@ -26,6 +29,9 @@ FIRST_EPISODES = 3
 
 _FRUITLESS_EPISODES = 100
 """So many episodes of a slot may be broken off, one after the other, without one step that counts: more than happens by chance."""
+
+_CLOSE_SECONDS = 5.0
+"""Time that an environment has to close."""
 
 
 class GymnasiumEngine:
@@ -42,6 +48,7 @@ class GymnasiumEngine:
         stepping: see `envs.engine.LoopingEngine`.
         success: see `envs.engine.TellingEngine`.
         interrupted, episode: see `envs.engine.InterruptingEngine`.
+        folder: in which the environments work.
 
     Raises:
         InputError: an environment gives numbers that are not finite wherever it begins.
@@ -79,8 +86,11 @@ class GymnasiumEngine:
         self._seed = 0
         # The task of each environment; another one than what is assigned to its slot until the next episode.
         self._tasks = list(self._assigned)
-        self._envs = [make(spec.tasks[task]) for task in self._tasks]
+        self.folder = WorkingDirectory()
+        with self.folder:
+            self._envs = [make(spec.tasks[task]) for task in self._tasks]
 
+    @in_their_folder
     def start(self, seed: int) -> None:
         self._seed = seed
         self._assigned = [slot.task for slot in self._slots]
@@ -96,6 +106,7 @@ class GymnasiumEngine:
         """From its next episode on, this slot plays that task (id); until `start`."""
         self._assigned[slot] = task
 
+    @in_their_folder
     def step(self, actions: NDArray[Any]) -> Outcome:
         ended = (self._terminated | self._truncated | self.interrupted).tolist()
         self._reward[:], self._terminated[:], self._truncated[:], self.interrupted[:] = 0, False, False, False
@@ -189,7 +200,7 @@ class GymnasiumEngine:
         task = self._names[self._assigned[row]]
         if self._tasks[row] != self._assigned[row]:
             # One at a time: engines may allow only one in a process.
-            self._envs[row].close()
+            close_env(self._envs[row])
             self._envs[row] = self._make(task)
             self._tasks[row] = self._assigned[row]
         place = self._seed, self._split, task, self._slots[row].index, int(self.episode[row])
@@ -212,6 +223,7 @@ class GymnasiumEngine:
         if self._instruction is not None:
             self._instruction.update(self._texts)
 
+    @in_their_folder
     def render(self, slot: int) -> NDArray[np.uint8]:
         return np.asarray(self._envs[slot].render(), np.uint8)
 
@@ -221,7 +233,30 @@ class GymnasiumEngine:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         raise NotImplementedError("gymnasium's environments cannot be frozen; resume with Slot.episode")
 
+    @in_their_folder
     def close(self) -> None:
         envs, self._envs = self._envs, []
         for env in envs:
+            close_env(env)
+
+
+def close_env(env: gymnasium.Env[Any, Any]) -> None:
+    """Closes an environment. One that raises or takes longer than _CLOSE_SECONDS costs a warning and nothing else: what it was to play is
+    played.
+    """
+    failed: list[str] = []
+
+    def close() -> None:
+        try:
             env.close()
+        except Exception as error:
+            failed.append(f"failed ({type(error).__name__}: {error})")
+
+    # A daemon, because the program would wait for any other thread at its end.
+    thread = threading.Thread(target=close, daemon=True)
+    thread.start()
+    thread.join(_CLOSE_SECONDS)
+    if thread.is_alive():
+        failed.append(f"did not end within {_CLOSE_SECONDS:g} seconds")
+    if failed:
+        warnings.warn(f"close() of an environment {failed[0]}: left as it is.", RuntimeWarning, stacklevel=2)

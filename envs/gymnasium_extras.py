@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from envs.errors import InputError
 from envs.gymnasium_actions import MultiDiscreteActions, first_components
-from envs.gymnasium_spaces import Space, UnsupportedSpaceError
+from envs.gymnasium_pictures import UnsupportedSpaceError
+from envs.gymnasium_spaces import Space
 
 MASK = "action_mask"
 """Key of an `info` or of a Dict observation: 1 for an action that is legal, 0 for one that is not."""

@@ -13,18 +13,16 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from envs.errors import InputError
+from envs.gymnasium_api import checked_reset, checked_step, one_line, raise_if_outdated
+from envs.gymnasium_observation import Observation, Observer, parts
+from envs.gymnasium_pictures import UnsupportedSpaceError, to_rgb
 from envs.spec import ActionKind, ArraySpec
 
-Observation: TypeAlias = dict[str, Any]
 Space: TypeAlias = "gymnasium.Space[Any]"
 
 
 _WIDEST = 1e30
 """Range of a continuous action that counts as bounded."""
-
-
-class UnsupportedSpaceError(ValueError):
-    """A space that has no place in a suite. The message goes on from "the task ..."."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,62 +49,23 @@ class Interface:
     text: bool = False
 
 
-def interface(env: gymnasium.Env[Any, Any]) -> Interface:
+def interface(env: gymnasium.Env[Any, Any], pictures: str = "auto") -> Interface:
     """What becomes of an environment's spaces.
 
-    An image is a uint8 Box [H, W, C]: the observation itself or one entry of a Dict. Everything else is flattened into `vector`
-    (`gymnasium.spaces.flatten`: discrete values one-hot, entries of a Dict by name).
+    Pictures (`envs.gymnasium_pictures.picture`, which `pictures` is for), wherever they lie, are joined to one `image`, channel behind
+    channel. Everything else is flattened into `vector` (`gymnasium.spaces.flatten`: discrete values one-hot, entries of a Dict by name).
 
     Raises:
-        UnsupportedSpaceError: a space that is none of these.
+        UnsupportedSpaceError: a space that is none of these, or empty.
     """
-    image, rest = _parts(env.observation_space)
-    return Interface(
-        image=None if image is None else _shape(env.observation_space, image),
-        vector=0 if rest is None else spaces.flatdim(rest),
-        **_actions(env.action_space),
-    )
-
-
-def _parts(space: Space) -> tuple[str | None, Space | None]:
-    """Which entry of the observation is the image (empty: all of it; None: there is none), and the space of what is flattened."""
-    if _is_image(space):
-        return "", None
-    images = [key for key, part in space.items() if _is_image(part)] if isinstance(space, spaces.Dict) else []
-    if len(images) > 1:
-        raise UnsupportedSpaceError(f"observes several images ({', '.join(images)})")
-    image, rest = None, space
-    if images:
-        assert isinstance(space, spaces.Dict)
-        image, rest = images[0], spaces.Dict({key: part for key, part in space.items() if key != images[0]})
-        if not rest.spaces:
-            return image, None
-    _check_flattens(rest)
-    return image, rest
-
-
-def _is_image(space: Space) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
-
-
-def _shape(space: Space, image: str) -> tuple[int, ...]:
-    box: Any = space[image] if image else space  # type: ignore[index]
-    return tuple(int(side) for side in box.shape)
-
-
-def _check_flattens(space: Space, path: str = "") -> None:
-    """Raises UnsupportedSpaceError for what is no number or choice of known size."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
-        for key, part in parts:
-            _check_flattens(part, f"{path}.{key}" if path else str(key))
-    elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        where = f" in {path}" if path else ""
-        raise UnsupportedSpaceError(f"observes {type(space).__name__}{where}, which is no fixed number of values")
+    found = parts(env.observation_space, pictures)
+    return Interface(image=found.image, vector=found.length, **_actions(env.action_space))
 
 
 def _actions(space: Space) -> dict[str, Any]:
     """The fields of Interface about actions."""
+    if space.shape and 0 in space.shape:
+        raise UnsupportedSpaceError(f"takes no action ({space})")
     if isinstance(space, spaces.Discrete):
         return {"actions": "discrete", "count": int(space.n)}
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
@@ -130,7 +89,11 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         env: any that `interface` accepts.
         task: its name in messages.
         observation: of the suite. A shorter `vector` is filled up with zeros.
+        pictures: see `interface`.
         instruction: whether the suite has instructions.
+
+    `reset` and `step` raise InputError where what comes back is not what gymnasium's interface or the environment's space says, and
+    NotFiniteError where a picture is of numbers that are not finite.
 
     `action_mask` and `instruction` are what `env` has in `suite_extras` (envs/gymnasium_extras.py).
     """
@@ -140,22 +103,25 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         env: gymnasium.Env[Any, Any],
         task: str,
         observation: Mapping[str, ArraySpec],
+        pictures: str = "auto",
         *,
         instruction: bool = False,
     ) -> None:
         # So that gymnasium can make another one from `spec`.
-        RecordConstructorArgs.__init__(self, task=task, observation=observation, instruction=instruction)
+        RecordConstructorArgs.__init__(
+            self, task=task, observation=observation, pictures=pictures, instruction=instruction
+        )
         gymnasium.Wrapper.__init__(self, env)
         self._task = task
-        self._image, self._rest = _parts(env.observation_space)
-        self._length = observation["vector"].shape[0] if "vector" in observation else 0
+        length = observation["vector"].shape[0] if "vector" in observation else 0
+        self._observer = Observer(task, parts(env.observation_space, pictures), length)
         self._act = _act(env.action_space)
-        own = interface(env)
+        own = interface(env, pictures)
         shown: dict[str, Space] = {}
         if own.image is not None:
             shown["image"] = spaces.Box(0, 255, own.image, np.uint8)
-        if self._length:
-            shown["vector"] = spaces.Box(-np.inf, np.inf, (self._length,), np.float32)
+        if length:
+            shown["vector"] = spaces.Box(-np.inf, np.inf, (length,), np.float32)
         # What another wrapper has taken out of the observation; the very dict that it fills.
         self._extras: Mapping[str, Any] = getattr(env, "suite_extras", {})
         if "action_mask" in observation:
@@ -175,42 +141,45 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        seen, info = self.env.reset(seed=seed, options=options)
-        return self._show(seen), info
+        try:
+            returned: Any = self.env.reset(seed=seed, options=options)
+        except (TypeError, ValueError) as error:
+            raise_if_outdated(self._task, self.env.unwrapped, error)
+            raise
+        seen, info = checked_reset(self._task, returned)
+        return self._show(seen, "reset"), info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        seen, reward, terminated, truncated, info = self.env.step(self._act(action))
-        return self._show(seen), float(reward), terminated, truncated, info
+        try:
+            returned: Any = self.env.step(self._act(action))
+        except ValueError as error:
+            raise_if_outdated(self._task, self.env.unwrapped, error)
+            raise
+        seen, reward, terminated, truncated, info = checked_step(self._task, returned)
+        return self._show(seen, "step"), reward, terminated, truncated, info
 
-    def _show(self, seen: Any) -> Observation:
-        shown: Observation = {}
-        if self._image is not None:
-            shown["image"] = np.asarray(seen[self._image] if self._image else seen, np.uint8)
-        if self._rest is not None:
-            if self._image:
-                seen = {key: part for key, part in seen.items() if key != self._image}
-            flat: Any = seen if isinstance(self._rest, spaces.Box) else spaces.flatten(self._rest, seen)
-            flat = np.ravel(flat)
-            shown["vector"] = np.zeros(self._length, np.float32)
-            shown["vector"][: len(flat)] = flat
+    def _show(self, seen: Any, call: str) -> Observation:
+        shown = self._observer.show(seen, call)
         if self._instruction:
             shown["instruction"] = ""
         shown.update(self._extras)
         return shown
 
     def render(self) -> Any:
-        """The picture.
+        """The picture [H, W, 3].
 
         Raises:
-            InputError: the environment draws none, or what it draws with is not installed.
+            InputError: the environment draws none, or fails to, as when what it draws with is not installed.
         """
         try:
-            picture: Any = self.env.render()
-        except (gymnasium.error.Error, ImportError) as error:
-            raise InputError(f"video=true cannot draw {self._task} ({error}): install what it asks for.") from error
+            picture = to_rgb(self.env.render())
         except NotImplementedError:
             picture = None
-        if np.ndim(picture) != 3:
+        except Exception as error:
+            raise InputError(
+                f"video=true cannot draw {self._task} ({one_line(error)}): install what it asks for, or leave video= out."
+            ) from error
+        if picture is None:
             raise InputError(
                 f"video=true cannot draw {self._task}, which offers no rgb_array: leave video= out, or train it with "
                 "env.options={render_mode: rgb_array} if it takes that."
@@ -221,8 +190,9 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
 def _act(space: Space) -> Callable[[Any], Any]:
     """From an action of the suite to one of the environment."""
     if isinstance(space, spaces.Discrete):
-        start = int(space.start)
-        return lambda action: int(action) + start
+        # A scalar of NumPy, as `space.sample()` gives it.
+        start, kind = int(space.start), np.dtype(space.dtype).type
+        return lambda action: kind(int(action) + start)
     shape, dtype = space.shape, space.dtype
     assert shape is not None
     if isinstance(space, spaces.Box):

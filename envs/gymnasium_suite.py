@@ -20,17 +20,21 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from envs.contract import EnvConfig, Suite, check_size, expand_tasks
-from envs.errors import InputError
+from envs.errors import InputError, unknown_name
 from envs.gymnasium_actions import plain_actions
-from envs.gymnasium_engine import GymnasiumEngine
+from envs.gymnasium_api import one_line
+from envs.gymnasium_engine import GymnasiumEngine, close_env
 from envs.gymnasium_extras import MASK, Extras, choices, has_mask_key, has_text
-from envs.gymnasium_spaces import Interface, SuiteTask, UnsupportedSpaceError, interface
+from envs.gymnasium_pictures import LAYOUTS, UnsupportedSpaceError
+from envs.gymnasium_probe import probe
+from envs.gymnasium_spaces import Interface, SuiteTask, interface
 from envs.gymnasium_tasks import module_of, parse_task
 from envs.gymnasium_vocabulary import SPECIAL, Words, collect, given
 from envs.gymnasium_watch import Watched
 from envs.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.vector import SuiteVectorEnv
+from envs.working_directory import WorkingDirectory
 
 MOST_TOKENS = 2**12
 """Of an instruction."""
@@ -52,6 +56,7 @@ class GymnasiumConfig(EnvConfig):
         instruction_length: words of an instruction that are read; 0 = as many as the longest of those episodes has, and some.
         action_mask: whether the action masks that environments show are applied. The configuration of a run says whether there are any.
         processes: whether each environment has a process of its own (envs/process_engine.py).
+        pictures: what counts as a picture: `auto`, `channels_last`, `channels_first` or `none` (envs/gymnasium_pictures.py).
     """
 
     name: str = "gymnasium"
@@ -63,6 +68,7 @@ class GymnasiumConfig(EnvConfig):
     instruction_length: int = 0
     action_mask: bool = True
     processes: bool = False
+    pictures: str = "auto"
 
 
 def modules(config: GymnasiumConfig) -> dict[str, str]:
@@ -90,10 +96,14 @@ def _texts(tree: Any) -> Iterator[str]:
 
 
 def make_spec(config: GymnasiumConfig) -> EnvSpec:
-    """Describes the suite. Only an environment itself knows its spaces, so one of each task is made and closed."""
+    """Describes the suite. Only an environment itself knows its spaces, so one of each task is made and closed; and then another one, which
+    is reset and stepped once, to find what does not keep its promises before any run begins (`envs.gymnasium_probe`).
+    """
     tasks = expand_tasks(config.tasks, PRESETS)
     for task in tasks:
         parse_task(task)
+    if config.pictures not in LAYOUTS:
+        raise unknown_name("env.pictures", config.pictures, LAYOUTS)
     if not isinstance(config.options or {}, dict):
         raise InputError(f"env.options={config.options} is no mapping: write {{name: value}}.")
     check_size("instruction_length", config.instruction_length, 0, MOST_TOKENS)
@@ -115,7 +125,7 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
     if any(one.text for one in interfaces):
         length = config.instruction_length or (found.length if found else 0)
         vocabulary = found.vocabulary() if found and told is None else told
-    return EnvSpec(
+    spec = EnvSpec(
         suite=config.name,
         tasks=tasks,
         observation=observation,
@@ -131,6 +141,8 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
         has_success=False,
         switches_tasks=True,
     )
+    probe(partial(make_task, config, spec), spec, processes=config.processes, key=repr(config))
+    return spec
 
 
 def make_env(config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
@@ -161,7 +173,7 @@ def make_task(
     size = spec.observation[MASK].shape[0] if MASK in spec.observation else 0
     if size or spec.instruction_length:
         env = Extras(env, task, size=size)
-    return SuiteTask(env, task, spec.observation, instruction=bool(spec.instruction_length))
+    return SuiteTask(env, task, spec.observation, config.pictures, instruction=bool(spec.instruction_length))
 
 
 def settle(config: GymnasiumConfig, spec: EnvSpec) -> GymnasiumConfig:
@@ -176,12 +188,14 @@ def settle(config: GymnasiumConfig, spec: EnvSpec) -> GymnasiumConfig:
 
 def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interface:
     """One environment as the suite sees it; its texts are added to what was `found`."""
-    env = _make(config, task)
+    # A constructor may change the working directory.
+    with WorkingDirectory():
+        env = _make(config, task)
     try:
         env = plain_actions(env)
         mask, text = config.action_mask and _shows_mask(env), has_text(env.observation_space)
         size = sum(choices(env.action_space)) if mask else 0
-        own = interface(Extras(env, task, size=size) if mask or text else env)
+        own = interface(Extras(env, task, size=size) if mask or text else env, config.pictures)
         if text and found:
             with _quiet():
                 collect(env, task, found, masked=mask)
@@ -191,7 +205,7 @@ def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interfa
             f"env.tasks={task} {error}: name a wrapper that changes it in env.wrappers, or leave the task out."
         ) from error
     finally:
-        env.close()
+        close_env(env)
 
 
 @contextlib.contextmanager
@@ -247,14 +261,14 @@ def _make(config: GymnasiumConfig, task: str) -> gymnasium.Env[Any, Any]:
             env = _make_bare(task, config.options or {})
         except Exception as error:
             raise InputError(
-                f"env.tasks={task} cannot be made ({_reason(error)}): look at its name, whether its package is installed, and env.options."
+                f"env.tasks={task} cannot be made ({one_line(error)}): look at its name, whether its package is installed, and env.options."
             ) from error
         for name, wrapper in zip(config.wrappers, wrappers, strict=True):
             try:
                 env = wrapper(env)
             except Exception as error:
                 raise InputError(
-                    f"env.wrappers={name} cannot be put around {task} ({_reason(error)}): leave one of them out."
+                    f"env.wrappers={name} cannot be put around {task} ({one_line(error)}): leave one of them out."
                 ) from error
     return env
 
@@ -267,10 +281,17 @@ def _make_bare(task: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     entry = gymnasium.spec(name).entry_point
     creator = load_env_creator(entry) if isinstance(entry, str) else entry
     metadata = getattr(creator, "metadata", None)
-    if isinstance(metadata, dict) and "rgb_array" in metadata.get("render_modes", ()):
-        options = {"render_mode": "rgb_array", **options}
     # The checker costs as much at every step as a small environment; what matters here is found out by `interface`.
-    return gymnasium.make(name, disable_env_checker=True, **options)
+    make = partial(gymnasium.make, name, disable_env_checker=True, **options)
+    if (
+        isinstance(metadata, dict)
+        and "rgb_array" in (metadata.get("render_modes") or ())
+        and "render_mode" not in options
+    ):
+        # Some promise to draw but take no such argument, or lack what they draw with here: they can be played all the same.
+        with contextlib.suppress(Exception):
+            return make(render_mode="rgb_array")
+    return make()
 
 
 def _load_wrapper(name: str) -> type[gymnasium.Wrapper[Any, Any, Any, Any]]:
@@ -281,18 +302,12 @@ def _load_wrapper(name: str) -> type[gymnasium.Wrapper[Any, Any, Any, Any]]:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:
         raise InputError(
-            f"env.wrappers={name} cannot be imported ({_reason(error)}): look at its name and whether its package is installed."
+            f"env.wrappers={name} cannot be imported ({one_line(error)}): look at its name and whether its package is installed."
         ) from error
     # Nothing else is called. Whether the module may be imported was decided before (conf/named.py).
     if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
         raise InputError(f"env.wrappers={name} is no subclass of gymnasium.Wrapper: name one that is.")
     return found
-
-
-def _reason(error: Exception) -> str:
-    """An error of others in one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__
 
 
 GYMNASIUM = Suite(
@@ -304,6 +319,6 @@ GYMNASIUM = Suite(
     modules=modules,
     outside=outside,
     settle=settle,
-    before={"action_mask": False},
+    before={"action_mask": False, "pictures": "channels_last"},
     make_watched=make_watched,
 )

@@ -31,12 +31,13 @@ class SlotError(RuntimeError):
     """A slot's environment raised, or its process ended or does not answer; the message names task and slot.
 
     Attributes:
+        task: its name.
         cause: one of envs.faults.CAUSES.
     """
 
-    def __init__(self, message: str, cause: str) -> None:
+    def __init__(self, message: str, task: str, cause: str) -> None:
         super().__init__(message)
-        self.cause = cause
+        self.task, self.cause = task, cause
 
 
 class ProcessEngine:
@@ -56,6 +57,7 @@ class ProcessEngine:
     Args:
         make: see GymnasiumEngine; can be pickled. What it needs is imported in the processes.
         spec, slots, split: see `envs.suites.make_env`.
+        hang_seconds: as for `supervise`, which may be called later.
 
     Attributes:
         success: see `envs.engine.TellingEngine`.
@@ -67,7 +69,9 @@ class ProcessEngine:
         SlotError: an environment raised something else, or a process ended.
     """
 
-    def __init__(self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
+    def __init__(
+        self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split, *, hang_seconds: float = math.inf
+    ) -> None:
         self.patience = math.inf
         self._make, self._spec, self._split = make, spec, split
         self._slots = tuple(slots)
@@ -76,7 +80,7 @@ class ProcessEngine:
         self.interrupted = np.zeros(size, np.bool_)
         self.episode = np.array([slot.episode for slot in self._slots], np.int64)
         self._supervised = False
-        self._hang_seconds, self._memory_limit, self._recycle_episodes = math.inf, 0, 0
+        self._hang_seconds, self._memory_limit, self._recycle_episodes = hang_seconds, 0, 0
         self._faults: list[Fault] = []
         self._seed = 0
         # Of the episode that a slot plays or is resetting to.
@@ -305,23 +309,27 @@ class ProcessEngine:
         if not process.has_answered(self._asked[row] + self._hang_seconds):
             process.stop()
             silent = f"{self._place(row)} gave no answer for {self._hang_seconds:g} seconds."
-            raise SlotError(_with_stacks(silent, process), "hung")
+            raise SlotError(_with_stacks(silent, process), self._task(row), "hung")
         try:
             answer = process.connection.recv()
         except (EOFError, OSError):
             cause, how = process.ending()
-            raise SlotError(_with_stacks(f"{self._place(row)} ended without a word ({how}).", process), cause) from None
+            silent = f"{self._place(row)} ended without a word ({how})."
+            raise SlotError(_with_stacks(silent, process), self._task(row), cause) from None
         self._owed[row] -= 1
         if isinstance(answer, list):
             self._faults += answer
         if isinstance(answer, Failure):
             if answer.is_input_error:
                 raise InputError(answer.text)
-            raise SlotError(f"{self._place(row)} failed:\n{answer.text}", "raised")
+            raise SlotError(f"{self._place(row)} failed:\n{answer.text}", self._task(row), "raised")
         return answer
 
     def _place(self, row: int) -> str:
-        return f"the process of slot {row} (task {self._spec.tasks[self._tasks[row]]})"
+        return f"the process of slot {row} (task {self._task(row)})"
+
+    def _task(self, row: int) -> str:
+        return self._spec.tasks[self._tasks[row]]
 
     def render(self, slot: int) -> NDArray[np.uint8]:
         if self.resetting[slot]:

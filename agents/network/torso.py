@@ -212,16 +212,18 @@ TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
 
 
 def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[int] = (256,)) -> nn.Module:
-    """The torso of that name for the observations of `env`; `auto` takes the one that fits.
+    """The torso of that name for the observations of `env`; `auto` takes the first one that fits, `deep` for pixels below 20x20.
 
     Raises:
         InputError: the name is unknown or does not fit the observations.
     """
     if name not in TORSOS:
         raise unknown_name("torso", name, TORSOS)
+    smallest = {"grid": 4, "shallow": 20, "deep": 1, "mlp": 0}
+    side = min(env.observation["image"].shape[:2]) if "image" in env.observation else 0
     fitting = {"symbolic": ("grid",), "pixels": ("shallow", "deep"), "none": ("mlp",)}[env.image_kind]
     if name == "auto":
-        name = fitting[0]
+        name = next((one for one in fitting if side >= smallest[one]), fitting[0])
     if name not in fitting:
         raise InputError(
             f"torso={name} does not fit the observations of env={env.suite} ({env.image_kind} image): use {' or '.join(fitting)}."
@@ -230,11 +232,11 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
     if name == "mlp":
         return MLPTorso(vector_size, sizes=tuple(hidden))
     shape = env.observation["image"].shape
-    smallest = {"grid": 4, "shallow": 20, "deep": 1}[name]
-    if min(shape[:2]) < smallest:
-        raise InputError(
-            f"torso={name} needs images of at least {smallest}x{smallest} and env={env.suite} has {shape}."
-        )
+    if side < smallest[name]:
+        able = [one for one in fitting if side >= smallest[one]]
+        hint = f"use torso={able[0]}" if able else "make them larger with a wrapper in env.wrappers"
+        least = f"{smallest[name]}x{smallest[name]}"
+        raise InputError(f"torso={name} needs images of at least {least} and env={env.suite} has {shape}: {hint}.")
     if name == "grid":
         return GridTorso(shape, env.symbol_counts, vector_size, size=size)
     return {"shallow": ShallowTorso, "deep": DeepTorso}[name](shape, vector_size, size=size)

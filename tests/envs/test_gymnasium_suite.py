@@ -115,6 +115,7 @@ def test_cart_pole_is_gymnasiums_own() -> None:
     [
         ("Image-v0", {"image": (24, 30, 3)}),
         ("ImageAndMore-v0", {"image": (24, 30, 3), "vector": (7,)}),
+        ("TwoImages-v0", {"image": (24, 30, 6)}),
         ("Choice-v0", {"vector": (5,)}),
         ("Choices-v0", {"vector": (5,)}),
         ("Nested-v0", {"vector": (8,)}),
@@ -196,7 +197,7 @@ def test_nothing_is_printed_even_by_a_wrapper(capfd: pytest.CaptureFixture[str])
         (config("Point-v0", "Fine-v0"), "has another continuous action space"),
         (config("Image-v0", "SmallImage-v0"), r"observes images \[24, 24, 3\] and"),
         (config("Image-v0", "Choice-v0"), r"observes a vector of 5 and gym_tasks:Image-v0 images"),
-        (config("TwoImages-v0"), r"observes several images \(a, b\)"),
+        (config("Image-v0", pictures="upright"), "env.pictures=upright is unknown"),
         (config("Unbounded-v0"), "continuous actions without bounds"),
         (config("HalfBounded-v0"), "continuous actions without bounds"),
         (config("Huge-v0"), "continuous actions without bounds"),

@@ -59,9 +59,23 @@ def test_a_training_whose_environments_crash_too_often_stops_saved_and_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
+    # So seldom that the first unroll is complete.
     more = ["env.tasks=[environments:Raises-v0]", "env.processes=false", f"run={run}", "total_frames=100000"]
+    more += ["env.options={every: 40}"]
     assert train.main([*SMALL, *more, "runtime=serial", "runtime.max_restarts=3"]) == 1
     said = capsys.readouterr().err
     assert "4 restarts within 300 seconds are more than runtime.max_restarts=3" in said
     assert "4 x actor 0 (task environments:Raises-v0) failed: " in said and "Traceback" in said
     assert list((run / "checkpoints").glob("*.pt")) and len(lines(run / "faults.jsonl")) == 4
+
+
+def test_what_fails_alike_again_and_again_before_the_first_unroll_ends_the_run_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    more = ["env.tasks=[gym_oddities:Fails-v0]", f"run={run}", "total_frames=100000", "runtime=serial"]
+    assert train.main([*SMALL, *more]) == 1
+    said = capsys.readouterr().err
+    assert "error: env.tasks=gym_oddities:Fails-v0 failed 3 times in the same way before the first unroll" in said
+    assert "(KeyError: 'a missing thing')" in said and "Traceback" not in said
+    assert len(lines(run / "faults.jsonl")) == 3 and "Traceback" in lines(run / "faults.jsonl")[0]["detail"]

@@ -1,0 +1,68 @@
+"""Environments that change the working directory, and a program whose relative paths stay what they are."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class WorkingDirectory:
+    """The working directory of environments. Inside the `with` statement it is that of the process, as they left it; outside it is the
+    program's own.
+    """
+
+    def __init__(self) -> None:
+        self._ours = self._theirs = ""
+
+    def __enter__(self) -> None:
+        self._ours = _current()
+        if self._theirs:
+            # They may have removed it.
+            with contextlib.suppress(OSError):
+                os.chdir(self._theirs)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        now = _current()
+        if now == self._ours:
+            self._theirs = ""
+        else:
+            self._theirs = now
+            if self._ours:
+                os.chdir(self._ours)
+
+
+class HasFolder(Protocol):
+    """An engine with environments in this process."""
+
+    folder: WorkingDirectory
+
+
+_E = TypeVar("_E", bound=HasFolder)
+
+
+def in_their_folder(method: Callable[Concatenate[_E, _P], _R]) -> Callable[Concatenate[_E, _P], _R]:
+    """A method of an engine that calls environments, run in their working directory."""
+
+    @functools.wraps(method)
+    def run(engine: _E, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with engine.folder:
+            return method(engine, *args, **kwargs)
+
+    return run
+
+
+def _current() -> str:
+    """Empty where it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
