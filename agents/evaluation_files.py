@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.files import read_json, write_json
+from envs.errors import InputError
 
 Settings = Mapping[str, Any]
 
@@ -67,7 +68,17 @@ def keep_folder(folder: Path, settings: Settings) -> Path | None:
 
     Returns:
         Where it went; None where nothing had to.
+
+    Raises:
+        InputError: the disk refuses.
     """
+    try:
+        return _keep_folder(folder, settings)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}): make room, or move it away.") from error
+
+
+def _keep_folder(folder: Path, settings: Settings) -> Path | None:
     note = folder.with_name(f"{folder.name}.json")
     earlier, target = read_json(note), None
     if earlier != settings and folder.is_dir() and any(folder.iterdir()):
