@@ -137,9 +137,9 @@ def test_a_mask_may_come_with_a_step_only_and_have_the_form_of_the_actions() -> 
         def step(self, action: Any) -> Any:
             return np.zeros(2, np.float32), 0.0, False, False, {"action_mask": {"a": ([0, 1, 1],), "b": [1, 0]}}
 
-    if "Late-v0" not in gymnasium.registry:
-        gymnasium.register("Late-v0", Late)
-    env = opened(GymnasiumConfig(tasks=["Late-v0"]))
+    if "LateMask-v0" not in gymnasium.registry:
+        gymnasium.register("LateMask-v0", Late)
+    env = opened(GymnasiumConfig(tasks=["LateMask-v0"]))
     observation, _ = env.reset()
     assert observation["action_mask"].all()
     observation, *_ = env.step(np.array([[0, 1]]))
