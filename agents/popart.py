@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 _LEAST_SHARE = 1e-6
 """Of nu: a smaller variance is not known in single precision."""
 

@@ -1,5 +1,5 @@
 """What one large reward does to a run:  python -m benchmarks.large_reward [seeds=5] [size=10000] [at=300] [updates=400] [window=50]
-[cases=rewards] [case="name: key=value ..."] [key=value of train.py ...]
+[case="name: key=value ..."] [key=value of train.py ...]
 
 Each case runs twice from each seed, in this process: once as it is, and once with `size` added to the reward of one step at update `at`.
 The suite's return is not touched, only what is learned from. Both runs then go on for `updates` updates.
@@ -31,9 +31,8 @@ from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 
 CASES = {
-    "conditional": ["env=conditional", "learner.reward_transform=none"],
-    "cartpole": ["env=gymnasium", "env.tasks=[CartPole-v1]"],
-    "cartpole-slow": ["env=gymnasium", "env.tasks=[CartPole-v1]", "learner.popart_step_size=3e-4"],
+    "conditional": ["env=conditional", "runtime.slots_per_actor=64", "learner.reward_transform=none"],
+    "redball": ["env=babyai", "env.tasks=[BabyAI-GoToRedBallGrey-v0]", "learner.reward_transform=none"],
 }
 _RECOVERED = 0.95
 

@@ -16,9 +16,9 @@ _LEAST_RELATIVE_DEVIATION = 1e-7
 
 
 class Moments(NamedTuple):
-    """count [K, 1], mean and variance [K, V], of each task."""
+    """Number of steps [K, 1], mean and variance [K, V], of each task."""
 
-    count: Tensor
+    steps: Tensor
     mean: Tensor
     variance: Tensor
 

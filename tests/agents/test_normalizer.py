@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from fakes import fake_batch, fake_config, fake_env, fake_network
+from fakes import fake_batch, fake_config, fake_env
 from hypothesis import given
 from hypothesis import strategies as st
 
