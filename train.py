@@ -213,6 +213,8 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
                     losses = learner.step(part, fresh=new)
                     if learner.state.updates > before[-1]:
                         statistics.learned(learner.steps_by_task)
+                        for sentence in statistics.surged(learner.surges):
+                            display.say(sentence)
                 replay.learned(before)
                 replay.add(batch.trajectory, batch.weights_versions)
                 runtime.publish(learner.state.updates)

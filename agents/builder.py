@@ -18,6 +18,7 @@ from agents.network.agent import AgentNetwork, core_input_size
 from agents.network.context import ContextEncoder
 from agents.network.core import CORES, Core
 from agents.network.initialization import initialize
+from agents.network.normalizer import ObservationNormalizer
 from agents.network.torso import build_torso
 from agents.policy import Policy
 from agents.replay import Replay
@@ -42,6 +43,11 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     if config.context.name in ("instruction", "both") and not env.instruction_length:
         raise InputError(
             f"context={config.context.name} needs instructions and env={env.suite} has none: use context=task."
+        )
+    if config.env.normalize_observation and "vector" not in env.observation:
+        raise InputError(
+            f"env.normalize_observation=true needs a vector among the observations and env={env.suite} has images alone: leave it out, "
+            "because pixels and codes have a known range."
         )
     torso = build_torso(config.torso.name, env, size=config.torso.size, hidden=config.torso.hidden)
     context = ContextEncoder(
@@ -77,6 +83,9 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         if env.action_kind == "discrete"
         else (actions.num_parameters,) * len(env.tasks),
         num_values=len(env.tasks) if config.learner.popart else 1,
+        normalizer=ObservationNormalizer(len(env.tasks), *env.observation["vector"].shape)
+        if config.env.normalize_observation
+        else None,
     )
     initialize(network, config.initialization)
     return network

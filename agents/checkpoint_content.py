@@ -60,6 +60,7 @@ _FORM: dict[str, Any] = {
             "episodes": COUNT,
             "interrupted": COUNT,
             "updates": COUNT,
+            "surges": COUNT,
             "recent": [(NUMBER, NUMBER, COUNT)],
         }
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,8 +13,18 @@ from torch import Tensor
 from agents import diagnosis, losses
 from agents.compiling import Compiled
 from agents.network.agent import AgentNetwork
+from agents.network.normalizer import Moments
 from agents.optimizers import RMSpropTF
-from agents.popart import PopArt, initial_popart, rescale_head, sigma, target_sums, update_moments
+from agents.popart import (
+    SURGE_CLIP,
+    PopArt,
+    bounded_step_sizes,
+    initial_popart,
+    rescale_head,
+    sigma,
+    target_sums,
+    update_moments,
+)
 from agents.rewards import transform_rewards
 from agents.staging import Staged, Staging
 from agents.trajectory import Trajectory
@@ -79,6 +90,8 @@ class Learner:
         staging: brings the batches to the device.
         state: counters, over all learners.
         steps_by_task: valid steps of each task in the last batch, of all learners together; K numbers.
+        surges: of each task whose targets in the last batch were too far out for a whole step of PopArt's moments, their root mean
+            square in standard deviations; 0 for the others. K numbers.
     """
 
     def __init__(
@@ -136,9 +149,10 @@ class Learner:
         self.popart = initial_popart(num_tasks, self.device)
         self._torso = Compiled(network.torso) if compile else network.torso
         self._vtrace = Compiled(vtrace) if compile else vtrace
-        self.steps_by_task = [0.0] * num_tasks
+        self.steps_by_task, self.surges = [0.0] * num_tasks, [0.0] * num_tasks
         self._reduce = reduce
-        self._parameters = list(network.parameters())
+        # The others are set, not trained.
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._kept = OPTIMIZERS[optimizer]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
         if optimizer == "rmsprop":
@@ -169,7 +183,7 @@ class Learner:
             Whatever `reduce` raises; the learner is then as before.
         """
         before = self._popart_snapshot()
-        metrics, loss, counts = self._loss(self.staging.take(batch), fresh)
+        metrics, loss, counts, seen = self._loss(self.staging.take(batch), fresh)
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -185,15 +199,20 @@ class Learner:
         # Squares of targets overflow before the loss does, whose scale is clipped.
         moments = torch.isfinite(self.popart.mu).all() & torch.isfinite(self.popart.nu).all()
         finite = torch.isfinite(norm) & torch.isfinite(metrics["loss/total"]) & moments
+        for moment in seen or ():
+            finite &= torch.isfinite(moment).all()
         # The one question that the learner asks the device: all answers come together.
         answers = torch.stack([finite, norm > self.max_gradient_norm])
-        is_finite, is_long, steps, *self.steps_by_task = torch.cat([answers.to(counts.dtype), counts]).tolist()
+        is_finite, is_long, steps, *by_task = torch.cat([answers.to(counts.dtype), counts]).tolist()
+        self.steps_by_task, self.surges = by_task[: len(self.popart.mu)], by_task[len(self.popart.mu) :]
         if not is_finite:
             self._refuse(before, batch, metrics | {"loss/gradient_norm": norm})
             return metrics
         if is_long:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
         self.optimizer.step()
+        if self.network.normalizer is not None and seen is not None:
+            self.network.normalizer.take(seen)
         self._refused_in_a_row.clear()
         self.state = self.state._replace(updates=self.state.updates + 1, steps=self.state.steps + int(steps))
         metrics |= {"loss/gradient_norm": norm, "loss/learning_rate": torch.tensor(self.current_learning_rate)}
@@ -205,8 +224,10 @@ class Learner:
         left = max(0.0, 1 - self.state.steps / self.total_steps) if self.anneal else 1.0
         return self.learning_rate * left
 
-    def _loss(self, staged: Staged, fresh: int | None) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Scalars for the log, the loss, and of all learners the steps to count and the valid steps of each task, [1 + K]."""
+    def _loss(self, staged: Staged, fresh: int | None) -> tuple[dict[str, Tensor], Tensor, Tensor, Moments | None]:
+        """Scalars for the log, the loss, of all learners the steps to count, the valid steps of each task and its `surges`, [1 + 2 K], and
+        the moments of the observations with those of the fresh steps.
+        """
         batch, contexts, segments = staged
         mask, action, task = batch["mask"], batch["action"], batch["task"]
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
@@ -234,15 +255,24 @@ class Learner:
                 **self.clips,
             )
             sums = target_sums(vs, task[:-1], mask, len(self.popart.mu))
-            sums, steps = self._reduce_sums(sums, mask[:, :fresh].sum(dtype=sums.dtype))
+            own, normalizer, observed = mask[:, :fresh], self.network.normalizer, sums.new_empty(0)
+            if normalizer is not None:
+                observed = normalizer.sums(batch["vector"][:-1, :fresh], task[:-1, :fresh], own)
+            sums, steps, observed = self._reduce_sums(sums, own.sum(dtype=sums.dtype), observed)
+            seen = None if normalizer is None else normalizer.updated(observed)
+            surges = torch.zeros_like(sums[0])
             if self.use_popart:
-                self._update_popart(sums)
+                step_sizes, surges = bounded_step_sizes(self.popart, sums, self.popart_step_size, repeated=fresh == 0)
+                self._update_popart(sums, step_sizes)
                 scale, shift = self._scale_and_shift(task)
             scale, shift = scale[:-1], shift[:-1]
+            # In a surge, whatever is far out would decide alone what the update does.
+            most = torch.where(surges > 0, SURGE_CLIP, math.inf)[task[:-1].long()]
+            targets, advantages = (torch.clamp(x / scale, -most, most) for x in (vs - shift, advantages))
         baseline = self.network.value_head(features[:-1], task[:-1])
         divisor = sums[0].sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
-        policy_loss = losses.policy_gradient_loss(log_probs, advantages / scale, mask) / divisor
-        value_loss = losses.baseline_loss(baseline, (vs - shift) / scale, mask) / divisor
+        policy_loss = losses.policy_gradient_loss(log_probs, advantages, mask) / divisor
+        value_loss = losses.baseline_loss(baseline, targets, mask) / divisor
         entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
         loss = policy_loss + self.baseline_cost * value_loss - self.entropy_cost * entropy
         metrics = {
@@ -251,17 +281,17 @@ class Learner:
             "loss/baseline": value_loss.detach(),
             "loss/entropy": entropy.detach(),
         }
-        return metrics, loss, torch.cat([steps.reshape(1), sums[0]])
+        return metrics, loss, torch.cat([steps.reshape(1), sums[0], surges]), seen
 
-    def _reduce_sums(self, sums: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of targets and steps to count, of this learner's columns -> of the whole batch."""
+    def _reduce_sums(self, *parts: Tensor) -> list[Tensor]:
+        """Sums over this learner's columns -> over the whole batch."""
         if self._reduce:
             # Counts are exact in double precision.
-            together = torch.cat([sums.flatten(), steps.reshape(1)]).double()
+            together = torch.cat([part.flatten().double() for part in parts])
             self._reduce(together)
-            *parts, steps = together.to(sums.dtype).split([sums.numel(), 1])
-            sums = parts[0].reshape(sums.shape)
-        return sums, steps
+            totals = together.split([part.numel() for part in parts])
+            return [total.view_as(part).to(part.dtype) for total, part in zip(totals, parts, strict=True)]
+        return list(parts)
 
     def _reduce_gradients(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         """Makes the gradients those of the whole batch. Returns the same of `metrics`, which are as additive: the loss terms were
@@ -283,8 +313,8 @@ class Learner:
         index = task.long()
         return sigma(self.popart)[index], self.popart.mu[index]
 
-    def _update_popart(self, sums: Tensor) -> None:
-        old, new = self.popart, update_moments(self.popart, sums, self.popart_step_size)
+    def _update_popart(self, sums: Tensor, step_sizes: Tensor) -> None:
+        old, new = self.popart, update_moments(self.popart, sums, step_sizes)
         head = self.network.value_head
         rescale_head(head.weight, head.bias, old.mu, sigma(old), new.mu, sigma(new))
         self.popart = new

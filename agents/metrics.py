@@ -21,6 +21,9 @@ from envs.spec import Score
 WINDOW = 100
 """Episodes over which returns, success and length are averaged."""
 
+CALM = 100
+"""Updates without a surge after which the next one is told."""
+
 
 class Standing(NamedTuple):
     """How well the agent does: the mean over tasks of `measure`, success or return, over the last WINDOW episodes of each.
@@ -40,6 +43,8 @@ class TaskStatistics:
         steps, episodes: since the start of the run.
         interrupted: episodes that were broken off, because their environment failed; not among `episodes`.
         updates: of the learner whose batch held a step of this task.
+        surges: those of them whose value targets were too far out for a whole step of PopArt's moments (Learner.surges).
+        calm: updates since the last surge.
         recent: (return, success or NaN, length in steps) of the last WINDOW episodes.
     """
 
@@ -48,6 +53,8 @@ class TaskStatistics:
         self.episodes = 0
         self.interrupted = 0
         self.updates = 0
+        self.surges = 0
+        self.calm = CALM
         self.recent: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
 
     def mean(self, column: int) -> float:
@@ -95,9 +102,23 @@ class Statistics:
         for statistics, held in zip(self.tasks.values(), steps_by_task, strict=True):
             statistics.updates += held > 0
 
+    def surged(self, surges: Sequence[float]) -> list[str]:
+        """Takes in `Learner.surges` of an update. Returns a sentence for each task that had none of them for long."""
+        said = []
+        for (task, statistics), size in zip(self.tasks.items(), surges, strict=True):
+            if size > 0 and statistics.calm >= CALM:
+                said.append(
+                    f"task {task}: its value targets are suddenly {size:.3g} standard deviations large, which PopArt follows by at most a "
+                    "factor of 1.4 for each update: normal where large returns are first seen; else look for a wrong reward, or bound "
+                    "rewards (learner.reward_transform, learner.reward_clip)."
+                )
+            statistics.surges += size > 0
+            statistics.calm = 0 if size > 0 else statistics.calm + 1
+        return said
+
     def summary(self, action_repeat: int) -> dict[str, dict[str, float]]:
-        """By task: return, score, success, length (of recent episodes), frames, episodes, interrupted, updates. What is unknown or not
-        finite is left out.
+        """By task: return, score, success, length (of recent episodes), frames, episodes, interrupted, updates, surges. What is unknown
+        or not finite is left out.
         """
         result = {}
         for task, statistics in self.tasks.items():
@@ -110,6 +131,7 @@ class Statistics:
                 "episodes": statistics.episodes,
                 "interrupted": statistics.interrupted,
                 "updates": statistics.updates,
+                "surges": statistics.surges,
             }
             result[task] = {key: value for key, value in row.items() if math.isfinite(value)}
         return result
@@ -136,6 +158,7 @@ class Statistics:
                 "episodes": s.episodes,
                 "interrupted": s.interrupted,
                 "updates": s.updates,
+                "surges": s.surges,
                 "recent": [list(row) for row in s.recent],
             }
             for task, s in self.tasks.items()
@@ -148,6 +171,7 @@ class Statistics:
             statistics.steps, statistics.episodes = int(saved["steps"]), int(saved["episodes"])
             # Earlier checkpoints do not have them.
             statistics.updates = int(saved.get("updates", 0))
+            statistics.surges = int(saved.get("surges", 0))
             statistics.interrupted = int(saved.get("interrupted", 0))
             statistics.recent = deque(((float(r), float(s), int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
 

@@ -22,10 +22,13 @@ class EnvConfig:
     Attributes:
         name: name of the suite, a key of `envs.suites.SUITES`.
         tasks: names of tasks or of presets of the suite, in the order of the task ids; a preset expands in place.
+        normalize_observation: whether the agent reads `vector` normalised by the running moments of each task
+            (agents/network/normalizer.py). Environments show what they show.
     """
 
     name: str
     tasks: list[str]
+    normalize_observation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

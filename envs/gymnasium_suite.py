@@ -18,6 +18,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from envs.contract import EnvConfig, Suite, check_size, expand_tasks
 from envs.errors import InputError, unknown_name
@@ -38,6 +39,14 @@ from envs.working_directory import WorkingDirectory
 
 MOST_TOKENS = 2**12
 """Of an instruction."""
+
+INSTEAD = {
+    NormalizeObservation: "set env.normalize_observation=true",
+    NormalizeReward: "let PopArt find the scale of the rewards (learner.popart=true), or bound them by learner.reward_transform",
+}
+"""Wrappers that are refused, with their subclasses: each environment has moments of its own, which begin anew with every restart, resume
+and evaluation. With what does it right.
+"""
 
 PRESETS = {"starter": ("CartPole-v1", "Acrobot-v1")}
 
@@ -263,6 +272,7 @@ def _make(config: GymnasiumConfig, task: str) -> gymnasium.Env[Any, Any]:
             raise InputError(
                 f"env.tasks={task} cannot be made ({one_line(error)}): look at its name, whether its package is installed, and env.options."
             ) from error
+        _check_moments(env, f"env.tasks={task}")
         for name, wrapper in zip(config.wrappers, wrappers, strict=True):
             try:
                 env = wrapper(env)
@@ -270,7 +280,27 @@ def _make(config: GymnasiumConfig, task: str) -> gymnasium.Env[Any, Any]:
                 raise InputError(
                     f"env.wrappers={name} cannot be put around {task} ({one_line(error)}): leave one of them out."
                 ) from error
+            _check_moments(env, f"env.wrappers={name}")
     return env
+
+
+def _check_moments(env: Any, named: str) -> None:
+    """Raises InputError, and closes the environment, where one of INSTEAD is around it or anything in it."""
+    found, seen = [env], set()
+    while found:
+        inner = found.pop()
+        if not isinstance(inner, gymnasium.Env) or id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        for refused, advice in INSTEAD.items():
+            if isinstance(inner, refused):
+                env.close()
+                raise InputError(
+                    f"{named} normalises by {type(inner).__name__} of gymnasium, whose moments begin anew in every environment, resume and "
+                    f"evaluation: leave it out, and {advice}."
+                )
+        # Of a wrapper, and of an environment that has others in it.
+        found += vars(inner).values()
 
 
 def _make_bare(task: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:

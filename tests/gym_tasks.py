@@ -115,6 +115,29 @@ class NeedsMore(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
 
 
+class Adapting(gymnasium.wrappers.NormalizeObservation[Any, Any, Any]):
+    """A subclass of what is refused."""
+
+
+class Around(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A wrapper that puts another one around first."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(gymnasium.wrappers.NormalizeReward(env))
+
+
+class Holding(Match):
+    """An environment that plays another one, which it has wrapped by itself."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inner = gymnasium.wrappers.TimeLimit(Adapting(Match(**options)), 10)
+
+
+def _adapting_match(**options: Any) -> Any:
+    return Adapting(Match(**options))
+
+
 def _register(name: str, limit: int | None = None, entry: Any = Match, **options: Any) -> None:
     if name not in gymnasium.registry:
         gymnasium.register(name, entry, kwargs=options, max_episode_steps=limit)
@@ -269,6 +292,15 @@ for _suffix, _limit in (("", 8), ("Short", 5), ("Long", 20)):
     _register(f"Point{_suffix}-v0", _limit, action_space=_BOX)
 _register("Match-v0", 8, action_space=spaces.Discrete(3))
 _register("MatchShifted-v0", 5, action_space=spaces.Discrete(4, start=-2), padding=3)
+_register("Holding-v0", entry=Holding, action_space=spaces.Discrete(3))
+_register("Adapting-v0", entry=_adapting_match, action_space=spaces.Discrete(3))
+if "AdaptingSpec-v0" not in gymnasium.registry:
+    gymnasium.register(
+        "AdaptingSpec-v0",
+        Match,
+        kwargs={"action_space": spaces.Discrete(3)},
+        additional_wrappers=(gymnasium.wrappers.NormalizeReward.wrapper_spec(),),
+    )
 _register("MatchFew-v0", 20, action_space=spaces.Discrete(2))
 for _name, _observation in {
     "Image": spaces.Box(shape=(24, 30, 3), **_UINT8),  # type: ignore[arg-type]

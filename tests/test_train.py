@@ -21,6 +21,7 @@ from agents.checkpoint import list_checkpoints, load_checkpoint
 from agents.files import write_whole
 from agents.learner import Learner
 from agents.metrics import Statistics
+from agents.popart import sigma
 from agents.runtime.base import Batch
 from agents.runtime.local import LocalRuntime
 from agents.trajectory import Trajectory
@@ -395,3 +396,63 @@ def test_a_damaged_config_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureF
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--help"]) == 0
     assert "  learner.unroll_length=" in capsys.readouterr().out
+
+
+# Observations of any size, and one reward of any size
+
+
+def test_normalised_observations_are_resumed_bit_for_bit_and_frozen_in_evaluation(tmp_path: Path) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    keys = [*TINY, "env.normalize_observation=true", "checkpoint_seconds=0", "keep_checkpoints=1000"]
+    assert train.main([*keys, f"run={run}", "total_frames=400"]) == 0
+    shutil.copytree(run, again)
+    (again / "result.json").unlink()
+    for path in list_checkpoints(again / "checkpoints")[5:]:
+        path.unlink()
+    assert train.main([f"run={again}", "resume=true"]) == 0
+    newest = [list_checkpoints(folder / "checkpoints")[-1] for folder in (run, again)]
+    one, two = (load_checkpoint(path)["learner"]["network"] for path in newest)
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    played = sum(task["frames"] for task in result(run)["tasks"].values())
+    assert one["normalizer.count"].sum() == played and (one["normalizer.count"] > 50).all()
+    before = newest[0].read_bytes()
+    assert evaluate.main([f"run={run}", "episodes=3"]) == 0
+    assert newest[0].read_bytes() == before
+
+
+def test_actors_of_their_own_get_the_moments(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    local = ["runtime=local", "runtime.num_actors=1", "env.normalize_observation=true", "total_frames=400"]
+    assert train.main([*TINY, *local, f"run={run}"]) == 0
+    network = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])["learner"]["network"]
+    assert (network["normalizer.count"] > 50).all() and (network["normalizer.variance"] != 1).any()
+
+
+def test_normalised_observations_need_a_vector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*TINY, "env.observation=image", "env.normalize_observation=true", f"run={tmp_path / 'run'}"]
+    assert "env.normalize_observation=true" in refusal(capsys, *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_large_reward_is_told_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The 15th update finds one reward of 1e4 in task memory-1."""
+    run, learn, sigmas = tmp_path / "run", Learner.step, []
+
+    def step(learner: Learner, batch: Trajectory, *, fresh: int | None = None) -> Any:
+        if learner.state.updates == 14:
+            t, column = (batch["mask"] & (batch["task"][:-1] == 1)).nonzero()[0].tolist()
+            batch["reward"][t, column] = 1e4
+        metrics = learn(learner, batch, fresh=fresh)
+        sigmas.append(sigma(learner.popart).tolist())
+        return metrics
+
+    monkeypatch.setattr(Learner, "step", step)
+    assert train.main([*TINY, "learner.reward_transform=none", f"run={run}", "total_frames=700"]) == 0
+    assert sigmas[14][1] == pytest.approx(2**0.5 * sigmas[13][1], rel=1e-3)
+    assert sigmas[14][0] == pytest.approx(sigmas[13][0], rel=1e-2)
+    told = [line for line in capsys.readouterr().out.splitlines() if "standard deviations" in line]
+    assert len(told) == 1 and "task memory-1" in told[0]
+    last = rows(run)[-1]
+    assert (last["tasks/map-0/surges"], last["tasks/memory-1/surges"]) == (0, 1)

@@ -16,6 +16,7 @@ from agents.network.context import ContextEncoder, Contexts
 from agents.network.core import Core
 from agents.network.heads import ActionMask, ValueHead
 from agents.network.initialization import SMALL_GAIN, keep_variance
+from agents.network.normalizer import ObservationNormalizer
 
 Modulations = dict[str, Modulation]
 """For each fusion site, what its `condition` returned."""
@@ -42,6 +43,7 @@ class AgentNetwork(nn.Module):
         actions: the distribution of its actions.
         action_counts: for each task, how many of the policy head's numbers it uses (the first ones); the others are masked.
         num_values: outputs of the value head: the number of tasks with PopArt, else 1.
+        normalizer: of `vector`, before the torso; None: it is read as it is.
     """
 
     action_codes: Tensor
@@ -56,10 +58,12 @@ class AgentNetwork(nn.Module):
         actions: ActionDistribution,
         action_counts: Sequence[int],
         num_values: int,
+        normalizer: ObservationNormalizer | None = None,
     ) -> None:
         super().__init__()
         self.actions = actions
         self.torso = torso
+        self.normalizer = normalizer
         self.context_encoder = context_encoder
         self.fusions = nn.ModuleDict(fusions)
         self.core = core
@@ -78,7 +82,7 @@ class AgentNetwork(nn.Module):
     @property
     def num_parameters(self) -> int:
         """Trainable numbers."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def condition(self, contexts: Contexts, samples: int | None = None) -> Modulations:
         """Everything that depends on the contexts alone, once for each of the U rows; `samples` as in Fusion.condition."""
@@ -112,9 +116,10 @@ class AgentNetwork(nn.Module):
         """
         length, batch = inputs["reset"].shape
         fuse = partial(self._fuse, TORSO, modulations=modulations, segments=segments) if TORSO in self.fusions else None
-        features = (torso or self.torso)(
-            {key: inputs[key].flatten(0, 1) for key in ("image", "vector") if key in inputs}, fuse
-        )
+        observation = {key: inputs[key].flatten(0, 1) for key in ("image", "vector") if key in inputs}
+        if self.normalizer is not None:
+            observation["vector"] = self.normalizer(observation["vector"], inputs["task"].flatten())
+        features = (torso or self.torso)(observation, fuse)
         last_action = self.actions.encode(inputs["last_action"].flatten(0, 1), self.action_codes.to(features.dtype))
         # Environments are held to finite rewards; a clamp alone would pass a NaN on into the core's state.
         last_reward = inputs["last_reward"].flatten().nan_to_num(nan=0.0).clamp(-1, 1).unsqueeze(1)

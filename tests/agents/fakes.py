@@ -83,12 +83,13 @@ def fake_config(
 
 
 def fake_network(env: EnvSpec, config: TrainConfig, seed: int = 0) -> AgentNetwork:
-    """A network whose every parameter is drawn anew, so that biases and gates do not sit at a convenient 0."""
+    """A network whose every trained parameter is drawn anew, so that biases and gates do not sit at a convenient 0."""
     torch.manual_seed(seed)
     network = build_network(config, env)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
     return network
 
 

@@ -42,8 +42,13 @@ class Sums:
         tensor.copy_(total)
 
 
-def make_learner(reduce: Callable[[Tensor], None] | None = None, **options: object) -> Learner:
+def make_learner(
+    reduce: Callable[[Tensor], None] | None = None, *, normalize: bool = False, **options: object
+) -> Learner:
     config = fake_config(**({"popart_step_size": 0.1} | options))  # type: ignore[arg-type]
+    config.env.normalize_observation = normalize
+    if normalize:
+        config.learner.reward_transform = "none"
     config.total_frames = 2000
     return build_learner(config, ENV, fake_network(ENV, config), reduce=reduce)
 
@@ -86,6 +91,24 @@ def state(learner: Learner) -> dict[str, Tensor]:
     for number, kept in learner.optimizer.state_dict()["state"].items():
         found |= {f"{key} of {number}": value for key, value in kept.items()}
     return found
+
+
+def test_learners_agree_on_observations_and_on_a_surge() -> None:
+    """The moments of observations are those of all columns, and one learner's large reward is bounded by all of them alike."""
+    single, reduce = make_learner(normalize=True, popart_step_size=0.01), Sums(2)
+    several = [make_learner(partial(reduce, n), normalize=True, popart_step_size=0.01) for n in range(2)]
+    for seed in range(6):
+        batch = make_batch(single, seed)
+        batch["vector"] = batch["vector"] * 100 + 1e4
+        if seed == 3:
+            batch["reward"][batch["mask"][:, 0].nonzero()[0], 0] = 1e4
+        single.step(batch)
+        together(several, [columns(batch, slice(0, 4)), columns(batch, slice(4, B))])
+        assert (max(single.surges) > 10) == (seed == 3), (seed, single.surges)
+        for learner in several:
+            assert learner.surges == pytest.approx(single.surges, rel=1e-4)
+            torch.testing.assert_close(state(learner), state(several[0]), rtol=0, atol=0)
+            torch.testing.assert_close(state(learner), state(single), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.network.heads import ValueHead
-from agents.popart import PopArt, initial_popart, rescale_head, sigma, target_sums, update_moments
+from agents.popart import PopArt, bounded_step_sizes, initial_popart, rescale_head, sigma, target_sums, update_moments
 
 TASKS, LENGTH, COLUMNS = 4, 6, 5
 
@@ -82,3 +83,67 @@ def test_sigma_is_clipped_and_never_nan() -> None:
 def test_normalisation_starts_as_the_identity() -> None:
     state = initial_popart(TASKS)
     assert state.mu.tolist() == [0] * TASKS and sigma(state).tolist() == [1] * TASKS
+
+
+# The bound on a batch
+
+
+def after(state: PopArt, targets: torch.Tensor, step_size: float, **options: bool) -> tuple[PopArt, float]:
+    """One task's moments after a batch of these targets, and its surge."""
+    column = targets.reshape(-1, 1)
+    sums = target_sums(column, torch.zeros_like(column).int(), torch.ones_like(column).bool(), 1)
+    step_sizes, surges = bounded_step_sizes(state, sums, step_size, **options)
+    return update_moments(state, sums, step_sizes), float(surges)
+
+
+@given(
+    mu=st.sampled_from([0.0, -3.0, 1e3]),
+    deviation=st.sampled_from([0.05, 1.0, 30.0]),
+    size=st.sampled_from([1e4, -1e6, 1e9]),
+    step_size=st.sampled_from([3e-4, 0.01, 1.0]),
+)
+def test_no_batch_more_than_doubles_the_variance(mu: float, deviation: float, size: float, step_size: float) -> None:
+    state = PopArt(torch.tensor([mu]).double(), torch.tensor([mu**2 + deviation**2]).double())
+    targets = torch.full((100,), mu, dtype=torch.float64)
+    targets[3] += size
+    new, surge = after(state, targets, step_size)
+    least = max(deviation, 1e-3 * float(state.nu.sqrt()))
+    assert float(new.nu - new.mu.square()) <= deviation**2 + 1.01 * least**2
+    if step_size * (size / deviation) ** 2 / 100 > 2 and deviation == least:
+        np.testing.assert_allclose(surge, abs(size) / 10 / deviation, rtol=1e-3)
+        still, again = after(state, targets, step_size, repeated=True)
+        assert torch.equal(still.mu, state.mu) and torch.equal(still.nu, state.nu) and again == surge
+
+
+@given(seed=st.integers(0, 2**31), step_size=st.sampled_from([3e-4, 0.01]))
+def test_a_usual_batch_makes_the_published_update_bit_for_bit(seed: int, step_size: float) -> None:
+    rng = np.random.default_rng(seed)
+    state = PopArt(*(moment.float() for moment in random_state(rng)))
+    targets, task = rng.normal(state.mu.mean(), 2, (LENGTH, COLUMNS)), rng.integers(0, TASKS, (LENGTH, COLUMNS))
+    mask = rng.random((LENGTH, COLUMNS)) < 0.8
+    sums = target_sums(torch.from_numpy(targets).float(), torch.from_numpy(task), torch.from_numpy(mask), TASKS)
+    step_sizes, surges = bounded_step_sizes(state, sums, step_size)
+    assert (surges == 0).all()
+    for found, expected in zip(
+        update_moments(state, sums, step_sizes), update_moments(state, sums, step_size), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("step_size", [3e-4, 0.01])
+def test_a_scale_that_has_changed_is_reached_within_30_batches(step_size: float) -> None:
+    """Of what the published update has reached by then."""
+    bounded = published = initial_popart(1)
+    for _ in range(30):
+        bounded, _ = after(bounded, torch.full((100,), 1e4), step_size)
+        sums = torch.tensor([[100.0], [1e6], [1e10]])
+        published = update_moments(published, sums, step_size)
+    assert float(sigma(bounded)) > 0.5 * float(sigma(published)) > 400
+
+
+def test_moments_of_equal_targets_are_not_stuck() -> None:
+    """Single precision leaves nothing of their variance; another target moves them all the same."""
+    state = PopArt(torch.ones(1), torch.ones(1))
+    for _ in range(30):
+        state, _ = after(state, torch.full((100,), 2.0), 0.01)
+    assert float(sigma(state)) > 0.1

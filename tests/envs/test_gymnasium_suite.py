@@ -211,6 +211,24 @@ def test_nothing_is_printed_even_by_a_wrapper(capfd: pytest.CaptureFixture[str])
         (config("Match-v0", wrappers=["Negate"]), "env.wrappers=Negate is no class"),
         (config("Match-v0", wrappers=["gym_tasks:Absent"]), r"env.wrappers=gym_tasks:Absent cannot be imported"),
         (config("Match-v0", wrappers=["os:system"]), "env.wrappers=os:system is no subclass of gymnasium.Wrapper"),
+        *(
+            (config("Match-v0", wrappers=[name]), rf"^env.wrappers={name} normalises by .*{advice}")
+            for name, advice in {
+                "gymnasium.wrappers:NormalizeObservation": "env.normalize_observation=true",
+                "gymnasium.wrappers:NormalizeReward": "learner.reward_transform",
+                "gym_tasks:Adapting": "env.normalize_observation=true",
+                "gym_tasks:Around": "learner.reward_transform",
+            }.items()
+        ),
+        (
+            config("Adapting-v0"),
+            "^env.tasks=gym_tasks:Adapting-v0 normalises by Adapting .*env.normalize_observation=true",
+        ),
+        (
+            config("Holding-v0"),
+            "^env.tasks=gym_tasks:Holding-v0 normalises by Adapting .*env.normalize_observation=true",
+        ),
+        (config("AdaptingSpec-v0"), "^env.tasks=gym_tasks:AdaptingSpec-v0 normalises by NormalizeReward .*PopArt"),
         (config("Match-v0", wrappers=["gym_tasks:NeedsMore"]), r"cannot be put around gym_tasks:Match-v0 \(TypeError"),
     ],
 )

@@ -1,0 +1,94 @@
+"""Running moments of vector observations, per task: what `env.normalize_observation` puts in front of the torso."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+CLIP = 10.0
+"""Largest magnitude of a normalised number, in standard deviations."""
+_LEAST_DEVIATION = 1e-8
+_LEAST_RELATIVE_DEVIATION = 1e-7
+"""Of the mean's magnitude: what rounding to single precision makes of a constant."""
+
+
+class Moments(NamedTuple):
+    """Number of steps [K, 1], mean and variance [K, V], of each task."""
+
+    steps: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+class ObservationNormalizer(nn.Module):
+    """vector [N, V], task [N] -> clip((vector - mean) / deviation) [N, V], by the moments of each row's own task.
+
+    The moments are parameters without a gradient, so that they go wherever weights go: to actors, inference servers and checkpoints.
+    The learner alone changes them (`sums`, `updated`, `take`), from the steps of all actors; nothing changes them in evaluation. They
+    are kept in double precision; what is computed with them is the same in single precision, in which weights travel to actors.
+
+    Before a task's first step they are mean 0 and variance 1: the vector is clipped and else passed on as it is. A number that is
+    constant, such as the padding of a shorter vector, becomes 0.
+
+    Args:
+        num_tasks: K.
+        size: V.
+
+    Attributes:
+        count: steps behind the moments of each task, [K, 1].
+        mean, variance: [K, V].
+    """
+
+    def __init__(self, num_tasks: int, size: int) -> None:
+        super().__init__()
+
+        def kept(value: float, width: int) -> nn.Parameter:
+            return nn.Parameter(torch.full((num_tasks, width), value, dtype=torch.float64), requires_grad=False)
+
+        self.count, self.mean, self.variance = kept(0, 1), kept(0, size), kept(1, size)
+
+    def forward(self, vector: Tensor, task: Tensor) -> Tensor:
+        """In single precision, whatever comes after it computes in."""
+        index, mean = task.long(), self.mean.float()
+        least = (mean.abs() * _LEAST_RELATIVE_DEVIATION).clamp(min=_LEAST_DEVIATION)
+        scale = 1 / torch.maximum(self.variance.float().clamp(min=0).sqrt(), least)
+        return ((vector.float() - mean[index]) * scale[index]).clamp(-CLIP, CLIP)
+
+    @torch.no_grad()
+    def sums(self, vector: Tensor, task: Tensor, mask: Tensor) -> Tensor:
+        """Number of valid steps, and sums of d and d^2 over them, of each task: [K, 1 + 2 V], d = vector - mean.
+
+        Those of parts of a batch add up to those of the batch. They are taken around the mean so far, because sums of squares around 0
+        would lose a deviation that is small beside the mean.
+
+        Args:
+            vector: [T, B, V]; task: ids [T, B]; mask: bool [T, B], False for steps that do not count.
+        """
+        index, valid = task.flatten().long(), mask.reshape(-1, 1)
+        difference = vector.flatten(0, 1).double() - self.mean[index]
+        # Not by a product: what does not count may be no number.
+        difference = torch.where(valid, difference, 0.0)
+        rows = torch.cat([valid.double(), difference, difference.square()], dim=1)
+        # A matrix product adds in the same order every time, on a GPU too.
+        return F.one_hot(index, len(self.mean)).double().T @ rows
+
+    @torch.no_grad()
+    def updated(self, sums: Tensor) -> Moments:
+        """The moments with the steps of `sums` among them (Chan et al. 1979); a task without any keeps its own."""
+        size = self.mean.shape[1]
+        added, first, second = sums.split([1, size, size], dim=1)
+        total = (self.count + added).clamp(min=1)
+        shift = first / added.clamp(min=1)
+        spread = (second - first * shift).clamp(min=0) + shift.square() * self.count * added / total
+        mean = self.mean + shift * added / total
+        variance = torch.where(added > 0, (self.count * self.variance + spread) / total, self.variance)
+        return Moments(self.count + added, mean, variance)
+
+    @torch.no_grad()
+    def take(self, moments: Moments) -> None:
+        """Makes these, of `updated`, its own: in place, because CUDA graphs know where they lie."""
+        for own, new in zip((self.count, self.mean, self.variance), moments, strict=True):
+            own.copy_(new)

@@ -1,0 +1,42 @@
+"""`python -m benchmarks.large_reward` prints its documented rows, and what it measures is bounded."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks import large_reward
+
+SMALL = [
+    *("case=c: env=conditional env.tasks=[map-0] learner.reward_transform=none", "runtime.slots_per_actor=8"),
+    *("core.size=8", "fusion.size=8", "torso.hidden=[8]", "seeds=1", "at=5", "updates=40", "window=10"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _process_settings() -> Iterator[None]:
+    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    torch.set_num_threads(threads)
+
+
+def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert large_reward.main(SMALL) == 0
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (row["case"], row["seed"], row["size"], row["at"], row["window"]) == ("c", 0, 10_000, 5, 10)
+    assert len(row["undisturbed"]) == len(row["disturbed"]) == 4
+    assert row["sigma_growth_undisturbed"] < row["sigma_growth"] == pytest.approx(2**0.5, rel=0.01)
+
+
+def test_what_counts_as_recovered() -> None:
+    assert large_reward.recovered([1, 1, 1], [0, 1, 1], 50) == 100
+    assert large_reward.recovered([1, 1, 1], [1, 1, 0.5], 50) is None
+
+
+def test_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert large_reward.main(["size=0"]) == 2 and "size" in capsys.readouterr().err
