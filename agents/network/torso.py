@@ -21,6 +21,9 @@ Observation = Mapping[str, Tensor]
 Fuse = Callable[[Tensor], Tensor]
 """What happens to the feature map before it is flattened: [N, C, H, W] -> the same shape."""
 
+# The mean square of one-hot codes is below 1. Measured on DoorKey-5x5, GoToRedBallGrey and the default suite, 4 seeds: with 1 the features of
+# some seeds differ by less than 0.1; 2.6, which brings the mean square to 1, takes 1.4 times the frames to a success of 0.9.
+_ONE_HOT_GAIN = 1.5
 # Pixels lie in [0, 1] with a mean square of about 1/4, which the first layer brings to 1.
 _PIXEL_GAIN = 2.0
 # Of the second convolution in a residual block: six blocks then add a third to the mean square. Blocks of full size multiply it by 60.
@@ -72,11 +75,9 @@ class GridTorso(nn.Module):
         self.map_shape = channels[-1], height - len(channels), width - len(channels)
         self.linear = nn.Linear(math.prod(self.map_shape) + vector_size, size)
         self.size = size
-        # One of the codes of each channel is 1, so that the mean square of what the first convolution reads is below 1.
-        one_hot_gain = math.sqrt(sum(symbol_counts) / len(symbol_counts))
         for number, layer in enumerate((*self.convolutions, self.linear)):
             assert isinstance(layer, nn.Conv2d | nn.Linear)
-            keep_variance(layer, RELU_GAIN * (1.0 if number else one_hot_gain))
+            keep_variance(layer, RELU_GAIN * (1.0 if number else _ONE_HOT_GAIN))
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
         """One row of features per sample."""
