@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from agents.fusion import FUSION_NAMES, FUSIONS, KEYS, SITES, SPATIAL_FUSIONS, TORSO
-from agents.learner import OPTIMIZERS
+from agents.optimizers import OPTIMIZERS
 from agents.network.context import CONTEXTS, TASK_ENCODINGS
 from agents.network.core import CORES
 from agents.network.initialization import INITIALIZATIONS
