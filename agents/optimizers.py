@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 OPTIMIZERS = {
     "rmsprop": ("step", "square_avg"),
     "rmsprop_tf": ("square_avg",),

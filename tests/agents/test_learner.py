@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -208,8 +208,8 @@ def test_large_rewards_are_followed_from_their_second_batch_on() -> None:
 def test_the_last_surge_is_saved_and_earlier_checkpoints_do_not_have_it() -> None:
     learner, other = (make_learner(reward_clip=0.0) for _ in range(2))
     learner.step(large(make_batch(learner, 1), 0))
-    state = copy.deepcopy(learner.state_dict())
-    other.load_state_dict(copy.deepcopy(state))
+    state = deepcopy(learner.state_dict())
+    other.load_state_dict(deepcopy(state))
     for each in (learner, other):
         each.step(large(make_batch(each, 2), 0))
     assert everything(learner) == everything(other)
