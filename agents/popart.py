@@ -20,7 +20,7 @@ SURGE_RATIO = 10.0
 
 SURGE_CLIP = 1.0
 """Of normalised targets and advantages in a surge: about what usual ones are, so that its gradient is no longer than theirs. At 5 one such
-batch doubles Adam's second moments (BabyAI-GoToRedBallGrey), and for the next thousand updates its steps are shorter.
+batch can nearly double Adam's second moments, which shortens its steps for the next thousand updates (docs/performance.md).
 """
 
 CALM = 100

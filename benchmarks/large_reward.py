@@ -41,7 +41,10 @@ CASES = {
             "learner.entropy_cost=0.03",
         ),
     ],
-    "redball": ["env=babyai", "env.tasks=[BabyAI-GoToRedBallGrey-v0]", "learner.reward_transform=none"],
+    "redball": [
+        *("env=babyai", "env.tasks=[BabyAI-GoToRedBallGrey-v0]"),
+        *("learner.reward_transform=none", "learner.popart_step_size=3e-4"),
+    ],
 }
 _RECOVERED = 0.95
 
