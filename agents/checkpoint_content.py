@@ -50,7 +50,7 @@ _FORM: dict[str, Any] = {
     "learner": {
         "network": {str: _WEIGHTS},
         "optimizer": {"state": {int: {str: _WEIGHTS}}},
-        "popart": {"mu": _WEIGHTS, "nu": _WEIGHTS},
+        "popart": {"mu": _WEIGHTS, "nu": _WEIGHTS, "calm": _WEIGHTS},
         "counters": {str: COUNT},
     },
     "positions": {"unrolls": {int: COUNT}, "episodes": {int: [COUNT]}},

@@ -14,28 +14,21 @@ from agents import diagnosis, losses
 from agents.compiling import Compiled
 from agents.network.agent import AgentNetwork
 from agents.network.normalizer import Moments
-from agents.optimizers import RMSpropTF
+from agents.optimizers import OPTIMIZERS, build_optimizer, check_moments
 from agents.popart import (
+    CALM,
     SURGE_CLIP,
     PopArt,
-    bounded_step_sizes,
+    bounded_update,
     initial_popart,
     rescale_head,
     sigma,
     target_sums,
-    update_moments,
 )
 from agents.rewards import transform_rewards
 from agents.staging import Staged, Staging
 from agents.trajectory import Trajectory
 from agents.vtrace import vtrace
-
-OPTIMIZERS = {
-    "rmsprop": ("step", "square_avg"),
-    "rmsprop_tf": ("square_avg",),
-    "adam": ("step", "exp_avg", "exp_avg_sq"),
-}
-"""With what each keeps for a parameter: a number of steps, and averages of the parameter's shape."""
 
 
 class NonFiniteError(RuntimeError):
@@ -90,8 +83,8 @@ class Learner:
         staging: brings the batches to the device.
         state: counters, over all learners.
         steps_by_task: valid steps of each task in the last batch, of all learners together; K numbers.
-        surges: of each task whose targets in the last batch were too far out for a whole step of PopArt's moments, their root mean
-            square in standard deviations; 0 for the others. K numbers.
+        surges: of each task whose targets in the last batch were too far out for PopArt's moments (agents.popart.bounded_update),
+            their root mean square in standard deviations; 0 for the others. K numbers.
     """
 
     def __init__(
@@ -155,24 +148,22 @@ class Learner:
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._kept = OPTIMIZERS[optimizer]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
-        if optimizer == "rmsprop":
-            self.optimizer: torch.optim.Optimizer = torch.optim.RMSprop(
-                self._parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True
-            )
-        elif optimizer == "rmsprop_tf":
-            self.optimizer = RMSpropTF(self._parameters, lr=learning_rate, decay=rms_decay, eps=epsilon)
-        else:
-            self.optimizer = torch.optim.Adam(
-                self._parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True
-            )
+        self.optimizer = build_optimizer(
+            optimizer,
+            self._parameters,
+            learning_rate=learning_rate,
+            rms_decay=rms_decay,
+            epsilon=epsilon,
+            adam_betas=adam_betas,
+        )
 
     def step(self, batch: Trajectory, *, fresh: int | None = None) -> dict[str, Tensor]:
         """One update from a batch [T+1, B] (agents/trajectory.py) in the processor's memory; other learners may have more columns of it.
 
         Args:
             fresh: how many of its columns, from the first on, have their steps counted; None for all, 0 for another pass over the
-                same batch. It changes nothing else: replayed columns are learned from like fresh ones, and PopArt's moments are those
-                of every target that the value head is trained on.
+                same batch. Replayed columns are learned from like fresh ones, and PopArt's moments are those of every target that the
+                value head is trained on; only of a surge (agents.popart.bounded_update) the other columns are no evidence.
 
         Returns:
             Scalars for the log, still on the device. An update whose loss, gradient or moments of PopArt are not finite is refused:
@@ -254,16 +245,19 @@ class Learner:
                 mixed=self.mixed,
                 **self.clips,
             )
-            sums = target_sums(vs, task[:-1], mask, len(self.popart.mu))
-            own, normalizer, observed = mask[:, :fresh], self.network.normalizer, sums.new_empty(0)
+            own, normalizer = mask[:, :fresh], self.network.normalizer
+            sums = fresh_sums = target_sums(vs, task[:-1], mask, len(self.popart.mu))
+            if own.shape != mask.shape:
+                fresh_sums = target_sums(vs[:, :fresh], task[:-1, :fresh], own, len(self.popart.mu))
+            observed = sums.new_empty(0)
             if normalizer is not None:
                 observed = normalizer.sums(batch["vector"][:-1, :fresh], task[:-1, :fresh], own)
-            sums, steps, observed = self._reduce_sums(sums, own.sum(dtype=sums.dtype), observed)
+            sums, fresh_sums, observed = self._reduce_sums(sums, fresh_sums, observed)
             seen = None if normalizer is None else normalizer.updated(observed)
             surges = torch.zeros_like(sums[0])
             if self.use_popart:
-                step_sizes, surges = bounded_step_sizes(self.popart, sums, self.popart_step_size, repeated=fresh == 0)
-                self._update_popart(sums, step_sizes)
+                moments, surges = bounded_update(self.popart, sums, fresh_sums, self.popart_step_size)
+                self._set_popart(moments)
                 scale, shift = self._scale_and_shift(task)
             scale, shift = scale[:-1], shift[:-1]
             # In a surge, whatever is far out would decide alone what the update does.
@@ -281,7 +275,7 @@ class Learner:
             "loss/baseline": value_loss.detach(),
             "loss/entropy": entropy.detach(),
         }
-        return metrics, loss, torch.cat([steps.reshape(1), sums[0], surges]), seen
+        return metrics, loss, torch.cat([fresh_sums[0].sum().reshape(1), sums[0], surges]), seen
 
     def _reduce_sums(self, *parts: Tensor) -> list[Tensor]:
         """Sums over this learner's columns -> over the whole batch."""
@@ -313,9 +307,8 @@ class Learner:
         index = task.long()
         return sigma(self.popart)[index], self.popart.mu[index]
 
-    def _update_popart(self, sums: Tensor, step_sizes: Tensor) -> None:
-        old, new = self.popart, update_moments(self.popart, sums, step_sizes)
-        head = self.network.value_head
+    def _set_popart(self, new: PopArt) -> None:
+        old, head = self.popart, self.network.value_head
         rescale_head(head.weight, head.bias, old.mu, sigma(old), new.mu, sigma(new))
         self.popart = new
 
@@ -374,7 +367,7 @@ class Learner:
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "popart": {"mu": self.popart.mu, "nu": self.popart.nu},
+            "popart": self.popart._asdict(),
             "counters": self.state._asdict(),
         }
 
@@ -386,20 +379,12 @@ class Learner:
         """
         self.network.load_state_dict(state["network"])
         moments = state["optimizer"]["state"]
-        self._check_moments(moments)
+        check_moments(moments, self._parameters, self._kept)
         # The constants are those of the configuration.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        popart = PopArt(**state["popart"])
+        # Earlier checkpoints do not have it.
+        popart = PopArt(**{"calm": torch.full_like(state["popart"]["mu"], CALM), **state["popart"]})
         if any(moment.shape != own.shape for moment, own in zip(popart, self.popart, strict=True)):
             raise ValueError(f"PopArt's moments of {len(popart.mu)} tasks in place of {len(self.popart.mu)}")
         self.popart = PopArt(*(moment.to(self.device, torch.float32) for moment in popart))
         self.state = LearnerState(**{name: int(state["counters"][name]) for name in LearnerState._fields})
-
-    def _check_moments(self, moments: dict[int, dict[str, Tensor]]) -> None:
-        """torch would find out at the first step."""
-        for index, kept in moments.items():
-            if not 0 <= index < len(self._parameters) or set(kept) != set(self._kept):
-                raise ValueError(f"the optimiser's state of parameter {index} is another optimiser's")
-            shape = self._parameters[index].shape
-            if any(value.shape != (() if name == "step" else shape) for name, value in kept.items()):
-                raise ValueError(f"the optimiser's state of parameter {index} is of another shape")

@@ -43,7 +43,7 @@ class TaskStatistics:
         steps, episodes: since the start of the run.
         interrupted: episodes that were broken off, because their environment failed; not among `episodes`.
         updates: of the learner whose batch held a step of this task.
-        surges: those of them whose value targets were too far out for a whole step of PopArt's moments (Learner.surges).
+        surges: those of them whose value targets were too far out for PopArt's moments (Learner.surges).
         calm: updates since the last surge.
         recent: (return, success or NaN, length in steps) of the last WINDOW episodes.
     """
@@ -108,8 +108,8 @@ class Statistics:
         for (task, statistics), size in zip(self.tasks.items(), surges, strict=True):
             if size > 0 and statistics.calm >= CALM:
                 said.append(
-                    f"task {task}: its value targets are suddenly {size:.3g} standard deviations large, which PopArt follows by at most a "
-                    "factor of 1.4 for each update: normal where large returns are first seen; else look for a wrong reward, or bound "
+                    f"task {task}: its value targets are suddenly {size:.3g} standard deviations large. PopArt's scale stays for now, and "
+                    "follows once it happens again: normal where large returns are first seen; else look for a wrong reward, or bound "
                     "rewards (learner.reward_transform, learner.reward_clip)."
                 )
             statistics.surges += size > 0

@@ -1,12 +1,19 @@
-"""Optimisers that PyTorch does not have."""
+"""The optimisers that learners have, one of which PyTorch does not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+OPTIMIZERS = {
+    "rmsprop": ("step", "square_avg"),
+    "rmsprop_tf": ("square_avg",),
+    "adam": ("step", "exp_avg", "exp_avg_sq"),
+}
+"""With what each keeps for a parameter: a number of steps, and averages of the parameter's shape."""
 
 
 class RMSpropTF(torch.optim.Optimizer):
@@ -52,3 +59,36 @@ class RMSpropTF(torch.optim.Optimizer):
             state["square_avg"] = torch.ones_like(parameter, memory_format=torch.preserve_format)
         square: Tensor = state["square_avg"]
         return square
+
+
+def build_optimizer(
+    name: str,
+    parameters: Sequence[Tensor],
+    *,
+    learning_rate: float,
+    rms_decay: float,
+    epsilon: float,
+    adam_betas: tuple[float, float],
+) -> torch.optim.Optimizer:
+    """One of OPTIMIZERS."""
+    if name == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True)
+    if name == "rmsprop_tf":
+        return RMSpropTF(parameters, lr=learning_rate, decay=rms_decay, eps=epsilon)
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True)
+
+
+def check_moments(
+    moments: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], kept: Sequence[str]
+) -> None:
+    """Whether that is the saved state of an optimiser of these parameters that keeps so much. torch would find out at the first step.
+
+    Raises:
+        ValueError: it is another's.
+    """
+    for index, saved in moments.items():
+        if not 0 <= index < len(parameters) or set(saved) != set(kept):
+            raise ValueError(f"the optimiser's state of parameter {index} is another optimiser's")
+        shape = parameters[index].shape
+        if any(value.shape != (() if name == "step" else shape) for name, value in saved.items()):
+            raise ValueError(f"the optimiser's state of parameter {index} is of another shape")

@@ -15,20 +15,33 @@ _LEAST_SHARE = 1e-6
 """Of nu: a smaller variance is not known in single precision."""
 
 
-SURGE_CLIP = 5.0
-"""Of normalised targets and advantages in a surge (`bounded_step_sizes`)."""
+SURGE_RATIO = 10.0
+"""Root mean square of a batch's targets of a task, in standard deviations around mu, above which it is a surge (`bounded_update`)."""
+
+SURGE_CLIP = 1.0
+"""Of normalised targets and advantages in a surge: about what usual ones are, so that its gradient is no longer than theirs. At 5 one such
+batch can nearly double Adam's second moments, which shortens its steps for the next thousand updates (docs/performance.md).
+"""
+
+CALM = 100
+"""Updates without a surge of a task after which its next one is a first one (`bounded_update`)."""
 
 
 class PopArt(NamedTuple):
-    """First moment mu [K] and second moment nu [K] of the value targets of each task."""
+    """First moment mu [K] and second moment nu [K] of the value targets of each task.
+
+    calm: updates with steps of the task since its last surge, at most CALM, [K]. They are whole numbers.
+    """
 
     mu: Tensor
     nu: Tensor
+    calm: Tensor = torch.tensor(float(CALM))
 
 
 def initial_popart(num_tasks: int, device: torch.device | None = None) -> PopArt:
     """mu = 0, nu = 1: normalisation starts as the identity."""
-    return PopArt(torch.zeros(num_tasks, device=device), torch.ones(num_tasks, device=device))
+    zeros = torch.zeros(num_tasks, device=device)
+    return PopArt(zeros, zeros + 1, zeros + CALM)
 
 
 def sigma(state: PopArt, sigma_min: float = 1e-4, sigma_max: float = 1e6) -> Tensor:
@@ -52,31 +65,42 @@ def target_sums(targets: Tensor, task: Tensor, mask: Tensor, num_tasks: int) -> 
 
 
 @torch.no_grad()
-def bounded_step_sizes(
-    state: PopArt, sums: Tensor, step_size: float, *, repeated: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The step size b of each task with which one batch at most doubles the variance of its targets, [K]; and where that is less than
-    `step_size`, which is called a surge, the root mean square of the batch's targets in standard deviations around mu, else 0, [K].
+def bounded_update(state: PopArt, sums: Tensor, fresh_sums: Tensor, step_size: float) -> tuple[PopArt, Tensor]:
+    """`update_moments`, with a bound on what one batch does. Also returns the root mean square of the batch's targets in standard
+    deviations around mu, of each task for which that is more than SURGE_RATIO, or a whole step would more than double the variance: a
+    surge; else 0, [K].
 
-    One reward of 1e4 would else multiply sigma by a hundred, and divide the advantages by as much for about 1 / b updates. A scale that
-    has really changed is still reached: sigma grows by a factor of up to sqrt(2) with every batch.
+    One reward of 1e4 would else multiply sigma by a hundred, and divide the advantages by as much for about 1 / step_size updates. So
+    a task's moments stay as they are in a surge, unless fresh steps of the task have also surged in one of the last CALM updates that
+    had such steps. Then the batch at most doubles the variance. A scale that has really changed surges again and again, and is reached:
+    sigma grows by a factor of up to sqrt(2) with every batch but the first.
 
     With E the mean of (G - mu)^2, the variance after a step is at most sigma^2 + b (E - sigma^2), so b <= sigma^2 / (E - sigma^2).
     The sigma of this bound is at least a thousandth of the root of nu: below it, rounding decides what nu - mu^2 is.
 
     Args:
         sums: of `target_sums`, of the whole batch.
-        step_size: the most it may be.
-        repeated: another pass over a batch, which has moved them already: in a surge they stay.
+        fresh_sums: of those of its steps that are learned from for the first time: one reward is no second surge in a later pass, or
+            when it comes back from the replay.
+        step_size: b, where nothing bounds it.
     """
+    # Above 1 / step_size a whole step would more than double the variance.
+    most = 1 / max(step_size, SURGE_RATIO**-2)
+    excess, fresh_excess = _excess(state, sums), _excess(state, fresh_sums)
+    surge, fresh_surge = excess > most, fresh_excess > most
+    followed = torch.where(fresh_surge & (state.calm < CALM), (1 / excess).clamp(max=step_size), 0.0)
+    new = update_moments(state, sums, torch.where(surge, followed, step_size))
+    calm = torch.where(fresh_surge, 0.0, (state.calm + (fresh_sums[0] > 0)).clamp(max=CALM))
+    return new._replace(calm=calm), torch.where(surge, 1 + excess, 0.0).sqrt()
+
+
+def _excess(state: PopArt, sums: Tensor) -> Tensor:
+    """(E - sigma^2) / sigma^2 of `bounded_update`; 0 for a task without a step, [K]."""
     count, total, total_of_squares = sums
     mean, mean_square = total / count.clamp(min=1), total_of_squares / count.clamp(min=1)
     variance = torch.maximum(sigma(state, sigma_max=math.inf).square(), _LEAST_SHARE * state.nu)
     energy = mean_square - 2 * state.mu * mean + state.mu.square()
-    most = variance / (energy - variance).clamp(min=0)
-    surge = (count > 0) & (most < step_size)
-    step_sizes = torch.where(surge, 0.0 if repeated else most, torch.full_like(most, step_size))
-    return step_sizes, torch.where(surge, energy / variance, 0.0).sqrt()
+    return torch.where(count > 0, energy / variance - 1, 0.0)
 
 
 @torch.no_grad()
@@ -92,7 +116,7 @@ def update_moments(state: PopArt, sums: Tensor, step_size: float | Tensor) -> Po
     count, total, total_of_squares = sums
     rate = step_size * (count > 0).to(sums.dtype)
     mean, mean_square = total / count.clamp(min=1), total_of_squares / count.clamp(min=1)
-    return PopArt(torch.lerp(state.mu, mean, rate), torch.lerp(state.nu, mean_square, rate))
+    return state._replace(mu=torch.lerp(state.mu, mean, rate), nu=torch.lerp(state.nu, mean_square, rate))
 
 
 @torch.no_grad()

@@ -1,12 +1,13 @@
-"""What one large reward does to a run:  python -m benchmarks.large_reward [seeds=5] [size=10000] [at=60] [updates=400] [window=100]
-[case="name: key=value ..."] [key=value of train.py ...]
+"""What one large reward does to a run:  python -m benchmarks.large_reward [seeds=5] [size=10000] [control=1] [at=60] [updates=400]
+[window=100] [case="name: key=value ..."] [key=value of train.py ...]
 
-Each case runs twice from each seed, in this process: once as it is, and once with `size` added to the reward of one step at update `at`.
-The suite's return is not touched, only what is learned from. Both runs then go on for `updates` updates.
+Each case runs three times from each seed, in this process: as it is, and with `control` and with `size` added to the reward of one step
+at update `at`. The suite's return is not touched, only what is learned from. The runs then go on for `updates` updates.
 
-One line of JSON for each run: the mean return of the episodes that ended in each window of so many updates after the large reward, in
-both runs; the largest of what sigma was multiplied by; and `updates_to_recover`, at the end of the first window from which on the mean of
-what is left is at least 95% of the undisturbed run's (null: not within `updates`).
+One line of JSON for each seed: the mean return of the episodes that ended in each window of so many updates after that reward, in the
+three runs; the largest of what sigma was multiplied by; and `updates_to_recover`, at the end of the first window from which on the mean of
+what is left is at least 95% of the undisturbed run's (null: not within `updates`). Then one line with the same of the means over seeds, and
+the ratio to the undisturbed runs in each window. How far the control is from it is what any change of one number does to a run.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ CASES = {
             "learner.entropy_cost=0.03",
         ),
     ],
-    "redball": ["env=babyai", "env.tasks=[BabyAI-GoToRedBallGrey-v0]", "learner.reward_transform=none"],
+    "redball": [
+        *("env=babyai", "env.tasks=[BabyAI-GoToRedBallGrey-v0]"),
+        *("learner.reward_transform=none", "learner.popart_step_size=3e-4"),
+    ],
 }
 _RECOVERED = 0.95
 
@@ -54,31 +58,46 @@ class Outcome(NamedTuple):
 
 def measure(arguments: list[str]) -> Iterator[Row]:
     """One row per case and seed."""
-    options = parse(arguments, rounds=1, seconds=1.0, own=("seeds", "size", "at", "updates", "window", "case"))
-    seeds, size, at, updates, window = (
+    options = parse(
+        arguments, rounds=1, seconds=1.0, own=("seeds", "size", "control", "at", "updates", "window", "case")
+    )
+    seeds, size, control, at, updates, window = (
         options.numbers(key, (default,))[0]
-        for key, default in (("seeds", 5), ("size", 10_000), ("at", 60), ("updates", 400), ("window", 100))
+        for key, default in (
+            ("seeds", 5),
+            ("size", 10_000),
+            ("control", 1),
+            ("at", 60),
+            ("updates", 400),
+            ("window", 100),
+        )
     )
     given = dict(named("case", text) for text in options.own.get("case", [])) or CASES
     own = [*options.overrides, "runtime=serial", "precision=fp32", "device=cpu"]
     configs = configurations({name: [*case, *own] for name, case in given.items()})
     configure_process(1)
     for name, (config, env) in configs.items():
+        returns = []
         for seed in range(seeds):
             config.seed = seed
-            plain, hit = (play(config, env, amount, at, updates, window) for amount in (0, size))
-            yield {
-                "case": name,
-                "seed": seed,
-                "size": size,
-                "at": at,
-                "window": window,
-                "undisturbed": [round(value, 3) for value in plain.returns],
-                "disturbed": [round(value, 3) for value in hit.returns],
-                "sigma_growth": round(hit.growth, 3),
-                "sigma_growth_undisturbed": round(plain.growth, 3),
-                "updates_to_recover": recovered(plain.returns, hit.returns, window),
-            }
+            outcomes = [play(config, env, amount, at, updates, window) for amount in (0, control, size)]
+            returns.append([outcome.returns for outcome in outcomes])
+            row = {"case": name, "seed": seed, "size": size, "control_size": control, "at": at, "window": window}
+            yield row | compared(returns[-1], window) | {"sigma_growth": [round(run.growth, 3) for run in outcomes]}
+        yield {"case": name, "seeds": seeds} | compared(np.mean(returns, axis=0).tolist(), window)
+
+
+def compared(returns: Sequence[Sequence[float]], window: int) -> Row:
+    """See the module. `returns`: of each window, undisturbed, of the control, and after the large reward."""
+    plain, control, hit = np.round(returns, 3)
+    return {
+        "undisturbed": plain.tolist(),
+        "control": control.tolist(),
+        "disturbed": hit.tolist(),
+        "control_ratio": np.round(control / plain, 3).tolist(),
+        "ratio": np.round(hit / plain, 3).tolist(),
+        "updates_to_recover": recovered(plain, hit, window),
+    }
 
 
 def play(config: TrainConfig, env: EnvSpec, size: float, at: int, updates: int, window: int) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from agents.builder import build_learner, build_network, build_runtime
 from agents.fusion import identity_segments
-from agents.learner import OPTIMIZERS, Learner, NonFiniteError
-from agents.popart import PopArt, sigma
+from agents.learner import Learner, NonFiniteError
+from agents.optimizers import OPTIMIZERS
+from agents.popart import CALM, PopArt, sigma
 from agents.rewards import transform_rewards
 from agents.runtime.base import Positions
 from agents.trajectory import OBSERVED, Trajectory, minibatches
@@ -149,6 +151,75 @@ def test_without_popart_nothing_is_normalised() -> None:
     learner.step(make_batch(learner))
     assert torch.equal(learner.popart.mu, before.mu) and torch.equal(learner.popart.nu, before.nu)
     assert learner.network.value_head.num_outputs == 1
+
+
+# One large reward
+
+
+def large(batch: Trajectory, column: int, size: float = 1e4) -> Trajectory:
+    """A copy with one reward of that size in a column of task 1."""
+    changed = {name: array.clone() for name, array in batch.items()}
+    changed["task"][:, column] = 1
+    changed["mask"][2, column] = True
+    changed["reward"][2, column] = size
+    return changed
+
+
+def moments(learner: Learner) -> list[float]:
+    return [*learner.popart.mu.tolist(), *learner.popart.nu.tolist()]
+
+
+@pytest.mark.parametrize("step_size", [3e-4, 0.01])
+def test_one_large_reward_leaves_its_tasks_moments(step_size: float) -> None:
+    """However often it is learned from: in further passes, and from the replay."""
+    learner = make_learner(reward_clip=0.0, popart_step_size=step_size)
+    usual, other = make_batch(learner, 1), make_batch(learner, 2)
+    hit = large(usual, B - 1)
+    before = learner.popart
+    learner.step(hit)
+    for fresh in (0, 0):
+        assert learner.surges[1] > 10 and learner.surges[0] == learner.surges[2] == 0
+        assert learner.popart.mu[1] == before.mu[1] and learner.popart.nu[1] == before.nu[1]
+        assert learner.popart.mu[0] != before.mu[0]
+        learner.step(hit, fresh=fresh)
+    assert learner.popart.calm[1] == 0
+    # The column comes from the replay, with other fresh ones.
+    learner.step(other)
+    before = learner.popart
+    assert before.calm[1] == 1
+    learner.step(hit, fresh=B - 1)
+    assert learner.surges[1] > 10 and learner.popart.nu[1] == before.nu[1] and learner.popart.calm[1] == 2
+    # A second reward is another matter.
+    learner.step(large(other, 0))
+    assert learner.popart.calm[1] == 0 and learner.popart.nu[1] > before.nu[1]
+
+
+def test_large_rewards_are_followed_from_their_second_batch_on() -> None:
+    learner = make_learner(reward_clip=0.0, popart_step_size=0.01)
+    deviations = []
+    for seed in range(20):
+        batch = make_batch(learner, seed)
+        batch["reward"] *= 1e4
+        learner.step(batch)
+        deviations.append(sigma(learner.popart).max().item())
+    assert deviations[0] == 1 and deviations[1] == pytest.approx(2**0.5, rel=0.01) and deviations[-1] > 300
+
+
+def test_the_last_surge_is_saved_and_earlier_checkpoints_do_not_have_it() -> None:
+    learner, other = (make_learner(reward_clip=0.0) for _ in range(2))
+    learner.step(large(make_batch(learner, 1), 0))
+    state = deepcopy(learner.state_dict())
+    other.load_state_dict(deepcopy(state))
+    for each in (learner, other):
+        each.step(large(make_batch(each, 2), 0))
+    assert everything(learner) == everything(other)
+    # Refused.
+    before = everything(learner)
+    learner.step(large(make_batch(learner, 3), 0, math.inf))
+    assert learner.state.refused == 1 and everything(learner) == before
+    del state["popart"]["calm"]
+    other.load_state_dict(state)
+    assert other.popart.calm.tolist() == [CALM] * 3
 
 
 # What may not influence it

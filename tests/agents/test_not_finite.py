@@ -14,7 +14,8 @@ from saved_agents import CONDITIONAL, SMALL
 import train
 from agents.builder import build_learner
 from agents.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-from agents.learner import OPTIMIZERS, Learner, NonFiniteError
+from agents.learner import Learner, NonFiniteError
+from agents.optimizers import OPTIMIZERS
 from agents.trajectory import Trajectory
 
 ENV = fake_env()
