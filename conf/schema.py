@@ -319,6 +319,5 @@ MAY_CHANGE_ON_RESUME = (
 FORMER_VALUES: dict[str, dict[Any, Any]] = {
     "learner.optimizer": {"rmsprop_tf": "rmsprop"},
     "initialization": {"sonnet": "torch"},
-    "learner.popart_step_size": {3e-3: 3e-4},
 }
 """By key, what presets give now and what they gave before. `resume=true` with such a preset goes on with what the run has."""
