@@ -356,7 +356,7 @@ class Leaves(Odd):
         return super().reset(seed=seed)
 
 
-class Fails(Odd):
+class Breaks(Odd):
     """Raises in its third step."""
 
     def __init__(self) -> None:
@@ -379,5 +379,5 @@ _register(
     shown={"a": np.int64(3)},
     observation_space=spaces.Dict({"a": spaces.MultiBinary(1)}),
 )
-_register("Fails-v0", entry=Fails)
+_register("Breaks-v0", entry=Breaks)
 _register("Leaves-v0", entry=Leaves)

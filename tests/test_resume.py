@@ -117,8 +117,9 @@ def test_what_lacks_something_is_refused_in_one_sentence(run: Path) -> None:
         except InputError as error:
             message = str(error)
         assert not message or (message.startswith("resume=true: the ") and "\n" not in message), where
-    # Older checkpoints do not count these two; an actor may not have played yet; and a state of other actors is left aside.
-    expected = {("statistics", task, count) for task in env.tasks for count in ("updates", "interrupted")}
+    # Older checkpoints do not count these; an actor may not have played yet; and a state of other actors is left aside.
+    expected = {("statistics", task, count) for task in env.tasks for count in ("updates", "interrupted", "surges")}
+    expected |= {("learner", "popart", "calm")}
     expected |= {("positions", "episodes", actor) for actor in range(2)}
     assert taken == expected | {("runtime",), ("runtime", "actors"), ("positions", "unrolls")}
 

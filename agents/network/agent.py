@@ -15,7 +15,7 @@ from agents.network.actions import ActionDistribution
 from agents.network.context import ContextEncoder, Contexts
 from agents.network.core import Core
 from agents.network.heads import ActionMask, ValueHead
-from agents.network.initialization import POLICY_GAIN, keep_variance
+from agents.network.initialization import FIRST_LOGITS, keep_variance
 from agents.network.normalizer import ObservationNormalizer
 
 Modulations = dict[str, Modulation]
@@ -69,7 +69,7 @@ class AgentNetwork(nn.Module):
         self.core = core
         if "policy" not in fusions:
             self.policy = nn.Linear(core.size, actions.num_parameters)
-            keep_variance(self.policy, POLICY_GAIN)
+            keep_variance(self.policy, FIRST_LOGITS / core.first_output)
         self.action_mask = ActionMask(tuple(action_counts), actions.num_parameters)
         self.register_buffer("action_codes", actions.codes(), persistent=False)
         self.value_head = ValueHead(1 if "value" in fusions else core.size, num_values)

@@ -6,7 +6,8 @@ The state is set to zero *before* step t wherever reset[t] is True, whatever it 
 length 1 equal one call of length T.
 `reset` may lie in the processor's memory while x and the state are on another device: a learner's does, so that nobody has to ask the
 device where the episodes end. The state is one tensor, so that trajectories and buffers need not know what is in it. With
-`final_state=False` the returned state means nothing and may be empty: the learner has no use for it.
+`final_state=False` the returned state means nothing and may be empty: the learner has no use for it. `core.first_output` is the root mean
+square of y in a new core, about, for inputs of variance 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from agents.network.initialization import RELU_GAIN, keep_variance
-from agents.network.multiplicative_cores import MogrifierCore, MultiplicativeIntegrationCore, MultiplicativeLSTMCore
+from agents.network.multiplicative_cores import (
+    RECURRENT_OUTPUT,
+    MogrifierCore,
+    MultiplicativeIntegrationCore,
+    MultiplicativeLSTMCore,
+)
 from agents.transfer import send, send_one
 
 
@@ -30,6 +36,8 @@ class LSTMCore(nn.Module):
     Each stretch between resets becomes a padded row of its own in a fused call. On CPU that takes half the time of a packed sequence
     or of a loop over steps. Stretches are sorted into groups by length, one call each, so that short episodes do not drown in padding.
     """
+
+    first_output = RECURRENT_OUTPUT
 
     def __init__(self, x_size: int, size: int) -> None:
         super().__init__()
@@ -155,6 +163,8 @@ def group_lengths(counts: Sequence[int]) -> list[tuple[int, int]]:
 
 class FeedForwardCore(nn.Module):
     """No memory: y = relu(linear(x)), S = 0, as the feed-forward agents of the Atari experiments."""
+
+    first_output = 1.0
 
     def __init__(self, x_size: int, size: int) -> None:
         super().__init__()

@@ -22,6 +22,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from agents.transfer import send_one
 
+RECURRENT_OUTPUT = 0.1
+"""`first_output` of an LSTM and its relatives: both sigmoids begin at 1/2, and the candidate's weights at those of nn.LSTM."""
+
 
 class MogrifierCore(nn.Module):
     """Mogrifier LSTM (Melis et al. 2020, equations 1 and 2): x and h gate each other in turn before they reach an LSTM.
@@ -35,6 +38,8 @@ class MogrifierCore(nn.Module):
     Args:
         rounds: r; 1 gates x alone.
     """
+
+    first_output = RECURRENT_OUTPUT
 
     def __init__(self, x_size: int, size: int, *, rounds: int = 5) -> None:
         super().__init__()
@@ -76,6 +81,8 @@ class MultiplicativeLSTMCore(nn.Module):
     W_mx and W_mh keep the variance of what they read, so that m is as large as the h that it replaces; W, U and b begin as in nn.LSTM.
     """
 
+    first_output = RECURRENT_OUTPUT
+
     def __init__(self, x_size: int, size: int) -> None:
         super().__init__()
         self.size = size
@@ -105,6 +112,8 @@ class MultiplicativeIntegrationCore(nn.Module):
     alpha begins at 1 and both betas at 1/2, which weighs the product against the linear terms. W and U begin at twice nn.LSTM's scale,
     so that the linear terms are as large as in a fresh LSTM.
     """
+
+    first_output = RECURRENT_OUTPUT
 
     def __init__(self, x_size: int, size: int) -> None:
         super().__init__()

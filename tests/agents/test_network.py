@@ -73,7 +73,7 @@ def test_acting_is_learning_with_a_fusion_on_the_map(spatial: str, image: tuple[
 @pytest.mark.parametrize("spatial", sorted(SPATIAL_FUSIONS))
 def test_the_map_listens_to_the_context(spatial: str) -> None:
     env = fake_env(image=(7, 7, 2), kind="symbolic")
-    network = fake_network(env, fake_config(spatial=spatial, sites=("torso",), context="instruction"), seed=1)
+    network = fake_network(env, fake_config(spatial=spatial, sites=("torso",), context="instruction"), seed=2)
     batch = fake_batch(env, network.core_state_size, T, 40)
     before = unroll(network, observed(batch), batch["core_state"])
     batch["instruction"][3, :20, 0] = 1 + (batch["instruction"][3, :20, 0] == 1)

@@ -289,7 +289,6 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("task", "reason"),
     [
         ("Always", "gives numbers that are not finite in 3 episodes of a slot running"),
-        ("Never", "gives numbers that are not finite: 1 of the 2 numbers"),
         ("Endless", "has an episode that has not ended after max_steps=40 steps: give a larger max_steps="),
     ],
 )
@@ -309,6 +308,17 @@ def test_an_evaluation_that_cannot_go_on_stops_in_one_sentence_and_keeps_what_wa
     output.unlink()
     assert evaluate.main([*told, f"tasks=[spoiled:{task}-v0]"]) == 2
     assert not output.exists()
+
+
+def test_a_task_that_never_gives_finite_numbers_is_refused_before_anything_is_played(
+    agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.json"
+    told = [f"run={agent}", f"output={output}", "episodes=6", "slots=2", "tasks=[spoiled:Good-v0,spoiled:Never-v0]"]
+    assert evaluate.main(told) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: tasks=spoiled:Never-v0 gives numbers that are not finite: 1 of the 2 numbers")
+    assert said.count("\n") == 1 and not output.exists()
 
 
 def test_an_episode_as_long_as_the_limit_counts(agent: Path, tmp_path: Path) -> None:
