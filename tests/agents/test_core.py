@@ -232,9 +232,10 @@ def test_autocast_does_not_round_the_recurrence(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_PRODUCTS)
 def test_a_fresh_core_is_as_loud_as_a_fresh_lstm(name: str, sizes: tuple[int, int]) -> None:
     """Its output, and what the state before a step does to it; and all parameters are within reach of the gradient."""
+    # So many that the ratios are those of the cores: with 64, that of mi_lstm goes from 2.5 to 3.6.
     torch.manual_seed(0)
-    x, reset = torch.randn(20, 64, sizes[0]), torch.zeros(20, 64, dtype=torch.bool)
-    hidden = torch.cat([0.2 * torch.randn(64, sizes[1]), torch.zeros(64, sizes[1])], dim=1)
+    x, reset = torch.randn(20, 2048, sizes[0]), torch.zeros(20, 2048, dtype=torch.bool)
+    hidden = torch.cat([0.2 * torch.randn(2048, sizes[1]), torch.zeros(2048, sizes[1])], dim=1)
     loudness, influence = {}, {}
     for each in (name, "lstm"):
         torch.manual_seed(0)
