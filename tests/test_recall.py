@@ -82,7 +82,7 @@ def updates_to_recall(core: str, most: int) -> int | None:
 
 @pytest.mark.parametrize("core", [core for core in CORES if core != "feedforward"])
 def test_a_recurrent_core_recalls_what_it_saw_four_steps_ago(core: str) -> None:
-    """They took 92 to 123 updates. With torch's own weights in the torso it is at 50% after 3,200."""
+    """With a gain of 2.6 before the one-hot codes they took 92 to 123 updates, one seed each."""
     assert updates_to_recall(core, most=600) is not None
 
 
