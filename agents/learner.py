@@ -188,10 +188,8 @@ class Learner:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         # Squares of targets overflow before the loss does, whose scale is clipped.
-        moments = torch.isfinite(self.popart.mu).all() & torch.isfinite(self.popart.nu).all()
-        finite = torch.isfinite(norm) & torch.isfinite(metrics["loss/total"]) & moments
-        for moment in seen or ():
-            finite &= torch.isfinite(moment).all()
+        moments = [moment.flatten() for moment in (self.popart.mu, self.popart.nu, *(seen or ()))]
+        finite = torch.isfinite(torch.cat([norm.reshape(1), metrics["loss/total"].reshape(1), *moments])).all()
         # The one question that the learner asks the device: all answers come together.
         answers = torch.stack([finite, norm > self.max_gradient_norm])
         is_finite, is_long, steps, *by_task = torch.cat([answers.to(counts.dtype), counts]).tolist()
@@ -220,7 +218,7 @@ class Learner:
         the moments of the observations with those of the fresh steps.
         """
         batch, contexts, segments = staged
-        mask, action, task = batch["mask"], batch["action"], batch["task"]
+        mask, action, task = batch["mask"], batch["action"], batch["task"].long()
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             modulations = self.network.condition(contexts, samples=len(segments.index))
             output = self.network.unroll(
@@ -231,8 +229,8 @@ class Learner:
         policy = actions.parameters(output.policy_logits[:-1])
         log_probs = actions.log_prob(policy, action)
         with torch.no_grad():
-            scale, shift = self._scale_and_shift(task)
-            values = scale * self.network.value_head(features, task) + shift
+            deviation = sigma(self.popart)
+            values = deviation[task] * self.network.value_head(features, task) + self.popart.mu[task]
             reward = transform_rewards(batch["reward"], self.reward_transform, self.reward_clip)
             discounts = self.discounting * (~batch["terminated"]).float()
             vs, advantages = self._vtrace(
@@ -257,13 +255,13 @@ class Learner:
             surges = torch.zeros_like(sums[0])
             if self.use_popart:
                 moments, surges = bounded_update(self.popart, sums, fresh_sums, self.popart_step_size)
-                self._set_popart(moments)
-                scale, shift = self._scale_and_shift(task)
-            scale, shift = scale[:-1], shift[:-1]
+                deviation = self._set_popart(moments, deviation)
+            task = task[:-1]
+            scale, shift = deviation[task], self.popart.mu[task]
             # In a surge, whatever is far out would decide alone what the update does.
-            most = torch.where(surges > 0, SURGE_CLIP, math.inf)[task[:-1].long()]
+            most = torch.full_like(surges, math.inf).masked_fill(surges > 0, SURGE_CLIP)[task]
             targets, advantages = (torch.clamp(x / scale, -most, most) for x in (vs - shift, advantages))
-        baseline = self.network.value_head(features[:-1], task[:-1])
+        baseline = self.network.value_head(features[:-1], task)
         divisor = sums[0].sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
         policy_loss = losses.policy_gradient_loss(log_probs, advantages, mask) / divisor
         value_loss = losses.baseline_loss(baseline, targets, mask) / divisor
@@ -302,15 +300,12 @@ class Learner:
             parameter.grad = gradient.view_as(parameter)
         return dict(zip(metrics, totals, strict=True))
 
-    def _scale_and_shift(self, task: Tensor) -> tuple[Tensor, Tensor]:
-        """sigma and mu of the task of every step, [T, B] each."""
-        index = task.long()
-        return sigma(self.popart)[index], self.popart.mu[index]
-
-    def _set_popart(self, new: PopArt) -> None:
-        old, head = self.popart, self.network.value_head
-        rescale_head(head.weight, head.bias, old.mu, sigma(old), new.mu, sigma(new))
+    def _set_popart(self, new: PopArt, old_sigma: Tensor) -> Tensor:
+        """Takes over these moments, under which the head's outputs stay what they were. Returns the new sigma, [K]."""
+        old, head, new_sigma = self.popart, self.network.value_head, sigma(new)
+        rescale_head(head.weight, head.bias, old.mu, old_sigma, new.mu, new_sigma)
         self.popart = new
+        return new_sigma
 
     def _popart_snapshot(self) -> tuple[PopArt, Tensor, Tensor]:
         head = self.network.value_head

@@ -5,11 +5,12 @@ State and pure functions. K tasks; the baseline head gives the normalised value 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+_SIGMA_MIN, _SIGMA_MAX = 1e-4, 1e6
 
 _LEAST_SHARE = 1e-6
 """Of nu: a smaller variance is not known in single precision."""
@@ -44,9 +45,13 @@ def initial_popart(num_tasks: int, device: torch.device | None = None) -> PopArt
     return PopArt(zeros, zeros + 1, zeros + CALM)
 
 
-def sigma(state: PopArt, sigma_min: float = 1e-4, sigma_max: float = 1e6) -> Tensor:
+def sigma(state: PopArt, sigma_min: float = _SIGMA_MIN, sigma_max: float = _SIGMA_MAX) -> Tensor:
     """Standard deviation of each task's targets, clipped, [K]."""
-    return (state.nu - state.mu.square()).clamp(min=0).sqrt().clamp(sigma_min, sigma_max)
+    return _variance(state).clamp(sigma_min**2, sigma_max**2).sqrt()
+
+
+def _variance(state: PopArt) -> Tensor:
+    return torch.addcmul(state.nu, state.mu, state.mu, value=-1)
 
 
 @torch.no_grad()
@@ -86,37 +91,55 @@ def bounded_update(state: PopArt, sums: Tensor, fresh_sums: Tensor, step_size: f
     """
     # Above 1 / step_size a whole step would more than double the variance.
     most = 1 / max(step_size, SURGE_RATIO**-2)
-    excess, fresh_excess = _excess(state, sums), _excess(state, fresh_sums)
+    means = _means(sums)
+    excess = fresh_excess = _excess(state, means)
+    if fresh_sums is not sums:
+        fresh_excess = _excess(state, _means(fresh_sums))
     surge, fresh_surge = excess > most, fresh_excess > most
-    followed = torch.where(fresh_surge & (state.calm < CALM), (1 / excess).clamp(max=step_size), 0.0)
-    new = update_moments(state, sums, torch.where(surge, followed, step_size))
-    calm = torch.where(fresh_surge, 0.0, (state.calm + (fresh_sums[0] > 0)).clamp(max=CALM))
-    return new._replace(calm=calm), torch.where(surge, 1 + excess, 0.0).sqrt()
-
-
-def _excess(state: PopArt, sums: Tensor) -> Tensor:
-    """(E - sigma^2) / sigma^2 of `bounded_update`; 0 for a task without a step, [K]."""
-    count, total, total_of_squares = sums
-    mean, mean_square = total / count.clamp(min=1), total_of_squares / count.clamp(min=1)
-    variance = torch.maximum(sigma(state, sigma_max=math.inf).square(), _LEAST_SHARE * state.nu)
-    energy = mean_square - 2 * state.mu * mean + state.mu.square()
-    return torch.where(count > 0, energy / variance - 1, 0.0)
+    held = surge & ~(fresh_surge & (state.calm < CALM))
+    rate = excess.clamp(min=1).reciprocal().clamp(max=step_size).masked_fill(held, 0.0)
+    calm = (state.calm + fresh_sums[0].clamp(max=1)).clamp(max=CALM).masked_fill(fresh_surge, 0.0)
+    return _moved(state, means, rate)._replace(calm=calm), (1 + excess).masked_fill(~surge, 0.0).sqrt()
 
 
 @torch.no_grad()
-def update_moments(state: PopArt, sums: Tensor, step_size: float | Tensor) -> PopArt:
+def update_moments(state: PopArt, sums: Tensor, step_size: float) -> PopArt:
     """mu <- (1 - b) mu + b mean(G), nu <- (1 - b) nu + b mean(G^2), over the valid steps of each task.
 
     The second moment is the mean of squares, not the square of a mean. A task without a valid step keeps its moments.
 
     Args:
         sums: of `target_sums`.
-        step_size: b, one for all tasks or one for each.
+        step_size: b.
     """
-    count, total, total_of_squares = sums
-    rate = step_size * (count > 0).to(sums.dtype)
-    mean, mean_square = total / count.clamp(min=1), total_of_squares / count.clamp(min=1)
-    return state._replace(mu=torch.lerp(state.mu, mean, rate), nu=torch.lerp(state.nu, mean_square, rate))
+    means = _means(sums)
+    return _moved(state, means, torch.full_like(means.present, step_size))
+
+
+class _Means(NamedTuple):
+    """Of the valid steps of a batch: 1 where the task has any, else 0; mean of G and of G^2, 0 where it has none, [K] each."""
+
+    present: Tensor
+    mean: Tensor
+    mean_square: Tensor
+
+
+def _means(sums: Tensor) -> _Means:
+    """Of `target_sums`, whose first row holds whole numbers."""
+    return _Means(sums[0].clamp(max=1), *(sums[1:] / sums[0].clamp(min=1)).unbind())
+
+
+def _moved(state: PopArt, means: _Means, rate: Tensor) -> PopArt:
+    """`update_moments` with a step size for each task, [K]."""
+    rate = rate * means.present
+    return state._replace(mu=state.mu.lerp(means.mean, rate), nu=state.nu.lerp(means.mean_square, rate))
+
+
+def _excess(state: PopArt, means: _Means) -> Tensor:
+    """(E - sigma^2) / sigma^2 of `bounded_update`; 0 for a task without a step, [K]."""
+    variance = torch.maximum(_variance(state).clamp(min=_SIGMA_MIN**2), _LEAST_SHARE * state.nu)
+    energy = means.mean_square + state.mu * (state.mu - 2 * means.mean)
+    return (energy / variance - 1) * means.present
 
 
 @torch.no_grad()
