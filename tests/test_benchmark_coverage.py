@@ -6,21 +6,14 @@ Its figures are tested in tests/ablation.
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
 
 import pytest
 
 from benchmarks import coverage
 
+pytestmark = pytest.mark.usefixtures("process_settings")
+
 SHORT = ["simulations=5", "runs=3", "tasks=1,3", "variants=3"]
-
-
-@pytest.fixture(autouse=True)
-def _signal_handler() -> Iterator[None]:
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def test_rows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
 
 import pytest
-import torch
 
 from benchmarks import large_reward
+
+pytestmark = pytest.mark.usefixtures("process_settings")
 
 SMALL = [
     *("case=c: env=conditional env.tasks=[map-0] learner.reward_transform=none", "runtime.slots_per_actor=8"),
     *("core.size=8", "fusion.size=8", "torso.hidden=[8]", "seeds=1", "at=5", "updates=40", "window=10"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _process_settings() -> Iterator[None]:
-    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
-    yield
-    signal.signal(signal.SIGTERM, handler)
-    torch.set_num_threads(threads)
 
 
 def test_rows(capsys: pytest.CaptureFixture[str]) -> None:

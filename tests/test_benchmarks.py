@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +22,8 @@ from benchmarks.programs import Programs
 from benchmarks.turns import cost, take_turns
 from envs.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("process_settings")
+
 SHORT = ["rounds=1", "seconds=0.2"]
 FEW = ["seconds=0.01", "runtime.slots_per_actor=40"]
 SMALL = [
@@ -34,15 +34,6 @@ PROGRAMS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
     for module in (bound, environment, fusion, gpu, learners, network, scaling, throughput)
 }
-
-
-@pytest.fixture(autouse=True)
-def _process_settings() -> Iterator[None]:
-    """Benchmarks set a signal handler and threads for their process; here that is the tests' process."""
-    handler, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
-    yield
-    signal.signal(signal.SIGTERM, handler)
-    torch.set_num_threads(threads)
 
 
 def rows(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium_cases import bare, config, opened
 
 from conf.loading import compose_train, to_dict, train_from_dict
 from conf.named import named
@@ -21,22 +22,6 @@ from envs.gymnasium_suite import GymnasiumConfig
 from envs.spec import ArraySpec, Slot, Split
 from envs.suites import make_env, make_spec, settle
 from envs.trial import try_task
-from envs.vector import SuiteVectorEnv
-
-
-def config(*tasks: str, **options: Any) -> GymnasiumConfig:
-    return GymnasiumConfig(tasks=[f"gym_tasks:{task}" for task in tasks], **options)
-
-
-def opened(settings: GymnasiumConfig, slots: int = 1) -> SuiteVectorEnv:
-    spec = make_spec(settings)
-    seats = [Slot(task=n % len(spec.tasks), index=n // len(spec.tasks)) for n in range(slots)]
-    return make_env(settings, spec, seats, 0, Split.TRAIN)
-
-
-def bare(env: SuiteVectorEnv, slot: int = 0) -> Any:
-    return env._engine._envs[slot].unwrapped  # type: ignore[attr-defined]
-
 
 # Masks
 

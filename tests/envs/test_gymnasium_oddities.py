@@ -11,22 +11,16 @@ import gym_oddities  # noqa: F401  (registers its environments)
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium_cases import opened
 
 from envs import gymnasium_engine
 from envs.errors import InputError
 from envs.gymnasium_suite import GymnasiumConfig
-from envs.spec import Slot, Split
-from envs.suites import make_env, make_spec
-from envs.vector import SuiteVectorEnv
+from envs.suites import make_spec
 
 
 def config(task: str, **options: Any) -> GymnasiumConfig:
     return GymnasiumConfig(tasks=[f"gym_oddities:{task}-v0"], **options)
-
-
-def opened(settings: GymnasiumConfig, slots: int = 1) -> SuiteVectorEnv:
-    spec = make_spec(settings)
-    return make_env(settings, spec, [Slot(task=0, index=n) for n in range(slots)], 0, Split.TRAIN)
 
 
 def refusal(settings: GymnasiumConfig) -> str:

@@ -14,31 +14,15 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from gymnasium_cases import bare, config, opened
 
 from envs.errors import InputError
 from envs.gymnasium_suite import GymnasiumConfig, make_task
 from envs.seeding import episode_seed
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suites import make_env, make_spec
-from envs.vector import SuiteVectorEnv
 
 ALL = ["Match-v0", "MatchShifted-v0", "MatchFew-v0"]
-
-
-def config(*tasks: str, **options: Any) -> GymnasiumConfig:
-    names = [task if "-v1" in task else f"gym_tasks:{task}" for task in tasks]
-    return GymnasiumConfig(tasks=names, **options)
-
-
-def opened(settings: GymnasiumConfig, slots: int = 1) -> SuiteVectorEnv:
-    spec = make_spec(settings)
-    seats = [Slot(task=n % len(spec.tasks), index=n // len(spec.tasks)) for n in range(slots)]
-    return make_env(settings, spec, seats, 0, Split.TRAIN)
-
-
-def bare(env: SuiteVectorEnv, slot: int = 0) -> Any:
-    """The environment that the user registered."""
-    return env._engine._envs[slot].unwrapped  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("task", [*ALL, "Pair-v0", "Point-v0", "ImageAndMore-v0", "Digits-v0", "Fine-v0", "Nested-v0"])

@@ -1,0 +1,28 @@
+"""Opened environments of the suite `gymnasium`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envs.gymnasium_suite import GymnasiumConfig
+from envs.spec import Slot, Split
+from envs.suites import make_env, make_spec
+from envs.vector import SuiteVectorEnv
+
+
+def config(*tasks: str, **options: Any) -> GymnasiumConfig:
+    """Of tasks that tests/gym_tasks.py registers, and of gymnasium's own `-v1`."""
+    names = [task if "-v1" in task else f"gym_tasks:{task}" for task in tasks]
+    return GymnasiumConfig(tasks=names, **options)
+
+
+def opened(settings: GymnasiumConfig, slots: int = 1) -> SuiteVectorEnv:
+    """Slots take the tasks in turn."""
+    spec = make_spec(settings)
+    seats = [Slot(task=n % len(spec.tasks), index=n // len(spec.tasks)) for n in range(slots)]
+    return make_env(settings, spec, seats, 0, Split.TRAIN)
+
+
+def bare(env: SuiteVectorEnv, slot: int = 0) -> Any:
+    """The environment that the user registered."""
+    return env._engine._envs[slot].unwrapped  # type: ignore[attr-defined]
