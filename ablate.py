@@ -22,8 +22,9 @@ from ablation.places import place_for
 from ablation.processes import available_cores
 from ablation.records import load_folders, load_grid
 from ablation.results import Results
-from ablation.running import Run, State, sole_owner
+from ablation.running import Run, State
 from agents.program import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
+from agents.run_lock import sole_writer
 from agents.terminal import TextConsole, warn
 from conf.ablate_schema import AblateConfig, check_ablate
 from conf.loading import ablate_keys, compose_ablate, split_axes
@@ -56,7 +57,7 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
     """Plays what of the grid is not finished, and reports. Returns the exit code."""
     cells = make_cells(config, single, axes)
     folder = cells[0].folder.parent
-    with sole_owner(folder):
+    with sole_writer(folder, key="folder"):
         claim(folder, cells, ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)])
         with GridDisplay(cells, enabled=config.display) as display:
             display.say(f"mimpala: {len(cells)} runs in {folder}")

@@ -20,8 +20,9 @@ from ablation.population import Population, PopulationError
 from ablation.population_display import PopulationDisplay
 from ablation.population_report import summary, table, write_summary
 from ablation.processes import available_cores
-from ablation.running import State, sole_owner
+from ablation.running import State
 from agents.program import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
+from agents.run_lock import sole_writer
 from conf.loading import compose_population, population_keys
 from conf.population_schema import PopulationConfig, check_population
 
@@ -55,7 +56,7 @@ def begin(arguments: Sequence[str]) -> int:
 def train(config: PopulationConfig, command: Sequence[str]) -> int:
     """Trains what of the population is not trained, and says what it has come to. Returns the exit code."""
     population = Population(config)
-    with sole_owner(population.folder, "population.py"):
+    with sole_writer(population.folder, key="folder"):
         population.begin(command)
         with PopulationDisplay(config.total_frames, enabled=config.display) as display:
             display.say(f"mimpala: {config.members} members in {population.folder}")

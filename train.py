@@ -56,6 +56,7 @@ from agents.run_folder import (
     write_diagnosis,
     write_result,
 )
+from agents.run_lock import FolderLock, MovedError, sole_writer
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process, memory_row, prepare_copies
 from agents.saving import SaveError, Saver
@@ -67,7 +68,7 @@ from envs.scores import human_scores
 from envs.spec import EnvSpec
 from envs.suites import get_suite, make_spec, settle
 
-FAILURES = (ActorError, LearnerError, NonFiniteError, SaveError)
+FAILURES = (ActorError, LearnerError, MovedError, NonFiniteError, SaveError)
 """What ends a run that has saved what it could."""
 
 
@@ -87,17 +88,20 @@ def begin(arguments: Sequence[str]) -> int:
     arguments = with_learners(arguments, launched)
     config = compose_train(arguments)
     config.run = config.run or default_run(config)
-    if config.resume and holds_run(Path(config.run)):
-        config = resumed_config(config, changed_keys(arguments), outright_keys(arguments))
-        if is_finished(config):
-            TextConsole().say(f"run={config.run} is finished: nothing to do. A larger total_frames= goes on with it.")
-            if launched:
-                send_home(launched)
-            return DONE
-        return train(config, warned(make_spec(config.env)))
-    env = warned(make_spec(config.env))
-    config.env = settle(config.env, env)
-    return train(match_params(config, env), env)
+    with sole_writer(Path(config.run)):
+        if config.resume and holds_run(Path(config.run)):
+            config = resumed_config(config, changed_keys(arguments), outright_keys(arguments))
+            if is_finished(config):
+                TextConsole().say(
+                    f"run={config.run} is finished: nothing to do. A larger total_frames= goes on with it."
+                )
+                if launched:
+                    send_home(launched)
+                return DONE
+            return train(config, warned(make_spec(config.env)))
+        env = warned(make_spec(config.env))
+        config.env = settle(config.env, env)
+        return train(match_params(config, env), env)
 
 
 def warned(env: EnvSpec) -> EnvSpec:
@@ -111,6 +115,11 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
     """One run, from its start or its newest checkpoint to its end, an interruption, or so many frames (0 = no pause). Returns the exit
     code.
     """
+    with sole_writer(Path(config.run)) as lock:
+        return _train(config, env, lock, pause_at)
+
+
+def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -> int:
     interruption = Interruption()
     configure_process(plan.learner_threads(config, env))
     device = plan.device(config)
@@ -223,18 +232,23 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
                 runtime.positions.steps = statistics.steps()
                 clock.tick(batch, before, learner.state)
                 if clock.passed(config.log_frames) if config.log_frames else clock.due("log", config.log_seconds):
+                    lock.check()
                     report()
                 if clock.due("checkpoint", config.checkpoint_seconds) or saver.milestone(frames()):
+                    lock.check()
                     save()
             # An end may fall on a log step, and a row about no time at all would say nothing. With log_frames the rows of a run that
             # was interrupted or paused, and resumed, are those of one that was not.
             if learner.state.updates > log.updates and not (ended() in ("signal", "pause") and config.log_frames):
                 report()
+            lock.check()
             save()
-        except (ActorError, LearnerError, NonFiniteError, InputError) as error:
+        except (ActorError, LearnerError, MovedError, NonFiniteError, InputError) as error:
             # The learner stands between two updates: nothing of what it has learned is lost.
-            with suppress(NonFiniteError):
-                save()
+            if place := lock.place():
+                saver.folder = place
+                with suppress(NonFiniteError):
+                    save()
             error.add_note(saver.verdict(learner.state.updates))
             if isinstance(error, NonFiniteError):
                 with saver.attempt("diagnosis.json"):

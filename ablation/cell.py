@@ -6,7 +6,6 @@ It trains from where its run folder stands, evaluates, and ends; with the proces
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agents.interruption import INTERRUPTED, end_with_the_parent, raise_at_signals
+from agents.run_lock import sole_writer
 
 if __name__ == "__mp_main__":
     # This is an actor of the cell, which imports the main module before anything else.
@@ -36,20 +36,9 @@ def main(arguments: Sequence[str]) -> int:
         if os.getppid() != parent:
             # It ended before it could be asked to tell.
             return INTERRUPTED
-    with (folder / "lock").open("w") as lock:
-        # The same cell of a grid that was killed may still be saving.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # The same cell of a grid that was killed may still be saving.
+    with sole_writer(folder, wait=True):
         return run(folder, threads=threads)
-
-
-def at_work(folder: Path) -> bool:
-    """Whether the cell in that folder is being played."""
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
 
 
 def run(folder: Path, *, threads: int) -> int:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablation.cell import at_work
 from ablation.grid import Cell, save_cell
 from ablation.processes import PATIENCE_SECONDS, available_cores, start, stop
 from ablation.run_files import CELL
 from ablation.running import End
 from agents.interruption import INTERRUPTED, raise_at_signals
+from agents.run_lock import is_locked
 from agents.runtime.ray_connection import check_address, joined
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -110,7 +110,7 @@ class Task:
 
     def begun(self) -> bool:
         """Whether a machine plays it."""
-        return at_work(self.cell.folder)
+        return is_locked(self.cell.folder)
 
     def ended(self) -> End | None:
         """See ablation/running.py. A cell whose machine was lost is played again on another one, from its last checkpoint."""

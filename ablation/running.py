@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ablation.grid import Cell, evaluated, frames, trained
-from agents.files import check_links
-from envs.errors import InputError
 
 _POLL_SECONDS = 0.5
 
@@ -134,26 +130,3 @@ def reason(cell: Cell, code: int) -> str:
         if lines and code == 1:
             return lines[-1]
     return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-
-
-@contextlib.contextmanager
-def sole_owner(folder: Path, program: str = "ablate.py") -> Iterator[None]:
-    """Keeps a second such program out of the folder.
-
-    Raises:
-        InputError: one is at work there, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        check_links(folder)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"folder={folder} is being filled by another {program}: wait for it, or give another folder=."
-            ) from error
-        yield

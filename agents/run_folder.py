@@ -19,7 +19,7 @@ from agents.bottleneck import Verdict
 from agents.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
 from agents.clock import Clock
 from agents.diagnosis import for_json
-from agents.files import check_links, read_json, write_json
+from agents.files import read_json, write_json
 from agents.learner import Learner, NonFiniteError
 from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.network.actions import action_distribution
@@ -146,12 +146,11 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     """Makes the folder and writes what is known at the start: config, provenance, vocabulary.
 
     Raises:
-        InputError: the folder holds a run already and `resume` is off, or it cannot be written, or its checkpoints would be elsewhere.
+        InputError: the folder holds a run already and `resume` is off, or it cannot be written.
     """
     folder = Path(config.run)
     if holds_run(folder) and not config.resume:
         raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
-    check_links(folder)
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         # The config marks the folder as a run, so it comes last.

@@ -27,6 +27,7 @@ class Saver:
 
     Attributes:
         failed: writes that the disk refused.
+        folder: of the run.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Saver:
         milestone_frames: int,
     ) -> None:
         self.failed = 0
-        self._run = folder
+        self.folder = folder
         self._keep = keep
         self._milestone_frames = milestone_frames
         self._kept = kept_checkpoints(saved or {})
@@ -67,7 +68,7 @@ class Saver:
             ],
             "frames": frames,
         }
-        folder = self._run / CHECKPOINTS
+        folder = self.folder / CHECKPOINTS
         self._tried = frames
         with self.attempt("the checkpoint"):
             save_checkpoint(folder, updates, content | {"kept": kept})
@@ -87,19 +88,19 @@ class Saver:
             reason = error.strerror or type(error).__name__
             if self._refused.get(what) != reason:
                 self._refused[what] = reason
-                self._say(f"{what} in {self._run} cannot be written ({reason}): training goes on and will try again.")
+                self._say(f"{what} in {self.folder} cannot be written ({reason}): training goes on and will try again.")
         else:
             if self._refused.pop(what, ""):
-                self._say(f"{what} in {self._run} is written again.")
+                self._say(f"{what} in {self.folder} is written again.")
 
     def verdict(self, updates: int) -> str:
         """Whether a run that ends after so many updates is saved, and what a resume would go on from: one sentence."""
         if self._updates == updates and not self._refused:
             return "The run was saved up to here: resume=true goes on with it."
         refused = ", ".join(f"{what}: {reason}" for what, reason in self._refused.items())
-        found = list_checkpoints(self._run / CHECKPOINTS)
+        found = list_checkpoints(self.folder / CHECKPOINTS)
         left = f"resume=true goes on from {found[-1]}" if found else "there is no checkpoint to go on from"
-        return f"The end of run={self._run} was not saved{f' ({refused})' if refused else ''}: {left}."
+        return f"The end of run={self.folder} was not saved{f' ({refused})' if refused else ''}: {left}."
 
     def insist(self, updates: int) -> None:
         """At the end of a run; SaveError where something of it could not be written."""

@@ -152,7 +152,7 @@ def test_ctrl_c_saves_what_is_under_way_and_a_second_grid_is_kept_out(
         wait_for((run / "metrics.jsonl").exists, process)
         assert ablate.main(arguments) == 2
         errors = capsys.readouterr().err
-        assert "is being filled by another ablate.py" in errors and errors.count("\n") == 1
+        assert f"is being written by process {process.pid}: " in errors and errors.count("\n") == 1
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

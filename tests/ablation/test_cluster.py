@@ -16,11 +16,11 @@ from ray_cluster import NODE, one_node
 import ablate
 from ablation import cell as cell_process
 from ablation import cluster
-from ablation.cell import at_work
 from ablation.grid import Cell, claim, make_cells, own_axes, save_cell
 from ablation.running import End
 from agents.checkpoint import list_checkpoints
 from agents.files import read_json
+from agents.run_lock import is_locked
 from conf.ablate_schema import check_ablate
 from conf.loading import compose_ablate, split_axes
 from envs.errors import InputError
@@ -125,7 +125,7 @@ def test_ctrl_c_saves_what_is_under_way(
     assert list_checkpoints(run / "checkpoints")
     result = read_json(run / "result.json")
     assert result and result["ended_by"] == "signal"
-    assert not at_work(run)
+    assert not is_locked(run)
     assert not queued.exists() or not (queued / "config.yaml").exists()
 
 
