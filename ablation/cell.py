@@ -28,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     folder, threads, cores, parent = Path(arguments[0]), int(arguments[1]), arguments[2], int(arguments[3])
     # Ray's processes block it, and so would everything that is started from here.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # The grid sends it, even where a shell has told the grid to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(os, "sched_setaffinity"):
         if cores:
             # Before anything counts them.

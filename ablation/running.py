@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from ablation.grid import Cell, evaluated, frames, trained
+from envs.faults import signal_name
 
 _POLL_SECONDS = 0.5
 
@@ -129,4 +130,4 @@ def reason(cell: Cell, code: int) -> str:
             return errors[-1].removeprefix("error: ")
         if lines and code == 1:
             return lines[-1]
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"

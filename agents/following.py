@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from typing import Any
 
 from agents import builder, plan
 from agents.faults import Faults
+from agents.interruption import ignore_signals
 from agents.learner import Learner
 from agents.learners import FIRST, Group, LearnerError, meet_at_file, meet_at_torchrun, share_of
 from agents.program import DONE, FAILED
@@ -102,12 +102,11 @@ def report(batch: Batch, positions: Positions, records: list[dict[str, Any]]) ->
 
 def follow_under_torchrun() -> int:
     """`follow`, in a process that torchrun has started. Signals are for the first learner, which gets them as well."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     return follow(meet_at_torchrun())
 
 
 def main(descriptor: int, rank: int, size: int) -> int:
     """Main function of a process that the first learner has started (leading.py), which shares the file of that descriptor with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_signals()
     return follow(meet_at_file(descriptor, rank, size))

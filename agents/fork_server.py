@@ -15,9 +15,10 @@ import numpy as np
 import agents.builder
 import agents.runtime.actor_process
 import agents.runtime.inference  # noqa: F401
-from agents.interruption import end_with_the_parent
+from agents.interruption import end_with_the_parent, ignore_signals
 
 end_with_the_parent()
+ignore_signals()
 # Copies that draw from NumPy's global stream, as environments may, must not all draw the same. `random` sees to that itself.
 os.register_at_fork(after_in_child=np.random.seed)
 # What the collector does not visit stays shared.

@@ -1,5 +1,5 @@
-"""Ctrl-C and SIGTERM as an orderly end, from a program's first import to its exit, and the end of a process with its parent. Imports
-nothing that takes time.
+"""Ctrl-C, SIGTERM and the like as an orderly end, from a program's first import to its exit, and the end of a process with its parent.
+Imports nothing that takes time.
 """
 
 from __future__ import annotations
@@ -20,19 +20,37 @@ from typing import NoReturn
 INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
 """Linux's prctl.h."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)
+"""By which users, terminals and schedulers ask a program to end."""
+
+
+def handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    """From now on SIGNALS call `handler`, but for those that the process ignores: as under `nohup`, or from a shell's background."""
+    for number in SIGNALS:
+        # None: handled by a library, in C.
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """From now on SIGNALS do nothing: they may reach the whole process group, and another process decides when this one ends."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    # They were held back while it started. Programs that it starts would inherit that.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def leave_at_signals(code: int = INTERRUPTED) -> None:
     """From now on a signal ends the process at once, because there is nothing to save yet, or any more."""
-    for number in _SIGNALS:
-        signal.signal(number, lambda number, frame: os._exit(code))
+    handle_signals(lambda number, frame: os._exit(code))
 
 
 def raise_at_signals() -> None:
     """From now on a signal raises KeyboardInterrupt."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.default_int_handler)
+    handle_signals(signal.default_int_handler)
 
 
 def end_with_the_parent(parent: int | None = None) -> None:
@@ -93,8 +111,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.wanted = False
-        for number in _SIGNALS:
-            signal.signal(number, self._handle)
+        handle_signals(self._handle)
 
     def check(self) -> None:
         """For whoever waits, between two looks. A signal itself ends no wait, for it may come between any two lines.

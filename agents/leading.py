@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -32,10 +31,10 @@ from agents.learners import (
     torchrun_place,
 )
 from agents.runtime.base import Batch, Positions, Runtime, concatenate, go_on
-from agents.runtime.process import kill_with_descendants, sigint_held_back
+from agents.runtime.process import kill_with_descendants, signals_held_back
 from agents.trajectory import COUNTED
 from envs.errors import InputError
-from envs.faults import Fault
+from envs.faults import Fault, signal_name
 
 _LOOK_SECONDS = 0.5
 """How often one looks for processes that have ended."""
@@ -105,7 +104,7 @@ class Followers:
             self._start_process(f"learner-{rank}", ["-c", _MAIN, *words], rank=rank)
 
     def _start_process(self, name: str, words: list[str], *, rank: int = 0) -> None:
-        with sigint_held_back():
+        with signals_held_back():
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *words, *map(os.path.abspath, sys.path)],
                 pass_fds=[self._descriptor] if self._descriptor >= 0 else [],
@@ -264,9 +263,7 @@ class Followers:
             for name, process in self._processes.items():
                 # Those that only lost the others end with an exit code.
                 if (process.poll() or 0) < 0:
-                    return LearnerError(
-                        f"{name.replace('-', ' ')} was killed: {signal.Signals(-process.returncode).name}"
-                    )
+                    return LearnerError(f"{name.replace('-', ' ')} was killed: {signal_name(-process.returncode)}")
             if self._processes and all(process.poll() is not None for process in self._processes.values()):
                 codes = ", ".join(str(process.returncode) for process in self._processes.values())
                 return LearnerError(f"the other learners have ended (exit code {codes})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import NamedTuple
 
 NONFINITE = "nonfinite"
@@ -34,3 +35,12 @@ class Fault(NamedTuple):
     task: str
     cause: str
     detail: str
+
+
+def signal_name(number: int) -> str:
+    """As `SIGKILL`; also of real-time signals, most of which `signal.Signals` does not know."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        offset = number - signal.SIGRTMIN
+        return f"SIGRTMIN+{offset}" if 0 < offset <= signal.SIGRTMAX - signal.SIGRTMIN else f"signal {number}"

@@ -15,6 +15,7 @@ from multiprocessing.reduction import send_handle
 
 import psutil
 
+from envs.faults import signal_name
 from envs.process_child import STACKS_SIGNAL
 
 GRACE_SECONDS = 3.0
@@ -97,7 +98,7 @@ class SlotProcess:
             self._process.kill()
             if (code := self._process.wait()) == -signal.SIGKILL:
                 return "exited", "it closed its connection"
-        return ("killed", f"killed by {signal.Signals(-code).name}") if code < 0 else ("exited", f"exit code {code}")
+        return ("killed", f"killed by {signal_name(-code)}") if code < 0 else ("exited", f"exit code {code}")
 
     def stacks(self) -> str:
         """Where in Python the threads of a process were that died of a signal; empty where it had no time to say so."""

@@ -1,4 +1,4 @@
-"""Environments that change the working directory, and a program whose relative paths stay what they are."""
+"""Environments that change the working directory, or fork, and a program that goes on as it was."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ _R = TypeVar("_R")
 class WorkingDirectory:
     """The working directory of environments. Inside the `with` statement it is that of the process, as they left it; outside it is the
     program's own.
+
+    A copy of the process, which an environment has forked and let go on, ends at the end of the `with` statement.
     """
 
     def __init__(self) -> None:
         self._ours = self._theirs = ""
+        self._process = 0
 
     def __enter__(self) -> None:
+        self._process = os.getpid()
         self._ours = _current()
         if self._theirs:
             # They may have removed it.
@@ -31,6 +35,9 @@ class WorkingDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if os.getpid() != self._process:
+            # It would play, answer and write as the process does that it is a copy of.
+            os._exit(1)
         now = _current()
         if now == self._ours:
             self._theirs = ""

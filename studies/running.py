@@ -23,7 +23,7 @@ import numpy as np
 from agents.files import read_json, temporary_of, write_json
 from agents.interruption import end_with_the_parent
 from agents.plain_data import COUNT, SECONDS, PlainDataError, check_form, plain_copy
-from agents.runtime.process import configure_process, leave_signals_to_the_learner, sigint_held_back
+from agents.runtime.process import configure_process, leave_signals_to_the_learner, signals_held_back
 from agents.runtime.shared_memory import SharedMemory
 from agents.tensor_file import read_tensors, write_tensors
 from envs.errors import InputError
@@ -176,7 +176,7 @@ def run(
         initargs=(memory,),
     )
     try:
-        with _signals_wait(), sigint_held_back():
+        with _signals_wait(), signals_held_back():
             begun: dict[Future[tuple[Result, float]], int] = {
                 pool.submit(_timed_elsewhere, play, cell, folder, number): number for number, cell in enumerate(cells)
             }

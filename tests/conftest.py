@@ -16,8 +16,12 @@ from ray_cluster import LOOPBACK
 from saved_agents import CONDITIONAL, make_checkpoint
 
 import evaluate
+from agents.interruption import SIGNALS
 from agents.runtime.process import configure_process
 from envs import dmlab30_env, process_engine
+
+# A shell that starts the tests in its background ignores it for them, and for all programs that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ray looks when it is imported, by whichever test comes first.
 os.environ |= LOOPBACK
@@ -51,7 +55,7 @@ def processes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def process_settings() -> Iterator[None]:
     """Programs set signal handlers and threads for their process; here that is the tests' process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     threads = torch.get_num_threads()
     yield
     for number, handler in handlers.items():

@@ -7,19 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from processes import is_gone
+from processes import eventually, is_gone
 from saved_agents import CONDITIONAL, SMALL
 
 import evaluate
 import train
 from agents import builder, run_folder
 from agents.checkpoint import find_checkpoint, load_checkpoint
-from agents.interruption import InterruptedWait, Interruption
+from agents.interruption import InterruptedWait, Interruption, raise_at_signals
 from agents.learner import Learner
 from agents.runtime.actor_pool import ActorPool
 from agents.runtime.local import LocalRuntime
@@ -32,6 +34,7 @@ ROOT = Path(train.__file__).parent
 TINY = [*SMALL, *CONDITIONAL, "runtime.slots_per_actor=6", "learner.unroll_length=4", "log_seconds=0", "display=false"]
 LONG = "total_frames=100000000"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+OF_SCHEDULERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGRTMIN, signal.SIGRTMIN + 3)
 
 
 def first_call(function: Callable[..., Any], action: Callable[[], object]) -> Callable[..., Any]:
@@ -85,6 +88,30 @@ def test_a_signal_in_any_phase_of_training(
         assert content["learner"]["counters"]["updates"] == updates
         assert not list(tmp_path.rglob("*.tmp"))
         assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("number", OF_SCHEDULERS)
+def test_what_schedulers_send_ends_a_run_as_sigterm_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(Learner, "step", first_call(Learner.step, lambda: signal.raise_signal(number)))
+    assert train.main([*TINY, f"run={tmp_path}", LONG]) == 130
+    assert load_checkpoint(find_checkpoint(tmp_path, print))["learner"]["counters"]["updates"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_ignored_signal_stays_ignored(number: signal.Signals) -> None:
+    """As by nohup, or by a shell for what it starts in its background."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        raise_at_signals()
+        interruption = Interruption()
+        signal.raise_signal(number)
+        assert not interruption.wanted and signal.getsignal(number) is signal.SIG_IGN
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.wanted
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("moment", ["replace", "fsync"])
@@ -185,11 +212,11 @@ def test_a_signal_while_modules_are_imported(program: str) -> None:
     assert "Traceback" not in err and "error:" not in err
 
 
-def test_ctrl_c_while_actors_start(tmp_path: Path) -> None:
-    """It reaches every process of the terminal, and the actors are still importing."""
+def local_run(run: Path) -> subprocess.Popen[str]:
+    """A run with two actors, in a process group of its own, that has just said that it begins."""
     settings = [*SMALL, *CONDITIONAL, "runtime=local", "runtime.num_actors=2", "runtime.slots_per_actor=2"]
     process = subprocess.Popen(
-        [sys.executable, "train.py", *settings, f"run={tmp_path}", LONG],
+        [sys.executable, "train.py", *settings, f"run={run}", LONG, "log_seconds=0"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -199,7 +226,35 @@ def test_ctrl_c_while_actors_start(tmp_path: Path) -> None:
     assert process.stdout
     while "training in" not in (line := process.stdout.readline()):
         assert line, "it ended before it could be told to"
-    os.killpg(process.pid, signal.SIGINT)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_to_all_while_actors_start(tmp_path: Path, number: signal.Signals) -> None:
+    """It reaches every process of the terminal, and the actors are still importing."""
+    process = local_run(tmp_path)
+    os.killpg(process.pid, number)
     code, err = ended(process)
     assert (code, err) == (130, "")
     assert load_checkpoint(find_checkpoint(tmp_path, print))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGRTMIN + 3])
+def test_a_signal_to_all_kills_no_actor_before_the_save(tmp_path: Path, number: int) -> None:
+    process = local_run(tmp_path)
+    try:
+        eventually(lambda: (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").stat().st_size)
+        os.kill(process.pid, signal.SIGSTOP)
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, number)
+        # Those that the signal ends have ended while the learner stands still.
+        time.sleep(1)
+        assert len(children) >= 3 and not any(is_gone(child.pid) for child in children)
+        os.kill(process.pid, signal.SIGCONT)
+        code, err = ended(process)
+    finally:
+        process.kill()
+    assert (code, err) == (130, "")
+    assert not (tmp_path / "faults.jsonl").exists()
+    assert load_checkpoint(find_checkpoint(tmp_path, print))["learner"]["counters"]["updates"] > 0
+    assert all(is_gone(child.pid) for child in children)

@@ -24,6 +24,7 @@ from agents.runtime.base import Batch, MakeActor, Positions, concatenate
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceClient, InferenceServerError
 from agents.runtime.process import (
+    SAVING_SECONDS,
     configure_process,
     kill_with_descendants,
     leave_signals_to_the_learner,
@@ -32,7 +33,7 @@ from agents.runtime.process import (
 from agents.runtime.shared_memory import SharedMemory
 from agents.trajectory import Trajectory
 from envs.errors import InputError
-from envs.faults import Fault
+from envs.faults import Fault, signal_name
 
 _ENDING_SECONDS = 5.0
 """Time in which a process whose pipe is at its end has ended."""
@@ -255,7 +256,7 @@ class ActorProcess:
         if code is None:
             return "exited", f"it hung up and was still running{self._words()}"
         if code < 0:
-            return "killed", f"{signal.Signals(-code).name}{self._words()}"
+            return "killed", f"{signal_name(-code)}{self._words()}"
         return "exited", f"exit code {code}{self._words()}"
 
     def stack(self) -> str:
@@ -320,7 +321,7 @@ def _run_actor(
 ) -> None:
     """Main function of an actor process: a buffer number in, the same number out when it is full, None to end."""
     end_with_the_parent()
-    leave_signals_to_the_learner()
+    leave_signals_to_the_learner(patience=SAVING_SECONDS)
     # Written by the C code that catches the signal, so that a segmentation fault or a hang inside an engine tells where it was.
     faulthandler.enable(last_words.fileno())
     faulthandler.register(signal.SIGUSR1, last_words.fileno())

@@ -20,7 +20,7 @@ from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.cluster_bridge import run_bridge
 from agents.runtime.cluster_messages import Delivered, Dropped, Layout, Processes, Restarted, Said
 from agents.runtime.inference import MakePolicy
-from agents.runtime.process import sigint_held_back
+from agents.runtime.process import signals_held_back
 from envs.errors import InputError
 from envs.spec import ArraySpec
 
@@ -111,7 +111,7 @@ class ClusterRuntime:
             name="cluster",
             daemon=True,
         )
-        with sigint_held_back():
+        with signals_held_back():
             self._process.start()
         # Without this copy the pipe ends with the bridge.
         theirs.close()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -27,8 +26,9 @@ from agents.interruption import end_with_the_parent
 from agents.network.actions import ActionDistribution
 from agents.policy import Policy, Sampler, Slots
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.process import configure_process, leave_signals_to_the_learner, start
+from agents.runtime.process import SAVING_SECONDS, configure_process, leave_signals_to_the_learner, start
 from agents.trajectory import OBSERVED
+from envs.faults import signal_name
 from envs.spec import ArraySpec
 
 # The bytes an actor sends: take a step; show me my core state. Any byte is an answer.
@@ -179,7 +179,7 @@ class InferenceServer:
         self._process.join(patience)
         code = self._process.exitcode
         if code is not None and code < 0:
-            return "killed", signal.Signals(-code).name
+            return "killed", signal_name(-code)
         return "exited", f"exit code {code}"
 
     def close(self, patience: float) -> None:
@@ -262,7 +262,7 @@ def _run_server(
 ) -> None:
     """Main function of the server process. The last message to the learner is the traceback of what it raised, if it did."""
     end_with_the_parent()
-    leave_signals_to_the_learner()
+    leave_signals_to_the_learner(patience=SAVING_SECONDS)
     configure_process(threads)
     try:
         arrays = exchange[0]

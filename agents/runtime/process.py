@@ -7,33 +7,42 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from types import FrameType
 
 import psutil
 import torch
 
+from agents.interruption import SIGNALS, ignore_signals
 from agents.runtime.base import ActorError
 
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+SAVING_SECONDS = 30.0
+"""In which a learner that a signal has asked to end has saved and ended its actors."""
 
 _PATIENCE = 10.0
 """Seconds in which a process that was killed is gone, and the one in its place answers, on a busy machine."""
 
 
 @contextlib.contextmanager
-def sigint_held_back() -> Iterator[None]:
-    """Around the start of a process: it never gets SIGINT, not even while it imports, and this one gets it when the block is left.
+def signals_held_back() -> Iterator[None]:
+    """Around the start of a process, which calls `ignore_signals` once it can: none of SIGNALS gets through to it, not even while it
+    imports, and this process gets them when the block is left.
 
-    Ctrl-C reaches the whole process group, and a process that is still importing would answer with a traceback.
+    They may be sent to the whole process group, and a process that is still importing would end, or answer with a traceback.
     """
-    # multiprocessing starts it with the first process, and lets SIGINT through when it has.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
+        # multiprocessing starts it with the first process, and lets SIGINT and SIGTERM through when it has.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -49,7 +58,7 @@ def copies() -> ForkServerContext:
 def prepare_copies() -> None:
     """Lets the process that others will be copies of begin to import, if it has not: it takes seconds, and they need not be waited for."""
     copies()
-    with sigint_held_back():
+    with signals_held_back():
         forkserver.ensure_running()
 
 
@@ -62,7 +71,7 @@ def start(process: ForkServerProcess) -> None:
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            with sigint_held_back():
+            with signals_held_back():
                 process.start()
             return
         except (EOFError, OSError) as error:
@@ -73,10 +82,21 @@ def start(process: ForkServerProcess) -> None:
         time.sleep(0.01)
 
 
-def leave_signals_to_the_learner() -> None:
-    """Ctrl-C reaches the whole process group; the learner decides when the other processes of a run end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def leave_signals_to_the_learner(*, patience: float = 0.0) -> None:
+    """Signals reach the whole process group; the learner decides when the other processes of a run end.
+
+    Args:
+        patience: seconds after SIGTERM that this process stays, so that the learner can save first. multiprocessing sends the signal, too,
+            where a learner ends that has not ended the others.
+    """
+    ignore_signals()
+    signal.signal(signal.SIGTERM, partial(_end_after, patience) if patience else signal.SIG_DFL)
+
+
+def _end_after(patience: float, number: int, frame: FrameType | None) -> None:
+    timer = threading.Timer(patience, os._exit, [1])
+    timer.daemon = True
+    timer.start()
 
 
 def kill_with_descendants(pid: int) -> None:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch  # noqa: F401  (so that it is there to be inherited)
 import walks
@@ -23,6 +24,7 @@ from walks import FAULTY, WALKS
 from envs import process_engine, slot_process
 from envs.contract import EnvConfig
 from envs.errors import InputError
+from envs.faults import signal_name
 from envs.gymnasium_engine import GymnasiumEngine
 from envs.process_engine import ProcessEngine, SlotError
 from envs.spec import EnvSpec, Slot, Split
@@ -104,6 +106,7 @@ def faulty(*faults: str) -> ProcessEngine:
         ("raises in reset", r"(?s)slot 1 \(task raises in reset\) failed.*Traceback.*broke as it was told"),
         ("exits", r"slot 1 \(task exits\) ended without a word \(exit code 17\)"),
         ("is killed", r"slot 1 \(task is killed\) ended without a word \(killed by SIGKILL\)"),
+        ("is killed in real time", r"ended without a word \(killed by SIGRTMIN\+3\)"),
     ],
 )
 def test_what_a_process_does_wrong_is_said_by_task_and_slot(fault: str, message: str) -> None:
@@ -116,6 +119,32 @@ def test_what_a_process_does_wrong_is_said_by_task_and_slot(fault: str, message:
             engine.step(zeros(engine))
     engine.close()
     assert all(map(is_gone, processes))
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_copy_that_an_environment_forks_goes_on_nowhere(processes: bool) -> None:
+    """It would answer, and write checkpoints, beside the process that it is a copy of."""
+    slots = [Slot(task=FAULTY.tasks.index("forks"), index=number) for number in range(2)]
+    engine = (ProcessEngine if processes else GymnasiumEngine)(walks.make_faulty, FAULTY, slots, Split.TRAIN)
+    here = psutil.Process()
+    before = set(here.children())
+    engine.start(0)
+    # The third one forks.
+    for _ in range(6):
+        engine.step(zeros(engine))
+    if processes:
+        copies = [copy.pid for pid in pids(engine) for copy in psutil.Process(pid).children()]
+        eventually(lambda: len(copies) == 2 and all(map(is_gone, copies)))
+    else:
+        assert len(copied := set(here.children()) - before) == 2
+        assert {copy.wait() for copy in copied} == {1}
+    engine.close()
+
+
+def test_signals_have_names() -> None:
+    names = {9: "SIGKILL", signal.SIGRTMIN: "SIGRTMIN", signal.SIGRTMIN + 1: "SIGRTMIN+1", signal.SIGRTMAX: "SIGRTMAX"}
+    assert {number: signal_name(number) for number in names} == names
+    assert all(signal_name(number) for number in range(1, 65)) and signal_name(32) == "signal 32"
 
 
 def test_a_mistake_of_the_user_stays_one() -> None:

@@ -107,6 +107,10 @@ class Faulty(Walk):
                 os._exit(17)
             if self.fault == "is killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault == "is killed in real time":
+                os.kill(os.getpid(), signal.SIGRTMIN + 3)
+            if self.fault == "forks":
+                os.fork()
             if self.fault == "hangs":
                 print("hanging", file=sys.stderr, flush=True)
                 ctypes.PyDLL(None).sleep(1000)  # without ever giving the interpreter back
@@ -115,7 +119,17 @@ class Faulty(Walk):
         return seen
 
 
-FAULTS = ("none", "raises", "raises in reset", "exits", "is killed", "hangs", "prints")
+FAULTS = (
+    "none",
+    "raises",
+    "raises in reset",
+    "exits",
+    "is killed",
+    "is killed in real time",
+    "forks",
+    "hangs",
+    "prints",
+)
 FAULTY = EnvSpec(
     suite="faulty",
     tasks=FAULTS,
