@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ablation.grid import Cell, save_cell
 from ablation.running import End
+from agents.plan import num_cores
 
 _ROOT = Path(__file__).parent.parent
 PATIENCE_SECONDS = 60.0
@@ -113,5 +114,9 @@ def share(cores: Sequence[int], parallel: int) -> list[tuple[int, ...]]:
 
 
 def available_cores() -> set[int]:
-    """That this process may use."""
-    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    """That this process may use. Where a container gives it the time of fewer than it may run on, it is some that follow each other, from
+    one on that its number decides, so that containers do not all crowd on the first ones.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    first = os.getpid() % len(cores)
+    return set((cores[first:] + cores[:first])[: num_cores()])

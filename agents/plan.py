@@ -6,11 +6,13 @@ Every `auto` and every 0 of the `runtime` and `learner` groups is decided here, 
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 
 import torch
 
+from agents.cgroups import cpu_quota, memory_left
 from agents.network.agent import AgentNetwork
 from conf.schema import TrainConfig
 from envs.errors import InputError
@@ -223,8 +225,8 @@ def bytes_per_parameter(config: TrainConfig) -> int:
 
 
 def memory() -> int:
-    """Bytes of main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of main memory, or those of them that a container leaves."""
+    return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), memory_left()))
 
 
 def server_threads(config: TrainConfig) -> int:
@@ -246,8 +248,9 @@ def learner_threads(config: TrainConfig, env: EnvSpec) -> int:
 
 
 def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: those it may run on, or as many as a container gives it the time of."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.floor(min(here, cpu_quota())))
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device = _CPU) -> torch.dtype | None:

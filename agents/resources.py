@@ -7,11 +7,11 @@ from __future__ import annotations
 import contextlib
 import resource
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
+from agents.cgroups import memory_left
 from envs.errors import InputError
 
 _PROCESS = 200 * 2**20
@@ -22,8 +22,6 @@ _SLOT_PROCESS = 60 * 2**20
 
 _DESCRIPTORS = 100
 """Open files that a process has besides those of its actors or environments."""
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class Needs(NamedTuple):
@@ -103,18 +101,9 @@ def check_resources(
         )
 
 
-def free_memory(cgroup: Path = _CGROUP) -> int:
+def free_memory() -> int:
     """Bytes that this process and its children can still take: the machine's, or what a container leaves them."""
-    free = int(psutil.virtual_memory().available)
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        # A group without a limit says "max".
-        with contextlib.suppress(OSError, ValueError):
-            left = int((cgroup / limit).read_text(encoding="ascii")) - int((cgroup / used).read_text(encoding="ascii"))
-            free = min(free, max(0, left))
-    return free
+    return int(min(psutil.virtual_memory().available, memory_left()))
 
 
 def _allow(open_files: int) -> int:

@@ -197,7 +197,7 @@ def test_cores_are_divided() -> None:
 
 def test_a_cell_that_died_says_why(tmp_path: Path) -> None:
     cell = cells_of(*TINY, f"folder={tmp_path}", "fusions=[mi]")[0]
-    assert reason(cell, -9) == "killed by signal 9"
+    assert reason(cell, -9) == "killed by SIGKILL"
     assert reason(cell, 3) == "exit code 3"
     cell.folder.mkdir(parents=True)
     (cell.folder / "cell.log").write_text("error: first\nerror: the disk is full.\nlater\n", encoding="utf-8")
