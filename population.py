@@ -24,6 +24,7 @@ from ablation.running import State
 from agents.program import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
 from agents.run_lock import sole_writer
 from conf.loading import compose_population, population_keys
+from conf.named import run_arguments
 from conf.population_schema import PopulationConfig, check_population
 
 
@@ -71,7 +72,8 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
         for path in written:
             display.say(f"written: {path}")
         if content["best"]:
-            display.say(f"next: python evaluate.py run={population.folder / content['best']}")
+            best = run_arguments(str(population.folder / content["best"]), config.env)
+            display.say(f"next: python evaluate.py {best}")
     return FAILED if any(now.state is State.FAILED for now in ended.values()) else DONE
 
 

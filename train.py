@@ -62,6 +62,7 @@ from agents.runtime.process import configure_process, memory_row, prepare_copies
 from agents.saving import SaveError, Saver
 from agents.terminal import TextConsole, warn
 from conf.loading import changed_keys, compose_train, outright_keys, train_keys
+from conf.named import run_arguments
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.scores import human_scores
@@ -261,7 +262,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
         figures = result(learner, statistics, clock, env, verdict, ended_by=ended()) | faults.row()
         with saver.attempt("result.json"):
             write_result(folder, figures)
-        display.finish(folder, figures)
+        display.finish(run_arguments(config.run, config.env), figures)
     saver.insist(learner.state.updates)
     # Also of one that came after its end: whoever has asked shall not go on with an evaluation.
     return INTERRUPTED if interruption.wanted else DONE

@@ -18,6 +18,7 @@ from agents.plain_data import FINITE
 from agents.run_folder import CONFIG
 from conf.loading import flatten, load_train, to_dict
 from conf.schema import TrainConfig
+from conf.typed import argument
 from envs.errors import InputError
 from envs.spec import Score
 from envs.suites import get_suite, make_spec
@@ -141,9 +142,9 @@ def read_record(folder: Path) -> Record:
         raise InputError(f"it has not come to its end: python train.py run={folder} resume=true.")
     evaluation = read_evaluation(folder)
     if not evaluation:
-        raise InputError(f"it was not evaluated: python evaluate.py run={folder}.")
+        raise InputError(f"it was not evaluated: python evaluate.py {argument('run', str(folder))}.")
     if evaluation["provenance"]["updates"] != result["updates"]:
-        raise InputError(f"it was trained on after its evaluation: python evaluate.py run={folder}.")
+        raise InputError(f"it was trained on after its evaluation: python evaluate.py {argument('run', str(folder))}.")
     variant, provenance, agent = read_about(folder)
     return Record(folder, folder.name, variant, config, result, evaluation, provenance, agent, read_log(folder))
 

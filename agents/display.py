@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -56,8 +55,8 @@ class Display(Terminal):
             table.add_row(name, value)
         self.console.print(table, highlight=False)
 
-    def finish(self, folder: Path, figures: dict[str, Any]) -> None:
-        """The result line."""
+    def finish(self, arguments: str, figures: dict[str, Any]) -> None:
+        """The result line, and the command that comes next, whose `arguments` name the run."""
         how = (
             "finished"
             if figures["finished"]
@@ -77,7 +76,7 @@ class Display(Terminal):
             self.say(scores)
         self.say(figures["limited_by"])
         verb = "evaluate.py" if figures["finished"] else "train.py resume=true"
-        self.say(f"next: python {verb} run={folder}")
+        self.say(f"next: python {verb} {arguments}")
 
     def update(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limit: str) -> None:
         """Shows a log step: `row` as in metrics.jsonl, `tasks` as Statistics.summary, `limit` what limits the run, a sentence."""

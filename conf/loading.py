@@ -28,6 +28,7 @@ from conf.checks import check_device, check_train, require
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, TrainConfig
 from conf.studies_schema import STUDIES, StudyConfig
+from conf.typed import as_typed
 from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
 
@@ -111,7 +112,9 @@ def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]
     """
     single: list[str] = []
     axes: dict[str, list[str]] = {}
-    for text, override in zip(overrides, _parse(overrides), strict=True):
+    # Commas make an axis, though not one that a grid takes, of a text too.
+    typed = [override if "," in override else as_typed(override) for override in overrides]
+    for text, override in zip(overrides, _parse(typed), strict=True):
         if not override.is_sweep_override():
             single.append(text)
             continue
@@ -165,7 +168,7 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
 
 def outright_keys(overrides: Sequence[str]) -> set[str]:
     """Keys and groups that `overrides` name themselves, without what the files of a group bring."""
-    return {override.key_or_group for override in _parse(overrides)}
+    return {override.key_or_group for override in _parse([as_typed(override) for override in overrides])}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -277,6 +280,7 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
             )
         if argument.startswith(("+", "~")):
             raise InputError(f"{argument} adds or removes a key: every key is there already, write key=value.")
+    overrides = [as_typed(override) for override in overrides]
     parsed = _parse(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from conf.typed import argument
 from envs.contract import EnvConfig
 from envs.errors import InputError
 from envs.suites import get_suite
@@ -30,11 +31,24 @@ def check_named(config: EnvConfig, allowed: Collection[str], source: str) -> Non
         InputError: with what to add to the command.
     """
     modules = get_suite(config.name).modules(config)
+    refused = {}
     for name, key in named(config).items():
         packages = name.split(".")
         parents = [".".join(packages[:length]) for length in range(1, len(packages))] if name in modules else []
         if not {name, *parents} & set(allowed):
-            what = "is a module that would be imported" if name in modules else "leads out of the run folder"
-            raise InputError(
-                f"{source}: {key} names {name}, which {what}: if you know it, add allow=[{name}] to the command, else do not use this run."
-            )
+            refused[name] = key
+    if refused:
+        told = ", ".join(
+            f"{key} names {name}, which {'is a module that would be imported' if name in modules else 'leads out of the run folder'}"
+            for name, key in refused.items()
+        )
+        known = "it" if len(refused) == 1 else "them"
+        raise InputError(
+            f"{source}: {told}: if you know {known}, add {argument('allow', list(refused))} to the command, else do not use this run."
+        )
+
+
+def run_arguments(run: str, config: EnvConfig) -> str:
+    """What names a run to another program, as it is typed into a shell: `run=`, and `allow=` where it needs that."""
+    allow = list(named(config))
+    return " ".join([argument("run", run), *([argument("allow", allow)] if allow else [])])

@@ -64,5 +64,5 @@ def test_the_result_line_names_what_it_shows(
 ) -> None:
     figures = {"frames": 7, "updates": 1, "seconds": 2.0, "frames_per_second": 3.5, "limited_by": LIMIT}
     with Display(1000) as display:
-        display.finish(tmp_path, figures | {"finished": True, "tasks": {"map": values}})
+        display.finish(f"run={tmp_path}", figures | {"finished": True, "tasks": {"map": values}})
     assert line in capsys.readouterr().out

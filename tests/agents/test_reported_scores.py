@@ -79,7 +79,7 @@ def test_the_display_shows_scores_where_there_are_any(
     for shown in ({"map": task}, {"map": task | {"score": 250.0}}):
         with Display(1000) as display:
             display.update(Clock(0.0, LearnerState(), action_repeat=1).row(LearnerState(), {}), shown, "limit")
-            display.finish(tmp_path, figures | {"tasks": shown})
+            display.finish(f"run={tmp_path}", figures | {"tasks": shown})
         out = capsys.readouterr().out
         assert ("mean 250.0, median 250.0, mean-capped 100.0" in out) == ("score" in shown["map"])
 

@@ -1,0 +1,95 @@
+"""Texts reach the configuration as they are typed, and printed commands can be typed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from saved_agents import CONDITIONAL, SMALL
+
+import evaluate
+import train
+from agents.run_folder import default_run
+from conf.loading import compose_ablate, compose_evaluate, compose_train
+from conf.named import run_arguments
+from conf.typed import argument
+from envs.errors import InputError
+from envs.gymnasium_suite import GymnasiumConfig
+
+TEXTS = [
+    *("a,b", "2024_01_01", "1e3", "runs/lr=0.1", "12", "null", "true", "a b", "größe", "实验", "[x]", "{x: 1}", "it's"),
+    *(
+        'say "x"',
+        "a\\",
+        "a\\'b",
+        "x:y",
+        "*",
+        "~/runs",
+        "a(b)",
+        "#1",
+        "%",
+        "'",
+        "0x10",
+        "-",
+        "a;b",
+        "a$b",
+        "inf",
+        "1:30",
+    ),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_as_it_was_typed(text: str) -> None:
+    assert compose_train([f"run={text}"]).run == text
+    assert compose_evaluate([f"run={text}", f"output={text}"]).output == text
+    assert compose_ablate([f"folder={text}"]).folder == text
+    assert compose_train(["env=dmlab30", f"env.level_cache={text}"]).env.level_cache == text  # type: ignore[attr-defined]
+
+
+def test_quotes_of_hydra_stay_quotes() -> None:
+    assert compose_train(["run='a b'"]).run == "a b"
+    assert compose_train(['run="it\'s"']).run == "it's"
+    assert compose_train(["run="]).run == ""
+
+
+def test_no_interpolation_is_read() -> None:
+    with pytest.raises(InputError, match="interpolation"):
+        compose_train(["run=${seed}"])
+
+
+@given(text=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12))
+def test_a_printed_command_can_be_typed(text: str) -> None:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if "${" in text or quoted:
+        return
+    (typed,) = shlex.split(argument("run", text))
+    assert compose_evaluate([typed]).run == text
+    (typed,) = shlex.split(argument("allow", [text, "b"]))
+    assert compose_evaluate(["run=x", typed]).allow == [text, "b"]
+
+
+def test_a_command_names_all_that_has_to_be_allowed() -> None:
+    config = GymnasiumConfig(tasks=["a.b:X-v0"], options={"file": "my file.xml"})
+    assert run_arguments("runs/x", config) == "run=runs/x 'allow=['\"'\"'my file.xml'\"'\"',a.b]'"
+    assert run_arguments("a b", GymnasiumConfig(tasks=["CartPole-v1"])) == "'run=a b'"
+
+
+def test_a_run_of_any_name_is_trained_and_evaluated_by_the_printed_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], process_settings: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = [*SMALL, *CONDITIONAL, "runtime.slots_per_actor=4", "learner.unroll_length=5", "total_frames=100"]
+    assert train.main([*tiny, "run=a,b = 'c'"]) == 0
+    assert (tmp_path / "a,b = 'c'" / "result.json").exists()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    python, program, *words = shlex.split(line.removeprefix("next: "))
+    assert (python, program) == ("python", "evaluate.py")
+    assert evaluate.main([*words, "episodes=2"]) == 0
+
+
+def test_the_default_run_is_a_text() -> None:
+    assert compose_train([f"run={default_run(compose_train([]))}"]).run == "runs/babyai-gated-instruction-seed0"
