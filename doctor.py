@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata, util
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,9 +28,11 @@ from rich.text import Text
 
 from agents import builder, plan, requirements, resources
 from agents.program import BAD_INPUT, exit_code
+from agents.run_folder import check_free, default_run, holds_run, resumed_config
+from agents.run_lock import check_writable
 from agents.runtime.process import copies
 from agents.terminal import TextConsole
-from conf.loading import compose_train
+from conf.loading import changed_keys, compose_train, outright_keys
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
@@ -192,6 +195,12 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """What `python train.py <overrides>`, which `config` stands for, comes to on this machine, and what keeps it from starting."""
     found: dict[str, Any] = {"keys": list(overrides), "suite": config.env.name, "problems": []}
     try:
+        config.run = config.run or default_run(config)
+        check_writable(Path(config.run))
+        check_free(Path(config.run), resume=config.resume)
+        if config.resume and holds_run(Path(config.run)):
+            config = resumed_config(config, changed_keys(overrides), outright_keys(overrides))
+        plan.device(config)
         env = make_spec(config.env)
         network = builder.build_network(config, env)
         found |= {

@@ -142,6 +142,12 @@ def holds_run(folder: Path) -> bool:
     return (folder / CONFIG).exists()
 
 
+def check_free(folder: Path, *, resume: bool) -> None:
+    """Raises InputError where the folder holds a run that nobody has asked to go on with."""
+    if holds_run(folder) and not resume:
+        raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
+
+
 def claim(config: TrainConfig, env: EnvSpec) -> Path:
     """Makes the folder and writes what is known at the start: config, provenance, vocabulary.
 
@@ -149,8 +155,7 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
         InputError: the folder holds a run already and `resume` is off, or it cannot be written.
     """
     folder = Path(config.run)
-    if holds_run(folder) and not config.resume:
-        raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
+    check_free(folder, resume=config.resume)
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         # The config marks the folder as a run, so it comes last.

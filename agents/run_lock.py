@@ -103,17 +103,32 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
 
 def is_locked(folder: Path) -> bool:
     """Whether a process writes to the folder."""
+    return _holder(folder) is not None
+
+
+def _holder(folder: Path) -> str | None:
+    """What the process that writes to the folder has said of itself; None where there is none."""
     try:
         descriptor = _open(folder / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
+    except (OSError, ValueError):
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno == errno.EWOULDBLOCK
+        return _owner(descriptor) if error.errno == errno.EWOULDBLOCK else None
     finally:
         os.close(descriptor)
-    return False
+    return None
+
+
+def check_writable(folder: Path, key: str = "run") -> None:
+    """Raises InputError where `sole_writer` would. Writes nothing itself."""
+    if (owner := _holder(folder)) is not None:
+        raise _busy(folder, key, owner)
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{key}={folder} cannot be written ({there} is read-only or no folder): give another {key}=.")
+    check_links(folder)
 
 
 def _make(folder: Path, key: str) -> list[Path]:
@@ -141,13 +156,11 @@ def _locked(folder: Path, key: str, wait: bool) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+            owner = _owner(descriptor)
             os.close(descriptor)
             if error.errno != errno.EWOULDBLOCK:
                 raise _unwritable(folder, key, error) from error
-            raise InputError(
-                f"{key}={folder} is being written by {_named(owner)}: wait for it, or give another {key}=."
-            ) from error
+            raise _busy(folder, key, owner) from error
         # The one that held it may have removed it.
         if _is_at(descriptor, path):
             break
@@ -174,12 +187,21 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
+def _owner(descriptor: int) -> str:
+    """What the process that holds the lock has written into it."""
+    return os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+
+
 def _named(owner: str) -> str:
     pid, _, host = owner.partition(" ")
     if not pid.isdecimal() or not pid.isascii():
         return "another process"
     elsewhere = f" on {host}" if host.isprintable() and host not in ("", socket.gethostname()) else ""
     return f"process {pid}{elsewhere}"
+
+
+def _busy(folder: Path, key: str, owner: str) -> InputError:
+    return InputError(f"{key}={folder} is being written by {_named(owner)}: wait for it, or give another {key}=.")
 
 
 def _unwritable(folder: Path, key: str, error: OSError | ValueError) -> InputError:

@@ -12,14 +12,23 @@ from typing import Any
 import gym_tasks  # noqa: F401  (registers its environments)
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 import doctor
+import train
 from agents.program import BAD_INPUT
+from agents.run_lock import sole_writer
 from doctor import CAN_RUN, CANNOT_RUN, Engine, engines, main
 from envs.gymnasium_watch import difference
 
 SMALL = ["env=conditional", "context=task", "core.size=8", "fusion.size=8"]
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no run has been begun."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -72,6 +81,39 @@ def test_a_run_that_would_not_start(capfd: pytest.CaptureFixture[str]) -> None:
     assert "runtime.slots_per_actor=2" in found["run"]["problems"][0]
     code, found = examined(capfd, *SMALL, "env.tasks=[map-77]")
     assert code == CANNOT_RUN and "map-77" in found["run"]["problems"][0]
+
+
+@pytest.mark.usefixtures("one_engine", "process_settings")
+def test_what_train_refuses_is_refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """With the sentence of train.py, and nothing is written."""
+
+    def problems(*keys: str) -> list[str]:
+        before = sorted(tmp_path.rglob("*"))
+        code, found = examined(capfd, *SMALL, *keys)
+        assert (code == CAN_RUN) == (not found["run"]["problems"]) and sorted(tmp_path.rglob("*")) == before
+        problems: list[str] = found["run"]["problems"]
+        return problems
+
+    assert problems("device=cuda:77") == [
+        f"device=cuda:77 is not here: torch sees {torch.cuda.device_count() or 'no'} GPUs; use device=auto or device=cpu."
+    ]
+    tiny = [
+        "learner.unroll_length=4",
+        "runtime=serial",
+        "runtime.slots_per_actor=8",
+        "total_frames=50",
+        "display=false",
+    ]
+    assert problems("run=new/one") == []
+    assert train.main([*SMALL, *tiny, "run=old"]) == 0
+    capfd.readouterr()
+    assert "run=old already holds a run: add resume=true" in problems("run=old")[0]
+    assert problems("run=old", "resume=true", *tiny) == []
+    assert "cannot change" in problems("run=old", "resume=true", "core.size=16")[0]
+    (tmp_path / "file").touch()
+    assert "run=file/x cannot be written" in problems("run=file/x")[0]
+    with sole_writer(tmp_path / "old"):
+        assert f"run=old is being written by process {os.getpid()}" in problems("run=old", "resume=true")[0]
 
 
 @pytest.mark.usefixtures("one_engine")
