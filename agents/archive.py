@@ -1,16 +1,21 @@
-"""What a checkpoint file may be, told from its directory and its opcodes before torch reads it.
+"""What a checkpoint file may be, told from its directory and its opcodes before torch reads what was checked, and nothing else of it.
 
 torch.load(weights_only=True) runs no code, but it still calls functions that allocate as much as the file asks for, and sizes are
 whatever the file says. So a file is refused unless it is what torch.save makes of tensors and plain data: records that are stored as
 they are and lie in the file, each tensor's memory as long as its record, and no function but those that put tensors together.
+
+Two readers may find two directories in one file: before its end, or where its end says, with and without a second end. So torch is given an
+archive that is made anew of the records that were checked.
 """
 
 from __future__ import annotations
 
+import io
 import pickletools
 import struct
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -75,8 +80,8 @@ class DamagedCheckpointError(InputError):
         self.path, self.reason = path, reason
 
 
-def check_archive(path: Path) -> None:
-    """Refuses a file that torch.save has not made of tensors and plain data.
+def checked_archive(path: Path) -> io.BytesIO:
+    """What torch.load may read of a file: its records, if torch.save has made it of tensors and plain data.
 
     Raises:
         DamagedCheckpointError: it is truncated, damaged, or crafted.
@@ -88,9 +93,10 @@ def check_archive(path: Path) -> None:
                 raise DamagedCheckpointError(path, "is truncated or not a checkpoint")
             with zipfile.ZipFile(file) as archive:
                 sizes = _check_records(archive, path.stat().st_size)
-                pickled = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
-                _check_byte_order(archive)
-        _check_pickle(pickled, sizes)
+                # By name, of which there is one each. Their checksums are held against them.
+                records = {name: archive.read(name) for name in archive.namelist()}
+        _check_byte_order(records)
+        _check_pickle(next(record for name, record in records.items() if name.endswith("/data.pkl")), sizes)
     except _CraftedError as error:
         raise DamagedCheckpointError(
             path, f"holds more than tensors and plain data ({error}) and was not loaded, so do not trust it"
@@ -109,6 +115,13 @@ def check_archive(path: Path) -> None:
     ) as error:
         # zipfile and pickletools report damage in many ways.
         raise DamagedCheckpointError(path, f"is damaged ({type(error).__name__})") from error
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        # Each is let go as soon as it is copied.
+        for name in list(records):
+            archive.writestr(name, records.pop(name))
+    made.seek(0)
+    return made
 
 
 class _CraftedError(Exception):
@@ -147,10 +160,10 @@ def _check_records(archive: zipfile.ZipFile, length: int) -> dict[str, int]:
     return sizes
 
 
-def _check_byte_order(archive: zipfile.ZipFile) -> None:
+def _check_byte_order(records: Mapping[str, bytes]) -> None:
     """torch would turn the bytes of every tensor around in place."""
-    for name in archive.namelist():
-        if name.endswith("/byteorder") and archive.read(name) != sys.byteorder.encode():
+    for name, record in records.items():
+        if name.endswith("/byteorder") and record != sys.byteorder.encode():
             raise _CraftedError("another byte order than this machine's")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from agents.archive import DamagedCheckpointError, check_archive
+from agents.archive import DamagedCheckpointError, checked_archive
 from agents.checksum import checksum_fits, seal
 from agents.files import write_whole
 from agents.plain_data import PlainDataError, plain_copy
@@ -46,9 +46,9 @@ def read_tensors(path: Path) -> tuple[Any, bool]:
         raise DamagedCheckpointError(path, f"cannot be read ({error.strerror})") from error
     if fits is False:
         raise DamagedCheckpointError(path, "is damaged (its checksum is another)")
-    check_archive(path)
+    archive = checked_archive(path)
     try:
-        content = plain_copy(torch.load(path, map_location="cpu", weights_only=True), tensors=True)
+        content = plain_copy(torch.load(archive, map_location="cpu", weights_only=True), tensors=True)
     except PlainDataError as error:
         raise crafted(path, error) from error
     except pickle.UnpicklingError as error:

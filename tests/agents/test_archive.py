@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from agents.actor import to_tensors
-from agents.archive import check_archive
+from agents.archive import checked_archive
 from agents.checkpoint import load_checkpoint
+from agents.tensor_file import read_tensors
 from benchmarks.hostile import SMUGGLED
 from envs.errors import InputError
 
@@ -55,7 +56,48 @@ def test_tensors_of_every_kind_that_runs_save_pass(tmp_path: Path) -> None:
         "plain": [(1, 2**62, -1), None, True, {"é": 0.1, 3: ""}],
     }
     torch.save(content, tmp_path / "all.pt")
-    check_archive(tmp_path / "all.pt")
+    loaded = torch.load(checked_archive(tmp_path / "all.pt"), weights_only=True)
+    assert loaded.pop("plain") == content.pop("plain")
+    torch.testing.assert_close(loaded, content, rtol=0, atol=0)
+
+
+END = 22
+
+
+def with_two_directories(good: bytes, bad: bytes) -> bytes:
+    """An archive in which a reader that trusts the end record finds `bad`, and one that looks in front of the end record `good`."""
+    parts = []
+    for whole in (bad, good):
+        size, offset = struct.unpack("<II", whole[-END + 12 : -END + 20])
+        parts.append((whole[:offset], bytearray(whole[offset : offset + size])))
+    (bad_records, bad_directory), (good_records, good_directory) = parts
+    assert len(bad_directory) == len(good_directory) and len(bad_records) >= len(good_records)
+    shift = len(bad_directory) + len(good_records)
+    place = 0
+    while place < len(good_directory):
+        name, extra, comment = struct.unpack("<HHH", good_directory[place + 28 : place + 34])
+        (offset,) = struct.unpack("<I", good_directory[place + 42 : place + 46])
+        here = offset + len(bad_records) + len(bad_directory) - shift
+        good_directory[place + 42 : place + 46] = struct.pack("<I", here)
+        place += 46 + name + extra + comment
+    end = bytearray(bad[-END:])
+    end[16:20] = struct.pack("<I", len(bad_records))
+    return bad_records + bad_directory + good_records + good_directory + bytes(end)
+
+
+def test_torch_reads_what_was_checked(tmp_path: Path) -> None:
+    """Whichever of two directories that is."""
+    archives = []
+    for word in ("good", "evil"):
+        torch.save({"word": word, "tensor": torch.zeros(3)}, tmp_path / "a.pt")
+        write(tmp_path / "b.pt", records(tmp_path / "a.pt"))
+        archives.append((tmp_path / "b.pt").read_bytes())
+    path = tmp_path / "two.pt"
+    path.write_bytes(with_two_directories(*archives))
+    assert torch.load(path, weights_only=True)["word"] == "evil"
+    with zipfile.ZipFile(path) as archive:
+        assert b"good" in archive.read("a/data.pkl")
+    assert read_tensors(path)[0]["word"] == "good"
 
 
 @pytest.mark.parametrize("kind", SMUGGLED)
@@ -119,7 +161,7 @@ def test_sizes_that_are_not_true_are_refused(change: Callable[[Path], None], tol
     path = tmp_path / "checkpoint.pt"
     with path.open("wb") as file:
         torch.save({"weight": torch.arange(4.0)}, file)
-    check_archive(path)
+    checked_archive(path)
     change(path)
     assert told in refusal(path)
 
