@@ -6,6 +6,7 @@ the random streams, statistics, the configuration, and what the environments wer
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -71,6 +72,28 @@ def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> N
         path.unlink(missing_ok=True)
 
 
+def make_room(folder: Path, also: Collection[int]) -> Path | None:
+    """Removes the oldest checkpoint that is neither of the numbers `also` nor the newest intact one.
+
+    Returns:
+        Its path; None where there is no such one.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    kept = {_path(folder, updates) for updates in also}
+    found = list_checkpoints(folder)
+    if len(found) < 2:
+        return None
+    # Where none is intact, nothing that could be gone on with is lost.
+    with contextlib.suppress(InputError):
+        kept.add(newest_intact(found).path)
+    oldest = next((path for path in found if path not in kept), None)
+    if oldest is not None:
+        oldest.unlink()
+    return oldest
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """All checkpoints of a folder, oldest first."""
     found = [(int(match.group(1)), path) for path in folder.glob("*.pt") if (match := _NAME.fullmatch(path.name))]
@@ -86,6 +109,8 @@ def newest_intact(found: Sequence[Path]) -> Intact:
     damaged: list[DamagedCheckpointError] = []
     for path in reversed(found):
         try:
+            if path.is_symlink() or not path.is_file():
+                raise DamagedCheckpointError(path, "is no ordinary file")
             return Intact(path, load_checkpoint(path), damaged)
         except DamagedCheckpointError as error:
             damaged.append(error)

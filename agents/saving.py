@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agents.checkpoint import CHECKPOINTS, kept_checkpoints, list_checkpoints, remove_checkpoints, save_checkpoint
+from agents.checkpoint import (
+    CHECKPOINTS,
+    kept_checkpoints,
+    list_checkpoints,
+    make_room,
+    remove_checkpoints,
+    save_checkpoint,
+)
 from agents.metrics import WINDOW, Standing
 
 
@@ -71,12 +79,26 @@ class Saver:
         folder = self.folder / CHECKPOINTS
         self._tried = frames
         with self.attempt("the checkpoint"):
-            save_checkpoint(folder, updates, content | {"kept": kept})
+            self._write(folder, updates, content | {"kept": kept})
             self._kept, self._updates = kept, updates
         if "the checkpoint" not in self._refused:
             best = kept["best"]
             with self.attempt("the folder of checkpoints"):
                 remove_checkpoints(folder, self._keep, {*kept["milestones"], *([best["updates"]] if best else [])})
+
+    def _write(self, folder: Path, updates: int, content: dict[str, Any]) -> None:
+        """Writes a checkpoint. On a full disk the oldest ones make room for it, but for the newest intact one and those that stay."""
+        before, new = self._kept, content["kept"]
+        numbers = {number for kept in (before, new) for number in kept["milestones"]}
+        numbers |= {kept["best"]["updates"] for kept in (before, new) if kept["best"]}
+        while True:
+            try:
+                save_checkpoint(folder, updates, content)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not (removed := make_room(folder, numbers)):
+                    raise
+                self._say(f"{error.strerror}: {removed} is removed, to make room for a newer checkpoint.")
 
     @contextlib.contextmanager
     def attempt(self, what: str) -> Iterator[None]:

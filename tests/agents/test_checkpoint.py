@@ -325,3 +325,16 @@ def test_a_damaged_description_is_refused(field: str) -> None:
         with pytest.raises(InputError) as caught:
             env_from_dict(damaged)
         assert_one_sentence(caught.value, "damaged")
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, lambda path: path.symlink_to(path.parent / "checkpoint-000000000001.pt"), os.mkfifo]
+)
+def test_what_is_no_file_is_passed_over(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """As the newest checkpoint, for the one before it."""
+    folder = tmp_path / "checkpoints"
+    intact = save_checkpoint(folder, 1, content())
+    make(folder / "checkpoint-000000000002.pt")
+    said: list[str] = []
+    assert find_checkpoint(tmp_path, said.append) == intact
+    assert "checkpoint-000000000002.pt is no ordinary file" in said[0]

@@ -10,16 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from saved_agents import CONDITIONAL, SMALL
 
 from agents import saving
 from agents.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from agents.metrics import WINDOW, Standing, Statistics
-from agents.run_folder import claim
 from agents.saving import SaveError, Saver
-from conf.loading import compose_train
 from envs.errors import InputError
-from envs.suites import make_spec
 
 PLAIN: dict[str, Any] = {
     "config": {},
@@ -160,8 +156,44 @@ def test_a_folder_that_cannot_be_cleared_is_no_lost_checkpoint(tmp_path: Path, m
     assert best(tmp_path) == 1 and len(said) == 1 and saver.failed == 2
 
 
-def test_checkpoints_that_would_be_elsewhere_are_refused(tmp_path: Path) -> None:
-    config = compose_train([*SMALL, *CONDITIONAL, f"run={tmp_path}", "resume=true"])
-    (tmp_path / "checkpoints").symlink_to(tmp_path.parent)
-    with pytest.raises(InputError, match="is a link"):
-        claim(config, make_spec(config.env))
+class Disk:
+    """Has room for so many checkpoints."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+        self.room, self._run, self._save = 99, run, saving.save_checkpoint
+        monkeypatch.setattr(saving, "save_checkpoint", self.save)
+
+    def save(self, folder: Path, updates: int, content: dict[str, Any]) -> Path:
+        if len(numbers(self._run)) >= self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._save(folder, updates, content)
+
+
+def test_on_a_full_disk_the_oldest_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    disk = Disk(monkeypatch, tmp_path)
+    saver = make_saver(tmp_path, said, keep=9, milestone_frames=20)
+    for updates, value in enumerate((0.9, 0.2, 0.3, 0.4, 0.5, 0.6), 1):
+        save(saver, updates, value)
+    # The best is 1, milestones are 2, 4 and 6.
+    disk.room = 6
+    save(saver, 7, 0.1)
+    assert numbers(tmp_path) == [1, 2, 4, 5, 6, 7] and not saver.failed
+    assert [line for line in said if "checkpoint-000000000003.pt is removed" in line] == said and len(said) == 1
+    disk.room = 5
+    save(saver, 8, 0.1)
+    assert numbers(tmp_path) == [1, 2, 4, 6, 7] and saver.failed == 1
+    disk.room = 9
+    save(saver, 9, 0.1)
+    assert numbers(tmp_path) == [1, 2, 4, 6, 7, 9]
+
+
+def test_the_newest_intact_one_never_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch, tmp_path)
+    saver = make_saver(tmp_path, keep=9)
+    for updates in (1, 2, 3):
+        save(saver, updates)
+    (tmp_path / "checkpoints" / "checkpoint-000000000003.pt").write_bytes(b"torn")
+    disk.room = 1
+    save(saver, 4)
+    assert numbers(tmp_path) == [2] and saver.failed == 1
