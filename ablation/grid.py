@@ -19,8 +19,9 @@ from typing import Any
 from ablation.run_files import CELL, GRID, read_evaluation, read_grid, read_paused, read_result
 from agents.builder import build_network
 from agents.evaluation import SEEDED_ONCE
-from agents.files import read_json, write_json
+from agents.files import read_json, read_lines, write_json
 from agents.matching import match_params
+from agents.plain_data import COUNT
 from agents.probes import ALL, PROBES
 from agents.requirements import check_fits
 from agents.run_folder import CONFIG
@@ -39,7 +40,7 @@ _LOG_STEPS = 100
 CLUSTER = "cluster"
 """The runtime of a grid whose runs are dealt to several machines."""
 
-_TAIL_BYTES = 64 * 2**10
+_TAIL_BYTES = 2**20
 """Of metrics.jsonl, in which its last line lies."""
 
 NOT_OF_THE_EXPERIMENT = set(MAY_CHANGE_ON_RESUME) - {
@@ -294,11 +295,10 @@ def evaluated(cell: Cell) -> bool:
 def frames(cell: Cell) -> int:
     """Frames that the run has logged so far."""
     try:
-        with (cell.folder / "metrics.jsonl").open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
-            lines = file.read().splitlines()
-        return int(json.loads(lines[-1])["frames"])
-    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        *_, newest = read_lines(cell.folder / "metrics.jsonl", last=_TAIL_BYTES)
+        count = json.loads(newest)["frames"]
+        return int(count) if COUNT.passes(count) else 0
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         return 0
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from ablation.grid import Cell, save_cell
 from ablation.running import End
+from agents.files import open_ordinary
 from agents.plan import num_cores
+from envs.errors import InputError
 
 _ROOT = Path(__file__).parent.parent
 PATIENCE_SECONDS = 60.0
@@ -79,7 +81,11 @@ def start(folder: Path, threads: int, cores: Sequence[int] = (), where: str | No
     command = [sys.executable, "-P", "-m", "ablation.cell", os.fspath(folder), str(threads)]
     command += [",".join(map(str, cores)), str(os.getpid())]
     path = os.pathsep.join([os.fspath(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with (folder / "cell.log").open("ab") as log:
+    try:
+        log = open_ordinary(folder / "cell.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    except OSError as error:
+        raise InputError(f"{folder / 'cell.log'} cannot be written ({error.strerror}): move it away.") from error
+    with os.fdopen(log, "ab"):
         # A group of its own: Ctrl-C in the terminal reaches the grid, which passes it on once.
         return subprocess.Popen(
             command,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from ablation.grid import NOT_OF_THE_EXPERIMENT
 from ablation.results import Curve, Measure, Problem, Results, Run
 from ablation.run_files import read_about, read_evaluation, read_grid, read_result
-from agents.files import read_bounded
+from agents.files import read_lines
 from agents.plain_data import FINITE
 from agents.run_folder import CONFIG
 from conf.loading import flatten, load_train, to_dict
@@ -32,8 +33,8 @@ _OF_THE_RUN = {"seed", "log_frames"} | NOT_OF_THE_EXPERIMENT
 """Keys in which runs of one variant may differ."""
 
 
-_MOST_LOG_BYTES = 2**28
-"""Of metrics.jsonl: a log step every five seconds for months."""
+_MOST_ROWS = 10_000
+"""Of a log that are kept, at least, where it has more: far more than a curve shows."""
 
 
 class Record(NamedTuple):
@@ -295,20 +296,40 @@ def make_run(record: Record, variant: str, values: Mapping[str, _Values], measur
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; what cannot be read is left out."""
-    rows = []
-    try:
-        lines: Iterable[str] = read_bounded(folder / "metrics.jsonl", _MOST_LOG_BYTES).splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = ()
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and "frames" in row and "seconds" in row and all(map(_is_readable, row.items())):
-            rows.append(row)
+    """What curves are made of, of the lines of metrics.jsonl; what cannot be read is left out.
+
+    Of more than 2 * _MOST_ROWS lines it is every second one, or every fourth, and so on, and the newest.
+    """
+    rows: list[dict[str, Any]] = []
+    number, step, newest = 0, 1, None
+    with contextlib.suppress(OSError):
+        for line in read_lines(folder / "metrics.jsonl"):
+            if (newest := _curve_row(line)) is None:
+                continue
+            if number % step == 0:
+                rows.append(newest)
+            number += 1
+            if len(rows) == 2 * _MOST_ROWS:
+                rows, step = rows[::2], 2 * step
+    if newest is not None and rows[-1] is not newest:
+        rows.append(newest)
     return rows
+
+
+def _curve_row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if (
+        not isinstance(row, dict)
+        or "frames" not in row
+        or "seconds" not in row
+        or not all(map(_is_readable, row.items()))
+    ):
+        return None
+    columns = ("frames", "seconds")
+    return {key: value for key, value in row.items() if key in columns or key.endswith(("/return", "/success"))}
 
 
 def _is_readable(item: tuple[str, Any]) -> bool:

@@ -10,9 +10,13 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from ablation.grid import Cell, evaluated, frames, trained
+from agents.files import read_lines
 from envs.faults import signal_name
 
 _POLL_SECONDS = 0.5
+
+_TAIL_BYTES = 2**16
+"""Of cell.log, in which an error message is looked for."""
 
 
 class State(StrEnum):
@@ -124,7 +128,7 @@ class Run:
 def reason(cell: Cell, code: int) -> str:
     """Why a cell ended with that exit code: its error message, else the code."""
     with contextlib.suppress(OSError):
-        lines = (cell.folder / "cell.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = list(read_lines(cell.folder / "cell.log", last=_TAIL_BYTES))
         errors = [line for line in lines if line.startswith("error: ")]
         if errors:
             return errors[-1].removeprefix("error: ")

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,54 @@ MOST_BYTES = 64 * 2**20
 """Of a file that is read at once: an evaluation of half a million episodes. What JSON of that size becomes in memory is below 2 GiB."""
 
 
+def open_ordinary(path: Path, flags: int = os.O_RDONLY) -> int:
+    """The descriptor of an ordinary file. Never waits, as opening a pipe does for somebody at its other end.
+
+    Raises:
+        OSError: it is none: missing, a folder, a device, a pipe.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no ordinary file", os.fspath(path))
+    return descriptor
+
+
 def read_bounded(path: Path, most: int = MOST_BYTES) -> str:
     """The text of an ordinary file of at most so many bytes.
 
     Raises:
-        OSError: it is none: missing, a device, a pipe that would never end, or too large.
+        OSError: it is none (`open_ordinary`), or too large.
         UnicodeDecodeError: it is not UTF-8.
     """
-    # Opening a pipe would wait for somebody who writes into it.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"{path} is no ordinary file")
-    with path.open("rb") as file:
+    with open(open_ordinary(path), "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise OSError(f"{path} is larger than {most:,} bytes")
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
     return content.decode()
+
+
+def read_lines(path: Path, most: int = 2**20, *, last: int = 0) -> Iterator[str]:
+    """The lines of an ordinary file of any size, one by one. Those of more than so many bytes are left out.
+
+    Args:
+        last: begin with the first whole line among so many bytes at the end; 0 = at the beginning.
+
+    Raises:
+        OSError: it is no ordinary file.
+    """
+    with open(open_ordinary(path), "rb") as file:
+        if last and file.seek(0, os.SEEK_END) > last:
+            file.seek(-last, os.SEEK_END)
+            file.readline(last)
+        else:
+            file.seek(0)
+        while line := file.readline(most + 1):
+            if len(line) <= most:
+                yield line.decode(errors="replace").rstrip("\n")
+                continue
+            while line and not line.endswith(b"\n"):
+                line = file.readline(most)
 
 
 def check_links(folder: Path, *parts: str) -> None:
@@ -103,7 +137,7 @@ class AppendedFile:
 
     def __init__(self, path: Path) -> None:
         # Unbuffered: what was refused must not come again with a later record.
-        self._file = path.open("ab", buffering=0)
+        self._file = os.fdopen(open_ordinary(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
 
     def write(self, record: bytes) -> None:
         """Appends `record`, which other processes can read from then on; OSError when the disk refuses."""

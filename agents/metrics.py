@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.files import AppendedFile, write_whole
+from agents.files import AppendedFile, read_lines, write_whole
 from agents.trajectory import Trajectory
 from envs.errors import InputError
 from envs.scores import aggregate, normalised
@@ -210,8 +210,7 @@ class MetricsLog:
         self.updates = 0.0
         try:
             if path.exists():
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-                kept = [line for line in lines if _updates_of(line) <= updates]
+                kept = [line for line in read_lines(path) if _updates_of(line) <= updates]
                 write_whole(path, "".join(line + "\n" for line in kept))
                 self.updates = max(map(_updates_of, kept), default=0.0)
             self._file = AppendedFile(path)
@@ -246,8 +245,8 @@ class MetricsLog:
 
 
 def _updates_of(line: str) -> float:
-    """The `updates` of a line; infinite for a line that a kill cut short."""
+    """The `updates` of a line; infinite for a line that a kill cut short, or that is none of ours."""
     try:
         return float(json.loads(line)["updates"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         return math.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,10 +87,19 @@ class Test:
     passes: Callable[[Any], bool]
 
 
+def _is_number(value: Any) -> bool:
+    # Longer integers are no floats, and raise where they are made into one.
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and abs(value) <= sys.float_info.max
+
+
 COUNT = Test("a count", lambda value: type(value) is int and 0 <= value <= _LARGEST_COUNT)
-NUMBER = Test("a number", lambda value: type(value) in (int, float))
-FINITE = Test("a finite number", lambda value: type(value) in (int, float) and math.isfinite(value))
-SECONDS = Test("a time", lambda value: type(value) in (int, float) and math.isfinite(value) and value >= 0)
+NUMBER = Test("a number", _is_number)
+FINITE = Test("a finite number", _is_finite)
+SECONDS = Test("a time", lambda value: _is_finite(value) and value >= 0)
 
 
 def check_form(value: Any, form: Any, where: str = "", *, complete: bool = True) -> None:

@@ -7,11 +7,10 @@ import errno
 import fcntl
 import os
 import socket
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from agents.files import check_links
+from agents.files import check_links, open_ordinary
 from envs.errors import InputError
 
 LOCK = "lock"
@@ -109,7 +108,7 @@ def is_locked(folder: Path) -> bool:
 def _holder(folder: Path) -> str | None:
     """What the process that writes to the folder has said of itself; None where there is none."""
     try:
-        descriptor = _open(folder / LOCK, os.O_RDONLY)
+        descriptor = open_ordinary(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
     except (OSError, ValueError):
         return None
     try:
@@ -150,7 +149,7 @@ def _locked(folder: Path, key: str, wait: bool) -> int:
     path = folder / LOCK
     while True:
         try:
-            descriptor = _open(path, os.O_RDWR | os.O_CREAT)
+            descriptor = open_ordinary(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except OSError as error:
             raise _unwritable(folder, key, error) from error
         try:
@@ -168,15 +167,6 @@ def _locked(folder: Path, key: str, wait: bool) -> int:
         _make(folder, key)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
-    return descriptor
-
-
-def _open(path: Path, flags: int) -> int:
-    """Never follows a link, and never waits as for the other end of a pipe."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "its lock is no ordinary file")
     return descriptor
 
 
