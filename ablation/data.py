@@ -17,6 +17,7 @@ import numpy as np
 
 from ablation.comparability import Configs
 from ablation.results import Analysis, Estimate, Results
+from agents.terminal import printable
 
 MEAN_OVER_TASKS = "mean over tasks"
 """What a table calls the task "" of `Analysis.curves`."""
@@ -44,7 +45,7 @@ def _cell(value: Any) -> str:
         return str(value).lower()
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return repr(float(value)) if isinstance(value, float) else str(value)
+    return repr(float(value)) if isinstance(value, float) else printable(str(value))
 
 
 _INTERVAL = ("low", "high")

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.segment import Segment
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for tab and newline, marks that turn the direction of writing, and halves of characters."""
+
+
+def printable(text: str) -> str:
+    """The text without what could command a terminal, or could not be encoded. Names in files may come from somebody else."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 class TextConsole(Console):
-    """Standard output. What cannot be written is lost, on a full disk or with a reader that is gone (`| head`), and the program goes on."""
+    """Standard output. What cannot be written is lost, on a full disk or with a reader that is gone (`| head`), and the program goes on.
+
+    Every text that is shown is `printable`, wherever it comes from.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # One that knows ASCII alone shall not end the program.
+            sys.stdout.reconfigure(errors="backslashreplace")
         if not self.is_terminal:
             # A file has no width: nothing is wrapped or cut.
             self.width = 1000
@@ -24,6 +42,11 @@ class TextConsole(Console):
         """As rich does."""
         with contextlib.suppress(OSError):
             super().print(*objects, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, whose own control codes are no text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def say(self, text: str) -> None:
         """Whole lines, as they are: a path that is wrapped, or loses what looks like markup, cannot be copied."""
@@ -37,7 +60,7 @@ class TextConsole(Console):
 def warn(*lines: str) -> None:
     """Lines on stderr, where they stand apart from what a program prints."""
     with contextlib.suppress(OSError):
-        print(*lines, sep="\n", file=sys.stderr)
+        print(*map(printable, lines), sep="\n", file=sys.stderr)
 
 
 class Terminal:

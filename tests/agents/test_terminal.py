@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+import sys
 
-from agents.terminal import TextConsole
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from ablation.data import Data
+from agents.terminal import TextConsole, printable, warn
 
 
 def test_lines_arrive_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     line = f"runs/:x:/[bold]a:b:c[/] {'long ' * 300}end"
     TextConsole().say(line)
     assert capsys.readouterr().out == f"{line}\n"
+
+
+HOSTILE = "a\x1b[31mb\x1b]0;title\x07c\x9bd\rsecret\x7f\u202ee\ud800"
+HARMLESS = "a\ufffd[31mb\ufffd]0;title\ufffdc\ufffdd\ufffdsecret\ufffd\ufffde\ufffd"
+
+
+def test_no_name_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a task, a variant, a folder: they may come out of a stranger's file."""
+    console = TextConsole()
+    console.say(HOSTILE)
+    table = Table(HOSTILE, title=Text(HOSTILE))
+    table.add_row(Text(HOSTILE))
+    console.print(table)
+    warn(f"error: {HOSTILE}")
+    out, err = capsys.readouterr()
+    # rich leaves some of them out.
+    assert out.count("a\ufffd[31mb\ufffd]0;title") == 4 and err == f"error: {HARMLESS}\n"
+    for text in (out, err):
+        assert not [letter for letter in text if letter != "\n" and not letter.isprintable()]
+    assert Data("x", ("name",), ((HOSTILE,),)).csv.splitlines()[1] == HARMLESS
+    assert printable("größe\t实验\n") == "größe\t实验\n"
+
+
+def test_a_terminal_that_knows_ascii_alone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    TextConsole().say("größe \ud800")
+    sys.stdout.flush()
+    assert written.getvalue() == b"gr\\xf6\\xdfe \\ufffd\n"
