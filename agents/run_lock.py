@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agents.files import check_links, open_ordinary
+from agents.terminal import warn
 from envs.errors import InputError
 
 LOCK = "lock"
@@ -56,7 +57,8 @@ class FolderLock:
 
     def release(self) -> None:
         """Lets others lock the folder."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.forget()
 
     def forget(self) -> None:
@@ -156,17 +158,19 @@ def _locked(folder: Path, key: str, wait: bool) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             owner = _owner(descriptor)
-            os.close(descriptor)
-            if error.errno != errno.EWOULDBLOCK:
-                raise _unwritable(folder, key, error) from error
-            raise _busy(folder, key, owner) from error
+            if error.errno == errno.EWOULDBLOCK:
+                os.close(descriptor)
+                raise _busy(folder, key, owner) from error
+            warn(f"warning: {key}={folder} cannot be locked ({error.strerror}): nothing keeps a second process out.")
         # The one that held it may have removed it.
         if _is_at(descriptor, path):
             break
         os.close(descriptor)
         _make(folder, key)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+    # A full disk keeps nobody from holding the lock.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
     return descriptor
 
 

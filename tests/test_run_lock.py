@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -178,6 +179,18 @@ def test_what_is_no_lock_is_refused_in_one_sentence(tmp_path: Path) -> None:
     for run in (outside / "run", tmp_path / ("x" * 300), Path("/dev/null/run"), tmp_path / "a\0b"):
         with pytest.raises(InputError, match=r"cannot be written"), sole_writer(run):
             pass
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", refuse)
+    with sole_writer(tmp_path) as lock:
+        assert lock.place() == tmp_path
+    assert f"run={tmp_path} cannot be locked (No locks available)" in capsys.readouterr().err
 
 
 def test_links_are_refused_before_anything_is_renamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
