@@ -6,6 +6,7 @@ Every `auto` and every 0 of the `runtime` and `learner` groups is decided here, 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from dataclasses import replace
@@ -260,6 +261,17 @@ def autocast_dtype(config: TrainConfig, device: torch.device = _CPU) -> torch.dt
     if config.precision == "auto" and config.runtime.name != "serial" and has_bf16(device):
         return torch.bfloat16
     return None
+
+
+@functools.cache
+def has_bf16_lstm() -> bool:
+    """Whether torch can train nn.LSTM under autocast to bf16 on this processor: without AVX512 it has no kernel."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.nn.LSTM(4, 4)(torch.zeros(2, 3, 4))
+    except RuntimeError:
+        return False
+    return True
 
 
 def has_bf16(device: torch.device = _CPU) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from agents import plan
 from agents.builder import build_network, replay_spec
@@ -61,8 +62,13 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
 
     Raises:
         InputError: a schedule that the environments cannot follow, a task without a slot, more memory or open files than there are,
-            or a cluster that does not answer.
+            a cluster that does not answer, or a precision that this processor's kernels do not have.
     """
+    recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
+    if config.precision == "bf16" and plan.device(config).type == "cpu" and recurrent and not plan.has_bf16_lstm():
+        raise InputError(
+            "precision=bf16 needs an LSTM in bf16, which torch does not have for this processor: use precision=auto or fp32."
+        )
     if config.runtime.name == "cluster":
         check_address(config.runtime.address)
         if plan.actors_are_elsewhere(config) and not config.runtime.num_actors:

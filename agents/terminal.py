@@ -19,8 +19,10 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206
 
 
 def printable(text: str) -> str:
-    """The text without what could command a terminal, or could not be encoded. Names in files may come from somebody else."""
-    return _UNPRINTABLE.sub("\ufffd", text)
+    """The text with escapes in place of what could command a terminal, or could not be encoded. Names in files may come from somebody
+    else.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class TextConsole(Console):

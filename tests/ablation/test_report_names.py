@@ -18,6 +18,7 @@ from report_pages import Page, rows, written
 from ablation import drawing, panels
 from ablation.drawing import shown
 from ablation.results import Estimate, Problem, Results
+from agents.terminal import printable
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -49,7 +50,7 @@ def check_names_stay_names(names: Sequence[str], tame: Page, page: Page, folder:
         # A name makes neither a column nor a tag.
         assert len({unmarked(line).count("|") for line in table.splitlines()}) == 1
         assert "<" not in unmarked(table)
-    assert {row["variant"] for row in rows(folder, "aggregates")} == set(names[1:])
+    assert {row["variant"] for row in rows(folder, "aggregates")} == {printable(name) for name in names[1:]}
 
 
 def named(names: Sequence[str]) -> Results:

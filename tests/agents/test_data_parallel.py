@@ -128,8 +128,10 @@ def test_twenty_updates_are_those_of_one_learner(optimizer: str, reduction: str,
         expected = single.step(batch)
         for found in together(several, parts):
             assert isinstance(found, dict)
+            # Losses are sums of terms of both signs: where they cancel, their error is still that of the terms.
+            size = max(abs(float(value)) for key, value in expected.items() if key.startswith("loss/"))
             for key, value in expected.items():
-                assert float(found[key]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), key
+                assert float(found[key]) == pytest.approx(float(value), rel=1e-4, abs=1e-5 * size), key
         assert single.steps_by_task == steps_by_task(batch, 4)
     assert lacking == 20
     assert reduce.calls == 2 * 20 * len(several), "what each update exchanges"

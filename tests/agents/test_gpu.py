@@ -12,7 +12,7 @@ from gpu_agents import AGENTS, SLOTS, B, T, assert_equal_parameters, two_learner
 from pretended_gpu import GPU, MixedDevicesError, OnGPU, PretendedGPU, host
 from torch import Tensor
 
-from agents import device_step
+from agents import device_step, plan
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork
 from agents.policy import Policy
@@ -53,6 +53,7 @@ def test_an_update_on_a_gpu_is_the_update_and_waits_once(gpu: PretendedGPU, name
     torch.testing.assert_close(host(on_gpu.popart.mu), on_cpu.popart.mu, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.skipif(not plan.has_bf16_lstm(), reason="the processor that pretends to be a GPU has no LSTM in bf16")
 @pytest.mark.parametrize("name", ["fusion-mi", "map-dynamic_conv", "core-mogrifier"])
 def test_an_update_in_low_precision_stays_on_the_gpu(gpu: PretendedGPU, name: str) -> None:
     env, config = AGENTS[name]

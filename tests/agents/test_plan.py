@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from saved_agents import CONDITIONAL, SMALL
 
+from agents import plan
+from agents.builder import build_network
 from agents.plan import buffers_per_actor, fresh_columns, num_actors, replayed_columns, unrolls_per_batch
+from agents.requirements import check_fits
 from conf.loading import compose_train
+from envs.errors import InputError
 from envs.suites import make_spec
 
 
@@ -53,3 +58,17 @@ def test_there_are_buffers_for_a_whole_batch_and_one_more() -> None:
     assert buffers_per_actor(config, make_spec(config.env)) == 5
     config = compose_train([*words, "runtime.buffers_per_actor=9"])
     assert buffers_per_actor(config, make_spec(config.env)) == 9
+
+
+def test_a_precision_without_a_kernel_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a traceback out of the first update."""
+    monkeypatch.setattr(plan, "has_bf16_lstm", lambda: False)
+    for core, refused in (("lstm", True), ("feedforward", False)):
+        config = compose_train([*SMALL, *CONDITIONAL, "precision=bf16", "runtime.slots_per_actor=8", f"core={core}"])
+        env = make_spec(config.env)
+        network = build_network(config, env)
+        if not refused:
+            check_fits(config, env, network)
+            continue
+        with pytest.raises(InputError, match="^precision=bf16 needs an LSTM in bf16"):
+            check_fits(config, env, network)
