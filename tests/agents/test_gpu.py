@@ -10,9 +10,10 @@ import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from gpu_agents import AGENTS, SLOTS, B, T, assert_equal_parameters, two_learners
 from pretended_gpu import GPU, MixedDevicesError, OnGPU, PretendedGPU, host
+from processors import needs_bf16_lstm
 from torch import Tensor
 
-from agents import device_step, plan
+from agents import device_step
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork
 from agents.policy import Policy
@@ -53,7 +54,7 @@ def test_an_update_on_a_gpu_is_the_update_and_waits_once(gpu: PretendedGPU, name
     torch.testing.assert_close(host(on_gpu.popart.mu), on_cpu.popart.mu, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.skipif(not plan.has_bf16_lstm(), reason="the processor that pretends to be a GPU has no LSTM in bf16")
+@needs_bf16_lstm
 @pytest.mark.parametrize("name", ["fusion-mi", "map-dynamic_conv", "core-mogrifier"])
 def test_an_update_in_low_precision_stays_on_the_gpu(gpu: PretendedGPU, name: str) -> None:
     env, config = AGENTS[name]

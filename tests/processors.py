@@ -1,0 +1,11 @@
+"""What tests need of the processor."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents import plan
+
+needs_bf16_lstm = pytest.mark.skipif(
+    not plan.has_bf16_lstm(), reason="torch has no LSTM in bf16 for this processor, or one that pretends to be a GPU"
+)
