@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from agents.terminal import warn
 from envs.errors import InputError
 
 LOCK = "lock"
+
+_LOOK_SECONDS = 0.2
+"""Longer than `is_locked` holds the lock, which is no reason to refuse a run."""
 
 _HELD: dict[str, FolderLock] = {}
 """Locks of this process, by folder."""
@@ -148,7 +152,7 @@ def _make(folder: Path, key: str) -> list[Path]:
 
 def _locked(folder: Path, key: str, wait: bool) -> int:
     """The descriptor of the locked file, which names this process."""
-    path = folder / LOCK
+    path, until = folder / LOCK, time.monotonic() + _LOOK_SECONDS
     while True:
         try:
             descriptor = open_ordinary(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
@@ -160,6 +164,9 @@ def _locked(folder: Path, key: str, wait: bool) -> int:
             owner = _owner(descriptor)
             if error.errno == errno.EWOULDBLOCK:
                 os.close(descriptor)
+                if time.monotonic() < until:
+                    time.sleep(_LOOK_SECONDS / 10)
+                    continue
                 raise _busy(folder, key, owner) from error
             warn(f"warning: {key}={folder} cannot be locked ({error.strerror}): nothing keeps a second process out.")
         # The one that held it may have removed it.

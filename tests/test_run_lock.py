@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -179,6 +181,17 @@ def test_what_is_no_lock_is_refused_in_one_sentence(tmp_path: Path) -> None:
     for run in (outside / "run", tmp_path / ("x" * 300), Path("/dev/null/run"), tmp_path / "a\0b"):
         with pytest.raises(InputError, match=r"cannot be written"), sole_writer(run):
             pass
+
+
+def test_who_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    descriptor = os.open(tmp_path / LOCK, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    looked = threading.Timer(0.05, os.close, [descriptor])
+    looked.start()
+    with sole_writer(tmp_path):
+        assert is_locked(tmp_path)
+    looked.join()
 
 
 def test_a_file_system_without_locks_is_warned_of(
