@@ -15,9 +15,15 @@ that is sound), so all of them meet the same machine. The first round is dropped
     pattern="steps: (\\d+)"                          ... or, with this, it prints its steps so far.
     key=value                                       for every case that does not set the key itself
 
-Each turn is a line on stderr as it ends. At the end one line of JSON per case: steps_per_second {median, min, max} over the rounds;
-cores_used, the processor seconds of all its processes per second; time, the shares of metrics.jsonl (env and inference of an actor's
-time, learner and wait of the learner's).
+Each turn is a line on stderr as it ends. At the end one line of JSON per case, over the rounds:
+
+    steps_per_second    {median, min, max}
+    times_first         the same of its speed divided by that of the first case in the same round: a drift of the machine leaves it alone
+    cores_used          processor seconds of all its processes per second
+    time                shares of metrics.jsonl: env and inference of an actor's time, learner and wait of the learner's
+
+Two checkouts that learn at different speed play episodes of different length, which has a cost of its own. To compare their code alone
+let nobody learn (`learner.learning_rate=0`).
 """
 
 from __future__ import annotations
@@ -33,7 +39,7 @@ from agents import plan
 from benchmarks.cases import chosen, configurations, merged, named
 from benchmarks.options import Options, Row, parse, report
 from benchmarks.programs import SHARES, Program, Programs, Turn
-from benchmarks.turns import digits, spread, take_turns
+from benchmarks.turns import digits, ratios, spread, take_turns
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
@@ -71,10 +77,12 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             {name: partial(told_turn, name, program, options.seconds) for name, program in started.items()},
             options.rounds,
         )
+    first = [turn.steps_per_second for turn in next(iter(turns.values()))]
     for name, readings in turns.items():
         yield {
             "case": name,
             **speeds(readings),
+            "times_first": ratios([turn.steps_per_second for turn in readings], first),
             **(layout(*configs[name]) if name in configs else {}),
             "cores": plan.num_cores(),
             "rounds": options.rounds,

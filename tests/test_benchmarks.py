@@ -84,6 +84,8 @@ def test_throughput_of_another_checkout(capsys: pytest.CaptureFixture[str], tmp_
     )
     this, before = rows(capsys, "throughput", f"checkout=before: {root} fusion=mi", *SMALL, "runtime=serial")
     assert [this["case"], before["case"]] == ["this checkout", "before"]
+    assert this["times_first"] == {"median": 1, "min": 1, "max": 1}
+    check_spreads(before, "times_first")
     assert before["checkout"] == str(root) and "checkout" not in this
     assert before["steps_per_second"]["median"] == 1e6, "by that program's own counter and clock"
     assert "fusion=mi" in before["arguments"] and "fusion=mi" not in this["arguments"]
