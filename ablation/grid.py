@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 from ablation.run_files import CELL, GRID, read_evaluation, read_grid, read_paused, read_result
 from agents.builder import build_network
 from agents.evaluation import SEEDED_ONCE
-from agents.files import read_json, read_lines, write_json
+from agents.files import parse_json, read_json, read_lines, write_json
 from agents.matching import match_params
 from agents.plain_data import COUNT
 from agents.probes import ALL, PROBES
@@ -296,9 +295,9 @@ def frames(cell: Cell) -> int:
     """Frames that the run has logged so far."""
     try:
         *_, newest = read_lines(cell.folder / "metrics.jsonl", last=_TAIL_BYTES)
-        count = json.loads(newest)["frames"]
+        count = parse_json(newest)["frames"]
         return int(count) if COUNT.passes(count) else 0
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return 0
 
 

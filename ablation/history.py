@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.files import MOST_BYTES, read_bounded, write_whole
-from agents.plain_data import COUNT, FINITE, PlainDataError, Test, check_form, plain_copy
+from agents.files import MOST_BYTES, parse_json, read_bounded, write_whole
+from agents.plain_data import COUNT, FINITE, Test, check_form, plain_copy
 from envs.errors import InputError
 
 HISTORY = "history.jsonl"
@@ -70,10 +70,10 @@ class History:
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
         lines = read_bounded(path, MOST_BYTES).splitlines()
-        rows: list[dict[str, Any]] = plain_copy([json.loads(line) for line in lines], most=MOST_BYTES)
+        rows: list[dict[str, Any]] = plain_copy([parse_json(line) for line in lines], most=MOST_BYTES)
         for row in rows:
             check_form(row, _ROW)
         return rows
-    except (OSError, ValueError, RecursionError, PlainDataError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is damaged ({reason}): put back a copy, or give another folder=.") from error

@@ -14,7 +14,7 @@ import numpy as np
 from ablation.grid import NOT_OF_THE_EXPERIMENT
 from ablation.results import Curve, Measure, Problem, Results, Run
 from ablation.run_files import read_about, read_evaluation, read_grid, read_result
-from agents.files import read_lines
+from agents.files import parse_json, read_lines
 from agents.plain_data import FINITE
 from agents.run_folder import CONFIG
 from conf.loading import flatten, load_train, to_dict
@@ -318,8 +318,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 def _curve_row(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     if (
         not isinstance(row, dict)

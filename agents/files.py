@@ -6,12 +6,16 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from envs.errors import InputError
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""In JSON, whose two halves of a character usually stand side by side."""
 
 MOST_BYTES = 64 * 2**20
 """Of a file that is read at once: an evaluation of half a million episodes. What JSON of that size becomes in memory is below 2 GiB."""
@@ -84,7 +88,9 @@ def check_links(folder: Path, *parts: str) -> None:
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes `content` (text as UTF-8) to `path`, in whose place the old content stands until the new one is on the disk.
+    """Writes `content` to `path`, in whose place the old content stands until the new one is on the disk.
+
+    Text is written as UTF-8, with escapes for halves of characters and other bytes in names of files.
 
     Raises:
         OSError: the disk refuses; the old content is untouched, and nothing else is left.
@@ -94,7 +100,7 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     temporary.unlink(missing_ok=True)
     try:
         with temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -123,11 +129,33 @@ def finite_or_null(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def parse_json(text: str) -> Any:
+    """What a text of JSON says; ValueError when it is none, is nested too deeply, or has texts that no file can hold (`is_text`)."""
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if _HALF.search(text) and not is_text(json.dumps(content, ensure_ascii=False)):
+        raise ValueError("it holds half of a character")
+    return content
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be written: one with half of a character (U+D800) cannot. Bytes that are no UTF-8 in names of files, which Python
+    reads as U+DC80 to U+DCFF, can.
+    """
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is none that can be read."""
     try:
-        content = json.loads(read_bounded(path))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(read_bounded(path))
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 

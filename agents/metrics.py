@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.files import AppendedFile, read_lines, write_whole
+from agents.files import AppendedFile, parse_json, read_lines, write_whole
 from agents.trajectory import Trajectory
 from envs.errors import InputError
 from envs.scores import aggregate, normalised
@@ -247,6 +247,6 @@ class MetricsLog:
 def _updates_of(line: str) -> float:
     """The `updates` of a line; infinite for a line that a kill cut short, or that is none of ours."""
     try:
-        return float(json.loads(line)["updates"])
-    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
+        return float(parse_json(line)["updates"])
+    except (ValueError, KeyError, TypeError, ArithmeticError):
         return math.inf

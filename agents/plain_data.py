@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.files import is_text
+
 MOST_VALUES = 1_000_000
 MOST_LEVELS = 32
 LARGEST_INTEGER = 2**64
@@ -54,7 +56,11 @@ class _Copy:
             return {self._key(key): self.of(value, level + 1) for key, value in dict.items(data)}
         if kind is list or kind is tuple:
             return kind(self.of(value, level + 1) for value in data)
-        if data is None or kind in (bool, float, str):
+        if data is None or kind in (bool, float):
+            return data
+        if kind is str:
+            if not data.isascii() and not is_text(data):
+                raise PlainDataError("a text with half of a character")
             return data
         if kind is int:
             if abs(data) > LARGEST_INTEGER:

@@ -20,11 +20,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agents.files import read_bounded, write_whole
-from agents.plain_data import MOST_LEVELS, PlainDataError, plain_copy
+from agents.files import write_whole
+from agents.plain_data import PlainDataError, plain_copy
 from agents.probes import ALL, PROBES
 from conf.ablate_schema import AblateConfig
 from conf.checks import check_device, check_train, require
+from conf.plain_yaml import MOST_CONFIG_VALUES, read_yaml
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, TrainConfig
 from conf.studies_schema import STUDIES, StudyConfig
@@ -33,9 +34,6 @@ from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
 
 Config = TypeVar("Config")
-
-_MOST_YAML_BYTES, _MOST_VALUES = 2**18, 100_000
-"""Of a saved configuration; those of this program have a few kilobytes."""
 
 
 @functools.cache
@@ -184,7 +182,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     """
     problem = f"{source} does not hold a configuration of this version of mimpala"
     try:
-        data = plain_copy(data, most=_MOST_VALUES)
+        data = plain_copy(data, most=MOST_CONFIG_VALUES)
     except PlainDataError as error:
         raise InputError(f"{problem}: it holds {error}.") from error
     if not isinstance(data, dict) or not isinstance(data.get("env"), dict):
@@ -214,7 +212,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
 
 def evaluate_from_dict(data: Any) -> EvaluateConfig:
     """A saved configuration of evaluate.py, merged into the schema again; ValueError or TypeError when it is none."""
-    data = plain_copy(data, most=_MOST_VALUES)
+    data = plain_copy(data, most=MOST_CONFIG_VALUES)
     if "${" in repr(data):
         raise ValueError("interpolations are not read from files")
     try:
@@ -226,32 +224,7 @@ def evaluate_from_dict(data: Any) -> EvaluateConfig:
 
 def load_train(path: Path) -> TrainConfig:
     """Reads a config.yaml; InputError when it cannot be read or is not one."""
-    try:
-        text = read_bounded(path, _MOST_YAML_BYTES)
-        _check_yaml(text)
-        data = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError, ValueError, TypeError, ArithmeticError) as error:
-        raise InputError(f"{path} cannot be read as YAML: {_first_line(error)}.") from error
-    return train_from_dict(data, str(path))
-
-
-def _check_yaml(text: str) -> None:
-    """Refuses what no config.yaml of ours has, before anything is made of it: a few aliases of each other fill any memory, and tags say
-    what text is to be read as.
-
-    Raises:
-        ValueError: there is an anchor, an alias, a tag, or too deep nesting.
-        yaml.YAMLError: it is no YAML.
-    """
-    level = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise ValueError("anchors and aliases are not read from files")
-        if getattr(event, "tag", None) is not None:
-            raise ValueError("tags (!) are not read from files")
-        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if level > MOST_LEVELS:
-            raise ValueError(f"it is nested more than {MOST_LEVELS} levels deep")
+    return train_from_dict(read_yaml(path), str(path))
 
 
 def save_train(config: TrainConfig, path: Path) -> None:

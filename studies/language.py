@@ -23,6 +23,7 @@ import torch
 
 from ablation.numbers import count
 from ablation.results import Estimate
+from agents.plain_data import COUNT, FINITE, PlainDataError, Test, check_form
 from conf.studies_schema import LanguageConfig
 from envs.errors import InputError
 from studies.corpora import LEVELS, Corpus, check_length, load
@@ -32,11 +33,12 @@ from studies.language_model import FORMS, LanguageModel
 from studies.language_training import evaluate, train, write
 from studies.networks import matched_width, num_parameters
 from studies.program import Findings, Study, check_above_zero, check_names, check_rates, main, seeds_of
-from studies.running import Cell, Checkpoint, Result, Settings
+from studies.running import MEASURED, SIZE, Cell, Checkpoint, Result, Settings
 from studies.tables import over_seeds, over_seeds_geometric, significant, with_interval
 
 PLAIN = "lstm"
 """What the others are compared with, and have as many parameters as."""
+_NATS = Test("nats for each symbol", lambda value: FINITE.passes(value) and 0 <= value <= 100)
 
 _MODEL = ("embedding_size", "rank", "dropout", "tied")
 _TRAINING = ("steps", "batch_size", "length", "most_gradient", "evaluations", "patience")
@@ -132,6 +134,14 @@ def _model(settings: Settings, network: str, symbols: int, width: int) -> Langua
 def _bits(nats: float, corpus: Corpus, part: str) -> float:
     """Nats per symbol of one of the texts as bits per character."""
     return nats / math.log(2) * len(corpus.parts[part]) / corpus.characters[part]
+
+
+def sound(settings: Settings, result: Result) -> None:
+    """Raises PlainDataError for a result that `play` does not give."""
+    rows = {"steps": [COUNT], "validation": [MEASURED], "best_step": COUNT, "sample": str}
+    check_form(result, {"width": SIZE, "parameters": SIZE, "bits": MEASURED, "nats": _NATS, **rows})
+    if not result["steps"] or len(result["steps"]) != len(result["validation"]):
+        raise PlainDataError("something else than one value of the validation text for each of its steps")
 
 
 def find(config: LanguageConfig, results: Mapping[str, Result]) -> Findings:
@@ -259,7 +269,7 @@ def _four_decimals(value: float) -> str:
     return f"{round(value, 4) + 0.0:.4f}"
 
 
-STUDY = Study(name="language", about=__doc__, check=check, cells=cells, play=play, find=find)
+STUDY = Study(name="language", about=__doc__, check=check, cells=cells, play=play, sound=sound, find=find)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

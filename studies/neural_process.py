@@ -29,6 +29,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ablation.numbers import count
 from agents.network.initialization import RELU_GAIN, keep_variance
+from agents.plain_data import check_form
 from conf.studies_schema import NeuralProcessConfig
 from envs.errors import InputError
 from studies.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
@@ -36,7 +37,7 @@ from studies.figures import Figure, band, curves
 from studies.gaussian_process import GaussianProcess
 from studies.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
 from studies.program import Findings, Study, check_above_zero, check_names, check_numbers, check_rates, main, seeds_of
-from studies.running import Cell, Result, Settings, begun_anew
+from studies.running import MEASURED, SIZE, Cell, Result, Settings, begun_anew
 from studies.tables import over_seeds, with_interval
 
 DECODERS = tuple(name for name in PERCEPTRONS if name != MULTI_HEAD)
@@ -211,6 +212,14 @@ def _likelihoods(
     return {name: as_numbers(values) for name, values in found.items()}
 
 
+def sound(settings: Settings, result: Result) -> None:
+    """Raises PlainDataError for a result that `play` does not give."""
+    values = (MEASURED,) * len(settings["seeds"])
+    likelihoods = {key: (values,) * len(settings["context_sizes"]) for key in ("target", "context", "exact")}
+    curves = {"bounds": (values,) * len(_points(settings["steps"])), "validation": values}
+    check_form(result, {"width": SIZE, "parameters": SIZE, **curves, **likelihoods})
+
+
 def find(config: NeuralProcessConfig, results: Mapping[str, Result]) -> Findings:
     """The table: log-likelihoods by decoder and number of context points, each decoder with its best learning rate."""
     chosen = {
@@ -315,7 +324,9 @@ def _three_decimals(value: float) -> str:
     return f"{round(value, 3) + 0.0:.3f}"
 
 
-STUDY = Study(name="neural_process", about=__doc__, check=check, cells=cells, play=begun_anew(play), find=find)
+STUDY = Study(
+    name="neural_process", about=__doc__, check=check, cells=cells, play=begun_anew(play), sound=sound, find=find
+)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

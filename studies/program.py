@@ -34,7 +34,7 @@ from conf.loading import compose_study, flatten, to_dict
 from conf.studies_schema import StudyConfig
 from envs.errors import InputError, unknown_name
 from studies.figures import Figure, png
-from studies.running import Cell, CellError, Outcome, Play, Result, run, stored, tidy
+from studies.running import Cell, CellError, Check, Outcome, Play, Result, run, stored, tidy
 from studies.tables import markdown
 
 MOST, MOST_SEEDS = 2**20, 1000
@@ -78,6 +78,7 @@ class Study(Generic[Config]):
         check: raises InputError for values that cannot be.
         cells: of a configuration, in the order to run them in: the longest first leaves no core idle at the end.
         play: runs one of them, and keeps how far it has come if it takes long.
+        sound: whether a result that is read back from a file is one.
         find: makes the findings from the results of all, by the cells' names.
     """
 
@@ -86,6 +87,7 @@ class Study(Generic[Config]):
     check: Callable[[Config], None]
     cells: Callable[[Config], list[Cell]]
     play: Play
+    sound: Check
     find: Callable[[Config, Mapping[str, Result]], Findings]
 
 
@@ -122,7 +124,7 @@ def conduct(study: Study[Config], config: Config, folder: Path) -> None:
         CellError, OSError: as `running.run`.
     """
     cells, kept = study.cells(config), folder / "cells"
-    outcomes = {cell.name: outcome for cell in cells if (outcome := stored(cell, kept))}
+    outcomes = {cell.name: outcome for cell in cells if (outcome := stored(cell, kept, study.sound))}
     waiting = [cell for cell in cells if cell.name not in outcomes]
     for outcome in outcomes.values():
         tidy(outcome.cell, kept)

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from ablation.numbers import count
+from agents.plain_data import check_form
 from conf.studies_schema import RegressionConfig
 from studies.ensembles import Ensemble, Streams, as_numbers, train
 from studies.families import FAMILIES, Tasks
 from studies.figures import Figure, band, curves
 from studies.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron
 from studies.program import Findings, Study, check_above_zero, check_names, check_numbers, check_rates, main, seeds_of
-from studies.running import Cell, Result, Settings, begun_anew
+from studies.running import ERROR, SIZE, Cell, Result, Settings, begun_anew
 from studies.tables import over_seeds_geometric, significant, with_interval
 
 POINTS = 24
@@ -168,6 +169,14 @@ def _transfer(settings: Settings, networks: Ensemble, shots: int) -> list[float]
         return as_numbers(error(*new.sample(settings["test_samples"], Streams(seeds, "new test"))))
 
 
+def sound(settings: Settings, result: Result) -> None:
+    """Raises PlainDataError for a result that `play` does not give."""
+    errors = (ERROR,) * len(settings["seeds"])
+    sizes = dict.fromkeys(("width", "parameters", "own"), SIZE)
+    curves = {"curve": (errors,) * len(_points(settings["steps"])), "transfer": (errors,) * len(settings["shots"])}
+    check_form(result, {**sizes, **curves, "validation": errors, "test": errors})
+
+
 def find(config: RegressionConfig, results: Mapping[str, Result]) -> Findings:
     """The table: errors after training and of new tasks, by problem and network, each with its best learning rate."""
     problems = [(function, x_size) for function in config.functions for x_size in config.x_sizes]
@@ -246,7 +255,7 @@ def _at_most_half(errors: list[float], others: list[float]) -> bool:
     return apart and ours.value <= theirs.value / 2
 
 
-STUDY = Study(name="regression", about=__doc__, check=check, cells=cells, play=begun_anew(play), find=find)
+STUDY = Study(name="regression", about=__doc__, check=check, cells=cells, play=begun_anew(play), sound=sound, find=find)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

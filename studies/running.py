@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,11 @@ import numpy as np
 
 from agents.files import read_json, temporary_of, write_json
 from agents.interruption import end_with_the_parent
-from agents.plain_data import COUNT, SECONDS, PlainDataError, check_form, plain_copy
+from agents.plain_data import COUNT, FINITE, SECONDS, PlainDataError, Test, check_form, plain_copy
 from agents.runtime.process import configure_process, leave_signals_to_the_learner, signals_held_back
 from agents.runtime.shared_memory import SharedMemory
 from agents.tensor_file import read_tensors, write_tensors
+from agents.terminal import warn
 from envs.errors import InputError
 
 Settings = dict[str, Any]
@@ -39,6 +41,12 @@ _LOOK_SECONDS = 0.5
 _SCHEMA = 1
 """Of these checkpoints; those of another are not read."""
 _FORM = {"schema": COUNT, "settings": dict, "seconds": SECONDS, "content": dict}
+_KEPT = {"settings": dict, "result": dict, "seconds": SECONDS}
+"""Of the file of a cell."""
+MEASURED = Test("a number from -1e30 to 1e30", lambda value: FINITE.passes(value) and abs(value) <= 1e30)
+ERROR = Test("a number from 1e-30 to 1e30", lambda value: FINITE.passes(value) and 1e-30 <= value <= 1e30)
+SIZE = Test("a count above zero", lambda value: COUNT.passes(value) and value > 0)
+"""What results hold, in bounds in which means, logarithms and intervals are numbers."""
 
 
 class CellError(RuntimeError):
@@ -141,10 +149,28 @@ def _begun_anew(play: Callable[[Settings], Result], settings: Settings, checkpoi
     return play(settings)
 
 
-def stored(cell: Cell, folder: Path) -> Outcome | None:
-    """What an earlier run has kept of the cell, if it had the same settings."""
-    content = read_json(_file(cell, folder)) or {}
-    if content.get("settings") != cell.settings or content.keys() != {"settings", "result", "seconds"}:
+Check = Callable[[Settings, Result], object]
+"""Raises PlainDataError for a result that a cell of such settings does not have: files may come from somebody else."""
+
+
+def stored(cell: Cell, folder: Path, check: Check = _to_nobody, tell: Callable[[str], object] = warn) -> Outcome | None:
+    """What an earlier run has kept of the cell, if it had the same settings.
+
+    Args:
+        check: of the result.
+        tell: is given a sentence about a file that is none of ours, or damaged. Its cell runs again.
+    """
+    path = _file(cell, folder)
+    if not os.path.lexists(path):
+        return None
+    try:
+        content = plain_copy(read_json(path))
+        check_form(content, _KEPT)
+        if content["settings"] != cell.settings or content.keys() != _KEPT.keys():
+            return None
+        check(cell.settings, content["result"])
+    except PlainDataError as error:
+        tell(f"{path} is damaged (it holds {error}): the cell runs again.")
         return None
     return Outcome(cell=cell, result=content["result"], seconds=content["seconds"])
 

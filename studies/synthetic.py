@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ablation.numbers import count
 from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, MultiplicativeInteraction
 from agents.network.initialization import RELU_GAIN, keep_variance
+from agents.plain_data import PlainDataError, Test, check_form
 from conf.studies_schema import SyntheticConfig
 from studies.ensembles import Ensemble, Streams, as_numbers, train
 from studies.figures import Figure, band, curves
@@ -37,12 +38,13 @@ from studies.program import (
     main,
     seeds_of,
 )
-from studies.running import Cell, Result, Settings, begun_anew
+from studies.running import ERROR, SIZE, Cell, Result, Settings, begun_anew
 from studies.tables import over_seeds_geometric, significant, with_interval
 from studies.targets import FUNCTIONS, outputs
 
 EXACT = 1e-6
 """An error below which a function counts as represented and not approximated."""
+_SMALLEST = Test("a count above zero, or null", lambda value: value is None or SIZE.passes(value))
 SIZES: list[int] = sorted({1, *(2**power for power in range(1, 15)), *(3 * 2**power for power in range(14))})
 """That are tried: each 1.33 or 1.5 times the one before."""
 
@@ -198,6 +200,14 @@ def _errors(settings: Settings, make: Callable[[int], nn.Module], size: int) -> 
         return as_numbers(error(Streams(seeds, "test"), settings["test_samples"]))
 
 
+def sound(settings: Settings, result: Result) -> None:
+    """Raises PlainDataError for a result that `play` does not give."""
+    errors, smallest = (ERROR,) * len(settings["seeds"]), (_SMALLEST,) * len(settings["seeds"])
+    check_form(result, {"trained": [{"size": SIZE, "parameters": SIZE, "errors": errors}], "smallest": smallest})
+    if not result["trained"]:
+        raise PlainDataError("no network that was trained")
+
+
 def find(config: SyntheticConfig, results: Mapping[str, Result]) -> Findings:
     """The table: smallest parameters by function, network and dimension."""
     dimensions = sorted(config.dimensions)
@@ -266,7 +276,7 @@ def _growths(config: SyntheticConfig, results: Mapping[str, Result]) -> list[str
     return sentences
 
 
-STUDY = Study(name="synthetic", about=__doc__, check=check, cells=cells, play=begun_anew(play), find=find)
+STUDY = Study(name="synthetic", about=__doc__, check=check, cells=cells, play=begun_anew(play), sound=sound, find=find)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

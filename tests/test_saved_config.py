@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conf.loading import compose_train, load_train, save_train, to_dict
+from conf import loading
+from conf.loading import compose_train, load_train, save_train, to_dict, train_from_dict
+from conf.plain_yaml import read_yaml
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.suites import SUITES
@@ -76,6 +78,20 @@ def hostile(**changes: str) -> str:
         hostile(learner="3"),
         hostile(run="${run}"),
         hostile(surprise="1"),
+        hostile(run='"\\ud800"'),
+        hostile(device='"\\ud83d"'),
+        hostile(seed="5"),
+        hostile(run="{a: 1, a: 2}"),
+        "env: {name: conditional, name: conditional}",
+        "[{a: 1, a: 2}]",
+        "<<: {env: {name: conditional, tasks: [map]}}",
+        "? [a]\n: 1",
+        "? {a: 1}\n: 1",
+        "--- 1\n" * 40_000,
+        "[" + "1," * 60_000 + "]",
+        "{env: {name: conditional, tasks: [map]}, torso: {hidden: [" + "1," * 60_000 + "]}}",
+        "{env: {name: gymnasium, tasks: [CartPole-v1], options: {" + "".join(f"{n}: 1," for n in range(20_000)) + "}}}",
+        "[" + "[]," * 60_000 + "]",
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -87,6 +103,35 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, monkeypatch:
     message = str(caught.value)
     assert "\n" not in message and message.endswith((".", "?"))
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("twice", ["seed", "env"])
+def test_a_key_that_is_given_twice_is_named(tmp_path: Path, twice: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(hostile() + f"{twice}: 0\n", encoding="utf-8")
+    with pytest.raises(InputError, match=f"the key {twice} is given twice: keep one of the two"):
+        load_train(path)
+    # The same name in another mapping, and as a value, is no second one.
+    path.write_text("a: {seed: seed}\nseed: [seed, seed]\nb: {seed: {seed: 1}}", encoding="utf-8")
+    assert read_yaml(path)["b"] == {"seed": {"seed": 1}}
+
+
+def test_what_is_too_much_never_comes_to_omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = to_dict(compose_train(["env=gymnasium", "env.tasks=[CartPole-v1]", "context=none", "fusion.sites=[]"]))
+    words = [f"word{number}" for number in range(60_000)]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree | {"env": tree["env"] | {"vocabulary": words[:10_000]}}), encoding="utf-8")
+    # As many as a vocabulary may have.
+    assert len(read_yaml(path)["env"]["vocabulary"]) == 10_000
+    monkeypatch.setattr(loading, "OmegaConf", None)
+    with pytest.raises(InputError, match="more than 20,000 values"):
+        train_from_dict(tree | {"env": tree["env"] | {"vocabulary": words}}, "here")
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_no_half_of_a_character(tmp_path: Path) -> None:
+    config = compose_train(["env=conditional", "run=runs/\udcff"])
+    save_train(config, tmp_path / "config.yaml")
+    assert load_train(tmp_path / "config.yaml") == config
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

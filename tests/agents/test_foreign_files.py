@@ -17,8 +17,9 @@ from ablation import records
 from ablation.grid import frames
 from ablation.records import read_log
 from ablation.running import reason
-from agents.files import AppendedFile, open_ordinary, read_bounded, read_lines
+from agents.files import AppendedFile, open_ordinary, parse_json, read_bounded, read_json, read_lines, write_whole
 from agents.metrics import MetricsLog
+from agents.plain_data import PlainDataError, plain_copy
 
 ROW = {"frames": 10, "seconds": 1.5, "updates": 1, "tasks/a/return": 0.5, "tasks/a/length": 3, "limited_by": "x"}
 BAD_LINES = [
@@ -58,6 +59,29 @@ def test_lines_that_are_none_of_ours_are_left_out(tmp_path: Path) -> None:
         log = MetricsLog(tmp_path, 5)
         log.close()
         assert log.updates == 1 and path.read_text(encoding="utf-8") == json.dumps(ROW) + "\n"
+
+
+def test_no_text_with_half_of_a_character_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for text in ('{"a": "\\ud800"}', '{"\\uDFFF": 1}', '{"a": [{"b": "x\\udc00\\ud83d"}]}', '{"a": "\\udc7f"}'):
+        path.write_text(text, encoding="utf-8")
+        assert read_json(path) is None
+        with pytest.raises(ValueError, match="half of a character"):
+            parse_json(text)
+    # Two halves make a whole; Python reads bytes in names of files so; and here only the backslash is meant.
+    for value in ("\U0001f600", "runs/\udcff", "\\ud800", "\u00e9"):
+        path.write_text(json.dumps({"a": value}), encoding="utf-8")
+        assert read_json(path) == {"a": value} and plain_copy(value) == value
+    for data in ("\ud800", {"\ud800": 1}, [{"a": ("x\udfff",)}]):
+        with pytest.raises(PlainDataError, match="half of a character"):
+            plain_copy(data)
+    with pytest.raises(ValueError, match="nested"):
+        parse_json("[" * 100_000)
+
+
+def test_what_is_written_can_be_read_whatever_names_it_holds(tmp_path: Path) -> None:
+    write_whole(tmp_path / "x", "a \udcff \ud800 \u00e9")
+    assert (tmp_path / "x").read_text(encoding="utf-8") == "a \\udcff \\ud800 \u00e9"
 
 
 def test_a_long_log_is_thinned_and_ends_with_its_newest_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -21,6 +22,9 @@ def quick(name: str, folder: Path) -> dict[str, Any]:
     assert {path.name for path in folder.iterdir()} >= {"results.json", "table.md", "figure.png"}
     content: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert content["config"]["seeds"] >= 5
+    sound = importlib.import_module(f"studies.{name}").STUDY.sound
+    for cell in content["cells"].values():
+        sound(cell["settings"], cell["result"])
     table = (folder / "table.md").read_text(encoding="utf-8")
     assert table in ended.stdout and all(sentence in table for sentence in content["findings"]["sentences"])
     return content
