@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from agents.files import MOST_BYTES, parse_json, read_bounded, write_whole
-from agents.plain_data import COUNT, FINITE, Test, check_form, plain_copy
+from agents.plain_data import COUNT, FINITE, MEASURED, Test, check_form, plain_copy
 from envs.errors import InputError
 
 HISTORY = "history.jsonl"
 
 _MEMBER = Test("a member, or null", lambda value: value is None or COUNT.passes(value))
-_POINTS = Test("a number, or null", lambda value: value is None or FINITE.passes(value))
+_POINTS = Test("a number, or null", lambda value: value is None or MEASURED.passes(value))
+_ABOVE_ZERO = Test("a number above zero", lambda value: FINITE.passes(value) and value > 0)
 _ROW = {
     "generation": COUNT,
     "frames": COUNT,
@@ -29,7 +30,7 @@ _ROW = {
     "failed": str,
     "compared_with": _MEMBER,
     "copied": bool,
-    "hyperparameters": {str: FINITE},
+    "hyperparameters": {str: _ABOVE_ZERO},
 }
 
 

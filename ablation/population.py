@@ -13,11 +13,12 @@ and only has to be moved.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,9 +99,7 @@ class Population:
         """
         self.history = History(self.folder)
         self._check_keys()
-        expected = list(range(len(self.names))) * (self.history.generation + 1)
-        if [row["member"] for row in self.history.rows] != expected:
-            raise InputError(f"{self.folder} holds a history of other members: give another folder=.")
+        self._check_history()
         write_json(self.folder / POPULATION, {"population": self._keys(), "command": list(command)})
         if self.history.generation < 0:
             first = [
@@ -188,7 +187,8 @@ class Population:
         checkpoints = list_checkpoints(self.folder / name / CHECKPOINTS)
         if not checkpoints:
             return Fitness()
-        return fitness_of(newest_intact(checkpoints).content, self._config.least_episodes)
+        with _held_to_form(self.folder / name):
+            return fitness_of(newest_intact(checkpoints).content, self._config.least_episodes)
 
     def _decide(self, index: int, population: Sequence[Member], generation: int, frames: int) -> Decision:
         return exploit_and_explore(
@@ -209,8 +209,9 @@ class Population:
             newest_intact(list_checkpoints(self.folder / self.names[member] / CHECKPOINTS)).content
             for member in (index, decision.compared_with)
         )
-        content = copied(own, other, self._member(index, decision.hyperparameters))
-        save_checkpoint(folder, content["learner"]["counters"]["updates"], content)
+        with _held_to_form(self.folder):
+            content = copied(own, other, self._member(index, decision.hyperparameters))
+            save_checkpoint(folder, content["learner"]["counters"]["updates"], content)
 
     def _deliver(self) -> None:
         """Moves the checkpoints of the last comparison to their members, as far as that is not done; forgets those of one that is not
@@ -238,12 +239,36 @@ class Population:
         of_runs = {field.name for field in dataclasses.fields(TrainConfig)} - {"seed", "total_frames"}
         return {key: value for key, value in to_dict(self._config).items() if key not in of_runs | _FREE}
 
+    def _check_history(self) -> None:
+        """Refuses lines of other members, in another order, or with other hyperparameters: a file may come from somebody else."""
+        members, names = range(len(self.names)), ranges_of(self._config).keys()
+        fits = len(self.history.rows) % len(members) == 0 and all(
+            (row["generation"], row["member"]) == divmod(number, len(members))
+            and row["hyperparameters"].keys() == names
+            and (row["compared_with"] in members or (row["compared_with"] is None and not row["copied"]))
+            for number, row in enumerate(self.history.rows)
+        )
+        if not fits:
+            raise InputError(f"{self.folder} holds a history of other members: give another folder=.")
+
     def _check_keys(self) -> None:
         found, wanted = (read_json(self.folder / POPULATION) or {}).get("population"), self._keys()
         if isinstance(found, dict) and found != wanted:
             keys = [key for key in sorted(wanted) if found.get(key) != wanted[key]]
             listed = ", ".join(f"{key}={wanted[key]} (it has {found.get(key)})" for key in keys)
             raise InputError(f"folder={self.folder} holds another population: {listed}. Give another folder=.")
+
+
+@contextlib.contextmanager
+def _held_to_form(folder: Path) -> Iterator[None]:
+    """InputError where a checkpoint lacks what the block asks of it: one that is whole may have been made by somebody else."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError) as error:
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder} has a checkpoint that is not readable ({told}): put back a copy.") from error
 
 
 def row_of(generation: int, frames: int, member: int, fitness: Fitness) -> dict[str, Any]:

@@ -105,6 +105,10 @@ def _is_finite(value: Any) -> bool:
 COUNT = Test("a count", lambda value: type(value) is int and 0 <= value <= _LARGEST_COUNT)
 NUMBER = Test("a number", _is_number)
 FINITE = Test("a finite number", _is_finite)
+MEASURED = Test("a number from -1e30 to 1e30", lambda value: _is_finite(value) and abs(value) <= 1e30)
+"""Whose sums, differences and means are finite, too."""
+POSITIVE = Test("a number from 1e-30 to 1e30", lambda value: _is_finite(value) and 1e-30 <= value <= 1e30)
+"""Whose logarithms are far from the ends of their range."""
 SECONDS = Test("a time", lambda value: _is_finite(value) and value >= 0)
 
 

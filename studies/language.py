@@ -23,7 +23,7 @@ import torch
 
 from ablation.numbers import count
 from ablation.results import Estimate
-from agents.plain_data import COUNT, FINITE, PlainDataError, Test, check_form
+from agents.plain_data import COUNT, FINITE, MEASURED, PlainDataError, Test, check_form
 from conf.studies_schema import LanguageConfig
 from envs.errors import InputError
 from studies.corpora import LEVELS, Corpus, check_length, load
@@ -33,7 +33,7 @@ from studies.language_model import FORMS, LanguageModel
 from studies.language_training import evaluate, train, write
 from studies.networks import matched_width, num_parameters
 from studies.program import Findings, Study, check_above_zero, check_names, check_rates, main, seeds_of
-from studies.running import MEASURED, SIZE, Cell, Checkpoint, Result, Settings
+from studies.running import SIZE, Cell, Checkpoint, Result, Settings
 from studies.tables import over_seeds, over_seeds_geometric, significant, with_interval
 
 PLAIN = "lstm"

@@ -29,7 +29,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from ablation.numbers import count
 from agents.network.initialization import RELU_GAIN, keep_variance
-from agents.plain_data import check_form
+from agents.plain_data import MEASURED, check_form
 from conf.studies_schema import NeuralProcessConfig
 from envs.errors import InputError
 from studies.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
@@ -37,7 +37,7 @@ from studies.figures import Figure, band, curves
 from studies.gaussian_process import GaussianProcess
 from studies.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
 from studies.program import Findings, Study, check_above_zero, check_names, check_numbers, check_rates, main, seeds_of
-from studies.running import MEASURED, SIZE, Cell, Result, Settings, begun_anew
+from studies.running import SIZE, Cell, Result, Settings, begun_anew
 from studies.tables import over_seeds, with_interval
 
 DECODERS = tuple(name for name in PERCEPTRONS if name != MULTI_HEAD)

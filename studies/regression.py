@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from ablation.numbers import count
-from agents.plain_data import check_form
+from agents.plain_data import POSITIVE, check_form
 from conf.studies_schema import RegressionConfig
 from studies.ensembles import Ensemble, Streams, as_numbers, train
 from studies.families import FAMILIES, Tasks
 from studies.figures import Figure, band, curves
 from studies.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron
 from studies.program import Findings, Study, check_above_zero, check_names, check_numbers, check_rates, main, seeds_of
-from studies.running import ERROR, SIZE, Cell, Result, Settings, begun_anew
+from studies.running import SIZE, Cell, Result, Settings, begun_anew
 from studies.tables import over_seeds_geometric, significant, with_interval
 
 POINTS = 24
@@ -171,7 +171,7 @@ def _transfer(settings: Settings, networks: Ensemble, shots: int) -> list[float]
 
 def sound(settings: Settings, result: Result) -> None:
     """Raises PlainDataError for a result that `play` does not give."""
-    errors = (ERROR,) * len(settings["seeds"])
+    errors = (POSITIVE,) * len(settings["seeds"])
     sizes = dict.fromkeys(("width", "parameters", "own"), SIZE)
     curves = {"curve": (errors,) * len(_points(settings["steps"])), "transfer": (errors,) * len(settings["shots"])}
     check_form(result, {**sizes, **curves, "validation": errors, "test": errors})

@@ -23,7 +23,7 @@ import numpy as np
 
 from agents.files import read_json, temporary_of, write_json
 from agents.interruption import end_with_the_parent
-from agents.plain_data import COUNT, FINITE, SECONDS, PlainDataError, Test, check_form, plain_copy
+from agents.plain_data import COUNT, SECONDS, PlainDataError, Test, check_form, plain_copy
 from agents.runtime.process import configure_process, leave_signals_to_the_learner, signals_held_back
 from agents.runtime.shared_memory import SharedMemory
 from agents.tensor_file import read_tensors, write_tensors
@@ -43,10 +43,8 @@ _SCHEMA = 1
 _FORM = {"schema": COUNT, "settings": dict, "seconds": SECONDS, "content": dict}
 _KEPT = {"settings": dict, "result": dict, "seconds": SECONDS}
 """Of the file of a cell."""
-MEASURED = Test("a number from -1e30 to 1e30", lambda value: FINITE.passes(value) and abs(value) <= 1e30)
-ERROR = Test("a number from 1e-30 to 1e30", lambda value: FINITE.passes(value) and 1e-30 <= value <= 1e30)
 SIZE = Test("a count above zero", lambda value: COUNT.passes(value) and value > 0)
-"""What results hold, in bounds in which means, logarithms and intervals are numbers."""
+"""Of networks, in results."""
 
 
 class CellError(RuntimeError):

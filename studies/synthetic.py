@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ablation.numbers import count
 from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, MultiplicativeInteraction
 from agents.network.initialization import RELU_GAIN, keep_variance
-from agents.plain_data import PlainDataError, Test, check_form
+from agents.plain_data import POSITIVE, PlainDataError, Test, check_form
 from conf.studies_schema import SyntheticConfig
 from studies.ensembles import Ensemble, Streams, as_numbers, train
 from studies.figures import Figure, band, curves
@@ -38,7 +38,7 @@ from studies.program import (
     main,
     seeds_of,
 )
-from studies.running import ERROR, SIZE, Cell, Result, Settings, begun_anew
+from studies.running import SIZE, Cell, Result, Settings, begun_anew
 from studies.tables import over_seeds_geometric, significant, with_interval
 from studies.targets import FUNCTIONS, outputs
 
@@ -202,7 +202,7 @@ def _errors(settings: Settings, make: Callable[[int], nn.Module], size: int) -> 
 
 def sound(settings: Settings, result: Result) -> None:
     """Raises PlainDataError for a result that `play` does not give."""
-    errors, smallest = (ERROR,) * len(settings["seeds"]), (_SMALLEST,) * len(settings["seeds"])
+    errors, smallest = (POSITIVE,) * len(settings["seeds"]), (_SMALLEST,) * len(settings["seeds"])
     check_form(result, {"trained": [{"size": SIZE, "parameters": SIZE, "errors": errors}], "smallest": smallest})
     if not result["trained"]:
         raise PlainDataError("no network that was trained")
