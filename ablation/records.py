@@ -22,7 +22,7 @@ from conf.schema import TrainConfig
 from conf.typed import argument
 from envs.errors import InputError
 from envs.spec import Score
-from envs.suites import get_suite, make_spec
+from envs.suites import get_suite
 
 SCORE = Measure(name="score", label="human-normalised score (random 0, human 100)", best=100.0, floor=0.0)
 OPTIMAL = Measure(name="score", label="normalised return (best without context 0, optimal 1)", best=1.0, floor=0.0)
@@ -260,11 +260,9 @@ class _Values(NamedTuple):
 
 
 def reference_scores(config: TrainConfig) -> Mapping[str, Score]:
-    """Those of the suite; none where it is not installed here, or would have to be imported from where a file says."""
-    if get_suite(config.env.name).modules(config.env):
-        return {}
+    """Those of the suite. Whatever the configuration says, which is a file's, nothing is imported, read or made for them."""
     try:
-        return make_spec(config.env).scores
+        return get_suite(config.env.name).scores(config.env)
     except InputError:
         return {}
 

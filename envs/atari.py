@@ -99,10 +99,16 @@ def make_spec(config: AtariConfig) -> EnvSpec:
         action_repeat=config.action_repeat,
         engine="ale",
         image_kind="pixels",
-        scores={task: Score(random=GAMES[task].random, human=GAMES[task].human) for task in tasks},
+        scores=scores(config),
         slow=True,
         has_success=False,
     )
+
+
+def scores(config: AtariConfig) -> dict[str, Score]:
+    """The published scores of the games."""
+    tasks = expand_tasks(config.tasks, PRESETS)
+    return {task: Score(random=GAMES[task].random, human=GAMES[task].human) for task in tasks if task in GAMES}
 
 
 def _check_options(config: AtariConfig) -> None:
@@ -296,4 +302,4 @@ def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
     return emulator, emulator.cloneState(include_rng=True)
 
 
-ATARI = Suite(name="atari", config=AtariConfig, presets=PRESETS, make_spec=make_spec, make_env=make_env)
+ATARI = Suite(name="atari", config=AtariConfig, presets=PRESETS, make_spec=make_spec, scores=scores, make_env=make_env)

@@ -71,7 +71,32 @@ def presets(num_tasks: int) -> dict[str, tuple[str, ...]]:
 
 
 def make_spec(config: ConditionalConfig) -> EnvSpec:
-    """Describes the suite. The score `random` of a task is what the best context-blind policy earns: `blind_return`."""
+    """Describes the suite."""
+    tasks = _checked_tasks(config)
+    pictures = config.observation == "image"
+    return EnvSpec(
+        suite=config.name,
+        tasks=tasks,
+        observation={config.observation: make_array(config)},
+        image_kind="symbolic" if pictures else "none",
+        symbol_counts=(LEVELS + 1, 2) if pictures else (),
+        instruction_length=0,
+        vocabulary=(),
+        num_actions=config.dimension,
+        action_counts=(config.dimension,) * len(tasks),
+        engine="numpy",
+        scores=scores(config),
+    )
+
+
+def scores(config: ConditionalConfig) -> dict[str, Score]:
+    """`random` of a task is what the best context-blind policy earns: `blind_return`."""
+    tasks = _checked_tasks(config)
+    blind = {kind: blind_return(config, _numbers(tasks, kind)) for kind in ("map", "memory")}
+    return {task: Score(random=blind[task.split("-")[0]], human=1.0, reference="optimal") for task in tasks}
+
+
+def _checked_tasks(config: ConditionalConfig) -> tuple[str, ...]:
     check_size("dimension", config.dimension, 2, 1024)
     check_size("num_tasks", config.num_tasks, 1, 10_000)
     check_size("delay", config.delay, 1, 1_000_000)
@@ -85,21 +110,7 @@ def make_spec(config: ConditionalConfig) -> EnvSpec:
             last = config.num_tasks - 1
             choice = f"map, memory, map-0 to map-{last} or memory-0 to memory-{last}"
             raise InputError(f"env.tasks={task} is no task of suite conditional: choose {choice}.")
-    blind = {kind: blind_return(config, _numbers(tasks, kind)) for kind in ("map", "memory")}
-    pictures = config.observation == "image"
-    return EnvSpec(
-        suite=config.name,
-        tasks=tasks,
-        observation={config.observation: make_array(config)},
-        image_kind="symbolic" if pictures else "none",
-        symbol_counts=(LEVELS + 1, 2) if pictures else (),
-        instruction_length=0,
-        vocabulary=(),
-        num_actions=config.dimension,
-        action_counts=(config.dimension,) * len(tasks),
-        engine="numpy",
-        scores={task: Score(random=blind[task.split("-")[0]], human=1.0, reference="optimal") for task in tasks},
-    )
+    return tasks
 
 
 def make_env(
@@ -286,5 +297,6 @@ CONDITIONAL = Suite(
     config=ConditionalConfig,
     presets=presets(num_tasks=8),  # of the default size; make_spec uses those of the config's own
     make_spec=make_spec,
+    scores=scores,
     make_env=make_env,
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import InputError
-from envs.spec import EnvSpec
+from envs.spec import EnvSpec, Score
 
 if TYPE_CHECKING:
     from envs.vector import SuiteVectorEnv
@@ -41,6 +41,9 @@ class Suite:
         presets: named lists of tasks.
         make_spec: config -> EnvSpec. Cheap, starts no process; checks the tasks and the engine, raises InputError in
             one sentence.
+        scores: config -> reference scores of those of its tasks that have them, which `make_spec` puts into its spec. From tables and
+            arithmetic alone: imports nothing, reads no file and makes no environment, so it may be asked about a stranger's config.
+            InputError as `make_spec`.
         make_env: (config, spec, slots, seed, split) -> SuiteVectorEnv. All arguments can be pickled.
         modules: config -> modules that both functions import because the config names them, with the key that does.
         warnings: EnvSpec -> one sentence for each task that cannot always be solved, with a way out.
@@ -60,6 +63,7 @@ class Suite:
     # refuse.
     make_spec: Callable[[Any], EnvSpec]
     make_env: Callable[..., SuiteVectorEnv]
+    scores: Callable[[Any], Mapping[str, Score]] = lambda config: {}
     modules: Callable[[Any], Mapping[str, str]] = lambda config: {}
     outside: Callable[[Any], Mapping[str, str]] = lambda config: {}
     before: Mapping[str, Any] = field(default_factory=dict)

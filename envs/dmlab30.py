@@ -78,7 +78,6 @@ def make_spec(config: DMLab30Config) -> EnvSpec:
     for task in tasks:
         for evaluation in (False, True):
             check_level(module, level_path(task, evaluation=evaluation))
-    levels = {task: known_level(task) for task in tasks}
     return EnvSpec(
         suite=config.name,
         tasks=tasks,
@@ -90,11 +89,17 @@ def make_spec(config: DMLab30Config) -> EnvSpec:
         action_repeat=config.action_repeat,
         engine="deepmind_lab",
         image_kind="pixels",
-        scores={task: Score(random=level.random, human=level.human) for task, level in levels.items() if level},
+        scores=scores(config),
         slow=True,
         has_success=False,
         switches_tasks=True,
     )
+
+
+def scores(config: DMLab30Config) -> dict[str, Score]:
+    """The published scores of the levels."""
+    levels = {task: known_level(task) for task in expand_tasks(config.tasks, PRESETS)}
+    return {task: Score(random=level.random, human=level.human) for task, level in levels.items() if level}
 
 
 def outside(config: DMLab30Config) -> dict[str, str]:
@@ -194,5 +199,11 @@ def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, t
 
 
 DMLAB30 = Suite(
-    name="dmlab30", config=DMLab30Config, presets=PRESETS, make_spec=make_spec, make_env=make_env, outside=outside
+    name="dmlab30",
+    config=DMLab30Config,
+    presets=PRESETS,
+    make_spec=make_spec,
+    scores=scores,
+    make_env=make_env,
+    outside=outside,
 )

@@ -19,7 +19,7 @@ JSON = st.recursive(
     | st.booleans()
     | st.integers()
     | st.floats()
-    | st.sampled_from(["", "../../x", "map-0", "return", "\x1b[2J"]),
+    | st.sampled_from(["", "../../x", "map-0", "return", "\x1b[2J", "\udcff", "\ud800"]),
     lambda parts: (
         st.lists(parts, max_size=3)
         | st.dictionaries(st.sampled_from(["map-0", "mean", "tasks", "x"]), parts, max_size=3)

@@ -29,9 +29,10 @@ HOSTILE = (
     "a\x00b\x1b\n# heading\r\n\u2028\u202e",
     " ",
     "'",
+    "half \ud800 \udcff",
     "task 🎯 \N{LATIN SMALL LETTER E WITH ACUTE}" * 9,
 )
-RISKY = "<>&\"'/\\$`|{}%#_-!= ab\n\t\0é\u202e\u2028]"
+RISKY = "<>&\"'/\\$`|{}%#_-!= ab\n\t\0é\u202e\u2028]\udcff\ud83d"
 
 
 def unmarked(line: str) -> str:
