@@ -25,6 +25,7 @@ from agents.checkpoint import env_from_dict, load_checkpoint
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.policy import Policy
+from agents.run_folder import versions
 from agents.runtime.base import allocate
 from agents.trajectory import trajectory_spec
 from conf.loading import train_from_dict
@@ -33,6 +34,7 @@ from conf.schema import EvaluateConfig, TrainConfig
 from envs.errors import InputError
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
+from envs.spec_changes import interface_changes, listed, other_versions
 from envs.suites import make_env, make_spec
 from envs.vector import SuiteVectorEnv
 
@@ -86,8 +88,13 @@ class SavedAgent:
             # Without memory first: what a configuration asks for may not fit, but weights that are there do.
             with torch.device("meta"):
                 shapes = {name: weight.shape for name, weight in build_network(self.config, env).state_dict().items()}
-            if shapes != {name: weight.shape for name, weight in self.weights.items()}:
-                raise ValueError("its weights are those of another configuration")
+            found = {name: weight.shape for name, weight in self.weights.items()}
+            if shapes != found:
+                name = min(name for name in shapes | found if shapes.get(name) != found.get(name))
+                sizes = (list(part[name]) if name in part else "not there" for part in (found, shapes))
+                raise ValueError(
+                    "its weights are those of another configuration: {} is {} and would be {}".format(name, *sizes)
+                )
             network = build_network(self.config, env)
             network.load_state_dict(self.weights)
         except InputError:
@@ -188,17 +195,20 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
         settings = dataclasses.replace(settings, engine=engine)
     try:
         spec = make_spec(settings)
-        if _other_interface(agent.env, spec):
+        if interface_changes(agent.env, spec):
             union = list(dict.fromkeys([*agent.env.tasks, *spec.tasks]))
             # Some suites make everything as large as the largest of their tasks needs it: describe these tasks beside the trained ones.
             spec = _among(make_spec(dataclasses.replace(settings, tasks=union)), spec.tasks)
     except InputError as error:
         # The keys of the suite's options stand at the top level in evaluate.py.
         raise InputError(str(error).replace("env.tasks", "tasks").replace("env.engine", "engine")) from error
-    if name := _other_interface(agent.env, spec):
+    if changes := interface_changes(agent.env, spec):
+        fix = (
+            "choose tasks that show and take what it was trained with" if tasks else "install what it was trained with"
+        )
         raise InputError(
-            f"checkpoint {agent.path} was trained with another {name} of suite {spec.suite} than this installation gives: "
-            f"use the versions {agent.versions}."
+            f"checkpoint {agent.path} cannot play these environments: {listed(changes)}"
+            f"{other_versions(agent.versions, versions())}: {fix}."
         )
     untrained = [task for task in spec.tasks if task not in agent.env.tasks]
     if untrained and agent.config.context.name in ("task", "both"):
@@ -207,23 +217,6 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
             f"choose among {', '.join(agent.env.tasks)}."
         )
     return spec
-
-
-def _other_interface(trained: EnvSpec, spec: EnvSpec) -> str:
-    """The first part of the interface to the network in which two specs differ; empty where there is none."""
-    names = (
-        "observation",
-        "image_kind",
-        "symbol_counts",
-        "instruction_length",
-        "vocabulary",
-        "num_actions",
-        "action_sizes",
-        "action_low",
-        "action_high",
-        "action_repeat",
-    )
-    return next((name for name in names if getattr(spec, name) != getattr(trained, name)), "")
 
 
 def _among(spec: EnvSpec, tasks: Sequence[str]) -> EnvSpec:

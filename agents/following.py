@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from agents import builder, plan
+from agents.checkpoint import env_from_dict, env_to_dict
 from agents.faults import Faults
 from agents.interruption import ignore_signals
 from agents.learner import Learner
@@ -19,6 +20,7 @@ from conf.loading import to_dict, train_from_dict
 from conf.schema import TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
+from envs.spec_changes import interface_changes, listed, task_changes
 from envs.suites import make_spec
 
 
@@ -44,6 +46,7 @@ def beginning(config: TrainConfig, env: EnvSpec, learner: Learner, positions: Po
     """The message with which the first learner makes others begin where it stands."""
     return {
         "config": to_dict(plan.resolved(config, env)),
+        "env": env_to_dict(env),
         "learner": learner.state_dict(),
         "positions": {"unrolls": positions.unrolls, "episodes": positions.episodes, "steps": positions.steps},
     }
@@ -53,7 +56,11 @@ def learn(group: Group) -> None:
     """Makes the updates of the run, from where the first learner's `beginning` says until its order that the run is over."""
     begin = group.receive(FIRST)
     config = train_from_dict(begin["config"], "the first learner's message")
-    env = make_spec(config.env)
+    env, first = make_spec(config.env), env_from_dict(begin["env"])
+    if changes := [*task_changes(first, env), *interface_changes(first, env)]:
+        raise InputError(
+            f"learner {group.rank} has other environments than the first one: {listed(changes)}: install the same on every node."
+        )
     configure_process(plan.learner_threads(config, env))
     network = builder.build_network(config, env).to(plan.device(config))
     learner = builder.build_learner(config, env, network, reduce=group.reduce)

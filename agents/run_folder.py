@@ -22,7 +22,6 @@ from agents.diagnosis import for_json
 from agents.files import read_json, write_json
 from agents.learner import Learner, NonFiniteError
 from agents.metrics import Statistics, mean_over_tasks, scores_of_suite
-from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.network.cost import MultiplyAdds
 from agents.runtime.base import Positions
@@ -32,6 +31,7 @@ from conf.named import check_named, named
 from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
+from envs.spec_changes import interface_changes, listed, other_versions, task_changes
 
 AGENT, CONFIG, DIAGNOSIS, RESULT, PROVENANCE, VOCABULARY = (
     "agent.json",
@@ -334,15 +334,10 @@ def restore(
         InputError: the environments are not those that the checkpoint was trained on, or it does not hold what it should.
     """
     saved = env_from_dict(content["env"])
-    if (
-        saved.tasks != env.tasks
-        or saved.vocabulary != env.vocabulary
-        or action_distribution(saved) != action_distribution(env)
-    ):
+    if changes := [*task_changes(saved, env), *interface_changes(saved, env)]:
         raise InputError(
-            f"resume=true: the checkpoint was trained on tasks {list(saved.tasks)} with {len(saved.vocabulary)} words and "
-            f"{saved.num_actions} actions ({saved.action_kind}), which this installation gives differently: use the versions "
-            f"{content['versions']}."
+            f"resume=true: the environments are not those of the checkpoint: {listed(changes)}"
+            f"{other_versions(content['versions'], versions())}: install what the run was trained with, or start another run."
         )
     try:
         learner.load_state_dict(content["learner"])
@@ -361,7 +356,9 @@ def restore(
         dropped = 0 if runtime else sum(len(episodes) for episodes in positions.episodes.values())
         return Restored(float(content["seconds"]), runtime, dropped)
     except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        # torch's first line says no more than that it failed.
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        reason = " ".join(line.strip() for line in lines[:2])
         raise InputError(
             f"resume=true: the checkpoint does not fit its configuration ({reason}): use an earlier one."
         ) from error

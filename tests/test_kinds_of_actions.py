@@ -148,7 +148,7 @@ def test_a_small_task_is_evaluated_with_the_interface_of_all(tmp_path: Path) -> 
     assert (env.tasks[task_id], env.action_counts[task_id]) == (names[2], 3)
     output = f"output={tmp_path / 'out.json'}"
     assert evaluate.main([f"run={path}", f"tasks=[{names[0]},{names[2]}]", "episodes=2", output]) == 0
-    with pytest.raises(InputError, match="trained with another observation"):
+    with pytest.raises(InputError, match=r"observation \w+ was \w+ \[.*\] and is .*: choose tasks that show and take"):
         evaluation_spec(agent, ["gym_tasks:Nested-v0"], "")
 
 
