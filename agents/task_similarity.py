@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agents.files import write_whole
 from agents.network.context import ContextEncoder
 from envs.errors import InputError
 
@@ -94,19 +94,18 @@ def write(figure: Figure, folder: Path, updates: int) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    # Imported here, because it takes a second.
-    from torch.utils.tensorboard import SummaryWriter
+    # Imported here, because TensorBoard takes a moment to import.
+    from agents.event_file import EventFile
 
     content = io.BytesIO()
     figure.savefig(content, format="png")
     path = folder / FILE
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.getvalue())
-        os.replace(temporary, path)
-        board = SummaryWriter(str(folder / "tensorboard"))
-        board.add_image("task_similarity", pixels(figure), updates, dataformats="HWC")
+        write_whole(path, content.getvalue())
+        board = EventFile(folder / "tensorboard", None)
+        height, width = pixels(figure).shape[:2]
+        board.show(updates, "task_similarity", content.getvalue(), (height, width))
         board.close()
     except OSError as error:
         raise InputError(f"probe= cannot write {path} ({error.strerror}): make room or leave probe= out.") from error

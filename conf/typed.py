@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import unicodedata
 from collections.abc import Sequence
+
+from agents.files import is_text
 
 TEXT_KEYS = frozenset(
     ("run", "folder", "report", "output", "corpus", "runtime.address", "env.level_cache", "env.dataset_path")
@@ -33,8 +36,17 @@ def argument(key: str, value: str | Sequence[str]) -> str:
     elif key not in TEXT_KEYS:
         value = _word(value)
     text = f"{key}={value}"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        return _in_bytes(text)
     # Brackets are patterns of a shell, which takes them as they are where no file has such a name.
     return text if re.fullmatch(r"[\w@%+=:,./\[\]-]+", text, re.ASCII) else shlex.quote(text)
+
+
+def _in_bytes(text: str) -> str:
+    """A text that a terminal does not show as it is, such as a file's name that is no UTF-8, in the quotes that shells have for escapes."""
+    letters = map(chr, text.encode(errors="surrogateescape" if is_text(text) else "backslashreplace"))
+    shown = (letter if " " <= letter <= "~" and letter not in "'\\" else f"\\x{ord(letter):02x}" for letter in letters)
+    return f"$'{''.join(shown)}'"
 
 
 def _word(text: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,16 @@ def test_a_printed_command_can_be_typed(text: str) -> None:
     assert compose_evaluate([typed]).run == text
     (typed,) = shlex.split(argument("allow", [text, "b"]))
     assert compose_evaluate(["run=x", typed]).allow == [text, "b"]
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff'\\x41\"$HOME", b"a\nb\x1b[2J", "größe\x7f".encode()])
+def test_names_that_no_terminal_shows_can_be_typed_too(name: bytes) -> None:
+    typed = argument("run", os.fsdecode(name))
+    assert typed.isascii() and typed.isprintable()
+    assert (
+        subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, check=True).stdout == b"run=" + name
+    )
 
 
 def test_a_command_names_all_that_has_to_be_allowed() -> None:
