@@ -32,6 +32,11 @@ from envs.vector import SuiteVectorEnv
 STAND_IN = "dummy"
 """Value of `dataset_path` for which the engine shows plain colours instead of pictures."""
 
+PICTURES = 2400
+"""Of the data set. The engine reads each when it is to be shown, and fails in the middle of an episode where one is missing."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
 
 @dataclass(kw_only=True, slots=True)
 class DMLab30Config(EnvConfig):
@@ -48,6 +53,8 @@ class DMLab30Config(EnvConfig):
         level_cache_gigabytes: its size; the maps that were used longest ago are removed.
         dataset_path: folder of the pictures that two of the psychlab levels show, or `dummy` for plain colours.
         words: further words of the instructions, for levels that are not part of DMLab-30.
+        fresh_engine: whether each episode is played by an engine of its own, so that it is a function of its seed and the actions on
+            every level (docs/dmlab.md).
         processes: whether each environment has a process of its own (envs/process_engine.py).
     """
 
@@ -64,6 +71,7 @@ class DMLab30Config(EnvConfig):
     level_cache_gigabytes: float = 8.0
     dataset_path: str = ""
     words: list[str] = field(default_factory=list)
+    fresh_engine: bool = False
     processes: bool = True
 
 
@@ -155,14 +163,27 @@ def _check_dataset(path: str, tasks: list[str]) -> None:
         return
     if not path:
         raise InputError(
-            f"env.tasks={tasks[0]} needs env.dataset_path, the folder of the 2,400 pictures of Brady, Konkle and Oliva (2008) "
+            f"env.tasks={tasks[0]} needs env.dataset_path, the folder of the {PICTURES:,} pictures of Brady, Konkle and Oliva (2008) "
             "(see docs/dmlab.md), or env.dataset_path=dummy for plain colours; the preset dmlab28 does without."
         )
-    missing = [name for name in ("0001.png", "2400.png") if not (Path(path).expanduser() / name).is_file()]
-    if missing:
-        raise InputError(
-            f"env.dataset_path={path} holds no {missing[0]}: give the folder of the pictures 0001.png to 2400.png."
-        )
+    folder = Path(path).expanduser()
+    for number in range(1, PICTURES + 1):
+        if problem := _problem_of_picture(folder / f"{number:04}.png"):
+            raise InputError(
+                f"env.dataset_path={path} holds {problem}: give the folder of the pictures 0001.png to {PICTURES}.png."
+            )
+
+
+def _problem_of_picture(path: Path) -> str:
+    """What is wrong with a file of the data set, as far as its first bytes tell; empty for nothing."""
+    try:
+        # Nothing but a file: to open a pipe would wait for ever.
+        if not path.is_file():
+            return f"no {path.name}"
+        with path.open("rb") as file:
+            return "" if file.read(len(_PNG)) == _PNG else f"a {path.name} that is no PNG picture"
+    except OSError as error:
+        return f"a {path.name} that cannot be read ({error.strerror})"
 
 
 def make_env(config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
@@ -195,6 +216,7 @@ def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, t
         renderer=config.renderer,
         truncate_at_time_limit=config.truncate_at_time_limit,
         level_cache=cache,
+        fresh_engine=config.fresh_engine,
     )
 
 

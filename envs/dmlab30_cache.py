@@ -11,9 +11,11 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import tempfile
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +25,11 @@ KEPT = 0.9
 ABANDONED = 3600.0
 """Seconds after which a half-written file is that of a process that was killed."""
 
+
+_KEY = re.compile(r"(?P<map>.+)_(?P<no>no)?aas_[0-9a-f]{32}")
+"""The engine's keys: the name of the map, whether it is without paths for bots, and a digest of its source."""
+
+_ENGINE_READS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 _MAP, _HALF_WRITTEN = re.compile(r"[0-9a-f]{40}\.pk3"), re.compile(r"\.\w+\.tmp")
 
@@ -53,9 +60,10 @@ class LevelCache:
     def fetch(self, key: str, pk3_path: str) -> bool:
         """Copies the map of `key` to `pk3_path`; False where there is none.
 
-        True means that the file is there and whole: the engine's process dies if it is not.
+        True means that the file is there, undamaged and with the map in it: the engine's process dies otherwise. A stored file that is
+        not is removed.
         """
-        found = self._copy_out(self._path(key), Path(pk3_path))
+        found = self._copy_out(self._path(key), Path(pk3_path), key)
         self.hits += found
         self.misses += not found
         return found
@@ -79,11 +87,12 @@ class LevelCache:
         digest = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
         return self._folder / digest[:2] / f"{digest}.pk3"
 
-    def _copy_out(self, source: Path, target: Path) -> bool:
-        # Another process may remove the file at any moment, and a machine that lost power may have left an empty one.
+    def _copy_out(self, source: Path, target: Path, key: str) -> bool:
+        # Another process may remove the file at any moment, and a machine or a disk that failed may have left half of one.
         try:
             with source.open("rb") as found:
-                if not zipfile.is_zipfile(found):
+                if not _holds_map(found, key):
+                    # The engine compiles the map again, and `write` stores that.
                     source.unlink(missing_ok=True)
                     return False
                 found.seek(0)
@@ -113,6 +122,25 @@ class LevelCache:
             size -= bytes_
             if size <= self._max_bytes * KEPT:
                 return
+
+
+def _holds_map(file: BinaryIO, key: str) -> bool:
+    """Whether the engine can load the map of `key` from an open file: an undamaged archive with the map's own files."""
+    named = _KEY.fullmatch(key)
+    try:
+        if not zipfile.is_zipfile(file):
+            return False
+        with zipfile.ZipFile(file) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist() if entry.file_size}
+            maps = [name for name in entries if name.startswith("maps/") and name.endswith(".bsp")]
+            wanted = maps[:1]
+            if named:
+                wanted = [f"maps/{named['map']}.bsp", *([] if named["no"] else [f"maps/{named['map']}.aas"])]
+            readable = all(entry.compress_type in _ENGINE_READS for entry in archive.infolist())
+            return bool(wanted) and readable and set(wanted) <= set(entries) and archive.testzip() is None
+    # A damaged archive fails in many ways: numbers out of range, unknown methods, streams that break off.
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, struct.error, OverflowError):
+        return False
 
 
 def _copy_whole(source: BinaryIO, target: Path, *, durable: bool) -> int:

@@ -34,12 +34,17 @@ _open: weakref.WeakKeyDictionary[DMLabEnv, str] = weakref.WeakKeyDictionary()
 _first_process: list[int] = []
 """The process in which the first instance was made; a forked child inherits the list and is another process."""
 
+_STAND_STILL = np.zeros(len(COMPONENTS), np.intc)
+
 Observation = dict[str, Any]
 
 
 class DMLabEnv(gymnasium.Env[Observation, Any]):
-    """An episode of a DeepMind Lab level is a pure function of the seed of its `reset` and of the actions, save for the first
-    picture on some levels outside of DMLab-30 (docs/dmlab.md).
+    """One DeepMind Lab level.
+
+    With `fresh_engine` an episode is a pure function of the seed of its `reset` and of the actions. Without, it is one on most levels;
+    on the language and lasertag levels, and on some outside of DMLab-30, it also depends on the episodes that the engine has played
+    before it (docs/dmlab.md).
 
     Observations: `image` uint8 [height, width, 3], and `instruction`, the text of this very step ('' in levels without
     instructions). The engine has no observation once an episode is over, so its last step returns the one before it again.
@@ -47,8 +52,9 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
 
     A reset without a seed draws the next one from the generator that the last seeded reset began (gymnasium's
     `np_random`), so it never returns to a map by itself. In a fresh instance the engine's first episode runs a little differently
-    from all later ones of the same seed; therefore the first reset is made twice. The number of the episode, which the engine
-    counts by itself, is always 0.
+    from all later ones of the same seed; therefore the first reset is made twice, but with `fresh_engine`, where every episode
+    is a first one. The number of the episode, which the engine counts by itself, is always 0. A reset may come in the middle of an
+    episode.
 
     Args:
         level: path of the level as the engine knows it.
@@ -59,6 +65,7 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         renderer: `software` or `hardware`. Several instances in one process work with the software renderer only.
         truncate_at_time_limit: whether the end of the level's time is a truncation; otherwise every end is a termination.
         level_cache: compiled maps, or None.
+        fresh_engine: whether each episode is played by an instance of its own, which `reset` makes.
 
     Raises:
         InputError: the engine or the level cannot be loaded, or a second instance with the hardware renderer.
@@ -77,6 +84,7 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         renderer: str = "software",
         truncate_at_time_limit: bool = False,
         level_cache: LevelCache | None = None,
+        fresh_engine: bool = False,
     ) -> None:
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 60 / action_repeat}
         self.render_mode = "rgb_array"
@@ -91,40 +99,45 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         # The engine reads the memory as it lies.
         self._actions = np.ascontiguousarray(actions, np.intc)
         self._truncate_at_time_limit = truncate_at_time_limit
-        self._cache = level_cache
-        self._fresh = True
+        self._cache, self._fresh_engine = level_cache, fresh_engine
+        self._began = False
         self._has_time_limit = False
         self._frames_left = 0.0
         self._seen: Observation = {}
         _check_process(renderer)
         # Without logLevel, levels print to stdout.
-        config = {"width": str(width), "height": str(height), "logLevel": "WARN", **(settings or {})}
-        self._lab = self._load(config, renderer)
+        self._config = {"width": str(width), "height": str(height), "logLevel": "WARN", **(settings or {})}
+        self._renderer = renderer
+        self._lab, self._shown = self._load_what_there_is()
         _check_actions(self._lab, level)
         _first_process[:] = [os.getpid()]
         _open[self] = renderer
 
-    def _load(self, config: dict[str, str], renderer: str) -> Any:
-        module = import_deepmind_lab()
+    def _load(self, observations: list[str]) -> Any:
+        return import_deepmind_lab().Lab(
+            self._level, observations, config=self._config, renderer=self._renderer, level_cache=self._cache
+        )
 
-        def load(observations: list[str]) -> Any:
-            return module.Lab(self._level, observations, config=config, renderer=renderer, level_cache=self._cache)
+    def _load_what_there_is(self) -> tuple[Any, list[str]]:
+        """An instance, and those of the three observations that the level offers."""
 
         def offers(name: str) -> bool:
             try:
-                load([IMAGE, name]).close()
+                self._load([IMAGE, name]).close()
             except ValueError:
                 return False
             return True
 
+        names = [IMAGE, INSTRUCTION, FRAMES_LEFT]
         try:
             try:
-                return load([IMAGE, INSTRUCTION, FRAMES_LEFT])
+                return self._load(names), names
             except ValueError:  # a level of an engine's test, say, that has pictures only
                 # Tried one by one, because to list what it offers the engine prints to stdout.
-                return load([IMAGE, *(name for name in (INSTRUCTION, FRAMES_LEFT) if offers(name))])
+                names = [IMAGE, *(name for name in (INSTRUCTION, FRAMES_LEFT) if offers(name))]
+                return self._load(names), names
         except RuntimeError as error:
-            raise InputError(_explain(self._level, renderer, str(error))) from error
+            raise InputError(_explain(self._level, self._renderer, str(error))) from error
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -142,19 +155,34 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         # The engine takes Python's integers only, and no seed would be a seed from the second in which it was imported.
         number = int(self.np_random.integers(SEEDS)) if seed is None else int(seed)
         try:
-            for _ in range(1 + self._fresh):
-                self._lab.reset(episode=0, seed=number)
+            self._begin(number)
         except RuntimeError as error:
-            if not self._fresh:
+            if self._began:
                 raise
             raise InputError(_explain(self._level, "", str(error))) from error
-        self._fresh = False
+        self._began = True
         self._look()
         self._has_time_limit = self._frames_left > 0
         info: dict[str, Any] = {"seed": number}
         if self._cache is not None:
             info |= {"level_cache_hits": self._cache.hits, "level_cache_misses": self._cache.misses}
         return dict(self._seen), info
+
+    def _begin(self, seed: int) -> None:
+        """Begins an episode in the engine."""
+        if self._fresh_engine:
+            # One reset: every episode is the first one of its instance, and no other was shown before.
+            if self._began:
+                # One at a time: the hardware renderer allows no second one.
+                self._lab.close()
+                self._lab = self._load(self._shown)
+        elif not self._began:
+            self._lab.reset(episode=0, seed=seed)
+        elif self._lab.is_running():
+            # A reset right after a look at a running episode would show that picture again, not the new episode's first one. A step
+            # that nobody looks at comes between.
+            self._lab.step(_STAND_STILL, num_steps=1)
+        self._lab.reset(episode=0, seed=seed)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Plays action number `action` for `action_repeat` frames, or fewer if the episode ends in them."""

@@ -57,11 +57,14 @@ def import_deepmind_lab() -> ModuleType:
 
 
 def check_level(module: ModuleType, path: str) -> None:
-    """Whether the engine has the script of a level, where its folder can be looked into.
+    """Whether the engine has the script of a level: a file by its absolute path, or one of its own, where its folder can be looked into.
 
     Raises:
-        InputError: it has not; the message names levels that are spelled alike.
+        InputError: it has not; the message names levels that are spelled alike, or how the path has to be written.
     """
+    if path.startswith("/") or path.endswith(".lua"):
+        _check_file(path)
+        return
     folder = Path(module.runfiles_path()) / "baselab" / "game_scripts" / "levels"
     if not folder.is_dir() or (folder / f"{path}.lua").is_file():
         return
@@ -69,3 +72,18 @@ def check_level(module: ModuleType, path: str) -> None:
     close = difflib.get_close_matches(path, levels, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}" if close else "give its path below game_scripts/levels, without .lua"
     raise InputError(f"env.tasks={path} is no level of the installed DeepMind Lab: {hint}?")
+
+
+def _check_file(path: str) -> None:
+    """The engine opens what ends in .lua as a file, from the folder of the process, and looks for anything else among its own levels."""
+    if not path.startswith("/"):
+        raise InputError(
+            f"env.tasks={path} is no level of DeepMind Lab: give a level of the engine by its path below game_scripts/levels, without "
+            ".lua, or a file of your own by its absolute path."
+        )
+    if not path.endswith(".lua"):
+        raise InputError(
+            f"env.tasks={path} is no level of DeepMind Lab: a file is given with its ending, as {path}.lua."
+        )
+    if not Path(path).is_file():
+        raise InputError(f"env.tasks={path} is no file: give the absolute path of a level's script.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import dmlab30_env
-from envs.dmlab30 import DMLab30Config, make_env, make_level, make_spec
+from envs.dmlab30 import PICTURES, DMLab30Config, make_env, make_level, make_spec, outside
 from envs.dmlab30_actions import ACTION_SETS, COMPONENTS, action_vectors
 from envs.dmlab30_levels import INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, level_path
 from envs.errors import InputError
@@ -196,16 +198,124 @@ def test_bad_options_are_refused_in_one_sentence(options: dict[str, Any], messag
     assert "\n" not in str(error.value)
 
 
-def test_the_data_set_is_looked_for_and_told_to_the_levels_that_show_it(tmp_path: Path, spies: list[Spy]) -> None:
-    (tmp_path / "0001.png").touch()
-    config = DMLab30Config(tasks=["psychlab"], dataset_path=str(tmp_path), **HERE)
-    with pytest.raises(InputError, match="holds no 2400.png"):
-        make_spec(config)
-    (tmp_path / "2400.png").touch()
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(1, PICTURES + 1):
+        (folder / f"{number:04}.png").write_bytes(b"\x89PNG\r\n\x1a\n and so on")
+    return folder
+
+
+def test_the_data_set_is_told_to_the_levels_that_show_it(pictures: Path, spies: list[Spy]) -> None:
+    config = DMLab30Config(tasks=["psychlab"], dataset_path=str(pictures), **HERE)
     for task in make_spec(config).tasks:
         make_level(config, IMPALA, Split.TRAIN, task)
     told = [spy.options["config"].get("datasetPath") for spy in spies]
-    assert told == [str(tmp_path), str(tmp_path), None, None]
+    assert told == [str(pictures), str(pictures), None, None]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (Path.unlink, "holds no {name}"),
+        (lambda path: path.write_bytes(b""), "holds a {name} that is no PNG picture"),
+        (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0 a JPEG"), "holds a {name} that is no PNG picture"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "holds no {name}"),
+        (lambda path: (path.unlink(), path.mkdir()), "holds no {name}"),
+    ],
+    ids=["missing", "empty", "no PNG", "a pipe", "a folder"],
+)
+@pytest.mark.parametrize("number", [1, 1234, 2400])
+def test_each_picture_of_the_data_set_is_looked_at(
+    pictures: Path, tmp_path: Path, number: int, spoil: Any, message: str
+) -> None:
+    for path in pictures.iterdir():
+        os.link(path, tmp_path / path.name)
+    name = f"{number:04}.png"
+    (tmp_path / name).unlink()
+    (tmp_path / name).touch()
+    spoil(tmp_path / name)
+    with pytest.raises(InputError, match=message.format(name=name)) as error:
+        make_spec(DMLab30Config(tasks=["psychlab"], dataset_path=str(tmp_path)))
+    assert "\n" not in str(error.value) and "give the folder of the pictures 0001.png to 2400.png" in str(error.value)
+
+
+def test_a_level_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.lua"
+    file.touch()
+    config = DMLab30Config(tasks=[str(file)], **HERE)
+    assert outside(config) == {str(file): "env.tasks"}
+    before = deepmind_lab.runfiles_path()
+    (tmp_path / "baselab" / "game_scripts" / "levels").mkdir(parents=True)
+    deepmind_lab.set_runfiles_path(str(tmp_path))
+    try:
+        spec = make_spec(config)
+    finally:
+        deepmind_lab.set_runfiles_path(before)
+    for split in Split:
+        env = make_env(config, spec, [Slot(task=0, index=0)], 1, split)
+        assert env.reset()[0]["image"].any()
+        env.close()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_path_that_the_engine_would_not_find_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Whether or not the engine's own levels can be looked at."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.lua").touch()
+    (tmp_path / "folder.lua").mkdir()
+    if known:
+        (tmp_path / "baselab" / "game_scripts" / "levels").mkdir(parents=True)
+        monkeypatch.setattr(deepmind_lab, "_runfiles", str(tmp_path))
+    for task, hint in (
+        (str(tmp_path / "mine"), f"is given with its ending, as {tmp_path}/mine.lua"),
+        (str(tmp_path / "other.lua"), "is no file: give the absolute path of a level's script"),
+        (str(tmp_path / "folder.lua"), "is no file"),
+        ("mine.lua", "without .lua, or a file of your own by its absolute path"),
+        ("lt_chasm.lua", "without .lua"),
+        ("~/mine.lua", "by its absolute path"),
+    ):
+        with pytest.raises(InputError, match=f"env.tasks={task} ") as error:
+            make_spec(DMLab30Config(tasks=[task]))
+        assert hint in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_damaged_map_in_the_cache_costs_a_compilation_and_no_process(tmp_path: Path) -> None:
+    config = DMLab30Config(
+        tasks=["lasertag_one_opponent_small"], level_cache=str(tmp_path), **(HERE | {"processes": True})
+    )
+    spec, slots = make_spec(config), [Slot(task=0, index=0)]
+    pictures = []
+    for damage in (None, lambda whole: whole.replace(b"0", b"1"), lambda whole: whole[:-9], lambda whole: b""):
+        for path in tmp_path.rglob("*.pk3"):
+            path.write_bytes(damage(path.read_bytes()) if damage else b"")
+        env = make_env(config, spec, slots, 1, Split.TRAIN)
+        pictures.append(env.reset()[0]["image"].copy())
+        env.close()
+        assert all(zipfile.ZipFile(path).testzip() is None for path in tmp_path.rglob("*.pk3"))
+    assert all((picture == pictures[0]).all() for picture in pictures)
+
+
+def test_with_fresh_engines_a_resumed_slot_plays_the_episodes_of_one_that_was_never_stopped() -> None:
+    def begin(episode: int, *, fresh_engine: bool) -> list[Any]:
+        """First pictures of the episodes 1 to 3, of which those before `episode` are not played."""
+        config = DMLab30Config(
+            tasks=["language_select_located_object"], action_repeat=1000, fresh_engine=fresh_engine, **HERE
+        )
+        env = make_env(config, make_spec(config), [Slot(task=0, index=0, episode=episode)], 1, Split.TRAIN)
+        found, number = [(episode, env.reset()[0]["image"].tobytes())], episode
+        while number < 3:
+            observation, *_, info = env.step(np.zeros(1, np.int32))
+            if info["episode"][0] > number:
+                number = int(info["episode"][0])
+                found.append((number, observation["image"].tobytes()))
+        env.close()
+        return [picture for number, picture in found if number >= 1]
+
+    assert begin(0, fresh_engine=True) == begin(1, fresh_engine=True)
+    assert begin(0, fresh_engine=False) != begin(1, fresh_engine=False)
 
 
 def test_levels_are_looked_for_where_the_engine_keeps_them(tmp_path: Path) -> None:

@@ -95,6 +95,74 @@ def test_a_broken_file_is_no_map(tmp_path: Path, rubbish: bytes) -> None:
     assert cache.fetch("a", str(target)) and content(target) == "x"
 
 
+def archive(path: Path, entries: dict[str, str], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, text in entries.items():
+            file.writestr(name, text)
+    return path.read_bytes()
+
+
+DIGEST = "0123456789abcdef" * 2
+WHOLE = {"maps/m_1.bsp": "b" * 500, "maps/m_1.aas": "a" * 500}
+
+
+@pytest.mark.parametrize(
+    ("key", "entries", "whole"),
+    [
+        (f"m_1_aas_{DIGEST}", WHOLE, True),
+        (f"m_1_noaas_{DIGEST}", WHOLE, True),
+        (f"m_1_noaas_{DIGEST}", {"maps/m_1.bsp": "b"}, True),
+        (f"m_1_aas_{DIGEST}", {"maps/m_1.bsp": "b"}, False),
+        (f"m_1_aas_{DIGEST}", WHOLE | {"maps/m_1.aas": ""}, False),
+        (f"m_1_noaas_{DIGEST}", {"maps/m_1.bsp": ""}, False),
+        (f"m_1_noaas_{DIGEST}", {"maps/m_2.bsp": "b"}, False),
+        (f"m_1_noaas_{DIGEST}", {"m_1.bsp": "b"}, False),
+        (f"m_1_noaas_{DIGEST}", {}, False),
+        ("any other key", {"maps/m_2.bsp": "b"}, True),
+        ("any other key", {"maps/m_2.aas": "b"}, False),
+    ],
+)
+def test_an_archive_without_the_map_of_its_key_is_replaced(
+    tmp_path: Path, key: str, entries: dict[str, str], whole: bool
+) -> None:
+    cache, target = LevelCache(tmp_path / "maps", BIG), tmp_path / "m_1.pk3"
+    archive(tmp_path / "in.pk3", entries)
+    cache.write(key, str(tmp_path / "in.pk3"))
+    assert cache.fetch(key, str(target)) == target.exists() == whole == bool(stored(tmp_path / "maps"))
+    archive(tmp_path / "in.pk3", WHOLE | {"maps/m_2.bsp": "b"})
+    cache.write(key, str(tmp_path / "in.pk3"))
+    assert cache.fetch(key, str(target)) and (cache.hits, cache.misses) == (1 + whole, 1 - whole)
+
+
+def test_a_single_wrong_byte_is_found(tmp_path: Path) -> None:
+    """Wherever it is: no damaged archive is handed to the engine, and none raises."""
+    cache, key = LevelCache(tmp_path / "maps", BIG), f"m_1_aas_{DIGEST}"
+    good = archive(tmp_path / "in.pk3", WHOLE)
+    cache.write(key, str(tmp_path / "in.pk3"))
+    (path,) = stored(tmp_path / "maps")
+    for place in range(0, len(good), 3):
+        damaged = bytearray(good)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        target = tmp_path / "m_1.pk3"
+        if cache.fetch(key, str(target)):  # a byte that says nothing of the content, as the time of a file
+            with zipfile.ZipFile(target) as map_:
+                assert {name: map_.read(name).decode() for name in WHOLE} == WHOLE
+            target.unlink()
+        assert not target.exists()
+    for length in range(0, len(good), 7):
+        path.write_bytes(good[:length])
+        assert not cache.fetch(key, str(target)) and not path.exists()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_the_engine_could_not_unpack_is_no_map(tmp_path: Path, method: int) -> None:
+    cache, key = LevelCache(tmp_path / "maps", BIG), f"m_1_aas_{DIGEST}"
+    archive(tmp_path / "in.pk3", WHOLE, method)
+    cache.write(key, str(tmp_path / "in.pk3"))
+    assert cache.fetch(key, str(tmp_path / "m_1.pk3")) == (method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+
+
 def test_a_map_that_another_process_removes_while_it_is_read_is_copied_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,18 +86,73 @@ def test_arrays_that_were_handed_out_stay_as_they_are() -> None:
     assert not np.array_equal(second["image"], copy)
 
 
-def test_an_episode_is_a_function_of_its_seed_from_the_first_one_on() -> None:
-    for level in (NONMATCHING, DESCRIBED):
-        env = environment(level)
-        first, other, again = played(env, 4), played(env, 5), played(env, 4)
-        assert first == again != other
-        assert played(environment(level), 5) == other
+LASERTAG = "contributed/dmlab30/lasertag_three_opponents_small"
+LOCATED = "contributed/dmlab30/language_select_located_object"
+KEYS = "contributed/dmlab30/rooms_keys_doors_puzzle"
 
 
-def test_a_level_on_a_prebuilt_map_differs_in_its_first_picture_at_most() -> None:
-    env = environment("lt_chasm")
-    first, _, again = played(env, 4), played(env, 5), played(env, 4)
-    assert first[0] != again[0] and first[1:] == again[1:]
+@pytest.mark.parametrize("level", [NONMATCHING, KEYS])
+def test_an_episode_is_a_function_of_its_seed_from_the_first_one_on(level: str) -> None:
+    """On most levels; each reset here is in the middle of an episode."""
+    env = environment(level)
+    first, other, again = played(env, 4), played(env, 5), played(env, 4)
+    assert first == again != other
+    assert played(environment(level), 5) == other
+
+
+@pytest.mark.parametrize("level", [DESCRIBED, LOCATED, LASERTAG, "lt_chasm", "seekavoid_arena_01"])
+def test_on_some_levels_it_also_depends_on_what_the_engine_has_played_before(level: str) -> None:
+    env = environment(level)
+    played(env, 4)
+    assert played(env, 5, 40) != played(environment(level), 5, 40)
+
+
+@pytest.mark.parametrize("level", [NONMATCHING, KEYS, DESCRIBED, LOCATED, LASERTAG, "lt_chasm", "seekavoid_arena_01"])
+def test_with_an_engine_for_each_episode_it_is_a_function_of_its_seed_on_all_levels(level: str) -> None:
+    env = environment(level, fresh_engine=True)
+    first, other, again = (played(env, seed, 40) for seed in (4, 5, 4))
+    assert first == again != other
+    until_the_end(env)
+    assert played(env, 5, 40) == other == played(environment(level, fresh_engine=True), 5, 40)
+
+
+def test_each_fresh_engine_is_reset_once_and_the_one_before_is_closed(spies: list[Spy]) -> None:
+    env = environment("tests/event_test", fresh_engine=True, renderer="hardware")
+    looked_for = len(spies) - 1
+    for seed in (7, 8, 9):
+        env.reset(seed=seed)
+    engines = spies[looked_for:]
+    assert [spy.resets for spy in engines] == [[(0, 7)], [(0, 8)], [(0, 9)]]
+    assert len({tuple(spy.options["config"].items()) for spy in spies}) == 1
+    assert [spy.close() for spy in spies] == [False] * (len(spies) - 1) + [True]
+
+
+def test_a_fresh_engine_that_cannot_be_made_is_no_mistake_of_the_user_and_costs_one_episode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env, make = environment(fresh_engine=True), deepmind_lab.Lab
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("Failed to connect RL API")
+
+    expected = played(env, 4)
+    monkeypatch.setattr(deepmind_lab, "Lab", fail)
+    with pytest.raises(RuntimeError, match="Failed to connect"):
+        env.reset(seed=5)
+    monkeypatch.setattr(deepmind_lab, "Lab", make)
+    assert played(env, 4) == expected
+    env.close()
+
+
+def test_a_reset_in_the_middle_of_an_episode_shows_the_first_picture_of_the_next(spies: list[Spy]) -> None:
+    env, other = environment(), environment()
+    ended, _ = until_the_end(other)[0], other.reset(seed=6)
+    env.reset(seed=1)
+    env.step(0)
+    np.testing.assert_array_equal(env.reset(seed=6)[0]["image"], other.render())
+    assert ended and [action for *action, _ in spies[0].actions[1:]] == [[[0] * 7, np.dtype(np.intc), True]]
+    assert spies[0].actions[-1][-1] == 1, "one frame, that nobody sees"
+    assert len(spies[1].actions) == 180, "none after the end of an episode"
 
 
 def test_an_unseeded_reset_never_returns_to_a_map() -> None:

@@ -15,6 +15,7 @@ from deepmind_lab import _levels
 
 ROOMS = "contributed/dmlab30/rooms_select_nonmatching_object"
 DESCRIBED = "contributed/dmlab30/language_select_described_object"
+LOCATED = "contributed/dmlab30/language_select_located_object"
 KEYS = "contributed/dmlab30/rooms_keys_doors_puzzle"
 QUIET = {"width": "32", "height": "24", "logLevel": "WARN"}
 SEEN = ["RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60"]
@@ -29,12 +30,26 @@ def lab() -> Iterator[deepmind_lab.Lab]:
     lab.close()
 
 
-def episode(lab: deepmind_lab.Lab, seed: int, steps: int = 20) -> list[Any]:
+STILL = np.zeros(7, np.intc)
+
+
+def begin(lab: deepmind_lab.Lab, seed: int | None) -> None:
+    """A reset that shows the first picture of its episode, also in the middle of another."""
+    if lab.is_running():
+        lab.step(STILL, 1)
     lab.reset(seed=seed)
+
+
+def episode(lab: deepmind_lab.Lab, seed: int, steps: int = 20) -> list[Any]:
+    begin(lab, seed)
     found = [lab.observations()["RGB_INTERLEAVED"].tobytes()]
     for _ in range(steps):
         found += [lab.step(FORWARD, 4), lab.observations()["RGB_INTERLEAVED"].tobytes(), lab.observations()["INSTR"]]
     return found
+
+
+def pictures(episode: list[Any]) -> list[bytes]:
+    return [episode[0], *episode[2::3]]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +220,7 @@ def test_no_seed_is_one_from_a_sequence_that_every_process_has() -> None:
     lab = deepmind_lab.Lab(ROOMS, SEEN, QUIET)
     pictures = []
     for _ in range(3):
-        lab.reset()
+        begin(lab, None)
         pictures.append(lab.observations()["RGB_INTERLEAVED"].tobytes())
     assert len(set(pictures)) == 3
 
@@ -220,14 +235,62 @@ def test_seeds_are_cut_to_a_c_int_and_the_mixer_seed_gives_other_maps() -> None:
     assert episode(other, 7) != episode(lab, 7)
 
 
-def test_the_first_picture_on_a_prebuilt_map_may_be_the_last_of_the_episode_before() -> None:
-    lab = deepmind_lab.Lab("lt_chasm", SEEN, QUIET)
-    episode(lab, 1)
+LASERTAG = "contributed/dmlab30/lasertag_one_opponent_small"
+OUTSIDE = ("lt_chasm", "nav_maze_static_01", "nav_maze_random_goal_01", "seekavoid_arena_01", "stairway_to_melon")
+
+
+@pytest.mark.parametrize("level", [ROOMS, DESCRIBED, KEYS, "lt_chasm"])
+def test_after_a_reset_in_the_middle_of_a_watched_episode_its_picture_is_shown_again(level: str) -> None:
+    lab = deepmind_lab.Lab(level, SEEN, QUIET)
+    for seed, unseen_step in ((1, False), (2, True), (3, False)):
+        lab.reset(seed=seed)
+        lab.step(FORWARD, 4)
+        last = lab.observations()["RGB_INTERLEAVED"]
+        if unseen_step:
+            lab.step(STILL, 1)
+        lab.reset(seed=9)
+        assert np.array_equal(lab.observations()["RGB_INTERLEAVED"], last) != unseen_step
+        lab.step(STILL, 1)
+        assert not np.array_equal(lab.observations()["RGB_INTERLEAVED"], last)
+
+
+def test_after_the_end_of_an_episode_no_picture_is_shown_again() -> None:
+    lab = deepmind_lab.Lab(ROOMS, SEEN, QUIET)
+    lab.reset(seed=1)
     last = lab.observations()["RGB_INTERLEAVED"]
+    lab.step(STILL, 720)
     lab.reset(seed=2)
-    np.testing.assert_array_equal(lab.observations()["RGB_INTERLEAVED"], last)
-    lab.step(FORWARD)
     assert not np.array_equal(lab.observations()["RGB_INTERLEAVED"], last)
+
+
+def test_a_layout_keeps_the_looks_that_the_first_seed_which_needed_it_gave_to_it() -> None:
+    lab, other = (deepmind_lab.Lab(DESCRIBED, SEEN, QUIET) for _ in range(2))
+    for one, seed in ((lab, 1), (other, 2)):
+        begin(one, seed)
+    first, second = episode(lab, 2), episode(other, 2)
+    assert first[3::3] == second[3::3] and first[1::3] == second[1::3], "instructions and rewards"
+    assert all(one != another for one, another in zip(pictures(first), pictures(second), strict=True))
+
+
+@pytest.mark.parametrize(("level", "steps"), [(LASERTAG, 15), *((level, 1) for level in OUTSIDE)])
+def test_on_some_levels_an_episode_depends_on_how_many_were_played_before(level: str, steps: int) -> None:
+    lab = deepmind_lab.Lab(level, SEEN, QUIET)
+    begin(lab, 0)
+    first, again = (pictures(episode(lab, 5)) for _ in range(2))
+    differ = [one != other for one, other in zip(first, again, strict=True)]
+    assert not any(differ[:steps]) and all(differ[steps:])
+    assert episode(deepmind_lab.Lab(level, SEEN, QUIET), 5) == episode(deepmind_lab.Lab(level, SEEN, QUIET), 5)
+
+
+def test_a_level_may_be_a_file_anywhere_and_any_other_path_is_below_the_levels(tmp_path: Path) -> None:
+    file = tmp_path / "mine.lua"
+    with pytest.raises(RuntimeError, match="Script not found"):
+        deepmind_lab.Lab(str(file), SEEN, QUIET)
+    file.touch()
+    deepmind_lab.Lab(str(file), SEEN, QUIET).reset(seed=1)
+    for path in (str(file.with_suffix("")), "lt_chasm.lua"):
+        with pytest.raises(RuntimeError, match="Script not found"):
+            deepmind_lab.Lab(path, SEEN, QUIET)
 
 
 def test_actions_are_misread_without_a_word(lab: deepmind_lab.Lab) -> None:
@@ -272,21 +335,37 @@ def test_the_cache_is_asked_for_each_map_and_its_errors_surface() -> None:
     for seed in (1, 2, 1):
         lab.reset(seed=seed)
     assert cache.keys[0] == cache.keys[2] != cache.keys[1]
-    lab = deepmind_lab.Lab(DESCRIBED, SEEN, QUIET, level_cache=cache)
-    lab.reset(seed=1)
-    before = len(cache.keys)
-    lab.step(FORWARD, 200)
-    assert len(cache.keys) > before + 2
+    cache.keys.clear()
+    lab = deepmind_lab.Lab(LOCATED, SEEN, QUIET, level_cache=cache)
+    for seed in range(9):
+        lab.reset(seed=seed)
+        lab.step(FORWARD, 200)
+    assert len(set(cache.keys)) == len(cache.keys) == 4, "each layout once"
     with pytest.raises(AttributeError, match="fetch"):
         deepmind_lab.Lab(KEYS, SEEN, QUIET, level_cache=object()).reset(seed=1)
 
 
-def test_a_cache_that_lies_kills_the_process() -> None:
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "pass",
+        "open(path, 'wb').write(b'PK')",
+        "zipfile.ZipFile(path, 'w').writestr('maps/other.bsp', 'x')",
+        "zipfile.ZipFile(path, 'w').writestr('maps/map.bsp', 'x' * 99), spoil(path)",
+    ],
+    ids=["no file", "no archive", "another map", "damaged"],
+)
+def test_a_cache_that_lies_kills_the_process(lie: str) -> None:
     code = (
         f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(deepmind_lab.__file__).parents[1])]}\n"
-        "import deepmind_lab\n"
+        "import deepmind_lab, zipfile\n"
+        "def spoil(path):\n"
+        "    whole = open(path, 'rb').read()\n"
+        "    open(path, 'wb').write(whole.replace(b'xxx', b'yyy'))\n"
         "class Liar:\n"
-        "    def fetch(self, key, path): return True\n"
+        "    def fetch(self, key, path):\n"
+        f"        {lie}\n"
+        "        return True\n"
         f"deepmind_lab.Lab({KEYS!r}, [], {{}}, level_cache=Liar()).reset(seed=1)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)

@@ -5,13 +5,18 @@ picture of noise that scrolls as the agent turns. Every level, reward and instru
 mixer seed and actions, except where the engine's is not:
 
 - the first episode of an instance runs a frame ahead of later ones with the same seed;
-- on levels with a prebuilt map, the first picture of a later episode is the last one of the episode before;
+- on language levels each layout of the map keeps the looks that the first episode which needed it gave to it, as long as the
+  instance lives;
+- on lasertag levels from the 15th step of 4 frames on, and on levels with a prebuilt map outside of DMLab-30 from the first frame on, an
+  episode depends on how many the instance has played before;
+- after a reset in the middle of an episode whose picture was just looked at, the first picture is the last one of that episode;
 - an episode without a seed takes one from a generator that is seeded with the second of the import.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import random
 import shutil
@@ -96,7 +101,9 @@ class Lab:
         self._properties = {"params.episodes": "0"}
         self._episode = self._num_steps = self._resets = 0
         self._events: list[tuple[str, list[Any]]] = []
-        self._game = _levels.Game(self._level, 0, ahead=0, view=None, sides=(4, 4))
+        self._looked = False
+        self._themes: dict[str, int] = {}
+        self._game: _levels.Game
 
     def _apply(self, key: str, value: str) -> None:
         problem = ""
@@ -136,12 +143,18 @@ class Lab:
         if self._level.needs_dataset and not self._settings.get("datasetPath"):
             raise RuntimeError('Failed to start environment - "Follow instructions to download datasets here"')
         self._say(f"Episode {self._episode} of {self._level.name}")
-        if self._level.compiles:
-            self._compile(f"{self._level.name}_{self._mixer_seed}_{seed}")
-        stale = self._game.view() if self._level.prebuilt and self._resets else None
-        mixed = zlib.crc32(f"{self._mixer_seed} {seed}".encode())
-        sides = self._sides["height"], self._sides["width"]
-        self._game = _levels.Game(self._level, mixed, ahead=int(self._resets == 0), view=stale, sides=sides)
+        stale = self._game.view() if self._status == "running" and self._looked else None
+        self._looked = False
+        self._game = _levels.Game(
+            self._level,
+            zlib.crc32(f"{self._mixer_seed} {seed}".encode()),
+            ahead=int(self._resets == 0),
+            drift=self._resets,
+            stale=stale,
+            sides=(self._sides["height"], self._sides["width"]),
+            themes=self._themes,
+        )
+        self._load_maps()
         self._events = [("TEXT", [f"EPISODE {self._episode}"])] if self._level.events else []
         self._resets += 1
         self._episode += 1
@@ -149,19 +162,32 @@ class Lab:
         self._status = "running"
         return True
 
-    def _compile(self, key: str) -> None:
-        """A new map: from the cache if it has it. Without the file the engine's process dies."""
+    def _load_maps(self) -> None:
+        maps, self._game.maps = self._game.maps, []
+        for name, content in maps:
+            self._compile(name, content)
+
+    def _compile(self, name: str, content: str) -> None:
+        """A new map: from the cache if it has it. Without the file, or from one that is no map, the engine's process dies."""
         if self._cache is None:
             return
         if self._temporary is None:
             self._temporary = tempfile.mkdtemp(prefix="fake_dmlab_")
-        path = os.path.join(self._temporary, f"{zlib.crc32(key.encode())}.pk3")
+        path = os.path.join(self._temporary, f"{name}.pk3")
+        digest = hashlib.md5(f"{self._level.name} {content}".encode()).hexdigest()
+        files = [f"maps/{name}.bsp", *([f"maps/{name}.aas"] if self._level.bots else [])]
+        key = f"{name}_{'aas' if self._level.bots else 'noaas'}_{digest}"
         if self._cache.fetch(key, path):
-            if not os.path.exists(path):
+            try:
+                with zipfile.ZipFile(path) as map_:
+                    for file in files:
+                        map_.read(file)
+            except Exception:
                 os.kill(os.getpid(), signal.SIGSEGV)
         else:
             with zipfile.ZipFile(path, "w") as map_:
-                map_.writestr("maps/fake.bsp", key.encode() * 50)
+                for file in files:
+                    map_.writestr(file, digest.encode() * 50)
             self._cache.write(key, path)
         os.unlink(path)
 
@@ -184,10 +210,11 @@ class Lab:
         self._events = []
         reward = 0.0
         for _ in range(num_steps):
-            gained, next_map = self._game.advance(numbers)
+            self._looked = False
+            gained, told = self._game.advance(numbers)
             reward += gained
-            if next_map:
-                self._compile(next_map)
+            if told:
+                self._load_maps()
                 self._say(f"Instruction: {self._game.instruction}")
             if self._game.over():
                 self._status = "over"
@@ -199,6 +226,7 @@ class Lab:
         if self._status != "running":
             raise RuntimeError("Environment in wrong status for call to observations()")
         by_name = {spec["name"]: spec for spec in self._spec}
+        self._looked = True
         return {name: self._game.observe(by_name[name]) for name in self._names}
 
     def is_running(self) -> bool:

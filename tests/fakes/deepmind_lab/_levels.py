@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +55,8 @@ FRAMES: dict[str, int] = {
 
 COMPILING = ("rooms_keys_doors", "lasertag", "skymaze", "explore")
 """Families whose every episode has a new map; the language levels change theirs within an episode."""
+LAYOUTS = {"select_described_object": 1, "select_located_object": 4}
+"""Maps that a language level draws from, where they are not 3. Each gets its looks once in the life of an instance."""
 
 LEVELS = tuple(
     f"{DMLAB30}{name}"
@@ -76,16 +80,23 @@ LEVELS = tuple(
         ),
         *(f"explore_object_rewards_{name}" for name in ("few", "many")),
     )
-) + ("lt_chasm", "nav_maze_static_01", "seekavoid_arena_01", "tests/event_test")
+) + (
+    *("lt_chasm", "nav_maze_static_01", "nav_maze_random_goal_01", "seekavoid_arena_01", "stairway_to_melon"),
+    "tests/event_test",
+)
 
 
 class Level(NamedTuple):
+    """drifts_from: the frame from which an episode depends on how many the instance has played before it."""
+
     name: str
     frames: int
     sentences: tuple[str, ...] = ()
     shapes: tuple[str, ...] = SHAPES
+    layouts: int = 3
     compiles: bool = False
-    prebuilt: bool = False
+    bots: bool = False
+    drifts_from: float = math.inf
     needs_dataset: bool = False
     trials: int = 0
     events: bool = False
@@ -93,50 +104,88 @@ class Level(NamedTuple):
 
 def find(path: str, settings: dict[str, str]) -> Level:
     """The level of that path; ValueError in the engine's words where there is none or it may not be played."""
+    if path.endswith(".lua"):
+        # Taken for a file, wherever it lies; any other path is looked for among the engine's own levels.
+        if not Path(path).is_file():
+            raise ValueError(f"Script not found: {path}")
+        return Level(path, 3600)
     if path not in LEVELS:
-        raise ValueError(f"Script not found: {path}.lua")
+        raise ValueError(f"Script not found: levels/{path}.lua")
     name = path.removeprefix(DMLAB30)
     if name.endswith("_test") and path.startswith(DMLAB30) and settings.get("allowHoldOutLevels") != "true":
         raise ValueError("This level must only be used during evaluation.")
     if path == "tests/event_test":
         return Level(path, 60, events=True)
     if not path.startswith(DMLAB30):
-        return Level(path, 36000 if path == "lt_chasm" else 3600, prebuilt=True)
+        return Level(path, 36000 if path == "lt_chasm" else 3600, drifts_from=1)
     frames = next((frames for start, frames in FRAMES.items() if name.startswith(start)), 0)
     return Level(
         path,
         frames or (5400 if name.endswith("small") else 7200),
         sentences=SENTENCES.get(name.removeprefix("language_"), ()),
         shapes=DESCRIBED if "described" in name else SHAPES,
+        layouts=LAYOUTS.get(name.removeprefix("language_"), 3),
         compiles=name.startswith(COMPILING),
+        bots=name.startswith("lasertag"),
+        # 15 steps of 4 frames.
+        drifts_from=60 if name.startswith("lasertag") else math.inf,
         needs_dataset=name in ("psychlab_arbitrary_visuomotor_mapping", "psychlab_continuous_recognition"),
         trials=50 if name.startswith("psychlab") else 0,
     )
 
 
 class Game:
-    """One episode."""
+    """One episode.
 
-    def __init__(self, level: Level, seed: int, *, ahead: int, view: np.ndarray | None, sides: tuple[int, int]) -> None:
+    Args:
+        ahead: frames by which it runs ahead.
+        drift: what the episodes before it do to it, from `Level.drifts_from` on.
+        stale: the picture that is shown until the first frame; None = its own.
+        themes: layout -> seed of its looks, of the whole instance. The first episode that needs a layout chooses.
+
+    Attributes:
+        maps: that are to be loaded, by name and content.
+    """
+
+    def __init__(
+        self,
+        level: Level,
+        seed: int,
+        *,
+        ahead: int,
+        drift: int,
+        stale: np.ndarray | None,
+        sides: tuple[int, int],
+        themes: dict[str, int],
+    ) -> None:
         self.level = level
-        self.frame, self.ahead = 0, ahead
+        self.frame, self.ahead, self.drift = 0, ahead, drift
         self.place = self.fired = 0
         self.draws = random.Random(seed)
-        self.stale = view
-        self.picture = np.random.default_rng(seed).integers(0, 256, (*sides, 3), np.uint8)
+        self.stale, self.sides, self.themes = stale, sides, themes
+        self.maps = [("map", str(seed))] if level.compiles else []
+        self.picture = self.noise(seed)
         self.good = self.draws.randrange(64)
         self.instruction = self.new_instruction()
+
+    def noise(self, seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).integers(0, 256, (*self.sides, 3), np.uint8)
 
     def new_instruction(self) -> str:
         if not self.level.sentences:
             return ""
+        layout, theme = f"layout{self.draws.randrange(self.level.layouts)}", self.draws.getrandbits(32)
+        if layout not in self.themes:
+            self.themes[layout] = theme
+            self.maps.append((layout, str(theme)))
+        self.picture = self.noise(self.themes[layout])
         colour, other_colour = self.draws.sample(COLOURS, 2)
         shape, other_shape = self.draws.sample(self.level.shapes, 2)
         sentence = self.draws.choice(self.level.sentences)
         return sentence.format(colour=colour, other_colour=other_colour, shape=shape, other_shape=other_shape)
 
-    def advance(self, action: list[int]) -> tuple[float, str]:
-        """One frame: the reward, and the key of the next map if there is one."""
+    def advance(self, action: list[int]) -> tuple[float, bool]:
+        """One frame: the reward, and whether there is a new instruction."""
         look, pitch, strafe, move, fire, jump, crouch = action
         self.stale = None
         self.frame += 1
@@ -146,14 +195,18 @@ class Game:
         if self.level.sentences and (self.frame + self.ahead) % 32 == 0:
             reward = 10.0 if self.place % 2 else -10.0
             self.instruction = self.new_instruction()
-            return reward, f"{self.level.name}_{self.instruction}"
-        return float((self.place + self.ahead) % 64 == self.good and not self.level.sentences), ""
+            return reward, True
+        return float((self.place + self.shift()) % 64 == self.good and not self.level.sentences), False
+
+    def shift(self) -> int:
+        """What no seed and no action has a say in."""
+        return self.ahead + (self.drift if self.frame >= self.level.drifts_from else 0)
 
     def over(self) -> bool:
         return self.frame >= self.level.frames or 0 < self.level.trials <= self.fired
 
     def view(self) -> np.ndarray:
-        picture = np.roll(self.picture, self.place + self.ahead, axis=1)
+        picture = np.roll(self.picture, self.place + self.shift(), axis=1)
         picture[0, 0] = self.frame & 255, self.frame >> 8, self.fired & 255
         return picture
 
