@@ -25,9 +25,10 @@ from agents.evaluation_report import home, prepare_output, report, score_tables,
 from agents.files import check_links
 from agents.plan import named_device, num_cores
 from agents.program import DONE, asks_for_help, exit_code, show_help
+from agents.requirements import check_evaluation
 from agents.runtime.process import configure_process
 from agents.terminal import TextConsole, warn
-from agents.video import check_video, file_names, record_all
+from agents.video import check_video, file_names, picture_rates, record_all
 from conf.loading import compose_evaluate, to_dict
 from conf.schema import EvaluateConfig
 from envs.suites import get_suite
@@ -56,8 +57,9 @@ def evaluate(config: EvaluateConfig) -> int:
         check_video()
     configure_process(config.threads or num_cores())
     named_device(config.device)
-    probing = Probing(agent, spec, config)
     slots = len(quotas(config.episodes, config.slots))
+    check_evaluation(agent.config.env, slots)
+    probing = Probing(agent, spec, config)
 
     console = TextConsole()
     how = "greedy" if config.greedy else "sampled"
@@ -85,7 +87,7 @@ def evaluate(config: EvaluateConfig) -> int:
         try:
             for task in spec.tasks:
                 progress.update(bar, description=escape(task))
-                played[task] = play(agent, spec, task, config, advance, probing.record(task))
+                played[task] = play(agent, spec, task, config, advance, probing.record(task), warn)
             for probe, task in itertools.product(probed, spec.tasks):
                 progress.update(bar, description=escape(f"{task}: probe {probe}"))
                 probed[probe][task] = play(agent, spec, task, config, advance, probing.wrap(probe, task))
@@ -121,9 +123,11 @@ def evaluate(config: EvaluateConfig) -> int:
         raise stopped
     if config.video:
         # When the result is safe.
-        make = partial(make_actor, agent, spec, slots=1, config=config)
+        make, rates = partial(make_actor, agent, spec, slots=1, config=config), picture_rates(spec)
         try:
-            for drawn in record_all(file_names(spec.tasks), make, agent.env, config.video_episodes, folder / "videos"):
+            for drawn in record_all(
+                file_names(spec.tasks), make, agent.env, config.video_episodes, folder / "videos", rates
+            ):
                 console.say(f"written: {drawn}") if isinstance(drawn, Path) else warn(drawn)
         except KeyboardInterrupt:
             warn("interrupted: the result is written, and not every video")

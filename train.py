@@ -61,6 +61,7 @@ from agents.runtime.base import ActorError, Positions
 from agents.runtime.process import configure_process, memory_row, prepare_copies
 from agents.saving import SaveError, Saver
 from agents.terminal import TextConsole, warn
+from agents.unknown_words import UnknownInstructions
 from conf.loading import changed_keys, compose_train, outright_keys, train_keys
 from conf.named import run_arguments
 from conf.schema import TrainConfig
@@ -167,6 +168,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
         display.banner(f"mimpala: training in {folder}", description.describe(config, env, learner, cost))
         log = MetricsLog(folder, learner.state.updates)
         replay = builder.build_replay(config, env, network, learner.state.updates)
+        unknown = UnknownInstructions(config.env, env)
 
         def frames() -> int:
             return learner.state.steps * env.action_repeat
@@ -215,6 +217,8 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
                 except InterruptedWait:
                     break
                 faults.begun()
+                for sentence in unknown.told(batch.trajectory):
+                    display.say(sentence)
                 followers.go_on(statistics.steps())
                 before = []
                 parts = parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)

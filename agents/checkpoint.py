@@ -199,7 +199,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def env_to_dict(env: EnvSpec) -> dict[str, Any]:
     """An EnvSpec as plain data."""
-    return dataclasses.asdict(dataclasses.replace(env, observation=dict(env.observation), scores=dict(env.scores)))
+    observation, scores, rates = dict(env.observation), dict(env.scores), dict(env.frame_rates)
+    return dataclasses.asdict(dataclasses.replace(env, observation=observation, scores=scores, frame_rates=rates))
 
 
 def env_from_dict(data: dict[str, Any]) -> EnvSpec:

@@ -44,6 +44,7 @@ _FORM: dict[str, Any] = {
         "slow": bool,
         "has_success": bool,
         "switches_tasks": bool,
+        "frame_rates": {str: FINITE},
         "observation": {str: {"shape": [COUNT], "dtype": str}},
         "scores": {str: {"random": FINITE, "human": FINITE, "reference": str}},
     },

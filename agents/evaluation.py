@@ -28,6 +28,7 @@ from agents.policy import Policy
 from agents.run_folder import versions
 from agents.runtime.base import allocate
 from agents.trajectory import trajectory_spec
+from agents.unknown_words import UnknownInstructions
 from conf.loading import train_from_dict
 from conf.named import check_named, named
 from conf.schema import EvaluateConfig, TrainConfig
@@ -280,11 +281,12 @@ def play(
     config: EvaluateConfig,
     advance: Callable[[], object],
     wrap: WrapPolicy | None = None,
+    tell: Callable[[str], object] = lambda sentence: None,
 ) -> Episodes:
     """Plays `config.episodes` episodes of one task.
 
     Slots that have met their quota go on, uncounted, until all have. `advance` is called for each counted episode; `wrap` as for
-    `make_actor`.
+    `make_actor`; `tell` shows a sentence about what was played.
 
     Raises:
         StoppedError: an episode does not end, or a slot's episodes are broken off one after the other.
@@ -308,11 +310,14 @@ def play(
         running = np.zeros(len(quota), np.int64)
         interrupted += int(number.sum())
         counted = np.zeros(len(quota), np.int64)
+        unknown = UnknownInstructions(agent.config.env, seat(agent, spec, task)[0])
         while (counted < quota).any():
             try:
                 actor.unroll(trajectory)
             except InputError as error:
                 raise stop(str(error)) from error
+            for sentence in unknown.told(trajectory):
+                tell(sentence)
             returns, lengths, successes, broken = (
                 trajectory[key].numpy() for key in ("episode_return", "episode_length", "success", "interrupted")
             )

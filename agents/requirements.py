@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 import torch
 from torch import nn
 
-from agents import plan
+from agents import plan, resources
 from agents.builder import build_network, replay_spec
 from agents.network.agent import AgentNetwork
 from agents.replay import replay_bytes
-from agents.resources import Needs, check_resources, free_memory, needs_of
+from agents.resources import Needs, check_resources, environments_memory, free_memory, needs_of
 from agents.runtime.ray_connection import check_address
 from agents.trajectory import num_bytes, trajectory_spec
+from conf.checks import check_columns, check_shares
 from conf.schema import TrainConfig
+from envs.contract import EnvConfig
 from envs.errors import InputError
 from envs.spec import EnvSpec
+from envs.suites import get_suite
 
 _BYTES_PER_PARAMETER = 16
 """Itself, its gradient, and two averages of the optimiser."""
@@ -76,7 +82,7 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None
                 f"runtime.num_actors=0 leaves open how many actors the cluster at runtime.address={config.runtime.address} is to run: "
                 "give a number. Those for which there is no room wait for it."
             )
-    check_resources(needs(config, env, network), _knobs(config, env))
+    check_resources(needs(config, env, network), _knobs(config, env, network))
     plan.check_schedule(config, env)
 
 
@@ -93,25 +99,87 @@ def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
         actors=actors,
         networks=actors if plan.inference(share, env, network) == "actor" else learners * int(local),
         bytes_per_parameter=plan.bytes_per_parameter(config),
-        slots=config.runtime.slots_per_actor,
-        slots_have_processes=bool(getattr(config.env, "processes", False)),
+        slots=0 if plan.actors_are_elsewhere(config) else config.runtime.slots_per_actor,
+        slots_have_processes=_has_processes(config.env),
+        environment=_environment_memory(config.env),
     )
 
 
-def _knobs(config: TrainConfig, env: EnvSpec) -> dict[str, str]:
+def check_evaluation(config: EnvConfig, slots: int) -> None:
+    """Whether the environments of an evaluation fit into memory, as many as it plays of a task at a time.
+
+    Raises:
+        InputError: with `slots=` and a number that fits.
+    """
+    processes, environment = _has_processes(config), _environment_memory(config)
+    each, free = environments_memory(1, environment, slots_have_processes=processes), resources.free_memory()
+    if slots * each > free:
+        fix = f"give slots={free // each}" if free >= each else "make room, for one does not fit"
+        raise InputError(
+            f"slots={slots} environments of env={config.name} at a time need {slots * each / 2**20:,.0f} MiB of memory "
+            f"({each / 2**20:,.0f} each) and {free / 2**20:,.0f} MiB are free: {fix}."
+        )
+
+
+def _has_processes(config: EnvConfig) -> bool:
+    return bool(getattr(config, "processes", False))
+
+
+def _environment_memory(config: EnvConfig) -> int:
+    return get_suite(config.name).memory(config) * 2**20
+
+
+def _knobs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dict[str, str]:
     """What to lower, by the part of `needs` that takes most."""
     runtime, learner = config.runtime, config.learner
-    slots = f"runtime.slots_per_actor={runtime.slots_per_actor}"
-    actors = f"runtime.num_actors={plan.num_actors(config, env)}"
+    slots, actors = (_fitting(config, env, network, key) for key in ("slots_per_actor", "num_actors"))
     unroll = f"learner.unroll_length={learner.unroll_length}"
+    environments = slots if runtime.name == "serial" else f"{slots} or {actors}"
+    if " to " not in environments:
+        environments += ", which alone is not enough, and leave out some of env.tasks"
+    without = ", or set env.processes=false" if _has_processes(config.env) else ""
     return {
         "trajectories": f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}",
         "replay": f"learner.replay_size={learner.replay_size} or {unroll}",
         "actors": f"{actors}, or set runtime.inference=server",
-        "environments": f"{slots} or {actors}, or set env.processes=false",
+        "environments": f"{environments}{without}",
         "learner": f"fusion.size={config.fusion.size}, core.size={config.core.size} or torso.size={config.torso.size}",
-        "open_files": f"{actors} or {slots}",
+        "open_files": f"runtime.num_actors={plan.num_actors(config, env)} or runtime.slots_per_actor={runtime.slots_per_actor}",
     }
+
+
+def _fitting(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str) -> str:
+    """A key of the runtime with its value and, where there is one, the largest lower value with which the run would start."""
+    value = plan.num_actors(config, env) if key == "num_actors" else config.runtime.slots_per_actor
+    free = resources.free_memory()
+
+    def lowered(value: int) -> TrainConfig:
+        runtime = copy(config.runtime)
+        setattr(runtime, key, value)
+        return replace(config, runtime=runtime)
+
+    def fits(value: int) -> bool:
+        return sum(needs(lowered(value), env, network)._replace(open_files=0)) <= free
+
+    if fits(value):
+        return f"runtime.{key}={value}"
+    # Memory grows with the value.
+    low, high = 0, value
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    found = next((one for one in range(low, 0, -1) if _would_start(lowered(one), env)), 0)
+    return f"runtime.{key}={value}{f' to {found}' if found else ''}"
+
+
+def _would_start(config: TrainConfig, env: EnvSpec) -> bool:
+    try:
+        check_columns(config.learner, config.runtime.slots_per_actor)
+        check_shares(config.learner, config.runtime)
+        plan.check_schedule(config, env)
+    except InputError:
+        return False
+    return True
 
 
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:

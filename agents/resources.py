@@ -18,7 +18,7 @@ _PROCESS = 200 * 2**20
 """Bytes of a process that has imported torch, beyond what it shares with others."""
 
 _SLOT_PROCESS = 60 * 2**20
-"""Bytes of a process that has imported numpy and gymnasium; what the environment itself takes is not known."""
+"""Bytes of a process that has imported numpy and gymnasium; what its environment takes comes on top."""
 
 _DESCRIPTORS = 100
 """Open files that a process has besides those of its actors or environments."""
@@ -46,6 +46,7 @@ def needs_of(
     bytes_per_parameter: int,
     slots: int,
     slots_have_processes: bool,
+    environment: int = 0,
 ) -> Needs:
     """What a run needs.
 
@@ -58,18 +59,24 @@ def needs_of(
         bytes_per_parameter: of such a copy.
         slots: of each actor.
         slots_have_processes: whether each slot has a process of its own.
+        environment: bytes that the environment of a slot takes, beyond that process.
     """
-    processes = max(1, actors) * slots * slots_have_processes
     return Needs(
         trajectories=trajectories,
         replay=replay,
         actors=actors * _PROCESS + networks * parameters * bytes_per_parameter,
-        environments=processes * _SLOT_PROCESS,
+        environments=max(1, actors)
+        * environments_memory(slots, environment, slots_have_processes=slots_have_processes),
         # Weights, gradients and two moments of the optimiser.
         learner=learners * 4 * 4 * parameters + (learners - 1) * _PROCESS,
         # Of an actor: two pipes and what tells of its end. Of an environment's process: two pipes.
         open_files=_DESCRIPTORS + max(4 * actors, 3 * slots * slots_have_processes),
     )
+
+
+def environments_memory(slots: int, environment: int, *, slots_have_processes: bool) -> int:
+    """Bytes of as many slots; the arguments are those of `needs_of`."""
+    return slots * (environment + _SLOT_PROCESS * slots_have_processes)
 
 
 def check_resources(

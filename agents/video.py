@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import math
 import os
 import re
 import textwrap
@@ -22,9 +24,13 @@ from envs.spec import EnvSpec
 
 Frame = NDArray[np.uint8]
 
-FRAMES_PER_SECOND = 8
-_LAST_FRAME_TIMES = 6
-"""How often an episode's last picture is shown."""
+WITHOUT_CLOCK = 8.0
+"""Pictures in a second of a game that has no clock."""
+_MOST_PER_SECOND = {".mp4": 60.0, ".gif": 50.0}
+"""Of games that are faster pictures are left out: what shows videos cannot keep up."""
+_FEWEST_PER_SECOND = 0.1
+_LAST_FRAME_SECONDS = 0.75
+"""How long an episode's last picture is shown."""
 _MOST_FRAMES = 30_000
 """Of a video: as many as a game of Atari may have."""
 _LEAST_SIDE = 256
@@ -42,7 +48,12 @@ def check_video() -> None:
 
 
 def record_all(
-    names: Mapping[str, str], make: Callable[[str], Actor], env: EnvSpec, episodes: int, folder: Path
+    names: Mapping[str, str],
+    make: Callable[[str], Actor],
+    env: EnvSpec,
+    episodes: int,
+    folder: Path,
+    rates: Mapping[str, float],
 ) -> Iterator[Path | str]:
     """A video of each task, or a sentence why there is none: one that cannot be drawn costs no other.
 
@@ -50,12 +61,13 @@ def record_all(
         names: task -> name of its file.
         make: an actor of one slot for a task.
         env, episodes, folder: as for `record`.
+        rates: task -> pictures in a second of its game, as of `picture_rates`.
     """
     for task, name in names.items():
         try:
             actor = make(task)
             try:
-                yield record(actor, env, episodes, folder, name)
+                yield record(actor, env, episodes, folder, name, rates.get(task, WITHOUT_CLOCK))
             finally:
                 actor.close()
         except InputError as error:
@@ -63,6 +75,11 @@ def record_all(
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
             yield f"video=true: {task} could not be drawn ({type(error).__name__}: {said[-1].rstrip('.')})."
+
+
+def picture_rates(env: EnvSpec) -> dict[str, float]:
+    """Steps in a second of every task whose game has a clock."""
+    return {task: rate / env.action_repeat for task, rate in env.frame_rates.items()}
 
 
 def file_names(tasks: Sequence[str]) -> dict[str, str]:
@@ -81,8 +98,9 @@ def file_names(tasks: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str) -> Path:
-    """Plays `episodes` episodes in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif without ffmpeg.
+def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, rate: float = WITHOUT_CLOCK) -> Path:
+    """Plays `episodes` episodes in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif without ffmpeg, with `rate`
+    steps to a second.
 
     The file appears under its name only when it is complete.
 
@@ -93,17 +111,19 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str) -
 
     ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
     path, temporary = folder / (name + ending), folder / f".{name}.tmp{ending}"
+    rate = max(rate, _FEWEST_PER_SECOND)
+    every = math.ceil(rate / _MOST_PER_SECOND[ending])
     if ending == ".mp4":
         # 4:2:0 colour needs even sides (`captioned` sees to it); imageio would stretch them to multiples of 16 by default.
-        options: dict[str, Any] = {"fps": FRAMES_PER_SECOND, "macro_block_size": 2}
+        options: dict[str, Any] = {"fps": rate / every, "macro_block_size": 2}
     else:
-        options = {"duration": 1000 / FRAMES_PER_SECOND, "loop": 0}
+        options = {"duration": 1000 * every / rate, "loop": 0}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             writer: Any = imageio.get_writer(temporary, **options)
             with writer:
-                for frame in frames(actor, env, episodes):
+                for frame in itertools.islice(frames(actor, env, episodes, rate), None, None, every):
                     writer.append_data(frame)
             os.replace(temporary, path)
         finally:
@@ -113,8 +133,10 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str) -
     return path
 
 
-def frames(actor: Actor, env: EnvSpec, episodes: int) -> Iterator[Frame]:
-    """Every picture that the first slot shows in its next `episodes` episodes, captioned, all of one size."""
+def frames(actor: Actor, env: EnvSpec, episodes: int, rate: float) -> Iterator[Frame]:
+    """Every picture that the first slot shows in its next `episodes` episodes, captioned, all of one size; the last one of an episode
+    as often as it takes at `rate` pictures in a second to be seen.
+    """
     step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.core_state.shape[1]))
     earned, size = 0.0, None
     ended = shown = 0
@@ -133,7 +155,7 @@ def frames(actor: Actor, env: EnvSpec, episodes: int) -> Iterator[Frame]:
             ended += 1
             how = "success" if float(step["success"][0, 0]) == 1 else "end"
             frame = captioned(actor.env.render(0), f"{told}\nreturn {earned:.2f}: {how}", size)
-            for _ in range(_LAST_FRAME_TIMES):
+            for _ in range(max(1, round(_LAST_FRAME_SECONDS * rate))):
                 yield frame
             # Past the reset, to the first picture of the next episode.
             actor.unroll(step)

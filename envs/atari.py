@@ -98,6 +98,7 @@ def make_spec(config: AtariConfig) -> EnvSpec:
         action_counts=tuple(NUM_ACTIONS if config.full_action_space else GAMES[task].minimal_actions for task in tasks),
         action_repeat=config.action_repeat,
         engine="ale",
+        frame_rates=dict.fromkeys(tasks, 60),
         image_kind="pixels",
         scores=scores(config),
         slow=True,
@@ -302,4 +303,12 @@ def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
     return emulator, emulator.cloneState(include_rng=True)
 
 
-ATARI = Suite(name="atari", config=AtariConfig, presets=PRESETS, make_spec=make_spec, scores=scores, make_env=make_env)
+ATARI = Suite(
+    name="atari",
+    config=AtariConfig,
+    presets=PRESETS,
+    make_spec=make_spec,
+    scores=scores,
+    make_env=make_env,
+    memory=lambda config: 3,
+)

@@ -57,6 +57,8 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
         num_actions=levels.NUM_ACTIONS,
         action_counts=tuple(_action_count(task) for task in tasks),
         engine=engine,
+        # As minigrid shows its environments to people.
+        frame_rates=dict.fromkeys(tasks, 10),
         image_kind="symbolic",
         symbol_counts=levels.SYMBOL_COUNTS,
         slow=engine == "minigrid",
@@ -160,4 +162,5 @@ BABYAI = Suite(
     make_env=make_env,
     warnings=warnings,
     remarks=remarks,
+    memory=lambda config: 2,
 )

@@ -52,6 +52,8 @@ class Suite:
             with the key that does.
         before: options that a later version added, with the values under which saved configurations without them play as they did.
         settle: (config, spec) -> config with what `make_spec` found out by playing, so that whoever reads it again need not.
+        memory: config -> MiB that one environment takes, with its default options and beyond the process of its own that it may have; 0
+            where that is next to nothing, or not known.
         make_watched: as make_env, with environments in this process, and a last argument that is told, in words, of every observation
             that does not lie in its environment's own space; None where there are no such spaces.
     """
@@ -68,6 +70,7 @@ class Suite:
     outside: Callable[[Any], Mapping[str, str]] = lambda config: {}
     before: Mapping[str, Any] = field(default_factory=dict)
     settle: Callable[[Any, EnvSpec], Any] = lambda config, spec: config
+    memory: Callable[[Any], int] = lambda config: 0
     make_watched: Callable[..., SuiteVectorEnv] | None = None
     warnings: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
     remarks: Callable[[EnvSpec], Sequence[str]] = lambda env: ()

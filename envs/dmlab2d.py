@@ -257,4 +257,11 @@ class _Shown(gymnasium.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
         return {"image": image}
 
 
-DMLAB2D = Suite(name="dmlab2d", config=DMLab2DConfig, presets=PRESETS, make_spec=make_spec, make_env=make_env)
+DMLAB2D = Suite(
+    name="dmlab2d",
+    config=DMLab2DConfig,
+    presets=PRESETS,
+    make_spec=make_spec,
+    make_env=make_env,
+    memory=lambda config: 2,
+)

@@ -26,8 +26,9 @@ RENDERERS = ("software", "hardware")
 SEEDS = 1 << 31
 """The engine cuts a seed to a C int without a word, so that 2**32 + 7 would be 7."""
 LONGEST_INSTRUCTION = 1024
+FRAMES_PER_SECOND = 60
 EVALUATION_SETTINGS = {"allowHoldOutLevels": "true", "mixerSeed": str(0x600D5EED)}
-"""The engine's settings of an evaluation: maps that no training seed leads to. Those of scalable_agent."""
+"""The engine's settings of an evaluation: draws that no training seed leads to, and maps where they are drawn. Those of scalable_agent."""
 
 _open: weakref.WeakKeyDictionary[DMLabEnv, str] = weakref.WeakKeyDictionary()
 """The instances of this process, with their renderers."""
@@ -86,7 +87,7 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         level_cache: LevelCache | None = None,
         fresh_engine: bool = False,
     ) -> None:
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 60 / action_repeat}
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND / action_repeat}
         self.render_mode = "rgb_array"
         self.observation_space = spaces.Dict(
             {

@@ -36,6 +36,7 @@ class Interface:
         count: number of discrete actions.
         sizes, low, high: as `EnvSpec.action_sizes`, `action_low`, `action_high`.
         mask, text: whether it shows which actions are legal, and text (envs/gymnasium_extras.py).
+        frame_rate: steps in a second, as it declares them (`render_fps`); 0 where it does not.
     """
 
     image: tuple[int, ...] | None
@@ -47,6 +48,7 @@ class Interface:
     high: tuple[float, ...] = ()
     mask: bool = False
     text: bool = False
+    frame_rate: float = 0.0
 
 
 def interface(env: gymnasium.Env[Any, Any], pictures: str = "auto") -> Interface:

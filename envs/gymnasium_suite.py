@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -146,6 +147,7 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
         action_low=first.low,
         action_high=first.high,
         engine="gymnasium",
+        frame_rates={task: one.frame_rate for task, one in zip(tasks, interfaces, strict=True) if one.frame_rate},
         image_kind="none" if first.image is None else "pixels",
         has_success=False,
         switches_tasks=True,
@@ -208,7 +210,7 @@ def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interfa
         if text and found:
             with _quiet():
                 collect(env, task, found, masked=mask)
-        return replace(own, mask=mask, text=text)
+        return replace(own, mask=mask, text=text, frame_rate=_frame_rate(env))
     except UnsupportedSpaceError as error:
         raise InputError(
             f"env.tasks={task} {error}: name a wrapper that changes it in env.wrappers, or leave the task out."
@@ -223,6 +225,15 @@ def _quiet() -> Iterator[None]:
     # Redirected, not swallowed: another thread may write to the terminal meanwhile.
     with contextlib.redirect_stdout(sys.stderr), contextlib.chdir("."):
         yield
+
+
+def _frame_rate(env: gymnasium.Env[Any, Any]) -> float:
+    """What the environment declares, where it can be one."""
+    try:
+        rate = float(env.metadata["render_fps"])
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return 0.0
+    return rate if 0 < rate < math.inf else 0.0
 
 
 def _shows_mask(env: gymnasium.Env[Any, Any]) -> bool:

@@ -51,6 +51,13 @@ class Tokenizer:
         return tokens
 
 
+def says_nothing_known(tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Whether an instruction [..., L] has words and the vocabulary none of them: it looks like every other such one, bool [...]."""
+    some, known = tokens != PADDING, (tokens != PADDING) & (tokens != UNKNOWN)
+    found: NDArray[np.bool_] = some.any(axis=-1) & ~known.any(axis=-1)
+    return found
+
+
 class TextColumn:
     """Tokens of a batch of strings that mostly stay the same; only those that changed are looked at again.
 

@@ -62,6 +62,7 @@ class EnvSpec:
         has_success: whether an episode that terminates with a positive reward is a success, and any other none. What an environment
             itself tells of an episode comes first (`envs.engine.TellingEngine`); where neither says anything, `success` is NaN.
         switches_tasks: whether a slot can play another task from one episode to the next (`envs.engine.SwitchingEngine`).
+        frame_rates: env frames in a second of those tasks whose game has a clock; videos play at that rate.
     """
 
     suite: str
@@ -82,6 +83,7 @@ class EnvSpec:
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
     switches_tasks: bool = False
+    frame_rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def action_kind(self) -> ActionKind:

@@ -90,6 +90,7 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
         action_counts=tuple(len(ACTIONS) if config.full_action_space else len(actions_of(task)) for task in tasks),
         action_repeat=config.action_repeat,
         engine="vizdoom",
+        frame_rates=dict.fromkeys(tasks, 35),
         image_kind="pixels",
         slow=True,
         has_success=False,
@@ -232,4 +233,11 @@ def _launcher(folder: Path, engine: Path) -> str:
     return str(program)
 
 
-VIZDOOM = Suite(name="vizdoom", config=VizdoomConfig, presets=PRESETS, make_spec=make_spec, make_env=make_env)
+VIZDOOM = Suite(
+    name="vizdoom",
+    config=VizdoomConfig,
+    presets=PRESETS,
+    make_spec=make_spec,
+    make_env=make_env,
+    memory=lambda config: 20,
+)

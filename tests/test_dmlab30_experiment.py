@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+import doctor
 import evaluate
 import train
 from agents.builder import build_network
 from conf.loading import compose_train
+from envs.dmlab30 import PICTURES
 from envs.dmlab30_levels import LEVELS
 from envs.suites import make_spec
 
@@ -74,3 +78,78 @@ def test_the_experiments_have_the_published_sizes(name: str) -> None:
 
 def test_the_fusion_of_an_experiment_can_be_another() -> None:
     assert compose_train(["experiment=dmlab30_mi", "fusion=film"]).fusion.name == "film"
+
+
+ONE = [
+    *("env=dmlab30", "env.tasks=[rooms_keys_doors_puzzle,psychlab_continuous_recognition]", "runtime=serial"),
+    *("runtime.slots_per_actor=2", "learner.batch_size=2", "learner.unroll_length=4", "total_frames=1440"),
+    *("env.width=32", "env.height=24", "env.action_repeat=180", "env.processes=false", "log_seconds=0"),
+    *("fusion.size=8", "core.size=8", "torso.size=8", "context.instruction_size=4", "context.word_size=4"),
+]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """The data set, in a folder whose name a shell would cut in two."""
+    folder = tmp_path / "all the pictures"
+    folder.mkdir()
+    for number in range(1, PICTURES + 1):
+        (folder / f"{number:04}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+def test_the_command_that_is_printed_after_a_run_evaluates_it(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With every folder that the run names; without them it is refused once, with all of them."""
+    run, cache = tmp_path / "the run", tmp_path / "level cache"
+    keys = [f"run={run}", f"env.level_cache={cache}", f"env.dataset_path={pictures}"]
+    assert train.main([*ONE, *keys]) == 0
+    (following,) = re.findall(r"^next: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    python, program, *arguments = shlex.split(following)
+    assert (python, program) == ("python", "evaluate.py")
+    assert evaluate.main([*arguments, "episodes=1", "slots=1"]) == 0
+    capsys.readouterr()
+    assert evaluate.main([f"run={run}", "episodes=1"]) == 2
+    refused = capsys.readouterr().err
+    assert str(cache) in refused and str(pictures) in refused
+    (allow,) = re.findall(r"add (.*) to the command", refused)
+    assert evaluate.main([f"run={run}", "episodes=1", "slots=1", *shlex.split(allow)]) == 0
+
+
+def test_every_evaluation_in_the_guide_names_the_folders_of_its_run() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "dmlab.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    python (train|evaluate)\.py (.*)$", guide, re.MULTILINE)
+    folders: list[str] = []
+    evaluations = 0
+    for program, arguments in commands:
+        if program == "train":
+            folders = re.findall(r"env\.(?:level_cache|dataset_path)=(\S+)", arguments)
+            continue
+        evaluations += 1
+        (allowed,) = re.findall(r"allow=\[(.*?)\]", arguments) or [""]
+        assert sorted(filter(None, allowed.split(","))) == sorted(folders), arguments
+    assert evaluations >= 2
+
+
+def test_an_evaluation_with_more_engines_than_fit_is_refused_with_a_number_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train.main([*ONE, "env.tasks=[rooms_watermaze,rooms_keys_doors_puzzle]", f"run={run}"]) == 0
+    monkeypatch.setattr("agents.resources.free_memory", lambda: 1000 * 2**20)
+    capsys.readouterr()
+    assert evaluate.main([f"run={run}", "episodes=100"]) == 2
+    said = capsys.readouterr().err
+    assert "slots=64 environments of env=dmlab30 at a time need 5,760 MiB" in said
+    (fitting,) = re.findall(r"give (slots=\d+)\.", said)
+    assert evaluate.main([f"run={run}", "episodes=12", fitting, "tasks=[rooms_watermaze]"]) == 0
+
+
+def test_doctor_says_how_many_engines_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("agents.resources.free_memory", lambda: 4000 * 2**20)
+    keys = ["env=dmlab30", "runtime=local", "runtime.num_actors=8", "runtime.slots_per_actor=4"]
+    problems = doctor.run(compose_train(keys), keys)["problems"]
+    assert len(problems) == 1 and "environments 8,320" in problems[0]
+    assert "lower runtime.slots_per_actor=4 to 1 or runtime.num_actors=8 to" in problems[0]

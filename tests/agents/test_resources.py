@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from agents.resources import Needs, check_resources, free_memory, needs_of
 from agents.runtime.process import memory_row, resident_memory
 from conf.loading import compose_train
 from envs.errors import InputError
-from envs.suites import make_spec
+from envs.suites import SUITES, make_spec
 
 MIB = 2**20
 
@@ -101,6 +102,86 @@ def test_a_configuration_that_cannot_fit_is_refused_before_the_start(monkeypatch
     env = make_spec(config.env)
     with pytest.raises(InputError, match=r"trajectories [\d,]+.*lower runtime\.slots_per_actor=65536"):
         requirements.check_fits(config, env, builder.build_network(config, env))
+
+
+DMLAB = ["env=dmlab30", "runtime=local", "core.size=8", "fusion.size=8", "torso.size=8"]
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, free: int, *keys: str) -> str:
+    """What is said of a run where so many MiB are free; empty where it would start."""
+    monkeypatch.setattr("agents.resources.free_memory", lambda: free * MIB)
+    config = compose_train([*DMLAB, *keys])
+    env = make_spec(config.env)
+    try:
+        requirements.check_fits(config, env, builder.build_network(config, env))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_an_engine_of_deepmind_lab_counts_with_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """190 to 260 MiB in a process of its own, 90 for a further one in the same process."""
+    for keys, each in (((), 260), (("env.processes=false",), 90)):
+        config = compose_train([*DMLAB, "runtime.num_actors=2", "runtime.slots_per_actor=16", *keys])
+        env = make_spec(config.env)
+        assert requirements.needs(config, env, builder.build_network(config, env)).environments == 32 * each * MIB
+    assert not refusal(monkeypatch, 10_000, "runtime.num_actors=2", "runtime.slots_per_actor=16")
+    assert "environments 8,320" in refusal(monkeypatch, 8_000, "runtime.num_actors=2", "runtime.slots_per_actor=16")
+
+
+def test_actors_on_other_machines_take_no_memory_of_this_one_for_their_environments() -> None:
+    config = compose_train([*DMLAB, "runtime=cluster", "runtime.address=there:1", "runtime.num_actors=9"])
+    env = make_spec(config.env)
+    assert requirements.needs(config, env, builder.build_network(config, env)).environments == 0
+
+
+@pytest.mark.parametrize("actors", [5, 16])
+@pytest.mark.parametrize("free", [3_000, 4_500])
+def test_the_values_that_a_refusal_names_fit(monkeypatch: pytest.MonkeyPatch, actors: int, free: int) -> None:
+    keys = [f"runtime.num_actors={actors}", "runtime.slots_per_actor=4"]
+    said = refusal(monkeypatch, free, *keys)
+    found = re.findall(r"(runtime\.\w+)=(\d+) to (\d+)", said)
+    assert "\n" not in said and found and all(f"{key}={value}" in keys for key, value, _ in found)
+    for key, value, lower in found:
+        assert 0 < int(lower) < int(value)
+        assert not refusal(monkeypatch, free, *keys, f"{key}={lower}")
+    assert refusal(
+        monkeypatch,
+        free,
+        *keys,
+        f"runtime.num_actors={int({key: lower for key, _, lower in found}['runtime.num_actors']) + 1}",
+    )
+
+
+def test_where_no_lower_value_fits_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refusal(monkeypatch, 600, "runtime.num_actors=1", "runtime.slots_per_actor=4")
+    assert " to " not in said and "which alone is not enough, and leave out some of env.tasks" in said
+
+
+def test_an_evaluation_that_cannot_fit_is_refused_with_a_number_of_slots_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = compose_train(DMLAB).env
+    monkeypatch.setattr("agents.resources.free_memory", lambda: 64 * 260 * MIB)
+    requirements.check_evaluation(settings, 64)
+    monkeypatch.setattr("agents.resources.free_memory", lambda: 4000 * MIB)
+    with pytest.raises(InputError, match=r"slots=64 environments of env=dmlab30 .* 16,640 MiB .*: give slots=15\.$"):
+        requirements.check_evaluation(settings, 64)
+    requirements.check_evaluation(settings, 15)
+    with pytest.raises(InputError, match=r"give slots=15\.$"):
+        requirements.check_evaluation(settings, 16)
+    monkeypatch.setattr("agents.resources.free_memory", lambda: 100 * MIB)
+    with pytest.raises(InputError, match="one does not fit"):
+        requirements.check_evaluation(settings, 1)
+    requirements.check_evaluation(compose_train(["env=conditional", "context=task"]).env, 64)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_says_what_an_environment_takes(suite: str) -> None:
+    """The least with which it can be worked, and no more than a small machine has."""
+    config = compose_train([f"env={suite}", "context=task"]).env
+    assert 0 <= SUITES[suite].memory(config) <= 200
+    assert (SUITES[suite].memory(config) > 0) == (suite not in ("conditional", "gymnasium"))
 
 
 def test_memory_of_a_process_includes_what_it_has_started() -> None:
