@@ -5,12 +5,12 @@ from __future__ import annotations
 from ablation import efficiency, statistics
 from ablation.intervals import CONFIDENCE, RESAMPLES
 from ablation.results import Analysis, Results
-from ablation.verdict import verdict
+from ablation.verdict import paces, verdict
 
 RESAMPLED = (
     f"{CONFIDENCE:.0%} intervals, for other seeds on the same tasks. Whole runs were left out one by one (jackknife; for the IQM, "
     f"{RESAMPLES:,} bootstrap draws), never single scores, because one run plays all tasks; half-widths are Student's t times the "
-    "standard error, on the logit scale for shares. There is none where runs do not differ at all."
+    "standard error, on the logit scale for shares. There is none where all runs are alike."
 )
 
 
@@ -32,6 +32,7 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
         improvement=statistics.improvements(results),
         threshold=threshold,
         efficiency={variant: efficiency.efficiency(results, variant, threshold) for variant in results.variants},
+        paces=paces(results, threshold),
         frames=frames,
         curves={variant: efficiency.curves(results, variant, frames) for variant in results.variants},
         probes=probes,

@@ -58,7 +58,7 @@ def told(value: Any) -> str:
 
 
 def cautions(results: Results, found: Configs) -> tuple[str, ...]:
-    """A sentence for everything that makes the comparison less fair than it looks."""
+    """A sentence for everything that makes the report less sure, and a comparison less fair, than it looks."""
     runs = results.runs
     sentences = []
     commits = _several(str(run.provenance.get("git", {}).get("commit", "unknown"))[:12] for run in runs)
@@ -74,7 +74,9 @@ def cautions(results: Results, found: Configs) -> tuple[str, ...]:
             f"{dirty} of {len(runs)} runs were made with changes that are not committed: their commit does not tell all of their code."
         )
     least, most = min(run.parameters for run in runs), max(run.parameters for run in runs)
-    if most > least * (1 + _ALIKE_WITHIN):
+    if most > least * (1 + _ALIKE_WITHIN) and len(results.variants) == 1:
+        sentences.append(f"The runs have agents of {least:,} to {most:,} parameters.")
+    elif most > least * (1 + _ALIKE_WITHIN):
         sentences.append(
             f"The smallest agent has {least:,} parameters and the largest {most:,}: a difference may be one of size."
         )
@@ -93,7 +95,9 @@ def cautions(results: Results, found: Configs) -> tuple[str, ...]:
         sentences.append(
             "A variant with a single run has no intervals: nothing tells how much another seed would change."
         )
-    if found.within:
+    if found.within and len(results.variants) == 1:
+        sentences.append(f"More than the seed varies between the runs: {', '.join(found.within)}.")
+    elif found.within:
         sentences.append(f"Runs of one variant differ in more than their seed: {', '.join(found.within)}.")
     return tuple(sentences)
 

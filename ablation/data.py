@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablation.comparability import Configs
-from ablation.results import Analysis, Estimate, Results
+from ablation.comparability import Configs, told
+from ablation.results import Analysis, Comparison, Estimate, Results
 from agents.terminal import printable
 
 MEAN_OVER_TASKS = "mean over tasks"
@@ -49,6 +49,12 @@ def _cell(value: Any) -> str:
 
 
 _INTERVAL = ("low", "high")
+_PAIR = ("first", "second", "difference", *_INTERVAL, "p", "claimed")
+"""In the order in which the variants were asked for; the difference is first minus second."""
+_OF_PAIRS = ("improvement", "comparisons", "config_differences", "sample_efficiency_pairs", "wall_clock_pairs")
+"""What a report on one variant goes without."""
+_OF_TIME = ("seconds_to", "frames_per_second")
+"""Those of `ablation.efficiency.PACES` that depend on how fast a machine was."""
 
 
 def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, Data]:
@@ -95,17 +101,32 @@ def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, D
         ),
         Data(
             "comparisons",
-            ("better", "worse", "difference", *_INTERVAL, "p", "claimed"),
-            tuple(
-                (pair.better, pair.worse, *pair.difference, float(pair.p), pair.claimed)
-                for pair in analysis.verdict.comparisons
-            ),
+            _PAIR,
+            tuple(map(_pair, analysis.verdict.comparisons)),
         ),
         *_efficiency(results, analysis),
     )
     if any(analysis.probes.values()):
         tables += (Data("probes", ("variant", "probe", "loss", *_INTERVAL), _estimates(analysis.probes)),)
+    if len(results.variants) == 1:
+        tables = tuple(table for table in tables if table.name not in _OF_PAIRS)
+        if configs.within:
+            tables += (_varying(results, configs),)
     return {table.name: table for table in tables}
+
+
+def _pair(pair: Comparison) -> tuple[Any, ...]:
+    return (pair.first, pair.second, *pair.difference, float(pair.p), pair.claimed)
+
+
+def _varying(results: Results, configs: Configs) -> Data:
+    rows = ((run.name, key, told(run.config.get(key, ""))) for run in results.runs for key in configs.within)
+    return Data("config_varying", ("run", "key", "value"), tuple(rows))
+
+
+def _paces(name: str, analysis: Analysis, paces: tuple[str, ...]) -> Data:
+    rows = tuple((pace, *_pair(pair)) for pace in paces for pair in analysis.paces.get(pace, ()))
+    return Data(name, ("quantity", *_PAIR), rows)
 
 
 def _estimates(table: Mapping[str, Mapping[str, Estimate]]) -> tuple[tuple[Any, ...], ...]:
@@ -147,6 +168,7 @@ def _efficiency(results: Results, analysis: Analysis) -> Iterator[Data]:
         ("variant", "run", "seed", "frames_to"),
         tuple((run.variant, run.name, run.seed, frames) for run, frames, _ in per_run),
     )
+    yield _paces("sample_efficiency_pairs", analysis, ("frames_to", "area"))
     speed = ("frames_per_second", "frames_per_second_low", "frames_per_second_high")
     yield Data(
         "wall_clock",
@@ -164,6 +186,7 @@ def _efficiency(results: Results, analysis: Analysis) -> Iterator[Data]:
             for run, _, seconds in per_run
         ),
     )
+    yield _paces("wall_clock_pairs", analysis, _OF_TIME)
 
 
 def whole(results: Results, analysis: Analysis, configs: Configs, cautions: tuple[str, ...]) -> dict[str, Any]:
@@ -194,12 +217,13 @@ def whole(results: Results, analysis: Analysis, configs: Configs, cautions: tupl
             }
             for run in results.runs
         ],
-        **{key: value for key, value in found.items() if key not in ("efficiency", "verdict")},
+        **{key: value for key, value in found.items() if key not in ("efficiency", "paces", "verdict")},
         "comparisons": found["verdict"]["comparisons"],
         "efficiency": {
             variant: {key: value for key, value in efficiency.items() if key not in timed}
             for variant, efficiency in found["efficiency"].items()
         },
+        "paces": {name: pairs for name, pairs in found["paces"].items() if name not in _OF_TIME},
         "timing": {
             # One of them tells the speed.
             "verdict": found["verdict"]["sentences"],
@@ -210,6 +234,7 @@ def whole(results: Results, analysis: Analysis, configs: Configs, cautions: tupl
             "efficiency": {
                 variant: {key: efficiency[key] for key in timed} for variant, efficiency in found["efficiency"].items()
             },
+            "paces": {name: pairs for name, pairs in found["paces"].items() if name in _OF_TIME},
         },
     }
 

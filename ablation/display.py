@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablation.grid import Cell
+from ablation.numbers import duration
 from ablation.running import Progress, State
 from agents.terminal import Terminal
 
@@ -40,22 +41,21 @@ class GridDisplay(Terminal):
         self._first_frames: int | None = None
 
     def update(self, progress: Mapping[str, Progress]) -> None:
-        """Shows where the cells stand; what has ended since the last time gets a line of its own."""
-        if self._first_frames is None:
+        """Shows where the cells stand; every cell gets one line, once it has ended."""
+        already = self._first_frames is None
+        if already:
             self._first_frames = sum(now.frames for now in progress.values())
-            self._told = {name for name, now in progress.items() if now.state in _ENDED}
-            if self._told:
-                self.say(f"{len(self._told)} of {len(progress)} runs are finished already")
         for name, now in progress.items():
             if now.state in _ENDED and name not in self._told:
                 self._told.add(name)
-                self.say(f"{name}: {now.state}{f': {now.reason}' if now.reason else ''} ({self._counted(progress)})")
+                how = f"{now.state} already" if already else str(now.state)
+                self.say(f"{name}: {how}{f': {now.reason}' if now.reason else ''} ({self._counted(progress)})")
         if self.is_live:
             self.show(Group(self._table(progress), self._line(progress)))
 
     def _counted(self, progress: Mapping[str, Progress]) -> str:
-        done = sum(now.state in _ENDED for now in progress.values())
-        return f"{done} of {len(progress)}"
+        """Of the runs that have got their line: where several end at once, each line counts one more than the one before."""
+        return f"{len(self._told)} of {len(progress)}"
 
     def _table(self, progress: Mapping[str, Progress]) -> RenderableType:
         seeds = list(dict.fromkeys(cell.seed for cell in self._cells))
@@ -82,5 +82,5 @@ class GridDisplay(Terminal):
         left = sum(max(0, cell.train.total_frames - progress[cell.name].frames) for cell in open_cells)
         played = sum(now.frames for now in progress.values()) - (self._first_frames or 0)
         spent = time.monotonic() - self._began
-        rest = f", about {spent * left / played / 60:.0f} min left" if played and left else ""
-        return Text(f"{self._counted(progress)} runs, {spent / 60:.0f} min{rest}", style="dim")
+        rest = f", about {duration(spent * left / played)} left" if played and left else ""
+        return Text(f"{self._counted(progress)} runs, {duration(spent)}{rest}", style="dim")

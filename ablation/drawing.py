@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -182,6 +183,34 @@ def shown(name: str, most: int = 0) -> str:
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
 
 
+def told(names: Sequence[str], most: int) -> list[str]:
+    """`shown(name, most)` of each, but unequal names stay unequal: of long ones that would look alike, what they share is left out, and a
+    number is added where that is not enough.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        alike.setdefault(shown(name, most), []).append(name)
+    texts: dict[str, str] = {}
+    for text, group in alike.items():
+        start, end = _shared(group), _shared([name[::-1] for name in group])
+        for number, name in enumerate(group):
+            found = text if len(group) == 1 or len(name) <= most else _around(name, start, len(name) - end, most)
+            texts[name] = f"{shown(name, most - 5)} ({number + 1})" if found in texts.values() else found
+    return [texts[name] for name in names]
+
+
+def _shared(names: Sequence[str]) -> int:
+    """With how many equal characters all of them begin."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*names, strict=False)))
+
+
+def _around(name: str, start: int, stop: int, most: int) -> str:
+    """A part of the name with name[start:stop] in its middle, or the beginning of that, where it is longer."""
+    room = most - 2
+    first = max(0, min(start - max(0, room - (stop - start)) // 2, len(name) - room))
+    return shown(f"{'…' if first else ''}{name[first : first + room]}{'…' if first + room < len(name) else ''}")
+
+
 def swatch(variant: int) -> str:
     """A variant's line and marker as SVG, for the legend."""
     width, height = 30.0, 12.0
@@ -220,7 +249,7 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
     rows = math.ceil(len(panels) / columns)
     wide, high = (max(sides) for sides in zip(*(panel.size for panel in panels), strict=True))
     width, height = columns * wide, rows * high
-    entries = [_sample(number, shown(variant, 40)) for number, variant in enumerate(variants)]
+    entries = [_sample(number, name) for number, name in enumerate(told(variants, 40))]
     longest = max((len(str(entry.get_label())) for entry in entries), default=1)
     per_row = max(1, int(width / (0.085 * longest + 0.6)))
     height += 0.22 * math.ceil(len(entries) / per_row) + 0.1 if entries else 0
@@ -234,11 +263,14 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
             drawn.append(
                 (axes, panel, ((number % columns) * wide, height - (number // columns) * high - panel.size[1]))
             )
-        margins = _margins(canvas, [axes for axes, _, _ in drawn])
+        margins = _USUAL
+        for _ in range(2):
+            # A turned label of the last column reaches the farther beyond the axes, the narrower these are.
+            margins = _margins(canvas, [axes for axes, _, _ in drawn])
+            for axes, panel, corner in drawn:
+                axes.set_position(_within(figure, corner, panel.size, margins))
         if entries:
             figure.legend(handles=entries, loc="lower center", ncols=per_row, handlelength=3)
-        for axes, panel, corner in drawn:
-            axes.set_position(_within(figure, corner, panel.size, margins))
         picture = png(canvas)
         figure.dpi = 72
         return Sheet(

@@ -16,6 +16,8 @@ from ablation.statistics import possible
 GRID = 101
 SHARE = 0.9
 """Of the way that the best variant comes, at which the threshold is."""
+PACES = ("area", "frames_to", "seconds_to", "frames_per_second")
+"""What every run has one value of: the attributes of `Efficiency` with these names are made of them."""
 MEAN = ""
 """Stands for the mean over tasks among the curves."""
 
@@ -82,6 +84,42 @@ def efficiency(results: Results, variant: str, threshold: float) -> Efficiency:
         seconds_to_median=float(np.median(reached[:, 1])),
         frames_per_second=estimate(of_mean(np.array([run.frames_per_second for run in runs]), Range(0.0, np.inf))),
     )
+
+
+def horizon(results: Results) -> tuple[float, float]:
+    """Frames and seconds up to which every run with a curve was trained; infinite without any."""
+    ends = [(run.curve.frames[-1], run.curve.seconds[-1]) for run in results.runs if run.curve.frames.size]
+    frames, seconds = (min(map(float, part)) for part in zip(*ends, strict=True)) if ends else (np.inf, np.inf)
+    return frames, seconds
+
+
+def speeds(results: Results) -> dict[str, Array]:
+    """By variant, the frames per second of each run."""
+    return {
+        variant: np.array([run.frames_per_second for run in results.of(variant)], np.float64)
+        for variant in results.variants
+    }
+
+
+def of_every_run(results: Results, threshold: float) -> dict[str, dict[str, Array]]:
+    """By name of PACES and variant, a value for each run, finite; a variant without any is left out.
+
+    Frames and seconds to the threshold count up to `horizon`, for the runs that came there later or never too: the mean of that (the
+    restricted mean, as of survival times) is finite and can be compared, whoever came there.
+    """
+    found: dict[str, dict[str, Array]] = {name: {} for name in PACES}
+    most = horizon(results)
+    for variant in results.variants:
+        runs = results.of(variant)
+        lines = [(run.curve, mean_over_tasks(run.curve, results.tasks)) for run in runs if run.curve.frames.size]
+        found["area"][variant] = np.array([area(curve.frames, values) for curve, values in lines])
+        reached = np.array([first_reach(curve, values, threshold) for curve, values in lines]).reshape(-1, 2)
+        found["frames_to"][variant], found["seconds_to"][variant] = np.minimum(reached, most).T
+    found["frames_per_second"] = speeds(results)
+    return {
+        name: {variant: known for variant, values in of_runs.items() if (known := values[np.isfinite(values)]).size}
+        for name, of_runs in found.items()
+    }
 
 
 def grid(results: Results) -> Array:

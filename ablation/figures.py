@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ablation import numbers, panels
 from ablation.drawing import MUTED, Hover, Panel, shown
 from ablation.numbers import Write
-from ablation.results import Analysis, Measure, Results
+from ablation.results import Analysis, Estimate, Measure, Results
+
+Reach: TypeAlias = tuple[float, float] | None
+"""The least and the greatest of what a panel shows; None where it shows nothing."""
+Limits: TypeAlias = tuple[float, float] | None
+"""Of an axis; None: matplotlib's."""
 
 _WIDE, _SMALL = (4.5, 3.0), (3.4, 2.35)
 _FOLDED_FROM = 13
 """So many panels of single tasks are folded away until somebody wants to see them."""
+_SUCCESS = (-0.03, 1.03)
+_MOST_APART = 10
+"""How many times the reach of the panel in the middle an axis may have that all panels of a figure share: more would hide the others."""
+_OWN = {
+    "return": "Every panel has an axis of its own, because returns of different tasks are on different scales.",
+    "score": "Every panel has an axis of its own, because the largest score would hide the others on a common one.",
+}
 _AGGREGATES = {
     "iqm": "Interquartile mean",
     "median": "Median",
     "mean": "Mean",
-    "optimality_gap": "Optimality gap (less is better)",
+    "optimality_gap": "Optimality gap",
 }
 
 
@@ -46,21 +61,22 @@ class Chart:
 def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
     """All figures by name, in the order of the report."""
     variants, write = results.variants, numbers.of_measure(results.measure)
+    of_curves, of_tasks = _of_curves(results, analysis), _of_tasks(results, analysis)
     charts = [
         Chart(
             name="learning_curve",
             title="Learning curve, mean over tasks",
             caption=f"{_sentence(results.measure.label)} over the latest training episodes: mean over runs with its 95% interval. "
             "The dotted line is the threshold of the sample efficiency.",
-            panels=(_curves(results, analysis, "", _WIDE),),
+            panels=(_curves(results, analysis, "", _WIDE, _always(results.measure)),),
             data="learning_curves",
             legend=True,
         ),
         Chart(
             name="learning_curves_tasks",
             title="Learning curves by task",
-            caption="The same for every task.",
-            panels=tuple(_curves(results, analysis, task, _SMALL) for task in results.tasks),
+            caption=_captioned("The same for every task.", results, of_curves),
+            panels=tuple(_curves(results, analysis, task, _SMALL, of_curves) for task in results.tasks),
             data="learning_curves",
             legend=True,
             folded=len(results.tasks) >= _FOLDED_FROM,
@@ -68,20 +84,15 @@ def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
         Chart(
             name="aggregates",
             title="Aggregates over runs and tasks",
-            caption=f"{_sentence(results.measure.label)} in the evaluation, with 95% intervals.",
-            panels=tuple(
-                panels.estimates(
-                    title, variants, {variant: analysis.aggregates[variant][name] for variant in variants}, write
-                )
-                for name, title in _AGGREGATES.items()
-                if all(name in analysis.aggregates[variant] for variant in variants)
-            ),
+            caption=f"{_sentence(results.measure.label)} in the evaluation, with 95% intervals.{_gap(results, analysis)}",
+            panels=_aggregates(results, analysis, write),
             data="aggregates",
         ),
         Chart(
             name="profiles",
             title="Performance profiles",
-            caption="Share of runs x tasks above a value, with 95% bands. A curve above another everywhere is better everywhere.",
+            caption="Share of runs x tasks above a value, with 95% bands."
+            + (" Where bands overlap, curves are not told apart." if len(variants) > 1 else ""),
             panels=(_profiles(results, analysis),),
             data="profiles",
             legend=True,
@@ -90,21 +101,23 @@ def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
             name="improvement",
             title="Probability of improvement",
             caption="In percent: how likely a run of the row beats a run of the column on a task drawn at random. Bold with an asterisk: "
-            "the 95% interval of this pair alone leaves out 50%.",
+            "the 95% interval of this pair alone leaves out 50%, for which 0 and 100 need 6 runs. The others are not told apart by it.",
             panels=(panels.matrix(variants, analysis.improvement),) if len(variants) > 1 else (),
             data="improvement",
         ),
         Chart(
             name="tasks",
             title="Evaluation by task",
-            caption=f"{_sentence(results.measure.label)}: mean over runs with its 95% interval.",
+            caption=_captioned(
+                f"{_sentence(results.measure.label)}: mean over runs with its 95% interval.", results, of_tasks
+            ),
             panels=tuple(
                 panels.estimates(
                     task,
                     variants,
                     {variant: analysis.tasks[variant][task] for variant in variants},
                     write,
-                    limits=_limits(results.measure),
+                    limits=of_tasks,
                 )
                 for task in results.tasks
             ),
@@ -115,6 +128,12 @@ def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
     ]
     probes = list(dict.fromkeys(probe for row in analysis.probes.values() for probe in row))
     if probes:
+        of_probes = _common(
+            [
+                _reach([Estimate(0.0, None, None), *(row[probe] for row in analysis.probes.values() if probe in row)])
+                for probe in probes
+            ]
+        )
         charts.append(
             Chart(
                 name="probes",
@@ -128,6 +147,7 @@ def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
                         {variant: row[probe] for variant, row in analysis.probes.items() if probe in row},
                         write,
                         reference=0.0,
+                        limits=of_probes,
                     )
                     for probe in probes
                 ),
@@ -154,7 +174,11 @@ def _efficiency(results: Results, analysis: Analysis, write: Write) -> tuple[Cha
                     numbers.short,
                 ),
                 panels.estimates(
-                    "Mean during training", variants, {variant: one.area for variant, one in found.items()}, write
+                    "Mean during training",
+                    variants,
+                    {variant: one.area for variant, one in found.items()},
+                    write,
+                    limits=_always(results.measure),
                 ),
             ),
             data="sample_efficiency",
@@ -169,7 +193,7 @@ def _efficiency(results: Results, analysis: Analysis, write: Write) -> tuple[Cha
                     variants,
                     {variant: (one.seconds_to, one.seconds_to_median) for variant, one in found.items()},
                     numbers.duration,
-                    units=(1, 60, 3600),
+                    units=numbers.SECONDS,
                 ),
                 panels.estimates(
                     "Frames per second",
@@ -187,29 +211,103 @@ def _sentence(label: str) -> str:
     return label[:1].upper() + label[1:]
 
 
-def _limits(measure: Measure) -> tuple[float, float] | None:
-    """Those of an axis that all tasks share, so that they can be compared; None where tasks have scales of their own."""
-    return (-0.03, 1.03) if measure.name == "success" else None
+def _aggregates(results: Results, analysis: Analysis, write: Write) -> tuple[Panel, ...]:
+    """On one axis, but for the gap: it is a distance, and not where the others are."""
+    found = {
+        name: {variant: analysis.aggregates[variant][name] for variant in results.variants}
+        for name in _AGGREGATES
+        if all(name in analysis.aggregates[variant] for variant in results.variants)
+    }
+    common = _common([_reach(row.values()) for name, row in found.items() if name != "optimality_gap"])
+    always = _always(results.measure)
+    return tuple(
+        panels.estimates(
+            title,
+            results.variants,
+            found[name],
+            write,
+            limits=always or (None if name == "optimality_gap" else common),
+        )
+        for name, title in _AGGREGATES.items()
+        if name in found
+    )
 
 
-def _curves(results: Results, analysis: Analysis, task: str, size: tuple[float, float]) -> Panel:
+def _gap(results: Results, analysis: Analysis) -> str:
+    if results.measure.best is None or not all("optimality_gap" in row for row in analysis.aggregates.values()):
+        return ""
+    own = "" if _always(results.measure) else ", on an axis of its own"
+    return f" The optimality gap is the distance to {results.measure.best:g}{own}."
+
+
+def _always(measure: Measure) -> Limits:
+    """A success is shown from 0 to 1, wherever it lies."""
+    return _SUCCESS if measure.name == "success" else None
+
+
+def _of_tasks(results: Results, analysis: Analysis) -> Limits:
+    """The axis that the panels of all tasks share; None where they have axes of their own."""
+    found = [_reach(row[task] for row in analysis.tasks.values()) for task in results.tasks]
+    return _of_every_task(results.measure, found)
+
+
+def _of_curves(results: Results, analysis: Analysis) -> Limits:
+    found = []
+    for task in results.tasks:
+        bands = [curves[task] for curves in analysis.curves.values() if task in curves]
+        values = np.concatenate([part for band in bands for part in band]) if bands else np.array([])
+        values = values[np.isfinite(values)]
+        found.append((float(values.min()), float(values.max())) if values.size else None)
+    return _of_every_task(results.measure, found)
+
+
+def _of_every_task(measure: Measure, found: Sequence[Reach]) -> Limits:
+    known = [reach for reach in found if reach]
+    if measure.name in ("success", "return") or not known:
+        return _always(measure)
+    floor = measure.floor or 0.0
+    sizes = [max(high, floor) - min(low, floor) for low, high in known]
+    return None if max(sizes) > _MOST_APART * np.median(sizes) else _common(known)
+
+
+def _captioned(text: str, results: Results, limits: Limits) -> str:
+    """With the reason where the panels of tasks do not share an axis."""
+    if limits or len(results.tasks) == 1:
+        return text
+    return f"{text} {_OWN.get(results.measure.name, '')}".rstrip()
+
+
+def _reach(found: Iterable[Estimate]) -> Reach:
+    ends = [end for one in found for end in one if end is not None and math.isfinite(end)]
+    return (min(ends), max(ends)) if ends else None
+
+
+def _common(found: Sequence[Reach]) -> Limits:
+    """What all of them fit into, with some room."""
+    known = [reach for reach in found if reach]
+    if not known:
+        return None
+    low, high = min(low for low, _ in known), max(high for _, high in known)
+    # Where all is one value, any axis around it does.
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - room, high + room
+
+
+def _curves(results: Results, analysis: Analysis, task: str, size: tuple[float, float], limits: Limits) -> Panel:
     bands = {
         number: analysis.curves[variant][task]
         for number, variant in enumerate(results.variants)
         if task in analysis.curves[variant]
     }
 
-    limits = _limits(results.measure)
-
     def draw(axes: Axes) -> None:
         if not task and math.isfinite(analysis.threshold):
             axes.axhline(analysis.threshold, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
         panels.lines(axes, analysis.frames, bands)
-        axes.xaxis.set_major_formatter(numbers.short)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=panels.STEPS))
         axes.set_xlabel("frames")
         axes.set_ylabel(results.measure.name)
-        if task and limits:
+        if limits:
             axes.set_ylim(limits)
         axes.set_title(shown(task, panels.LONGEST_NAME) or "Mean over tasks")
 
@@ -227,6 +325,8 @@ def _profiles(results: Results, analysis: Analysis) -> Panel:
     def draw(axes: Axes) -> None:
         panels.lines(axes, analysis.profile_values, bands)
         axes.set_ylim(-0.02, 1.02)
+        if limits := _always(results.measure):
+            axes.set_xlim(limits)
         axes.set_xlabel(f"{results.measure.name} (t)")
         axes.set_ylabel("share of runs x tasks above t")
 

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import Formatter, MaxNLocator
 
 from ablation import numbers
-from ablation.drawing import GRID, INK, LIGHT, MUTED, PAPER, Panel, look, shown, tag
+from ablation.drawing import GRID, INK, LIGHT, MUTED, PAPER, Panel, look, shown, tag, told
 from ablation.numbers import Write
 from ablation.results import Array, Band, Estimate
 
@@ -22,8 +22,23 @@ LONGEST_NAME = 34
 
 _ROW, _ROWS_AROUND, _ROWS_WIDE = 0.36, 0.72, 4.0
 _UNDER_WORDS = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}
+STEPS = [1, 2, 2.5, 5, 10]
+"""Of ticks, times a power of ten: others make long labels."""
 _LEGIBLE = 8
 """Variants up to which a matrix has room for large numbers."""
+
+
+class Ticks(Formatter):
+    """Labels ticks with the digits that they need, and never with an offset or a power of ten apart from them."""
+
+    def __init__(self, unit: tuple[float, str] | None = None) -> None:
+        self._unit = unit
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return self.format_ticks([x])[0]
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        return numbers.ticks(values, self._unit)
 
 
 def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:
@@ -47,7 +62,9 @@ def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:
             gid=tag(number),
         )
     axes.margins(x=0.02)
-    axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(Ticks())
 
 
 def estimates(
@@ -82,11 +99,11 @@ def times(
     variants: Sequence[str],
     found: Mapping[str, tuple[Array, float]],
     write: Write,
-    units: Sequence[float] = (1,),
+    units: Sequence[tuple[float, str]] = (),
 ) -> Panel:
     """A row for each variant with a mark for each of its runs; infinite ones stand at the right, beyond a line.
 
-    Ticks stand at round numbers of the largest of `units` that the axis has at least two of.
+    Ticks stand at round numbers of the largest of `units` (as numbers.SECONDS) that the axis has at least two of.
     """
     finite = [float(time) for times, _ in found.values() for time in times if math.isfinite(time)]
     most = max(finite, default=1.0) or 1.0
@@ -103,17 +120,19 @@ def times(
 
     def finish(axes: Axes) -> None:
         axes.set_xlim(0, (never if missed else most) * 1.05)
-        unit = max((unit for unit in units if most >= 2 * unit), default=units[0])
+        unit = max((unit for unit in units if most >= 2 * unit[0]), default=units[0] if units else None)
+        size = unit[0] if unit else 1.0
         ticks = [
-            unit * tick
-            for tick in MaxNLocator(4).tick_values(0, most / unit)
-            if unit * tick <= most * (0.98 if missed else 1.02)
+            size * tick
+            for tick in MaxNLocator(4, steps=STEPS).tick_values(0, most / size)
+            if size * tick <= most * (0.98 if missed else 1.02)
         ]
+        labels = numbers.ticks(ticks, unit)
         if missed:
-            axes.set_xticks([*ticks, never], [*map(write, ticks), numbers.NEVER])
+            axes.set_xticks([*ticks, never], [*labels, numbers.NEVER])
             axes.axvline((most + never) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         else:
-            axes.set_xticks(ticks, list(map(write, ticks)))
+            axes.set_xticks(ticks, labels)
 
     return _rows(title, [variant for variant in variants if variant in found], variants, mark, finish)
 
@@ -141,6 +160,8 @@ def _rows(
     mark: Callable[[Axes, int, float, str], str],
     finish: Callable[[Axes], None],
 ) -> Panel:
+    names = told(variants, LONGEST_NAME)
+
     def draw(axes: Axes) -> None:
         beside = axes.get_yaxis_transform()
         for row, variant in enumerate(rows):
@@ -148,13 +169,14 @@ def _rows(
             text = mark(axes, number, -row, variant)
             # On paper of their own, so that no line of the grid runs through them.
             words: dict[str, Any] = {"transform": beside, "va": "bottom", "gid": tag(number), "bbox": _UNDER_WORDS}
-            axes.text(0, 0.28 - row, shown(variant, LONGEST_NAME), **words)
+            axes.text(0, 0.28 - row, names[number], **words)
             axes.text(1, 0.28 - row, text, ha="right", color=MUTED, **words)
         axes.grid(visible=True, axis="x")
         axes.set_ylim(0.55 - len(rows), 0.85)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+        axes.xaxis.set_major_formatter(Ticks())
         axes.margins(x=0.06)
         finish(axes)
         axes.set_title(shown(title, 44))
@@ -163,7 +185,7 @@ def _rows(
 
 
 def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]]) -> Panel:
-    """Rows against columns; the farther from 50%, the stronger the colour."""
+    """Rows against columns; the farther from 50%, the stronger the colour, and none where there is no interval."""
     few = len(variants) <= _LEGIBLE
 
     def draw(axes: Axes) -> None:
@@ -175,9 +197,10 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
                     axes.add_patch(_cell(x, y, GRID, 0.35))
                     continue
                 clear = chance.low is not None and chance.high is not None and not chance.low <= 0.5 <= chance.high
-                axes.add_patch(
-                    _cell(x, y, LIGHT[0] if chance.value >= 0.5 else LIGHT[1], 1.1 * abs(chance.value - 0.5))
-                )
+                if chance.low is not None:
+                    # Of single runs the chance is 0 or 100, whatever another seed would do.
+                    colour = LIGHT[0] if chance.value >= 0.5 else LIGHT[1]
+                    axes.add_patch(_cell(x, y, colour, 1.1 * abs(chance.value - 0.5)))
                 axes.text(
                     x,
                     y,
@@ -188,7 +211,7 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
                     fontsize=9 if few else 7,
                     fontweight="bold" if clear else "normal",
                 )
-        names = [shown(variant, 20 if few else 14) for variant in variants]
+        names = told(variants, 20 if few else 14)
         axes.set_xticks(range(size), names, rotation=40, ha="left", rotation_mode="anchor")
         axes.set_yticks(range(size), names)
         axes.tick_params(length=0, labelsize=8.5 if few else 7.5)

@@ -1,4 +1,4 @@
-"""The report of an ablation: one HTML page that needs nothing else, the same in Markdown, figures for a paper, all data as CSV and JSON.
+"""The report of an ablation, or of one variant's runs: an HTML page that needs nothing else, Markdown, figures for a paper, CSV and JSON.
 
     report.html  report.md  analysis.json  figures/<name>.png  data/<name>.csv
 
@@ -23,6 +23,7 @@ from ablation import comparability, data, drawing, figures, numbers, tables
 from ablation.data import plain
 from ablation.drawing import DARK, LIGHT, Panel, shown
 from ablation.results import Analysis, Results
+from ablation.sentences import of_paces
 from agents.files import check_links, write_whole
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
@@ -64,6 +65,8 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         "sheets": sheets,
         "tables": tables.every(results, analysis, found),
         "data": numbers_behind,
+        "paces": of_paces(results, analysis),
+        "title": _title(results),
     }
     whole = data.whole(results, analysis, found, cautions)
     files: dict[str, str | bytes] = {
@@ -78,6 +81,11 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     for name, text in reversed(files.items()):
         write_whole(folder / name, text)
     return [folder / name for name in files]
+
+
+def _title(results: Results) -> str:
+    """One variant alone is no ablation."""
+    return f"Ablation on {results.suite}" if len(results.variants) > 1 else f"{results.variants[0]} on {results.suite}"
 
 
 def _html(content: Mapping[str, Any]) -> str:

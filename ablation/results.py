@@ -161,19 +161,37 @@ class Efficiency:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """One variant against another, by the runs' means over tasks.
+    """One variant against another, by a quantity that every run has, such as its mean over tasks.
+
+    The order is that in which the variants were asked for, not one of rank: of two that are not told apart none is the better one.
 
     Attributes:
-        difference: of the means, `better` minus `worse`, with an interval that holds for all pairs at once.
+        difference: of the means, `first` minus `second`, with an interval that holds for all pairs at once.
         p: corrected for the number of pairs; 1 where a test is impossible.
-        claimed: whether the verdict says that they differ.
+        claimed: whether the two are told apart: p is small, and the interval leaves out zero.
     """
 
-    better: str
-    worse: str
+    first: str
+    second: str
     difference: Estimate
     p: float
     claimed: bool
+
+    @property
+    def higher(self) -> str:
+        """The one with the higher mean. That means something only where the two are told apart."""
+        return self.first if self.difference.value >= 0 else self.second
+
+    @property
+    def lower(self) -> str:
+        """The other one."""
+        return self.second if self.difference.value >= 0 else self.first
+
+    @property
+    def gain(self) -> Estimate:
+        """`higher` minus `lower`."""
+        value, low, high = self.difference
+        return self.difference if value >= 0 else Estimate(-value, _minus(high), _minus(low))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,6 +214,7 @@ class Analysis:
         improvement: by variant and each other variant, the probability that a run of the first beats one of the second on a task drawn at
             random.
         threshold: of the sample efficiency, in the measure's unit, and `efficiency` by variant.
+        paces: by name of `ablation.efficiency.PACES`, every pair of variants compared by it; without those that have no value.
         frames: [N] common to all curves; `curves`: by variant and task, and under "" for the mean over tasks, mean over runs.
         probes: by probe, what the mean over tasks loses under it; empty without probes.
         resampled: how intervals were made, one sentence.
@@ -208,8 +227,13 @@ class Analysis:
     improvement: Mapping[str, Mapping[str, Estimate]]
     threshold: float
     efficiency: Mapping[str, Efficiency]
+    paces: Mapping[str, tuple[Comparison, ...]]
     frames: Array
     curves: Mapping[str, Mapping[str, Band]]
     probes: Mapping[str, Mapping[str, Estimate]]
     resampled: str
     verdict: Verdict
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value

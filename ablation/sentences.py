@@ -1,14 +1,24 @@
-"""The verdict in words: what the runs support, what they do not, and what else may have made the difference."""
+"""The verdict in words: what the runs support, what they do not, and what else may have made the difference.
+
+Nothing is called better, faster or first, and nothing is put in order, but where the intervals of the differences leave out zero. Of one
+variant alone the sentences say what it came to, without a word of comparison.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
-from ablation.intervals import ROUNDING
-from ablation.results import Array, Comparison, Estimate, Results
+from ablation import numbers
+from ablation.efficiency import horizon, of_every_run
+from ablation.efficiency import speeds as of_speeds
+from ablation.intervals import ROUNDING, Range, estimate, of_mean
+from ablation.numbers import Write
+from ablation.results import Analysis, Array, Comparison, Estimate, Results
+from ablation.statistics import possible
 
 FEW = 5
 """Seeds below which tests rest on the assumption of normal scores more than on the scores."""
@@ -17,12 +27,32 @@ LIKE = 0.01
 _PAIRS = 3
 """As many are told one by one."""
 
+number = numbers.three_digits
+
+
+class Words(NamedTuple):
+    """How a quantity is compared: the word for the side that is ahead, whether that is the lower one, and how values are written."""
+
+    better: str = "better"
+    lower: bool = False
+    write: Write = number
+
+    def ahead(self, pair: Comparison) -> str:
+        return pair.lower if self.lower else pair.higher
+
+    def behind(self, pair: Comparison) -> str:
+        return pair.higher if self.lower else pair.lower
+
+
+_SPEED = Words("faster")
+
 
 def sentences(
     results: Results,
     means: Mapping[str, Array],
     comparisons: Sequence[Comparison],
     probes: Mapping[str, Mapping[str, Estimate]],
+    speeds: Sequence[Comparison],
 ) -> tuple[str, ...]:
     """The main one first.
 
@@ -30,123 +60,187 @@ def sentences(
         means: by variant, its runs' means over tasks.
         comparisons: of every pair, from ablation.verdict.compare.
         probes: by variant and probe, what the mean over tasks loses.
+        speeds: of every pair, by the frames per second of their runs.
     """
-    ranked = sorted(means, key=lambda variant: -means[variant].mean())
     return (
-        _leader(results, means, ranked, comparisons),
-        *(_ranking(ranked, comparisons) or _supported(ranked, comparisons)),
-        *_unsupported(means, ranked, comparisons),
+        _main(results, means, comparisons),
+        *(_ranking(means, comparisons) or _supported(means, comparisons, Words())),
+        *_unsupported(means, comparisons),
         *_few(means, comparisons),
         *_no_spread(means),
         *_method(results, comparisons),
         *_context(probes),
         *_returns(results),
         *_sizes(results),
-        _speed(results),
+        _speed(results, speeds),
     )
 
 
-def number(value: float) -> str:
-    """Three digits, whole from 100 on."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def listed(words: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    words = list(words)
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _leader(
-    results: Results, means: Mapping[str, Array], ranked: Sequence[str], comparisons: Sequence[Comparison]
-) -> str:
-    first, top = ranked[0], means[ranked[0]].mean()
-    mean = f"mean {results.measure.name} over {_count(len(results.tasks), 'task')}"
-    value = number(float(top))
-    if len(ranked) == 1:
-        seeds = _seeds(means)
-        return f"There is one variant only, {first}, and nothing to compare it with: its {mean} is {value} ({seeds})."
-    beaten = [pair.worse for pair in comparisons if pair.claimed and pair.better == first]
-    if len(beaten) == len(ranked) - 1:
-        others = beaten[0] if len(beaten) == 1 else f"every one of the {len(beaten)} other variants"
-        return f"{first} leads: its {mean} is {value}, and it is better than {others}."
-    equals = [variant for variant in ranked if means[variant].mean() == top]
-    highest = f"{listed(equals)} {'have' if len(equals) > 1 else 'has'} the highest {mean}, {value}"
-    if beaten:
-        rest = listed(variant for variant in ranked[1:] if variant not in beaten)
-        return f"{first} has the highest {mean}, {value}, and is better than {listed(beaten)}, but cannot be told apart from {rest}."
-    if any(pair.claimed for pair in comparisons):
-        return f"{highest}, but cannot be told apart from any other variant: nobody leads."
-    if not any(pair.difference.low is not None for pair in comparisons):
-        return f"{highest}, but these runs allow no test: nobody leads."
-    return f"No difference between variants is supported: {highest}, but nobody leads."
-
-
-def _supported(ranked: Sequence[str], comparisons: Sequence[Comparison]) -> list[str]:
-    """Variants that are better than the same others share a sentence."""
-    beaten: dict[tuple[str, ...], list[str]] = {}
-    for variant in ranked:
-        worse = tuple(pair.worse for pair in comparisons if pair.claimed and pair.better == variant)
-        if worse:
-            beaten.setdefault(worse, []).append(variant)
-    found = []
-    for worse, better in beaten.items():
-        gains = [pair.difference for pair in comparisons if pair.better in better and pair.worse in worse]
-        by = _span([gain.value for gain in gains])
-        if len(gains) == 1 and gains[0].low is not None and gains[0].high is not None:
-            by += f" ({number(gains[0].low)} to {number(gains[0].high)})"
-        are = "is" if len(better) == 1 else "are each" if len(worse) > 1 else "are"
-        found.append(f"Supported: {listed(better)} {are} better than {listed(worse)}, by {by}.")
+def of_paces(results: Results, analysis: Analysis) -> dict[str, str]:
+    """By name of ablation.efficiency.PACES, a sentence on which variants are told apart by it; empty for one variant."""
+    at, most = numbers.of_measure(results.measure)(analysis.threshold), horizon(results)
+    reached = np.isfinite(analysis.threshold)
+    words = {
+        "area": ("Mean during training", Words()),
+        "frames_to": (
+            f"Frames to {at} (a run that did not come there in the first {numbers.count(most[0])} counts as that many)",
+            Words("sooner", lower=True, write=numbers.count),
+        ),
+        "seconds_to": (
+            f"Time to {at} (a run that did not come there in the first {numbers.duration(most[1])} counts as that long)",
+            Words("sooner", lower=True, write=numbers.duration),
+        ),
+        "frames_per_second": ("Frames per second", _SPEED),
+    }
+    found = {}
+    values = of_every_run(results, analysis.threshold)
+    for name, (what, how) in words.items():
+        if not reached and name.endswith("_to"):
+            continue
+        if name in analysis.paces:
+            found[name] = f"{what}: {_told_apart(values[name], analysis.paces[name], how)}."
     return found
 
 
-def _ranking(ranked: Sequence[str], comparisons: Sequence[Comparison]) -> list[str]:
-    if len(ranked) < 3 or not all(pair.claimed for pair in comparisons):
-        return []
-    place = {variant: number for number, variant in enumerate(ranked)}
-    steps = [pair.difference.value for pair in comparisons if place[pair.worse] == place[pair.better] + 1]
-    return [f"The whole ranking is supported: {' > '.join(ranked)}, in steps of {_span(steps)}."]
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    words = list(words)
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _unsupported(means: Mapping[str, Array], ranked: Sequence[str], comparisons: Sequence[Comparison]) -> list[str]:
-    """Groups of neighbours in rank among whom no two differ, and those pairs that no group holds; not the pairs without a test."""
-    open_pairs = {
-        (pair.better, pair.worse): pair.difference.value - pair.difference.low
-        for pair in comparisons
-        if not pair.claimed and pair.difference.low is not None
-    }
-    if not open_pairs:
+def _main(results: Results, means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> str:
+    mean = f"mean {results.measure.name} over {_count(len(results.tasks), 'task')}"
+    if len(means) == 1:
+        ((variant, runs),) = means.items()
+        value = estimate(of_mean(runs, possible(results.measure)))
+        return f"{variant}: {mean} is {numbers.in_words(value, number)}, from {_seeds(means)}."
+    claimed = [pair for pair in comparisons if pair.claimed]
+    if not any(pair.difference.low is not None for pair in comparisons):
+        return f"These runs allow no test: {mean} is {_values(means, number)}."
+    if not claimed:
+        return f"{mean[:1].upper()}{mean[1:]} is {_values(means, number)}; {_told_apart(means, comparisons, Words())}."
+    for variant in means:
+        worse = [pair.lower for pair in claimed if pair.higher == variant]
+        if len(worse) == len(means) - 1:
+            others = worse[0] if len(worse) == 1 else f"every one of the {len(worse)} other variants"
+            top = number(float(means[variant].mean()))
+            return f"{variant} leads: its {mean} is {top}, and it is better than {others}."
+    beaten = {pair.lower for pair in claimed}
+    unbeaten = listed((variant for variant in means if variant not in beaten), last="or")
+    return f"No variant leads: by {mean}, {_pairs_apart(claimed, comparisons)}, and none is better than {unbeaten}."
+
+
+def _pairs_apart(claimed: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
+    are = "is" if len(claimed) == 1 else "are"
+    return f"{len(claimed)} of the {len(comparisons)} pairs of variants {are} told apart"
+
+
+def _values(means: Mapping[str, Array], write: Write) -> str:
+    """The mean of each variant, or the range of many."""
+    found = {variant: float(runs.mean()) for variant, runs in means.items()}
+    if len(found) > _PAIRS:
+        return _span(list(found.values()), write)
+    texts = numbers.apart(list(found.values()), write)
+    return listed(f"{text} for {variant}" for variant, text in zip(found, texts, strict=True))
+
+
+def _told_apart(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> str:
+    """Which of the pairs are told apart, and what the interval is where they are not."""
+    tested = [pair for pair in comparisons if pair.difference.low is not None]
+    if not tested:
+        return "these runs allow no test"
+    claimed = [pair for pair in tested if pair.claimed]
+    if not claimed:
+        widest = max(tested, key=lambda pair: abs(pair.difference.value))
+        interval = numbers.in_words(widest.difference, words.write)
+        if len(means) == 2:
+            return f"the two are not told apart: the difference, in that order, is {interval}"
+        untested = f", {len(comparisons) - len(tested)} pairs allow no test" if len(tested) < len(comparisons) else ""
+        pair = f"{widest.first} minus {widest.second}"
+        return f"no two of the {len(means)} variants are told apart{untested}: the widest difference, {pair}, is {interval}"
+    groups = _groups_ahead(means, claimed, words)
+    rest = len(comparisons) - len(claimed)
+    others = f"; {_count(rest, 'other pair')} {'is' if rest == 1 else 'are'} not told apart" if rest else ""
+    if len(groups) > _PAIRS:
+        return _pairs_apart(claimed, comparisons)
+    return "; ".join(groups) + others
+
+
+def _supported(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> list[str]:
+    claimed = [pair for pair in comparisons if pair.claimed]
+    return [f"Supported: {group}." for group in _groups_ahead(means, claimed, words)]
+
+
+def _groups_ahead(means: Mapping[str, Array], claimed: Sequence[Comparison], words: Words) -> list[str]:
+    """`a and b are each better than c and d, by 0.2 to 0.3`: variants that are ahead of the same others share a text."""
+    beaten: dict[tuple[str, ...], list[str]] = {}
+    for variant in means:
+        pairs = [pair for pair in claimed if words.ahead(pair) == variant]
+        behind = {words.behind(pair) for pair in pairs}
+        if behind:
+            beaten.setdefault(tuple(other for other in means if other in behind), []).append(variant)
+    found = []
+    for worse, better in beaten.items():
+        gains = [pair.gain for pair in claimed if words.ahead(pair) in better and words.behind(pair) in worse]
+        by = numbers.in_words(gains[0], words.write)
+        if len(gains) > 1:
+            by = _span([gain.value for gain in gains], words.write)
+        are = "is" if len(better) == 1 else "are each" if len(worse) > 1 else "are"
+        found.append(f"{listed(better)} {are} {words.better} than {listed(worse)}, by {by}")
+    return found
+
+
+def _ranking(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
+    if len(means) < 3 or not all(pair.claimed for pair in comparisons):
         return []
-    groups = _groups(ranked, open_pairs.keys())
-    inside = {pair for group in groups for pair in combinations(group, 2)}
-    apart = [f"{better} from {worse}" for better, worse in open_pairs if (better, worse) not in inside]
+    ranked = _by_mean(means)
+    steps = [float(means[better].mean() - means[worse].mean()) for better, worse in pairwise(ranked)]
+    return [f"The whole ranking is supported: {' > '.join(ranked)}, in steps of {_span(steps, number)}."]
+
+
+def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
+    """Groups among whom no two differ, and those pairs that no group holds, as they were asked for; not the pairs without a test."""
+    still = [pair for pair in comparisons if not pair.claimed and pair.difference.low is not None]
+    if not still:
+        return []
+    groups = _groups(means, {frozenset((pair.first, pair.second)) for pair in still})
+    inside = {frozenset(pair) for group in groups for pair in combinations(group, 2)}
+    apart = [f"{pair.first} from {pair.second}" for pair in still if frozenset((pair.first, pair.second)) not in inside]
     if len(apart) > _PAIRS:
         apart = [*apart[:_PAIRS], f"the two of {_count(len(apart) - _PAIRS, 'further pair')}"]
-    if len(ranked) > 2 and groups == [list(ranked)]:
-        text = f"no two of the {len(ranked)} variants can be told apart"
+    if len(means) > 2 and groups == [list(means)]:
+        text = f"no two of the {len(means)} variants can be told apart"
     else:
         text = "; ".join(
             [f"{listed(group)} cannot be told apart" for group in groups]
             + ([f"{'nor can' if groups else 'cannot be told apart:'} {listed(apart)}"] if apart else [])
         )
     # The half-width that a typical one of these pairs has; of a true difference as large, half would be missed.
-    least = number(float(np.median(list(open_pairs.values()))))
-    return [f"Not supported: {text}. With {_seeds(means)}, a difference of less than about {least} would not be seen."]
+    least = number(float(np.median([abs(pair.difference.value - (pair.difference.low or 0.0)) for pair in still])))
+    found = f"Not supported: {text}. With {_seeds(means)}, a difference of less than about {least} would not be seen."
+    if len(still) <= _PAIRS and len(still) < len(comparisons):
+        intervals = (f"{pair.first} minus {pair.second} {numbers.in_words(pair.difference, number)}" for pair in still)
+        found += f" The intervals: {listed(intervals)}."
+    return [found]
 
 
-def _groups(ranked: Sequence[str], open_pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """The longest stretches of the ranking in which every pair is open, none within another."""
-    alike = set(open_pairs)
+def _by_mean(means: Mapping[str, Array]) -> list[str]:
+    return sorted(means, key=lambda variant: -means[variant].mean())
+
+
+def _groups(means: Mapping[str, Array], alike: set[frozenset[str]]) -> list[list[str]]:
+    """The longest stretches of neighbours by their mean in which every pair is alike, none within another; in the order of `means`."""
+    ranked, place = _by_mean(means), {variant: number for number, variant in enumerate(means)}
     found: list[list[str]] = []
     end = 0
     for start in range(len(ranked)):
         stop = start + 1
-        while stop < len(ranked) and all((ranked[place], ranked[stop]) in alike for place in range(start, stop)):
+        while stop < len(ranked) and all(frozenset((one, ranked[stop])) in alike for one in ranked[start:stop]):
             stop += 1
         if stop > end and stop - start > 1:
-            found.append(list(ranked[start:stop]))
+            found.append(sorted(ranked[start:stop], key=place.__getitem__))
         end = max(end, stop)
-    return found
+    return sorted(found, key=lambda group: [place[variant] for variant in group])
 
 
 def _few(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
@@ -194,15 +288,20 @@ def _context(probes: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
         better = [variant for variant, loss in losses.items() if loss.high is not None and loss.high < 0]
         rest = [variant for variant in losses if variant not in (*worse, *better)]
         if worse:
-            lost = listed(f"{variant} (by {number(losses[variant].value)})" for variant in worse)
-            found.append(f"The context is used, by the probe {probe}: told something else, {lost} became worse.")
+            write = numbers.in_words if len(worse) <= _PAIRS else numbers.value_alone
+            lost = listed(f"{variant} loses {write(losses[variant], number)}" for variant in worse)
+            found.append(f"The context is used, by the probe {probe}: told something else, {lost}.")
         if rest:
             found.append(f"That the context is used is not supported by the probe {probe} for {listed(rest)}.")
         if better:
-            found.append(
-                f"The context misleads {listed(better)}, by the probe {probe}: told something else, they became better."
-            )
+            gained = listed(f"{variant} gains {numbers.in_words(_gain(losses[variant]), number)}" for variant in better)
+            found.append(f"The context misleads {listed(better)}, by the probe {probe}: told something else, {gained}.")
     return found
+
+
+def _gain(loss: Estimate) -> Estimate:
+    low, high = (None if end is None else -end for end in (loss.high, loss.low))
+    return Estimate(-loss.value, low, high)
 
 
 def _returns(results: Results) -> list[str]:
@@ -225,15 +324,18 @@ def _sizes(results: Results) -> list[str]:
     ]
 
 
-def _speed(results: Results) -> str:
-    speeds = {
-        variant: float(np.mean([run.frames_per_second for run in results.of(variant)])) for variant in results.variants
-    }
-    fast, slow = max(speeds, key=lambda v: speeds[v]), min(speeds, key=lambda v: speeds[v])
-    if speeds[fast] <= (1 + LIKE) * speeds[slow]:
-        return f"Training ran at {number(speeds[fast])} frames per second."
-    fastest, slowest = (f"{number(speeds[variant])} frames per second for {variant}" for variant in (fast, slow))
-    return f"Training ran at {fastest}, the fastest, and {slowest}, the slowest."
+def _speed(results: Results, comparisons: Sequence[Comparison]) -> str:
+    speeds = of_speeds(results)
+    if len(speeds) == 1:
+        ((_, runs),) = speeds.items()
+        value = estimate(of_mean(runs, Range(0.0, np.inf)))
+        return f"Training ran at {numbers.in_words(value, numbers.count)} frames per second."
+    span = _span([float(runs.mean()) for runs in speeds.values()], numbers.count)
+    if " to " not in span and not any(pair.claimed for pair in comparisons):
+        return f"Training ran at {span} frames per second."
+    return (
+        f"Frames per second of training: {_values(speeds, numbers.count)}; {_told_apart(speeds, comparisons, _SPEED)}."
+    )
 
 
 def _seeds(means: Mapping[str, Array]) -> str:
@@ -244,8 +346,8 @@ def _seeds(means: Mapping[str, Array]) -> str:
     return f"{_count(min(counts), 'seed')}{' each' if len(means) > 1 else ''}"
 
 
-def _span(values: Sequence[float]) -> str:
-    low, high = number(min(values)), number(max(values))
+def _span(values: Sequence[float], write: Write) -> str:
+    low, high = write(min(values)), write(max(values))
     return low if low == high else f"{low} to {high}"
 
 

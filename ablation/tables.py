@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ablation import numbers
 from ablation.comparability import Configs, told
 from ablation.numbers import Write
-from ablation.results import Analysis, Estimate, Results, Run
+from ablation.results import Analysis, Comparison, Estimate, Results, Run
 
 
 class Table(NamedTuple):
@@ -36,7 +36,7 @@ def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, T
     tables = [
         _runs(results),
         _where(results),
-        _differences(variants, configs),
+        _varying(results, configs) if len(variants) == 1 else _differences(variants, configs),
         Table(
             "config_shared",
             f"Configuration: the {len(configs.shared)} keys that all runs share",
@@ -78,7 +78,25 @@ def every(results: Results, analysis: Analysis, configs: Configs) -> dict[str, T
             "tasks",
         ),
         _sample_efficiency(analysis, write),
+        _pairs(
+            "sample_efficiency_pairs",
+            "Sample efficiency, every pair of variants",
+            analysis,
+            (
+                ("frames_to", f"frames to {write(analysis.threshold)}", numbers.count),
+                ("area", "mean during training", write),
+            ),
+        ),
         _wall_clock(analysis),
+        _pairs(
+            "wall_clock_pairs",
+            "Wall-clock efficiency, every pair of variants",
+            analysis,
+            (
+                ("seconds_to", f"time to {write(analysis.threshold)}", numbers.duration),
+                ("frames_per_second", "frames per second", numbers.count),
+            ),
+        ),
         _estimates("probes", "What each probe takes", {probe: probe for probe in probes}, analysis.probes, write),
     ]
     return {table.name: table for table in tables if table.rows and len(table.head) > 1}
@@ -110,7 +128,7 @@ def _runs(results: Results) -> Table:
 
     return Table(
         "runs",
-        "Variants",
+        "Variants" if len(results.variants) > 1 else "The runs",
         (
             *("variant", "runs", "seeds", "parameters", "multiply-adds of a step", "frames", "episodes per task"),
             *("frames/s", "time of a run"),
@@ -130,6 +148,13 @@ def _differences(variants: Sequence[str], configs: Configs) -> Table:
         head, rows = ("key", *head[1:]), tuple(rest)
     name = "config_differences"
     return Table(name, "Configuration: what differs between the variants", head, rows, name, numeric=False)
+
+
+def _varying(results: Results, configs: Configs) -> Table:
+    """Of one variant: a row for each run."""
+    keys, name = configs.within, "config_varying"
+    rows = tuple((run.name, *(told(run.config.get(key, "")) for key in keys)) for run in results.runs)
+    return Table(name, "Configuration: what varies between the runs", ("run", *keys), rows, name, numeric=False)
 
 
 def _where(results: Results) -> Table:
@@ -164,15 +189,35 @@ def _counted(values: Sequence[str]) -> str:
 def _comparisons(analysis: Analysis, write: Write) -> Table:
     rows = tuple(
         (
-            f"{pair.better} over {pair.worse}",
+            _pair(pair),
             numbers.estimate(pair.difference, write),
             "< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
-            "yes" if pair.claimed else "no",
+            _verdict(pair),
         )
         for pair in analysis.verdict.comparisons
     )
-    head = ("pair", "difference of the means", "p, corrected", "supported")
+    head = ("pair", "difference of the means", "p, corrected", "told apart")
     return Table("comparisons", "Every pair of variants", head, rows, "comparisons")
+
+
+def _pairs(name: str, title: str, analysis: Analysis, columns: Sequence[tuple[str, str, Write]]) -> Table:
+    """A row for each pair of variants, two columns for each of `ablation.efficiency.PACES` that there are: its name, head and writer."""
+    found = [(head, write, analysis.paces[pace]) for pace, head, write in columns if pace in analysis.paces]
+    rows: dict[str, tuple[str, ...]] = {}
+    names = list(dict.fromkeys(_pair(pair) for _, _, pairs in found for pair in pairs))
+    for _, write, pairs in found:
+        cells = {_pair(pair): (numbers.estimate(pair.difference, write), _verdict(pair)) for pair in pairs}
+        rows |= {pair: (*rows.get(pair, (pair,)), *cells.get(pair, ("-", "-"))) for pair in names}
+    head = ("pair", *(text for head, _, _ in found for text in (head, "told apart")))
+    return Table(name, title, head, tuple(rows.values()), name)
+
+
+def _pair(pair: Comparison) -> str:
+    return f"{pair.first} minus {pair.second}"
+
+
+def _verdict(pair: Comparison) -> str:
+    return "yes" if pair.claimed else "no test" if pair.difference.low is None else "no"
 
 
 def _sample_efficiency(analysis: Analysis, write: Write) -> Table:

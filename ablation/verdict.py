@@ -15,6 +15,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import t as student  # type: ignore[import-untyped]
 
+from ablation.efficiency import of_every_run, speeds
 from ablation.intervals import ANY, CONFIDENCE, ROUNDING, Range, estimate, limits
 from ablation.results import Array, Band, Comparison, Estimate, Results, Verdict
 from ablation.sentences import sentences
@@ -25,18 +26,25 @@ def verdict(results: Results, probes: Mapping[str, Mapping[str, Estimate]]) -> V
     """Of `results`; `probes` as in Analysis."""
     means = {variant: results.matrix(variant).mean(axis=1) for variant in results.variants}
     comparisons = compare(means, differences(results.measure))
-    return Verdict(comparisons=comparisons, sentences=sentences(results, means, comparisons, probes))
+    return Verdict(
+        comparisons=comparisons, sentences=sentences(results, means, comparisons, probes, compare(speeds(results)))
+    )
 
 
-def compare(means: Mapping[str, Array], within: Range) -> tuple[Comparison, ...]:
-    """Every pair of variants by their runs' means over tasks, in the order of rank, the better one first.
+def paces(results: Results, threshold: float) -> dict[str, tuple[Comparison, ...]]:
+    """Every pair of variants by each of `ablation.efficiency.PACES`, among the variants that have a value."""
+    found = {name: compare(of_runs, ANY) for name, of_runs in of_every_run(results, threshold).items()}
+    return {name: comparisons for name, comparisons in found.items() if comparisons}
+
+
+def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison, ...]:
+    """Every pair of variants, in the order of `means`.
 
     Args:
-        means: by variant [its runs].
+        means: by variant [its runs], such as each run's mean over tasks.
         within: what a difference can be.
     """
-    ranked = sorted(means, key=lambda variant: -means[variant].mean())
-    pairs = list(combinations(ranked, 2))
+    pairs = list(combinations(means, 2))
     if not pairs:
         return ()
     value, error, freedom = welch(
@@ -47,13 +55,13 @@ def compare(means: Mapping[str, Array], within: Range) -> tuple[Comparison, ...]
     band, p = simultaneous(value, error, freedom, within)
     return tuple(
         Comparison(
-            better=better,
-            worse=worse,
+            first=first,
+            second=second,
             difference=estimate(Band(*(array[number] for array in band))),
             p=float(p[number]),
             claimed=bool(p[number] < 1 - CONFIDENCE),
         )
-        for number, (better, worse) in enumerate(pairs)
+        for number, (first, second) in enumerate(pairs)
     )
 
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from ablation.drawing import Panel, draw
-from ablation.numbers import short
-from ablation.panels import lines
+from ablation.numbers import short, ticks
+from ablation.panels import Ticks, lines
 from ablation.results import Array, Band, Estimate
 
 _SIZE = (3.4, 2.7)
@@ -48,15 +48,17 @@ def curves(
         for axis, kind in zip((axes.xaxis, axes.yaxis), scales, strict=True):
             if kind == "log":
                 # The usual 10^2 is mathematics to matplotlib, which the report's style has switched off.
-                axis.set_major_formatter(short)
+                axis.set_major_formatter(lambda value, _: short(value))
                 axis.set_minor_formatter(NullFormatter())
                 low, high = axis.get_view_interval()
                 if high < low * _NARROW:
                     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            else:
+                axis.set_major_formatter(Ticks())
         if not found:
             axes.set_yticks([])
         if len(x) <= _FEW:
-            axes.set_xticks(x, [short(value) for value in x], minor=False)
+            axes.set_xticks(x, ticks(x.tolist()), minor=False)
             axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)

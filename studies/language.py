@@ -21,7 +21,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from ablation.numbers import count
+from ablation.numbers import count, fixed
 from ablation.results import Estimate
 from agents.plain_data import COUNT, FINITE, MEASURED, PlainDataError, Test, check_form
 from conf.studies_schema import LanguageConfig
@@ -173,9 +173,9 @@ def find(config: LanguageConfig, results: Mapping[str, Result]) -> Findings:
             str(own[0]["width"]),
             f"{rate:g}",
             f"{np.mean([result['best_step'] for result in own]):.0f}",
-            with_interval(over_seeds(test[network]), _four_decimals),
+            with_interval(over_seeds(test[network]), fixed(4)),
             with_interval(perplexity[network], significant),
-            with_interval(behind[network], _four_decimals) if network in behind else "-",
+            with_interval(behind[network], fixed(4)) if network in behind else "-",
         )
         for network, (rate, own) in chosen.items()
     ]
@@ -259,14 +259,9 @@ def _comparison(network: str, difference: Estimate) -> str:
         verdict = "fewer" if difference.high < 0 else "more"
         verdict = f"it takes {verdict}"
     return (
-        f"`{network}` minus `{PLAIN}` at as many parameters: {with_interval(difference, _four_decimals)} bits per character of the "
+        f"`{network}` minus `{PLAIN}` at as many parameters: {with_interval(difference, fixed(4))} bits per character of the "
         f"test text ({verdict})."
     )
-
-
-def _four_decimals(value: float) -> str:
-    # A zero has no sign.
-    return f"{round(value, 4) + 0.0:.4f}"
 
 
 STUDY = Study(name="language", about=__doc__, check=check, cells=cells, play=play, sound=sound, find=find)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F  # noqa: N812
 
-from ablation.numbers import count
+from ablation.numbers import count, fixed
 from agents.network.initialization import RELU_GAIN, keep_variance
 from agents.plain_data import MEASURED, check_form
 from conf.studies_schema import NeuralProcessConfig
@@ -240,12 +240,12 @@ def find(config: NeuralProcessConfig, results: Mapping[str, Result]) -> Findings
             count(chosen[network][1]["parameters"]),
             str(chosen[network][1]["width"]),
             f"{chosen[network][0]:g}",
-            *(with_interval(one, _three_decimals) for key in ("target", "context") for one in found[key]),
+            *(with_interval(one, fixed(3)) for key in ("target", "context") for one in found[key]),
         )
         for network, found in estimates.items()
     ]
     sizes = config.context_sizes
-    rows.append((EXACT, *["-"] * 3, *(with_interval(one, _three_decimals) for one in exact), *["-"] * len(sizes)))
+    rows.append((EXACT, *["-"] * 3, *(with_interval(one, fixed(3)) for one in exact), *["-"] * len(sizes)))
     x, order = np.array(sorted(sizes), np.float64), np.argsort(sizes)
     numbered = dict(enumerate(config.networks))
     target = {number: band([estimates[network]["target"][at] for at in order]) for number, network in numbered.items()}
@@ -315,13 +315,8 @@ def _comparison(config: NeuralProcessConfig, mi: Result, other: str, result: Res
         ahead = over_seeds([mine - its for mine, its in zip(ours, theirs, strict=True)])
         apart = ahead.low is not None and ahead.high is not None and not ahead.low <= 0 <= ahead.high
         verdict = "a difference" if apart else "no difference is shown"
-        parts.append(f"{with_interval(ahead, _three_decimals)} with {size} given ({verdict})")
+        parts.append(f"{with_interval(ahead, fixed(3))} with {size} given ({verdict})")
     return f"`mi` minus `{other}`, log-likelihood of target points: {', '.join(parts)}."
-
-
-def _three_decimals(value: float) -> str:
-    # A zero has no sign.
-    return f"{round(value, 3) + 0.0:.3f}"
 
 
 STUDY = Study(

@@ -34,6 +34,6 @@ def with_interval(values: Estimate, write: Write) -> str:
     return numbers.estimate(values, write)
 
 
-def significant(value: float) -> str:
+def significant(value: float, extra: int = 0) -> str:
     """Three digits: 0.0123, 4.56e-09."""
-    return f"{value:.3g}"
+    return f"{value:.{3 + extra}g}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import combinations
 
 import numpy as np
 
@@ -56,6 +57,12 @@ def analysis(results: Results, *, threshold: float | None = None) -> Analysis:
         },
         threshold=aim,
         efficiency={variant: efficiency(results, variant, aim) for variant in results.variants},
+        paces={
+            "area": comparisons({variant: float(results.matrix(variant).mean()) for variant in results.variants}, 0.1),
+            "frames_per_second": comparisons(dict.fromkeys(results.variants, 2000.0), 7.0),
+        }
+        if len(results.variants) > 1
+        else {},
         frames=frames,
         curves={
             variant: {task: curve(results, variant, task, frames) for task in ("", *results.tasks)}
@@ -138,30 +145,30 @@ def efficiency(results: Results, variant: str, threshold: float) -> Efficiency:
     )
 
 
+def comparisons(means: Mapping[str, float], reach: float) -> tuple[Comparison, ...]:
+    """Every pair of variants: two are told apart that are farther from each other than `reach`."""
+    return tuple(
+        Comparison(
+            first=first,
+            second=second,
+            difference=Estimate(size := means[first] - means[second], size - reach, size + reach),
+            p=0.01 if abs(size) > reach else 0.6,
+            claimed=abs(size) > reach,
+        )
+        for first, second in combinations(means, 2)
+    )
+
+
 def verdict(results: Results) -> Verdict:
-    """Every later variant against every earlier one."""
-    pairs = []
-    for number, first in enumerate(results.variants):
-        for second in results.variants[:number]:
-            one, other = (float(results.matrix(variant).mean()) for variant in (first, second))
-            better, worse = (first, second) if one >= other else (second, first)
-            size = abs(one - other)
-            pairs.append(
-                Comparison(
-                    better=better,
-                    worse=worse,
-                    difference=Estimate(size, size - 0.1, size + 0.1),
-                    p=0.01 if size > 0.1 else 0.6,
-                    claimed=size > 0.1,
-                )
-            )
+    """Every pair of variants."""
+    pairs = comparisons({variant: float(results.matrix(variant).mean()) for variant in results.variants}, 0.1)
     claimed = [pair for pair in pairs if pair.claimed]
     main = (
-        f"{claimed[0].better} is better than {claimed[0].worse}."
+        f"{claimed[0].higher} is better than {claimed[0].lower}."
         if claimed
         else "These runs do not tell any two variants apart."
     )
     return Verdict(
-        comparisons=tuple(pairs),
+        comparisons=pairs,
         sentences=(main, "More seeds would tell more.", f"The runs took {results.runs[0].seconds:.0f} s."),
     )

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 from matplotlib.ticker import MaxNLocator
 
-from ablation import drawing
+from ablation import drawing, panels
 from ablation.drawing import DARK, LIGHT, Drawn, Panel, look, shown, tag
-from ablation.results import Array
+from ablation.results import Array, Estimate
 
 SIMULATED = {
     "none": np.eye(3),
@@ -137,3 +137,38 @@ def test_a_users_settings_of_matplotlib_change_nothing() -> None:
     plain = draw(panel)
     with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "svg.fonttype": "path"}):
         assert draw(panel) == plain
+
+
+LONG = [
+    f"hypernetwork,core=mogrifier,learner.learning_rate={rate},fusion.sites=[torso,policy]" for rate in ("3e-4", "1e-3")
+]
+
+
+@pytest.mark.parametrize("most", [14, 20, 34, 40])
+@pytest.mark.parametrize(
+    "names",
+    [
+        LONG,
+        ["a" * 50 + "x", "a" * 50 + "y", "b"],
+        ["x" + "a" * 50, "y" + "a" * 50],
+        ["a" * 30 + "1" * 40 + "b" * 30, "a" * 30 + "1" * 39 + "2" + "b" * 30],
+        ["a" * 20 + "\x01" + "b" * 20, "a" * 20 + "\x02" + "b" * 20],
+        ["a\x01", "a\x02"],
+    ],
+)
+def test_shortened_names_stay_different(names: list[str], most: int) -> None:
+    found = drawing.told(names, most)
+    assert len(set(found)) == len(names)
+    assert all(len(name) <= most and name.isprintable() for name in found)
+    assert drawing.told([names[1]], most) == [drawing.shown(names[1], most)]
+
+
+def test_what_names_differ_by_is_shown() -> None:
+    assert drawing.told(LONG, 34) == ["…learning_rate=3e-4,fusion.sites=…", "…learning_rate=1e-3,fusion.sites=…"]
+
+
+def test_a_label_that_reaches_beyond_a_narrow_column_is_on_the_paper() -> None:
+    """Turned names of the columns of a matrix."""
+    wide = panels.matrix(LONG, {LONG[0]: {LONG[1]: Estimate(0.5, 0.4, 0.6)}})
+    picture = imread(io.BytesIO(drawing.draw([wide], "one").png))
+    assert (picture[:, -4:] == 1).all() and (picture[:4] == 1).all()

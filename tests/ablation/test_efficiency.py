@@ -9,8 +9,20 @@ import fabricated
 import numpy as np
 import pytest
 
-from ablation.efficiency import area, at, curves, default_threshold, efficiency, grid, mean_over_tasks
+from ablation.efficiency import (
+    PACES,
+    area,
+    at,
+    curves,
+    default_threshold,
+    efficiency,
+    grid,
+    horizon,
+    mean_over_tasks,
+    of_every_run,
+)
 from ablation.results import Curve, Measure, Results, Run
+from ablation.verdict import compare, paces
 
 NAN = float("nan")
 RETURN = Measure(name="return", label="return", best=None)
@@ -128,3 +140,37 @@ def test_speed_over_runs() -> None:
     speed = efficiency(dataclasses.replace(found, runs=tuple(runs)), "a", 0.5).frames_per_second
     assert speed.value == pytest.approx(100)
     assert speed.low is not None and 0 <= speed.low < 100
+
+
+def test_a_time_to_the_threshold_counts_up_to_where_every_run_was_trained() -> None:
+    """A run that came there later, or never, is not told from one that came there at the end."""
+    longer = curve([100, 200, 300, 400, 500], x=[0, 0.2, 0.3, 0.4, 0.8], y=[NAN, 0.4, 0.5, 0.6, 1.0])
+    found = results(a=[RISING, FLAT], b=[longer])
+    assert horizon(found) == (400, 40)
+    values = of_every_run(found, 0.6)
+    assert list(values) == list(PACES)
+    assert values["frames_to"]["a"].tolist() == [300, 400] and values["frames_to"]["b"].tolist() == [400]
+    assert values["seconds_to"]["a"].tolist() == [30, 40] and values["seconds_to"]["b"].tolist() == [40]
+    assert values["area"]["a"] == pytest.approx([180 / 400, 0.1])
+    assert values["frames_per_second"]["b"].tolist() == [2000.0]
+    assert efficiency(found, "b", 0.6).frames_to.tolist() == [500]
+
+
+def test_variants_are_compared_by_their_pace_as_by_anything_else() -> None:
+    late = curve([100, 200, 300, 400], x=[0, 0, 0, 0.8], y=[NAN, 0, 0, 1.0])
+    found = results(a=[RISING, RISING, late], b=[late, late, RISING])
+    told = paces(found, 0.6)
+    assert set(told) == set(PACES)
+    for name, pairs in told.items():
+        assert pairs == compare(of_every_run(found, 0.6)[name])
+    (pair,) = told["frames_to"]
+    assert pair.difference.value == pytest.approx((300 + 300 + 400) / 3 - (400 + 400 + 300) / 3)
+    assert not pair.claimed
+
+
+def test_a_variant_without_a_curve_has_no_pace() -> None:
+    empty = curve([], x=[], y=[])
+    found = results(a=[RISING, FLAT], b=[empty, empty])
+    assert set(paces(found, 0.6)) == {"frames_per_second"}
+    assert paces(results(a=[RISING, FLAT]), 0.6) == {}
+    assert horizon(results(a=[empty])) == (np.inf, np.inf)

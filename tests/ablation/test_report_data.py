@@ -24,8 +24,14 @@ def test_the_data_are_those_of_the_analysis(report: Path) -> None:
         assert told == {task: estimate.value for task, estimate in tasks.items()}
     told = [float(row["value"]) for row in rows(report, "values")]
     assert told == [value for run in probed().runs for value in run.values.values()]
-    claimed = {(row["better"], row["worse"]): row["claimed"] for row in rows(report, "comparisons")}
-    assert claimed == {("mi", "concat"): "true"}
+    (pair,) = rows(report, "comparisons")
+    assert (pair["first"], pair["second"], pair["claimed"]) == ("concat", "mi", "true")
+    assert float(pair["difference"]) < 0
+    for name in ("sample_efficiency_pairs", "wall_clock_pairs"):
+        for row in rows(report, name):
+            (one,) = found.paces[row["quantity"]]
+            assert [row["first"], row["second"]] == [one.first, one.second]
+            assert Estimate(*(float(row[part]) for part in ("difference", "low", "high"))) == one.difference
     assert [float(row["loss"]) for row in rows(report, "probes")] == pytest.approx(
         [found.probes[variant]["swap"].value for variant in found.probes]
     )

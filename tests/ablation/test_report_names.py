@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_pages import Page, rows, written
 
-from ablation import drawing, panels
+from ablation import drawing, numbers, panels
 from ablation.drawing import shown
 from ablation.results import Estimate, Problem, Results
 from agents.terminal import printable
@@ -79,7 +79,7 @@ def test_any_name_stays_a_name(names: list[str], tame: Page, tmp_path_factory: p
 @given(name=st.text(RISKY, min_size=1))
 @settings(max_examples=6)
 def test_any_name_can_be_drawn(name: str) -> None:
-    panel = panels.estimates(name, [name], {name: Estimate(0.5, 0.4, 0.6)}, str)
+    panel = panels.estimates(name, [name], {name: Estimate(0.5, 0.4, 0.6)}, numbers.probability)
     sheet = drawing.draw([panel], "one", [name])
     root = ElementTree.fromstring(sheet.panels[0].svg)
     assert root.attrib["aria-label"] == f"{shown(name)}, for each variant."

@@ -38,11 +38,13 @@ def test_a_pair_is_welchs_test() -> None:
     values = {"a": RNG.normal(0, 1, 5), "b": RNG.normal(2, 3, 8)}
     (found,) = compare(values, ANY)
     expected = stats.ttest_ind(values["b"], values["a"], equal_var=False)
-    assert (found.better, found.worse) == ("b", "a")
+    assert (found.higher, found.lower) == ("b", "a")
     assert found.p == pytest.approx(expected.pvalue)
-    assert found.difference == pytest.approx(
+    assert found.gain == pytest.approx(
         (expected.statistic * expected._standard_error, *expected.confidence_interval(0.95))
     )
+    assert (found.first, found.second) == ("a", "b")
+    assert found.difference == pytest.approx([-end for end in (found.gain[0], found.gain[2] or 0, found.gain[1] or 0)])
 
 
 def test_pairs_are_corrected_for_their_number() -> None:
@@ -50,17 +52,19 @@ def test_pairs_are_corrected_for_their_number() -> None:
     found = compare(values, ANY)
     assert len(found) == 6
     for pair in found:
-        alone = stats.ttest_ind(values[pair.better], values[pair.worse], equal_var=False)
+        alone = stats.ttest_ind(values[pair.first], values[pair.second], equal_var=False)
         assert pair.p == pytest.approx(1 - (1 - alone.pvalue) ** 6)
         assert pair.difference[1:] == pytest.approx(tuple(alone.confidence_interval(0.95 ** (1 / 6))))
-        assert pair.claimed == (pair.p < 0.05) == (pair.difference.low is not None and pair.difference.low > 0)
+        assert pair.claimed == (pair.p < 0.05) == (pair.gain.low is not None and pair.gain.low > 0)
 
 
-def test_every_pair_once_the_better_first() -> None:
+def test_every_pair_once_in_the_order_that_was_asked_for() -> None:
     values = around(0.1, 0.9, 0.5)
     found = compare(means_of(values), ANY)
-    assert [(pair.better, pair.worse) for pair in found] == list(combinations("bca", 2))
-    assert all(pair.difference.value > 0 for pair in found)
+    assert [(pair.first, pair.second) for pair in found] == list(combinations("abc", 2))
+    assert [(pair.higher, pair.lower) for pair in found] == [("b", "a"), ("c", "a"), ("b", "c")]
+    assert [pair.difference.value > 0 for pair in found] == [False, False, True]
+    assert all(pair.gain.value > 0 for pair in found)
 
 
 def test_a_difference_stays_possible() -> None:
@@ -93,7 +97,10 @@ def test_a_difference_of_three_deviations_is_found(variants: int, runs: int, lea
         ({"a": [[1.0]] * 5, "b": [[0.3]] * 5}, "All seeds ended alike for a (1) and b (0.3): without any spread"),
         ({"a": [[0.1, 0.2], [0.2, 0.1]], "b": [[0.3, 0.3]] * 2}, "these cannot be tested against each other"),
         ({"a": [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.2, 0.1, 0.3]], "b": [[0.2] * 3] * 3}, "cannot be tested against"),
-        ({"a": [[0.0]] * 5, "b": [[0.0]] * 5}, "nobody leads"),
+        (
+            {"a": [[0.0]] * 5, "b": [[0.0]] * 5},
+            "These runs allow no test: mean success over 1 task is 0 for a and 0 for b.",
+        ),
     ],
 )
 def test_where_no_test_is_possible_none_is_claimed(
@@ -119,10 +126,14 @@ def test_a_variant_without_spread_is_compared_with_one_that_has_some() -> None:
 def test_one_variant() -> None:
     found = judged(around(0.5))
     assert found.comparisons == ()
-    assert (
-        found.sentences[0]
-        == "There is one variant only, a, and nothing to compare it with: its mean success over 1 task is 0.5 (5 seeds)."
+    assert found.sentences == (
+        "a: mean success over 1 task is 0.5 (0.48 to 0.52), from 5 seeds.",
+        "Training ran at 2,000 frames per second.",
     )
+
+
+def test_one_seed_of_one_variant() -> None:
+    assert judged(around(0.5, runs=1)).sentences[0] == "a: mean success over 1 task is 0.48, from 1 seed."
 
 
 def test_a_leader_of_all() -> None:
@@ -138,13 +149,16 @@ def test_a_leader_of_all() -> None:
 def test_a_leader_of_some() -> None:
     sentences = judged(around(0.5, 0.9, 0.89, 0.52)).sentences
     assert sentences[:2] == (
-        "b has the highest mean success over 1 task, 0.9, and is better than d and a, but cannot be told apart from c.",
-        "Supported: b and c are each better than d and a, by 0.37 to 0.4.",
+        "No variant leads: by mean success over 1 task, 4 of the 6 pairs of variants are told apart, and none is better than b or c.",
+        "Supported: b and c are each better than a and d, by 0.37 to 0.4.",
     )
     assert sentences[2].startswith(
-        "Not supported: b and c cannot be told apart; d and a cannot be told apart. With 5 seeds each, a "
+        "Not supported: a and d cannot be told apart; b and c cannot be told apart. With 5 seeds each, a "
     )
-    assert not any("ranking" in sentence for sentence in sentences)
+    assert sentences[2].endswith(
+        " The intervals: a minus d -0.02 (-0.0546 to 0.0146) and b minus c 0.01 (-0.0246 to 0.0446)."
+    )
+    assert not any("ranking" in sentence or "highest" in sentence for sentence in sentences)
 
 
 def test_no_leader_among_some_differences() -> None:
@@ -154,16 +168,17 @@ def test_no_leader_among_some_differences() -> None:
     sentences = judged(values).sentences
     assert (
         sentences[0]
-        == "wild has the highest mean success over 1 task, 0.8, but cannot be told apart from any other variant: nobody leads."
+        == "No variant leads: by mean success over 1 task, 1 of the 3 pairs of variants is told apart, and none is better than b or wild."
     )
     assert sentences[1] == "Supported: b is better than a, by 0.2 (0.17 to 0.23)."
-    assert sentences[2].startswith("Not supported: wild and b cannot be told apart; nor can wild from a. ")
+    assert sentences[2].startswith("Not supported: b and wild cannot be told apart; nor can a from wild. ")
 
 
 def test_many_variants_do_not_give_many_sentences() -> None:
     values = {f"v{number}": RNG.normal(0.5, 0.1, (5, 3)) for number in range(12)}
     sentences = judged(values).sentences
-    assert sentences[0].startswith("No difference between variants is supported: ")
+    assert sentences[0].startswith("Mean success over 3 tasks is 0.")
+    assert "; no two of the 12 variants are told apart: the widest difference, v" in sentences[0]
     assert sentences[1].startswith(
         "Not supported: no two of the 12 variants can be told apart. With 5 seeds each, a difference of less than"
     )
@@ -177,8 +192,30 @@ def test_what_would_not_be_seen_is_the_half_width() -> None:
     assert f"less than about {pair.difference.value - pair.difference.low:.3g} would not be seen" in found.sentences[1]
 
 
+def test_what_is_not_told_apart_is_said_with_its_interval() -> None:
+    assert judged(around(0.5, 0.51)).sentences[0] == (
+        "Mean success over 1 task is 0.5 for a and 0.51 for b; the two are not told apart: the difference, in that order, is -0.01 "
+        "(-0.0331 to 0.0131)."
+    )
+
+
 def test_equal_means_share_the_top() -> None:
-    assert "a and b have the highest mean success over 1 task, 0.5, " in judged(around(0.5, 0.5)).sentences[0]
+    first = judged(around(0.5, 0.5)).sentences[0]
+    assert first.startswith("Mean success over 1 task is 0.5 for a and 0.5 for b; the two are not told apart")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_order_is_told_that_the_intervals_do_not_support(seed: int) -> None:
+    """Variants stand in the order that was asked for, whatever their means, and none of two that overlap is called the better one."""
+    rng = np.random.default_rng(seed)
+    values = {f"v{number}": rng.normal(0.5, 0.1, (5, 2)) for number in range(rng.integers(2, 7))}
+    found = judged(values)
+    told = " ".join(found.sentences)
+    if not any(pair.claimed for pair in found.comparisons):
+        for word in ("better", "best", "highest", "first", "leads", ">", "faster", "fastest", "slowest"):
+            assert word not in told, told
+    places = [told.index(name) for name in values if name in told.split("; ")[0]]
+    assert places == sorted(places)
 
 
 def test_few_seeds() -> None:
@@ -204,9 +241,9 @@ def test_whether_the_context_is_used() -> None:
         c=Estimate(-0.2, -0.3, -0.1),
         d=Estimate(0.1, None, None),
     )
-    assert "The context is used, by the probe swap: told something else, a (by 0.4) became worse." in sentences
+    assert "The context is used, by the probe swap: told something else, a loses 0.4 (0.3 to 0.5)." in sentences
     assert "That the context is used is not supported by the probe swap for b and d." in sentences
-    assert any(sentence.startswith("The context misleads c, by the probe swap") for sentence in sentences)
+    assert "The context misleads c, by the probe swap: told something else, c gains 0.2 (0.1 to 0.3)." in sentences
 
 
 def resized(*parameters: int, speeds: Sequence[float] = (2000.0, 2000.0)) -> Results:
@@ -229,11 +266,41 @@ def test_unequal_sizes_are_a_warning() -> None:
 
 def test_speed() -> None:
     assert verdict(resized(1, 1), {}).sentences[-1] == "Training ran at 2,000 frames per second."
-    slower = verdict(resized(1, 1, speeds=(2000.0, 1500.0)), {}).sentences[-1]
-    assert (
-        slower
-        == "Training ran at 2,000 frames per second for a, the fastest, and 1,500 frames per second for b, the slowest."
-    )
+    untested = verdict(resized(1, 1, speeds=(2000.0, 1500.0)), {}).sentences[-1]
+    assert untested == "Frames per second of training: 2,000 for a and 1,500 for b; these runs allow no test."
+
+
+@pytest.mark.parametrize(
+    ("gap", "told"),
+    [
+        (
+            20,
+            (
+                "Frames per second of training: 2,000 for a and 1,980 for b; the two are not told apart: the difference, in that order, is "
+                "20 (-26.1 to 66.1)."
+            ),
+        ),
+        (200, "Frames per second of training: 2,000 for a and 1,800 for b; a is faster than b, by 200 (154 to 246)."),
+    ],
+)
+def test_no_speed_is_the_faster_one_whose_interval_holds_zero(gap: float, told: str) -> None:
+    found = resized(1, 1)
+    speeds = {"a": 2000 + 2000 * NOISE, "b": 2000 - gap + 2000 * NOISE}
+    runs = [dataclasses.replace(run, frames_per_second=speeds[run.variant][run.seed]) for run in found.runs]
+    assert verdict(dataclasses.replace(found, runs=tuple(runs)), {}).sentences[-1] == told
+
+
+def test_speeds_of_many_variants_are_one_sentence() -> None:
+    found = fabricated.results({name: rows.tolist() for name, rows in around(*[0.5] * 15).items()})
+    runs = [
+        dataclasses.replace(
+            run, frames_per_second=1000 + 100 * found.variants.index(run.variant) + 1000 * NOISE[run.seed]
+        )
+        for run in found.runs
+    ]
+    sentence = verdict(dataclasses.replace(found, runs=tuple(runs)), {}).sentences[-1]
+    assert sentence.startswith("Frames per second of training: 1,000 to 2,400; ")
+    assert sentence.endswith(" of the 105 pairs of variants are told apart.")
 
 
 def test_returns_of_several_tasks_are_not_of_one_scale() -> None:

@@ -1,0 +1,95 @@
+"""What the terminal says of a grid: every run once, with a count that passes over none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ablation.display import GridDisplay
+from ablation.grid import Cell, make_cells
+from ablation.running import End, Playing, Progress, Run, State
+from conf.loading import compose_ablate
+
+SINGLE = ["env=conditional", "runtime=serial", "total_frames=100", "fusions=[concat,film]", "seeds=3"]
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[Cell]:
+    return make_cells(compose_ablate(SINGLE), SINGLE, {})
+
+
+def lines(cells: Sequence[Cell], looks: Sequence[dict[str, Progress]], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What is said where the cells stand like this, one look after the other; a cell that a look does not name still waits."""
+    with GridDisplay(cells, enabled=False) as display:
+        for look in looks:
+            display.update({cell.name: look.get(cell.name, Progress()) for cell in cells})
+    return capsys.readouterr().out.splitlines()
+
+
+def test_cells_that_end_together_are_counted_one_by_one(cells: list[Cell], capsys: pytest.CaptureFixture[str]) -> None:
+    names = [cell.name for cell in cells]
+    done, failed = Progress(State.FINISHED, 100), Progress(State.FAILED, 7, "no space")
+    told = lines(
+        cells,
+        [
+            {names[4]: done},
+            {names[4]: done, names[0]: done},
+            {names[4]: done, names[0]: done, names[1]: done, names[2]: failed, names[3]: done},
+            {name: failed if name == names[2] else done for name in names},
+        ],
+        capsys,
+    )
+    assert told == [
+        f"{names[4]}: finished already (1 of 6)",
+        f"{names[0]}: finished (2 of 6)",
+        f"{names[1]}: finished (3 of 6)",
+        f"{names[2]}: failed: no space (4 of 6)",
+        f"{names[3]}: finished (5 of 6)",
+        f"{names[5]}: finished (6 of 6)",
+    ]
+
+
+def test_a_grid_that_is_finished_counts_its_runs(cells: list[Cell], capsys: pytest.CaptureFixture[str]) -> None:
+    look = {cell.name: Progress(State.FINISHED, 100) for cell in cells}
+    assert lines(cells, [look, look], capsys) == [
+        f"{cell.name}: finished already ({number} of 6)" for number, cell in enumerate(cells, start=1)
+    ]
+
+
+class AllAtOnce:
+    """A place that has room for every cell, and where all of them end between two looks."""
+
+    def __init__(self) -> None:
+        self.started: list[Cell] = []
+
+    def start(self, cell: Cell) -> Playing | None:
+        self.started.append(cell)
+        return Ended(cell)
+
+    def stop(self) -> None:
+        pass
+
+
+class Ended:
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+
+    def begun(self) -> bool:
+        return True
+
+    def ended(self) -> End | None:
+        return End(1, "killed")
+
+
+def test_no_number_is_passed_over_by_the_runs_of_a_grid(
+    cells: list[Cell], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = AllAtOnce()
+    with GridDisplay(cells, enabled=False) as display:
+        Run(cells, place, display.update).play()
+    told = capsys.readouterr().out.splitlines()
+    assert len(place.started) == 6
+    assert told == [f"{cell.name}: failed: killed ({number} of 6)" for number, cell in enumerate(cells, start=1)]
