@@ -122,12 +122,11 @@ def value_alone(found: Estimate, write: Write) -> str:
 
 
 def apart(values: Sequence[float | None], write: Write) -> list[str]:
-    """The values with as few digits as keep unequal ones unequal; with the usual ones where no digits do."""
-    for extra in range(_MOST_EXTRA + 1):
-        texts = [write(value, extra) for value in values if value is not None]
-        if len(set(texts)) == len(set(values)):
-            return texts
-    return [write(value, 0) for value in values if value is not None]
+    """The values, but for None, with as few digits more than usual as keep unequal ones unequal."""
+    written = ([write(value, extra) for value in values if value is not None] for extra in range(_MOST_EXTRA + 1))
+    # A difference that the most digits do not show is rounding.
+    unequal = len({write(value, _MOST_EXTRA) for value in values if value is not None})
+    return next(texts for texts in written if len(set(texts)) == unequal)
 
 
 def listed(values: list[int]) -> str:

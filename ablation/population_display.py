@@ -8,6 +8,7 @@ from typing import Any
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from ablation.numbers import apart, three_digits
 from ablation.running import Progress, State
 from agents.terminal import Terminal
 
@@ -46,8 +47,10 @@ class PopulationDisplay(Terminal):
             most = max(row["episodes"] for row in rows)
             self.say(f"{rows[0]['frames']:,} frames: no member has ended enough episodes to be judged (at most {most})")
             return
-        best = max(judged, key=lambda row: row["fitness"])
+        ends = [end(row["fitness"] for row in judged) for end in (min, max)]
+        span = " to ".join(dict.fromkeys(apart(ends, three_digits)))
+        known = "" if len(judged) == len(rows) else f" ({len(judged)} of {len(rows)} members)"
+        copied = sum(row["copied"] for row in rows)
         self.say(
-            f"{rows[0]['frames']:,} frames: best {best['measure']} {best['fitness']:.1f} ({names[best['member']]}), "
-            f"{sum(row['copied'] for row in rows)} of {len(rows)} members copied another one"
+            f"{rows[0]['frames']:,} frames: {judged[0]['measure']} {span}{known}, {copied} of {len(rows)} members copied another one"
         )

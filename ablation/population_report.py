@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from ablation.history import History
+from ablation.numbers import apart, three_digits
 from agents.files import write_json, write_whole
 
 RESULT, FIGURE = "result.json", "hyperparameters.png"
@@ -17,8 +18,8 @@ _DPI = 200
 
 
 def summary(history: History, names: Sequence[str]) -> dict[str, Any]:
-    """Every member with its fitness, its hyperparameters and how often it copied, and the name of the best one; None before the first
-    comparison.
+    """Every member with its fitness, its hyperparameters and how often it copied, and as `best` the name of the one with the highest
+    fitness; None before the first comparison. That is one run of each, without an interval: it says which to evaluate, and ranks nothing.
     """
     members: dict[str, Any] = {}
     for index, name in enumerate(names):
@@ -43,7 +44,7 @@ def write_summary(folder: Path, content: dict[str, Any], history: History) -> li
 
 
 def table(content: dict[str, Any]) -> Table:
-    """The members, the best one first."""
+    """The members in the order of their names: there is one run of each, and no interval to rank them by."""
     members: dict[str, Any] = content["members"]
     hyperparameters = list(next(iter(members.values()))["hyperparameters"])
     drawn = Table(box=None, padding=(0, 2, 0, 0))
@@ -51,19 +52,17 @@ def table(content: dict[str, Any]) -> Table:
     for heading in (content["measure"] or "fitness", *hyperparameters, "copies"):
         drawn.add_column(heading, justify="right")
     drawn.add_column("last of")
-
-    def place(name: str) -> float:
-        fitness = members[name]["fitness"]
-        return float("inf") if fitness is None else -fitness
-
-    for name in sorted(members, key=place):
-        member = members[name]
-        fitness = "-" if member["fitness"] is None else f"{member['fitness']:.1f}"
-        values = (f"{member['hyperparameters'][key]:.3g}" for key in hyperparameters)
-        style = "bold" if name == content["best"] else ""
-        copies = str(member["copies"])
-        drawn.add_row(name, fitness, *values, copies, member["copied_last"] or "", style=style)
+    columns = [_column([member["fitness"] for member in members.values()])]
+    columns += [_column([member["hyperparameters"][key] for member in members.values()]) for key in hyperparameters]
+    for (name, member), texts in zip(members.items(), zip(*columns, strict=True), strict=True):
+        drawn.add_row(name, *texts, str(member["copies"]), member["copied_last"] or "")
     return drawn
+
+
+def _column(values: Sequence[float | None]) -> list[str]:
+    """Unequal numbers as unequal texts."""
+    texts = iter(apart(values, three_digits))
+    return ["-" if value is None else next(texts) for value in values]
 
 
 def figure(history: History, content: dict[str, Any]) -> bytes:
@@ -72,7 +71,9 @@ def figure(history: History, content: dict[str, Any]) -> bytes:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
+
+    from ablation.panels import Ticks
 
     members: dict[str, Any] = content["members"]
     known = [member["fitness"] for member in members.values() if member["fitness"] is not None]
@@ -86,7 +87,7 @@ def figure(history: History, content: dict[str, Any]) -> bytes:
         place = 0.0 if member["fitness"] is None or high == low else (member["fitness"] - low) / (high - low)
         style: dict[str, Any] = {"color": colormaps["viridis"](0.9 * place), "linewidth": 1}
         if name == content["best"]:
-            style |= {"linewidth": 2.5, "label": f"{name} (best)", "zorder": 3}
+            style |= {"linewidth": 2.5, "label": f"{name} (highest at the end)", "zorder": 3}
         frames = [row["frames"] for row in rows]
         for panel, key in zip(axes, hyperparameters, strict=False):
             values = [row["hyperparameters"][key] for row in rows]
@@ -104,10 +105,13 @@ def figure(history: History, content: dict[str, Any]) -> bytes:
         panel.set_title(title, loc="left", fontsize=10)
         panel.set_xlabel("frames")
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.xaxis.set_major_formatter(Ticks())
         panel.spines[["top", "right"]].set_visible(False)
     for panel in axes[:-1]:
         panel.set_yscale("log")
+    axes[-1].yaxis.set_major_formatter(Ticks())
+    if content["measure"] == "success":
+        axes[-1].set_ylim(-3, 103)
     if content["best"]:
         axes[-1].legend(frameon=False, fontsize=8)
     picture = io.BytesIO()
