@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.interruption import INTERRUPTED, end_with_the_parent, raise_at_signals
+from agents.interruption import INTERRUPTED, end_with_the_parent, raise_at_signals, run_program
 from agents.run_lock import sole_writer
 
 if __name__ == "__mp_main__":
@@ -69,4 +69,4 @@ def run(folder: Path, *, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(lambda: main(sys.argv[1:]))

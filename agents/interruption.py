@@ -17,6 +17,8 @@ from multiprocessing import forkserver
 from types import FrameType
 from typing import NoReturn
 
+from envs.descendants import end_all, supervise
+
 INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
 """Linux's prctl.h."""
@@ -87,10 +89,12 @@ def outlive_the_parent(seconds: float) -> None:
 
 def run_program(main: Callable[[], int]) -> NoReturn:
     """Ends the process with the exit code of `main`, which neither a signal that comes after it changes nor that its output cannot be
-    written.
+    written. Nothing that `main` has started outlives the process, however that ends.
     """
+    supervise()
     code = main()
     leave_at_signals(code)
+    end_all()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import queue
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -67,6 +69,7 @@ class Followers:
         self._begin: dict[str, Any] = {}
         self._device = torch.device("cpu")
         self._descriptor = -1
+        self._asked: Connection
         self._threads: list[threading.Thread] = []
         self._heard: queue.SimpleQueue[list[dict[str, Any]] | Exception] = queue.SimpleQueue()
         self._reports: list[dict[str, Any]] = []
@@ -92,22 +95,22 @@ class Followers:
             self._group = meet_at_torchrun()
             return
         if cluster:
-            self._group, port = listen(self._size)
-            gpus = int(device.type == "cuda")
-            words = map(str, (os.getpid(), cluster, port, self._size, gpus))
-            self._start_process("learners", ["-m", "agents.ray_learners", *words])
+            self._asked, theirs = multiprocessing.Pipe()
+            with theirs:
+                words = map(str, (os.getpid(), cluster, theirs.fileno(), self._size, int(device.type == "cuda")))
+                self._start_process("learners", ["-m", "agents.ray_learners", *words], passed=theirs.fileno())
             return
         self._descriptor = shared_file()
         self._group = meet_at_file(self._descriptor, FIRST, self._size)
         for rank in range(1, self._size):
             words = map(str, (os.getpid(), self._descriptor, rank, self._size))
-            self._start_process(f"learner-{rank}", ["-c", _MAIN, *words], rank=rank)
+            self._start_process(f"learner-{rank}", ["-c", _MAIN, *words], rank=rank, passed=self._descriptor)
 
-    def _start_process(self, name: str, words: list[str], *, rank: int = 0) -> None:
+    def _start_process(self, name: str, words: list[str], *, passed: int, rank: int = 0) -> None:
         with signals_held_back():
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *words, *map(os.path.abspath, sys.path)],
-                pass_fds=[self._descriptor] if self._descriptor >= 0 else [],
+                pass_fds=[passed],
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"LOCAL_RANK": str(rank)},
             )
@@ -160,7 +163,8 @@ class Followers:
 
     def join(self, check: Callable[[], object]) -> None:
         """Waits until they are there, and tells them how to begin. Does nothing the second time. `check`: see Runtime.collect."""
-        assert self._group
+        if self._group is None:
+            self._group = self._listen_where_asked(check)
         if self._group.joined:
             return
         while not self._group.is_complete():
@@ -172,6 +176,17 @@ class Followers:
         self._begin = {}
         self._group.sum_on(self._device)
         self._run(partial(self._listen, self._group))
+
+    def _listen_where_asked(self, check: Callable[[], object]) -> Group:
+        """The group of learners on a cluster, which say at what address they can reach this one."""
+        try:
+            while not self._asked.poll(_LOOK_SECONDS / 10):
+                check()
+            group, port = listen(self._asked.recv(), self._size)
+            self._asked.send(port)
+        except (EOFError, ConnectionError) as error:
+            raise self._lost(LearnerError("the other learners have ended")) from error
+        return group
 
     def hear(self, check: Callable[[], object]) -> list[dict[str, Any]]:
         """Waits for what they report of their next batches. `check`: see Runtime.collect."""
@@ -197,9 +212,7 @@ class Followers:
     def end(self) -> None:
         """Waits for the end of those that were dismissed, and ends those that were started here and are late."""
         group, self._group = self._group, None
-        if group is None:
-            return
-        deadline = time.monotonic() + (_CLOSING_SECONDS if group.joined else 0.0)
+        deadline = time.monotonic() + (_CLOSING_SECONDS if group and group.joined else 0.0)
         for process in self._processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -210,7 +223,7 @@ class Followers:
         for thread in self._threads:
             thread.join(max(_ENDING_SECONDS, deadline - time.monotonic()))
         # What still waits for another machine is left to the end of the process.
-        if not any(thread.is_alive() for thread in self._threads):
+        if group and not any(thread.is_alive() for thread in self._threads):
             group.leave()
 
     def _run(self, target: Callable[[], None]) -> None:
@@ -252,10 +265,9 @@ class Followers:
 
     def _lost(self, error: Exception) -> Exception:
         """Why a follower is gone, as far as that can be known here; else `error`."""
-        assert self._group
         deadline = time.monotonic() + _ENDING_SECONDS
         while time.monotonic() < deadline:
-            failure = self._group.failure()
+            failure = self._group.failure() if self._group else None
             if failure and failure.is_input_error:
                 return InputError(failure.error)
             if failure:

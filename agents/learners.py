@@ -3,16 +3,18 @@
 All go by torch.distributed, so that it does not matter who has started them: the first learner (leading.py), torchrun, or anybody who
 gives each of them the same store, its rank and the number of all (following.py, `follow`). The first, of rank 0, has the run; the others
 follow it. Messages are tensors and plain data. They are not encrypted, and whoever reaches the ports of a learner can take part: on one
-machine they are bound to its loopback, on several the network between them has to be one's own.
+machine they are bound to its loopback, on several the network between them has to be one's own (docs/security.md, "What listens").
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import io
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -203,13 +205,12 @@ _KEY = "learner.num_processes"
 
 def meet_at_torchrun() -> Group:
     """The group of the processes that torchrun has started."""
-    place = Place(*next(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
-    return Group(place, loopback=os.environ["MASTER_ADDR"] in _LOCAL)
+    return Group(_meeting_place(), loopback=os.environ["MASTER_ADDR"] in LOOPBACK)
 
 
 def send_home(launched: Launched) -> None:
     """Tells the learners that torchrun has started beside the first that there is nothing to learn."""
-    store = Place(*next(distributed.rendezvous("env://"))).store  # type: ignore[attr-defined]
+    store = _meeting_place().store
     store.set("off", "")
     # The store may end with this process.
     others = [f"here/{rank}" for rank in range(1, launched.size)]
@@ -217,6 +218,38 @@ def send_home(launched: Launched) -> None:
     while not store.check(others) and time.monotonic() < until:
         time.sleep(_LOOK_SECONDS)
     time.sleep(4 * _LOOK_SECONDS)
+
+
+def _meeting_place() -> Place:
+    """Where torchrun's variables say. Its agent has a store there, or else the first learner has."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if rank == FIRST and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        return Place(_store_at(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size), rank, size)
+    return Place(*next(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
+
+
+def _store_at(host: str, port: int, size: int) -> Any:
+    """A store that can be reached at that address alone. PyTorch by itself listens on every interface.
+
+    Where the address is none of this machine's own, as behind a router that translates it, there is no other way.
+    """
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address[4][:2], family=address[0])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"port {port} of {host} is taken: give the learners another MASTER_PORT.") from error
+        host, listener = "localhost", socket.create_server(("", port))
+    return distributed.TCPStore(  # type: ignore[attr-defined]
+        host,
+        listener.getsockname()[1],
+        size,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+        # Before torch 2.8 the other implementation takes no socket that listens already.
+        use_libuv=False,
+    )
 
 
 def shared_file() -> int:
@@ -234,21 +267,20 @@ def meet_at_file(descriptor: int, rank: int, size: int) -> Group:
     return Group(Place(store, rank, size), loopback=True)
 
 
-def listen(size: int) -> tuple[Group, int]:
-    """The group of learners on several machines, as the first sees it, and the port at which the others find it."""
-    store = distributed.TCPStore(  # type: ignore[attr-defined]
-        "localhost", 0, size, is_master=True, wait_for_workers=False
-    )
-    return Group(Place(store, FIRST, size), loopback=False), store.port
+def listen(host: str, size: int) -> tuple[Group, int]:
+    """The group of learners that find the first at `host`, as the first sees it, and the port at which they do."""
+    store = _store_at(host, 0, size)
+    return Group(Place(store, FIRST, size), loopback=host in LOOPBACK), store.port
 
 
 def meet_at_port(host: str, port: int, rank: int, size: int) -> Group:
     """The group of the learner that listens there."""
     store = distributed.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
-    return Group(Place(store, rank, size), loopback=host in _LOCAL)
+    return Group(Place(store, rank, size), loopback=host in LOOPBACK)
 
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Addresses of this machine for itself."""
 
 
 def share_of(positions: Positions, rank: int, size: int) -> Positions:

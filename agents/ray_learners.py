@@ -1,6 +1,8 @@
 """Learners on the nodes of a Ray cluster: asks for those that follow the first, and is there for as long as they are.
 
-python -m agents.ray_learners <first learner's process> <address> <port> <learners> <GPUs of each> [paths of modules ...]
+python -m agents.ray_learners <first learner's process> <address> <connection> <learners> <GPUs of each> [paths of modules ...]
+
+Through the connection the first learner is told the address at which the others can reach it, and answers with its port there.
 """
 
 from __future__ import annotations
@@ -8,18 +10,26 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 from agents.following import follow
 from agents.interruption import end_with_the_parent
-from agents.learners import meet_at_port
+from agents.learners import LOOPBACK, meet_at_port
 from agents.program import DONE, FAILED
 from agents.runtime.process import leave_signals_to_the_learner
 from agents.runtime.ray_connection import hide_main_module, joined
+from envs.descendants import supervise
 
 
 class LearnerHost:
     """A Ray actor that is a learner."""
+
+    def node(self) -> str:
+        """Where it is; answered as soon as there is room for it somewhere."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
 
     def follow(self, address: str, host: str, port: int, rank: int, size: int) -> int:
         """See agents/following.py.
@@ -30,21 +40,30 @@ class LearnerHost:
         """
         os.environ["RAY_ADDRESS"] = address
         hide_main_module()
+        supervise()
         return follow(meet_at_port(host, port, rank, size))
 
 
 def main(arguments: Sequence[str]) -> int:
     """0 when all followers have ended as they should, 1 when one was lost or failed; what that was, it has told the first learner."""
-    parent, address, port, size, gpus = arguments[:5]
+    parent, address, descriptor, size, gpus = arguments[:5]
+    first = Connection(int(descriptor))
     end_with_the_parent(int(parent))
     leave_signals_to_the_learner()
     with joined(address, num_cpus=1) as ray:
-        host = ray.util.get_node_ip_address()
-        here = ray.get_runtime_context().gcs_address
+        here = ray.get_runtime_context()
         asked = ray.remote(num_cpus=1, num_gpus=float(gpus), scheduling_strategy="SPREAD", max_restarts=0)(LearnerHost)
         hosts = [asked.remote() for _ in range(1, int(size))]
+        nodes = set(ray.get([one.node.remote() for one in hosts]))
+        host = LOOPBACK[0] if nodes == {here.get_node_id()} else ray.util.get_node_ip_address()
+        try:
+            first.send(host)
+            port = first.recv()
+        except (EOFError, ConnectionError):
+            # The run is over before it has begun.
+            return FAILED
         waiting: list[Any] = [
-            one.follow.remote(here, host, int(port), rank, int(size)) for rank, one in enumerate(hosts, start=1)
+            one.follow.remote(here.gcs_address, host, port, rank, int(size)) for rank, one in enumerate(hosts, start=1)
         ]
         while waiting:
             ended, waiting = ray.wait(waiting)

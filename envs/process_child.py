@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from envs.descendants import own
 from envs.engine import Arrays
 from envs.errors import InputError
 from envs.gymnasium_engine import GymnasiumEngine, MakeEnv
@@ -173,6 +174,7 @@ def main(descriptor: int, stacks: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_the_parent()
+    own()
     # Programs that the environment starts would hold the connection open.
     os.set_inheritable(descriptor, False)
     os.set_inheritable(stacks, False)

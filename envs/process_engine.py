@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.descendants import end_orphans
 from envs.engine import Arrays, Outcome
 from envs.errors import InputError
 from envs.faults import Fault
@@ -351,6 +352,7 @@ class ProcessEngine:
         leaving, self._leaving = self._leaving, []
         for process in processes + leaving:
             process.end()
+        end_orphans()
         self._memory.close()
 
 

@@ -15,6 +15,7 @@ from multiprocessing.reduction import send_handle
 
 import psutil
 
+from envs.descendants import end_orphans, own
 from envs.faults import signal_name
 from envs.process_child import STACKS_SIGNAL
 
@@ -49,6 +50,8 @@ class SlotProcess:
         self.connection, theirs = multiprocessing.Pipe()
         self._answers = select.poll()
         self._answers.register(self.connection, select.POLLIN)
+        # Before it is there, or it would be nobody's.
+        own()
         with theirs:
             handles = (theirs.fileno(), self._stacks.fileno())
             self._process = subprocess.Popen(
@@ -88,6 +91,7 @@ class SlotProcess:
         # Also one that is stopped, to which no other signal gets through.
         self._process.kill()
         self._process.wait()
+        end_orphans()
 
     def ending(self) -> tuple[str, str]:
         """How a process ended whose connection is at its end: a cause of envs.faults, and in words."""
@@ -98,6 +102,8 @@ class SlotProcess:
             self._process.kill()
             if (code := self._process.wait()) == -signal.SIGKILL:
                 return "exited", "it closed its connection"
+        finally:
+            end_orphans()
         return ("killed", f"killed by {signal_name(-code)}") if code < 0 else ("exited", f"exit code {code}")
 
     def stacks(self) -> str:
@@ -115,6 +121,7 @@ class SlotProcess:
         if self._process.poll() is None and time.monotonic() < self._leaves_until:
             return False
         self.end()
+        end_orphans()
         return True
 
     def end(self) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from envs import vizdoom_launcher
 from envs.contract import EnvConfig, Suite, check_size, expand_tasks
+from envs.descendants import temporary_folder
 from envs.errors import InputError, unknown_task
 from envs.gymnasium_engine import GymnasiumEngine
 from envs.process_engine import ProcessEngine
@@ -150,7 +151,7 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         if variables:
             spaces["vector"] = gymnasium.spaces.Box(-np.inf, np.inf, (len(VARIABLES),), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)  # type: ignore[assignment]
-        self._folder = tempfile.TemporaryDirectory(prefix="mimpala-vizdoom-")
+        self._folder = tempfile.TemporaryDirectory(prefix="vizdoom-", dir=temporary_folder())
         with self._failures_named():
             self._game = _start(task, buttons, Path(self._folder.name))
 

@@ -28,6 +28,7 @@ from agents.runtime.base import MakeActor, Positions
 from agents.runtime.inference import MakePolicy
 from agents.runtime.process import configure_process
 from agents.runtime.ray_connection import hide_main_module
+from envs.descendants import supervise
 from envs.errors import InputError
 from envs.spec import ArraySpec
 
@@ -124,6 +125,8 @@ class ActorGroup:
         self, task: GroupTask, indices: Sequence[int], positions: Positions, flat: NDArray[np.float32], version: int
     ) -> Broken | dict[str, int]:
         """Starts the actors `indices`, with weights [parameters]. Returns their process ids, as Runtime.processes."""
+        # Ray's process is not a child of the learner, and may end before it.
+        supervise()
         configure_process(1)
         hide_main_module()
         self._weights = ReceivedWeights(task.shapes)

@@ -22,6 +22,7 @@ from agents.runtime.base import ActorError, MakeActor, Positions, go_on
 from agents.runtime.buffers import HasParameters, SharedWeights, TrajectoryBuffers
 from agents.runtime.inference import InferenceServer, MakePolicy
 from agents.runtime.process import copies, resident_memory
+from envs.descendants import end_orphans
 from envs.errors import InputError
 from envs.faults import ASKED_FOR, Fault
 from envs.spec import ArraySpec
@@ -148,6 +149,7 @@ class ActorPool:
             actor.kill()
         if self._server:
             self._server.close(max(0.0, deadline - time.monotonic()))
+        end_orphans()
         for actor in self._actors:
             actor.close()
         self._actors, self._server = [], None
@@ -245,8 +247,9 @@ class ActorPool:
         return None
 
     def _end(self, actor: ActorProcess) -> None:
-        """Ends an actor. What it had finished until then is not lost."""
+        """Ends an actor, and what it has started. What it had finished until then is not lost."""
         actor.kill()
+        end_orphans()
         with contextlib.suppress(EOFError, OSError):
             self._take_in(actor)
 

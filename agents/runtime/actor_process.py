@@ -26,12 +26,13 @@ from agents.runtime.inference import InferenceClient, InferenceServerError
 from agents.runtime.process import (
     SAVING_SECONDS,
     configure_process,
-    kill_with_descendants,
+    kill,
     leave_signals_to_the_learner,
     start,
 )
 from agents.runtime.shared_memory import SharedMemory
 from agents.trajectory import Trajectory
+from envs.descendants import own
 from envs.errors import InputError
 from envs.faults import Fault, signal_name
 
@@ -274,10 +275,7 @@ class ActorProcess:
 
     def kill(self) -> None:
         """Ends it and every process that it has started, whatever they are doing."""
-        if self.process.is_alive() and self.process.pid:
-            kill_with_descendants(self.process.pid)
-        # Not for ever: one that waits for a broken disk does not even die of this.
-        self.process.join(_ENDING_SECONDS)
+        kill(self.process)
 
     def close(self) -> None:
         """Frees the pipes of a process that has ended."""
@@ -321,6 +319,7 @@ def _run_actor(
 ) -> None:
     """Main function of an actor process: a buffer number in, the same number out when it is full, None to end."""
     end_with_the_parent()
+    own()
     leave_signals_to_the_learner(patience=SAVING_SECONDS)
     # Written by the C code that catches the signal, so that a segmentation fault or a hang inside an engine tells where it was.
     faulthandler.enable(last_words.fileno())

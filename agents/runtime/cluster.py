@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from agents.faults import Faults
 from agents.network.agent import AgentNetwork
@@ -107,7 +108,7 @@ class ClusterRuntime:
         words = f"/proc/{os.getpid()}/fd/{self._last_words.fileno()}"
         self._process = context.Process(
             target=run_bridge,
-            args=(theirs, words, layout, task, self.positions, self._buffers, self._weights),
+            args=(theirs, words, self._buffers, self._weights),
             name="cluster",
             daemon=True,
         )
@@ -115,6 +116,8 @@ class ClusterRuntime:
             self._process.start()
         # Without this copy the pipe ends with the bridge.
         theirs.close()
+        # Behind its start, during which signals are held back: more than a pipe takes would wait for it.
+        self._send((layout, task, self.positions))
 
     def collect(self, check: Callable[[], object] = go_on) -> Batch:
         """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""
@@ -158,7 +161,7 @@ class ClusterRuntime:
         self._bridge.close()
         self._last_words.close()
 
-    def _send(self, message: int | str | None) -> None:
+    def _send(self, message: Any) -> None:
         # One that is gone is noticed when its pipe is read.
         with contextlib.suppress(OSError):
             self._bridge.send(message)

@@ -24,6 +24,7 @@ from agents.runtime.process import configure_process, leave_signals_to_the_learn
 from agents.runtime.ray_connection import joined
 from agents.runtime.remote_group import RemoteGroup
 from agents.trajectory import num_bytes
+from envs.descendants import supervise
 from envs.errors import InputError
 from envs.faults import Fault
 
@@ -324,20 +325,24 @@ async def _last(group: RemoteGroup) -> None:
 def run_bridge(
     learner: Connection,
     last_words: str,
-    layout: Layout,
-    task: GroupTask,
-    positions: Positions,
     buffers: TrajectoryBuffers,
     weights: SharedWeights,
 ) -> None:
-    """Main function of the process. What Ray prints goes to the file `last_words`."""
-    # It hears the learner's pipe end, and then leaves nothing behind.
+    """Main function of the process. Layout, task and positions are the first that comes from the learner. What Ray prints goes to the
+    file `last_words`.
+    """
+    # It hears the learner's pipe end, and then leaves nothing behind. A supervisor of its own sees to that if it cannot.
     outlive_the_parent(_LAST_SECONDS)
+    supervise()
     with open(last_words, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     leave_signals_to_the_learner()
     configure_process(1)
+    try:
+        layout, task, positions = learner.recv()
+    except (EOFError, OSError):
+        return
     actors = sum(len(indices) for indices in layout.groups)
     try:
         with joined(

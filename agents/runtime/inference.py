@@ -26,7 +26,7 @@ from agents.interruption import end_with_the_parent
 from agents.network.actions import ActionDistribution
 from agents.policy import Policy, Sampler, Slots
 from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.process import SAVING_SECONDS, configure_process, leave_signals_to_the_learner, start
+from agents.runtime.process import SAVING_SECONDS, configure_process, kill, leave_signals_to_the_learner, start
 from agents.trajectory import OBSERVED
 from envs.faults import signal_name
 from envs.spec import ArraySpec
@@ -186,9 +186,7 @@ class InferenceServer:
         """Hangs up, waits for the server to end, up to `patience` seconds, and then ends it; may be called twice."""
         self.connection.close()
         self._process.join(patience)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        kill(self._process)
 
 
 def exchange_spec(spec: Mapping[str, ArraySpec], num_actors: int, actions: ActionDistribution) -> dict[str, ArraySpec]:

@@ -7,12 +7,14 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
 from types import FrameType
 
 import psutil
@@ -20,6 +22,7 @@ import torch
 
 from agents.interruption import SIGNALS, ignore_signals
 from agents.runtime.base import ActorError
+from envs import descendants
 
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -29,6 +32,12 @@ SAVING_SECONDS = 30.0
 
 _PATIENCE = 10.0
 """Seconds in which a process that was killed is gone, and the one in its place answers, on a busy machine."""
+
+_ENDING_SECONDS = 5.0
+"""In which one knows of the end of a process that was killed."""
+
+_LOOKS, _LOOK_SECONDS = 20, 0.5
+"""How often, and in what distance, a fork server is found stopped before it is killed."""
 
 
 @contextlib.contextmanager
@@ -50,6 +59,8 @@ def signals_held_back() -> Iterator[None]:
 
 def copies() -> ForkServerContext:
     """Makes processes that are copies of one that has imported what actors need (agents/fork_server.py)."""
+    # Before they are there, or they would be nobody's.
+    descendants.own()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["agents.fork_server"])
     return context
@@ -58,12 +69,25 @@ def copies() -> ForkServerContext:
 def prepare_copies() -> None:
     """Lets the process that others will be copies of begin to import, if it has not: it takes seconds, and they need not be waited for."""
     copies()
+    with _temporary_files_in(descendants.temporary_folder()):
+        # Of the fork server's socket.
+        util.get_temp_dir()
     with signals_held_back():
         forkserver.ensure_running()
 
 
+@contextlib.contextmanager
+def _temporary_files_in(folder: str | None) -> Iterator[None]:
+    """None: where they usually are."""
+    before, tempfile.tempdir = tempfile.tempdir, folder or tempfile.tempdir
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 def start(process: ForkServerProcess) -> None:
-    """Starts a process of `copies`.
+    """Starts a process of `copies`. Signals get through meanwhile: the fork server, which ignores them, may keep one waiting.
 
     Raises:
         ActorError: the machine does not let it.
@@ -71,7 +95,8 @@ def start(process: ForkServerProcess) -> None:
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            with signals_held_back():
+            prepare_copies()
+            with _not_stopped():
                 process.start()
             return
         except (EOFError, OSError) as error:
@@ -80,6 +105,62 @@ def start(process: ForkServerProcess) -> None:
             if not killed or time.monotonic() > until:
                 raise ActorError(f"{process.name} cannot be started: {str(error) or 'its fork server ends'}") from error
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _not_stopped() -> Iterator[None]:
+    """Inside, a fork server that is found stopped (SIGSTOP) again and again is killed: it would be waited for for ever."""
+    over = threading.Event()
+
+    def watch() -> None:
+        looks = 0
+        while looks < _LOOKS:
+            if over.wait(_LOOK_SECONDS):
+                return
+            # Looks and no seconds, which pass for a program that is stopped as a whole, too.
+            looks = looks + 1 if _has_status(_fork_server(), psutil.STATUS_STOPPED) else 0
+        _kill_fork_server()
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
+
+
+def _fork_server() -> int:
+    """Its process id; 0 for none. multiprocessing has no other name for it."""
+    return getattr(forkserver._forkserver, "_forkserver_pid", None) or 0
+
+
+def _kill_fork_server() -> None:
+    """Kills it, and with it its copies."""
+    if pid := _fork_server():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _has_status(pid: int, status: str) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() == status)
+    return False
+
+
+def kill(process: BaseProcess) -> None:
+    """Kills a process of `copies` with all that it has started, and waits until one knows of its end.
+
+    Not for ever: one that waits for a broken disk does not even die of this.
+    """
+    pid = process.pid
+    if process.is_alive() and pid:
+        kill_with_descendants(pid)
+    process.join(_ENDING_SECONDS)
+    if process.is_alive() and pid and _has_status(pid, psutil.STATUS_ZOMBIE):
+        # It is dead. The fork server, which should have said so, is stopped.
+        _kill_fork_server()
+        process.join(_ENDING_SECONDS)
 
 
 def leave_signals_to_the_learner(*, patience: float = 0.0) -> None:

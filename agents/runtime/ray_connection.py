@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from envs.descendants import temporary_folder
 from envs.errors import InputError
 
 _ANSWER_SECONDS = 5.0
@@ -73,7 +74,7 @@ def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[Mod
         # With 0, a node's address is that of the loopback interface on Linux too.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # Sockets lie in it, whose paths must be short.
-        folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        folder = tempfile.mkdtemp(prefix="ray-", dir=temporary_folder() or "/tmp")
         settings |= {
             "address": "local",
             "num_cpus": num_cpus,

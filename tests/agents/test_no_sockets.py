@@ -1,13 +1,18 @@
-"""Nothing of a run can be reached over a network."""
+"""Nothing of a run can be reached over a network, and learners on several machines where they must be and nowhere else."""
 
 from __future__ import annotations
+
+import socket
 
 import psutil
 import pytest
 from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, MakeCountingPolicy
+from processes import eventually
 
+from agents.learners import listen, meet_at_port, meet_at_torchrun
 from agents.runtime.local import LocalRuntime
 from agents.trajectory import trajectory_spec
+from envs.errors import InputError
 
 
 @pytest.mark.usefixtures("nothing_is_left_behind")
@@ -30,3 +35,62 @@ def test_no_process_of_a_run_listens() -> None:
         assert not set(psutil.Process().net_connections("inet")) - before
     finally:
         runtime.close()
+
+
+def listening() -> set[tuple[str, int]]:
+    """Address and port of every socket at which this process can be reached."""
+    found = psutil.Process().net_connections("inet")
+    return {(one.laddr.ip, one.laddr.port) for one in found if one.status == psutil.CONN_LISTEN}
+
+
+def own_address() -> str:
+    """One of this machine's beside the loopback's; that one where there is no other."""
+    every = [
+        address.address
+        for found in psutil.net_if_addrs().values()
+        for address in found
+        if address.family == socket.AF_INET
+    ]
+    return next((address for address in every if not address.startswith("127.")), "127.0.0.1")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", own_address()])
+def test_the_first_learner_listens_where_the_others_find_it_and_nowhere_else(host: str) -> None:
+    before = listening()
+    first, port = listen(host, 2)
+    assert listening() - before == {(host.replace("localhost", "127.0.0.1"), port)}
+    assert not first.is_complete()
+    second = meet_at_port(host, port, 1, 2)
+    eventually(first.is_complete)
+    assert second.is_complete()
+
+
+def test_an_address_that_is_not_this_machines_own_is_left_to_who_translates_it() -> None:
+    """192.0.2.0/24 is for examples alone; one of it that this machine has by chance is not taken."""
+    foreign = next(f"192.0.2.{number}" for number in range(1, 255) if f"192.0.2.{number}" != own_address())
+    before = listening()
+    first, port = listen(foreign, 2)
+    assert listening() - before == {("0.0.0.0", port)}
+    second = meet_at_port("127.0.0.1", port, 1, 2)
+    eventually(first.is_complete)
+    assert second.is_complete()
+
+
+def test_learners_that_somebody_else_has_started_meet_at_the_address_that_they_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    before = listening()
+    first = meet_at_torchrun()
+    assert listening() - before == {("127.0.0.1", port)}
+    monkeypatch.setenv("RANK", "1")
+    assert meet_at_torchrun().size == 2
+    eventually(first.is_complete)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match=f"port {port} of 127.0.0.1 is taken: give the learners another MASTER_PORT"):
+        meet_at_torchrun()

@@ -13,6 +13,7 @@ import faulthandler
 import itertools
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,6 +207,47 @@ class Registered(Breaking):
         return super()._see(action)["vector"]
 
 
+STARTED = "STARTED_PROGRAMS"
+"""Environment variable: the file in which process ids of programs are written, one a line."""
+
+
+def start_programs(file: Path) -> None:
+    """Starts programs that run for ever: in a session of its own, and as a daemon without environment variables."""
+    own = subprocess.Popen(["sleep", "100000"], start_new_session=True)
+    command = "setsid env -i sleep 100000 <&- >&- 2>&- & echo $!"
+    daemon = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, check=True)
+    with file.open("a", encoding="utf-8") as written:
+        written.write(f"{own.pid}\n{int(daemon.stdout)}\n")
+
+
+class Starts(Registered):
+    """Starts programs in every reset, and breaks as Registered does."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        start_programs(Path(os.environ[STARTED]))
+        return super().reset(seed=seed)
+
+
+@dataclass
+class MakeStarting(MakeBreaking):
+    """Environments for ProcessEngine that start programs in every reset, written to that file."""
+
+    started: Path = Path()
+
+    def __call__(self, task: str) -> Breaking:
+        return _Starting(self.started, self.plan)
+
+
+class _Starting(Breaking):
+    def __init__(self, started: Path, plan: Mapping[int, tuple[int, str]]) -> None:
+        super().__init__(plan)
+        self.started = started
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        start_programs(self.started)
+        return super().reset(seed=seed)
+
+
 for _name, _options in {
     "Counts": {},
     "Raises": {"fault": "raises"},
@@ -217,3 +259,5 @@ for _name, _options in {
 }.items():
     if f"{_name}-v0" not in gymnasium.registry:
         gymnasium.register(f"{_name}-v0", Registered, kwargs=_options)
+if "Starts-v0" not in gymnasium.registry:
+    gymnasium.register("Starts-v0", Starts)

@@ -1,0 +1,135 @@
+"""A fork server that somebody has stopped keeps no run waiting for ever, and no signal from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from processes import eventually
+from saved_agents import CONDITIONAL, SMALL
+
+import train
+from agents.interruption import Interruption
+from agents.runtime import process
+from agents.runtime.actor_pool import ActorPool
+from agents.runtime.local import LocalRuntime
+from agents.runtime.process import copies, start
+
+pytestmark = pytest.mark.usefixtures("process_settings", "nothing_is_left_behind")
+
+LOCAL = [
+    *(*SMALL, *CONDITIONAL, "runtime=local", "runtime.num_actors=1", "runtime.slots_per_actor=3"),
+    *("learner.batch_size=3", "display=false", "runtime.hang_seconds=100000"),
+]
+
+
+def fork_server() -> psutil.Process:
+    (found,) = [one for one in psutil.Process().children() if "forkserver import main" in " ".join(one.cmdline())]
+    return found
+
+
+def start_another() -> Any:
+    """A process that ends at once."""
+    ends = copies().Process(target=os.getpid, name="ends")
+    start(ends)
+    return ends
+
+
+@pytest.fixture
+def stopped() -> Iterator[psutil.Process]:
+    """The fork server, which has started processes before."""
+    start_another().join()
+    server = fork_server()
+    server.suspend()
+    yield server
+    if server.is_running():
+        server.kill()
+
+
+def interrupt_twice(stopped: psutil.Process, when: threading.Event, interruption: Interruption | None) -> None:
+    """The second signal when the first was handled. Where they do not get through, the test goes on, and fails."""
+    when.wait()
+    for number in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        if interruption and not number:
+            eventually(lambda: interruption.wanted)
+    threading.Timer(30, stopped.resume).start()
+
+
+class Telling:
+    """A process that tells when its start begins."""
+
+    name = "ends"
+
+    def __init__(self) -> None:
+        self.waits = threading.Event()
+        self._process = copies().Process(target=os.getpid)
+
+    def start(self) -> None:
+        self.waits.set()
+        self._process.start()
+
+
+def test_a_second_signal_ends_a_start(stopped: psutil.Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LOOKS", 10**9, raising=False)
+    interruption, ends = Interruption(), Telling()
+    threading.Thread(target=interrupt_twice, args=(stopped, ends.waits, interruption), daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        start(ends)  # type: ignore[arg-type]
+    assert stopped.status() == psutil.STATUS_STOPPED
+
+
+def test_it_is_killed_when_it_stays_stopped(stopped: psutil.Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LOOKS", 2, raising=False)
+    timer = threading.Timer(100, stopped.resume)
+    timer.start()
+    ends = start_another()
+    timer.cancel()
+    ends.join()
+    assert ends.exitcode == 0 and fork_server().pid != stopped.pid
+
+
+def test_a_run_goes_on_when_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish, stopped = LocalRuntime.publish, list[psutil.Process]()
+
+    def published(self: LocalRuntime, version: int) -> None:
+        publish(self, version)
+        if version == 3:
+            stopped.append(fork_server())
+            stopped[0].suspend()
+            os.kill(self.processes()["actor-0"], signal.SIGKILL)
+
+    monkeypatch.setattr(LocalRuntime, "publish", published)
+    assert train.main([*LOCAL, f"run={tmp_path}", "total_frames=1000"]) == 0
+    assert len(stopped) == 1 and json.loads((tmp_path / "result.json").read_text("utf-8"))["restarts"] == 1
+
+
+def test_a_second_signal_ends_a_run_whose_actor_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LOOKS", 10**9, raising=False)
+    begin, waits = ActorPool._start_actor, threading.Event()
+    publish, stopped = LocalRuntime.publish, list[psutil.Process]()
+
+    def published(self: LocalRuntime, version: int) -> None:
+        publish(self, version)
+        if version == 3:
+            os.kill(self.processes()["actor-0"], signal.SIGKILL)
+
+    def starts(self: ActorPool, *arguments: Any) -> Any:
+        if self._anything_finished:
+            stopped.append(fork_server())
+            stopped[0].suspend()
+            threading.Thread(target=interrupt_twice, args=(stopped[0], waits, None), daemon=True).start()
+            waits.set()
+        return begin(self, *arguments)
+
+    monkeypatch.setattr(LocalRuntime, "publish", published)
+    monkeypatch.setattr(ActorPool, "_start_actor", starts)
+    assert train.main([*LOCAL, f"run={tmp_path}", "total_frames=100000000"]) == 130
+    assert len(stopped) == 1

@@ -1,0 +1,248 @@
+"""Programs that environments start, in sessions of their own and as daemons, end with the actor or the run that they belong to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from environments import BREAKING, STARTED, MakeStarting
+from processes import eventually, is_gone
+
+import train
+from agents.checkpoint import find_checkpoint, load_checkpoint
+from agents.runtime.actor_pool import ActorPool
+from envs import descendants
+from envs.process_engine import ProcessEngine
+from envs.seeding import episode_seed
+from envs.spec import Slot, Split
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+
+ROOT = Path(train.__file__).parent
+FAULTS = Path(__file__).parent
+TINY = [
+    *("env=gymnasium", "env.tasks=[environments:Starts-v0]", "context=task", "fusion=film", "core.size=8"),
+    *("fusion.size=8", "torso.hidden=[8]", "runtime.num_actors=1", "runtime.slots_per_actor=2", "precision=fp32"),
+    *("learner.batch_size=2", "learner.unroll_length=4", "log_seconds=0", "display=false"),
+]
+LONG = "total_frames=100000000"
+KINDS = {
+    "actors": ["runtime=local", "env.processes=false"],
+    "processes of slots": ["runtime=local", "env.processes=true"],
+    "the learner itself": ["runtime=serial", "env.processes=false"],
+    "several learners": [
+        "runtime=local",
+        "env.processes=false",
+        "learner.num_processes=2",
+        "runtime.num_actors=2",
+        "learner.batch_size=4",
+    ],
+}
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of the programs that environments have started, which end with the test, however that ends."""
+    file = tmp_path / "started"
+    file.touch()
+    monkeypatch.setenv(STARTED, str(file))
+    yield file
+    for pid in programs(file):
+        if "sleep" in psutil.Process(pid).name() if psutil.pid_exists(pid) else False:
+            os.kill(pid, signal.SIGKILL)
+
+
+def programs(file: Path) -> list[int]:
+    """All that were started so far."""
+    return [int(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def all_gone(file: Path) -> bool:
+    found = programs(file)
+    return bool(found) and all(map(is_gone, found))
+
+
+def begin(program: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """A program in a process group of its own, in which `environments` can be imported."""
+    path = os.pathsep.join([str(ROOT), str(FAULTS)])
+    command = [sys.executable, *program.split(), *arguments]
+    environment = {**os.environ, "PYTHONPATH": path, **options}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0)
+
+
+def has_begun(run: Path, file: Path) -> bool:
+    log = run / "metrics.jsonl"
+    return bool(log.exists() and log.stat().st_size and len(programs(file)) >= 4)
+
+
+def cell_of(grid: subprocess.Popen[bytes]) -> psutil.Process:
+    """The cell that a grid plays."""
+    (found,) = [one for one in psutil.Process(grid.pid).children() if "ablation.cell" in one.cmdline()]
+    return found
+
+
+def supervisor_of(pid: int) -> psutil.Process:
+    """Of that program: a process with its id as first argument."""
+    (found,) = [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if (one.info["cmdline"] or [])[-4:-2] == [descendants.__file__, str(pid)]
+    ]
+    return found
+
+
+def temporary_files(pid: int, folder: Path) -> list[Path]:
+    """What the program has left in its own folder, and in that for temporary files."""
+    folders = Path("/tmp").glob("mimpala-" + 11 * "[0-9a-f]")
+    own = [path for path in folders if int(path.name.removeprefix("mimpala-"), 16) % 2**22 == pid]
+    return own + [path for path in folder.iterdir() if not path.name.startswith("torchinductor")]
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_left_of_a_learner_that_is_killed(
+    kind: str, whole_group: bool, tmp_path: Path, started: Path
+) -> None:
+    run, temporary = tmp_path / "run", tmp_path / "temporary"
+    temporary.mkdir()
+    shared = set(Path("/dev/shm").iterdir())
+    process = begin("train.py", *TINY, *KINDS[kind], f"run={run}", LONG, TMPDIR=str(temporary))
+    try:
+        eventually(lambda: process.poll() is not None or has_begun(run, started))
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL) if whole_group else process.kill()
+        process.wait()
+    eventually(lambda: all_gone(started))
+    eventually(lambda: all(is_gone(one.pid) for one in family))
+    eventually(lambda: not temporary_files(process.pid, temporary))
+    assert not {
+        path for path in set(Path("/dev/shm").iterdir()) - shared if "torch" in path.name or "mimpala" in path.name
+    }
+
+
+@pytest.mark.parametrize("program", ["train.py", "train.py runtime=serial", "doctor.py"])
+def test_nothing_is_left_of_a_program_that_ends(program: str, tmp_path: Path, started: Path) -> None:
+    """What the learner, or doctor.py, plays in its own process, and what actors do."""
+    process = begin(program, *TINY, f"run={tmp_path / 'run'}", "total_frames=60")
+    assert process.wait(240) == 0
+    assert all_gone(started)
+
+
+@pytest.mark.usefixtures("process_settings")
+@pytest.mark.parametrize("fault", ["is killed", "raises"])
+def test_what_an_actor_has_started_ends_before_the_next_one_begins(
+    fault: str, tmp_path: Path, started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, alive = ActorPool._start_actor, list[list[int]]()
+
+    def starts(pool: ActorPool, *arguments: Any) -> Any:
+        alive.append([pid for pid in programs(started) if not is_gone(pid)])
+        return start(pool, *arguments)
+
+    monkeypatch.setattr(ActorPool, "_start_actor", starts)
+    options = [f"env.options={{fault: {fault}, every: 8}}", "env.processes=false", "runtime=local"]
+    assert (
+        train.main([*TINY, *options, f"run={tmp_path / 'run'}", "total_frames=200", "runtime.max_restarts=1000"]) == 0
+    )
+    # Where the environment is tried out before the run begins, in this process.
+    first = set(alive[0])
+    assert len(alive) >= 3 and all(set(left) <= first for left in alive)
+    assert len(programs(started)) > 2 * len(alive)
+    assert {pid for pid in programs(started) if not is_gone(pid)} <= first
+
+
+def test_what_the_process_of_a_slot_has_started_ends_before_the_next_one_begins(tmp_path: Path) -> None:
+    started, slots = tmp_path / "started", [Slot(task=0, index=0), Slot(task=1, index=1)]
+    broken = episode_seed(5, Split.TRAIN, BREAKING.tasks[0], 0, 0)
+    engine = ProcessEngine(MakeStarting({broken: (1, "is killed")}, started=started), BREAKING, slots, Split.TRAIN)
+    try:
+        engine.supervise(3600.0, 0, 0)
+        engine.start(5)
+        before = programs(started)
+        assert len(before) == 4 and not any(map(is_gone, before))
+        engine.step([0, 0])  # type: ignore[arg-type]
+        assert [fault.cause for fault in engine.take_faults()] == ["killed"]
+        # Of two slots one has failed.
+        assert sorted(map(is_gone, before)) == [False, False, True, True]
+    finally:
+        engine.close()
+    assert all_gone(started)
+
+
+def test_a_run_goes_on_without_its_supervisor(tmp_path: Path, started: Path) -> None:
+    run = tmp_path / "run"
+    process = begin("train.py", *TINY, *KINDS["actors"], f"run={run}", LONG)
+    try:
+        eventually(lambda: process.poll() is not None or has_begun(run, started))
+        supervisor_of(process.pid).kill()
+        size = (run / "metrics.jsonl").stat().st_size
+        eventually(lambda: process.poll() is not None or (run / "metrics.jsonl").stat().st_size > 2 * size)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
+    finally:
+        process.kill()
+    assert all_gone(started) and not (run / "faults.jsonl").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_no_signal_ends_the_supervisor_before_its_learner(number: int, tmp_path: Path, started: Path) -> None:
+    run = tmp_path / "run"
+    process = begin("train.py", *TINY, *KINDS["the learner itself"], f"run={run}", LONG)
+    try:
+        eventually(lambda: process.poll() is not None or has_begun(run, started))
+        supervisor = supervisor_of(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        os.killpg(process.pid, number)
+        supervisor.send_signal(number)
+        # A signal that ends it has ended it by then.
+        time.sleep(0.5)
+        assert supervisor.is_running() and supervisor.memory_info().rss < 32 * 2**20
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(120) == 130
+    finally:
+        process.kill()
+    assert load_checkpoint(find_checkpoint(run, print))
+    assert all_gone(started)
+    eventually(lambda: is_gone(supervisor.pid))
+
+
+def test_nothing_is_left_of_a_grid_that_is_killed(tmp_path: Path, started: Path) -> None:
+    """Its cells have supervisors of their own, and save."""
+    keys = [key for key in TINY if not key.startswith("fusion=")]
+    process = begin(
+        "ablate.py", *keys, "fusions=[film]", "seeds=1", "runtime=local", f"folder={tmp_path / 'grid'}", LONG
+    )
+    try:
+        eventually(lambda: process.poll() is not None or len(programs(started)) >= 12)
+        cell = cell_of(process)
+        family = [cell, *cell.children(recursive=True)]
+    finally:
+        process.kill()
+        process.wait()
+    eventually(lambda: all(is_gone(one.pid) for one in family))
+    eventually(lambda: all_gone(started))
+    assert list((tmp_path / "grid").rglob("result.json"))
+
+
+def test_nothing_is_left_of_a_cell_that_is_killed(tmp_path: Path, started: Path) -> None:
+    keys = [key for key in TINY if not key.startswith("fusion=")]
+    process = begin(
+        "ablate.py", *keys, "fusions=[film]", "seeds=1", "runtime=local", f"folder={tmp_path / 'grid'}", LONG
+    )
+    try:
+        eventually(lambda: process.poll() is not None or len(programs(started)) >= 12)
+        cell_of(process).kill()
+        # The grid reports that its only cell failed.
+        assert process.wait(120) == 1
+    finally:
+        process.kill()
+    eventually(lambda: all_gone(started))
