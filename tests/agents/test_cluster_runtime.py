@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ import pytest
 import torch
 from counted import SPEC, Lives
 from counting import SLOTS, CountingNetwork, MakeCountingActor
-from processes import PATIENCE, alongside, each
+from processes import PATIENCE, alongside, each, eventually
 from ray_cluster import CPUS, NODE, one_node, ray_nodes
 
 import train
@@ -117,10 +119,16 @@ def test_a_head_that_dies_ends_the_run_saved_and_the_run_goes_on_elsewhere(
     assert train.main(more) == DONE, capsys.readouterr().err
 
 
+def folders_of_ray() -> set[Path]:
+    """Wherever a cluster of this machine alone may have its files."""
+    return {*Path("/tmp").glob("ray-*"), *Path("/tmp").glob("mimpala-*/ray-*")}
+
+
+@pytest.mark.parametrize("with_the_bridge", [False, True])
 def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing_even_of_a_run_that_was_killed(
-    tmp_path: Path,
+    tmp_path: Path, with_the_bridge: bool
 ) -> None:
-    before, log = set(Path("/tmp").glob("ray-*")), tmp_path / "run" / "metrics.jsonl"
+    before, log = folders_of_ray(), tmp_path / "run" / "metrics.jsonl"
     command = [sys.executable, str(Path(train.__file__)), *TINY, f"run={tmp_path / 'run'}"]
     run = subprocess.Popen([*command, "total_frames=100000000"], start_new_session=True)
     try:
@@ -134,11 +142,13 @@ def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing_even_o
         sockets = [found for found in connections if found.status == "LISTEN"]
         assert sockets and {found.laddr.ip.removeprefix("::ffff:") for found in sockets} == {"127.0.0.1"}
     finally:
+        if with_the_bridge:
+            os.killpg(run.pid, signal.SIGKILL)
         run.kill()
         run.wait()
     _, left = psutil.wait_procs(family, 60)
     assert not left
-    assert set(Path("/tmp").glob("ray-*")) <= before
+    eventually(lambda: folders_of_ray() <= before)
 
 
 def test_actors_stop_when_nobody_takes_what_they_finish() -> None:

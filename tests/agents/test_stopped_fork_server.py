@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-from processes import eventually
 from saved_agents import CONDITIONAL, SMALL
 
 import train
@@ -53,36 +53,47 @@ def stopped() -> Iterator[psutil.Process]:
         server.kill()
 
 
-def interrupt_twice(stopped: psutil.Process, when: threading.Event, interruption: Interruption | None) -> None:
-    """The second signal when the first was handled. Where they do not get through, the test goes on, and fails."""
-    when.wait()
-    for number in range(2):
-        os.kill(os.getpid(), signal.SIGINT)
-        if interruption and not number:
-            eventually(lambda: interruption.wanted)
-    threading.Timer(30, stopped.resume).start()
+@contextlib.contextmanager
+def interrupted(stopped: psutil.Process) -> Iterator[None]:
+    """Inside, this process gets one signal after the other. Where they do not get through, the fork server goes on, and the test fails."""
+    over = threading.Event()
+
+    def interrupt() -> None:
+        # The second one may come before the system call is there again that the first one has broken off.
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGINT)
+            if over.wait(1.0):
+                return
+        stopped.resume()
+
+    sending = threading.Thread(target=interrupt)
+    sending.start()
+    try:
+        yield
+    finally:
+        over.set()
+        sending.join()
 
 
-class Telling:
-    """A process that tells when its start begins."""
+class Interrupted:
+    """A process whose start is interrupted."""
 
     name = "ends"
 
-    def __init__(self) -> None:
-        self.waits = threading.Event()
-        self._process = copies().Process(target=os.getpid)
+    def __init__(self, server: psutil.Process) -> None:
+        self._server, self._process = server, copies().Process(target=os.getpid)
 
     def start(self) -> None:
-        self.waits.set()
-        self._process.start()
+        with interrupted(self._server):
+            self._process.start()
 
 
 def test_a_second_signal_ends_a_start(stopped: psutil.Process, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_LOOKS", 10**9, raising=False)
-    interruption, ends = Interruption(), Telling()
-    threading.Thread(target=interrupt_twice, args=(stopped, ends.waits, interruption), daemon=True).start()
+    interruption = Interruption()
     with pytest.raises(KeyboardInterrupt):
-        start(ends)  # type: ignore[arg-type]
+        start(Interrupted(stopped))  # type: ignore[arg-type]
+    assert interruption.wanted
     assert stopped.status() == psutil.STATUS_STOPPED
 
 
@@ -97,24 +108,28 @@ def test_it_is_killed_when_it_stays_stopped(stopped: psutil.Process, monkeypatch
 
 
 def test_a_run_goes_on_when_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish, stopped = LocalRuntime.publish, list[psutil.Process]()
+    publish, stopped, timers = LocalRuntime.publish, list[psutil.Process](), list[threading.Timer]()
 
     def published(self: LocalRuntime, version: int) -> None:
         publish(self, version)
         if version == 3:
             stopped.append(fork_server())
             stopped[0].suspend()
+            timers.append(threading.Timer(100, stopped[0].resume))
+            timers[0].start()
             os.kill(self.processes()["actor-0"], signal.SIGKILL)
 
     monkeypatch.setattr(LocalRuntime, "publish", published)
     assert train.main([*LOCAL, f"run={tmp_path}", "total_frames=1000"]) == 0
-    assert len(stopped) == 1 and json.loads((tmp_path / "result.json").read_text("utf-8"))["restarts"] == 1
+    timers[0].cancel()
+    assert len(stopped) == 1 and not stopped[0].is_running()
+    assert json.loads((tmp_path / "result.json").read_text("utf-8"))["restarts"] == 1
 
 
 def test_a_second_signal_ends_a_run_whose_actor_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_LOOKS", 10**9, raising=False)
-    begin, waits = ActorPool._start_actor, threading.Event()
-    publish, stopped = LocalRuntime.publish, list[psutil.Process]()
+    begin = ActorPool._start_actor
+    publish, stopped, ended = LocalRuntime.publish, list[psutil.Process](), list[str]()
 
     def published(self: LocalRuntime, version: int) -> None:
         publish(self, version)
@@ -122,14 +137,17 @@ def test_a_second_signal_ends_a_run_whose_actor_cannot_start(tmp_path: Path, mon
             os.kill(self.processes()["actor-0"], signal.SIGKILL)
 
     def starts(self: ActorPool, *arguments: Any) -> Any:
-        if self._anything_finished:
-            stopped.append(fork_server())
-            stopped[0].suspend()
-            threading.Thread(target=interrupt_twice, args=(stopped[0], waits, None), daemon=True).start()
-            waits.set()
-        return begin(self, *arguments)
+        if not self._anything_finished:
+            return begin(self, *arguments)
+        stopped.append(fork_server())
+        stopped[0].suspend()
+        try:
+            with interrupted(stopped[0]):
+                return begin(self, *arguments)
+        finally:
+            ended.append(stopped[0].status())
 
     monkeypatch.setattr(LocalRuntime, "publish", published)
     monkeypatch.setattr(ActorPool, "_start_actor", starts)
     assert train.main([*LOCAL, f"run={tmp_path}", "total_frames=100000000"]) == 130
-    assert len(stopped) == 1
+    assert ended == [psutil.STATUS_STOPPED]
