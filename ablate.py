@@ -60,12 +60,15 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
     with sole_writer(folder, key="folder"):
         claim(folder, cells, ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)])
         with GridDisplay(cells, enabled=config.display) as display:
-            display.say(f"mimpala: {len(cells)} runs in {folder}")
+            display.say(f"mimpala: {len(cells)} run{'s' if len(cells) > 1 else ''} in {folder}")
             with place_for(config, cells, display.say) as place:
                 progress = Run(cells, place, display.update).play()
         states = {cell.state for cell in progress.values()}
         if states == {State.FAILED}:
-            print("error: every run failed, and there is nothing to report", file=sys.stderr)
+            print(
+                "error: every run failed, so there is no report: the reasons are above, and the same command tries again",
+                file=sys.stderr,
+            )
             return FAILED
         code = report(load_grid(folder, config.measure), folder, config)
     return FAILED if State.FAILED in states else code

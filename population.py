@@ -50,7 +50,7 @@ def begin(arguments: Sequence[str]) -> int:
     except OSError as error:
         # What was there is whole, and each member says for itself what it could not save.
         raise PopulationError(
-            f"the population cannot be written ({error.strerror}): the same command goes on"
+            f"the population cannot be written ({error.strerror}): make room or give access, then the same command goes on"
         ) from error
 
 

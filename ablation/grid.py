@@ -101,7 +101,9 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         if config.runtime.name == CLUSTER:
             train = on_one_machine(train, config.node_runtime)
         elif train.runtime.name == CLUSTER:
-            raise InputError(f"runtime={CLUSTER} deals out the whole grid and is no value of an axis: give it alone.")
+            raise InputError(
+                f"runtime={CLUSTER} plays the whole grid and cannot be one value of an axis: give runtime={CLUSTER} alone."
+            )
         check_train(train)
         env = make_spec(train.env)
         train.env = settle(train.env, env)
@@ -111,7 +113,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         same = [name for name, (other, _) in variants.items() if _compared(other) == _compared(train)]
         if same or variant in variants:
             raise InputError(
-                f"{variant} trains the same agent as {next(iter(same), variant)}, and would count as another variant: give each once."
+                f"variant {variant} trains the same agent as variant {next(iter(same), variant)}: give each value once."
             )
         variants[variant] = train, env
     cells = [
@@ -121,7 +123,9 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     names = [cell.name for cell in cells]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"Two cells of the grid would both be called {name}: give values that differ in letters.")
+            raise InputError(
+                f"Two runs of the grid would share the folder {name}: give values that differ in letters or digits."
+            )
     return cells
 
 
@@ -146,8 +150,8 @@ def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:
     """
     if runtime == "local" and not train.runtime.num_actors:
         raise InputError(
-            "runtime.num_actors=0 leaves the number of actors to each machine, and a cluster has to know what a run takes: give "
-            "runtime.num_actors=N, each run then takes N+1 CPUs, or node_runtime=serial."
+            "runtime.num_actors=0 leaves the number of actors to each machine, but a cluster must know how many CPUs a run takes: give "
+            "runtime.num_actors=N (a run then takes N+1 CPUs) or node_runtime=serial."
         )
     # The other runs of the machine take cores, too: no run can take all that it finds.
     threads = train.runtime.learner_threads or (runtime == "local")
@@ -172,9 +176,13 @@ def own_axes(config: AblateConfig, single: list[str], axes: dict[str, list[str]]
         if key in _LISTS:
             raise InputError(f"{given} is not a list: give {key}=[{','.join(values)}].")
         if key in _OF_THE_GRID:
-            raise InputError(f"{given} is a key of the whole grid and no axis: give it one value, or run two grids.")
+            raise InputError(
+                f"{given} is a key of the whole grid and cannot be an axis: give it one value, or start two grids."
+            )
         if key in _NO_AXES:
-            raise InputError(f"{given} is no axis, because it changes nothing of what is compared: give it one value.")
+            raise InputError(
+                f"{given} is not an axis, because it does not change the agent or its tasks: give it one value."
+            )
 
 
 def _as_list(key: str, keys: str, config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
@@ -266,7 +274,9 @@ def load_cell(folder: Path) -> Cell:
         pause_at = int(content["pause_at"])
         train = train_from_dict(content["train"], str(path))
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} does not describe a cell of a grid: run ablate.py again.") from error
+        raise InputError(
+            f"{path} does not describe a run of a grid: give the same ablate.py command again, which writes it anew."
+        ) from error
     return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluate, pause_at=pause_at)
 
 

@@ -136,7 +136,7 @@ class Population:
             progress = Run(self.cells(frames), place, changed).play()
             failed = {name: now.reason for name, now in progress.items() if now.state is State.FAILED}
             if len(failed) == len(self.names):
-                raise PopulationError(f"every member failed, the first because: {next(iter(failed.values()))}")
+                raise PopulationError(f"every member failed; the first one: {next(iter(failed.values()))}")
             # A member that fails at the very end has nobody to learn from: the same command tries it again.
             if generation > self.history.generation and not (failed and frames == self.comparisons[-1]):
                 compared(self.compare(generation, frames, failed), self.names)
@@ -249,7 +249,9 @@ class Population:
             for number, row in enumerate(self.history.rows)
         )
         if not fits:
-            raise InputError(f"{self.folder} holds a history of other members: give another folder=.")
+            raise InputError(
+                f"folder={self.folder} holds a history that does not fit members={len(self.names)}: give another folder=."
+            )
 
     def _check_keys(self) -> None:
         found, wanted = (read_json(self.folder / POPULATION) or {}).get("population"), self._keys()

@@ -40,17 +40,23 @@ class PopulationDisplay(Terminal):
         """A line about a comparison, and one for each member that failed; `rows` are those of the history."""
         for name, row in zip(names, rows, strict=True):
             if row["failed"]:
-                after = "it goes on as a copy" if row["copied"] else "it tries again"
+                after = (
+                    "it continues as a copy of another member"
+                    if row["copied"]
+                    else "it continues from its last checkpoint"
+                )
                 self.say(f"{name} failed: {row['failed']}: {after}")
         judged = [row for row in rows if row["fitness"] is not None]
         if not judged:
             most = max(row["episodes"] for row in rows)
-            self.say(f"{rows[0]['frames']:,} frames: no member has ended enough episodes to be judged (at most {most})")
+            self.say(
+                f"{rows[0]['frames']:,} frames: no comparison, because no member has finished enough episodes (at most {most} each)"
+            )
             return
         ends = [end(row["fitness"] for row in judged) for end in (min, max)]
         span = " to ".join(dict.fromkeys(apart(ends, three_digits)))
         known = "" if len(judged) == len(rows) else f" ({len(judged)} of {len(rows)} members)"
         copied = sum(row["copied"] for row in rows)
         self.say(
-            f"{rows[0]['frames']:,} frames: {judged[0]['measure']} {span}{known}, {copied} of {len(rows)} members copied another one"
+            f"{rows[0]['frames']:,} frames: {judged[0]['measure']} {span}{known}, {copied} of {len(rows)} members copied another member"
         )

@@ -84,7 +84,9 @@ def start(folder: Path, threads: int, cores: Sequence[int] = (), where: str | No
     try:
         log = open_ordinary(folder / "cell.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
-        raise InputError(f"{folder / 'cell.log'} cannot be written ({error.strerror}): move it away.") from error
+        raise InputError(
+            f"{folder / 'cell.log'} cannot be written ({error.strerror}): delete or rename it, and give the same command again."
+        ) from error
     with os.fdopen(log, "ab"):
         # A group of its own: Ctrl-C in the terminal reaches the grid, which passes it on once.
         return subprocess.Popen(

@@ -70,7 +70,8 @@ def load_grid(folder: Path, measure: str = "auto") -> Results:
     grid = read_grid(folder)
     if not grid.get("cells"):
         raise InputError(
-            f"report={folder} is not a folder that ablate.py has filled: give one, or folders=[...] of runs."
+            f"report={folder} is not a folder that ablate.py has filled (no valid grid.json): give the folder of a grid, or run folders as "
+            "folders=[...]."
         )
     return load_runs([folder / row["name"] for row in grid["cells"]], measure, " ".join(grid["command"]))
 
@@ -109,7 +110,7 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
         problems += dropped
     if not records:
         told = " ".join(f"{problem.run}: {problem.reason}" for problem in problems[:3])
-        raise InputError(f"There is no evaluated run to report on. {told}".rstrip())
+        raise InputError(f"No run can be reported on. {told}".rstrip())
     kind, values = choose_measure(records, measure)
     names = variants(records)
     tasks = tuple(records[0].evaluation["tasks"])
@@ -136,16 +137,20 @@ def read_record(folder: Path) -> Record:
         InputError: the run is missing, has not come to its end, was not evaluated, or has a file that cannot be read; one sentence.
     """
     if not (folder / CONFIG).exists():
-        raise InputError("it was not begun.")
+        raise InputError(f"its folder has no {CONFIG}: the run has not started.")
     config = load_train(folder / CONFIG)
     result = read_result(folder)
     if not result:
-        raise InputError(f"it has not come to its end: python train.py run={folder} resume=true.")
+        raise InputError(
+            f"its training is not finished: continue it with python train.py {argument('run', str(folder))} resume=true."
+        )
     evaluation = read_evaluation(folder)
     if not evaluation:
-        raise InputError(f"it was not evaluated: python evaluate.py {argument('run', str(folder))}.")
+        raise InputError(f"it has no evaluation: make one with python evaluate.py {argument('run', str(folder))}.")
     if evaluation["provenance"]["updates"] != result["updates"]:
-        raise InputError(f"it was trained on after its evaluation: python evaluate.py {argument('run', str(folder))}.")
+        raise InputError(
+            f"its training continued after its evaluation: make a new one with python evaluate.py {argument('run', str(folder))}."
+        )
     variant, provenance, agent = read_about(folder)
     return Record(folder, folder.name, variant, config, result, evaluation, provenance, agent, read_log(folder))
 
@@ -158,7 +163,7 @@ def alike(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
         # The first of equally many.
         usual = max(counts, key=lambda value: counts[value], default=None)
         problems += [
-            Problem(record.name, f"its {what} is {key(record)}, and that of the others {usual}.")
+            Problem(record.name, f"its {what} is {key(record)}, but that of most runs is {usual}.")
             for record in kept
             if key(record) != usual
         ]
@@ -186,7 +191,10 @@ def single(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
         first = kept.setdefault((variant, record.seed), record)
         if first is not record:
             problems.append(
-                Problem(record.name, f"it is {variant} with seed {record.seed} once more; {first.name} was taken.")
+                Problem(
+                    record.name,
+                    f"it is a second run of {variant} with seed {record.seed}: the report has {first.name}.",
+                )
             )
     return list(kept.values()), problems
 

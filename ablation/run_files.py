@@ -108,7 +108,7 @@ def _check(path: Path, content: dict[str, Any], form: Any, *, complete: bool = T
 
 def _error(path: Path, found: str) -> InputError:
     return InputError(
-        f"{path} is damaged or of another program (it holds {found}): write it again, or leave the run out."
+        f"{path} is damaged, or another program wrote it (it holds {found}): put back a copy, or leave the run out of the report."
     )
 
 

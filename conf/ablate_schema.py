@@ -66,7 +66,9 @@ def seeds_of(config: AblateConfig) -> list[int]:
     numbers = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
     whole = isinstance(numbers, list) and all(isinstance(seed, int) and seed >= 0 for seed in numbers)
     if not whole or not numbers or len(set(numbers)) < len(numbers):
-        raise InputError(f"seeds={given} is not a number of seeds: give one, as seeds=5, or a list, as seeds=[3,4].")
+        raise InputError(
+            f"seeds={given} is not a number of seeds, nor a list of different ones: give seeds=5 or seeds=[3,4], for example."
+        )
     return list(numbers)
 
 
@@ -81,7 +83,9 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
         if name not in FUSION_NAMES:
             raise unknown_name("fusions", name, FUSION_NAMES)
     if not config.fusions or len(set(config.fusions)) < len(config.fusions):
-        raise InputError(f"fusions=[{','.join(config.fusions)}] is no list of different fusions: give some, each once.")
+        raise InputError(
+            f"fusions=[{','.join(config.fusions)}] is not a list of different fusions: give at least one, and each once."
+        )
     require(config, {"parallel": 0, "episodes": 1, "evaluation_seed": 0}, "")
     check_place(config.runtime.name, config.node_runtime, config.parallel, cores)
     if config.probe and config.probe not in (*PROBES, ALL):
@@ -95,7 +99,7 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
                 if key == "seed"
                 else "use folder=..., and the same command again to go on with a grid"
             )
-            raise InputError(f"{key}={getattr(config, key)} is each run's own in a grid: {fix}.")
+            raise InputError(f"{key}={getattr(config, key)} belongs to one run, not to a grid: {fix}.")
 
 
 def check_place(runtime: str, node_runtime: str, parallel: int, cores: int) -> None:

@@ -77,7 +77,9 @@ def check_population(config: PopulationConfig, cores: int) -> None:
     for key in ("learning_rates", "entropy_costs"):
         values = getattr(config, key)
         if values and not (len(values) == 2 and 0 < values[0] <= values[1] < math.inf):
-            raise InputError(f"{key}={values} is no range: give its two ends, above 0, as {key}=[1e-4,1e-2], or [].")
+            raise InputError(
+                f"{key}={values} is no range: give a lower and a higher end above 0, as {key}=[1e-4,1e-2], or [] to keep the value fixed."
+            )
     if not ranges_of(config):
         raise InputError("learning_rates=[] and entropy_costs=[] leave nothing to adapt: give a range of one of them.")
     if len(comparisons_of(config)) < 2:

@@ -20,7 +20,7 @@ import ablate
 from ablation import cell as cell_process
 from ablation.grid import Cell, claim, make_cells, own_axes, save_cell
 from ablation.processes import available_cores, share
-from ablation.running import reason
+from ablation.running import Progress, Run, State, reason
 from agents.checkpoint import list_checkpoints
 from conf.loading import compose_ablate, split_axes
 
@@ -136,7 +136,7 @@ def test_a_run_that_fails_is_named_and_the_rest_is_reported(tmp_path: Path, caps
     output, errors = capsys.readouterr()
     assert re.search(r"film-seed0: failed: no checkpoint is intact \(.* is truncated or not a checkpoint\)", output)
     assert "mi-seed0: finished (2 of 2)" in output
-    assert "film-seed0 is left out: it has not come to its end" in errors
+    assert "film-seed0 is left out: its training is not finished: continue it with python train.py run=" in errors
     # What is left is one variant with one seed: nothing to compare, and no words as if there were.
     assert "mi: mean score over 2 tasks is " in output and ", from 1 seed." in output
     assert not re.search("compar|better|faster|difference|lead|told apart", output)
@@ -205,3 +205,21 @@ def test_a_cell_that_died_says_why(tmp_path: Path) -> None:
     cell.folder.mkdir(parents=True)
     (cell.folder / "cell.log").write_text("error: first\nerror: the disk is full.\nlater\n", encoding="utf-8")
     assert reason(cell, 2) == "the disk is full."
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(1, "mimpala: 1 run in "), (2, "mimpala: 2 runs in ")])
+def test_a_grid_of_which_every_run_fails_says_what_to_do(
+    seeds: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Run):
+        def play(self) -> dict[str, Progress]:
+            return {cell.name: Progress(State.FAILED) for cell in self.cells}
+
+    monkeypatch.setattr(ablate, "Run", Failing)
+    assert ablate.main([*TINY, f"folder={tmp_path}", "fusions=[mi]", f"seeds={seeds}"]) == 1
+    said = capsys.readouterr()
+    assert told in said.out
+    assert (
+        said.err
+        == "error: every run failed, so there is no report: the reasons are above, and the same command tries again\n"
+    )

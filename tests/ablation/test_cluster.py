@@ -213,9 +213,15 @@ def test_runs_on_a_cluster_are_those_of_one_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["runtime=cluster"], "runtime.num_actors=0 leaves the number of actors to each machine"),
+        (
+            ["runtime=cluster"],
+            "runtime.num_actors=0 leaves the number of actors to each machine, but a cluster must know how many CPUs a run takes",
+        ),
         (["runtime=cluster", "node_runtime=remote"], "node_runtime=remote is unknown"),
-        (["runtime=serial,cluster"], "runtime=cluster deals out the whole grid"),
+        (
+            ["runtime=serial,cluster"],
+            "runtime=cluster plays the whole grid and cannot be one value of an axis: give runtime=cluster alone",
+        ),
     ],
 )
 def test_a_grid_that_no_cluster_can_play_is_refused_in_one_sentence(arguments: list[str], message: str) -> None:

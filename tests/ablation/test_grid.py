@@ -115,16 +115,16 @@ def test_seeds_are_a_number_or_a_list() -> None:
     ("arguments", "message"),
     [
         (["fusions=[concat,mii]"], "fusions=mii is unknown: choose one of"),
-        (["fusions=[]"], "fusions=[] is no list of different fusions"),
-        (["fusions=[mi,mi]"], "fusions=[mi,mi] is no list of different fusions"),
+        (["fusions=[]"], "fusions=[] is not a list of different fusions: give at least one"),
+        (["fusions=[mi,mi]"], "fusions=[mi,mi] is not a list of different fusions"),
         (["fusions=[mi]", "fusion=mi"], "are both given"),
         (["fusion=mi,mii"], "fusions=mii is unknown"),
         (["seeds=0"], "seeds=0 is not a number of seeds"),
-        (["seeds=[1,1]"], "seeds=[1, 1] is not"),
+        (["seeds=[1,1]"], "seeds=[1, 1] is not a number of seeds, nor a list of different ones: give seeds=5"),
         (["seeds=many"], "seeds=many is not"),
         (["seeds=true"], "seeds=True is not"),
-        (["seed=3"], "seed=3 is each run's own in a grid: use seeds=[...]"),
-        (["run=here"], "run=here is each run's own"),
+        (["seed=3"], "seed=3 belongs to one run, not to a grid: use seeds=[...]"),
+        (["run=here"], "run=here belongs to one run, not to a grid"),
         (["parallel=3"], "parallel=3 is more than the 2 cores"),
         (["probe=swop"], "probe=swop is unknown"),
         (["measure=luck"], "measure=luck is unknown"),
@@ -132,7 +132,7 @@ def test_seeds_are_a_number_or_a_list() -> None:
         (["core=lstm,lstm"], "repeats a value"),
         (["fusion=concat,concat"], "repeats a value"),
         (["learner.learning_rate=1e-3,0.001"], "repeats a value"),
-        (["core=lstm,'lstm'"], "trains the same agent as"),
+        (["core=lstm,'lstm'"], "trains the same agent as variant"),
         (["learner.discounting=.9,0.90"], "repeats a value"),
         (["experiment=conditional_linear,conditional_linear"], "repeats a value"),
         (["seed=0,0"], "repeats a value"),
@@ -171,6 +171,7 @@ def test_keys_of_the_grid_and_of_housekeeping_are_no_axes(key: str) -> None:
             own_axes(config, *split_axes([f"{key}={values}"]))
         message = str(error.value)
         assert message.startswith(f"{key}={values} is ") and ": give " in message and "\n" not in message
+        assert any(words in message for words in ("cannot be an axis", "is not an axis", "is not a list")), message
 
 
 def test_seeds_may_be_named_as_train_py_names_them() -> None:
@@ -227,8 +228,12 @@ def test_a_cell_survives_its_file(grid: dict[str, Cell]) -> None:
     for damage in ({"train": 3}, {"evaluate": {"episodes": "many"}}, {"evaluate": {"nonsense": 1}}, {"seed": None}):
         save_cell(cell)
         change(cell.folder / "cell.json", **damage)
-        with pytest.raises(InputError):
+        with pytest.raises(InputError) as error:
             load_cell(cell.folder)
+        assert "cell of a grid" not in str(error.value)
+    change(cell.folder / "cell.json", seed=None)
+    with pytest.raises(InputError, match="does not describe a run of a grid: give the same ablate.py command again"):
+        load_cell(cell.folder)
 
 
 def finished(cell: Cell) -> None:
@@ -270,7 +275,7 @@ def test_a_grid_can_grow_and_nothing_else(grid: dict[str, Cell], tmp_path: Path)
 
 def test_cells_that_would_share_a_folder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablation.grid._file_name", lambda variant: variant[:1])
-    with pytest.raises(InputError, match="would both be called m-seed0"):
+    with pytest.raises(InputError, match="would share the folder m-seed0"):
         cells_of("fusions=[mi,mixture]", "seeds=1")
 
 

@@ -262,7 +262,7 @@ def test_a_member_that_fails_goes_on_as_a_copy_and_one_that_fails_at_the_end_is_
 
 
 def test_a_population_of_which_nobody_can_be_trained_says_why(tmp_path: Path) -> None:
-    with pytest.raises(PopulationError, match="exit code 2"):
+    with pytest.raises(PopulationError, match="every member failed; the first one: exit code 2"):
         train(tmp_path / "population", place=Here(lambda cell: 2))
 
 
@@ -298,7 +298,7 @@ def test_another_population_or_a_damaged_one_is_refused(whole: Population, tmp_p
         (["perturb_factor=1"], "perturb_factor=1.0 is out of range"),
         (["perturb_probability=2"], "perturb_probability=2.0 is out of range"),
         (["least_episodes=101"], "least_episodes=101 is out of range: give at most 100"),
-        (["learning_rates=[1e-3]"], "learning_rates=[0.001] is no range"),
+        (["learning_rates=[1e-3]"], "learning_rates=[0.001] is no range: give a lower and a higher end above 0"),
         (["learning_rates=[1e-3,1e-4]"], "is no range"),
         (["learning_rates=[]", "entropy_costs=[]"], "leave nothing to adapt"),
         (["burn_in_frames=1600"], "no member would ever be compared"),

@@ -49,10 +49,13 @@ def test_members_stand_in_the_order_of_their_names_and_none_is_bold(tmp_path: Pa
 @pytest.mark.parametrize(
     ("fitness", "told"),
     [
-        ((41.02, 43.0, 41.04), "400 frames: success 41 to 43, 0 of 3 members copied another one"),
-        ((41.02, 41.03, 41.02), "400 frames: success 41.02 to 41.03, 0 of 3 members copied another one"),
-        ((41.0, None, 41.0), "400 frames: success 41 (2 of 3 members), 0 of 3 members copied another one"),
-        ((None, None, None), "400 frames: no member has ended enough episodes to be judged (at most 30)"),
+        ((41.02, 43.0, 41.04), "400 frames: success 41 to 43, 0 of 3 members copied another member"),
+        ((41.02, 41.03, 41.02), "400 frames: success 41.02 to 41.03, 0 of 3 members copied another member"),
+        ((41.0, None, 41.0), "400 frames: success 41 (2 of 3 members), 0 of 3 members copied another member"),
+        (
+            (None, None, None),
+            "400 frames: no comparison, because no member has finished enough episodes (at most 30 each)",
+        ),
     ],
 )
 def test_a_comparison_names_no_best_member(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from run_folders import TASKS, change, composed, write_json, write_run
 
 from ablation.records import load_folders, load_grid
 from ablation.results import Results
+from conf.loading import compose_train
 from envs.errors import InputError
 from envs.suites import make_spec
 
@@ -90,15 +92,15 @@ def test_whatever_cannot_be_compared_is_named_and_the_rest_is_reported(tmp_path:
     assert len(results.runs) == 5
     told = reasons(results)
     for name, part in {
-        "unfinished": "not come to its end: python train.py run=",
-        "unevaluated": "not evaluated: python evaluate.py run=",
-        "trained-on": "trained on after its evaluation",
+        "unfinished": "its training is not finished: continue it with python train.py run=",
+        "unevaluated": "it has no evaluation: make one with python evaluate.py run=",
+        "trained-on": "its training continued after its evaluation: make a new one with python evaluate.py run=",
         "torn": "cannot be read as YAML",
-        "longer": "its total_frames is 2,000, and that of the others 1,000.",
-        "other-tasks": "list of tasks is map-0, and that of the others map-0, map-1",
+        "longer": "its total_frames is 2,000, but that of most runs is 1,000.",
+        "other-tasks": "list of tasks is map-0, but that of most runs is map-0, map-1",
         "other-delay": "suite's configuration",
-        "fewer-episodes": "number of evaluation episodes is 9, and that of the others 10",
-        "twice": "it is mi with seed 1 once more; mi-seed1 was taken.",
+        "fewer-episodes": "number of evaluation episodes is 9, but that of most runs is 10",
+        "twice": "it is a second run of mi with seed 1: the report has mi-seed1.",
     }.items():
         assert part in told.pop(name), name
     assert not told
@@ -112,7 +114,7 @@ def test_a_run_that_was_never_begun_is_missed(tmp_path: Path) -> None:
     results = load_grid(tmp_path)
     assert results.command == "python ablate.py fusions=[mi]"
     assert [run.name for run in results.runs] == ["mi-seed0", "mi-seed1"]
-    assert reasons(results) == {"mi-seed2": "it was not begun."}
+    assert reasons(results) == {"mi-seed2": "its folder has no config.yaml: the run has not started."}
 
 
 def test_variants_are_named_by_what_differs_beside_the_fusion(tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_lines_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
     ("folders", "measure", "message"),
     [
         (["nowhere"], "auto", "does not exist"),
-        (["empty"], "auto", "no evaluated run to report on"),
+        (["empty"], "auto", "No run can be reported on. empty: its folder has no config.yaml"),
         (["run"], "score", "measure=score is not known"),
     ],
 )
@@ -152,8 +154,30 @@ def test_what_cannot_be_reported_on_is_refused(tmp_path: Path, folders: list[str
 
 
 def test_a_folder_that_is_no_grid_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"report=.* is not a folder that ablate\.py has filled"):
+    with pytest.raises(
+        InputError, match=r"report=.* is not a folder that ablate\.py has filled \(no valid grid\.json\): give the"
+    ):
         load_grid(tmp_path)
     (tmp_path / "grid.json").write_text(json.dumps({"cells": []}), encoding="utf-8")
     with pytest.raises(InputError, match="is not a folder that"):
         load_grid(tmp_path)
+
+
+def test_the_command_in_a_reason_can_be_pasted(tmp_path: Path) -> None:
+    """The run folder is quoted where the shell or the program would read it otherwise."""
+    unfinished = write_run(tmp_path / "lr=0.1 again", "fusion=mi")
+    write_run(tmp_path / "whole", "fusion=mi", "seed=1")
+    (unfinished / "result.json").unlink()
+    (reason,) = reasons(load_folders([str(tmp_path)])).values()
+    command = shlex.split(reason.partition("continue it with ")[2].removesuffix("."))
+    assert command[:2] == ["python", "train.py"] and command[3:] == ["resume=true"]
+    assert compose_train([command[2]]).run == str(unfinished.resolve())
+
+
+def test_a_damaged_file_says_what_to_do_with_it(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "fusion=mi")
+    write_run(tmp_path / "whole", "fusion=mi", "seed=1")
+    (tmp_path / "run" / "result.json").write_text('{"finished": 3}', encoding="utf-8")
+    (reason,) = reasons(load_folders([str(tmp_path)])).values()
+    assert "is damaged, or another program wrote it (it holds " in reason
+    assert reason.endswith("): put back a copy, or leave the run out of the report.")
