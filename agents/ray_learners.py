@@ -18,7 +18,7 @@ from agents.interruption import end_with_the_parent
 from agents.learners import LOOPBACK, meet_at_port
 from agents.program import DONE, FAILED
 from agents.runtime.process import leave_signals_to_the_learner
-from agents.runtime.ray_connection import hide_main_module, joined
+from agents.runtime.ray_connection import hide_main_module, joined, node_id
 from envs.descendants import supervise
 
 
@@ -27,9 +27,7 @@ class LearnerHost:
 
     def node(self) -> str:
         """Where it is; answered as soon as there is room for it somewhere."""
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
+        return node_id()
 
     def follow(self, address: str, host: str, port: int, rank: int, size: int) -> int:
         """See agents/following.py.
@@ -55,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         asked = ray.remote(num_cpus=1, num_gpus=float(gpus), scheduling_strategy="SPREAD", max_restarts=0)(LearnerHost)
         hosts = [asked.remote() for _ in range(1, int(size))]
         nodes = set(ray.get([one.node.remote() for one in hosts]))
-        host = LOOPBACK[0] if nodes == {here.get_node_id()} else ray.util.get_node_ip_address()
+        host = LOOPBACK[0] if nodes == {node_id()} else ray.util.get_node_ip_address()
         try:
             first.send(host)
             port = first.recv()

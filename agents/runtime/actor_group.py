@@ -27,7 +27,7 @@ from agents.runtime.actor_process import Finished, Supervision
 from agents.runtime.base import MakeActor, Positions
 from agents.runtime.inference import MakePolicy
 from agents.runtime.process import configure_process
-from agents.runtime.ray_connection import hide_main_module
+from agents.runtime.ray_connection import hide_main_module, node_id
 from envs.descendants import supervise
 from envs.errors import InputError
 from envs.spec import ArraySpec
@@ -117,9 +117,7 @@ class ActorGroup:
 
     def arrive(self) -> Place:
         """Where it is; answered as soon as there is room for it somewhere."""
-        import ray
-
-        return Place(ray.get_runtime_context().get_node_id(), socket.gethostname())
+        return Place(node_id(), socket.gethostname())
 
     def begin(
         self, task: GroupTask, indices: Sequence[int], positions: Positions, flat: NDArray[np.float32], version: int

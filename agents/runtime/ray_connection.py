@@ -110,6 +110,13 @@ def own_paths() -> list[str]:
     return [str(path) for path in found if not installed & {path, *path.parents}]
 
 
+def node_id() -> str:
+    """Of the node on which this process is, one of Ray's or joined."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def hide_main_module() -> None:
     """In Ray's workers: a process that multiprocessing starts imports the main module first, which is Ray's own and takes a second."""
     main: Any = sys.modules["__main__"]
