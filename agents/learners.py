@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import errno
 import io
+import ipaddress
 import json
 import os
 import socket
@@ -233,12 +234,8 @@ def _store_at(host: str, port: int, size: int) -> Any:
 
     Where the address is none of this machine's own, as behind a router that translates it, there is no other way.
     """
-    try:
-        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[4][:2], family=address[0])
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise InputError(f"port {port} of {host} is taken: give the learners another MASTER_PORT.") from error
+    listener = _listener(host, port)
+    if listener is None:
         host, listener = "localhost", socket.create_server(("", port))
     return distributed.TCPStore(  # type: ignore[attr-defined]
         host,
@@ -250,6 +247,23 @@ def _store_at(host: str, port: int, size: int) -> Any:
         # Before torch 2.8 the other implementation takes no socket that listens already.
         use_libuv=False,
     )
+
+
+def _listener(host: str, port: int) -> socket.socket | None:
+    """None where the address is not this machine's own, or where it is to this machine alone: on some, their own name means loopback."""
+    with contextlib.suppress(socket.gaierror):
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            found = str(address[0])
+            if ipaddress.ip_address(found).is_loopback and host not in (*LOOPBACK, found):
+                return None
+            try:
+                return socket.create_server((found, port), family=family)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise InputError(
+                        f"port {port} of {host} is taken: give the learners another MASTER_PORT."
+                    ) from error
+    return None
 
 
 def shared_file() -> int:
