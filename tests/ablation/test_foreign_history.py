@@ -77,7 +77,7 @@ def test_a_whole_history_is_gone_on_with(tmp_path: Path) -> None:
 def test_a_line_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     lines = rows()
     lines[-1] |= changes
-    with pytest.raises(InputError, match=r"holds a history of other members|is damaged") as caught:
+    with pytest.raises(InputError, match=r"holds a history that does not fit members=|is damaged") as caught:
         begin(tmp_path, lines)
     assert "\n" not in str(caught.value)
 
