@@ -22,7 +22,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ablation.numbers import duration
 from ablation.processes import available_cores
 from agents.files import check_links, write_json, write_whole
 from agents.interruption import raise_at_signals
@@ -248,7 +247,7 @@ class Bar(AbstractContextManager["Bar"]):
         self._parts.pop(outcome.cell.name, None)
         self._show()
         if self._lines:
-            self._say(f"{outcome.cell.name}: {duration(outcome.seconds)}")
+            self._say(f"{outcome.cell.name}: {outcome.seconds:.0f} s")
 
     def _show(self) -> None:
         self._shown = time.monotonic()
