@@ -5,11 +5,11 @@ Any key of train.py may be given; one with several values (core=lstm,mlstm) is a
 
 from __future__ import annotations
 
-from agents.interruption import leave_at_signals, raise_at_signals, run_program
+from agents.interruption import begin_program, raise_at_signals, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
-    leave_at_signals()
+    begin_program()
 
 import sys
 from collections.abc import Sequence

@@ -5,11 +5,11 @@ Without keys it looks at the default suite, and plays a few steps of each task. 
 
 from __future__ import annotations
 
-from agents.interruption import leave_at_signals, run_program
+from agents.interruption import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds, and there is never anything to save.
-    leave_at_signals()
+    begin_program()
 
 import json
 import platform

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agents.interruption import INTERRUPTED, leave_at_signals, raise_at_signals, run_program
+from agents.interruption import INTERRUPTED, begin_program, raise_at_signals, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
-    leave_at_signals()
+    begin_program()
 
 import itertools
 import sys

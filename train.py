@@ -6,15 +6,15 @@ from agents.interruption import (
     INTERRUPTED,
     InterruptedWait,
     Interruption,
+    begin_program,
     end_with_the_parent,
-    leave_at_signals,
     raise_at_signals,
     run_program,
 )
 
 # The imports below take seconds.
 if __name__ == "__main__":
-    leave_at_signals()
+    begin_program()
 elif __name__ == "__mp_main__":
     # This is an actor, which imports the main module before anything else.
     end_with_the_parent()

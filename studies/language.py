@@ -8,11 +8,11 @@ exp(nats per symbol). Weights and learning rates are chosen by the validation te
 
 from __future__ import annotations
 
-from agents.interruption import leave_at_signals, run_program
+from agents.interruption import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
-    leave_at_signals()
+    begin_program()
 
 import math
 from collections.abc import Mapping

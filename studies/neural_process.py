@@ -10,11 +10,11 @@ samples L.
 
 from __future__ import annotations
 
-from agents.interruption import leave_at_signals, run_program
+from agents.interruption import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
-    leave_at_signals()
+    begin_program()
 
 import itertools
 import math

@@ -7,11 +7,11 @@ samples are shown and only the task's own vector is learnt. Targets have varianc
 
 from __future__ import annotations
 
-from agents.interruption import leave_at_signals, run_program
+from agents.interruption import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
-    leave_at_signals()
+    begin_program()
 
 from collections.abc import Mapping
 from functools import partial

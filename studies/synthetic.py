@@ -7,11 +7,11 @@ multilayer perceptron that grows and grows, and a multiplicative interaction tha
 
 from __future__ import annotations
 
-from agents.interruption import leave_at_signals, run_program
+from agents.interruption import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
-    leave_at_signals()
+    begin_program()
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -47,6 +47,30 @@ def test_help(program: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("streams", [(1,), (2,), (0, 1, 2)])
+def test_streams_that_are_closed_from_the_start(streams: tuple[int, ...], tmp_path: Path) -> None:
+    """As of `>&-`. No file is opened in their place, which would get what libraries print."""
+    closed = " ".join(f"{number}>&-" for number in streams)
+    small = (
+        "env=conditional runtime=serial runtime.slots_per_actor=8 learner.batch_size=8 total_frames=500 display=false"
+    )
+    for arguments, code in ((small, 0), ("fusion=mj", 2)):
+        line = f'exec "$0" "$1" {arguments} "$2" {closed}'
+        words = ["bash", "-c", line, sys.executable, "train.py", f"run={tmp_path / 'run'}"]
+        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert ended.returncode == code and "Traceback" not in ended.stderr + ended.stdout
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_what_a_program_starts_finds_open_streams(tmp_path: Path) -> None:
+    """The first file that is opened afterwards is none of them."""
+    told = tmp_path / "told"
+    made = f"f = open({str(told)!r}, 'w'); f.write(str(f.fileno()))"
+    line = f"from agents.interruption import begin_program; begin_program(); print('x'); {made}"
+    subprocess.run(["bash", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, line], cwd=ROOT, check=True)
+    assert int(told.read_text(encoding="utf-8")) > 2
+
+
 def test_a_mistake_that_nobody_hears() -> None:
     assert without_a_reader("train.py", "fusion=mj", also_stderr=True).returncode == 2
 

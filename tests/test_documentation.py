@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from agents.fusion import FUSION_NAMES, FUSIONS, SITES
-from conf.loading import compose_train, flatten, to_dict
+from conf.loading import (
+    ablate_keys,
+    compose_ablate,
+    compose_evaluate,
+    compose_population,
+    compose_study,
+    compose_train,
+    flatten,
+    split_axes,
+    to_dict,
+)
 from conf.schema import EvaluateConfig
 from envs.suites import SUITES
 
@@ -49,6 +60,59 @@ def test_the_page_on_fusion_has_every_equation_and_count_as_its_class_states_the
         _, equation, parameters, *_ = (cell.strip() for cell in rows[name].strip("|").split(" | "))
         assert equation.split(",")[0] in docstring, name
         assert f"{parameters} parameters" in docstring, name
+
+
+COMMAND = re.compile(r"\bpython3? (?:(\w+)\.py|-m studies\.(\w+))(?= |$)(.*)")
+NOT_TYPED = re.compile(r"[<>]|\.\.\.|=N$|^\[|^[^=]*$|^\$")
+"""Of a command's words: what stands for something else."""
+
+
+def commands(text: str) -> list[tuple[str, str, list[str]]]:
+    """Program, study and words of every command line in it that can be typed as it stands."""
+    text = re.sub(r"\\\n\s*", " ", text)
+    code = [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"^    (\S.*)$", text, re.MULTILINE)]
+    found = [COMMAND.search(part) for line in code for part in re.split(r" && | \| |\"", line)]
+    typed = [(match[1], match[2], shlex.split(match[3], comments=True)) for match in found if match]
+    return [row for row in typed if not any(map(NOT_TYPED.search, row[2]))]
+
+
+def test_every_command_line_in_the_documents_is_one() -> None:
+    """Through a shell's quotes and the configuration's grammar; whether the suite is installed here is another matter."""
+    composed = {
+        "train": compose_train,
+        "doctor": compose_train,
+        "evaluate": compose_evaluate,
+        "population": compose_population,
+    }
+    rows = [row for document in DOCUMENTS for row in commands(document.read_text(encoding="utf-8"))]
+    assert len(rows) > 30 and {program for program, _, _ in rows if program} >= {
+        "train",
+        "evaluate",
+        "ablate",
+        "doctor",
+    }
+    for program, study, words in rows:
+        if study:
+            compose_study(study, words)
+        elif program == "ablate":
+            single, axes = split_axes(words)
+            compose_ablate(single)
+            ablate_keys([*single, *(f"{key}={values[0]}" for key, values in axes.items())])
+        elif program in composed:
+            composed[program](words)
+
+
+def test_arguments_in_quotes_mean_what_the_page_says() -> None:
+    quoted = {
+        word: shlex.split(word)[0]
+        for document in DOCUMENTS
+        for word in re.findall(r"`('[\w.]+=[^`]*')`", document.read_text(encoding="utf-8"))
+    }
+    assert len(quoted) >= 2
+    found = [compose_train(["env=gymnasium", "env.tasks=[CartPole-v1]", argument]).env for argument in quoted.values()]
+    options = {"gravity": 5.0, "max_episode_steps": 200}
+    assert [one.options for one in found if one.options] == [options]  # type: ignore[attr-defined]
+    assert [one.tasks for one in found if len(one.tasks) > 1] == [["Level-v0(level=1)", "Level-v0(level=2)"]]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,0 +1,86 @@
+"""A terminal of 20 columns that knows ASCII alone: every program shows what it can, and ends as it would elsewhere."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+import train
+
+ROOT = Path(train.__file__).parent
+SMALL = [
+    *("env=conditional", "env.tasks=[map-0,map-1]", "runtime=serial", "runtime.slots_per_actor=8", "core.size=16"),
+    *("learner.batch_size=8", "fusion.size=16", "torso.hidden=[16]", "log_seconds=0.1"),
+]
+PROGRAMS = {
+    "train": ["train.py", *SMALL, "total_frames=1000", "run={folder}/run"],
+    "evaluate": ["evaluate.py", "run={folder}/run", "episodes=2", "probe=swap", "threads=1"],
+    "doctor": ["doctor.py", *SMALL, "run={folder}/other"],
+    "ablate": [
+        *("ablate.py", *SMALL, "fusions=[concat]", "seeds=1", "episodes=2", "total_frames=300"),
+        *("parallel=1", "folder={folder}/grid"),
+    ],
+    "population": [
+        *("population.py", *SMALL, "total_frames=600", "burn_in_frames=300", "ready_frames=300", "members=2"),
+        *("parallel=1", "folder={folder}/population"),
+    ],
+    "study": [
+        *("-m", "studies.synthetic", "quick=true", "functions=[dot]", "networks=[mi]", "dimensions=[1,2]", "steps=10"),
+        *("parallel=1", "folder={folder}/study"),
+    ],
+}
+
+
+def in_a_narrow_terminal(words: list[str]) -> tuple[int, str]:
+    """Exit code and everything that the terminal was sent."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 5, 20, 0, 0))
+    ascii_alone = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment | ascii_alone | {"TERM": "xterm"},
+        start_new_session=True,
+    )
+    os.close(slave)
+    told = b""
+    try:
+        while part := os.read(master, 2**16):
+            told += part
+    except OSError:
+        # The last one to hold the other end is gone.
+        pass
+    finally:
+        os.close(master)
+    return process.wait(), told.decode("ascii")
+
+
+@pytest.mark.xdist_group("narrow terminals")
+def test_every_program(tmp_path: Path) -> None:
+    # A name that this terminal has no letters for, and Python reads as bytes.
+    folder = tmp_path / "größe"
+    for name, words in PROGRAMS.items():
+        code, told = in_a_narrow_terminal([word.format(folder=folder) for word in words])
+        assert (name, code) == (name, 0), told
+        assert "Traceback" not in told
+        assert "\x1b[" in told or name in ("evaluate", "doctor")
+    for path in (
+        "run/result.json",
+        "run/evaluation.json",
+        "grid/report.html",
+        "population/result.json",
+        "study/table.md",
+    ):
+        assert (folder / path).exists()
