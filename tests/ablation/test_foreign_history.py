@@ -83,7 +83,7 @@ def test_a_line_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any
 
 
 def test_a_generation_that_is_not_whole_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="other members"):
+    with pytest.raises(InputError, match="does not fit members="):
         begin(tmp_path, rows()[:-1])
 
 
