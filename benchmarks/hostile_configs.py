@@ -86,6 +86,17 @@ _DOCUMENTS = [
     "seed: " + "9" * 6000,
     "seed: 0x" + "f" * 6000,
     "seed: " + ":".join(["59"] * 4000),
+    "env: {name: conditional, name: gymnasium, tasks: [map-0]}",
+    "env: {name: conditional, tasks: [map-0]}\nseed: 1\nseed: 2",
+    "env: {name: conditional, tasks: [" + "map-0," * 40_000 + "]}",
+    "env: {name: conditional, tasks: [map-0]}\ntorso: {hidden: [" + "1," * 60_000 + "]}",
+    "env: {name: gymnasium, tasks: [x], vocabulary: [" + "x," * 60_000 + "]}",
+    "env: {name: gymnasium, tasks: [x], options: {" + ",".join(f"{n}: 1" for n in range(20_000)) + "}}",
+    "[" + "[]," * 60_000 + "]",
+    "--- 1\n" * 40_000,
+    "? " + "x" * 200_000 + "\n: 1",
+    "\n" * 200_000,
+    'env: {name: conditional, tasks: ["\\ud800"]}',
 ]
 _YAML_VALUES = [
     *(
@@ -125,6 +136,7 @@ _YAML_VALUES = [
         "'\\x1b[2J'",
         '"\\e[2J\\n"',
         '"\\ud800"',
+        '"\\udcff"',
     ),
     *(
         "[]",

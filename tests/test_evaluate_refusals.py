@@ -98,8 +98,8 @@ def _put(*keys: str, value: Any) -> Damage:
         (_put("config", "fusion", "name", value="nothing"), "fusion=nothing"),
         (_put("env", "tasks", value=None), "damaged"),
         (_put("env", "suite", value="babyai"), "damaged"),
-        (_put("env", "vocabulary", value=("", "?", "go")), "another vocabulary"),
-        (_put("env", "num_actions", value=9), "another num_actions"),
+        (_put("env", "vocabulary", value=("", "?", "go")), "the vocabulary had 3 words and has 0"),
+        (_put("env", "num_actions", value=9), "actions were 9 discrete ones and are 8 discrete ones"),
     ],
 )
 def test_checkpoints_of_other_content(
