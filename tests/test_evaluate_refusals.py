@@ -99,7 +99,7 @@ def _put(*keys: str, value: Any) -> Damage:
         (_put("env", "tasks", value=None), "damaged"),
         (_put("env", "suite", value="babyai"), "damaged"),
         (_put("env", "vocabulary", value=("", "?", "go")), "the vocabulary had 3 words and has 0"),
-        (_put("env", "num_actions", value=9), "actions were 9 discrete ones and are 8 discrete ones"),
+        (_put("env", "num_actions", value=9), "actions were 9 discrete ones and are 4 discrete ones"),
     ],
 )
 def test_checkpoints_of_other_content(

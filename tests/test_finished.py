@@ -187,6 +187,17 @@ def test_a_damaged_evaluation_is_kept_under_a_safe_name(tmp_path: Path, content:
     assert not path.exists()
 
 
+def test_an_evaluation_of_any_size_is_kept_without_reading_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "evaluation.json"
+    with path.open("wb") as file:
+        file.truncate(2**33)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    kept = keep_earlier(path, {})
+    assert kept is not None and kept.name.startswith("evaluation-unreadable-") and kept.stat().st_size == 2**33
+
+
 def test_videos_and_probes_of_another_evaluation_are_kept(tmp_path: Path) -> None:
     folder, names = tmp_path / "videos", []
     for seed in (0, 0, 1, 0, 1):
