@@ -221,10 +221,14 @@ def start_programs(file: Path) -> None:
 
 
 class Starts(Registered):
-    """Starts programs in every reset, and breaks as Registered does."""
+    """Starts programs in every reset, and breaks as Registered does. `file`: in place of what STARTED says."""
+
+    def __init__(self, file: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        self.file = file
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        start_programs(Path(os.environ[STARTED]))
+        start_programs(Path(self.file or os.environ[STARTED]))
         return super().reset(seed=seed)
 
 

@@ -83,6 +83,11 @@ def has_begun(run: Path, file: Path) -> bool:
     return bool(log.exists() and log.stat().st_size and len(programs(file)) >= 4)
 
 
+def cell_has_begun(grid: Path, file: Path) -> bool:
+    """Its actor plays. Its first row may come late."""
+    return bool(list(grid.rglob("agent.json"))) and len(programs(file)) >= 12
+
+
 def cell_of(grid: subprocess.Popen[bytes]) -> psutil.Process:
     """The cell that a grid plays."""
     (found,) = [one for one in psutil.Process(grid.pid).children() if "ablation.cell" in one.cmdline()]
@@ -149,7 +154,8 @@ def test_what_an_actor_has_started_ends_before_the_next_one_begins(
         return start(pool, *arguments)
 
     monkeypatch.setattr(ActorPool, "_start_actor", starts)
-    options = [f"env.options={{fault: {fault}, every: 8}}", "env.processes=false", "runtime=local"]
+    # The fork server keeps the environment variables of the test that has started it.
+    options = [f"env.options={{fault: {fault}, every: 8, file: '{started}'}}", "env.processes=false", "runtime=local"]
     assert (
         train.main([*TINY, *options, f"run={tmp_path / 'run'}", "total_frames=200", "runtime.max_restarts=1000"]) == 0
     )
@@ -222,7 +228,7 @@ def test_nothing_is_left_of_a_grid_that_is_killed(tmp_path: Path, started: Path)
         "ablate.py", *keys, "fusions=[film]", "seeds=1", "runtime=local", f"folder={tmp_path / 'grid'}", LONG
     )
     try:
-        eventually(lambda: process.poll() is not None or len(programs(started)) >= 12)
+        eventually(lambda: process.poll() is not None or cell_has_begun(tmp_path / "grid", started))
         cell = cell_of(process)
         family = [cell, *cell.children(recursive=True)]
     finally:
@@ -239,7 +245,7 @@ def test_nothing_is_left_of_a_cell_that_is_killed(tmp_path: Path, started: Path)
         "ablate.py", *keys, "fusions=[film]", "seeds=1", "runtime=local", f"folder={tmp_path / 'grid'}", LONG
     )
     try:
-        eventually(lambda: process.poll() is not None or len(programs(started)) >= 12)
+        eventually(lambda: process.poll() is not None or cell_has_begun(tmp_path / "grid", started))
         cell_of(process).kill()
         # The grid reports that its only cell failed.
         assert process.wait(120) == 1
