@@ -20,8 +20,10 @@ from agents.interruption import SIGNALS
 from agents.runtime.process import configure_process
 from envs import dmlab30_env, process_engine
 
-# A shell that starts the tests in its background ignores it for them, and for all programs that they start.
+# A shell that starts the tests in its background, or nohup, ignores them for the tests and for all programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for ignored in (number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN):
+    signal.signal(ignored, signal.SIG_DFL)
 
 # Ray looks when it is imported, by whichever test comes first.
 os.environ |= LOOPBACK

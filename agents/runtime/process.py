@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
@@ -92,7 +93,7 @@ def start(process: ForkServerProcess) -> None:
     Raises:
         ActorError: the machine does not let it.
     """
-    until = time.monotonic() + _PATIENCE
+    until = math.inf
     while True:
         try:
             prepare_copies()
@@ -102,6 +103,8 @@ def start(process: ForkServerProcess) -> None:
         except (EOFError, OSError) as error:
             # The process that it should be a copy of was killed. There is another one as soon as the kernel has cleared it away.
             killed = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+            # From the first failure on: one that is killed because it is stopped has been waited for as long before.
+            until = min(until, time.monotonic() + _PATIENCE)
             if not killed or time.monotonic() > until:
                 raise ActorError(f"{process.name} cannot be started: {str(error) or 'its fork server ends'}") from error
         time.sleep(0.01)

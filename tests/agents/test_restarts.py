@@ -202,6 +202,21 @@ def test_a_fork_server_that_was_killed_is_waited_for(monkeypatch: pytest.MonkeyP
         start(process)
 
 
+def test_a_fork_server_that_dies_late_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped, say, and waited for until it is killed. Patience begins then, with the next one."""
+    now = [0.0]
+
+    class DiesLate(Unwilling):
+        def start(self) -> None:
+            now[0] += 60.0
+            super().start()
+
+    monkeypatch.setattr("agents.runtime.process.time.monotonic", lambda: now[0])
+    process: Any = DiesLate([EOFError()])
+    start(process)
+    assert not process.errors
+
+
 def test_what_cannot_be_started_is_told_at_once() -> None:
     process: Any = Unwilling([OSError("Too many open files")])
     with pytest.raises(ActorError, match="actor-3 cannot be started: Too many open files"):

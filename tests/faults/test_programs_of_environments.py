@@ -225,18 +225,26 @@ def test_nothing_is_left_of_a_grid_that_is_killed(tmp_path: Path, started: Path)
     """Its cells have supervisors of their own, and save."""
     keys = [key for key in TINY if not key.startswith("fusion=")]
     process = begin(
-        "ablate.py", *keys, "fusions=[film]", "seeds=1", "runtime=local", f"folder={tmp_path / 'grid'}", LONG
+        "ablate.py",
+        *keys,
+        "fusions=[film]",
+        "seeds=1",
+        "runtime=local",
+        "checkpoint_seconds=1e6",
+        f"folder={tmp_path / 'grid'}",
+        LONG,
     )
     try:
         eventually(lambda: process.poll() is not None or cell_has_begun(tmp_path / "grid", started))
         cell = cell_of(process)
         family = [cell, *cell.children(recursive=True)]
+        assert not list((tmp_path / "grid").rglob("checkpoint-*.pt"))
     finally:
         process.kill()
         process.wait()
     eventually(lambda: all(is_gone(one.pid) for one in family))
     eventually(lambda: all_gone(started))
-    assert list((tmp_path / "grid").rglob("result.json"))
+    assert list((tmp_path / "grid").rglob("checkpoint-*.pt"))
 
 
 def test_nothing_is_left_of_a_cell_that_is_killed(tmp_path: Path, started: Path) -> None:
