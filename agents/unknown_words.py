@@ -6,7 +6,7 @@ import numpy as np
 
 from agents.trajectory import Trajectory
 from envs.contract import EnvConfig
-from envs.instructions import says_nothing_known
+from envs.instructions import UNKNOWN, says_nothing_known
 from envs.spec import EnvSpec
 
 _KEYS = ("words", "vocabulary")
@@ -31,7 +31,11 @@ class UnknownInstructions:
         """A sentence for each task that has such an instruction in `batch` and had none before."""
         if not self._reads or len(self._told) == len(self._tasks):
             return []
-        unreadable = says_nothing_known(batch["instruction"].numpy())
+        tokens = batch["instruction"].numpy()
+        # For every update: most vocabularies know every word.
+        if not (tokens == UNKNOWN).any():
+            return []
+        unreadable = says_nothing_known(tokens)
         found = {int(task) for task in np.unique(batch["task"].numpy()[unreadable])} - self._told
         self._told |= found
         return [
