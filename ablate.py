@@ -5,7 +5,7 @@ Any key of train.py may be given; one with several values (core=lstm,mlstm) is a
 
 from __future__ import annotations
 
-from agents.interruption import begin_program, raise_at_signals, run_program
+from agents.cli.signals import begin_program, raise_at_signals, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -15,20 +15,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablation.analysis import analyse
-from ablation.display import GridDisplay
-from ablation.grid import claim, make_cells, own_axes
-from ablation.places import place_for
-from ablation.processes import available_cores
-from ablation.records import load_folders, load_grid
-from ablation.results import Results
-from ablation.running import Run, State
-from agents.program import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
-from agents.run_lock import sole_writer
-from agents.terminal import TextConsole, warn
+from ablation.analysis.analysis import analyse
+from ablation.analysis.results import Results
+from ablation.grid.display import GridDisplay
+from ablation.grid.executors import place_for
+from ablation.grid.grid import claim, make_cells, own_axes
+from ablation.grid.local_executor import available_cores
+from ablation.grid.scheduler import Run, State
+from ablation.load import load_folders, load_grid
+from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
+from agents.cli.terminal import TextConsole, warn
+from agents.run.lock import sole_writer
 from conf.ablate_schema import AblateConfig, check_ablate
 from conf.loading import ablate_keys, compose_ablate, split_axes
-from envs.errors import InputError
+from system.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +81,7 @@ def report(results: Results, folder: Path, config: AblateConfig) -> int:
         InputError: the folder cannot be written.
     """
     # Imported here, because matplotlib takes a second.
-    from ablation.report import write_report
+    from ablation.report.report import write_report
 
     analysis = analyse(results, threshold=config.threshold)
     try:

@@ -5,7 +5,7 @@ Without keys it looks at the default suite, and plays a few steps of each task. 
 
 from __future__ import annotations
 
-from agents.interruption import begin_program, run_program
+from agents.cli.signals import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds, and there is never anything to save.
@@ -26,18 +26,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agents import builder, plan, requirements, resources
-from agents.program import BAD_INPUT, exit_code
-from agents.run_folder import check_free, default_run, holds_run, resumed_config
-from agents.run_lock import check_writable
-from agents.runtime.process import copies
-from agents.terminal import TextConsole
+from agents.cli.exit_codes import BAD_INPUT, exit_code
+from agents.cli.terminal import TextConsole
+from agents.run.folder import check_free, default_run, holds_run, resumed_config
+from agents.run.lock import check_writable
+from agents.runtime.processes.process import copies
+from agents.setup import builder, plan, preflight
+from agents.setup.machine import free_memory
 from conf.loading import changed_keys, compose_train, outright_keys
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import SUITES, EnvConfig, get_suite, make_spec
 from envs.trial import Trial, try_task
+from system.errors import InputError
 
 CAN_RUN, CANNOT_RUN = 0, 1
 
@@ -173,7 +174,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "cores": plan.num_cores(),
         "memory": plan.memory(),
-        "memory_free": resources.free_memory(),
+        "memory_free": free_memory(),
         "open_files": _open_files(),
         "start_method": copies().get_start_method(),
         "bf16": plan.has_bf16(),
@@ -214,9 +215,9 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "actor_threads": config.runtime.actor_threads,
             "learner_threads": plan.learner_threads(config, env),
             "parameters": network.num_parameters,
-            "needs": requirements.needs(config, env, network)._asdict(),
+            "needs": preflight.needs(config, env, network)._asdict(),
         }
-        requirements.check_fits(config, env, network)
+        preflight.check_fits(config, env, network)
         trials = play(config.env, env)
     except InputError as error:
         found["problems"].append(str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.interruption import INTERRUPTED, begin_program, raise_at_signals, run_program
+from agents.cli.signals import INTERRUPTED, begin_program, raise_at_signals, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -17,21 +17,21 @@ from pathlib import Path
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agents.checkpoint import find_checkpoint
-from agents.evaluation import Episodes, StoppedError, evaluation_spec, load_agent, make_actor, play, quotas
-from agents.evaluation_files import keep_folder
-from agents.evaluation_probes import Probing, probe_report, probe_tables
-from agents.evaluation_report import home, prepare_output, report, score_tables, table, unknown_intervals, write_report
-from agents.files import check_links
-from agents.plan import named_device, num_cores
-from agents.program import DONE, asks_for_help, exit_code, show_help
-from agents.requirements import check_evaluation
-from agents.runtime.process import configure_process
-from agents.terminal import TextConsole, warn
-from agents.video import check_video, file_names, picture_rates, record_all
+from agents.cli.exit_codes import DONE, asks_for_help, exit_code, show_help
+from agents.cli.terminal import TextConsole, warn
+from agents.evaluation.earlier_files import keep_folder
+from agents.evaluation.episodes import Episodes, StoppedError, evaluation_spec, load_agent, make_actor, play, quotas
+from agents.evaluation.probe_report import Probing, probe_report, probe_tables
+from agents.evaluation.report import home, prepare_output, report, score_tables, table, unknown_intervals, write_report
+from agents.evaluation.video import check_video, file_names, picture_rates, record_all
+from agents.runtime.processes.process import configure_process
+from agents.setup.plan import named_device, num_cores
+from agents.setup.preflight import check_evaluation
+from agents.storage.checkpoint import find_checkpoint
 from conf.loading import compose_evaluate, to_dict
 from conf.schema import EvaluateConfig
 from envs.suites import get_suite
+from system.files import check_links
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ Any key of train.py may be given and holds for every member.
 
 from __future__ import annotations
 
-from agents.interruption import begin_program, raise_at_signals, run_program
+from agents.cli.signals import begin_program, raise_at_signals, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -15,16 +15,16 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from ablation.places import place_for
-from ablation.population import Population, PopulationError
-from ablation.population_display import PopulationDisplay
-from ablation.population_report import summary, table, write_summary
-from ablation.processes import available_cores
-from ablation.running import State
-from agents.program import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
-from agents.run_lock import sole_writer
+from ablation.grid.executors import place_for
+from ablation.grid.local_executor import available_cores
+from ablation.grid.scheduler import State
+from ablation.population.display import PopulationDisplay
+from ablation.population.population import Population, PopulationError
+from ablation.population.report import summary, table, write_summary
+from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
+from agents.run.lock import sole_writer
+from conf.allowlist import run_arguments
 from conf.loading import compose_population, population_keys
-from conf.named import run_arguments
 from conf.population_schema import PopulationConfig, check_population
 
 

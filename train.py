@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.interruption import (
+from agents.cli.signals import (
     INTERRUPTED,
     InterruptedWait,
     Interruption,
@@ -26,22 +26,18 @@ from pathlib import Path
 
 import torch
 
-from agents import builder, description, plan
-from agents.bottleneck import limited_by
-from agents.clock import Clock
-from agents.display import Display
-from agents.faults import FaultRecord, Faults
-from agents.following import beginning, follow_under_torchrun
-from agents.leading import Followers
-from agents.learner import NonFiniteError
-from agents.learners import LearnerError, send_home, torchrun_place, with_learners
-from agents.matching import match_params
-from agents.metrics import MetricsLog, Statistics
-from agents.network.cost import multiply_adds
-from agents.program import DONE, asks_for_help, exit_code, overrides, show_help
-from agents.replay import parts_of
-from agents.requirements import check_fits, check_network
-from agents.run_folder import (
+from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
+from agents.cli.terminal import TextConsole, warn
+from agents.distributed.follower import beginning, follow_under_torchrun
+from agents.distributed.leader import Followers
+from agents.distributed.process_group import LearnerError, send_home, torchrun_place, with_learners
+from agents.learning.learner import NonFiniteError
+from agents.learning.replay import parts_of
+from agents.network.flops import multiply_adds
+from agents.run import banner
+from agents.run.bottleneck import limited_by
+from agents.run.checkpoint_saver import SaveError, Saver
+from agents.run.folder import (
     Restored,
     claim,
     default_run,
@@ -56,19 +52,24 @@ from agents.run_folder import (
     write_diagnosis,
     write_result,
 )
-from agents.run_lock import FolderLock, MovedError, sole_writer
+from agents.run.lock import FolderLock, MovedError, sole_writer
+from agents.run.metrics import MetricsLog, Statistics
+from agents.run.progress import Display
+from agents.run.timing import Clock
 from agents.runtime.base import ActorError, Positions
-from agents.runtime.process import configure_process, memory_row, prepare_copies
-from agents.saving import SaveError, Saver
-from agents.terminal import TextConsole, warn
-from agents.unknown_words import UnknownInstructions
+from agents.runtime.processes.process import configure_process, memory_row, prepare_copies
+from agents.runtime.restarts import FaultRecord, Faults
+from agents.setup import builder, plan
+from agents.setup.match_params import match_params
+from agents.setup.preflight import check_fits, check_network
+from agents.setup.unknown_words import UnknownInstructions
+from conf.allowlist import run_arguments
 from conf.loading import changed_keys, compose_train, outright_keys, train_keys
-from conf.named import run_arguments
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.scores import human_scores
 from envs.spec import EnvSpec
 from envs.suites import get_suite, make_spec, settle
+from system.errors import InputError
 
 FAILURES = (ActorError, LearnerError, MovedError, NonFiniteError, SaveError)
 """What ends a run that has saved what it could."""
@@ -145,7 +146,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
 
     with Display(config.total_frames, enabled=config.display) as display:
         clock = Clock(restored.seconds, learner.state, action_repeat=env.action_repeat)
-        facts = description.facts(config, env, learner)
+        facts = banner.facts(config, env, learner)
         faults = Faults(
             max_restarts=config.runtime.max_restarts,
             window=config.runtime.restart_window,
@@ -165,7 +166,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
         )
         with saver.attempt("agent.json"):
             write_agent(folder, network, cost)
-        display.banner(f"mimpala: training in {folder}", description.describe(config, env, learner, cost))
+        display.banner(f"mimpala: training in {folder}", banner.describe(config, env, learner, cost))
         log = MetricsLog(folder, learner.state.updates)
         replay = builder.build_replay(config, env, network, learner.state.updates)
         unknown = UnknownInstructions(config.env, env)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agents.files import read_json
-from agents.plain_data import COUNT, FINITE, SECONDS, PlainDataError, Test, check_form, plain_copy
-from agents.run_folder import AGENT, PROVENANCE, RESULT
-from envs.errors import InputError
+from agents.run.folder import AGENT, PROVENANCE, RESULT
+from system.errors import InputError
+from system.files import read_json
+from system.plain_data import COUNT, FINITE, SECONDS, PlainDataError, Test, check_form, plain_copy
 
 GRID, CELL, EVALUATION = "grid.json", "cell.json", "evaluation.json"
 

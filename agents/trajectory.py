@@ -55,7 +55,7 @@ EPISODE_STATISTICS = ("episode_return", "episode_length", "success", "interrupte
 """Keys that are reported and never learned from."""
 
 COUNTED = ("task", "mask", "episode_return", "episode_length", "success", "interrupted")
-"""Keys of which the statistics of a run are made (agents/metrics.py)."""
+"""Keys of which the statistics of a run are made (agents/run/metrics.py)."""
 
 
 def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_size: int) -> dict[str, ArraySpec]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from agents import builder, plan
+from agents.setup import builder, plan
 from agents.trajectory import num_bytes, trajectory_spec
 from benchmarks.cases import configured
 from benchmarks.kills import end, rows, wait_for

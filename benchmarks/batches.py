@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from agents import builder, plan
+from agents.acting.policy import Policy
 from agents.network.actions import action_distribution
-from agents.policy import Policy
 from agents.runtime.base import Positions, concatenate
+from agents.setup import builder, plan
 from agents.trajectory import OBSERVED, Trajectory, minibatches, trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec, Split

@@ -25,8 +25,8 @@ from functools import partial
 
 import torch
 
-from agents import builder, plan
-from agents.runtime.process import configure_process
+from agents.runtime.processes.process import configure_process
+from agents.setup import builder, plan
 from agents.trajectory import Trajectory
 from benchmarks.batches import RandomPlay, acting, collect, make_policy, precision, updates
 from benchmarks.cases import configured

@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 import train
-from agents import builder
-from agents.actor import ActingPolicy, Actor
-from agents.builder import ActorFactory
+from agents.acting.actor import ActingPolicy, Actor
 from agents.network.agent import AgentNetwork
 from agents.runtime.base import Positions
+from agents.setup import builder
+from agents.setup.builder import ActorFactory
 from benchmarks.options import parse
 
 

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from agents import builder, plan
-from agents.actor import ActingPolicy, Actor
-from agents.builder import ActorFactory
+from agents.acting.actor import ActingPolicy, Actor
 from agents.network.agent import AgentNetwork
 from agents.runtime.base import Positions, Runtime
-from agents.runtime.process import configure_process
+from agents.runtime.processes.process import configure_process
+from agents.setup import builder, plan
+from agents.setup.builder import ActorFactory
 from agents.trajectory import Trajectory, num_bytes, trajectory_spec
 from benchmarks.cases import configured
 from benchmarks.options import Row, parse, report

@@ -10,9 +10,9 @@ from agents.fusion import FUSIONS
 from benchmarks.options import Options
 from conf.loading import compose_train
 from conf.schema import TrainConfig
-from envs.errors import InputError, unknown_name
 from envs.spec import EnvSpec
 from envs.suites import make_spec
+from system.errors import InputError, unknown_name
 
 Cases = dict[str, list[str]]
 """Name -> arguments of train.py."""

@@ -27,12 +27,12 @@ from itertools import combinations, product
 import numpy as np
 from scipy.special import betaincinv, ndtr, ndtri  # type: ignore[import-untyped]
 
-from ablation.intervals import ANY
-from ablation.results import Array, Measure
-from ablation.statistics import AGGREGATES, aggregate, improvement
-from ablation.verdict import simultaneous, welch
+from ablation.analysis.intervals import ANY
+from ablation.analysis.results import Array, Measure
+from ablation.analysis.statistics import AGGREGATES, aggregate, improvement
+from ablation.analysis.verdict import simultaneous, welch
 from benchmarks.options import Row, parse, report
-from envs.errors import InputError, unknown_name
+from system.errors import InputError, unknown_name
 
 CASES = ("intervals", "improvement", "verdict")
 MEASURES = {

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from agents.runtime.process import configure_process
+from agents.runtime.processes.process import configure_process
 from benchmarks.batches import RandomPlay
 from benchmarks.cases import chosen, configurations
 from benchmarks.options import Row, parse, report

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents import builder, plan
+from agents.acting.policy import Policy
 from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import Contexts
-from agents.policy import Policy
-from agents.runtime.process import configure_process
+from agents.runtime.processes.process import configure_process
+from agents.setup import builder, plan
 from agents.trajectory import Trajectory
 from benchmarks.batches import acting, collect, make_policy, precision, updates
 from benchmarks.cases import configured, merged
@@ -42,8 +42,8 @@ from benchmarks.fusion_layers import layer_rows
 from benchmarks.options import Row, parse, report
 from benchmarks.turns import Cost, cost, microseconds, ratios, take_turns
 from conf.schema import TrainConfig
-from envs.errors import unknown_name
 from envs.spec import EnvSpec
+from system.errors import unknown_name
 
 REFERENCE, LAYERS = "concat", "layers"
 BATCHES = 8

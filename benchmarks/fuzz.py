@@ -25,23 +25,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents import builder, requirements
-from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.evaluation import evaluation_spec, load_agent, seat
-from agents.faults import Faults
-from agents.learner import Learner
-from agents.metrics import Statistics
-from agents.run_folder import newest_checkpoint, restore, resumed_config, snapshot
+from agents.evaluation.episodes import evaluation_spec, load_agent, seat
+from agents.learning.learner import Learner
+from agents.run.folder import newest_checkpoint, restore, resumed_config, snapshot
+from agents.run.metrics import Statistics
 from agents.runtime.base import Positions
-from agents.runtime.process import configure_process
+from agents.runtime.processes.process import configure_process
+from agents.runtime.restarts import Faults
+from agents.setup import builder, preflight
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from benchmarks.hostile import change_bytes, change_content, smuggle
 from benchmarks.hostile_configs import hostile_arguments, hostile_yaml
 from benchmarks.options import BenchmarkError, Row, parse, report
 from conf.loading import changed_keys, compose_train, load_train, save_train
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec
+from system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -125,12 +125,12 @@ def resume(run: Path) -> None:
     """What train.py resume=true does before its first update, and one update."""
     config = resumed_config(*_resuming(f"run={run}", "resume=true"))
     env = make_spec(config.env)
-    requirements.check_network(config, env)
+    preflight.check_network(config, env)
     learner, statistics, positions = fresh(config, env)
     saved = newest_checkpoint(run, lambda _: None)
     assert saved is not None
     restored = restore(saved, config, env, learner, statistics, positions)
-    requirements.check_fits(config, env, learner.network)
+    preflight.check_fits(config, env, learner.network)
     Faults().load_state_dict(saved.get("faults", {}))
     runtime = builder.build_runtime(config, env, learner.network, positions, learner.state.updates, restored.runtime)
     try:

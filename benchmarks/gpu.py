@@ -28,16 +28,16 @@ from typing import NamedTuple
 
 import torch
 
-from agents import builder, plan
-from agents.policy import Policy
-from agents.runtime.process import configure_process
+from agents.acting.policy import Policy
+from agents.runtime.processes.process import configure_process
+from agents.setup import builder, plan
 from benchmarks.batches import acting, synthetic
 from benchmarks.network import CASES, UNROLL_LENGTH, configured
 from benchmarks.options import Row, parse, report
 from benchmarks.turns import Cost, cost, microseconds, ratios, take_turns
 from conf.schema import TrainConfig
-from envs.errors import unknown_name
 from envs.spec import EnvSpec
+from system.errors import unknown_name
 
 _BATCHES = 4
 """Different ones that an update may find: the next travels while one is learned from."""

@@ -29,10 +29,10 @@ from typing import IO, Any
 
 import psutil
 
-from agents.checkpoint import list_checkpoints, load_checkpoint
-from agents.files import read_json
+from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from benchmarks.options import BenchmarkError, Options, Row, parse, report
-from envs.errors import unknown_name
+from system.errors import unknown_name
+from system.files import read_json
 
 ROOT = Path(__file__).parents[1]
 TRAINING = (

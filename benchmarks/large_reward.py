@@ -19,12 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from agents import builder, plan
-from agents.learner import Learner
-from agents.popart import sigma
-from agents.replay import parts_of
+from agents.learning.learner import Learner
+from agents.learning.popart import sigma
+from agents.learning.replay import parts_of
 from agents.runtime.base import Positions
-from agents.runtime.process import configure_process
+from agents.runtime.processes.process import configure_process
+from agents.setup import builder, plan
 from agents.trajectory import Trajectory
 from benchmarks.cases import configurations, named
 from benchmarks.options import Row, parse, report

@@ -1,4 +1,4 @@
-"""One learner of learners.py:  python -m benchmarks.learner_team <descriptor> <learners> <rank> key=value ...
+"""One learner of process_group.py:  python -m benchmarks.learner_team <descriptor> <learners> <rank> key=value ...
 
 The first reads seconds from its standard input, a line for each turn, and writes what it measured as a line of JSON.
 """
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 
-from agents import builder, plan
-from agents.interruption import end_with_the_parent
-from agents.learners import FIRST, Group, meet_at_file
-from agents.runtime.process import configure_process
+from agents.cli.signals import end_with_the_parent
+from agents.distributed.process_group import FIRST, Group, meet_at_file
+from agents.runtime.processes.process import configure_process
+from agents.setup import builder, plan
 from benchmarks.batches import synthetic
 from benchmarks.cases import configured
 from conf.schema import TrainConfig

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from agents import plan
-from agents.learners import shared_file
+from agents.distributed.process_group import shared_file
+from agents.setup import plan
 from benchmarks.cases import configured, merged
 from benchmarks.learner_team import threads
 from benchmarks.options import BenchmarkError, Row, parse, report

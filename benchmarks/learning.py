@@ -25,11 +25,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.run_folder import RESULT
+from agents.run.folder import RESULT
 from conf.loading import compose_train
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.suites import make_spec
+from system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = "default"

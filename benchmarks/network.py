@@ -12,7 +12,8 @@ One thread, made-up data (2% resets, 8 tasks told apart by their ids), us per sa
             deep-lstm                     pixels 72x96x3; not by default, seconds per update
 
     variants, each of which changes one thing against base:
-            base         bf16 where the processor has it, convolutions with the channels last, memory settings of agents/runtime/process.py
+            base         bf16 where the processor has it, convolutions with the channels last, memory settings of
+            agents/runtime/processes/process.py
             fp32         full precision
             contiguous   convolutions with the channels first (pixels only)
             malloc-off   the C library's own memory settings, in a process of its own, because they hold for a whole process
@@ -34,17 +35,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents import builder
 from agents.network.core import CORES
-from agents.runtime.process import configure_process
+from agents.runtime.processes.process import configure_process
+from agents.setup import builder
 from benchmarks.batches import acting, make_policy, precision, synthetic
 from benchmarks.cases import merged
 from benchmarks.options import BenchmarkError, Row, parse, report
 from benchmarks.turns import Cost, cost, microseconds, take_turns
 from conf.loading import compose_train
 from conf.schema import TrainConfig
-from envs.errors import unknown_name
 from envs.spec import ArraySpec, EnvSpec
+from system.errors import unknown_name
 
 UNROLL_LENGTH = 20
 TASKS, ACTIONS = 8, 7

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.program import DONE, FAILED, asks_for_help, exit_code, show_help
-from envs.errors import InputError
+from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, show_help
+from system.errors import InputError
 
 Row = dict[str, Any]
 """One line of output."""

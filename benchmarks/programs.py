@@ -27,8 +27,8 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from agents import builder, plan
 from agents.runtime.base import Positions
+from agents.setup import builder, plan
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError
 

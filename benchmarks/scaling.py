@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from agents import plan
+from agents.setup import plan
 from benchmarks.cases import configured, merged
 from benchmarks.options import Row, parse, report
 from benchmarks.programs import Programs

@@ -21,10 +21,10 @@ from typing import Any
 
 import psutil
 
-from agents.checkpoint import list_checkpoints
+from agents.storage.checkpoint import list_checkpoints
 from benchmarks.kills import end, rows
 from benchmarks.options import BenchmarkError, Row, parse, report
-from envs.errors import InputError
+from system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 LOG_SECONDS = 5.0

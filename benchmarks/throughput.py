@@ -35,14 +35,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from agents import plan
+from agents.setup import plan
 from benchmarks.cases import chosen, configurations, merged, named
 from benchmarks.options import Options, Row, parse, report
 from benchmarks.programs import SHARES, Program, Programs, Turn
 from benchmarks.turns import digits, ratios, spread, take_turns
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.spec import EnvSpec
+from system.errors import InputError
 
 THIS_CHECKOUT = "this checkout"
 """The case that runs beside another checkout where no case was given."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from agents.evaluation.probes import ALL, PROBES
 from agents.fusion import FUSION_NAMES
-from agents.probes import ALL, PROBES
 from conf.checks import require
 from conf.schema import TrainConfig
-from envs.errors import InputError, unknown_name
+from system.errors import InputError, unknown_name
 
 MEASURES = ("auto", "score", "success", "return")
 
@@ -34,7 +34,7 @@ class AblateConfig(TrainConfig):
         probe: as in evaluate.py, for every run; empty = none. Left out where there is a single context.
         measure: what runs are compared by, one of MEASURES. `auto`: the score where every task has one, else success, else return.
         threshold: of the measure, for the frames and seconds that it takes to come there; None = chosen by the results
-            (ablation.efficiency).
+            (ablation.analysis.efficiency).
     """
 
     fusions: list[str] = field(default_factory=lambda: ["concat", "gated", "film", "low_rank", "mi"])

@@ -1,4 +1,4 @@
-"""What the values of options may be. What depends on the environments is checked where they are described (envs, agents.builder)."""
+"""What the values of options may be. What depends on the environments is checked where they are described (envs, agents.setup.builder)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from typing import Any
 
 from agents.fusion import FUSION_NAMES, FUSIONS, KEYS, SITES, SPATIAL_FUSIONS, TORSO
+from agents.learning.optimizers import OPTIMIZERS
+from agents.learning.rewards import REWARD_TRANSFORMS
+from agents.learning.vtrace import PG_BOOTSTRAPS
 from agents.network.context import CONTEXTS, TASK_ENCODINGS
 from agents.network.core import CORES
 from agents.network.initialization import INITIALIZATIONS
 from agents.network.torso import TORSOS
-from agents.optimizers import OPTIMIZERS
-from agents.rewards import REWARD_TRANSFORMS
-from agents.vtrace import PG_BOOTSTRAPS
 from conf.schema import (
     INFERENCE,
     PRECISIONS,
@@ -25,7 +25,7 @@ from conf.schema import (
     RuntimeConfig,
     TrainConfig,
 )
-from envs.errors import InputError, unknown_name
+from system.errors import InputError, unknown_name
 
 _FEATURES = 2**16
 MOST = {
@@ -53,7 +53,7 @@ MOST_LAYERS = 100
 
 
 def check_train(config: TrainConfig) -> None:
-    """Names and ranges. What depends on the environments is checked where they are described (envs, agents.builder).
+    """Names and ranges. What depends on the environments is checked where they are described (envs, agents.setup.builder).
 
     Raises:
         InputError: one sentence with key, value and what would be right.
@@ -152,13 +152,13 @@ def check_train(config: TrainConfig) -> None:
 
 
 def check_device(name: str) -> None:
-    """Its spelling; whether this machine has it is found out where it is used (agents.plan)."""
+    """Its spelling; whether this machine has it is found out where it is used (agents.setup.plan)."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
         raise InputError(f"device={name} is no device: give auto, cpu, cuda, or cuda:N for the GPU of that number.")
 
 
 def check_sizes(config: TrainConfig) -> None:
-    """Upper bounds: whether a size fits into memory is found out by counting (agents.builder), and a count must come to an end."""
+    """Upper bounds: whether a size fits into memory is found out by counting (agents.setup.builder), and a count must come to an end."""
     for key, most in MOST.items():
         group, _, name = key.rpartition(".")
         value = getattr(getattr(config, group), name)

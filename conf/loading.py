@@ -20,18 +20,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agents.files import write_whole
-from agents.plain_data import PlainDataError, plain_copy
-from agents.probes import ALL, PROBES
+from agents.evaluation.probes import ALL, PROBES
 from conf.ablate_schema import AblateConfig
 from conf.checks import check_device, check_train, require
-from conf.plain_yaml import MOST_CONFIG_VALUES, read_yaml
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, TrainConfig
 from conf.studies_schema import STUDIES, StudyConfig
 from conf.typed import as_typed
-from envs.errors import InputError, unknown_name
 from envs.suites import SUITES
+from system.errors import InputError, unknown_name
+from system.files import write_whole
+from system.plain_data import PlainDataError, plain_copy
+from system.plain_yaml import MOST_CONFIG_VALUES, read_yaml
 
 Config = TypeVar("Config")
 

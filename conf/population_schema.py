@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from agents.metrics import WINDOW
+from agents.run.metrics import WINDOW
 from conf.ablate_schema import check_place
 from conf.checks import require
 from conf.schema import TrainConfig
-from envs.errors import InputError
+from system.errors import InputError
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class PopulationConfig(TrainConfig):
         margin: points by which another member has to be better to be copied: of the score or of the success in percent, else of the
             return.
         perturb_factor, perturb_probability: what a copied hyperparameter is multiplied or divided by, and how probably it is.
-        least_episodes: of every task, since its last copy, that a member is judged by; at most agents.metrics.WINDOW, which are the
+        least_episodes: of every task, since its last copy, that a member is judged by; at most agents.run.metrics.WINDOW, which are the
             latest ones.
         learning_rates, entropy_costs: the lowest and the highest value at the start, in between log-uniform; empty = as the learner has
             it, and never perturbed.

@@ -1,7 +1,7 @@
 """The schema of every option, with its default; conf/checks.py says what its values may be.
 
 Names are looked up in literal tables; nothing in a config is ever imported, instantiated or interpolated, but for the modules of the
-user's own environments and wrappers that suite gymnasium is told (envs/gymnasium_suite.py).
+user's own environments and wrappers that suite gymnasium is told (envs/gymnasium_ids/suite.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from envs.contract import EnvConfig
+from envs.suite import EnvConfig
 
 RUNTIMES = ("serial", "local", "cluster")
 INFERENCE = ("auto", "actor", "server")
@@ -86,18 +86,18 @@ class TorsoConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LearnerConfig:
-    """See agents.learner.Learner for the rest.
+    """See agents.learning.learner.Learner for the rest.
 
     Attributes:
         unroll_length: T.
         batch_size: B, columns of one update: several unrolls joined, or part of one; 0 = the slots of one actor.
         passes: how often each batch is learned from. V-trace corrects for the policy that changes meanwhile.
-        replay_fraction: part of the B columns that is drawn from earlier trajectories (agents/replay.py); 0 = none.
+        replay_fraction: part of the B columns that is drawn from earlier trajectories (agents/learning/replay.py); 0 = none.
         replay_size: columns that are kept to draw from.
-        pg_bootstrap: one of agents.vtrace.PG_BOOTSTRAPS. Runs that were begun before this key was there have `paper`.
-        compile: parts of the update by torch.compile; `true`, `false`, or `auto` (agents.plan.compiles).
+        pg_bootstrap: one of agents.learning.vtrace.PG_BOOTSTRAPS. Runs that were begun before this key was there have `paper`.
+        compile: parts of the update by torch.compile; `true`, `false`, or `auto` (agents.setup.plan.compiles).
         staging: with a GPU, batches travel from pinned memory while the one before is learned from; `auto`: yes.
-        optimizer: one of agents.learner.OPTIMIZERS.
+        optimizer: one of agents.learning.learner.OPTIMIZERS.
         num_processes: learners, each in a process of its own. batch_size, replay_size and runtime.num_actors are those of all together,
             and the updates those that one learner would make. Under torchrun it is the number of processes that torchrun starts.
     """
@@ -148,7 +148,7 @@ class RuntimeConfig:
         cpus_per_actor: of cluster: CPUs that Ray reserves for each.
         slots_per_actor: environments of each actor.
         inference: `actor` (each acts with a network of its own), `server` (one process acts for all of them, on whatever is ready), or
-            `auto` (agents.plan.inference).
+            `auto` (agents.setup.plan.inference).
         cuda_graphs: an inference server on a GPU replays its steps as CUDA graphs; `true`, `false`, or `auto`: yes.
         actor_threads, learner_threads: compute threads of each; 0 for the learner = what the actors leave (serial: one).
         buffers_per_actor: unrolls an actor may be ahead; never fewer than a batch takes from it and one.
@@ -198,7 +198,7 @@ class TrainConfig:
         seed: root of all random numbers.
         run: the run folder; empty = runs/<env>-<fusion>-<context>-seed<seed>.
         resume: go on with the run in that folder.
-        allow: modules, files and folders that the configuration of the run to resume may name (conf/named.py), if the command does not
+        allow: modules, files and folders that the configuration of the run to resume may name (conf/allowlist.py), if the command does not
             name them in their own keys.
         device: of the learner, and of the inference server where there is one: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU where
             torch sees one and the runtime is not serial. Actors that act by themselves do it on the processor.
@@ -257,9 +257,9 @@ class EvaluateConfig:
         engine: engine of the environments, as env.engine; empty = as in training.
         threads: compute threads; 0 = all cores, which pays for large networks only.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU where torch sees one. Episodes repeat on the device they were played on.
-        probe: one of agents.probes.PROBES, or `all`: play again with another context, and report what is lost; empty = none.
+        probe: one of agents.evaluation.probes.PROBES, or `all`: play again with another context, and report what is lost; empty = none.
         similarity: with a probe, also draw how alike the tasks are to the agent's context encoder.
-        allow: modules, files and folders that the agent's configuration may name (conf/named.py); those of `tasks` need no mention.
+        allow: modules, files and folders that the agent's configuration may name (conf/allowlist.py); those of `tasks` need no mention.
     """
 
     run: str = ""

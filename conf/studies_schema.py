@@ -31,7 +31,7 @@ class SyntheticConfig(StudyConfig):
     """Fitting functions of two inputs.
 
     Attributes:
-        functions: names of studies.targets.FUNCTIONS.
+        functions: names of studies.data.targets.FUNCTIONS.
         networks: names of studies.synthetic.NETWORKS.
         dimensions: d, of either input.
         error: mean squared error to be reached, of targets with variance 1.
@@ -58,9 +58,9 @@ class RegressionConfig(StudyConfig):
     """Many tasks of one family, and new ones from few samples.
 
     Attributes:
-        functions: names of studies.families.FAMILIES.
+        functions: names of studies.data.families.FAMILIES.
         x_sizes: features of x, and of y.
-        networks: names of studies.networks.PERCEPTRONS.
+        networks: names of studies.models.networks.PERCEPTRONS.
         tasks: learnt together.
         task_size: Z, features of the vector that is learnt for each task.
         width, hidden_layers: of the network with `mi`; the others have the width that makes their number of parameters the nearest to its.
@@ -136,7 +136,7 @@ class LanguageConfig(StudyConfig):
         corpus: a text file (enwik8, text8), a folder with one file each for train, valid and test (WikiText-103); empty = Python's own
             documentation.
         level: of symbols, byte, character or word; empty = bytes of a file, words of a folder, characters of the documentation.
-        networks: names of studies.language_model.FORMS.
+        networks: names of studies.models.language_model.FORMS.
         size: of the plain LSTM; the others have the width that makes their number of parameters the nearest to its.
         embedding_size: E.
         rank: of the multiplicative encoder and decoder.

@@ -7,7 +7,7 @@ import shlex
 import unicodedata
 from collections.abc import Sequence
 
-from agents.files import is_text
+from system.files import is_text
 
 TEXT_KEYS = frozenset(
     ("run", "folder", "report", "output", "corpus", "runtime.address", "env.level_cache", "env.dataset_path")

@@ -18,7 +18,8 @@ ASKED_FOR = ("memory", "recycled")
 
 
 class NotFiniteError(ArithmeticError):
-    """Raised by the `reset` or `step` of an environment of `envs.gymnasium_engine.MakeEnv` whose observation is not finite and has no
+    """Raised by the `reset` or `step` of an environment of `envs.engines.gymnasium_engine.MakeEnv` whose observation is not finite and
+    has no
     place for that, as a picture of uint8. The message says what is not finite, and the episode is broken off.
     """
 

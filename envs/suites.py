@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from envs.atari import ATARI
-from envs.babyai import BABYAI
-from envs.conditional import CONDITIONAL
-from envs.contract import EnvConfig, Suite
-from envs.dmlab2d import DMLAB2D
-from envs.dmlab30 import DMLAB30
-from envs.errors import unknown_name
-from envs.gymnasium_suite import GYMNASIUM
+from envs.atari.suite import ATARI
+from envs.babyai.suite import BABYAI
+from envs.conditional.suite import CONDITIONAL
+from envs.dmlab2d.suite import DMLAB2D
+from envs.dmlab30.suite import DMLAB30
+from envs.gymnasium_ids.suite import GYMNASIUM
 from envs.spec import EnvSpec, Slot, Split
+from envs.suite import EnvConfig, Suite
 from envs.vector import SuiteVectorEnv
-from envs.vizdoom import VIZDOOM
+from envs.vizdoom.suite import VIZDOOM
+from system.errors import unknown_name
 
 __all__ = ["SUITES", "EnvConfig", "Suite", "get_suite", "make_env", "make_spec", "settle"]
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.contract import EnvConfig
 from envs.spec import EnvSpec, Slot, Split
+from envs.suite import EnvConfig
 from envs.suites import get_suite, make_env
 from envs.vector import SuiteVectorEnv
 

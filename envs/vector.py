@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.engine import (
+from envs.engines.base import (
     Arrays,
     Engine,
     InterruptingEngine,

@@ -1,14 +1,15 @@
 """Language models whose embeddings depend on what was read:  python -m studies.language [quick=true] [corpus=path] [key=value ...]
 (every key: conf/studies_schema.py)
 
-An LSTM with a multiplicative encoder and decoder (studies/language_model.py) against the plain one with as many parameters, and against
+An LSTM with a multiplicative encoder and decoder (studies/models/language_model.py) against the plain one with as many parameters, and
+against
 other cores. Reported is what the test text costs a model that reads it once from end to end, in bits per character and as perplexity:
-exp(nats per symbol). Weights and learning rates are chosen by the validation text. Corpora: studies/corpora.py.
+exp(nats per symbol). Weights and learning rates are chosen by the validation text. Corpora: studies/data/corpora.py.
 """
 
 from __future__ import annotations
 
-from agents.interruption import begin_program, run_program
+from agents.cli.signals import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -21,20 +22,20 @@ from functools import partial
 import numpy as np
 import torch
 
-from ablation.numbers import count, fixed
-from ablation.results import Estimate
-from agents.plain_data import COUNT, FINITE, MEASURED, PlainDataError, Test, check_form
+from ablation.analysis.numbers import count, fixed
+from ablation.analysis.results import Estimate
 from conf.studies_schema import LanguageConfig
-from envs.errors import InputError
-from studies.corpora import LEVELS, Corpus, check_length, load
-from studies.ensembles import derived_seed
-from studies.figures import Figure, band, curves
-from studies.language_model import FORMS, LanguageModel
-from studies.language_training import evaluate, train, write
-from studies.networks import matched_width, num_parameters
-from studies.program import Findings, Study, check_above_zero, check_names, check_rates, main, seeds_of
-from studies.running import SIZE, Cell, Checkpoint, Result, Settings
-from studies.tables import over_seeds, over_seeds_geometric, significant, with_interval
+from studies.data.corpora import LEVELS, Corpus, check_length, load
+from studies.harness.figures import Figure, band, curves
+from studies.harness.program import Findings, Study, check_above_zero, check_names, check_rates, main, seeds_of
+from studies.harness.running import SIZE, Cell, Checkpoint, Result, Settings
+from studies.harness.tables import over_seeds, over_seeds_geometric, significant, with_interval
+from studies.models.ensembles import derived_seed
+from studies.models.language_model import FORMS, LanguageModel
+from studies.models.language_training import evaluate, train, write
+from studies.models.networks import matched_width, num_parameters
+from system.errors import InputError
+from system.plain_data import COUNT, FINITE, MEASURED, PlainDataError, Test, check_form
 
 PLAIN = "lstm"
 """What the others are compared with, and have as many parameters as."""

@@ -10,7 +10,7 @@ samples L.
 
 from __future__ import annotations
 
-from agents.interruption import begin_program, run_program
+from agents.cli.signals import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -27,18 +27,27 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F  # noqa: N812
 
-from ablation.numbers import count, fixed
+from ablation.analysis.numbers import count, fixed
 from agents.network.initialization import RELU_GAIN, keep_variance
-from agents.plain_data import MEASURED, check_form
 from conf.studies_schema import NeuralProcessConfig
-from envs.errors import InputError
-from studies.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
-from studies.figures import Figure, band, curves
-from studies.gaussian_process import GaussianProcess
-from studies.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
-from studies.program import Findings, Study, check_above_zero, check_names, check_numbers, check_rates, main, seeds_of
-from studies.running import SIZE, Cell, Result, Settings, begun_anew
-from studies.tables import over_seeds, with_interval
+from studies.data.gaussian_process import GaussianProcess
+from studies.harness.figures import Figure, band, curves
+from studies.harness.program import (
+    Findings,
+    Study,
+    check_above_zero,
+    check_names,
+    check_numbers,
+    check_rates,
+    main,
+    seeds_of,
+)
+from studies.harness.running import SIZE, Cell, Result, Settings, begun_anew
+from studies.harness.tables import over_seeds, with_interval
+from studies.models.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
+from studies.models.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
+from system.errors import InputError
+from system.plain_data import MEASURED, check_form
 
 DECODERS = tuple(name for name in PERCEPTRONS if name != MULTI_HEAD)
 EXACT = "exact GP"

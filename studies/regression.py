@@ -7,7 +7,7 @@ samples are shown and only the task's own vector is learnt. Targets have varianc
 
 from __future__ import annotations
 
-from agents.interruption import begin_program, run_program
+from agents.cli.signals import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -20,16 +20,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ablation.numbers import count
-from agents.plain_data import POSITIVE, check_form
+from ablation.analysis.numbers import count
 from conf.studies_schema import RegressionConfig
-from studies.ensembles import Ensemble, Streams, as_numbers, train
-from studies.families import FAMILIES, Tasks
-from studies.figures import Figure, band, curves
-from studies.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron
-from studies.program import Findings, Study, check_above_zero, check_names, check_numbers, check_rates, main, seeds_of
-from studies.running import SIZE, Cell, Result, Settings, begun_anew
-from studies.tables import over_seeds_geometric, significant, with_interval
+from studies.data.families import FAMILIES, Tasks
+from studies.harness.figures import Figure, band, curves
+from studies.harness.program import (
+    Findings,
+    Study,
+    check_above_zero,
+    check_names,
+    check_numbers,
+    check_rates,
+    main,
+    seeds_of,
+)
+from studies.harness.running import SIZE, Cell, Result, Settings, begun_anew
+from studies.harness.tables import over_seeds_geometric, significant, with_interval
+from studies.models.ensembles import Ensemble, Streams, as_numbers, train
+from studies.models.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron
+from system.plain_data import POSITIVE, check_form
 
 POINTS = 24
 """Of a learning curve, at most, evenly spread over the logarithm of the steps."""

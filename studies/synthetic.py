@@ -7,7 +7,7 @@ multilayer perceptron that grows and grows, and a multiplicative interaction tha
 
 from __future__ import annotations
 
-from agents.interruption import begin_program, run_program
+from agents.cli.signals import begin_program, run_program
 
 if __name__ == "__main__":
     # The imports below take seconds.
@@ -21,15 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ablation.numbers import count
+from ablation.analysis.numbers import count
 from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, MultiplicativeInteraction
 from agents.network.initialization import RELU_GAIN, keep_variance
-from agents.plain_data import POSITIVE, PlainDataError, Test, check_form
 from conf.studies_schema import SyntheticConfig
-from studies.ensembles import Ensemble, Streams, as_numbers, train
-from studies.figures import Figure, band, curves
-from studies.networks import num_parameters
-from studies.program import (
+from studies.data.targets import FUNCTIONS, outputs
+from studies.harness.figures import Figure, band, curves
+from studies.harness.program import (
     Findings,
     Study,
     check_above_zero,
@@ -38,9 +36,11 @@ from studies.program import (
     main,
     seeds_of,
 )
-from studies.running import SIZE, Cell, Result, Settings, begun_anew
-from studies.tables import over_seeds_geometric, significant, with_interval
-from studies.targets import FUNCTIONS, outputs
+from studies.harness.running import SIZE, Cell, Result, Settings, begun_anew
+from studies.harness.tables import over_seeds_geometric, significant, with_interval
+from studies.models.ensembles import Ensemble, Streams, as_numbers, train
+from studies.models.networks import num_parameters
+from system.plain_data import POSITIVE, PlainDataError, Test, check_form
 
 EXACT = 1e-6
 """An error below which a function counts as represented and not approximated."""

@@ -16,9 +16,10 @@ from ray_cluster import LOOPBACK
 from saved_agents import CONDITIONAL, make_checkpoint
 
 import evaluate
-from agents.interruption import SIGNALS
-from agents.runtime.process import configure_process
-from envs import dmlab30_env, process_engine
+from agents.cli.signals import SIGNALS
+from agents.runtime.processes.process import configure_process
+from envs.dmlab30 import level_env
+from envs.engines import process_engine
 
 # A shell that starts the tests in its background, or nohup, ignores them for the tests and for all programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -80,6 +81,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def alone() -> Iterator[None]:
     """No instance of DeepMind Lab is left in this process, whatever other tests did not close."""
-    dmlab30_env._open.clear()
+    level_env._open.clear()
     yield
-    dmlab30_env._open.clear()
+    level_env._open.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from envs.slot_process import SlotProcess
+from envs.engines.slot_process import SlotProcess
 
 
 class KeptProcess(SlotProcess):

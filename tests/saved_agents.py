@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 import evaluate
-from agents import builder
-from agents.checkpoint import save_checkpoint
-from agents.checksum import seal
-from agents.metrics import Statistics
-from agents.run_folder import snapshot
+from agents.run.folder import snapshot
+from agents.run.metrics import Statistics
 from agents.runtime.base import Positions
+from agents.setup import builder
+from agents.storage.checkpoint import save_checkpoint
+from agents.storage.checksum import seal
 from conf.loading import compose_train
 from envs.suites import make_spec
 

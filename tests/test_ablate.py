@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 import ablate
-from ablation import cell as cell_process
-from ablation.grid import Cell, claim, make_cells, own_axes, save_cell
-from ablation.processes import available_cores, share
-from ablation.running import Progress, Run, State, reason
-from agents.checkpoint import list_checkpoints
+from ablation.grid import cell as cell_process
+from ablation.grid.grid import Cell, claim, make_cells, own_axes, save_cell
+from ablation.grid.local_executor import available_cores, share
+from ablation.grid.scheduler import Progress, Run, State, reason
+from agents.storage.checkpoint import list_checkpoints
 from conf.loading import compose_ablate, split_axes
 
 pytestmark = pytest.mark.usefixtures("process_settings")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.learning import CASES, Options, outcome, parse, spread
-from envs.errors import InputError
+from system.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError, parse
 from benchmarks.programs import Programs
 from benchmarks.turns import cost, take_turns
-from envs.errors import InputError
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

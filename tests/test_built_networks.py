@@ -7,17 +7,17 @@ import itertools
 import pytest
 import torch
 
-from agents.builder import build_network
+from agents.acting.policy import Policy
 from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS, SPATIAL_FUSIONS
 from agents.network.context import CONTEXTS
 from agents.network.core import CORES
 from agents.network.torso import TORSOS
-from agents.policy import Policy
+from agents.setup.builder import build_network
 from conf.loading import compose_train
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec
 from envs.suites import SUITES, make_spec
+from system.errors import InputError
 
 TINY = [
     "fusion.size=8",

@@ -16,16 +16,16 @@ from saved_agents import CONDITIONAL, SMALL
 
 import evaluate
 import train
-from agents import builder
-from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.evaluation import load_agent
-from agents.following import beginning, learn
+from agents.distributed.follower import beginning, learn
+from agents.evaluation.episodes import load_agent
 from agents.runtime.base import Positions
+from agents.setup import builder
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from conf.loading import compose_train
-from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec
 from envs.spec_changes import interface_changes, listed, other_versions, task_changes
 from envs.suites import make_spec
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

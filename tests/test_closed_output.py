@@ -66,7 +66,7 @@ def test_what_a_program_starts_finds_open_streams(tmp_path: Path) -> None:
     """The first file that is opened afterwards is none of them."""
     told = tmp_path / "told"
     made = f"f = open({str(told)!r}, 'w'); f.write(str(f.fileno()))"
-    line = f"from agents.interruption import begin_program; begin_program(); print('x'); {made}"
+    line = f"from agents.cli.signals import begin_program; begin_program(); print('x'); {made}"
     subprocess.run(["bash", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, line], cwd=ROOT, check=True)
     assert int(told.read_text(encoding="utf-8")) > 2
 

@@ -26,8 +26,8 @@ from conf.loading import (
     train_part,
 )
 from conf.schema import RUNTIMES
-from envs.errors import InputError
 from envs.suites import SUITES
+from system.errors import InputError
 
 CONF = Path(conf.__file__).parent
 GROUPS = sorted({file.parent.name for file in CONF.glob("*/*.yaml")} - {"studies"})

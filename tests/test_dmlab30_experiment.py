@@ -12,10 +12,10 @@ import pytest
 import doctor
 import evaluate
 import train
-from agents.builder import build_network
+from agents.setup.builder import build_network
 from conf.loading import compose_train
-from envs.dmlab30 import PICTURES
-from envs.dmlab30_levels import LEVELS
+from envs.dmlab30.levels import LEVELS
+from envs.dmlab30.suite import PICTURES
 from envs.suites import make_spec
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -137,7 +137,7 @@ def test_an_evaluation_with_more_engines_than_fit_is_refused_with_a_number_that_
 ) -> None:
     run = tmp_path / "run"
     assert train.main([*ONE, "env.tasks=[rooms_watermaze,rooms_keys_doors_puzzle]", f"run={run}"]) == 0
-    monkeypatch.setattr("agents.resources.free_memory", lambda: 1000 * 2**20)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 1000 * 2**20)
     capsys.readouterr()
     assert evaluate.main([f"run={run}", "episodes=100"]) == 2
     said = capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_an_evaluation_with_more_engines_than_fit_is_refused_with_a_number_that_
 
 def test_doctor_says_how_many_engines_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("agents.resources.free_memory", lambda: 4000 * 2**20)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 4000 * 2**20)
     keys = ["env=dmlab30", "runtime=local", "runtime.num_actors=8", "runtime.slots_per_actor=4"]
     problems = doctor.run(compose_train(keys), keys)["problems"]
     assert len(problems) == 1 and "environments 8,320" in problems[0]

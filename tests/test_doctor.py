@@ -17,10 +17,10 @@ from gymnasium import spaces
 
 import doctor
 import train
-from agents.program import BAD_INPUT
-from agents.run_lock import sole_writer
+from agents.cli.exit_codes import BAD_INPUT
+from agents.run.lock import sole_writer
 from doctor import CAN_RUN, CANNOT_RUN, Engine, engines, main
-from envs.gymnasium_watch import difference
+from envs.gymnasium_ids.watch import difference
 
 SMALL = ["env=conditional", "context=task", "core.size=8", "fusion.size=8"]
 
@@ -118,7 +118,7 @@ def test_what_train_refuses_is_refused(capfd: pytest.CaptureFixture[str], tmp_pa
 
 @pytest.mark.usefixtures("one_engine")
 def test_too_little_memory_is_seen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.resources.free_memory", lambda: 0)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 0)
     code, found = examined(capfd, *SMALL, "runtime=local")
     assert code == CANNOT_RUN
     assert found["machine"]["memory_free"] == 0

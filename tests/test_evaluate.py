@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from saved_agents import evaluated, make_checkpoint
 
 import evaluate
-from agents import evaluation, video
-from agents.checkpoint import find_checkpoint
-from agents.evaluation import SavedAgent, evaluation_spec, load_agent, quotas, seat
-from agents.evaluation_intervals import interval
-from agents.evaluation_report import home, mean
+from agents.evaluation import episodes, video
+from agents.evaluation.episodes import SavedAgent, evaluation_spec, load_agent, quotas, seat
+from agents.evaluation.intervals import interval
+from agents.evaluation.report import home, mean
 from agents.fusion import Segments
+from agents.storage.checkpoint import find_checkpoint
 from conf.schema import EvaluateConfig
-from envs.engine import Arrays, Outcome
+from envs.engines.base import Arrays, Outcome
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from envs.suites import make_env
@@ -82,7 +82,7 @@ def test_every_slot_plays_its_quota_and_the_short_episodes_of_fast_slots_are_not
     def scripted(config: Any, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
         return SuiteVectorEnv(ScriptedEngine(spec, slots), spec, slots, seed)
 
-    monkeypatch.setattr(evaluation, "make_env", scripted)
+    monkeypatch.setattr(episodes, "make_env", scripted)
     task = evaluated(checkpoint, tmp_path / "out.json", "episodes=32", "slots=30", "tasks=[map-0]")["tasks"]["map-0"]
     expected = [0, 1, 100, 101, *(100 * slot for slot in range(2, 30))]
     assert task["returns"] == expected

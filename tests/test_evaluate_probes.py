@@ -12,13 +12,13 @@ from saved_agents import CONDITIONAL, evaluated, make_checkpoint
 
 import evaluate
 import train
-from agents import evaluation_intervals
-from agents.evaluation import Episode, evaluation_spec, load_agent, stream
-from agents.evaluation_intervals import interval
-from agents.evaluation_probes import Probing, drop
-from agents.policy import Policy
-from agents.probes import PROBES, Probe, Scene
-from agents.task_similarity import FILE
+from agents.acting.policy import Policy
+from agents.evaluation import intervals
+from agents.evaluation.episodes import Episode, evaluation_spec, load_agent, stream
+from agents.evaluation.intervals import interval
+from agents.evaluation.probe_report import Probing, drop
+from agents.evaluation.probes import PROBES, Probe, Scene
+from agents.evaluation.task_similarity import FILE
 from conf.loading import compose_evaluate
 
 pytestmark = pytest.mark.usefixtures("tests_keep_their_threads")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("tests_keep_their_threads")
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the figure, which takes a second, and with few resamples."""
-    monkeypatch.setattr(evaluation_intervals, "RESAMPLES", 199)
+    monkeypatch.setattr(intervals, "RESAMPLES", 199)
     monkeypatch.setattr(Probing, "write_similarity", lambda *arguments: [])
 
 

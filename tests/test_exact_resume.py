@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from agents.checkpoint import list_checkpoints, load_checkpoint
+from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 
 TINY = ["env=conditional", "env.tasks=[map-0,memory-1]", "env.delay=5", "fusion=film", "runtime=serial"]
 SIZES = ["core.size=8", "fusion.size=8", "torso.hidden=[8]", "runtime.slots_per_actor=3", "learner.unroll_length=4"]

@@ -15,8 +15,8 @@ from saved_agents import CONDITIONAL, SMALL, make_checkpoint
 
 import evaluate
 import train
-from agents.evaluation_files import keep_earlier, keep_folder
-from agents.run_folder import RESULT
+from agents.evaluation.earlier_files import keep_earlier, keep_folder
+from agents.run.folder import RESULT
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

@@ -15,11 +15,11 @@ from saved_agents import CONDITIONAL, SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from agents import files
-from agents.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-from agents.files import AppendedFile, write_whole
-from agents.metrics import Statistics
+from agents.run.metrics import Statistics
+from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from agents.trajectory import Trajectory
+from system import files
+from system.files import AppendedFile, write_whole
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

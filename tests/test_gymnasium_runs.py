@@ -11,8 +11,8 @@ import yaml
 from saved_agents import evaluated
 
 import train
-from agents.checkpoint import list_checkpoints
-from agents.video import file_names
+from agents.evaluation.video import file_names
+from agents.storage.checkpoint import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from benchmarks import fuzz
 from benchmarks.hostile import change_bytes, change_content
 from benchmarks.hostile_configs import hostile_arguments, hostile_yaml

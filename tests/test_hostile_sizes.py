@@ -10,13 +10,13 @@ import pytest
 import torch
 from saved_agents import CONDITIONAL, SMALL
 
-from agents import builder, requirements, resources
-from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.evaluation import load_agent
+from agents.evaluation.episodes import load_agent
+from agents.setup import builder, machine, preflight
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from conf.checks import MOST
 from conf.loading import compose_train, to_dict, train_from_dict
-from envs.errors import InputError
 from envs.suites import make_spec
+from system.errors import InputError
 
 
 def configured(**env: Any) -> dict[str, Any]:
@@ -49,14 +49,14 @@ def test_nor_are_environments(key: str) -> None:
 def test_what_does_not_fit_into_memory_is_refused_by_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     config = train_from_dict(configured(), "here")
     env = make_spec(config.env)
-    requirements.check_network(config, env)
+    preflight.check_network(config, env)
     network = builder.build_network(config, env)
-    requirements.check_fits(config, env, network)
-    monkeypatch.setattr(requirements, "free_memory", lambda: 1000)
-    monkeypatch.setattr(resources, "free_memory", lambda: 1000)
+    preflight.check_fits(config, env, network)
+    monkeypatch.setattr(preflight, "free_memory", lambda: 1000)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1000)
     refused: list[Callable[[], object]] = [
-        lambda: requirements.check_network(config, env),
-        lambda: requirements.check_fits(config, env, network),
+        lambda: preflight.check_network(config, env),
+        lambda: preflight.check_fits(config, env, network),
     ]
     for check in refused:
         with pytest.raises(InputError, match="MiB are free: lower"):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("agents", "envs", "conf", "ablation", "studies")
+PACKAGES = ("agents", "envs", "conf", "ablation", "studies", "system")
 ENTRY_POINTS = ("train.py", "evaluate.py", "doctor.py", "ablate.py", "population.py")
 SOURCES = sorted(
     [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
@@ -21,17 +21,17 @@ SOURCES = sorted(
 TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 ADAPTERS = {
-    "envpool": "envs/*_envpool.py",
-    "minigrid": "envs/*_minigrid.py",
-    "vizdoom": "envs/vizdoom*.py",
-    "deepmind_lab": "envs/dmlab30*.py",
-    "dmlab2d": "envs/dmlab2d*.py",
-    "dm_env": "envs/dm_env*.py",
-    "ale_py": "envs/atari*.py",
+    "envpool": "envs/*/envpool_*.py",
+    "minigrid": "envs/*/minigrid_*.py",
+    "vizdoom": "envs/vizdoom/*.py",
+    "deepmind_lab": "envs/dmlab30/*.py",
+    "dmlab2d": "envs/dmlab2d/*.py",
+    "dm_env": "envs/dm_env_adapter/*.py",
+    "ale_py": "envs/atari/*.py",
 }
 """Optional engine -> the only files that may import it."""
 
-IMPORTS_BY_NAME = "envs/gymnasium_suite.py"
+IMPORTS_BY_NAME = "envs/gymnasium_ids/suite.py"
 """Imports the modules of the user's own environments and wrappers, and calls nothing in them but subclasses of gymnasium.Wrapper."""
 
 
@@ -69,13 +69,13 @@ def offenders(pattern: str, *forbidden: str, but: tuple[str, ...] = ()) -> list[
 def test_the_rules_see_the_whole_program() -> None:
     assert {
         "train.py",
-        "agents/learner.py",
+        "agents/learning/learner.py",
         "agents/runtime/local.py",
         "agents/fusion/base.py",
         "conf/loading.py",
         "conf/schema.py",
     } <= TREES.keys()
-    assert "agents.popart.PopArt" in set(imports("agents/learner.py"))
+    assert "agents.learning.popart.PopArt" in set(imports("agents/learning/learner.py"))
 
 
 @pytest.mark.parametrize("path", [path for path in TREES if path.startswith("envs/")])
@@ -110,7 +110,7 @@ def test_what_the_fork_server_imports_asks_for_no_gpu() -> None:
     code = """
 import torch
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = lambda: 1 / 0
-import agents.fork_server
+import agents.setup.preload
 assert not torch.cuda.is_initialized()
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=True)
@@ -119,7 +119,7 @@ assert not torch.cuda.is_initialized()
 @pytest.mark.parametrize("name", ["vtrace", "popart", "losses", "rewards"])
 def test_the_mathematics_knows_tensors_only(name: str) -> None:
     allowed = ("__future__", "typing", "collections", "math", "torch", "numpy")
-    names = set(imports(f"agents/{name}.py"))
+    names = set(imports(f"agents/learning/{name}.py"))
     assert not [found for found in names if not under(found, *allowed)]
     assert not [found for found in names if under(found, "torch.nn", "torch.utils", "torch.optim")]
 
@@ -128,20 +128,20 @@ def test_the_mathematics_knows_tensors_only(name: str) -> None:
     "name", ["analysis", "efficiency", "intervals", "results", "sentences", "statistics", "verdict"]
 )
 def test_statistics_of_ablations_know_no_run_folders(name: str) -> None:
-    assert not offenders(f"ablation/{name}.py", "torch", "agents", "conf", "envs", "hydra", "omegaconf")
+    assert not offenders(f"ablation/analysis/{name}.py", "torch", "agents", "conf", "envs", "hydra", "omegaconf")
 
 
 @pytest.mark.parametrize("path", [path for path in TREES if path.startswith("agents/runtime/")])
 def test_runtimes_do_not_know_the_algorithm(path: str) -> None:
     assert not offenders(
         path,
-        "agents.learner",
-        "agents.vtrace",
-        "agents.popart",
-        "agents.losses",
+        "agents.learning.learner",
+        "agents.learning.vtrace",
+        "agents.learning.popart",
+        "agents.learning.losses",
         "conf",
-        "agents.builder",
-        "agents.plan",
+        "agents.setup.builder",
+        "agents.setup.plan",
     )
 
 
@@ -149,12 +149,12 @@ def test_runtimes_do_not_know_the_algorithm(path: str) -> None:
 def test_networks_know_neither_learner_nor_runtime_nor_config(path: str) -> None:
     assert not offenders(
         path,
-        "agents.learner",
+        "agents.learning.learner",
         "agents.runtime",
-        "agents.builder",
-        "agents.plan",
-        "agents.policy",
-        "agents.actor",
+        "agents.setup.builder",
+        "agents.setup.plan",
+        "agents.acting.policy",
+        "agents.acting.actor",
         "conf",
     )
 
@@ -164,10 +164,18 @@ def test_config_stops_at_the_builder() -> None:
     values; those that read and write run folders carry the config only.
     """
     beside = {
-        f"agents/{name}.py" for name in ("builder", "description", "following", "matching", "plan", "requirements")
+        f"agents/{name}.py"
+        for name in (
+            "setup/builder",
+            "run/banner",
+            "distributed/follower",
+            "setup/match_params",
+            "setup/plan",
+            "setup/preflight",
+        )
     }
-    allowed = {*beside, "agents/run_folder.py", *ENTRY_POINTS}
-    prefixes = ("conf/", "agents/evaluation", "ablation/", "studies/")
+    allowed = {*beside, "agents/run/folder.py", *ENTRY_POINTS}
+    prefixes = ("conf/", "agents/evaluation/", "ablation/", "studies/")
     users = {path for path in TREES if any(under(name, "conf") for name in imports(path))}
     assert {path for path in users if not path.startswith(prefixes)} <= allowed
 
@@ -175,7 +183,9 @@ def test_config_stops_at_the_builder() -> None:
 def test_nothing_rests_on_the_studies_and_only_their_programs_know_a_config() -> None:
     users = {path for path in TREES if any(under(name, "studies") for name in imports(path))}
     assert users and all(path.startswith("studies/") for path in users)
-    programs = {f"studies/{name}.py" for name in ("program", "synthetic", "regression", "neural_process", "language")}
+    programs = {
+        f"studies/{name}.py" for name in ("harness/program", "synthetic", "regression", "neural_process", "language")
+    }
     inside = [path for path in TREES if path.startswith("studies/")]
     assert {path for path in inside if any(under(name, "conf") for name in imports(path))} == programs
 
@@ -187,7 +197,11 @@ def test_hydra_stays_in_the_schema_and_the_entry_points() -> None:
 
 
 def test_ray_begins_at_the_machine_boundary() -> None:
-    users = ("agents/runtime/ray_connection.py", "agents/runtime/actor_group.py", "ablation/cluster.py")
+    users = (
+        "agents/runtime/ray_groups/connection.py",
+        "agents/runtime/ray_groups/actor_group.py",
+        "ablation/grid/ray_executor.py",
+    )
     for path in TREES:
         if path not in users:
             assert not offenders(path, "ray"), path

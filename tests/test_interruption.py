@@ -19,14 +19,15 @@ from saved_agents import CONDITIONAL, SMALL
 
 import evaluate
 import train
-from agents import builder, run_folder
-from agents.checkpoint import find_checkpoint, load_checkpoint
-from agents.interruption import InterruptedWait, Interruption, raise_at_signals
-from agents.learner import Learner
-from agents.runtime.actor_pool import ActorPool
+from agents.cli.signals import InterruptedWait, Interruption, raise_at_signals
+from agents.learning.learner import Learner
+from agents.run import folder
+from agents.run.checkpoint_saver import Saver
 from agents.runtime.local import LocalRuntime
+from agents.runtime.processes.actor_pool import ActorPool
 from agents.runtime.serial import SerialRuntime
-from agents.saving import Saver
+from agents.setup import builder
+from agents.storage.checkpoint import find_checkpoint, load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -53,7 +54,7 @@ def first_call(function: Callable[..., Any], action: Callable[[], object]) -> Ca
 PHASES: dict[str, tuple[Any, str, int]] = {
     "composing": (train, "compose_train", -1),
     "making the agent": (builder, "build_learner", 0),
-    "making the folder": (run_folder, "write_json", 0),
+    "making the folder": (folder, "write_json", 0),
     "starting the actors": (builder, "build_runtime", 0),
     "the first batch": (SerialRuntime, "collect", 1),
     "the first update": (Learner, "step", 1),

@@ -15,16 +15,16 @@ from saved_agents import make_checkpoint
 
 import evaluate
 import train
-from agents import builder
-from agents.evaluation import evaluation_spec, load_agent, seat
+from agents.evaluation.episodes import evaluation_spec, load_agent, seat
 from agents.network.actions import action_distribution
 from agents.runtime.base import Positions
+from agents.setup import builder
 from benchmarks import batches
 from conf.loading import compose_train
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

@@ -18,15 +18,15 @@ import pytest
 import torch
 
 import train
-from agents.checkpoint import list_checkpoints, load_checkpoint
-from agents.faults import Faults
-from agents.following import follow
-from agents.interruption import InterruptedWait
-from agents.leading import Followers, Leading
-from agents.learners import FIRST, Launched, LearnerError, add_share, share_of, with_learners
+from agents.cli.signals import InterruptedWait
+from agents.distributed.follower import follow
+from agents.distributed.leader import Followers, Leading
+from agents.distributed.process_group import FIRST, Launched, LearnerError, add_share, share_of, with_learners
 from agents.runtime.base import Batch, Positions
+from agents.runtime.restarts import Faults
+from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from conf.loading import compose_train
-from envs.errors import InputError
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from agents.builder import build_learner, build_network, build_runtime
 from agents.fusion import FUSIONS, SPATIAL_FUSIONS
 from agents.network.core import CORES
 from agents.runtime.base import Positions
+from agents.setup.builder import build_learner, build_network, build_runtime
 from conf.loading import compose_train
-from envs.conditional import ConditionalConfig, maps
+from envs.conditional.suite import ConditionalConfig, maps
 from envs.suites import make_spec
 
 # Only the policy head hears of the task, behind features of x alone. With `concat` the logits are f(x) + g(task), which ranks the

@@ -10,17 +10,17 @@ from saved_agents import make_checkpoint
 
 import evaluate
 import train
-from ablation.grid import make_cells
-from ablation.records import reference_scores
-from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.evaluation import load_agent
-from agents.run_folder import resumed_config
+from ablation.grid.grid import make_cells
+from ablation.load import reference_scores
+from agents.evaluation.episodes import load_agent
+from agents.run.folder import resumed_config
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from conf.ablate_schema import AblateConfig
+from conf.allowlist import check_named, named
 from conf.loading import compose_ablate, compose_train, save_train
-from conf.named import check_named, named
-from envs.dmlab30 import DMLab30Config
-from envs.errors import InputError
-from envs.gymnasium_suite import GymnasiumConfig
+from envs.dmlab30.suite import DMLab30Config
+from envs.gymnasium_ids.suite import GymnasiumConfig
+from system.errors import InputError
 
 GYM = ["env=gymnasium", "env.tasks=[gym_tasks:Match-v0]", "context=none", "fusion.sites=[]"]
 

@@ -15,12 +15,12 @@ from saved_agents import make_checkpoint
 
 import evaluate
 import train
-from agents.checkpoint import load_checkpoint
 from agents.network.torso import DeepTorso, ShallowTorso, build_torso
+from agents.storage.checkpoint import load_checkpoint
 from conf.loading import compose_train, load_train, train_from_dict
-from envs.errors import InputError
 from envs.spec import ArraySpec, EnvSpec
 from envs.suites import make_spec
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

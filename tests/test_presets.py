@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import conf
-from agents import builder, requirements
+from agents.setup import builder, preflight
 from conf.loading import compose_train
 from envs.suites import make_spec
 
@@ -19,13 +19,13 @@ def test_the_57_games_fit_on_a_small_machine(name: str, monkeypatch: pytest.Monk
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
     # One actor, so all games have to sit in it.
-    monkeypatch.setattr("agents.plan.num_cores", lambda: 1)
+    monkeypatch.setattr("agents.setup.plan.num_cores", lambda: 1)
     config = compose_train([f"experiment={name}"])
     env = make_spec(config.env)
     assert len(env.tasks) == len(env.scores) == 57
     network = builder.build_network(config, env)
-    requirements.check_fits(config, env, network)
-    assert requirements.shared_memory(config, env, network) < 256 * 2**20
+    preflight.check_fits(config, env, network)
+    assert preflight.shared_memory(config, env, network) < 256 * 2**20
 
 
 @pytest.mark.parametrize("name", ATARI57)

@@ -12,10 +12,10 @@ from saved_agents import evaluated, make_checkpoint
 from torch import Tensor
 
 import evaluate
-from agents import evaluation_intervals, evaluation_probes
-from agents.evaluation import evaluation_spec, load_agent
-from agents.evaluation_probes import Probing
-from agents.policy import Policy, context_rows
+from agents.acting.policy import Policy, context_rows
+from agents.evaluation import intervals, probe_report
+from agents.evaluation.episodes import evaluation_spec, load_agent
+from agents.evaluation.probe_report import Probing
 from conf.loading import compose_evaluate
 
 LEVELS = "env.tasks=[BabyAI-GoToObjS4-v0,BabyAI-GoToRedBallNoDists-v0,MiniGrid-Fetch-5x5-N2-v0]"
@@ -34,8 +34,8 @@ def told_both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the figure, which takes a second, with few resamples, and with small samples of instructions."""
-    monkeypatch.setattr(evaluation_intervals, "RESAMPLES", 199)
-    monkeypatch.setattr(evaluation_probes, "MAX_SLOTS", 16)
+    monkeypatch.setattr(intervals, "RESAMPLES", 199)
+    monkeypatch.setattr(probe_report, "MAX_SLOTS", 16)
     monkeypatch.setattr(Probing, "write_similarity", lambda *arguments: [])
 
 

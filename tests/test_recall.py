@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.builder import build_network
 from agents.fusion import Segments
 from agents.network.actions import action_distribution
 from agents.network.core import CORES
+from agents.setup.builder import build_network
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec, Slot, Split

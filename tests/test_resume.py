@@ -14,17 +14,17 @@ from saved_agents import CONDITIONAL, SMALL, write_sealed
 
 import evaluate
 import train
-from agents import builder
-from agents.actor import Actor
-from agents.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-from agents.metrics import Statistics
-from agents.run_folder import Restored, restore
+from agents.acting.actor import Actor
+from agents.run.folder import Restored, restore
+from agents.run.metrics import Statistics
 from agents.runtime.base import Positions
 from agents.runtime.serial import SerialRuntime
+from agents.setup import builder
+from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from agents.trajectory import Trajectory
 from conf.loading import load_train
-from envs.errors import InputError
 from envs.suites import make_spec
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

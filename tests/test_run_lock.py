@@ -18,14 +18,14 @@ from processes import eventually
 from saved_agents import CONDITIONAL, SMALL
 
 import train
-from ablation import cell as cell_process
-from ablation.grid import Cell, save_cell
-from agents import run_lock
-from agents.checkpoint import list_checkpoints
-from agents.metrics import Statistics
-from agents.run_lock import LOCK, is_locked, sole_writer
+from ablation.grid import cell as cell_process
+from ablation.grid.grid import Cell, save_cell
+from agents.run import lock as run_lock
+from agents.run.lock import LOCK, is_locked, sole_writer
+from agents.run.metrics import Statistics
+from agents.storage.checkpoint import list_checkpoints
 from conf.loading import compose_train
-from envs.errors import InputError
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -37,7 +37,7 @@ TINY = [
 HOLD = """
 import sys
 from pathlib import Path
-from agents.run_lock import sole_writer
+from agents.run.lock import sole_writer
 with sole_writer(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -97,7 +97,7 @@ def test_a_cell_is_not_refused_by_its_own_lock_and_waits_for_an_earlier_one(
     save_cell(Cell(name="a-seed0", variant="a", seed=0, train=config, evaluate=None, pause_at=0))
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     with held(run) as earlier:
-        command = [sys.executable, "-m", "ablation.cell", str(run), "1", cores, str(os.getpid())]
+        command = [sys.executable, "-m", "ablation.grid.cell", str(run), "1", cores, str(os.getpid())]
         process = subprocess.Popen(command, cwd=ROOT)
         try:
             with pytest.raises(subprocess.TimeoutExpired):

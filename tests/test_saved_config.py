@@ -9,10 +9,10 @@ import yaml
 
 from conf import loading
 from conf.loading import compose_train, load_train, save_train, to_dict, train_from_dict
-from conf.plain_yaml import read_yaml
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.suites import SUITES
+from system.errors import InputError
+from system.plain_yaml import read_yaml
 
 
 def test_a_saved_configuration_is_loaded_as_it_was(tmp_path: Path) -> None:

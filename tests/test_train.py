@@ -17,14 +17,14 @@ import torch
 
 import evaluate
 import train
-from agents.checkpoint import list_checkpoints, load_checkpoint
-from agents.files import write_whole
-from agents.learner import Learner
-from agents.metrics import Statistics
-from agents.popart import sigma
+from agents.learning.learner import Learner
+from agents.learning.popart import sigma
+from agents.run.metrics import Statistics
 from agents.runtime.base import Batch
 from agents.runtime.local import LocalRuntime
+from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from agents.trajectory import Trajectory
+from system.files import write_whole
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

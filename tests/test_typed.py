@@ -15,12 +15,12 @@ from saved_agents import CONDITIONAL, SMALL
 
 import evaluate
 import train
-from agents.run_folder import default_run
+from agents.run.folder import default_run
+from conf.allowlist import run_arguments
 from conf.loading import compose_ablate, compose_evaluate, compose_train
-from conf.named import run_arguments
 from conf.typed import argument
-from envs.errors import InputError
-from envs.gymnasium_suite import GymnasiumConfig
+from envs.gymnasium_ids.suite import GymnasiumConfig
+from system.errors import InputError
 
 TEXTS = [
     *("a,b", "2024_01_01", "1e3", "runs/lr=0.1", "12", "null", "true", "a b", "größe", "实验", "[x]", "{x: 1}", "it's"),

@@ -9,10 +9,10 @@ import gym_tasks
 import pytest
 from saved_agents import CONDITIONAL, SMALL, evaluated, make_checkpoint
 
-from agents import video
-from agents.actor import Actor
-from agents.evaluation import SavedAgent, evaluation_spec, load_agent, make_actor
-from agents.video import WITHOUT_CLOCK, picture_rates, record
+from agents.acting.actor import Actor
+from agents.evaluation import video
+from agents.evaluation.episodes import SavedAgent, evaluation_spec, load_agent, make_actor
+from agents.evaluation.video import WITHOUT_CLOCK, picture_rates, record
 from conf.loading import compose_train
 from conf.schema import EvaluateConfig
 from envs.suites import make_spec

@@ -9,7 +9,7 @@ import pytest
 
 import evaluate
 import train
-from agents.program import DONE
+from agents.cli.exit_codes import DONE
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind", "process_settings")
 

@@ -7,7 +7,7 @@ from typing import Any
 from agents.fusion.additive import Concat, ConcatMLP, Sum
 from agents.fusion.base import AffineForm, FullMI, Fusion, Modulation
 from agents.fusion.gating import Diagonal, FiLM, Gated, ScaleShift
-from agents.fusion.generated import Hypernetwork, Mixture
+from agents.fusion.hyper import Hypernetwork, Mixture
 from agents.fusion.multiplicative import LowRank, MultiplicativeInteraction, Tucker
 from agents.fusion.segments import Segments, grouped_linear, identity_segments
 from agents.fusion.spatial import KEYS, SPATIAL_FUSIONS, SpatialFusion
@@ -46,7 +46,8 @@ FREE_DIMENSIONS = {
     "hypernetwork": "hidden",
     "mixture": "experts",
 }
-"""Name -> the option that can be chosen freely, to match another form's parameters (agents/matching.py). The other forms have none of
+"""Name -> the option that can be chosen freely, to match another form's parameters (agents/setup/match_params.py). The other forms have
+none of
 their own, and are fitted by `fusion.size`, the width at the core's input."""
 
 FUSION_NAMES = (*FUSIONS, *(name for name in SPATIAL_FUSIONS if name not in FUSIONS))

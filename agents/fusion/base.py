@@ -49,7 +49,7 @@ class Fusion(nn.Module):
         z_size: Z, features of the context; 0 means that there is no context and leaves only the terms in x.
         out_size: K, features of the output.
         linear_in_x: whether there is a W'(z) and a b'(z): `affine_form` gives them.
-        reads_reach: whether the constructor takes `reach`, the length |z| to be expected (generation.py).
+        reads_reach: whether the constructor takes `reach`, the length |z| to be expected (weight_generation.py).
         affine_in_z: whether these in turn are affine in z: `to_full_mi` writes the whole layer as one W, U, V and b.
     """
 

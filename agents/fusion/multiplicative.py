@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
-from agents.fusion.generation import apply_generated, generate
 from agents.fusion.segments import Segments, grouped_linear
+from agents.fusion.weight_generation import apply_generated, generate
 
 # How the starting variance is shared between the term in x alone and the two terms in which z takes part.
 SHARE_X, SHARE_XZ, SHARE_Z = 0.5, 0.25, 0.25
@@ -23,7 +23,7 @@ class MultiplicativeInteraction(Fusion):
     are the memory price, and the samples of a context share one matrix product.
 
     Args:
-        reach: length |z| to be expected (generation.py); None for sqrt(Z), that of features of variance 1.
+        reach: length |z| to be expected (weight_generation.py); None for sqrt(Z), that of features of variance 1.
     """
 
     affine_in_z = True

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.shapes import repeating_size
-from agents.transfer import send
+from agents.fusion.device_transfer import send
+from agents.fusion.padding import repeating_size
 
 # Places of the padded grid for each sample, above which a context with many samples is given several rows.
 _MOST_PLACES = 3
@@ -120,7 +120,7 @@ def grouped_linear(x: Tensor, weight: Tensor, segments: Segments) -> Tensor:
     if segments.count == 1:
         return F.linear(x, weight[0])
     if device != "cpu" and not torch.is_grad_enabled() and len(x) * weight[0].numel() <= _MOST_GATHERED:
-        # While acting on a device: the shapes depend on no data, so the step can be captured whole (agents/device_step.py).
+        # While acting on a device: the shapes depend on no data, so the step can be captured whole (agents/acting/cuda_graphs.py).
         return torch.bmm(weight.index_select(0, segments.index), x.unsqueeze(2)).squeeze(2)
     grid = segments.grid
     if grid.owner is not None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agents.shapes import repeating_size
+from agents.fusion.padding import repeating_size
 
 CONTEXTS = ("task", "instruction", "both", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
@@ -133,7 +133,7 @@ class ContextEncoder(nn.Module):
 
     def contexts_from_rows(self, rows: NDArray[np.int32]) -> Contexts:
         """The inverse of `context_rows` for rows [U, C]. The first context is repeated at the end to a size that comes again
-        (agents/shapes.py), so the result may have more rows than were given.
+        (agents/fusion/padding.py), so the result may have more rows than were given.
         """
         rows = np.concatenate([rows, np.broadcast_to(rows[0], (repeating_size(len(rows)) - len(rows), rows.shape[1]))])
         task = rows[:, 0] if self.reads_task else np.zeros(len(rows), np.int32)

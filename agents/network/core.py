@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from agents.fusion.device_transfer import send, send_one
 from agents.network.initialization import RELU_GAIN, keep_variance
 from agents.network.multiplicative_cores import (
     RECURRENT_OUTPUT,
@@ -27,7 +28,6 @@ from agents.network.multiplicative_cores import (
     MultiplicativeIntegrationCore,
     MultiplicativeLSTMCore,
 )
-from agents.transfer import send, send_one
 
 
 class LSTMCore(nn.Module):
@@ -85,7 +85,7 @@ class LSTMCore(nn.Module):
         following = torch.cat([start[1:], start.new_zeros(1)])
         sizes = torch.where(following > start, following, length) - start
         flat = x.reshape(length * batch, -1)
-        # Filled up to one of few lengths, so that the kernels' shapes come again (agents/shapes.py).
+        # Filled up to one of few lengths, so that the kernels' shapes come again (agents/fusion/padding.py).
         unit = -(-length // _LENGTHS)
         filled = (torch.div(sizes + unit - 1, unit, rounding_mode="floor") * unit).clamp(max=length)
         outputs, samples = [], []

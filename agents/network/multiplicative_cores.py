@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from agents.transfer import send_one
+from agents.fusion.device_transfer import send_one
 
 RECURRENT_OUTPUT = 0.1
 """`first_output` of an LSTM and its relatives: both sigmoids begin at 1/2, and the candidate's weights at those of nn.LSTM."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from agents.fusion.padding import repeating_size
 from agents.network.initialization import RELU_GAIN, keep_variance
-from agents.shapes import repeating_size
-from envs.errors import InputError, unknown_name
 from envs.spec import EnvSpec
+from system.errors import InputError, unknown_name
 
 Observation = Mapping[str, Tensor]
 Fuse = Callable[[Tensor], Tensor]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from agents.actor import ActingPolicy, Actor
+from agents.acting.actor import ActingPolicy, Actor
 from agents.network.agent import AgentNetwork
 from agents.trajectory import PER_COLUMN, Trajectory
 from envs.spec import ArraySpec
@@ -85,7 +85,8 @@ class Runtime(Protocol):
         Where it waits for other processes it calls `check` about twice a second, or between two restarts. What that raises ends the wait,
         nothing is half done then, and `positions` are still those of what was handed over.
 
-        An actor that dies, raises or hangs is started again and told to the run's Faults (agents/faults.py); its unfinished unroll is
+        An actor that dies, raises or hangs is started again and told to the run's Faults (agents/runtime/restarts.py); its unfinished
+        unroll is
         dropped.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Actors on a Ray cluster. The learner stays a plain process: a bridge (cluster_bridge.py) speaks to Ray for it."""
+"""Actors on a Ray cluster. The learner stays a plain process: a bridge (bridge.py) speaks to Ray for it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agents.faults import Faults
 from agents.network.agent import AgentNetwork
-from agents.runtime.actor_group import Broken, GroupTask
-from agents.runtime.actor_process import Supervision, batch_of
 from agents.runtime.base import ActorError, Batch, MakeActor, Positions, go_on
-from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.cluster_bridge import run_bridge
-from agents.runtime.cluster_messages import Delivered, Dropped, Layout, Processes, Restarted, Said
-from agents.runtime.inference import MakePolicy
-from agents.runtime.process import signals_held_back
-from envs.errors import InputError
+from agents.runtime.processes.actor_process import Supervision, batch_of
+from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
+from agents.runtime.processes.inference_server import MakePolicy
+from agents.runtime.processes.process import signals_held_back
+from agents.runtime.ray_groups.actor_group import Broken, GroupTask
+from agents.runtime.ray_groups.bridge import run_bridge
+from agents.runtime.ray_groups.messages import Delivered, Dropped, Layout, Processes, Restarted, Said
+from agents.runtime.restarts import Faults
 from envs.spec import ArraySpec
+from system.errors import InputError
 
 _LOOK_SECONDS = 0.5
 
@@ -43,7 +43,7 @@ class ClusterRuntime:
         spec: of one trajectory.
         num_actors: processes in the whole cluster.
         unrolls_per_batch: unrolls joined into one batch.
-        address: of the cluster; empty for one of this machine alone, which ends with the run (ray_connection.py).
+        address: of the cluster; empty for one of this machine alone, which ends with the run (connection.py).
         actors_per_group: actors that are placed together, and lost together.
         cpus_per_actor: that Ray reserves.
         positions: where the random streams stand; taken over, and kept up to date.

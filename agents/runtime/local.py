@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from agents.faults import Faults
 from agents.network.agent import AgentNetwork
-from agents.runtime.actor_pool import ActorPool, Ready
-from agents.runtime.actor_process import Supervision, batch_of
 from agents.runtime.base import Batch, MakeActor, Positions, go_on
-from agents.runtime.inference import MakePolicy
+from agents.runtime.processes.actor_pool import ActorPool, Ready
+from agents.runtime.processes.actor_process import Supervision, batch_of
+from agents.runtime.processes.inference_server import MakePolicy
+from agents.runtime.restarts import Faults
 from envs.spec import ArraySpec
 
 

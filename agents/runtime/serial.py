@@ -8,14 +8,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agents.actor import Actor
-from agents.faults import Faults
+from agents.acting.actor import Actor
 from agents.network.agent import AgentNetwork
 from agents.runtime.base import Batch, MakeActor, Positions, allocate, concatenate, go_on
+from agents.runtime.restarts import Faults
 from agents.trajectory import Trajectory
-from envs.errors import InputError
 from envs.faults import Fault
 from envs.spec import ArraySpec
+from system.errors import InputError
 
 
 class SerialRuntime:

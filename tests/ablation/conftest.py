@@ -8,7 +8,7 @@ import pytest
 from fabricated_analysis import analysis
 from report_pages import probed
 
-from ablation.report import write_report
+from ablation.report.report import write_report
 
 
 @pytest.fixture(scope="session")

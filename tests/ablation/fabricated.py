@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ablation.results import Curve, Measure, Results, Run
+from ablation.analysis.results import Curve, Measure, Results, Run
 
 SUCCESS = Measure(name="success", label="success", best=1.0, floor=0.0)
 

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ablation.results import (
+from ablation.analysis.results import (
     Analysis,
     Array,
     Band,

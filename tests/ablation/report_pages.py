@@ -13,10 +13,10 @@ import fabricated
 import pytest
 from fabricated_analysis import analysis
 
-from ablation import drawing
-from ablation.drawing import Drawn, Panel, Sheet
-from ablation.report import write_report
-from ablation.results import Problem, Results
+from ablation.analysis.results import Problem, Results
+from ablation.report import drawing
+from ablation.report.drawing import Drawn, Panel, Sheet
+from ablation.report.report import write_report
 
 VALUES = {
     "concat": [[0.2, 0.4], [0.3, 0.5], [0.25, 0.4]],

@@ -11,9 +11,9 @@ import fabricated
 import numpy as np
 import pytest
 
-from ablation.analysis import analyse
-from ablation.results import Curve, Results
-from ablation.statistics import AGGREGATES
+from ablation.analysis.analysis import analyse
+from ablation.analysis.results import Curve, Results
+from ablation.analysis.statistics import AGGREGATES
 
 RNG = np.random.default_rng(0)
 VARIANTS = ("concat", "film", "mi")

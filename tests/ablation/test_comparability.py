@@ -8,8 +8,8 @@ from typing import Any
 import fabricated
 import pytest
 
-from ablation.comparability import cautions, configs
-from ablation.results import Results
+from ablation.analysis.comparability import cautions, configs
+from ablation.analysis.results import Results
 
 VALUES = {"concat": [[0.2], [0.3], [0.25]], "mi": [[0.7], [0.9], [0.8]]}
 

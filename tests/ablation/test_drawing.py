@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 from matplotlib.ticker import MaxNLocator
 
-from ablation import drawing, panels
-from ablation.drawing import DARK, LIGHT, Drawn, Panel, look, shown, tag
-from ablation.results import Array, Estimate
+from ablation.analysis.results import Array, Estimate
+from ablation.report import drawing, panels
+from ablation.report.drawing import DARK, LIGHT, Drawn, Panel, look, shown, tag
 
 SIMULATED = {
     "none": np.eye(3),

@@ -9,7 +9,7 @@ import fabricated
 import numpy as np
 import pytest
 
-from ablation.efficiency import (
+from ablation.analysis.efficiency import (
     PACES,
     area,
     at,
@@ -21,8 +21,8 @@ from ablation.efficiency import (
     mean_over_tasks,
     of_every_run,
 )
-from ablation.results import Curve, Measure, Results, Run
-from ablation.verdict import compare, paces
+from ablation.analysis.results import Curve, Measure, Results, Run
+from ablation.analysis.verdict import compare, paces
 
 NAN = float("nan")
 RETURN = Measure(name="return", label="return", best=None)

@@ -13,8 +13,8 @@ import pytest
 from run_folders import TASKS, write_run
 
 import ablate
-from ablation.records import reference_scores
-from agents.run_folder import CONFIG
+from ablation.load import reference_scores
+from agents.run.folder import CONFIG
 from conf.loading import compose_train, save_train
 from envs.suites import SUITES, make_spec
 

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved_agents import make_checkpoint
 
-from ablation import population as populations
-from ablation.history import History
-from ablation.population import Fitness, Population, row_of
-from ablation.population_report import summary, table, write_summary
-from agents.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from agents.terminal import TextConsole
+from ablation.population import population as populations
+from ablation.population.history import History
+from ablation.population.population import Fitness, Population, row_of
+from ablation.population.report import summary, table, write_summary
+from agents.cli.terminal import TextConsole
+from agents.storage.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from conf.loading import compose_population
-from envs.errors import InputError
+from system.errors import InputError
 
 MEMBERS, GENERATIONS = 3, 3
 SMALL = ("env=conditional", "runtime=serial", f"members={MEMBERS}", "display=false")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from run_folders import change, write_json, write_run
 
-from ablation.grid import (
+from ablation.grid.grid import (
     NOT_OF_THE_EXPERIMENT,
     Cell,
     claim,
@@ -22,13 +22,13 @@ from ablation.grid import (
     save_cell,
     trained,
 )
-from agents.files import read_json
-from agents.matching import count_parameters
+from agents.setup.match_params import count_parameters
 from conf.ablate_schema import AblateConfig, check_ablate, seeds_of
 from conf.loading import compose_ablate, compose_train, flatten, split_axes, to_dict
 from conf.schema import EvaluateConfig, TrainConfig
-from envs.errors import InputError
 from envs.suites import make_spec
+from system.errors import InputError
+from system.files import read_json
 
 CONDITIONAL = ("env=conditional", "env.tasks=[map-0,map-1]", "runtime=serial", "total_frames=1000", "episodes=10")
 
@@ -274,7 +274,7 @@ def test_a_grid_can_grow_and_nothing_else(grid: dict[str, Cell], tmp_path: Path)
 
 
 def test_cells_that_would_share_a_folder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablation.grid._file_name", lambda variant: variant[:1])
+    monkeypatch.setattr("ablation.grid.grid._file_name", lambda variant: variant[:1])
     with pytest.raises(InputError, match="would share the folder m-seed0"):
         cells_of("fusions=[mi,mixture]", "seeds=1")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ablation.display import GridDisplay
-from ablation.grid import Cell, make_cells
-from ablation.running import End, Playing, Progress, Run, State
+from ablation.grid.display import GridDisplay
+from ablation.grid.grid import Cell, make_cells
+from ablation.grid.scheduler import End, Playing, Progress, Run, State
 from conf.loading import compose_ablate
 
 SINGLE = ["env=conditional", "runtime=serial", "total_frames=100", "fusions=[concat,film]", "seeds=3"]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folders import write_run
 
-from ablation.records import load_folders, load_grid
-from envs.errors import InputError
+from ablation.load import load_folders, load_grid
+from system.errors import InputError
 
 JSON = st.recursive(
     st.none()

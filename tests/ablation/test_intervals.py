@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablation.intervals import ANY, Range, StandardError, bootstrap, estimate, jackknife, limits, of_mean, of_statistic
-from ablation.results import Array
-from ablation.statistics import interquartile_mean, mean, median
+from ablation.analysis.intervals import (
+    ANY,
+    Range,
+    StandardError,
+    bootstrap,
+    estimate,
+    jackknife,
+    limits,
+    of_mean,
+    of_statistic,
+)
+from ablation.analysis.results import Array
+from ablation.analysis.statistics import interquartile_mean, mean, median
 from benchmarks.coverage import CORRELATION, improvement_row, interval_rows
 
 

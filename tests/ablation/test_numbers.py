@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.ticker import MaxNLocator
 
-from ablation import numbers
-from ablation.numbers import SECONDS
-from ablation.results import Estimate, Measure
+from ablation.analysis import numbers
+from ablation.analysis.numbers import SECONDS
+from ablation.analysis.results import Estimate, Measure
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ablation import figures, numbers, panels
-from ablation.analysis import analyse
-from ablation.drawing import Panel
-from ablation.figures import Chart
-from ablation.results import Estimate, Measure, Results
+from ablation.analysis import numbers
+from ablation.analysis.analysis import analyse
+from ablation.analysis.results import Estimate, Measure, Results
+from ablation.report import figures, panels
+from ablation.report.drawing import Panel
+from ablation.report.figures import Chart
 
 SCORE = Measure(name="score", label="human-normalised score", best=100.0, floor=0.0)
 RETURN = Measure(name="return", label="return", best=None)

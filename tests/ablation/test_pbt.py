@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation.pbt import Decision, Member, draw, exploit_and_explore, random_numbers
+from ablation.population.pbt import Decision, Member, draw, exploit_and_explore, random_numbers
 
 FACTOR = 1.2
 _FITNESS = st.one_of(st.none(), st.just(-math.inf), st.floats(-100, 200))

@@ -15,16 +15,16 @@ import pytest
 import torch
 
 import population
-from ablation import cell as cell_process
-from ablation.grid import Cell, save_cell
-from ablation.history import History
-from ablation.population import Fitness, Population, PopulationError, copied, fitness_of
-from ablation.population_report import figure, summary
-from ablation.running import End
-from agents.checkpoint import list_checkpoints, load_checkpoint
+from ablation.grid import cell as cell_process
+from ablation.grid.grid import Cell, save_cell
+from ablation.grid.scheduler import End
+from ablation.population.history import History
+from ablation.population.population import Fitness, Population, PopulationError, copied, fitness_of
+from ablation.population.report import figure, summary
+from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from conf.loading import compose_population, load_train
 from conf.population_schema import check_population, comparisons_of
-from envs.errors import InputError
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -187,7 +187,7 @@ def test_a_population_that_is_killed_while_members_are_copied_ends_as_if_it_had_
     with monkeypatch.context() as patch:
         patch.setattr(History, "add", add)
         if moment == "delivered":
-            patch.setattr("ablation.population.os", SimpleNamespace(replace=replace))
+            patch.setattr("ablation.population.population.os", SimpleNamespace(replace=replace))
         with pytest.raises(Killed):
             train(folder)
     assert list((folder / "exchange").rglob("*.pt")) or moment == "delivered"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ablation.history import History
-from ablation.population import Fitness, row_of
-from ablation.population_display import PopulationDisplay
-from ablation.population_report import summary, table
+from ablation.population.display import PopulationDisplay
+from ablation.population.history import History
+from ablation.population.population import Fitness, row_of
+from ablation.population.report import summary, table
 
 NAMES = ["member-00", "member-01", "member-02"]
 

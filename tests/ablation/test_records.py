@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from run_folders import TASKS, change, composed, write_json, write_run
 
-from ablation.records import load_folders, load_grid
-from ablation.results import Results
+from ablation.analysis.results import Results
+from ablation.load import load_folders, load_grid
 from conf.loading import compose_train
-from envs.errors import InputError
 from envs.suites import make_spec
+from system.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from fabricated_analysis import analysis
 from report_pages import VALUES, Page, probed, rows, written
 
-from ablation.report import write_report
+from ablation.report.report import write_report
 
 
 def test_the_report_says_everything_in_its_order(report: Path) -> None:

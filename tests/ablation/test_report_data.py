@@ -11,7 +11,7 @@ import pytest
 from fabricated_analysis import analysis
 from report_pages import VALUES, Page, probed, rows, written
 
-from ablation.results import Curve, Estimate
+from ablation.analysis.results import Curve, Estimate
 
 
 def test_the_data_are_those_of_the_analysis(report: Path) -> None:

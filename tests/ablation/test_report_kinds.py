@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from report_pages import VALUES, rows, written
 
-from ablation import numbers
-from ablation.analysis import analyse
-from ablation.results import Estimate, Measure, Problem, Results
+from ablation.analysis import numbers
+from ablation.analysis.analysis import analyse
+from ablation.analysis.results import Estimate, Measure, Problem, Results
 
 
 @pytest.mark.parametrize(

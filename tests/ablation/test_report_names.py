@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_pages import Page, rows, written
 
-from ablation import drawing, numbers, panels
-from ablation.drawing import shown
-from ablation.results import Estimate, Problem, Results
-from agents.terminal import printable
+from ablation.analysis import numbers
+from ablation.analysis.results import Estimate, Problem, Results
+from ablation.report import drawing, panels
+from ablation.report.drawing import shown
+from agents.cli.terminal import printable
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

@@ -15,7 +15,7 @@ from browser import PROGRAM, Browser, Tab
 from fabricated_analysis import analysis
 from report_pages import written
 
-from ablation.results import Analysis, Results
+from ablation.analysis.results import Analysis, Results
 
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason="needs a browser: apt-get install chromium (the page itself is tested without one)"

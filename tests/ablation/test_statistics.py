@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablation.results import Array, Estimate, Measure, Results
-from ablation.statistics import (
+from ablation.analysis.results import Array, Estimate, Measure, Results
+from ablation.analysis.statistics import (
     aggregate,
     aggregates,
     improvement,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablation.intervals import ANY, Range
-from ablation.results import Array, Estimate, Measure, Results, Verdict
-from ablation.verdict import compare, verdict
+from ablation.analysis.intervals import ANY, Range
+from ablation.analysis.results import Array, Estimate, Measure, Results, Verdict
+from ablation.analysis.verdict import compare, verdict
 from benchmarks.coverage import VARIANTS, verdict_row
 
 RNG = np.random.default_rng(0)

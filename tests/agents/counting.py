@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.actor import Actor
+from agents.acting.actor import Actor
+from agents.acting.policy import Policy
 from agents.fusion import Segments
 from agents.network.actions import Categorical
 from agents.network.agent import AgentOutput, Modulations
 from agents.network.context import Contexts
-from agents.policy import Policy
 from agents.runtime.base import Positions
-from envs.engine import Arrays, Outcome
+from envs.engines.base import Arrays, Outcome
 from envs.spec import ArraySpec, EnvSpec, Slot
 from envs.vector import SuiteVectorEnv
 

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import torch
 
-from agents.builder import build_network
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
+from agents.setup.builder import build_network
 from agents.trajectory import Trajectory, trajectory_spec
 from conf.schema import ContextConfig, CoreConfig, FusionConfig, LearnerConfig, RuntimeConfig, TorsoConfig, TrainConfig
-from envs.contract import EnvConfig
 from envs.spec import ArraySpec, EnvSpec
+from envs.suite import EnvConfig
 
 VECTOR = 3
 INSTRUCTION_LENGTH = 4

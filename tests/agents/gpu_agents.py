@@ -8,10 +8,10 @@ import torch
 from fakes import ACTIONS, fake_config, fake_env, fake_network
 from pretended_gpu import GPU, host
 
-from agents.builder import build_learner
 from agents.fusion import FUSIONS, SPATIAL_FUSIONS
-from agents.learner import Learner
+from agents.learning.learner import Learner
 from agents.network.core import CORES
+from agents.setup.builder import build_learner
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 

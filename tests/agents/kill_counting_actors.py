@@ -19,8 +19,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from counted import SPEC, Lives  # noqa: E402 - the path comes first
 from counting import CountingNetwork, MakeCountingActor, MakeCountingPolicy  # noqa: E402
 
-from agents.faults import Faults  # noqa: E402
 from agents.runtime.local import LocalRuntime  # noqa: E402
+from agents.runtime.restarts import Faults  # noqa: E402
 
 ACTORS = 2
 

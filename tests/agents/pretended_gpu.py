@@ -21,7 +21,8 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from agents import device_step, transfer
+from agents.acting import cuda_graphs
+from agents.fusion import device_transfer
 
 GPU = torch.device("cuda", 0)
 
@@ -245,7 +246,7 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
-        for module in (transfer, device_step):
+        for module in (device_transfer, cuda_graphs):
             patch.setattr(module, "pinned", lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8))
         # Adam and the norm of gradients ask for the device in C++, where it is meta.
         patch.setattr(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: ["meta"])

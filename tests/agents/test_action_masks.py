@@ -13,15 +13,15 @@ import torch
 from saved_agents import evaluated, make_checkpoint
 
 import train
-from agents import builder
-from agents.actor import Actor
-from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.evaluation import evaluation_spec, load_agent, make_task_env
+from agents.acting.actor import Actor
+from agents.acting.policy import Policy
+from agents.evaluation.episodes import evaluation_spec, load_agent, make_task_env
 from agents.fusion import Segments
 from agents.network.actions import _gumbel, action_distribution
 from agents.network.heads import ActionMask
-from agents.policy import Policy
 from agents.runtime.base import Positions, allocate
+from agents.setup import builder
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
 from conf.loading import compose_train
 from conf.schema import TrainConfig

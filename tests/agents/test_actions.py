@@ -16,9 +16,9 @@ from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from agents.builder import build_learner
+from agents.acting.policy import Policy
 from agents.fusion import FUSIONS, Segments
-from agents.learner import Learner
+from agents.learning.learner import Learner
 from agents.network.actions import (
     LEAST_STD,
     ActionDistribution,
@@ -29,7 +29,7 @@ from agents.network.actions import (
 )
 from agents.network.context import distinct_rows
 from agents.network.heads import ActionMask
-from agents.policy import Policy
+from agents.setup.builder import build_learner
 from agents.trajectory import OBSERVED, Trajectory
 
 T, B, A = 4, 3, 5

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from agents.actor import to_tensors
-from agents.archive import checked_archive
-from agents.checkpoint import load_checkpoint
-from agents.tensor_file import read_tensors
+from agents.acting.actor import to_tensors
+from agents.storage.checkpoint import load_checkpoint
+from agents.storage.tensor_file import read_tensors
+from agents.storage.torch_zip import checked_archive
 from benchmarks.hostile import SMUGGLED
-from envs.errors import InputError
+from system.errors import InputError
 
 
 def refusal(path: Path) -> str:

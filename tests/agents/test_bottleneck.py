@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import agents.clock
-from agents.bottleneck import Facts, Seconds, TimeShares, limited_by
-from agents.clock import Clock
-from agents.learner import LearnerState
+import agents.run.timing
+from agents.learning.learner import LearnerState
+from agents.run.bottleneck import Facts, Seconds, TimeShares, limited_by
+from agents.run.timing import Clock
 from agents.runtime.base import Batch
 from conf.loading import compose_train, flatten, to_dict
 
@@ -303,7 +303,7 @@ def test_shares_are_parts_of_their_own_side() -> None:
 
 def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(agents.clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(agents.run.timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     clock = Clock(100.0, LearnerState(), action_repeat=4)
 
     def update(number: int, wait: float) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ablation.processes import available_cores
-from agents import plan
-from agents.cgroups import cpu_quota, memory_left
+from ablation.grid.local_executor import available_cores
+from agents.setup import plan
+from agents.setup.cgroups import cpu_quota, memory_left
 
 V2 = "25 1 0:22 {top} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw,nsdelegate\n"
 V1 = (

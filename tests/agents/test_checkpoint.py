@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from saved_agents import write_sealed
 
-from agents import checkpoint
-from agents.checkpoint import (
+from agents.storage import checkpoint
+from agents.storage.checkpoint import (
     DamagedCheckpointError,
     env_from_dict,
     env_to_dict,
@@ -29,12 +29,12 @@ from agents.checkpoint import (
     remove_checkpoints,
     save_checkpoint,
 )
-from envs.babyai import BabyAIConfig
-from envs.conditional import ConditionalConfig
-from envs.contract import EnvConfig
-from envs.errors import InputError
+from envs.babyai.suite import BabyAIConfig
+from envs.conditional.suite import ConditionalConfig
 from envs.spec import EnvSpec, Score
+from envs.suite import EnvConfig
 from envs.suites import make_spec
+from system.errors import InputError
 
 
 def content(value: float = 1.0) -> dict[str, Any]:

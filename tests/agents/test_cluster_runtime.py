@@ -23,14 +23,14 @@ from processes import PATIENCE, alongside, each, eventually
 from ray_cluster import CPUS, NODE, one_node, ray_nodes
 
 import train
-from agents.faults import Faults
-from agents.program import BAD_INPUT, DONE, FAILED
-from agents.runtime import actor_group, ray_connection
-from agents.runtime.actor_process import Supervision
+from agents.cli.exit_codes import BAD_INPUT, DONE, FAILED
 from agents.runtime.base import Positions
 from agents.runtime.cluster import ClusterRuntime, grouped
-from agents.runtime.ray_connection import own_paths
-from agents.runtime.remote_group import RemoteGroup
+from agents.runtime.processes.actor_process import Supervision
+from agents.runtime.ray_groups import actor_group, connection
+from agents.runtime.ray_groups.actor_group_handle import RemoteGroup
+from agents.runtime.ray_groups.connection import own_paths
+from agents.runtime.restarts import Faults
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("nothing_is_left_behind")]
 
@@ -262,6 +262,6 @@ def test_without_ray_one_is_told_how_to_get_it(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ray_connection.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(connection.importlib.util, "find_spec", lambda name: None)
     assert train.main([*TINY, f"run={tmp_path / 'run'}"]) == BAD_INPUT
     assert 'pip install "mimpala[ray]"' in capsys.readouterr().err

@@ -8,8 +8,8 @@ from fakes import fake_batch, fake_env, fake_network
 from gpu_agents import B, T, assert_equal_parameters, config_of
 from torch import Tensor
 
-from agents.builder import build_learner
-from agents.compiling import Compiled
+from agents.learning.compile import Compiled
+from agents.setup.builder import build_learner
 
 # The compiler's own, of PyTorch's older ways.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

@@ -15,10 +15,10 @@ import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from torch import Tensor
 
-from agents.builder import build_learner
-from agents.diagnosis import steps_by_task
-from agents.learner import Learner, NonFiniteError
-from agents.optimizers import OPTIMIZERS
+from agents.learning.learner import Learner, NonFiniteError
+from agents.learning.nonfinite import steps_by_task
+from agents.learning.optimizers import OPTIMIZERS
+from agents.setup.builder import build_learner
 from agents.trajectory import PER_COLUMN, Trajectory
 
 ENV = fake_env(num_tasks=4)

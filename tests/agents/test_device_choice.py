@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents import plan
+from agents.setup import plan
 from conf.loading import compose_train
-from envs.errors import InputError
+from system.errors import InputError
 
 
 def chosen(*overrides: str) -> torch.device:

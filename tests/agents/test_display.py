@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.clock import Clock
-from agents.display import Display
-from agents.learner import LearnerState
-from agents.metrics import MetricsLog
+from agents.learning.learner import LearnerState
+from agents.run.metrics import MetricsLog
+from agents.run.progress import Display
+from agents.run.timing import Clock
 
 LIMIT = "limited by the [disk]; try checkpoint_seconds=1380"
 
@@ -18,7 +18,7 @@ LIMIT = "limited by the [disk]; try checkpoint_seconds=1380"
 def test_the_display_shows_times_and_limit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     row = Clock(0.0, LearnerState(), action_repeat=1).row(LearnerState(), {})
     # Without a terminal: when it changes.
-    monkeypatch.setattr("agents.display._PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr("agents.run.progress._PLAIN_SECONDS", 0.0)
     with Display(1000) as display:
         for limit in ("limited by [x]; try y", LIMIT, LIMIT):
             display.update(row, {}, limit)

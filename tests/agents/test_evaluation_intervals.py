@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest  # type: ignore[import-untyped]
 
-from agents import evaluation_intervals
-from agents.evaluation import Episode
-from agents.evaluation_intervals import EXACT, WEIGHT, interval, of_shares
-from agents.evaluation_probes import drop
-from agents.evaluation_report import return_range, summary, unknown_intervals
+from agents.evaluation import intervals
+from agents.evaluation.episodes import Episode
+from agents.evaluation.intervals import EXACT, WEIGHT, interval, of_shares
+from agents.evaluation.probe_report import drop
+from agents.evaluation.report import return_range, summary, unknown_intervals
 from envs.spec import Score
 
 Array = NDArray[np.float64]
@@ -160,7 +160,7 @@ def covered(draw: object, truth: float, simulations: int = 300) -> float:
 
 @pytest.mark.parametrize("rate", [0.98, 0.99, 0.995])
 def test_returns_that_hardly_differ_are_covered(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
-    monkeypatch.setattr(evaluation_intervals, "RESAMPLES", 999)
+    monkeypatch.setattr(intervals, "RESAMPLES", 999)
 
     def rare(rng: np.random.Generator) -> tuple[Array, Array]:
         """Equal but for a few of other values."""
@@ -177,5 +177,5 @@ def test_returns_that_hardly_differ_are_covered(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_returns_that_differ_are_covered_as_often_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_intervals, "RESAMPLES", 999)
+    monkeypatch.setattr(intervals, "RESAMPLES", 999)
     assert 0.93 <= covered(lambda rng: (rng.normal(10, 3, 100), np.full(100, np.nan)), 10) <= 0.98

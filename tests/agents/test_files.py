@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.files import check_links, read_bounded, read_json, write_json
-from envs.errors import InputError
+from system.errors import InputError
+from system.files import check_links, read_bounded, read_json, write_json
 
 
 def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import pytest
 from saved_agents import CONDITIONAL, SMALL
 
 import train
-from ablation import records
-from ablation.grid import frames
-from ablation.records import read_log
-from ablation.running import reason
-from agents.files import AppendedFile, open_ordinary, parse_json, read_bounded, read_json, read_lines, write_whole
-from agents.metrics import MetricsLog
-from agents.plain_data import PlainDataError, plain_copy
+from ablation import load
+from ablation.grid.grid import frames
+from ablation.grid.scheduler import reason
+from ablation.load import read_log
+from agents.run.metrics import MetricsLog
+from system.files import AppendedFile, open_ordinary, parse_json, read_bounded, read_json, read_lines, write_whole
+from system.plain_data import PlainDataError, plain_copy
 
 ROW = {"frames": 10, "seconds": 1.5, "updates": 1, "tasks/a/return": 0.5, "tasks/a/length": 3, "limited_by": "x"}
 BAD_LINES = [
@@ -85,7 +85,7 @@ def test_what_is_written_can_be_read_whatever_names_it_holds(tmp_path: Path) -> 
 
 
 def test_a_long_log_is_thinned_and_ends_with_its_newest_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_MOST_ROWS", 8)
+    monkeypatch.setattr(load, "_MOST_ROWS", 8)
     for count in (0, 1, 15, 16, 17, 33, 100):
         lines = [json.dumps(ROW | {"frames": number}) + "\n" for number in range(count)]
         (tmp_path / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")

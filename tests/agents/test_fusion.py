@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from agents.fusion import FUSIONS, OPTIONS, FiLM, Fusion, Segments, grouped_linear, identity_segments
-from agents.shapes import repeating_size
+from agents.fusion.padding import repeating_size
 
 NAMES = sorted(FUSIONS)
 

@@ -13,13 +13,13 @@ from pretended_gpu import GPU, MixedDevicesError, OnGPU, PretendedGPU, host
 from processors import needs_bf16_lstm
 from torch import Tensor
 
-from agents import device_step
+from agents.acting import cuda_graphs
+from agents.acting.policy import Policy
 from agents.fusion import Segments
+from agents.fusion.device_transfer import send_one
 from agents.network.agent import AgentNetwork
-from agents.policy import Policy
-from agents.runtime.buffers import SharedWeights
+from agents.runtime.processes.buffers import SharedWeights
 from agents.trajectory import OBSERVED
-from agents.transfer import send_one
 from envs.spec import EnvSpec
 
 # What is pretended
@@ -118,7 +118,7 @@ def steps(env: EnvSpec, network: AgentNetwork, count: int) -> list[dict[str, Ten
 
 def assert_acts_alike(on_cpu: Policy, on_gpu: Policy, inputs: dict[str, Tensor]) -> None:
     """For more steps than are taken before a capture."""
-    for _ in range(device_step._SEEN_BEFORE + 3):
+    for _ in range(cuda_graphs._SEEN_BEFORE + 3):
         torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-3, atol=1e-4)
 
 
@@ -127,7 +127,7 @@ def test_acting_on_a_gpu_is_acting_and_waits_for_the_answer_alone(
     gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Kernel by kernel, and captured; contexts change, and one of the steps is that of some slots only."""
-    monkeypatch.setattr(device_step, "_SEEN_BEFORE", 0)
+    monkeypatch.setattr(cuda_graphs, "_SEEN_BEFORE", 0)
     env, config = AGENTS[name]
     network = fake_network(env, config)
     on_cpu = Policy(copy.deepcopy(network), SLOTS)
@@ -192,7 +192,7 @@ def test_a_graph_with_other_results_is_not_used(gpu: PretendedGPU, monkeypatch: 
 
 
 def test_there_are_few_graphs(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_step, "_MOST_GRAPHS", 1)
+    monkeypatch.setattr(cuda_graphs, "_MOST_GRAPHS", 1)
     env, config = AGENTS["no context"]
     network = fake_network(env, config)
     policy = Policy(network.to(GPU), SLOTS, graphs=True)

@@ -19,21 +19,21 @@ from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingA
 from fakes import ACTIONS, fake_batch, fake_config, fake_env, fake_network
 from processes import PATIENCE
 
-import agents.runtime.actor_pool
-from agents import builder, plan
+import agents.runtime.processes.actor_pool
+from agents.acting.policy import Policy
 from agents.fusion import FUSIONS
-from agents.policy import Policy
 from agents.runtime.base import ActorError, Positions, Runtime, allocate
-from agents.runtime.buffers import SharedWeights
-from agents.runtime.inference import RemotePolicy, _Batcher, _serve, exchange_spec
 from agents.runtime.local import LocalRuntime
+from agents.runtime.processes.buffers import SharedWeights
+from agents.runtime.processes.inference_server import RemotePolicy, _Batcher, _serve, exchange_spec
+from agents.setup import builder, plan
 from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
 from conf.loading import compose_train
 from envs.suites import make_spec
 
 T = 7
 SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
-ROOT = Path(agents.runtime.actor_pool.__file__).parents[2]
+ROOT = Path(agents.runtime.processes.actor_pool.__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
@@ -242,7 +242,7 @@ def test_closing_ends_actors_that_wait_and_the_server_they_wait_for(
     runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collect(runtime, 1)
-    monkeypatch.setattr(agents.runtime.actor_pool, "_JOIN_SECONDS", 0.2)
+    monkeypatch.setattr(agents.runtime.processes.actor_pool, "_JOIN_SECONDS", 0.2)
     processes = [*(actor.process for actor in runtime._pool._actors), runtime._pool._server._process]  # type: ignore[union-attr]
     runtime.close()
     assert all(process.exitcode is not None for process in processes)
@@ -251,7 +251,7 @@ def test_closing_ends_actors_that_wait_and_the_server_they_wait_for(
 def test_closing_while_everything_works_ends_every_process_by_itself(
     runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents.runtime.actor_pool, "_JOIN_SECONDS", 120.0)
+    monkeypatch.setattr(agents.runtime.processes.actor_pool, "_JOIN_SECONDS", 120.0)
     while len(runtime.positions.unrolls) < 2:  # a process that is still starting does not count
         runtime.collect()
     processes = [*(actor.process for actor in runtime._pool._actors), runtime._pool._server._process]  # type: ignore[union-attr]

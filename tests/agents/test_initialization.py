@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.builder import build_network
+from agents.acting.policy import Policy
 from agents.fusion import FUSIONS, SPATIAL_FUSIONS
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.network.core import CORES
 from agents.network.initialization import INITIALIZATIONS, initialize, keep_variance
-from agents.policy import Policy
+from agents.setup.builder import build_network
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec, Slot, Split

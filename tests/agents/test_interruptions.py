@@ -14,18 +14,18 @@ from fakes import fake_config, fake_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import builder
-from agents.actor import Actor
-from agents.builder import build_learner
-from agents.metrics import Statistics
+from agents.acting.actor import Actor
+from agents.acting.policy import Policy
+from agents.learning.replay import Replay
 from agents.network.actions import Categorical
-from agents.policy import Policy
-from agents.replay import Replay
+from agents.run.metrics import Statistics
 from agents.runtime.base import Positions, allocate, concatenate
+from agents.setup import builder
+from agents.setup.builder import build_learner
 from agents.trajectory import PER_COLUMN, Trajectory, trajectory_spec
 from conf.loading import compose_train
 from conf.schema import RuntimeConfig
-from envs.engine import Outcome
+from envs.engines.base import Outcome
 from envs.faults import Fault
 from envs.spec import Slot
 from envs.vector import SuiteVectorEnv

@@ -12,13 +12,13 @@ import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from torch import Tensor
 
-from agents.builder import build_learner, build_network, build_runtime
 from agents.fusion import identity_segments
-from agents.learner import Learner, NonFiniteError
-from agents.optimizers import OPTIMIZERS
-from agents.popart import CALM, PopArt, sigma
-from agents.rewards import transform_rewards
+from agents.learning.learner import Learner, NonFiniteError
+from agents.learning.optimizers import OPTIMIZERS
+from agents.learning.popart import CALM, PopArt, sigma
+from agents.learning.rewards import transform_rewards
 from agents.runtime.base import Positions
+from agents.setup.builder import build_learner, build_network, build_runtime
 from agents.trajectory import OBSERVED, Trajectory, minibatches
 from conf.loading import compose_train
 from envs.suites import make_spec

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from counting import COUNTING, NUM_ACTIONS, SLOTS, STATE_SIZE, CountingEngine, CountingNetwork
 
-from agents.actor import Actor
-from agents.metrics import Statistics
+from agents.acting.actor import Actor
+from agents.acting.policy import Policy
+from agents.learning.vtrace import vtrace
 from agents.network.actions import Categorical
-from agents.policy import Policy
+from agents.run.metrics import Statistics
 from agents.runtime.base import allocate
 from agents.trajectory import Trajectory, trajectory_spec
-from agents.vtrace import vtrace
-from envs.engine import Outcome
+from envs.engines.base import Outcome
 from envs.spec import Slot
 from envs.vector import SuiteVectorEnv
 

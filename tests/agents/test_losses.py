@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from agents import losses
+from agents.learning import losses
 
 T, B = 4, 3
 

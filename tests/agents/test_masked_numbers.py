@@ -9,12 +9,12 @@ import pytest
 import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 
-from agents import losses
 from agents.fusion import Segments
+from agents.learning import losses
+from agents.learning.popart import target_sums
+from agents.learning.vtrace import vtrace
 from agents.network.context import Contexts
 from agents.network.core import CORES
-from agents.popart import target_sums
-from agents.vtrace import vtrace
 
 BAD = [math.nan, math.inf, -math.inf]
 LENGTH, COLUMNS, X, H = 6, 3, 4, 5

@@ -7,15 +7,15 @@ import functools
 import pytest
 import torch
 
-from agents.builder import build_network
 from agents.fusion import FREE_DIMENSIONS, FUSION_NAMES, FUSIONS
-from agents.matching import TOLERANCE, count_parameters, match_params, reference_parameters
-from agents.network.cost import multiply_adds
+from agents.network.flops import multiply_adds
+from agents.setup.builder import build_network
+from agents.setup.match_params import TOLERANCE, count_parameters, match_params, reference_parameters
 from conf.loading import compose_train
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.spec import EnvSpec
 from envs.suites import make_spec
+from system.errors import InputError
 
 BABYAI = ["env=babyai"]
 

@@ -9,10 +9,10 @@ import pytest
 from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, MakeCountingPolicy
 from processes import eventually
 
-from agents.learners import listen, meet_at_port, meet_at_torchrun
+from agents.distributed.process_group import listen, meet_at_port, meet_at_torchrun
 from agents.runtime.local import LocalRuntime
 from agents.trajectory import trajectory_spec
-from envs.errors import InputError
+from system.errors import InputError
 
 
 @pytest.mark.usefixtures("nothing_is_left_behind")

@@ -11,13 +11,13 @@ from fakes import fake_batch, fake_config, fake_env
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.builder import build_learner, build_network
-from agents.learner import Learner
+from agents.acting.policy import Policy
+from agents.learning.learner import Learner
 from agents.network.normalizer import CLIP, ObservationNormalizer
-from agents.policy import Policy
-from agents.runtime.buffers import SharedWeights
+from agents.runtime.processes.buffers import SharedWeights
+from agents.setup.builder import build_learner, build_network
 from agents.trajectory import OBSERVED, Trajectory
-from envs.errors import InputError
+from system.errors import InputError
 
 TASKS, LENGTH, COLUMNS, SIZE = 3, 6, 5, 4
 ENV = fake_env()

@@ -13,10 +13,10 @@ from processors import needs_bf16_lstm
 from saved_agents import CONDITIONAL, SMALL
 
 import train
-from agents.builder import build_learner
-from agents.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-from agents.learner import Learner, NonFiniteError
-from agents.optimizers import OPTIMIZERS
+from agents.learning.learner import Learner, NonFiniteError
+from agents.learning.optimizers import OPTIMIZERS
+from agents.setup.builder import build_learner
+from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from agents.trajectory import Trajectory
 
 ENV = fake_env()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.optimizers import RMSpropTF
+from agents.learning.optimizers import RMSpropTF
 
 SHAPES = ((3, 2), (4,), (), (1, 2, 2))
 

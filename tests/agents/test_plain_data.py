@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import plain_data
-from agents.plain_data import COUNT, FINITE, PlainDataError, check_form, plain_copy
+from system import plain_data
+from system.plain_data import COUNT, FINITE, PlainDataError, check_form, plain_copy
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5)
 PLAIN = st.recursive(

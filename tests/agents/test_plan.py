@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from saved_agents import CONDITIONAL, SMALL
 
-from agents import plan
-from agents.builder import build_network
-from agents.plan import buffers_per_actor, fresh_columns, num_actors, replayed_columns, unrolls_per_batch
-from agents.requirements import check_fits
+from agents.setup import plan
+from agents.setup.builder import build_network
+from agents.setup.plan import buffers_per_actor, fresh_columns, num_actors, replayed_columns, unrolls_per_batch
+from agents.setup.preflight import check_fits
 from conf.loading import compose_train
-from envs.errors import InputError
 from envs.suites import make_spec
+from system.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_an_update_is_made_of_fresh_and_replayed_columns(
 
 
 def test_the_machine_chooses_the_number_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.plan.num_cores", lambda: 4)
+    monkeypatch.setattr("agents.setup.plan.num_cores", lambda: 4)
 
     def actors(*overrides: str) -> int:
         config = compose_train(list(overrides))

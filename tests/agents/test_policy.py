@@ -8,11 +8,11 @@ import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from torch import Tensor
 
+from agents.acting.policy import Policy
 from agents.fusion import FUSIONS
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import Contexts
 from agents.network.core import CORES
-from agents.policy import Policy
 from agents.trajectory import OBSERVED
 
 SLOTS, SEED = 6, 3

@@ -8,8 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.learning.popart import (
+    CALM,
+    PopArt,
+    bounded_update,
+    initial_popart,
+    rescale_head,
+    sigma,
+    target_sums,
+    update_moments,
+)
 from agents.network.heads import ValueHead
-from agents.popart import CALM, PopArt, bounded_update, initial_popart, rescale_head, sigma, target_sums, update_moments
 
 TASKS, LENGTH, COLUMNS = 4, 6, 5
 

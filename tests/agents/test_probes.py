@@ -9,12 +9,12 @@ from counting import COUNTING, CountingEngine, CountingNetwork
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from torch import Tensor
 
-from agents.actor import ActingPolicy, Actor
+from agents.acting.actor import ActingPolicy, Actor
+from agents.acting.policy import Policy, context_rows
+from agents.evaluation.probes import PROBES, Contexts, Record, Scene, ToldPolicy
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import CONTEXTS
-from agents.policy import Policy, context_rows
-from agents.probes import PROBES, Contexts, Record, Scene, ToldPolicy
 from agents.runtime.base import allocate
 from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
 from envs.spec import Slot

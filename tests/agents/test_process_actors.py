@@ -13,13 +13,13 @@ from counting import COUNTING, NUM_ACTIONS, SLOTS, STATE_SIZE, CountingNetwork
 from pids import make_pid
 from processes import is_gone
 
-from agents.actor import Actor
+from agents.acting.actor import Actor
+from agents.acting.policy import Policy
 from agents.network.actions import Categorical
-from agents.policy import Policy
 from agents.runtime.base import ActorError, Positions
 from agents.runtime.local import LocalRuntime
 from agents.trajectory import trajectory_spec
-from envs.process_engine import ProcessEngine
+from envs.engines.process_engine import ProcessEngine
 from envs.spec import Slot, Split
 from envs.vector import SuiteVectorEnv
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 
-from agents.builder import build_learner
-from agents.learner import Learner
-from agents.replay import Replay, parts_of, replay_bytes
+from agents.learning.learner import Learner
+from agents.learning.replay import Replay, parts_of, replay_bytes
+from agents.setup.builder import build_learner
 from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, trajectory_spec
 
 ENV = fake_env()

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from agents.clock import Clock
-from agents.display import Display
-from agents.evaluation import Episode
-from agents.evaluation_report import score_tables, scores
-from agents.learner import LearnerState
-from agents.metrics import MetricsLog, Statistics, scores_of_suite
-from envs.conditional import ConditionalConfig
+from agents.evaluation.episodes import Episode
+from agents.evaluation.report import score_tables, scores
+from agents.learning.learner import LearnerState
+from agents.run.metrics import MetricsLog, Statistics, scores_of_suite
+from agents.run.progress import Display
+from agents.run.timing import Clock
+from envs.conditional.suite import ConditionalConfig
 from envs.spec import Score
 from envs.suites import make_spec
 

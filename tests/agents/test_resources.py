@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from agents import builder, requirements
-from agents.resources import Needs, check_resources, free_memory, needs_of
-from agents.runtime.process import memory_row, resident_memory
+from agents.runtime.processes.process import memory_row, resident_memory
+from agents.setup import builder, preflight
+from agents.setup.machine import Needs, check_resources, free_memory, needs_of
 from conf.loading import compose_train
-from envs.errors import InputError
 from envs.suites import SUITES, make_spec
+from system.errors import InputError
 
 MIB = 2**20
 
@@ -51,8 +51,8 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
     """In a process of its own, which keeps the limits that it is given."""
     program = """
 import resource
-from agents.resources import Needs, check_resources
-from envs.errors import InputError
+from agents.setup.machine import Needs, check_resources
+from system.errors import InputError
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400))
 knobs = dict.fromkeys(Needs._fields, '')
 check_resources(Needs(0, 0, 0, 0, 0, 300), knobs, memory=1)
@@ -69,7 +69,7 @@ except InputError as error:
 
 def test_a_container_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_memory() > 100 * MIB
-    monkeypatch.setattr("agents.resources.memory_left", lambda: 990.0)
+    monkeypatch.setattr("agents.setup.machine.memory_left", lambda: 990.0)
     assert free_memory() == 990
 
 
@@ -88,7 +88,7 @@ def test_what_a_run_needs_grows_with_what_it_is_given() -> None:
 
 
 def test_a_configuration_that_cannot_fit_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.resources.free_memory", lambda: 100 * MIB)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 100 * MIB)
     config = compose_train(
         [
             "env=conditional",
@@ -101,7 +101,7 @@ def test_a_configuration_that_cannot_fit_is_refused_before_the_start(monkeypatch
     config.learner.batch_size = config.runtime.slots_per_actor
     env = make_spec(config.env)
     with pytest.raises(InputError, match=r"trajectories [\d,]+.*lower runtime\.slots_per_actor=65536"):
-        requirements.check_fits(config, env, builder.build_network(config, env))
+        preflight.check_fits(config, env, builder.build_network(config, env))
 
 
 DMLAB = ["env=dmlab30", "runtime=local", "core.size=8", "fusion.size=8", "torso.size=8"]
@@ -109,11 +109,11 @@ DMLAB = ["env=dmlab30", "runtime=local", "core.size=8", "fusion.size=8", "torso.
 
 def refusal(monkeypatch: pytest.MonkeyPatch, free: int, *keys: str) -> str:
     """What is said of a run where so many MiB are free; empty where it would start."""
-    monkeypatch.setattr("agents.resources.free_memory", lambda: free * MIB)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: free * MIB)
     config = compose_train([*DMLAB, *keys])
     env = make_spec(config.env)
     try:
-        requirements.check_fits(config, env, builder.build_network(config, env))
+        preflight.check_fits(config, env, builder.build_network(config, env))
     except InputError as error:
         return str(error)
     return ""
@@ -124,7 +124,7 @@ def test_an_engine_of_deepmind_lab_counts_with_what_was_measured(monkeypatch: py
     for keys, each in (((), 260), (("env.processes=false",), 90)):
         config = compose_train([*DMLAB, "runtime.num_actors=2", "runtime.slots_per_actor=16", *keys])
         env = make_spec(config.env)
-        assert requirements.needs(config, env, builder.build_network(config, env)).environments == 32 * each * MIB
+        assert preflight.needs(config, env, builder.build_network(config, env)).environments == 32 * each * MIB
     assert not refusal(monkeypatch, 10_000, "runtime.num_actors=2", "runtime.slots_per_actor=16")
     assert "environments 8,320" in refusal(monkeypatch, 8_000, "runtime.num_actors=2", "runtime.slots_per_actor=16")
 
@@ -132,7 +132,7 @@ def test_an_engine_of_deepmind_lab_counts_with_what_was_measured(monkeypatch: py
 def test_actors_on_other_machines_take_no_memory_of_this_one_for_their_environments() -> None:
     config = compose_train([*DMLAB, "runtime=cluster", "runtime.address=there:1", "runtime.num_actors=9"])
     env = make_spec(config.env)
-    assert requirements.needs(config, env, builder.build_network(config, env)).environments == 0
+    assert preflight.needs(config, env, builder.build_network(config, env)).environments == 0
 
 
 @pytest.mark.parametrize("actors", [5, 16])
@@ -162,18 +162,18 @@ def test_an_evaluation_that_cannot_fit_is_refused_with_a_number_of_slots_that_do
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = compose_train(DMLAB).env
-    monkeypatch.setattr("agents.resources.free_memory", lambda: 64 * 260 * MIB)
-    requirements.check_evaluation(settings, 64)
-    monkeypatch.setattr("agents.resources.free_memory", lambda: 4000 * MIB)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 64 * 260 * MIB)
+    preflight.check_evaluation(settings, 64)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 4000 * MIB)
     with pytest.raises(InputError, match=r"slots=64 environments of env=dmlab30 .* 16,640 MiB .*: give slots=15\.$"):
-        requirements.check_evaluation(settings, 64)
-    requirements.check_evaluation(settings, 15)
+        preflight.check_evaluation(settings, 64)
+    preflight.check_evaluation(settings, 15)
     with pytest.raises(InputError, match=r"give slots=15\.$"):
-        requirements.check_evaluation(settings, 16)
-    monkeypatch.setattr("agents.resources.free_memory", lambda: 100 * MIB)
+        preflight.check_evaluation(settings, 16)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 100 * MIB)
     with pytest.raises(InputError, match="one does not fit"):
-        requirements.check_evaluation(settings, 1)
-    requirements.check_evaluation(compose_train(["env=conditional", "context=task"]).env, 64)
+        preflight.check_evaluation(settings, 1)
+    preflight.check_evaluation(compose_train(["env=conditional", "context=task"]).env, 64)
 
 
 @pytest.mark.parametrize("suite", SUITES)

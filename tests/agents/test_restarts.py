@@ -17,13 +17,13 @@ from counting import SLOTS, CountingNetwork, MakeCountingActor, MakeCountingPoli
 from processes import PATIENCE
 from ray_cluster import ray_nodes
 
-from agents.faults import Faults
-from agents.pulse import Pulse
-from agents.runtime.actor_process import Supervision
+from agents.acting.heartbeat import Pulse
 from agents.runtime.base import ActorError, Runtime
 from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
-from agents.runtime.process import copies, start
+from agents.runtime.processes.actor_process import Supervision
+from agents.runtime.processes.process import copies, start
+from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
 from envs.faults import Fault
 
@@ -196,7 +196,7 @@ def test_a_fork_server_that_was_killed_is_waited_for(monkeypatch: pytest.MonkeyP
     process: Any = Unwilling([ConnectionRefusedError(), ConnectionRefusedError(), EOFError(), BrokenPipeError()])
     start(process)
     assert not process.errors
-    monkeypatch.setattr("agents.runtime.process._PATIENCE", 0.0)
+    monkeypatch.setattr("agents.runtime.processes.process._PATIENCE", 0.0)
     process = Unwilling([EOFError()] * 1000)
     with pytest.raises(ActorError, match="actor-3 cannot be started: its fork server ends"):
         start(process)
@@ -211,7 +211,7 @@ def test_a_fork_server_that_dies_late_is_replaced(monkeypatch: pytest.MonkeyPatc
             now[0] += 60.0
             super().start()
 
-    monkeypatch.setattr("agents.runtime.process.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("agents.runtime.processes.process.time.monotonic", lambda: now[0])
     process: Any = DiesLate([EOFError()])
     start(process)
     assert not process.errors
@@ -246,7 +246,7 @@ def test_copies_draw_numbers_of_their_own() -> None:
 def test_an_actor_that_is_too_old_or_too_large_is_renewed_between_two_unrolls(
     supervision: Supervision, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.runtime.actor_pool._MEMORY_SECONDS", 0.0)
+    monkeypatch.setattr("agents.runtime.processes.actor_pool._MEMORY_SECONDS", 0.0)
     records, network = Records(), CountingNetwork()
     # What is asked for is not counted among the restarts that may be too many.
     faults = Faults(max_restarts=0, record=records.append)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.rewards import REWARD_TRANSFORMS, transform_rewards
+from agents.learning.rewards import REWARD_TRANSFORMS, transform_rewards
 
 RAW = [-10.0, -5.0, -0.5, 0.0, 0.5, 1.0, 5.0, 100.0]
 

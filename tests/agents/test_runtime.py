@@ -27,9 +27,9 @@ from ray_cluster import ray_nodes
 from torch import nn
 
 from agents.runtime.base import ActorError, Positions, Runtime, allocate, concatenate
-from agents.runtime.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
+from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.serial import SerialRuntime
 from agents.trajectory import Trajectory, minibatches, trajectory_spec
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from agents import saving
-from agents.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
-from agents.metrics import WINDOW, Standing, Statistics
-from agents.saving import SaveError, Saver
-from envs.errors import InputError
+from agents.run import checkpoint_saver
+from agents.run.checkpoint_saver import SaveError, Saver
+from agents.run.metrics import WINDOW, Standing, Statistics
+from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
+from system.errors import InputError
 
 PLAIN: dict[str, Any] = {
     "config": {},
@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_cleared_is_no_lost_checkpoint(tmp_path: Path, m
     def refuse(*arguments: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(saving, "remove_checkpoints", refuse)
+    monkeypatch.setattr(checkpoint_saver, "remove_checkpoints", refuse)
     save(saver, 1, 0.5)
     save(saver, 2, 0.4)
     assert best(tmp_path) == 1 and len(said) == 1 and saver.failed == 2
@@ -160,8 +160,8 @@ class Disk:
     """Has room for so many checkpoints."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-        self.room, self._run, self._save = 99, run, saving.save_checkpoint
-        monkeypatch.setattr(saving, "save_checkpoint", self.save)
+        self.room, self._run, self._save = 99, run, checkpoint_saver.save_checkpoint
+        monkeypatch.setattr(checkpoint_saver, "save_checkpoint", self.save)
 
     def save(self, folder: Path, updates: int, content: dict[str, Any]) -> Path:
         if len(numbers(self._run)) >= self.room:

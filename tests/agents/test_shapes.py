@@ -1,6 +1,6 @@
 """Sizes that come again."""
 
-from agents.shapes import repeating_size
+from agents.fusion.padding import repeating_size
 
 
 def test_sizes_are_enough_few_and_not_far_above() -> None:

@@ -22,17 +22,17 @@ from fakes import fake_batch, fake_config, fake_env, fake_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import builder
-from agents.actor import Actor
-from agents.builder import build_learner
-from agents.learner import Learner
-from agents.metrics import Statistics
+from agents.acting.actor import Actor
+from agents.acting.policy import Policy
+from agents.learning.learner import Learner
 from agents.network.actions import Categorical
-from agents.policy import Policy
+from agents.run.metrics import Statistics
 from agents.runtime.base import Positions, allocate
+from agents.setup import builder
+from agents.setup.builder import build_learner
 from agents.trajectory import OBSERVED, PER_COLUMN, Trajectory, trajectory_spec
 from conf.schema import RuntimeConfig
-from envs.engine import Outcome
+from envs.engines.base import Outcome
 from envs.spec import Slot
 from envs.vector import SuiteVectorEnv
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-import agents.clock
+import agents.run.timing
 import train
-from agents import builder, plan, saving
-from agents.actor import Actor
-from agents.builder import ActorFactory
-from agents.learner import Learner
+from agents.acting.actor import Actor
+from agents.learning.learner import Learner
+from agents.run import checkpoint_saver
 from agents.runtime.base import Positions
+from agents.setup import builder, plan
+from agents.setup.builder import ActorFactory
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -84,7 +85,7 @@ def big_net(patch: pytest.MonkeyPatch) -> None:
 
 def slow_disk(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(plan, "num_cores", lambda: 2)
-    patch.setattr(saving, "save_checkpoint", slowed(lambda *arguments: None, 0.2))
+    patch.setattr(checkpoint_saver, "save_checkpoint", slowed(lambda *arguments: None, 0.2))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_run_that_is_slow_on_purpose_says_why(
 ) -> None:
     slow(monkeypatch)
     # Few and long updates: what is slow on purpose must outweigh whatever else the machine does.
-    monkeypatch.setattr(agents.clock, "_WARM_UP_UPDATES", 4)
+    monkeypatch.setattr(agents.run.timing, "_WARM_UP_UPDATES", 4)
     run = tmp_path / "run"
     assert train.main([*TINY, f"runtime={runtime}", f"run={run}", *arguments]) == 0
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))

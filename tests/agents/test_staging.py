@@ -9,9 +9,9 @@ import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from pretended_gpu import GPU, OnGPU, PretendedGPU, Stream, host
 
-from agents.staging import Staging
+from agents.fusion.device_transfer import Packing, send, send_one
+from agents.learning.prefetch import Staging
 from agents.trajectory import EPISODE_STATISTICS, Trajectory
-from agents.transfer import Packing, send, send_one
 
 
 def parts(count: int) -> list[tuple[Trajectory, int]]:

@@ -16,11 +16,11 @@ import pytest
 from saved_agents import CONDITIONAL, SMALL
 
 import train
-from agents.interruption import Interruption
-from agents.runtime import process
-from agents.runtime.actor_pool import ActorPool
+from agents.cli.signals import Interruption
 from agents.runtime.local import LocalRuntime
-from agents.runtime.process import copies, start
+from agents.runtime.processes import process
+from agents.runtime.processes.actor_pool import ActorPool
+from agents.runtime.processes.process import copies, start
 
 pytestmark = pytest.mark.usefixtures("process_settings", "nothing_is_left_behind")
 

@@ -12,18 +12,18 @@ import pytest
 import torch
 from fakes import fake_batch, fake_env
 
-from agents.builder import actor_slots, build_learner, build_network, build_runtime
-from agents.diagnosis import steps_by_task
-from agents.metrics import Statistics
-from agents.plan import check_schedule
-from agents.run_folder import restore, snapshot
+from agents.learning.nonfinite import steps_by_task
+from agents.run.folder import restore, snapshot
+from agents.run.metrics import Statistics
 from agents.runtime.base import Positions
+from agents.setup.builder import actor_slots, build_learner, build_network, build_runtime
+from agents.setup.plan import check_schedule
 from conf.checks import check_train
 from conf.loading import compose_train
 from conf.schema import TrainConfig
-from envs.errors import InputError
 from envs.spec import EnvSpec, Slot
 from envs.suites import make_spec
+from system.errors import InputError
 
 
 @pytest.fixture(scope="module")

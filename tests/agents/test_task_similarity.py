@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from agents.evaluation.task_similarity import cosines, draw, pixels, similarities
 from agents.network.context import ContextEncoder, Contexts
-from agents.task_similarity import cosines, draw, pixels, similarities
 
 
 def test_cosines() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.probes import Record, Shuffle, Swap, derangement
+from agents.evaluation.probes import Record, Shuffle, Swap, derangement
 
 ALL_COLUMNS, NO_COLUMN = slice(0, None), slice(0, 0)
 NEVER = np.zeros(1, bool)

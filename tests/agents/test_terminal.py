@@ -9,8 +9,8 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from ablation.data import Data
-from agents.terminal import TextConsole, printable, warn
+from ablation.report.data import Data
+from agents.cli.terminal import TextConsole, printable, warn
 
 
 def test_lines_arrive_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,13 +13,13 @@ from deepmind_lab import _levels
 from saved_agents import evaluated
 
 import train
-from agents.unknown_words import UnknownInstructions
+from agents.setup.unknown_words import UnknownInstructions
 from conf.loading import compose_train
-from envs.babyai import BabyAIConfig
-from envs.contract import EnvConfig
-from envs.dmlab30 import DMLab30Config
-from envs.gymnasium_suite import GymnasiumConfig
+from envs.babyai.suite import BabyAIConfig
+from envs.dmlab30.suite import DMLab30Config
+from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.instructions import says_nothing_known
+from envs.suite import EnvConfig
 from envs.suites import make_spec
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.vtrace import VTrace, vtrace
+from agents.learning.vtrace import VTrace, vtrace
 
 COLUMNS = 3
 CLIPS = {"clip_rho": 1.3, "clip_c": 0.9, "clip_pg_rho": 1.1, "lambda_": 0.95}

@@ -8,7 +8,8 @@ import deepmind_lab
 import pytest
 from dmlab30_cases import Spy
 
-from envs import atari, vizdoom
+from envs.atari import suite as atari
+from envs.vizdoom import suite as vizdoom
 
 _EMULATORS: dict[tuple[str, int], list[tuple[Any, Any]]] = defaultdict(list)
 _GAMES: dict[tuple[str, int], list[KeptGame]] = defaultdict(list)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from envs.dm_env_trees import leaves
+from envs.dm_env_adapter.trees import leaves
 
 dm_env = pytest.importorskip("dm_env")
 specs = dm_env.specs

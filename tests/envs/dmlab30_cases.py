@@ -7,8 +7,8 @@ from typing import Any
 import deepmind_lab
 import numpy as np
 
-from envs.dmlab30_actions import action_vectors
-from envs.dmlab30_env import DMLabEnv
+from envs.dmlab30.actions import action_vectors
+from envs.dmlab30.level_env import DMLabEnv
 
 NONMATCHING = "contributed/dmlab30/rooms_select_nonmatching_object"
 DESCRIBED = "contributed/dmlab30/language_select_described_object"

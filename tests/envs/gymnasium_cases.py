@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from envs.gymnasium_suite import GymnasiumConfig
+from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.spec import Slot, Split
 from envs.suites import make_env, make_spec
 from envs.vector import SuiteVectorEnv

@@ -10,11 +10,11 @@ import gymnasium
 import numpy as np
 import pytest
 
-from envs.atari import JOYSTICK, NUM_ACTIONS, AtariConfig, make_env, make_spec, nearest_actions
-from envs.atari_games import GAMES, PRESETS
-from envs.errors import InputError
+from envs.atari.games import GAMES, PRESETS
+from envs.atari.suite import JOYSTICK, NUM_ACTIONS, AtariConfig, make_env, make_spec, nearest_actions
 from envs.spec import Slot, Split
 from envs.vector import SuiteVectorEnv
+from system.errors import InputError
 
 
 def environment(
@@ -313,7 +313,7 @@ def test_a_missing_engine_is_answered_with_the_extra(monkeypatch: pytest.MonkeyP
 def test_checking_a_config_imports_no_engine() -> None:
     pytest.importorskip("ale_py")
     program = (
-        "import sys; from envs.suites import make_spec; from envs.atari import AtariConfig;"
+        "import sys; from envs.suites import make_spec; from envs.atari.suite import AtariConfig;"
         "make_spec(AtariConfig(tasks=['atari57'])); assert not {'ale_py', 'cv2', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from envs import babyai_levels as levels
-from envs.babyai import ENGINES, BabyAIConfig, make_env, make_spec, remarks, warnings
-from envs.errors import InputError
+from envs.babyai import levels
+from envs.babyai.suite import ENGINES, BabyAIConfig, make_env, make_spec, remarks, warnings
 from envs.instructions import UNKNOWN, words
 from envs.spec import Slot, Split
 from envs.vector import SuiteVectorEnv
+from system.errors import InputError
 
 # One level of every kind of sentence and of every kind of end.
 SAMPLE = (
@@ -53,7 +53,7 @@ def environment(engine: str, tasks: tuple[str, ...], per_task: int = 1) -> Suite
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_table_of_levels_is_what_the_engine_registers(engine: str) -> None:
     pytest.importorskip(engine)
-    from envs.babyai import _registered_levels
+    from envs.babyai.suite import _registered_levels
 
     known = set(levels.LEVELS) | (set(levels.MINIGRID_ONLY) if engine == "minigrid" else set())
     assert known == _registered_levels(engine)
@@ -197,7 +197,7 @@ def test_checking_a_config_imports_no_engine() -> None:
     """Start-up time: envpool alone takes two seconds to import."""
     pytest.importorskip("minigrid")
     program = (
-        "import sys; from envs.suites import make_spec; from envs.babyai import BabyAIConfig;"
+        "import sys; from envs.suites import make_spec; from envs.babyai.suite import BabyAIConfig;"
         "make_spec(BabyAIConfig(tasks=['paper'])); assert not {'envpool', 'minigrid', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from envs import babyai_levels as levels
-from envs.babyai import ENGINES, BabyAIConfig, make_env, make_spec
+from envs.babyai import levels
+from envs.babyai.suite import ENGINES, BabyAIConfig, make_env, make_spec
 from envs.spec import Slot, Split
 
 pytest.importorskip("envpool")

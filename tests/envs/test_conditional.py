@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from envs.conditional import OBSERVATIONS, ConditionalConfig, blind_return, make_env, make_spec, maps
-from envs.errors import InputError
+from envs.conditional.suite import OBSERVATIONS, ConditionalConfig, blind_return, make_env, make_spec, maps
 from envs.spec import Slot, Split
 from envs.vector import SuiteVectorEnv
+from system.errors import InputError
 
 
 def matrices(config: ConditionalConfig, numbers: range | list[int]) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ import pytest
 from processes import eventually, is_gone
 
 import train
-from envs import descendants
+from system import descendants
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
@@ -23,7 +23,7 @@ ROOT = Path(train.__file__).parent
 # A root with two owners, one of which starts a third; each starts a program. They say who they are, and end when they are told.
 FAMILY = """
 import os, subprocess, sys
-from envs.descendants import end_orphans, own, supervise
+from system.descendants import end_orphans, own, supervise
 
 def program():
     return subprocess.Popen(["env", "-i", "sleep", "100000"], start_new_session=True, stdout=subprocess.DEVNULL)
@@ -85,7 +85,7 @@ def test_a_program_that_is_none_of_the_runs_goes_on(tmp_path: Path) -> None:
 import subprocess
 before = subprocess.Popen(["sleep", "100000"])
 print(before.pid, flush=True)
-from envs.descendants import end_all, end_orphans, supervise
+from system.descendants import end_all, end_orphans, supervise
 supervise()
 subprocess.Popen(["sleep", "100000"])
 end_orphans()
@@ -121,7 +121,7 @@ def abandoned() -> Iterator[list[Path]]:
 def test_the_next_start_removes_what_a_run_has_left_that_was_killed_with_its_supervisor(
     abandoned: list[Path], tmp_path: Path
 ) -> None:
-    process = begin(tmp_path, "from envs.descendants import supervise; supervise(); input()")
+    process = begin(tmp_path, "from system.descendants import supervise; supervise(); input()")
     try:
         eventually(lambda: not abandoned[0].exists())
     finally:
@@ -131,7 +131,7 @@ def test_the_next_start_removes_what_a_run_has_left_that_was_killed_with_its_sup
 
 def test_a_supervised_process_has_a_temporary_folder_of_its_own_that_goes_with_it(tmp_path: Path) -> None:
     code = """
-from envs.descendants import supervise, temporary_folder
+from system.descendants import supervise, temporary_folder
 print(temporary_folder())
 supervise()
 supervise()
@@ -155,7 +155,7 @@ def test_where_the_mark_cannot_be_set_nothing_is_supervised_and_nothing_ended(tm
     code = """
 import resource
 resource.setrlimit(resource.RLIMIT_RTTIME, (1000, 1000))
-from envs.descendants import *
+from system.descendants import *
 supervise(); own(); end_orphans(); end_all()
 print(temporary_folder())
 """

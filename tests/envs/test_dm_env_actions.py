@@ -10,8 +10,8 @@ from dm_env_cases import ACTIONS, Steering, conforms, specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.dm_env_actions import DmEnvActions
-from envs.dm_env_trees import leaves
+from envs.dm_env_adapter.actions import DmEnvActions
+from envs.dm_env_adapter.trees import leaves
 
 
 def whole_numbers() -> st.SearchStrategy[Any]:

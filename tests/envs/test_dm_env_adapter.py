@@ -10,9 +10,9 @@ import pytest
 from dm_env_cases import ACTIONS, FIRST, LAST, MID, Scripted, specs
 from gymnasium.utils.env_checker import check_env
 
-from envs.dm_env_adapter import DmEnvAdapter
-from envs.dm_env_trees import leaves, path
-from envs.errors import InputError
+from envs.dm_env_adapter.adapter import DmEnvAdapter
+from envs.dm_env_adapter.trees import leaves, path
+from system.errors import InputError
 
 SPACES = {
     "position/x": gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64),

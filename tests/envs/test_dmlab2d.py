@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs.dmlab2d import ACTION_SETS, CELLS, COMPONENTS, LEVELS, DMLab2DConfig, make_env, make_level, make_spec
-from envs.errors import InputError
+from envs.dmlab2d.suite import ACTION_SETS, CELLS, COMPONENTS, LEVELS, DMLab2DConfig, make_env, make_level, make_spec
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
 from envs.vector import SuiteVectorEnv
+from system.errors import InputError
 
 CELL = 2
 NOTHING = (0, 1, 0, 0)

@@ -19,14 +19,14 @@ from dmlab30_cases import HERE, IMPALA, Spy, environment, played
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs import dmlab30_env
-from envs.dmlab30 import PICTURES, DMLab30Config, make_env, make_level, make_spec, outside
-from envs.dmlab30_actions import ACTION_SETS, COMPONENTS, action_vectors
-from envs.dmlab30_levels import INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, level_path
-from envs.errors import InputError
+from envs.dmlab30 import level_env
+from envs.dmlab30.actions import ACTION_SETS, COMPONENTS, action_vectors
+from envs.dmlab30.levels import INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, level_path
+from envs.dmlab30.suite import PICTURES, DMLab30Config, make_env, make_level, make_spec, outside
 from envs.instructions import UNKNOWN, Tokenizer, words
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("alone")
 DATA = Path(__file__).parent / "data"
@@ -366,7 +366,7 @@ def test_by_default_each_environment_has_a_process_of_its_own() -> None:
         env = make_env(one, spec, slots, 1, Split.TRAIN)
         env.reset()
         images.append(env.step(np.zeros(1, np.int32))[0]["image"].copy())
-        assert bool(dmlab30_env._open) != one.processes
+        assert bool(level_env._open) != one.processes
         env.close()
     np.testing.assert_array_equal(*images)
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs import dmlab30_cache
-from envs.dmlab30_cache import LevelCache
+from envs.dmlab30 import map_cache
+from envs.dmlab30.map_cache import LevelCache
 
 BIG = 1 << 30
 
@@ -258,7 +258,7 @@ def test_processes_share_it(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         arguments = [(str(tmp_path / "maps"), str(tmp_path / name), size) for name in "ab"]
         assert pool.starmap(busy, arguments) == [0, 0]
-    assert dmlab30_cache.KEPT < 1 and not list((tmp_path / "maps").rglob(".*"))
+    assert map_cache.KEPT < 1 and not list((tmp_path / "maps").rglob(".*"))
 
 
 def test_files_of_others_in_its_folder_are_left_alone(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from deepmind_lab import _levels
 from dmlab30_cases import DESCRIBED, IMPALA, NONMATCHING, SMALL, Spy, environment, played
 from gymnasium.utils.env_checker import check_env
 
-from envs.dmlab30_actions import COMPONENTS
-from envs.dmlab30_env import DMLabEnv
-from envs.errors import InputError
+from envs.dmlab30.actions import COMPONENTS
+from envs.dmlab30.level_env import DMLabEnv
+from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("alone")
 FORWARD_LEFT = 6

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from envs import dmlab30_import
-from envs.dmlab30 import DMLab30Config, make_spec
-from envs.errors import InputError
+from envs.dmlab30 import engine_import
+from envs.dmlab30.suite import DMLab30Config, make_spec
+from system.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_without_the_engine_the_first_sentence_says_so() -> None:
         "try: make_spec(SUITES['dmlab30'].config())\n"
         "except ValueError as error: print(error)"
     )
-    root = Path(dmlab30_import.__file__).parents[1]
+    root = Path(engine_import.__file__).parents[1]
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60, check=True
     )
@@ -64,4 +64,4 @@ def test_without_the_engine_the_first_sentence_says_so() -> None:
 
 
 def test_check_level_says_nothing_where_it_cannot_look() -> None:
-    dmlab30_import.check_level(SimpleNamespace(runfiles_path=lambda: "/nowhere"), "any/level")  # type: ignore[arg-type]
+    engine_import.check_level(SimpleNamespace(runfiles_path=lambda: "/nowhere"), "any/level")  # type: ignore[arg-type]

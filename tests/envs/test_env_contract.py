@@ -12,18 +12,18 @@ import pytest
 import walks
 from gymnasium.vector import AutoresetMode
 
-from envs.atari import AtariConfig
-from envs.babyai import BabyAIConfig
-from envs.conditional import ConditionalConfig
-from envs.contract import EnvConfig, Suite
-from envs.dmlab2d import DMLab2DConfig
-from envs.dmlab30 import DMLab30Config
-from envs.engine import WRITTEN_IN_PLACE
-from envs.gymnasium_suite import GymnasiumConfig
+from envs.atari.suite import AtariConfig
+from envs.babyai.suite import BabyAIConfig
+from envs.conditional.suite import ConditionalConfig
+from envs.dmlab2d.suite import DMLab2DConfig
+from envs.dmlab30.suite import DMLab30Config
+from envs.engines.base import WRITTEN_IN_PLACE
+from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.spec import Slot, Split
+from envs.suite import EnvConfig, Suite
 from envs.suites import SUITES, make_env, make_spec
 from envs.vector import SuiteVectorEnv
-from envs.vizdoom import VizdoomConfig
+from envs.vizdoom.suite import VizdoomConfig
 
 # Slots in an order that no engine would choose by itself.
 TASKS_OF_SLOTS = (1, 0, 1, 2, 0, 2, 1)

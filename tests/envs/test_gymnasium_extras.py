@@ -13,15 +13,15 @@ import pytest
 from gymnasium import spaces
 from gymnasium_cases import bare, config, opened
 
+from conf.allowlist import named
 from conf.loading import compose_train, to_dict, train_from_dict
-from conf.named import named
-from envs.errors import InputError
-from envs.gymnasium_actions import MultiDiscreteActions
-from envs.gymnasium_extras import success_of
-from envs.gymnasium_suite import GymnasiumConfig
+from envs.gymnasium_adapter.actions import MultiDiscreteActions
+from envs.gymnasium_adapter.extras import success_of
+from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.spec import ArraySpec, Slot, Split
 from envs.suites import make_env, make_spec, settle
 from envs.trial import try_task
+from system.errors import InputError
 
 # Masks
 

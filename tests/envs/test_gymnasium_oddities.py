@@ -13,10 +13,10 @@ import pytest
 from gymnasium import spaces
 from gymnasium_cases import opened
 
-from envs import gymnasium_engine
-from envs.errors import InputError
-from envs.gymnasium_suite import GymnasiumConfig
+from envs.engines import gymnasium_engine
+from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.suites import make_spec
+from system.errors import InputError
 
 
 def config(task: str, **options: Any) -> GymnasiumConfig:

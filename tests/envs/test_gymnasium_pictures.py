@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.errors import InputError
 from envs.faults import NotFiniteError
-from envs.gymnasium_observation import Observer, parts
-from envs.gymnasium_pictures import UnsupportedSpaceError, picture, to_rgb
+from envs.gymnasium_adapter.observation import Observer, parts
+from envs.gymnasium_adapter.pictures import UnsupportedSpaceError, picture, to_rgb
+from system.errors import InputError
 
 
 def pixels(*shape: int, high: int = 255, dtype: Any = np.uint8) -> spaces.Box:

@@ -16,11 +16,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium_cases import bare, config, opened
 
-from envs.errors import InputError
-from envs.gymnasium_suite import GymnasiumConfig, make_task
+from envs.gymnasium_ids.suite import GymnasiumConfig, make_task
 from envs.seeding import episode_seed
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suites import make_env, make_spec
+from system.errors import InputError
 
 ALL = ["Match-v0", "MatchShifted-v0", "MatchFew-v0"]
 

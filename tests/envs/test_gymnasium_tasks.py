@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from test_gymnasium_suite import bare, config, opened
 
+from conf.allowlist import check_named, named
 from conf.loading import compose_train
-from conf.named import check_named, named
-from envs.errors import InputError
-from envs.gymnasium_suite import GymnasiumConfig
-from envs.gymnasium_tasks import module_of, parse_task
+from envs.gymnasium_ids.suite import GymnasiumConfig
+from envs.gymnasium_ids.tasks import module_of, parse_task
 from envs.suites import make_spec
+from system.errors import InputError
 
 
 def test_tasks_may_have_options_of_their_own() -> None:

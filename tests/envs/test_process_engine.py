@@ -21,14 +21,14 @@ import walks
 from processes import eventually, is_gone
 from walks import FAULTY, WALKS
 
-from envs import process_engine, slot_process
-from envs.contract import EnvConfig
-from envs.errors import InputError
+from envs.engines import process_engine, slot_process
+from envs.engines.gymnasium_engine import GymnasiumEngine
+from envs.engines.process_engine import ProcessEngine, SlotError
 from envs.faults import signal_name
-from envs.gymnasium_engine import GymnasiumEngine
-from envs.process_engine import ProcessEngine, SlotError
 from envs.spec import EnvSpec, Slot, Split
+from envs.suite import EnvConfig
 from envs.vector import SuiteVectorEnv
+from system.errors import InputError
 
 SLOTS = [Slot(task=task, index=number) for number, task in enumerate((0, 2, 0, 1))]
 
@@ -178,7 +178,7 @@ def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, capfd: 
 
 PARENT = """
 import sys, walks
-from envs.process_engine import ProcessEngine
+from envs.engines.process_engine import ProcessEngine
 from envs.spec import Slot, Split
 slots = [Slot(task=walks.FAULTS.index(fault), index=0) for fault in ("none", "hangs")]
 engine = ProcessEngine(walks.make_faulty, walks.FAULTY, slots, Split.TRAIN)

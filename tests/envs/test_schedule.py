@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from walks import WALKS
 
-from envs.gymnasium_engine import GymnasiumEngine
-from envs.process_engine import ProcessEngine
+from envs.engines.gymnasium_engine import GymnasiumEngine
+from envs.engines.process_engine import ProcessEngine
 from envs.schedule import FrameBalance, deal
 from envs.spec import Slot, Split
 from envs.vector import SuiteVectorEnv

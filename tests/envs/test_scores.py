@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.atari import AtariConfig, make_spec
-from envs.atari_games import GAMES
-from envs.conditional import ConditionalConfig
+from envs.atari.games import GAMES
+from envs.atari.suite import AtariConfig, make_spec
+from envs.conditional.suite import ConditionalConfig
 from envs.scores import AGGREGATES, aggregate, human_scores, mean_capped, normalised
 from envs.spec import Score
 from envs.suites import make_spec as make_spec_of

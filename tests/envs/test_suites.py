@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from omegaconf import OmegaConf
 
-from envs.errors import InputError
 from envs.suites import SUITES, EnvConfig, get_suite
+from system.errors import InputError
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -15,9 +15,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from processes import eventually, is_gone
 
-from envs.errors import InputError
-from envs.vizdoom import VizdoomConfig, VizdoomEnv, make_spec
-from envs.vizdoom_scenarios import ACTIONS, BUTTONS, PRESETS, SCENARIOS, actions_of
+from envs.vizdoom.scenarios import ACTIONS, BUTTONS, PRESETS, SCENARIOS, actions_of
+from envs.vizdoom.suite import VizdoomConfig, VizdoomEnv, make_spec
+from system.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RESOLUTION = (120, 160)
@@ -157,7 +157,7 @@ def test_a_game_leaves_nothing_and_a_dead_one_is_named(
 
 ORPHAN = """
 import psutil, sys
-from envs.vizdoom import VizdoomEnv
+from envs.vizdoom.suite import VizdoomEnv
 env = VizdoomEnv("basic")
 env.reset(seed=1)
 (game,) = psutil.Process().children()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from envs.vizdoom_memory import remove_abandoned
+from envs.vizdoom.memory import remove_abandoned
 
 OLD = 1_000_000_000.0
 

@@ -13,12 +13,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.contract import EnvConfig
-from envs.errors import InputError
-from envs.gymnasium_engine import GymnasiumEngine
-from envs.process_engine import ProcessEngine
+from envs.engines.gymnasium_engine import GymnasiumEngine
+from envs.engines.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
+from envs.suite import EnvConfig
 from envs.vector import SuiteVectorEnv
+from system.errors import InputError
 
 WORDS = ("", "?", "go", "left", "right")
 WALKS = EnvSpec(

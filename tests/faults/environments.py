@@ -134,7 +134,7 @@ class Breaking(gymnasium.Env[Any, Any]):
 
 @dataclass
 class MakeBreaking:
-    """Environments for `envs.process_engine.ProcessEngine`; see Breaking."""
+    """Environments for `envs.engines.process_engine.ProcessEngine`; see Breaking."""
 
     plan: dict[int, tuple[int, str]] = field(default_factory=dict)
     marker: Path | None = None

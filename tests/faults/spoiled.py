@@ -16,7 +16,7 @@ import numpy as np
 from dm_env import specs
 from gymnasium import spaces
 
-from envs.dm_env_adapter import DmEnvAdapter
+from envs.dm_env_adapter.adapter import DmEnvAdapter
 from envs.faults import NotFiniteError
 from envs.spec import ArraySpec, EnvSpec
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import train
-from agents.checkpoint import list_checkpoints
+from agents.storage.checkpoint import list_checkpoints
 
 SMALL = [
     *(

@@ -19,17 +19,17 @@ from spoiled import LENGTH, SPOILED, MakeSpoiled, Spoils
 import evaluate
 import train
 from ablation.run_files import read_evaluation
-from agents.checkpoint import find_checkpoint
-from agents.evaluation_report import write_report
-from agents.files import write_json
-from agents.metrics import MetricsLog, Statistics
-from envs.engine import Arrays, Outcome
-from envs.errors import InputError
-from envs.gymnasium_engine import FIRST_EPISODES, GymnasiumEngine
-from envs.process_engine import ProcessEngine
+from agents.evaluation.report import write_report
+from agents.run.metrics import MetricsLog, Statistics
+from agents.storage.checkpoint import find_checkpoint
+from envs.engines.base import Arrays, Outcome
+from envs.engines.gymnasium_engine import FIRST_EPISODES, GymnasiumEngine
+from envs.engines.process_engine import ProcessEngine
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
 from envs.vector import SuiteVectorEnv
+from system.errors import InputError
+from system.files import write_json
 
 SEED = 3
 SLOTS = [Slot(task=0, index=0), Slot(task=1, index=0), Slot(task=0, index=1)]

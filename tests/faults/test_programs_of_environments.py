@@ -17,12 +17,12 @@ from environments import BREAKING, STARTED, MakeStarting
 from processes import eventually, is_gone
 
 import train
-from agents.checkpoint import find_checkpoint, load_checkpoint
-from agents.runtime.actor_pool import ActorPool
-from envs import descendants
-from envs.process_engine import ProcessEngine
+from agents.runtime.processes.actor_pool import ActorPool
+from agents.storage.checkpoint import find_checkpoint, load_checkpoint
+from envs.engines.process_engine import ProcessEngine
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
+from system import descendants
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
@@ -90,7 +90,7 @@ def cell_has_begun(grid: Path, file: Path) -> bool:
 
 def cell_of(grid: subprocess.Popen[bytes]) -> psutil.Process:
     """The cell that a grid plays."""
-    (found,) = [one for one in psutil.Process(grid.pid).children() if "ablation.cell" in one.cmdline()]
+    (found,) = [one for one in psutil.Process(grid.pid).children() if "ablation.grid.cell" in one.cmdline()]
     return found
 
 

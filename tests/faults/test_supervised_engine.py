@@ -19,13 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import is_gone
 
-from envs import process_engine, slot_process
-from envs.dmlab30 import DMLab30Config
+from envs.dmlab30.suite import DMLab30Config
+from envs.engines import process_engine, slot_process
+from envs.engines.process_engine import ProcessEngine, SlotError
+from envs.engines.slot_process import SlotProcess
 from envs.faults import Fault
-from envs.gymnasium_suite import GymnasiumConfig
-from envs.process_engine import ProcessEngine, SlotError
+from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.seeding import episode_seed
-from envs.slot_process import SlotProcess
 from envs.spec import EnvSpec, Slot, Split
 from envs.suites import make_env, make_spec
 from envs.vector import SuiteVectorEnv

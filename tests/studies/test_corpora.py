@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.errors import InputError
-from studies import corpora, topics
-from studies.corpora import END_OF_LINE, UNKNOWN, check_length, load
-from studies.topics import topic_parts
+from studies.data import corpora, topics
+from studies.data.corpora import END_OF_LINE, UNKNOWN, check_length, load
+from studies.data.topics import topic_parts
+from system.errors import InputError
 
 WORDS = {"train": "the cat sat\nthe cat ran\n", "valid": "a cat sat\n", "test": "the dog\nthe end"}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.fusion import FUSIONS
-from studies.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
+from studies.models.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
 
 SEEDS = [3, 8, 5]
 OPTIONS = {

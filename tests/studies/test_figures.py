@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure as Sheet
 
-from ablation.results import Estimate
-from studies.figures import Figure, Scale, band, curves, png
+from ablation.analysis.results import Estimate
+from studies.harness.figures import Figure, Scale, band, curves, png
 
 
 @pytest.mark.parametrize("x", [[1.0, 2.0, 4.0, 32.0], list(np.geomspace(1, 2000, 20))])

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from conf.loading import compose_study
 from studies import language, neural_process, regression, synthetic
-from studies.program import Study, conduct
-from studies.running import Cell, Checkpoint, Result, Settings, stored
+from studies.harness.program import Study, conduct
+from studies.harness.running import Cell, Checkpoint, Result, Settings, stored
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

@@ -17,13 +17,14 @@ from torch.nn import functional as F  # noqa: N812
 from agents.fusion import LowRank
 from conf.loading import compose_study
 from conf.studies_schema import LanguageConfig
-from studies import language_model, running
+from studies.harness import running
+from studies.harness.program import main
+from studies.harness.running import Checkpoint, Settings
+from studies.harness.tables import over_seeds
 from studies.language import STUDY, _comparison, cells, play
-from studies.language_model import FORMS, LanguageModel
-from studies.language_training import Rows, evaluate, train, write
-from studies.program import main
-from studies.running import Checkpoint, Settings
-from studies.tables import over_seeds
+from studies.models import language_model
+from studies.models.language_model import FORMS, LanguageModel
+from studies.models.language_training import Rows, evaluate, train, write
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agents.fusion import FUSIONS, identity_segments
-from studies.networks import (
+from studies.models.networks import (
     MULTI_HEAD,
     PERCEPTRONS,
     FusedPerceptron,

@@ -11,10 +11,10 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal, norm
 
-from studies.ensembles import Streams
-from studies.gaussian_process import REACH, GaussianProcess
+from studies.data.gaussian_process import REACH, GaussianProcess
+from studies.harness.program import main
+from studies.models.ensembles import Streams
 from studies.neural_process import LEAST_DEVIATION, STUDY, NeuralProcess
-from studies.program import main
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 

@@ -16,9 +16,10 @@ import pytest
 import studies
 from conf.loading import compose_study
 from conf.studies_schema import STUDIES
-from studies import language, neural_process, program, regression, synthetic
-from studies.program import Bar, Study, main
-from studies.running import Cell, Outcome
+from studies import language, neural_process, regression, synthetic
+from studies.harness import program
+from studies.harness.program import Bar, Study, main
+from studies.harness.running import Cell, Outcome
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -179,7 +180,7 @@ def test_ctrl_c_in_this_process(
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("studies.program.conduct", interrupt)
+    monkeypatch.setattr("studies.harness.program.conduct", interrupt)
     assert main(synthetic.STUDY, [f"folder={tmp_path}"]) == 130
     assert capsys.readouterr().err == "interrupted: the same command goes on\n"
     assert not multiprocessing.active_children()

@@ -12,9 +12,9 @@ import torch
 
 from conf.loading import compose_study
 from conf.studies_schema import RegressionConfig
-from studies.ensembles import Streams
-from studies.families import FAMILIES, Tasks
-from studies.program import main
+from studies.data.families import FAMILIES, Tasks
+from studies.harness.program import main
+from studies.models.ensembles import Streams
 from studies.regression import STUDY, _comparison, cells, play
 
 pytestmark = pytest.mark.usefixtures("process_settings")

@@ -15,9 +15,9 @@ import pytest
 import torch
 from processes import PATIENCE, eventually
 
-from agents.tensor_file import write_tensors
-from studies import running
-from studies.running import Cell, CellError, Checkpoint, Result, Settings, begun_anew, run, stored, tidy
+from agents.storage.tensor_file import write_tensors
+from studies.harness import running
+from studies.harness.running import Cell, CellError, Checkpoint, Result, Settings, begun_anew, run, stored, tidy
 
 CELLS = [Cell(name=f"cell-{number}", settings={"number": number}) for number in range(3)]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conf.loading import compose_study
 from conf.studies_schema import SyntheticConfig
-from studies.program import main
+from studies.harness.program import main
 from studies.synthetic import EXACT, SIZES, STUDY, cells, play, search
 
 pytestmark = pytest.mark.usefixtures("process_settings")

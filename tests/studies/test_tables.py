@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from studies.tables import markdown, over_seeds, over_seeds_geometric, significant, with_interval
+from studies.harness.tables import markdown, over_seeds, over_seeds_geometric, significant, with_interval
 
 
 def test_a_table() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from studies.ensembles import Streams
-from studies.targets import FUNCTIONS, outputs
+from studies.data.targets import FUNCTIONS, outputs
+from studies.models.ensembles import Streams
 
 SEEDS = [0, 1]
 

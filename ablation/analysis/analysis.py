@@ -1,0 +1,41 @@
+"""Everything that statistics make of an ablation's results."""
+
+from __future__ import annotations
+
+from ablation.analysis import efficiency, statistics
+from ablation.analysis.intervals import CONFIDENCE, RESAMPLES
+from ablation.analysis.results import Analysis, Results
+from ablation.analysis.verdict import paces, verdict
+
+RESAMPLED = (
+    f"{CONFIDENCE:.0%} intervals, for other seeds on the same tasks. Whole runs were left out one by one (jackknife; for the IQM, "
+    f"{RESAMPLES:,} bootstrap draws), never single scores, because one run plays all tasks; half-widths are Student's t times the "
+    "standard error, on the logit scale for shares. There is none where all runs are alike."
+)
+
+
+def analyse(results: Results, threshold: float | None = None) -> Analysis:
+    """What statistics make of results; the same for the same, to the last bit.
+
+    Args:
+        threshold: of the sample efficiency, in the measure's unit; None takes `ablation.analysis.efficiency.default_threshold`.
+    """
+    if threshold is None:
+        threshold = efficiency.default_threshold(results)
+    values, frames = statistics.profile_values(results), efficiency.grid(results)
+    probes = statistics.probes(results)
+    return Analysis(
+        aggregates=statistics.aggregates(results),
+        tasks=statistics.tasks(results),
+        profile_values=values,
+        profiles={variant: statistics.profile(results.matrix(variant), values) for variant in results.variants},
+        improvement=statistics.improvements(results),
+        threshold=threshold,
+        efficiency={variant: efficiency.efficiency(results, variant, threshold) for variant in results.variants},
+        paces=paces(results, threshold),
+        frames=frames,
+        curves={variant: efficiency.curves(results, variant, frames) for variant in results.variants},
+        probes=probes,
+        resampled=RESAMPLED,
+        verdict=verdict(results, probes),
+    )

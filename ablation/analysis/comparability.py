@@ -1,0 +1,114 @@
+"""What the runs of a report have in common, in what its variants differ, and what speaks against comparing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ablation.analysis.results import Results, Run
+
+OF_ONE_RUN = ("seed", "run", "resume", "display")
+"""Keys in which runs of one variant may differ, and which change nothing but the random numbers."""
+
+_ALIKE_WITHIN = 0.01
+
+
+class Configs(NamedTuple):
+    """The configurations of all runs, keys dotted; a value that some run has not is an empty text.
+
+    Attributes:
+        different: keys in which variants differ: by variant the value, or all of them where even its runs differ.
+        shared: keys that have one value in all runs.
+        within: keys in which runs of one variant differ.
+    """
+
+    different: Mapping[str, Mapping[str, str]]
+    shared: Mapping[str, str]
+    within: tuple[str, ...]
+
+
+def configs(results: Results) -> Configs:
+    """Sorts the keys of all runs into those that variants differ in and those that they share."""
+    different: dict[str, dict[str, str]] = {}
+    shared: dict[str, str] = {}
+    within = []
+    for key in sorted({key for run in results.runs for key in run.config} - set(OF_ONE_RUN)):
+        values = {variant: _distinct(key, results.of(variant)) for variant in results.variants}
+        if any(len(found) > 1 for found in values.values()):
+            within.append(key)
+        told = {variant: " | ".join(found) for variant, found in values.items()}
+        if len({text for found in values.values() for text in found}) > 1:
+            different[key] = told
+        else:
+            shared[key] = told[results.variants[0]]
+    return Configs(different, shared, tuple(within))
+
+
+def _distinct(key: str, runs: Iterable[Run]) -> list[str]:
+    return list(dict.fromkeys(told(run.config.get(key, "")) for run in runs))
+
+
+def told(value: Any) -> str:
+    """A value as the command line spells it."""
+    if isinstance(value, bool | None):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(told, value))}]"
+    return str(value)
+
+
+def cautions(results: Results, found: Configs) -> tuple[str, ...]:
+    """A sentence for everything that makes the report less sure, and a comparison less fair, than it looks."""
+    runs = results.runs
+    sentences = []
+    commits = _several(str(run.provenance.get("git", {}).get("commit", "unknown"))[:12] for run in runs)
+    if len(commits) > 1:
+        sentences.append(f"The runs come from {len(commits)} different commits: {', '.join(commits)}.")
+    for what, section in (("machines", "machine"), ("versions", "versions")):
+        differences = _differences([run.provenance.get(section, {}) for run in runs])
+        if differences:
+            sentences.append(f"The runs come from different {what}: {'; '.join(differences)}.")
+    dirty = sum(bool(run.provenance.get("git", {}).get("dirty")) for run in runs)
+    if dirty:
+        sentences.append(
+            f"{dirty} of {len(runs)} runs were made with changes that are not committed: their commit does not tell all of their code."
+        )
+    least, most = min(run.parameters for run in runs), max(run.parameters for run in runs)
+    if most > least * (1 + _ALIKE_WITHIN) and len(results.variants) == 1:
+        sentences.append(f"The runs have agents of {least:,} to {most:,} parameters.")
+    elif most > least * (1 + _ALIKE_WITHIN):
+        sentences.append(
+            f"The smallest agent has {least:,} parameters and the largest {most:,}: a difference may be one of size."
+        )
+    # A run ends with the update that comes past its last frame, so a few frames are no difference.
+    least, most = min(run.frames for run in runs), max(run.frames for run in runs)
+    if most > least * (1 + _ALIKE_WITHIN):
+        sentences.append(f"The runs have different numbers of frames: {least:,} to {most:,}.")
+    numbers = _several(f"{run.episodes:,}" for run in runs)
+    if len(numbers) > 1:
+        sentences.append(f"The runs have different numbers of evaluation episodes: {', '.join(numbers)}.")
+    sizes = {variant: len(results.of(variant)) for variant in results.variants}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{variant} {size}" for variant, size in sizes.items())
+        sentences.append(f"The variants have different numbers of runs: {listed}.")
+    if min(sizes.values()) < 2:
+        sentences.append(
+            "A variant with a single run has no intervals: nothing tells how much another seed would change."
+        )
+    if found.within and len(results.variants) == 1:
+        sentences.append(f"More than the seed varies between the runs: {', '.join(found.within)}.")
+    elif found.within:
+        sentences.append(f"Runs of one variant differ in more than their seed: {', '.join(found.within)}.")
+    return tuple(sentences)
+
+
+def _several(values: Iterable[str]) -> list[str]:
+    """The distinct ones, in the order of their first."""
+    return list(dict.fromkeys(values))
+
+
+def _differences(sections: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each key in which sections differ, its values."""
+    keys = dict.fromkeys(key for section in sections for key in section)
+    values = {key: _several(str(section.get(key, "none")) for section in sections) for key in keys}
+    return [f"{key} {' or '.join(found)}" for key, found in values.items() if len(found) > 1]

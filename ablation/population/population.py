@@ -1,0 +1,334 @@
+"""A population: runs that are trained side by side, compared every so many frames, and copied. One command plays all of it, and goes on
+with it after any kill.
+
+<folder>/population.json      the keys of the population, and the command
+<folder>/history.jsonl        every value that a member ever had (ablation/population/history.py)
+<folder>/<member>/...         its run folder, with the configuration that it has now
+<folder>/exchange/            checkpoints on their way from one member to another
+
+Members are compared at the same frames, all of them at once: what comes out does not depend on which was faster. A comparison is over
+with its lines in the history. Until then nothing of any member has changed; what it has decided then lies in `exchange` as whole files
+and only has to be moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ablation.grid.grid import CLUSTER, Cell, check, differences, on_one_machine, one_of_many
+from ablation.grid.scheduler import Place, Progress, Run, State
+from ablation.population.history import History
+from ablation.population.pbt import Decision, Member, draw, exploit_and_explore, random_numbers
+from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
+from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact, save_checkpoint
+from conf.loading import to_dict, train_part
+from conf.population_schema import PopulationConfig, comparisons_of, ranges_of
+from conf.schema import TrainConfig
+from envs.scores import human_scores
+from envs.suites import make_spec, settle
+from system.errors import InputError
+from system.files import read_json, write_json
+
+POPULATION, EXCHANGE = "population.json", "exchange"
+
+_FREE = {"parallel", "node_runtime", "folder"}
+"""Keys of the population that change nothing of what comes out."""
+
+
+class Fitness(NamedTuple):
+    """How well a member does.
+
+    Attributes:
+        points: of `measure`; None while `episodes` are too few.
+        measure: `score` (human-normalised, every task capped at 100, mean over tasks), `success` in percent, or `return`.
+        episodes: since its last copy, of the task that has the fewest.
+        updates: that the member has made.
+    """
+
+    points: float | None = None
+    measure: str = ""
+    episodes: int = 0
+    updates: int = 0
+
+
+class PopulationError(RuntimeError):
+    """The population cannot go on, as the message says."""
+
+
+class Population:
+    """The population that a configuration describes.
+
+    Args:
+        config: checked (conf.population_schema.check_population).
+
+    Attributes:
+        history: of what has been trained of it; there from `begin` on.
+
+    Raises:
+        InputError: its members cannot be trained.
+    """
+
+    history: History
+
+    def __init__(self, config: PopulationConfig) -> None:
+        self.folder = Path(config.folder or f"runs/population-{config.env.name}")
+        self.comparisons = comparisons_of(config)
+        self._config = config
+        own = train_part(config)
+        if own.runtime.name == CLUSTER:
+            own = on_one_machine(own, config.node_runtime)
+        env = make_spec(own.env)
+        own.env = settle(own.env, env)
+        check(own, env)
+        self._own = own
+        digits = max(2, len(str(config.members - 1)))
+        self.names = [f"member-{index:0{digits}}" for index in range(config.members)]
+
+    def begin(self, command: Sequence[str]) -> None:
+        """Writes what is known at the start, or reads what is there, and finishes what a kill has left half done.
+
+        Raises:
+            InputError: the folder holds another population, or a damaged one.
+        """
+        self.history = History(self.folder)
+        self._check_keys()
+        self._check_history()
+        write_json(self.folder / POPULATION, {"population": self._keys(), "command": list(command)})
+        if self.history.generation < 0:
+            first = [
+                {"hyperparameters": draw(ranges_of(self._config), random_numbers(self._config.seed, 0, index))}
+                for index in range(len(self.names))
+            ]
+            self.history.add([row_of(0, 0, index, Fitness()) | values for index, values in enumerate(first)])
+        self._deliver()
+        own = [f"learner.{name}" for name in ranges_of(self._config)]
+        for cell in self.cells(0):
+            differences(cell, but=own)
+
+    def train(
+        self,
+        place: Place,
+        changed: Callable[[Mapping[str, Progress]], object],
+        compared: Callable[[Sequence[Mapping[str, Any]], Sequence[str]], object],
+    ) -> dict[str, Progress]:
+        """Trains what is not trained yet, from comparison to comparison; where the members stand at the end, by name.
+
+        Args:
+            place: where members are trained.
+            changed: as of ablation.grid.scheduler.Run.
+            compared: called after every comparison, with its lines of the history and the names of the members.
+
+        Raises:
+            PopulationError: no member has come to the next comparison.
+            KeyboardInterrupt: after every member has ended, saved.
+        """
+        progress: dict[str, Progress] = {}
+        for generation, frames in enumerate(self.comparisons, start=1):
+            if generation <= self.history.generation and frames < self.comparisons[-1]:
+                continue
+            progress = Run(self.cells(frames), place, changed).play()
+            failed = {name: now.reason for name, now in progress.items() if now.state is State.FAILED}
+            if len(failed) == len(self.names):
+                raise PopulationError(f"every member failed; the first one: {next(iter(failed.values()))}")
+            # A member that fails at the very end has nobody to learn from: the same command tries it again.
+            if generation > self.history.generation and not (failed and frames == self.comparisons[-1]):
+                compared(self.compare(generation, frames, failed), self.names)
+        return progress
+
+    def cells(self, frames: int) -> list[Cell]:
+        """The members as cells that are trained up to so many frames; 0 = to the end."""
+        pause_at = frames if frames < self._config.total_frames else 0
+        return [
+            Cell(name=name, variant=name, seed=train.seed, train=train, evaluate=None, pause_at=pause_at)
+            for name, train in zip(self.names, self._members(), strict=True)
+        ]
+
+    def compare(self, generation: int, frames: int, failed: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Decides what becomes of every member, and does it. Returns the lines that the history has got.
+
+        Args:
+            failed: members that did not come to these frames, and why. They take part as the worst, from their last checkpoint.
+        """
+        fitness = [self.fitness(name) for name in self.names]
+        points = [
+            -math.inf if name in failed and one.updates else one.points
+            for name, one in zip(self.names, fitness, strict=True)
+        ]
+        population = [Member(self.history.hyperparameters(index), one) for index, one in enumerate(points)]
+        exchange = self.folder / EXCHANGE
+        shutil.rmtree(exchange, ignore_errors=True)
+        rows = []
+        for index, name in enumerate(self.names):
+            decision = Decision(None, False, dict(population[index].hyperparameters))
+            if frames < self._config.total_frames:
+                decision = self._decide(index, population, generation, frames)
+            if decision.copies:
+                self._stage(exchange / str(generation) / name, index, decision)
+            changes: dict[str, Any] = {
+                "failed": failed.get(name, ""),
+                "compared_with": decision.compared_with,
+                "copied": decision.copies,
+                "hyperparameters": decision.hyperparameters,
+            }
+            rows.append(row_of(generation, frames, index, fitness[index]) | changes)
+        self.history.add(rows)
+        self._deliver()
+        return rows
+
+    def fitness(self, name: str) -> Fitness:
+        """Of a member, by its newest checkpoint."""
+        checkpoints = list_checkpoints(self.folder / name / CHECKPOINTS)
+        if not checkpoints:
+            return Fitness()
+        with _held_to_form(self.folder / name):
+            return fitness_of(newest_intact(checkpoints).content, self._config.least_episodes)
+
+    def _decide(self, index: int, population: Sequence[Member], generation: int, frames: int) -> Decision:
+        return exploit_and_explore(
+            index,
+            population,
+            random_numbers(self._config.seed, generation, index),
+            frames=frames,
+            burn_in_frames=self._config.burn_in_frames,
+            margin=self._config.margin,
+            factor=self._config.perturb_factor,
+            probability=self._config.perturb_probability,
+        )
+
+    def _stage(self, folder: Path, index: int, decision: Decision) -> None:
+        """Writes the checkpoint from which a member goes on that copies another one."""
+        assert decision.compared_with is not None
+        own, other = (
+            newest_intact(list_checkpoints(self.folder / self.names[member] / CHECKPOINTS)).content
+            for member in (index, decision.compared_with)
+        )
+        with _held_to_form(self.folder):
+            content = copied(own, other, self._member(index, decision.hyperparameters))
+            save_checkpoint(folder, content["learner"]["counters"]["updates"], content)
+
+    def _deliver(self) -> None:
+        """Moves the checkpoints of the last comparison to their members, as far as that is not done; forgets those of one that is not
+        over.
+        """
+        exchange = self.folder / EXCHANGE
+        staged = exchange / str(self.history.generation)
+        if staged.is_dir():
+            for name in self.names:
+                for path in list_checkpoints(staged / name):
+                    os.replace(path, self.folder / name / CHECKPOINTS / path.name)
+        shutil.rmtree(exchange, ignore_errors=True)
+
+    def _members(self) -> list[TrainConfig]:
+        """The configurations that the members have now."""
+        return [self._member(index, self.history.hyperparameters(index)) for index in range(len(self.names))]
+
+    def _member(self, index: int, hyperparameters: Mapping[str, Any]) -> TrainConfig:
+        learner = dataclasses.replace(self._own.learner, **hyperparameters)
+        seed = int(random_numbers(self._config.seed, index).integers(2**31))
+        train = dataclasses.replace(self._own, learner=learner)
+        return one_of_many(train, seed, self.folder / self.names[index])
+
+    def _keys(self) -> dict[str, Any]:
+        of_runs = {field.name for field in dataclasses.fields(TrainConfig)} - {"seed", "total_frames"}
+        return {key: value for key, value in to_dict(self._config).items() if key not in of_runs | _FREE}
+
+    def _check_history(self) -> None:
+        """Refuses lines of other members, in another order, or with other hyperparameters: a file may come from somebody else."""
+        members, names = range(len(self.names)), ranges_of(self._config).keys()
+        fits = len(self.history.rows) % len(members) == 0 and all(
+            (row["generation"], row["member"]) == divmod(number, len(members))
+            and row["hyperparameters"].keys() == names
+            and (row["compared_with"] in members or (row["compared_with"] is None and not row["copied"]))
+            for number, row in enumerate(self.history.rows)
+        )
+        if not fits:
+            raise InputError(
+                f"folder={self.folder} holds a history that does not fit members={len(self.names)}: give another folder=."
+            )
+
+    def _check_keys(self) -> None:
+        found, wanted = (read_json(self.folder / POPULATION) or {}).get("population"), self._keys()
+        if isinstance(found, dict) and found != wanted:
+            keys = [key for key in sorted(wanted) if found.get(key) != wanted[key]]
+            listed = ", ".join(f"{key}={wanted[key]} (it has {found.get(key)})" for key in keys)
+            raise InputError(f"folder={self.folder} holds another population: {listed}. Give another folder=.")
+
+
+@contextlib.contextmanager
+def _held_to_form(folder: Path) -> Iterator[None]:
+    """InputError where a checkpoint lacks what the block asks of it: one that is whole may have been made by somebody else."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError) as error:
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder} has a checkpoint that is not readable ({told}): put back a copy.") from error
+
+
+def row_of(generation: int, frames: int, member: int, fitness: Fitness) -> dict[str, Any]:
+    """A line of the history of a member that nothing has happened to."""
+    return {
+        "generation": generation,
+        "frames": frames,
+        "member": member,
+        "updates": fitness.updates,
+        "fitness": fitness.points,
+        "measure": fitness.measure,
+        "episodes": fitness.episodes,
+        "failed": "",
+        "compared_with": None,
+        "copied": False,
+    }
+
+
+def fitness_of(content: dict[str, Any], least_episodes: int) -> Fitness:
+    """Of the agent in a checkpoint, by its latest training episodes."""
+    statistics = statistics_of(content)
+    summary = statistics.summary(1)
+    episodes = min(len(task.recent) for task in statistics.tasks.values())
+    updates = content["learner"]["counters"]["updates"]
+    if episodes < least_episodes:
+        return Fitness(None, "", episodes, updates)
+    scores, means = scores_of_suite(summary), mean_over_tasks(summary)
+    if scores:
+        measure, points = "score", scores["mean_capped"]
+    elif "success" in means:
+        measure, points = "success", 100 * means["success"]
+    else:
+        measure, points = "return", means.get("return", math.nan)
+    return Fitness(points if math.isfinite(points) else None, measure, episodes, updates)
+
+
+def copied(own: dict[str, Any], other: dict[str, Any], train: TrainConfig) -> dict[str, Any]:
+    """The checkpoint from which a member goes on that copies another one: that one's network, optimiser and PopArt; its own counters and
+    random streams.
+
+    Episodes that were under way are left, because they were played by another agent, and the statistics of recent ones begin anew.
+    """
+    learner = {**other["learner"], "counters": own["learner"]["counters"]}
+    statistics = {task: {**row, "recent": []} for task, row in own["statistics"].items()}
+    content = {key: value for key, value in own.items() if key not in ("format", "schema")}
+    content |= {"config": to_dict(train), "learner": learner, "statistics": statistics, "runtime": None}
+    best = own["kept"]["best"]
+    if best and best["updates"] == learner["counters"]["updates"]:
+        # This checkpoint takes the place of the best one, and holds a better agent.
+        standing = statistics_of(other).standing()
+        assert standing
+        content["kept"] = {**own["kept"], "best": {**best, **standing._asdict()}}
+    return content
+
+
+def statistics_of(content: dict[str, Any]) -> Statistics:
+    """Of the run of a checkpoint."""
+    env = env_from_dict(content["env"])
+    statistics = Statistics(env.tasks, human_scores(env))
+    statistics.load_state_dict(content["statistics"])
+    return statistics

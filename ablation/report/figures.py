@@ -1,0 +1,339 @@
+"""The figures of the report: what each shows, and of which panels it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ablation.analysis import numbers
+from ablation.analysis.numbers import Write
+from ablation.analysis.results import Analysis, Estimate, Measure, Results
+from ablation.report import panels
+from ablation.report.drawing import MUTED, Hover, Panel, shown
+
+Reach: TypeAlias = tuple[float, float] | None
+"""The least and the greatest of what a panel shows; None where it shows nothing."""
+Limits: TypeAlias = tuple[float, float] | None
+"""Of an axis; None: matplotlib's."""
+
+_WIDE, _SMALL = (4.5, 3.0), (3.4, 2.35)
+_FOLDED_FROM = 13
+"""So many panels of single tasks are folded away until somebody wants to see them."""
+_SUCCESS = (-0.03, 1.03)
+_MOST_APART = 10
+"""How many times the reach of the panel in the middle an axis may have that all panels of a figure share: more would hide the others."""
+_OWN = {
+    "return": "Every panel has an axis of its own, because returns of different tasks are on different scales.",
+    "score": "Every panel has an axis of its own, because the largest score would hide the others on a common one.",
+}
+_AGGREGATES = {
+    "iqm": "Interquartile mean",
+    "median": "Median",
+    "mean": "Mean",
+    "optimality_gap": "Optimality gap",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """One figure.
+
+    Attributes:
+        data: name of the CSV that has its numbers.
+        legend: whether the variants are told apart by their lines alone.
+        folded: shown on demand.
+    """
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...]
+    data: str
+    legend: bool = False
+    folded: bool = False
+
+
+def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
+    """All figures by name, in the order of the report."""
+    variants, write = results.variants, numbers.of_measure(results.measure)
+    of_curves, of_tasks = _of_curves(results, analysis), _of_tasks(results, analysis)
+    charts = [
+        Chart(
+            name="learning_curve",
+            title="Learning curve, mean over tasks",
+            caption=f"{_sentence(results.measure.label)} over the latest training episodes: mean over runs with its 95% interval. "
+            "The dotted line is the threshold of the sample efficiency.",
+            panels=(_curves(results, analysis, "", _WIDE, _always(results.measure)),),
+            data="learning_curves",
+            legend=True,
+        ),
+        Chart(
+            name="learning_curves_tasks",
+            title="Learning curves by task",
+            caption=_captioned("The same for every task.", results, of_curves),
+            panels=tuple(_curves(results, analysis, task, _SMALL, of_curves) for task in results.tasks),
+            data="learning_curves",
+            legend=True,
+            folded=len(results.tasks) >= _FOLDED_FROM,
+        ),
+        Chart(
+            name="aggregates",
+            title="Aggregates over runs and tasks",
+            caption=f"{_sentence(results.measure.label)} in the evaluation, with 95% intervals.{_gap(results, analysis)}",
+            panels=_aggregates(results, analysis, write),
+            data="aggregates",
+        ),
+        Chart(
+            name="profiles",
+            title="Performance profiles",
+            caption="Share of runs x tasks above a value, with 95% bands."
+            + (" Where bands overlap, curves are not told apart." if len(variants) > 1 else ""),
+            panels=(_profiles(results, analysis),),
+            data="profiles",
+            legend=True,
+        ),
+        Chart(
+            name="improvement",
+            title="Probability of improvement",
+            caption="In percent: how likely a run of the row beats a run of the column on a task drawn at random. Bold with an asterisk: "
+            "the 95% interval of this pair alone leaves out 50%, for which 0 and 100 need 6 runs. The others are not told apart by it.",
+            panels=(panels.matrix(variants, analysis.improvement),) if len(variants) > 1 else (),
+            data="improvement",
+        ),
+        Chart(
+            name="tasks",
+            title="Evaluation by task",
+            caption=_captioned(
+                f"{_sentence(results.measure.label)}: mean over runs with its 95% interval.", results, of_tasks
+            ),
+            panels=tuple(
+                panels.estimates(
+                    task,
+                    variants,
+                    {variant: analysis.tasks[variant][task] for variant in variants},
+                    write,
+                    limits=of_tasks,
+                )
+                for task in results.tasks
+            ),
+            data="tasks",
+            folded=len(results.tasks) >= _FOLDED_FROM,
+        ),
+        *_efficiency(results, analysis, write),
+    ]
+    probes = list(dict.fromkeys(probe for row in analysis.probes.values() for probe in row))
+    if probes:
+        of_probes = _common(
+            [
+                _reach([Estimate(0.0, None, None), *(row[probe] for row in analysis.probes.values() if probe in row)])
+                for probe in probes
+            ]
+        )
+        charts.append(
+            Chart(
+                name="probes",
+                title="What each probe takes",
+                caption="How much the mean over tasks falls when the agent is given another context, with 95% intervals. "
+                "Nothing lost: the agent does not use what it is told.",
+                panels=tuple(
+                    panels.estimates(
+                        f"Lost under {probe}",
+                        variants,
+                        {variant: row[probe] for variant, row in analysis.probes.items() if probe in row},
+                        write,
+                        reference=0.0,
+                        limits=of_probes,
+                    )
+                    for probe in probes
+                ),
+                data="probes",
+            )
+        )
+    return {chart.name: chart for chart in charts if chart.panels}
+
+
+def _efficiency(results: Results, analysis: Analysis, write: Write) -> tuple[Chart, Chart]:
+    variants, found = results.variants, analysis.efficiency
+    at = f"{results.measure.name} {write(analysis.threshold)}"
+    return (
+        Chart(
+            name="sample_efficiency",
+            title="Sample efficiency",
+            caption="Left, or above: the frames after which each run came to the threshold, a mark each, and their median; runs that never "
+            "came to it stand beyond the line. Then the mean of the learning curve, which is its area divided by the frames.",
+            panels=(
+                panels.times(
+                    f"Frames to {at}",
+                    variants,
+                    {variant: (one.frames_to, one.frames_to_median) for variant, one in found.items()},
+                    numbers.short,
+                ),
+                panels.estimates(
+                    "Mean during training",
+                    variants,
+                    {variant: one.area for variant, one in found.items()},
+                    write,
+                    limits=_always(results.measure),
+                ),
+            ),
+            data="sample_efficiency",
+        ),
+        Chart(
+            name="wall_clock",
+            title="Wall-clock efficiency",
+            caption="The same in time, on the machine named above, and the speed of training.",
+            panels=(
+                panels.times(
+                    f"Time to {at}",
+                    variants,
+                    {variant: (one.seconds_to, one.seconds_to_median) for variant, one in found.items()},
+                    numbers.duration,
+                    units=numbers.SECONDS,
+                ),
+                panels.estimates(
+                    "Frames per second",
+                    variants,
+                    {variant: one.frames_per_second for variant, one in found.items()},
+                    numbers.count,
+                ),
+            ),
+            data="wall_clock",
+        ),
+    )
+
+
+def _sentence(label: str) -> str:
+    return label[:1].upper() + label[1:]
+
+
+def _aggregates(results: Results, analysis: Analysis, write: Write) -> tuple[Panel, ...]:
+    """On one axis, but for the gap: it is a distance, and not where the others are."""
+    found = {
+        name: {variant: analysis.aggregates[variant][name] for variant in results.variants}
+        for name in _AGGREGATES
+        if all(name in analysis.aggregates[variant] for variant in results.variants)
+    }
+    common = _common([_reach(row.values()) for name, row in found.items() if name != "optimality_gap"])
+    always = _always(results.measure)
+    return tuple(
+        panels.estimates(
+            title,
+            results.variants,
+            found[name],
+            write,
+            limits=always or (None if name == "optimality_gap" else common),
+        )
+        for name, title in _AGGREGATES.items()
+        if name in found
+    )
+
+
+def _gap(results: Results, analysis: Analysis) -> str:
+    if results.measure.best is None or not all("optimality_gap" in row for row in analysis.aggregates.values()):
+        return ""
+    own = "" if _always(results.measure) else ", on an axis of its own"
+    return f" The optimality gap is the distance to {results.measure.best:g}{own}."
+
+
+def _always(measure: Measure) -> Limits:
+    """A success is shown from 0 to 1, wherever it lies."""
+    return _SUCCESS if measure.name == "success" else None
+
+
+def _of_tasks(results: Results, analysis: Analysis) -> Limits:
+    """The axis that the panels of all tasks share; None where they have axes of their own."""
+    found = [_reach(row[task] for row in analysis.tasks.values()) for task in results.tasks]
+    return _of_every_task(results.measure, found)
+
+
+def _of_curves(results: Results, analysis: Analysis) -> Limits:
+    found = []
+    for task in results.tasks:
+        bands = [curves[task] for curves in analysis.curves.values() if task in curves]
+        values = np.concatenate([part for band in bands for part in band]) if bands else np.array([])
+        values = values[np.isfinite(values)]
+        found.append((float(values.min()), float(values.max())) if values.size else None)
+    return _of_every_task(results.measure, found)
+
+
+def _of_every_task(measure: Measure, found: Sequence[Reach]) -> Limits:
+    known = [reach for reach in found if reach]
+    if measure.name in ("success", "return") or not known:
+        return _always(measure)
+    floor = measure.floor or 0.0
+    sizes = [max(high, floor) - min(low, floor) for low, high in known]
+    return None if max(sizes) > _MOST_APART * np.median(sizes) else _common(known)
+
+
+def _captioned(text: str, results: Results, limits: Limits) -> str:
+    """With the reason where the panels of tasks do not share an axis."""
+    if limits or len(results.tasks) == 1:
+        return text
+    return f"{text} {_OWN.get(results.measure.name, '')}".rstrip()
+
+
+def _reach(found: Iterable[Estimate]) -> Reach:
+    ends = [end for one in found for end in one if end is not None and math.isfinite(end)]
+    return (min(ends), max(ends)) if ends else None
+
+
+def _common(found: Sequence[Reach]) -> Limits:
+    """What all of them fit into, with some room."""
+    known = [reach for reach in found if reach]
+    if not known:
+        return None
+    low, high = min(low for low, _ in known), max(high for _, high in known)
+    # Where all is one value, any axis around it does.
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - room, high + room
+
+
+def _curves(results: Results, analysis: Analysis, task: str, size: tuple[float, float], limits: Limits) -> Panel:
+    bands = {
+        number: analysis.curves[variant][task]
+        for number, variant in enumerate(results.variants)
+        if task in analysis.curves[variant]
+    }
+
+    def draw(axes: Axes) -> None:
+        if not task and math.isfinite(analysis.threshold):
+            axes.axhline(analysis.threshold, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        panels.lines(axes, analysis.frames, bands)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=panels.STEPS))
+        axes.set_xlabel("frames")
+        axes.set_ylabel(results.measure.name)
+        if limits:
+            axes.set_ylim(limits)
+        axes.set_title(shown(task, panels.LONGEST_NAME) or "Mean over tasks")
+
+    return Panel(
+        label=f"Learning curves of {task or 'the mean over tasks'}: {results.measure.name} against frames, for each variant.",
+        size=size,
+        draw=draw,
+        hover=Hover(analysis.frames, bands, "frames"),
+    )
+
+
+def _profiles(results: Results, analysis: Analysis) -> Panel:
+    bands = {number: analysis.profiles[variant] for number, variant in enumerate(results.variants)}
+
+    def draw(axes: Axes) -> None:
+        panels.lines(axes, analysis.profile_values, bands)
+        axes.set_ylim(-0.02, 1.02)
+        if limits := _always(results.measure):
+            axes.set_xlim(limits)
+        axes.set_xlabel(f"{results.measure.name} (t)")
+        axes.set_ylabel("share of runs x tasks above t")
+
+    return Panel(
+        label=f"Performance profiles: share of runs x tasks above each {results.measure.name}, for each variant.",
+        size=_WIDE,
+        draw=draw,
+        hover=Hover(analysis.profile_values, bands, results.measure.name),
+    )

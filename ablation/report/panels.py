@@ -1,0 +1,232 @@
+"""What the panels of the report's figures look like: lines with bands, rows of estimates, rows of times, a matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import Formatter, MaxNLocator
+
+from ablation.analysis import numbers
+from ablation.analysis.numbers import Write
+from ablation.analysis.results import Array, Band, Estimate
+from ablation.report.drawing import GRID, INK, LIGHT, MUTED, PAPER, Panel, look, shown, tag, told
+
+LONGEST_NAME = 34
+"""Characters of a name that a panel has room for."""
+
+_ROW, _ROWS_AROUND, _ROWS_WIDE = 0.36, 0.72, 4.0
+_UNDER_WORDS = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}
+STEPS = [1, 2, 2.5, 5, 10]
+"""Of ticks, times a power of ten: others make long labels."""
+_LEGIBLE = 8
+"""Variants up to which a matrix has room for large numbers."""
+
+
+class Ticks(Formatter):
+    """Labels ticks with the digits that they need, and never with an offset or a power of ten apart from them."""
+
+    def __init__(self, unit: tuple[float, str] | None = None) -> None:
+        self._unit = unit
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return self.format_ticks([x])[0]
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        return numbers.ticks(values, self._unit)
+
+
+def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:
+    axes.grid(visible=True)
+    every = max(1, len(x) // 6)
+    for number, band in bands.items():
+        style = look(number)
+        axes.fill_between(x, band.low, band.high, color=style.paint, alpha=0.16, linewidth=0, gid=tag(number))
+        axes.plot(
+            x,
+            band.value,
+            color=style.paint,
+            linestyle=style.dashes,
+            linewidth=1.7,
+            marker=style.marker,
+            # Not all at the same places, where they would hide each other.
+            markevery=((number * every) // max(1, len(bands)), every),
+            markersize=4.5,
+            markerfacecolor=style.fill,
+            markeredgewidth=1,
+            gid=tag(number),
+        )
+    axes.margins(x=0.02)
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(Ticks())
+
+
+def estimates(
+    title: str,
+    variants: Sequence[str],
+    found: Mapping[str, Estimate],
+    write: Write,
+    *,
+    reference: float | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Panel:
+    """A row for each variant: its name and value, and below them the mark and its interval; a line at `reference`."""
+
+    def mark(axes: Axes, number: int, y: float, variant: str) -> str:
+        style, estimate = look(number), found[variant]
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot([estimate.low, estimate.high], [y, y], color=style.paint, linewidth=2.4, gid=tag(number))
+        _mark(axes, number, [estimate.value], y, size=6.5)
+        return numbers.estimate(estimate, write)
+
+    def finish(axes: Axes) -> None:
+        if reference is not None:
+            axes.axvline(reference, color=MUTED, linewidth=1)
+        if limits:
+            axes.set_xlim(limits)
+
+    return _rows(title, [variant for variant in variants if variant in found], variants, mark, finish)
+
+
+def times(
+    title: str,
+    variants: Sequence[str],
+    found: Mapping[str, tuple[Array, float]],
+    write: Write,
+    units: Sequence[tuple[float, str]] = (),
+) -> Panel:
+    """A row for each variant with a mark for each of its runs; infinite ones stand at the right, beyond a line.
+
+    Ticks stand at round numbers of the largest of `units` (as numbers.SECONDS) that the axis has at least two of.
+    """
+    finite = [float(time) for times, _ in found.values() for time in times if math.isfinite(time)]
+    most = max(finite, default=1.0) or 1.0
+    never = 1.16 * most
+    missed = any(math.inf in times for times, _ in found.values())
+
+    def mark(axes: Axes, number: int, y: float, variant: str) -> str:
+        times, median = found[variant]
+        _mark(axes, number, np.where(np.isfinite(times), times, never), y, size=5, alpha=0.55)
+        if math.isfinite(median):
+            axes.plot([median, median], [y - 0.17, y + 0.17], color=look(number).paint, linewidth=2.4, gid=tag(number))
+        reached = int(np.isfinite(times).sum())
+        return f"{numbers.until(write)(median)} ({reached} of {len(times)})"
+
+    def finish(axes: Axes) -> None:
+        axes.set_xlim(0, (never if missed else most) * 1.05)
+        unit = max((unit for unit in units if most >= 2 * unit[0]), default=units[0] if units else None)
+        size = unit[0] if unit else 1.0
+        ticks = [
+            size * tick
+            for tick in MaxNLocator(4, steps=STEPS).tick_values(0, most / size)
+            if size * tick <= most * (0.98 if missed else 1.02)
+        ]
+        labels = numbers.ticks(ticks, unit)
+        if missed:
+            axes.set_xticks([*ticks, never], [*labels, numbers.NEVER])
+            axes.axvline((most + never) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+        else:
+            axes.set_xticks(ticks, labels)
+
+    return _rows(title, [variant for variant in variants if variant in found], variants, mark, finish)
+
+
+def _mark(axes: Axes, number: int, x: Any, y: float, *, size: float, alpha: float = 1) -> None:
+    style = look(number)
+    axes.plot(
+        x,
+        np.full(len(x), y),
+        linestyle="none",
+        marker=style.marker,
+        markersize=size,
+        color=style.paint,
+        markerfacecolor=style.fill,
+        markeredgewidth=1.4,
+        alpha=alpha,
+        gid=tag(number),
+    )
+
+
+def _rows(
+    title: str,
+    rows: Sequence[str],
+    variants: Sequence[str],
+    mark: Callable[[Axes, int, float, str], str],
+    finish: Callable[[Axes], None],
+) -> Panel:
+    names = told(variants, LONGEST_NAME)
+
+    def draw(axes: Axes) -> None:
+        beside = axes.get_yaxis_transform()
+        for row, variant in enumerate(rows):
+            number = variants.index(variant)
+            text = mark(axes, number, -row, variant)
+            # On paper of their own, so that no line of the grid runs through them.
+            words: dict[str, Any] = {"transform": beside, "va": "bottom", "gid": tag(number), "bbox": _UNDER_WORDS}
+            axes.text(0, 0.28 - row, names[number], **words)
+            axes.text(1, 0.28 - row, text, ha="right", color=MUTED, **words)
+        axes.grid(visible=True, axis="x")
+        axes.set_ylim(0.55 - len(rows), 0.85)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+        axes.xaxis.set_major_formatter(Ticks())
+        axes.margins(x=0.06)
+        finish(axes)
+        axes.set_title(shown(title, 44))
+
+    return Panel(label=f"{title}, for each variant.", size=(_ROWS_WIDE, _ROWS_AROUND + _ROW * len(rows)), draw=draw)
+
+
+def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]]) -> Panel:
+    """Rows against columns; the farther from 50%, the stronger the colour, and none where there is no interval."""
+    few = len(variants) <= _LEGIBLE
+
+    def draw(axes: Axes) -> None:
+        size = len(variants)
+        for y, first in enumerate(variants):
+            for x, second in enumerate(variants):
+                chance = found.get(first, {}).get(second)
+                if first == second or chance is None or not math.isfinite(chance.value):
+                    axes.add_patch(_cell(x, y, GRID, 0.35))
+                    continue
+                clear = chance.low is not None and chance.high is not None and not chance.low <= 0.5 <= chance.high
+                if chance.low is not None:
+                    # Of single runs the chance is 0 or 100, whatever another seed would do.
+                    colour = LIGHT[0] if chance.value >= 0.5 else LIGHT[1]
+                    axes.add_patch(_cell(x, y, colour, 1.1 * abs(chance.value - 0.5)))
+                axes.text(
+                    x,
+                    y,
+                    f"{100 * chance.value:.0f}{'*' if clear else ''}",
+                    ha="center",
+                    va="center",
+                    color=INK,
+                    fontsize=9 if few else 7,
+                    fontweight="bold" if clear else "normal",
+                )
+        names = told(variants, 20 if few else 14)
+        axes.set_xticks(range(size), names, rotation=40, ha="left", rotation_mode="anchor")
+        axes.set_yticks(range(size), names)
+        axes.tick_params(length=0, labelsize=8.5 if few else 7.5)
+        axes.xaxis.tick_top()
+        axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+
+    side = 0.42 if few else 0.28
+    return Panel(
+        label="Probability that a run of the row's variant beats one of the column's on a task drawn at random.",
+        size=(4.5 if few else 6.4, 1.3 + side * len(variants)),
+        draw=draw,
+    )
+
+
+def _cell(x: int, y: int, colour: str, strength: float) -> Rectangle:
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=to_rgba(colour, strength), edgecolor=PAPER, linewidth=1.5)

@@ -1,0 +1,166 @@
+"""The report of an ablation, or of one variant's runs: an HTML page that needs nothing else, Markdown, figures for a paper, CSV and JSON.
+
+    report.html  report.md  analysis.json  figures/<name>.png  data/<name>.csv
+
+It holds no date of its own: the same results and analysis give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ablation.analysis import comparability, numbers
+from ablation.analysis.results import Analysis, Results
+from ablation.analysis.sentences import of_paces
+from ablation.report import data, drawing, figures, tables
+from ablation.report.data import plain
+from ablation.report.drawing import DARK, LIGHT, Panel, shown
+from system.files import check_links, write_whole
+
+HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
+FIGURES, DATA = "figures", "data"
+
+_MARKS = re.compile(r"([\\`*_\[\]<>#|~&$])")
+_GAPS = re.compile(r"\n{3,}")
+_DIGITS = 4
+"""Of the values that a pointer reads; the script shows as many."""
+_PIXELS_PER_INCH = 115
+"""Of a panel at the most, or its letters would be larger than those of the text around it."""
+
+
+def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Path]:
+    """Writes the report into `folder`, which is made if need be; earlier files of the same names are replaced.
+
+    Everything is drawn before anything is written, every file is there whole or not at all, and the page comes last.
+
+    Returns:
+        The files, report.html first.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    check_links(folder, FIGURES, DATA)
+    found = comparability.configs(results)
+    cautions = comparability.cautions(results, found)
+    charts = figures.every(results, analysis)
+    sheets = {
+        chart.name: drawing.draw(chart.panels, _dashed(chart.name), results.variants if chart.legend else ())
+        for chart in charts.values()
+    }
+    numbers_behind = data.every(results, analysis, found)
+    content = {
+        "results": results,
+        "analysis": analysis,
+        "cautions": cautions,
+        "charts": charts,
+        "sheets": sheets,
+        "tables": tables.every(results, analysis, found),
+        "data": numbers_behind,
+        "paces": of_paces(results, analysis),
+        "title": _title(results),
+    }
+    whole = data.whole(results, analysis, found, cautions)
+    files: dict[str, str | bytes] = {
+        HTML: _html(content),
+        MARKDOWN: _markdown_page(content),
+        JSON: json.dumps(whole, indent=2, allow_nan=False) + "\n",
+        **{f"{FIGURES}/{name}.png": sheet.png for name, sheet in sheets.items()},
+        **{f"{DATA}/{table.name}.csv": table.csv for table in numbers_behind.values()},
+    }
+    for part in (FIGURES, DATA):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for name, text in reversed(files.items()):
+        write_whole(folder / name, text)
+    return [folder / name for name in files]
+
+
+def _title(results: Results) -> str:
+    """One variant alone is no ablation."""
+    return f"Ablation on {results.suite}" if len(results.variants) > 1 else f"{results.variants[0]} on {results.suite}"
+
+
+def _html(content: Mapping[str, Any]) -> str:
+    results: Results = content["results"]
+    environment = _environment(html=True)
+    script = environment.get_template("report.js").render()
+    drawn = {
+        name: list(zip(content["charts"][name].panels, sheet.panels, strict=True))
+        for name, sheet in content["sheets"].items()
+    }
+    return environment.get_template("report.html.j2").render(
+        content,
+        style=Markup(environment.get_template("report.css").render(light=LIGHT, dark=DARK)),
+        script=Markup(script),
+        # The page may run this script and no other, and may load nothing at all.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        drawings={
+            name: [(Markup(found.svg), round(_PIXELS_PER_INCH * panel.size[0])) for panel, found in panels]
+            for name, panels in drawn.items()
+        },
+        hovers=[
+            hover
+            for name, panels in drawn.items()
+            for number, (panel, found) in enumerate(panels)
+            if (hover := _hover(panel, found, f"{_dashed(name)}-{number}"))
+        ],
+        legend=[(variant, Markup(drawing.swatch(number))) for number, variant in enumerate(results.variants)],
+    )
+
+
+def _markdown_page(content: Mapping[str, Any]) -> str:
+    text = _environment(html=False).get_template("report.md.j2").render(content)
+    # A part that is left out leaves no gap.
+    return _GAPS.sub("\n\n", text)
+
+
+def _dashed(name: str) -> str:
+    """The name of a chart as part of an id of the page."""
+    return name.replace("_", "-")
+
+
+def _hover(panel: Panel, drawn: drawing.Drawn, name: str) -> dict[str, Any] | None:
+    if panel.hover is None:
+        return None
+    return {
+        "panel": name,
+        "unit": panel.hover.unit,
+        "box": _rounded(drawn.box),
+        "x": _rounded(drawn.x),
+        "y": _rounded(drawn.y),
+        "at": _rounded(panel.hover.x),
+        "bands": {str(number): [_rounded(part) for part in band] for number, band in panel.hover.bands.items()},
+    }
+
+
+def _rounded(values: Any) -> list[float | None]:
+    """For the script; None for what is no number."""
+    return [None if value is None else float(f"{value:.{_DIGITS}g}") for value in plain(list(map(float, values)))]
+
+
+@functools.cache
+def _environment(*, html: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ablation.report"),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"shown": shown, "md": _markdown, "number": numbers.count}
+    return environment
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown leaves as it is, in a table too."""
+    return _MARKS.sub(r"\\\1", shown(text))

@@ -1,0 +1,162 @@
+"""One step of acting on a device: what is observed goes there in one copy, the distributions come back in one.
+
+An agent's step is dozens of small kernels. What it takes to start them one by one is what a CUDA graph saves, in which they are one call.
+A graph holds addresses and shapes, not values, so there is one for each combination of shapes that comes up: how many slots take the
+step, and how many contexts are known (agents/fusion/padding.py keeps these few).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from agents.fusion import Segments
+from agents.fusion.device_transfer import Packing, pinned, send
+from agents.network.agent import AgentNetwork, Modulations
+
+_SEEN_BEFORE = 2
+"""Steps of the same shapes before they are captured: shapes that hardly come again are not worth it."""
+_MOST_GRAPHS = 64
+"""Each holds memory of its own. Whatever else comes up runs kernel by kernel."""
+_WARM_UP = 3
+"""Runs before a capture, in which libraries choose their kernels and make their workspaces."""
+_TOLERANCE = 1e-2
+"""Between a graph and the kernels one by one, of which bf16 sums may differ."""
+
+Shapes = tuple[Any, ...]
+
+
+class _Outputs(NamedTuple):
+    """distribution [B, P] and core_state [B, S]."""
+
+    distribution: Tensor
+    core_state: Tensor
+
+
+class DeviceStep:
+    """Acts with a network that is on a device.
+
+    Args:
+        network: that acts. Its weights, and the memory that modulations lie in, keep their addresses.
+        graphs: capture steps as CUDA graphs. Where that fails, there is one warning, and steps run kernel by kernel as without.
+    """
+
+    def __init__(self, network: AgentNetwork, *, graphs: bool) -> None:
+        self._network = network
+        self._device = next(network.parameters()).device
+        self._captures = graphs
+        self._seen: Counter[Shapes] = Counter()
+        self._graphs: dict[Shapes, _Graph] = {}
+        self._pool: Any = None
+
+    def __call__(
+        self,
+        inputs: Mapping[str, Tensor],
+        rows: Tensor,
+        core_state: Tensor,
+        modulations: Modulations,
+        segments: Segments,
+    ) -> Tensor:
+        """Parameters [B, P] of the action distributions, in the processor's memory; the core state moves on.
+
+        Args:
+            inputs: what the network observes, each [B, ...], in the processor's memory, as are the next one and `segments`.
+            rows: int64 [B], which rows of `core_state` take the step.
+            core_state: [slots, S], on the device.
+            modulations: on the device.
+        """
+        arrays = {**inputs, "rows": rows, "contexts": segments.index}
+        shapes = segments.count, tuple((key, array.shape) for key, array in arrays.items())
+        graph = self._graphs.get(shapes)
+        if graph is None and self._captures and len(self._graphs) < _MOST_GRAPHS:
+            self._seen[shapes] += 1
+            if self._seen[shapes] > _SEEN_BEFORE:
+                graph = self._capture(shapes, arrays, core_state, modulations, segments)
+        if graph is not None:
+            rows, outputs = graph.replay(arrays, core_state)
+        else:
+            moved = send(arrays, self._device)
+            rows = moved["rows"]
+            outputs = self._run(moved, core_state.index_select(0, rows), modulations, segments.on(moved["contexts"]))
+        core_state.index_copy_(0, rows, outputs.core_state)
+        return outputs.distribution.cpu()
+
+    def _run(
+        self, arrays: Mapping[str, Tensor], state: Tensor, modulations: Modulations, segments: Segments
+    ) -> _Outputs:
+        step = {key: array.unsqueeze(0) for key, array in arrays.items() if key not in ("rows", "contexts")}
+        output = self._network.unroll(step, state, modulations, segments, values=False)
+        return _Outputs(self._network.actions.parameters(output.policy_logits[0]), output.core_state)
+
+    def _capture(
+        self,
+        shapes: Shapes,
+        arrays: Mapping[str, Tensor],
+        core_state: Tensor,
+        modulations: Modulations,
+        segments: Segments,
+    ) -> _Graph | None:
+        def run(arrays: Mapping[str, Tensor], state: Tensor) -> _Outputs:
+            # Not `segments.on`: what is found in the processor's memory would stay as it was while the graph was captured.
+            return self._run(arrays, state, modulations, Segments(arrays["contexts"], segments.count))
+
+        try:
+            with torch.cuda.device(self._device):
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                graph = self._graphs[shapes] = _Graph(run, arrays, core_state, self._pool)
+        except RuntimeError as error:
+            self._captures = False
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            warnings.warn(
+                f"acting steps cannot be captured as CUDA graphs and run kernel by kernel ({reason}): set runtime.cuda_graphs=false.",
+                stacklevel=2,
+            )
+            return None
+        return graph
+
+
+class _Graph:
+    """`run` for arrays of these shapes, captured.
+
+    Raises:
+        RuntimeError: it cannot be captured, or gives other results than `run`.
+    """
+
+    def __init__(self, run: Any, arrays: Mapping[str, Tensor], core_state: Tensor, pool: Any) -> None:
+        packing = Packing(arrays)
+        self._host_block = pinned(packing.num_bytes)
+        self._device_block = torch.empty(packing.num_bytes, dtype=torch.uint8, device=core_state.device)
+        self._host, self._inputs = packing.views(self._host_block), packing.views(self._device_block)
+        self._state = core_state.new_empty(len(arrays["rows"]), core_state.shape[1])
+        self._fill(arrays, core_state)
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                expected = run(self._inputs, self._state)
+        current.wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self._outputs: _Outputs = run(self._inputs, self._state)
+        self._graph.replay()
+        for found, wanted in zip(self._outputs, expected, strict=True):
+            if not torch.allclose(found, wanted, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
+                raise RuntimeError("a captured step gives other results")
+
+    def replay(self, arrays: Mapping[str, Tensor], core_state: Tensor) -> tuple[Tensor, _Outputs]:
+        """`rows` on the device, and the outputs, which the next replay of any graph overwrites."""
+        self._fill(arrays, core_state)
+        self._graph.replay()
+        return self._inputs["rows"], self._outputs
+
+    def _fill(self, arrays: Mapping[str, Tensor], core_state: Tensor) -> None:
+        # The last step's answer has been waited for, so the block has been read.
+        for key, view in self._host.items():
+            view.copy_(arrays[key])
+        self._device_block.copy_(self._host_block, non_blocking=True)
+        torch.index_select(core_state, 0, self._inputs["rows"], out=self._state)

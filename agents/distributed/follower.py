@@ -1,0 +1,119 @@
+"""A learner that follows another: it learns from its part of every batch, and tells the first learner what that has to know."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from agents.cli.exit_codes import DONE, FAILED
+from agents.cli.signals import ignore_signals
+from agents.distributed.process_group import FIRST, Group, LearnerError, meet_at_file, meet_at_torchrun, share_of
+from agents.learning.learner import Learner
+from agents.learning.replay import parts_of
+from agents.runtime.base import Batch, Positions
+from agents.runtime.processes.process import configure_process
+from agents.runtime.restarts import Faults
+from agents.setup import builder, plan
+from agents.storage.checkpoint import env_from_dict, env_to_dict
+from agents.trajectory import COUNTED
+from conf.loading import to_dict, train_from_dict
+from conf.schema import TrainConfig
+from envs.spec import EnvSpec
+from envs.spec_changes import interface_changes, listed, task_changes
+from envs.suites import make_spec
+from system.errors import InputError
+
+
+def follow(group: Group) -> int:
+    """The main function of a learner that follows, whoever has started its process. Returns its exit code."""
+    try:
+        if group.wait_for_all():
+            group.join()
+            learn(group)
+        return DONE
+    except LearnerError:
+        # The first learner knows who was the one to fail; or it has failed itself.
+        return FAILED
+    except Exception as error:
+        is_input_error = isinstance(error, InputError)
+        group.fail(str(error) if is_input_error else traceback.format_exc(), is_input_error=is_input_error)
+        return FAILED
+    finally:
+        group.leave()
+
+
+def beginning(config: TrainConfig, env: EnvSpec, learner: Learner, positions: Positions) -> dict[str, Any]:
+    """The message with which the first learner makes others begin where it stands."""
+    return {
+        "config": to_dict(plan.resolved(config, env)),
+        "env": env_to_dict(env),
+        "learner": learner.state_dict(),
+        "positions": {"unrolls": positions.unrolls, "episodes": positions.episodes, "steps": positions.steps},
+    }
+
+
+def learn(group: Group) -> None:
+    """Makes the updates of the run, from where the first learner's `beginning` says until its order that the run is over."""
+    begin = group.receive(FIRST)
+    config = train_from_dict(begin["config"], "the first learner's message")
+    env, first = make_spec(config.env), env_from_dict(begin["env"])
+    if changes := [*task_changes(first, env), *interface_changes(first, env)]:
+        raise InputError(
+            f"learner {group.rank} has other environments than the first one: {listed(changes)}: install the same on every node."
+        )
+    configure_process(plan.learner_threads(config, env))
+    network = builder.build_network(config, env).to(plan.device(config))
+    learner = builder.build_learner(config, env, network, reduce=group.reduce)
+    learner.load_state_dict(begin["learner"])
+    group.sum_on(learner.device)
+    positions = share_of(Positions(**begin["positions"]), group.rank, group.size)
+    records: list[dict[str, Any]] = []
+    faults = Faults(
+        max_restarts=config.runtime.max_restarts, window=config.runtime.restart_window, record=records.append
+    )
+    runtime = builder.build_runtime(
+        config, env, network, positions, learner.state.updates, faults=faults, rank=group.rank
+    )
+    replay = builder.build_replay(config, env, network, learner.state.updates, rank=group.rank)
+    share = plan.share(config, env)
+    fresh, replayed, passes = plan.fresh_columns(share), plan.replayed_columns(share), share.learner.passes
+    try:
+        while True:
+            batch = runtime.collect()
+            group.send(report(batch, runtime.positions, records), FIRST)
+            records.clear()
+            order = group.receive(FIRST)
+            if order["over"]:
+                break
+            parts = parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)
+            for part, new in learner.staging.ahead(parts):
+                learner.step(part, fresh=new)
+            replay.add(batch.trajectory, batch.weights_versions)
+            runtime.publish(learner.state.updates)
+            runtime.positions.steps = order["steps"]
+    finally:
+        runtime.close()
+
+
+def report(batch: Batch, positions: Positions, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the first learner counts, saves and writes down of a batch: `batch` is one of what is counted alone."""
+    fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
+    # Copies: of a view, all that it is a view of would be sent.
+    trajectory = {key: batch.trajectory[key].clone() for key in COUNTED}
+    return {
+        "batch": fields | {"trajectory": trajectory},
+        "positions": {"unrolls": dict(positions.unrolls), "episodes": dict(positions.episodes)},
+        "faults": list(records),
+    }
+
+
+def follow_under_torchrun() -> int:
+    """`follow`, in a process that torchrun has started. Signals are for the first learner, which gets them as well."""
+    ignore_signals()
+    return follow(meet_at_torchrun())
+
+
+def main(descriptor: int, rank: int, size: int) -> int:
+    """Main function of a process that the first learner has started (leader.py), which shares the file of that descriptor with it."""
+    ignore_signals()
+    return follow(meet_at_file(descriptor, rank, size))

@@ -1,0 +1,261 @@
+"""What an evaluation found: intervals, evaluation.json, and the table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+from agents.evaluation.earlier_files import keep_earlier, settings_of
+from agents.evaluation.episodes import Episode, Episodes, SavedAgent
+from agents.evaluation.intervals import EXACT, METHOD, WEIGHT, Interval, Samples, interval
+from agents.run.folder import holds_run, versions
+from agents.storage.checkpoint import CHECKPOINTS, list_checkpoints
+from conf.schema import EvaluateConfig
+from envs.scores import AGGREGATES, human_scores, normalised
+from envs.spec import EnvSpec, Score
+from system.errors import InputError
+from system.files import finite_or_null, read_json, write_whole
+
+Played = Mapping[str, Sequence[Episode]]
+"""The episodes of each task."""
+Scores = Mapping[str, Score]
+"""Reference scores of a suite, by task; of none or all of them."""
+
+
+def mean(samples: Samples) -> float:
+    """Mean of the samples' means: every task counts the same, however many episodes it has."""
+    return float(np.mean([sample.mean() for sample in samples]))
+
+
+def return_range(returns: NDArray[np.float64], successes: NDArray[np.float64], score: Score | None = None) -> Interval:
+    """The lowest and the highest return that episodes of a task can have, as far as is known: those seen, and
+
+    - 0 and 1 where every return is the success itself;
+    - 0 where the success is known and all episodes have the same, for the other outcome was not seen;
+    - the suite's reference scores where all returns are the same.
+    """
+    if np.array_equal(returns, successes):
+        return 0.0, 1.0
+    ends = [float(returns.min()), float(returns.max())]
+    if ends[0] == ends[1] and score:
+        ends += [score.random, score.human]
+    if is_known([successes]) and np.ptp(successes) == 0:
+        ends.append(0.0)
+    return min(ends), max(ends)
+
+
+def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str, Any]:
+    """mean, interval, success, success_interval. Success is None where the suite does not know it.
+
+    Args:
+        scores: of the suite, by task.
+        weight: of agents/evaluation/intervals.py.
+    """
+    returns, successes = outcomes(played)
+    known = is_known(successes)
+    ranges = [
+        return_range(earned, won, scores.get(task))
+        for task, earned, won in zip(played, returns, successes, strict=True)
+    ]
+    shares = [(0.0, 1.0)] * len(played)
+    return {
+        "mean": mean(returns),
+        "interval": interval(returns, ranges=ranges, weight=weight),
+        "success": mean(successes) if known else None,
+        "success_interval": interval(successes, ranges=shares, weight=weight) if known else None,
+    }
+
+
+def is_known(successes: Samples) -> bool:
+    """Whether the suite can tell a success."""
+    return all(np.isfinite(success).all() for success in successes)
+
+
+def outcomes(played: Played) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """Returns and successes of each task."""
+    return (
+        [np.array([episode.episode_return for episode in episodes]) for episodes in played.values()],
+        [np.array([episode.success for episode in episodes]) for episodes in played.values()],
+    )
+
+
+def results(agent: SavedAgent, played: Mapping[str, Episodes]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The rows of evaluation.json for each task, and the one for all of them. `interrupted` are episodes that do not count.
+
+    `seeds` are the episodes' places in the seed tree (envs/seeding.py), one for each of `returns`; null where the engine takes a seed
+    for a slot's first episode only and goes on by itself (envpool).
+    """
+    tasks = {
+        task: {
+            "episodes": len(episodes),
+            "interrupted": episodes.interrupted,
+            **summary({task: episodes}, agent.env.scores, EXACT),
+            "length": float(np.mean([e.length for e in episodes])),
+            "trained": task in agent.env.tasks,
+            "seeds": [e.seed for e in episodes],
+            "returns": [e.episode_return for e in episodes],
+            "lengths": [e.length for e in episodes],
+            "successes": [None if math.isnan(e.success) else e.success for e in episodes],
+        }
+        for task, episodes in played.items()
+    }
+    return tasks, {"tasks": len(tasks), **summary(played, agent.env.scores)}
+
+
+def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
+    """The section `scores` of evaluation.json, human-normalised (envs/scores.py); empty where the suite's are unknown."""
+    known = human_scores(spec)
+    if not known:
+        return {}
+    rows, samples, ranges = {}, [], []
+    for task, returns, successes in zip(played, *outcomes(played), strict=True):
+        samples.append(normalised(returns, known[task]))
+        low, high = sorted(normalised(end, known[task]) for end in return_range(returns, successes, known[task]))
+        ranges.append((low, high))
+        rows[task] = {"score": mean(samples[-1:]), "interval": interval(samples[-1:], ranges=ranges[-1:], weight=EXACT)}
+    means = np.array([sample.mean() for sample in samples])
+    return {
+        "tasks": rows,
+        "aggregate": {
+            name: {"score": float(over(means)), "interval": interval(samples, over=over, ranges=ranges)}
+            for name, over in AGGREGATES.items()
+        },
+        "unit": "100 (return - random) / (human - random) of mean returns; mean_capped caps every task at 100 before the mean",
+    }
+
+
+def report(
+    agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Mapping[str, Episodes]
+) -> dict[str, Any]:
+    """The content of evaluation.json. It holds no date: the same evaluation gives the same file."""
+    tasks, aggregate = results(agent, played)
+    return {
+        "tasks": tasks,
+        "aggregate": aggregate,
+        "scores": scores(spec, played),
+        "provenance": {
+            "checkpoint": str(agent.path),
+            "sha256": agent.sha256,
+            "updates": agent.updates,
+            "frames": agent.frames,
+            "suite": spec.suite,
+            "engine": spec.engine,
+            "greedy": config.greedy,
+            "seed": config.seed,
+            "episodes": config.episodes,
+            "slots": slots,
+            "interval": METHOD,
+            "versions": dict(versions()),
+        },
+    }
+
+
+def table(content: Mapping[str, Any]) -> Table:
+    """The content of evaluation.json for people."""
+    shown = Table(box=None, padding=(0, 2, 0, 0))
+    shown.add_column("task", overflow="fold")
+    for name in ("episodes", "return", "95% interval", "success", "95% interval", "length"):
+        shown.add_column(name, justify="right")
+    for task, row in content["tasks"].items():
+        # Text, because a task's name may look like markup.
+        shown.add_row(Text(task), f"{row['episodes']:,}", *_cells(row), f"{row['length']:.1f}")
+    total = content["aggregate"]
+    shown.add_row(f"mean of {total['tasks']} tasks", "", *_cells(total), "", style="bold")
+    return shown
+
+
+def unknown_intervals(content: Mapping[str, Any]) -> list[str]:
+    """Why returns have no interval, in a sentence; nothing where all have one."""
+    alike = [task for task, row in content["tasks"].items() if row["interval"] is None and row["episodes"] > 1]
+    if not alike:
+        return []
+    told = f"All episodes of {', '.join(alike)} have the same return, and what other returns there are is not known"
+    return [f"{told}: the mean has no interval."]
+
+
+def score_tables(content: Mapping[str, Any]) -> list[Table]:
+    """The section `scores` of evaluation.json for people; nothing where it is empty."""
+    section = content["scores"]
+    if not section:
+        return []
+    shown = Table(box=None, padding=(0, 2, 0, 0), title="\nhuman-normalised scores", title_justify="left")
+    shown.add_column("task", overflow="fold")
+    for name in ("score", "95% interval"):
+        shown.add_column(name, justify="right")
+    for task, row in section["tasks"].items():
+        shown.add_row(Text(task), *_score_cells(row))
+    for name, label in (
+        ("mean", "mean"),
+        ("median", "median"),
+        ("mean_capped", "mean, every task capped at 100 before"),
+    ):
+        shown.add_row(label, *_score_cells(section["aggregate"][name]), style="bold")
+    return [shown]
+
+
+def _score_cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['score']:.1f}",
+        "-" if row["interval"] is None else "{:.1f} to {:.1f}".format(*row["interval"]),
+    ]
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['mean']:.3f}",
+        "-" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"]),
+        "-" if row["success"] is None else f"{row['success']:.1%}",
+        "-" if row["success_interval"] is None else "{:.1%} to {:.1%}".format(*row["success_interval"]),
+    ]
+
+
+def home(run: Path, checkpoint: Path) -> Path:
+    """The folder that the results of a checkpoint go to: its run's, or its own where it belongs to none."""
+    owner = checkpoint.parent.parent
+    if checkpoint.parent.name == CHECKPOINTS and (holds_run(owner) or owner == run):
+        return owner
+    return checkpoint.parent
+
+
+def prepare_output(path: Path, *, given: bool) -> None:
+    """Makes sure that the result can be written, before hours are spent on it.
+
+    Args:
+        given: whether the user has named the file.
+
+    Raises:
+        InputError: it cannot, or a file that the user has named is something else.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK) and not path.is_dir()
+    except OSError:
+        writable = False
+    if not writable:
+        raise InputError(
+            f"output={path} cannot be written: give another output=, a file in a folder that can be written."
+        )
+    if path in list_checkpoints(path.parent):
+        raise InputError(f"output={path} is a checkpoint: give another output=.")
+    if given and path.exists() and path.stat().st_size and settings_of(read_json(path)) is None:
+        raise InputError(f"output={path} holds something that is no evaluation: give another output=.")
+
+
+def write_report(path: Path, content: Mapping[str, Any]) -> Path | None:
+    """Writes evaluation.json whole or not at all; what is not finite is null.
+
+    Returns:
+        The new name of an earlier one with other settings, or None.
+    """
+    earlier = keep_earlier(path, content)
+    write_whole(path, json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n")
+    return earlier

@@ -1,0 +1,188 @@
+"""Videos of an agent at work: the picture of the environment, below it what the agent was told and what it has earned."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.acting.actor import Actor
+from agents.runtime.base import allocate
+from agents.trajectory import trajectory_spec
+from envs.instructions import PADDING
+from envs.spec import EnvSpec
+from system.errors import InputError
+
+Frame = NDArray[np.uint8]
+
+WITHOUT_CLOCK = 8.0
+"""Pictures in a second of a game that has no clock."""
+_MOST_PER_SECOND = {".mp4": 60.0, ".gif": 50.0}
+"""Of games that are faster pictures are left out: what shows videos cannot keep up."""
+_FEWEST_PER_SECOND = 0.1
+_LAST_FRAME_SECONDS = 0.75
+"""How long an episode's last picture is shown."""
+_MOST_FRAMES = 30_000
+"""Of a video: as many as a game of Atari may have."""
+_LEAST_SIDE = 256
+_LINE, _LINES, _CHARACTER = 16, 4, 7
+"""Height of a line of the caption, its lines, and the width of a letter, in pixels."""
+
+
+def check_video() -> None:
+    """Raises InputError when what writes videos is not installed."""
+    missing = [
+        name for name, module in (("imageio", "imageio"), ("pillow", "PIL")) if not importlib.util.find_spec(module)
+    ]
+    if missing:
+        raise InputError(f'video=true needs {" and ".join(missing)}: pip install "mimpala[video]".')
+
+
+def record_all(
+    names: Mapping[str, str],
+    make: Callable[[str], Actor],
+    env: EnvSpec,
+    episodes: int,
+    folder: Path,
+    rates: Mapping[str, float],
+) -> Iterator[Path | str]:
+    """A video of each task, or a sentence why there is none: one that cannot be drawn costs no other.
+
+    Args:
+        names: task -> name of its file.
+        make: an actor of one slot for a task.
+        env, episodes, folder: as for `record`.
+        rates: task -> pictures in a second of its game, as of `picture_rates`.
+    """
+    for task, name in names.items():
+        try:
+            actor = make(task)
+            try:
+                yield record(actor, env, episodes, folder, name, rates.get(task, WITHOUT_CLOCK))
+            finally:
+                actor.close()
+        except InputError as error:
+            yield str(error)
+        except Exception as error:
+            said = str(error).strip().splitlines() or [""]
+            yield f"video=true: {task} could not be drawn ({type(error).__name__}: {said[-1].rstrip('.')})."
+
+
+def picture_rates(env: EnvSpec) -> dict[str, float]:
+    """Steps in a second of every task whose game has a clock."""
+    return {task: rate / env.action_repeat for task, rate in env.frame_rates.items()}
+
+
+def file_names(tasks: Sequence[str]) -> dict[str, str]:
+    """A file name without ending for each task: letters, digits, `.`, `_`, `-`, distinct, and never a path."""
+    names: dict[str, str] = {}
+    # Compared without case, for file systems that do not know it.
+    taken: set[str] = set()
+    for task in tasks:
+        base = re.sub(r"[^A-Za-z0-9._-]+", "_", task).strip("._")[:100] or "task"
+        name, number = base, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name.lower())
+        names[task] = name
+    return names
+
+
+def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, rate: float = WITHOUT_CLOCK) -> Path:
+    """Plays `episodes` episodes in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif without ffmpeg, with `rate`
+    steps to a second.
+
+    The file appears under its name only when it is complete.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    import imageio.v2 as imageio
+
+    ending = ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
+    path, temporary = folder / (name + ending), folder / f".{name}.tmp{ending}"
+    rate = max(rate, _FEWEST_PER_SECOND)
+    every = math.ceil(rate / _MOST_PER_SECOND[ending])
+    if ending == ".mp4":
+        # 4:2:0 colour needs even sides (`captioned` sees to it); imageio would stretch them to multiples of 16 by default.
+        options: dict[str, Any] = {"fps": rate / every, "macro_block_size": 2}
+    else:
+        options = {"duration": 1000 * every / rate, "loop": 0}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            writer: Any = imageio.get_writer(temporary, **options)
+            with writer:
+                for frame in itertools.islice(frames(actor, env, episodes, rate), None, None, every):
+                    writer.append_data(frame)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"video=true cannot write {path} ({error}): make room or leave video= out.") from error
+    return path
+
+
+def frames(actor: Actor, env: EnvSpec, episodes: int, rate: float) -> Iterator[Frame]:
+    """Every picture that the first slot shows in its next `episodes` episodes, captioned, all of one size; the last one of an episode
+    as often as it takes at `rate` pictures in a second to be seen.
+    """
+    step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.core_state.shape[1]))
+    earned, size = 0.0, None
+    ended = shown = 0
+    # An episode may have no end.
+    while ended < episodes and shown < _MOST_FRAMES:
+        shown += 1
+        picture = actor.env.render(0)
+        actor.unroll(step)
+        told = _instruction(step["instruction"][0, 0].tolist(), env.vocabulary) if env.instruction_length else ""
+        frame = captioned(picture, f"{told}\nreturn {earned:.2f}", size)
+        size = frame.shape[:2]
+        yield frame
+        # The step that resets earns nothing, and its picture is the one shown below.
+        earned = 0.0 if step["interrupted"][0, 0] else earned + float(step["reward"][0, 0])
+        if not np.isnan(float(step["episode_return"][0, 0])):
+            ended += 1
+            how = "success" if float(step["success"][0, 0]) == 1 else "end"
+            frame = captioned(actor.env.render(0), f"{told}\nreturn {earned:.2f}: {how}", size)
+            for _ in range(max(1, round(_LAST_FRAME_SECONDS * rate))):
+                yield frame
+            # Past the reset, to the first picture of the next episode.
+            actor.unroll(step)
+            earned = 0.0
+
+
+def captioned(picture: Frame, text: str, size: tuple[int, ...] | None = None) -> Frame:
+    """The picture, enlarged by a whole factor to at least 256 pixels, above `text`; cut or padded to `size` (height, width)."""
+    from PIL import Image, ImageDraw
+
+    factor = -(-_LEAST_SIDE // min(picture.shape[:2]))
+    large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    height, width = size or tuple(side + side % 2 for side in (large.shape[0] + _LINE * _LINES + 8, large.shape[1]))
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    rows, columns = min(large.shape[0], height), min(large.shape[1], width)
+    canvas[:rows, :columns] = large[:rows, :columns]
+    image = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(image)
+    wrapped = [part for line in text.split("\n") for part in textwrap.wrap(line, max(8, (width - 8) // _CHARACTER))]
+    # What is too long loses its middle: the last line holds the return.
+    lines = wrapped if len(wrapped) <= _LINES else [*wrapped[: _LINES - 2], "...", wrapped[-1]]
+    for number, line in enumerate(lines):
+        top = height - _LINE * _LINES - 4 + number * _LINE
+        # Pillow's built-in font may know Latin letters only.
+        draw.text((4, top), line.encode("latin-1", "replace").decode("latin-1"), fill=(0, 0, 0), font_size=13)
+    return np.asarray(image, np.uint8)
+
+
+def _instruction(tokens: Sequence[int], vocabulary: Sequence[str]) -> str:
+    return " ".join(vocabulary[token] for token in tokens if token != PADDING).replace(" ,", ",")

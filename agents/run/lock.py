@@ -1,0 +1,220 @@
+"""One writer for a folder: a lock that is held from before the first read to the end, and that ends with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from agents.cli.terminal import warn
+from system.errors import InputError
+from system.files import check_links, open_ordinary
+
+LOCK = "lock"
+
+_LOOK_SECONDS = 0.2
+"""Longer than `is_locked` holds the lock, which is no reason to refuse a run."""
+
+_HELD: dict[str, FolderLock] = {}
+"""Locks of this process, by folder."""
+
+
+class MovedError(RuntimeError):
+    """The folder was deleted or renamed while this process wrote to it."""
+
+
+class FolderLock:
+    """The lock of a folder, held by this process.
+
+    Args:
+        folder: as messages name it.
+        descriptor: of the locked file.
+    """
+
+    def __init__(self, folder: Path, descriptor: int) -> None:
+        self._folder, self._descriptor = folder, descriptor
+        # An environment may change the working directory.
+        self._path = Path(os.path.abspath(folder)) / LOCK
+
+    def place(self) -> Path | None:
+        """Where the folder is now; None where it was deleted, or where that cannot be told."""
+        if _is_at(self._descriptor, self._path):
+            return self._folder
+        with contextlib.suppress(OSError):
+            path = Path(os.readlink(f"/proc/self/fd/{self._descriptor}"))
+            if _is_at(self._descriptor, path):
+                return path.parent
+        return None
+
+    def check(self) -> None:
+        """Raises MovedError where the folder is no longer at its path."""
+        place = self.place()
+        if place is None:
+            raise MovedError(f"run={self._folder} was deleted while the run wrote to it.")
+        if place != self._folder:
+            raise MovedError(f"run={self._folder} was renamed to {place} while the run wrote to it.")
+
+    def release(self) -> None:
+        """Lets others lock the folder."""
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self.forget()
+
+    def forget(self) -> None:
+        """For a copy of the process that holds it: leaves the lock to that one."""
+        os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterator[FolderLock]:
+    """Locks a folder for this process, and makes it if it is missing. If nothing was put into a new folder, it is removed again.
+
+    A process that has locked the folder may lock it again: an outer lock stays when the inner one ends.
+
+    Args:
+        key: of the command line, that named the folder.
+        wait: for another process that holds the lock; otherwise it is an error.
+
+    Raises:
+        InputError: another process holds the lock, or the folder cannot be written, or a link leads out of it.
+    """
+    made = _make(folder, key)
+    name = os.path.realpath(folder)
+    if name in _HELD:
+        yield _HELD[name]
+        return
+    try:
+        check_links(folder)
+        lock = FolderLock(folder, _locked(folder, key, wait))
+        _HELD[name] = lock
+        try:
+            yield lock
+        finally:
+            del _HELD[name]
+            with contextlib.suppress(OSError):
+                if made and os.listdir(folder) == [LOCK]:
+                    (folder / LOCK).unlink()
+            lock.release()
+    finally:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process writes to the folder."""
+    return _holder(folder) is not None
+
+
+def _holder(folder: Path) -> str | None:
+    """What the process that writes to the folder has said of itself; None where there is none."""
+    try:
+        descriptor = open_ordinary(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except (OSError, ValueError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return _owner(descriptor) if error.errno == errno.EWOULDBLOCK else None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def check_writable(folder: Path, key: str = "run") -> None:
+    """Raises InputError where `sole_writer` would. Writes nothing itself."""
+    if (owner := _holder(folder)) is not None:
+        raise _busy(folder, key, owner)
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{key}={folder} cannot be written ({there} is read-only or no folder): give another {key}=.")
+    check_links(folder)
+
+
+def _make(folder: Path, key: str) -> list[Path]:
+    """The folders that had to be made, the innermost one first."""
+    made = []
+    try:
+        for path in (folder, *folder.parents):
+            if path.exists():
+                break
+            made.append(path)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, key, error) from error
+    return made
+
+
+def _locked(folder: Path, key: str, wait: bool) -> int:
+    """The descriptor of the locked file, which names this process."""
+    path, until = folder / LOCK, time.monotonic() + _LOOK_SECONDS
+    while True:
+        try:
+            descriptor = open_ordinary(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        except OSError as error:
+            raise _unwritable(folder, key, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = _owner(descriptor)
+            if error.errno == errno.EWOULDBLOCK:
+                os.close(descriptor)
+                if time.monotonic() < until:
+                    time.sleep(_LOOK_SECONDS / 10)
+                    continue
+                raise _busy(folder, key, owner) from error
+            warn(f"warning: {key}={folder} cannot be locked ({error.strerror}): nothing keeps a second process out.")
+        # The one that held it may have removed it.
+        if _is_at(descriptor, path):
+            break
+        os.close(descriptor)
+        _make(folder, key)
+    # A full disk keeps nobody from holding the lock.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+    return descriptor
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
+
+
+def _owner(descriptor: int) -> str:
+    """What the process that holds the lock has written into it."""
+    return os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+
+
+def _named(owner: str) -> str:
+    pid, _, host = owner.partition(" ")
+    if not pid.isdecimal() or not pid.isascii():
+        return "another process"
+    elsewhere = f" on {host}" if host.isprintable() and host not in ("", socket.gethostname()) else ""
+    return f"process {pid}{elsewhere}"
+
+
+def _busy(folder: Path, key: str, owner: str) -> InputError:
+    return InputError(f"{key}={folder} is being written by {_named(owner)}: wait for it, or give another {key}=.")
+
+
+def _unwritable(folder: Path, key: str, error: OSError | ValueError) -> InputError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return InputError(f"{key}={folder} cannot be written ({reason}): give another {key}=.")
+
+
+def _forget() -> None:
+    """A process that an environment forks from this one is no writer, and may outlive it."""
+    for lock in _HELD.values():
+        lock.forget()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

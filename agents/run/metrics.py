@@ -1,0 +1,252 @@
+"""What a run reports: statistics per task, one line of metrics.jsonl per log step, and the same for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agents.trajectory import Trajectory
+from envs.scores import aggregate, normalised
+from envs.spec import Score
+from system.errors import InputError
+from system.files import AppendedFile, parse_json, read_lines, write_whole
+
+WINDOW = 100
+"""Episodes over which returns, success and length are averaged."""
+
+CALM = 100
+"""Updates without a surge after which the next one is told."""
+
+
+class Standing(NamedTuple):
+    """How well the agent does: the mean over tasks of `measure`, success or return, over the last WINDOW episodes of each.
+
+    `episodes` is the number of them of the task that has the fewest.
+    """
+
+    measure: str
+    value: float
+    episodes: int
+
+
+class TaskStatistics:
+    """Running statistics of one task.
+
+    Attributes:
+        steps, episodes: since the start of the run.
+        interrupted: episodes that were broken off, because their environment failed; not among `episodes`.
+        updates: of the learner whose batch held a step of this task.
+        surges: those of them whose value targets were too far out for PopArt's moments (Learner.surges).
+        calm: updates since the last surge.
+        recent: (return, success or NaN, length in steps) of the last WINDOW episodes.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.episodes = 0
+        self.interrupted = 0
+        self.updates = 0
+        self.surges = 0
+        self.calm = CALM
+        self.recent: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
+
+    def mean(self, column: int) -> float:
+        """Mean of a column of `recent`; NaN before the first episode and for what the suite does not know."""
+        return sum(row[column] for row in self.recent) / len(self.recent) if self.recent else math.nan
+
+
+class Statistics:
+    """Statistics of all tasks, fed with batches.
+
+    Args:
+        tasks: names in the order of their ids.
+        scores: what the returns are normalised by (`envs.scores.human_scores`).
+    """
+
+    def __init__(self, tasks: tuple[str, ...], scores: Mapping[str, Score] = MappingProxyType({})) -> None:
+        self.tasks = {task: TaskStatistics() for task in tasks}
+        self._scores = scores
+
+    def update(self, batch: Trajectory) -> None:
+        """Takes in the transitions and the ended episodes of a batch."""
+        task = batch["task"][:-1].numpy()
+        steps = np.bincount(task[batch["mask"].numpy()], minlength=len(self.tasks))
+        returns = batch["episode_return"].numpy()
+        ended = ~np.isnan(returns)
+        ended_task = task[ended]
+        rows = np.stack(
+            [returns[ended], batch["success"].numpy()[ended], batch["episode_length"].numpy()[ended]], axis=1
+        ).tolist()
+        interrupted = np.bincount(task[batch["interrupted"].numpy()], minlength=len(self.tasks))
+        for number, statistics in enumerate(self.tasks.values()):
+            statistics.steps += int(steps[number])
+            statistics.interrupted += int(interrupted[number])
+        values = list(self.tasks.values())
+        for number, (episode_return, success, length) in zip(ended_task.tolist(), rows, strict=True):
+            values[number].episodes += 1
+            values[number].recent.append((episode_return, success, int(length)))
+
+    def steps(self) -> dict[int, int]:
+        """By task id, since the start of the run."""
+        return dict(enumerate(task.steps for task in self.tasks.values()))
+
+    def learned(self, steps_by_task: Sequence[float]) -> None:
+        """Takes in that the learner has made an update of a batch with so many valid steps of each task, [K]."""
+        for statistics, held in zip(self.tasks.values(), steps_by_task, strict=True):
+            statistics.updates += held > 0
+
+    def surged(self, surges: Sequence[float]) -> list[str]:
+        """Takes in `Learner.surges` of an update. Returns a sentence for each task that had none of them for long."""
+        said = []
+        for (task, statistics), size in zip(self.tasks.items(), surges, strict=True):
+            if size > 0 and statistics.calm >= CALM:
+                said.append(
+                    f"task {task}: its value targets are suddenly {size:.3g} standard deviations large. PopArt's scale stays for now, and "
+                    "follows once it happens again: normal where large returns are first seen; else look for a wrong reward, or bound "
+                    "rewards (learner.reward_transform, learner.reward_clip)."
+                )
+            statistics.surges += size > 0
+            statistics.calm = 0 if size > 0 else statistics.calm + 1
+        return said
+
+    def summary(self, action_repeat: int) -> dict[str, dict[str, float]]:
+        """By task: return, score, success, length (of recent episodes), frames, episodes, interrupted, updates, surges. What is unknown
+        or not finite is left out.
+        """
+        result = {}
+        for task, statistics in self.tasks.items():
+            row = {
+                "return": statistics.mean(0),
+                "score": normalised(statistics.mean(0), self._scores[task]) if task in self._scores else math.nan,
+                "success": statistics.mean(1),
+                "length": statistics.mean(2),
+                "frames": statistics.steps * action_repeat,
+                "episodes": statistics.episodes,
+                "interrupted": statistics.interrupted,
+                "updates": statistics.updates,
+                "surges": statistics.surges,
+            }
+            result[task] = {key: value for key, value in row.items() if math.isfinite(value)}
+        return result
+
+    def success(self) -> float:
+        """Mean over tasks of the success over the last WINDOW episodes; NaN until every task has had so many, or where unknown."""
+        full = all(statistics.episodes >= WINDOW for statistics in self.tasks.values())
+        return sum(s.mean(1) for s in self.tasks.values()) / len(self.tasks) if full else math.nan
+
+    def standing(self) -> Standing | None:
+        """Over the last WINDOW episodes; None until every task has had one."""
+        means = mean_over_tasks(self.summary(1))
+        episodes = min(len(statistics.recent) for statistics in self.tasks.values())
+        for measure in ("success", "return"):
+            if measure in means:
+                return Standing(measure, means[measure], episodes)
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            task: {
+                "steps": s.steps,
+                "episodes": s.episodes,
+                "interrupted": s.interrupted,
+                "updates": s.updates,
+                "surges": s.surges,
+                "recent": [list(row) for row in s.recent],
+            }
+            for task, s in self.tasks.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for task, statistics in self.tasks.items():
+            saved = state[task]
+            statistics.steps, statistics.episodes = int(saved["steps"]), int(saved["episodes"])
+            # Earlier checkpoints do not have them.
+            statistics.updates = int(saved.get("updates", 0))
+            statistics.surges = int(saved.get("surges", 0))
+            statistics.interrupted = int(saved.get("interrupted", 0))
+            statistics.recent = deque(((float(r), float(s), int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
+
+
+def mean_over_tasks(summary: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Means over tasks of `return`, `success` and `length` of `Statistics.summary`; only what every task has."""
+    keys = [key for key in ("return", "success", "length") if all(key in row for row in summary.values())]
+    return {key: sum(row[key] for row in summary.values()) / len(summary) for key in keys}
+
+
+def scores_of_suite(summary: dict[str, dict[str, float]]) -> dict[str, float]:
+    """`envs.scores.aggregate` of the scores of `Statistics.summary`; empty until every task has one."""
+    scores = {task: row["score"] for task, row in summary.items() if "score" in row}
+    return aggregate(scores) if scores and len(scores) == len(summary) else {}
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard files of a run folder.
+
+    Args:
+        folder: of the run.
+        updates: where the run goes on; lines and events past it, of a run that was killed after its last checkpoint, are dropped.
+
+    Attributes:
+        updates: of the last line; 0 before the first.
+
+    Raises:
+        InputError: the files cannot be written.
+    """
+
+    def __init__(self, folder: Path, updates: int) -> None:
+        # Imported here: TensorBoard takes a moment to import, and only the learner's process writes.
+        from agents.run.event_file import EventFile
+
+        path = folder / "metrics.jsonl"
+        self.updates = 0.0
+        try:
+            if path.exists():
+                kept = [line for line in read_lines(path) if _updates_of(line) <= updates]
+                write_whole(path, "".join(line + "\n" for line in kept))
+                self.updates = max(map(_updates_of, kept), default=0.0)
+            self._file = AppendedFile(path)
+            self._board = EventFile(folder / "tensorboard", updates + 1)
+        except OSError as error:
+            raise InputError(f"run={folder} cannot be written ({error.strerror}): give another run=.") from error
+
+    def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limited_by: str) -> None:
+        """One log step: `row` from Clock.row, `tasks` from Statistics.summary, `limited_by` the name of a bottleneck.Verdict.
+
+        NaN and infinities are left out, because JSON has none, and the name stays out of TensorBoard, which has numbers only.
+
+        A row for updates that have one already is dropped: an end may fall on a log step.
+
+        Raises:
+            OSError: the disk refuses; the row is lost, and the files are as they were before it.
+        """
+        if row["updates"] <= self.updates:
+            return
+        row = row | {f"tasks/{task}/{key}": value for task, values in tasks.items() for key, value in values.items()}
+        row |= {f"mean/{key}": value for key, value in mean_over_tasks(tasks).items()}
+        row |= {f"score/{key}": value for key, value in scores_of_suite(tasks).items()}
+        row = {key: value for key, value in row.items() if math.isfinite(value)}
+        self._file.write((json.dumps(row | {"limited_by": limited_by}, allow_nan=False) + "\n").encode())
+        self.updates = row["updates"]
+        self._board.write(int(row["updates"]), {key: value for key, value in row.items() if key != "updates"})
+
+    def close(self) -> None:
+        """Closes both."""
+        self._file.close()
+        self._board.close()
+
+
+def _updates_of(line: str) -> float:
+    """The `updates` of a line; infinite for a line that a kill cut short, or that is none of ours."""
+    try:
+        return float(parse_json(line)["updates"])
+    except (ValueError, KeyError, TypeError, ArithmeticError):
+        return math.inf

@@ -1,0 +1,171 @@
+"""What the terminal shows: the banner at the start, a live table while training, plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from agents.cli.terminal import Terminal
+from agents.run.metrics import mean_over_tasks, scores_of_suite
+
+_PLAIN_SECONDS = 10.0
+
+
+SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
+
+
+class Display(Terminal):
+    """Progress of a training run, as a context manager.
+
+    Args:
+        total_frames: frames at the end.
+        enabled: off prints nothing but what `say` is given.
+    """
+
+    def __init__(self, total_frames: int, *, enabled: bool = True) -> None:
+        super().__init__(live=enabled, refresh_per_second=4)
+        self._enabled = enabled
+        self._total = total_frames
+        self._plain_at = 0.0
+        self._limit = ""
+        self._bar = Progress(
+            TextColumn("{task.fields[frames]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[eta]}"),
+            console=self.console,
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=total_frames, frames="starting", eta="")
+        self.show(self._bar)
+
+    def banner(self, title: str, rows: dict[str, str]) -> None:
+        """A two-column summary of what is about to run."""
+        if not self._enabled:
+            return
+        self.say(title)
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self.console.print(table, highlight=False)
+
+    def finish(self, arguments: str, figures: dict[str, Any]) -> None:
+        """The result line, and the command that comes next, whose `arguments` name the run."""
+        how = (
+            "finished"
+            if figures["finished"]
+            else f"{'paused' if figures['ended_by'] == 'pause' else 'interrupted'} and saved"
+        )
+        tasks = "  ".join(
+            f"{task} {values.get('return', math.nan):.3f}"
+            + (f" ({values['success']:.1%})" if "success" in values else "")
+            for task, values in figures["tasks"].items()
+        )
+        success = " (success)" if any("success" in values for values in figures["tasks"].values()) else ""
+        self.say(
+            f"{how}: {figures['frames']:,} frames, {figures['updates']:,} updates in {_clock(figures['seconds'])}, "
+            f"{figures['frames_per_second']:,.0f} frames/s; return{success} of the last episodes: {tasks}"
+        )
+        if scores := _scores(figures["tasks"]):
+            self.say(scores)
+        self.say(figures["limited_by"])
+        verb = "evaluate.py" if figures["finished"] else "train.py resume=true"
+        self.say(f"next: python {verb} {arguments}")
+
+    def update(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limit: str) -> None:
+        """Shows a log step: `row` as in metrics.jsonl, `tasks` as Statistics.summary, `limit` what limits the run, a sentence."""
+        if not self._enabled:
+            return
+        frames, speed = int(row["frames"]), row["frames_per_second"]
+        left = max(0, self._total - frames) / speed if speed else math.inf
+        if self.is_live:
+            self._bar.update(
+                self._task, completed=frames, frames=f"{frames:,} / {self._total:,} frames", eta=f"{_clock(left)} left"
+            )
+            parts = [self._bar, _line(row), _times(row), Text(_processes(row)), Text(limit), _table(tasks)]
+            scores = _scores(tasks)
+            self.show(Group(*parts, *([scores] if scores else [])))
+        elif time.monotonic() - self._plain_at >= _PLAIN_SECONDS or frames >= self._total:
+            self._plain_at = time.monotonic()
+            shown = "  ".join(
+                f"{task} {values.get('return', math.nan):.2f}"
+                + (f" ({values['success']:.0%})" if "success" in values else "")
+                for task, values in tasks.items()
+            )
+            self.say(
+                f"{frames:,}/{self._total:,} frames  {speed:,.0f}/s  lag {row['policy_lag_mean']:.1f}  {_clock(left)} left  {shown}"
+            )
+            if limit != self._limit and frames < self._total:
+                self._limit = limit
+                self.say(limit)
+
+
+def _line(row: dict[str, float]) -> RenderableType:
+    return (
+        f"{row['frames_per_second']:,.0f} frames/s   {int(row['updates']):,} updates   policy lag {row['policy_lag_mean']:.1f} "
+        f"(max {row['policy_lag_max']:.0f})   loss {row.get('loss/total', math.nan):.3f}   "
+        f"entropy {row.get('loss/entropy', math.nan):.2f}"
+    )
+
+
+def _times(row: dict[str, float]) -> RenderableType:
+    return (
+        f"time: learner {row['time/learner']:.0%}, "
+        f"waiting {row['time/wait']:.0%}, disk {row['time/disk']:.0%}; actors env {row['time/env']:.0%}, "
+        f"inference {row['time/inference']:.0%}, waiting {row['time/actor_wait']:.0%}"
+    )
+
+
+def _processes(row: dict[str, float]) -> str:
+    """Memory of the processes, and what was started again."""
+    names = [key for key in row if key.startswith("memory/")]
+    memory = ", ".join(f"{name.removeprefix('memory/')} {row[name]:,.0f}" for name in names[:8])
+    text = f"memory (MiB): {memory}{' ...' if len(names) > 8 else ''}"
+    if row.get("restarts"):
+        causes = ", ".join(f"{key[9:]} {row[key]:,.0f}" for key in row if key.startswith("restarts/"))
+        dropped = f"{row['unrolls_dropped']:,.0f} unrolls and {row['episodes_dropped']:,.0f} episodes"
+        text += f"   restarts: {row['restarts']:,.0f} ({causes}), {dropped} dropped"
+    return text
+
+
+def _table(tasks: dict[str, dict[str, float]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("task")
+    for name in ("return", "score", "success", "length", "episodes", "frames", "updates"):
+        table.add_column(name, justify="right")
+    for task, values in tasks.items():
+        counts = (f"{int(values[key]):,}" for key in ("episodes", "frames", "updates"))
+        table.add_row(task, *_means(values), *counts)
+    if len(tasks) > 1:
+        table.add_row("mean over tasks", *_means(mean_over_tasks(tasks)), "", "", "", style="bold")
+    return table
+
+
+def _scores(tasks: dict[str, dict[str, float]]) -> str:
+    """The scores of the suite in one line; empty where they are unknown."""
+    scores = scores_of_suite(tasks)
+    return SCORES.format(**scores) if scores else ""
+
+
+def _means(values: dict[str, float]) -> tuple[str, str, str, str]:
+    """Return, score, success and length as the table shows them."""
+    return (
+        f"{values['return']:.3f}" if "return" in values else "-",
+        f"{values['score']:.1f}" if "score" in values else "-",
+        f"{values['success']:.1%}" if "success" in values else "-",
+        f"{values['length']:.1f}" if "length" in values else "-",
+    )
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

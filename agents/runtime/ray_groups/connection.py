@@ -1,0 +1,124 @@
+"""Connecting to a Ray cluster: one that runs, or one of this machine alone that ends with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from system.descendants import temporary_folder
+from system.errors import InputError
+
+_ANSWER_SECONDS = 5.0
+_LEAST_STORE = 2**27
+"""Bytes of the smallest object store; Ray itself refuses less than 75 MiB."""
+
+
+def check_address(address: str) -> None:
+    """Whether `runtime.address` can be a Ray cluster's, as far as that can be known without joining it.
+
+    Raises:
+        InputError: Ray is not installed, or nobody answers there.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise InputError('runtime=cluster needs Ray, which is not installed: pip install "mimpala[ray]".')
+    if address in ("", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise InputError(
+            f"runtime.address={address} is no address: give the head node's host:port, auto, or leave it empty for a "
+            "cluster of this machine alone."
+        )
+    try:
+        socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            f"runtime.address={address} does not answer ({error}): give the address that `ray start --head` printed."
+        ) from error
+
+
+@contextlib.contextmanager
+def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[ModuleType]:
+    """Inside, `ray` (the module) speaks to the cluster.
+
+    A cluster of this machine alone listens on the loopback interface only, sends nothing to anybody, and leaves no file behind.
+
+    Args:
+        address: of a running cluster, `auto`, or empty for one of this machine alone.
+        num_cpus: CPUs that the latter offers.
+        store_bytes: that its object store has to hold.
+
+    Raises:
+        InputError: there is no cluster there.
+    """
+    # Ray reads all of these when it is imported.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Each attempt takes 40 seconds, and otherwise there are twenty.
+    os.environ["RAY_NUM_REDIS_GET_RETRIES"] = "2"
+    settings: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "error",
+        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(own_paths())}},
+    }
+    folder = ""
+    if not address:
+        # With 0, a node's address is that of the loopback interface on Linux too.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # Sockets lie in it, whose paths must be short.
+        folder = tempfile.mkdtemp(prefix="ray-", dir=temporary_folder() or "/tmp")
+        settings |= {
+            "address": "local",
+            "num_cpus": num_cpus,
+            "object_store_memory": max(_LEAST_STORE, store_bytes),
+            "include_dashboard": False,
+            "_temp_dir": folder,
+        }
+    else:
+        settings["address"] = address
+
+    import ray
+
+    try:
+        try:
+            ray.init(**settings)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"runtime.address={address or '(empty)'} cannot be joined as a Ray cluster ({reason}): start one with `ray start "
+                "--head`, of the same versions of Ray and Python, or leave it empty."
+            ) from error
+        yield ray
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def own_paths() -> list[str]:
+    """Where this process finds modules besides what its Python has installed: the places to look in for a node that has them too."""
+    installed = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
+    found = [Path(entry or ".").resolve() for entry in sys.path]
+    return [str(path) for path in found if not installed & {path, *path.parents}]
+
+
+def node_id() -> str:
+    """Of the node on which this process is, one of Ray's or joined."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def hide_main_module() -> None:
+    """In Ray's workers: a process that multiprocessing starts imports the main module first, which is Ray's own and takes a second."""
+    main: Any = sys.modules["__main__"]
+    main.__spec__ = None
+    main.__dict__.pop("__file__", None)

@@ -1,0 +1,303 @@
+"""From a checked configuration to objects. Config stops here: nothing below sees a config class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from agents.acting.actor import ActingPolicy, Actor
+from agents.acting.policy import Policy
+from agents.fusion import FUSIONS, OPTIONS, SPATIAL_FUSIONS, TORSO, Fusion
+from agents.learning.learner import Learner
+from agents.learning.replay import Replay
+from agents.network.actions import action_distribution
+from agents.network.agent import AgentNetwork, core_input_size
+from agents.network.context import ContextEncoder
+from agents.network.core import CORES, Core
+from agents.network.initialization import initialize
+from agents.network.normalizer import ObservationNormalizer
+from agents.network.torso import build_torso
+from agents.runtime.base import Positions, Runtime
+from agents.runtime.cluster import ClusterRuntime
+from agents.runtime.local import LocalRuntime
+from agents.runtime.processes.actor_process import Supervision
+from agents.runtime.restarts import Faults
+from agents.runtime.serial import SerialRuntime
+from agents.setup import plan
+from agents.trajectory import trajectory_spec
+from conf.schema import TrainConfig
+from envs.spec import ArraySpec, EnvSpec, Slot, Split
+from envs.suites import make_env
+from system.errors import InputError
+
+
+def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
+    """The agent for the tasks of `env`, freshly initialised from torch's global generator.
+
+    Raises:
+        InputError: the configuration does not fit the observations of the tasks.
+    """
+    if config.context.name in ("instruction", "both") and not env.instruction_length:
+        raise InputError(
+            f"context={config.context.name} needs instructions and env={env.suite} has none: use context=task."
+        )
+    if config.env.normalize_observation and "vector" not in env.observation:
+        raise InputError(
+            f"env.normalize_observation=true needs a vector among the observations and env={env.suite} has images alone: leave it out, "
+            "because pixels and codes have a known range."
+        )
+    torso = build_torso(config.torso.name, env, size=config.torso.size, hidden=config.torso.hidden)
+    context = ContextEncoder(
+        config.context.name,
+        len(env.tasks),
+        len(env.vocabulary),
+        task_encoding=config.context.task_encoding,
+        task_size=config.context.task_size,
+        word_size=config.context.word_size,
+        instruction_size=config.context.instruction_size,
+        normalize=config.context.normalize,
+    )
+    sites = config.fusion.sites
+    actions = action_distribution(env)
+    x_size = core_input_size(torso, env.num_actions)
+    core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
+    sizes = {
+        "core_input": (x_size, config.fusion.size),
+        "policy": (core.size, actions.num_parameters),
+        "value": (core.size, 1),
+    }
+    fusions = {site: _build_fusion(config, context, *sizes[site]) for site in sites if site != TORSO}
+    if TORSO in sites:
+        fusions[TORSO] = _build_spatial_fusion(config, context, torso)
+    network = AgentNetwork(
+        torso,
+        context,
+        fusions,
+        core,
+        actions=actions,
+        # Tasks differ in discrete actions only.
+        action_counts=env.action_counts
+        if env.action_kind == "discrete"
+        else (actions.num_parameters,) * len(env.tasks),
+        num_values=len(env.tasks) if config.learner.popart else 1,
+        normalizer=ObservationNormalizer(len(env.tasks), *env.observation["vector"].shape)
+        if config.env.normalize_observation
+        else None,
+    )
+    initialize(network, config.initialization)
+    return network
+
+
+def build_learner(
+    config: TrainConfig, env: EnvSpec, network: AgentNetwork, *, reduce: Callable[[Tensor], None] | None = None
+) -> Learner:
+    """The learner that trains `network`, alone or with others (`reduce`, see agents/learning/learner.py)."""
+    learner = config.learner
+    return Learner(
+        network,
+        len(env.tasks),
+        total_steps=max(1, config.total_frames // env.action_repeat),
+        optimizer=learner.optimizer,
+        learning_rate=learner.learning_rate,
+        anneal=learner.anneal,
+        rms_decay=learner.rms_decay,
+        epsilon=learner.epsilon,
+        adam_betas=(learner.adam_betas[0], learner.adam_betas[1]),
+        max_gradient_norm=learner.max_gradient_norm,
+        discounting=learner.discounting,
+        baseline_cost=learner.baseline_cost,
+        entropy_cost=learner.entropy_cost,
+        reward_transform=learner.reward_transform,
+        reward_clip=learner.reward_clip,
+        reduction=learner.reduction,
+        popart=learner.popart,
+        popart_step_size=learner.popart_step_size,
+        clip_rho=learner.clip_rho,
+        clip_c=learner.clip_c,
+        clip_pg_rho=learner.clip_pg_rho,
+        lambda_=learner.lambda_,
+        pg_bootstrap=learner.pg_bootstrap,
+        max_refused=learner.max_refused,
+        autocast=plan.autocast_dtype(config, next(network.parameters()).device),
+        compile=plan.compiles(config),
+        staging=plan.stages(config),
+        reduce=reduce,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActorFactory:
+    """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor.
+
+    Attributes:
+        config, env: of the run.
+        rank: of the learner whose actors these are; each learner numbers its own.
+    """
+
+    config: TrainConfig
+    env: EnvSpec
+    rank: int = 0
+
+    def __call__(
+        self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
+    ) -> Actor:
+        """The actor, with this policy, or with the learner's network, or with one of its own."""
+        slots = actor_slots(self.config, self.env, index, positions, rank=self.rank)
+        env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
+        if self.config.runtime.name != "serial":
+            runtime = self.config.runtime
+            env.wait_for_resets(runtime.reset_patience)
+            env.supervise(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
+        if self.config.runtime.task_schedule == "uniform_frames":
+            # Each actor for itself: every one takes over its part of what all have played before.
+            actors = plan.num_actors(self.config, self.env)
+            env.balance_frames([positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
+        unrolls = positions.unrolls.get(index, 0)
+        seed = (self.config.seed, plan.actor_of_run(self.config, index, self.rank))
+        actions = action_distribution(self.env)
+        return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
+
+    def policy(self, slots: int, network: AgentNetwork | None = None) -> Policy:
+        """A policy for so many slots, with the learner's network, where that is, or with one of its own, on the processor."""
+        if network is None:
+            network = build_network(self.config, self.env)
+        device = next(network.parameters()).device
+        autocast, graphs = plan.autocast_dtype(self.config, device), plan.captures_graphs(self.config)
+        return Policy(network, slots, autocast=autocast, graphs=graphs)
+
+    def policy_of_server(self, slots: int) -> Policy:
+        """The policy of an inference server; a MakePolicy."""
+        network = build_network(self.config, self.env)
+        return self.policy(slots, network.to(plan.acting_device(self.config)))
+
+
+def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions, *, rank: int = 0) -> list[Slot]:
+    """The slots of actor `index` of a learner: slots of the run are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
+
+    After a resume each slot begins with the episode after the last one that it was in: an interrupted episode is not repeated.
+    """
+    width = config.runtime.slots_per_actor
+    last = positions.episodes.get(index)
+    first = plan.actor_of_run(config, index, rank) * width
+    slots = []
+    for column, (task, number) in enumerate(plan.dealt_slots(config, env, first + width)[first:]):
+        slots.append(Slot(task=task, index=number, episode=last[column] + 1 if last else 0))
+    return slots
+
+
+def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dict[str, ArraySpec]:
+    """A trajectory as wide as the replay; of no columns without one."""
+    columns = config.learner.replay_size if plan.replayed_columns(config) else 0
+    return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
+
+
+def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updates: int, *, rank: int = 0) -> Replay:
+    """The replay of a learner of a run that goes on at `updates`: empty, with random choices that follow from the numbers."""
+    seed = (config.seed, updates, *([rank] if rank else []))
+    return Replay(replay_spec(plan.share(config, env), env, network), seed=seed)
+
+
+def supervision(config: TrainConfig) -> Supervision:
+    """When an actor is started again. Where environments have processes of their own, it is these that are renewed, one by one."""
+    runtime = config.runtime
+    if getattr(config.env, "processes", False):
+        # While an environment hangs, its actor waits for it, and then again while that is ended.
+        return Supervision(hang_seconds=3 * runtime.hang_seconds)
+    return Supervision(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
+
+
+def build_runtime(
+    config: TrainConfig,
+    env: EnvSpec,
+    network: AgentNetwork,
+    positions: Positions,
+    version: int,
+    state: dict[str, Any] | None = None,
+    *,
+    faults: Faults | None = None,
+    say: Callable[[str], None] = print,
+    rank: int = 0,
+) -> Runtime:
+    """The runtime of learner `rank`, with its part of the configuration's actors, which are started.
+
+    Args:
+        positions: where the random streams stand.
+        faults: takes in what goes wrong; without it the first time is one too many.
+        say: shows a line to the user.
+        version: of the weights that `network` has.
+        state: `state_dict` of the runtime before, where this one fits it (agents.run.folder.restore).
+    """
+    factory = ActorFactory(config=config, env=env, rank=rank)
+    config = plan.share(config, env)
+    actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
+    spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
+    unrolls = plan.unrolls_per_batch(config)
+    if config.runtime.name == "serial":
+        return SerialRuntime(
+            factory,
+            network,
+            spec,
+            num_actors=actors,
+            unrolls_per_batch=unrolls,
+            positions=positions,
+            version=version,
+            state=state,
+            faults=faults,
+        )
+    options: dict[str, Any] = {
+        "num_actors": actors,
+        "unrolls_per_batch": unrolls,
+        "positions": positions,
+        "actor_threads": config.runtime.actor_threads,
+        "buffers_per_actor": plan.buffers_per_actor(config, env),
+        "version": version,
+        "make_policy": factory.policy_of_server if plan.inference(config, env, network) == "server" else None,
+        "server_threads": plan.server_threads(config),
+        "faults": faults,
+        "supervision": supervision(config),
+    }
+    if config.runtime.name == "local":
+        return LocalRuntime(factory, network, spec, **options)
+    return ClusterRuntime(
+        factory,
+        network,
+        spec,
+        **options,
+        address=config.runtime.address,
+        actors_per_group=config.runtime.actors_per_group,
+        cpus_per_actor=config.runtime.cpus_per_actor,
+        say=say,
+    )
+
+
+def _build_fusion(config: TrainConfig, context: ContextEncoder, x_size: int, out_size: int) -> Fusion:
+    form = FUSIONS[config.fusion.name]
+    fusion: Fusion = form(x_size, context.size, out_size, **_fusion_options(config, config.fusion.name, form, context))
+    return fusion
+
+
+def _build_spatial_fusion(config: TrainConfig, context: ContextEncoder, torso: nn.Module) -> Fusion:
+    name = config.fusion.spatial or config.fusion.name
+    if torso.map_shape is None:
+        hint = ", such as env.observation=image" if config.env.name == "conditional" else ""
+        without = "leave torso out of fusion.sites" if config.fusion.name in FUSIONS else "choose a fusion without one"
+        raise InputError(
+            f"fusion.sites=[{','.join(config.fusion.sites)}] puts {name} on the torso's feature map, and this torso reads a vector: "
+            f"take observations with an image{hint}, or {without}."
+        )
+    assert isinstance(torso.map_shape, tuple)
+    form = SPATIAL_FUSIONS[name]
+    return form(torso.map_shape, context.size, **_fusion_options(config, name, form, context))
+
+
+def _fusion_options(config: TrainConfig, name: str, form: type[Fusion], context: ContextEncoder) -> dict[str, Any]:
+    options = {option: getattr(config.fusion, option) for option in OPTIONS.get(name, ())}
+    return options | ({"reach": context.reach} if form.reads_reach else {})
+
+
+def _build_core(config: TrainConfig, x_size: int) -> Core:
+    options = {"rounds": config.core.rounds} if config.core.name == "mogrifier" else {}
+    return CORES[config.core.name](x_size, config.core.size, **options)

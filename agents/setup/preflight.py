@@ -1,0 +1,191 @@
+"""Whether a configured run fits this machine, and its schedule its environments, known before anything starts."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from agents.learning.replay import replay_bytes
+from agents.network.agent import AgentNetwork
+from agents.runtime.ray_groups.connection import check_address
+from agents.setup import machine, plan
+from agents.setup.builder import build_network, replay_spec
+from agents.setup.machine import Needs, check_resources, environments_memory, free_memory, needs_of
+from agents.trajectory import num_bytes, trajectory_spec
+from conf.checks import check_columns, check_shares
+from conf.schema import TrainConfig
+from envs.spec import EnvSpec
+from envs.suite import EnvConfig
+from envs.suites import get_suite
+from system.errors import InputError
+
+_BYTES_PER_PARAMETER = 16
+"""Itself, its gradient, and two averages of the optimiser."""
+
+_PARTS = 20
+"""More than any network has that are as large as `_most_parameters` says."""
+
+
+def check_network(config: TrainConfig, env: EnvSpec) -> None:
+    """Refuses a network that would not fit into memory together with its gradients and the optimiser's two averages.
+
+    Raises:
+        InputError: with the sizes.
+    """
+    free = free_memory()
+    if _BYTES_PER_PARAMETER * _most_parameters(config, env) < free:
+        # Counting takes torch's meta device, whose first use imports for three seconds.
+        return
+    with torch.device("meta"):
+        parameters = build_network(config, env).num_parameters
+    needed = _BYTES_PER_PARAMETER * parameters
+    if needed > free:
+        raise InputError(
+            f"The agent has {parameters:,} parameters, whose training needs {needed / 2**20:,.0f} MiB of memory, and "
+            f"{free / 2**20:,.0f} MiB are free: lower core.size={config.core.size}, fusion.size={config.fusion.size} or "
+            f"torso.size={config.torso.size}."
+        )
+
+
+def _most_parameters(config: TrainConfig, env: EnvSpec) -> int:
+    """A bound from above: no part of a network has more parameters than its largest size to the power of three."""
+    context = config.context
+    widths = [
+        *(config.core.size, config.torso.size, *config.torso.hidden),
+        *(config.fusion.size, config.fusion.rank, config.fusion.hidden, config.fusion.experts),
+        *(context.task_size + context.instruction_size, context.word_size),
+        *(len(env.tasks), len(env.vocabulary), env.num_actions, *env.action_sizes, *env.symbol_counts),
+        *(size for array in env.observation.values() for size in array.shape),
+    ]
+    return _PARTS * (max(widths) + env.num_actions) ** 3
+
+
+def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
+    """What can be known of the runtime before anything starts.
+
+    Raises:
+        InputError: a schedule that the environments cannot follow, a task without a slot, more memory or open files than there are,
+            a cluster that does not answer, or a precision that this processor's kernels do not have.
+    """
+    recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
+    if config.precision == "bf16" and plan.device(config).type == "cpu" and recurrent and not plan.has_bf16_lstm():
+        raise InputError(
+            "precision=bf16 needs an LSTM in bf16, which torch does not have for this processor: use precision=auto or fp32."
+        )
+    if config.runtime.name == "cluster":
+        check_address(config.runtime.address)
+        if plan.actors_are_elsewhere(config) and not config.runtime.num_actors:
+            raise InputError(
+                f"runtime.num_actors=0 leaves open how many actors the cluster at runtime.address={config.runtime.address} is to run: "
+                "give a number. Those for which there is no room wait for it."
+            )
+    check_resources(needs(config, env, network), _knobs(config, env, network))
+    plan.check_schedule(config, env)
+
+
+def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
+    """What the learners on this machine and their actors take of it."""
+    learners, share = plan.learners_here(config), plan.share(config, env)
+    local = config.runtime.name != "serial" and not plan.actors_are_elsewhere(config)
+    actors = learners * plan.num_actors(share, env) if local else 0
+    return needs_of(
+        trajectories=learners * shared_memory(share, env, network),
+        replay=learners * replay_bytes(replay_spec(share, env, network)),
+        parameters=network.num_parameters,
+        learners=learners,
+        actors=actors,
+        networks=actors if plan.inference(share, env, network) == "actor" else learners * int(local),
+        bytes_per_parameter=plan.bytes_per_parameter(config),
+        slots=0 if plan.actors_are_elsewhere(config) else config.runtime.slots_per_actor,
+        slots_have_processes=_has_processes(config.env),
+        environment=_environment_memory(config.env),
+    )
+
+
+def check_evaluation(config: EnvConfig, slots: int) -> None:
+    """Whether the environments of an evaluation fit into memory, as many as it plays of a task at a time.
+
+    Raises:
+        InputError: with `slots=` and a number that fits.
+    """
+    processes, environment = _has_processes(config), _environment_memory(config)
+    each, free = environments_memory(1, environment, slots_have_processes=processes), machine.free_memory()
+    if slots * each > free:
+        fix = f"give slots={free // each}" if free >= each else "make room, for one does not fit"
+        raise InputError(
+            f"slots={slots} environments of env={config.name} at a time need {slots * each / 2**20:,.0f} MiB of memory "
+            f"({each / 2**20:,.0f} each) and {free / 2**20:,.0f} MiB are free: {fix}."
+        )
+
+
+def _has_processes(config: EnvConfig) -> bool:
+    return bool(getattr(config, "processes", False))
+
+
+def _environment_memory(config: EnvConfig) -> int:
+    return get_suite(config.name).memory(config) * 2**20
+
+
+def _knobs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dict[str, str]:
+    """What to lower, by the part of `needs` that takes most."""
+    runtime, learner = config.runtime, config.learner
+    slots, actors = (_fitting(config, env, network, key) for key in ("slots_per_actor", "num_actors"))
+    unroll = f"learner.unroll_length={learner.unroll_length}"
+    environments = slots if runtime.name == "serial" else f"{slots} or {actors}"
+    if " to " not in environments:
+        environments += ", which alone is not enough, and leave out some of env.tasks"
+    without = ", or set env.processes=false" if _has_processes(config.env) else ""
+    return {
+        "trajectories": f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}",
+        "replay": f"learner.replay_size={learner.replay_size} or {unroll}",
+        "actors": f"{actors}, or set runtime.inference=server",
+        "environments": f"{environments}{without}",
+        "learner": f"fusion.size={config.fusion.size}, core.size={config.core.size} or torso.size={config.torso.size}",
+        "open_files": f"runtime.num_actors={plan.num_actors(config, env)} or runtime.slots_per_actor={runtime.slots_per_actor}",
+    }
+
+
+def _fitting(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str) -> str:
+    """A key of the runtime with its value and, where there is one, the largest lower value with which the run would start."""
+    value = plan.num_actors(config, env) if key == "num_actors" else config.runtime.slots_per_actor
+    free = machine.free_memory()
+
+    def lowered(value: int) -> TrainConfig:
+        runtime = copy(config.runtime)
+        setattr(runtime, key, value)
+        return replace(config, runtime=runtime)
+
+    def fits(value: int) -> bool:
+        return sum(needs(lowered(value), env, network)._replace(open_files=0)) <= free
+
+    if fits(value):
+        return f"runtime.{key}={value}"
+    # Memory grows with the value.
+    low, high = 0, value
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    found = next((one for one in range(low, 0, -1) if _would_start(lowered(one), env)), 0)
+    return f"runtime.{key}={value}{f' to {found}' if found else ''}"
+
+
+def _would_start(config: TrainConfig, env: EnvSpec) -> bool:
+    try:
+        check_columns(config.learner, config.runtime.slots_per_actor)
+        check_shares(config.learner, config.runtime)
+        plan.check_schedule(config, env)
+    except InputError:
+        return False
+    return True
+
+
+def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
+    """Bytes of trajectories and weights that the actors and the learner of a local run share."""
+    spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
+    return (
+        plan.num_actors(config, env) * plan.buffers_per_actor(config, env) * num_bytes(spec)
+        + 2 * 4 * network.num_parameters
+    )

@@ -1,0 +1,243 @@
+"""Checkpoints: tensors and plain data, written whole or not at all, with a checksum, read without running anything.
+
+A file `checkpoint-<updates>.pt` holds everything to go on with a run or to evaluate it elsewhere: learner, counters, positions of
+the random streams, statistics, the configuration, and what the environments were (tasks in order, vocabulary, spaces).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agents.storage.checkpoint_schema import check_content
+from agents.storage.tensor_file import crafted, read_tensors, write_tensors
+from agents.storage.torch_zip import DamagedCheckpointError
+from envs.spec import ArraySpec, EnvSpec, Score
+from system.errors import InputError
+from system.plain_data import PlainDataError
+
+FORMAT = "mimpala-checkpoint"
+SCHEMA = 3
+"""3: with a checksum. 2: without one, else the same; still read."""
+_WITHOUT_CHECKSUM = 2
+
+CHECKPOINTS, BEST = "checkpoints", "best"
+"""The folder of a run's checkpoints, and what the best of them is called: `run=<folder>/best`."""
+
+_NAME = re.compile(r"checkpoint-(\d{12})\.pt")
+_KEYS = {"format", "schema", "config", "env", "learner", "positions", "statistics", "rng", "seconds", "versions"}
+
+
+class Intact(NamedTuple):
+    """The newest checkpoint that can be used, and the damaged ones that were passed over, newest first."""
+
+    path: Path
+    content: dict[str, Any]
+    damaged: list[DamagedCheckpointError]
+
+    @property
+    def warning(self) -> str:
+        """One sentence that names them all; empty where nothing is damaged."""
+        listed = _listed(self.damaged)
+        return f"checkpoint {listed}: {self.path} is used instead." if listed else ""
+
+
+def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path:
+    """Writes checkpoint number `updates`, which appears under its name only when all of it is on the disk.
+
+    Raises:
+        OSError: the disk refuses; earlier checkpoints are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _path(folder, updates)
+    write_tensors(path, {"format": FORMAT, "schema": SCHEMA, **content})
+    return path
+
+
+def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> None:
+    """Removes all checkpoints but the newest `keep` and those of the numbers `also`, and what a kill has left of an earlier save.
+
+    Links are removed as links, never what they lead to.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    kept = {_path(folder, updates) for updates in also}
+    old = [path for path in list_checkpoints(folder)[:-keep] if path not in kept]
+    for path in (*old, *folder.glob(".checkpoint-*.pt.tmp")):
+        path.unlink(missing_ok=True)
+
+
+def make_room(folder: Path, also: Collection[int]) -> Path | None:
+    """Removes the oldest checkpoint that is neither of the numbers `also` nor the newest intact one.
+
+    Returns:
+        Its path; None where there is no such one.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    kept = {_path(folder, updates) for updates in also}
+    found = list_checkpoints(folder)
+    if len(found) < 2:
+        return None
+    # Where none is intact, nothing that could be gone on with is lost.
+    with contextlib.suppress(InputError):
+        kept.add(newest_intact(found).path)
+    oldest = next((path for path in found if path not in kept), None)
+    if oldest is not None:
+        oldest.unlink()
+    return oldest
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a folder, oldest first."""
+    found = [(int(match.group(1)), path) for path in folder.glob("*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def newest_intact(found: Sequence[Path]) -> Intact:
+    """The newest of these checkpoints, oldest first, that is not damaged.
+
+    Raises:
+        InputError: none is, or the newest that is not cannot be used for another reason.
+    """
+    damaged: list[DamagedCheckpointError] = []
+    for path in reversed(found):
+        try:
+            if path.is_symlink() or not path.is_file():
+                raise DamagedCheckpointError(path, "is no ordinary file")
+            return Intact(path, load_checkpoint(path), damaged)
+        except DamagedCheckpointError as error:
+            damaged.append(error)
+    raise InputError(f"no checkpoint is intact ({_listed(damaged)}): put back a copy, or start another run.")
+
+
+def find_checkpoint(run: Path, tell: Callable[[str], object]) -> Path:
+    """The checkpoint meant by a run folder (its newest that is intact), by `<run folder>/best`, or by a file (itself).
+
+    Args:
+        tell: is given a sentence when damaged checkpoints were passed over.
+
+    Raises:
+        InputError: there is none.
+    """
+    if run.is_file():
+        return run
+    best = run.name == BEST and not run.exists()
+    folder = run.parent if best else run
+    if not folder.exists():
+        raise InputError(f"run={run} does not exist: give a run folder or a checkpoint file.")
+    found = list_checkpoints(folder / CHECKPOINTS) or list_checkpoints(folder)
+    if not found:
+        raise InputError(f"run={run} holds no checkpoint: give the folder of a run that has saved one.")
+    newest = newest_intact(found)
+    if newest.damaged:
+        tell(newest.warning)
+    if not best:
+        return newest.path
+    number = kept_checkpoints(newest.content)["best"].get("updates", -1)
+    path = _path(newest.path.parent, number)
+    if not path.is_file():
+        raise InputError(
+            f"run={run} is not there: the run has no best checkpoint until every task has ended an episode."
+        )
+    return path
+
+
+def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint knows of those that stay (agents/run/checkpoint_saver.py): `best`, a dict, empty for none, `milestones`, their
+    numbers, and
+    `frames`, its own.
+
+    Raises:
+        InputError: it is something else.
+    """
+    # Those of schema 2 know of none.
+    kept = content.get("kept", {"best": {}, "milestones": [], "frames": 0})
+    try:
+        best, milestones = dict(kept["best"]), list(kept["milestones"])
+        numbers = [kept["frames"], *milestones, *([best["updates"], best["episodes"]] if best else [])]
+        fits = all(isinstance(number, int) and number >= 0 for number in numbers)
+        if fits and (not best or isinstance(best["value"], float)):
+            return {"best": best, "milestones": milestones, "frames": kept["frames"]}
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise InputError("the checkpoint's list of those that stay is not readable: use an earlier one.")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint. Nothing in the file can run code: only tensors and plain data are accepted.
+
+    Raises:
+        DamagedCheckpointError: the file is truncated, or not what was written.
+        InputError: it is missing, cannot be opened, is not a checkpoint, or of another schema.
+    """
+    content, sealed = read_tensors(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"checkpoint {path} was not written by mimpala: give a run folder or a checkpoint file of it.")
+    schema = content.get("schema")
+    if type(schema) is not int or schema not in (_WITHOUT_CHECKSUM, SCHEMA):
+        raise InputError(
+            f"checkpoint {path} has schema {schema} and this version reads schemas {_WITHOUT_CHECKSUM} and {SCHEMA}: "
+            "use the version of mimpala that wrote it."
+        )
+    if not sealed and schema != _WITHOUT_CHECKSUM:
+        raise DamagedCheckpointError(path, "is truncated or damaged (its checksum is not there)")
+    missing = _KEYS - content.keys()
+    if missing:
+        raise InputError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: use an earlier one.")
+    try:
+        check_content(content)
+    except PlainDataError as error:
+        raise crafted(path, error) from error
+    return content
+
+
+def env_to_dict(env: EnvSpec) -> dict[str, Any]:
+    """An EnvSpec as plain data."""
+    observation, scores, rates = dict(env.observation), dict(env.scores), dict(env.frame_rates)
+    return dataclasses.asdict(dataclasses.replace(env, observation=observation, scores=scores, frame_rates=rates))
+
+
+def env_from_dict(data: dict[str, Any]) -> EnvSpec:
+    """The inverse of `env_to_dict`; InputError when the data is not such a description."""
+    try:
+        env = EnvSpec(
+            **{
+                **data,
+                "tasks": tuple(data["tasks"]),
+                "vocabulary": tuple(data["vocabulary"]),
+                "action_counts": tuple(data["action_counts"]),
+                **{key: tuple(data[key]) for key in ("symbol_counts", "action_sizes", "action_low", "action_high")},
+                "observation": {
+                    key: ArraySpec(shape=tuple(array["shape"]), dtype=array["dtype"])
+                    for key, array in data["observation"].items()
+                },
+                "scores": {task: Score(**score) for task, score in data["scores"].items()},
+            }
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the checkpoint's description of its environments is damaged ({error}): use an earlier one."
+        ) from error
+    tasks, counts = env.tasks, env.action_counts
+    if not tasks or len(set(tasks)) < len(tasks) or len(counts) != len(tasks):
+        raise InputError("the checkpoint's description of its environments is damaged (its tasks): use an earlier one.")
+    if not all(1 <= count <= env.num_actions for count in counts):
+        raise InputError(
+            "the checkpoint's description of its environments is damaged (its actions): use an earlier one."
+        )
+    return env
+
+
+def _listed(damaged: Sequence[DamagedCheckpointError]) -> str:
+    return ", ".join(f"{error.path} {error.reason}" for error in damaged)
+
+
+def _path(folder: Path, updates: int) -> Path:
+    return folder / f"checkpoint-{updates:012d}.pt"

@@ -1,0 +1,82 @@
+"""What a checkpoint's values are: types and ranges, checked once, when it is read.
+
+A file can be whole and still say anything, because whoever writes one can write its checksum, too. Shapes are compared where there is
+something to compare them with (Learner, Actor, agents/evaluation/episodes.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from system.plain_data import COUNT, FINITE, NUMBER, SECONDS, Test, check_form
+
+
+def _is_state_of_runtime(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    actors, turn = value.get("actors"), value.get("turn", -1)
+    return isinstance(actors, list) and COUNT.passes(turn) and turn < max(1, len(actors))
+
+
+_WEIGHTS = Test(
+    "a tensor of finite numbers", lambda value: isinstance(value, Tensor) and bool(torch.isfinite(value).all())
+)
+_RUNTIME = Test("the state of a runtime", _is_state_of_runtime)
+
+_FORM: dict[str, Any] = {
+    "env": {
+        "suite": str,
+        "engine": str,
+        "image_kind": str,
+        "tasks": [str],
+        "vocabulary": [str],
+        "instruction_length": COUNT,
+        "num_actions": COUNT,
+        "action_repeat": COUNT,
+        "action_counts": [COUNT],
+        "action_sizes": [COUNT],
+        "symbol_counts": [COUNT],
+        "action_low": [FINITE],
+        "action_high": [FINITE],
+        "slow": bool,
+        "has_success": bool,
+        "switches_tasks": bool,
+        "frame_rates": {str: FINITE},
+        "observation": {str: {"shape": [COUNT], "dtype": str}},
+        "scores": {str: {"random": FINITE, "human": FINITE, "reference": str}},
+    },
+    "learner": {
+        "network": {str: _WEIGHTS},
+        "optimizer": {"state": {int: {str: _WEIGHTS}}},
+        "popart": {"mu": _WEIGHTS, "nu": _WEIGHTS, "calm": _WEIGHTS},
+        "counters": {str: COUNT},
+    },
+    "positions": {"unrolls": {int: COUNT}, "episodes": {int: [COUNT]}},
+    "statistics": {
+        str: {
+            "steps": COUNT,
+            "episodes": COUNT,
+            "interrupted": COUNT,
+            "updates": COUNT,
+            "surges": COUNT,
+            "recent": [(NUMBER, NUMBER, COUNT)],
+        }
+    },
+    "faults": {"unrolls_dropped": COUNT, "episodes_dropped": COUNT, "causes": {str: COUNT}, "tasks": {str: COUNT}},
+    "runtime": _RUNTIME,
+    "rng": Tensor,
+    "seconds": SECONDS,
+    "versions": {str: str},
+}
+
+
+def check_content(content: dict[str, Any]) -> None:
+    """Of plain data. What is missing is missed by those who need it.
+
+    Raises:
+        PlainDataError: a value is of another kind; the message is the end of a sentence that begins with `it holds`.
+    """
+    check_form(content, _FORM, complete=False)

@@ -1,0 +1,70 @@
+"""Tensors and plain data in a file: written whole or not at all, with a checksum, and read without running anything."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.storage.checksum import checksum_fits, seal
+from agents.storage.torch_zip import DamagedCheckpointError, checked_archive
+from system.errors import InputError
+from system.files import write_whole
+from system.plain_data import PlainDataError, plain_copy
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Writes tensors and plain data, in whose place the old content stands until the new one is on the disk.
+
+    Raises:
+        OSError: the disk refuses; the old content is untouched.
+    """
+    # Into memory first: torch reports a refusing disk in ways of its own.
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    seal(archive)
+    write_whole(path, archive.getbuffer())
+
+
+def read_tensors(path: Path) -> tuple[Any, bool]:
+    """What a file holds, on the processor, and whether it bears a checksum. Only tensors and plain data are accepted.
+
+    Raises:
+        DamagedCheckpointError: the file is truncated, or not what was written.
+        InputError: it is missing, or cannot be opened or read here.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist: give a run folder or a checkpoint file.")
+    try:
+        fits = checksum_fits(path)
+    except PermissionError as error:
+        raise InputError(f"checkpoint {path} cannot be read ({error.strerror}): ask for permission to.") from error
+    except OSError as error:
+        raise DamagedCheckpointError(path, f"cannot be read ({error.strerror})") from error
+    if fits is False:
+        raise DamagedCheckpointError(path, "is damaged (its checksum is another)")
+    archive = checked_archive(path)
+    try:
+        content = plain_copy(torch.load(archive, map_location="cpu", weights_only=True), tensors=True)
+    except PlainDataError as error:
+        raise crafted(path, error) from error
+    except pickle.UnpicklingError as error:
+        raise DamagedCheckpointError(
+            path, "holds more than tensors and plain data and was not loaded, so do not trust it"
+        ) from error
+    except Exception as error:
+        # torch reports a damaged archive in many ways; none of them is the program's fault.
+        if fits is None:
+            raise DamagedCheckpointError(path, f"is damaged ({type(error).__name__})") from error
+        raise InputError(
+            f"checkpoint {path} is whole but cannot be read here ({type(error).__name__}): use the versions that wrote it."
+        ) from error
+    return content, fits is not None
+
+
+def crafted(path: Path, error: PlainDataError) -> DamagedCheckpointError:
+    """The error for data in a file that nobody of us has put there."""
+    return DamagedCheckpointError(path, f"is damaged or crafted (it holds {error})")

@@ -1,0 +1,142 @@
+"""BabyAI on envpool: one pool of C++ environments per task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.babyai import levels
+from envs.engines.base import Arrays, Outcome
+from envs.instructions import ByteColumn, Tokenizer
+from envs.seeding import episode_seed
+from envs.spec import Slot, Split
+
+
+def registered_levels() -> list[str]:
+    """Every id envpool has, other families' too. Imports envpool (about 2 s)."""
+    import envpool
+
+    return list(envpool.list_all_envs())
+
+
+class _Pool:
+    """The slots of one task: `rows` are their places in the batch."""
+
+    def __init__(
+        self, level: str, rows: NDArray[np.intp], seeds: list[int], tokenizer: Tokenizer, threads: int
+    ) -> None:
+        import envpool
+
+        self.rows = rows
+        self.instruction = ByteColumn(tokenizer, len(rows))
+        self._ids = np.arange(len(rows), dtype=np.int32)
+        self._envs: Any = envpool.make(
+            level,
+            env_type="gymnasium",
+            num_envs=len(rows),
+            num_threads=min(threads, len(rows)),
+            seed=seeds,
+            render_mode="rgb_array",
+        )
+
+    def start(self) -> None:
+        self._envs.async_reset()
+
+    def send(self, actions: NDArray[np.int32]) -> None:
+        # Spelled out in full, because envpool would otherwise work out the same ids anew at every step (about 20 us).
+        self._envs.send({"action": actions, "env_id": self._ids, "players": {"env_id": self._ids}})
+
+    def receive(self, observation: Arrays) -> Outcome:
+        """Waits for the pool's results, writes its rows of `observation`, and returns its rewards and ends in the
+        order of `rows`.
+        """
+        seen, reward, terminated, truncated, info = self._envs.recv()
+        # A pool that waits for all its environments returns them in order; this is the one place that would notice if
+        # it did not.
+        if (info["env_id"] != self._ids).any():
+            raise RuntimeError("envpool returned its environments out of order")
+        observation["image"][self.rows] = seen["image"]
+        changed = self.instruction.update(seen["mission"])
+        if len(changed):
+            observation["instruction"][self.rows[changed]] = self.instruction.tokens[changed]
+        # envpool calls an end at the time limit a truncation even if the agent succeeded in that very step; minigrid,
+        # and we, do not.
+        succeeded = reward > 0
+        return reward, terminated | (truncated & succeeded), truncated & ~succeeded
+
+    def render(self, index: int) -> NDArray[np.uint8]:
+        picture: NDArray[np.uint8] = np.asarray(self._envs.render(index)[0], np.uint8)
+        return picture
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+class EnvpoolEngine:
+    """All pools as one batch (see `envs.engines.base.Engine`).
+
+    envpool seeds an environment once, when it is made: with the seed of its slot's first episode. Later episodes
+    continue from that stream, so a run that resumes at episode k starts there with k's own seed, not with the level
+    the interrupted run had at k.
+    """
+
+    def __init__(
+        self, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split, tokenizer: Tokenizer, threads: int
+    ) -> None:
+        self._tasks, self._slots, self._split = tasks, tuple(slots), split
+        self._tokenizer, self._threads = tokenizer, threads
+        size = len(self._slots)
+        self.observation: Arrays = {
+            "image": np.zeros((size, *levels.IMAGE_SHAPE), np.uint8),
+            "instruction": np.zeros((size, tokenizer.length), np.int32),
+        }
+        self._reward = np.zeros(size, np.float32)
+        self._terminated = np.zeros(size, np.bool_)
+        self._truncated = np.zeros(size, np.bool_)
+        self._pools: list[_Pool] = []
+
+    def start(self, seed: int) -> None:
+        self.close()  # envpool cannot be seeded again, so a restart builds the pools anew
+        for task in sorted({slot.task for slot in self._slots}):
+            rows = np.array([row for row, slot in enumerate(self._slots) if slot.task == task], np.intp)
+            seeds = [
+                episode_seed(seed, self._split, self._tasks[task], self._slots[row].index, self._slots[row].episode)
+                for row in rows
+            ]
+            self._pools.append(_Pool(self._tasks[task], rows, seeds, self._tokenizer, self._threads))
+        for pool in self._pools:
+            pool.start()
+        self._receive()
+
+    def step(self, actions: NDArray[np.int32]) -> Outcome:
+        for pool in self._pools:  # all pools work at once: send to each before waiting for any
+            pool.send(actions[pool.rows])
+        self._receive()
+        return self._reward, self._terminated, self._truncated
+
+    def _receive(self) -> None:
+        for pool in self._pools:
+            reward, terminated, truncated = pool.receive(self.observation)
+            self._reward[pool.rows] = reward
+            self._terminated[pool.rows] = terminated
+            self._truncated[pool.rows] = truncated
+
+    def render(self, slot: int) -> NDArray[np.uint8]:
+        for pool in self._pools:
+            if slot in pool.rows:
+                return pool.render(int(np.flatnonzero(pool.rows == slot)[0]))
+        raise IndexError(f"slot {slot} of {len(self._slots)}")
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError("envpool's environments cannot be frozen; resume with Slot.episode")
+
+    def close(self) -> None:
+        for pool in self._pools:
+            pool.close()
+        self._pools = []

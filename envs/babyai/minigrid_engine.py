@@ -1,0 +1,48 @@
+"""BabyAI on the original Python package `minigrid`: one environment object per slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+
+from envs.babyai import levels
+from envs.engines.gymnasium_engine import GymnasiumEngine
+from envs.spec import EnvSpec, Slot, Split
+from system.errors import InputError
+
+
+def registered_levels() -> list[str]:
+    """Every id known to gymnasium once minigrid is imported, other packages' too."""
+    import minigrid  # noqa: F401  (registers its levels)
+
+    return list(gymnasium.registry)
+
+
+def _make(level: str) -> gymnasium.Env[dict[str, Any], int]:
+    """One bare environment of that level, quiet."""
+    import minigrid  # noqa: F401
+    from minigrid.envs.babyai.core import roomgrid_level
+
+    # Level generation prints every rejected sample. Shadowing the name in that one module is exact; redirecting
+    # stdout would also swallow whatever another thread (the progress display) writes meanwhile.
+    vars(roomgrid_level)["print"] = lambda *_: None
+    # Without gymnasium's wrappers: minigrid limits its own time, and a checker per step costs as much as a small step.
+    env = gymnasium.make(level, disable_env_checker=True, render_mode="rgb_array").unwrapped
+    image = env.observation_space["image"]  # type: ignore[index]
+    if image.shape != levels.IMAGE_SHAPE:
+        raise InputError(f"env.tasks={level} shows images {image.shape}, not {levels.IMAGE_SHAPE}: leave it out.")
+    return env
+
+
+class MinigridEngine(GymnasiumEngine):
+    """S minigrid environments."""
+
+    def __init__(self, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
+        super().__init__(_make, spec, slots, split)
+
+    def _show(self, row: int, seen: dict[str, Any]) -> None:
+        self._seen[row] = seen
+        self.observation["image"][row] = seen["image"]
+        self._texts[row] = seen["mission"]

@@ -1,0 +1,166 @@
+"""The suite `babyai`: every BabyAI-* and MiniGrid-* level, on one of two engines. They play the same levels, but for those of
+`envs.babyai.levels.DIFFERENT`.
+
+An observation is the 7x7 cells the agent sees, each three integer codes, and the level's instruction. The agent's
+direction is not observed, as in the BabyAI paper. A success earns 1 - 0.9 * steps / max_steps, anything else 0; only
+running into a moving obstacle (MiniGrid-Dynamic-Obstacles-*) earns -1.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from envs.babyai import levels
+from envs.engines.base import Engine
+from envs.instructions import Tokenizer
+from envs.spec import ArraySpec, EnvSpec, Slot, Split
+from envs.suite import EnvConfig, Suite, check_size, expand_tasks
+from envs.vector import SuiteVectorEnv
+from system.errors import InputError, unknown_name
+
+ENGINES = ("envpool", "minigrid")
+
+
+@dataclass(kw_only=True, slots=True)
+class BabyAIConfig(EnvConfig):
+    """Options of the suite `babyai`.
+
+    Attributes:
+        engine: `envpool` (C++), `minigrid` (Python, the original, a tenth of the speed), or `auto`: envpool if it is
+            installed.
+        threads: threads of each envpool pool; there is one pool per task.
+    """
+
+    name: str = "babyai"
+    tasks: list[str] = field(default_factory=lambda: ["starter"])
+    engine: str = "auto"
+    threads: int = 1
+
+
+def make_spec(config: BabyAIConfig) -> EnvSpec:
+    """Describes the suite. Looks the tasks up in a table, and imports the engine only for names that are not in it."""
+    tasks = expand_tasks(config.tasks, levels.PRESETS)
+    engine = _choose_engine(config.engine)
+    check_size("threads", config.threads, 1, 1024)
+    for task in tasks:
+        _check_level(task, engine)
+    return EnvSpec(
+        suite=config.name,
+        tasks=tasks,
+        observation={"image": ArraySpec(shape=levels.IMAGE_SHAPE, dtype="uint8")},
+        instruction_length=levels.INSTRUCTION_LENGTH,
+        vocabulary=levels.VOCABULARY,
+        num_actions=levels.NUM_ACTIONS,
+        action_counts=tuple(_action_count(task) for task in tasks),
+        engine=engine,
+        # As minigrid shows its environments to people.
+        frame_rates=dict.fromkeys(tasks, 10),
+        image_kind="symbolic",
+        symbol_counts=levels.SYMBOL_COUNTS,
+        slow=engine == "minigrid",
+        switches_tasks=engine == "minigrid",
+    )
+
+
+def make_env(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+    """The vector environment on the engine that `spec` names."""
+    engine: Engine
+    if spec.engine == "envpool":
+        from envs.babyai.envpool_engine import EnvpoolEngine
+
+        tokenizer = Tokenizer(spec.vocabulary, spec.instruction_length)
+        engine = EnvpoolEngine(spec.tasks, slots, split, tokenizer, config.threads)
+    else:
+        from envs.babyai.minigrid_engine import MinigridEngine
+
+        engine = MinigridEngine(spec, slots, split)
+    return SuiteVectorEnv(engine, spec, slots, seed)
+
+
+def _choose_engine(wanted: str) -> str:
+    if wanted == "auto":
+        for engine in ENGINES:
+            if _is_installed(engine):
+                return engine
+        raise InputError('env.engine=auto finds neither envpool nor minigrid: pip install "mimpala[envpool]".')
+    if wanted not in ENGINES:
+        raise unknown_name("env.engine", wanted, ("auto", *ENGINES))
+    if not _is_installed(wanted):
+        raise InputError(f'env.engine={wanted} is not installed: pip install "mimpala[{wanted}]".')
+    return wanted
+
+
+def _is_installed(engine: str) -> bool:
+    """Whether the engine can play the suite, found out without importing it."""
+    found = importlib.util.find_spec(engine)
+    if found is None:
+        return False
+    if engine == "envpool":  # versions before 1.1 have no MiniGrid
+        return any(os.path.isdir(os.path.join(folder, "minigrid")) for folder in found.submodule_search_locations or ())
+    return True
+
+
+def _check_level(task: str, engine: str) -> None:
+    """InputError unless `engine` can play the level."""
+    broken = levels.BROKEN.get(task, {})
+    if engine in broken:
+        playable = [other for other in ENGINES if other not in broken]
+        fix = f"set env.engine={playable[0]}" if playable else "leave it out"
+        raise InputError(f"env.tasks={task} cannot be played on {engine}, because it {broken[engine]}: {fix}.")
+    if task in levels.LEVELS or (engine == "minigrid" and task in levels.MINIGRID_ONLY):
+        return
+    if task in levels.MINIGRID_ONLY:
+        raise InputError(f"env.tasks={task} does not exist in envpool: set env.engine=minigrid to play it.")
+    registered = _registered_levels(engine)
+    if task in registered:
+        return
+    names = sorted(registered | levels.PRESETS.keys())
+    close = difflib.get_close_matches(task, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}" if close else f"presets are {', '.join(levels.PRESETS)}"
+    raise InputError(f"env.tasks={task} is no level or preset of suite babyai on engine {engine}: {hint}?")
+
+
+def _registered_levels(engine: str) -> set[str]:
+    if engine == "envpool":
+        from envs.babyai.envpool_engine import registered_levels
+    else:
+        from envs.babyai.minigrid_engine import registered_levels
+    return {name for name in registered_levels() if name.startswith(("BabyAI-", "MiniGrid-"))}
+
+
+def _action_count(task: str) -> int:
+    return levels.FEW_ACTIONS if task.startswith(levels.FEW_ACTIONS_PREFIX) else levels.NUM_ACTIONS
+
+
+def warnings(env: EnvSpec) -> list[str]:
+    """See `envs.suite.Suite`."""
+    found = []
+    for task in env.tasks:
+        reasons = levels.PARTLY_UNSOLVABLE.get(task, {})
+        if env.engine in reasons:
+            others = [engine for engine in ENGINES if engine not in reasons]
+            fix = f"set env.engine={others[0]}" if others else "leave it out"
+            found.append(f"{task} cannot always be solved on {env.engine}, because {reasons[env.engine]}: {fix}.")
+    return found
+
+
+def remarks(env: EnvSpec) -> list[str]:
+    """See `envs.suite.Suite`."""
+    different = {task: levels.DIFFERENT[task] for task in env.tasks if task in levels.DIFFERENT}
+    return [f"{task} is not the same on both engines: {how}." for task, how in different.items()]
+
+
+BABYAI = Suite(
+    name="babyai",
+    config=BabyAIConfig,
+    presets=levels.PRESETS,
+    make_spec=make_spec,
+    make_env=make_env,
+    warnings=warnings,
+    remarks=remarks,
+    memory=lambda config: 2,
+)

@@ -1,0 +1,267 @@
+"""The suite `dmlab2d`: the levels that come with DeepMind Lab2D, played by one player.
+
+`image` is what the player sees: the whole map in `chase_eat` and `pushbox`, the cells around and ahead of it in all others.
+That is 5x5 to 11x11 cells. Each is drawn `cell_size` pixels wide in every level, and what is smaller than 11x11 cells stands in
+the middle of black, so nothing is resized. Rewards are the level's own, of this player alone.
+
+The player is alone in `clean_up` and `commons_harvest`. `running_with_scissors` needs somebody to confront and has one bot of
+the level's own, which acts at random. What a player carries there is not on the picture, it has to be remembered.
+
+A level that ends by itself terminates the episode; the time limit, by default the level's own, truncates it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.dm_env_adapter.adapter import DmEnvAdapter
+from envs.engines.gymnasium_engine import GymnasiumEngine
+from envs.engines.process_engine import ProcessEngine
+from envs.spec import ArraySpec, EnvSpec, Slot, Split
+from envs.suite import EnvConfig, Suite, check_size, expand_tasks
+from envs.vector import SuiteVectorEnv
+from system.errors import InputError, unknown_name, unknown_task
+
+CELLS = 11
+"""Cells in height and width of `image`."""
+
+
+class Level(NamedTuple):
+    """One task.
+
+    Attributes:
+        script: the engine's `levelName`.
+        frames: after which the level itself ends the episode.
+        actions: its names of the first so many components of an action (COMPONENTS).
+        player: prefix of the player's actions and observations; empty in levels that are made for one.
+        settings: the engine's, besides those that all levels get.
+        has_goal: whether the level ends by itself exactly when it is solved, which earns a positive reward.
+    """
+
+    script: str
+    frames: int
+    actions: tuple[str, ...]
+    player: str = ""
+    settings: Mapping[str, str] = {}
+    has_goal: bool = False
+
+    @property
+    def picture(self) -> str:
+        """The observation that is shown to the agent."""
+        return f"{self.player}RGB" if self.player else WHOLE_MAP
+
+
+WHOLE_MAP = "WORLD.RGB"
+_MAP, _BOT = "simulation.mapName", {"avatars.bots": "1"}
+_CLEANER = ("move", "turn", "fireClean", "fireFine")
+_HARVESTER, _ZAPPER = ("move", "turn", "zap"), ("move", "turn", "fireZap")
+
+LEVELS: dict[str, Level] = {
+    "chase_eat": Level("chase_eat", 3000, ("MOVE",)),
+    "pushbox": Level("pushbox", 120, ("MOVE",), has_goal=True),
+    "clean_up": Level("clean_up", 3600, _CLEANER, "1."),
+    "commons_harvest": Level("commons_harvest", 1000, _HARVESTER, "1."),
+    "commons_harvest_probabilistic_apples": Level(
+        "commons_harvest", 1000, _HARVESTER, "1.", {_MAP: "probabilistic_apples"}
+    ),
+    "running_with_scissors": Level("running_with_scissors", 1000, _ZAPPER, "1.", _BOT),
+    "running_with_scissors_no_rock": Level("running_with_scissors", 1000, _ZAPPER, "1.", {**_BOT, _MAP: "no_rock"}),
+    "running_with_scissors_no_paper": Level("running_with_scissors", 1000, _ZAPPER, "1.", {**_BOT, _MAP: "no_paper"}),
+    "running_with_scissors_no_scissors": Level(
+        "running_with_scissors", 1000, _ZAPPER, "1.", {**_BOT, _MAP: "no_scissors"}
+    ),
+}
+
+PRESETS: dict[str, tuple[str, ...]] = {
+    # Both pay from the first steps on.
+    "starter": ("chase_eat", "commons_harvest"),
+    # One of each script.
+    "levels": ("chase_eat", "pushbox", "clean_up", "commons_harvest", "running_with_scissors"),
+    "all": tuple(LEVELS),
+}
+
+COMPONENTS = (5, 3, 2, 2)
+"""Choices of the components of an action: stay or move to one of four sides; turn left, not at all, or right; the level's first
+and second ability. Most levels have the first or the first three of them."""
+
+_NOTHING = (0, 1, 0, 0)
+_ONE_AT_A_TIME: list[tuple[int, ...]] = [
+    *((move, 1, 0, 0) for move in range(5)),
+    *((0, turn, 0, 0) for turn in (0, 2)),
+    (0, 1, 1, 0),
+    (0, 1, 0, 1),
+]
+# Every combination, those that use fewer components first.
+_PRODUCT: list[tuple[int, ...]] = [
+    (move, turn, first, second)
+    for second, first, turn, move in itertools.product(range(2), range(2), (1, 0, 2), range(5))
+]
+ACTION_SETS: dict[str, list[tuple[int, ...]]] = {"single": _ONE_AT_A_TIME, "product": _PRODUCT, "multi_discrete": []}
+"""Discrete actions, as one choice per component; none where the agent chooses the components itself."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DMLab2DConfig(EnvConfig):
+    """Options of the suite `dmlab2d`.
+
+    Attributes:
+        actions: `single`: at each step one move, turn or ability, or nothing (9 actions); `product`: all combinations
+            (60); `multi_discrete`: one choice for each of COMPONENTS. What a level lacks is masked, or, with
+            `multi_discrete`, has no effect.
+        cell_size: pixels in width and height of one cell; `image` is 11 of them high and wide.
+        max_episode_frames: frames after which an episode is truncated; 0 = the level's own number.
+        processes: whether each environment has a process of its own (envs/engines/process_engine.py).
+    """
+
+    name: str = "dmlab2d"
+    tasks: list[str] = field(default_factory=lambda: ["starter"])
+    actions: str = "single"
+    cell_size: int = 8
+    max_episode_frames: int = 0
+    processes: bool = False
+
+
+def make_spec(config: DMLab2DConfig) -> EnvSpec:
+    """Describes the suite, without importing the engine."""
+    tasks = expand_tasks(config.tasks, PRESETS)
+    for task in tasks:
+        if task not in LEVELS:
+            raise unknown_task(task, "level", "dmlab2d", LEVELS, PRESETS)
+    if config.actions not in ACTION_SETS:
+        raise unknown_name("env.actions", config.actions, ACTION_SETS)
+    check_size("cell_size", config.cell_size, 1, 256)
+    check_size("max_episode_frames", config.max_episode_frames, 0, 2**31 - 1)
+    if importlib.util.find_spec("dmlab2d") is None:
+        raise InputError('env=dmlab2d needs dmlab2d, which is not installed: pip install "mimpala[dmlab2d]".')
+    actions, side = ACTION_SETS[config.actions], CELLS * config.cell_size
+    size = len(actions) or sum(COMPONENTS)
+    return EnvSpec(
+        suite=config.name,
+        tasks=tasks,
+        observation={"image": ArraySpec(shape=(side, side, 3), dtype="uint8")},
+        instruction_length=0,
+        vocabulary=(),
+        num_actions=size,
+        action_counts=tuple(_action_count(LEVELS[task], actions) or size for task in tasks),
+        action_sizes=() if actions else COMPONENTS,
+        engine="dmlab2d",
+        image_kind="pixels",
+        has_success=all(LEVELS[task].has_goal for task in tasks),
+        switches_tasks=True,
+    )
+
+
+def _action_count(level: Level, actions: Sequence[tuple[int, ...]]) -> int:
+    """How many of the actions, the first ones, leave alone the components that the level lacks."""
+    known = len(level.actions)
+    return sum(action[known:] == _NOTHING[known:] for action in actions)
+
+
+def make_env(config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+    """The vector environment over those slots; a level loads in a few ms."""
+    engine = ProcessEngine if config.processes else GymnasiumEngine
+    return SuiteVectorEnv(engine(functools.partial(make_level, config), spec, slots, split), spec, slots, seed)
+
+
+def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any], Any]:
+    """One level as the suite shows it."""
+    import dmlab2d
+    from dmlab2d import runfiles_helper
+
+    level = LEVELS[task]
+    limit = config.max_episode_frames or level.frames
+    settings = {
+        "levelName": level.script,
+        "spriteSize": str(config.cell_size),
+        # The engine reports its own time limit as a terminal state, so it never gets that far.
+        "episodeLengthFrames": str(limit + 1),
+        **level.settings,
+    }
+    engine = dmlab2d.Lab2d(runfiles_helper.find(), settings)
+    reward = f"{level.player}REWARD" if level.player else ""
+    observed = [level.picture, *([reward] if reward else [])]
+
+    def seeded(seed: int) -> Any:
+        return dmlab2d.Environment(_Seeded(engine, seed), observed)
+
+    adapter = DmEnvAdapter(
+        seeded, player=level.player, reward=reward, draw=lambda _: np.array(engine.observation(WHOLE_MAP))
+    )
+    shown = _Shown(adapter, level, ACTION_SETS[config.actions], CELLS * config.cell_size)
+    return gymnasium.wrappers.TimeLimit(shown, limit)
+
+
+class _Seeded:
+    """The engine with an episode's own seed: `dmlab2d.Environment` draws others, and what it draws for training it may draw
+    for evaluation too.
+    """
+
+    def __init__(self, engine: Any, seed: int) -> None:
+        self._engine, self._seed = engine, seed
+
+    def start(self, episode: int, seed: int) -> None:
+        self._engine.start(episode, seed=self._seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+class _Shown(gymnasium.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
+    """A level with the suite's actions and a picture of the suite's size [side, side, 3].
+
+    Args:
+        actions: see ACTION_SETS.
+    """
+
+    def __init__(self, env: DmEnvAdapter, level: Level, actions: Sequence[tuple[int, ...]], side: int) -> None:
+        super().__init__(env)
+        self._key = level.picture.removeprefix(level.player)
+        self._known = len(level.actions)
+        self._table = np.array(actions)
+        self._side = side
+        self.action_space = (
+            gymnasium.spaces.Discrete(_action_count(level, actions))
+            if actions
+            else gymnasium.spaces.MultiDiscrete(np.array(COMPONENTS))
+        )
+        self.observation_space = gymnasium.spaces.Dict(
+            {"image": gymnasium.spaces.Box(0, 255, (side, side, 3), np.uint8)}
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        seen, info = self.env.reset(seed=seed, options=options)
+        return self._show(seen), info
+
+    def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        chosen = self._table[action] if len(self._table) else np.asarray(action)
+        seen, reward, terminated, truncated, info = self.env.step(chosen[: self._known])
+        return self._show(seen), reward, terminated, truncated, info
+
+    def _show(self, seen: dict[str, Any]) -> dict[str, NDArray[np.uint8]]:
+        picture = seen[self._key]
+        height, width, _ = picture.shape
+        image = np.zeros((self._side, self._side, 3), np.uint8)
+        top, left = (self._side - height) // 2, (self._side - width) // 2
+        image[top : top + height, left : left + width] = picture
+        return {"image": image}
+
+
+DMLAB2D = Suite(
+    name="dmlab2d",
+    config=DMLab2DConfig,
+    presets=PRESETS,
+    make_spec=make_spec,
+    make_env=make_env,
+    memory=lambda config: 2,
+)

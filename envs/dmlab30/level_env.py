@@ -1,0 +1,250 @@
+"""One DeepMind Lab level as a gymnasium environment.
+
+The engine is a C module with sharp edges (docs/dmlab.md lists them). This adapter is where they end: whoever steps it needs to
+know gymnasium only.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+import weakref
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from envs.dmlab30.actions import COMPONENTS
+from envs.dmlab30.engine_import import import_deepmind_lab
+from envs.dmlab30.map_cache import LevelCache
+from system.errors import InputError
+
+IMAGE, INSTRUCTION, FRAMES_LEFT = "RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60"
+RENDERERS = ("software", "hardware")
+SEEDS = 1 << 31
+"""The engine cuts a seed to a C int without a word, so that 2**32 + 7 would be 7."""
+LONGEST_INSTRUCTION = 1024
+FRAMES_PER_SECOND = 60
+EVALUATION_SETTINGS = {"allowHoldOutLevels": "true", "mixerSeed": str(0x600D5EED)}
+"""The engine's settings of an evaluation: draws that no training seed leads to, and maps where they are drawn. Those of scalable_agent."""
+
+_open: weakref.WeakKeyDictionary[DMLabEnv, str] = weakref.WeakKeyDictionary()
+"""The instances of this process, with their renderers."""
+_first_process: list[int] = []
+"""The process in which the first instance was made; a forked child inherits the list and is another process."""
+
+_STAND_STILL = np.zeros(len(COMPONENTS), np.intc)
+
+Observation = dict[str, Any]
+
+
+class DMLabEnv(gymnasium.Env[Observation, Any]):
+    """One DeepMind Lab level.
+
+    With `fresh_engine` an episode is a pure function of the seed of its `reset` and of the actions. Without, it is one on most levels;
+    on the language and lasertag levels, and on some outside of DMLab-30, it also depends on the episodes that the engine has played
+    before it (docs/dmlab.md).
+
+    Observations: `image` uint8 [height, width, 3], and `instruction`, the text of this very step ('' in levels without
+    instructions). The engine has no observation once an episode is over, so its last step returns the one before it again.
+    `info` of `reset` has the episode's `seed`, and with a cache `level_cache_hits` and `level_cache_misses` since the start.
+
+    A reset without a seed draws the next one from the generator that the last seeded reset began (gymnasium's
+    `np_random`), so it never returns to a map by itself. In a fresh instance the engine's first episode runs a little differently
+    from all later ones of the same seed; therefore the first reset is made twice, but with `fresh_engine`, where every episode
+    is a first one. The number of the episode, which the engine counts by itself, is always 0. A reset may come in the middle of an
+    episode.
+
+    Args:
+        level: path of the level as the engine knows it.
+        actions: vectors intc [A, 7]; see envs.dmlab30.actions.
+        action_repeat: frames that an action lasts; the engine plays them in one call and sums the rewards.
+        width, height: of the picture, multiples of 4.
+        settings: further settings of the engine, as EVALUATION_SETTINGS.
+        renderer: `software` or `hardware`. Several instances in one process work with the software renderer only.
+        truncate_at_time_limit: whether the end of the level's time is a truncation; otherwise every end is a termination.
+        level_cache: compiled maps, or None.
+        fresh_engine: whether each episode is played by an instance of its own, which `reset` makes.
+
+    Raises:
+        InputError: the engine or the level cannot be loaded, or a second instance with the hardware renderer.
+        RuntimeError: made in a process that was forked after an instance had been made: the engine would hang.
+    """
+
+    def __init__(
+        self,
+        level: str,
+        actions: NDArray[np.intc],
+        *,
+        action_repeat: int = 4,
+        width: int = 96,
+        height: int = 72,
+        settings: dict[str, str] | None = None,
+        renderer: str = "software",
+        truncate_at_time_limit: bool = False,
+        level_cache: LevelCache | None = None,
+        fresh_engine: bool = False,
+    ) -> None:
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND / action_repeat}
+        self.render_mode = "rgb_array"
+        self.observation_space = spaces.Dict(
+            {
+                "image": spaces.Box(0, 255, (height, width, 3), np.uint8),
+                "instruction": spaces.Text(LONGEST_INSTRUCTION, min_length=0, charset=string.printable),
+            }
+        )
+        self.action_space = spaces.Discrete(len(actions))
+        self._level, self._repeat = level, action_repeat
+        # The engine reads the memory as it lies.
+        self._actions = np.ascontiguousarray(actions, np.intc)
+        self._truncate_at_time_limit = truncate_at_time_limit
+        self._cache, self._fresh_engine = level_cache, fresh_engine
+        self._began = False
+        self._has_time_limit = False
+        self._frames_left = 0.0
+        self._seen: Observation = {}
+        _check_process(renderer)
+        # Without logLevel, levels print to stdout.
+        self._config = {"width": str(width), "height": str(height), "logLevel": "WARN", **(settings or {})}
+        self._renderer = renderer
+        self._lab, self._shown = self._load_what_there_is()
+        _check_actions(self._lab, level)
+        _first_process[:] = [os.getpid()]
+        _open[self] = renderer
+
+    def _load(self, observations: list[str]) -> Any:
+        return import_deepmind_lab().Lab(
+            self._level, observations, config=self._config, renderer=self._renderer, level_cache=self._cache
+        )
+
+    def _load_what_there_is(self) -> tuple[Any, list[str]]:
+        """An instance, and those of the three observations that the level offers."""
+
+        def offers(name: str) -> bool:
+            try:
+                self._load([IMAGE, name]).close()
+            except ValueError:
+                return False
+            return True
+
+        names = [IMAGE, INSTRUCTION, FRAMES_LEFT]
+        try:
+            try:
+                return self._load(names), names
+            except ValueError:  # a level of an engine's test, say, that has pictures only
+                # Tried one by one, because to list what it offers the engine prints to stdout.
+                names = [IMAGE, *(name for name in (INSTRUCTION, FRAMES_LEFT) if offers(name))]
+                return self._load(names), names
+        except RuntimeError as error:
+            raise InputError(_explain(self._level, self._renderer, str(error))) from error
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begins an episode. `seed` is from [0, 2**31); see the class for what no seed means.
+
+        Raises:
+            ValueError: a seed out of range.
+            InputError: the level cannot begin its first episode.
+            RuntimeError: the engine failed at a later one.
+        """
+        if seed is not None and not 0 <= seed < SEEDS:
+            raise ValueError(f"seed {seed} is out of range: DeepMind Lab has seeds from 0 to {SEEDS - 1}")
+        super().reset(seed=seed)
+        # The engine takes Python's integers only, and no seed would be a seed from the second in which it was imported.
+        number = int(self.np_random.integers(SEEDS)) if seed is None else int(seed)
+        try:
+            self._begin(number)
+        except RuntimeError as error:
+            if self._began:
+                raise
+            raise InputError(_explain(self._level, "", str(error))) from error
+        self._began = True
+        self._look()
+        self._has_time_limit = self._frames_left > 0
+        info: dict[str, Any] = {"seed": number}
+        if self._cache is not None:
+            info |= {"level_cache_hits": self._cache.hits, "level_cache_misses": self._cache.misses}
+        return dict(self._seen), info
+
+    def _begin(self, seed: int) -> None:
+        """Begins an episode in the engine."""
+        if self._fresh_engine:
+            # One reset: every episode is the first one of its instance, and no other was shown before.
+            if self._began:
+                # One at a time: the hardware renderer allows no second one.
+                self._lab.close()
+                self._lab = self._load(self._shown)
+        elif not self._began:
+            self._lab.reset(episode=0, seed=seed)
+        elif self._lab.is_running():
+            # A reset right after a look at a running episode would show that picture again, not the new episode's first one. A step
+            # that nobody looks at comes between.
+            self._lab.step(_STAND_STILL, num_steps=1)
+        self._lab.reset(episode=0, seed=seed)
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Plays action number `action` for `action_repeat` frames, or fewer if the episode ends in them."""
+        reward = self._lab.step(self._actions[action], num_steps=self._repeat)
+        if self._lab.is_running():
+            self._look()
+            return dict(self._seen), reward, False, False, {}
+        # Half a frame for the rounding of the level's clock.
+        in_time = self._has_time_limit and self._frames_left <= self._repeat + 0.5
+        truncated = self._truncate_at_time_limit and in_time
+        return dict(self._seen), reward, not truncated, truncated, {}
+
+    def _look(self) -> None:
+        """Reads what there is to see. The engine hands out new arrays, so nothing is copied."""
+        seen = self._lab.observations()
+        self._seen = {"image": seen[IMAGE], "instruction": seen.get(INSTRUCTION, "")[:LONGEST_INSTRUCTION]}
+        self._frames_left = float(seen[FRAMES_LEFT][0]) if FRAMES_LEFT in seen else 0.0
+
+    def render(self) -> NDArray[np.uint8]:
+        """The picture that was last observed, [height, width, 3]."""
+        picture: NDArray[np.uint8] = self._seen["image"]
+        return picture
+
+    def close(self) -> None:
+        """Frees the engine; may be called twice."""
+        _open.pop(self, None)
+        if hasattr(self, "_lab"):
+            self._lab.close()
+
+
+def _check_process(renderer: str) -> None:
+    """Whether one more instance may be made in this process."""
+    if _first_process and _first_process[0] != os.getpid():
+        raise RuntimeError(
+            "DeepMind Lab hangs in a process that was forked after an instance had been made: start processes with spawn"
+        )
+    if _open and "hardware" in (renderer, *_open.values()):
+        raise InputError(
+            "env.renderer=hardware allows one DeepMind Lab in a process, and this process has one already: use "
+            "env.renderer=software, or one slot per process."
+        )
+
+
+def _check_actions(lab: Any, level: str) -> None:
+    """Whether the level has the actions of DMLab-30's levels: a level may add some of its own."""
+    offered = {part["name"]: (part["min"], part["max"]) for part in lab.action_spec()}
+    if offered != COMPONENTS:
+        lab.close()
+        raise InputError(
+            f"env.tasks={level} has the actions {offered}, which no action set here fits: leave it out of env.tasks."
+        )
+
+
+def _explain(level: str, renderer: str, message: str) -> str:
+    """What a RuntimeError of the engine means, in one sentence."""
+    plain = " ".join(message.split())
+    if "connect" in plain:
+        needed = "a graphics driver" if renderer == "hardware" else "OSMesa (apt install libosmesa6)"
+        return f"env.renderer={renderer}: DeepMind Lab could not load its library ({plain}), which needs {needed}."
+    if "dataset" in plain or ".png" in plain:
+        return (
+            f"env.tasks={level} needs the pictures of Brady, Konkle and Oliva (2008): set env.dataset_path ({plain})."
+        )
+    return f"env.tasks={level} cannot be played by the installed DeepMind Lab: {plain}."

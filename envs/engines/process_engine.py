@@ -1,0 +1,361 @@
+"""Any gymnasium environment as an engine, each slot's in a process of its own; all slots step at the same time.
+
+For engines that allow one instance per process, that keep the interpreter to themselves while they work, that crash, or whose
+resets take long: other slots need not wait for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import wait
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.engines.base import Arrays, Outcome
+from envs.engines.gymnasium_engine import FIRST_EPISODES, MakeEnv
+from envs.engines.process_child import Attach, Build, Failure, Render, Start, Step, map_arrays, shared_size, shared_spec
+from envs.engines.slot_process import SlotProcess
+from envs.faults import Fault
+from envs.spec import EnvSpec, Slot, Split
+from system.descendants import end_orphans
+from system.errors import InputError
+
+
+class SlotError(RuntimeError):
+    """A slot's environment raised, or its process ended or does not answer; the message names task and slot.
+
+    Attributes:
+        task: its name.
+        cause: one of envs.faults.CAUSES.
+    """
+
+    def __init__(self, message: str, task: str, cause: str) -> None:
+        super().__init__(message)
+        self.task, self.cause = task, cause
+
+
+class ProcessEngine:
+    """S gymnasium environments in S processes (see `envs.engines.base.Engine`), with the seeds and the results of GymnasiumEngine.
+
+    A slot whose reset takes long need not hold up the others: `step` goes on without it once its reset has lasted for
+    `patience`. Until the reset is done, the slot shows its last observation again, with reward 0. With infinite patience
+    there is no such step, and what is played depends on the seeds alone. A step returns only when some slot has made one,
+    has come to the end of its reset, or has failed.
+
+    Once `supervise` was called, a slot that fails gets a new process and goes on with its next episode, and what happened is
+    a Fault; its new process is no more waited for than any other reset, and not at all when it fails, too. Before that,
+    a failure raises, and after an error only `close` may be called.
+
+    The processes ignore Ctrl-C, end with this one however it ends, and print to standard error.
+
+    Args:
+        make: see GymnasiumEngine; can be pickled. What it needs is imported in the processes.
+        spec, slots, split: see `envs.suites.make_env`.
+        hang_seconds: as for `supervise`, which may be called later.
+
+    Attributes:
+        success: see `envs.engines.base.TellingEngine`.
+        patience, resetting, interrupted, episode: see `envs.engines.base.SupervisedEngine`. An observation or a reward that is not finite
+            is found in the slot's process, which goes on.
+
+    Raises:
+        InputError: `make` raised it.
+        SlotError: an environment raised something else, or a process ended.
+    """
+
+    def __init__(
+        self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split, *, hang_seconds: float = math.inf
+    ) -> None:
+        self.patience = math.inf
+        self._make, self._spec, self._split = make, spec, split
+        self._slots = tuple(slots)
+        size = len(self._slots)
+        self.resetting = np.zeros(size, np.bool_)
+        self.interrupted = np.zeros(size, np.bool_)
+        self.episode = np.array([slot.episode for slot in self._slots], np.int64)
+        self._supervised = False
+        self._hang_seconds, self._memory_limit, self._recycle_episodes = hang_seconds, 0, 0
+        self._faults: list[Fault] = []
+        self._seed = 0
+        # Of the episode that a slot plays or is resetting to.
+        self._coming = self.episode.copy()
+        self._tasks = [slot.task for slot in self._slots]
+        # Of the episode after it.
+        self._assigned = self._tasks.copy()
+        # When a reset is no longer waited for.
+        self._deadline = np.zeros(size)
+        self._arrays = shared_spec(spec, size)
+        # Without a name, so that there is nothing to remove however the processes end.
+        self._memory = os.fdopen(os.memfd_create("slots"), "w+b")
+        self._memory.truncate(shared_size(self._arrays))
+        self._shared = map_arrays(self._arrays, self._memory.fileno())
+        self.success = self._shared["success"]
+        seen = [*spec.observation, *(["instruction"] if spec.instruction_length else [])]
+        # The rows of both banks, and in which of the two a slot shows what it observes.
+        self._banks = {key: self._shared[key].reshape(2 * size, *self._shared[key].shape[2:]) for key in seen}
+        self._bank = np.zeros(size, np.intp)
+        self.observation: Arrays = {key: self._shared[key][0].copy() for key in seen}
+        self._reward = np.zeros(size, np.float32)
+        self._terminated = np.zeros(size, np.bool_)
+        self._truncated = np.zeros(size, np.bool_)
+        # Of each process: answers it owes, when it was asked last, what it was built for, and the episodes it has begun.
+        self._owed = [0] * size
+        self._asked = np.zeros(size)
+        self._built: list[Slot | None] = [None] * size
+        self._begun = [0] * size
+        self._processes: list[SlotProcess] = []
+        self._leaving: list[SlotProcess] = []
+        try:
+            # All at once: each takes a second to import what it needs.
+            for _ in self._slots:
+                self._processes.append(SlotProcess())
+            for row, slot in enumerate(self._slots):
+                self._attach(row)
+                self._build(row, slot)
+            for row in range(size):
+                self._wait_for(row)
+        except BaseException:
+            self.close()
+            raise
+
+    def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
+        """See `envs.engines.base.SupervisedEngine`."""
+        self._supervised = True
+        self._hang_seconds, self._memory_limit, self._recycle_episodes = hang_seconds, memory_limit, recycle_episodes
+
+    def take_faults(self) -> list[Fault]:
+        """See `envs.engines.base.SupervisedEngine`."""
+        faults, self._faults = self._faults, []
+        return faults
+
+    def start(self, seed: int) -> None:
+        # Resets that are under way, before anything else is asked.
+        for row in np.flatnonzero(self.resetting).tolist():
+            try:
+                self._wait_for(row)
+            except (SlotError, InputError) as error:
+                self._take(row, error)
+        self.resetting[:], self.interrupted[:] = False, False
+        self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
+        self._seed = seed
+        self._tasks = [slot.task for slot in self._slots]
+        self._assigned = self._tasks.copy()
+        for row, slot in enumerate(self._slots):
+            self._ask_for_first(row, slot)
+        for row, slot in enumerate(self._slots):
+            while self._owed[row]:
+                try:
+                    self._wait_for(row)
+                except SlotError as error:
+                    if self._coming[row] - slot.episode == FIRST_EPISODES - 1:
+                        raise
+                    self._take(row, error)
+                    self._ask_for_next(row)
+        self._bank ^= 1
+        # Some may have left out episodes whose first observation was not finite.
+        self.episode[:] = self._coming[:] = self._shared["episode"]
+        self._observe()
+
+    def assign(self, slot: int, task: int) -> None:
+        """From its next episode on, this slot plays that task (id); until `start`."""
+        self._assigned[slot] = task
+
+    def step(self, actions: NDArray[Any]) -> Outcome:
+        self._leaving = [process for process in self._leaving if not process.has_left()]
+        ended = self._terminated | self._truncated | self.interrupted
+        playing = ~(ended | self.resetting)
+        self.interrupted[:] = False
+        self._shared["action"][:] = actions
+        rows = np.flatnonzero(playing).tolist()
+        for row in rows:
+            self._ask(row, Step(self._tasks[row], 1 - int(self._bank[row])))
+        self._deadline[ended] = time.monotonic() + self.patience
+        self.resetting |= ended
+        for row in np.flatnonzero(ended).tolist():
+            self._renew_if_due(row)
+            self._tasks[row] = self._assigned[row]
+            self._ask_for_next(row)
+        for row in rows:
+            try:
+                self._wait_for(row)
+            except (SlotError, InputError) as error:
+                self._take(row, error)
+                self.interrupted[row] = True
+        self._wait_for_resets(nothing_yet=not rows)
+        self.interrupted |= playing & self._shared["interrupted"]
+        stepped = playing & ~self.interrupted
+        self._bank[stepped] ^= 1
+        for key, array in (("reward", self._reward), ("terminated", self._terminated), ("truncated", self._truncated)):
+            array[:] = np.where(stepped, self._shared[key], 0)
+        self._observe()
+        return self._reward, self._terminated, self._truncated
+
+    def _wait_for_resets(self, *, nothing_yet: bool) -> None:
+        """Until every reset is done or past its deadline, and something has happened if there is `nothing_yet` to return."""
+        while self.resetting.any():
+            rows = {self._processes[row].connection: row for row in np.flatnonzero(self.resetting).tolist()}
+            hangs_from = self._asked + self._hang_seconds
+            until = hangs_from[self.resetting].min()
+            if not nothing_yet:
+                until = min(until, self._deadline[self.resetting].max())
+            ready = wait(list(rows), None if until == math.inf else max(0.0, until - time.monotonic()))
+            now = time.monotonic()
+            due = {rows[connection] for connection in ready}  # type: ignore[index]
+            due |= {row for row in rows.values() if hangs_from[row] <= now}
+            if not due and not nothing_yet:
+                return
+            for row in due:
+                try:
+                    self._answer(row)
+                except (SlotError, InputError) as error:
+                    self._take(row, error)
+                    self._ask_for_next(row)
+                    # A slot that cannot begin would be waited for in vain, and nobody would be told.
+                    self._deadline[row] = now
+                    nothing_yet = False
+                    continue
+                if not self._owed[row]:
+                    nothing_yet = self.resetting[row] = False
+                    # A first observation that is not finite is not shown, and the next step resets again.
+                    self.interrupted[row] = self._shared["interrupted"][row]
+                    self._bank[row] ^= not self.interrupted[row]
+                    self.episode[row] = self._coming[row]
+
+    def _observe(self) -> None:
+        # What a process writes at this moment is in the other bank.
+        rows = self._bank * len(self._slots) + np.arange(len(self._slots))
+        for key, array in self.observation.items():
+            np.take(self._banks[key], rows, axis=0, out=array, mode="clip")
+
+    def _attach(self, row: int) -> None:
+        """Gives a new process its place in the shared memory."""
+        self._ask(row, Attach(self._arrays, row))
+        # See `_ask`.
+        with contextlib.suppress(OSError):
+            self._processes[row].send_memory(self._memory.fileno())
+
+    def _build(self, row: int, slot: Slot) -> None:
+        self._built[row] = slot
+        self._ask(row, Build(self._make, self._spec, slot, self._split))
+
+    def _ask_for_first(self, row: int, slot: Slot) -> None:
+        """Asks for the episode that `slot` begins with, and for an environment that counts from there."""
+        if self._built[row] != slot:
+            self._build(row, slot)
+        self._coming[row] = slot.episode
+        self._begun[row] += 1
+        self._ask(row, Start(self._seed, 1 - int(self._bank[row])))
+
+    def _ask_for_next(self, row: int) -> None:
+        """Asks for a slot's next episode, also when the last one could not begin: it would fail again."""
+        if self._built[row] is None:
+            episode = int(self._coming[row]) + 1
+            self._ask_for_first(row, replace(self._slots[row], task=self._tasks[row], episode=episode))
+            return
+        self._coming[row] += 1
+        self._begun[row] += 1
+        self._ask(row, Step(self._tasks[row], 1 - int(self._bank[row])))
+
+    def _renew_if_due(self, row: int) -> None:
+        """Between two episodes: a new process for a slot whose process leaks, or has played enough."""
+        if self._built[row] is None:
+            # It is new already.
+            return
+        place, task = self._place(row), self._spec.tasks[self._tasks[row]]
+        if self._memory_limit and (size := self._processes[row].memory() / 2**20) > self._memory_limit:
+            detail = f"{place} held {size:,.0f} MiB of memory, more than {self._memory_limit:,}."
+            self._faults.append(Fault(task, "memory", detail))
+        elif self._recycle_episodes and self._begun[row] >= self._recycle_episodes:
+            self._faults.append(Fault(task, "recycled", f"{place} played {self._begun[row]:,} episodes."))
+        else:
+            return
+        self._replace(row)
+
+    def _take(self, row: int, error: SlotError | InputError) -> None:
+        """Takes a failure for a fault of the slot, which gets a new process; raises it where nobody supervises."""
+        if not self._supervised:
+            raise error
+        cause = error.cause if isinstance(error, SlotError) else "raised"
+        self._faults.append(Fault(self._spec.tasks[self._tasks[row]], cause, str(error)))
+        self._replace(row)
+
+    def _replace(self, row: int) -> None:
+        self._processes[row].hang_up()
+        self._leaving.append(self._processes[row])
+        self._processes[row] = SlotProcess()
+        self._owed[row], self._built[row], self._begun[row] = 0, None, 0
+        self._attach(row)
+
+    def _ask(self, row: int, message: Any) -> None:
+        self._owed[row] += 1
+        self._asked[row] = time.monotonic()
+        # A process that is gone is noticed when its answer is read.
+        with contextlib.suppress(OSError):
+            self._processes[row].connection.send(message)
+
+    def _wait_for(self, row: int) -> None:
+        """Waits for all answers that a process owes."""
+        while self._owed[row]:
+            self._answer(row)
+
+    def _answer(self, row: int) -> Any:
+        process = self._processes[row]
+        if not process.has_answered(self._asked[row] + self._hang_seconds):
+            process.stop()
+            silent = f"{self._place(row)} gave no answer for {self._hang_seconds:g} seconds."
+            raise SlotError(_with_stacks(silent, process), self._task(row), "hung")
+        try:
+            answer = process.connection.recv()
+        except (EOFError, OSError):
+            cause, how = process.ending()
+            silent = f"{self._place(row)} ended without a word ({how})."
+            raise SlotError(_with_stacks(silent, process), self._task(row), cause) from None
+        self._owed[row] -= 1
+        if isinstance(answer, list):
+            self._faults += answer
+        if isinstance(answer, Failure):
+            if answer.is_input_error:
+                raise InputError(answer.text)
+            raise SlotError(f"{self._place(row)} failed:\n{answer.text}", self._task(row), "raised")
+        return answer
+
+    def _place(self, row: int) -> str:
+        return f"the process of slot {row} (task {self._task(row)})"
+
+    def _task(self, row: int) -> str:
+        return self._spec.tasks[self._tasks[row]]
+
+    def render(self, slot: int) -> NDArray[np.uint8]:
+        if self.resetting[slot]:
+            raise RuntimeError("a slot that is resetting has no picture")
+        self._ask(slot, Render())
+        picture: NDArray[np.uint8] = self._answer(slot)
+        return picture
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError("gymnasium's environments cannot be frozen; resume with Slot.episode")
+
+    def close(self) -> None:
+        processes, self._processes = self._processes, []
+        for process in processes:
+            process.hang_up()
+        leaving, self._leaving = self._leaving, []
+        for process in processes + leaving:
+            process.end()
+        end_orphans()
+        self._memory.close()
+
+
+def _with_stacks(sentence: str, process: SlotProcess) -> str:
+    """The sentence, and below it where in Python the process was, if it could say so."""
+    return f"{sentence}\n{process.stacks()}".rstrip()

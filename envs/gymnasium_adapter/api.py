@@ -1,0 +1,103 @@
+"""What environments return from `reset` and `step`, held to gymnasium's interface."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+
+from system.errors import InputError
+
+API = "reset(seed=, options=) -> (observation, info) and step(action) -> (observation, reward, terminated, truncated, info)"
+
+
+def checked_reset(task: str, returned: Any) -> tuple[Any, dict[str, Any]]:
+    """(observation, info) of what `reset` returned. An info of None is an empty one.
+
+    Raises:
+        InputError: it is something else, as of an environment for gym before 0.26.
+    """
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict | None)):
+        _refuse(task, "returns from reset an observation without an info")
+    return returned[0], returned[1] or {}
+
+
+def checked_step(task: str, returned: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    """The same of what `step` returned. The reward may be any single number, and the flags any truth values, in arrays of one too.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(returned, tuple | list) or len(returned) != 5:
+        many = f"{len(returned)} values" if isinstance(returned, tuple | list) else type(returned).__name__
+        _refuse(task, f"returns from step {many} instead of 5")
+    seen, reward, terminated, truncated, info = returned
+    if not isinstance(reward, float):
+        reward = _single(task, "reward", reward, float)
+    if type(terminated) is not bool:
+        terminated = _single(task, "terminated", terminated, bool)
+    if type(truncated) is not bool:
+        truncated = _single(task, "truncated", truncated, bool)
+    return seen, reward, terminated, truncated, info if isinstance(info, dict) else {}
+
+
+def _single(task: str, name: str, value: Any, kind: type) -> Any:
+    try:
+        array = np.asarray(value)
+        if array.size == 1 and array.dtype.kind in "iubf":
+            return kind(array.item())
+        found = f"an array {list(array.shape)}" if array.ndim else type(value).__name__
+    except (TypeError, ValueError):
+        found = type(value).__name__
+    raise InputError(
+        f"env.tasks={task} returns from step {found} for {name}, which is one number: change it, or name a wrapper in env.wrappers "
+        "that does."
+    )
+
+
+def raise_if_outdated(task: str, env: Any, error: Exception) -> None:
+    """Raises InputError where `error`, which `reset` or `step` raised, is that of an environment with another interface.
+
+    Args:
+        env: in none of its wrappers.
+    """
+    text = str(error)
+    if isinstance(error, ValueError):
+        # Wrappers unpack what they are given; an environment may unpack other things.
+        if "unpack" in text and "expected 5" in text and _by_a_wrapper(error):
+            _refuse(task, "does not return 5 values from step")
+        if "unpack" in text and "expected 2" in text and _by_a_wrapper(error):
+            _refuse(task, "returns from reset an observation without an info")
+        return
+    lacking = [name for name in ("seed", "options") if name in text and not _takes(env.reset, name)]
+    if "unexpected keyword" in text and lacking:
+        _refuse(task, f"takes no {lacking[0]} in reset")
+
+
+def _by_a_wrapper(error: Exception) -> bool:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(frames[-1].f_locals.get("self"), gymnasium.Wrapper)
+
+
+def _takes(method: Any, name: str) -> bool:
+    try:
+        parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
+
+
+def _refuse(task: str, how: str) -> NoReturn:
+    raise InputError(
+        f"env.tasks={task} {how}, as environments for gym before 0.26 do, and gymnasium's interface is {API}: change it, or register it "
+        "in a wrapper such as shimmy's GymV21CompatibilityV0."
+    )
+
+
+def one_line(error: Exception) -> str:
+    """An error of others in one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

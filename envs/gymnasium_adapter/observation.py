@@ -1,0 +1,178 @@
+"""From what a gymnasium environment observes to `image` and `vector`, held to the shapes that its space declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from envs.faults import NotFiniteError
+from envs.gymnasium_adapter.pictures import Picture, UnsupportedSpaceError, joined, picture
+from system.errors import InputError
+
+Observation: TypeAlias = dict[str, Any]
+Path: TypeAlias = tuple[Any, ...]
+"""Keys and indices from an observation to a part of it."""
+
+
+class Parts(NamedTuple):
+    """What an observation consists of: its pictures and its other spaces, both in the order of `gymnasium.spaces.flatten`."""
+
+    pictures: dict[Path, Picture]
+    numbers: dict[Path, Any]
+
+    @property
+    def image(self) -> tuple[int, int, int] | None:
+        """Shape of `image`."""
+        return joined({name(path): one for path, one in self.pictures.items()})
+
+    @property
+    def length(self) -> int:
+        """Of `vector`."""
+        return sum(spaces.flatdim(space) for space in self.numbers.values())
+
+
+def name(path: Path) -> str:
+    """How messages call a part of an observation."""
+    return ".".join(map(str, path)) or "the observation"
+
+
+def parts(space: Any, layout: str = "auto") -> Parts:
+    """The parts of a space.
+
+    Args:
+        layout: see `envs.gymnasium_adapter.pictures.picture`.
+
+    Raises:
+        UnsupportedSpaceError: a part is no number or choice of known size, or a picture that cannot be read, or there is nothing.
+    """
+    found = Parts({}, {})
+    for path, leaf in _leaves(space):
+        nested = len(path) > 1 or isinstance(space, spaces.Tuple)
+        if seen := picture(leaf, layout, nested=nested):
+            found.pictures[path] = seen
+        elif isinstance(leaf, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            found.numbers[path] = leaf
+        else:
+            where = f" in {name(path)}" if path else ""
+            raise UnsupportedSpaceError(f"observes {type(leaf).__name__}{where}, which is no fixed number of values")
+    if not found.pictures and not found.length:
+        raise UnsupportedSpaceError(f"observes nothing ({space})")
+    return found
+
+
+def _leaves(space: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        entries = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
+        for key, entry in entries:
+            yield from _leaves(entry, (*path, key))
+    else:
+        yield path, space
+
+
+class Observer:
+    """Shows an environment's observations as a suite does.
+
+    Args:
+        task: its name in messages.
+        found: of the environment's space.
+        length: of the suite's `vector`; what is left of it is filled up with zeros.
+    """
+
+    def __init__(self, task: str, found: Parts, length: int) -> None:
+        self._task, self._length = task, length
+        self._pictures = found.pictures
+        self._numbers = {path: (space, space.shape, spaces.flatdim(space)) for path, space in found.numbers.items()}
+        self._ranges_checked = False
+
+    def show(self, seen: Any, call: str) -> Observation:
+        """`image` and `vector` of what `call` (reset or step) returned; new arrays, or views of what it returned.
+
+        Raises:
+            InputError: it has another shape or dtype than the space declares, or the first picture another range.
+            NotFiniteError: a picture has numbers that are not finite, which bytes could not tell.
+        """
+        shown: Observation = {}
+        if self._pictures:
+            planes = [self._picture(seen, path, one, call) for path, one in self._pictures.items()]
+            shown["image"] = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+            self._ranges_checked = True
+        if self._numbers and self._length:
+            vector = shown["vector"] = np.zeros(self._length, np.float32)
+            start = 0
+            for path, (space, shape, width) in self._numbers.items():
+                array = self._array(_at(seen, path), shape, path, call)
+                if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+                    vector[start + self._ones(space, array, path, call)] = 1
+                else:
+                    vector[start : start + width] = array.ravel()
+                start += width
+        return shown
+
+    def _picture(self, seen: Any, path: Path, declared: Picture, call: str) -> NDArray[np.uint8]:
+        array = self._array(_at(seen, path), declared.shape, path, call)
+        if array.dtype != np.uint8 or not declared.integer:
+            self._check(declared.misfit(array), path, call)
+        if not self._ranges_checked:
+            self._check(declared.out_of_range(array), path, call)
+        if not declared.integer and not np.isfinite(array).all():
+            raise NotFiniteError(
+                f"{(~np.isfinite(array)).sum()} of the {array.size} numbers of a picture are not finite"
+            )
+        return declared.show(array)
+
+    def _array(self, value: Any, shape: tuple[int, ...], path: Path, call: str) -> NDArray[Any]:
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            array = np.empty((), object)
+        if array.dtype.kind not in "iubf":
+            self._check(f"{_named(value)} where its observation space declares numbers {list(shape)}", path, call)
+        if array.shape != shape:
+            # Axes of one are no difference: the same numbers come in the same order.
+            if [side for side in array.shape if side != 1] != [side for side in shape if side != 1]:
+                returned = f"{_shown(array.shape)} where its observation space declares {_shown(shape)}"
+                self._check(returned, path, call)
+            array = array.reshape(shape)
+        return array
+
+    def _ones(self, space: Any, array: NDArray[Any], path: Path, call: str) -> NDArray[np.int64]:
+        """Where the one-hot code of choices is 1."""
+        is_discrete = isinstance(space, spaces.Discrete)
+        sizes = np.ravel(space.n if is_discrete else space.nvec)
+        chosen = array.ravel().astype(np.int64) - np.ravel(space.start)
+        if (chosen < 0).any() or (chosen >= sizes).any():
+            self._check(f"{array.tolist()} where its observation space declares {space}", path, call)
+        ones: NDArray[np.int64] = np.cumsum(sizes) - sizes + chosen
+        return ones
+
+    def _check(self, misfit: str, path: Path, call: str) -> None:
+        """Raises InputError where there is something wrong."""
+        if misfit:
+            where = f" in {name(path)}" if path else ""
+            raise InputError(
+                f"env.tasks={self._task} returns from {call}{where} {misfit}: change one of them, in the environment or with a wrapper in "
+                "env.wrappers."
+            )
+
+
+def _at(seen: Any, path: Path) -> Any:
+    for key in path:
+        try:
+            seen = seen[key]
+        except (LookupError, TypeError):
+            return None
+    return seen
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"an array {list(shape)}" if shape else "one number"
+
+
+def _named(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return f"entries {sorted(map(str, value))}" if isinstance(value, Mapping) else f"{type(value).__name__}"
