@@ -18,7 +18,7 @@ from pathlib import Path
 from ablation.analysis.analysis import analyse
 from ablation.analysis.results import Results
 from ablation.grid.display import GridDisplay
-from ablation.grid.executors import place_for
+from ablation.grid.executors import executor_for
 from ablation.grid.grid import claim, make_cells, own_axes
 from ablation.grid.local_executor import available_cores
 from ablation.grid.scheduler import Run, State
@@ -61,7 +61,7 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
         claim(folder, cells, ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)])
         with GridDisplay(cells, enabled=config.display) as display:
             display.say(f"mimpala: {len(cells)} run{'s' if len(cells) > 1 else ''} in {folder}")
-            with place_for(config, cells, display.say) as place:
+            with executor_for(config, cells, display.say) as place:
                 progress = Run(cells, place, display.update).play()
         states = {cell.state for cell in progress.values()}
         if states == {State.FAILED}:

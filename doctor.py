@@ -32,7 +32,7 @@ from agents.run.folder import check_free, default_run, holds_run, resumed_config
 from agents.run.lock import check_writable
 from agents.runtime.processes.process import copies
 from agents.setup import builder, plan, preflight
-from agents.setup.machine import free_memory
+from agents.setup import machine as resources
 from conf.loading import changed_keys, compose_train, outright_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
@@ -174,7 +174,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "cores": plan.num_cores(),
         "memory": plan.memory(),
-        "memory_free": free_memory(),
+        "memory_free": resources.free_memory(),
         "open_files": _open_files(),
         "start_method": copies().get_start_method(),
         "bf16": plan.has_bf16(),

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from ablation.grid.executors import place_for
+from ablation.grid.executors import executor_for
 from ablation.grid.local_executor import available_cores
 from ablation.grid.scheduler import State
 from ablation.population.display import PopulationDisplay
@@ -61,7 +61,7 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
         population.begin(command)
         with PopulationDisplay(config.total_frames, enabled=config.display) as display:
             display.say(f"mimpala: {config.members} members in {population.folder}")
-            with place_for(config, population.cells(0), display.say) as place:
+            with executor_for(config, population.cells(0), display.say) as place:
                 ended = population.train(place, display.update, display.compared)
         content = summary(population.history, population.names)
         written = write_summary(population.folder, content, population.history)

@@ -29,16 +29,16 @@ import torch
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.cli.terminal import TextConsole, warn
 from agents.distributed.follower import beginning, follow_under_torchrun
-from agents.distributed.leader import Followers
+from agents.distributed.leader import DataParallelGroup
 from agents.distributed.process_group import LearnerError, send_home, torchrun_place, with_learners
 from agents.learning.learner import NonFiniteError
-from agents.learning.replay import parts_of
+from agents.learning.replay import iterate_minibatches
 from agents.network.flops import multiply_adds
 from agents.run import banner
 from agents.run.bottleneck import limited_by
 from agents.run.checkpoint_saver import SaveError, Saver
 from agents.run.folder import (
-    Restored,
+    ResumeState,
     claim,
     default_run,
     holds_run,
@@ -56,7 +56,7 @@ from agents.run.lock import FolderLock, MovedError, sole_writer
 from agents.run.metrics import MetricsLog, Statistics
 from agents.run.progress import Display
 from agents.run.timing import Clock
-from agents.runtime.base import ActorError, Positions
+from agents.runtime.base import ActorError, StreamPositions
 from agents.runtime.processes.process import configure_process, memory_row, prepare_copies
 from agents.runtime.restarts import FaultRecord, Faults
 from agents.setup import builder, plan
@@ -129,9 +129,9 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
     torch.manual_seed(config.seed)
     check_network(config, env)
     network = builder.build_network(config, env).to(device)
-    followers = Followers(config.learner.num_processes)
+    followers = DataParallelGroup(config.learner.num_processes)
     learner = builder.build_learner(config, env, network, reduce=followers.reduce)
-    statistics, positions, restored = Statistics(env.tasks, human_scores(env)), Positions(), Restored()
+    statistics, positions, restored = Statistics(env.tasks, human_scores(env)), StreamPositions(), ResumeState()
     saved = newest_checkpoint(Path(config.run), warn) if config.resume else None
     if saved:
         restored = restore(saved, config, env, learner, statistics, positions)
@@ -145,7 +145,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
     cost = multiply_adds(network, env)
 
     with Display(config.total_frames, enabled=config.display) as display:
-        clock = Clock(restored.seconds, learner.state, action_repeat=env.action_repeat)
+        clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
         facts = banner.facts(config, env, learner)
         faults = Faults(
             max_restarts=config.runtime.max_restarts,
@@ -156,23 +156,23 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
         faults.load_state_dict((saved or {}).get("faults", {}))
         faults.episodes_dropped += restored.episodes_dropped
         followers.start(beginning(config, env, learner, positions), learner.device, cluster=config.runtime.address)
-        own_positions, updates = followers.share_of(positions), learner.state.updates
+        own_positions, updates = followers.shard(positions), learner.counters.updates
         own = builder.build_runtime(
             config, env, network, own_positions, updates, restored.runtime, faults=faults, say=display.say
         )
-        runtime = followers.lead(own, positions, faults)
+        runtime = followers.wrap_runtime(own, positions, faults)
         saver = Saver(
             folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
         )
         with saver.attempt("agent.json"):
             write_agent(folder, network, cost)
         display.banner(f"mimpala: training in {folder}", banner.describe(config, env, learner, cost))
-        log = MetricsLog(folder, learner.state.updates)
-        replay = builder.build_replay(config, env, network, learner.state.updates)
+        log = MetricsLog(folder, learner.counters.updates)
+        replay = builder.build_replay(config, env, network, learner.counters.updates)
         unknown = UnknownInstructions(config.env, env)
 
         def frames() -> int:
-            return learner.state.steps * env.action_repeat
+            return learner.counters.steps * env.action_repeat
 
         def save() -> None:
             learner.check_finite()
@@ -187,7 +187,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
                     runtime=runtime.state_dict(),
                     faults=faults.state_dict(),
                 )
-                saver.save(content, updates=learner.state.updates, frames=frames(), standing=statistics.standing())
+                saver.save(content, updates=learner.counters.updates, frames=frames(), standing=statistics.standing())
 
         def ended() -> str:
             """Why the run is over; empty while it goes on."""
@@ -200,8 +200,8 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
             return "stop_at_success" if 0 < config.stop_at_success <= statistics.success() else ""
 
         def report() -> None:
-            row, tasks = clock.row(learner.state, losses), statistics.summary(env.action_repeat)
-            row |= replay.row(learner.state.updates) | faults.row() | memory_row(runtime.processes())
+            row, tasks = clock.row(learner.counters, losses), statistics.summary(env.action_repeat)
+            row |= replay.row(learner.counters.updates) | faults.row() | memory_row(runtime.processes())
             row |= {"saves_failed": saver.failed} | followers.row()
             for task, figures in tasks.items():
                 figures["restarts"] = faults.restarts_of(task)
@@ -220,23 +220,23 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
                 faults.begun()
                 for sentence in unknown.told(batch.trajectory):
                     display.say(sentence)
-                followers.go_on(statistics.steps())
+                followers.signal_step(statistics.steps())
                 before = []
-                parts = parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)
+                parts = iterate_minibatches(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)
                 for part, new in learner.staging.ahead(parts):
-                    before.append(learner.state.updates)
+                    before.append(learner.counters.updates)
                     losses = learner.step(part, fresh=new)
-                    if learner.state.updates > before[-1]:
+                    if learner.counters.updates > before[-1]:
                         statistics.learned(learner.steps_by_task)
                         for sentence in statistics.surged(learner.surges):
                             display.say(sentence)
                 replay.learned(before)
                 replay.add(batch.trajectory, batch.weights_versions)
-                runtime.publish(learner.state.updates)
-                batch = followers.whole(batch)
+                runtime.publish(learner.counters.updates)
+                batch = followers.gather(batch)
                 statistics.update(batch.trajectory)
                 runtime.positions.steps = statistics.steps()
-                clock.tick(batch, before, learner.state)
+                clock.tick(batch, before, learner.counters)
                 if clock.passed(config.log_frames) if config.log_frames else clock.due("log", config.log_seconds):
                     lock.check()
                     report()
@@ -245,7 +245,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
                     save()
             # An end may fall on a log step, and a row about no time at all would say nothing. With log_frames the rows of a run that
             # was interrupted or paused, and resumed, are those of one that was not.
-            if learner.state.updates > log.updates and not (ended() in ("signal", "pause") and config.log_frames):
+            if learner.counters.updates > log.updates and not (ended() in ("signal", "pause") and config.log_frames):
                 report()
             lock.check()
             save()
@@ -255,7 +255,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
                 saver.folder = place
                 with suppress(NonFiniteError):
                     save()
-            error.add_note(saver.verdict(learner.state.updates))
+            error.add_note(saver.verdict(learner.counters.updates))
             if isinstance(error, NonFiniteError):
                 with saver.attempt("diagnosis.json"):
                     error.add_note(f"What was not finite: {write_diagnosis(folder, error, config, env)}")
@@ -268,7 +268,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
         with saver.attempt("result.json"):
             write_result(folder, figures)
         display.finish(run_arguments(config.run, config.env), figures)
-    saver.insist(learner.state.updates)
+    saver.insist(learner.counters.updates)
     # Also of one that came after its end: whoever has asked shall not go on with an evaluation.
     return INTERRUPTED if interruption.wanted else DONE
 

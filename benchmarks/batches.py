@@ -11,13 +11,13 @@ import torch
 
 from agents.acting.policy import Policy
 from agents.network.actions import action_distribution
-from agents.runtime.base import Positions, concatenate
+from agents.runtime.base import StreamPositions, concatenate
 from agents.setup import builder, plan
 from agents.trajectory import OBSERVED, Trajectory, minibatches, trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec, Split
 from envs.suites import make_env
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 _WARM_UP_UNROLLS = 4
 """After these the slots no longer reset together."""
@@ -30,7 +30,7 @@ def collect(config: TrainConfig, env: EnvSpec, count: int) -> list[Trajectory]:
     serial = replace(config, runtime=replace(config.runtime, name="serial", num_actors=1))
     # One unroll at a time, whatever the batch.
     serial = replace(serial, learner=replace(config.learner, batch_size=0))
-    runtime = builder.build_runtime(serial, env, builder.build_network(serial, env), Positions(), 0)
+    runtime = builder.build_runtime(serial, env, builder.build_network(serial, env), StreamPositions(), 0)
     try:
         for _ in range(_WARM_UP_UNROLLS):
             runtime.collect()
@@ -94,8 +94,8 @@ class RandomPlay:
     def __init__(self, config: TrainConfig, env: EnvSpec, slots: int | None = None) -> None:
         if slots:
             config = replace(config, runtime=replace(config.runtime, slots_per_actor=slots))
-        seats = builder.actor_slots(config, env, 0, Positions())
-        self.env: SuiteVectorEnv = make_env(config.env, env, seats, config.seed, Split.TRAIN)
+        seats = builder.actor_slots(config, env, 0, StreamPositions())
+        self.env: MultitaskVectorEnv = make_env(config.env, env, seats, config.seed, Split.TRAIN)
         self.env.reset()
         actions = action_distribution(env)
         logits = torch.zeros(len(seats), actions.num_parameters)

@@ -16,7 +16,7 @@ from typing import Any
 import train
 from agents.acting.actor import ActingPolicy, Actor
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.setup import builder
 from agents.setup.builder import ActorFactory
 from benchmarks.options import parse
@@ -56,7 +56,7 @@ class BusyActorFactory(ActorFactory):
     seconds: float
 
     def __call__(
-        self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
+        self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """See ActorFactory. (A dataclass with slots is made anew by its decorator; `super()` would look for the old one.)"""
         actor = ActorFactory.__call__(self, index, positions, network, policy)

@@ -22,7 +22,7 @@ import psutil
 
 from agents.acting.actor import ActingPolicy, Actor
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Positions, Runtime
+from agents.runtime.base import Runtime, StreamPositions
 from agents.runtime.processes.process import configure_process
 from agents.setup import builder, plan
 from agents.setup.builder import ActorFactory
@@ -40,7 +40,7 @@ class HastyActorFactory(ActorFactory):
     """The builder's factory, of actors that do not play."""
 
     def __call__(
-        self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
+        self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """See ActorFactory. (A dataclass with slots is made anew by its decorator; `super()` would look for the old one.)"""
         actor = ActorFactory.__call__(self, index, positions, network, policy)
@@ -51,7 +51,7 @@ class HastyActorFactory(ActorFactory):
 def hasty_unroll(actor: Actor, out: Trajectory) -> None:
     """Shows a sign of life and counts."""
     actor.unrolls += 1
-    actor.pulse.beat(actor.pulse.episodes.copy(), out["task"][0].numpy())
+    actor.heartbeat.beat(actor.heartbeat.episodes.copy(), out["task"][0].numpy())
 
 
 class Reading(NamedTuple):
@@ -102,7 +102,7 @@ def start(settings: Sequence[str], network: AgentNetwork) -> Runtime:
     # build_runtime looks this name up.
     builder.ActorFactory = HastyActorFactory  # type: ignore[misc]
     try:
-        return builder.build_runtime(config, env, network, Positions(), 0)
+        return builder.build_runtime(config, env, network, StreamPositions(), 0)
     finally:
         builder.ActorFactory = usual  # type: ignore[misc]
 

@@ -126,11 +126,11 @@ def layer(form: Fusion, index: Tensor) -> Layer:
 
     @torch.no_grad()
     def apply() -> float:
-        form.apply(x, made, Segments(index, count))
+        form.modulate(x, made, Segments(index, count))
         return samples
 
     def train() -> float:
-        y = form.apply(x, form.condition(z, samples), Segments(index, count))
+        y = form.modulate(x, form.condition(z, samples), Segments(index, count))
         torch.autograd.grad(y, [x, z, *parameters], torch.ones_like(y))
         return samples
 
@@ -176,7 +176,7 @@ def plain(
 
     def forward() -> Tensor:
         told = z[index]
-        return work(form, x, told / form.reach) + torch.addmm(form.b, told, form.U) + x @ form.V.t()
+        return work(form, x, told / form.context_norm) + torch.addmm(form.b, told, form.U) + x @ form.V.t()
 
     @torch.no_grad()
     def apply() -> float:

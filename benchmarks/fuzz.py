@@ -29,7 +29,7 @@ from agents.evaluation.episodes import evaluation_spec, load_agent, seat
 from agents.learning.learner import Learner
 from agents.run.folder import newest_checkpoint, restore, resumed_config, snapshot
 from agents.run.metrics import Statistics
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.runtime.processes.process import configure_process
 from agents.runtime.restarts import Faults
 from agents.setup import builder, preflight
@@ -111,14 +111,18 @@ def make_run(folder: Path) -> Path:
         statistics.update(batch.trajectory)
     content = snapshot(config, env, learner, statistics, runtime.positions, 1.0, runtime=runtime.state_dict())
     runtime.close()
-    save_checkpoint(folder / "checkpoints", learner.state.updates, content)
+    save_checkpoint(folder / "checkpoints", learner.counters.updates, content)
     save_train(config, folder / "config.yaml")
     return folder
 
 
-def fresh(config: TrainConfig, env: EnvSpec) -> tuple[Learner, Statistics, Positions]:
+def fresh(config: TrainConfig, env: EnvSpec) -> tuple[Learner, Statistics, StreamPositions]:
     """What a checkpoint is loaded into."""
-    return builder.build_learner(config, env, builder.build_network(config, env)), Statistics(env.tasks), Positions()
+    return (
+        builder.build_learner(config, env, builder.build_network(config, env)),
+        Statistics(env.tasks),
+        StreamPositions(),
+    )
 
 
 def resume(run: Path) -> None:
@@ -132,7 +136,7 @@ def resume(run: Path) -> None:
     restored = restore(saved, config, env, learner, statistics, positions)
     preflight.check_fits(config, env, learner.network)
     Faults().load_state_dict(saved.get("faults", {}))
-    runtime = builder.build_runtime(config, env, learner.network, positions, learner.state.updates, restored.runtime)
+    runtime = builder.build_runtime(config, env, learner.network, positions, learner.counters.updates, restored.runtime)
     try:
         learner.step(runtime.collect().trajectory)
     finally:

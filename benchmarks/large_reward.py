@@ -21,8 +21,8 @@ import torch
 
 from agents.learning.learner import Learner
 from agents.learning.popart import sigma
-from agents.learning.replay import parts_of
-from agents.runtime.base import Positions
+from agents.learning.replay import iterate_minibatches
+from agents.runtime.base import StreamPositions
 from agents.runtime.processes.process import configure_process
 from agents.setup import builder, plan
 from agents.trajectory import Trajectory
@@ -105,25 +105,27 @@ def play(config: TrainConfig, env: EnvSpec, size: float, at: int, updates: int, 
     torch.manual_seed(config.seed)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
-    runtime = builder.build_runtime(config, env, network, Positions(), 0)
+    runtime = builder.build_runtime(config, env, network, StreamPositions(), 0)
     replay = builder.build_replay(config, env, network, 0)
     fresh, replayed = plan.fresh_columns(config), plan.replayed_columns(config)
     windows: list[list[float]] = [[] for _ in range(updates // window)]
     before, growth = None, 1.0
     try:
-        while learner.state.updates < at + updates:
+        while learner.counters.updates < at + updates:
             batch = runtime.collect().trajectory
-            number = (learner.state.updates - at) // window
+            number = (learner.counters.updates - at) // window
             if 0 <= number < len(windows):
                 windows[number] += batch["episode_return"][~batch["episode_return"].isnan()].tolist()
-            if before is None and learner.state.updates >= at:
+            if before is None and learner.counters.updates >= at:
                 before = _scale(learner)
                 enlarge(batch, size)
-            for part, new in parts_of(batch, replay, fresh=fresh, replayed=replayed, passes=config.learner.passes):
+            for part, new in iterate_minibatches(
+                batch, replay, fresh=fresh, replayed=replayed, passes=config.learner.passes
+            ):
                 learner.step(part, fresh=new)
                 growth = max(growth, _scale(learner) / before) if before else 1.0
-            replay.add(batch, [learner.state.updates])
-            runtime.publish(learner.state.updates)
+            replay.add(batch, [learner.counters.updates])
+            runtime.publish(learner.counters.updates)
     finally:
         runtime.close()
     return Outcome([float(np.mean(returns)) if returns else float("nan") for returns in windows], growth)

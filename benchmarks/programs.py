@@ -27,7 +27,7 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.setup import builder, plan
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError
@@ -187,7 +187,7 @@ class Programs:
             root: the checkout whose module it is.
         """
         config, env = configured(arguments)
-        slots = len(builder.actor_slots(config, env, 0, Positions()))
+        slots = len(builder.actor_slots(config, env, 0, StreamPositions()))
         # Full and half-full buffers, the batch that is being learned from, and what came after the last log row.
         unrolls = plan.num_actors(config, env) * plan.buffers_per_actor(config, env) + 2 * plan.unrolls_per_batch(
             config

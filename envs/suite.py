@@ -12,7 +12,7 @@ from envs.spec import EnvSpec, Score
 from system.errors import InputError
 
 if TYPE_CHECKING:
-    from envs.vector import SuiteVectorEnv
+    from envs.vector import MultitaskVectorEnv
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class Suite:
         scores: config -> reference scores of those of its tasks that have them, which `make_spec` puts into its spec. From tables and
             arithmetic alone: imports nothing, reads no file and makes no environment, so it may be asked about a stranger's config.
             InputError as `make_spec`.
-        make_env: (config, spec, slots, seed, split) -> SuiteVectorEnv. All arguments can be pickled.
+        make_env: (config, spec, slots, seed, split) -> MultitaskVectorEnv. All arguments can be pickled.
         modules: config -> modules that both functions import because the config names them, with the key that does.
         warnings: EnvSpec -> one sentence for each task that cannot always be solved, with a way out.
         remarks: EnvSpec -> one sentence for each task that is not quite the one of its name, or of another engine.
@@ -64,14 +64,14 @@ class Suite:
     # Every suite's functions take that suite's own subclass of EnvConfig, which `Callable[[EnvConfig], ...]` would
     # refuse.
     make_spec: Callable[[Any], EnvSpec]
-    make_env: Callable[..., SuiteVectorEnv]
+    make_env: Callable[..., MultitaskVectorEnv]
     scores: Callable[[Any], Mapping[str, Score]] = lambda config: {}
     modules: Callable[[Any], Mapping[str, str]] = lambda config: {}
     outside: Callable[[Any], Mapping[str, str]] = lambda config: {}
     before: Mapping[str, Any] = field(default_factory=dict)
     settle: Callable[[Any, EnvSpec], Any] = lambda config, spec: config
     memory: Callable[[Any], int] = lambda config: 0
-    make_watched: Callable[..., SuiteVectorEnv] | None = None
+    make_watched: Callable[..., MultitaskVectorEnv] | None = None
     warnings: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
     remarks: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
 

@@ -13,7 +13,7 @@ from envs.dmlab30.suite import DMLAB30
 from envs.gymnasium_ids.suite import GYMNASIUM
 from envs.spec import EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from envs.vizdoom.suite import VIZDOOM
 from system.errors import unknown_name
 
@@ -47,7 +47,7 @@ def settle(config: EnvConfig, spec: EnvSpec) -> Any:
     return get_suite(config.name).settle(config, spec)
 
 
-def make_env(config: EnvConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+def make_env(config: EnvConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> MultitaskVectorEnv:
     """A vector environment with one place per slot, in the given order. `spec` is what `make_spec(config)` returned.
 
     `seed` is the run's; every slot draws its own episodes from it (see envs/seeding.py).

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from envs.spec import EnvSpec, Slot, Split
 from envs.suite import EnvConfig
 from envs.suites import get_suite, make_env
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 STEPS = 20
 _MOST_DIFFERENCES = 3
@@ -56,7 +56,7 @@ def try_task(config: EnvConfig, spec: EnvSpec, task: int) -> Trial:
     return Trial(spec.tasks[task], seen, tuple(found)[:_MOST_DIFFERENCES])
 
 
-def _play(env: SuiteVectorEnv, task: int, found: dict[str, None]) -> str:
+def _play(env: MultitaskVectorEnv, task: int, found: dict[str, None]) -> str:
     """Returns what was seen; adds what does not agree with the spaces of the suite."""
     spec, rng = env.spec_of_suite, np.random.default_rng(0)
     env.single_action_space.seed(0)
@@ -90,7 +90,7 @@ def _play(env: SuiteVectorEnv, task: int, found: dict[str, None]) -> str:
     return "; ".join(words)
 
 
-def _action(env: SuiteVectorEnv, task: int, shown: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
+def _action(env: MultitaskVectorEnv, task: int, shown: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
     """A random legal action [1, ...]."""
     spec = env.spec_of_suite
     if spec.action_kind == "continuous":

@@ -31,7 +31,7 @@ from envs.schedule import FrameBalance
 from envs.spec import EnvSpec, Slot
 
 
-class SuiteVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
+class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     """S slots of a suite as one gymnasium `VectorEnv` with NEXT_STEP auto-reset.
 
     Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L]) and `action_mask` (bool [S, A]),

@@ -13,7 +13,7 @@ import torch
 import evaluate
 from agents.run.folder import snapshot
 from agents.run.metrics import Statistics
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.setup import builder
 from agents.storage.checkpoint import save_checkpoint
 from agents.storage.checksum import seal
@@ -32,7 +32,7 @@ def make_checkpoint(folder: Path, *overrides: str) -> Path:
     env = make_spec(config.env)
     torch.manual_seed(config.seed)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
-    content = snapshot(config, env, learner, Statistics(env.tasks), Positions(), 0.0)
+    content = snapshot(config, env, learner, Statistics(env.tasks), StreamPositions(), 0.0)
     return save_checkpoint(folder, 0, content)
 
 

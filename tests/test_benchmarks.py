@@ -163,7 +163,7 @@ def test_the_plain_ways_compute_the_full_interaction() -> None:
     x, z = torch.randn(3, fusion_layers.X), torch.randn(3, fusion_layers.Z)
     rest = torch.addmm(mi.b, z, mi.U) + x @ mi.V.t()
     for work in fusion_layers.PLAIN.values():
-        torch.testing.assert_close(work(mi, x, z / mi.reach) + rest, mi(x, z), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(work(mi, x, z / mi.context_norm) + rest, mi(x, z), rtol=1e-3, atol=1e-4)
 
 
 def test_bound(capsys: pytest.CaptureFixture[str]) -> None:

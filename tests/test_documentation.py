@@ -127,7 +127,7 @@ def test_the_distribution_holds_every_package_and_entry_point() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for top in ("ablation", "agents", "conf", "envs", "studies")
+        for top in ("ablation", "agents", "conf", "envs", "studies", "system")
         for path in ROOT.glob(f"{top}/**/__init__.py")
     }
     assert set(setuptools["packages"]) == found

@@ -28,7 +28,7 @@ from envs.engines.base import Arrays, Outcome
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from envs.suites import make_env
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 pytestmark = pytest.mark.usefixtures("tests_keep_their_threads")
 
@@ -79,8 +79,8 @@ class ScriptedEngine:
 def test_every_slot_plays_its_quota_and_the_short_episodes_of_fast_slots_are_not_counted(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scripted(config: Any, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
-        return SuiteVectorEnv(ScriptedEngine(spec, slots), spec, slots, seed)
+    def scripted(config: Any, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> MultitaskVectorEnv:
+        return MultitaskVectorEnv(ScriptedEngine(spec, slots), spec, slots, seed)
 
     monkeypatch.setattr(episodes, "make_env", scripted)
     task = evaluated(checkpoint, tmp_path / "out.json", "episodes=32", "slots=30", "tasks=[map-0]")["tasks"]["map-0"]

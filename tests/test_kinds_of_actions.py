@@ -17,7 +17,7 @@ import evaluate
 import train
 from agents.evaluation.episodes import evaluation_spec, load_agent, seat
 from agents.network.actions import action_distribution
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.setup import builder
 from benchmarks import batches
 from conf.loading import compose_train
@@ -51,7 +51,7 @@ def test_an_actors_own_log_rhos_are_zero(kind: str) -> None:
     torch.manual_seed(0)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
-    runtime = builder.build_runtime(config, env, network, Positions(), 0)
+    runtime = builder.build_runtime(config, env, network, StreamPositions(), 0)
     seen: list[torch.Tensor] = []
     log_prob = type(network.actions).log_prob
 
@@ -88,7 +88,7 @@ def test_it_learns(kind: str, learning_rate: float, untrained: float, learned: f
     torch.manual_seed(1)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
-    runtime = builder.build_runtime(config, env, network, Positions(), 0)
+    runtime = builder.build_runtime(config, env, network, StreamPositions(), 0)
     rewards = []
     try:
         for _ in range(40):
@@ -96,7 +96,7 @@ def test_it_learns(kind: str, learning_rate: float, untrained: float, learned: f
             rewards.append(float(batch["reward"][batch["mask"]].mean()))
             for _ in range(config.learner.passes):
                 learner.step(batch)
-            runtime.publish(learner.state.updates)
+            runtime.publish(learner.counters.updates)
     finally:
         runtime.close()
     assert np.mean(rewards[:3]) < untrained

@@ -20,9 +20,9 @@ import torch
 import train
 from agents.cli.signals import InterruptedWait
 from agents.distributed.follower import follow
-from agents.distributed.leader import Followers, Leading
-from agents.distributed.process_group import FIRST, Launched, LearnerError, add_share, share_of, with_learners
-from agents.runtime.base import Batch, Positions
+from agents.distributed.leader import DataParallelGroup, Leading
+from agents.distributed.process_group import FIRST, Launched, LearnerError, add_shard, shard, with_learners
+from agents.runtime.base import Batch, StreamPositions
 from agents.runtime.restarts import Faults
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from conf.loading import compose_train
@@ -125,14 +125,14 @@ def test_one_learner_that_is_gone_keeps_no_other_from_being_told() -> None:
             if rank == 1:
                 raise LearnerError("another learner is gone")
 
-    Followers(4)._send_off(PartOfGroup())  # type: ignore[arg-type]
+    DataParallelGroup(4)._send_off(PartOfGroup())  # type: ignore[arg-type]
     assert told == [1, 2, 3]
 
 
 def test_a_wait_for_the_others_that_is_broken_off_loses_no_part_of_a_batch() -> None:
     heard: list[list[dict[str, Any]]] = []
 
-    class NoFollowers(Followers):
+    class NoFollowers(DataParallelGroup):
         def join(self, check: Callable[[], object]) -> None:
             check()
 
@@ -143,7 +143,7 @@ def test_a_wait_for_the_others_that_is_broken_off_loses_no_part_of_a_batch() -> 
 
     class Counting:
         collected = 0
-        positions = Positions()
+        positions = StreamPositions()
 
         def collect(self, check: Callable[[], object]) -> Batch:
             check()
@@ -159,7 +159,7 @@ def test_a_wait_for_the_others_that_is_broken_off_loses_no_part_of_a_batch() -> 
                 actor_wait_seconds=0.0,
             )
 
-    own, positions = Counting(), Positions()
+    own, positions = Counting(), StreamPositions()
     leading = Leading(NoFollowers(1), own, positions, Faults())  # type: ignore[arg-type]
     with pytest.raises(InterruptedWait):
         leading.collect()
@@ -271,12 +271,12 @@ def test_torchrun_says_how_many_learners_there_are() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_positions_are_shared_out_and_put_together_again(size: int) -> None:
-    positions = Positions({0: 5, 1: 6, 3: 8}, {0: [1, 2], 1: [3, 4], 3: [5, 6]}, {0: 7})
-    shares = [share_of(positions, rank, size) for rank in range(size)]
+    positions = StreamPositions({0: 5, 1: 6, 3: 8}, {0: [1, 2], 1: [3, 4], 3: [5, 6]}, {0: 7})
+    shares = [shard(positions, rank, size) for rank in range(size)]
     assert all(share.steps == positions.steps for share in shares)
-    together = Positions(steps=dict(positions.steps))
+    together = StreamPositions(steps=dict(positions.steps))
     for rank, share in enumerate(shares):
-        add_share(together, share, rank, size)
+        add_shard(together, share, rank, size)
     assert together == positions
     if size == 2:
         assert shares[1].unrolls == {0: 6, 1: 8}

@@ -8,7 +8,7 @@ import torch
 
 from agents.fusion import FUSIONS, SPATIAL_FUSIONS
 from agents.network.core import CORES
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.setup.builder import build_learner, build_network, build_runtime
 from conf.loading import compose_train
 from envs.conditional.suite import ConditionalConfig, maps
@@ -48,12 +48,12 @@ def train(*overrides: str) -> float:
     env = make_spec(config.env)
     network = build_network(config, env)
     learner = build_learner(config, env, network)
-    runtime = build_runtime(config, env, network, Positions(), 0)
+    runtime = build_runtime(config, env, network, StreamPositions(), 0)
     returns: list[float] = []
-    while learner.state.steps < config.total_frames:
+    while learner.counters.steps < config.total_frames:
         trajectory = runtime.collect().trajectory
         learner.step(trajectory)
-        runtime.publish(learner.state.updates)
+        runtime.publish(learner.counters.updates)
         ended = trajectory["episode_return"].nan_to_num(-1) >= 0
         task = trajectory["task"][:-1]
         means = [trajectory["episode_return"][ended & (task == number)].mean() for number in range(len(env.tasks))]

@@ -15,9 +15,9 @@ from saved_agents import CONDITIONAL, SMALL, write_sealed
 import evaluate
 import train
 from agents.acting.actor import Actor
-from agents.run.folder import Restored, restore
+from agents.run.folder import ResumeState, restore
 from agents.run.metrics import Statistics
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.runtime.serial import SerialRuntime
 from agents.setup import builder
 from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
@@ -109,7 +109,7 @@ def test_what_lacks_something_is_refused_in_one_sentence(run: Path) -> None:
         if isinstance(changed.get("learner"), dict):
             whole["learner"] = weights | changed["learner"]
         network = builder.build_network(config, env)
-        learner, positions, message = builder.build_learner(config, env, network), Positions(), ""
+        learner, positions, message = builder.build_learner(config, env, network), StreamPositions(), ""
         try:
             restored = restore(whole, config, env, learner, Statistics(env.tasks), positions)
             builder.build_runtime(config, env, network, positions, 0, restored.runtime).close()
@@ -189,8 +189,8 @@ def test_interrupted_episodes_are_counted(run: Path, name: str, actors: int, dro
     env = make_spec(config.env)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
     content = load_checkpoint(find_checkpoint(run, print))
-    restored = restore(content, config, env, learner, Statistics(env.tasks), Positions())
-    assert restored == Restored(content["seconds"], content["runtime"] if dropped == 0 else None, dropped)
+    restored = restore(content, config, env, learner, Statistics(env.tasks), StreamPositions())
+    assert restored == ResumeState(content["seconds"], content["runtime"] if dropped == 0 else None, dropped)
 
 
 def test_a_checkpoint_of_a_gpu_is_read_without_one(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -441,7 +441,7 @@ def test_a_large_reward_is_told_and_counted(
     run, learn, sigmas = tmp_path / "run", Learner.step, []
 
     def step(learner: Learner, batch: Trajectory, *, fresh: int | None = None) -> Any:
-        if learner.state.updates == 14:
+        if learner.counters.updates == 14:
             t, column = (batch["mask"] & (batch["task"][:-1] == 1)).nonzero()[0].tolist()
             batch["reward"][t, column] = 1e4
         metrics = learn(learner, batch, fresh=fresh)

@@ -9,7 +9,7 @@ from typing import Protocol
 from ablation.grid.grid import CLUSTER, Cell
 from ablation.grid.local_executor import Processes, available_cores
 from ablation.grid.ray_executor import Cluster, check_room, connected
-from ablation.grid.scheduler import Place
+from ablation.grid.scheduler import Executor
 from conf.schema import RuntimeConfig
 
 
@@ -25,7 +25,7 @@ class Shared(Protocol):
 
 
 @contextlib.contextmanager
-def place_for(config: Shared, cells: Sequence[Cell], say: Callable[[str], object]) -> Iterator[Place]:
+def executor_for(config: Shared, cells: Sequence[Cell], say: Callable[[str], object]) -> Iterator[Executor]:
     """The place, for as long as the context lasts.
 
     Args:

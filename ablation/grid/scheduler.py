@@ -57,7 +57,7 @@ class Playing(Protocol):
         """How it has ended; None while it has not."""
 
 
-class Place(Protocol):
+class Executor(Protocol):
     """Where cells are played: the processes of this machine (ablation/grid/local_executor.py), or a cluster
     (ablation/grid/ray_executor.py)."""
 
@@ -79,7 +79,7 @@ class Run:
     """
 
     cells: Sequence[Cell]
-    place: Place
+    place: Executor
     changed: Callable[[Mapping[str, Progress]], object]
     progress: dict[str, Progress] = field(init=False)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablation.grid.grid import CLUSTER, Cell, check, differences, on_one_machine, one_of_many
-from ablation.grid.scheduler import Place, Progress, Run, State
+from ablation.grid.scheduler import Executor, Progress, Run, State
 from ablation.population.history import History
 from ablation.population.pbt import Decision, Member, draw, exploit_and_explore, random_numbers
 from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
@@ -114,7 +114,7 @@ class Population:
 
     def train(
         self,
-        place: Place,
+        place: Executor,
         changed: Callable[[Mapping[str, Progress]], object],
         compared: Callable[[Sequence[Mapping[str, Any]], Sequence[str]], object],
     ) -> dict[str, Progress]:

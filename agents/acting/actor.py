@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.acting.heartbeat import Pulse
+from agents.acting.heartbeat import Heartbeat
 from agents.network.actions import ActionDistribution
 from agents.trajectory import Trajectory
 from envs.engines.base import WRITTEN_IN_PLACE
 from envs.faults import Fault
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 _INFO = ("episode_return", "episode_length", "success", "interrupted")
 
@@ -51,15 +51,15 @@ class Actor:
 
     Attributes:
         env_seconds, inference_seconds: time that the last unroll spent in the environment and in the policy.
-        pulse: what it shows of its life at every step.
+        heartbeat: what it shows of its life at every step.
         first_episodes: number of the episode that each slot began with, [slots].
         faults: environments that were started anew, or whose episode was broken off, up to the end of the last unroll and after the one
-            before (`SuiteVectorEnv.take_faults`).
+            before (`MultitaskVectorEnv.take_faults`).
     """
 
     def __init__(
         self,
-        env: SuiteVectorEnv,
+        env: MultitaskVectorEnv,
         policy: ActingPolicy,
         actions: ActionDistribution,
         *,
@@ -84,21 +84,21 @@ class Actor:
             "last_reward": torch.zeros(slots),
         }
         self.first_episodes = info["episode"].copy()
-        self.show_life(Pulse(slots))
+        self.show_life(Heartbeat(slots))
         self._no_action = actions.no_action(1).numpy()[0]
         self._ended = np.zeros(slots, bool)
         self._written_in_place = [key for key in observation if key in WRITTEN_IN_PLACE]
         self._copied = [key for key in observation if key not in WRITTEN_IN_PLACE]
 
-    def show_life(self, pulse: Pulse) -> None:
+    def show_life(self, heartbeat: Heartbeat) -> None:
         """From now on signs of life go there; before the first unroll."""
-        self.pulse = pulse
-        self.env.show_stepping(pulse.stepping)
-        pulse.beat(self.first_episodes, self._current["task"].numpy())
+        self.heartbeat = heartbeat
+        self.env.show_stepping(heartbeat.stepping)
+        heartbeat.beat(self.first_episodes, self._current["task"].numpy())
 
     def task(self) -> str:
         """Name of the task that it is busy with (agents/acting/heartbeat.py); empty where that is not known."""
-        return self.pulse.task(self.env.spec_of_suite.tasks)
+        return self.heartbeat.task(self.env.spec_of_suite.tasks)
 
     def unroll(self, out: Trajectory) -> None:
         """Plays T steps in every slot and writes them into `out` (agents/trajectory.py), whose length sets T."""
@@ -138,7 +138,7 @@ class Actor:
                 arrays[key][t] = info[key]
             for key in self._copied:
                 arrays[key][t + 1] = observation[key]
-            self.pulse.beat(info["episode"], observation["task"])
+            self.heartbeat.beat(info["episode"], observation["task"])
         arrays["episode"][:] = info["episode"]
         self._current = {key: rows[length].clone() for key, rows in inputs.items()}
         self.env_seconds, self.inference_seconds = env_seconds, inference_seconds
@@ -146,7 +146,7 @@ class Actor:
 
     def state_dict(self) -> dict[str, Any] | None:
         """Between two unrolls: tensors and plain data from which `load_state_dict` goes on step for step. None where the environment
-        cannot be frozen (`SuiteVectorEnv.state_dict`).
+        cannot be frozen (`MultitaskVectorEnv.state_dict`).
         """
         env = self.env.state_dict()
         if env is None:

@@ -12,12 +12,12 @@ _SLOTS = 2
 """Where the slots' numbers begin: first all episodes, then all task ids."""
 
 
-class Pulse:
+class Heartbeat:
     """Of an actor with S slots, as views of one row of numbers.
 
     Args:
         slots: S.
-        row: int64 [Pulse.size(S)] to read or to write, in memory that processes share; memory of its own by default.
+        row: int64 [Heartbeat.size(S)] to read or to write, in memory that processes share; memory of its own by default.
 
     Attributes:
         episodes: int64 [S], the episode that each slot is in.

@@ -7,10 +7,10 @@ from typing import Any
 
 from agents.cli.exit_codes import DONE, FAILED
 from agents.cli.signals import ignore_signals
-from agents.distributed.process_group import FIRST, Group, LearnerError, meet_at_file, meet_at_torchrun, share_of
+from agents.distributed.process_group import FIRST, Group, LearnerError, meet_at_file, meet_at_torchrun, shard
 from agents.learning.learner import Learner
-from agents.learning.replay import parts_of
-from agents.runtime.base import Batch, Positions
+from agents.learning.replay import iterate_minibatches
+from agents.runtime.base import Batch, StreamPositions
 from agents.runtime.processes.process import configure_process
 from agents.runtime.restarts import Faults
 from agents.setup import builder, plan
@@ -42,7 +42,7 @@ def follow(group: Group) -> int:
         group.leave()
 
 
-def beginning(config: TrainConfig, env: EnvSpec, learner: Learner, positions: Positions) -> dict[str, Any]:
+def beginning(config: TrainConfig, env: EnvSpec, learner: Learner, positions: StreamPositions) -> dict[str, Any]:
     """The message with which the first learner makes others begin where it stands."""
     return {
         "config": to_dict(plan.resolved(config, env)),
@@ -66,15 +66,15 @@ def learn(group: Group) -> None:
     learner = builder.build_learner(config, env, network, reduce=group.reduce)
     learner.load_state_dict(begin["learner"])
     group.sum_on(learner.device)
-    positions = share_of(Positions(**begin["positions"]), group.rank, group.size)
+    positions = shard(StreamPositions(**begin["positions"]), group.rank, group.size)
     records: list[dict[str, Any]] = []
     faults = Faults(
         max_restarts=config.runtime.max_restarts, window=config.runtime.restart_window, record=records.append
     )
     runtime = builder.build_runtime(
-        config, env, network, positions, learner.state.updates, faults=faults, rank=group.rank
+        config, env, network, positions, learner.counters.updates, faults=faults, rank=group.rank
     )
-    replay = builder.build_replay(config, env, network, learner.state.updates, rank=group.rank)
+    replay = builder.build_replay(config, env, network, learner.counters.updates, rank=group.rank)
     share = plan.share(config, env)
     fresh, replayed, passes = plan.fresh_columns(share), plan.replayed_columns(share), share.learner.passes
     try:
@@ -85,17 +85,17 @@ def learn(group: Group) -> None:
             order = group.receive(FIRST)
             if order["over"]:
                 break
-            parts = parts_of(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)
+            parts = iterate_minibatches(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)
             for part, new in learner.staging.ahead(parts):
                 learner.step(part, fresh=new)
             replay.add(batch.trajectory, batch.weights_versions)
-            runtime.publish(learner.state.updates)
+            runtime.publish(learner.counters.updates)
             runtime.positions.steps = order["steps"]
     finally:
         runtime.close()
 
 
-def report(batch: Batch, positions: Positions, records: list[dict[str, Any]]) -> dict[str, Any]:
+def report(batch: Batch, positions: StreamPositions, records: list[dict[str, Any]]) -> dict[str, Any]:
     """What the first learner counts, saves and writes down of a batch: `batch` is one of what is counted alone."""
     fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
     # Copies: of a view, all that it is a view of would be sent.

@@ -23,15 +23,15 @@ from agents.distributed.process_group import (
     FIRST,
     Group,
     LearnerError,
-    add_share,
+    add_shard,
     listen,
     meet_at_file,
     meet_at_torchrun,
-    share_of,
+    shard,
     shared_file,
     torchrun_place,
 )
-from agents.runtime.base import Batch, Positions, Runtime, concatenate, go_on
+from agents.runtime.base import Batch, Runtime, StreamPositions, concatenate, go_on
 from agents.runtime.processes.process import kill_with_descendants, signals_held_back
 from agents.runtime.restarts import Faults
 from agents.trajectory import COUNTED
@@ -55,7 +55,7 @@ _MAIN = (
 )
 
 
-class Followers:
+class DataParallelGroup:
     """The learners that follow the first; of a run with one learner there are none, and nothing here does anything.
 
     Args:
@@ -117,11 +117,11 @@ class Followers:
                 env=os.environ | {"LOCAL_RANK": str(rank)},
             )
 
-    def share_of(self, positions: Positions) -> Positions:
+    def shard(self, positions: StreamPositions) -> StreamPositions:
         """The positions of the first learner's own actors."""
-        return share_of(positions, FIRST, self._size)
+        return shard(positions, FIRST, self._size)
 
-    def lead(self, own: Runtime, positions: Positions, faults: Faults) -> Runtime:
+    def wrap_runtime(self, own: Runtime, positions: StreamPositions, faults: Faults) -> Runtime:
         """The runtime of the whole run.
 
         Args:
@@ -131,11 +131,11 @@ class Followers:
         """
         return Leading(self, own, positions, faults) if self._size > 1 else own
 
-    def go_on(self, steps: dict[int, int]) -> None:
+    def signal_step(self, steps: dict[int, int]) -> None:
         """Makes them learn from the batches that they have reported, as the first is about to. `steps`: by task id, of the run."""
         self._tell({"over": False, "steps": steps})
 
-    def whole(self, batch: Batch) -> Batch:
+    def gather(self, batch: Batch) -> Batch:
         """What all learners together make of a batch; of its trajectory what is counted (agents/trajectory.py)."""
         if not self._reports:
             return batch
@@ -289,10 +289,10 @@ class Leading:
     """The runtime of a run with several learners: the first learner's own, whose batches are complete when all have theirs.
 
     Args:
-        followers, own, positions, faults: see Followers.lead.
+        followers, own, positions, faults: see DataParallelGroup.wrap_runtime.
     """
 
-    def __init__(self, followers: Followers, own: Runtime, positions: Positions, faults: Faults) -> None:
+    def __init__(self, followers: DataParallelGroup, own: Runtime, positions: StreamPositions, faults: Faults) -> None:
         self.positions = positions
         self._followers, self._own, self._faults = followers, own, faults
         self._part: Batch | None = None
@@ -312,9 +312,9 @@ class Leading:
         waited = time.perf_counter() - began
         batch, self._part = self._part, None
         size = len(reports) + 1
-        add_share(self.positions, self._own.positions, FIRST, size)
+        add_shard(self.positions, self._own.positions, FIRST, size)
         for rank, report in enumerate(reports, start=1):
-            add_share(self.positions, Positions(**report["positions"]), rank, size)
+            add_shard(self.positions, StreamPositions(**report["positions"]), rank, size)
             for record in report["faults"]:
                 self._faults.add(
                     f"{record['where']} of learner {rank}",

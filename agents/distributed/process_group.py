@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from system.errors import InputError
 
 FIRST = 0
@@ -46,7 +46,7 @@ class LearnerError(RuntimeError):
     """Another learner raised or vanished; the message holds its traceback or how it ended."""
 
 
-class Failure(NamedTuple):
+class LearnerFailure(NamedTuple):
     """Why a learner ended: the traceback of what it raised, or the sentence of an InputError."""
 
     rank: int
@@ -54,7 +54,7 @@ class Failure(NamedTuple):
     is_input_error: bool
 
 
-class Place(NamedTuple):
+class Rank(NamedTuple):
     """Of one learner: where it meets the others, which of them it is, and how many they are."""
 
     store: Any
@@ -75,7 +75,7 @@ class Group:
         seconds: spent in `reduce`, waiting for the slowest included.
     """
 
-    def __init__(self, place: Place, *, loopback: bool) -> None:
+    def __init__(self, place: Rank, *, loopback: bool) -> None:
         self._store, self.rank, self.size = place
         self.joined = False
         self.seconds = 0.0
@@ -153,11 +153,11 @@ class Group:
         with contextlib.suppress(RuntimeError):
             self._store.set(f"failed/{self.rank}", json.dumps([error, is_input_error]))
 
-    def failure(self) -> Failure | None:
+    def failure(self) -> LearnerFailure | None:
         """What another learner has left word of."""
         for rank in range(1, self.size):
             if self._store.check([f"failed/{rank}"]):
-                return Failure(rank, *json.loads(self._store.get(f"failed/{rank}")))
+                return LearnerFailure(rank, *json.loads(self._store.get(f"failed/{rank}")))
         return None
 
     def leave(self) -> None:
@@ -221,12 +221,12 @@ def send_home(launched: Launched) -> None:
     time.sleep(4 * _LOOK_SECONDS)
 
 
-def _meeting_place() -> Place:
+def _meeting_place() -> Rank:
     """Where torchrun's variables say. Its agent has a store there, or else the first learner has."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank == FIRST and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
-        return Place(_store_at(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size), rank, size)
-    return Place(*next(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
+        return Rank(_store_at(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size), rank, size)
+    return Rank(*next(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
 
 
 def _store_at(host: str, port: int, size: int) -> Any:
@@ -278,29 +278,29 @@ def shared_file() -> int:
 def meet_at_file(descriptor: int, rank: int, size: int) -> Group:
     """The group of processes on this machine that share a file (`shared_file`), whose descriptor none of them closes."""
     store = distributed.FileStore(f"/proc/self/fd/{descriptor}", size)  # type: ignore[attr-defined]
-    return Group(Place(store, rank, size), loopback=True)
+    return Group(Rank(store, rank, size), loopback=True)
 
 
 def listen(host: str, size: int) -> tuple[Group, int]:
     """The group of learners that find the first at `host`, as the first sees it, and the port at which they do."""
     store = _store_at(host, 0, size)
-    return Group(Place(store, FIRST, size), loopback=host in LOOPBACK), store.port
+    return Group(Rank(store, FIRST, size), loopback=host in LOOPBACK), store.port
 
 
 def meet_at_port(host: str, port: int, rank: int, size: int) -> Group:
     """The group of the learner that listens there."""
     store = distributed.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
-    return Group(Place(store, rank, size), loopback=host in LOOPBACK)
+    return Group(Rank(store, rank, size), loopback=host in LOOPBACK)
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses of this machine for itself."""
 
 
-def share_of(positions: Positions, rank: int, size: int) -> Positions:
+def shard(positions: StreamPositions, rank: int, size: int) -> StreamPositions:
     """The positions of the actors of one learner, by its own numbers (agents.setup.plan.actor_of_run)."""
     own = range(rank, 1 + max([rank, *positions.unrolls, *positions.episodes]), size)
-    return Positions(
+    return StreamPositions(
         unrolls={index: positions.unrolls[number] for index, number in enumerate(own) if number in positions.unrolls},
         episodes={
             index: positions.episodes[number] for index, number in enumerate(own) if number in positions.episodes
@@ -309,7 +309,7 @@ def share_of(positions: Positions, rank: int, size: int) -> Positions:
     )
 
 
-def add_share(positions: Positions, share: Positions, rank: int, size: int) -> None:
+def add_shard(positions: StreamPositions, share: StreamPositions, rank: int, size: int) -> None:
     """The inverse: takes the positions of one learner's actors over into those of the run."""
     positions.unrolls |= {index * size + rank: unrolls for index, unrolls in share.unrolls.items()}
     positions.episodes |= {index * size + rank: episodes for index, episodes in share.episodes.items()}

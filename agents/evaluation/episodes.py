@@ -36,7 +36,7 @@ from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from envs.spec_changes import interface_changes, listed, other_versions
 from envs.suites import make_env, make_spec
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
 WrapPolicy: TypeAlias = Callable[[Policy], ActingPolicy]
@@ -239,7 +239,7 @@ def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
     return env, task_id
 
 
-def make_task_env(agent: SavedAgent, spec: EnvSpec, task: str, slots: int, seed: int) -> SuiteVectorEnv:
+def make_task_env(agent: SavedAgent, spec: EnvSpec, task: str, slots: int, seed: int) -> MultitaskVectorEnv:
     """`slots` evaluation environments of one task. Other tasks of `spec` change nothing."""
     env, task_id = seat(agent, spec, task)
     settings = dataclasses.replace(agent.config.env, tasks=list(env.tasks))

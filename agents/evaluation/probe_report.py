@@ -22,7 +22,7 @@ from agents.evaluation.episodes import (
     stream,
 )
 from agents.evaluation.intervals import METHOD, interval
-from agents.evaluation.probes import ALL, PROBES, Contexts, Record, Scene, ToldPolicy, derangement
+from agents.evaluation.probes import ALL, PROBES, Contexts, OverrideContextPolicy, Record, Scene, derangement
 from agents.evaluation.report import Played, Scores, is_known, mean, outcomes, results, return_range
 from agents.evaluation.task_similarity import draw, similarities, write
 from agents.network.context import ContextEncoder
@@ -66,7 +66,7 @@ class Probing:
 
     def record(self, task: str) -> WrapPolicy | None:
         """For `play` without a probe, which comes first: `shuffle` tells what was told then. None where no probe follows."""
-        return (lambda policy: ToldPolicy(policy, self._records[task])) if self.names else None
+        return (lambda policy: OverrideContextPolicy(policy, self._records[task])) if self.names else None
 
     def wrap(self, name: str, task: str) -> WrapPolicy:
         """For `play` under a probe."""

@@ -30,7 +30,7 @@ class Tell(Protocol):
         """One step of all slots: their own contexts [B, C] and where an episode begins [B] -> what they are told [B, C]."""
 
 
-class ToldPolicy:
+class OverrideContextPolicy:
     """An ActingPolicy that acts as `policy` does when it is told what `tell` says."""
 
     def __init__(self, policy: Policy, tell: Tell) -> None:
@@ -160,12 +160,12 @@ class Scene:
 def swap(policy: Policy, scene: Scene) -> ActingPolicy:
     """`policy` under Swap."""
     words = policy.network.context_encoder.instruction_columns
-    return ToldPolicy(policy, Swap(scene.others, words, scene.seed))
+    return OverrideContextPolicy(policy, Swap(scene.others, words, scene.seed))
 
 
 def shuffle(policy: Policy, scene: Scene) -> ActingPolicy:
     """`policy` under Shuffle."""
-    return ToldPolicy(policy, Shuffle(scene.sources))
+    return OverrideContextPolicy(policy, Shuffle(scene.sources))
 
 
 def zero(policy: Policy, scene: Scene) -> ActingPolicy:

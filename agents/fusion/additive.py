@@ -31,7 +31,7 @@ class Concat(Fusion):
         """z [U, Z] -> the shift U z + b, [U, K]."""
         return (F.linear(z, self.U, self.b),)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> V x + shift, [N, K]."""
         (shift,) = modulation
         if segments.count == 1:
@@ -63,7 +63,7 @@ class Sum(Fusion):
         """z [U, Z] -> what is added to x, U z, [U, X]."""
         return (F.linear(z, self.U),)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> V (x + U z) + b, [N, K]."""
         (added,) = modulation
         return F.linear(x + segments.rows(added), self.V, self.b)
@@ -94,7 +94,7 @@ class ConcatMLP(Fusion):
         """z [U, Z] -> the shift of the hidden layer, U z + c, [U, H]."""
         return (F.linear(z, self.U, self.c),)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> C relu(V x + shift) + b, [N, K]."""
         (shift,) = modulation
         hidden = F.linear(x, self.V) + segments.rows(shift)

@@ -1,4 +1,4 @@
-"""The interface of every fusion: *condition* on the context once per distinct context, then *apply* to every sample.
+"""The interface of every fusion: *condition* on the context once per distinct context, then *modulate* to every sample.
 
 Shapes used throughout the package: N samples, U distinct contexts, X observation features, Z context features, K output features.
 
@@ -49,13 +49,13 @@ class Fusion(nn.Module):
         z_size: Z, features of the context; 0 means that there is no context and leaves only the terms in x.
         out_size: K, features of the output.
         linear_in_x: whether there is a W'(z) and a b'(z): `affine_form` gives them.
-        reads_reach: whether the constructor takes `reach`, the length |z| to be expected (weight_generation.py).
+        uses_context_norm: whether the constructor takes `context_norm`, the length |z| to be expected (weight_generation.py).
         affine_in_z: whether these in turn are affine in z: `to_full_mi` writes the whole layer as one W, U, V and b.
     """
 
     linear_in_x = True
     affine_in_z = False
-    reads_reach = False
+    uses_context_norm = False
 
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
         super().__init__()
@@ -73,15 +73,12 @@ class Fusion(nn.Module):
 
         Args:
             samples: how many samples the modulation will be applied to, where that is known. A form may then prepare less for contexts
-                that hardly repeat; the result of `apply` is the same.
+                that hardly repeat; the result of `modulate` is the same.
         """
         raise NotImplementedError  # pragma: no cover - the interface
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
-        """The part that runs for every sample: x [N, X] -> y [N, K].
-
-        The name hides `nn.Module.apply(fn)`, which this project does not use; `condition` and `apply` are the words of the design.
-        """
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
+        """The part that runs for every sample: x [N, X] -> y [N, K]."""
         raise NotImplementedError  # pragma: no cover - the interface
 
     def affine_form(self, z: Tensor) -> AffineForm:
@@ -113,7 +110,7 @@ class Fusion(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """The plain reading, one context per sample: x [N, X], z [N, Z] -> y [N, K]."""
-        return self.apply(x, self.condition(z, len(x)), identity_segments(len(x), x.device))
+        return self.modulate(x, self.condition(z, len(x)), identity_segments(len(x), x.device))
 
 
 def weight(*shape: int, fan_in: int, share: float = 1.0) -> nn.Parameter:

@@ -32,7 +32,7 @@ class Gated(Fusion):
         """z [U, Z] -> the gate, [U, K]."""
         return (torch.sigmoid(F.linear(z, self.U, self.c)),)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> gate * (V x + b), [N, K]."""
         (gate,) = modulation
         return segments.rows(gate) * F.linear(x, self.V, self.b)
@@ -63,7 +63,7 @@ class Diagonal(Fusion):
         """z [U, Z] -> the factor U z + c, [U, K]."""
         return (F.linear(z, self.U, self.c),)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> factor * (V x + b), [N, K]."""
         (factor,) = modulation
         return segments.rows(factor) * F.linear(x, self.V, self.b)
@@ -94,7 +94,7 @@ class FiLM(Fusion):
         """z [U, Z] -> 1 + gamma [U, K] and beta [U, K]."""
         return 1 + F.linear(z, self.G, self.g), F.linear(z, self.U, self.b)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> (1 + gamma) * V x + beta, [N, K]."""
         scale, shift = modulation
         return torch.addcmul(segments.rows(shift), segments.rows(scale), F.linear(x, self.V))

@@ -30,18 +30,20 @@ class Hypernetwork(Fusion):
     the ReLU, and with H = Z, it is `mi`.
 
     Args:
-        reach: as in Mixture.
+        context_norm: as in Mixture.
     """
 
-    reads_reach = True
+    uses_context_norm = True
 
-    def __init__(self, x_size: int, z_size: int, out_size: int, *, hidden: int, reach: float | None = None) -> None:
+    def __init__(
+        self, x_size: int, z_size: int, out_size: int, *, hidden: int, context_norm: float | None = None
+    ) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.A = weight(hidden, z_size, fan_in=1, share=1 / (reach**2 if reach else max(z_size, 1)))
+        self.A = weight(hidden, z_size, fan_in=1, share=1 / (context_norm**2 if context_norm else max(z_size, 1)))
         self.a = bias(hidden)
-        # The reach of h (weight_generation.py).
-        self.reach = math.sqrt(hidden * _MEAN_SQUARE_OF_RELU)
-        share = SHARE_XZ / _MEAN_SQUARE_OF_RELU * self.reach**2
+        # The context_norm of h (weight_generation.py).
+        self.context_norm = math.sqrt(hidden * _MEAN_SQUARE_OF_RELU)
+        share = SHARE_XZ / _MEAN_SQUARE_OF_RELU * self.context_norm**2
         self.W = weight(hidden, out_size * x_size, fan_in=hidden * x_size, share=share)
         self.U = weight(hidden, out_size, fan_in=hidden, share=SHARE_Z / _MEAN_SQUARE_OF_RELU)
         self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
@@ -50,9 +52,11 @@ class Hypernetwork(Fusion):
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> W'(z) [U, K, X] (or h) and b'(z) [U, K]."""
         hidden = F.linear(z, self.A, self.a).relu()
-        return generate(hidden / self.reach, self.W, self.V, self.x_size, samples), torch.addmm(self.b, hidden, self.U)
+        return generate(hidden / self.context_norm, self.W, self.V, self.x_size, samples), torch.addmm(
+            self.b, hidden, self.U
+        )
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
         return apply_generated(x, generated, self.W, self.V, segments) + segments.rows(shift)
@@ -61,7 +65,9 @@ class Hypernetwork(Fusion):
         """W'(z) = V + h^T W, b'(z) = b + h^T U with h = relu(A z + a)."""
         hidden = (z @ self.A.t() + self.a).relu()
         tensor = self.W.view(-1, self.out_size, self.x_size)
-        return AffineForm(torch.einsum("uh,hkx->ukx", hidden / self.reach, tensor) + self.V, hidden @ self.U + self.b)
+        return AffineForm(
+            torch.einsum("uh,hkx->ukx", hidden / self.context_norm, tensor) + self.V, hidden @ self.U + self.b
+        )
 
 
 class Mixture(Fusion):
@@ -71,14 +77,18 @@ class Mixture(Fusion):
     as many experts as contexts it can be a layer for each of them. EZ + E + EKX + EK parameters with E experts.
 
     Args:
-        reach: length |z| to be expected (weight_generation.py); None for sqrt(Z), that of features of variance 1.
+        context_norm: length |z| to be expected (weight_generation.py); None for sqrt(Z), that of features of variance 1.
     """
 
-    reads_reach = True
+    uses_context_norm = True
 
-    def __init__(self, x_size: int, z_size: int, out_size: int, *, experts: int, reach: float | None = None) -> None:
+    def __init__(
+        self, x_size: int, z_size: int, out_size: int, *, experts: int, context_norm: float | None = None
+    ) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.A = weight(experts, z_size, fan_in=1, share=_LOGIT_SHARE / (reach**2 if reach else max(z_size, 1)))
+        self.A = weight(
+            experts, z_size, fan_in=1, share=_LOGIT_SHARE / (context_norm**2 if context_norm else max(z_size, 1))
+        )
         self.a = bias(experts)
         # The variance of the mixture is that of the experts times sum_e p_e^2, which is exp(variance of the logits) / E and at most 1.
         spread = min(1.0, math.exp(_LOGIT_SHARE if z_size else 0.0) / experts)
@@ -91,7 +101,7 @@ class Mixture(Fusion):
         weights = torch.softmax(F.linear(z, self.A, self.a), dim=-1).to(self.dtype)
         return generate(weights, self.W, None, self.x_size, samples), torch.mm(weights, self.U)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
         return apply_generated(x, generated, self.W, None, segments) + segments.rows(shift)

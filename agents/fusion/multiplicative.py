@@ -23,26 +23,26 @@ class MultiplicativeInteraction(Fusion):
     are the memory price, and the samples of a context share one matrix product.
 
     Args:
-        reach: length |z| to be expected (weight_generation.py); None for sqrt(Z), that of features of variance 1.
+        context_norm: length |z| to be expected (weight_generation.py); None for sqrt(Z), that of features of variance 1.
     """
 
     affine_in_z = True
-    reads_reach = True
+    uses_context_norm = True
 
-    def __init__(self, x_size: int, z_size: int, out_size: int, *, reach: float | None = None) -> None:
+    def __init__(self, x_size: int, z_size: int, out_size: int, *, context_norm: float | None = None) -> None:
         super().__init__(x_size, z_size, out_size)
-        self.reach = reach or math.sqrt(max(z_size, 1))
-        # Stored flat, so that W'(z) is one matrix product: row j holds the [K, X] matrix that z_j switches on, times `reach`.
-        self.W = weight(z_size, out_size * x_size, fan_in=z_size * x_size, share=SHARE_XZ * self.reach**2)
+        self.context_norm = context_norm or math.sqrt(max(z_size, 1))
+        # Stored flat, so that W'(z) is one matrix product: row j holds the [K, X] matrix that z_j switches on, times `context_norm`.
+        self.W = weight(z_size, out_size * x_size, fan_in=z_size * x_size, share=SHARE_XZ * self.context_norm**2)
         self.U = weight(z_size, out_size, fan_in=z_size, share=SHARE_Z)
         self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
         self.b = bias(out_size)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> W'(z) [U, K, X] and b'(z) [U, K]; z itself in place of W'(z) for contexts that hardly repeat."""
-        return generate(z / self.reach, self.W, self.V, self.x_size, samples), torch.addmm(self.b, z, self.U)
+        return generate(z / self.context_norm, self.W, self.V, self.x_size, samples), torch.addmm(self.b, z, self.U)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
         return apply_generated(x, generated, self.W, self.V, segments) + segments.rows(shift)
@@ -50,7 +50,7 @@ class MultiplicativeInteraction(Fusion):
     def affine_form(self, z: Tensor) -> AffineForm:
         """W'(z) = z^T W + V, b'(z) = z^T U + b."""
         tensor = self.W.view(self.z_size, self.out_size, self.x_size)
-        return AffineForm(torch.einsum("uz,zkx->ukx", z / self.reach, tensor) + self.V, z @ self.U + self.b)
+        return AffineForm(torch.einsum("uz,zkx->ukx", z / self.context_norm, tensor) + self.V, z @ self.U + self.b)
 
 
 class LowRank(Fusion):
@@ -74,7 +74,7 @@ class LowRank(Fusion):
         """z [U, Z] -> B z [U, rank] and z^T U + b [U, K]."""
         return F.linear(z, self.B), torch.addmm(self.b, z, self.U)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> C((A x) * (B z)) + V x + z^T U + b, [N, K]."""
         factor, shift = modulation
         mixed = F.linear(F.linear(x, self.A) * segments.rows(factor), self.C)
@@ -100,7 +100,7 @@ class Tucker(Fusion):
         self.rank = rank
         self.A = weight(rank, x_size, fan_in=x_size)
         self.B = weight(rank, z_size, fan_in=z_size)
-        # Stored flat as W of the full form, and times the reach of B z.
+        # Stored flat as W of the full form, and times the context_norm of B z.
         self.G = weight(rank, rank * rank, fan_in=rank * rank, share=rank)
         self.C = weight(out_size, rank, fan_in=rank, share=SHARE_XZ)
         self.U = weight(z_size, out_size, fan_in=z_size, share=SHARE_Z)
@@ -112,7 +112,7 @@ class Tucker(Fusion):
         core = torch.mm(F.linear(z, self.B) / math.sqrt(self.rank), self.G).view(-1, self.rank, self.rank)
         return core, torch.addmm(self.b, z, self.U)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, X] -> C core (A x) + V x + z^T U + b, [N, K]."""
         core, shift = modulation
         mixed = F.linear(grouped_linear(F.linear(x, self.A), core, segments), self.C)

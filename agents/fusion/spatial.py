@@ -67,7 +67,7 @@ class SpatialFiLM(SpatialFusion):
         """z [U, Z] -> 1 + gamma [U, C] and beta [U, C]."""
         return 1 + F.linear(z, self.G, self.g), F.linear(z, self.U, self.b)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, C, H, W] -> (1 + gamma) * x + beta."""
         scale, shift = (segments.rows(part)[:, :, None, None] for part in modulation)
         return torch.addcmul(shift, scale, x)
@@ -92,7 +92,7 @@ class GatedAttention(SpatialFusion):
         """z [U, Z] -> the gate [U, C]."""
         return (2 * torch.sigmoid(F.linear(z, self.U, self.c)),)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, C, H, W] -> gate * x."""
         (gate,) = modulation
         return segments.rows(gate)[:, :, None, None] * x
@@ -130,7 +130,7 @@ class Attention(SpatialFusion):
         """z [U, Z] -> the query, divided by sqrt(D), [U, C]."""
         return (F.linear(z, self.Q, self.q) / math.sqrt(self.channels),)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, C, H, W] -> P a_p (V x_p + b)."""
         query = segments.rows(modulation[0])
         x = x.flatten(2).transpose(1, 2)
@@ -162,30 +162,32 @@ class DynamicConvolution(SpatialFusion):
 
     Args:
         kernel: k, odd.
-        reach: as in MultiplicativeInteraction.
+        context_norm: as in MultiplicativeInteraction.
     """
 
     affine_in_z = True
-    reads_reach = True
+    uses_context_norm = True
 
-    def __init__(self, shape: Sequence[int], z_size: int, *, kernel: int = 3, reach: float | None = None) -> None:
+    def __init__(
+        self, shape: Sequence[int], z_size: int, *, kernel: int = 3, context_norm: float | None = None
+    ) -> None:
         super().__init__(shape, z_size)
         self.kernel = kernel
-        self.reach = reach or math.sqrt(max(z_size, 1))
+        self.context_norm = context_norm or math.sqrt(max(z_size, 1))
         channels, fan_in = self.channels, self.channels * kernel**2
         # Flat, so that the kernels of all contexts are one matrix product: row j is the [C, C, k, k] kernel that z_j switches on,
-        # times `reach`.
-        self.W = weight(z_size, channels * fan_in, fan_in=z_size * fan_in, share=SHARE_XZ * self.reach**2)
+        # times `context_norm`.
+        self.W = weight(z_size, channels * fan_in, fan_in=z_size * fan_in, share=SHARE_XZ * self.context_norm**2)
         self.U = weight(z_size, channels, fan_in=z_size, share=SHARE_Z)
         self.V = weight(channels, fan_in, fan_in=fan_in, share=SHARE_X)
         self.b = bias(channels)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> kernels [U, C, C k k] and b'(z) [U, C]."""
-        kernels = torch.mm(z / self.reach, self.W) + self.V.flatten().to(self.dtype)
+        kernels = torch.mm(z / self.context_norm, self.W) + self.V.flatten().to(self.dtype)
         return kernels.view(-1, *self.V.shape), torch.addmm(self.b, z, self.U)
 
-    def apply(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:  # type: ignore[override]
+    def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
         """x [N, C, H, W] -> kernel(z) * x + b'(z): every patch is a sample of its map's context."""
         kernels, shift = modulation
         patches = F.unfold(x, self.kernel, padding=self.kernel // 2).transpose(1, 2).flatten(0, 1)
@@ -198,7 +200,7 @@ class DynamicConvolution(SpatialFusion):
         """W'(z): the columns are the convolutions of the unit maps with kernel(z); b'(z) = z^T U + b at every position."""
         units = torch.eye(self.x_size, dtype=z.dtype, device=z.device).view(-1, self.channels, self.height, self.width)
         shape = self.channels, self.channels, self.kernel, self.kernel
-        kernels = (z / self.reach @ self.W + self.V.flatten()).view(-1, *shape)
+        kernels = (z / self.context_norm @ self.W + self.V.flatten()).view(-1, *shape)
         columns = [F.conv2d(units, kernel, padding=self.kernel // 2).flatten(1).t() for kernel in kernels]
         return AffineForm(torch.stack(columns), (z @ self.U + self.b).repeat_interleave(self.positions, dim=1))
 

@@ -5,7 +5,8 @@ sample pays for one matrix product, as with a linear layer. Where contexts hardl
 than the products they are for, and sum_j h_j (W_j x) is computed from the samples' side instead.
 
 **Reach.** An optimiser that gives every number a step of about the same size, as Adam does, moves W'(h) by a sum of such steps, one
-for each feature of h, where it moves V by one. So W is stored `reach` times as large and h is divided by `reach`, the length |h| to be
+for each feature of h, where it moves V by one. So W is stored `context_norm` times as large and h is divided by `context_norm`, the
+length |h| to be
 expected. The function and where it starts are the same; what changes is the pace at which W learns beside V (docs/fusion.md).
 """
 
@@ -26,7 +27,7 @@ def generate(h: Tensor, tensor: Tensor, base: Tensor | None, x_size: int, sample
     """W'(h) of each context, or h itself where it would be used too rarely.
 
     Args:
-        h: features of the contexts, divided by the reach that W is stored with, [U, H].
+        h: features of the contexts, divided by the context_norm that W is stored with, [U, H].
         tensor: W, flat: [H, K X], row j the [K, X] matrix that h_j switches on.
         base: V [K, X], or None for none.
         x_size: X.

@@ -43,7 +43,7 @@ class NonFiniteError(RuntimeError):
         self.diagnosis = diagnosis
 
 
-class LearnerState(NamedTuple):
+class Counters(NamedTuple):
     """Counters. updates: steps taken; refused: updates dropped as not finite; steps: agent steps that were real transitions."""
 
     updates: int = 0
@@ -81,7 +81,7 @@ class Learner:
 
     Attributes:
         staging: brings the batches to the device.
-        state: counters, over all learners.
+        counters: of steps and updates, over all learners.
         steps_by_task: valid steps of each task in the last batch, of all learners together; K numbers.
         surges: of each task whose targets in the last batch were too far out for PopArt's moments (agents.learning.popart.bounded_update),
             their root mean square in standard deviations; 0 for the others. K numbers.
@@ -138,7 +138,7 @@ class Learner:
         self.autocast = autocast
         self.device = next(network.parameters()).device
         self.staging = Staging(network.context_encoder, self.device, asynchronous=staging)
-        self.state = LearnerState()
+        self.counters = Counters()
         self.popart = initial_popart(num_tasks, self.device)
         self._torso = Compiled(network.torso) if compile else network.torso
         self._vtrace = Compiled(vtrace) if compile else vtrace
@@ -203,14 +203,16 @@ class Learner:
         if self.network.normalizer is not None and seen is not None:
             self.network.normalizer.take(seen)
         self._refused_in_a_row.clear()
-        self.state = self.state._replace(updates=self.state.updates + 1, steps=self.state.steps + int(steps))
+        self.counters = self.counters._replace(
+            updates=self.counters.updates + 1, steps=self.counters.steps + int(steps)
+        )
         metrics |= {"loss/gradient_norm": norm, "loss/learning_rate": torch.tensor(self.current_learning_rate)}
         return metrics
 
     @property
     def current_learning_rate(self) -> float:
         """Linear annealing to 0 at `total_steps`."""
-        left = max(0.0, 1 - self.state.steps / self.total_steps) if self.anneal else 1.0
+        left = max(0.0, 1 - self.counters.steps / self.total_steps) if self.anneal else 1.0
         return self.learning_rate * left
 
     def _loss(self, staged: Staged, fresh: int | None) -> tuple[dict[str, Tensor], Tensor, Tensor, Moments | None]:
@@ -320,7 +322,7 @@ class Learner:
     def _refuse(self, before: tuple[PopArt, Tensor, Tensor], batch: Trajectory, metrics: dict[str, Tensor]) -> None:
         refused = self.popart
         self._restore_popart(before)
-        self.state = self.state._replace(refused=self.state.refused + 1)
+        self.counters = self.counters._replace(refused=self.counters.refused + 1)
         self._refused_in_a_row.append({key: float(value) for key, value in metrics.items()})
         if len(self._refused_in_a_row) == self.max_refused:
             last = self._refused_in_a_row[-1]
@@ -329,7 +331,7 @@ class Learner:
                 f"{last['loss/gradient_norm']}): "
                 f"lower learner.learning_rate={self.learning_rate} or learner.max_gradient_norm={self.max_gradient_norm}.",
                 {
-                    "counters": self.state._asdict(),
+                    "counters": self.counters._asdict(),
                     "learning_rate": self.current_learning_rate,
                     "refused": list(self._refused_in_a_row),
                     "gradients": nonfinite.gradients(self.network),
@@ -354,7 +356,7 @@ class Learner:
             raise NonFiniteError(
                 f"{len(broken)} tensors of the learner are not finite, among them {broken[0]}: lower "
                 f"learner.learning_rate={self.learning_rate} or learner.max_gradient_norm={self.max_gradient_norm}.",
-                {"counters": self.state._asdict(), "not_finite": broken},
+                {"counters": self.counters._asdict(), "not_finite": broken},
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -363,7 +365,7 @@ class Learner:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "popart": self.popart._asdict(),
-            "counters": self.state._asdict(),
+            "counters": self.counters._asdict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -382,4 +384,4 @@ class Learner:
         if any(moment.shape != own.shape for moment, own in zip(popart, self.popart, strict=True)):
             raise ValueError(f"PopArt's moments of {len(popart.mu)} tasks in place of {len(self.popart.mu)}")
         self.popart = PopArt(*(moment.to(self.device, torch.float32) for moment in popart))
-        self.state = LearnerState(**{name: int(state["counters"][name]) for name in LearnerState._fields})
+        self.counters = Counters(**{name: int(state["counters"][name]) for name in Counters._fields})

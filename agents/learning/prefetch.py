@@ -59,7 +59,8 @@ class Staging:
         self._sent: deque[_Sent] = deque()
 
     def ahead(self, parts: Iterable[tuple[Trajectory, int]]) -> Iterator[tuple[Trajectory, int]]:
-        """The same parts (agents.learning.replay.parts_of); each is on its way to the device while the one before it is learned from."""
+        """The same parts (agents.learning.replay.iterate_minibatches); each is on its way to the device while the one before it is
+        learned from."""
         if self._stream is None:
             yield from parts
             return

@@ -96,7 +96,7 @@ class Replay:
         return row
 
 
-def parts_of(
+def iterate_minibatches(
     trajectory: Trajectory, replay: Replay, *, fresh: int, replayed: int, passes: int
 ) -> Iterator[tuple[Trajectory, int]]:
     """Cuts a collected batch into the parts of its updates.

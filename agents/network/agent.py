@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,8 @@ class AgentNetwork(nn.Module):
         if site not in self.fusions:
             return x
         modulation = tuple(part.to(x.dtype) for part in modulations[site])
-        return self.fusions[site].apply(x, modulation, segments)  # type: ignore[call-arg, return-value, arg-type]
+        fusion = cast(Fusion, self.fusions[site])
+        return fusion.modulate(x, modulation, segments)
 
 
 def _full_precision(device: str) -> AbstractContextManager[Any]:

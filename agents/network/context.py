@@ -41,7 +41,7 @@ class ContextEncoder(nn.Module):
 
     Attributes:
         size: Z.
-        reach: the length |z| to be expected: features have a mean square of 1, and one-hot ones together.
+        context_norm: the length |z| to be expected: features have a mean square of 1, and one-hot ones together.
 
     The instruction encoder is IMPALA's: embedding, LSTM, its output at the last word (Espeholt et al. 2018, section 5.3).
     """
@@ -78,7 +78,7 @@ class ContextEncoder(nn.Module):
             self.normalize = nn.LayerNorm(instruction_size) if normalize else nn.Identity()
             self.size += instruction_size
             squares += instruction_size
-        self.reach = math.sqrt(squares)
+        self.context_norm = math.sqrt(squares)
 
     @property
     def reads_task(self) -> bool:

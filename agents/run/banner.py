@@ -47,8 +47,10 @@ def describe(config: TrainConfig, env: EnvSpec, learner: Learner, cost: Multiply
         del rows["replay"]
     if learner.device.type == "cpu":
         del rows["device"]
-    if learner.state.updates:
-        rows["resumes"] = f"at {learner.state.updates:,} updates, {learner.state.steps * env.action_repeat:,} frames"
+    if learner.counters.updates:
+        rows["resumes"] = (
+            f"at {learner.counters.updates:,} updates, {learner.counters.steps * env.action_repeat:,} frames"
+        )
     elif config.resume:
         rows["resumes"] = "nothing: the folder holds no checkpoint yet, so this is a new run"
     return rows

@@ -22,7 +22,7 @@ from agents.network.flops import MultiplyAdds
 from agents.run.bottleneck import Verdict
 from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.run.timing import Clock
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.setup import plan
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
 from conf.allowlist import check_named, named
@@ -204,7 +204,7 @@ def result(
     Speed and time shares are those after the warm-up; a run that ends within it has 0 and none. `ended_by` is `signal` for a run that
     was interrupted, `pause` for one that was asked to come so far and not to its end, else the key that ended it.
     """
-    state, tasks = learner.state, statistics.summary(env.action_repeat)
+    state, tasks = learner.counters, statistics.summary(env.action_repeat)
     return {
         "finished": ended_by not in ("signal", "pause"),
         "ended_by": ended_by,
@@ -283,7 +283,7 @@ def snapshot(
     env: EnvSpec,
     learner: Learner,
     statistics: Statistics,
-    positions: Positions,
+    positions: StreamPositions,
     seconds: float,
     *,
     runtime: dict[str, Any] | None = None,
@@ -306,7 +306,7 @@ def snapshot(
     }
 
 
-class Restored(NamedTuple):
+class ResumeState(NamedTuple):
     """What a run goes on from, beside what is put back in place.
 
     Attributes:
@@ -326,8 +326,8 @@ def restore(
     env: EnvSpec,
     learner: Learner,
     statistics: Statistics,
-    positions: Positions,
-) -> Restored:
+    positions: StreamPositions,
+) -> ResumeState:
     """Puts a checkpoint's content back in place.
 
     Raises:
@@ -354,7 +354,7 @@ def restore(
         if runtime and not (alone and len(runtime["actors"]) == plan.num_actors(config, env)):
             runtime = None
         dropped = 0 if runtime else sum(len(episodes) for episodes in positions.episodes.values())
-        return Restored(float(content["seconds"]), runtime, dropped)
+        return ResumeState(float(content["seconds"]), runtime, dropped)
     except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         # torch's first line says no more than that it failed.
         lines = (str(error).strip() or type(error).__name__).splitlines()

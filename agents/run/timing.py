@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from agents.learning.learner import LearnerState
+from agents.learning.learner import Counters
 from agents.run.bottleneck import Seconds, TimeShares
 from agents.runtime.base import Batch
 
@@ -33,7 +33,7 @@ class Clock:
         action_repeat: frames per step.
     """
 
-    def __init__(self, seconds: float, state: LearnerState, *, action_repeat: int) -> None:
+    def __init__(self, seconds: float, state: Counters, *, action_repeat: int) -> None:
         self._earlier = seconds
         self._began = time.perf_counter()
         self._repeat = action_repeat
@@ -74,7 +74,7 @@ class Clock:
         finally:
             self._spent = self._spent._replace(disk=self._spent.disk + time.perf_counter() - began)
 
-    def tick(self, batch: Batch, before: Sequence[int], state: LearnerState) -> None:
+    def tick(self, batch: Batch, before: Sequence[int], state: Counters) -> None:
         """Takes in the updates that were made of one batch. `before` has for each of them the number of updates before it.
 
         The policy lag of an update is the number of updates between the weights that acted and those that it changes. Every update
@@ -108,7 +108,7 @@ class Clock:
         before, self._frames = self._frames, self._newest.steps * self._repeat
         return self._frames // interval > before // interval
 
-    def row(self, state: LearnerState, losses: Mapping[str, Tensor]) -> dict[str, float]:
+    def row(self, state: Counters, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """The figures since the last row, named as in metrics.jsonl."""
         now = self._spent._replace(loop=time.perf_counter() - self._began)
         elapsed = max(now.loop - self._row_spent.loop, 1e-9)
@@ -130,7 +130,7 @@ class Clock:
         self._begin_row(state)
         return row
 
-    def _begin_row(self, state: LearnerState) -> None:
+    def _begin_row(self, state: Counters) -> None:
         self._row_spent = self._spent._replace(loop=time.perf_counter() - self._began)
         self._row_steps = state.steps
         self._lags: list[int] = []

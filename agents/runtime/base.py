@@ -19,7 +19,7 @@ from envs.spec import ArraySpec
 
 
 @dataclass(slots=True)
-class Positions:
+class StreamPositions:
     """Where the random streams of a run stand.
 
     Attributes:
@@ -64,7 +64,7 @@ class MakeActor(Protocol):
     """
 
     def __call__(
-        self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
+        self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """See the class."""
 
@@ -76,7 +76,7 @@ def go_on() -> None:
 class Runtime(Protocol):
     """The contract of `serial`, `local` and whatever comes after them."""
 
-    positions: Positions
+    positions: StreamPositions
     """Of everything handed over so far; goes into the checkpoint."""
 
     def collect(self, check: Callable[[], object] = go_on) -> Batch:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import ActorError, Batch, MakeActor, Positions, go_on
+from agents.runtime.base import ActorError, Batch, MakeActor, StreamPositions, go_on
 from agents.runtime.processes.actor_process import Supervision, batch_of
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.processes.inference_server import MakePolicy
 from agents.runtime.processes.process import signals_held_back
-from agents.runtime.ray_groups.actor_group import Broken, GroupTask
+from agents.runtime.ray_groups.actor_group import Broken, GroupConfig
 from agents.runtime.ray_groups.bridge import run_bridge
-from agents.runtime.ray_groups.messages import Delivered, Dropped, Layout, Processes, Restarted, Said
+from agents.runtime.ray_groups.messages import Delivered, Dropped, Placement, Processes, Restarted, Said
 from agents.runtime.restarts import Faults
 from envs.spec import ArraySpec
 from system.errors import InputError
@@ -68,7 +68,7 @@ class ClusterRuntime:
         address: str = "",
         actors_per_group: int = 1,
         cpus_per_actor: float = 1.0,
-        positions: Positions | None = None,
+        positions: StreamPositions | None = None,
         actor_threads: int = 1,
         buffers_per_actor: int = 2,
         version: int = 0,
@@ -78,7 +78,7 @@ class ClusterRuntime:
         supervision: Supervision | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.positions = positions or Positions()
+        self.positions = positions or StreamPositions()
         self._network, self._faults, self._say = network, faults or Faults(), say
         self._unrolls_per_batch = unrolls_per_batch
         # One batch is learned from while the next one comes.
@@ -89,7 +89,7 @@ class ClusterRuntime:
         self._ready: deque[Delivered] = deque()
         self._lent: list[Delivered] = []
         self._processes: dict[str, int] = {}
-        task = GroupTask(
+        task = GroupConfig(
             make_actor,
             spec,
             shapes,
@@ -100,7 +100,7 @@ class ClusterRuntime:
             server_threads,
             supervision or Supervision(),
         )
-        layout = Layout(address, grouped(range(num_actors), actors_per_group), cpus_per_actor)
+        placement = Placement(address, grouped(range(num_actors), actors_per_group), cpus_per_actor)
         context = multiprocessing.get_context("spawn")
         self._bridge, theirs = context.Pipe()
         self._last_words = tempfile.TemporaryFile("r+", errors="replace")  # noqa: SIM115
@@ -117,7 +117,7 @@ class ClusterRuntime:
         # Without this copy the pipe ends with the bridge.
         theirs.close()
         # Behind its start, during which signals are held back: more than a pipe takes would wait for it.
-        self._send((layout, task, self.positions))
+        self._send((placement, task, self.positions))
 
     def collect(self, check: Callable[[], object] = go_on) -> Batch:
         """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""

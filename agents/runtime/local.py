@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, MakeActor, Positions, go_on
+from agents.runtime.base import Batch, MakeActor, StreamPositions, go_on
 from agents.runtime.processes.actor_pool import ActorPool, Ready
 from agents.runtime.processes.actor_process import Supervision, batch_of
 from agents.runtime.processes.inference_server import MakePolicy
@@ -41,7 +41,7 @@ class LocalRuntime:
         *,
         num_actors: int,
         unrolls_per_batch: int,
-        positions: Positions | None = None,
+        positions: StreamPositions | None = None,
         actor_threads: int = 1,
         buffers_per_actor: int = 2,
         version: int = 0,
@@ -50,7 +50,7 @@ class LocalRuntime:
         faults: Faults | None = None,
         supervision: Supervision | None = None,
     ) -> None:
-        self.positions = positions or Positions()
+        self.positions = positions or StreamPositions()
         self._unrolls_per_batch = unrolls_per_batch
         self._pool = ActorPool(
             make_actor,

@@ -10,7 +10,7 @@ from typing import Any
 
 from agents.acting.actor import Actor
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, MakeActor, Positions, allocate, concatenate, go_on
+from agents.runtime.base import Batch, MakeActor, StreamPositions, allocate, concatenate, go_on
 from agents.runtime.restarts import Faults
 from agents.trajectory import Trajectory
 from envs.faults import Fault
@@ -42,12 +42,12 @@ class SerialRuntime:
         *,
         num_actors: int,
         unrolls_per_batch: int,
-        positions: Positions | None = None,
+        positions: StreamPositions | None = None,
         version: int = 0,
         state: dict[str, Any] | None = None,
         faults: Faults | None = None,
     ) -> None:
-        self.positions = positions or Positions()
+        self.positions = positions or StreamPositions()
         self._make_actor, self._network = make_actor, network
         self._faults = faults or Faults()
         self._actors = [make_actor(index, self.positions, network) for index in range(num_actors)]
@@ -98,7 +98,7 @@ class SerialRuntime:
 
     def _unroll(self, index: int, buffer: Trajectory) -> Actor:
         """One unroll of that actor, or of the one that takes its place if it fails."""
-        begin: Positions | None = None
+        begin: StreamPositions | None = None
         while True:
             try:
                 if begin is not None:
@@ -111,7 +111,7 @@ class SerialRuntime:
                 raise
             except Exception:
                 failed, played = self._actors[index], begin is None
-                episodes = failed.pulse.episodes.tolist()
+                episodes = failed.heartbeat.episodes.tolist()
                 self._faults.add(
                     f"actor {index}",
                     Fault(failed.task() if played else "", "raised", traceback.format_exc()),
@@ -119,7 +119,7 @@ class SerialRuntime:
                     episodes_dropped=len(episodes) if played else 0,
                 )
                 if begin is None:
-                    begin = Positions({index: failed.unrolls}, {index: episodes}, self.positions.steps)
+                    begin = StreamPositions({index: failed.unrolls}, {index: episodes}, self.positions.steps)
                     with contextlib.suppress(Exception):
                         # It may be in no state to be closed.
                         failed.close()

@@ -20,7 +20,7 @@ from agents.network.core import CORES, Core
 from agents.network.initialization import initialize
 from agents.network.normalizer import ObservationNormalizer
 from agents.network.torso import build_torso
-from agents.runtime.base import Positions, Runtime
+from agents.runtime.base import Runtime, StreamPositions
 from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.actor_process import Supervision
@@ -142,7 +142,7 @@ class ActorFactory:
     rank: int = 0
 
     def __call__(
-        self, index: int, positions: Positions, network: AgentNetwork | None, policy: ActingPolicy | None = None
+        self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """The actor, with this policy, or with the learner's network, or with one of its own."""
         slots = actor_slots(self.config, self.env, index, positions, rank=self.rank)
@@ -174,7 +174,9 @@ class ActorFactory:
         return self.policy(slots, network.to(plan.acting_device(self.config)))
 
 
-def actor_slots(config: TrainConfig, env: EnvSpec, index: int, positions: Positions, *, rank: int = 0) -> list[Slot]:
+def actor_slots(
+    config: TrainConfig, env: EnvSpec, index: int, positions: StreamPositions, *, rank: int = 0
+) -> list[Slot]:
     """The slots of actor `index` of a learner: slots of the run are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
 
     After a resume each slot begins with the episode after the last one that it was in: an interrupted episode is not repeated.
@@ -213,7 +215,7 @@ def build_runtime(
     config: TrainConfig,
     env: EnvSpec,
     network: AgentNetwork,
-    positions: Positions,
+    positions: StreamPositions,
     version: int,
     state: dict[str, Any] | None = None,
     *,
@@ -295,7 +297,7 @@ def _build_spatial_fusion(config: TrainConfig, context: ContextEncoder, torso: n
 
 def _fusion_options(config: TrainConfig, name: str, form: type[Fusion], context: ContextEncoder) -> dict[str, Any]:
     options = {option: getattr(config.fusion, option) for option in OPTIONS.get(name, ())}
-    return options | ({"reach": context.reach} if form.reads_reach else {})
+    return options | ({"context_norm": context.context_norm} if form.uses_context_norm else {})
 
 
 def _build_core(config: TrainConfig, x_size: int) -> Core:

@@ -28,7 +28,7 @@ from envs.engines.base import Arrays, Outcome
 from envs.seeding import episode_seed, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError, unknown_task
 
 _SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -127,9 +127,9 @@ def _check_options(config: AtariConfig) -> None:
         )
 
 
-def make_env(config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+def make_env(config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> MultitaskVectorEnv:
     """The vector environment over those slots. Loads a ROM for each, a tenth of a second or so."""
-    return SuiteVectorEnv(AleEngine(config, spec.tasks, slots, split), spec, slots, seed)
+    return MultitaskVectorEnv(AleEngine(config, spec.tasks, slots, split), spec, slots, seed)
 
 
 class AleEngine:

@@ -19,7 +19,7 @@ from envs.engines.base import Engine
 from envs.instructions import Tokenizer
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError, unknown_name
 
 ENGINES = ("envpool", "minigrid")
@@ -66,7 +66,7 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
     )
 
 
-def make_env(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+def make_env(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> MultitaskVectorEnv:
     """The vector environment on the engine that `spec` names."""
     engine: Engine
     if spec.engine == "envpool":
@@ -78,7 +78,7 @@ def make_env(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], seed: i
         from envs.babyai.minigrid_engine import MinigridEngine
 
         engine = MinigridEngine(spec, slots, split)
-    return SuiteVectorEnv(engine, spec, slots, seed)
+    return MultitaskVectorEnv(engine, spec, slots, seed)
 
 
 def _choose_engine(wanted: str) -> str:

@@ -28,7 +28,7 @@ from envs.engines.base import Arrays, Outcome
 from envs.seeding import stream_key, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError, unknown_name
 
 _TASK = re.compile(r"(map|memory)-(0|[1-9]\d{0,8})")
@@ -115,9 +115,9 @@ def _checked_tasks(config: ConditionalConfig) -> tuple[str, ...]:
 
 def make_env(
     config: ConditionalConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split
-) -> SuiteVectorEnv:
+) -> MultitaskVectorEnv:
     """The vector environment over those slots."""
-    return SuiteVectorEnv(ConditionalEngine(config, spec.tasks, slots, split), spec, slots, seed)
+    return MultitaskVectorEnv(ConditionalEngine(config, spec.tasks, slots, split), spec, slots, seed)
 
 
 def make_array(config: ConditionalConfig) -> ArraySpec:

@@ -28,7 +28,7 @@ from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError, unknown_name, unknown_task
 
 CELLS = 11
@@ -166,10 +166,12 @@ def _action_count(level: Level, actions: Sequence[tuple[int, ...]]) -> int:
     return sum(action[known:] == _NOTHING[known:] for action in actions)
 
 
-def make_env(config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+def make_env(
+    config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split
+) -> MultitaskVectorEnv:
     """The vector environment over those slots; a level loads in a few ms."""
     engine = ProcessEngine if config.processes else GymnasiumEngine
-    return SuiteVectorEnv(engine(functools.partial(make_level, config), spec, slots, split), spec, slots, seed)
+    return MultitaskVectorEnv(engine(functools.partial(make_level, config), spec, slots, split), spec, slots, seed)
 
 
 def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any], Any]:

@@ -26,7 +26,7 @@ from envs.engines.process_engine import ProcessEngine
 from envs.instructions import words
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError, unknown_name
 
 STAND_IN = "dummy"
@@ -187,12 +187,14 @@ def _problem_of_picture(path: Path) -> str:
         return f"a {path.name} that cannot be read ({error.strerror})"
 
 
-def make_env(config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+def make_env(
+    config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split
+) -> MultitaskVectorEnv:
     """The vector environment over those slots. Each holds an engine (`memory`)."""
     vectors = action_vectors(config.action_set, config.custom_actions)
     make = partial(make_level, config, vectors, split)
     engine = ProcessEngine if config.processes else GymnasiumEngine
-    return SuiteVectorEnv(engine(make, spec, slots, split), spec, slots, seed)
+    return MultitaskVectorEnv(engine(make, spec, slots, split), spec, slots, seed)
 
 
 def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, task: str) -> DMLabEnv:

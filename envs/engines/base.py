@@ -1,4 +1,4 @@
-"""What an engine is: it turns the actions of S slots into observations and rewards (see `envs.vector.SuiteVectorEnv`)."""
+"""What an engine is: it turns the actions of S slots into observations and rewards (see `envs.vector.MultitaskVectorEnv`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Outcome: TypeAlias = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bo
 
 
 WRITTEN_IN_PLACE = ("image", "vector")
-"""Parts of the observation that an engine writes where it is told to (`SuiteVectorEnv.write_into`)."""
+"""Parts of the observation that an engine writes where it is told to (`MultitaskVectorEnv.write_into`)."""
 
 
 class Engine(Protocol):

@@ -69,7 +69,7 @@ class Render(NamedTuple):
     """Answer with a picture."""
 
 
-class Failure(NamedTuple):
+class ChildError(NamedTuple):
     """The answer to a message that raised: a traceback, or the sentence of an InputError."""
 
     text: str
@@ -190,7 +190,7 @@ def main(descriptor: int, stacks: int) -> None:
             except (EOFError, ConnectionResetError):
                 return
             except Exception:  # what is asked for cannot be imported here
-                connection.send(Failure(traceback.format_exc(), False))
+                connection.send(ChildError(traceback.format_exc(), False))
                 continue
             answer: Any = None
             try:
@@ -200,9 +200,9 @@ def main(descriptor: int, stacks: int) -> None:
                 else:
                     answer = seat.obey(message)
             except InputError as error:
-                answer = Failure(str(error), True)
+                answer = ChildError(str(error), True)
             except Exception:
-                answer = Failure(traceback.format_exc(), False)
+                answer = ChildError(traceback.format_exc(), False)
             connection.send(answer)
     except (BrokenPipeError, ConnectionResetError):
         return

@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 
 from envs.engines.base import Arrays, Outcome
 from envs.engines.gymnasium_engine import FIRST_EPISODES, MakeEnv
-from envs.engines.process_child import Attach, Build, Failure, Render, Start, Step, map_arrays, shared_size, shared_spec
+from envs.engines.process_child import (
+    Attach,
+    Build,
+    ChildError,
+    Render,
+    Start,
+    Step,
+    map_arrays,
+    shared_size,
+    shared_spec,
+)
 from envs.engines.slot_process import SlotProcess
 from envs.faults import Fault
 from envs.spec import EnvSpec, Slot, Split
@@ -320,7 +330,7 @@ class ProcessEngine:
         self._owed[row] -= 1
         if isinstance(answer, list):
             self._faults += answer
-        if isinstance(answer, Failure):
+        if isinstance(answer, ChildError):
             if answer.is_input_error:
                 raise InputError(answer.text)
             raise SlotError(f"{self._place(row)} failed:\n{answer.text}", self._task(row), "raised")

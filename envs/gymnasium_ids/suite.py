@@ -35,7 +35,7 @@ from envs.gymnasium_ids.vocabulary import SPECIAL, Words, collect, given
 from envs.gymnasium_ids.watch import Watched
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError, unknown_name
 
 MOST_TOKENS = 2**12
@@ -156,10 +156,12 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
     return spec
 
 
-def make_env(config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+def make_env(
+    config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split
+) -> MultitaskVectorEnv:
     """The vector environment over those slots."""
     engine = ProcessEngine if config.processes else GymnasiumEngine
-    return SuiteVectorEnv(engine(partial(make_task, config, spec), spec, slots, split), spec, slots, seed)
+    return MultitaskVectorEnv(engine(partial(make_task, config, spec), spec, slots, split), spec, slots, seed)
 
 
 def make_watched(
@@ -169,10 +171,10 @@ def make_watched(
     seed: int,
     split: Split,
     note: Callable[[str], object],
-) -> SuiteVectorEnv:
+) -> MultitaskVectorEnv:
     """See `envs.suite.Suite`."""
     make = partial(make_task, config, spec, note=note)
-    return SuiteVectorEnv(GymnasiumEngine(make, spec, slots, split), spec, slots, seed)
+    return MultitaskVectorEnv(GymnasiumEngine(make, spec, slots, split), spec, slots, seed)
 
 
 def make_task(

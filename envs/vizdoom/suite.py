@@ -30,7 +30,7 @@ from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from envs.vizdoom import launcher
 from envs.vizdoom.memory import remove_abandoned
 from envs.vizdoom.scenarios import ACTIONS, BUTTONS, PRESETS, SCENARIOS, actions_of
@@ -99,7 +99,9 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
     )
 
 
-def make_env(config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> SuiteVectorEnv:
+def make_env(
+    config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split
+) -> MultitaskVectorEnv:
     """The vector environment over those slots. Starts a process for each, in half a second or so."""
     remove_abandoned()
     make = functools.partial(
@@ -110,7 +112,7 @@ def make_env(config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], seed: 
         variables=config.variables,
     )
     engine = ProcessEngine if config.processes else GymnasiumEngine
-    return SuiteVectorEnv(engine(make, spec, slots, split), spec, slots, seed)
+    return MultitaskVectorEnv(engine(make, spec, slots, split), spec, slots, seed)
 
 
 class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):

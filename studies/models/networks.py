@@ -90,11 +90,12 @@ def perceptron(
 
 
 def for_each_context(fusion: Fusion, x: Tensor, z: Tensor) -> Tensor:
-    """A fusion of contexts with equally many samples: `condition` once for each, and `apply` on its samples, x [U, N, X] -> [U, N, K]."""
+    """A fusion of contexts with equally many samples: `condition` once for each, and `modulate` on its samples, x [U, N, X] -> [U, N,
+    K]."""
     alone = identity_segments(1)
 
     def apply(own: Tensor, *modulation: Tensor) -> Tensor:
-        result: Tensor = fusion.apply(own, tuple(part.unsqueeze(0) for part in modulation), alone)
+        result: Tensor = fusion.modulate(own, tuple(part.unsqueeze(0) for part in modulation), alone)
         return result
 
     return torch.vmap(apply)(x, *fusion.condition(z, x.shape[0] * x.shape[1]))

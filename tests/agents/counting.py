@@ -27,10 +27,10 @@ from agents.fusion import Segments
 from agents.network.actions import Categorical
 from agents.network.agent import AgentOutput, Modulations
 from agents.network.context import Contexts
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from envs.engines.base import Arrays, Outcome
 from envs.spec import ArraySpec, EnvSpec, Slot
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 NUM_ACTIONS = 8
 NUM_TASKS = 2
@@ -178,14 +178,14 @@ class MakeCountingActor:
     fault: str = ""
     first_episode: int = 0
 
-    def __call__(self, index: int, positions: Positions, network: Any, policy: Any = None) -> Actor:
+    def __call__(self, index: int, positions: StreamPositions, network: Any, policy: Any = None) -> Actor:
         numbers = [index * SLOTS + column for column in range(SLOTS)]
         last = positions.episodes.get(index, [self.first_episode - 1] * SLOTS)
         slots = [
             Slot(task=n % NUM_TASKS, index=n // NUM_TASKS, episode=episode + 1)
             for n, episode in zip(numbers, last, strict=True)
         ]
-        env = SuiteVectorEnv(
+        env = MultitaskVectorEnv(
             CountingEngine(slots, self.fault.split(",")[index] if "," in self.fault else self.fault),
             COUNTING,
             slots,

@@ -19,7 +19,7 @@ from agents.evaluation.episodes import evaluation_spec, load_agent, make_task_en
 from agents.fusion import Segments
 from agents.network.actions import _gumbel, action_distribution
 from agents.network.heads import ActionMask
-from agents.runtime.base import Positions, allocate
+from agents.runtime.base import StreamPositions, allocate
 from agents.setup import builder
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
@@ -70,7 +70,7 @@ def collected(kind: str, *more: str) -> tuple[EnvSpec, Any, list[Trajectory]]:
     torch.manual_seed(0)
     network = builder.build_network(config, env)
     widened(network)
-    runtime = builder.build_runtime(config, env, network, Positions(), 0)
+    runtime = builder.build_runtime(config, env, network, StreamPositions(), 0)
     try:
         return env, network, [{k: v.clone() for k, v in runtime.collect().trajectory.items()} for _ in range(3)]
     finally:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agents.run.timing
-from agents.learning.learner import LearnerState
+from agents.learning.learner import Counters
 from agents.run.bottleneck import Facts, Seconds, TimeShares, limited_by
 from agents.run.timing import Clock
 from agents.runtime.base import Batch
@@ -304,7 +304,7 @@ def test_shares_are_parts_of_their_own_side() -> None:
 def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(agents.run.timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    clock = Clock(100.0, LearnerState(), action_repeat=4)
+    clock = Clock(100.0, Counters(), action_repeat=4)
 
     def update(number: int, wait: float) -> None:
         """One second of learning, one of saving, and the waiting."""
@@ -320,14 +320,14 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
             inference_seconds=2.0,
             actor_wait_seconds=1.0,
         )
-        clock.tick(batch, [number - 1], LearnerState(updates=number, steps=10 * number))
+        clock.tick(batch, [number - 1], Counters(updates=number, steps=10 * number))
 
     update(1, wait=1000.0)
     for number in range(2, 21):
         assert clock.shares is None
         update(number, wait=50.0)
     assert clock.shares is None
-    row = clock.row(LearnerState(updates=20, steps=200), {})
+    row = clock.row(Counters(updates=20, steps=200), {})
     assert row["time/wait"] > 0.9
     for number in range(21, 31):
         update(number, wait=2.0)
@@ -338,7 +338,7 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
     assert clock.shares == pytest.approx(expected)
     assert clock.steady_frames_per_second == pytest.approx(10)
     # The row knows what came after the newest update.
-    row = clock.row(LearnerState(updates=30, steps=300), {})
+    row = clock.row(Counters(updates=30, steps=300), {})
     assert row["time/disk"] == pytest.approx(510 / 540)
     assert row["time/learner"] + row["time/wait"] + row["time/disk"] == pytest.approx(1)
     assert row["time/actor_wait"] == 0.125
@@ -346,15 +346,13 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
 
 
 def test_policy_lag_is_of_every_update_with_every_unroll() -> None:
-    clock = Clock(0.0, LearnerState(), action_repeat=1)
+    clock = Clock(0.0, Counters(), action_repeat=1)
     times = dict.fromkeys(
         ("wait_seconds", "actor_seconds", "env_seconds", "inference_seconds", "actor_wait_seconds"), 0.0
     )
     for versions, before in (([3, 5], [7, 8]), ([6], [9, 10, 11])):
-        clock.tick(
-            Batch(trajectory={}, weights_versions=versions, **times), before, LearnerState(updates=before[-1] + 1)
-        )
-    row = clock.row(LearnerState(updates=12), {})
+        clock.tick(Batch(trajectory={}, weights_versions=versions, **times), before, Counters(updates=before[-1] + 1))
+    row = clock.row(Counters(updates=12), {})
     lags = [7 - 3, 7 - 5, 8 - 3, 8 - 5, 9 - 6, 10 - 6, 11 - 6]
     assert (row["policy_lag_min"], row["policy_lag_max"]) == (2, 5)
     assert row["policy_lag_mean"] == pytest.approx(sum(lags) / len(lags))

@@ -24,11 +24,11 @@ from ray_cluster import CPUS, NODE, one_node, ray_nodes
 
 import train
 from agents.cli.exit_codes import BAD_INPUT, DONE, FAILED
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.runtime.cluster import ClusterRuntime, grouped
 from agents.runtime.processes.actor_process import Supervision
 from agents.runtime.ray_groups import actor_group, connection
-from agents.runtime.ray_groups.actor_group_handle import RemoteGroup
+from agents.runtime.ray_groups.actor_group_handle import ActorGroupHandle
 from agents.runtime.ray_groups.connection import own_paths
 from agents.runtime.restarts import Faults
 
@@ -196,10 +196,10 @@ def test_learners_on_several_nodes_make_a_run_together(
 
 
 def test_positions_of_a_lost_group_are_beyond_all_that_it_can_have_begun() -> None:
-    group = RemoteGroup([3, 4], Positions({3: 10, 7: 1}, {3: [5, 6]}, {0: 99}))
+    group = ActorGroupHandle([3, 4], StreamPositions({3: 10, 7: 1}, {3: [5, 6]}, {0: 99}))
     group.skip(buffers_per_actor=2, length=7, slots=2)
     # Two unrolls of seven steps are at most four beginnings each.
-    assert group.positions == Positions({3: 12, 4: 2}, {3: [13, 14], 4: [7, 7]}, {0: 99})
+    assert group.positions == StreamPositions({3: 12, 4: 2}, {3: [13, 14], 4: [7, 7]}, {0: 99})
 
 
 def test_a_buffer_that_comes_before_its_weights_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +208,8 @@ def test_a_buffer_that_comes_before_its_weights_waits_for_them(monkeypatch: pyte
     group, network = actor_group.ActorGroup(), CountingNetwork()
     shapes = [parameter.shape for parameter in network.parameters()]
     weights = np.zeros(sum(shape.numel() for shape in shapes), np.float32)
-    task = actor_group.GroupTask(MakeCountingActor(), SPEC, shapes, network.actions, 1, 1, None, 1, Supervision())
-    group.begin(task, [0], Positions(), weights, 0)
+    task = actor_group.GroupConfig(MakeCountingActor(), SPEC, shapes, network.actions, 1, 1, None, 1, Supervision())
+    group.begin(task, [0], StreamPositions(), weights, 0)
     try:
         first, _ = group.unroll()
         group.give_back(0, 0, 5)

@@ -139,9 +139,9 @@ def test_twenty_updates_are_those_of_one_learner(optimizer: str, reduction: str,
         torch.testing.assert_close(state(learner), state(single), rtol=1e-5, atol=1e-5)
         # Bit for bit, or they would drift apart.
         torch.testing.assert_close(state(learner), state(several[0]), rtol=0, atol=0)
-        assert learner.state == single.state
+        assert learner.counters == single.state
         assert learner.steps_by_task == single.steps_by_task
-    assert single.state.updates == 20 and single.state.steps > 500
+    assert single.counters.updates == 20 and single.counters.steps > 500
 
 
 def test_a_part_that_is_not_finite_is_refused_by_all() -> None:
@@ -157,7 +157,7 @@ def test_a_part_that_is_not_finite_is_refused_by_all() -> None:
     assert all(isinstance(found, NonFiniteError) for found in together(several, parts))
     for learner in several:
         torch.testing.assert_close(state(learner), before, rtol=0, atol=0)
-        assert (learner.state.updates, learner.state.refused) == (1, 2)
+        assert (learner.counters.updates, learner.counters.refused) == (1, 2)
 
 
 def test_fresh_columns_are_counted_of_all() -> None:
@@ -166,7 +166,7 @@ def test_fresh_columns_are_counted_of_all() -> None:
     batch = make_batch(several[0], 0)
     together(several, [columns(batch, slice(4)), columns(batch, slice(4, B))], fresh=3)
     expected = int(batch["mask"][:, [0, 1, 2, 4, 5, 6]].sum())
-    assert [learner.state.steps for learner in several] == [expected] * 2
+    assert [learner.counters.steps for learner in several] == [expected] * 2
 
 
 @pytest.mark.parametrize("call", [1, 2])
@@ -185,4 +185,4 @@ def test_a_sum_that_fails_leaves_the_learner_between_two_updates(call: int) -> N
     with pytest.raises(ConnectionError):
         learner.step(make_batch(learner, 1))
     torch.testing.assert_close(state(learner), before, rtol=0, atol=0)
-    assert learner.state.updates == 1
+    assert learner.counters.updates == 1

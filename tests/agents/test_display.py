@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.learning.learner import LearnerState
+from agents.learning.learner import Counters
 from agents.run.metrics import MetricsLog
 from agents.run.progress import Display
 from agents.run.timing import Clock
@@ -16,7 +16,7 @@ LIMIT = "limited by the [disk]; try checkpoint_seconds=1380"
 
 
 def test_the_display_shows_times_and_limit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Clock(0.0, LearnerState(), action_repeat=1).row(LearnerState(), {})
+    row = Clock(0.0, Counters(), action_repeat=1).row(Counters(), {})
     # Without a terminal: when it changes.
     monkeypatch.setattr("agents.run.progress._PLAIN_SECONDS", 0.0)
     with Display(1000) as display:
@@ -45,7 +45,7 @@ def test_the_log_takes_the_name_and_tensorboard_does_not(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("frames", "left"), [(500, "0:05 left"), (1000, "0:00 left"), (1024, "0:00 left")])
 def test_the_time_left_ends_at_nothing(capsys: pytest.CaptureFixture[str], frames: int, left: str) -> None:
-    row = Clock(0.0, LearnerState(), action_repeat=1).row(LearnerState(), {})
+    row = Clock(0.0, Counters(), action_repeat=1).row(Counters(), {})
     with Display(1000) as display:
         display.update(row | {"frames": frames, "frames_per_second": 100.0}, {}, LIMIT)
     assert f"  {left}  " in capsys.readouterr().out

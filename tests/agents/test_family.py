@@ -105,7 +105,7 @@ def test_a_hypernetwork_without_its_nonlinearity_is_mi() -> None:
         hyper.A.copy_(torch.eye(3))  # type: ignore[operator]
         for name in ("W", "U", "V", "b"):
             getattr(hyper, name).copy_(getattr(mi, name))
-        # Each divides by a reach of its own: the root of 3 features, and of half of the 3 hidden units.
+        # Each divides by a context_norm of its own: the root of 3 features, and of half of the 3 hidden units.
         hyper.W.mul_(0.5**0.5)  # type: ignore[operator]
     x, z = draw(7, 5), draw(7, 3).abs()
     torch.testing.assert_close(hyper(x, z), mi(x, z))

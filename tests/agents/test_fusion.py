@@ -155,7 +155,7 @@ def test_segments_are_the_plain_reading(
     expected = gradients(fusion, plain, weights, x, z)
     # With and without knowing how many samples there are, which decides what some forms prepare.
     for samples in (None, len(index)):
-        by_segment = fusion.apply(x, fusion.condition(z, samples), Segments(rows, count))
+        by_segment = fusion.modulate(x, fusion.condition(z, samples), Segments(rows, count))
         torch.testing.assert_close(by_segment, plain)
         torch.testing.assert_close(gradients(fusion, by_segment, weights, x, z), expected, rtol=1e-6, atol=1e-9)
 
@@ -175,7 +175,7 @@ def test_each_way_through_the_grouped_product(name: str, index: list[int]) -> No
     rows, count = torch.tensor(index), max(index) + 1
     x, z = draw(5, 4).requires_grad_(), draw(count, 3).requires_grad_()
     weights = draw(5, 6)
-    by_segment = fusion.apply(x, fusion.condition(z), Segments(rows, count))
+    by_segment = fusion.modulate(x, fusion.condition(z), Segments(rows, count))
     singly = torch.cat([fusion(x[n : n + 1], z[index[n]][None]) for n in range(5)])
     torch.testing.assert_close(by_segment, singly)
     torch.testing.assert_close(
@@ -223,9 +223,9 @@ def test_half_precision_is_near(name: str, index: list[int]) -> None:
     fusion = build(name, 8, 4, 6).float()
     rows, count = torch.tensor(index), max(index) + 1
     x, z = torch.randn(6, 8, requires_grad=True), torch.randn(count, 4, requires_grad=True)
-    exact = fusion.apply(x, fusion.condition(z), Segments(rows, count))
+    exact = fusion.modulate(x, fusion.condition(z), Segments(rows, count))
     with torch.autocast("cpu", torch.bfloat16):
-        rough = fusion.apply(x, fusion.condition(z), Segments(rows, count))
+        rough = fusion.modulate(x, fusion.condition(z), Segments(rows, count))
     torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.1)
     for a, b in zip(
         *(torch.autograd.grad(y.float().sum(), [x, z, *fusion.parameters()]) for y in (rough, exact)), strict=True
@@ -264,7 +264,7 @@ def test_a_zero_context_leaves_a_path_for_the_observation(name: str) -> None:
 def test_works_without_a_context(name: str) -> None:
     fusion = build(name, 5, 0, 6)
     x = draw(7, 5)
-    by_segment = fusion.apply(x, fusion.condition(draw(1, 0)), Segments(torch.zeros(7, dtype=torch.long), 1))
+    by_segment = fusion.modulate(x, fusion.condition(draw(1, 0)), Segments(torch.zeros(7, dtype=torch.long), 1))
     torch.testing.assert_close(by_segment, fusion(x, draw(7, 0)))
     assert 0.2 < fusion(draw(500, 5), draw(500, 0)).var().item() < 5
     gradient = torch.autograd.grad(by_segment.sum(), list(fusion.parameters()), allow_unused=True)
@@ -299,7 +299,7 @@ def test_mi_on_task_ids_is_one_head_for_each_task() -> None:
             head.weight.copy_(fusion.W[task].view(6, 5) / 3**0.5 + fusion.V)
             head.bias.copy_(fusion.U[task] + fusion.b)
     expected = torch.stack([heads[task](row) for task, row in zip(tasks.tolist(), x, strict=True)])
-    torch.testing.assert_close(fusion.apply(x, fusion.condition(z), Segments(tasks, 3)), expected)
+    torch.testing.assert_close(fusion.modulate(x, fusion.condition(z), Segments(tasks, 3)), expected)
 
 
 def test_identity_segments_give_every_sample_its_own_context() -> None:

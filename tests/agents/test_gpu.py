@@ -74,11 +74,11 @@ def test_a_refused_update_leaves_the_gpu_as_it_was(gpu: PretendedGPU) -> None:
     before = copy.deepcopy(host({name: weight.detach() for name, weight in learner.network.named_parameters()}))
     batch = fake_batch(env, learner.network.core_state_size, T, B)
     learner.step(batch | {"reward": torch.full_like(batch["reward"], torch.nan)})
-    assert learner.state.refused == 1 and learner.state.updates == 0
+    assert learner.counters.refused == 1 and learner.counters.updates == 0
     for name, weight in learner.network.named_parameters():
         assert torch.equal(host(weight.detach()), before[name])
     learner.step(batch)
-    assert learner.state.updates == 1
+    assert learner.counters.updates == 1
     learner.check_finite()
 
 

@@ -22,7 +22,7 @@ from processes import PATIENCE
 import agents.runtime.processes.actor_pool
 from agents.acting.policy import Policy
 from agents.fusion import FUSIONS
-from agents.runtime.base import ActorError, Positions, Runtime, allocate
+from agents.runtime.base import ActorError, Runtime, StreamPositions, allocate
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.buffers import SharedWeights
 from agents.runtime.processes.inference_server import RemotePolicy, _Batcher, _serve, exchange_spec
@@ -185,7 +185,7 @@ def trajectories(inference: str, unrolls: int, *overrides: str) -> list[list[Tra
     torch.manual_seed(0)
     network = builder.build_network(config, env)
     found: list[list[Trajectory]] = [[], []]
-    runtime = builder.build_runtime(config, env, network, Positions(), 0)
+    runtime = builder.build_runtime(config, env, network, StreamPositions(), 0)
     try:
         while min(len(unrolls_of) for unrolls_of in found) < unrolls:
             before = dict(runtime.positions.unrolls)

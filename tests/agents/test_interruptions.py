@@ -19,7 +19,7 @@ from agents.acting.policy import Policy
 from agents.learning.replay import Replay
 from agents.network.actions import Categorical
 from agents.run.metrics import Statistics
-from agents.runtime.base import Positions, allocate, concatenate
+from agents.runtime.base import StreamPositions, allocate, concatenate
 from agents.setup import builder
 from agents.setup.builder import build_learner
 from agents.trajectory import PER_COLUMN, Trajectory, trajectory_spec
@@ -28,7 +28,7 @@ from conf.schema import RuntimeConfig
 from envs.engines.base import Outcome
 from envs.faults import Fault
 from envs.spec import Slot
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 SEATS = [Slot(task=number % 2, index=number // 2) for number in range(SLOTS)]
 # Its instructions are numbers of slots and ages.
@@ -100,7 +100,7 @@ class InterruptedEngine(CountingEngine):
 
 
 def play(engine: CountingEngine, unrolls: int, length: int) -> tuple[list[Trajectory], list[list[Fault]]]:
-    env = SuiteVectorEnv(engine, COUNTING, SEATS, seed=0)
+    env = MultitaskVectorEnv(engine, COUNTING, SEATS, seed=0)
     actor = Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, 0))  # type: ignore[arg-type]
     played, faults = [], []
     for _ in range(unrolls):
@@ -187,7 +187,7 @@ def test_the_learner_learns_the_same_as_from_a_truncation(ends: dict[int, int], 
         torch.testing.assert_close(theirs, mine, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(other.popart.mu, one.popart.mu)
     torch.testing.assert_close(other.popart.nu, one.popart.nu)
-    assert other.state == one.state and one.state.steps > 0
+    assert other.counters == one.counters and one.counters.steps > 0
 
 
 def padded(unroll: Trajectory, slot: int, end: int, length: int) -> Trajectory:
@@ -233,8 +233,8 @@ def test_only_actors_that_need_not_repeat_themselves_are_supervised(
     config.runtime = RuntimeConfig(
         name=runtime, slots_per_actor=SLOTS, num_actors=1, hang_seconds=7.0, memory_limit=512, recycle_episodes=9
     )
-    monkeypatch.setattr(builder, "make_env", lambda *_: SuiteVectorEnv(engine, COUNTING, SEATS, seed=0))
-    builder.ActorFactory(config=config, env=COUNTING)(0, Positions(), None)
+    monkeypatch.setattr(builder, "make_env", lambda *_: MultitaskVectorEnv(engine, COUNTING, SEATS, seed=0))
+    builder.ActorFactory(config=config, env=COUNTING)(0, StreamPositions(), None)
     assert engine.supervision == supervision
 
 

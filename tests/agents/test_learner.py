@@ -17,7 +17,7 @@ from agents.learning.learner import Learner, NonFiniteError
 from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.popart import CALM, PopArt, sigma
 from agents.learning.rewards import transform_rewards
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.setup.builder import build_learner, build_network, build_runtime
 from agents.trajectory import OBSERVED, Trajectory, minibatches
 from conf.loading import compose_train
@@ -216,7 +216,7 @@ def test_the_last_surge_is_saved_and_earlier_checkpoints_do_not_have_it() -> Non
     # Refused.
     before = everything(learner)
     learner.step(large(make_batch(learner, 3), 0, math.inf))
-    assert learner.state.refused == 1 and everything(learner) == before
+    assert learner.counters.refused == 1 and everything(learner) == before
     del state["popart"]["calm"]
     other.load_state_dict(state)
     assert other.popart.calm.tolist() == [CALM] * 3
@@ -294,7 +294,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(optimizer: str, key: str, va
     before = everything(learner)
     learner.step(spoiled(make_batch(learner, 2), key, value))
     assert everything(learner) == before
-    assert (learner.state.refused, learner.state.updates) == (1, 1)
+    assert (learner.counters.refused, learner.counters.updates) == (1, 1)
     for each in (learner, other):
         each.step(make_batch(each, 3))
     assert everything(learner) == everything(other)
@@ -307,7 +307,7 @@ def test_too_many_refusals_in_a_row_are_an_error() -> None:
     bad = spoiled(good, "reward", math.inf)
     for batch in (bad, bad, good, bad, bad):
         learner.step(batch)
-    assert learner.state.refused == 4
+    assert learner.counters.refused == 4
     before = flat(learner)
     with pytest.raises(NonFiniteError, match=r"3 updates in a row.*learner\.learning_rate"):
         learner.step(bad)
@@ -317,7 +317,7 @@ def test_too_many_refusals_in_a_row_are_an_error() -> None:
 def test_a_clipped_reward_may_be_infinite() -> None:
     learner = make_learner(reward_clip=1.0)
     learner.step(spoiled(make_batch(learner), "reward", math.inf))
-    assert learner.state.refused == 0 and flat(learner).isfinite().all()
+    assert learner.counters.refused == 0 and flat(learner).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["soft_asymmetric", "soft_asymmetric_paper", "none"])
@@ -346,7 +346,7 @@ def test_the_learning_rate_falls_to_zero_with_the_steps() -> None:
         assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
         assert torch.equal(before, flat(learner)) == (expected == 0)
         steps += int(batch["mask"].sum())
-        assert learner.state.steps == steps
+        assert learner.counters.steps == steps
         assert learner.current_learning_rate == pytest.approx(0.2 * max(0.0, 1 - steps / 100))
     assert steps > 100
 
@@ -355,10 +355,10 @@ def test_another_pass_over_a_batch_learns_and_counts_no_steps() -> None:
     learner = make_learner()
     batch = make_batch(learner)
     learner.step(batch)
-    before, state = flat(learner), learner.state
+    before, state = flat(learner), learner.counters
     learner.step(batch, fresh=0)
     assert not torch.equal(flat(learner), before)
-    assert learner.state == state._replace(updates=2)
+    assert learner.counters == state._replace(updates=2)
 
 
 def test_learns_from_part_of_a_batch() -> None:
@@ -369,7 +369,7 @@ def test_learns_from_part_of_a_batch() -> None:
         for part in minibatches(make_batch(learner), B // 2):
             learner.step({key: value.clone() for key, value in part.items()} if copy else part)
         results.append(everything(learner))
-    assert learner.state.updates == 2
+    assert learner.counters.updates == 2
     assert results[0] == results[1]
 
 
@@ -399,7 +399,7 @@ def test_a_saved_learner_goes_on_exactly(optimizer: str) -> None:
     other = make_learner(seed=1, optimizer=optimizer, popart_step_size=0.1)
     assert not torch.equal(flat(other), flat(learner))
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert other.state == learner.state
+    assert other.state == learner.counters
     for seed in range(3, 6):
         for each in (learner, other):
             each.step(make_batch(each, seed))
@@ -423,12 +423,12 @@ def train(seed: int, updates: int) -> Tensor:
     env = make_spec(config.env)
     network = build_network(config, env)
     learner = build_learner(config, env, network)
-    runtime = build_runtime(config, env, network, Positions(), 0)
+    runtime = build_runtime(config, env, network, StreamPositions(), 0)
     for _ in range(updates):
         learner.step(runtime.collect().trajectory)
-        runtime.publish(learner.state.updates)
+        runtime.publish(learner.counters.updates)
     runtime.close()
-    assert learner.state.updates == updates
+    assert learner.counters.updates == updates
     return flat(learner)
 
 

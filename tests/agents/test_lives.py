@@ -15,7 +15,7 @@ from agents.runtime.base import allocate
 from agents.trajectory import Trajectory, trajectory_spec
 from envs.engines.base import Outcome
 from envs.spec import Slot
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 SEATS = [Slot(task=number % 2, index=number // 2) for number in range(SLOTS)]
 
@@ -34,7 +34,7 @@ class LosingEngine(CountingEngine):
 
 
 def play(engine: CountingEngine) -> Trajectory:
-    env = SuiteVectorEnv(engine, COUNTING, SEATS, seed=0)
+    env = MultitaskVectorEnv(engine, COUNTING, SEATS, seed=0)
     actor = Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, 0))  # type: ignore[arg-type]
     trajectory = allocate(trajectory_spec(COUNTING, 60, SLOTS, STATE_SIZE))
     actor.unroll(trajectory)

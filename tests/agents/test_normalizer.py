@@ -128,7 +128,7 @@ def test_a_refused_update_leaves_the_moments_as_they_were() -> None:
         batch[key][2] = value
         learner.step(batch)
         torch.testing.assert_close(learner.network.state_dict(), before, rtol=0, atol=0)
-    assert learner.state.refused == 2
+    assert learner.counters.refused == 2
 
 
 def test_moments_are_not_trained_and_not_counted() -> None:

@@ -42,7 +42,7 @@ def test_no_reward_makes_the_learner_infinite(optimizer: str, autocast: torch.dt
     for _ in range(2):
         learner.step(make_batch(learner, 10.0**power))
         learner.check_finite()
-    assert (learner.state.updates, learner.state.refused) == ((2, 0) if power < 19 else (0, 2))
+    assert (learner.counters.updates, learner.counters.refused) == ((2, 0) if power < 19 else (0, 2))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -53,7 +53,7 @@ def test_the_smallest_epsilon_keeps_parameters_without_gradient(optimizer: str) 
     batch["task"].fill_(0)
     before = learner.network.context_encoder.task_embedding.weight.detach().clone()
     learner.step(batch)
-    assert learner.state.updates == 1
+    assert learner.counters.updates == 1
     learner.check_finite()
     after = learner.network.context_encoder.task_embedding.weight
     assert torch.equal(after[1], before[1]) and not torch.equal(after[0], before[0])
@@ -88,7 +88,7 @@ def test_a_run_that_ends_over_them_says_what_they_were(
     step = Learner.step
 
     def spoiled(self: Learner, batch: Trajectory, *, fresh: int | None = None) -> object:
-        if self.state.updates == 4:
+        if self.counters.updates == 4:
             batch["reward"][0, :2] = math.nan
         return step(self, batch, fresh=fresh)
 
@@ -127,7 +127,7 @@ def test_parameters_that_are_not_finite_are_never_saved(
 
     def overflows(self: Learner, batch: Trajectory, *, fresh: int | None = None) -> object:
         metrics = step(self, batch, fresh=fresh)
-        if self.state.updates == 3:
+        if self.counters.updates == 3:
             next(self.network.parameters()).detach().view(-1)[0] = math.inf
         return metrics
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from agents.acting.actor import ActingPolicy, Actor
 from agents.acting.policy import Policy, context_rows
-from agents.evaluation.probes import PROBES, Contexts, Record, Scene, ToldPolicy
+from agents.evaluation.probes import PROBES, Contexts, OverrideContextPolicy, Record, Scene
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import CONTEXTS
 from agents.runtime.base import allocate
 from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
 from envs.spec import Slot
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 SLOTS, STEPS = 6, 12
 ENV = fake_env()
@@ -76,7 +76,7 @@ def test_a_told_policy_acts_on_what_it_is_told_and_keeps_the_mask_of_its_task(co
     # Told is another slot's context, and of another task: the second task lacks an action that the others have.
     told = [rows[[2, 3, 4, 5, 0, 1]] for rows in true]
     script = Script(told)
-    policy = ToldPolicy(Policy(network, SLOTS), script)
+    policy = OverrideContextPolicy(Policy(network, SLOTS), script)
     state = torch.zeros(SLOTS, network.core_state_size)
     for inputs, rows in zip(observed, told, strict=True):
         before = {key: value.clone() for key, value in inputs.items()}
@@ -108,7 +108,7 @@ def unrolls(policy: ActingPolicy) -> list[Trajectory]:
     """Three unrolls of an actor in the counting environments, whose observations, instructions included, are known numbers."""
     slots = [Slot(task=column % 2, index=column // 2) for column in range(3)]
     actor = Actor(
-        SuiteVectorEnv(CountingEngine(slots), COUNTING, slots, seed=0), policy, CountingNetwork.actions, seed=(0, 0)
+        MultitaskVectorEnv(CountingEngine(slots), COUNTING, slots, seed=0), policy, CountingNetwork.actions, seed=(0, 0)
     )
     made = []
     for _ in range(3):
@@ -120,7 +120,10 @@ def unrolls(policy: ActingPolicy) -> list[Trajectory]:
 def test_an_actor_hands_over_the_same_under_a_probe_but_for_what_the_agent_makes_of_it() -> None:
     """The counting network reads no context: what it is told must reach neither the environment nor the trajectory."""
     script = Script([np.full((3, 2), 77 + step, np.int32) for step in range(15)])
-    plain, probed = unrolls(Policy(CountingNetwork(), 3)), unrolls(ToldPolicy(Policy(CountingNetwork(), 3), script))
+    plain, probed = (
+        unrolls(Policy(CountingNetwork(), 3)),
+        unrolls(OverrideContextPolicy(Policy(CountingNetwork(), 3), script)),
+    )
     for one, other in zip(plain, probed, strict=True):
         for key, value in one.items():
             assert torch.equal(value.nan_to_num(-1), other[key].nan_to_num(-1)), key

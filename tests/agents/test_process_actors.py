@@ -16,12 +16,12 @@ from processes import is_gone
 from agents.acting.actor import Actor
 from agents.acting.policy import Policy
 from agents.network.actions import Categorical
-from agents.runtime.base import ActorError, Positions
+from agents.runtime.base import ActorError, StreamPositions
 from agents.runtime.local import LocalRuntime
 from agents.trajectory import trajectory_spec
 from envs.engines.process_engine import ProcessEngine
 from envs.spec import Slot, Split
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 SEATS = [Slot(task=0, index=number) for number in range(SLOTS)]
 
@@ -30,8 +30,8 @@ SEATS = [Slot(task=0, index=number) for number in range(SLOTS)]
 class MakeProcessActor:
     """An actor of three slots, which are three processes."""
 
-    def __call__(self, index: int, positions: Positions, network: Any, policy: Any = None) -> Actor:
-        env = SuiteVectorEnv(ProcessEngine(make_pid, COUNTING, SEATS, Split.TRAIN), COUNTING, SEATS, seed=0)
+    def __call__(self, index: int, positions: StreamPositions, network: Any, policy: Any = None) -> Actor:
+        env = MultitaskVectorEnv(ProcessEngine(make_pid, COUNTING, SEATS, Split.TRAIN), COUNTING, SEATS, seed=0)
         return Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, index))  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from agents.evaluation.episodes import Episode
 from agents.evaluation.report import score_tables, scores
-from agents.learning.learner import LearnerState
+from agents.learning.learner import Counters
 from agents.run.metrics import MetricsLog, Statistics, scores_of_suite
 from agents.run.progress import Display
 from agents.run.timing import Clock
@@ -78,7 +78,7 @@ def test_the_display_shows_scores_where_there_are_any(
     figures = {"frames": 7, "updates": 1, "seconds": 2.0, "frames_per_second": 3.5, "limited_by": "x", "finished": True}
     for shown in ({"map": task}, {"map": task | {"score": 250.0}}):
         with Display(1000) as display:
-            display.update(Clock(0.0, LearnerState(), action_repeat=1).row(LearnerState(), {}), shown, "limit")
+            display.update(Clock(0.0, Counters(), action_repeat=1).row(Counters(), {}), shown, "limit")
             display.finish(f"run={tmp_path}", figures | {"tasks": shown})
         out = capsys.readouterr().out
         assert ("mean 250.0, median 250.0, mean-capped 100.0" in out) == ("score" in shown["map"])

@@ -17,7 +17,7 @@ from counting import SLOTS, CountingNetwork, MakeCountingActor, MakeCountingPoli
 from processes import PATIENCE
 from ray_cluster import ray_nodes
 
-from agents.acting.heartbeat import Pulse
+from agents.acting.heartbeat import Heartbeat
 from agents.runtime.base import ActorError, Runtime
 from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
@@ -326,12 +326,12 @@ def test_a_clock_that_was_set_back_changes_nothing(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_pulse_tells_the_task_where_it_is_known() -> None:
-    names, pulse = ("a", "b"), Pulse(3)
+    names, heartbeat = ("a", "b"), Heartbeat(3)
     for tasks, stepping, expected in (
         ([1, 1, 1], -1, "b"),
         ([0, 1, 1], -1, ""),
         ([0, 1, 1], 0, "a"),
         ([0, 0, 1], 2, "b"),
     ):
-        pulse.tasks[:], pulse.stepping[0] = tasks, stepping
-        assert pulse.task(names) == expected
+        heartbeat.tasks[:], heartbeat.stepping[0] = tasks, stepping
+        assert heartbeat.task(names) == expected

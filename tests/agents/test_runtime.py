@@ -26,7 +26,7 @@ from processes import PATIENCE
 from ray_cluster import ray_nodes
 from torch import nn
 
-from agents.runtime.base import ActorError, Positions, Runtime, allocate, concatenate
+from agents.runtime.base import ActorError, Runtime, StreamPositions, allocate, concatenate
 from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
@@ -197,8 +197,8 @@ def test_an_unroll_of_another_length_is_the_same_life() -> None:
     """The actor takes T from the trajectory; one unroll of 2 T steps is two of T."""
     long_spec = trajectory_spec(COUNTING, 2 * T, SLOTS, STATE_SIZE)
     whole, halves = allocate(long_spec), [allocate(SPEC), allocate(SPEC)]
-    MakeCountingActor()(0, Positions(), CountingNetwork()).unroll(whole)
-    actor = MakeCountingActor()(0, Positions(), CountingNetwork())
+    MakeCountingActor()(0, StreamPositions(), CountingNetwork()).unroll(whole)
+    actor = MakeCountingActor()(0, StreamPositions(), CountingNetwork())
     for half in halves:
         actor.unroll(half)
     assert actor.unrolls == 2
@@ -216,7 +216,7 @@ def test_an_unroll_of_another_length_is_the_same_life() -> None:
 def test_buffers_are_not_overwritten_by_what_comes_next() -> None:
     """A trajectory that was handed over stays as it is while the actor plays on."""
     first, second = allocate(SPEC), allocate(SPEC)
-    actor = MakeCountingActor()(0, Positions(), CountingNetwork())
+    actor = MakeCountingActor()(0, StreamPositions(), CountingNetwork())
     actor.unroll(first)
     kept = {key: value.clone() for key, value in first.items()}
     actor.unroll(second)

@@ -27,14 +27,14 @@ from agents.acting.policy import Policy
 from agents.learning.learner import Learner
 from agents.network.actions import Categorical
 from agents.run.metrics import Statistics
-from agents.runtime.base import Positions, allocate
+from agents.runtime.base import StreamPositions, allocate
 from agents.setup import builder
 from agents.setup.builder import build_learner
 from agents.trajectory import OBSERVED, PER_COLUMN, Trajectory, trajectory_spec
 from conf.schema import RuntimeConfig
 from envs.engines.base import Outcome
 from envs.spec import Slot
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 T, UNROLLS = 11, 4
 SEATS = [Slot(task=number % 2, index=number // 2) for number in range(SLOTS)]
@@ -72,7 +72,7 @@ class SlowCountingEngine(CountingEngine):
 @settings(max_examples=12)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_what_an_actor_hands_over_is_the_same_life_with_more_masked_steps(delays: list[int]) -> None:
-    env = SuiteVectorEnv(SlowCountingEngine(SEATS, delays), COUNTING, SEATS, seed=0)
+    env = MultitaskVectorEnv(SlowCountingEngine(SEATS, delays), COUNTING, SEATS, seed=0)
     actor = Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, 0))  # type: ignore[arg-type]
     statistics = Statistics(COUNTING.tasks)
     unrolls = []
@@ -112,8 +112,8 @@ def test_only_actors_that_need_not_repeat_themselves_lose_their_patience(
     engine = SlowCountingEngine(SEATS, [0])
     config = fake_config()
     config.runtime = RuntimeConfig(name=runtime, slots_per_actor=SLOTS, num_actors=1, reset_patience=0.25)
-    monkeypatch.setattr(builder, "make_env", lambda *_: SuiteVectorEnv(engine, COUNTING, SEATS, seed=0))
-    builder.ActorFactory(config=config, env=COUNTING)(0, Positions(), None)
+    monkeypatch.setattr(builder, "make_env", lambda *_: MultitaskVectorEnv(engine, COUNTING, SEATS, seed=0))
+    builder.ActorFactory(config=config, env=COUNTING)(0, StreamPositions(), None)
     assert engine.patience == patience
 
 

@@ -17,7 +17,7 @@ import train
 from agents.acting.actor import Actor
 from agents.learning.learner import Learner
 from agents.run import checkpoint_saver
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.setup import builder, plan
 from agents.setup.builder import ActorFactory
 
@@ -30,7 +30,7 @@ class SlowActors(ActorFactory):
 
     env_sleep: float = 0.0
 
-    def __call__(self, index: int, positions: Positions, network: Any, policy: Any = None) -> Actor:
+    def __call__(self, index: int, positions: StreamPositions, network: Any, policy: Any = None) -> Actor:
         actor = ActorFactory.__call__(self, index, positions, network, policy)
         step = actor.env.step
 

@@ -86,7 +86,7 @@ def test_segments_are_the_plain_reading(
     x = draw(5, *SHAPE).contiguous(memory_format=layout).requires_grad_()
     z, weights = draw(count, 4).requires_grad_(), draw(5, *SHAPE)
     plain = fusion(x, z[rows])
-    by_segment = fusion.apply(x, fusion.condition(z, len(index)), Segments(rows, count))
+    by_segment = fusion.modulate(x, fusion.condition(z, len(index)), Segments(rows, count))
     assert by_segment.shape == x.shape
     torch.testing.assert_close(by_segment, plain)
     torch.testing.assert_close(
@@ -120,9 +120,9 @@ def test_half_precision_is_near(name: str, options: dict[str, str]) -> None:
     fusion = spatial(name, 4, (8, 3, 3), **options).float()
     rows = torch.tensor([2, 0, 2, 1, 1, 1])
     x, z = torch.randn(6, 8, 3, 3), torch.randn(3, 4)
-    exact = fusion.apply(x, fusion.condition(z), Segments(rows, 3))
+    exact = fusion.modulate(x, fusion.condition(z), Segments(rows, 3))
     with torch.autocast("cpu", torch.bfloat16):
-        rough = fusion.apply(x.bfloat16(), fusion.condition(z), Segments(rows, 3))
+        rough = fusion.modulate(x.bfloat16(), fusion.condition(z), Segments(rows, 3))
     torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.1)
 
 
@@ -130,5 +130,5 @@ def test_half_precision_is_near(name: str, options: dict[str, str]) -> None:
 def test_works_without_a_context(name: str, options: dict[str, str]) -> None:
     fusion = spatial(name, 0, SHAPE, **options)
     x = draw(7, *SHAPE)
-    by_segment = fusion.apply(x, fusion.condition(draw(1, 0)), Segments(torch.zeros(7, dtype=torch.long), 1))
+    by_segment = fusion.modulate(x, fusion.condition(draw(1, 0)), Segments(torch.zeros(7, dtype=torch.long), 1))
     torch.testing.assert_close(by_segment, fusion(x, draw(7, 0)))

@@ -15,7 +15,7 @@ from fakes import fake_batch, fake_env
 from agents.learning.nonfinite import steps_by_task
 from agents.run.folder import restore, snapshot
 from agents.run.metrics import Statistics
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.setup.builder import actor_slots, build_learner, build_network, build_runtime
 from agents.setup.plan import check_schedule
 from conf.checks import check_train
@@ -53,14 +53,14 @@ def configured(composed: TrainConfig) -> Callable[..., tuple[TrainConfig, EnvSpe
 Configured: TypeAlias = Callable[..., tuple[TrainConfig, EnvSpec]]
 
 
-def seats(config: TrainConfig, env: EnvSpec, positions: Positions | None = None) -> list[Slot]:
-    return [slot for index in range(2) for slot in actor_slots(config, env, index, positions or Positions())]
+def seats(config: TrainConfig, env: EnvSpec, positions: StreamPositions | None = None) -> list[Slot]:
+    return [slot for index in range(2) for slot in actor_slots(config, env, index, positions or StreamPositions())]
 
 
 def test_uniform_slots_are_dealt_in_turn_over_all_actors(configured: Configured) -> None:
     slots = seats(*configured(slots_per_actor=4))
     assert slots == [Slot(task=number % 3, index=number // 3) for number in range(8)]
-    positions = Positions(episodes={0: [3, 1, 4, 1], 1: [5, 9, 2, 6]})
+    positions = StreamPositions(episodes={0: [3, 1, 4, 1], 1: [5, 9, 2, 6]})
     resumed = seats(*configured(slots_per_actor=4), positions)
     assert resumed == [replace(s, episode=e + 1) for s, e in zip(slots, [3, 1, 4, 1, 5, 9, 2, 6], strict=True)]
 
@@ -128,14 +128,14 @@ def test_tasks_come_to_equal_frames_also_after_a_resume() -> None:
     config = compose_train(["env=babyai", "env.engine=minigrid", LEVELS, *sizes, *runtime])
     env = make_spec(config.env)
     network = build_network(config, env)
-    learner, statistics, positions = build_learner(config, env, network), Statistics(env.tasks), Positions()
+    learner, statistics, positions = build_learner(config, env, network), Statistics(env.tasks), StreamPositions()
     for _ in range(2):
         actors = build_runtime(config, env, network, positions, 0)
         for _ in range(11):
             statistics.update(actors.collect().trajectory)
         actors.close()
         content = snapshot(config, env, learner, statistics, actors.positions, 0.0)
-        statistics, positions = Statistics(env.tasks), Positions()
+        statistics, positions = Statistics(env.tasks), StreamPositions()
         restore(content, config, env, learner, statistics, positions)
         steps = [task.steps for task in statistics.tasks.values()]
         assert positions.steps == dict(enumerate(steps))

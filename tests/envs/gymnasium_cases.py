@@ -7,7 +7,7 @@ from typing import Any
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.spec import Slot, Split
 from envs.suites import make_env, make_spec
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 
 def config(*tasks: str, **options: Any) -> GymnasiumConfig:
@@ -16,13 +16,13 @@ def config(*tasks: str, **options: Any) -> GymnasiumConfig:
     return GymnasiumConfig(tasks=names, **options)
 
 
-def opened(settings: GymnasiumConfig, slots: int = 1) -> SuiteVectorEnv:
+def opened(settings: GymnasiumConfig, slots: int = 1) -> MultitaskVectorEnv:
     """Slots take the tasks in turn."""
     spec = make_spec(settings)
     seats = [Slot(task=n % len(spec.tasks), index=n // len(spec.tasks)) for n in range(slots)]
     return make_env(settings, spec, seats, 0, Split.TRAIN)
 
 
-def bare(env: SuiteVectorEnv, slot: int = 0) -> Any:
+def bare(env: MultitaskVectorEnv, slot: int = 0) -> Any:
     """The environment that the user registered."""
     return env._engine._envs[slot].unwrapped  # type: ignore[attr-defined]

@@ -13,13 +13,13 @@ import pytest
 from envs.atari.games import GAMES, PRESETS
 from envs.atari.suite import JOYSTICK, NUM_ACTIONS, AtariConfig, make_env, make_spec, nearest_actions
 from envs.spec import Slot, Split
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
 
 def environment(
     task: str, slots: int = 1, split: Split = Split.TRAIN, seed: int = 0, **options: object
-) -> SuiteVectorEnv:
+) -> MultitaskVectorEnv:
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
     config = AtariConfig(tasks=[task], **options)  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ def truth(task: str, action_repeat: int = 4, stack: int = 4, full: bool = True) 
     return gymnasium.wrappers.FrameStackObservation(env, stack)
 
 
-def played(env: SuiteVectorEnv, actions: np.ndarray) -> Iterator[tuple[np.ndarray, float, bool, bool]]:
+def played(env: MultitaskVectorEnv, actions: np.ndarray) -> Iterator[tuple[np.ndarray, float, bool, bool]]:
     """(image, reward, terminated, truncated) of slot 0 at every step."""
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(np.full(env.num_envs, action))

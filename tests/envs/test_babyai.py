@@ -11,7 +11,7 @@ from envs.babyai import levels
 from envs.babyai.suite import ENGINES, BabyAIConfig, make_env, make_spec, remarks, warnings
 from envs.instructions import UNKNOWN, words
 from envs.spec import Slot, Split
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
 # One level of every kind of sentence and of every kind of end.
@@ -42,7 +42,7 @@ SAMPLE = (
 )
 
 
-def environment(engine: str, tasks: tuple[str, ...], per_task: int = 1) -> SuiteVectorEnv:
+def environment(engine: str, tasks: tuple[str, ...], per_task: int = 1) -> MultitaskVectorEnv:
     pytest.importorskip(engine)
     config = BabyAIConfig(tasks=list(tasks), engine=engine)
     spec = make_spec(config)

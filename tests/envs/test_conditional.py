@@ -7,7 +7,7 @@ import pytest
 
 from envs.conditional.suite import OBSERVATIONS, ConditionalConfig, blind_return, make_env, make_spec, maps
 from envs.spec import Slot, Split
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
 
@@ -21,7 +21,7 @@ def matrices(config: ConditionalConfig, numbers: range | list[int]) -> list[np.n
     return result
 
 
-def environment(config: ConditionalConfig, per_task: int = 4) -> SuiteVectorEnv:
+def environment(config: ConditionalConfig, per_task: int = 4) -> MultitaskVectorEnv:
     spec = make_spec(config)
     slots = [Slot(task=task, index=index) for index in range(per_task) for task in range(len(spec.tasks))]
     return make_env(config, spec, slots, seed=3, split=Split.TRAIN)

@@ -12,14 +12,14 @@ from gymnasium.utils.env_checker import check_env
 from envs.dmlab2d.suite import ACTION_SETS, CELLS, COMPONENTS, LEVELS, DMLab2DConfig, make_env, make_level, make_spec
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
 CELL = 2
 NOTHING = (0, 1, 0, 0)
 
 
-def environment(task: str, slots: int = 1, **options: Any) -> SuiteVectorEnv:
+def environment(task: str, slots: int = 1, **options: Any) -> MultitaskVectorEnv:
     pytest.importorskip("dmlab2d")
     config = DMLab2DConfig(tasks=[task], **{"cell_size": CELL, **options})
     return make_env(config, make_spec(config), [Slot(task=0, index=index) for index in range(slots)], 0, Split.TRAIN)

@@ -1,4 +1,4 @@
-"""One contract for every suite and engine: what `SuiteVectorEnv` promises, checked from outside."""
+"""One contract for every suite and engine: what `MultitaskVectorEnv` promises, checked from outside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.spec import Slot, Split
 from envs.suite import EnvConfig, Suite
 from envs.suites import SUITES, make_env, make_spec
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from envs.vizdoom.suite import VizdoomConfig
 
 # Slots in an order that no engine would choose by itself.
@@ -113,13 +113,13 @@ def slots_at(episode: int = 0, first_index: int = 0) -> list[Slot]:
 @contextmanager
 def opened(
     config: EnvConfig, slots: list[Slot] | None = None, seed: int = 7, split: Split = Split.TRAIN
-) -> Iterator[SuiteVectorEnv]:
+) -> Iterator[MultitaskVectorEnv]:
     env = make_env(config, make_spec(config), slots or slots_at(), seed, split)
     yield env
     env.close()
 
 
-def actions_for(env: SuiteVectorEnv, steps: int) -> np.ndarray:
+def actions_for(env: MultitaskVectorEnv, steps: int) -> np.ndarray:
     """That every slot's task has."""
     spec = env.spec_of_suite
     if spec.action_kind != "discrete":
@@ -129,7 +129,7 @@ def actions_for(env: SuiteVectorEnv, steps: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, counts, (steps, env.num_envs))
 
 
-def play(env: SuiteVectorEnv, steps: int) -> list[dict[str, Any]]:
+def play(env: MultitaskVectorEnv, steps: int) -> list[dict[str, Any]]:
     """Everything an environment returns, copied at once, since its buffers may be reused."""
     observation, info = env.reset()
     frames = [{"observation": copied(observation), "info": copied(info)}]

@@ -27,7 +27,7 @@ from envs.engines.process_engine import ProcessEngine, SlotError
 from envs.faults import signal_name
 from envs.spec import EnvSpec, Slot, Split
 from envs.suite import EnvConfig
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
 SLOTS = [Slot(task=task, index=number) for number, task in enumerate((0, 2, 0, 1))]
@@ -224,7 +224,7 @@ class Resets:
         slots = [Slot(task=number, index=0) for number in range(len(tasks))]
         self.engine = ProcessEngine(self.make, self.spec, slots, Split.TRAIN)
         self.engine.patience = patience
-        self.env = SuiteVectorEnv(self.engine, self.spec, slots, 5)
+        self.env = MultitaskVectorEnv(self.engine, self.spec, slots, 5)
         self.frames: list[dict[str, Any]] = []
         observation, info = self.env.reset()
         self._keep(observation, info, np.zeros(len(tasks)))
@@ -290,7 +290,7 @@ def test_other_slots_go_on_while_one_is_resetting(tmp_path: Path) -> None:
 def check_life(run: Resets, slot: int) -> None:
     """But for the waiting, a slot has played what it plays in an engine that waits."""
     seat = run.env.slots[slot]
-    env = SuiteVectorEnv(GymnasiumEngine(run.make, run.spec, [seat], Split.TRAIN), run.spec, [seat], 5)
+    env = MultitaskVectorEnv(GymnasiumEngine(run.make, run.spec, [seat], Split.TRAIN), run.spec, [seat], 5)
     seen, info = env.reset()
     reward, ended = np.zeros(1), np.zeros(1, bool)
     for number, frame in enumerate(run.life(slot)):

@@ -17,7 +17,7 @@ from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
 from envs.schedule import FrameBalance, deal
 from envs.spec import Slot, Split
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=12), st.integers(1, 200))
@@ -73,9 +73,9 @@ SLOTS = [Slot(task=number % 3, index=number) for number in range(4)]
 
 def play(
     engine: str, slots: list[Slot], steps: int, before: Sequence[int] = (0, 0, 0)
-) -> tuple[np.ndarray, list[tuple[int, int]], SuiteVectorEnv]:
+) -> tuple[np.ndarray, list[tuple[int, int]], MultitaskVectorEnv]:
     """Steps of each task, the (task, seed) of every episode, and the closed environment."""
-    env = SuiteVectorEnv(ENGINES[engine](walks.make_walk, WALKS, slots, Split.TRAIN), WALKS, slots, 1)
+    env = MultitaskVectorEnv(ENGINES[engine](walks.make_walk, WALKS, slots, Split.TRAIN), WALKS, slots, 1)
     env.balance_frames(before)
     observation, info = env.reset()
     taken, episodes = np.zeros(3, int), []
@@ -121,7 +121,7 @@ def test_processes_change_their_tasks_as_one_process_does() -> None:
 
 
 def test_reset_takes_every_change_back() -> None:
-    env = SuiteVectorEnv(GymnasiumEngine(walks.make_walk, WALKS, SLOTS, Split.TRAIN), WALKS, SLOTS, 1)
+    env = MultitaskVectorEnv(GymnasiumEngine(walks.make_walk, WALKS, SLOTS, Split.TRAIN), WALKS, SLOTS, 1)
     env.balance_frames([10_000, 0, 10_000])
     lives: list[list[Any]] = []
     for _ in range(2):

@@ -27,7 +27,7 @@ from envs.engines.gymnasium_engine import FIRST_EPISODES, GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 from system.files import write_json
 
@@ -89,7 +89,7 @@ def life(slot: int, spoilt: Spoilt, steps: int) -> list[dict[str, Any]]:
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_is_not_finite_breaks_off_its_episode_and_nothing_else(engine: Any) -> None:
-    env = SuiteVectorEnv(engine(MakeSpoiled(plan_of(SPOILT)), SPOILED, SLOTS, Split.TRAIN), SPOILED, SLOTS, SEED)
+    env = MultitaskVectorEnv(engine(MakeSpoiled(plan_of(SPOILT)), SPOILED, SLOTS, Split.TRAIN), SPOILED, SLOTS, SEED)
     observation, info = env.reset()
     zero = {"reward": np.zeros(3), "terminated": np.zeros(3, bool)}
     frames = [{key: value.copy() for key, value in {**observation, **info, **zero}.items()}]
@@ -122,7 +122,7 @@ def test_what_is_not_finite_breaks_off_its_episode_and_nothing_else(engine: Any)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_slot_that_never_begins_is_one_sentence(engine: Any, what: str) -> None:
     spoilt = [(1, episode, (0, what, math.nan)) for episode in range(FIRST_EPISODES)]
-    env = SuiteVectorEnv(engine(MakeSpoiled(plan_of(spoilt)), SPOILED, SLOTS, Split.TRAIN), SPOILED, SLOTS, SEED)
+    env = MultitaskVectorEnv(engine(MakeSpoiled(plan_of(spoilt)), SPOILED, SLOTS, Split.TRAIN), SPOILED, SLOTS, SEED)
     with pytest.raises(InputError, match=r"env.tasks=other gives numbers that are not finite: .* 3 last episodes"):
         env.reset()
     env.close()
@@ -132,7 +132,7 @@ def test_a_slot_that_never_begins_is_one_sentence(engine: Any, what: str) -> Non
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_slot_that_never_makes_a_step_that_counts_is_one_sentence(engine: Any, age: int) -> None:
     spoilt = [(1, episode, (age, "vector", math.nan)) for episode in range(1, 101)]
-    env = SuiteVectorEnv(engine(MakeSpoiled(plan_of(spoilt)), SPOILED, SLOTS, Split.TRAIN), SPOILED, SLOTS, SEED)
+    env = MultitaskVectorEnv(engine(MakeSpoiled(plan_of(spoilt)), SPOILED, SLOTS, Split.TRAIN), SPOILED, SLOTS, SEED)
     env.reset()
     with pytest.raises(InputError, match="in all of its 100 last episodes"):
         for _ in range(220):
@@ -173,7 +173,7 @@ class Steady:
 def test_returns_are_summed_in_double_precision() -> None:
     """In single precision 10^5 rewards of 0.1 are 9,998.56."""
     length, action = 100_000, np.zeros(1, np.int32)
-    env = SuiteVectorEnv(Steady(length), SPOILED, SLOTS[:1], SEED)
+    env = MultitaskVectorEnv(Steady(length), SPOILED, SLOTS[:1], SEED)
     env.reset()
     for _ in range(length // 2):
         env.step(action)

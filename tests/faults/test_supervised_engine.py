@@ -28,7 +28,7 @@ from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from envs.suites import make_env, make_spec
-from envs.vector import SuiteVectorEnv
+from envs.vector import MultitaskVectorEnv
 
 SEED = 5
 LONG = 3600.0
@@ -60,7 +60,7 @@ class Played:
             for episode, what in told.items()
         }
         self.engine = ProcessEngine(MakeBreaking(self.plan, marker, leaks), BREAKING, self.slots, Split.TRAIN)
-        self.env = SuiteVectorEnv(self.engine, BREAKING, self.slots, SEED)
+        self.env = MultitaskVectorEnv(self.engine, BREAKING, self.slots, SEED)
         self.env.wait_for_resets(patience)
         self.env.supervise(LONG, 0, 0)
         observation, info = self.env.reset()
@@ -291,7 +291,7 @@ def test_slots_that_change_their_tasks_keep_the_balance() -> None:
     plan = {seed: (3, "raises") for seed in chosen if seed % 4 == 0}
     plan |= {seed_of(slot, 0): (1, "raises") for slot in slots}
     engine = ProcessEngine(MakeBreaking(plan), BREAKING, slots, Split.TRAIN)
-    env = SuiteVectorEnv(engine, BREAKING, slots, SEED)
+    env = MultitaskVectorEnv(engine, BREAKING, slots, SEED)
     env.balance_frames([0, 40, 100])
     env.supervise(LONG, 0, 0)
     observation, info = env.reset()

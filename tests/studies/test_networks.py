@@ -38,7 +38,7 @@ def test_every_layer_hears_the_context() -> None:
     for number, layer in enumerate(network.layers):
         # ReLU halves the mean square.
         expected = 2**0.5 * expected.relu() if number else expected
-        expected = layer.apply(expected, layer.condition(z[1:]), identity_segments(1))
+        expected = layer.modulate(expected, layer.condition(z[1:]), identity_segments(1))
     torch.testing.assert_close(network(x, z)[1], expected)
 
 

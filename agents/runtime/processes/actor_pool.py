@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from agents.network.actions import ActionDistribution
-from agents.runtime.base import ActorError, MakeActor, Positions, go_on
+from agents.runtime.base import ActorError, MakeActor, StreamPositions, go_on
 from agents.runtime.processes.actor_process import (
     Abandoned,
     ActorProcess,
@@ -83,7 +83,7 @@ class ActorPool:
         spec: Mapping[str, ArraySpec],
         *,
         indices: Sequence[int],
-        positions: Positions,
+        positions: StreamPositions,
         actor_threads: int,
         buffers_per_actor: int,
         version: int,
@@ -135,10 +135,10 @@ class ActorPool:
         found = {f"actor-{actor.index}": actor.process.pid or 0 for actor in self._actors}
         return found | ({"inference": self._server.pid} if self._server else {})
 
-    def next_positions(self) -> Positions:
+    def next_positions(self) -> StreamPositions:
         """Where actors that took the place of these would begin, as far as the processes have shown."""
         following = [actor.next_positions() for actor in self._actors]
-        return Positions(
+        return StreamPositions(
             unrolls={index: number for one in following for index, number in one.unrolls.items()},
             episodes={index: numbers for one in following for index, numbers in one.episodes.items()},
         )
@@ -174,7 +174,7 @@ class ActorPool:
                 threads=self._server_threads,
             )
 
-    def _start_actor(self, place: int, positions: Positions) -> ActorProcess:
+    def _start_actor(self, place: int, positions: StreamPositions) -> ActorProcess:
         return ActorProcess(
             self._context,
             self._indices[place],

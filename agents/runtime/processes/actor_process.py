@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.acting.heartbeat import Pulse
+from agents.acting.heartbeat import Heartbeat
 from agents.acting.policy import Policy
 from agents.cli.signals import end_with_the_parent
-from agents.runtime.base import Batch, MakeActor, Positions, concatenate
+from agents.runtime.base import Batch, MakeActor, StreamPositions, concatenate
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.processes.inference_server import InferenceClient, InferenceServerError
 from agents.runtime.processes.process import (
@@ -110,15 +110,15 @@ class Supervision(NamedTuple):
 
 
 class Pulses:
-    """The pulses of all actors, in shared memory; `pulses[i]` is that of actor i."""
+    """The heartbeats of all actors, in shared memory; `heartbeats[i]` is that of actor i."""
 
     def __init__(self, num_actors: int, slots: int, memory: SharedMemory | None = None) -> None:
         self._num_actors, self._slots = num_actors, slots
-        self._memory = memory or SharedMemory(num_actors * Pulse.size(slots) * 8)
+        self._memory = memory or SharedMemory(num_actors * Heartbeat.size(slots) * 8)
         rows = self._memory.bytes.numpy().view(np.int64).reshape(num_actors, -1)
-        self._pulses = [Pulse(slots, row) for row in rows]
+        self._pulses = [Heartbeat(slots, row) for row in rows]
 
-    def __getitem__(self, index: int) -> Pulse:
+    def __getitem__(self, index: int) -> Heartbeat:
         return self._pulses[index]
 
     def __reduce__(self) -> Any:
@@ -131,9 +131,9 @@ class ActorProcess:
     Args:
         context: starts processes.
         index: of the actor among all of the run.
-        place: of the actor among those that share pulses and a server.
+        place: of the actor among those that share heartbeats and a server.
         make_actor, positions: see runtime/base.py.
-        buffers, weights, pulses: shared.
+        buffers, weights, heartbeats: shared.
         client: of the server that acts for it, or None.
         threads: its compute threads.
 
@@ -141,7 +141,7 @@ class ActorProcess:
         connection: carries its messages, and numbers of buffers to it.
         process: the multiprocessing process.
         positions: where its random streams began.
-        pulse: what it shows of its life.
+        heartbeat: what it shows of its life.
         assigned: buffers that it has been given and has not filled, in order.
         unrolls: that it, and those before it, have finished.
         tasks: names by task id; none before it has started.
@@ -154,10 +154,10 @@ class ActorProcess:
         index: int,
         place: int,
         make_actor: MakeActor,
-        positions: Positions,
+        positions: StreamPositions,
         buffers: TrajectoryBuffers,
         weights: SharedWeights,
-        pulses: Pulses,
+        heartbeats: Pulses,
         client: InferenceClient | None,
         threads: int,
     ) -> None:
@@ -166,8 +166,8 @@ class ActorProcess:
         self.unrolls = positions.unrolls.get(index, 0)
         self.tasks: Sequence[str] = ()
         self.retiring: tuple[str, str] | None = None
-        self.pulse = pulses[place]
-        self.pulse.still()
+        self.heartbeat = heartbeats[place]
+        self.heartbeat.still()
         self._beats, self._alive_at = 0, time.monotonic()
         self._first_episodes: list[int] | None = None
         self.connection, theirs = context.Pipe()
@@ -175,7 +175,7 @@ class ActorProcess:
         os.set_blocking(self._last_words.fileno(), False)
         self.process = context.Process(
             target=_run_actor,
-            args=(make_actor, index, place, positions, theirs, writer, buffers, weights, pulses, client, threads),
+            args=(make_actor, index, place, positions, theirs, writer, buffers, weights, heartbeats, client, threads),
             name=f"actor-{index}",
             daemon=True,
         )
@@ -207,15 +207,15 @@ class ActorProcess:
     def start(self, message: Started) -> None:
         """Takes in that its environments are there."""
         self.tasks = message.tasks
-        self._first_episodes = self.pulse.episodes.tolist()
+        self._first_episodes = self.heartbeat.episodes.tolist()
 
     def episodes_played(self) -> int:
         """By all of its slots, since it started."""
-        return int(self.pulse.episodes.sum()) - sum(self._first_episodes) if self._first_episodes else 0
+        return int(self.heartbeat.episodes.sum()) - sum(self._first_episodes) if self._first_episodes else 0
 
     def hangs(self, seconds: float, *, was_away: bool) -> bool:
         """Whether it has made no step for so long although it had something to do. `was_away`: nobody could have seen one."""
-        beats, now = self.pulse.beats, time.monotonic()
+        beats, now = self.heartbeat.beats, time.monotonic()
         idle = self.started and not self.assigned and not self.retiring
         if beats != self._beats or was_away or idle:
             self._beats, self._alive_at = beats, now
@@ -231,14 +231,16 @@ class ActorProcess:
         """Whether it has ended as it was asked to."""
         return self.retiring is not None and self.process.exitcode == 0
 
-    def next_positions(self) -> Positions:
+    def next_positions(self) -> StreamPositions:
         """Where the one after it begins: no unroll's stream and no episode is begun twice, those of the unfinished unroll included."""
-        if self.pulse.beats:
-            last = self.pulse.episodes.tolist()
+        if self.heartbeat.beats:
+            last = self.heartbeat.episodes.tolist()
         else:
             # It never came so far as to play the episodes that it should have begun with. They may be what it failed at.
-            last = [episode + 1 for episode in self.positions.episodes.get(self.index, [-1] * len(self.pulse.episodes))]
-        return Positions(
+            last = [
+                episode + 1 for episode in self.positions.episodes.get(self.index, [-1] * len(self.heartbeat.episodes))
+            ]
+        return StreamPositions(
             unrolls={self.index: self.unrolls + self.unfinished},
             episodes={self.index: last},
             steps=self.positions.steps,
@@ -246,7 +248,7 @@ class ActorProcess:
 
     def task(self) -> str:
         """The task that it was busy with, as far as that is known."""
-        return self.pulse.task(self.tasks) if self.started else ""
+        return self.heartbeat.task(self.tasks) if self.started else ""
 
     def ending(self) -> tuple[str, str]:
         """Cause and detail of the end of a process that is gone, or whose pipe is."""
@@ -308,12 +310,12 @@ def _run_actor(
     make_actor: MakeActor,
     index: int,
     place: int,
-    positions: Positions,
+    positions: StreamPositions,
     connection: Connection,
     last_words: Connection,
     buffers: TrajectoryBuffers,
     weights: SharedWeights,
-    pulses: Pulses,
+    heartbeats: Pulses,
     client: InferenceClient | None,
     threads: int,
 ) -> None:
@@ -328,7 +330,7 @@ def _run_actor(
     try:
         remote = client.policy() if client else None
         actor = make_actor(index, positions, None, remote)
-        actor.show_life(pulses[place])
+        actor.show_life(heartbeats[place])
         connection.send(Started(actor.env.spec_of_suite.tasks))
         version = -1
         free = time.perf_counter()

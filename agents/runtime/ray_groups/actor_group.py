@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.network.actions import ActionDistribution
-from agents.runtime.base import MakeActor, Positions
+from agents.runtime.base import MakeActor, StreamPositions
 from agents.runtime.processes.actor_pool import ActorPool
 from agents.runtime.processes.actor_process import Finished, Supervision
 from agents.runtime.processes.inference_server import MakePolicy
@@ -35,7 +35,7 @@ from system.errors import InputError
 Arrays = dict[str, NDArray[Any]]
 
 
-class Place(NamedTuple):
+class Node(NamedTuple):
     """Where a group has come to run."""
 
     node: str
@@ -87,7 +87,7 @@ class ReceivedWeights:
         return self._views
 
 
-class GroupTask(NamedTuple):
+class GroupConfig(NamedTuple):
     """What all groups of a run are told; see ActorPool."""
 
     make_actor: MakeActor
@@ -115,12 +115,17 @@ class ActorGroup:
         self._version = 0
         self._owed: list[Returned] = []
 
-    def arrive(self) -> Place:
+    def arrive(self) -> Node:
         """Where it is; answered as soon as there is room for it somewhere."""
-        return Place(node_id(), socket.gethostname())
+        return Node(node_id(), socket.gethostname())
 
     def begin(
-        self, task: GroupTask, indices: Sequence[int], positions: Positions, flat: NDArray[np.float32], version: int
+        self,
+        task: GroupConfig,
+        indices: Sequence[int],
+        positions: StreamPositions,
+        flat: NDArray[np.float32],
+        version: int,
     ) -> Broken | dict[str, int]:
         """Starts the actors `indices`, with weights [parameters]. Returns their process ids, as Runtime.processes."""
         # Ray's process is not a child of the learner, and may end before it.

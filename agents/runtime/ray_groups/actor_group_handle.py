@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from agents.runtime.base import Positions
-from agents.runtime.ray_groups.actor_group import Place
+from agents.runtime.base import StreamPositions
+from agents.runtime.ray_groups.actor_group import Node
 
 
-class RemoteGroup:
+class ActorGroupHandle:
     """One group, through all its lives.
 
     Attributes:
@@ -21,15 +21,15 @@ class RemoteGroup:
         publishing: whether weights are on their way to it.
     """
 
-    def __init__(self, indices: Sequence[int], positions: Positions) -> None:
+    def __init__(self, indices: Sequence[int], positions: StreamPositions) -> None:
         self.indices = list(indices)
-        self.positions = Positions(
+        self.positions = StreamPositions(
             {index: positions.unrolls[index] for index in indices if index in positions.unrolls},
             {index: positions.episodes[index] for index in indices if index in positions.episodes},
             positions.steps,
         )
         self.handle: Any = None
-        self.place: Place | None = None
+        self.place: Node | None = None
         self.version = -1
         self.publishing = False
 

@@ -16,13 +16,13 @@ from types import ModuleType
 from typing import Any
 
 from agents.cli.signals import outlive_the_parent
-from agents.runtime.base import Positions
+from agents.runtime.base import StreamPositions
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner
-from agents.runtime.ray_groups.actor_group import ActorGroup, Arrays, Broken, GroupTask, ReceivedWeights, Unroll
-from agents.runtime.ray_groups.actor_group_handle import RemoteGroup
+from agents.runtime.ray_groups.actor_group import ActorGroup, Arrays, Broken, GroupConfig, ReceivedWeights, Unroll
+from agents.runtime.ray_groups.actor_group_handle import ActorGroupHandle
 from agents.runtime.ray_groups.connection import joined
-from agents.runtime.ray_groups.messages import Delivered, Dropped, Layout, Processes, Restarted, Said
+from agents.runtime.ray_groups.messages import Delivered, Dropped, Placement, Processes, Restarted, Said
 from agents.trajectory import num_bytes
 from envs.faults import Fault
 from system.descendants import supervise
@@ -62,7 +62,7 @@ class _Bridge:
     Args:
         ray: the module, connected.
         learner: buffer numbers that are free again, "weights" when there are new ones, and None to end come through it.
-        layout, task, positions: of the run.
+        placement, task, positions: of the run.
         buffers: shared with the learner; all are free at first.
         weights: that the learner publishes.
     """
@@ -71,20 +71,20 @@ class _Bridge:
         self,
         ray: ModuleType,
         learner: Connection,
-        layout: Layout,
-        task: GroupTask,
-        positions: Positions,
+        placement: Placement,
+        task: GroupConfig,
+        positions: StreamPositions,
         buffers: TrajectoryBuffers,
         weights: SharedWeights,
     ) -> None:
-        self._ray, self._learner, self._layout, self._task = ray, learner, layout, task
+        self._ray, self._learner, self._layout, self._task = ray, learner, placement, task
         self._buffers, self._weights = buffers, weights
-        self._groups = [RemoteGroup(indices, positions) for indices in layout.groups]
+        self._groups = [ActorGroupHandle(indices, positions) for indices in placement.groups]
         self._received = ReceivedWeights(task.shapes)
         self._stored: tuple[int, Any] = (-1, None)
         self._free: asyncio.Queue[int] = asyncio.Queue()
-        self._coming: asyncio.Queue[tuple[RemoteGroup, Any, Unroll, asyncio.Future[Arrays]]] = asyncio.Queue()
-        self._homes: dict[int, tuple[RemoteGroup, Any, Unroll]] = {}
+        self._coming: asyncio.Queue[tuple[ActorGroupHandle, Any, Unroll, asyncio.Future[Arrays]]] = asyncio.Queue()
+        self._homes: dict[int, tuple[ActorGroupHandle, Any, Unroll]] = {}
         self._anything_delivered = False
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,7 +142,7 @@ class _Bridge:
         if group.handle is handle:
             group.beside("give_back", unroll.place, unroll.finished.buffer, self._weights.version)
 
-    async def _keep(self, group: RemoteGroup) -> None:
+    async def _keep(self, group: ActorGroupHandle) -> None:
         """A group's life, as often as it has one."""
         ray = self._ray
         while True:
@@ -171,13 +171,13 @@ class _Bridge:
         """Whether it was raised by the program and not by the loss of a process."""
         return isinstance(error, self._ray.exceptions.RayTaskError) or "creation task" in str(error)
 
-    def _reason(self, group: RemoteGroup, error: Exception) -> str:
+    def _reason(self, group: ActorGroupHandle, error: Exception) -> str:
         nodes = {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
         if group.place and not nodes.get(group.place.node):
             return "its node is gone"
         return " ".join(str(error).split())[:500]
 
-    async def _play(self, group: RemoteGroup) -> None:
+    async def _play(self, group: ActorGroupHandle) -> None:
         """From the moment at which the group is asked for to its end; raises when it is lost."""
         asked = self._ray.remote(
             num_cpus=self._layout.cpus_per_actor * len(group.indices),
@@ -201,7 +201,7 @@ class _Bridge:
                 task.cancel()
 
     async def _tell_of_waiting(self) -> None:
-        told: list[RemoteGroup] = []
+        told: list[ActorGroupHandle] = []
         while True:
             await asyncio.sleep(_ROOM_SECONDS)
             waiting = [group for group in self._groups if group.place is None]
@@ -215,7 +215,7 @@ class _Bridge:
                 )
             told = waiting
 
-    async def _take(self, group: RemoteGroup) -> None:
+    async def _take(self, group: ActorGroupHandle) -> None:
         """Takes one unroll after the other from a group that has begun."""
         asked: list[tuple[Any, Any]] = []
         while True:
@@ -250,7 +250,7 @@ class _Bridge:
             self._anything_delivered = True
             self._tell(Delivered(number, unroll))
 
-    async def _follow(self, group: RemoteGroup) -> None:
+    async def _follow(self, group: ActorGroupHandle) -> None:
         """Passes on what was started again inside the group, and notices one that says nothing any more."""
         known: dict[str, int] = {}
         patience = self._task.supervision.hang_seconds
@@ -273,7 +273,7 @@ class _Bridge:
                     assert group.place
                     self._tell(Processes(group.place.host, known))
 
-    async def _publish(self, group: RemoteGroup) -> None:
+    async def _publish(self, group: ActorGroupHandle) -> None:
         """Sends a group the newest weights, one version at a time, for as long as there are newer ones when it has them."""
         if group.publishing:
             return
@@ -315,7 +315,7 @@ async def _result(reference: Any) -> Any:
     return await reference
 
 
-async def _last(group: RemoteGroup) -> None:
+async def _last(group: ActorGroupHandle) -> None:
     """Waits until a group that closes has given out all that it still had."""
     with contextlib.suppress(Exception):
         while (await group.handle.unroll.options(num_returns=2).remote()[0]) is not None:
@@ -328,7 +328,7 @@ def run_bridge(
     buffers: TrajectoryBuffers,
     weights: SharedWeights,
 ) -> None:
-    """Main function of the process. Layout, task and positions are the first that comes from the learner. What Ray prints goes to the
+    """Main function of the process. Placement, task and positions are the first that comes from the learner. What Ray prints goes to the
     file `last_words`.
     """
     # It hears the learner's pipe end, and then leaves nothing behind. A supervisor of its own sees to that if it cannot.
@@ -340,17 +340,17 @@ def run_bridge(
     leave_signals_to_the_learner()
     configure_process(1)
     try:
-        layout, task, positions = learner.recv()
+        placement, task, positions = learner.recv()
     except (EOFError, OSError):
         return
-    actors = sum(len(indices) for indices in layout.groups)
+    actors = sum(len(indices) for indices in placement.groups)
     try:
         with joined(
-            layout.address,
-            num_cpus=max(1, round(actors * layout.cpus_per_actor + 0.5)),
+            placement.address,
+            num_cpus=max(1, round(actors * placement.cpus_per_actor + 0.5)),
             store_bytes=store_bytes(task.spec, actors, task.buffers_per_actor, task.shapes),
         ) as ray:
-            asyncio.run(_Bridge(ray, learner, layout, task, positions, buffers, weights).run())
+            asyncio.run(_Bridge(ray, learner, placement, task, positions, buffers, weights).run())
     except InputError as error:
         learner.send(Broken(str(error), True))
 

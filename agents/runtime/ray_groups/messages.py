@@ -9,7 +9,7 @@ from agents.runtime.ray_groups.actor_group import Unroll
 from envs.faults import Fault
 
 
-class Layout(NamedTuple):
+class Placement(NamedTuple):
     """Where the actors of a run go.
 
     Attributes:
