@@ -202,5 +202,5 @@ def test_the_engines_differ_in_the_levels_of_the_tables_and_in_no_other(task: st
 def test_the_tables_name_levels_of_both_engines_and_the_documentation_names_them_all() -> None:
     named = levels.DIFFERENT.keys() | levels.PARTLY_UNSOLVABLE.keys()
     assert named <= set(COMMON)
-    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "suites.md").read_text(encoding="utf-8")
     assert all(f"`{task}`" in page for task in named)

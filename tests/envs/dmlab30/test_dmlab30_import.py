@@ -56,7 +56,7 @@ def test_without_the_engine_the_first_sentence_says_so() -> None:
         "try: make_spec(SUITES['dmlab30'].config())\n"
         "except ValueError as error: print(error)"
     )
-    root = Path(engine_import.__file__).parents[1]
+    root = Path(engine_import.__file__).parents[2]
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60, check=True
     )

@@ -29,7 +29,7 @@ from envs.spec import Slot, Split
 from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("alone")
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 def test_the_constants_are_those_of_the_facts() -> None:

@@ -99,7 +99,7 @@ def test_a_state_goes_from_the_gpu_to_the_processor_and_back(gpu: PretendedGPU) 
     batch = fake_batch(AGENTS["fusion-mi"][0], on_cpu.network.core_state_size, T, B)
     on_gpu.step(batch)
     on_cpu.load_state_dict(host(on_gpu.state_dict()))
-    assert on_cpu.state == on_gpu.state
+    assert on_cpu.counters == on_gpu.counters
     _, again = two_learners(*AGENTS["fusion-mi"])
     again.load_state_dict(on_cpu.state_dict())
     for learner in (on_cpu, on_gpu, again):

@@ -33,7 +33,7 @@ from envs.suites import make_spec
 
 T = 7
 SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
-ROOT = Path(agents.runtime.processes.actor_pool.__file__).parents[2]
+ROOT = Path(agents.runtime.processes.actor_pool.__file__).parents[3]
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
@@ -270,7 +270,7 @@ while True:
 
 
 def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> None:
-    paths = os.pathsep.join(map(str, (ROOT, *Path(__file__).parents[:2])))
+    paths = os.pathsep.join(map(str, (ROOT, *Path(__file__).parents[1:3])))
     environ = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", LEARNER], stdout=subprocess.PIPE, env=environ, text=True)
     assert process.stdout

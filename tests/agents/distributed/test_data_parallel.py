@@ -139,7 +139,7 @@ def test_twenty_updates_are_those_of_one_learner(optimizer: str, reduction: str,
         torch.testing.assert_close(state(learner), state(single), rtol=1e-5, atol=1e-5)
         # Bit for bit, or they would drift apart.
         torch.testing.assert_close(state(learner), state(several[0]), rtol=0, atol=0)
-        assert learner.counters == single.state
+        assert learner.counters == single.counters
         assert learner.steps_by_task == single.steps_by_task
     assert single.counters.updates == 20 and single.counters.steps > 500
 

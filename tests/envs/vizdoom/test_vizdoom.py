@@ -168,7 +168,7 @@ sys.stdin.read()
 
 @pytest.mark.usefixtures("vizdoom_games_are_started")
 def test_a_game_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     parent = subprocess.Popen(
         [sys.executable, "-c", ORPHAN],
         cwd=tmp_path,

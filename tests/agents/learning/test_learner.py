@@ -399,7 +399,7 @@ def test_a_saved_learner_goes_on_exactly(optimizer: str) -> None:
     other = make_learner(seed=1, optimizer=optimizer, popart_step_size=0.1)
     assert not torch.equal(flat(other), flat(learner))
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert other.state == learner.counters
+    assert other.counters == learner.counters
     for seed in range(3, 6):
         for each in (learner, other):
             each.step(make_batch(each, seed))

@@ -357,7 +357,7 @@ def test_the_cache_is_asked_for_each_map_and_its_errors_surface() -> None:
 )
 def test_a_cache_that_lies_kills_the_process(lie: str) -> None:
     code = (
-        f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(deepmind_lab.__file__).parents[1])]}\n"
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(deepmind_lab.__file__).parents[1])]}\n"
         "import deepmind_lab, zipfile\n"
         "def spoil(path):\n"
         "    whole = open(path, 'rb').read()\n"

@@ -190,7 +190,7 @@ while True:
 
 
 def test_processes_die_with_their_parent_even_while_they_hang() -> None:
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT],
         env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"},
