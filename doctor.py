@@ -31,8 +31,10 @@ from agents.cli.terminal import TextConsole
 from agents.run.folder import check_free, default_run, holds_run, resumed_config
 from agents.run.lock import check_writable
 from agents.runtime.processes.process import copies
-from agents.setup import builder, plan, preflight
+from agents.setup import builder, preflight
 from agents.setup import machine as resources
+from agents.setup.machine import named_device
+from agents.setup.plan import make_plan
 from conf.loading import changed_keys, compose_train, outright_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
@@ -172,12 +174,12 @@ def machine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cores": plan.num_cores(),
-        "memory": plan.memory(),
+        "cores": resources.num_cores(),
+        "memory": resources.memory(),
         "memory_free": resources.free_memory(),
         "open_files": _open_files(),
         "start_method": copies().get_start_method(),
-        "bf16": plan.has_bf16(),
+        "bf16": resources.has_bf16(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
     }
 
@@ -201,8 +203,9 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
         check_free(Path(config.run), resume=config.resume)
         if config.resume and holds_run(Path(config.run)):
             config = resumed_config(config, changed_keys(overrides), outright_keys(overrides))
-        plan.device(config)
+        named_device(config.device)
         env = make_spec(config.env)
+        plan = make_plan(config, env)
         network = builder.build_network(config, env)
         found |= {
             "engine": env.engine,
@@ -210,14 +213,14 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "remarks": list(get_suite(env.suite).remarks(env)),
             "tasks": len(env.tasks),
             "runtime": config.runtime.name,
-            "actors": plan.num_actors(config, env),
+            "actors": plan.run.num_actors,
             "slots": config.runtime.slots_per_actor,
             "actor_threads": config.runtime.actor_threads,
-            "learner_threads": plan.learner_threads(config, env),
+            "learner_threads": plan.learner_threads,
             "parameters": network.num_parameters,
-            "needs": preflight.needs(config, env, network)._asdict(),
+            "needs": preflight.needs(config, env, network, plan)._asdict(),
         }
-        preflight.check_fits(config, env, network)
+        preflight.check_fits(config, env, network, plan)
         trials = play(config.env, env)
     except InputError as error:
         found["problems"].append(str(error))

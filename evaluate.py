@@ -25,7 +25,7 @@ from agents.evaluation.probe_report import Probing, probe_report, probe_tables
 from agents.evaluation.report import home, prepare_output, report, score_tables, table, unknown_intervals, write_report
 from agents.evaluation.video import check_video, file_names, picture_rates, record_all
 from agents.runtime.processes.process import configure_process
-from agents.setup.plan import named_device, num_cores
+from agents.setup.machine import named_device, num_cores
 from agents.setup.preflight import check_evaluation
 from agents.storage.checkpoint import find_checkpoint
 from conf.loading import compose_evaluate, to_dict

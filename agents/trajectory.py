@@ -35,9 +35,10 @@ others: the episode looks as if it had been truncated at step t - 1, whose obser
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from agents.network.actions import action_distribution
@@ -87,15 +88,19 @@ def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_siz
     return spec
 
 
-def minibatches(trajectory: Trajectory, columns: int) -> Iterator[Trajectory]:
-    """Splits [T+1, B] along its columns into parts of `columns` each; B must be a multiple. Views, nothing is copied."""
-    total = trajectory["action"].shape[1]
-    if columns >= total:
-        yield trajectory
-        return
-    for first in range(0, total, columns):
-        part = slice(first, first + columns)
-        yield {key: value[part] if key in PER_COLUMN else value[:, part] for key, value in trajectory.items()}
+def allocate(spec: Mapping[str, ArraySpec]) -> Trajectory:
+    """A trajectory in ordinary memory, zeroed."""
+    return {key: torch.zeros(array.shape, dtype=getattr(torch, array.dtype)) for key, array in spec.items()}
+
+
+def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:
+    """Joins trajectories along their columns: [T+1, b] each -> [T+1, B]. A single one is passed on as it is."""
+    if len(trajectories) == 1:
+        return trajectories[0]
+    return {
+        key: torch.cat([trajectory[key] for trajectory in trajectories], dim=0 if key in PER_COLUMN else 1)
+        for key in trajectories[0]
+    }
 
 
 def num_bytes(spec: Mapping[str, ArraySpec]) -> int:

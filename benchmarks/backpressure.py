@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from agents.setup import builder, plan
+from agents.setup import builder
+from agents.setup.plan import make_plan
 from agents.trajectory import num_bytes, trajectory_spec
 from benchmarks.cases import configured
 from benchmarks.kills import end, rows, wait_for
@@ -78,7 +79,8 @@ def in_flight(settings: list[str]) -> dict[str, float]:
     """Of all buffers of all actors: MiB, and steps."""
     config, env = configured(settings)
     network = builder.build_network(config, env)
-    buffers = plan.num_actors(config, env) * plan.buffers_per_actor(config, env)
+    workload = make_plan(config, env).run
+    buffers = workload.num_actors * workload.buffers_per_actor
     slots, length = config.runtime.slots_per_actor, config.learner.unroll_length
     size = num_bytes(trajectory_spec(env, length, slots, network.core_state_size))
     return {"mib": buffers * size / 2**20, "steps": buffers * slots * length}

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from agents.acting.policy import Policy
+from agents.learning.minibatches import split_columns
 from agents.network.actions import action_distribution
-from agents.runtime.base import StreamPositions, concatenate
-from agents.setup import builder, plan
-from agents.trajectory import OBSERVED, Trajectory, minibatches, trajectory_spec
+from agents.runtime.base import StreamPositions
+from agents.setup import builder
+from agents.setup.plan import autocast_dtype, make_plan
+from agents.trajectory import OBSERVED, Trajectory, concatenate, trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec, Split
 from envs.suites import make_env
@@ -39,24 +41,25 @@ def collect(config: TrainConfig, env: EnvSpec, count: int) -> list[Trajectory]:
         runtime.close()
 
 
-def updates(config: TrainConfig, unrolls: Sequence[Trajectory]) -> list[Trajectory]:
+def updates(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory]) -> list[Trajectory]:
     """The batches that the learner makes of such unrolls: several of them joined, or parts of one."""
-    joined = plan.unrolls_per_batch(config)
+    workload = make_plan(config, env).run
+    joined = workload.unrolls_per_batch
     groups = [unrolls[first : first + joined] for first in range(0, len(unrolls) - joined + 1, joined)]
     batches = [concatenate(group) for group in groups]
-    parts = [part for batch in batches for part in minibatches(batch, plan.batch_columns(config))]
+    parts = [part for batch in batches for part in split_columns(batch, workload.columns)]
     return [{key: value.clone() for key, value in part.items()} for part in parts]
 
 
 def make_policy(config: TrainConfig, env: EnvSpec, slots: int) -> Policy:
     """The policy of an actor with that many slots, with a fresh network."""
     torch.manual_seed(config.seed)
-    return Policy(builder.build_network(config, env), slots, autocast=plan.autocast_dtype(config))
+    return Policy(builder.build_network(config, env), slots, autocast=autocast_dtype(config))
 
 
 def precision(config: TrainConfig) -> str:
     """The precision of torso and core, as the configuration names it."""
-    return "fp32" if plan.autocast_dtype(config) is None else "bf16"
+    return "fp32" if autocast_dtype(config) is None else "bf16"
 
 
 def acting(policy: Policy, unrolls: Sequence[Trajectory]) -> Callable[[], float]:
@@ -94,7 +97,7 @@ class RandomPlay:
     def __init__(self, config: TrainConfig, env: EnvSpec, slots: int | None = None) -> None:
         if slots:
             config = replace(config, runtime=replace(config.runtime, slots_per_actor=slots))
-        seats = builder.actor_slots(config, env, 0, StreamPositions())
+        seats = builder.actor_slots(config, env, 0, None)
         self.env: MultitaskVectorEnv = make_env(config.env, env, seats, config.seed, Split.TRAIN)
         self.env.reset()
         actions = action_distribution(env)

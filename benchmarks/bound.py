@@ -26,7 +26,9 @@ from functools import partial
 import torch
 
 from agents.runtime.processes.process import configure_process
-from agents.setup import builder, plan
+from agents.setup import builder
+from agents.setup.machine import num_cores
+from agents.setup.plan import make_plan
 from agents.trajectory import Trajectory
 from benchmarks.batches import RandomPlay, acting, collect, make_policy, precision, updates
 from benchmarks.cases import configured
@@ -46,12 +48,13 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     """Rows env, act, train, run and bound."""
     options = parse(arguments, rounds=5, seconds=2.0)
     config, env = configured(options.overrides)
-    actors, cores = plan.num_actors(config, env), plan.num_cores()
+    plan, cores = make_plan(config, env), num_cores()
+    actors = plan.run.num_actors
     configure_process(1)
-    unrolls = collect(config, env, max(2, plan.unrolls_per_batch(config) * UPDATES))
+    unrolls = collect(config, env, max(2, plan.run.unrolls_per_batch * UPDATES))
     player = RandomPlay(config, env)
     policy = make_policy(config, env, unrolls[0]["action"].shape[1])
-    learn, threads = learning(config, env, updates(config, unrolls)[:UPDATES]), plan.learner_threads(config, env)
+    learn, threads = learning(config, env, updates(config, env, unrolls)[:UPDATES]), plan.learner_threads
     parts: dict[str, Callable[[], Cost]] = {
         "env": partial(cost, player.play, options.seconds),
         "act": partial(cost, acting(policy, unrolls), options.seconds),
@@ -106,7 +109,7 @@ def learning(config: TrainConfig, env: EnvSpec, batches: Sequence[Trajectory]) -
         batch = batches[turn % len(batches)]
         turn += 1
         for number in range(config.learner.passes):
-            learner.step(batch, fresh=number == 0)
+            learner.step(batch, num_fresh=0 if number else None)
         return float(batch["mask"].sum())
 
     return work

@@ -24,8 +24,9 @@ from agents.acting.actor import ActingPolicy, Actor
 from agents.network.agent import AgentNetwork
 from agents.runtime.base import Runtime, StreamPositions
 from agents.runtime.processes.process import configure_process
-from agents.setup import builder, plan
+from agents.setup import builder
 from agents.setup.builder import ActorFactory
+from agents.setup.plan import make_plan
 from agents.trajectory import Trajectory, num_bytes, trajectory_spec
 from benchmarks.cases import configured
 from benchmarks.options import Row, parse, report
@@ -76,7 +77,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         for name in names:
             runtime = start([f"runtime={name}", "runtime.num_actors=2", *options.overrides], network)
             stack.callback(runtime.close)
-            turns[name] = partial(carry, runtime, options.seconds, plan.unrolls_per_batch(config))
+            turns[name] = partial(carry, runtime, options.seconds, make_plan(config, env).run.unrolls_per_batch)
         readings = take_turns(turns, options.rounds)
     for name, found in readings.items():
         rates = [reading.rate for reading in found]

@@ -34,7 +34,8 @@ from agents.fusion import FLAT_SITES, FUSION_NAMES, FUSIONS
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import Contexts
 from agents.runtime.processes.process import configure_process
-from agents.setup import builder, plan
+from agents.setup import builder
+from agents.setup.plan import make_plan
 from agents.trajectory import Trajectory
 from benchmarks.batches import acting, collect, make_policy, precision, updates
 from benchmarks.cases import configured, merged
@@ -96,8 +97,8 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     data = {}
     for case in cases:
         config, env = configs[Key(case, sites[0], REFERENCE)]
-        unrolls = collect(config, env, max(1, plan.unrolls_per_batch(config)) * BATCHES)
-        data[case] = unrolls, updates(config, unrolls)[:BATCHES]
+        unrolls = collect(config, env, max(1, make_plan(config, env).run.unrolls_per_batch) * BATCHES)
+        data[case] = unrolls, updates(config, env, unrolls)[:BATCHES]
     work = {key: prepare(*configs[key], *data[key.case]) for key in configs}
     learner_bytes = {key: held(item.network, item.learn) for key, item in work.items()}
     learning = take_turns(

@@ -33,6 +33,7 @@ from agents.runtime.base import StreamPositions
 from agents.runtime.processes.process import configure_process
 from agents.runtime.restarts import Faults
 from agents.setup import builder, preflight
+from agents.setup.plan import make_plan
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from benchmarks.hostile import change_bytes, change_content, smuggle
 from benchmarks.hostile_configs import hostile_arguments, hostile_yaml
@@ -133,7 +134,9 @@ def resume(run: Path) -> None:
     learner, statistics, positions = fresh(config, env)
     saved = newest_checkpoint(run, lambda _: None)
     assert saved is not None
-    restored = restore(saved, config, env, learner, statistics, positions)
+    restored = restore(
+        saved, config, env, learner, statistics, positions, num_actors=make_plan(config, env).run.num_actors
+    )
     preflight.check_fits(config, env, learner.network)
     Faults().load_state_dict(saved.get("faults", {}))
     runtime = builder.build_runtime(config, env, learner.network, positions, learner.counters.updates, restored.runtime)

@@ -29,8 +29,11 @@ from typing import NamedTuple
 import torch
 
 from agents.acting.policy import Policy
+from agents.learning.minibatches import Minibatch
 from agents.runtime.processes.process import configure_process
-from agents.setup import builder, plan
+from agents.setup import builder
+from agents.setup.machine import named_device, num_cores
+from agents.setup.plan import autocast_dtype, make_plan
 from benchmarks.batches import acting, synthetic
 from benchmarks.network import CASES, UNROLL_LENGTH, configured
 from benchmarks.options import Row, parse, report
@@ -68,7 +71,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     """One row per case, number of columns or slots, and variant."""
     options = parse(arguments, rounds=5, seconds=0.3, own=("cases", "learn", "act", "variants"))
     cases = options.words("cases", ("grid-lstm", "deep-lstm"))
-    has_gpu = plan.named_device("auto").type == "cuda"
+    has_gpu = named_device("auto").type == "cuda"
     possible = [variant for variant in VARIANTS if has_gpu or variant not in _NEEDS_GPU]
     variants = options.words("variants", possible)
     for option, words, table in (("cases", cases, tuple(CASES)), ("variants", variants, possible)):
@@ -77,7 +80,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
                 raise unknown_name(option, word, table)
     sizes = {"learn": options.numbers("learn", (16, 64)), "act": options.numbers("act", (64, 256))}
     configs = {name: configured(CASES[name], options.overrides) for name in cases}
-    configure_process(plan.num_cores() if has_gpu else 1)
+    configure_process(num_cores() if has_gpu else 1)
     keys = [
         Key(case, what, size, variant)
         for case in cases
@@ -92,13 +95,13 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     for key, costs in readings.items():
         walls, base = [reading.wall for reading in costs], [r.wall for r in readings[key._replace(variant="base")]]
         config = as_variant(configs[key.case][0], key.variant)
-        device = plan.device(config)
+        device = named_device(config.device)
         yield {
             **key._asdict(),
             "microseconds_per_sample": microseconds(walls),
             "times_base": ratios(walls, base),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "precision": "fp32" if plan.autocast_dtype(config, device) is None else "bf16",
+            "precision": "fp32" if autocast_dtype(config, device) is None else "bf16",
             "threads": torch.get_num_threads(),
             "rounds": options.rounds,
             "seconds": options.seconds,
@@ -120,14 +123,15 @@ def as_variant(config: TrainConfig, variant: str) -> TrainConfig:
 def _work(key: Key, config: TrainConfig, env: EnvSpec) -> Callable[[], float]:
     """The work of a key for `turns.cost`; counts samples."""
     config = as_variant(config, key.variant)
-    device = plan.device(config)
+    plan = make_plan(config, env)
+    device = plan.device
     torch.manual_seed(config.seed)
     network = builder.build_network(config, env).to(device)
     batches = [synthetic(env, UNROLL_LENGTH, key.size, network.core_state_size, seed) for seed in range(_BATCHES)]
     samples = float(math.prod(batches[0]["action"].shape))
     if key.what == "act":
-        autocast = plan.autocast_dtype(config, device)
-        policy = Policy(network, key.size, autocast=autocast, graphs=plan.captures_graphs(config))
+        autocast = autocast_dtype(config, device)
+        policy = Policy(network, key.size, autocast=autocast, graphs=plan.cuda_graphs)
         step = acting(policy, batches[:1])
 
         def act() -> float:
@@ -138,8 +142,8 @@ def _work(key: Key, config: TrainConfig, env: EnvSpec) -> Callable[[], float]:
     learner = builder.build_learner(config, env, network)
 
     def learn() -> float:
-        for batch, fresh in learner.staging.ahead((batch, key.size) for batch in batches):
-            learner.step(batch, fresh=fresh)
+        for staged in learner.prefetcher(Minibatch(batch, key.size) for batch in batches):
+            learner.update(staged)
         return samples * _BATCHES
 
     return learn

@@ -19,12 +19,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from agents.learning.inner_loop import learn
 from agents.learning.learner import Learner
 from agents.learning.popart import sigma
-from agents.learning.replay import iterate_minibatches
 from agents.runtime.base import StreamPositions
 from agents.runtime.processes.process import configure_process
-from agents.setup import builder, plan
+from agents.setup import builder
+from agents.setup.plan import make_plan
 from agents.trajectory import Trajectory
 from benchmarks.cases import configurations, named
 from benchmarks.options import Row, parse, report
@@ -106,8 +107,8 @@ def play(config: TrainConfig, env: EnvSpec, size: float, at: int, updates: int, 
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
     runtime = builder.build_runtime(config, env, network, StreamPositions(), 0)
-    replay = builder.build_replay(config, env, network, 0)
-    fresh, replayed = plan.fresh_columns(config), plan.replayed_columns(config)
+    plan = make_plan(config, env)
+    replay = builder.build_replay(config, env, network, plan, 0)
     windows: list[list[float]] = [[] for _ in range(updates // window)]
     before, growth = None, 1.0
     try:
@@ -119,12 +120,16 @@ def play(config: TrainConfig, env: EnvSpec, size: float, at: int, updates: int, 
             if before is None and learner.counters.updates >= at:
                 before = _scale(learner)
                 enlarge(batch, size)
-            for part, new in iterate_minibatches(
-                batch, replay, fresh=fresh, replayed=replayed, passes=config.learner.passes
+            for _ in learn(
+                learner,
+                replay,
+                batch,
+                [learner.counters.updates],
+                num_fresh=plan.run.num_fresh,
+                num_replayed=plan.run.num_replayed,
+                passes=config.learner.passes,
             ):
-                learner.step(part, fresh=new)
                 growth = max(growth, _scale(learner) / before) if before else 1.0
-            replay.add(batch, [learner.counters.updates])
             runtime.publish(learner.counters.updates)
     finally:
         runtime.close()

@@ -15,7 +15,9 @@ import torch
 from agents.cli.signals import end_with_the_parent
 from agents.distributed.process_group import FIRST, Group, meet_at_file
 from agents.runtime.processes.process import configure_process
-from agents.setup import builder, plan
+from agents.setup import builder
+from agents.setup.machine import num_cores
+from agents.setup.plan import make_plan
 from benchmarks.batches import synthetic
 from benchmarks.cases import configured
 from conf.schema import TrainConfig
@@ -34,10 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network, reduce=group.reduce if size > 1 else None)
     group.sum_on(learner.device)
-    share = plan.share(config, env)
-    part = synthetic(
-        env, share.learner.unroll_length, plan.batch_columns(share), network.core_state_size, seed=group.rank
-    )
+    shard = make_plan(config, env).shard
+    part = synthetic(env, config.learner.unroll_length, shard.columns, network.core_state_size, seed=group.rank)
     if rank == FIRST:
         for line in sys.stdin:
             updates, summed, began = 0, group.seconds, time.perf_counter()
@@ -63,7 +63,7 @@ def tell(group: Group, *, over: bool) -> None:
 
 def threads(config: TrainConfig) -> int:
     """Compute threads of each learner: runtime.learner_threads, or its part of all cores, for nobody plays."""
-    return config.runtime.learner_threads or max(1, plan.num_cores() // config.learner.num_processes)
+    return config.runtime.learner_threads or max(1, num_cores() // config.learner.num_processes)
 
 
 if __name__ == "__main__":

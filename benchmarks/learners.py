@@ -20,7 +20,7 @@ from functools import partial
 from typing import NamedTuple
 
 from agents.distributed.process_group import shared_file
-from agents.setup import plan
+from agents.setup.machine import num_cores
 from benchmarks.cases import configured, merged
 from benchmarks.learner_team import threads
 from benchmarks.options import BenchmarkError, Row, parse, report
@@ -107,11 +107,14 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         yield {
             "case": f"{number} learners",
             "updates_per_second": spread(updates),
-            "columns_per_second": spread(plan.batch_columns(configs[number]) * rate for rate in updates),
+            "columns_per_second": spread(
+                (configs[number].learner.batch_size or configs[number].runtime.slots_per_actor) * rate
+                for rate in updates
+            ),
             "times_first": ratios(updates, first),
             "reduce": spread(turn.reduce for turn in readings),
             "threads": threads(configs[number]),
-            "cores": plan.num_cores(),
+            "cores": num_cores(),
             "rounds": options.rounds,
             "seconds": options.seconds,
             "arguments": cases[number],

@@ -27,8 +27,7 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from agents.runtime.base import StreamPositions
-from agents.setup import builder, plan
+from agents.setup.plan import make_plan
 from benchmarks.cases import configured
 from benchmarks.options import BenchmarkError
 
@@ -187,11 +186,9 @@ class Programs:
             root: the checkout whose module it is.
         """
         config, env = configured(arguments)
-        slots = len(builder.actor_slots(config, env, 0, StreamPositions()))
+        slots, workload = config.runtime.slots_per_actor, make_plan(config, env).run
         # Full and half-full buffers, the batch that is being learned from, and what came after the last log row.
-        unrolls = plan.num_actors(config, env) * plan.buffers_per_actor(config, env) + 2 * plan.unrolls_per_batch(
-            config
-        )
+        unrolls = workload.num_actors * workload.buffers_per_actor + 2 * workload.unrolls_per_batch
         in_flight = unrolls * slots * config.learner.unroll_length if config.runtime.name != "serial" else 0
         folder = self._make_folder()
         run = folder / "run"

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from agents.setup import plan
+from agents.setup.machine import num_cores
 from benchmarks.cases import configured, merged
 from benchmarks.options import Row, parse, report
 from benchmarks.programs import Programs
@@ -39,7 +39,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     settings = merged(SETTINGS, options.overrides)
     cases = {number: [*settings, f"runtime.num_actors={number}"] for number in numbers}
     configs = {number: configured(words) for number, words in cases.items()}
-    cores = plan.num_cores()
+    cores = num_cores()
     with Programs() as programs:
         started = {
             number: programs.training(

@@ -35,7 +35,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from agents.setup import plan
+from agents.setup.machine import num_cores
+from agents.setup.plan import make_plan
 from benchmarks.cases import chosen, configurations, merged, named
 from benchmarks.options import Options, Row, parse, report
 from benchmarks.programs import SHARES, Program, Programs, Turn
@@ -84,7 +85,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             **speeds(readings),
             "times_first": ratios([turn.steps_per_second for turn in readings], first),
             **(layout(*configs[name]) if name in configs else {}),
-            "cores": plan.num_cores(),
+            "cores": num_cores(),
             "rounds": options.rounds,
             "seconds": options.seconds,
             **({"checkout": str(checkouts[name][0])} if name in checkouts else {}),
@@ -128,10 +129,11 @@ def speeds(turns: Sequence[Turn]) -> Row:
 
 def layout(config: TrainConfig, env: EnvSpec) -> Row:
     """Processes and threads of a run."""
+    plan = make_plan(config, env)
     return {
-        "actors": plan.num_actors(config, env),
+        "actors": plan.run.num_actors,
         "actor_threads": config.runtime.actor_threads,
-        "learner_threads": plan.learner_threads(config, env),
+        "learner_threads": plan.learner_threads,
     }
 
 

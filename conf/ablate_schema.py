@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.evaluation.probes import ALL, PROBES
-from agents.fusion import FUSION_NAMES
-from conf.checks import require
+from conf.fields import check_fields, choice, choices, number
+from conf.names import FUSIONS, MEASURES, NODE_RUNTIMES, PROBES
 from conf.schema import TrainConfig
-from system.errors import InputError, unknown_name
-
-MEASURES = ("auto", "score", "success", "return")
+from system.errors import InputError
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,23 +34,19 @@ class AblateConfig(TrainConfig):
             (ablation.analysis.efficiency).
     """
 
-    fusions: list[str] = field(default_factory=lambda: ["concat", "gated", "film", "low_rank", "mi"])
+    fusions: list[str] = choices(["concat", "gated", "film", "low_rank", "mi"], FUSIONS)
     seeds: Any = 5
-    parallel: int = 0
-    node_runtime: str = "local"
+    parallel: int = number(0, least=0)
+    node_runtime: str = choice("local", NODE_RUNTIMES)
     folder: str = ""
     report: str = ""
     folders: list[str] = field(default_factory=list)
-    episodes: int = 100
-    evaluation_seed: int = 0
+    episodes: int = number(100, least=1)
+    evaluation_seed: int = number(0, least=0)
     greedy: bool = False
-    probe: str = "swap"
-    measure: str = "auto"
+    probe: str = choice("swap", PROBES, optional=True)
+    measure: str = choice("auto", MEASURES)
     threshold: float | None = None
-
-
-NODE_RUNTIMES = ("local", "serial")
-"""Of runs that a cluster deals out whole."""
 
 
 def seeds_of(config: AblateConfig) -> list[int]:
@@ -79,19 +72,12 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
         InputError: one sentence with key, value and what would be right.
     """
     seeds_of(config)
-    for name in config.fusions:
-        if name not in FUSION_NAMES:
-            raise unknown_name("fusions", name, FUSION_NAMES)
+    check_fields(config, inherited=False)
     if not config.fusions or len(set(config.fusions)) < len(config.fusions):
         raise InputError(
             f"fusions=[{','.join(config.fusions)}] is not a list of different fusions: give at least one, and each once."
         )
-    require(config, {"parallel": 0, "episodes": 1, "evaluation_seed": 0}, "")
-    check_place(config.runtime.name, config.node_runtime, config.parallel, cores)
-    if config.probe and config.probe not in (*PROBES, ALL):
-        raise unknown_name("probe", config.probe, (*PROBES, ALL))
-    if config.measure not in MEASURES:
-        raise unknown_name("measure", config.measure, MEASURES)
+    check_parallel(config.runtime.name, config.parallel, cores)
     for key in ("seed", "run", "resume"):
         if getattr(config, key):
             fix = (
@@ -102,14 +88,12 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
             raise InputError(f"{key}={getattr(config, key)} belongs to one run, not to a grid: {fix}.")
 
 
-def check_place(runtime: str, node_runtime: str, parallel: int, cores: int) -> None:
-    """Where many runs are played: on so many cores of this machine, or in a cluster.
+def check_parallel(runtime: str, parallel: int, cores: int) -> None:
+    """Refuses more runs at a time than cores; a cluster has cores elsewhere.
 
     Raises:
-        InputError: a key is out of range.
+        InputError: `parallel` is larger than `cores`.
     """
-    if node_runtime not in NODE_RUNTIMES:
-        raise unknown_name("node_runtime", node_runtime, NODE_RUNTIMES)
     if parallel > cores and runtime != "cluster":
         raise InputError(
             f"parallel={parallel} is more than the {cores} cores that may be used here: give at most {cores}."

@@ -20,11 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agents.evaluation.probes import ALL, PROBES
 from conf.ablate_schema import AblateConfig
-from conf.checks import check_device, check_train, require
+from conf.checks import check_device, check_train
+from conf.fields import check_fields
 from conf.population_schema import PopulationConfig
-from conf.schema import EvaluateConfig, TrainConfig
+from conf.schema import EvaluateConfig, FusionConfig, TrainConfig
 from conf.studies_schema import STUDIES, StudyConfig
 from conf.typed import as_typed
 from envs.suites import SUITES
@@ -65,10 +65,8 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
     config = _to_object(_compose("evaluate", overrides), EvaluateConfig)
     if not config.run:
         raise InputError("run= is missing: give the run folder or the checkpoint file to evaluate.")
-    require(config, {"episodes": 1, "slots": 0, "max_steps": 0, "video_episodes": 1, "threads": 0, "seed": 0}, "")
+    check_fields(config)
     check_device(config.device)
-    if config.probe and config.probe not in (*PROBES, ALL):
-        raise unknown_name("probe", config.probe, (*PROBES, ALL))
     return config
 
 
@@ -100,6 +98,12 @@ def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
     """
     config = _to_object(_compose(f"studies/{name}", overrides), STUDIES[name])
     return _to_object(_compose(f"studies/{name}_quick", overrides), STUDIES[name]) if config.quick else config
+
+
+def reference_fusion(config: TrainConfig) -> FusionConfig | None:
+    """The fusion that `match_params` names, at its default sizes; None where that is empty or a number."""
+    name = config.match_params
+    return compose_train([f"fusion={name}"]).fusion if name and not name.isdecimal() else None
 
 
 def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from agents.run.metrics import WINDOW
-from conf.ablate_schema import check_place
-from conf.checks import require
+from conf.ablate_schema import check_parallel
+from conf.fields import check_fields, choice, number
+from conf.names import EPISODE_WINDOW, NODE_RUNTIMES
 from conf.schema import TrainConfig
 from system.errors import InputError
 
@@ -26,7 +26,7 @@ class PopulationConfig(TrainConfig):
         margin: points by which another member has to be better to be copied: of the score or of the success in percent, else of the
             return.
         perturb_factor, perturb_probability: what a copied hyperparameter is multiplied or divided by, and how probably it is.
-        least_episodes: of every task, since its last copy, that a member is judged by; at most agents.run.metrics.WINDOW, which are the
+        least_episodes: of every task, since its last copy, that a member is judged by; at most conf.names.EPISODE_WINDOW, which are the
             latest ones.
         learning_rates, entropy_costs: the lowest and the highest value at the start, in between log-uniform; empty = as the learner has
             it, and never perturbed.
@@ -34,17 +34,17 @@ class PopulationConfig(TrainConfig):
         folder: of the population; empty = runs/population-<suite>. One that is there already goes on.
     """
 
-    members: int = 24
-    burn_in_frames: int = 20_000_000
-    ready_frames: int = 5_000_000
-    margin: float = 5.0
-    perturb_factor: float = 1.2
-    perturb_probability: float = 1 / 3
-    least_episodes: int = 20
+    members: int = number(24, least=2)
+    burn_in_frames: int = number(20_000_000, least=0)
+    ready_frames: int = number(5_000_000, least=1)
+    margin: float = number(5.0, least=0)
+    perturb_factor: float = number(1.2, above=1)
+    perturb_probability: float = number(1 / 3, least=0, most=1)
+    least_episodes: int = number(20, least=1, most=EPISODE_WINDOW)
     learning_rates: list[float] = field(default_factory=lambda: [5e-6, 5e-3])
     entropy_costs: list[float] = field(default_factory=lambda: [5e-5, 1e-2])
-    parallel: int = 0
-    node_runtime: str = "local"
+    parallel: int = number(0, least=0)
+    node_runtime: str = choice("local", NODE_RUNTIMES)
     folder: str = ""
 
 
@@ -66,14 +66,7 @@ def check_population(config: PopulationConfig, cores: int) -> None:
     Raises:
         InputError: one sentence with key, value and what would be right.
     """
-    require(config, {"members": 2, "burn_in_frames": 0, "ready_frames": 1, "least_episodes": 1}, "")
-    require(config, {"margin": 0, "parallel": 0}, "")
-    if config.least_episodes > WINDOW:
-        raise InputError(f"least_episodes={config.least_episodes} is out of range: give at most {WINDOW}.")
-    if not 1 < config.perturb_factor < math.inf:
-        raise InputError(f"perturb_factor={config.perturb_factor} is out of range: give a number above 1.")
-    if not 0 <= config.perturb_probability <= 1:
-        raise InputError(f"perturb_probability={config.perturb_probability} is out of range: give one from 0 to 1.")
+    check_fields(config, inherited=False)
     for key in ("learning_rates", "entropy_costs"):
         values = getattr(config, key)
         if values and not (len(values) == 2 and 0 < values[0] <= values[1] < math.inf):
@@ -87,7 +80,7 @@ def check_population(config: PopulationConfig, cores: int) -> None:
             f"total_frames={config.total_frames} is not above burn_in_frames={config.burn_in_frames} and "
             f"ready_frames={config.ready_frames}, so no member would ever be compared: raise it, or lower those."
         )
-    check_place(config.runtime.name, config.node_runtime, config.parallel, cores)
+    check_parallel(config.runtime.name, config.parallel, cores)
     for key in ("run", "resume", "stop_at_success"):
         if getattr(config, key):
             fix = "leave it out" if key == "stop_at_success" else "use folder=..., and the same command again to go on"

@@ -1,4 +1,4 @@
-"""The schema of every option, with its default; conf/checks.py says what its values may be.
+"""The schema of every option: type, default, bounds or choices. conf/checks.py checks what several options decide together.
 
 Names are looked up in literal tables; nothing in a config is ever imported, instantiated or interpolated, but for the modules of the
 user's own environments and wrappers that suite gymnasium is told (envs/gymnasium_ids/suite.py).
@@ -11,14 +11,33 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from conf.fields import choice, choices, number, numbers
+from conf.names import (
+    ATTENTION_KEYS,
+    CONTEXTS,
+    CORES,
+    FUSIONS,
+    INFERENCE,
+    INITIALIZATIONS,
+    OPTIMIZERS,
+    PG_BOOTSTRAPS,
+    PRECISIONS,
+    PROBES,
+    REDUCTIONS,
+    REWARD_TRANSFORMS,
+    RUNTIMES,
+    SITES,
+    SPATIAL_FUSIONS,
+    SWITCHES,
+    TASK_ENCODINGS,
+    TASK_SCHEDULES,
+    TORSOS,
+)
 from envs.suite import EnvConfig
 
-RUNTIMES = ("serial", "local", "cluster")
-INFERENCE = ("auto", "actor", "server")
-REDUCTIONS = ("mean", "sum")
-TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
-PRECISIONS = ("auto", "fp32", "bf16")
-SWITCHES = ("auto", "true", "false")
+_FEATURES = 2**16
+_PROCESSES = 2**12
+"""Upper bounds beyond any size in use: counting what a size needs of memory must come to an end."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,26 +56,26 @@ class FusionConfig:
         kernel: side of the kernels of `dynamic_conv`, an odd number.
     """
 
-    name: str = MISSING
-    sites: list[str] = field(default_factory=lambda: ["core_input"])
-    spatial: str = ""
-    size: int = 128
-    rank: int = 128
-    hidden: int = 128
-    experts: int = 8
-    keys: str = "content"
-    kernel: int = 3
+    name: str = choice(MISSING, FUSIONS)
+    sites: list[str] = choices(["core_input"], SITES)
+    spatial: str = choice("", SPATIAL_FUSIONS, optional=True)
+    size: int = number(128, least=1, most=_FEATURES)
+    rank: int = number(128, least=1, most=_FEATURES)
+    hidden: int = number(128, least=1, most=_FEATURES)
+    experts: int = number(8, least=1, most=2**12)
+    keys: str = choice("content", ATTENTION_KEYS)
+    kernel: int = number(3, least=1, most=255)
 
 
 @dataclass(kw_only=True, slots=True)
 class ContextConfig:
     """What the agent is told. See agents.network.context.ContextEncoder for the sizes."""
 
-    name: str = MISSING
-    task_encoding: str = "embedding"
-    task_size: int = 32
-    word_size: int = 32
-    instruction_size: int = 64
+    name: str = choice(MISSING, CONTEXTS)
+    task_encoding: str = choice("embedding", TASK_ENCODINGS)
+    task_size: int = number(32, least=1, most=_FEATURES)
+    word_size: int = number(32, least=1, most=_FEATURES)
+    instruction_size: int = number(64, least=1, most=_FEATURES)
     normalize: bool = True
 
 
@@ -70,18 +89,18 @@ class CoreConfig:
         rounds: of `mogrifier`, how often x and h gate each other.
     """
 
-    name: str = MISSING
-    size: int = 128
-    rounds: int = 5
+    name: str = choice(MISSING, CORES)
+    size: int = number(128, least=1, most=_FEATURES)
+    rounds: int = number(5, least=1, most=100)
 
 
 @dataclass(kw_only=True, slots=True)
 class TorsoConfig:
     """The observation's network; `auto` takes the one that fits. `hidden` are the layers of `mlp`, `size` the output of the others."""
 
-    name: str = MISSING
-    size: int = 128
-    hidden: list[int] = field(default_factory=lambda: [128])
+    name: str = choice(MISSING, TORSOS)
+    size: int = number(128, least=1, most=_FEATURES)
+    hidden: list[int] = numbers([128], longest=100, least=1, most=_FEATURES)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -102,35 +121,36 @@ class LearnerConfig:
             and the updates those that one learner would make. Under torchrun it is the number of processes that torchrun starts.
     """
 
-    unroll_length: int = 20
-    batch_size: int = 16
-    passes: int = 1
-    replay_fraction: float = 0.0
-    replay_size: int = 1024
-    num_processes: int = 1
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
+    unroll_length: int = number(20, least=1, most=2**16)
+    batch_size: int = number(16, least=0, most=2**20)
+    passes: int = number(1, least=1, most=2**10)
+    replay_fraction: float = number(0.0, least=0, below=1)
+    replay_size: int = number(1024, least=0)
+    num_processes: int = number(1, least=1, most=_PROCESSES)
+    optimizer: str = choice("adam", OPTIMIZERS)
+    learning_rate: float = number(1e-3, least=0)
     anneal: bool = True
-    rms_decay: float = 0.99
-    epsilon: float = 1e-8
-    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    max_gradient_norm: float = 1.0
-    discounting: float = 0.99
-    baseline_cost: float = 0.5
-    entropy_cost: float = 0.01
-    reward_transform: str = "clip"
-    reward_clip: float = 1.0
-    reduction: str = "mean"
+    rms_decay: float = number(0.99, least=0, most=1)
+    # 0, or a number that is 0 in single precision, makes the update of a parameter without a gradient 0 / 0.
+    epsilon: float = number(1e-8, least=1e-20)
+    adam_betas: list[float] = numbers([0.9, 0.999], shortest=2, longest=2, least=0, below=1)
+    max_gradient_norm: float = number(1.0, least=0)
+    discounting: float = number(0.99, least=0, most=1)
+    baseline_cost: float = number(0.5, least=0)
+    entropy_cost: float = number(0.01, least=0)
+    reward_transform: str = choice("clip", REWARD_TRANSFORMS)
+    reward_clip: float = number(1.0, least=0)
+    reduction: str = choice("mean", REDUCTIONS)
     popart: bool = True
-    popart_step_size: float = 3e-4
-    clip_rho: float = 1.0
-    clip_c: float = 1.0
-    clip_pg_rho: float = 1.0
-    lambda_: float = 1.0
-    pg_bootstrap: str = "mixed"
-    max_refused: int = 10
-    compile: str = "auto"
-    staging: str = "auto"
+    popart_step_size: float = number(3e-4, least=0, most=1)
+    clip_rho: float = number(1.0, least=0)
+    clip_c: float = number(1.0, least=0)
+    clip_pg_rho: float = number(1.0, least=0)
+    lambda_: float = number(1.0, least=0, most=1)
+    pg_bootstrap: str = choice("mixed", PG_BOOTSTRAPS)
+    max_refused: int = number(10, least=1)
+    compile: str = choice("auto", SWITCHES)
+    staging: str = choice("auto", SWITCHES)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -168,25 +188,25 @@ class RuntimeConfig:
             memory_limit and recycle_episodes ask for do not count.
     """
 
-    name: str = MISSING
-    num_actors: int = 0
+    name: str = choice(MISSING, RUNTIMES)
+    num_actors: int = number(0, least=0, most=_PROCESSES)
     address: str = ""
-    actors_per_group: int = 4
-    cpus_per_actor: float = 1.0
-    slots_per_actor: int = 64
-    inference: str = "auto"
-    cuda_graphs: str = "auto"
-    actor_threads: int = 1
-    learner_threads: int = 0
-    buffers_per_actor: int = 2
-    task_schedule: str = "uniform_slots"
-    task_weights: list[float] = field(default_factory=list)
-    reset_patience: float = 0.01
-    hang_seconds: float = 300.0
-    memory_limit: int = 0
-    recycle_episodes: int = 0
-    max_restarts: int = 20
-    restart_window: float = 300.0
+    actors_per_group: int = number(4, least=1, most=_PROCESSES)
+    cpus_per_actor: float = number(1.0, least=0, most=_PROCESSES)
+    slots_per_actor: int = number(64, least=1, most=2**16)
+    inference: str = choice("auto", INFERENCE)
+    cuda_graphs: str = choice("auto", SWITCHES)
+    actor_threads: int = number(1, least=1, most=_PROCESSES)
+    learner_threads: int = number(0, least=0, most=_PROCESSES)
+    buffers_per_actor: int = number(2, least=1, most=_PROCESSES)
+    task_schedule: str = choice("uniform_slots", TASK_SCHEDULES)
+    task_weights: list[float] = numbers([], above=0)
+    reset_patience: float = number(0.01, least=0, infinite=True)
+    hang_seconds: float = number(300.0, above=0, infinite=True)
+    memory_limit: int = number(0, least=0)
+    recycle_episodes: int = number(0, least=0)
+    max_restarts: int = number(20, least=0)
+    restart_window: float = number(300.0, above=0, infinite=True)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -220,22 +240,22 @@ class TrainConfig:
     torso: TorsoConfig = field(default_factory=TorsoConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    total_frames: int = 10_000_000
-    seed: int = 0
+    total_frames: int = number(10_000_000, least=1)
+    seed: int = number(0, least=0, below=2**63)
     run: str = ""
     resume: bool = False
     allow: list[str] = field(default_factory=list)
     device: str = "auto"
-    precision: str = "auto"
-    checkpoint_seconds: float = 60.0
-    keep_checkpoints: int = 3
-    milestone_frames: int = 0
-    log_seconds: float = 5.0
-    log_frames: int = 0
+    precision: str = choice("auto", PRECISIONS)
+    checkpoint_seconds: float = number(60.0, least=0)
+    keep_checkpoints: int = number(3, least=1)
+    milestone_frames: int = number(0, least=0)
+    log_seconds: float = number(5.0, least=0)
+    log_frames: int = number(0, least=0)
     display: bool = True
-    stop_at_success: float = 0.0
+    stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
-    initialization: str = "scaled"
+    initialization: str = choice("scaled", INITIALIZATIONS)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -263,19 +283,19 @@ class EvaluateConfig:
     """
 
     run: str = ""
-    episodes: int = 100
+    episodes: int = number(100, least=1)
     tasks: list[str] = field(default_factory=list)
     greedy: bool = False
     video: bool = False
-    video_episodes: int = 3
-    slots: int = 0
-    max_steps: int = 0
-    seed: int = 0
+    video_episodes: int = number(3, least=1)
+    slots: int = number(0, least=0)
+    max_steps: int = number(0, least=0)
+    seed: int = number(0, least=0)
     output: str = ""
     engine: str = ""
-    threads: int = 1
+    threads: int = number(1, least=0)
     device: str = "cpu"
-    probe: str = ""
+    probe: str = choice("", PROBES, optional=True)
     similarity: bool = True
     allow: list[str] = field(default_factory=list)
 

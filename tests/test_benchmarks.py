@@ -264,7 +264,7 @@ def test_updates_have_the_columns_of_the_configuration(batch: int) -> None:
     config, env = configured([*SMALL, "runtime=local", f"learner.batch_size={batch}"])
     unrolls = collect(config, env, 2)
     assert [unroll["action"].shape for unroll in unrolls] == [(4, 8)] * 2
-    batches = updates(config, unrolls)
+    batches = updates(config, env, unrolls)
     assert [list(part["action"].shape) for part in batches] == [[4, batch]] * (16 // batch)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import conf
 from agents.setup import builder, preflight
+from agents.setup.plan import make_plan
 from conf.loading import compose_train
 from envs.suites import make_spec
 
@@ -19,13 +20,13 @@ def test_the_57_games_fit_on_a_small_machine(name: str, monkeypatch: pytest.Monk
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
     # One actor, so all games have to sit in it.
-    monkeypatch.setattr("agents.setup.plan.num_cores", lambda: 1)
+    monkeypatch.setattr("agents.setup.machine.num_cores", lambda: 1)
     config = compose_train([f"experiment={name}"])
     env = make_spec(config.env)
     assert len(env.tasks) == len(env.scores) == 57
     network = builder.build_network(config, env)
     preflight.check_fits(config, env, network)
-    assert preflight.shared_memory(config, env, network) < 256 * 2**20
+    assert preflight.shared_memory(config, env, network, make_plan(config, env)) < 256 * 2**20
 
 
 @pytest.mark.parametrize("name", ATARI57)

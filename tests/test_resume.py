@@ -20,6 +20,7 @@ from agents.run.metrics import Statistics
 from agents.runtime.base import StreamPositions
 from agents.runtime.serial import SerialRuntime
 from agents.setup import builder
+from agents.setup.plan import make_plan
 from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from agents.trajectory import Trajectory
 from conf.loading import load_train
@@ -109,9 +110,10 @@ def test_what_lacks_something_is_refused_in_one_sentence(run: Path) -> None:
         if isinstance(changed.get("learner"), dict):
             whole["learner"] = weights | changed["learner"]
         network = builder.build_network(config, env)
+        num_actors = make_plan(config, env).run.num_actors
         learner, positions, message = builder.build_learner(config, env, network), StreamPositions(), ""
         try:
-            restored = restore(whole, config, env, learner, Statistics(env.tasks), positions)
+            restored = restore(whole, config, env, learner, Statistics(env.tasks), positions, num_actors=num_actors)
             builder.build_runtime(config, env, network, positions, 0, restored.runtime).close()
             taken.add(where)
         except InputError as error:
@@ -189,7 +191,8 @@ def test_interrupted_episodes_are_counted(run: Path, name: str, actors: int, dro
     env = make_spec(config.env)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
     content = load_checkpoint(find_checkpoint(run, print))
-    restored = restore(content, config, env, learner, Statistics(env.tasks), StreamPositions())
+    statistics = Statistics(env.tasks)
+    restored = restore(content, config, env, learner, statistics, StreamPositions(), num_actors=actors)
     assert restored == ResumeState(content["seconds"], content["runtime"] if dropped == 0 else None, dropped)
 
 

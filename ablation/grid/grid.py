@@ -25,7 +25,16 @@ from agents.setup.preflight import check_fits
 from conf.ablate_schema import AblateConfig, seeds_of
 from conf.allowlist import named
 from conf.checks import check_train
-from conf.loading import compose_ablate, evaluate_from_dict, flatten, load_train, to_dict, train_from_dict, train_part
+from conf.loading import (
+    compose_ablate,
+    evaluate_from_dict,
+    flatten,
+    load_train,
+    reference_fusion,
+    to_dict,
+    train_from_dict,
+    train_part,
+)
 from conf.schema import MAY_CHANGE_ON_RESUME, EvaluateConfig, TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import make_spec, settle
@@ -107,7 +116,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         check_train(train)
         env = make_spec(train.env)
         train.env = settle(train.env, env)
-        train = match_params(train, env)
+        train = match_params(train, env, reference_fusion(train))
         check(train, env)
         variant = " ".join([at.pop("fusion"), *(f"{key}={value}" for key, value in at.items())])
         same = [name for name, (other, _) in variants.items() if _compared(other) == _compared(train)]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ablation.grid.grid import Cell, save_cell
 from ablation.grid.scheduler import End
-from agents.setup.plan import num_cores
+from agents.setup.machine import num_cores
 from system.errors import InputError
 from system.files import open_ordinary
 

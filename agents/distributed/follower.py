@@ -8,12 +8,13 @@ from typing import Any
 from agents.cli.exit_codes import DONE, FAILED
 from agents.cli.signals import ignore_signals
 from agents.distributed.process_group import FIRST, Group, LearnerError, meet_at_file, meet_at_torchrun, shard
+from agents.learning.inner_loop import learn
 from agents.learning.learner import Learner
-from agents.learning.replay import iterate_minibatches
 from agents.runtime.base import Batch, StreamPositions
 from agents.runtime.processes.process import configure_process
 from agents.runtime.restarts import Faults
-from agents.setup import builder, plan
+from agents.setup import builder
+from agents.setup.plan import Plan, make_plan, resolved
 from agents.storage.checkpoint import env_from_dict, env_to_dict
 from agents.trajectory import COUNTED
 from conf.loading import to_dict, train_from_dict
@@ -29,7 +30,7 @@ def follow(group: Group) -> int:
     try:
         if group.wait_for_all():
             group.join()
-            learn(group)
+            train_shard(group)
         return DONE
     except LearnerError:
         # The first learner knows who was the one to fail; or it has failed itself.
@@ -42,18 +43,20 @@ def follow(group: Group) -> int:
         group.leave()
 
 
-def beginning(config: TrainConfig, env: EnvSpec, learner: Learner, positions: StreamPositions) -> dict[str, Any]:
-    """The message with which the first learner makes others begin where it stands."""
+def initial_message(
+    config: TrainConfig, env: EnvSpec, plan: Plan, learner: Learner, positions: StreamPositions
+) -> dict[str, Any]:
+    """The first message of the leader: everything that a follower starts from."""
     return {
-        "config": to_dict(plan.resolved(config, env)),
+        "config": to_dict(resolved(config, plan)),
         "env": env_to_dict(env),
         "learner": learner.state_dict(),
         "positions": {"unrolls": positions.unrolls, "episodes": positions.episodes, "steps": positions.steps},
     }
 
 
-def learn(group: Group) -> None:
-    """Makes the updates of the run, from where the first learner's `beginning` says until its order that the run is over."""
+def train_shard(group: Group) -> None:
+    """Makes the updates of the run from the leader's `initial_message` until its message that the run ends."""
     begin = group.receive(FIRST)
     config = train_from_dict(begin["config"], "the first learner's message")
     env, first = make_spec(config.env), env_from_dict(begin["env"])
@@ -61,9 +64,10 @@ def learn(group: Group) -> None:
         raise InputError(
             f"learner {group.rank} has other environments than the first one: {listed(changes)}: install the same on every node."
         )
-    configure_process(plan.learner_threads(config, env))
-    network = builder.build_network(config, env).to(plan.device(config))
-    learner = builder.build_learner(config, env, network, reduce=group.reduce)
+    plan = make_plan(config, env)
+    configure_process(plan.learner_threads)
+    network = builder.build_network(config, env).to(plan.device)
+    learner = builder.build_learner(config, env, network, plan, reduce=group.reduce)
     learner.load_state_dict(begin["learner"])
     group.sum_on(learner.device)
     positions = shard(StreamPositions(**begin["positions"]), group.rank, group.size)
@@ -72,11 +76,9 @@ def learn(group: Group) -> None:
         max_restarts=config.runtime.max_restarts, window=config.runtime.restart_window, record=records.append
     )
     runtime = builder.build_runtime(
-        config, env, network, positions, learner.counters.updates, faults=faults, rank=group.rank
+        config, env, network, positions, learner.counters.updates, plan=plan, faults=faults, rank=group.rank
     )
-    replay = builder.build_replay(config, env, network, learner.counters.updates, rank=group.rank)
-    share = plan.share(config, env)
-    fresh, replayed, passes = plan.fresh_columns(share), plan.replayed_columns(share), share.learner.passes
+    replay = builder.build_replay(config, env, network, plan, learner.counters.updates, rank=group.rank)
     try:
         while True:
             batch = runtime.collect()
@@ -85,10 +87,16 @@ def learn(group: Group) -> None:
             order = group.receive(FIRST)
             if order["over"]:
                 break
-            parts = iterate_minibatches(batch.trajectory, replay, fresh=fresh, replayed=replayed, passes=passes)
-            for part, new in learner.staging.ahead(parts):
-                learner.step(part, fresh=new)
-            replay.add(batch.trajectory, batch.weights_versions)
+            for _ in learn(
+                learner,
+                replay,
+                batch.trajectory,
+                batch.weights_versions,
+                num_fresh=plan.shard.num_fresh,
+                num_replayed=plan.shard.num_replayed,
+                passes=config.learner.passes,
+            ):
+                pass
             runtime.publish(learner.counters.updates)
             runtime.positions.steps = order["steps"]
     finally:

@@ -31,10 +31,10 @@ from agents.distributed.process_group import (
     shared_file,
     torchrun_place,
 )
-from agents.runtime.base import Batch, Runtime, StreamPositions, concatenate, go_on
+from agents.runtime.base import Batch, Runtime, StreamPositions, go_on
 from agents.runtime.processes.process import kill_with_descendants, signals_held_back
 from agents.runtime.restarts import Faults
-from agents.trajectory import COUNTED
+from agents.trajectory import COUNTED, concatenate
 from envs.faults import Fault, signal_name
 from system.errors import InputError
 

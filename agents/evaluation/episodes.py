@@ -23,12 +23,11 @@ from agents.acting.policy import Policy
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.run.folder import versions
-from agents.runtime.base import allocate
-from agents.setup import plan
 from agents.setup.builder import build_network
+from agents.setup.machine import named_device
 from agents.setup.unknown_words import UnknownInstructions
 from agents.storage.checkpoint import env_from_dict, load_checkpoint
-from agents.trajectory import trajectory_spec
+from agents.trajectory import allocate, trajectory_spec
 from conf.allowlist import check_named, named
 from conf.loading import train_from_dict
 from conf.schema import EvaluateConfig, TrainConfig
@@ -257,7 +256,7 @@ def make_actor(
 ) -> Actor:
     """An actor as in training, in `slots` evaluation environments of one task. `wrap` may put another policy in place of the agent's."""
     vector_env = make_task_env(agent, spec, task, slots, config.seed)
-    network = agent.network(seat(agent, spec, task)[0]).to(plan.named_device(config.device))
+    network = agent.network(seat(agent, spec, task)[0]).to(named_device(config.device))
     policy = Policy(network, slots, greedy=config.greedy, graphs=True)
     acting = wrap(policy) if wrap else policy
     return Actor(vector_env, acting, action_distribution(agent.env), seed=stream(config.seed, task))

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.acting.actor import Actor
-from agents.runtime.base import allocate
-from agents.trajectory import trajectory_spec
+from agents.trajectory import allocate, trajectory_spec
 from envs.instructions import PADDING
 from envs.spec import EnvSpec
 from system.errors import InputError

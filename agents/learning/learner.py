@@ -23,7 +23,7 @@ from agents.learning.popart import (
     sigma,
     target_sums,
 )
-from agents.learning.prefetch import Staged, Staging
+from agents.learning.prefetch import Prefetcher, Staged
 from agents.learning.rewards import transform_rewards
 from agents.learning.vtrace import vtrace
 from agents.network.agent import AgentNetwork
@@ -80,7 +80,7 @@ class Learner:
         reduce: replaces a tensor by its sum over all learners, in place; None where there is one.
 
     Attributes:
-        staging: brings the batches to the device.
+        prefetcher: copies minibatches to the device.
         counters: of steps and updates, over all learners.
         steps_by_task: valid steps of each task in the last batch, of all learners together; K numbers.
         surges: of each task whose targets in the last batch were too far out for PopArt's moments (agents.learning.popart.bounded_update),
@@ -137,7 +137,7 @@ class Learner:
         self.max_refused = max_refused
         self.autocast = autocast
         self.device = next(network.parameters()).device
-        self.staging = Staging(network.context_encoder, self.device, asynchronous=staging)
+        self.prefetcher = Prefetcher(network.context_encoder, self.device, asynchronous=staging)
         self.counters = Counters()
         self.popart = initial_popart(num_tasks, self.device)
         self._torso = Compiled(network.torso) if compile else network.torso
@@ -157,24 +157,26 @@ class Learner:
             adam_betas=adam_betas,
         )
 
-    def step(self, batch: Trajectory, *, fresh: int | None = None) -> dict[str, Tensor]:
-        """One update from a batch [T+1, B] (agents/trajectory.py) in the processor's memory; other learners may have more columns of it.
+    def step(self, batch: Trajectory, *, num_fresh: int | None = None) -> dict[str, Tensor]:
+        """`update` of one batch [T+1, B] in host memory, of whose columns the first `num_fresh` are new; None: all of them."""
+        return self.update(self.prefetcher.stage(batch, num_fresh))
 
-        Args:
-            fresh: how many of its columns, from the first on, have their steps counted; None for all, 0 for another pass over the
-                same batch. Replayed columns are learned from like fresh ones, and PopArt's moments are those of every target that the
-                value head is trained on; only of a surge (agents.learning.popart.bounded_update) the other columns are no evidence.
+    def update(self, staged: Staged) -> dict[str, Tensor]:
+        """One update from a staged batch; other learners may have more columns of it.
+
+        Only new columns (`Staged.num_new`) have their steps counted and move the moments of observations. Every column is learned from
+        and moves PopArt's moments; a surge (agents.learning.popart.bounded_update) is judged by new columns alone.
 
         Returns:
-            Scalars for the log, still on the device. An update whose loss, gradient or moments of PopArt are not finite is refused:
-            it is counted and leaves parameters, optimiser and PopArt untouched.
+            Scalars for the log, still on the device. An update whose loss, gradient or PopArt moments are not finite is refused: it is
+            counted and leaves parameters, optimiser and PopArt unchanged.
 
         Raises:
             NonFiniteError: `max_refused` updates in a row were refused.
             Whatever `reduce` raises; the learner is then as before.
         """
         before = self._popart_snapshot()
-        metrics, loss, counts, seen = self._loss(self.staging.take(batch), fresh)
+        metrics, loss, counts, seen = self._loss(staged)
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -195,7 +197,7 @@ class Learner:
         is_finite, is_long, steps, *by_task = torch.cat([answers.to(counts.dtype), counts]).tolist()
         self.steps_by_task, self.surges = by_task[: len(self.popart.mu)], by_task[len(self.popart.mu) :]
         if not is_finite:
-            self._refuse(before, batch, metrics | {"loss/gradient_norm": norm})
+            self._refuse(before, staged.batch, metrics | {"loss/gradient_norm": norm})
             return metrics
         if is_long:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
@@ -215,11 +217,11 @@ class Learner:
         left = max(0.0, 1 - self.counters.steps / self.total_steps) if self.anneal else 1.0
         return self.learning_rate * left
 
-    def _loss(self, staged: Staged, fresh: int | None) -> tuple[dict[str, Tensor], Tensor, Tensor, Moments | None]:
+    def _loss(self, staged: Staged) -> tuple[dict[str, Tensor], Tensor, Tensor, Moments | None]:
         """Scalars for the log, the loss, of all learners the steps to count, the valid steps of each task and its `surges`, [1 + 2 K], and
         the moments of the observations with those of the fresh steps.
         """
-        batch, contexts, segments = staged
+        batch, contexts, segments, num_new = staged
         mask, action, task = batch["mask"], batch["action"], batch["task"].long()
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             modulations = self.network.condition(contexts, samples=len(segments.index))
@@ -245,13 +247,13 @@ class Learner:
                 mixed=self.mixed,
                 **self.clips,
             )
-            own, normalizer = mask[:, :fresh], self.network.normalizer
+            own, normalizer = mask[:, :num_new], self.network.normalizer
             sums = fresh_sums = target_sums(vs, task[:-1], mask, len(self.popart.mu))
             if own.shape != mask.shape:
-                fresh_sums = target_sums(vs[:, :fresh], task[:-1, :fresh], own, len(self.popart.mu))
+                fresh_sums = target_sums(vs[:, :num_new], task[:-1, :num_new], own, len(self.popart.mu))
             observed = sums.new_empty(0)
             if normalizer is not None:
-                observed = normalizer.sums(batch["vector"][:-1, :fresh], task[:-1, :fresh], own)
+                observed = normalizer.sums(batch["vector"][:-1, :num_new], task[:-1, :num_new], own)
             sums, fresh_sums, observed = self._reduce_sums(sums, fresh_sums, observed)
             seen = None if normalizer is None else normalizer.updated(observed)
             surges = torch.zeros_like(sums[0])

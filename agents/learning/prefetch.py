@@ -1,7 +1,7 @@
-"""What the learner needs of a batch, brought to where it computes: the batch itself, its contexts, and which sample has which.
+"""Copies minibatches to the learner's device, each while the one before it is learned from.
 
-Everything that depends on the data - distinct contexts, stretches between resets - is found in the processor's memory. On a device the
-same question would make the learner wait for all that was computed before it.
+Questions about the data - distinct contexts, stretches between resets - are answered in host memory before the copy: asking a GPU
+would synchronize with everything that was launched before.
 """
 
 from __future__ import annotations
@@ -14,95 +14,94 @@ import torch
 
 from agents.fusion import Segments
 from agents.fusion.device_transfer import send
+from agents.learning.minibatches import Minibatch
 from agents.network.context import ContextEncoder, Contexts, distinct_rows
 from agents.trajectory import EPISODE_STATISTICS, Trajectory
 
 _STAYS = (*EPISODE_STATISTICS, "instruction", "reset")
-"""Keys that no device is sent: they are not learned from, or known by other means (contexts), or read in the processor's memory (cores)."""
+"""Keys that stay in host memory: statistics are not learned from, instructions travel as contexts, cores read resets there."""
 
 
 class Staged(NamedTuple):
-    """A batch where it is learned from.
+    """A minibatch on the learner's device.
 
     Attributes:
-        batch: on the device, but for `_STAYS`, which stay where they were.
-        contexts, segments: the distinct contexts and the one of each of the (T + 1) B samples, on the device.
+        batch: [T+1, B], on the device but for the keys in `_STAYS`.
+        contexts, segments: the distinct contexts, and which one each of the (T + 1) B samples has, on the device.
+        num_new: as in Minibatch; None where every column is new.
     """
 
     batch: Trajectory
     contexts: Contexts
     segments: Segments
+    num_new: int | None = None
 
 
-class _Sent(NamedTuple):
-    """Of `source`, on its way: there after `arrived`, where that is an event of a stream of its own."""
+class _Copy(NamedTuple):
+    """A minibatch whose copy is complete after `arrived`, where that is an event of the copying stream."""
 
-    source: Trajectory
     staged: Staged
     arrived: torch.cuda.Event | None
 
 
-class Staging:
-    """Brings batches to a device. On the processor there is nothing to bring, and a batch is passed on as it is.
+class Prefetcher:
+    """Brings minibatches to a device. On the processor nothing is copied.
 
     Args:
-        encoder: says what a context is.
-        device: that the learner computes on.
-        asynchronous: from pinned memory and in a stream of its own, so that the next batch travels while one is learned from (`ahead`);
-            otherwise key by key, as `Tensor.to` does it.
+        encoder: defines what a context is.
+        device: of the learner.
+        asynchronous: on a GPU, copy from pinned memory on a separate stream, so that the next minibatch travels while one is learned
+            from; otherwise copy key by key, as `Tensor.to` does.
     """
 
     def __init__(self, encoder: ContextEncoder, device: torch.device, *, asynchronous: bool = True) -> None:
         self._encoder = encoder
         self._device = device
         self._stream = torch.cuda.Stream(device) if asynchronous and device.type == "cuda" else None
-        self._sent: deque[_Sent] = deque()
 
-    def ahead(self, parts: Iterable[tuple[Trajectory, int]]) -> Iterator[tuple[Trajectory, int]]:
-        """The same parts (agents.learning.replay.iterate_minibatches); each is on its way to the device while the one before it is
-        learned from."""
-        if self._stream is None:
-            yield from parts
-            return
-        self._sent.clear()
-        waiting: deque[tuple[Trajectory, int]] = deque()
-        for part in parts:
-            self._sent.append(self._send(part[0]))
-            waiting.append(part)
-            if len(waiting) > 1:
-                yield waiting.popleft()
-        yield from waiting
+    def __call__(self, minibatches: Iterable[Minibatch]) -> Iterator[Staged]:
+        """Yields each minibatch on the device. With a copying stream the next one is sent before the present one is yielded."""
+        ahead = 1 if self._stream else 0
+        copies: deque[_Copy] = deque()
+        for minibatch in minibatches:
+            copies.append(self._send(minibatch.trajectory, minibatch.num_new))
+            if len(copies) > ahead:
+                yield self._wait(copies.popleft())
+        while copies:
+            yield self._wait(copies.popleft())
 
-    def take(self, batch: Trajectory) -> Staged:
-        """A batch, which `ahead` may have sent already; whatever comes next on the current stream finds it there."""
-        if not (self._sent and self._sent[0].source is batch):
-            self._sent.clear()
-            self._sent.append(self._send(batch))
-        sent = self._sent.popleft()
-        if sent.arrived is not None:
+    def stage(self, batch: Trajectory, num_new: int | None = None) -> Staged:
+        """One batch on the device, without prefetching."""
+        return self._wait(self._send(batch, num_new))
+
+    def _wait(self, copy: _Copy) -> Staged:
+        """Makes the current stream wait for the copy; the host does not wait."""
+        if copy.arrived is not None:
             stream = torch.cuda.current_stream(self._device)
-            stream.wait_event(sent.arrived)
-            # All of them lie in one block of memory, which belongs to the other stream: it may not be given away before this one is done.
-            sent.staged.segments.index.record_stream(stream)
-        return sent.staged
+            stream.wait_event(copy.arrived)
+            # The block of memory that holds all of it belongs to the copying stream, which must not reuse it before this stream is done.
+            copy.staged.segments.index.record_stream(stream)
+        return copy.staged
 
-    def _send(self, batch: Trajectory) -> _Sent:
+    def _send(self, batch: Trajectory, num_new: int | None) -> _Copy:
         instruction = batch["instruction"].numpy() if "instruction" in batch else None
         rows, index = distinct_rows(self._encoder.context_rows(batch["task"].numpy(), instruction))
         contexts = self._encoder.contexts_from_rows(rows)
         segments = Segments(torch.from_numpy(index), len(contexts.task))
         if self._device.type == "cpu":
-            return _Sent(batch, Staged(batch, contexts, segments), None)
+            return _Copy(Staged(batch, contexts, segments, num_new), None)
         learned = {key: array for key, array in batch.items() if key not in _STAYS}
-        told = {f"contexts/{key}": array for key, array in contexts._asdict().items()} | {"segments": segments.index}
+        of_contexts = {f"contexts/{key}": array for key, array in contexts._asdict().items()}
+        parts = learned | of_contexts | {"segments": segments.index}
         if self._stream is None:
-            moved, arrived = {key: array.to(self._device) for key, array in (learned | told).items()}, None
+            moved, arrived = {key: array.to(self._device) for key, array in parts.items()}, None
         else:
             with torch.cuda.stream(self._stream):
-                moved, arrived = send(learned | told, self._device), self._stream.record_event()
+                moved, arrived = send(parts, self._device), self._stream.record_event()
         staged = Staged(
             batch | {key: moved[key] for key in learned},
             Contexts(*(moved[f"contexts/{key}"] for key in Contexts._fields)),
             segments.on(moved["segments"]),
+            num_new,
         )
-        return _Sent(batch, staged, arrived)
+        return _Copy(staged, arrived)

@@ -8,14 +8,13 @@ weights would have led to, as in that paper.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.runtime.base import allocate, concatenate
-from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, minibatches, num_bytes
+from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, allocate, num_bytes
 from envs.spec import ArraySpec
 
 
@@ -94,28 +93,6 @@ class Replay:
             row |= {f"replay_lag_{name}": float(getattr(lags, name)()) for name in ("min", "mean", "max")}
             self._lags.clear()
         return row
-
-
-def iterate_minibatches(
-    trajectory: Trajectory, replay: Replay, *, fresh: int, replayed: int, passes: int
-) -> Iterator[tuple[Trajectory, int]]:
-    """Cuts a collected batch into the parts of its updates.
-
-    Each of the `passes` goes over all columns in parts of `fresh`, and every part is joined with `replayed` columns drawn anew. Until
-    the replay holds that many, the parts are the fresh columns alone.
-
-    Yields:
-        The part [T+1, fresh + replayed], fresh columns first, and how many of its columns have not been learned from before: `fresh` in
-        the first pass, 0 in any other.
-    """
-    for number in range(passes):
-        for part in minibatches(trajectory, fresh):
-            new = part["action"].shape[1] if number == 0 else 0
-            if replayed and len(replay) >= replayed:
-                old = replay.sample(replayed)
-                yield concatenate([{key: part[key] for key in old}, old]), new
-            else:
-                yield part, new
 
 
 def replay_bytes(spec: Mapping[str, ArraySpec]) -> int:

@@ -23,7 +23,6 @@ from agents.run.bottleneck import Verdict
 from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.run.timing import Clock
 from agents.runtime.base import StreamPositions
-from agents.setup import plan
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
 from conf.allowlist import check_named, named
 from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
@@ -327,6 +326,8 @@ def restore(
     learner: Learner,
     statistics: Statistics,
     positions: StreamPositions,
+    *,
+    num_actors: int,
 ) -> ResumeState:
     """Puts a checkpoint's content back in place.
 
@@ -351,7 +352,7 @@ def restore(
         torch.set_rng_state(content["rng"])
         runtime = content.get("runtime")
         alone = config.runtime.name == "serial" and config.learner.num_processes == 1
-        if runtime and not (alone and len(runtime["actors"]) == plan.num_actors(config, env)):
+        if runtime and not (alone and len(runtime["actors"]) == num_actors):
             runtime = None
         dropped = 0 if runtime else sum(len(episodes) for episodes in positions.episodes.values())
         return ResumeState(float(content["seconds"]), runtime, dropped)

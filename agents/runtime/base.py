@@ -6,16 +6,13 @@ start anew. It hands over batches of `batch_size` columns in the order in which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
-
 from agents.acting.actor import ActingPolicy, Actor
 from agents.network.agent import AgentNetwork
-from agents.trajectory import PER_COLUMN, Trajectory
-from envs.spec import ArraySpec
+from agents.trajectory import Trajectory
 
 
 @dataclass(slots=True)
@@ -113,18 +110,3 @@ class ActorError(RuntimeError):
     """Actors, or the server that acts for them, raised or vanished, and starting them again does not help; the message holds the
     traceback or exit code of the last one.
     """
-
-
-def allocate(spec: Mapping[str, ArraySpec]) -> Trajectory:
-    """A trajectory in ordinary memory, zeroed."""
-    return {key: torch.zeros(array.shape, dtype=getattr(torch, array.dtype)) for key, array in spec.items()}
-
-
-def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:
-    """Joins trajectories along their columns: [T+1, b] each -> [T+1, B]. A single one is passed on as it is."""
-    if len(trajectories) == 1:
-        return trajectories[0]
-    return {
-        key: torch.cat([trajectory[key] for trajectory in trajectories], dim=0 if key in PER_COLUMN else 1)
-        for key in trajectories[0]
-    }

@@ -10,9 +10,9 @@ from typing import Any
 
 from agents.acting.actor import Actor
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, MakeActor, StreamPositions, allocate, concatenate, go_on
+from agents.runtime.base import Batch, MakeActor, StreamPositions, go_on
 from agents.runtime.restarts import Faults
-from agents.trajectory import Trajectory
+from agents.trajectory import Trajectory, allocate, concatenate
 from envs.faults import Fault
 from envs.spec import ArraySpec
 from system.errors import InputError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.actor_process import Supervision
 from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
-from agents.setup import plan
+from agents.setup.plan import Plan, actor_of_run, autocast_dtype, dealt_slots, make_plan
 from agents.trajectory import trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -92,10 +92,19 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
 
 
 def build_learner(
-    config: TrainConfig, env: EnvSpec, network: AgentNetwork, *, reduce: Callable[[Tensor], None] | None = None
+    config: TrainConfig,
+    env: EnvSpec,
+    network: AgentNetwork,
+    plan: Plan | None = None,
+    *,
+    reduce: Callable[[Tensor], None] | None = None,
 ) -> Learner:
-    """The learner that trains `network`, alone or with others (`reduce`, see agents/learning/learner.py)."""
-    learner = config.learner
+    """The learner that trains `network`, alone or with others (`reduce`, see agents/learning/learner.py).
+
+    Args:
+        plan: of the run; None makes it here.
+    """
+    learner, plan = config.learner, plan or make_plan(config, env)
     return Learner(
         network,
         len(env.tasks),
@@ -121,9 +130,9 @@ def build_learner(
         lambda_=learner.lambda_,
         pg_bootstrap=learner.pg_bootstrap,
         max_refused=learner.max_refused,
-        autocast=plan.autocast_dtype(config, next(network.parameters()).device),
-        compile=plan.compiles(config),
-        staging=plan.stages(config),
+        autocast=autocast_dtype(config, next(network.parameters()).device),
+        compile=plan.compile,
+        staging=plan.staging,
         reduce=reduce,
     )
 
@@ -133,19 +142,21 @@ class ActorFactory:
     """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor.
 
     Attributes:
-        config, env: of the run.
+        config, env, plan: of the run.
         rank: of the learner whose actors these are; each learner numbers its own.
     """
 
     config: TrainConfig
     env: EnvSpec
+    plan: Plan
     rank: int = 0
 
     def __call__(
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """The actor, with this policy, or with the learner's network, or with one of its own."""
-        slots = actor_slots(self.config, self.env, index, positions, rank=self.rank)
+        number = actor_of_run(index, self.rank, self.plan.num_learners)
+        slots = actor_slots(self.config, self.env, number, positions.episodes.get(index))
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
             runtime = self.config.runtime
@@ -153,10 +164,10 @@ class ActorFactory:
             env.supervise(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
         if self.config.runtime.task_schedule == "uniform_frames":
             # Each actor for itself: every one takes over its part of what all have played before.
-            actors = plan.num_actors(self.config, self.env)
+            actors = self.plan.run.num_actors
             env.balance_frames([positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
         unrolls = positions.unrolls.get(index, 0)
-        seed = (self.config.seed, plan.actor_of_run(self.config, index, self.rank))
+        seed = (self.config.seed, number)
         actions = action_distribution(self.env)
         return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
 
@@ -165,41 +176,41 @@ class ActorFactory:
         if network is None:
             network = build_network(self.config, self.env)
         device = next(network.parameters()).device
-        autocast, graphs = plan.autocast_dtype(self.config, device), plan.captures_graphs(self.config)
-        return Policy(network, slots, autocast=autocast, graphs=graphs)
+        # Decided where the policy acts: the processors of a cluster may differ from this one.
+        autocast = autocast_dtype(self.config, device)
+        return Policy(network, slots, autocast=autocast, graphs=self.plan.cuda_graphs)
 
     def policy_of_server(self, slots: int) -> Policy:
         """The policy of an inference server; a MakePolicy."""
         network = build_network(self.config, self.env)
-        return self.policy(slots, network.to(plan.acting_device(self.config)))
+        return self.policy(slots, network.to(self.plan.acting_device))
 
 
-def actor_slots(
-    config: TrainConfig, env: EnvSpec, index: int, positions: StreamPositions, *, rank: int = 0
-) -> list[Slot]:
-    """The slots of actor `index` of a learner: slots of the run are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
+def actor_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[int] | None) -> list[Slot]:
+    """The slots of actor `number` of the run. Slots are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
 
-    After a resume each slot begins with the episode after the last one that it was in: an interrupted episode is not repeated.
+    Args:
+        last: the episode that each slot was in when the run was saved; each continues with the next one. None starts with episode 0.
     """
     width = config.runtime.slots_per_actor
-    last = positions.episodes.get(index)
-    first = plan.actor_of_run(config, index, rank) * width
-    slots = []
-    for column, (task, number) in enumerate(plan.dealt_slots(config, env, first + width)[first:]):
-        slots.append(Slot(task=task, index=number, episode=last[column] + 1 if last else 0))
-    return slots
+    first = number * width
+    return [
+        Slot(task=task, index=index, episode=last[column] + 1 if last else 0)
+        for column, (task, index) in enumerate(dealt_slots(config, env, first + width)[first:])
+    ]
 
 
-def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dict[str, ArraySpec]:
-    """A trajectory as wide as the replay; of no columns without one."""
-    columns = config.learner.replay_size if plan.replayed_columns(config) else 0
+def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork, columns: int) -> dict[str, ArraySpec]:
+    """The spec of a trajectory of `columns` columns, as many as the replay holds."""
     return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
 
 
-def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updates: int, *, rank: int = 0) -> Replay:
-    """The replay of a learner of a run that goes on at `updates`: empty, with random choices that follow from the numbers."""
+def build_replay(
+    config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan, updates: int, *, rank: int = 0
+) -> Replay:
+    """An empty replay of learner `rank`; its random choices follow from the seed, the rank and `updates`, where the run continues."""
     seed = (config.seed, updates, *([rank] if rank else []))
-    return Replay(replay_spec(plan.share(config, env), env, network), seed=seed)
+    return Replay(replay_spec(config, env, network, plan.shard.replay_size), seed=seed)
 
 
 def supervision(config: TrainConfig) -> Supervision:
@@ -219,6 +230,7 @@ def build_runtime(
     version: int,
     state: dict[str, Any] | None = None,
     *,
+    plan: Plan | None = None,
     faults: Faults | None = None,
     say: Callable[[str], None] = print,
     rank: int = 0,
@@ -227,37 +239,37 @@ def build_runtime(
 
     Args:
         positions: where the random streams stand.
+        plan: of the run; None makes it here.
         faults: takes in what goes wrong; without it the first time is one too many.
         say: shows a line to the user.
         version: of the weights that `network` has.
         state: `state_dict` of the runtime before, where this one fits it (agents.run.folder.restore).
     """
-    factory = ActorFactory(config=config, env=env, rank=rank)
-    config = plan.share(config, env)
-    actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
+    plan = plan or make_plan(config, env)
+    factory = ActorFactory(config=config, env=env, plan=plan, rank=rank)
+    shard, width = plan.shard, config.runtime.slots_per_actor
     spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
-    unrolls = plan.unrolls_per_batch(config)
     if config.runtime.name == "serial":
         return SerialRuntime(
             factory,
             network,
             spec,
-            num_actors=actors,
-            unrolls_per_batch=unrolls,
+            num_actors=shard.num_actors,
+            unrolls_per_batch=shard.unrolls_per_batch,
             positions=positions,
             version=version,
             state=state,
             faults=faults,
         )
     options: dict[str, Any] = {
-        "num_actors": actors,
-        "unrolls_per_batch": unrolls,
+        "num_actors": shard.num_actors,
+        "unrolls_per_batch": shard.unrolls_per_batch,
         "positions": positions,
         "actor_threads": config.runtime.actor_threads,
-        "buffers_per_actor": plan.buffers_per_actor(config, env),
+        "buffers_per_actor": shard.buffers_per_actor,
         "version": version,
-        "make_policy": factory.policy_of_server if plan.inference(config, env, network) == "server" else None,
-        "server_threads": plan.server_threads(config),
+        "make_policy": factory.policy_of_server if plan.choose_inference(network.num_parameters) == "server" else None,
+        "server_threads": plan.server_threads,
         "faults": faults,
         "supervision": supervision(config),
     }

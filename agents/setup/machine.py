@@ -1,126 +1,90 @@
-"""What a run needs of the machine, held against what is there before anything starts: a process that the kernel kills for want of
-memory says nothing.
-"""
+"""What this machine has: cores, memory, open files, devices, bf16."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
+import os
 import resource
-from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
 
 import psutil
+import torch
 
-from agents.setup.cgroups import memory_left
+from agents.setup.cgroups import cpu_quota, memory_left
 from system.errors import InputError
 
-_PROCESS = 200 * 2**20
-"""Bytes of a process that has imported torch, beyond what it shares with others."""
 
-_SLOT_PROCESS = 60 * 2**20
-"""Bytes of a process that has imported numpy and gymnasium; what its environment takes comes on top."""
-
-_DESCRIPTORS = 100
-"""Open files that a process has besides those of its actors or environments."""
+def num_cores() -> int:
+    """Cores this process may use: its affinity, or the processor time that a container gives it."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.floor(min(here, cpu_quota())))
 
 
-class Needs(NamedTuple):
-    """Of a run, in bytes, and in open files of the process that has most of them."""
-
-    trajectories: int
-    replay: int
-    actors: int
-    environments: int
-    learner: int
-    open_files: int
-
-
-def needs_of(
-    *,
-    trajectories: int,
-    replay: int,
-    parameters: int,
-    actors: int,
-    networks: int,
-    learners: int = 1,
-    bytes_per_parameter: int,
-    slots: int,
-    slots_have_processes: bool,
-    environment: int = 0,
-) -> Needs:
-    """What a run needs.
-
-    Args:
-        trajectories, replay: bytes.
-        parameters: of the network.
-        actors: processes; 0 when all is played in the learner's.
-        networks: copies of the network that act.
-        learners: processes that learn.
-        bytes_per_parameter: of such a copy.
-        slots: of each actor.
-        slots_have_processes: whether each slot has a process of its own.
-        environment: bytes that the environment of a slot takes, beyond that process.
-    """
-    return Needs(
-        trajectories=trajectories,
-        replay=replay,
-        actors=actors * _PROCESS + networks * parameters * bytes_per_parameter,
-        environments=max(1, actors)
-        * environments_memory(slots, environment, slots_have_processes=slots_have_processes),
-        # Weights, gradients and two moments of the optimiser.
-        learner=learners * 4 * 4 * parameters + (learners - 1) * _PROCESS,
-        # Of an actor: two pipes and what tells of its end. Of an environment's process: two pipes.
-        open_files=_DESCRIPTORS + max(4 * actors, 3 * slots * slots_have_processes),
-    )
-
-
-def environments_memory(slots: int, environment: int, *, slots_have_processes: bool) -> int:
-    """Bytes of as many slots; the arguments are those of `needs_of`."""
-    return slots * (environment + _SLOT_PROCESS * slots_have_processes)
-
-
-def check_resources(
-    needs: Needs, knobs: Mapping[str, str], *, memory: int | None = None, open_files: int | None = None
-) -> None:
-    """Refuses what cannot fit. Raises this process's limit of open files as far as it may, and as far as that is needed.
-
-    Args:
-        knobs: what to lower, by what takes most: every field of Needs, in words.
-        memory, open_files: that there are; None asks the machine.
-
-    Raises:
-        InputError: with the numbers, and what to lower.
-    """
-    parts = {name: size for name, size in needs._asdict().items() if name != "open_files"}
-    total, free = sum(parts.values()), free_memory() if memory is None else memory
-    if total > free:
-        listed = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items() if size)
-        largest = max(parts, key=lambda name: parts[name])
-        raise InputError(
-            f"this run needs at least {total / 2**20:,.0f} MiB of memory ({listed}) and {free / 2**20:,.0f} MiB are free: lower "
-            f"{knobs[largest]}."
-        )
-    allowed = _allow(needs.open_files) if open_files is None else open_files
-    if needs.open_files > allowed:
-        raise InputError(
-            f"this run needs {needs.open_files:,} open files in one process and {allowed:,} are allowed: lower {knobs['open_files']}, "
-            "or raise the limit (ulimit -n)."
-        )
+def memory() -> int:
+    """Bytes of main memory, or of the part that a container leaves."""
+    return int(min(psutil.virtual_memory().total, memory_left()))
 
 
 def free_memory() -> int:
-    """Bytes that this process and its children can still take: the machine's, or what a container leaves them."""
+    """Bytes that this process and its children can still take."""
     return int(min(psutil.virtual_memory().available, memory_left()))
 
 
-def _allow(open_files: int) -> int:
-    """The limit of open files, after it was raised to `open_files` where that is allowed."""
+def allow_open_files(wanted: int) -> int:
+    """Raises the soft limit of open files to `wanted`, as far as the hard limit permits. Returns the limit that holds then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return open_files
-    if soft < open_files:
-        most = open_files if hard == resource.RLIM_INFINITY else min(hard, open_files)
+        return wanted
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             soft = most
     return soft
+
+
+def named_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this machine. Without a number it is the GPU of this process's LOCAL_RANK.
+
+    Raises:
+        InputError: this machine does not have it.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    number = int(name.partition(":")[2] or local_rank % max(1, count))
+    if number >= count:
+        raise InputError(f"device={name} is not here: torch sees {count or 'no'} GPUs; use device=auto or device=cpu.")
+    # With its number, because a device without one equals none.
+    return torch.device("cuda", number)
+
+
+_CPU = torch.device("cpu")
+
+
+def has_bf16(device: torch.device = _CPU) -> bool:
+    """Whether this processor, or that GPU, multiplies bfloat16 in hardware. Emulation is slower than fp32 and does not count."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in text or "amx_bf16" in text
+
+
+@functools.cache
+def has_bf16_lstm() -> bool:
+    """Whether torch can train nn.LSTM under autocast to bf16 on this processor: without AVX512 it has no kernel."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.nn.LSTM(4, 4)(torch.zeros(2, 3, 4))
+    except RuntimeError:
+        return False
+    return True

@@ -10,7 +10,6 @@ import torch
 from agents.fusion import FREE_DIMENSIONS, FUSIONS, TORSO
 from agents.setup.builder import build_network
 from conf.checks import check_fusion
-from conf.loading import compose_train
 from conf.schema import FusionConfig, TrainConfig
 from envs.spec import EnvSpec
 from system.errors import InputError
@@ -21,15 +20,18 @@ TOLERANCE = 0.01
 _MOST = 1 << 16
 
 
-def match_params(config: TrainConfig, env: EnvSpec) -> TrainConfig:
-    """The configuration with the free dimension of its fusion set as `match_params` asks; as it was, where that is empty.
+def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | None) -> TrainConfig:
+    """The configuration with the free dimension of its fusion set as `match_params` asks; unchanged where that is empty.
+
+    Args:
+        reference: the fusion that `match_params` names, at its default sizes (conf.loading.reference_fusion); None for a number.
 
     Raises:
         InputError: no size comes within TOLERANCE of the reference.
     """
     if not config.match_params:
         return config
-    wanted = reference_parameters(config, env)
+    wanted = reference_parameters(config, env, reference)
     dimensions = [FREE_DIMENSIONS[config.fusion.name]] if config.fusion.name in FREE_DIMENSIONS else []
     if "core_input" in config.fusion.sites:
         dimensions.append("size")
@@ -45,11 +47,10 @@ def match_params(config: TrainConfig, env: EnvSpec) -> TrainConfig:
     )
 
 
-def reference_parameters(config: TrainConfig, env: EnvSpec) -> int:
-    """The parameters that `match_params` names: a number, or those of this agent with another fusion at its default sizes."""
-    if config.match_params.isdecimal():
+def reference_parameters(config: TrainConfig, env: EnvSpec, reference: FusionConfig | None) -> int:
+    """The parameters that `match_params` asks for: a number, or the count of this agent with the reference fusion."""
+    if reference is None:
         return int(config.match_params)
-    reference = compose_train([f"fusion={config.match_params}"]).fusion
     sites = reference.sites
     if all((site == TORSO) != (config.match_params in FUSIONS) for site in config.fusion.sites):
         sites = config.fusion.sites

@@ -11,11 +11,12 @@ from torch import nn
 from agents.learning.replay import replay_bytes
 from agents.network.agent import AgentNetwork
 from agents.runtime.ray_groups.connection import check_address
-from agents.setup import machine, plan
+from agents.setup import machine
 from agents.setup.builder import build_network, replay_spec
-from agents.setup.machine import Needs, check_resources, environments_memory, free_memory, needs_of
+from agents.setup.plan import Plan, check_schedule, make_plan
+from agents.setup.resources import Needs, check_resources, environments_memory, needs_of
 from agents.trajectory import num_bytes, trajectory_spec
-from conf.checks import check_columns, check_shares
+from conf.checks import check_columns, check_shards
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suite import EnvConfig
@@ -35,7 +36,7 @@ def check_network(config: TrainConfig, env: EnvSpec) -> None:
     Raises:
         InputError: with the sizes.
     """
-    free = free_memory()
+    free = machine.free_memory()
     if _BYTES_PER_PARAMETER * _most_parameters(config, env) < free:
         # Counting takes torch's meta device, whose first use imports for three seconds.
         return
@@ -63,43 +64,45 @@ def _most_parameters(config: TrainConfig, env: EnvSpec) -> int:
     return _PARTS * (max(widths) + env.num_actions) ** 3
 
 
-def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
-    """What can be known of the runtime before anything starts.
+def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan | None = None) -> None:
+    """Checks what can be known of the runtime before anything starts. `plan`: of the run; None makes it here.
 
     Raises:
         InputError: a schedule that the environments cannot follow, a task without a slot, more memory or open files than there are,
             a cluster that does not answer, or a precision that this processor's kernels do not have.
     """
+    plan = plan or make_plan(config, env)
     recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
-    if config.precision == "bf16" and plan.device(config).type == "cpu" and recurrent and not plan.has_bf16_lstm():
+    if config.precision == "bf16" and plan.device.type == "cpu" and recurrent and not machine.has_bf16_lstm():
         raise InputError(
             "precision=bf16 needs an LSTM in bf16, which torch does not have for this processor: use precision=auto or fp32."
         )
     if config.runtime.name == "cluster":
         check_address(config.runtime.address)
-        if plan.actors_are_elsewhere(config) and not config.runtime.num_actors:
+        if plan.has_remote_actors and not config.runtime.num_actors:
             raise InputError(
                 f"runtime.num_actors=0 leaves open how many actors the cluster at runtime.address={config.runtime.address} is to run: "
                 "give a number. Those for which there is no room wait for it."
             )
-    check_resources(needs(config, env, network), _knobs(config, env, network))
-    plan.check_schedule(config, env)
+    check_resources(needs(config, env, network, plan), lambda part: _knob(part, config, env, network))
+    check_schedule(config, env, plan.run.num_actors)
 
 
-def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
-    """What the learners on this machine and their actors take of it."""
-    learners, share = plan.learners_here(config), plan.share(config, env)
-    local = config.runtime.name != "serial" and not plan.actors_are_elsewhere(config)
-    actors = learners * plan.num_actors(share, env) if local else 0
+def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan | None = None) -> Needs:
+    """What the learners on this machine and their actors need of it. `plan`: of the run; None makes it here."""
+    plan = plan or make_plan(config, env)
+    learners, shard = plan.local_learners, plan.shard
+    local = not plan.is_serial and not plan.has_remote_actors
+    actors = learners * shard.num_actors if local else 0
     return needs_of(
-        trajectories=learners * shared_memory(share, env, network),
-        replay=learners * replay_bytes(replay_spec(share, env, network)),
+        trajectories=learners * shared_memory(config, env, network, plan),
+        replay=learners * replay_bytes(replay_spec(config, env, network, shard.replay_size)),
         parameters=network.num_parameters,
         learners=learners,
         actors=actors,
-        networks=actors if plan.inference(share, env, network) == "actor" else learners * int(local),
-        bytes_per_parameter=plan.bytes_per_parameter(config),
-        slots=0 if plan.actors_are_elsewhere(config) else config.runtime.slots_per_actor,
+        networks=actors if plan.choose_inference(network.num_parameters) == "actor" else learners * int(local),
+        bytes_per_parameter=plan.bytes_per_parameter,
+        slots=0 if plan.has_remote_actors else config.runtime.slots_per_actor,
         slots_have_processes=_has_processes(config.env),
         environment=_environment_memory(config.env),
     )
@@ -129,28 +132,31 @@ def _environment_memory(config: EnvConfig) -> int:
     return get_suite(config.name).memory(config) * 2**20
 
 
-def _knobs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> dict[str, str]:
-    """What to lower, by the part of `needs` that takes most."""
+def _knob(part: str, config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
+    """What to lower where `part`, a field of Needs, takes most."""
     runtime, learner = config.runtime, config.learner
-    slots, actors = (_fitting(config, env, network, key) for key in ("slots_per_actor", "num_actors"))
     unroll = f"learner.unroll_length={learner.unroll_length}"
+    if part == "replay":
+        return f"learner.replay_size={learner.replay_size} or {unroll}"
+    if part == "learner":
+        return f"fusion.size={config.fusion.size}, core.size={config.core.size} or torso.size={config.torso.size}"
+    slots, actors = (_fitting(config, env, network, key) for key in ("slots_per_actor", "num_actors"))
+    if part == "trajectories":
+        return f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}"
+    if part == "actors":
+        return f"{actors}, or set runtime.inference=server"
+    if part == "open_files":
+        num_actors = make_plan(config, env).run.num_actors
+        return f"runtime.num_actors={num_actors} or runtime.slots_per_actor={runtime.slots_per_actor}"
     environments = slots if runtime.name == "serial" else f"{slots} or {actors}"
     if " to " not in environments:
         environments += ", which alone is not enough, and leave out some of env.tasks"
-    without = ", or set env.processes=false" if _has_processes(config.env) else ""
-    return {
-        "trajectories": f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}",
-        "replay": f"learner.replay_size={learner.replay_size} or {unroll}",
-        "actors": f"{actors}, or set runtime.inference=server",
-        "environments": f"{environments}{without}",
-        "learner": f"fusion.size={config.fusion.size}, core.size={config.core.size} or torso.size={config.torso.size}",
-        "open_files": f"runtime.num_actors={plan.num_actors(config, env)} or runtime.slots_per_actor={runtime.slots_per_actor}",
-    }
+    return f"{environments}{', or set env.processes=false' if _has_processes(config.env) else ''}"
 
 
 def _fitting(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str) -> str:
     """A key of the runtime with its value and, where there is one, the largest lower value with which the run would start."""
-    value = plan.num_actors(config, env) if key == "num_actors" else config.runtime.slots_per_actor
+    value = make_plan(config, env).run.num_actors if key == "num_actors" else config.runtime.slots_per_actor
     free = machine.free_memory()
 
     def lowered(value: int) -> TrainConfig:
@@ -175,17 +181,15 @@ def _fitting(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str)
 def _would_start(config: TrainConfig, env: EnvSpec) -> bool:
     try:
         check_columns(config.learner, config.runtime.slots_per_actor)
-        check_shares(config.learner, config.runtime)
-        plan.check_schedule(config, env)
+        check_shards(config.learner, config.runtime)
+        check_schedule(config, env, make_plan(config, env).run.num_actors)
     except InputError:
         return False
     return True
 
 
-def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> int:
-    """Bytes of trajectories and weights that the actors and the learner of a local run share."""
+def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan) -> int:
+    """Bytes of trajectories and weights that the actors and the learner of a shard share."""
     spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
-    return (
-        plan.num_actors(config, env) * plan.buffers_per_actor(config, env) * num_bytes(spec)
-        + 2 * 4 * network.num_parameters
-    )
+    buffers = plan.shard.num_actors * plan.shard.buffers_per_actor
+    return buffers * num_bytes(spec) + 2 * 4 * network.num_parameters

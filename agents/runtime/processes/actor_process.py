@@ -20,7 +20,7 @@ import numpy as np
 from agents.acting.heartbeat import Heartbeat
 from agents.acting.policy import Policy
 from agents.cli.signals import end_with_the_parent
-from agents.runtime.base import Batch, MakeActor, StreamPositions, concatenate
+from agents.runtime.base import Batch, MakeActor, StreamPositions
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.processes.inference_server import InferenceClient, InferenceServerError
 from agents.runtime.processes.process import (
@@ -31,7 +31,7 @@ from agents.runtime.processes.process import (
     start,
 )
 from agents.runtime.processes.shared_memory import SharedMemory
-from agents.trajectory import Trajectory
+from agents.trajectory import Trajectory, concatenate
 from envs.faults import Fault, signal_name
 from system.descendants import own
 from system.errors import InputError

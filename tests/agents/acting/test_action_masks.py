@@ -19,10 +19,10 @@ from agents.evaluation.episodes import evaluation_spec, load_agent, make_task_en
 from agents.fusion import Segments
 from agents.network.actions import _gumbel, action_distribution
 from agents.network.heads import ActionMask
-from agents.runtime.base import StreamPositions, allocate
+from agents.runtime.base import StreamPositions
 from agents.setup import builder
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
-from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
+from agents.trajectory import OBSERVED, Trajectory, allocate, trajectory_spec
 from conf.loading import compose_train
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec, Slot, Split

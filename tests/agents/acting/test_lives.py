@@ -11,8 +11,7 @@ from agents.acting.policy import Policy
 from agents.learning.vtrace import vtrace
 from agents.network.actions import Categorical
 from agents.run.metrics import Statistics
-from agents.runtime.base import allocate
-from agents.trajectory import Trajectory, trajectory_spec
+from agents.trajectory import Trajectory, allocate, trajectory_spec
 from envs.engines.base import Outcome
 from envs.spec import Slot
 from envs.vector import MultitaskVectorEnv

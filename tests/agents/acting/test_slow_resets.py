@@ -27,10 +27,11 @@ from agents.acting.policy import Policy
 from agents.learning.learner import Learner
 from agents.network.actions import Categorical
 from agents.run.metrics import Statistics
-from agents.runtime.base import StreamPositions, allocate
+from agents.runtime.base import StreamPositions
 from agents.setup import builder
 from agents.setup.builder import build_learner
-from agents.trajectory import OBSERVED, PER_COLUMN, Trajectory, trajectory_spec
+from agents.setup.plan import make_plan
+from agents.trajectory import OBSERVED, PER_COLUMN, Trajectory, allocate, trajectory_spec
 from conf.schema import RuntimeConfig
 from envs.engines.base import Outcome
 from envs.spec import Slot
@@ -113,7 +114,7 @@ def test_only_actors_that_need_not_repeat_themselves_lose_their_patience(
     config = fake_config()
     config.runtime = RuntimeConfig(name=runtime, slots_per_actor=SLOTS, num_actors=1, reset_patience=0.25)
     monkeypatch.setattr(builder, "make_env", lambda *_: MultitaskVectorEnv(engine, COUNTING, SEATS, seed=0))
-    builder.ActorFactory(config=config, env=COUNTING)(0, StreamPositions(), None)
+    builder.ActorFactory(config=config, env=COUNTING, plan=make_plan(config, COUNTING))(0, StreamPositions(), None)
     assert engine.patience == patience
 
 

@@ -78,7 +78,7 @@ def together(learners: Sequence[Learner], parts: Sequence[Trajectory], fresh: in
 
     def step(learner: Learner, part: Trajectory) -> object:
         try:
-            return learner.step(part, fresh=fresh)
+            return learner.step(part, num_fresh=fresh)
         except NonFiniteError as error:
             return error
 

@@ -15,8 +15,7 @@ from agents.evaluation.probes import PROBES, Contexts, OverrideContextPolicy, Re
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import CONTEXTS
-from agents.runtime.base import allocate
-from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
+from agents.trajectory import OBSERVED, Trajectory, allocate, trajectory_spec
 from envs.spec import Slot
 from envs.vector import MultitaskVectorEnv
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from agents.fusion import identity_segments
 from agents.learning.learner import Learner, NonFiniteError
+from agents.learning.minibatches import split_columns
 from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.popart import CALM, PopArt, sigma
 from agents.learning.rewards import transform_rewards
 from agents.runtime.base import StreamPositions
 from agents.setup.builder import build_learner, build_network, build_runtime
-from agents.trajectory import OBSERVED, Trajectory, minibatches
+from agents.trajectory import OBSERVED, Trajectory
 from conf.loading import compose_train
 from envs.suites import make_spec
 
@@ -181,13 +182,13 @@ def test_one_large_reward_leaves_its_tasks_moments(step_size: float) -> None:
         assert learner.surges[1] > 10 and learner.surges[0] == learner.surges[2] == 0
         assert learner.popart.mu[1] == before.mu[1] and learner.popart.nu[1] == before.nu[1]
         assert learner.popart.mu[0] != before.mu[0]
-        learner.step(hit, fresh=fresh)
+        learner.step(hit, num_fresh=fresh)
     assert learner.popart.calm[1] == 0
     # The column comes from the replay, with other fresh ones.
     learner.step(other)
     before = learner.popart
     assert before.calm[1] == 1
-    learner.step(hit, fresh=B - 1)
+    learner.step(hit, num_fresh=B - 1)
     assert learner.surges[1] > 10 and learner.popart.nu[1] == before.nu[1] and learner.popart.calm[1] == 2
     # A second reward is another matter.
     learner.step(large(other, 0))
@@ -356,7 +357,7 @@ def test_another_pass_over_a_batch_learns_and_counts_no_steps() -> None:
     batch = make_batch(learner)
     learner.step(batch)
     before, state = flat(learner), learner.counters
-    learner.step(batch, fresh=0)
+    learner.step(batch, num_fresh=0)
     assert not torch.equal(flat(learner), before)
     assert learner.counters == state._replace(updates=2)
 
@@ -366,7 +367,7 @@ def test_learns_from_part_of_a_batch() -> None:
     results = []
     for copy in (False, True):
         learner = make_learner()
-        for part in minibatches(make_batch(learner), B // 2):
+        for part in split_columns(make_batch(learner), B // 2):
             learner.step({key: value.clone() for key, value in part.items()} if copy else part)
         results.append(everything(learner))
     assert learner.counters.updates == 2

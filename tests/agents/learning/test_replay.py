@@ -8,7 +8,8 @@ import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
 
 from agents.learning.learner import Learner
-from agents.learning.replay import Replay, iterate_minibatches, replay_bytes
+from agents.learning.minibatches import iterate_minibatches
+from agents.learning.replay import Replay, replay_bytes
 from agents.setup.builder import build_learner
 from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, trajectory_spec
 
@@ -92,7 +93,7 @@ def test_lag_is_that_of_the_updates_that_drew() -> None:
     replay = make_replay(8)
     for number in range(3):
         batch = numbered(number * B)
-        parts = list(iterate_minibatches(batch, replay, fresh=3, replayed=5, passes=2))
+        parts = list(iterate_minibatches(batch, replay, num_fresh=3, num_replayed=5, passes=2))
         drawn = [[int(each) for each in numbers(part)[3:]] for part, _ in parts]
         before = [10 * number + index for index in range(4)]
         replay.learned(before)
@@ -158,18 +159,18 @@ def test_the_seed_decides_what_is_drawn() -> None:
 
 def test_without_replay_parts_are_passes_over_the_batch() -> None:
     batch = numbered(0)
-    parts = list(iterate_minibatches(batch, make_replay(0), fresh=2, replayed=0, passes=2))
+    parts = list(iterate_minibatches(batch, make_replay(0), num_fresh=2, num_replayed=0, passes=2))
     assert [(numbers(part), new) for part, new in parts] == [
         *(([0, 1], 2), ([2, 3], 2), ([4, 5], 2)),
         *(([0, 1], 0), ([2, 3], 0), ([4, 5], 0)),
     ]
-    assert next(iterate_minibatches(batch, make_replay(0), fresh=B, replayed=0, passes=1))[0] is batch
+    assert next(iterate_minibatches(batch, make_replay(0), num_fresh=B, num_replayed=0, passes=1))[0] is batch
 
 
 def test_fresh_columns_come_first_and_replayed_ones_are_drawn_anew() -> None:
     replay = make_replay(100)
     replay.add(numbered(100, 50), [0])
-    parts = list(iterate_minibatches(numbered(0), replay, fresh=3, replayed=5, passes=2))
+    parts = list(iterate_minibatches(numbered(0), replay, num_fresh=3, num_replayed=5, passes=2))
     assert [new for _, new in parts] == [3, 3, 0, 0]
     assert [numbers(part)[:3] for part, _ in parts] == 2 * [[0, 1, 2], [3, 4, 5]]
     drawn = [numbers(part)[3:] for part, _ in parts]
@@ -183,7 +184,8 @@ def test_parts_are_fresh_until_the_replay_holds_enough() -> None:
     for number in range(3):
         batch = numbered(number * B)
         sizes += [
-            part["action"].shape[1] for part, _ in iterate_minibatches(batch, replay, fresh=B, replayed=8, passes=1)
+            part["action"].shape[1]
+            for part, _ in iterate_minibatches(batch, replay, num_fresh=B, num_replayed=8, passes=1)
         ]
         replay.add(batch, [0])
     assert sizes == [B, B, B + 8]
@@ -203,7 +205,7 @@ def mixed(learner: Learner, old: Trajectory, new: Trajectory) -> Trajectory:
     assert learner.network.core_state_size == S
     replay = make_replay(B)
     replay.add(old, [0])
-    ((part, _),) = iterate_minibatches(new, replay, fresh=B, replayed=B, passes=1)
+    ((part, _),) = iterate_minibatches(new, replay, num_fresh=B, num_replayed=B, passes=1)
     return part
 
 
@@ -215,9 +217,9 @@ def test_only_fresh_steps_are_counted() -> None:
     learner = make_learner()
     old, new = batches()
     part = mixed(learner, old, new)
-    learner.step(part, fresh=B)
+    learner.step(part, num_fresh=B)
     assert learner.counters.steps == int(new["mask"].sum()) < int(part["mask"].sum())
-    learner.step(part, fresh=0)
+    learner.step(part, num_fresh=0)
     assert learner.counters.steps == int(new["mask"].sum())
     assert learner.counters.updates == 2
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.reduction import send_handle
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from processes import PATIENCE
 import agents.runtime.processes.actor_pool
 from agents.acting.policy import Policy
 from agents.fusion import FUSIONS
-from agents.runtime.base import ActorError, Runtime, StreamPositions, allocate
+from agents.runtime.base import ActorError, Runtime, StreamPositions
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.buffers import SharedWeights
 from agents.runtime.processes.inference_server import RemotePolicy, _Batcher, _serve, exchange_spec
-from agents.setup import builder, plan
-from agents.trajectory import OBSERVED, Trajectory, trajectory_spec
+from agents.setup import builder, machine
+from agents.setup.plan import make_plan
+from agents.trajectory import OBSERVED, Trajectory, allocate, trajectory_spec
 from conf.loading import compose_train
 from envs.suites import make_spec
 
@@ -283,10 +285,14 @@ def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> N
 # Which of the two
 
 
-def choice(*overrides: str) -> str:
+def choice(*overrides: str, device: str = "") -> str:
     config = compose_train(["env=conditional", "context=task", "runtime=local", "runtime.num_actors=4", *overrides])
     env = make_spec(config.env)
-    return plan.inference(config, env, builder.build_network(config, env))
+    parameters = builder.build_network(config, env).num_parameters
+    plan = make_plan(config, env)
+    if device:
+        plan = replace(plan, acting_device=torch.device(device))
+    return plan.choose_inference(parameters)
 
 
 def test_auto_lets_actors_act_by_themselves_on_the_processor() -> None:
@@ -294,10 +300,10 @@ def test_auto_lets_actors_act_by_themselves_on_the_processor() -> None:
     assert choice("runtime.inference=server") == "server"
 
 
-def test_auto_takes_a_server_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "acting_device", lambda config: torch.device("cuda"))
-    assert choice() == "server"
-    assert choice("runtime.inference=actor") == choice("runtime=serial") == choice("runtime.num_actors=1") == "actor"
+def test_auto_takes_a_server_on_another_device() -> None:
+    assert choice(device="cuda") == "server"
+    for word in ("runtime.inference=actor", "runtime=serial", "runtime.num_actors=1"):
+        assert choice(word, device="cuda") == "actor"
 
 
 def test_auto_takes_a_server_for_networks_that_memory_does_not_hold_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,5 +311,5 @@ def test_auto_takes_a_server_for_networks_that_memory_does_not_hold_many_times(m
     network = builder.build_network(config, make_spec(config.env))
     copies = 4 * 4 * network.num_parameters
     for memory, expected in ((4 * copies, "actor"), (4 * copies - 4, "server")):
-        monkeypatch.setattr(plan, "memory", lambda memory=memory: memory)
+        monkeypatch.setattr(machine, "memory", lambda memory=memory: memory)
         assert choice("precision=fp32") == expected

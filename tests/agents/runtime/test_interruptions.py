@@ -19,10 +19,11 @@ from agents.acting.policy import Policy
 from agents.learning.replay import Replay
 from agents.network.actions import Categorical
 from agents.run.metrics import Statistics
-from agents.runtime.base import StreamPositions, allocate, concatenate
+from agents.runtime.base import StreamPositions
 from agents.setup import builder
 from agents.setup.builder import build_learner
-from agents.trajectory import PER_COLUMN, Trajectory, trajectory_spec
+from agents.setup.plan import make_plan
+from agents.trajectory import PER_COLUMN, Trajectory, allocate, concatenate, trajectory_spec
 from conf.loading import compose_train
 from conf.schema import RuntimeConfig
 from envs.engines.base import Outcome
@@ -234,7 +235,7 @@ def test_only_actors_that_need_not_repeat_themselves_are_supervised(
         name=runtime, slots_per_actor=SLOTS, num_actors=1, hang_seconds=7.0, memory_limit=512, recycle_episodes=9
     )
     monkeypatch.setattr(builder, "make_env", lambda *_: MultitaskVectorEnv(engine, COUNTING, SEATS, seed=0))
-    builder.ActorFactory(config=config, env=COUNTING)(0, StreamPositions(), None)
+    builder.ActorFactory(config=config, env=COUNTING, plan=make_plan(config, COUNTING))(0, StreamPositions(), None)
     assert engine.supervision == supervision
 
 

@@ -18,7 +18,7 @@ from agents.acting.actor import Actor
 from agents.learning.learner import Learner
 from agents.run import checkpoint_saver
 from agents.runtime.base import StreamPositions
-from agents.setup import builder, plan
+from agents.setup import builder, machine
 from agents.setup.builder import ActorFactory
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -71,7 +71,7 @@ def slow_env(patch: pytest.MonkeyPatch, cores: int = 2) -> None:
         return SlowActors(env_sleep=0.1, **fields)
 
     patch.setattr(builder, "ActorFactory", make)
-    patch.setattr(plan, "num_cores", lambda: cores)
+    patch.setattr(machine, "num_cores", lambda: cores)
 
 
 def few_actors(patch: pytest.MonkeyPatch) -> None:
@@ -79,12 +79,12 @@ def few_actors(patch: pytest.MonkeyPatch) -> None:
 
 
 def big_net(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(plan, "num_cores", lambda: 2)
-    patch.setattr(Learner, "step", slowed(Learner.step, 0.4))
+    patch.setattr(machine, "num_cores", lambda: 2)
+    patch.setattr(Learner, "update", slowed(Learner.update, 0.4))
 
 
 def slow_disk(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(plan, "num_cores", lambda: 2)
+    patch.setattr(machine, "num_cores", lambda: 2)
     patch.setattr(checkpoint_saver, "save_checkpoint", slowed(lambda *arguments: None, 0.2))
 
 

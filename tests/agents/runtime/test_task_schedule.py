@@ -54,7 +54,11 @@ Configured: TypeAlias = Callable[..., tuple[TrainConfig, EnvSpec]]
 
 
 def seats(config: TrainConfig, env: EnvSpec, positions: StreamPositions | None = None) -> list[Slot]:
-    return [slot for index in range(2) for slot in actor_slots(config, env, index, positions or StreamPositions())]
+    return [
+        slot
+        for index in range(2)
+        for slot in actor_slots(config, env, index, (positions or StreamPositions()).episodes.get(index))
+    ]
 
 
 def test_uniform_slots_are_dealt_in_turn_over_all_actors(configured: Configured) -> None:
@@ -136,7 +140,7 @@ def test_tasks_come_to_equal_frames_also_after_a_resume() -> None:
         actors.close()
         content = snapshot(config, env, learner, statistics, actors.positions, 0.0)
         statistics, positions = Statistics(env.tasks), StreamPositions()
-        restore(content, config, env, learner, statistics, positions)
+        restore(content, config, env, learner, statistics, positions, num_actors=1)
         steps = [task.steps for task in statistics.tasks.values()]
         assert positions.steps == dict(enumerate(steps))
         assert max(steps) - min(steps) <= 300

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ablation.grid.local_executor import available_cores
-from agents.setup import plan
+from agents.setup import machine
 from agents.setup.cgroups import cpu_quota, memory_left
 
 V2 = "25 1 0:22 {top} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw,nsdelegate\n"
@@ -71,10 +71,10 @@ def test_cores(
 ) -> None:
     root = file_system(tmp_path, cgroup, mounts, files)
     assert cpu_quota(root) == cores
-    monkeypatch.setattr(plan, "cpu_quota", lambda: cpu_quota(root))
+    monkeypatch.setattr(machine, "cpu_quota", lambda: cpu_quota(root))
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(10, 74)))
-    assert plan.num_cores() == max(1, math.floor(min(64, cores)))
-    assert len(available_cores()) == plan.num_cores() and available_cores() <= set(range(10, 74))
+    assert machine.num_cores() == max(1, math.floor(min(64, cores)))
+    assert len(available_cores()) == machine.num_cores() and available_cores() <= set(range(10, 74))
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents.setup import plan
+from agents.setup import machine, plan
+from agents.setup.plan import make_plan
 from conf.loading import compose_train
+from envs.suites import make_spec
 from system.errors import InputError
 
 
 def chosen(*overrides: str) -> torch.device:
-    return plan.device(compose_train(["env=conditional", "context=task", *overrides]))
+    config = compose_train(["env=conditional", "context=task", *overrides])
+    return make_plan(config, make_spec(config.env)).device
 
 
 def test_auto_is_the_first_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,20 +44,17 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("key", ["learner.compile", "learner.staging", "runtime.cuda_graphs"])
 def test_switches_are_auto_true_or_false(key: str) -> None:
-    decide = {
-        "learner.compile": plan.compiles,
-        "learner.staging": plan.stages,
-        "runtime.cuda_graphs": plan.captures_graphs,
-    }[key]
+    field = key.rpartition(".")[2]
     automatic = key != "learner.compile"
     for value, expected in (("auto", automatic), ("true", True), ("false", False)):
-        assert decide(compose_train([f"{key}={value}"])) == expected
+        config = compose_train([f"{key}={value}"])
+        assert getattr(make_plan(config, make_spec(config.env)), field) == expected
     with pytest.raises(InputError, match=rf"{key}=maybe is unknown"):
         compose_train([f"{key}=maybe"])
 
 
 def test_precision_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_train(["env=conditional", "context=task"])
-    monkeypatch.setattr(plan, "has_bf16", lambda device: device.type == "cuda")
+    monkeypatch.setattr(machine, "has_bf16", lambda device: device.type == "cuda")
     assert plan.autocast_dtype(config) is None
     assert plan.autocast_dtype(config, torch.device("cuda:0")) == torch.bfloat16

@@ -11,7 +11,7 @@ from agents.fusion import FREE_DIMENSIONS, FUSION_NAMES, FUSIONS
 from agents.network.flops import multiply_adds
 from agents.setup.builder import build_network
 from agents.setup.match_params import TOLERANCE, count_parameters, match_params, reference_parameters
-from conf.loading import compose_train
+from conf.loading import compose_train, reference_fusion
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import make_spec
@@ -38,8 +38,8 @@ def test_every_flat_form_is_brought_to_the_size_of_another(fusion: str, referenc
     """On the default suite, at its default sizes."""
     config, env = composed(*BABYAI, f"fusion={fusion}", f"match_params={reference}")
     wanted = 500_000 if reference.isdecimal() else count_parameters(*composed(*BABYAI, f"fusion={reference}"))
-    assert reference_parameters(config, env) == wanted
-    matched = match_params(config, env)
+    assert reference_parameters(config, env, reference_fusion(config)) == wanted
+    matched = match_params(config, env, reference_fusion(config))
     found = build_network(matched, env).num_parameters
     assert abs(found - wanted) <= TOLERANCE * wanted
     changed = {
@@ -50,7 +50,7 @@ def test_every_flat_form_is_brought_to_the_size_of_another(fusion: str, referenc
     assert changed <= {FREE_DIMENSIONS.get(fusion, "size"), "size"}
     if fusion == reference:
         assert not changed
-    assert match_params(compose_train([*BABYAI, f"fusion={fusion}"]), env) == compose_train(
+    assert match_params(compose_train([*BABYAI, f"fusion={fusion}"]), env, None) == compose_train(
         [*BABYAI, f"fusion={fusion}"]
     )
 
@@ -59,7 +59,7 @@ def test_every_flat_form_is_brought_to_the_size_of_another(fusion: str, referenc
 def test_every_form_can_be_the_reference(reference: str) -> None:
     config, env = composed(*BABYAI, "fusion=concat_mlp", f"match_params={reference}")
     wanted = count_parameters(*composed(*BABYAI, f"fusion={reference}"))
-    assert reference_parameters(config, env) == wanted
+    assert reference_parameters(config, env, reference_fusion(config)) == wanted
 
 
 def test_counting_makes_nothing_and_draws_nothing() -> None:
@@ -84,7 +84,7 @@ def test_counting_makes_nothing_and_draws_nothing() -> None:
 def test_what_cannot_be_met_is_refused(overrides: list[str]) -> None:
     config, env = composed(*BABYAI, *overrides)
     with pytest.raises(InputError, match="match_params=.* cannot be met") as caught:
-        match_params(config, env)
+        match_params(config, env, reference_fusion(config))
     assert "\n" not in str(caught.value)
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 from saved_agents import CONDITIONAL, SMALL
 
-from agents.setup import plan
+from agents.setup import machine
 from agents.setup.builder import build_network
-from agents.setup.plan import buffers_per_actor, fresh_columns, num_actors, replayed_columns, unrolls_per_batch
+from agents.setup.plan import Plan, make_plan
 from agents.setup.preflight import check_fits
 from conf.loading import compose_train
+from conf.schema import TrainConfig
 from envs.suites import make_spec
 from system.errors import InputError
+
+
+def plan_of(config: TrainConfig) -> Plan:
+    return make_plan(config, make_spec(config.env))
 
 
 @pytest.mark.parametrize(
@@ -32,17 +37,17 @@ def test_an_update_is_made_of_fresh_and_replayed_columns(
     config = compose_train(
         [f"learner.batch_size={batch}", f"runtime.slots_per_actor={slots}", f"learner.replay_fraction={fraction}"]
     )
-    assert (fresh_columns(config), replayed_columns(config)) == (fresh, replayed)
-    assert unrolls_per_batch(config) == unrolls
+    workload = plan_of(config).run
+    assert (workload.num_fresh, workload.num_replayed) == (fresh, replayed)
+    assert workload.columns == fresh + replayed and workload.unrolls_per_batch == unrolls
     assert unrolls * slots % fresh == 0
 
 
 def test_the_machine_chooses_the_number_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.setup.plan.num_cores", lambda: 4)
+    monkeypatch.setattr("agents.setup.machine.num_cores", lambda: 4)
 
     def actors(*overrides: str) -> int:
-        config = compose_train(list(overrides))
-        return num_actors(config, make_spec(config.env))
+        return plan_of(compose_train(list(overrides))).run.num_actors
 
     assert actors("env.engine=envpool") == 3
     assert actors("env.engine=minigrid") == 4
@@ -54,15 +59,15 @@ def test_there_are_buffers_for_a_whole_batch_and_one_more() -> None:
     """With fewer, actors would wait for the learner to hand buffers back, and the learner for the last of its unrolls."""
     words = ["env=conditional", "runtime.num_actors=1", "runtime.slots_per_actor=4", "learner.batch_size=16"]
     config = compose_train(words)
-    assert unrolls_per_batch(config) == 4
-    assert buffers_per_actor(config, make_spec(config.env)) == 5
+    assert plan_of(config).run.unrolls_per_batch == 4
+    assert plan_of(config).run.buffers_per_actor == 5
     config = compose_train([*words, "runtime.buffers_per_actor=9"])
-    assert buffers_per_actor(config, make_spec(config.env)) == 9
+    assert plan_of(config).run.buffers_per_actor == 9
 
 
 def test_a_precision_without_a_kernel_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by a traceback out of the first update."""
-    monkeypatch.setattr(plan, "has_bf16_lstm", lambda: False)
+    monkeypatch.setattr(machine, "has_bf16_lstm", lambda: False)
     for core, refused in (("lstm", True), ("feedforward", False)):
         config = compose_train([*SMALL, *CONDITIONAL, "precision=bf16", "runtime.slots_per_actor=8", f"core={core}"])
         env = make_spec(config.env)

@@ -13,7 +13,8 @@ import pytest
 
 from agents.runtime.processes.process import memory_row, resident_memory
 from agents.setup import builder, preflight
-from agents.setup.machine import Needs, check_resources, free_memory, needs_of
+from agents.setup.machine import free_memory
+from agents.setup.resources import Needs, check_resources, needs_of
 from conf.loading import compose_train
 from envs.suites import SUITES, make_spec
 from system.errors import InputError
@@ -21,7 +22,8 @@ from system.errors import InputError
 MIB = 2**20
 
 
-KNOBS = {name: f"the knob of {name}" for name in Needs._fields}
+def knob(part: str) -> str:
+    return f"the knob of {part}"
 
 
 def needs(**parts: int) -> Needs:
@@ -31,9 +33,9 @@ def needs(**parts: int) -> Needs:
 @pytest.mark.parametrize("part", ["trajectories", "replay", "actors", "environments", "learner"])
 def test_what_does_not_fit_into_memory_is_refused_with_the_knob_of_its_largest_part(part: str) -> None:
     parts = dict.fromkeys(("trajectories", "replay", "actors", "environments", "learner"), MIB) | {part: 5 * MIB}
-    check_resources(needs(**parts), KNOBS, memory=9 * MIB, open_files=1000)
+    check_resources(needs(**parts), knob, memory=9 * MIB, open_files=1000)
     with pytest.raises(InputError) as caught:
-        check_resources(needs(**parts), KNOBS, memory=9 * MIB - 1, open_files=1000)
+        check_resources(needs(**parts), knob, memory=9 * MIB - 1, open_files=1000)
     message = str(caught.value)
     assert "needs at least 9 MiB of memory" in message and f"{part} 5" in message
     assert message.endswith(f"lower the knob of {part}.")
@@ -44,21 +46,21 @@ def test_what_does_not_fit_into_open_files_is_refused() -> None:
     with pytest.raises(
         InputError, match=r"needs 5,000 open files in one process and 1,024 are allowed: lower the knob of open_files"
     ):
-        check_resources(needs(open_files=5000), KNOBS, memory=MIB, open_files=1024)
+        check_resources(needs(open_files=5000), knob, memory=MIB, open_files=1024)
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
     """In a process of its own, which keeps the limits that it is given."""
     program = """
 import resource
-from agents.setup.machine import Needs, check_resources
+from agents.setup.resources import Needs, check_resources
 from system.errors import InputError
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400))
-knobs = dict.fromkeys(Needs._fields, '')
-check_resources(Needs(0, 0, 0, 0, 0, 300), knobs, memory=1)
+knob = lambda part: ''
+check_resources(Needs(0, 0, 0, 0, 0, 300), knob, memory=1)
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, 400)
 try:
-    check_resources(Needs(0, 0, 0, 0, 0, 500), knobs, memory=1)
+    check_resources(Needs(0, 0, 0, 0, 0, 500), knob, memory=1)
 except InputError as error:
     print(error)
 """

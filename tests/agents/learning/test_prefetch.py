@@ -10,77 +10,74 @@ from fakes import fake_batch, fake_config, fake_env, fake_network
 from pretended_gpu import GPU, OnGPU, PretendedGPU, Stream, host
 
 from agents.fusion.device_transfer import Packing, send, send_one
-from agents.learning.prefetch import Staging
-from agents.trajectory import EPISODE_STATISTICS, Trajectory
+from agents.learning.minibatches import Minibatch
+from agents.learning.prefetch import Prefetcher
+from agents.trajectory import EPISODE_STATISTICS
 
 
-def parts(count: int) -> list[tuple[Trajectory, int]]:
-    return [(fake_batch(fake_env(), 10, 3, 4, seed), 4) for seed in range(count)]
+def minibatches(count: int) -> list[Minibatch]:
+    return [Minibatch(fake_batch(fake_env(), 10, 3, 4, seed), 4) for seed in range(count)]
 
 
-def test_on_the_processor_a_batch_is_passed_on_as_it_is_and_nothing_is_fetched_ahead() -> None:
+def test_on_the_processor_nothing_is_copied_and_nothing_is_fetched_ahead() -> None:
     network = fake_network(fake_env(), fake_config())
-    staging = Staging(network.context_encoder, torch.device("cpu"))
-    given = parts(3)
+    prefetcher = Prefetcher(network.context_encoder, torch.device("cpu"))
+    given = minibatches(3)
     fetched = []
 
-    def one_by_one() -> Iterator[tuple[Trajectory, int]]:
-        for part in given:
-            fetched.append(part)
-            yield part
+    def one_by_one() -> Iterator[Minibatch]:
+        for minibatch in given:
+            fetched.append(minibatch)
+            yield minibatch
 
-    for number, part in enumerate(staging.ahead(one_by_one())):
-        assert part is given[number] and len(fetched) == number + 1
-        staged = staging.take(part[0])
-        assert staged.batch is part[0]
+    for number, staged in enumerate(prefetcher(one_by_one())):
+        assert len(fetched) == number + 1
+        assert staged.batch is given[number].trajectory and staged.num_new == 4
         assert staged.segments.index.data_ptr() and len(staged.segments.index) == 16
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_a_batch_arrives_as_it_left_but_for_what_is_not_learned_from(gpu: PretendedGPU, asynchronous: bool) -> None:
+def test_a_batch_arrives_unchanged_except_for_the_keys_that_stay(gpu: PretendedGPU, asynchronous: bool) -> None:
     network = fake_network(fake_env(), fake_config())
-    staging = Staging(network.context_encoder, GPU, asynchronous=asynchronous)
-    (batch, _), *_ = parts(1)
-    staged = staging.take(batch)
+    batch = minibatches(1)[0].trajectory
+    staged = Prefetcher(network.context_encoder, GPU, asynchronous=asynchronous).stage(batch)
     stay = {*EPISODE_STATISTICS, "instruction", "reset"}
     for key, array in staged.batch.items():
         assert isinstance(array, OnGPU) == (key not in stay), key
         assert array is batch[key] if key in stay else torch.equal(host(array), batch[key])
-    expected = Staging(network.context_encoder, torch.device("cpu")).take(batch)
+    expected = Prefetcher(network.context_encoder, torch.device("cpu")).stage(batch)
     assert torch.equal(host(staged.segments.index), expected.segments.index)
     assert torch.equal(host(staged.contexts.instruction), expected.contexts.instruction)
-    # What lies in memory that actors write into again may change from here on.
+    # Actors may overwrite the buffers from here on.
     for array in batch.values():
         array.zero_()
     assert host(staged.batch["behaviour_log_probs"]).any()
 
 
-def test_the_next_batch_travels_while_one_is_learned_from(gpu: PretendedGPU) -> None:
+def test_the_next_minibatch_is_copied_while_one_is_learned_from(gpu: PretendedGPU) -> None:
     network = fake_network(fake_env(), fake_config())
-    staging = Staging(network.context_encoder, GPU)
-    stream = staging._stream
+    prefetcher = Prefetcher(network.context_encoder, GPU)
+    stream = prefetcher._stream
     assert isinstance(stream, Stream)
-    given = parts(4)
-    for number, part in enumerate(staging.ahead(iter(given))):
-        assert part is given[number]
-        # This one and the next are on their way, and it is waited for when it is taken.
+    given = minibatches(4)
+    for number, staged in enumerate(prefetcher(given)):
+        # The copies of this one and of the next were started; only this one was waited for.
         assert len(stream.events) == min(number + 2, len(given))
-        assert not stream.events[number].waited_for
-        staged = staging.take(part[0])
-        assert stream.events[number].waited_for
-        assert torch.equal(host(staged.batch["reward"]), part[0]["reward"])
+        assert [event.waited_for for event in stream.events] == [True] * (number + 1) + [False] * (
+            len(stream.events) - number - 1
+        )
+        assert torch.equal(host(staged.batch["reward"]), given[number].trajectory["reward"])
     assert gpu.waits == []
 
 
-def test_what_was_sent_and_not_taken_is_forgotten(gpu: PretendedGPU) -> None:
+def test_an_abandoned_iteration_leaves_nothing_for_the_next(gpu: PretendedGPU) -> None:
     network = fake_network(fake_env(), fake_config())
-    staging = Staging(network.context_encoder, GPU)
-    given = parts(3)
-    for _ in staging.ahead(iter(given)):
+    prefetcher = Prefetcher(network.context_encoder, GPU)
+    for _ in prefetcher(minibatches(3)):
         break
-    other = parts(4)[3][0]
-    assert torch.equal(host(staging.take(other).batch["reward"]), other["reward"])
-    assert not staging._sent
+    other = minibatches(4)[3]
+    (staged,) = prefetcher([other])
+    assert torch.equal(host(staged.batch["reward"]), other.trajectory["reward"])
 
 
 def test_what_is_there_already_is_not_sent() -> None:

@@ -1,0 +1,57 @@
+"""The inner loop of training: every update that is made from one collected batch. Leader, followers and tests share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from agents.learning.learner import Learner
+from agents.learning.minibatches import iterate_minibatches
+from agents.learning.replay import Replay
+from agents.trajectory import Trajectory
+
+
+class Update(NamedTuple):
+    """One step of the learner.
+
+    Attributes:
+        number: of updates before it.
+        metrics: scalars for the log, on the learner's device.
+        accepted: False where the update was refused as not finite.
+    """
+
+    number: int
+    metrics: dict[str, Tensor]
+    accepted: bool
+
+
+def learn(
+    learner: Learner,
+    replay: Replay,
+    trajectory: Trajectory,
+    weights_versions: Sequence[int],
+    *,
+    num_fresh: int,
+    num_replayed: int,
+    passes: int,
+) -> Iterator[Update]:
+    """Makes the updates of one collected batch and yields each; then adds the batch to the replay.
+
+    Args:
+        trajectory: [T+1, B], in host memory.
+        weights_versions: of each unroll in it (agents/runtime/base.py, Batch).
+        num_fresh, num_replayed, passes: see agents/learning/minibatches.py.
+
+    Raises:
+        NonFiniteError: too many updates in a row were refused.
+    """
+    numbers = []
+    minibatches = iterate_minibatches(trajectory, replay, num_fresh=num_fresh, num_replayed=num_replayed, passes=passes)
+    for staged in learner.prefetcher(minibatches):
+        numbers.append(learner.counters.updates)
+        metrics = learner.update(staged)
+        yield Update(numbers[-1], metrics, learner.counters.updates > numbers[-1])
+    replay.learned(numbers)
+    replay.add(trajectory, weights_versions)

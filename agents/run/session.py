@@ -1,0 +1,272 @@
+"""One run of training: assembles every object that the loop in train.py uses, and counts, logs and saves what the loop does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from agents.cli.exit_codes import DONE
+from agents.cli.signals import INTERRUPTED, Interruption
+from agents.cli.terminal import warn
+from agents.distributed.follower import initial_message
+from agents.distributed.leader import DataParallelGroup
+from agents.distributed.process_group import LearnerError
+from agents.learning.inner_loop import Update
+from agents.learning.learner import NonFiniteError
+from agents.network.flops import multiply_adds
+from agents.run import banner, folder
+from agents.run.bottleneck import Verdict, limited_by
+from agents.run.checkpoint_saver import Saver
+from agents.run.folder import ResumeState
+from agents.run.lock import FolderLock, MovedError, sole_writer
+from agents.run.metrics import MetricsLog, Statistics
+from agents.run.progress import Display
+from agents.run.timing import Clock
+from agents.runtime.base import ActorError, Batch, StreamPositions
+from agents.runtime.processes.process import configure_process, memory_row, prepare_copies
+from agents.runtime.restarts import FaultRecord, Faults
+from agents.setup import builder
+from agents.setup.plan import make_plan
+from agents.setup.preflight import check_fits, check_network
+from agents.setup.unknown_words import UnknownInstructions
+from conf.allowlist import run_arguments
+from conf.schema import TrainConfig
+from envs.scores import human_scores
+from envs.spec import EnvSpec
+from system.errors import InputError
+
+
+@contextlib.contextmanager
+def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Iterator[Session]:
+    """A run from its start, or from its newest checkpoint. Saves the run when actors, other learners or numbers fail, and closes it.
+
+    Args:
+        pause_at: frames at which the run pauses; 0 = never.
+
+    Raises:
+        InputError: the run cannot start here.
+        Whatever the body raises, with a note that says whether the run was saved.
+    """
+    with sole_writer(Path(config.run)) as lock, Display(config.total_frames, enabled=config.display) as display:
+        session = Session(config, env, lock, display, pause_at=pause_at)
+        try:
+            yield session
+        except (ActorError, LearnerError, MovedError, NonFiniteError, InputError) as error:
+            session.save_after(error)
+            raise
+        finally:
+            session.close()
+
+
+class Session:
+    """A run that has started. See `open_session`.
+
+    Attributes:
+        config, env, plan: of the run.
+        interruption: whether a signal asked for the end.
+        learner, replay, runtime: that learn, remember and collect.
+        group: the other learners.
+        statistics: of the tasks, over all learners.
+    """
+
+    def __init__(self, config: TrainConfig, env: EnvSpec, lock: FolderLock, display: Display, *, pause_at: int) -> None:
+        self.config, self.env = config, env
+        self._lock, self._display, self._pause_at = lock, display, pause_at
+        self.interruption = Interruption()
+        self.plan = plan = make_plan(config, env)
+        configure_process(plan.learner_threads)
+        torch.manual_seed(config.seed)
+        check_network(config, env)
+        network = builder.build_network(config, env).to(plan.device)
+        self.group = DataParallelGroup(plan.num_learners)
+        self.learner = learner = builder.build_learner(config, env, network, plan, reduce=self.group.reduce)
+        self.statistics, positions = Statistics(env.tasks, human_scores(env)), StreamPositions()
+        saved = folder.newest_checkpoint(Path(config.run), warn) if config.resume else None
+        restored = ResumeState()
+        if saved:
+            actors = plan.run.num_actors
+            restored = folder.restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
+        check_fits(config, env, network, plan)
+        self.folder = folder.claim(config, env)
+        if config.runtime.name == "local":
+            prepare_copies()
+        # The fork server and this count both import for seconds, and do so at the same time.
+        cost = multiply_adds(network, env)
+        self._clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
+        self._facts = banner.facts(config, env, plan, learner)
+        self._faults = Faults(
+            max_restarts=config.runtime.max_restarts,
+            window=config.runtime.restart_window,
+            repeats=3,
+            record=FaultRecord(self.folder, display.say),
+        )
+        self._faults.load_state_dict((saved or {}).get("faults", {}))
+        self._faults.episodes_dropped += restored.episodes_dropped
+        message = initial_message(config, env, plan, learner, positions)
+        self.group.start(message, learner.device, cluster=config.runtime.address)
+        updates = learner.counters.updates
+        own = builder.build_runtime(
+            config,
+            env,
+            network,
+            self.group.shard(positions),
+            updates,
+            restored.runtime,
+            plan=plan,
+            faults=self._faults,
+            say=display.say,
+        )
+        self.runtime = self.group.wrap_runtime(own, positions, self._faults)
+        self._saver = Saver(
+            self.folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
+        )
+        with self._saver.attempt("agent.json"):
+            folder.write_agent(self.folder, network, cost)
+        rows = banner.describe(config, env, plan, learner, cost)
+        display.banner(f"mimpala: training in {self.folder}", rows)
+        self._log = MetricsLog(self.folder, updates)
+        self.replay = builder.build_replay(config, env, network, plan, updates)
+        self._unknown = UnknownInstructions(config.env, env)
+        self._losses: dict[str, torch.Tensor] = {}
+        self._numbers: list[int] = []
+
+    @property
+    def frames(self) -> int:
+        """Environment frames that all learners have learned from."""
+        return self.learner.counters.steps * self.env.action_repeat
+
+    def ended_by(self) -> str:
+        """Why the run ends: `signal`, `pause`, or the key that ends it. Empty while it continues."""
+        if self.interruption.wanted:
+            return "signal"
+        if self.frames >= self.config.total_frames:
+            return "total_frames"
+        if 0 < self._pause_at <= self.frames:
+            return "pause"
+        return "stop_at_success" if 0 < self.config.stop_at_success <= self.statistics.success() else ""
+
+    def receive(self, batch: Batch) -> None:
+        """A batch has arrived: reports words that the agent does not know, and lets the other learners make the same step."""
+        self._faults.begun()
+        for sentence in self._unknown.told(batch.trajectory):
+            self._display.say(sentence)
+        self.group.signal_step(self.statistics.steps())
+        self._numbers.clear()
+
+    def count_update(self, update: Update) -> None:
+        """Counts one update of the batch."""
+        self._numbers.append(update.number)
+        self._losses = update.metrics
+        if update.accepted:
+            self.statistics.learned(self.learner.steps_by_task)
+            for sentence in self.statistics.surged(self.learner.surges):
+                self._display.say(sentence)
+
+    def count_batch(self, batch: Batch) -> None:
+        """Counts the episodes and the time of a batch, after its last update."""
+        batch = self.group.gather(batch)
+        self.statistics.update(batch.trajectory)
+        self.runtime.positions.steps = self.statistics.steps()
+        self._clock.tick(batch, self._numbers, self.learner.counters)
+
+    def log_is_due(self) -> bool:
+        """Whether log_frames, or else log_seconds, have passed since the last log step."""
+        if self.config.log_frames:
+            return self._clock.passed(self.config.log_frames)
+        return self._clock.due("log", self.config.log_seconds)
+
+    def log(self) -> None:
+        """One log step: metrics.jsonl, TensorBoard and the terminal."""
+        self._lock.check()
+        counters = self.learner.counters
+        row, tasks = self._clock.row(counters, self._losses), self.statistics.summary(self.env.action_repeat)
+        row |= self.replay.row(counters.updates) | self._faults.row() | memory_row(self.runtime.processes())
+        row |= {"saves_failed": self._saver.failed} | self.group.row()
+        for task, figures in tasks.items():
+            figures["restarts"] = self._faults.restarts_of(task)
+        verdict = self._verdict()
+        with self._clock.disk(), self._saver.attempt("the log"):
+            self._log.write(row, tasks, verdict.name)
+        self._display.update(row, tasks, verdict.sentence)
+
+    def save_is_due(self) -> bool:
+        """Whether checkpoint_seconds have passed since the last checkpoint, or a milestone."""
+        return self._clock.due("checkpoint", self.config.checkpoint_seconds) or self._saver.milestone(self.frames)
+
+    def save(self) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            NonFiniteError: the learner itself is not finite; nothing is written.
+            MovedError: the folder is gone.
+        """
+        self._lock.check()
+        self._save()
+
+    def finish(self) -> int:
+        """Ends the run in order: last log step, checkpoint, result.json, result on the terminal. Returns the exit code.
+
+        Raises:
+            SaveError: the disk refused some of it.
+        """
+        ended_by = self.ended_by()
+        # With log_frames, a run that was interrupted or paused and then resumed logs the same rows as one that was not.
+        if self.learner.counters.updates > self._log.updates and not (
+            ended_by in ("signal", "pause") and self.config.log_frames
+        ):
+            self.log()
+        self.save()
+        self.close()
+        figures = folder.result(
+            self.learner, self.statistics, self._clock, self.env, self._verdict(), ended_by=self.ended_by()
+        )
+        figures |= self._faults.row()
+        with self._saver.attempt("result.json"):
+            folder.write_result(self.folder, figures)
+        self._display.finish(run_arguments(self.config.run, self.config.env), figures)
+        self._saver.insist(self.learner.counters.updates)
+        # A signal after the last update still returns 130, so that callers do not start the evaluation.
+        return INTERRUPTED if self.interruption.wanted else DONE
+
+    def save_after(self, error: Exception) -> None:
+        """Saves a run that `error` ends, and notes on the error what was saved. The learner is between two updates, so nothing is lost."""
+        if place := self._lock.place():
+            self._saver.folder = place
+            with contextlib.suppress(NonFiniteError):
+                self._save()
+        error.add_note(self._saver.verdict(self.learner.counters.updates))
+        if isinstance(error, NonFiniteError):
+            with self._saver.attempt("diagnosis.json"):
+                path = folder.write_diagnosis(self.folder, error, self.config, self.env)
+                error.add_note(f"What was not finite: {path}")
+
+    def close(self) -> None:
+        """Ends the actors and the other learners, and closes the log; may be called twice."""
+        self.runtime.close()
+        self._log.close()
+
+    def _save(self) -> None:
+        self.learner.check_finite()
+        with self._clock.disk():
+            content = folder.snapshot(
+                self.config,
+                self.env,
+                self.learner,
+                self.statistics,
+                self.runtime.positions,
+                self._clock.seconds,
+                runtime=self.runtime.state_dict(),
+                faults=self._faults.state_dict(),
+            )
+            self._saver.save(
+                content,
+                updates=self.learner.counters.updates,
+                frames=self.frames,
+                standing=self.statistics.standing(),
+            )
+
+    def _verdict(self) -> Verdict:
+        return limited_by(self._clock.shares, self._facts)

@@ -1,0 +1,141 @@
+"""Fields of the schemas that carry their bounds or their choices, and the one function that checks them.
+
+    @dataclass
+    class CoreConfig:
+        name: str = choice(MISSING, CORES)
+        size: int = number(128, least=1, most=65536)
+
+`check_fields(config)` then checks every field of `config` and of the dataclasses in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from conf.names import SWITCHES
+from system.errors import InputError, unknown_name
+
+_CHECK = "check"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """An interval that includes `least` and `most` and excludes `above` and `below`. NaN is outside, infinity too unless `infinite`."""
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    infinite: bool = False
+
+    def hold(self, value: float) -> bool:
+        """Whether `value` is inside."""
+        return (
+            not math.isnan(value)
+            and (self.infinite or not math.isinf(value))
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        low = f"at least {self.least}" if self.above is None else f"above {self.above}"
+        if self.most is not None or self.below is not None:
+            high = f"at most {self.most}" if self.below is None else f"below {self.below}"
+            return f"{low} and {high}"
+        return f"{low}, or inf" if self.infinite else f"{low} and finite"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Numbers:
+    """Bounds of a number, or of each number of a list that has at least `shortest` and at most `longest` of them."""
+
+    bounds: Bounds
+    shortest: int = 0
+    longest: int | None = None
+
+    def check(self, key: str, value: float | list[float]) -> None:
+        values = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and not self.shortest <= len(values) <= (self.longest or len(values)):
+            wanted = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
+            raise InputError(f"{key} has {len(values)} numbers: give {wanted}.")
+        if not all(map(self.bounds.hold, values)):
+            what = "numbers" if isinstance(value, list) else "a number"
+            raise InputError(f"{key}={value} is out of range: give {what} of {self.bounds}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Choice:
+    """One of `names`, or a list of them; `optional` permits the empty text as well."""
+
+    names: Sequence[str]
+    optional: bool = False
+
+    def check(self, key: str, value: str | list[str]) -> None:
+        for name in value if isinstance(value, list) else [value]:
+            # Hydra writes a value that it reads as a truth value with a capital.
+            spelled = name.lower() if self.names is SWITCHES else name
+            if spelled not in self.names and not (self.optional and not name):
+                raise unknown_name(key, name, self.names)
+
+
+def number(default: float, **bounds: Any) -> Any:
+    """A field for one number; `bounds` are those of `Bounds`."""
+    return field(default=default, metadata={_CHECK: _Numbers(bounds=Bounds(**bounds))})
+
+
+def numbers(default: Sequence[float], *, shortest: int = 0, longest: int | None = None, **bounds: Any) -> Any:
+    """A field for a list of numbers, each within `bounds`."""
+    check = _Numbers(bounds=Bounds(**bounds), shortest=shortest, longest=longest)
+    return field(default_factory=lambda: list(default), metadata={_CHECK: check})
+
+
+def choice(default: str, names: Sequence[str], *, optional: bool = False) -> Any:
+    """A field for one of `names`."""
+    return field(default=default, metadata={_CHECK: _Choice(names=names, optional=optional)})
+
+
+def choices(default: Sequence[str], names: Sequence[str]) -> Any:
+    """A field for a list of some of `names`."""
+    return field(default_factory=lambda: list(default), metadata={_CHECK: _Choice(names=names)})
+
+
+def check_fields(config: Any, prefix: str = "", *, inherited: bool = True) -> None:
+    """Checks the value of every field that `number`, `numbers`, `choice` or `choices` declare, in nested groups too.
+
+    A group's `name` is reported by the key that selects it: `fusion`, not `fusion.name`.
+
+    Args:
+        inherited: False checks the fields that the class of `config` declares itself, and no group.
+
+    Raises:
+        InputError: one sentence with key, value and what is allowed.
+    """
+    own = inspect.get_annotations(type(config))
+    for declared in dataclasses.fields(config):
+        if not inherited and declared.name not in own:
+            continue
+        value, key = getattr(config, declared.name), prefix + declared.name
+        if dataclasses.is_dataclass(value):
+            check_fields(value, f"{key}.")
+        elif check := declared.metadata.get(_CHECK):
+            check.check(key.removesuffix(".name"), value)
+
+
+def largest_values(schema: type[Any], prefix: str = "") -> dict[str, float]:
+    """By dotted key, the upper bound of each field of `schema` and its groups that has one."""
+    found: dict[str, float] = {}
+    for declared in dataclasses.fields(schema):
+        key = prefix + declared.name
+        group = declared.default_factory
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            found |= largest_values(group, f"{key}.")
+        elif isinstance(check := declared.metadata.get(_CHECK), _Numbers) and check.bounds.most is not None:
+            found[key] = check.bounds.most
+    return found

@@ -1,0 +1,55 @@
+"""The names that configuration values may take.
+
+`conf` imports nothing of `agents`, so these tables repeat the keys of the tables there; tests/test_config.py holds both equal.
+"""
+
+from __future__ import annotations
+
+FLAT_FUSIONS = (
+    "concat",
+    "concat_mlp",
+    "sum",
+    "gated",
+    "diagonal",
+    "scale_shift",
+    "film",
+    "low_rank",
+    "tucker",
+    "mi",
+    "hypernetwork",
+    "mixture",
+)
+"""Fusions of flat features (agents.fusion.FUSIONS)."""
+
+SPATIAL_FUSIONS = ("film", "gated_attention", "attention", "dynamic_conv")
+"""Fusions of the torso's feature map (agents.fusion.SPATIAL_FUSIONS)."""
+
+FUSIONS = (*FLAT_FUSIONS, *(name for name in SPATIAL_FUSIONS if name not in FLAT_FUSIONS))
+TORSO_SITE = "torso"
+SITES = (TORSO_SITE, "core_input", "policy", "value")
+ATTENTION_KEYS = ("content", "position")
+
+CONTEXTS = ("task", "instruction", "both", "none")
+TASK_ENCODINGS = ("embedding", "one_hot")
+CORES = ("lstm", "mogrifier", "mlstm", "mi_lstm", "feedforward")
+TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
+INITIALIZATIONS = ("scaled", "sonnet", "torch")
+
+OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam")
+REWARD_TRANSFORMS = ("clip", "soft_asymmetric", "soft_asymmetric_paper", "none")
+PG_BOOTSTRAPS = ("mixed", "paper")
+REDUCTIONS = ("mean", "sum")
+
+RUNTIMES = ("serial", "local", "cluster")
+NODE_RUNTIMES = ("local", "serial")
+"""Runtimes of a run that a cluster places as a whole on one node."""
+INFERENCE = ("auto", "actor", "server")
+TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
+PRECISIONS = ("auto", "fp32", "bf16")
+SWITCHES = ("auto", "true", "false")
+
+PROBES = ("swap", "shuffle", "zero", "all")
+MEASURES = ("auto", "score", "success", "return")
+
+EPISODE_WINDOW = 100
+"""Episodes of a task that its statistics cover (agents.run.metrics.WINDOW)."""
