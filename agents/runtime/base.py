@@ -6,13 +6,16 @@ start anew. It hands over batches of `batch_size` columns in the order in which 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from agents.acting.actor import ActingPolicy, Actor
+from agents.acting.policy import Policy
+from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork
 from agents.trajectory import PER_COLUMN, Trajectory
 from envs.spec import ArraySpec
@@ -67,6 +70,56 @@ class MakeActor(Protocol):
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """See the class."""
+
+
+class MakePolicy(Protocol):
+    """Builds the policy of an inference server, with its own network, for `slots` slots; it must be picklable."""
+
+    def __call__(self, slots: int) -> Policy:
+        """See the class."""
+
+
+class ActorLimits(NamedTuple):
+    """When a running actor is restarted.
+
+    Attributes:
+        hang_seconds: time without a step, or until it has started.
+        memory_limit: resident memory of the actor and its descendants in MiB; 0 = no limit.
+        recycle_episodes: episodes of all its slots together; 0 = no limit.
+    """
+
+    hang_seconds: float = math.inf
+    memory_limit: int = 0
+    recycle_episodes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolConfig:
+    """What the actors of a run need, in each kind of runtime; picklable. SerialRuntime reads the first four fields only.
+
+    Attributes:
+        make_actor: builds an actor.
+        spec: arrays of one trajectory of one actor.
+        num_actors: actors of the whole runtime.
+        unrolls_per_batch: unrolls that form one batch.
+        actions: action distribution of the network.
+        actor_threads: compute threads of each actor.
+        buffers_per_actor: trajectories that an actor may be ahead of the learner; bounds policy lag and memory.
+        make_policy: builds the policy of an inference server; None: each actor has its own network.
+        server_threads: compute threads of each inference server.
+        limits: when a running actor is restarted.
+    """
+
+    make_actor: MakeActor
+    spec: Mapping[str, ArraySpec]
+    num_actors: int
+    unrolls_per_batch: int
+    actions: ActionDistribution
+    actor_threads: int = 1
+    buffers_per_actor: int = 2
+    make_policy: MakePolicy | None = None
+    server_threads: int = 1
+    limits: ActorLimits = field(default_factory=ActorLimits)
 
 
 def go_on() -> None:

@@ -9,20 +9,18 @@ import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import ActorError, Batch, MakeActor, StreamPositions, go_on
-from agents.runtime.processes.actor_process import Supervision, batch_of
+from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, go_on
+from agents.runtime.processes.actor_process import batch_of
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.processes.inference_server import MakePolicy
 from agents.runtime.processes.process import signals_held_back
-from agents.runtime.ray_groups.actor_group import Broken, GroupConfig
+from agents.runtime.ray_groups.actor_group import Broken
 from agents.runtime.ray_groups.bridge import run_bridge
 from agents.runtime.ray_groups.messages import Delivered, Dropped, Placement, Processes, Restarted, Said
 from agents.runtime.restarts import Faults
-from envs.spec import ArraySpec
 from system.errors import InputError
 
 _LOOK_SECONDS = 0.5
@@ -38,69 +36,41 @@ class ClusterRuntime:
     """Actors in groups, each a Ray actor, wherever the cluster has room for them; a lost group is started again elsewhere.
 
     Args:
-        make_actor: see runtime/base.py; must be picklable.
+        pool: the actors of the whole cluster, one process each.
         network: the learner's.
-        spec: of one trajectory.
-        num_actors: processes in the whole cluster.
-        unrolls_per_batch: unrolls joined into one batch.
         address: of the cluster; empty for one of this machine alone, which ends with the run (connection.py).
         actors_per_group: actors that are placed together, and lost together.
         cpus_per_actor: that Ray reserves.
         positions: where the random streams stand; taken over, and kept up to date.
-        actor_threads: compute threads of each actor.
-        buffers_per_actor: trajectories each actor may be ahead, wherever they are; bounds policy lag and memory.
         version: of the weights that `network` begins with.
-        make_policy: builds the policy of an inference server, one for each group; None: each actor acts by itself.
-        server_threads: compute threads of each such server.
         faults: takes in every restart, and says when there are too many; by default the first is.
-        supervision: when an actor that still runs is started again.
         say: shows a line.
     """
 
     def __init__(
         self,
-        make_actor: MakeActor,
+        pool: PoolConfig,
         network: AgentNetwork,
-        spec: Mapping[str, ArraySpec],
         *,
-        num_actors: int,
-        unrolls_per_batch: int,
         address: str = "",
         actors_per_group: int = 1,
         cpus_per_actor: float = 1.0,
         positions: StreamPositions | None = None,
-        actor_threads: int = 1,
-        buffers_per_actor: int = 2,
         version: int = 0,
-        make_policy: MakePolicy | None = None,
-        server_threads: int = 1,
         faults: Faults | None = None,
-        supervision: Supervision | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.positions = positions or StreamPositions()
         self._network, self._faults, self._say = network, faults or Faults(), say
-        self._unrolls_per_batch = unrolls_per_batch
+        self._unrolls_per_batch = pool.unrolls_per_batch
         # One batch is learned from while the next one comes.
-        self._buffers = TrajectoryBuffers(spec, 2 * unrolls_per_batch)
-        shapes = [parameter.shape for parameter in network.parameters()]
-        self._weights = SharedWeights(shapes)
+        self._buffers = TrajectoryBuffers(pool.spec, 2 * pool.unrolls_per_batch)
+        self._weights = SharedWeights([parameter.shape for parameter in network.parameters()])
         self._weights.publish(network, version)
         self._ready: deque[Delivered] = deque()
         self._lent: list[Delivered] = []
         self._processes: dict[str, int] = {}
-        task = GroupConfig(
-            make_actor,
-            spec,
-            shapes,
-            network.actions,
-            actor_threads,
-            buffers_per_actor,
-            make_policy,
-            server_threads,
-            supervision or Supervision(),
-        )
-        placement = Placement(address, grouped(range(num_actors), actors_per_group), cpus_per_actor)
+        placement = Placement(address, grouped(range(pool.num_actors), actors_per_group), cpus_per_actor)
         context = multiprocessing.get_context("spawn")
         self._bridge, theirs = context.Pipe()
         self._last_words = tempfile.TemporaryFile("r+", errors="replace")  # noqa: SIM115
@@ -117,7 +87,7 @@ class ClusterRuntime:
         # Without this copy the pipe ends with the bridge.
         theirs.close()
         # Behind its start, during which signals are held back: more than a pipe takes would wait for it.
-        self._send((placement, task, self.positions))
+        self._send((placement, pool, self.positions))
 
     def collect(self, check: Callable[[], object] = go_on) -> Batch:
         """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""

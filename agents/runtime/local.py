@@ -3,69 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, MakeActor, StreamPositions, go_on
+from agents.runtime.base import Batch, PoolConfig, StreamPositions, go_on
 from agents.runtime.processes.actor_pool import ActorPool, Ready
-from agents.runtime.processes.actor_process import Supervision, batch_of
-from agents.runtime.processes.inference_server import MakePolicy
+from agents.runtime.processes.actor_process import batch_of
 from agents.runtime.restarts import Faults
-from envs.spec import ArraySpec
 
 
 class LocalRuntime:
     """Actors in processes of their own, which are started again when they die, raise, hang or grow too large.
 
     Args:
-        make_actor: see runtime/base.py; must be picklable.
+        pool: the actors, one process each.
         network: the learner's.
-        spec: of one trajectory.
-        num_actors: processes.
-        unrolls_per_batch: unrolls joined into one batch.
         positions: where the random streams stand; taken over, and kept up to date.
-        actor_threads: compute threads of each actor.
-        buffers_per_actor: trajectories each actor may be ahead; bounds policy lag and memory.
         version: of the weights that `network` begins with.
-        make_policy: builds the policy of an inference server; None: each actor acts by itself.
-        server_threads: compute threads of that server.
         faults: takes in every restart, and says when there are too many; by default the first is.
-        supervision: when an actor that still runs is started again.
     """
 
     def __init__(
         self,
-        make_actor: MakeActor,
+        pool: PoolConfig,
         network: AgentNetwork,
-        spec: Mapping[str, ArraySpec],
         *,
-        num_actors: int,
-        unrolls_per_batch: int,
         positions: StreamPositions | None = None,
-        actor_threads: int = 1,
-        buffers_per_actor: int = 2,
         version: int = 0,
-        make_policy: MakePolicy | None = None,
-        server_threads: int = 1,
         faults: Faults | None = None,
-        supervision: Supervision | None = None,
     ) -> None:
         self.positions = positions or StreamPositions()
-        self._unrolls_per_batch = unrolls_per_batch
+        self._unrolls_per_batch = pool.unrolls_per_batch
         self._pool = ActorPool(
-            make_actor,
-            network,
-            network.actions,
-            spec,
-            indices=range(num_actors),
-            positions=self.positions,
-            actor_threads=actor_threads,
-            buffers_per_actor=buffers_per_actor,
-            version=version,
-            make_policy=make_policy,
-            server_threads=server_threads,
-            faults=faults or Faults(),
-            supervision=supervision or Supervision(),
+            pool, network, range(pool.num_actors), self.positions, version=version, faults=faults or Faults()
         )
         self._lent: list[Ready] = []
 

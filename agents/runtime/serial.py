@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from agents.acting.actor import Actor
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, MakeActor, StreamPositions, allocate, concatenate, go_on
+from agents.runtime.base import Batch, PoolConfig, StreamPositions, allocate, concatenate, go_on
 from agents.runtime.restarts import Faults
 from agents.trajectory import Trajectory
 from envs.faults import Fault
-from envs.spec import ArraySpec
 from system.errors import InputError
 
 
@@ -22,11 +21,8 @@ class SerialRuntime:
     """Actors take turns in this process and act with the learner's own network: only the updates of the same batch make policy lag.
 
     Args:
-        make_actor: see runtime/base.py.
+        pool: the actors; a batch holds one unroll of each of the next `unrolls_per_batch`, in turn.
         network: the learner's.
-        spec: of one trajectory.
-        num_actors: actors; a batch holds one unroll of each of the next `unrolls_per_batch`, in turn.
-        unrolls_per_batch: unrolls joined into one batch.
         positions: where the random streams stand; taken over, and kept up to date.
         version: of the weights that `network` begins with.
         state: `state_dict` of a runtime with as many actors of as many slots, to go on exactly where it was taken.
@@ -36,22 +32,19 @@ class SerialRuntime:
 
     def __init__(
         self,
-        make_actor: MakeActor,
+        pool: PoolConfig,
         network: AgentNetwork,
-        spec: Mapping[str, ArraySpec],
         *,
-        num_actors: int,
-        unrolls_per_batch: int,
         positions: StreamPositions | None = None,
         version: int = 0,
         state: dict[str, Any] | None = None,
         faults: Faults | None = None,
     ) -> None:
         self.positions = positions or StreamPositions()
-        self._make_actor, self._network = make_actor, network
+        self._make_actor, self._network = pool.make_actor, network
         self._faults = faults or Faults()
-        self._actors = [make_actor(index, self.positions, network) for index in range(num_actors)]
-        self._buffers = [allocate(spec) for _ in range(unrolls_per_batch)]
+        self._actors = [self._make_actor(index, self.positions, network) for index in range(pool.num_actors)]
+        self._buffers = [allocate(pool.spec) for _ in range(pool.unrolls_per_batch)]
         self._version = version
         self._turn = 0
         if state is not None:

@@ -20,10 +20,9 @@ from agents.network.core import CORES, Core
 from agents.network.initialization import initialize
 from agents.network.normalizer import ObservationNormalizer
 from agents.network.torso import build_torso
-from agents.runtime.base import Runtime, StreamPositions
+from agents.runtime.base import ActorLimits, PoolConfig, Runtime, StreamPositions
 from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
-from agents.runtime.processes.actor_process import Supervision
 from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
 from agents.setup import plan
@@ -202,13 +201,13 @@ def build_replay(config: TrainConfig, env: EnvSpec, network: AgentNetwork, updat
     return Replay(replay_spec(plan.share(config, env), env, network), seed=seed)
 
 
-def supervision(config: TrainConfig) -> Supervision:
+def actor_limits(config: TrainConfig) -> ActorLimits:
     """When an actor is started again. Where environments have processes of their own, it is these that are renewed, one by one."""
     runtime = config.runtime
     if getattr(config.env, "processes", False):
         # While an environment hangs, its actor waits for it, and then again while that is ended.
-        return Supervision(hang_seconds=3 * runtime.hang_seconds)
-    return Supervision(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
+        return ActorLimits(hang_seconds=3 * runtime.hang_seconds)
+    return ActorLimits(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
 
 
 def build_runtime(
@@ -235,42 +234,31 @@ def build_runtime(
     factory = ActorFactory(config=config, env=env, rank=rank)
     config = plan.share(config, env)
     actors, width = plan.num_actors(config, env), config.runtime.slots_per_actor
-    spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
-    unrolls = plan.unrolls_per_batch(config)
+    pool = PoolConfig(
+        make_actor=factory,
+        spec=trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size),
+        num_actors=actors,
+        unrolls_per_batch=plan.unrolls_per_batch(config),
+        actions=network.actions,
+        actor_threads=config.runtime.actor_threads,
+        buffers_per_actor=plan.buffers_per_actor(config, env),
+        make_policy=factory.policy_of_server if plan.inference(config, env, network) == "server" else None,
+        server_threads=plan.server_threads(config),
+        limits=actor_limits(config),
+    )
     if config.runtime.name == "serial":
-        return SerialRuntime(
-            factory,
-            network,
-            spec,
-            num_actors=actors,
-            unrolls_per_batch=unrolls,
-            positions=positions,
-            version=version,
-            state=state,
-            faults=faults,
-        )
-    options: dict[str, Any] = {
-        "num_actors": actors,
-        "unrolls_per_batch": unrolls,
-        "positions": positions,
-        "actor_threads": config.runtime.actor_threads,
-        "buffers_per_actor": plan.buffers_per_actor(config, env),
-        "version": version,
-        "make_policy": factory.policy_of_server if plan.inference(config, env, network) == "server" else None,
-        "server_threads": plan.server_threads(config),
-        "faults": faults,
-        "supervision": supervision(config),
-    }
+        return SerialRuntime(pool, network, positions=positions, version=version, state=state, faults=faults)
     if config.runtime.name == "local":
-        return LocalRuntime(factory, network, spec, **options)
+        return LocalRuntime(pool, network, positions=positions, version=version, faults=faults)
     return ClusterRuntime(
-        factory,
+        pool,
         network,
-        spec,
-        **options,
         address=config.runtime.address,
         actors_per_group=config.runtime.actors_per_group,
         cpus_per_actor=config.runtime.cpus_per_actor,
+        positions=positions,
+        version=version,
+        faults=faults,
         say=say,
     )
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from agents.network.actions import ActionDistribution
-from agents.runtime.base import ActorError, MakeActor, StreamPositions, go_on
+from agents.runtime.base import ActorError, PoolConfig, StreamPositions, go_on
 from agents.runtime.processes.actor_process import (
     Abandoned,
     ActorProcess,
@@ -24,14 +23,12 @@ from agents.runtime.processes.actor_process import (
     Finished,
     Pulses,
     Started,
-    Supervision,
 )
 from agents.runtime.processes.buffers import HasParameters, SharedWeights, TrajectoryBuffers
-from agents.runtime.processes.inference_server import InferenceServer, MakePolicy
+from agents.runtime.processes.inference_server import InferenceServer
 from agents.runtime.processes.process import copies, resident_memory
 from agents.runtime.restarts import Faults
 from envs.faults import ASKED_FOR, Fault
-from envs.spec import ArraySpec
 from system.descendants import end_orphans
 from system.errors import InputError
 
@@ -57,18 +54,11 @@ class ActorPool:
     """Actors in processes of their own, which are started again when they die, raise, hang or grow too large.
 
     Args:
-        make_actor: see runtime/base.py; must be picklable.
+        config: of all actors of the run.
         network: whose weights they begin with, under the number `version`.
-        actions: of that network.
-        spec: of one trajectory.
-        indices: of the actors among all of the run, one process each.
+        indices: of the actors of this pool among all of the run, one process each.
         positions: where their random streams begin.
-        actor_threads: compute threads of each actor.
-        buffers_per_actor: trajectories each actor may be ahead; bounds policy lag and memory.
-        make_policy: builds the policy of an inference server; None: each actor acts by itself.
-        server_threads: compute threads of that server.
         faults: takes in every restart, and says when there are too many.
-        supervision: when an actor that still runs is started again.
 
     Attributes:
         buffers: the trajectories.
@@ -77,29 +67,19 @@ class ActorPool:
 
     def __init__(
         self,
-        make_actor: MakeActor,
+        config: PoolConfig,
         network: HasParameters,
-        actions: ActionDistribution,
-        spec: Mapping[str, ArraySpec],
-        *,
         indices: Sequence[int],
         positions: StreamPositions,
-        actor_threads: int,
-        buffers_per_actor: int,
+        *,
         version: int,
-        make_policy: MakePolicy | None,
-        server_threads: int,
         faults: Faults,
-        supervision: Supervision,
     ) -> None:
-        self._make_actor, self._make_policy = make_actor, make_policy
-        self._network, self._actions, self._spec = network, actions, spec
-        self._actor_threads, self._server_threads = actor_threads, server_threads
-        self._faults, self._supervision = faults, supervision
+        self._config, self._network, self._faults = config, network, faults
         self._indices = list(indices)
         self._context = copies()
-        self._slots = spec["core_state"].shape[0]
-        self.buffers = TrajectoryBuffers(spec, len(self._indices) * buffers_per_actor)
+        self._slots = config.spec["core_state"].shape[0]
+        self.buffers = TrajectoryBuffers(config.spec, len(self._indices) * config.buffers_per_actor)
         self._weights = SharedWeights([parameter.shape for parameter in network.parameters()])
         self.publish(version)
         self._pulses = Pulses(len(self._indices), self._slots)
@@ -112,7 +92,7 @@ class ActorPool:
             self._start_server()
             for place in range(len(self._indices)):
                 self._actors.append(self._start_actor(place, positions))
-                for number in range(place * buffers_per_actor, (place + 1) * buffers_per_actor):
+                for number in range(place * config.buffers_per_actor, (place + 1) * config.buffers_per_actor):
                     self._actors[place].assign(number)
         except BaseException:
             self.close()
@@ -163,15 +143,9 @@ class ActorPool:
         self._actors, self._server = [], None
 
     def _start_server(self) -> None:
-        if self._make_policy is not None:
+        if self._config.make_policy is not None:
             self._server = InferenceServer(
-                self._context,
-                self._make_policy,
-                self._actions,
-                self._spec,
-                self._weights,
-                num_actors=len(self._indices),
-                threads=self._server_threads,
+                self._context, self._config, self._config.make_policy, self._weights, num_actors=len(self._indices)
             )
 
     def _start_actor(self, place: int, positions: StreamPositions) -> ActorProcess:
@@ -179,13 +153,12 @@ class ActorPool:
             self._context,
             self._indices[place],
             place,
-            self._make_actor,
+            self._config,
             positions,
             self.buffers,
             self._weights,
             self._pulses,
             self._server.client(place) if self._server else None,
-            self._actor_threads,
         )
 
     def wait(self, also: Connection | None = None, *, check: Callable[[], object] = go_on) -> None:
@@ -274,7 +247,7 @@ class ActorPool:
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return
-        hang_seconds, memory_limit, recycle_episodes = self._supervision
+        hang_seconds, memory_limit, recycle_episodes = self._config.limits
         was_away = now - self._looked > hang_seconds / 2
         self._looked = now
         hung = [actor for actor in self._actors if actor.hangs(hang_seconds, was_away=was_away)]

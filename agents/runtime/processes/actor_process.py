@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import math
 import os
 import signal
 import time
@@ -20,7 +19,7 @@ import numpy as np
 from agents.acting.heartbeat import Heartbeat
 from agents.acting.policy import Policy
 from agents.cli.signals import end_with_the_parent
-from agents.runtime.base import Batch, MakeActor, StreamPositions, concatenate
+from agents.runtime.base import Batch, PoolConfig, StreamPositions, concatenate
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.processes.inference_server import InferenceClient, InferenceServerError
 from agents.runtime.processes.process import (
@@ -95,20 +94,6 @@ class Abandoned(NamedTuple):
     """An actor's last message: the inference server is gone."""
 
 
-class Supervision(NamedTuple):
-    """When an actor is started again.
-
-    Attributes:
-        hang_seconds: without a sign of life, or until it has started.
-        memory_limit: MiB of resident memory of it and its processes; 0 = none.
-        recycle_episodes: of all its slots together; 0 = never.
-    """
-
-    hang_seconds: float = math.inf
-    memory_limit: int = 0
-    recycle_episodes: int = 0
-
-
 class Pulses:
     """The heartbeats of all actors, in shared memory; `heartbeats[i]` is that of actor i."""
 
@@ -132,10 +117,10 @@ class ActorProcess:
         context: starts processes.
         index: of the actor among all of the run.
         place: of the actor among those that share heartbeats and a server.
-        make_actor, positions: see runtime/base.py.
+        config: of the run's actors.
+        positions: where its random streams begin.
         buffers, weights, heartbeats: shared.
         client: of the server that acts for it, or None.
-        threads: its compute threads.
 
     Attributes:
         connection: carries its messages, and numbers of buffers to it.
@@ -153,13 +138,12 @@ class ActorProcess:
         context: ForkServerContext,
         index: int,
         place: int,
-        make_actor: MakeActor,
+        config: PoolConfig,
         positions: StreamPositions,
         buffers: TrajectoryBuffers,
         weights: SharedWeights,
         heartbeats: Pulses,
         client: InferenceClient | None,
-        threads: int,
     ) -> None:
         self.index, self.place, self.positions = index, place, positions
         self.assigned: deque[int] = deque()
@@ -175,7 +159,7 @@ class ActorProcess:
         os.set_blocking(self._last_words.fileno(), False)
         self.process = context.Process(
             target=_run_actor,
-            args=(make_actor, index, place, positions, theirs, writer, buffers, weights, heartbeats, client, threads),
+            args=(config, index, place, positions, theirs, writer, buffers, weights, heartbeats, client),
             name=f"actor-{index}",
             daemon=True,
         )
@@ -307,7 +291,7 @@ def _below(text: str) -> str:
 
 
 def _run_actor(
-    make_actor: MakeActor,
+    config: PoolConfig,
     index: int,
     place: int,
     positions: StreamPositions,
@@ -317,7 +301,6 @@ def _run_actor(
     weights: SharedWeights,
     heartbeats: Pulses,
     client: InferenceClient | None,
-    threads: int,
 ) -> None:
     """Main function of an actor process: a buffer number in, the same number out when it is full, None to end."""
     end_with_the_parent()
@@ -326,10 +309,10 @@ def _run_actor(
     # Written by the C code that catches the signal, so that a segmentation fault or a hang inside an engine tells where it was.
     faulthandler.enable(last_words.fileno())
     faulthandler.register(signal.SIGUSR1, last_words.fileno())
-    configure_process(threads)
+    configure_process(config.actor_threads)
     try:
         remote = client.policy() if client else None
-        actor = make_actor(index, positions, None, remote)
+        actor = config.make_actor(index, positions, None, remote)
         actor.show_life(heartbeats[place])
         connection.send(Started(actor.env.spec_of_suite.tasks))
         version = -1

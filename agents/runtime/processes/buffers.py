@@ -68,11 +68,14 @@ class SharedWeights:
     Args:
         shapes: shape of every parameter, in order.
         memory: of another process's object, to share; fresh memory by default.
+
+    Attributes:
+        shapes: as given.
     """
 
     def __init__(self, shapes: Sequence[torch.Size], memory: SharedMemory | None = None) -> None:
-        self._shapes = list(shapes)
-        sizes = [shape.numel() for shape in self._shapes]
+        self.shapes = list(shapes)
+        sizes = [shape.numel() for shape in self.shapes]
         self._memory = memory or SharedMemory(_ALIGNMENT + 2 * 4 * sum(sizes))
         # Twice the version, plus the number of the current copy: versions may skip numbers, copies may not.
         self._stamp = self._memory.bytes[:8].view(torch.int64)
@@ -112,8 +115,8 @@ class SharedWeights:
 
     def _parts(self, copy: Tensor) -> list[Tensor]:
         """The parameters in one copy."""
-        sizes = [shape.numel() for shape in self._shapes]
-        return [part.view(shape) for part, shape in zip(copy.split(sizes), self._shapes, strict=True)]
+        sizes = [shape.numel() for shape in self.shapes]
+        return [part.view(shape) for part, shape in zip(copy.split(sizes), self.shapes, strict=True)]
 
     def __reduce__(self) -> Any:
-        return SharedWeights, (self._shapes, self._memory)
+        return SharedWeights, (self.shapes, self._memory)

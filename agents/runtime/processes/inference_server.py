@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import recv_handle, send_handle
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 from agents.acting.policy import Policy, Sampler, Slots
 from agents.cli.signals import end_with_the_parent
 from agents.network.actions import ActionDistribution
+from agents.runtime.base import MakePolicy, PoolConfig
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.processes.process import (
     SAVING_SECONDS,
@@ -39,13 +40,6 @@ from envs.spec import ArraySpec
 
 # The bytes an actor sends: take a step; show me my core state. Any byte is an answer.
 _STEP, _STATE, _ANSWER = b"s", b"c", b"a"
-
-
-class MakePolicy(Protocol):
-    """Builds the policy of a server, with a network of its own, for the slots of all actors; it must be picklable."""
-
-    def __call__(self, slots: int) -> Policy:
-        """See the class."""
 
 
 class InferenceServerError(RuntimeError):
@@ -130,12 +124,10 @@ class InferenceServer:
 
     Args:
         context: starts processes.
-        make_policy: see the class.
-        actions: of the policy.
-        spec: of one trajectory of one actor.
+        config: of the run's actors.
+        make_policy: `config.make_policy`.
         weights: that the learner publishes. They are read again between two batches whenever there are new ones.
         num_actors: that it acts for.
-        threads: its compute threads.
 
     Attributes:
         connection: readable when the server has failed or ended.
@@ -145,21 +137,19 @@ class InferenceServer:
     def __init__(
         self,
         context: ForkServerContext,
+        config: PoolConfig,
         make_policy: MakePolicy,
-        actions: ActionDistribution,
-        spec: Mapping[str, ArraySpec],
         weights: SharedWeights,
         *,
         num_actors: int,
-        threads: int,
     ) -> None:
-        self._exchange = TrajectoryBuffers(exchange_spec(spec, num_actors, actions), 1)
-        self._actions = actions
+        self._exchange = TrajectoryBuffers(exchange_spec(config.spec, num_actors, config.actions), 1)
+        self._actions = config.actions
         self.connection, theirs = context.Pipe()
         self._pipe = context.Pipe
         self._process = context.Process(
             target=_run_server,
-            args=(make_policy, theirs, self._exchange, weights, threads),
+            args=(make_policy, theirs, self._exchange, weights, config.server_threads),
             name="inference",
             daemon=True,
         )

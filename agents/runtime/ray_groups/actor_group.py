@@ -13,22 +13,19 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.network.actions import ActionDistribution
-from agents.runtime.base import MakeActor, StreamPositions
+from agents.runtime.base import PoolConfig, StreamPositions
 from agents.runtime.processes.actor_pool import ActorPool
-from agents.runtime.processes.actor_process import Finished, Supervision
-from agents.runtime.processes.inference_server import MakePolicy
+from agents.runtime.processes.actor_process import Finished
 from agents.runtime.processes.process import configure_process
 from agents.runtime.ray_groups.connection import hide_main_module, node_id
 from agents.runtime.restarts import Faults
-from envs.spec import ArraySpec
 from system.descendants import supervise
 from system.errors import InputError
 
@@ -87,20 +84,6 @@ class ReceivedWeights:
         return self._views
 
 
-class GroupConfig(NamedTuple):
-    """What all groups of a run are told; see ActorPool."""
-
-    make_actor: MakeActor
-    spec: Mapping[str, ArraySpec]
-    shapes: Sequence[torch.Size]
-    actions: ActionDistribution
-    actor_threads: int
-    buffers_per_actor: int
-    make_policy: MakePolicy | None
-    server_threads: int
-    supervision: Supervision
-
-
 class ActorGroup:
     """Some of a run's actors, in processes of their own.
 
@@ -121,37 +104,25 @@ class ActorGroup:
 
     def begin(
         self,
-        task: GroupConfig,
+        config: PoolConfig,
         indices: Sequence[int],
         positions: StreamPositions,
+        shapes: Sequence[torch.Size],
         flat: NDArray[np.float32],
         version: int,
     ) -> Broken | dict[str, int]:
-        """Starts the actors `indices`, with weights [parameters]. Returns their process ids, as Runtime.processes."""
+        """Starts the actors `indices`, with weights [parameters] of these shapes. Returns their process ids, as Runtime.processes."""
         # Ray's process is not a child of the learner, and may end before it.
         supervise()
         configure_process(1)
         hide_main_module()
-        self._weights = ReceivedWeights(task.shapes)
+        self._weights = ReceivedWeights(shapes)
         self._weights.flat[:] = flat
         self._version = version
         try:
-            self._pool = ActorPool(
-                task.make_actor,
-                self._weights,
-                task.actions,
-                task.spec,
-                indices=indices,
-                positions=positions,
-                actor_threads=task.actor_threads,
-                buffers_per_actor=task.buffers_per_actor,
-                version=version,
-                make_policy=task.make_policy,
-                server_threads=task.server_threads,
-                # How many are too many is for the whole run to say.
-                faults=Faults(max_restarts=sys.maxsize, record=self._news.put),
-                supervision=task.supervision,
-            )
+            # How many are too many is for the whole run to say.
+            faults = Faults(max_restarts=sys.maxsize, record=self._news.put)
+            self._pool = ActorPool(config, self._weights, indices, positions, version=version, faults=faults)
         except Exception as error:
             return _broken(error)
         return self._pool.processes()

@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from agents.cli.signals import outlive_the_parent
-from agents.runtime.base import StreamPositions
+from agents.runtime.base import PoolConfig, StreamPositions
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner
-from agents.runtime.ray_groups.actor_group import ActorGroup, Arrays, Broken, GroupConfig, ReceivedWeights, Unroll
+from agents.runtime.ray_groups.actor_group import ActorGroup, Arrays, Broken, ReceivedWeights, Unroll
 from agents.runtime.ray_groups.actor_group_handle import ActorGroupHandle
 from agents.runtime.ray_groups.connection import joined
 from agents.runtime.ray_groups.messages import Delivered, Dropped, Placement, Processes, Restarted, Said
@@ -62,7 +62,7 @@ class _Bridge:
     Args:
         ray: the module, connected.
         learner: buffer numbers that are free again, "weights" when there are new ones, and None to end come through it.
-        placement, task, positions: of the run.
+        placement, pool, positions: of the run.
         buffers: shared with the learner; all are free at first.
         weights: that the learner publishes.
     """
@@ -72,15 +72,15 @@ class _Bridge:
         ray: ModuleType,
         learner: Connection,
         placement: Placement,
-        task: GroupConfig,
+        pool: PoolConfig,
         positions: StreamPositions,
         buffers: TrajectoryBuffers,
         weights: SharedWeights,
     ) -> None:
-        self._ray, self._learner, self._layout, self._task = ray, learner, placement, task
+        self._ray, self._learner, self._placement, self._pool = ray, learner, placement, pool
         self._buffers, self._weights = buffers, weights
         self._groups = [ActorGroupHandle(indices, positions) for indices in placement.groups]
-        self._received = ReceivedWeights(task.shapes)
+        self._received = ReceivedWeights(weights.shapes)
         self._stored: tuple[int, Any] = (-1, None)
         self._free: asyncio.Queue[int] = asyncio.Queue()
         self._coming: asyncio.Queue[tuple[ActorGroupHandle, Any, Unroll, asyncio.Future[Arrays]]] = asyncio.Queue()
@@ -159,12 +159,12 @@ class _Bridge:
                 # That is no accident.
                 self._tell(final)
                 return
-            slots = self._task.spec["core_state"].shape[0]
+            slots = self._pool.spec["core_state"].shape[0]
             begun = len(group.indices) if group.version >= 0 else 0
             self._tell(Restarted(group.name, Fault("", cause, reason), begun, begun * slots))
             with contextlib.suppress(Exception):
                 ray.kill(group.handle)
-            group.skip(self._task.buffers_per_actor, self._task.spec["action"].shape[0], slots)
+            group.skip(self._pool.buffers_per_actor, self._pool.spec["action"].shape[0], slots)
             group.handle, group.place, group.version = None, None, -1
 
     def _is_ours(self, error: Exception) -> bool:
@@ -180,7 +180,7 @@ class _Bridge:
     async def _play(self, group: ActorGroupHandle) -> None:
         """From the moment at which the group is asked for to its end; raises when it is lost."""
         asked = self._ray.remote(
-            num_cpus=self._layout.cpus_per_actor * len(group.indices),
+            num_cpus=self._placement.cpus_per_actor * len(group.indices),
             scheduling_strategy="SPREAD",
             max_restarts=0,
             concurrency_groups={"beside": _BESIDE},
@@ -188,7 +188,9 @@ class _Bridge:
         group.handle = handle = asked(ActorGroup).remote()
         group.place = await handle.arrive.remote()
         version, flat = self._newest_weights()
-        begun = await handle.begin.remote(self._task, group.indices, group.positions, flat, version)
+        begun = await handle.begin.remote(
+            self._pool, group.indices, group.positions, self._weights.shapes, flat, version
+        )
         if isinstance(begun, Broken):
             raise _BrokenGroupError(begun)
         group.version = version
@@ -206,7 +208,7 @@ class _Bridge:
             await asyncio.sleep(_ROOM_SECONDS)
             waiting = [group for group in self._groups if group.place is None]
             if waiting and waiting != told:
-                cpus = self._layout.cpus_per_actor * len(waiting[0].indices)
+                cpus = self._placement.cpus_per_actor * len(waiting[0].indices)
                 self._tell(
                     Said(
                         f"{len(waiting)} of {len(self._groups)} groups of actors have found no room on the Ray cluster yet: each waits for "
@@ -253,7 +255,7 @@ class _Bridge:
     async def _follow(self, group: ActorGroupHandle) -> None:
         """Passes on what was started again inside the group, and notices one that says nothing any more."""
         known: dict[str, int] = {}
-        patience = self._task.supervision.hang_seconds
+        patience = self._pool.limits.hang_seconds
         while True:
             try:
                 records = await asyncio.wait_for(_result(group.beside("news", _NEWS_SECONDS)), _NEWS_SECONDS + patience)
@@ -328,7 +330,7 @@ def run_bridge(
     buffers: TrajectoryBuffers,
     weights: SharedWeights,
 ) -> None:
-    """Main function of the process. Placement, task and positions are the first that comes from the learner. What Ray prints goes to the
+    """Main function of the process. Placement, pool and positions are the first that comes from the learner. What Ray prints goes to the
     file `last_words`.
     """
     # It hears the learner's pipe end, and then leaves nothing behind. A supervisor of its own sees to that if it cannot.
@@ -340,7 +342,7 @@ def run_bridge(
     leave_signals_to_the_learner()
     configure_process(1)
     try:
-        placement, task, positions = learner.recv()
+        placement, pool, positions = learner.recv()
     except (EOFError, OSError):
         return
     actors = sum(len(indices) for indices in placement.groups)
@@ -348,9 +350,9 @@ def run_bridge(
         with joined(
             placement.address,
             num_cpus=max(1, round(actors * placement.cpus_per_actor + 0.5)),
-            store_bytes=store_bytes(task.spec, actors, task.buffers_per_actor, task.shapes),
+            store_bytes=store_bytes(pool.spec, actors, pool.buffers_per_actor, weights.shapes),
         ) as ray:
-            asyncio.run(_Bridge(ray, learner, placement, task, positions, buffers, weights).run())
+            asyncio.run(_Bridge(ray, learner, placement, pool, positions, buffers, weights).run())
     except InputError as error:
         learner.send(Broken(str(error), True))
 
