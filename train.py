@@ -57,7 +57,8 @@ from agents.run.metrics import MetricsLog, Statistics
 from agents.run.progress import Display
 from agents.run.timing import Clock
 from agents.runtime.base import ActorError, StreamPositions
-from agents.runtime.processes.process import configure_process, memory_row, prepare_copies
+from agents.runtime.processes.fork_server import start_fork_server
+from agents.runtime.processes.process import configure_process, memory_row
 from agents.runtime.restarts import FaultRecord, Faults
 from agents.setup import builder, plan
 from agents.setup.match_params import match_params
@@ -140,7 +141,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
     fresh, replayed, passes = plan.fresh_columns(share), plan.replayed_columns(share), share.learner.passes
     folder = claim(config, env)
     if config.runtime.name == "local":
-        prepare_copies()
+        start_fork_server()
     # What actors import and what this count imports takes seconds, so both at once.
     cost = multiply_adds(network, env)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from agents.acting.actor import Actor
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, PoolConfig, StreamPositions, allocate, concatenate, go_on
+from agents.runtime.base import Batch, PoolConfig, StreamPositions, allocate, concatenate, never_interrupt
 from agents.runtime.restarts import Faults
 from agents.trajectory import Trajectory
 from envs.faults import Fault
@@ -62,7 +62,7 @@ class SerialRuntime:
                 f"resume=true: the state of the actors in the checkpoint does not fit ({reason}): use an earlier one."
             ) from error
 
-    def collect(self, check: Callable[[], object] = go_on) -> Batch:
+    def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
         """Plays the unrolls of one batch; there is nobody to wait for."""
         idle_since, began = self._idle_since, time.perf_counter()
         env_seconds = inference_seconds = 0.0

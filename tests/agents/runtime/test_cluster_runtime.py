@@ -25,9 +25,11 @@ import train
 from agents.cli.exit_codes import BAD_INPUT, DONE, FAILED
 from agents.runtime.base import Runtime, StreamPositions
 from agents.runtime.cluster import grouped
+from agents.runtime.processes.actor_process import Unroll
 from agents.runtime.ray_groups import actor_group, connection
 from agents.runtime.ray_groups.actor_group_handle import ActorGroupHandle
 from agents.runtime.ray_groups.connection import own_paths
+from agents.runtime.ray_groups.messages import FreeBuffer
 from agents.runtime.restarts import Faults
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("nothing_is_left_behind")]
@@ -200,7 +202,7 @@ def test_a_buffer_that_comes_before_its_weights_waits_for_them(monkeypatch: pyte
     group.begin(counting_pool(1, buffers_per_actor=1), [0], StreamPositions(), shapes, weights, 0)
     try:
         first, _ = group.unroll()
-        group.give_back(0, 0, 5)
+        group.give_back(FreeBuffer(0, 0, 5))
         # Newer than it was, and not new enough.
         group.publish(weights + 4, 4)
         publisher = threading.Timer(0.5, group.publish, (weights + 5, 5))
@@ -210,8 +212,8 @@ def test_a_buffer_that_comes_before_its_weights_waits_for_them(monkeypatch: pyte
     finally:
         group.close()
         assert group.unroll()[0] is None
-    assert isinstance(first, actor_group.Unroll) and isinstance(second, actor_group.Unroll)
-    assert [first.finished.weights_version, second.finished.weights_version] == [0, 5]
+    assert isinstance(first, Unroll) and isinstance(second, Unroll)
+    assert [first.weights_version, second.weights_version] == [0, 5]
 
 
 def test_groups_are_neighbours() -> None:

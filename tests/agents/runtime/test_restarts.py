@@ -19,7 +19,7 @@ from processes import PATIENCE
 from agents.acting.heartbeat import Heartbeat
 from agents.runtime.base import ActorError, ActorLimits, Runtime
 from agents.runtime.local import LocalRuntime
-from agents.runtime.processes.process import copies, start
+from agents.runtime.processes.fork_server import fork_server_context, start_process
 from agents.runtime.restarts import Faults
 from envs.faults import Fault
 
@@ -141,8 +141,8 @@ def test_what_was_finished_before_the_server_was_killed_is_not_lost() -> None:
         while pool._actors == [actor]:
             pool.wait()
         (ready,) = pool.ready
-        assert ready.finished.unrolls == runtime.positions.unrolls[0] + 1
-        assert pool._actors[0].positions.unrolls[0] in (ready.finished.unrolls, ready.finished.unrolls + 1)
+        assert ready.unrolls == runtime.positions.unrolls[0] + 1
+        assert pool._actors[0].positions.unrolls[0] in (ready.unrolls, ready.unrolls + 1)
         run(runtime, CountingNetwork(), lives, actors=1, restarts=1)
     finally:
         runtime.close()
@@ -179,12 +179,12 @@ class Unwilling:
 def test_a_fork_server_that_was_killed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until there is another one: for a moment the one that was killed is still there, and nobody listens."""
     process: Any = Unwilling([ConnectionRefusedError(), ConnectionRefusedError(), EOFError(), BrokenPipeError()])
-    start(process)
+    start_process(process)
     assert not process.errors
-    monkeypatch.setattr("agents.runtime.processes.process._PATIENCE", 0.0)
+    monkeypatch.setattr("agents.runtime.processes.fork_server._PATIENCE", 0.0)
     process = Unwilling([EOFError()] * 1000)
     with pytest.raises(ActorError, match="actor-3 cannot be started: its fork server ends"):
-        start(process)
+        start_process(process)
 
 
 def test_a_fork_server_that_dies_late_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,16 +196,16 @@ def test_a_fork_server_that_dies_late_is_replaced(monkeypatch: pytest.MonkeyPatc
             now[0] += 60.0
             super().start()
 
-    monkeypatch.setattr("agents.runtime.processes.process.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("agents.runtime.processes.fork_server.time.monotonic", lambda: now[0])
     process: Any = DiesLate([EOFError()])
-    start(process)
+    start_process(process)
     assert not process.errors
 
 
 def test_what_cannot_be_started_is_told_at_once() -> None:
     process: Any = Unwilling([OSError("Too many open files")])
     with pytest.raises(ActorError, match="actor-3 cannot be started: Too many open files"):
-        start(process)
+        start_process(process)
 
 
 def draw(into: Connection) -> None:
@@ -214,11 +214,11 @@ def draw(into: Connection) -> None:
 
 def test_copies_draw_numbers_of_their_own() -> None:
     """Environments may draw from the global streams."""
-    context, drawn = copies(), []
+    context, drawn = fork_server_context(), []
     for _ in range(2):
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=draw, args=(theirs,))
-        start(process)
+        start_process(process)
         theirs.close()
         drawn.append(ours.recv())
         process.join()

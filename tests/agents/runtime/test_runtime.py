@@ -25,7 +25,7 @@ from processes import PATIENCE
 from torch import nn
 
 from agents.runtime.base import ActorError, Runtime, StreamPositions, allocate, concatenate
-from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
+from agents.runtime.processes.buffers import SharedArrays, SharedWeights
 from agents.trajectory import Trajectory, minibatches, trajectory_spec
 
 ACTORS = 2
@@ -240,7 +240,7 @@ def test_minibatches_are_the_columns_in_order(columns: int) -> None:
 def test_buffers_share_their_memory_when_pickled() -> None:
     from multiprocessing.reduction import ForkingPickler
 
-    buffers = TrajectoryBuffers(SPEC, 3)
+    buffers = SharedArrays(SPEC, 3)
     other = pickle.loads(ForkingPickler.dumps(buffers))
     assert len(other) == 3
     for number in range(3):
