@@ -218,7 +218,7 @@ def _train(config: TrainConfig, env: EnvSpec, lock: FolderLock, pause_at: int) -
                     batch = runtime.collect(interruption.check)
                 except InterruptedWait:
                     break
-                faults.begun()
+                faults.batch_arrived()
                 for sentence in unknown.told(batch.trajectory):
                     display.say(sentence)
                 followers.signal_step(statistics.steps())
