@@ -30,7 +30,7 @@ from agents.cli.exit_codes import BAD_INPUT, exit_code
 from agents.cli.terminal import TextConsole
 from agents.run.folder import check_free, default_run, holds_run, resumed_config
 from agents.run.lock import check_writable
-from agents.runtime.processes.process import copies
+from agents.runtime.processes.fork_server import fork_server_context
 from agents.setup import builder, preflight
 from agents.setup import machine as resources
 from agents.setup.machine import named_device
@@ -178,7 +178,7 @@ def machine() -> dict[str, Any]:
         "memory": resources.memory(),
         "memory_free": resources.free_memory(),
         "open_files": _open_files(),
-        "start_method": copies().get_start_method(),
+        "start_method": fork_server_context().get_start_method(),
         "bf16": resources.has_bf16(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
     }

@@ -1,4 +1,4 @@
-"""How every program ends: the exit codes, and what a user is told."""
+"""Exit codes, error messages and help of all programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def exit_code(work: Callable[[], int], *, failures: tuple[type[Exception], ...] = (), interrupted: str = "") -> int:
-    """What `work` returns. A user's mistake, one of `failures` and a KeyboardInterrupt are told on stderr and become an exit code;
-    everything else is a defect of the program and keeps its traceback.
+    """Returns what `work` returns. An InputError, one of `failures` and a KeyboardInterrupt are printed on stderr and become an exit code;
+    any other exception is a bug and propagates.
 
     Args:
-        failures: exceptions that say what went wrong and, in their notes, what comes of it.
-        interrupted: said after a KeyboardInterrupt, unless it is empty.
+        failures: exceptions whose message is the error and whose notes are the advice.
+        interrupted: message after a KeyboardInterrupt; "" for none.
     """
     try:
         return work()
@@ -34,7 +34,7 @@ def exit_code(work: Callable[[], int], *, failures: tuple[type[Exception], ...] 
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether the help is wanted, whatever else is given."""
+    """Whether --help or -h is among the arguments."""
     return bool({"--help", "-h"} & set(arguments))
 
 
@@ -44,6 +44,6 @@ def overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def show_help(about: str | None, keys: Mapping[str, object]) -> int:
-    """Prints what the program is for and every key with its value."""
+    """Prints the program's description and every key with its value. Returns DONE."""
     TextConsole().say("\n".join([about or "", *(f"  {key}={value}" for key, value in keys.items())]))
     return DONE

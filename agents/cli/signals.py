@@ -1,5 +1,5 @@
-"""Ctrl-C, SIGTERM and the like as an orderly end, from a program's first import to its exit, and the end of a process with its parent.
-Imports nothing that takes time.
+"""How signals end a program, from its first import to its exit, and how a process ends with its parent. Imports nothing slow, because
+programs import it before torch.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from system.descendants import end_all, supervise
 
 INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
-"""Linux's prctl.h."""
+"""The constant of Linux's prctl.h."""
 SIGNALS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
-"""By which users, terminals and schedulers ask a program to end."""
+"""Signals by which users, terminals and schedulers ask a program to end."""
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
-    """From now on SIGNALS call `handler`, but for those that the process ignores: as under `nohup`, or from a shell's background."""
+    """Sets `handler` for all SIGNALS but those that the process ignores, as under `nohup` or as a background job of a shell."""
     for number in SIGNALS:
-        # None: handled by a library, in C.
+        # None: a library has set a handler in C.
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, handler)
 
 
 def ignore_signals() -> None:
-    """From now on SIGNALS do nothing: they may reach the whole process group, and another process decides when this one ends."""
+    """Ignores SIGNALS, which may reach the whole process group: another process decides when this one ends."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    # They were held back while it started. Programs that it starts would inherit that.
+    # They were blocked while the process started (runtime's signals_blocked), and its own children would inherit that.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def leave_at_signals(code: int = INTERRUPTED) -> None:
-    """From now on a signal ends the process at once, because there is nothing to save yet, or any more."""
+    """Makes signals end the process at once. For times when there is nothing to save."""
     handle_signals(lambda number, frame: os._exit(code))
 
 
 def begin_program() -> None:
-    """What every program does before its other imports, which take seconds: a signal ends it, and its standard streams are open.
+    """Prepares a program before its slow imports: signals end it, and closed standard streams are opened on /dev/null.
 
-    Where one was closed (`>&-`), the next file would be opened in its place, and what libraries print would go into that.
+    Otherwise the next file would get the descriptor of a closed stream (`>&-`), and the output of libraries would go into that file.
     """
     leave_at_signals()
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
@@ -70,29 +70,29 @@ def begin_program() -> None:
 
 
 def raise_at_signals() -> None:
-    """From now on a signal raises KeyboardInterrupt."""
+    """Makes signals raise KeyboardInterrupt."""
     handle_signals(signal.default_int_handler)
 
 
 def end_with_the_parent(parent: int | None = None) -> None:
-    """From now on the kernel kills this process when its parent is gone, even inside an engine that never returns to Python.
+    """Lets the kernel kill this process when its parent dies, even inside an engine that never returns to Python.
 
     Args:
-        parent: its process id; None where multiprocessing knows it.
+        parent: its process id; None if multiprocessing has started this process.
     """
     known, now = multiprocessing.parent_process(), os.getppid()
     if known:
-        # A fork server is the parent of its copies, whoever has asked for them, and ends with that process.
+        # The parent of a forked process is the fork server, which itself ends with the program.
         parent = known.pid if forkserver.get_inherited_fds() is None else now
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if (parent is not None and os.getppid() != parent) or (known and not known.is_alive()):
-        # It ended before it could be asked to tell.
+        # The parent died before prctl took effect.
         os._exit(1)
 
 
 def outlive_the_parent(seconds: float) -> None:
-    """Undoes `end_with_the_parent`, for a process that has to put things in order when its parent is gone, and has so long for it."""
+    """Undoes `end_with_the_parent`: this process may clean up for `seconds` after its parent's end, and then exits."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
     parent = multiprocessing.parent_process()
@@ -107,8 +107,8 @@ def outlive_the_parent(seconds: float) -> None:
 
 
 def run_program(main: Callable[[], int]) -> NoReturn:
-    """Ends the process with the exit code of `main`, which neither a signal that comes after it changes nor that its output cannot be
-    written. Nothing that `main` has started outlives the process, however that ends.
+    """Runs `main` and exits with its exit code, even if a signal comes afterwards or the output cannot be written. No process that `main`
+    has started outlives this one.
     """
     supervise()
     code = main()
@@ -118,7 +118,7 @@ def run_program(main: Callable[[], int]) -> NoReturn:
         try:
             stream.flush()
         except OSError:
-            # Python would try once more, and have an exit code of its own.
+            # At exit Python would flush again, and change the exit code.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
@@ -126,10 +126,10 @@ def run_program(main: Callable[[], int]) -> NoReturn:
 
 
 class Interruption:
-    """Remembers that the user wants the run to end: the first signal asks, the second insists.
+    """Handles signals during training: the first one asks for an orderly end, the second raises KeyboardInterrupt.
 
     Attributes:
-        wanted: whether a signal came. The training loop looks at it between updates; a second signal raises KeyboardInterrupt.
+        wanted: whether a signal came. The training loop reads it between updates.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class Interruption:
         handle_signals(self._handle)
 
     def check(self) -> None:
-        """For whoever waits, between two looks. A signal itself ends no wait, for it may come between any two lines.
+        """Called by loops that wait. The signal handler itself does not raise, because it may run between any two lines.
 
         Raises:
             InterruptedWait: a signal came.
@@ -152,4 +152,4 @@ class Interruption:
 
 
 class InterruptedWait(BaseException):
-    """Not an Exception, so that nothing on the way swallows it."""
+    """Raised by `Interruption.check`. Not an Exception, so that `except Exception` does not catch it."""

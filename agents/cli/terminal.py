@@ -1,4 +1,4 @@
-"""Where programs write: lines of text, and below them, on a terminal, something that changes in place."""
+"""Output of programs: lines of text and, on a terminal, a live part below them that changes in place."""
 
 from __future__ import annotations
 
@@ -15,65 +15,63 @@ from rich.live import Live
 from rich.segment import Segment
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but for tab and newline, marks that turn the direction of writing, and halves of characters."""
+"""Control characters but tab and newline, marks of writing direction, and surrogates."""
 
 
 def printable(text: str) -> str:
-    """The text with escapes in place of what could command a terminal, or could not be encoded. Names in files may come from somebody
-    else.
-    """
+    """Escapes characters that control a terminal or cannot be encoded. Names in files may come from a stranger."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class TextConsole(Console):
-    """Standard output. What cannot be written is lost, on a full disk or with a reader that is gone (`| head`), and the program goes on.
+    """Standard output. On a full disk, or after the reader has gone (`| head`), output is lost and the program continues.
 
-    Every text that is shown is `printable`, wherever it comes from.
+    Escapes all text with `printable`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # One that knows ASCII alone shall not end the program.
+            # An ASCII stream would raise UnicodeEncodeError.
             sys.stdout.reconfigure(errors="backslashreplace")
         if not self.is_terminal:
-            # A file has no width: nothing is wrapped or cut.
+            # Lines in a file are neither wrapped nor cut.
             self.width = 1000
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich does."""
+        """As rich's, but ignores errors of the stream."""
         with contextlib.suppress(OSError):
             super().print(*objects, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich does, whose own control codes are no text."""
+        """As rich's, with `printable` text; rich's own control codes stay."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def say(self, text: str) -> None:
-        """Whole lines, as they are: a path that is wrapped, or loses what looks like markup, cannot be copied."""
+        """Prints lines without wrapping or markup, so that a path in them can be copied."""
         self.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
-        """rich would end the program."""
+        """Keeps rich from ending the program."""
         self.quiet = True
 
 
 def warn(*lines: str) -> None:
-    """Lines on stderr, where they stand apart from what a program prints."""
+    """Prints lines on stderr."""
     with contextlib.suppress(OSError):
         print(*map(printable, lines), sep="\n", file=sys.stderr)
 
 
 class Terminal:
-    """Standard output with a live part, as a context manager; the live part is there inside.
+    """Standard output with a live part while the context manager is entered.
 
     Args:
-        live: whether there is a live part, if it is a terminal.
+        live: whether to show a live part if standard output is a terminal.
         refresh_per_second: of the live part.
 
     Attributes:
-        console: for what is neither a line nor live.
+        console: for output that is neither a line nor live.
     """
 
     def __init__(self, *, live: bool, refresh_per_second: float = 2) -> None:
@@ -98,10 +96,10 @@ class Terminal:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """A line above the live part."""
+        """Prints a line above the live part."""
         self.console.say(text)
 
     def show(self, live: RenderableType) -> None:
-        """Puts this in place of the live part."""
+        """Replaces the live part."""
         if self._live:
             self._live.update(live)

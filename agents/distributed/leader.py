@@ -31,8 +31,8 @@ from agents.distributed.process_group import (
     shared_file,
     torchrun_place,
 )
-from agents.runtime.base import Batch, Runtime, StreamPositions, go_on
-from agents.runtime.processes.process import kill_with_descendants, signals_held_back
+from agents.runtime.base import Batch, Runtime, StreamPositions, never_interrupt
+from agents.runtime.processes.process import kill_with_descendants, signals_blocked
 from agents.runtime.restarts import Faults
 from agents.trajectory import COUNTED, concatenate
 from envs.faults import Fault, signal_name
@@ -109,7 +109,7 @@ class DataParallelGroup:
             self._start_process(f"learner-{rank}", ["-c", _MAIN, *words], rank=rank, passed=self._descriptor)
 
     def _start_process(self, name: str, words: list[str], *, passed: int, rank: int = 0) -> None:
-        with signals_held_back():
+        with signals_blocked():
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *words, *map(os.path.abspath, sys.path)],
                 pass_fds=[passed],
@@ -297,7 +297,7 @@ class Leading:
         self._followers, self._own, self._faults = followers, own, faults
         self._part: Batch | None = None
 
-    def collect(self, check: Callable[[], object] = go_on) -> Batch:
+    def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
         """The first learner's part of the next batch; waits until the others have theirs, too.
 
         Raises:

@@ -26,7 +26,8 @@ from agents.run.metrics import MetricsLog, Statistics
 from agents.run.progress import Display
 from agents.run.timing import Clock
 from agents.runtime.base import ActorError, Batch, StreamPositions
-from agents.runtime.processes.process import configure_process, memory_row, prepare_copies
+from agents.runtime.processes.fork_server import start_fork_server
+from agents.runtime.processes.process import configure_process, memory_row
 from agents.runtime.restarts import FaultRecord, Faults
 from agents.setup import builder
 from agents.setup.plan import make_plan
@@ -92,7 +93,7 @@ class Session:
         check_fits(config, env, network, plan)
         self.folder = folder.claim(config, env)
         if config.runtime.name == "local":
-            prepare_copies()
+            start_fork_server()
         # The fork server and this count both import for seconds, and do so at the same time.
         cost = multiply_adds(network, env)
         self._clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
@@ -150,7 +151,7 @@ class Session:
 
     def receive(self, batch: Batch) -> None:
         """A batch has arrived: reports words that the agent does not know, and lets the other learners make the same step."""
-        self._faults.begun()
+        self._faults.batch_arrived()
         for sentence in self._unknown.told(batch.trajectory):
             self._display.say(sentence)
         self.group.signal_step(self.statistics.steps())

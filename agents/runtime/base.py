@@ -1,28 +1,34 @@
-"""What a runtime is: it carries trajectories to the learner and weights to the actors, and knows nothing of the algorithm.
+"""The contract of a runtime, which carries trajectories to the learner and weights to the actors. It does not know the algorithm.
 
-A runtime calls `make_actor(index, positions, ...)` for each of its actors, wherever that actor lives, and again for one that it has to
-start anew. It hands over batches of `batch_size` columns in the order in which unrolls are finished.
+A runtime calls `make_actor(index, positions, ...)` for each of its actors, in the actor's process, and again when it restarts one. It
+returns batches of unrolls in the order in which they are finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agents.acting.actor import ActingPolicy, Actor
+from agents.acting.policy import Policy
+from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork
 from agents.trajectory import Trajectory
+from envs.spec import ArraySpec
+from system.errors import InputError
 
 
 @dataclass(slots=True)
 class StreamPositions:
-    """Where the random streams of a run stand.
+    """How far the random streams of a run have been used.
 
     Attributes:
-        unrolls: by actor index, unrolls finished.
-        episodes: by actor index, the episode number that each slot of the actor was in.
-        steps: by task id, steps taken before the actors started.
+        unrolls: finished unrolls, by actor index.
+        episodes: the number of the episode that each slot is in, by actor index.
+        steps: steps before the actors started, by task id.
     """
 
     unrolls: dict[int, int] = field(default_factory=dict)
@@ -36,12 +42,12 @@ class Batch:
 
     Attributes:
         trajectory: [T+1, B] arrays; valid until the next `collect`.
-        weights_versions: version of the weights that each unroll in it was begun with. With an inference server later steps may have
-            been taken with newer ones, so policy lag is never understated.
-        wait_seconds: time that `collect` waited for actors, or played their part itself.
-        actor_seconds: time of the actors from the end of the unrolls before these to the end of these.
-        env_seconds, inference_seconds, actor_wait_seconds: parts of it, spent in environments, in the policy, and waiting for a
-            buffer, which is waiting for the learner.
+        weights_versions: version of the weights at the first step of each unroll. An inference server may use newer ones in later steps,
+            so the policy lag computed from it is an upper bound.
+        wait_seconds: time that `collect` waited for actors; of SerialRuntime, the time in which it acted.
+        actor_seconds: time of the actors, from the end of their previous unrolls to the end of these.
+        env_seconds, inference_seconds, actor_wait_seconds: parts of it: in environments, in the policy, and waiting for a free buffer,
+            that is for the learner.
     """
 
     trajectory: Trajectory
@@ -54,10 +60,10 @@ class Batch:
 
 
 class MakeActor(Protocol):
-    """Builds actor `index`; it must be picklable, for actors live in processes of their own.
+    """Builds actor `index`; it must be picklable, because it is called in the actor's process.
 
-    Its random streams begin where `positions` says, those of an actor that is not in it at 0. It acts with `policy` or, where that is
-    None, with a Policy of its own for `network`: the learner's, or None for one of its own.
+    The random streams of an actor that is not in `positions` begin at 0. The actor acts with `policy`. If that is None it makes a Policy
+    for `network`, the learner's; if that is None, too, it builds its own network.
     """
 
     def __call__(
@@ -66,47 +72,117 @@ class MakeActor(Protocol):
         """See the class."""
 
 
-def go_on() -> None:
-    """Nothing speaks against waiting."""
+class MakePolicy(Protocol):
+    """Builds the policy of an inference server, with its own network, for `slots` slots; it must be picklable."""
+
+    def __call__(self, slots: int) -> Policy:
+        """See the class."""
+
+
+class ActorLimits(NamedTuple):
+    """When a running actor is restarted.
+
+    Attributes:
+        hang_seconds: time without a step, or until it has started.
+        memory_limit: resident memory of the actor and its descendants in MiB; 0 = no limit.
+        recycle_episodes: episodes of all its slots together; 0 = no limit.
+    """
+
+    hang_seconds: float = math.inf
+    memory_limit: int = 0
+    recycle_episodes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolConfig:
+    """What the actors of a run need, in each kind of runtime; picklable. SerialRuntime reads the first four fields only.
+
+    Attributes:
+        make_actor: builds an actor.
+        spec: arrays of one trajectory of one actor.
+        num_actors: actors of the whole runtime.
+        unrolls_per_batch: unrolls that form one batch.
+        actions: action distribution of the network.
+        actor_threads: compute threads of each actor.
+        buffers_per_actor: trajectories that an actor may be ahead of the learner; bounds policy lag and memory.
+        make_policy: builds the policy of an inference server; None: each actor has its own network.
+        server_threads: compute threads of each inference server.
+        limits: when a running actor is restarted.
+    """
+
+    make_actor: MakeActor
+    spec: Mapping[str, ArraySpec]
+    num_actors: int
+    unrolls_per_batch: int
+    actions: ActionDistribution
+    actor_threads: int = 1
+    buffers_per_actor: int = 2
+    make_policy: MakePolicy | None = None
+    server_threads: int = 1
+    limits: ActorLimits = field(default_factory=ActorLimits)
+
+
+def never_interrupt() -> None:
+    """The default `check` of `collect`: never raises."""
 
 
 class Runtime(Protocol):
-    """The contract of `serial`, `local` and whatever comes after them."""
+    """The contract of all runtimes."""
 
     positions: StreamPositions
-    """Of everything handed over so far; goes into the checkpoint."""
+    """After the batches collected so far; saved in the checkpoint."""
 
-    def collect(self, check: Callable[[], object] = go_on) -> Batch:
-        """The next batch; waits for it.
+    def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
+        """Waits for the next batch.
 
-        Where it waits for other processes it calls `check` about twice a second, or between two restarts. What that raises ends the wait,
-        nothing is half done then, and `positions` are still those of what was handed over.
+        While it waits for other processes it calls `check` about twice a second, and before each restart. An exception of `check` ends the
+        wait; no unroll is lost, and `positions` do not change.
 
-        An actor that dies, raises or hangs is started again and told to the run's Faults (agents/runtime/restarts.py); its unfinished
-        unroll is
-        dropped.
+        An actor that dies, raises or hangs is restarted and recorded in the run's Faults (agents/runtime/restarts.py). Its unfinished
+        unroll is dropped.
 
         Raises:
-            ActorError: that happened too often, or an actor could not even be built before any unroll was finished.
-            InputError: an actor found the configuration wrong.
+            ActorError: there were too many restarts, or an actor could not be built before any unroll was finished.
+            InputError: an actor rejected the configuration.
         """
 
     def publish(self, version: int) -> None:
-        """Makes the learner's present weights those of the next unrolls."""
+        """Makes the learner's current weights those of the next unrolls, under the number `version`."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Tensors and plain data from which another runtime of this kind goes on bit for bit, or None where it or an environment
-        cannot: after a resume every slot then begins its next episode (`positions`).
+        """Tensors and plain data from which a runtime of this kind resumes bit for bit. None if the runtime or an environment cannot: after
+        a resume each slot then starts its next episode (`positions`).
         """
 
     def processes(self) -> dict[str, int]:
-        """Process ids of the actors, and of whatever serves them, by name."""
+        """Process ids of the actors and of their servers, by name."""
 
     def close(self) -> None:
-        """Ends all actors; may be called twice."""
+        """Ends all actors. May be called twice."""
 
 
 class ActorError(RuntimeError):
-    """Actors, or the server that acts for them, raised or vanished, and starting them again does not help; the message holds the
-    traceback or exit code of the last one.
+    """Actors or their server failed, and restarts do not help. The message holds the traceback or exit code of the last failure."""
+
+
+class ErrorReport(NamedTuple):
+    """An exception as a message to another process.
+
+    Attributes:
+        text: the traceback; of an InputError or ActorError its message.
+        is_input_error: whether it was an InputError.
     """
+
+    text: str
+    is_input_error: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> ErrorReport:
+        """The report of an exception that was caught."""
+        if isinstance(error, InputError | ActorError):
+            return cls(str(error), isinstance(error, InputError))
+        return cls("".join(traceback.format_exception(error)), False)
+
+    def exception(self) -> Exception:
+        """The InputError or ActorError to raise in this process."""
+        return InputError(self.text) if self.is_input_error else ActorError(self.text)

@@ -1,156 +1,118 @@
-"""Actors on a Ray cluster. The learner stays a plain process: a bridge (bridge.py) speaks to Ray for it."""
+"""Actors on a Ray cluster. A bridge process (bridge.py) speaks to Ray for the learner, which does not import it."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import socket
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import ActorError, Batch, MakeActor, StreamPositions, go_on
-from agents.runtime.processes.actor_process import Supervision, batch_of
-from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.processes.inference_server import MakePolicy
-from agents.runtime.processes.process import signals_held_back
-from agents.runtime.ray_groups.actor_group import Broken, GroupConfig
+from agents.runtime.base import ActorError, Batch, ErrorReport, PoolConfig, StreamPositions, never_interrupt
+from agents.runtime.processes.actor_process import make_batch
+from agents.runtime.processes.buffers import SharedArrays, SharedWeights
+from agents.runtime.processes.process import signals_blocked
+from agents.runtime.processes.shared_memory import AnonymousFile
 from agents.runtime.ray_groups.bridge import run_bridge
-from agents.runtime.ray_groups.messages import Delivered, Dropped, Placement, Processes, Restarted, Said
+from agents.runtime.ray_groups.messages import Delivered, Dropped, Notice, Placement, Processes, Restarted
 from agents.runtime.restarts import Faults
-from envs.spec import ArraySpec
-from system.errors import InputError
 
 _LOOK_SECONDS = 0.5
+"""Seconds between two calls of `check` in `collect`."""
 
 _LAST_LINES = 5
-"""Of what Ray said before it ended, to tell the user."""
+"""Lines of Ray's output in the message about a lost cluster."""
 
 _JOIN_SECONDS = 20.0
-"""Time in which the bridge ends the groups and leaves the cluster, or ends it if it is its own."""
+"""Time in which the bridge ends the groups and leaves the cluster, or ends the cluster that it started."""
 
 
 class ClusterRuntime:
-    """Actors in groups, each a Ray actor, wherever the cluster has room for them; a lost group is started again elsewhere.
+    """Actors in groups, each a Ray actor, on all nodes with room for them; a lost group is restarted on another node.
 
     Args:
-        make_actor: see runtime/base.py; must be picklable.
+        pool: the actors of all groups together, with one inference server per group if it has a `make_policy`.
         network: the learner's.
-        spec: of one trajectory.
-        num_actors: processes in the whole cluster.
-        unrolls_per_batch: unrolls joined into one batch.
-        address: of the cluster; empty for one of this machine alone, which ends with the run (connection.py).
-        actors_per_group: actors that are placed together, and lost together.
+        address: of the cluster; empty for one on this machine, which ends with the run (connection.py).
+        actors_per_group: actors that are placed, and lost, together.
         cpus_per_actor: that Ray reserves.
-        positions: where the random streams stand; taken over, and kept up to date.
-        actor_threads: compute threads of each actor.
-        buffers_per_actor: trajectories each actor may be ahead, wherever they are; bounds policy lag and memory.
-        version: of the weights that `network` begins with.
-        make_policy: builds the policy of an inference server, one for each group; None: each actor acts by itself.
-        server_threads: compute threads of each such server.
-        faults: takes in every restart, and says when there are too many; by default the first is.
-        supervision: when an actor that still runs is started again.
+        positions: where the random streams begin; kept up to date.
+        version: of the weights of `network`.
+        faults: records every restart, and raises after too many; None raises at the first one.
         say: shows a line.
     """
 
     def __init__(
         self,
-        make_actor: MakeActor,
+        pool: PoolConfig,
         network: AgentNetwork,
-        spec: Mapping[str, ArraySpec],
         *,
-        num_actors: int,
-        unrolls_per_batch: int,
         address: str = "",
         actors_per_group: int = 1,
         cpus_per_actor: float = 1.0,
         positions: StreamPositions | None = None,
-        actor_threads: int = 1,
-        buffers_per_actor: int = 2,
         version: int = 0,
-        make_policy: MakePolicy | None = None,
-        server_threads: int = 1,
         faults: Faults | None = None,
-        supervision: Supervision | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.positions = positions or StreamPositions()
         self._network, self._faults, self._say = network, faults or Faults(), say
-        self._unrolls_per_batch = unrolls_per_batch
-        # One batch is learned from while the next one comes.
-        self._buffers = TrajectoryBuffers(spec, 2 * unrolls_per_batch)
-        shapes = [parameter.shape for parameter in network.parameters()]
-        self._weights = SharedWeights(shapes)
+        self._unrolls_per_batch = pool.unrolls_per_batch
+        # The next batch arrives while the learner uses one.
+        self._buffers = SharedArrays(pool.spec, 2 * pool.unrolls_per_batch)
+        self._weights = SharedWeights([parameter.shape for parameter in network.parameters()])
         self._weights.publish(network, version)
         self._ready: deque[Delivered] = deque()
-        self._lent: list[Delivered] = []
+        self._collected: list[Delivered] = []
         self._processes: dict[str, int] = {}
-        task = GroupConfig(
-            make_actor,
-            spec,
-            shapes,
-            network.actions,
-            actor_threads,
-            buffers_per_actor,
-            make_policy,
-            server_threads,
-            supervision or Supervision(),
-        )
-        placement = Placement(address, grouped(range(num_actors), actors_per_group), cpus_per_actor)
+        placement = Placement(address, grouped(range(pool.num_actors), actors_per_group), cpus_per_actor)
         context = multiprocessing.get_context("spawn")
         self._bridge, theirs = context.Pipe()
-        self._last_words = tempfile.TemporaryFile("r+", errors="replace")  # noqa: SIM115
-        # A file without a name, by which nothing can be left behind.
-        words = f"/proc/{os.getpid()}/fd/{self._last_words.fileno()}"
+        self._output = AnonymousFile()
         self._process = context.Process(
             target=run_bridge,
-            args=(theirs, words, self._buffers, self._weights),
+            args=(theirs, self._output, self._buffers, self._weights),
             name="cluster",
             daemon=True,
         )
-        with signals_held_back():
+        with signals_blocked():
             self._process.start()
-        # Without this copy the pipe ends with the bridge.
+        # If this process kept its copy open, the pipe would not end with the bridge.
         theirs.close()
-        # Behind its start, during which signals are held back: more than a pipe takes would wait for it.
-        self._send((placement, task, self.positions))
+        # After the start, when signals are no longer blocked: a message that fills the pipe waits for the bridge to import.
+        self._send((placement, pool, self.positions))
 
-    def collect(self, check: Callable[[], object] = go_on) -> Batch:
-        """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""
-        for delivered in self._lent:
+    def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
+        """Gives the buffers of the last batch back to their actors, and waits for the next unrolls in the order of their arrival."""
+        for delivered in self._collected:
             self._send(delivered.number)
-        self._lent = []
+        self._collected = []
         start = time.perf_counter()
         while len(self._ready) < self._unrolls_per_batch:
             check()
             self._receive()
         waited = time.perf_counter() - start
-        taken = self._lent = [self._ready.popleft() for _ in range(self._unrolls_per_batch)]
-        for _, unroll in taken:
-            self.positions.unrolls[unroll.actor] = unroll.finished.unrolls
-            self.positions.episodes[unroll.actor] = unroll.episodes
-        return batch_of(
-            [self._buffers[number] for number, _ in taken], [unroll.finished for _, unroll in taken], waited
-        )
+        self._collected = [self._ready.popleft() for _ in range(self._unrolls_per_batch)]
+        trajectories = [self._buffers[delivered.number] for delivered in self._collected]
+        return make_batch([delivered.unroll for delivered in self._collected], trajectories, self.positions, waited)
 
     def publish(self, version: int) -> None:
-        """Copies the learner's weights to where the bridge finds them."""
+        """Copies the learner's weights into memory that it shares with the bridge."""
         self._weights.publish(self._network, version)
         self._send("weights")
 
     def state_dict(self) -> None:
-        """None: whenever one looks, actors are in the middle of their unrolls."""
+        """None: the actors are always within an unroll."""
 
     def processes(self) -> dict[str, int]:
-        """`cluster`, the bridge, and `actor-<index>` of those actors that are on this machine."""
+        """Process ids: `cluster`, the bridge, and `actor-<index>` of the actors on this machine."""
         return {"cluster": self._process.pid or 0, **self._processes}
 
     def close(self) -> None:
-        """Asks the bridge to end the groups and to leave the cluster."""
+        """Lets the bridge end the groups and leave the cluster; kills it if that takes too long."""
         if self._bridge.closed:
             return
         self._send(None)
@@ -159,49 +121,42 @@ class ClusterRuntime:
             self._process.kill()
             self._process.join()
         self._bridge.close()
-        self._last_words.close()
 
     def _send(self, message: Any) -> None:
-        # One that is gone is noticed when its pipe is read.
+        # `_receive` notices the end of the bridge.
         with contextlib.suppress(OSError):
             self._bridge.send(message)
 
     def _receive(self) -> None:
-        """Takes in what the bridge has sent, or waits for it for a while."""
+        """Waits up to _LOOK_SECONDS for a message of the bridge, and handles it."""
         try:
             if not self._bridge.poll(_LOOK_SECONDS):
                 return
             message = self._bridge.recv()
         except (EOFError, OSError):
             self._process.join(_LOOK_SECONDS)
-            self._last_words.seek(0)
             # Ray quotes its own log, indented.
-            said = [line for line in self._last_words.read().splitlines() if not line.startswith(" ")]
-            words = "\n".join(said[-_LAST_LINES:])
+            lines = [line for line in self._output.text().splitlines() if not line.startswith(" ")]
+            last = "\n".join(lines[-_LAST_LINES:])
             raise ActorError(
                 f"the Ray cluster is gone (the process that spoke to it ended with code {self._process.exitcode}): start it again, and "
-                f"the run with resume=true\n{words}"
+                f"the run with resume=true\n{last}"
             ) from None
-        if isinstance(message, Delivered):
-            self._ready.append(message)
-        elif isinstance(message, Restarted):
-            self._faults.add(
-                message.where,
-                message.fault,
-                unrolls_dropped=message.unrolls_dropped,
-                episodes_dropped=message.episodes_dropped,
-            )
-        elif isinstance(message, Dropped):
-            self._faults.unrolls_dropped += message.unrolls
-        elif isinstance(message, Processes):
-            if message.host == socket.gethostname():
-                self._processes |= message.ids
-        elif isinstance(message, Said):
-            self._say(message.text)
-        elif isinstance(message, Broken):
-            raise (InputError if message.is_input_error else ActorError)(message.error)
+        match message:
+            case Delivered():
+                self._ready.append(message)
+            case Restarted(where, fault, unrolls, episodes):
+                self._faults.add(where, fault, unrolls_dropped=unrolls, episodes_dropped=episodes)
+            case Dropped(unrolls):
+                self._faults.unrolls_dropped += unrolls
+            case Processes(host, ids) if host == socket.gethostname():
+                self._processes |= ids
+            case Notice(text):
+                self._say(text)
+            case ErrorReport():
+                raise message.exception()
 
 
 def grouped(indices: Sequence[int], size: int) -> list[list[int]]:
-    """Neighbours together, `size` of them; the last group may be smaller."""
+    """Splits `indices` into groups of `size` neighbours; the last one may be smaller."""
     return [list(indices[first : first + size]) for first in range(0, len(indices), size)]

@@ -1,103 +1,69 @@
-"""Actor processes on this machine (actor_pool.py), and a learner that takes what they have finished as it lies in shared memory."""
+"""Actor processes on this machine (actor_pool.py); the learner reads their trajectories in shared memory, without a copy where it can."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, MakeActor, StreamPositions, go_on
-from agents.runtime.processes.actor_pool import ActorPool, Ready
-from agents.runtime.processes.actor_process import Supervision, batch_of
-from agents.runtime.processes.inference_server import MakePolicy
+from agents.runtime.base import Batch, PoolConfig, StreamPositions, never_interrupt
+from agents.runtime.processes.actor_pool import ActorPool
+from agents.runtime.processes.actor_process import Unroll, make_batch
 from agents.runtime.restarts import Faults
-from envs.spec import ArraySpec
 
 
 class LocalRuntime:
-    """Actors in processes of their own, which are started again when they die, raise, hang or grow too large.
+    """Actors, one process each, which are restarted when they die, raise, hang or exceed their limits.
 
     Args:
-        make_actor: see runtime/base.py; must be picklable.
+        pool: the actors.
         network: the learner's.
-        spec: of one trajectory.
-        num_actors: processes.
-        unrolls_per_batch: unrolls joined into one batch.
-        positions: where the random streams stand; taken over, and kept up to date.
-        actor_threads: compute threads of each actor.
-        buffers_per_actor: trajectories each actor may be ahead; bounds policy lag and memory.
-        version: of the weights that `network` begins with.
-        make_policy: builds the policy of an inference server; None: each actor acts by itself.
-        server_threads: compute threads of that server.
-        faults: takes in every restart, and says when there are too many; by default the first is.
-        supervision: when an actor that still runs is started again.
+        positions: where the random streams begin; kept up to date.
+        version: of the weights of `network`.
+        faults: records every restart, and raises after too many; None raises at the first one.
     """
 
     def __init__(
         self,
-        make_actor: MakeActor,
+        pool: PoolConfig,
         network: AgentNetwork,
-        spec: Mapping[str, ArraySpec],
         *,
-        num_actors: int,
-        unrolls_per_batch: int,
         positions: StreamPositions | None = None,
-        actor_threads: int = 1,
-        buffers_per_actor: int = 2,
         version: int = 0,
-        make_policy: MakePolicy | None = None,
-        server_threads: int = 1,
         faults: Faults | None = None,
-        supervision: Supervision | None = None,
     ) -> None:
         self.positions = positions or StreamPositions()
-        self._unrolls_per_batch = unrolls_per_batch
+        self._unrolls_per_batch = pool.unrolls_per_batch
         self._pool = ActorPool(
-            make_actor,
-            network,
-            network.actions,
-            spec,
-            indices=range(num_actors),
-            positions=self.positions,
-            actor_threads=actor_threads,
-            buffers_per_actor=buffers_per_actor,
-            version=version,
-            make_policy=make_policy,
-            server_threads=server_threads,
-            faults=faults or Faults(),
-            supervision=supervision or Supervision(),
+            pool, network, range(pool.num_actors), self.positions, version=version, faults=faults or Faults()
         )
-        self._lent: list[Ready] = []
+        self._collected: list[Unroll] = []
 
-    def collect(self, check: Callable[[], object] = go_on) -> Batch:
-        """Gives the buffers of the last batch back to their actors and waits for the next ones, first come first served."""
+    def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
+        """Gives the buffers of the last batch back to their actors, and waits for the next unrolls in the order of their arrival."""
         pool = self._pool
-        for place, finished in self._lent:
-            pool.give_back(place, finished.buffer)
-        self._lent = []
+        for unroll in self._collected:
+            pool.give_back(unroll.member, unroll.buffer)
+        self._collected = []
         start = time.perf_counter()
         while len(pool.ready) < self._unrolls_per_batch:
             pool.wait(check=check)
         waited = time.perf_counter() - start
-        taken = self._lent = [pool.ready.popleft() for _ in range(self._unrolls_per_batch)]
-        for place, finished in taken:
-            self.positions.unrolls[pool.index(place)] = finished.unrolls
-            self.positions.episodes[pool.index(place)] = pool.buffers[finished.buffer]["episode"].tolist()
-        return batch_of(
-            [pool.buffers[finished.buffer] for _, finished in taken], [finished for _, finished in taken], waited
-        )
+        self._collected = [pool.ready.popleft() for _ in range(self._unrolls_per_batch)]
+        trajectories = [pool.buffers[unroll.buffer] for unroll in self._collected]
+        return make_batch(self._collected, trajectories, self.positions, waited)
 
     def publish(self, version: int) -> None:
         """Copies the learner's weights into shared memory."""
         self._pool.publish(version)
 
     def state_dict(self) -> None:
-        """None: whenever one looks, actors are in the middle of their unrolls."""
+        """None: the actors are always within an unroll."""
 
     def processes(self) -> dict[str, int]:
-        """`actor-<index>`, and `inference` where there is a server."""
+        """Process ids: `actor-<index>`, and `inference` if there is a server."""
         return self._pool.processes()
 
     def close(self) -> None:
-        """Ends the actors, and their server after them."""
+        """Ends the actors, and then their server."""
         self._pool.close()

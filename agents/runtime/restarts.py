@@ -1,4 +1,4 @@
-"""What went wrong in a run and was mended: counted for the metrics, written down, and too many restarts end the run."""
+"""Counts the restarts of a run for its metrics, records them in faults.jsonl, and raises after too many."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from system.errors import InputError
 from system.files import AppendedFile
 
 _MOST_WRITTEN = 1000
-"""Numbers that are not finite of one task, each with a record of its own: an environment may give one in every episode."""
+"""Records of numbers that are not finite, per task: an environment may return one in every episode."""
 
 
 class Faults:
-    """Restarts of actors and of environments, and episodes that were broken off because a number was not finite.
+    """Restarts of actors and environments, and episodes that were broken off because a number was not finite.
 
     Args:
-        max_restarts, window: more than so many restarts within so many seconds end the run.
-        repeats: so many times the same exception at the same task, before `begun` is called, end it too; 0 = never.
-        record: is given every fault as plain data (`time`, `where`, `task`, `cause`, `unrolls_dropped`, `episodes_dropped`, `detail`, and
-            `count`: how many of that cause the task has had by then, since the run was begun or resumed).
+        max_restarts, window: more than `max_restarts` restarts within `window` seconds end the run.
+        repeats: the run also ends after the same exception of the same task so many times before `batch_arrived`; 0 = never.
+        record: receives every fault as plain data: `time`, `where`, `task`, `cause`, `unrolls_dropped`, `episodes_dropped`, `detail`, and
+            `count`, the faults of that task and cause since the run was started or resumed.
 
     Attributes:
         unrolls_dropped: unrolls that were not finished.
-        episodes_dropped: episodes that were not.
+        episodes_dropped: episodes that were not finished.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class Faults:
         self._recent: deque[tuple[float, str]] = deque()
         self._repeats, self._raised = repeats, Counter[tuple[str, str]]()
 
-    def begun(self) -> None:
-        """The first unroll is complete: whatever fails from now on does not always fail."""
+    def batch_arrived(self) -> None:
+        """Ends the check for `repeats`: the actors can finish unrolls, so a failure is not permanent."""
         self._repeats = 0
 
     def add(self, where: str, fault: Fault, *, unrolls_dropped: int = 0, episodes_dropped: int = 0) -> None:
-        """Takes in that `where` (an actor, or a slot of one) is about to be started again, or to play its next episode.
+        """Records that `where` (an actor, or an environment of one) is about to be restarted, or to start its next episode.
 
         Raises:
-            ActorError: it was one time too many; the message sums up what happened.
-            InputError: `repeats` of them were, and each was an InputError.
+            ActorError: there were too many restarts; the message sums them up.
+            InputError: an actor or environment raised it `repeats` times.
         """
         self._causes[fault.cause] += 1
         self._counts[fault.task, fault.cause] += 1
@@ -79,19 +79,19 @@ class Faults:
         if len(self._recent) > self._max:
             raise ActorError(self._summary(fault))
         if self._repeats and fault.cause == "raised":
-            said = (fault.task, telling_line(fault).rstrip("."))
-            self._raised[said] += 1
-            if self._raised[said] >= self._repeats:
+            line = summary_line(fault).rstrip(".")
+            self._raised[fault.task, line] += 1
+            if self._raised[fault.task, line] >= self._repeats:
                 if "\n" not in fault.detail:
-                    # The sentence of an InputError.
+                    # The message of an InputError; other exceptions come with a traceback.
                     raise InputError(fault.detail)
                 raise ActorError(
                     f"{f'env.tasks={fault.task}' if fault.task else where} failed {self._repeats} times in the same way before the first "
-                    f"unroll was complete ({said[1]}): mend it, or leave it out; faults.jsonl in the run folder has the traceback."
+                    f"unroll was complete ({line}): mend it, or leave it out; faults.jsonl in the run folder has the traceback."
                 )
 
     def row(self) -> dict[str, float]:
-        """Counts since the beginning of the run, for metrics.jsonl."""
+        """Counts since the start of the run, for metrics.jsonl."""
         restarts = {cause: count for cause, count in sorted(self._causes.items()) if cause != NONFINITE}
         return {
             "restarts": sum(restarts.values()),
@@ -102,7 +102,7 @@ class Faults:
         }
 
     def restarts_of(self, task: str) -> int:
-        """Restarts that this task is to blame for."""
+        """Restarts that this task has caused."""
         return self._tasks[task]
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Faults:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; an empty one, of a checkpoint from before there were any, is all zeros."""
+        """The inverse of `state_dict`. Early checkpoints have an empty state, which means zero everywhere."""
         self.unrolls_dropped, self.episodes_dropped = state.get("unrolls_dropped", 0), state.get("episodes_dropped", 0)
         self._causes, self._tasks = Counter(state.get("causes", {})), Counter(state.get("tasks", {}))
 
@@ -130,13 +130,13 @@ class Faults:
 
 
 class FaultRecord:
-    """Writes every restart into faults.jsonl of a run folder and tells the user.
+    """Appends every restart to faults.jsonl of a run folder and shows it to the user.
 
-    Numbers that are not finite may come by the thousand. Of each task the 1st, 10th, 100th and so on are told; _MOST_WRITTEN, and from
-    then on those that are told, are written.
+    There may be thousands of numbers that are not finite. Of each task it shows the 1st, 10th, 100th and so on, and records the first
+    _MOST_WRITTEN and those that it shows.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         say: shows a line.
     """
 
@@ -147,15 +147,14 @@ class FaultRecord:
         """See Faults."""
         fault, count = Fault(**{key: record[key] for key in Fault._fields}), record["count"]
         if fault.cause == NONFINITE:
-            told = str(count).strip("0") == "1"
-            if told:
+            if str(count).strip("0") == "1":
                 so_far = f" ({count:,} such episodes of this task so far)" if count > 1 else ""
                 self._say(f"{describe(record['where'], fault)}; the episode is broken off{so_far}")
             elif count > _MOST_WRITTEN:
                 return
         else:
             self._say(f"{describe(record['where'], fault)}; started again")
-        # A disk that is full is told where checkpoints are saved.
+        # On a full disk the next checkpoint reports the error.
         with contextlib.suppress(OSError), contextlib.closing(AppendedFile(self._path)) as file:
             file.write(json.dumps(record).encode() + b"\n")
 
@@ -170,13 +169,13 @@ _VERBS = {
 }
 
 
-def telling_line(fault: Fault) -> str:
-    """The line of `Fault.detail` that says most, which is a traceback's last."""
+def summary_line(fault: Fault) -> str:
+    """One line of `Fault.detail`: the last of a traceback, the first of others."""
     lines = fault.detail.strip().splitlines() or [""]
     return lines[-1] if fault.cause == "raised" else lines[0]
 
 
 def describe(where: str, fault: Fault) -> str:
-    """A restart in one line: who, at which task, and what happened."""
+    """A fault in one line: where, at which task, and what happened."""
     named = f" (task {fault.task})" if fault.task else ""
-    return f"{where}{named} {_VERBS.get(fault.cause, 'was renewed')}: {telling_line(fault)}"
+    return f"{where}{named} {_VERBS.get(fault.cause, 'was renewed')}: {summary_line(fault)}"

@@ -1,59 +1,51 @@
-"""Everything in one process, in a fixed order: bit-for-bit reproducible, and the easiest to debug."""
+"""All actors in the learner's process, in a fixed order: reproducible bit for bit, and easy to debug."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from agents.acting.actor import Actor
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import Batch, MakeActor, StreamPositions, go_on
+from agents.runtime.base import Batch, PoolConfig, StreamPositions, never_interrupt
 from agents.runtime.restarts import Faults
 from agents.trajectory import Trajectory, allocate, concatenate
 from envs.faults import Fault
-from envs.spec import ArraySpec
 from system.errors import InputError
 
 
 class SerialRuntime:
-    """Actors take turns in this process and act with the learner's own network: only the updates of the same batch make policy lag.
+    """Actors that act in turn with the learner's network. The only policy lag is between the updates of one batch.
 
     Args:
-        make_actor: see runtime/base.py.
+        pool: the actors; a batch holds one unroll each of the next `unrolls_per_batch` actors, cyclically.
         network: the learner's.
-        spec: of one trajectory.
-        num_actors: actors; a batch holds one unroll of each of the next `unrolls_per_batch`, in turn.
-        unrolls_per_batch: unrolls joined into one batch.
-        positions: where the random streams stand; taken over, and kept up to date.
-        version: of the weights that `network` begins with.
-        state: `state_dict` of a runtime with as many actors of as many slots, to go on exactly where it was taken.
-        faults: takes in every restart of an actor that raised, and says when there are too many; by default the first is. Also takes in
-            episodes that were broken off.
+        positions: where the random streams begin; kept up to date.
+        version: of the weights of `network`.
+        state: `state_dict` of a runtime with the same numbers of actors and slots, from which this one resumes bit for bit.
+        faults: records every restart and broken-off episode, and raises after too many; None raises at the first one.
     """
 
     def __init__(
         self,
-        make_actor: MakeActor,
+        pool: PoolConfig,
         network: AgentNetwork,
-        spec: Mapping[str, ArraySpec],
         *,
-        num_actors: int,
-        unrolls_per_batch: int,
         positions: StreamPositions | None = None,
         version: int = 0,
         state: dict[str, Any] | None = None,
         faults: Faults | None = None,
     ) -> None:
         self.positions = positions or StreamPositions()
-        self._make_actor, self._network = make_actor, network
+        self._make_actor, self._network = pool.make_actor, network
         self._faults = faults or Faults()
-        self._actors = [make_actor(index, self.positions, network) for index in range(num_actors)]
-        self._buffers = [allocate(spec) for _ in range(unrolls_per_batch)]
+        self._actors = [self._make_actor(index, self.positions, network) for index in range(pool.num_actors)]
+        self._buffers = [allocate(pool.spec) for _ in range(pool.unrolls_per_batch)]
         self._version = version
-        self._turn = 0
+        self._next_actor = 0
         if state is not None:
             self._load_state_dict(state)
         self._idle_since = time.perf_counter()
@@ -62,20 +54,20 @@ class SerialRuntime:
         try:
             for actor, frozen in zip(self._actors, state["actors"], strict=True):
                 actor.load_state_dict(frozen)
-            self._turn = int(state["turn"]) % len(self._actors)
+            self._next_actor = int(state["turn"]) % len(self._actors)
         except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"resume=true: the state of the actors in the checkpoint does not fit ({reason}): use an earlier one."
             ) from error
 
-    def collect(self, check: Callable[[], object] = go_on) -> Batch:
-        """Plays the unrolls of one batch; there is nobody to wait for."""
-        idle_since, began = self._idle_since, time.perf_counter()
+    def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
+        """Plays the unrolls of one batch; `check` is not called, because nothing waits."""
+        idle_since, start = self._idle_since, time.perf_counter()
         env_seconds = inference_seconds = 0.0
         for buffer in self._buffers:
-            index = self._turn
-            self._turn = (self._turn + 1) % len(self._actors)
+            index = self._next_actor
+            self._next_actor = (self._next_actor + 1) % len(self._actors)
             actor = self._unroll(index, buffer)
             env_seconds += actor.env_seconds
             inference_seconds += actor.inference_seconds
@@ -85,19 +77,20 @@ class SerialRuntime:
             self.positions.episodes[index] = buffer["episode"].tolist()
         trajectory = concatenate(self._buffers)
         self._idle_since = time.perf_counter()
-        # One process, so one clock: what is the actors' turn is not the learner's, and the other way round.
+        # Actors and learner share a process: while one works, the other waits.
         return Batch(
             trajectory=trajectory,
             weights_versions=[self._version] * len(self._buffers),
-            wait_seconds=self._idle_since - began,
+            wait_seconds=self._idle_since - start,
             actor_seconds=self._idle_since - idle_since,
             env_seconds=env_seconds,
             inference_seconds=inference_seconds,
-            actor_wait_seconds=began - idle_since,
+            actor_wait_seconds=start - idle_since,
         )
 
     def _unroll(self, index: int, buffer: Trajectory) -> Actor:
-        """One unroll of that actor, or of the one that takes its place if it fails."""
+        """Plays an unroll with actor `index`, or with its successor if it raises. Returns the actor."""
+        # Where a successor must begin; None if the actor at `index` works.
         begin: StreamPositions | None = None
         while True:
             try:
@@ -121,25 +114,25 @@ class SerialRuntime:
                 if begin is None:
                     begin = StreamPositions({index: failed.unrolls}, {index: episodes}, self.positions.steps)
                     with contextlib.suppress(Exception):
-                        # It may be in no state to be closed.
+                        # `close` may fail for the same reason as the unroll.
                         failed.close()
                 else:
-                    # The episodes that it should have begun with may be what it failed at.
+                    # Its first episodes may be the reason, so skip them.
                     begin.episodes[index] = [episode + 1 for episode in begin.episodes[index]]
 
     def publish(self, version: int) -> None:
-        """The actors' network is the learner's: only what they derived from it is out of date."""
+        """Drops what the actors have derived from earlier weights; they share the learner's network."""
         self._version = version
         for actor in self._actors:
             actor.policy.weights_changed()
 
     def state_dict(self) -> dict[str, Any] | None:
-        """All actors as they stand, or None where one cannot be frozen."""
+        """The states of all actors; None if an environment has no state to save."""
         actors = [actor.state_dict() for actor in self._actors]
-        return None if None in actors else {"actors": actors, "turn": self._turn}
+        return None if None in actors else {"actors": actors, "turn": self._next_actor}
 
     def processes(self) -> dict[str, int]:
-        """None but the learner's."""
+        """Empty: the actors have no processes."""
         return {}
 
     def close(self) -> None:

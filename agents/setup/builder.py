@@ -20,10 +20,9 @@ from agents.network.core import CORES, Core
 from agents.network.initialization import initialize
 from agents.network.normalizer import ObservationNormalizer
 from agents.network.torso import build_torso
-from agents.runtime.base import Runtime, StreamPositions
+from agents.runtime.base import ActorLimits, PoolConfig, Runtime, StreamPositions
 from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
-from agents.runtime.processes.actor_process import Supervision
 from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
 from agents.setup.plan import Plan, actor_of_run, autocast_dtype, dealt_slots, make_plan
@@ -213,13 +212,13 @@ def build_replay(
     return Replay(replay_spec(config, env, network, plan.shard.replay_size), seed=seed)
 
 
-def supervision(config: TrainConfig) -> Supervision:
+def actor_limits(config: TrainConfig) -> ActorLimits:
     """When an actor is started again. Where environments have processes of their own, it is these that are renewed, one by one."""
     runtime = config.runtime
     if getattr(config.env, "processes", False):
         # While an environment hangs, its actor waits for it, and then again while that is ended.
-        return Supervision(hang_seconds=3 * runtime.hang_seconds)
-    return Supervision(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
+        return ActorLimits(hang_seconds=3 * runtime.hang_seconds)
+    return ActorLimits(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
 
 
 def build_runtime(
@@ -248,41 +247,32 @@ def build_runtime(
     plan = plan or make_plan(config, env)
     factory = ActorFactory(config=config, env=env, plan=plan, rank=rank)
     shard, width = plan.shard, config.runtime.slots_per_actor
-    spec = trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size)
+    serves = plan.choose_inference(network.num_parameters) == "server"
+    pool = PoolConfig(
+        make_actor=factory,
+        spec=trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size),
+        num_actors=shard.num_actors,
+        unrolls_per_batch=shard.unrolls_per_batch,
+        actions=network.actions,
+        actor_threads=config.runtime.actor_threads,
+        buffers_per_actor=shard.buffers_per_actor,
+        make_policy=factory.policy_of_server if serves else None,
+        server_threads=plan.server_threads,
+        limits=actor_limits(config),
+    )
     if config.runtime.name == "serial":
-        return SerialRuntime(
-            factory,
-            network,
-            spec,
-            num_actors=shard.num_actors,
-            unrolls_per_batch=shard.unrolls_per_batch,
-            positions=positions,
-            version=version,
-            state=state,
-            faults=faults,
-        )
-    options: dict[str, Any] = {
-        "num_actors": shard.num_actors,
-        "unrolls_per_batch": shard.unrolls_per_batch,
-        "positions": positions,
-        "actor_threads": config.runtime.actor_threads,
-        "buffers_per_actor": shard.buffers_per_actor,
-        "version": version,
-        "make_policy": factory.policy_of_server if plan.choose_inference(network.num_parameters) == "server" else None,
-        "server_threads": plan.server_threads,
-        "faults": faults,
-        "supervision": supervision(config),
-    }
+        return SerialRuntime(pool, network, positions=positions, version=version, state=state, faults=faults)
     if config.runtime.name == "local":
-        return LocalRuntime(factory, network, spec, **options)
+        return LocalRuntime(pool, network, positions=positions, version=version, faults=faults)
     return ClusterRuntime(
-        factory,
+        pool,
         network,
-        spec,
-        **options,
         address=config.runtime.address,
         actors_per_group=config.runtime.actors_per_group,
         cpus_per_actor=config.runtime.cpus_per_actor,
+        positions=positions,
+        version=version,
+        faults=faults,
         say=say,
     )
 

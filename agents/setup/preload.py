@@ -1,4 +1,4 @@
-"""Imported by the process that actors and their server are copies of (runtime/processes/process.py: `copies`), and by nobody else: what
+"""Imported by the process that actors and their server are copies of (runtime/processes/fork_server.py), and by nobody else: what
 they need is
 imported once, in seconds, and each of them is there in a moment, with this memory shared.
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from agents.cli.signals import end_with_the_parent
 from agents.cli.terminal import warn
-from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner, signals_held_back
+from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner, signals_blocked
 from agents.runtime.processes.shared_memory import SharedMemory
 from agents.storage.tensor_file import read_tensors, write_tensors
 from system.errors import InputError
@@ -200,7 +200,7 @@ def run(
         initargs=(memory,),
     )
     try:
-        with _signals_wait(), signals_held_back():
+        with _signals_wait(), signals_blocked():
             begun: dict[Future[tuple[Result, float]], int] = {
                 pool.submit(_timed_elsewhere, play, cell, folder, number): number for number, cell in enumerate(cells)
             }

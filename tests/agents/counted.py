@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
-from counting import COUNTING, NUM_ACTIONS, NUM_TASKS, SLOTS, STATE_SIZE, life
+from counting import (
+    COUNTING,
+    NUM_ACTIONS,
+    NUM_TASKS,
+    SLOTS,
+    STATE_SIZE,
+    CountingNetwork,
+    MakeCountingActor,
+    MakeCountingPolicy,
+    life,
+)
+from ray_cluster import ray_nodes
 
-from agents.runtime.base import Batch
+from agents.runtime.base import Batch, PoolConfig, Runtime
+from agents.runtime.cluster import ClusterRuntime
+from agents.runtime.local import LocalRuntime
+from agents.runtime.serial import SerialRuntime
 from agents.trajectory import PER_COLUMN, Trajectory, trajectory_spec
 
 T = 7
 SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
+
+
+def counting_pool(num_actors: int, unrolls_per_batch: int = 1, **options: Any) -> PoolConfig:
+    """A pool of counting actors."""
+    defaults = {"make_actor": MakeCountingActor(), "spec": SPEC, "actions": CountingNetwork.actions}
+    return PoolConfig(**defaults | options, num_actors=num_actors, unrolls_per_batch=unrolls_per_batch)
+
+
+def counting_runtime(name: str, pool: PoolConfig, network: Any, **options: Any) -> Runtime:
+    """The runtime `serial`, `local`, `cluster` (on the nodes of ray_cluster.py) or `server` (local, with an inference server)."""
+    if name == "serial":
+        return SerialRuntime(pool, network, **options)
+    if name == "cluster":
+        return ClusterRuntime(pool, network, address=ray_nodes().address, **options)
+    if name == "server":
+        pool = replace(pool, make_policy=MakeCountingPolicy())
+    return LocalRuntime(pool, network, **options)
 
 
 def split(batch: Batch) -> list[tuple[int, int, Trajectory]]:

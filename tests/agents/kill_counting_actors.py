@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(folder) for folder in Path(__file__).parents[:3]]
 
-from counted import SPEC, Lives  # noqa: E402 - the path comes first
-from counting import CountingNetwork, MakeCountingActor, MakeCountingPolicy  # noqa: E402
+from counted import Lives, counting_pool, counting_runtime  # noqa: E402 - the path comes first
+from counting import CountingNetwork  # noqa: E402
 
 from agents.runtime.local import LocalRuntime  # noqa: E402
 from agents.runtime.restarts import Faults  # noqa: E402
@@ -31,15 +31,9 @@ def main(kills: int) -> None:
     while killed < kills:
         name = "server" if killed // 10 % 2 else "local"
         lives, network, last = Lives(name), CountingNetwork(), ("", 0)
-        runtime = LocalRuntime(
-            MakeCountingActor(),
-            network,  # type: ignore[arg-type]
-            SPEC,
-            num_actors=ACTORS,
-            unrolls_per_batch=1,
-            make_policy=MakeCountingPolicy() if name == "server" else None,
-            faults=Faults(max_restarts=kills, record=records.append),
-        )
+        faults = Faults(max_restarts=kills, record=records.append)
+        runtime = counting_runtime(name, counting_pool(ACTORS), network, faults=faults)
+        assert isinstance(runtime, LocalRuntime)
         try:
             for version in range(1, 11):
                 end = time.monotonic() + chance.uniform(0.0, 4.0)

@@ -1,83 +1,83 @@
-"""What the learner and its actors share: trajectories by number, and versioned weights. One piece of memory each."""
+"""Memory that the learner shares with its actors: sets of arrays, and versioned weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from agents.runtime.processes.shared_memory import SharedMemory
-from agents.trajectory import Trajectory, num_bytes
+from agents.trajectory import Trajectory
+from envs.shared_arrays import layout_size, map_arrays
 from envs.spec import ArraySpec
 
 _ALIGNMENT = 64
 
 
-class TrajectoryBuffers:
-    """`count` trajectories in shared memory; `buffers[i]` is a dict of tensors that lie in it.
+class SharedArrays:
+    """`count` sets of arrays in shared memory; `arrays[i]` is a dict of tensors, such as a trajectory.
 
     Args:
-        spec: of one trajectory.
-        memory: of another process's object, to share; fresh memory by default.
+        spec: of one set.
+        memory: that another process has allocated; None allocates it.
     """
 
     def __init__(self, spec: Mapping[str, ArraySpec], count: int, memory: SharedMemory | None = None) -> None:
-        self.spec = dict(spec)
-        self.count = count
-        offsets, size = {}, 0
-        for key, array in self.spec.items():
-            offsets[key] = size
-            size += -(-num_bytes({key: array}) // _ALIGNMENT) * _ALIGNMENT
+        self._spec, self._count = dict(spec), count
+        size = layout_size(self._spec)
         self._memory = memory or SharedMemory(size * count)
-        self._views: list[Trajectory] = []
-        flat = self._memory.bytes.numpy()
+        self._sets: list[Trajectory] = []
         for number in range(count):
-            views = {}
-            for key, array in self.spec.items():
-                begin = number * size + offsets[key]
-                raw = flat[begin : begin + num_bytes({key: array})]
-                views[key] = torch.from_numpy(raw.view(np.dtype(array.dtype)).reshape(array.shape))
-            self._views.append(views)
+            part = self._memory.bytes[number * size : (number + 1) * size].numpy()
+            self._sets.append({key: torch.from_numpy(array) for key, array in map_arrays(self._spec, part).items()})
 
     def __getitem__(self, number: int) -> Trajectory:
-        return self._views[number]
+        return self._sets[number]
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     def __reduce__(self) -> Any:
-        return TrajectoryBuffers, (self.spec, self.count, self._memory)
+        return SharedArrays, (self._spec, self._count, self._memory)
 
 
 class HasParameters(Protocol):
-    """A network, as far as weights are concerned."""
+    """A network, or a stand-in that holds its parameters only."""
 
     def parameters(self) -> Iterable[Tensor]:
-        """In an order that never changes."""
+        """The parameters, always in the same order."""
+
+
+def split_parameters(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Views of `flat`, which holds the parameters of these shapes one after the other."""
+    parts = flat.split([shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class SharedWeights:
     """The learner's weights for the actors: two copies and a stamp.
 
-    The writer fills the copy that is not current and only then changes the stamp. A reader that finds the stamp changed after its
-    copy reads again, so half-written weights are never used, and neither side waits for a lock that a killed process may hold.
+    The writer fills the copy that is not current and then changes the stamp. A reader reads again if the stamp changed while it copied.
+    So half-written weights are never used, and no process waits for a lock that a killed process may hold.
 
     Args:
         shapes: shape of every parameter, in order.
-        memory: of another process's object, to share; fresh memory by default.
+        memory: that another process has allocated; None allocates it.
+
+    Attributes:
+        shapes: as given.
     """
 
     def __init__(self, shapes: Sequence[torch.Size], memory: SharedMemory | None = None) -> None:
-        self._shapes = list(shapes)
-        sizes = [shape.numel() for shape in self._shapes]
-        self._memory = memory or SharedMemory(_ALIGNMENT + 2 * 4 * sum(sizes))
-        # Twice the version, plus the number of the current copy: versions may skip numbers, copies may not.
+        self.shapes = list(shapes)
+        total = sum(shape.numel() for shape in self.shapes)
+        self._memory = memory or SharedMemory(_ALIGNMENT + 2 * 4 * total)
+        # Twice the version, plus the index of the current copy: versions may skip numbers, but the copies alternate.
         self._stamp = self._memory.bytes[:8].view(torch.int64)
-        self._copies: Tensor = self._memory.bytes[_ALIGNMENT:].view(torch.float32).view(2, sum(sizes))
-        self._views = [self._parts(copy) for copy in self._copies]
+        self._copies: Tensor = self._memory.bytes[_ALIGNMENT:].view(torch.float32).view(2, total)
+        self._views = [split_parameters(copy, self.shapes) for copy in self._copies]
 
     @property
     def version(self) -> int:
@@ -92,7 +92,7 @@ class SharedWeights:
         if parameters[0].device.type == "cpu":
             torch._foreach_copy_(self._views[target], parameters)
         else:
-            # Joined on their device: one copy from there in place of one for each.
+            # One transfer from the device instead of one for each parameter.
             self._copies[target].copy_(torch.cat([parameter.flatten() for parameter in parameters]))
         self._stamp.fill_(2 * version + target)
 
@@ -103,17 +103,13 @@ class SharedWeights:
         device = parameters[0].device
         while True:
             stamp = int(self._stamp)
-            # To a device in one copy, too, which has read all of it when it returns.
-            there = device.type == "cpu"
-            views = self._views[stamp % 2] if there else self._parts(self._copies[stamp % 2].to(device))
+            views = self._views[stamp % 2]
+            if device.type != "cpu":
+                # One transfer to the device, which has read the whole copy when `to` returns.
+                views = split_parameters(self._copies[stamp % 2].to(device), self.shapes)
             torch._foreach_copy_(parameters, views)
             if int(self._stamp) == stamp:
                 return stamp // 2
 
-    def _parts(self, copy: Tensor) -> list[Tensor]:
-        """The parameters in one copy."""
-        sizes = [shape.numel() for shape in self._shapes]
-        return [part.view(shape) for part, shape in zip(copy.split(sizes), self._shapes, strict=True)]
-
     def __reduce__(self) -> Any:
-        return SharedWeights, (self._shapes, self._memory)
+        return SharedWeights, (self.shapes, self._memory)

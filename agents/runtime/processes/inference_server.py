@@ -1,10 +1,10 @@
-"""Batched inference: one process acts for all actors of a machine, with one network, on whatever is ready.
+"""Batched inference: one process acts for all actors of a pool with one network.
 
-An actor writes what it observes into its rows of a shared segment, wakes the server with one byte, and sleeps until a byte comes back.
-The server takes the requests of all actors that wait as one batch, in the order of the actors, and answers with the parameters of
-their action distributions. Each actor samples from its own stream, so who was batched with whom changes no action.
+An actor writes its inputs into its rows of shared memory, sends one byte and sleeps until a byte comes back. The server takes the requests
+of all waiting actors as one batch, in the order of the actors, and answers with the parameters of their action distributions. Each actor
+samples from its own stream, so the composition of the batches changes no action.
 
-Core states stay with the server; an actor asks for its own when an unroll begins.
+The server holds the core states; an actor asks for its own when an unroll begins.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import recv_handle, send_handle
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,43 +25,31 @@ from torch import Tensor
 from agents.acting.policy import Policy, Sampler, Slots
 from agents.cli.signals import end_with_the_parent
 from agents.network.actions import ActionDistribution
-from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.processes.process import (
-    SAVING_SECONDS,
-    configure_process,
-    kill,
-    leave_signals_to_the_learner,
-    start,
-)
+from agents.runtime.base import PoolConfig
+from agents.runtime.processes import fork_server
+from agents.runtime.processes.buffers import SharedArrays, SharedWeights
+from agents.runtime.processes.process import SAVING_SECONDS, configure_process, leave_signals_to_the_learner
 from agents.trajectory import OBSERVED
-from envs.faults import signal_name
 from envs.spec import ArraySpec
 
-# The bytes an actor sends: take a step; show me my core state. Any byte is an answer.
+# Requests of an actor: take a step; copy my core state to shared memory. The answer is any byte.
 _STEP, _STATE, _ANSWER = b"s", b"c", b"a"
 
 
-class MakePolicy(Protocol):
-    """Builds the policy of a server, with a network of its own, for the slots of all actors; it must be picklable."""
-
-    def __call__(self, slots: int) -> Policy:
-        """See the class."""
-
-
 class InferenceServerError(RuntimeError):
-    """The server is gone, so an actor cannot act; what happened to it the learner knows."""
+    """The server is gone, so an actor cannot act. The learner finds out why."""
 
 
 class RemotePolicy:
-    """What an actor has in place of a policy of its own (agents/acting/policy.py) when a server acts for it.
+    """The policy of an actor for which a server acts; an ActingPolicy (agents/acting/actor.py).
 
     Args:
         connection: to the server.
-        actions: what is sampled.
-        arrays: this actor's part of `exchange_spec`.
+        actions: distribution from which actions are sampled.
+        arrays: this actor's rows of `exchange_spec`.
 
     Attributes:
-        weights_version: of the weights that acted in the first step since `seed`. Later steps may have been taken with newer ones.
+        weights_version: version of the weights in the first step since `seed`. Later steps may have newer ones.
     """
 
     def __init__(self, connection: Connection, actions: ActionDistribution, arrays: Mapping[str, Tensor]) -> None:
@@ -72,7 +60,7 @@ class RemotePolicy:
             arrays[key] for key in ("distribution", "core_state", "weights_version")
         )
         self._sampler = Sampler(actions)
-        self._begins = True
+        self._first_step = True
 
     @property
     def core_state(self) -> Tensor:
@@ -81,12 +69,12 @@ class RemotePolicy:
         return self._core_state
 
     def seed(self, seed: int) -> None:
-        """Restarts the stream of sampled actions: an unroll begins."""
+        """Starts an unroll, and the stream of its sampled actions."""
         self._sampler.seed(seed)
-        self._begins = True
+        self._first_step = True
 
     def weights_changed(self) -> None:
-        """Nothing is kept here that weights could outdate."""
+        """Does nothing: nothing here is derived from the weights."""
 
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """As Policy.act.
@@ -97,9 +85,9 @@ class RemotePolicy:
         for key, array in self._inputs.items():
             array.copy_(inputs[key])
         self._ask(_STEP)
-        if self._begins:
+        if self._first_step:
             self.weights_version = int(self._version)
-            self._begins = False
+            self._first_step = False
         return self._sampler.sample(self._distribution)
 
     def _ask(self, request: bytes) -> None:
@@ -111,10 +99,10 @@ class RemotePolicy:
 
 
 class InferenceClient(NamedTuple):
-    """What an actor process is given to make its RemotePolicy from; `connection` is closed by whoever has passed it on."""
+    """From which an actor process makes its RemotePolicy. The parent process closes its copy of `connection`."""
 
     connection: Connection
-    exchange: TrajectoryBuffers
+    exchange: SharedArrays
     actions: ActionDistribution
     actor: int
 
@@ -126,16 +114,13 @@ class InferenceClient(NamedTuple):
 
 
 class InferenceServer:
-    """The server as the learner sees it: a process that ends when the learner hangs up.
+    """The handle of the server process, which ends when the handle closes its pipe.
 
     Args:
-        context: starts processes.
-        make_policy: see the class.
-        actions: of the policy.
-        spec: of one trajectory of one actor.
-        weights: that the learner publishes. They are read again between two batches whenever there are new ones.
-        num_actors: that it acts for.
-        threads: its compute threads.
+        context: of the fork server.
+        config: of the run's actors, with a `make_policy`.
+        weights: that the learner publishes; the server reads new ones between two batches.
+        num_actors: actors of the pool.
 
     Attributes:
         connection: readable when the server has failed or ended.
@@ -143,60 +128,45 @@ class InferenceServer:
     """
 
     def __init__(
-        self,
-        context: ForkServerContext,
-        make_policy: MakePolicy,
-        actions: ActionDistribution,
-        spec: Mapping[str, ArraySpec],
-        weights: SharedWeights,
-        *,
-        num_actors: int,
-        threads: int,
+        self, context: ForkServerContext, config: PoolConfig, weights: SharedWeights, *, num_actors: int
     ) -> None:
-        self._exchange = TrajectoryBuffers(exchange_spec(spec, num_actors, actions), 1)
-        self._actions = actions
+        self._actions = config.actions
+        self._exchange = SharedArrays(exchange_spec(config.spec, num_actors, config.actions), 1)
         self.connection, theirs = context.Pipe()
         self._pipe = context.Pipe
         self._process = context.Process(
-            target=_run_server,
-            args=(make_policy, theirs, self._exchange, weights, threads),
-            name="inference",
-            daemon=True,
+            target=_run_server, args=(config, theirs, self._exchange, weights), name="inference", daemon=True
         )
-        start(self._process)
+        fork_server.start_process(self._process)
         self.pid = self._process.pid or 0
-        # Without this copy the pipe ends with the server.
+        # If this process kept its copy open, the pipe would not end with the server.
         theirs.close()
 
     def client(self, actor: int) -> InferenceClient:
-        """For that actor, or for the one that takes its place: with a connection of its own, on which no old answer waits."""
+        """A new connection for this actor or its successor, so that a successor finds no old answer."""
         ours, theirs = self._pipe()
-        # A server that is gone is noticed by whoever waits for it.
+        # The pool notices a dead server when it waits for it.
         with contextlib.suppress(OSError), theirs:
             self.connection.send(actor)
             send_handle(self.connection, theirs.fileno(), self.pid)
         return InferenceClient(ours, self._exchange, self._actions, actor)
 
     def ending(self, patience: float) -> tuple[str, str]:
-        """Cause (envs/faults.py) and detail of the end of a server that has failed or ended; waits up to `patience` seconds for them."""
+        """Cause (envs.faults.CAUSES) and description of its end; waits up to `patience` seconds for each."""
         with contextlib.suppress(EOFError, ConnectionResetError):
             if self.connection.poll(patience):
                 return "raised", self.connection.recv()
-        self._process.join(patience)
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            return "killed", signal_name(-code)
-        return "exited", f"exit code {code}"
+        return fork_server.ending(self._process, patience)
 
     def close(self, patience: float) -> None:
-        """Hangs up, waits for the server to end, up to `patience` seconds, and then ends it; may be called twice."""
+        """Closes the pipe, waits up to `patience` seconds for the server's end, and then kills it; may be called twice."""
         self.connection.close()
         self._process.join(patience)
-        kill(self._process)
+        fork_server.kill(self._process)
 
 
 def exchange_spec(spec: Mapping[str, ArraySpec], num_actors: int, actions: ActionDistribution) -> dict[str, ArraySpec]:
-    """What passes between the actors and their server, each [num_actors, ...]: the observed keys of a step, and the answers to it.
+    """Arrays that the actors and their server exchange, each [num_actors, ...]: the observed keys of a step, and the answers:
 
     distribution f32 [slots, P], core_state f32 [slots, S], weights_version int64 [].
     """
@@ -211,7 +181,7 @@ def exchange_spec(spec: Mapping[str, ArraySpec], num_actors: int, actions: Actio
 
 
 class _Batcher:
-    """One policy for the slots of all actors, and its share of the exchanged arrays, each [num_actors, slots, ...]."""
+    """One policy for the slots of all actors, and the arrays of `exchange_spec`."""
 
     def __init__(self, policy: Policy, arrays: Mapping[str, Tensor], weights: SharedWeights) -> None:
         self._policy = policy
@@ -224,9 +194,9 @@ class _Batcher:
         self._slots = self._distribution.shape[1]
 
     def step(self, actors: Sequence[int]) -> None:
-        """Acts for these actors, in increasing order, with the newest weights.
+        """Acts for these actors, which are in increasing order, with the newest weights.
 
-        Batches have one of few sizes, whole numbers of actors, so the kernels are soon compiled for all of them (agents/fusion/padding.py).
+        The batch size is a multiple of an actor's slots, so oneDNN soon has its kernels for all sizes (agents/fusion/padding.py).
         """
         if self._weights.version != self._current:
             self._current = self._weights.read(self._policy.network)
@@ -238,40 +208,35 @@ class _Batcher:
         self._version[rows] = self._current
 
     def begin(self, actor: int) -> None:
-        """Another actor takes that place."""
+        """Zeroes the core state for a new actor."""
         self._policy.core_state[self._columns(slice(actor, actor + 1))] = 0
 
     def show_state(self, actor: int) -> None:
-        """Copies this actor's core state to where it can see it."""
+        """Copies this actor's core state to shared memory."""
         self._core_state[actor] = self._policy.core_state[self._columns(slice(actor, actor + 1))]
 
     def _rows(self, actors: Sequence[int]) -> Slots:
-        """Neighbours are taken as they lie: nothing is copied to join them."""
+        """Rows of these actors; a slice, which copies nothing, if they are adjacent."""
         first, end = actors[0], actors[-1] + 1
         return slice(first, end) if end - first == len(actors) else np.array(actors)
 
     def _columns(self, rows: Slots) -> Slots:
-        """The slots of these actors."""
+        """The slots of these rows."""
         if isinstance(rows, slice):
             return slice(rows.start * self._slots, rows.stop * self._slots)
         return (rows[:, None] * self._slots + np.arange(self._slots)).ravel()
 
 
-def _run_server(
-    make_policy: MakePolicy,
-    learner: Connection,
-    exchange: TrajectoryBuffers,
-    weights: SharedWeights,
-    threads: int,
-) -> None:
-    """Main function of the server process. The last message to the learner is the traceback of what it raised, if it did."""
+def _run_server(config: PoolConfig, learner: Connection, exchange: SharedArrays, weights: SharedWeights) -> None:
+    """Main function of the server process. If it raises, its last message is the traceback."""
     end_with_the_parent()
     leave_signals_to_the_learner(patience=SAVING_SECONDS)
-    configure_process(threads)
+    configure_process(config.server_threads)
     try:
         arrays = exchange[0]
         num_actors, slots = arrays["distribution"].shape[:2]
-        _serve(_Batcher(make_policy(num_actors * slots), arrays, weights), learner)
+        assert config.make_policy
+        _serve(_Batcher(config.make_policy(num_actors * slots), arrays, weights), learner)
     except Exception:
         with contextlib.suppress(OSError):
             learner.send(traceback.format_exc())
@@ -279,7 +244,7 @@ def _run_server(
 
 @torch.inference_mode()
 def _serve(batcher: _Batcher, learner: Connection) -> None:
-    """Answers requests until the learner hangs up. It sends an actor's index and a connection to that actor, for each that it starts."""
+    """Answers requests until the learner's pipe closes. Through it come, for each new actor, its index and a connection to it."""
     served: dict[int, Connection] = {}
     with selectors.DefaultSelector() as selector:
         selector.register(learner, selectors.EVENT_READ)
@@ -297,7 +262,7 @@ def _serve(batcher: _Batcher, learner: Connection) -> None:
                 try:
                     if actor is None:
                         actor = learner.recv()
-                        # What the one before it has asked for would be a step of the new one.
+                        # A request of its predecessor must not become a step of the new actor.
                         leave(actor)
                         ready.pop(actor, None)
                         served[actor] = Connection(recv_handle(learner))
@@ -324,6 +289,6 @@ def _serve(batcher: _Batcher, learner: Connection) -> None:
 
 
 def _answer(connection: Connection) -> None:
-    # An actor that is gone is found when its pipe is read.
+    # A dead actor is noticed when its pipe is read.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.send_bytes(_ANSWER)

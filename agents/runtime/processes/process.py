@@ -1,56 +1,40 @@
-"""Settings that every process of a run makes for itself at its start."""
+"""Settings that each process of a run makes at its start: signals, compute threads, the memory allocator."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
-import multiprocessing
 import os
 import signal
-import tempfile
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from multiprocessing import forkserver, resource_tracker, util
-from multiprocessing.context import ForkServerContext, ForkServerProcess
-from multiprocessing.process import BaseProcess
+from multiprocessing import resource_tracker
 from types import FrameType
 
 import psutil
 import torch
 
 from agents.cli.signals import SIGNALS, ignore_signals
-from agents.runtime.base import ActorError
-from system import descendants
+from system.memory import resident_memory
 
-# glibc's names for mallopt (malloc.h).
+# Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 SAVING_SECONDS = 30.0
-"""In which a learner that a signal has asked to end has saved and ended its actors."""
-
-_PATIENCE = 10.0
-"""Seconds in which a process that was killed is gone, and the one in its place answers, on a busy machine."""
-
-_ENDING_SECONDS = 5.0
-"""In which one knows of the end of a process that was killed."""
-
-_LOOKS, _LOOK_SECONDS = 20, 0.5
-"""How often, and in what distance, a fork server is found stopped before it is killed."""
+"""Time after a signal in which the learner saves and ends its actors."""
 
 
 @contextlib.contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Around the start of a process, which calls `ignore_signals` once it can: none of SIGNALS gets through to it, not even while it
-    imports, and this process gets them when the block is left.
+def signals_blocked() -> Iterator[None]:
+    """Blocks SIGNALS while the block starts a process; this process receives them when the block ends.
 
-    They may be sent to the whole process group, and a process that is still importing would end, or answer with a traceback.
+    The new process inherits the blocked mask until it calls `ignore_signals`. A signal to the whole process group would otherwise end it,
+    or print a traceback, while it still imports.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        # multiprocessing starts it with the first process, and lets SIGINT and SIGTERM through when it has.
+        # multiprocessing starts the tracker with the first process, and then unblocks SIGINT and SIGTERM.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         yield
@@ -58,120 +42,12 @@ def signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def copies() -> ForkServerContext:
-    """Makes processes that are copies of one that has imported what actors need (agents/setup/preload.py)."""
-    # Before they are there, or they would be nobody's.
-    descendants.own()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["agents.setup.preload"])
-    return context
-
-
-def prepare_copies() -> None:
-    """Lets the process that others will be copies of begin to import, if it has not: it takes seconds, and they need not be waited for."""
-    copies()
-    with _temporary_files_in(descendants.temporary_folder()):
-        # Of the fork server's socket.
-        util.get_temp_dir()
-    with signals_held_back():
-        forkserver.ensure_running()
-
-
-@contextlib.contextmanager
-def _temporary_files_in(folder: str | None) -> Iterator[None]:
-    """None: where they usually are."""
-    before, tempfile.tempdir = tempfile.tempdir, folder or tempfile.tempdir
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-
-
-def start(process: ForkServerProcess) -> None:
-    """Starts a process of `copies`. Signals get through meanwhile: the fork server, which ignores them, may keep one waiting.
-
-    Raises:
-        ActorError: the machine does not let it.
-    """
-    until = math.inf
-    while True:
-        try:
-            prepare_copies()
-            with _not_stopped():
-                process.start()
-            return
-        except (EOFError, OSError) as error:
-            # The process that it should be a copy of was killed. There is another one as soon as the kernel has cleared it away.
-            killed = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
-            # From the first failure on: one that is killed because it is stopped has been waited for as long before.
-            until = min(until, time.monotonic() + _PATIENCE)
-            if not killed or time.monotonic() > until:
-                raise ActorError(f"{process.name} cannot be started: {str(error) or 'its fork server ends'}") from error
-        time.sleep(0.01)
-
-
-@contextlib.contextmanager
-def _not_stopped() -> Iterator[None]:
-    """Inside, a fork server that is found stopped (SIGSTOP) again and again is killed: it would be waited for for ever."""
-    over = threading.Event()
-
-    def watch() -> None:
-        looks = 0
-        while looks < _LOOKS:
-            if over.wait(_LOOK_SECONDS):
-                return
-            # Looks and no seconds, which pass for a program that is stopped as a whole, too.
-            looks = looks + 1 if _has_status(_fork_server(), psutil.STATUS_STOPPED) else 0
-        _kill_fork_server()
-
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watching.join()
-
-
-def _fork_server() -> int:
-    """Its process id; 0 for none. multiprocessing has no other name for it."""
-    return getattr(forkserver._forkserver, "_forkserver_pid", None) or 0
-
-
-def _kill_fork_server() -> None:
-    """Kills it, and with it its copies."""
-    if pid := _fork_server():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _has_status(pid: int, status: str) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(pid).status() == status)
-    return False
-
-
-def kill(process: BaseProcess) -> None:
-    """Kills a process of `copies` with all that it has started, and waits until one knows of its end.
-
-    Not for ever: one that waits for a broken disk does not even die of this.
-    """
-    pid = process.pid
-    if process.is_alive() and pid:
-        kill_with_descendants(pid)
-    process.join(_ENDING_SECONDS)
-    if process.is_alive() and pid and _has_status(pid, psutil.STATUS_ZOMBIE):
-        # It is dead. The fork server, which should have said so, is stopped.
-        _kill_fork_server()
-        process.join(_ENDING_SECONDS)
-
-
 def leave_signals_to_the_learner(*, patience: float = 0.0) -> None:
-    """Signals reach the whole process group; the learner decides when the other processes of a run end.
+    """Ignores SIGNALS but SIGTERM: they reach the whole process group, and the learner decides when its processes end.
 
     Args:
-        patience: seconds after SIGTERM that this process stays, so that the learner can save first. multiprocessing sends the signal, too,
-            where a learner ends that has not ended the others.
+        patience: seconds from SIGTERM to the end of this process, so that the learner can save first. multiprocessing also sends SIGTERM
+            to daemons when the learner exits.
     """
     ignore_signals()
     signal.signal(signal.SIGTERM, partial(_end_after, patience) if patience else signal.SIG_DFL)
@@ -184,7 +60,7 @@ def _end_after(patience: float, number: int, frame: FrameType | None) -> None:
 
 
 def kill_with_descendants(pid: int) -> None:
-    """Kills a process and all that it has started, and they in turn."""
+    """Kills a process and all its descendants."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for one in (*process.children(recursive=True), process):
@@ -193,40 +69,21 @@ def kill_with_descendants(pid: int) -> None:
 
 
 def memory_row(processes: Mapping[str, int]) -> dict[str, float]:
-    """For metrics.jsonl: `memory/learner` and `memory/<name>` of processes by their ids (Runtime.processes), in MiB, each with all
-    that it has started.
+    """`memory/learner` and `memory/<name>` for metrics.jsonl, in MiB, each with its descendants.
+
+    Args:
+        processes: process ids by name, as of Runtime.processes.
     """
     memory = resident_memory(processes.values())
     found = {name: memory[pid] for name, pid in processes.items() if pid in memory}
     return {f"memory/{name}": size for name, size in {"learner": memory[os.getpid()], **found}.items()}
 
 
-def resident_memory(processes: Iterable[int]) -> dict[int, float]:
-    """MiB of resident memory of this process, and of those among `processes` that it has started, each with its descendants, by process
-    id. Memory that processes share counts for each of them.
-    """
-    this = psutil.Process()
-    memory = {this.pid: _resident(this)}
-    wanted, root_of = set(processes), dict[int, int]()
-    # Parents come before their children.
-    for process in this.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = process.pid if process.pid in wanted else root_of.get(process.ppid())
-            if root is not None:
-                root_of[process.pid] = root
-                memory[root] = memory.get(root, 0.0) + _resident(process)
-    return memory
-
-
-def _resident(process: psutil.Process) -> float:
-    return float(process.memory_info().rss) / 2**20
-
-
 def configure_process(threads: int) -> None:
-    """Sets the number of compute threads, and keeps large blocks of memory from going back to the kernel.
+    """Sets the number of compute threads, and lets glibc keep large blocks of freed memory.
 
-    glibc maps and unmaps every large activation anew, and the page faults then cost more than the convolutions: training is about
-    twice as fast with this. Other C libraries do without.
+    By default glibc maps and unmaps every large activation, and the page faults cost more than the convolutions: training is about twice
+    as fast with this setting. Other C libraries are left alone.
     """
     torch.set_num_threads(threads)
     try:

@@ -1,5 +1,5 @@
-"""Memory that several processes share. It has no name in the file system, so that nothing is left behind however they end, and no
-limit but the machine's own: a container's small /dev/shm does not matter.
+"""Files and memory without a name, which several processes share. Nothing is left behind however the processes end, and the size of
+/dev/shm, which is small in containers, does not matter.
 """
 
 from __future__ import annotations
@@ -13,29 +13,44 @@ import torch
 from torch import Tensor
 
 
-class SharedMemory:
-    """`size` bytes, zero at first, behind the descriptor of an anonymous file, which processes pass on when this object is pickled.
+class AnonymousFile:
+    """A file of Linux's memfd_create. A child process gets its descriptor if the object is among the arguments of the process."""
 
-    Attributes:
-        bytes: uint8 [size], the same memory in every process.
-    """
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.descriptor = os.memfd_create("mimpala") if descriptor is None else descriptor
 
-    def __init__(self, size: int, descriptor: int | None = None) -> None:
-        self.size = size
-        if descriptor is None:
-            descriptor = os.memfd_create("mimpala")
-            # Never of no bytes, which cannot be mapped.
-            os.ftruncate(descriptor, max(1, size))
-        self._descriptor = descriptor
-        self.bytes: Tensor = torch.frombuffer(mmap.mmap(self._descriptor, max(1, size)), dtype=torch.uint8)[:size]
+    def text(self) -> str:
+        """Everything that any process has written to it, without white space at the ends."""
+        size = os.fstat(self.descriptor).st_size
+        return os.pread(self.descriptor, size, 0).decode(errors="replace").strip()
 
     def __del__(self) -> None:
-        # The mapping stays until the last tensor in it is gone.
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     def __reduce__(self) -> Any:
-        return _attach, (self.size, reduction.DupFd(self._descriptor))
+        return _attach, (reduction.DupFd(self.descriptor),)
 
 
-def _attach(size: int, descriptor: Any) -> SharedMemory:
-    return SharedMemory(size, descriptor.detach())
+def _attach(descriptor: Any) -> AnonymousFile:
+    return AnonymousFile(descriptor.detach())
+
+
+class SharedMemory:
+    """`size` zeroed bytes; a child process maps the same memory if the object is among its arguments.
+
+    Attributes:
+        bytes: uint8 [size].
+    """
+
+    def __init__(self, size: int, file: AnonymousFile | None = None) -> None:
+        self.size = size
+        # mmap refuses a size of 0.
+        length = max(1, size)
+        if file is None:
+            file = AnonymousFile()
+            os.ftruncate(file.descriptor, length)
+        self._file = file
+        self.bytes: Tensor = torch.frombuffer(mmap.mmap(file.descriptor, length), dtype=torch.uint8)[:size]
+
+    def __reduce__(self) -> Any:
+        return SharedMemory, (self.size, self._file)

@@ -1,8 +1,7 @@
-"""Actors of a run on one node of a Ray cluster: what a Ray actor holds. It imports no Ray.
+"""A group of a run's actors on one node of a Ray cluster: the class of the Ray actor.
 
-Inside the node all is as on a single machine (actor_pool.py): processes that are supervised and started again here, and buffers that an
-actor may fill only when they were given back. Buffers are given back from afar, by the learner, so what is under way between a node
-and the learner is bounded by the buffers that there are.
+Within the node the actors are processes that an ActorPool supervises, as on a single machine. The learner gives buffers back from afar, so
+the number of buffers bounds the unrolls that are on the way between the node and the learner.
 """
 
 from __future__ import annotations
@@ -12,187 +11,132 @@ import queue
 import socket
 import sys
 import threading
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.network.actions import ActionDistribution
-from agents.runtime.base import MakeActor, StreamPositions
+from agents.runtime.base import ErrorReport, PoolConfig, StreamPositions
 from agents.runtime.processes.actor_pool import ActorPool
-from agents.runtime.processes.actor_process import Finished, Supervision
-from agents.runtime.processes.inference_server import MakePolicy
+from agents.runtime.processes.actor_process import Unroll
+from agents.runtime.processes.buffers import split_parameters
 from agents.runtime.processes.process import configure_process
 from agents.runtime.ray_groups.connection import hide_main_module, node_id
+from agents.runtime.ray_groups.messages import FreeBuffer
 from agents.runtime.restarts import Faults
-from envs.spec import ArraySpec
 from system.descendants import supervise
-from system.errors import InputError
 
 Arrays = dict[str, NDArray[Any]]
 
 
 class Node(NamedTuple):
-    """Where a group has come to run."""
+    """The node on which a group runs: Ray's id, and the host name."""
 
-    node: str
+    id: str
     host: str
-
-
-class Unroll(NamedTuple):
-    """A finished unroll of an actor, by its index, which is `place` in its group; `episodes` are those that its slots are in."""
-
-    actor: int
-    place: int
-    episodes: list[int]
-    finished: Finished
-
-
-class Broken(NamedTuple):
-    """The group cannot go on: the traceback of what was raised, or the sentence of an InputError."""
-
-    error: str
-    is_input_error: bool
-
-
-class Returned(NamedTuple):
-    """A buffer that is free again, for the actor at that place in its group, and for weights that are no older than `version`."""
-
-    place: int
-    buffer: int
-    version: int
 
 
 class ReceivedWeights:
     """Parameters without a network.
 
     Args:
-        shapes: of each, in order.
+        shapes: of each parameter, in order.
 
     Attributes:
         flat: float32, all parameters one after the other.
     """
 
     def __init__(self, shapes: Sequence[torch.Size]) -> None:
-        sizes = [shape.numel() for shape in shapes]
-        self.flat: NDArray[np.float32] = np.zeros(sum(sizes), np.float32)
-        parts = torch.from_numpy(self.flat).split(sizes)
-        self._views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        self.flat: NDArray[np.float32] = np.zeros(sum(shape.numel() for shape in shapes), np.float32)
+        self._parameters = split_parameters(torch.from_numpy(self.flat), shapes)
 
     def parameters(self) -> list[torch.Tensor]:
         """Views of `flat`."""
-        return self._views
-
-
-class GroupConfig(NamedTuple):
-    """What all groups of a run are told; see ActorPool."""
-
-    make_actor: MakeActor
-    spec: Mapping[str, ArraySpec]
-    shapes: Sequence[torch.Size]
-    actions: ActionDistribution
-    actor_threads: int
-    buffers_per_actor: int
-    make_policy: MakePolicy | None
-    server_threads: int
-    supervision: Supervision
+        return self._parameters
 
 
 class ActorGroup:
-    """Some of a run's actors, in processes of their own.
+    """Some of a run's actors, one process each.
 
-    `unroll` waits, so the other methods are called from threads beside it.
+    `unroll` waits, so the other methods are called from other threads.
     """
 
     def __init__(self) -> None:
-        self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._returned, self._give_back = multiprocessing.Pipe(duplex=False)
+        self._faults: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        # Wakes `unroll`: a FreeBuffer, a new version of the weights, or None to end.
+        self._wakeups, self._wake = multiprocessing.Pipe(duplex=False)
         self._lock = threading.Lock()
         self._pool: ActorPool | None = None
         self._version = 0
-        self._owed: list[Returned] = []
+        self._free: list[FreeBuffer] = []
 
-    def arrive(self) -> Node:
-        """Where it is; answered as soon as there is room for it somewhere."""
+    def node(self) -> Node:
+        """Where the group runs. Ray answers when it has placed the group."""
         return Node(node_id(), socket.gethostname())
 
     def begin(
         self,
-        task: GroupConfig,
+        config: PoolConfig,
         indices: Sequence[int],
         positions: StreamPositions,
+        shapes: Sequence[torch.Size],
         flat: NDArray[np.float32],
         version: int,
-    ) -> Broken | dict[str, int]:
-        """Starts the actors `indices`, with weights [parameters]. Returns their process ids, as Runtime.processes."""
-        # Ray's process is not a child of the learner, and may end before it.
+    ) -> ErrorReport | dict[str, int]:
+        """Starts the actors `indices` with the weights `flat`, parameters of these shapes. Returns Runtime.processes of the group."""
+        # Ray's worker is no descendant of the learner, and may end before its actors.
         supervise()
         configure_process(1)
         hide_main_module()
-        self._weights = ReceivedWeights(task.shapes)
+        self._weights = ReceivedWeights(shapes)
         self._weights.flat[:] = flat
         self._version = version
+        # The learner counts the restarts of all groups.
+        faults = Faults(max_restarts=sys.maxsize, record=self._faults.put)
         try:
-            self._pool = ActorPool(
-                task.make_actor,
-                self._weights,
-                task.actions,
-                task.spec,
-                indices=indices,
-                positions=positions,
-                actor_threads=task.actor_threads,
-                buffers_per_actor=task.buffers_per_actor,
-                version=version,
-                make_policy=task.make_policy,
-                server_threads=task.server_threads,
-                # How many are too many is for the whole run to say.
-                faults=Faults(max_restarts=sys.maxsize, record=self._news.put),
-                supervision=task.supervision,
-            )
+            self._pool = ActorPool(config, self._weights, indices, positions, version=version, faults=faults)
         except Exception as error:
-            return _broken(error)
+            return ErrorReport.of(error)
         return self._pool.processes()
 
-    def unroll(self) -> tuple[Unroll | Broken | None, Arrays]:
-        """The next one that is finished, and its trajectory, whose buffer stays taken until it is given back. None after `close`."""
+    def unroll(self) -> tuple[Unroll | ErrorReport | None, Arrays]:
+        """Waits for an unroll. Returns it and its trajectory, whose buffer is taken until `give_back`; None after `close`."""
         pool = self._pool
         if pool is None:
             return None, {}
         try:
             while not pool.ready:
-                pool.wait(self._returned)
-                while self._returned.poll():
-                    returned = self._returned.recv()
-                    if returned is None:
+                pool.wait(self._wakeups)
+                while self._wakeups.poll():
+                    wakeup = self._wakeups.recv()
+                    if wakeup is None:
                         self._end(pool)
                         return None, {}
-                    if isinstance(returned, Returned):
-                        self._owed.append(returned)
-                self._hand_out(pool)
+                    if isinstance(wakeup, FreeBuffer):
+                        self._free.append(wakeup)
+                self._assign_free(pool)
         except Exception as error:
             self._end(pool)
-            return _broken(error), {}
-        place, finished = pool.ready.popleft()
-        arrays = {key: value.numpy() for key, value in pool.buffers[finished.buffer].items()}
-        return Unroll(pool.index(place), place, arrays["episode"].tolist(), finished), arrays
+            return ErrorReport.of(error), {}
+        unroll = pool.ready.popleft()
+        return unroll, {key: value.numpy() for key, value in pool.buffers[unroll.buffer].items()}
 
-    def _hand_out(self, pool: ActorPool) -> None:
-        """Gives actors the buffers for which the weights are here. Were they not waited for, an unroll could begin with weights that are
-        older than on a single machine, as a buffer's number travels faster than they do.
+    def _assign_free(self, pool: ActorPool) -> None:
+        """Assigns the free buffers whose weights have arrived. A buffer's index travels faster than the weights, so that without the wait
+        an unroll could begin with older weights than on a single machine.
         """
         version = self._version
-        for returned in self._owed:
-            if returned.version <= version:
-                pool.give_back(returned.place, returned.buffer)
-        self._owed = [returned for returned in self._owed if returned.version > version]
+        for free in self._free:
+            if free.version <= version:
+                pool.give_back(free.member, free.buffer)
+        self._free = [free for free in self._free if free.version > version]
 
-    def give_back(self, place: int, buffer: int, version: int) -> None:
-        """See Returned."""
+    def give_back(self, free: FreeBuffer) -> None:
+        """Frees a buffer."""
         with self._lock:
-            self._give_back.send(Returned(place, buffer, version))
+            self._wake.send(free)
 
     def publish(self, flat: NDArray[np.float32], version: int) -> None:
         """Makes these the weights of the next unrolls."""
@@ -201,35 +145,28 @@ class ActorGroup:
             self._pool.publish(version)
         self._version = version
         with self._lock:
-            # Buffers may wait for it.
-            self._give_back.send(version)
+            # Free buffers may wait for this version.
+            self._wake.send(version)
 
-    def news(self, seconds: float) -> list[dict[str, Any]]:
-        """Restarts since the last call, as agents.runtime.restarts records them; waits so long for one."""
+    def faults(self, seconds: float) -> list[dict[str, Any]]:
+        """Records of Faults since the last call; waits up to `seconds` for the first."""
         records = []
         try:
-            records.append(self._news.get(timeout=seconds))
+            records.append(self._faults.get(timeout=seconds))
             while True:
-                records.append(self._news.get_nowait())
+                records.append(self._faults.get_nowait())
         except queue.Empty:
             return records
 
     def processes(self) -> dict[str, int]:
-        """Ids of the actors' processes, as Runtime.processes."""
+        """Runtime.processes of the group."""
         return self._pool.processes() if self._pool else {}
 
     def close(self) -> None:
-        """Lets `unroll` end the actors and return."""
+        """Lets `unroll` end the actors and return None."""
         with self._lock:
-            self._give_back.send(None)
+            self._wake.send(None)
 
     def _end(self, pool: ActorPool) -> None:
         self._pool = None
         pool.close()
-
-
-def _broken(error: Exception) -> Broken:
-    if isinstance(error, InputError):
-        return Broken(str(error), True)
-    # An ActorError's message is already all that there is to say.
-    return Broken(str(error) if type(error).__name__ == "ActorError" else traceback.format_exc(), False)

@@ -1,4 +1,4 @@
-"""A group of actors on a node of a cluster, as the process that speaks to Ray sees it."""
+"""The bridge's handle of a group of actors on a node of the cluster."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from agents.runtime.ray_groups.actor_group import Node
 
 
 class ActorGroupHandle:
-    """One group, through all its lives.
+    """One group, through all its restarts.
 
     Attributes:
-        indices: of its actors.
-        positions: where their random streams begin when they are started the next time.
+        indices: of its actors in the run.
+        positions: where their random streams begin at the next restart.
         handle: of the Ray actor.
-        place: where it runs; None until there is room.
-        version: of the weights that it has; -1 before it has begun.
+        node: where it runs; None until Ray has placed it.
+        version: of its weights; -1 until its actors have started.
         publishing: whether weights are on their way to it.
     """
 
@@ -29,23 +29,26 @@ class ActorGroupHandle:
             positions.steps,
         )
         self.handle: Any = None
-        self.place: Node | None = None
+        self.node: Node | None = None
         self.version = -1
         self.publishing = False
 
     @property
     def name(self) -> str:
+        """For messages: its actors, and its node."""
         first, last = self.indices[0], self.indices[-1]
-        who = f"actor {first}" if first == last else f"actors {first} to {last}"
-        return f"{who} on node {self.place.node[:8]} ({self.place.host})" if self.place else who
+        actors = f"actor {first}" if first == last else f"actors {first} to {last}"
+        return f"{actors} on node {self.node.id[:8]} ({self.node.host})" if self.node else actors
 
-    def beside(self, method: str, *arguments: Any) -> Any:
-        """Calls a method that does not wait behind `unroll`."""
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Calls a method of ActorGroup while `unroll` waits in another thread. Returns Ray's reference of the result."""
         return getattr(self.handle, method).options(concurrency_group="beside").remote(*arguments)
 
     def skip(self, buffers_per_actor: int, length: int, slots: int) -> None:
-        """Nobody knows how far the actors came. They cannot have begun more unrolls than they had buffers, nor in each of its steps but
-        every second an episode, whose first step is a reset; all of these are skipped, so that none is played twice.
+        """Advances `positions` beyond all that the lost actors can have played, so that nothing is played twice.
+
+        An actor starts at most one unroll per buffer, and at most one episode per two steps, because the first step of an episode is a
+        reset.
         """
         for index in self.indices:
             self.positions.unrolls[index] = self.positions.unrolls.get(index, 0) + buffers_per_actor

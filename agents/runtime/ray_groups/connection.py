@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster: one that runs, or one of this machine alone that ends with its process."""
+"""Connects to a running Ray cluster, or starts one on this machine that ends with the process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LEAST_STORE = 2**27
 
 
 def check_address(address: str) -> None:
-    """Whether `runtime.address` can be a Ray cluster's, as far as that can be known without joining it.
+    """Checks `runtime.address` without joining the cluster.
 
     Raises:
-        InputError: Ray is not installed, or nobody answers there.
+        InputError: Ray is not installed, the address is malformed, or nothing listens there.
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError('runtime=cluster needs Ray, which is not installed: pip install "mimpala[ray]".')
@@ -48,21 +48,21 @@ def check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[ModuleType]:
-    """Inside, `ray` (the module) speaks to the cluster.
+    """Yields the module `ray`, connected to the cluster.
 
-    A cluster of this machine alone listens on the loopback interface only, sends nothing to anybody, and leaves no file behind.
+    A cluster on this machine listens on the loopback interface only, sends no usage statistics, and leaves no files behind.
 
     Args:
-        address: of a running cluster, `auto`, or empty for one of this machine alone.
-        num_cpus: CPUs that the latter offers.
-        store_bytes: that its object store has to hold.
+        address: of a running cluster, `auto`, or empty to start one on this machine.
+        num_cpus: CPUs of a cluster on this machine.
+        store_bytes: bytes that its object store must hold.
 
     Raises:
-        InputError: there is no cluster there.
+        InputError: there is no cluster at the address.
     """
-    # Ray reads all of these when it is imported.
+    # Ray reads these variables when it is imported.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Each attempt takes 40 seconds, and otherwise there are twenty.
+    # Each attempt takes 40 seconds, and the default is twenty attempts.
     os.environ["RAY_NUM_REDIS_GET_RETRIES"] = "2"
     settings: dict[str, Any] = {
         "log_to_driver": False,
@@ -71,9 +71,9 @@ def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[Mod
     }
     folder = ""
     if not address:
-        # With 0, a node's address is that of the loopback interface on Linux too.
+        # "0" makes Ray use the loopback interface as the node's address, also on Linux.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # Sockets lie in it, whose paths must be short.
+        # It holds sockets, whose paths must be short.
         folder = tempfile.mkdtemp(prefix="ray-", dir=temporary_folder() or "/tmp")
         settings |= {
             "address": "local",
@@ -104,21 +104,21 @@ def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[Mod
 
 
 def own_paths() -> list[str]:
-    """Where this process finds modules besides what its Python has installed: the places to look in for a node that has them too."""
+    """The entries of sys.path outside the Python installation: where another node finds the same modules."""
     installed = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
     found = [Path(entry or ".").resolve() for entry in sys.path]
     return [str(path) for path in found if not installed & {path, *path.parents}]
 
 
 def node_id() -> str:
-    """Of the node on which this process is, one of Ray's or joined."""
+    """Ray's id of the node on which this process runs."""
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
 
 
 def hide_main_module() -> None:
-    """In Ray's workers: a process that multiprocessing starts imports the main module first, which is Ray's own and takes a second."""
+    """Keeps the processes that multiprocessing starts from a Ray worker from importing Ray's main module, which takes a second."""
     main: Any = sys.modules["__main__"]
     main.__spec__ = None
     main.__dict__.pop("__file__", None)

@@ -1,20 +1,20 @@
-"""What a learner and the process that speaks to Ray for it tell each other (ray_executor.py, bridge.py)."""
+"""The messages between the learner, the bridge (bridge.py) and the groups of actors (actor_group.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agents.runtime.ray_groups.actor_group import Unroll
+from agents.runtime.processes.actor_process import Unroll
 from envs.faults import Fault
 
 
 class Placement(NamedTuple):
-    """Where the actors of a run go.
+    """To the bridge: where the actors of a run are placed.
 
     Attributes:
-        address: of the cluster (ray_connection.joined).
-        groups: the actors of each, by their indices.
+        address: of the cluster (connection.joined).
+        groups: the actor indices of each group.
         cpus_per_actor: that Ray reserves.
     """
 
@@ -24,14 +24,14 @@ class Placement(NamedTuple):
 
 
 class Delivered(NamedTuple):
-    """To the learner: an unroll, whose trajectory is in buffer `number`."""
+    """To the learner: an unroll, whose trajectory is in the learner's buffer `number`."""
 
     number: int
     unroll: Unroll
 
 
 class Restarted(NamedTuple):
-    """To the learner: something was started again; see agents.runtime.restarts.Faults.add."""
+    """To the learner: the arguments of Faults.add (agents/runtime/restarts.py)."""
 
     where: str
     fault: Fault
@@ -40,19 +40,27 @@ class Restarted(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """To the learner: finished unrolls that did not arrive."""
+    """To the learner: finished unrolls that were lost on the way."""
 
     unrolls: int
 
 
-class Said(NamedTuple):
+class Notice(NamedTuple):
     """To the learner: a line for the user."""
 
     text: str
 
 
 class Processes(NamedTuple):
-    """To the learner: process ids of a group's actors by name, and the machine that they are on."""
+    """To the learner: process ids of a group's actors by name, and the host that they run on."""
 
     host: str
     ids: dict[str, int]
+
+
+class FreeBuffer(NamedTuple):
+    """To a group: `buffer` is free for its actor `member` as soon as the group has weights of at least `version`."""
+
+    member: int
+    buffer: int
+    version: int

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from counting import COUNTING, NUM_ACTIONS, SLOTS, STATE_SIZE, CountingNetwork
+from counted import counting_pool, counting_runtime
+from counting import COUNTING, NUM_ACTIONS, SLOTS, CountingNetwork
 from pids import make_pid
 from processes import is_gone
 
@@ -17,8 +18,6 @@ from agents.acting.actor import Actor
 from agents.acting.policy import Policy
 from agents.network.actions import Categorical
 from agents.runtime.base import ActorError, StreamPositions
-from agents.runtime.local import LocalRuntime
-from agents.trajectory import trajectory_spec
 from envs.engines.process_engine import ProcessEngine
 from envs.spec import Slot, Split
 from envs.vector import MultitaskVectorEnv
@@ -36,13 +35,7 @@ class MakeProcessActor:
 
 
 def test_an_actor_has_processes_which_die_with_it() -> None:
-    runtime = LocalRuntime(
-        MakeProcessActor(),
-        CountingNetwork(),  # type: ignore[arg-type]
-        trajectory_spec(COUNTING, 5, SLOTS, STATE_SIZE),
-        num_actors=1,
-        unrolls_per_batch=1,
-    )
+    runtime = counting_runtime("local", counting_pool(1, make_actor=MakeProcessActor()), CountingNetwork())
     actor = runtime.processes()["actor-0"]
     try:
         processes = {int(pid) for pid in runtime.collect().trajectory["vector"][:, :, 0].unique()}

@@ -11,25 +11,25 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from counted import SPEC, Lives
-from counting import SLOTS, CountingNetwork, MakeCountingActor
+from counted import Lives, counting_pool, counting_runtime
+from counting import SLOTS, CountingNetwork
 from processes import PATIENCE, alongside, each, eventually
 from ray_cluster import CPUS, NODE, one_node, ray_nodes
 
 import train
 from agents.cli.exit_codes import BAD_INPUT, DONE, FAILED
-from agents.runtime.base import StreamPositions
-from agents.runtime.cluster import ClusterRuntime, grouped
-from agents.runtime.processes.actor_process import Supervision
+from agents.runtime.base import Runtime, StreamPositions
+from agents.runtime.cluster import grouped
+from agents.runtime.processes.actor_process import Unroll
 from agents.runtime.ray_groups import actor_group, connection
 from agents.runtime.ray_groups.actor_group_handle import ActorGroupHandle
 from agents.runtime.ray_groups.connection import own_paths
+from agents.runtime.ray_groups.messages import FreeBuffer
 from agents.runtime.restarts import Faults
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("nothing_is_left_behind")]
@@ -43,11 +43,7 @@ TINY = [
 ]
 
 
-def counting_cluster(network: CountingNetwork, **options: Any) -> ClusterRuntime:
-    return ClusterRuntime(MakeCountingActor(), network, SPEC, unrolls_per_batch=1, **options)  # type: ignore[arg-type]
-
-
-def play(runtime: ClusterRuntime, network: CountingNetwork, lives: Lives, until: Callable[[], bool]) -> None:
+def play(runtime: Runtime, network: CountingNetwork, lives: Lives, until: Callable[[], bool]) -> None:
     """Learns from one unroll after the other, with weights that change at every update."""
     deadline = time.monotonic() + PATIENCE
     while not until():
@@ -64,12 +60,8 @@ def test_a_node_that_is_lost_costs_what_was_under_way_and_one_that_joins_is_used
     """Of five actors on six CPUs, one or two lose their node: four CPUs are left, so one of them waits for the next node."""
     cluster, network, records = ray_nodes(), CountingNetwork(), []
     lives = Lives("cluster")
-    runtime = counting_cluster(
-        network,
-        num_actors=5,
-        address=cluster.address,
-        faults=Faults(max_restarts=1000, record=records.append),
-    )
+    faults = Faults(max_restarts=1000, record=records.append)
+    runtime = counting_runtime("cluster", counting_pool(5), network, faults=faults)
 
     def lost() -> set[int]:
         return {int(record["where"].split()[1]) for record in records}
@@ -154,9 +146,8 @@ def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing_even_o
 def test_actors_stop_when_nobody_takes_what_they_finish() -> None:
     """After a pause no more unrolls are there than two actors have buffers; all that come later know the weights of after the pause."""
     network, actors, buffers = CountingNetwork(), 2, 2
-    runtime = counting_cluster(
-        network, num_actors=actors, actors_per_group=2, address=ray_nodes().address, buffers_per_actor=buffers
-    )
+    pool = counting_pool(actors, buffers_per_actor=buffers)
+    runtime = counting_runtime("cluster", pool, network, actors_per_group=2)
     try:
         for _ in range(10):
             runtime.collect()
@@ -208,11 +199,10 @@ def test_a_buffer_that_comes_before_its_weights_waits_for_them(monkeypatch: pyte
     group, network = actor_group.ActorGroup(), CountingNetwork()
     shapes = [parameter.shape for parameter in network.parameters()]
     weights = np.zeros(sum(shape.numel() for shape in shapes), np.float32)
-    task = actor_group.GroupConfig(MakeCountingActor(), SPEC, shapes, network.actions, 1, 1, None, 1, Supervision())
-    group.begin(task, [0], StreamPositions(), weights, 0)
+    group.begin(counting_pool(1, buffers_per_actor=1), [0], StreamPositions(), shapes, weights, 0)
     try:
         first, _ = group.unroll()
-        group.give_back(0, 0, 5)
+        group.give_back(FreeBuffer(0, 0, 5))
         # Newer than it was, and not new enough.
         group.publish(weights + 4, 4)
         publisher = threading.Timer(0.5, group.publish, (weights + 5, 5))
@@ -222,8 +212,8 @@ def test_a_buffer_that_comes_before_its_weights_waits_for_them(monkeypatch: pyte
     finally:
         group.close()
         assert group.unroll()[0] is None
-    assert isinstance(first, actor_group.Unroll) and isinstance(second, actor_group.Unroll)
-    assert [first.finished.weights_version, second.finished.weights_version] == [0, 5]
+    assert isinstance(first, Unroll) and isinstance(second, Unroll)
+    assert [first.weights_version, second.weights_version] == [0, 5]
 
 
 def test_groups_are_neighbours() -> None:

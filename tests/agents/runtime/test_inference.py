@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, MakeCountingPolicy
+from counted import counting_pool
+from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingPolicy
 from fakes import ACTIONS, fake_batch, fake_config, fake_env, fake_network
 from processes import PATIENCE
 
@@ -42,14 +43,8 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 def counting_runtime(fault: str = "", actors: int = 2) -> LocalRuntime:
     """Actors of the counting environment with a server that breaks at its twentieth batch as `fault` says."""
-    return LocalRuntime(
-        MakeCountingActor(),
-        CountingNetwork(),  # type: ignore[arg-type]
-        SPEC,
-        num_actors=actors,
-        unrolls_per_batch=1,
-        make_policy=MakeCountingPolicy(fault),
-    )
+    pool = counting_pool(actors, make_policy=MakeCountingPolicy(fault))
+    return LocalRuntime(pool, CountingNetwork())  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -248,4 +248,4 @@ def test_limits_are_those_of_whatever_holds_the_environments(processes: bool, ex
             *("runtime.hang_seconds=7", "runtime.memory_limit=512", "runtime.recycle_episodes=9"),
         ]
     )
-    assert builder.supervision(config) == expected
+    assert builder.actor_limits(config) == expected

@@ -6,26 +6,18 @@ import socket
 
 import psutil
 import pytest
-from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingActor, MakeCountingPolicy
+from counted import counting_pool, counting_runtime
+from counting import CountingNetwork
 from processes import eventually
 
 from agents.distributed.process_group import listen, meet_at_port, meet_at_torchrun
-from agents.runtime.local import LocalRuntime
-from agents.trajectory import trajectory_spec
 from system.errors import InputError
 
 
 @pytest.mark.usefixtures("nothing_is_left_behind")
 def test_no_process_of_a_run_listens() -> None:
     before = set(psutil.Process().net_connections("inet"))
-    runtime = LocalRuntime(
-        MakeCountingActor(),
-        CountingNetwork(),  # type: ignore[arg-type]
-        trajectory_spec(COUNTING, 5, SLOTS, STATE_SIZE),
-        num_actors=1,
-        unrolls_per_batch=1,
-        make_policy=MakeCountingPolicy(),
-    )
+    runtime = counting_runtime("server", counting_pool(1), CountingNetwork())
     try:
         runtime.collect()
         processes = [psutil.Process(pid) for pid in runtime.processes().values()]

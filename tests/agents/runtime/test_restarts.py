@@ -12,19 +12,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from counted import SPEC, Lives
-from counting import SLOTS, CountingNetwork, MakeCountingActor, MakeCountingPolicy
+from counted import Lives, counting_pool, counting_runtime
+from counting import SLOTS, CountingNetwork, MakeCountingActor
 from processes import PATIENCE
-from ray_cluster import ray_nodes
 
 from agents.acting.heartbeat import Heartbeat
-from agents.runtime.base import ActorError, Runtime
-from agents.runtime.cluster import ClusterRuntime
+from agents.runtime.base import ActorError, ActorLimits, Runtime
 from agents.runtime.local import LocalRuntime
-from agents.runtime.processes.actor_process import Supervision
-from agents.runtime.processes.process import copies, start
+from agents.runtime.processes.fork_server import fork_server_context, start_process
 from agents.runtime.restarts import Faults
-from agents.runtime.serial import SerialRuntime
 from envs.faults import Fault
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
@@ -37,15 +33,12 @@ class Records(list[dict[str, Any]]):
         return [record for record in self if record["where"] == where]
 
 
-def processes(name: str, network: CountingNetwork, make: MakeCountingActor, **options: Any) -> Runtime:
-    """A runtime whose actors have processes of their own, with one unroll to a batch."""
-    if name == "cluster":
-        options["address"] = ray_nodes().address
-    if name == "server":
-        options["make_policy"] = MakeCountingPolicy()
-    kind: Any = ClusterRuntime if name == "cluster" else LocalRuntime
-    runtime: Runtime = kind(make, network, SPEC, unrolls_per_batch=1, **options)
-    return runtime
+def counting(
+    name: str, network: CountingNetwork, faults: Faults, actors: int = 1, *, fault: str = "", **options: Any
+) -> Runtime:
+    """A runtime of counting actors with one unroll per batch; `fault` is that of MakeCountingActor."""
+    pool = counting_pool(actors, make_actor=MakeCountingActor(fault=fault), **options)
+    return counting_runtime(name, pool, network, faults=faults)
 
 
 def run(runtime: Runtime, network: CountingNetwork, lives: Lives, actors: int, restarts: int) -> None:
@@ -70,7 +63,7 @@ def test_every_kind_of_end_is_followed_by_a_new_start(name: str) -> None:
     """One actor raises, one exits, one crashes, all at every twentieth step. The fourth has nothing to do with it."""
     records, kinds, network = Records(), ("raise", "exit", "segfault"), CountingNetwork()
     faults = Faults(max_restarts=1000, record=records.append)
-    runtime = processes(name, network, MakeCountingActor(fault=",".join((*kinds, ""))), num_actors=4, faults=faults)
+    runtime = counting(name, network, faults, 4, fault=",".join((*kinds, "")))
     lives = Lives(name)
     try:
         run(runtime, network, lives, actors=3, restarts=1)
@@ -94,14 +87,8 @@ def test_every_kind_of_end_is_followed_by_a_new_start(name: str) -> None:
 
 def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung() -> None:
     records, network = Records(), CountingNetwork()
-    runtime = processes(
-        "local",
-        network,
-        MakeCountingActor(fault="hang,"),
-        num_actors=2,
-        faults=Faults(max_restarts=1000, record=records.append),
-        supervision=Supervision(hang_seconds=2.0),
-    )
+    faults = Faults(max_restarts=1000, record=records.append)
+    runtime = counting("local", network, faults, 2, fault="hang,", limits=ActorLimits(hang_seconds=2.0))
     lives = Lives("local")
     try:
         run(runtime, network, lives, actors=1, restarts=1)
@@ -118,7 +105,7 @@ def test_what_is_killed_is_started_again(name: str) -> None:
     """The actor, and the server that acts for it, one after the other."""
     records, network = Records(), CountingNetwork()
     faults = Faults(max_restarts=1000, record=records.append)
-    runtime = processes(name, network, MakeCountingActor(), num_actors=1, faults=faults)
+    runtime = counting(name, network, faults)
     lives, killed = Lives(name), ["actor-0"]
     if name == "server":
         killed.append("inference")
@@ -137,9 +124,7 @@ def test_what_is_killed_is_started_again(name: str) -> None:
 
 def test_what_was_finished_before_the_server_was_killed_is_not_lost() -> None:
     """The learner, busy, hears of it together with the server's end."""
-    runtime = processes(
-        "server", CountingNetwork(), MakeCountingActor(), num_actors=1, faults=Faults(max_restarts=1000)
-    )
+    runtime = counting("server", CountingNetwork(), Faults(max_restarts=1000))
     assert isinstance(runtime, LocalRuntime)
     lives, pool = Lives("server"), runtime._pool
     try:
@@ -156,8 +141,8 @@ def test_what_was_finished_before_the_server_was_killed_is_not_lost() -> None:
         while pool._actors == [actor]:
             pool.wait()
         (ready,) = pool.ready
-        assert ready.finished.unrolls == runtime.positions.unrolls[0] + 1
-        assert pool._actors[0].positions.unrolls[0] in (ready.finished.unrolls, ready.finished.unrolls + 1)
+        assert ready.unrolls == runtime.positions.unrolls[0] + 1
+        assert pool._actors[0].positions.unrolls[0] in (ready.unrolls, ready.unrolls + 1)
         run(runtime, CountingNetwork(), lives, actors=1, restarts=1)
     finally:
         runtime.close()
@@ -166,7 +151,7 @@ def test_what_was_finished_before_the_server_was_killed_is_not_lost() -> None:
 def test_where_the_process_is_killed_that_actors_are_copies_of_there_is_another_one() -> None:
     records, network = Records(), CountingNetwork()
     faults = Faults(max_restarts=1000, record=records.append)
-    runtime = processes("local", network, MakeCountingActor(), num_actors=2, faults=faults)
+    runtime = counting("local", network, faults, 2)
     lives = Lives("local")
     try:
         run(runtime, network, lives, actors=2, restarts=0)
@@ -194,12 +179,12 @@ class Unwilling:
 def test_a_fork_server_that_was_killed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until there is another one: for a moment the one that was killed is still there, and nobody listens."""
     process: Any = Unwilling([ConnectionRefusedError(), ConnectionRefusedError(), EOFError(), BrokenPipeError()])
-    start(process)
+    start_process(process)
     assert not process.errors
-    monkeypatch.setattr("agents.runtime.processes.process._PATIENCE", 0.0)
+    monkeypatch.setattr("agents.runtime.processes.fork_server._PATIENCE", 0.0)
     process = Unwilling([EOFError()] * 1000)
     with pytest.raises(ActorError, match="actor-3 cannot be started: its fork server ends"):
-        start(process)
+        start_process(process)
 
 
 def test_a_fork_server_that_dies_late_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,16 +196,16 @@ def test_a_fork_server_that_dies_late_is_replaced(monkeypatch: pytest.MonkeyPatc
             now[0] += 60.0
             super().start()
 
-    monkeypatch.setattr("agents.runtime.processes.process.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("agents.runtime.processes.fork_server.time.monotonic", lambda: now[0])
     process: Any = DiesLate([EOFError()])
-    start(process)
+    start_process(process)
     assert not process.errors
 
 
 def test_what_cannot_be_started_is_told_at_once() -> None:
     process: Any = Unwilling([OSError("Too many open files")])
     with pytest.raises(ActorError, match="actor-3 cannot be started: Too many open files"):
-        start(process)
+        start_process(process)
 
 
 def draw(into: Connection) -> None:
@@ -229,11 +214,11 @@ def draw(into: Connection) -> None:
 
 def test_copies_draw_numbers_of_their_own() -> None:
     """Environments may draw from the global streams."""
-    context, drawn = copies(), []
+    context, drawn = fork_server_context(), []
     for _ in range(2):
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=draw, args=(theirs,))
-        start(process)
+        start_process(process)
         theirs.close()
         drawn.append(ours.recv())
         process.join()
@@ -241,16 +226,16 @@ def test_copies_draw_numbers_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("supervision", "cause"), [(Supervision(recycle_episodes=40), "recycled"), (Supervision(memory_limit=1), "memory")]
+    ("limits", "cause"), [(ActorLimits(recycle_episodes=40), "recycled"), (ActorLimits(memory_limit=1), "memory")]
 )
 def test_an_actor_that_is_too_old_or_too_large_is_renewed_between_two_unrolls(
-    supervision: Supervision, cause: str, monkeypatch: pytest.MonkeyPatch
+    limits: ActorLimits, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.runtime.processes.actor_pool._MEMORY_SECONDS", 0.0)
     records, network = Records(), CountingNetwork()
     # What is asked for is not counted among the restarts that may be too many.
     faults = Faults(max_restarts=0, record=records.append)
-    runtime = processes("local", network, MakeCountingActor(), num_actors=1, faults=faults, supervision=supervision)
+    runtime = counting("local", network, faults, limits=limits)
     lives = Lives("local")
     try:
         run(runtime, network, lives, actors=1, restarts=1)
@@ -265,14 +250,8 @@ def test_an_actor_that_is_too_old_or_too_large_is_renewed_between_two_unrolls(
 
 def test_a_serial_actor_that_raises_is_built_anew() -> None:
     records, network = Records(), CountingNetwork()
-    runtime = SerialRuntime(
-        MakeCountingActor(fault="raise,"),
-        network,  # type: ignore[arg-type]
-        SPEC,
-        num_actors=2,
-        unrolls_per_batch=2,
-        faults=Faults(max_restarts=1000, record=records.append),
-    )
+    pool = counting_pool(2, 2, make_actor=MakeCountingActor(fault="raise,"))
+    runtime = counting_runtime("serial", pool, network, faults=Faults(max_restarts=1000, record=records.append))
     lives = Lives("serial")
     run(runtime, network, lives, actors=1, restarts=4)
     runtime.close()
@@ -282,14 +261,7 @@ def test_a_serial_actor_that_raises_is_built_anew() -> None:
 
 
 def test_too_many_restarts_end_the_run_with_what_happened() -> None:
-    runtime = SerialRuntime(
-        MakeCountingActor(fault="raise"),
-        CountingNetwork(),  # type: ignore[arg-type]
-        SPEC,
-        num_actors=1,
-        unrolls_per_batch=1,
-        faults=Faults(max_restarts=2),
-    )
+    runtime = counting("serial", CountingNetwork(), Faults(max_restarts=2), fault="raise")
     with pytest.raises(ActorError) as caught:
         for _ in range(20):
             runtime.collect()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from counted import SPEC, Lives, T, check_column, split, step_versions
+from counted import SPEC, Lives, T, check_column, counting_pool, counting_runtime, split, step_versions
 from counting import (
     COUNTING,
     NUM_ACTIONS,
@@ -20,43 +20,27 @@ from counting import (
     STATE_SIZE,
     CountingNetwork,
     MakeCountingActor,
-    MakeCountingPolicy,
 )
 from processes import PATIENCE
-from ray_cluster import ray_nodes
 from torch import nn
 
 from agents.learning.minibatches import split_columns
 from agents.runtime.base import ActorError, Runtime, StreamPositions
-from agents.runtime.cluster import ClusterRuntime
-from agents.runtime.local import LocalRuntime
-from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
-from agents.runtime.serial import SerialRuntime
+from agents.runtime.processes.buffers import SharedArrays, SharedWeights
 from agents.trajectory import Trajectory, allocate, concatenate, trajectory_spec
 
 ACTORS = 2
 UNROLLS = 2
 
 
-def serial(make: MakeCountingActor, network: Any, actors: int, unrolls: int) -> Runtime:
-    return SerialRuntime(make, network, SPEC, num_actors=actors, unrolls_per_batch=unrolls)
+def counting(
+    name: str, network: Any, actors: int, unrolls: int, *, fault: str = "", first: int = 0, **options: Any
+) -> Runtime:
+    """A runtime of counting actors; `fault` and `first` are those of MakeCountingActor."""
+    make = MakeCountingActor(fault=fault, first_episode=first)
+    return counting_runtime(name, counting_pool(actors, unrolls, make_actor=make), network, **options)
 
 
-def local(make: MakeCountingActor, network: Any, actors: int, unrolls: int, **options: Any) -> Runtime:
-    return LocalRuntime(make, network, SPEC, num_actors=actors, unrolls_per_batch=unrolls, **options)
-
-
-def server(make: MakeCountingActor, network: Any, actors: int, unrolls: int, **options: Any) -> Runtime:
-    return local(make, network, actors, unrolls, make_policy=MakeCountingPolicy(), **options)
-
-
-def cluster(make: MakeCountingActor, network: Any, actors: int, unrolls: int, **options: Any) -> Runtime:
-    return ClusterRuntime(
-        make, network, SPEC, num_actors=actors, unrolls_per_batch=unrolls, address=ray_nodes().address, **options
-    )
-
-
-RUNTIMES: dict[str, Callable[..., Runtime]] = {"serial": serial, "local": local, "server": server, "cluster": cluster}
 ON_RAY = pytest.param("cluster", marks=pytest.mark.xdist_group("ray"))
 PROCESSES = ("local", "server", ON_RAY)
 
@@ -78,7 +62,7 @@ def collect(runtime: Runtime, times: int) -> None:
 @pytest.mark.parametrize("name", ["serial", *PROCESSES])
 def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
     network = CountingNetwork()
-    runtime = RUNTIMES[name](MakeCountingActor(), network, ACTORS, UNROLLS)
+    runtime = counting(name, network, ACTORS, UNROLLS)
     unrolls: dict[int, list[tuple[list[int], Trajectory]]] = {actor: [] for actor in range(ACTORS)}
     try:
         deadline = time.monotonic() + PATIENCE
@@ -113,7 +97,7 @@ def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
 @pytest.mark.parametrize("name", PROCESSES)
 def test_one_actor_is_never_further_ahead_than_its_buffers(name: str) -> None:
     network = CountingNetwork()
-    runtime = RUNTIMES[name](MakeCountingActor(first_episode=5), network, 1, 1, version=100)
+    runtime = counting(name, network, 1, 1, first=5, version=100)
     found = []
     try:
         for updates in range(100, 120):
@@ -150,7 +134,7 @@ def test_a_wait_that_is_ended_loses_nothing(name: str) -> None:
 
         return check
 
-    runtime, lives, ended = RUNTIMES[name](MakeCountingActor(), CountingNetwork(), ACTORS, UNROLLS), Lives(name), 0
+    runtime, lives, ended = counting(name, CountingNetwork(), ACTORS, UNROLLS), Lives(name), 0
     try:
         for number in (0, 1, 2, 0, 1, 2, 0):
             before = dict(runtime.positions.unrolls), dict(runtime.positions.episodes)
@@ -168,7 +152,7 @@ def test_a_wait_that_is_ended_loses_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_an_actor_that_raises_is_reported_with_its_traceback(name: str) -> None:
-    runtime = RUNTIMES[name](MakeCountingActor(fault="raise"), CountingNetwork(), 1, 1)
+    runtime = counting(name, CountingNetwork(), 1, 1, fault="raise")
     try:
         with pytest.raises(ActorError, match=r"(?s)actor 0.*Traceback.*counting\.py.*broke as it was told"):
             collect(runtime, 10)
@@ -178,7 +162,7 @@ def test_an_actor_that_raises_is_reported_with_its_traceback(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_an_actor_that_vanishes_is_reported_with_its_exit_code(name: str) -> None:
-    runtime = RUNTIMES[name](MakeCountingActor(fault="exit"), CountingNetwork(), 2, 1)
+    runtime = counting(name, CountingNetwork(), 2, 1, fault="exit")
     try:
         with pytest.raises(ActorError, match=r"actor [01].*17"):
             collect(runtime, 20)
@@ -187,7 +171,7 @@ def test_an_actor_that_vanishes_is_reported_with_its_exit_code(name: str) -> Non
 
 
 def test_a_serial_actor_that_raises_is_not_hidden() -> None:
-    runtime = serial(MakeCountingActor(fault="raise"), CountingNetwork(), 1, 1)
+    runtime = counting("serial", CountingNetwork(), 1, 1, fault="raise")
     with pytest.raises(Exception, match="broke as it was told"):
         collect(runtime, 10)
     runtime.close()
@@ -257,7 +241,7 @@ def test_minibatches_are_the_columns_in_order(columns: int) -> None:
 def test_buffers_share_their_memory_when_pickled() -> None:
     from multiprocessing.reduction import ForkingPickler
 
-    buffers = TrajectoryBuffers(SPEC, 3)
+    buffers = SharedArrays(SPEC, 3)
     other = pickle.loads(ForkingPickler.dumps(buffers))
     assert len(other) == 3
     for number in range(3):

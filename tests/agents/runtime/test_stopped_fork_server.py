@@ -18,9 +18,9 @@ from saved_agents import CONDITIONAL, SMALL
 import train
 from agents.cli.signals import Interruption
 from agents.runtime.local import LocalRuntime
-from agents.runtime.processes import process
+from agents.runtime.processes import fork_server as fork_server_module
 from agents.runtime.processes.actor_pool import ActorPool
-from agents.runtime.processes.process import copies, start
+from agents.runtime.processes.fork_server import fork_server_context, start_process
 
 pytestmark = pytest.mark.usefixtures("process_settings", "nothing_is_left_behind")
 
@@ -37,8 +37,8 @@ def fork_server() -> psutil.Process:
 
 def start_another() -> Any:
     """A process that ends at once."""
-    ends = copies().Process(target=os.getpid, name="ends")
-    start(ends)
+    ends = fork_server_context().Process(target=os.getpid, name="ends")
+    start_process(ends)
     return ends
 
 
@@ -81,7 +81,7 @@ class Interrupted:
     name = "ends"
 
     def __init__(self, server: psutil.Process) -> None:
-        self._server, self._process = server, copies().Process(target=os.getpid)
+        self._server, self._process = server, fork_server_context().Process(target=os.getpid)
 
     def start(self) -> None:
         with interrupted(self._server):
@@ -89,16 +89,16 @@ class Interrupted:
 
 
 def test_a_second_signal_ends_a_start(stopped: psutil.Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_LOOKS", 10**9, raising=False)
+    monkeypatch.setattr(fork_server_module, "_LOOKS", 10**9, raising=False)
     interruption = Interruption()
     with pytest.raises(KeyboardInterrupt):
-        start(Interrupted(stopped))  # type: ignore[arg-type]
+        start_process(Interrupted(stopped))  # type: ignore[arg-type]
     assert interruption.wanted
     assert stopped.status() == psutil.STATUS_STOPPED
 
 
 def test_it_is_killed_when_it_stays_stopped(stopped: psutil.Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_LOOKS", 2, raising=False)
+    monkeypatch.setattr(fork_server_module, "_LOOKS", 2, raising=False)
     timer = threading.Timer(100, stopped.resume)
     timer.start()
     ends = start_another()
@@ -127,7 +127,7 @@ def test_a_run_goes_on_when_it_is_stopped(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_second_signal_ends_a_run_whose_actor_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_LOOKS", 10**9, raising=False)
+    monkeypatch.setattr(fork_server_module, "_LOOKS", 10**9, raising=False)
     begin = ActorPool._start_actor
     publish, stopped, ended = LocalRuntime.publish, list[psutil.Process](), list[str]()
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from agents.runtime.processes.process import memory_row, resident_memory
+from agents.runtime.processes.process import memory_row
 from agents.setup import builder, preflight
 from agents.setup.machine import free_memory
 from agents.setup.resources import Needs, check_resources, needs_of
 from conf.loading import compose_train
 from envs.suites import SUITES, make_spec
 from system.errors import InputError
+from system.memory import resident_memory
 
 MIB = 2**20
 

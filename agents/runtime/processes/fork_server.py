@@ -1,0 +1,152 @@
+"""The fork server: a process that has imported what actors and inference servers need (agents/setup/preload.py). They are forked from
+it, so each starts in a moment and shares its memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import forkserver, util
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
+
+import psutil
+
+from agents.runtime.base import ActorError
+from agents.runtime.processes.process import kill_with_descendants, signals_blocked
+from envs.faults import signal_name
+from system import descendants
+
+_PATIENCE = 10.0
+"""Seconds that a new fork server may take to replace a killed one, on a busy machine."""
+
+_ENDING_SECONDS = 5.0
+"""Time after which the end of a killed process is no longer waited for."""
+
+_LOOKS, _LOOK_SECONDS = 20, 0.5
+"""A fork server is killed if it is found stopped at so many consecutive looks; seconds between two looks."""
+
+
+def fork_server_context() -> ForkServerContext:
+    """The multiprocessing context whose processes are forked from the fork server."""
+    # Before the first process starts, because processes inherit their owner.
+    descendants.own()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["agents.setup.preload"])
+    return context
+
+
+def start_fork_server() -> None:
+    """Starts the fork server if it does not run. Its imports take seconds; this function does not wait for them."""
+    fork_server_context()
+    with _temporary_files_in(descendants.temporary_folder()):
+        # multiprocessing chooses the folder of the fork server's socket here.
+        util.get_temp_dir()
+    with signals_blocked():
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: str | None) -> Iterator[None]:
+    """Sets the default of tempfile; None keeps it."""
+    before, tempfile.tempdir = tempfile.tempdir, folder or tempfile.tempdir
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def start_process(process: ForkServerProcess) -> None:
+    """Starts a process of `fork_server_context`. Signals are not blocked: a stopped fork server may delay the start, and a second Ctrl-C
+    ends the wait.
+
+    Raises:
+        ActorError: the machine cannot start it.
+    """
+    until = math.inf
+    while True:
+        try:
+            start_fork_server()
+            with _killed_if_stopped():
+                process.start()
+            return
+        except (EOFError, OSError) as error:
+            # The fork server was killed. multiprocessing starts another one as soon as the kernel has reaped it.
+            killed = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+            # Counts from the first failure: a stopped fork server has already been waited for before it was killed.
+            until = min(until, time.monotonic() + _PATIENCE)
+            if not killed or time.monotonic() > until:
+                raise ActorError(f"{process.name} cannot be started: {str(error) or 'its fork server ends'}") from error
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _killed_if_stopped() -> Iterator[None]:
+    """Kills the fork server if it stays stopped (SIGSTOP) inside the block, which would otherwise wait for it without end."""
+    left = threading.Event()
+
+    def watch() -> None:
+        looks = 0
+        while looks < _LOOKS:
+            if left.wait(_LOOK_SECONDS):
+                return
+            # Counts looks and not seconds, which also pass while the whole program is stopped.
+            looks = looks + 1 if _has_status(_fork_server_pid(), psutil.STATUS_STOPPED) else 0
+        _kill_fork_server()
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        left.set()
+        watching.join()
+
+
+def _fork_server_pid() -> int:
+    """Process id; 0 if it does not run. multiprocessing has no public name for it."""
+    return getattr(forkserver._forkserver, "_forkserver_pid", None) or 0
+
+
+def _kill_fork_server() -> None:
+    """Kills it; the processes that it has forked end with it."""
+    if pid := _fork_server_pid():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _has_status(pid: int, status: str) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() == status)
+    return False
+
+
+def kill(process: BaseProcess) -> None:
+    """Kills a process of `fork_server_context` with its descendants, and waits for its end.
+
+    The wait is limited: a process in an uninterruptible system call, as on a broken disk, survives SIGKILL.
+    """
+    pid = process.pid
+    if process.is_alive() and pid:
+        kill_with_descendants(pid)
+    process.join(_ENDING_SECONDS)
+    if process.is_alive() and pid and _has_status(pid, psutil.STATUS_ZOMBIE):
+        # It is dead, but the fork server, which reports its end, is stopped.
+        _kill_fork_server()
+        process.join(_ENDING_SECONDS)
+
+
+def ending(process: BaseProcess, patience: float) -> tuple[str, str]:
+    """Cause (envs.faults.CAUSES) and description of the end of a process whose pipe has ended; waits up to `patience` seconds for it."""
+    process.join(patience)
+    code = process.exitcode
+    if code is None:
+        return "exited", "it closed its pipe and was still running"
+    return ("killed", signal_name(-code)) if code < 0 else ("exited", f"exit code {code}")
