@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.base import MEAN_SQUARE_OF_RELU, Fusion, Modulation, bias, weight
 from agents.fusion.segments import Segments
-
-# E[relu(u)^2] for u ~ N(0, 1): dividing by it starts the layer after a ReLU at variance 1.
-_MEAN_SQUARE_OF_RELU = 0.5
 
 
 class Concat(Fusion):
@@ -38,10 +35,6 @@ class Concat(Fusion):
             return torch.addmm(shift, x, self.V.t())
         return F.linear(x, self.V) + segments.rows(shift)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = V, b'(z) = U z + b."""
-        return AffineForm(self.V.expand(len(z), -1, -1), z @ self.U.t() + self.b)
-
 
 class Sum(Fusion):
     """y = V (x + U z) + b: the context is brought to the size of x and added to it.
@@ -68,10 +61,6 @@ class Sum(Fusion):
         (added,) = modulation
         return F.linear(x + segments.rows(added), self.V, self.b)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = V, b'(z) = V U z + b."""
-        return AffineForm(self.V.expand(len(z), -1, -1), z @ self.U.t() @ self.V.t() + self.b)
-
 
 class ConcatMLP(Fusion):
     """y = C relu(V x + U z + c) + b: concatenation with one hidden layer, the baseline of most papers.
@@ -87,7 +76,7 @@ class ConcatMLP(Fusion):
         self.V = weight(hidden, x_size, fan_in=x_size + z_size)
         self.U = weight(hidden, z_size, fan_in=x_size + z_size)
         self.c = bias(hidden)
-        self.C = weight(out_size, hidden, fan_in=hidden, share=1 / _MEAN_SQUARE_OF_RELU)
+        self.C = weight(out_size, hidden, fan_in=hidden, share=1 / MEAN_SQUARE_OF_RELU)
         self.b = bias(out_size)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.base import MEAN_SQUARE_OF_RELU, Fusion, Modulation, bias, weight
 from agents.fusion.multiplicative import SHARE_X, SHARE_XZ, SHARE_Z
 from agents.fusion.segments import Segments
 from agents.fusion.weight_generation import apply_generated, generate
 
-# E[relu(u)^2] for u ~ N(0, 1).
-_MEAN_SQUARE_OF_RELU = 0.5
 # Variance of the experts' logits at the start: nearly alike in weight, so that each of them gets a gradient from every context.
 _LOGIT_SHARE = 0.01
 
@@ -42,10 +40,10 @@ class Hypernetwork(Fusion):
         self.A = weight(hidden, z_size, fan_in=1, share=1 / (context_norm**2 if context_norm else max(z_size, 1)))
         self.a = bias(hidden)
         # The context_norm of h (weight_generation.py).
-        self.context_norm = math.sqrt(hidden * _MEAN_SQUARE_OF_RELU)
-        share = SHARE_XZ / _MEAN_SQUARE_OF_RELU * self.context_norm**2
+        self.context_norm = math.sqrt(hidden * MEAN_SQUARE_OF_RELU)
+        share = SHARE_XZ / MEAN_SQUARE_OF_RELU * self.context_norm**2
         self.W = weight(hidden, out_size * x_size, fan_in=hidden * x_size, share=share)
-        self.U = weight(hidden, out_size, fan_in=hidden, share=SHARE_Z / _MEAN_SQUARE_OF_RELU)
+        self.U = weight(hidden, out_size, fan_in=hidden, share=SHARE_Z / MEAN_SQUARE_OF_RELU)
         self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
         self.b = bias(out_size)
 
@@ -60,14 +58,6 @@ class Hypernetwork(Fusion):
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
         return apply_generated(x, generated, self.W, self.V, segments) + segments.rows(shift)
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = V + h^T W, b'(z) = b + h^T U with h = relu(A z + a)."""
-        hidden = (z @ self.A.t() + self.a).relu()
-        tensor = self.W.view(-1, self.out_size, self.x_size)
-        return AffineForm(
-            torch.einsum("uh,hkx->ukx", hidden / self.context_norm, tensor) + self.V, hidden @ self.U + self.b
-        )
 
 
 class Mixture(Fusion):
@@ -105,9 +95,3 @@ class Mixture(Fusion):
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
         return apply_generated(x, generated, self.W, None, segments) + segments.rows(shift)
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = sum_e p_e(z) W_e, b'(z) = sum_e p_e(z) U_e."""
-        weights = torch.softmax(z @ self.A.t() + self.a, dim=-1)
-        tensor = self.W.view(-1, self.out_size, self.x_size)
-        return AffineForm(torch.einsum("ue,ekx->ukx", weights, tensor), weights @ self.U)

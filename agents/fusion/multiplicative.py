@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.base import Fusion, Modulation, bias, weight
 from agents.fusion.segments import Segments, grouped_linear
 from agents.fusion.weight_generation import apply_generated, generate
 
@@ -47,11 +47,6 @@ class MultiplicativeInteraction(Fusion):
         generated, shift = modulation
         return apply_generated(x, generated, self.W, self.V, segments) + segments.rows(shift)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = z^T W + V, b'(z) = z^T U + b."""
-        tensor = self.W.view(self.z_size, self.out_size, self.x_size)
-        return AffineForm(torch.einsum("uz,zkx->ukx", z / self.context_norm, tensor) + self.V, z @ self.U + self.b)
-
 
 class LowRank(Fusion):
     """y = C((A x) * (B z)) + V x + z^T U + b: the interaction tensor W as a sum of `rank` outer products (CP form).
@@ -79,11 +74,6 @@ class LowRank(Fusion):
         factor, shift = modulation
         mixed = F.linear(F.linear(x, self.A) * segments.rows(factor), self.C)
         return mixed + F.linear(x, self.V) + segments.rows(shift)
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = C diag(B z) A + V, b'(z) = z^T U + b."""
-        matrix = torch.einsum("kr,ur,rx->ukx", self.C, z @ self.B.t(), self.A) + self.V
-        return AffineForm(matrix, z @ self.U + self.b)
 
 
 class Tucker(Fusion):
@@ -117,10 +107,3 @@ class Tucker(Fusion):
         core, shift = modulation
         mixed = F.linear(grouped_linear(F.linear(x, self.A), core, segments), self.C)
         return mixed + F.linear(x, self.V) + segments.rows(shift)
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = C ((B z)^T G) A + V, b'(z) = z^T U + b."""
-        core = torch.einsum(
-            "us,srq->urq", z @ self.B.t() / math.sqrt(self.rank), self.G.view(self.rank, self.rank, self.rank)
-        )
-        return AffineForm(self.C @ core @ self.A + self.V, z @ self.U + self.b)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.base import Fusion, Modulation, bias, weight
 from agents.fusion.gating import FILM_SHARE
 from agents.fusion.multiplicative import SHARE_X, SHARE_XZ, SHARE_Z
 from agents.fusion.segments import Segments, grouped_linear
@@ -36,16 +36,14 @@ class SpatialFusion(Fusion):
         self.channels, self.height, self.width = shape
 
     @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of one map."""
+        return self.channels, self.height, self.width
+
+    @property
     def positions(self) -> int:
         """P."""
         return self.height * self.width
-
-    def _by_channel(self, scale: Tensor, shift: Tensor) -> AffineForm:
-        """The affine form of one factor and one summand for each channel, [U, C] each."""
-        return AffineForm(
-            torch.diag_embed(scale.repeat_interleave(self.positions, dim=1)),
-            shift.repeat_interleave(self.positions, dim=1),
-        )
 
 
 class SpatialFiLM(SpatialFusion):
@@ -72,10 +70,6 @@ class SpatialFiLM(SpatialFusion):
         scale, shift = (segments.rows(part)[:, :, None, None] for part in modulation)
         return torch.addcmul(shift, scale, x)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = diag(1 + gamma), each gamma repeated over positions; b'(z) = beta likewise."""
-        return self._by_channel(1 + z @ self.G.t() + self.g, z @ self.U.t() + self.b)
-
 
 class GatedAttention(SpatialFusion):
     """y_cp = 2 sigmoid(U z + c)_c x_cp: a gate on every channel of the map (Chaplot et al. 2018).
@@ -96,11 +90,6 @@ class GatedAttention(SpatialFusion):
         """x [N, C, H, W] -> gate * x."""
         (gate,) = modulation
         return segments.rows(gate)[:, :, None, None] * x
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = diag(gate), each gate repeated over positions; b'(z) = 0."""
-        gate = 2 * torch.sigmoid(z @ self.U.t() + self.c)
-        return self._by_channel(gate, torch.zeros_like(gate))
 
 
 class Attention(SpatialFusion):
@@ -143,17 +132,6 @@ class Attention(SpatialFusion):
         y = attention.unsqueeze(2) * F.linear(x, self.V, self.b)
         return y.transpose(1, 2).reshape(-1, self.channels, self.height, self.width)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """With keys="position": W'(z) holds P a_p V at every position p and nothing between positions; b'(z) = P a_p b."""
-        if not self.linear_in_x:
-            return super().affine_form(z)
-        scores = (z @ self.Q.t() + self.q) @ self.r.t() / math.sqrt(self.channels)
-        attention = torch.softmax(scores, dim=1) * self.positions
-        alone = torch.eye(self.positions, dtype=z.dtype, device=z.device)
-        matrix = torch.einsum("up,kc,po->ukpco", attention, self.V, alone)
-        shift = torch.einsum("up,k->ukp", attention, self.b)
-        return AffineForm(matrix.reshape(len(z), self.out_size, self.x_size), shift.flatten(1))
-
 
 class DynamicConvolution(SpatialFusion):
     """y = kernel(z) convolved with x, plus b'(z): kernel(z) = V + z^T W is a multiplicative interaction at every position.
@@ -195,14 +173,6 @@ class DynamicConvolution(SpatialFusion):
             -1, self.height, self.width, self.channels
         )
         return y.permute(0, 3, 1, 2) + segments.rows(shift)[:, :, None, None]
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z): the columns are the convolutions of the unit maps with kernel(z); b'(z) = z^T U + b at every position."""
-        units = torch.eye(self.x_size, dtype=z.dtype, device=z.device).view(-1, self.channels, self.height, self.width)
-        shape = self.channels, self.channels, self.kernel, self.kernel
-        kernels = (z / self.context_norm @ self.W + self.V.flatten()).view(-1, *shape)
-        columns = [F.conv2d(units, kernel, padding=self.kernel // 2).flatten(1).t() for kernel in kernels]
-        return AffineForm(torch.stack(columns), (z @ self.U + self.b).repeat_interleave(self.positions, dim=1))
 
 
 SPATIAL_FUSIONS: dict[str, type[SpatialFusion]] = {
