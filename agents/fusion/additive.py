@@ -1,4 +1,4 @@
-"""The additive forms: what concatenation really is, and what a hidden layer behind it adds."""
+"""Additive forms: the context adds a vector, to the output, to x, or to a hidden layer."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ class Concat(Fusion):
 class Sum(Fusion):
     """y = V (x + U z) + b: the context is brought to the size of x and added to it.
 
-    W = 0 as in `concat`, and U of the full form is V U: whatever the context adds has to pass through the weights of x. KX + XZ + K
-    parameters.
+    W = 0 as in `concat`, and U of the full form is V U: the context term passes through the weights of x. KX + XZ + K parameters.
     """
 
     affine_in_z = True
@@ -53,7 +52,7 @@ class Sum(Fusion):
         self.b = bias(out_size)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
-        """z [U, Z] -> what is added to x, U z, [U, X]."""
+        """z [U, Z] -> the vector U z that is added to x, [U, X]."""
         return (F.linear(z, self.U),)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
@@ -65,8 +64,8 @@ class Sum(Fusion):
 class ConcatMLP(Fusion):
     """y = C relu(V x + U z + c) + b: concatenation with one hidden layer, the baseline of most papers.
 
-    H(X + Z) + H + KH + K parameters with H hidden units. Not linear in x, so it has no W'(z); given enough units it approximates any
-    of the others, and Jayakumar et al. (2020, theorem 1) say what that costs.
+    H(X + Z) + H + KH + K parameters with H hidden units. It is not linear in x, so it has no W'(z). With enough units it approximates
+    the other forms; Jayakumar et al. (2020, theorem 1) bound the number of units.
     """
 
     linear_in_x = False

@@ -1,4 +1,4 @@
-"""Diagonal forms: the context scales each output feature, or all of them alike."""
+"""Diagonal forms: the context scales each output feature, or all output features by one number."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from agents.fusion.segments import Segments
 
 # E[sigmoid(u)^2] for u ~ N(0, 1): dividing the share of V by it starts the gated output at variance 1.
 MEAN_SQUARE_OF_GATE = 0.2934
-# FiLM begins close to the identity, but not on it: with weights of exactly zero no gradient would reach the context.
+# FiLM starts near the identity. With weights of exactly zero no gradient would reach the context.
 FILM_SHARE = 0.01
 
 
 class Gated(Fusion):
     """y = sigmoid(U z + c) * (V x + b): a gate between 0 and 1 on every feature.
 
-    Jayakumar et al. (2020) name it as the diagonal form followed by a nonlinearity. K(Z + 1) + K(X + 1) parameters.
+    In Jayakumar et al. (2020) it is the diagonal form followed by a nonlinearity. K(Z + 1) + K(X + 1) parameters.
     """
 
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
@@ -41,7 +41,7 @@ class Gated(Fusion):
 class Diagonal(Fusion):
     """y = (U z + c) * (V x + b): the gate without its sigmoid, the diagonal multiplicative interaction.
 
-    Jayakumar et al. (2020), section 3: W_j = diag(U_j) V. K(Z + 1) + K(X + 1) parameters. It starts with factors around 1.
+    Jayakumar et al. (2020), section 3: W_j = diag(U_j) V. K(Z + 1) + K(X + 1) parameters. The factors start around 1.
     """
 
     affine_in_z = True
@@ -93,7 +93,7 @@ class FiLM(Fusion):
 class ScaleShift(FiLM):
     """y = (1 + gamma(z)) V x + beta(z) with one number gamma and one number beta for all features.
 
-    The least that can be called multiplicative: the context turns the whole layer up or down. 2(Z + 1) + KX parameters.
+    The smallest multiplicative form: the context scales the whole layer. 2(Z + 1) + KX parameters.
     """
 
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:

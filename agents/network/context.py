@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agents.fusion.padding import repeating_size
+from agents.fusion.padding import bucket_size
 
 CONTEXTS = ("task", "instruction", "both", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
@@ -135,11 +135,11 @@ class ContextEncoder(nn.Module):
         """The inverse of `context_rows` for rows [U, C]. The first context is repeated at the end to a size that comes again
         (agents/fusion/padding.py), so the result may have more rows than were given.
         """
-        rows = np.concatenate([rows, np.broadcast_to(rows[0], (repeating_size(len(rows)) - len(rows), rows.shape[1]))])
+        rows = np.concatenate([rows, np.broadcast_to(rows[0], (bucket_size(len(rows)) - len(rows), rows.shape[1]))])
         task = rows[:, 0] if self.reads_task else np.zeros(len(rows), np.int32)
         tokens = rows[:, int(self.reads_task) :] if self.reads_instruction else np.zeros((len(rows), 0), np.int32)
         used = np.flatnonzero(tokens.any(axis=0))
-        length = repeating_size(int(used[-1]) + 1) if len(used) else 0
+        length = bucket_size(int(used[-1]) + 1) if len(used) else 0
         return Contexts(torch.from_numpy(task.astype(np.int64)), torch.from_numpy(tokens[:, :length].astype(np.int64)))
 
 

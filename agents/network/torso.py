@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.padding import repeating_size
+from agents.fusion.padding import bucket_size
 from agents.network.initialization import RELU_GAIN, keep_variance
 from envs.spec import EnvSpec
 from system.errors import InputError, unknown_name
@@ -253,7 +253,7 @@ def _distinct(cell: Tensor, keys: NDArray[np.int64]) -> tuple[Tensor, Tensor | N
     _, first, sample = np.unique(flat @ keys, return_index=True, return_inverse=True)
     if (flat[first][sample] != flat).any():
         return cell, None
-    first = np.concatenate([first, np.repeat(first[:1], repeating_size(len(first)) - len(first))])
+    first = np.concatenate([first, np.repeat(first[:1], bucket_size(len(first)) - len(first))])
     return cell.index_select(0, torch.from_numpy(first)), torch.from_numpy(sample)
 
 
