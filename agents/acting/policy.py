@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.acting.cuda_graphs import DeviceStep
 from agents.fusion import Segments
 from agents.fusion.device_transfer import send
-from agents.fusion.padding import repeating_size
+from agents.fusion.padding import bucket_size
 from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import Contexts
@@ -205,7 +205,7 @@ class ModulationCache:
                 self.clear()
                 self._number(rows, index, np.arange(len(rows)))
             self._index[present], self._rows[present] = index, rows
-            count = min(repeating_size(len(self._known)), self.limit)
+            count = min(bucket_size(len(self._known)), self.limit)
             used = {site: tuple(part[:count] for part in parts) for site, parts in self._stored.items()}
             self._found, self._found_for = (Segments(torch.from_numpy(index.copy()), count), used), slots
         return self._found

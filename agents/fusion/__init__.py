@@ -1,4 +1,15 @@
-"""How the observation x meets the context z: one family of layers behind one interface, each one word of config."""
+"""Fusion of the observation x with the context z: one family of layers behind one interface, each one word of config.
+
+Read `base.py` for the interface, then one file per family:
+
+    additive.py         concat, sum, concat_mlp             the context shifts the output
+    gating.py           gated, diagonal, scale_shift, film  the context scales the output, feature by feature
+    multiplicative.py   mi, low_rank, tucker                the context makes the weight matrix
+    hyper.py            hypernetwork, mixture               features of the context make the weight matrix
+    spatial.py          film, gated_attention, attention, dynamic_conv   the same ideas on the torso's feature map
+
+`segments.py` maps samples to contexts. `weight_generation.py` holds what `mi`, `hypernetwork` and `mixture` share.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +37,7 @@ FUSIONS: dict[str, Any] = {
     "hypernetwork": Hypernetwork,
     "mixture": Mixture,
 }
-"""Name in the config -> class, for flat features. All take (x_size, z_size, out_size) and the options that OPTIONS names."""
+"""Name in the config -> class, for flat features. All take (x_size, z_size, out_size) and the options that OPTIONS lists."""
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "concat_mlp": ("hidden",),
@@ -37,25 +48,18 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "attention": ("keys",),
     "dynamic_conv": ("kernel",),
 }
-"""Name -> the options of the config's `fusion` group that its class takes as well; none for the others."""
+"""Name -> further constructor arguments, taken from the config group `fusion`. Names that are missing here take none."""
 
-FREE_DIMENSIONS = {
-    "concat_mlp": "hidden",
-    "low_rank": "rank",
-    "tucker": "rank",
-    "hypernetwork": "hidden",
-    "mixture": "experts",
-}
-"""Name -> the option that can be chosen freely, to match another form's parameters (agents/setup/match_params.py). The other forms have
-none of
-their own, and are fitted by `fusion.size`, the width at the core's input."""
+FREE_DIMENSIONS = {name: option for name, (option,) in OPTIONS.items() if name in FUSIONS}
+"""Name -> the option that match_params.py varies to match the number of parameters of another form. Forms without one are matched by
+`fusion.size`, the width at the core's input."""
 
 FUSION_NAMES = (*FUSIONS, *(name for name in SPATIAL_FUSIONS if name not in FUSIONS))
 """Every form."""
 
 TORSO, FLAT_SITES = "torso", ("core_input", "policy", "value")
 SITES = (TORSO, *FLAT_SITES)
-"""Where a fusion can sit: on the torso's feature map, in front of the core, as the policy head, under the value head."""
+"""Where a fusion can be: on the torso's feature map, before the core, as the policy head, before the value head."""
 
 __all__ = [
     "FLAT_SITES",

@@ -1,4 +1,4 @@
-"""The additive forms: what concatenation really is, and what a hidden layer behind it adds."""
+"""Additive forms: the context adds a vector, to the output, to x, or to a hidden layer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.base import MEAN_SQUARE_OF_RELU, Fusion, Modulation, bias, weight
 from agents.fusion.segments import Segments
-
-# E[relu(u)^2] for u ~ N(0, 1): dividing by it starts the layer after a ReLU at variance 1.
-_MEAN_SQUARE_OF_RELU = 0.5
 
 
 class Concat(Fusion):
@@ -38,16 +35,11 @@ class Concat(Fusion):
             return torch.addmm(shift, x, self.V.t())
         return F.linear(x, self.V) + segments.rows(shift)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = V, b'(z) = U z + b."""
-        return AffineForm(self.V.expand(len(z), -1, -1), z @ self.U.t() + self.b)
-
 
 class Sum(Fusion):
     """y = V (x + U z) + b: the context is brought to the size of x and added to it.
 
-    W = 0 as in `concat`, and U of the full form is V U: whatever the context adds has to pass through the weights of x. KX + XZ + K
-    parameters.
+    W = 0 as in `concat`, and U of the full form is V U: the context term passes through the weights of x. KX + XZ + K parameters.
     """
 
     affine_in_z = True
@@ -60,7 +52,7 @@ class Sum(Fusion):
         self.b = bias(out_size)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
-        """z [U, Z] -> what is added to x, U z, [U, X]."""
+        """z [U, Z] -> the vector U z that is added to x, [U, X]."""
         return (F.linear(z, self.U),)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
@@ -68,16 +60,12 @@ class Sum(Fusion):
         (added,) = modulation
         return F.linear(x + segments.rows(added), self.V, self.b)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = V, b'(z) = V U z + b."""
-        return AffineForm(self.V.expand(len(z), -1, -1), z @ self.U.t() @ self.V.t() + self.b)
-
 
 class ConcatMLP(Fusion):
     """y = C relu(V x + U z + c) + b: concatenation with one hidden layer, the baseline of most papers.
 
-    H(X + Z) + H + KH + K parameters with H hidden units. Not linear in x, so it has no W'(z); given enough units it approximates any
-    of the others, and Jayakumar et al. (2020, theorem 1) say what that costs.
+    H(X + Z) + H + KH + K parameters with H hidden units. It is not linear in x, so it has no W'(z). With enough units it approximates
+    the other forms; Jayakumar et al. (2020, theorem 1) bound the number of units.
     """
 
     linear_in_x = False
@@ -87,7 +75,7 @@ class ConcatMLP(Fusion):
         self.V = weight(hidden, x_size, fan_in=x_size + z_size)
         self.U = weight(hidden, z_size, fan_in=x_size + z_size)
         self.c = bias(hidden)
-        self.C = weight(out_size, hidden, fan_in=hidden, share=1 / _MEAN_SQUARE_OF_RELU)
+        self.C = weight(out_size, hidden, fan_in=hidden, share=1 / MEAN_SQUARE_OF_RELU)
         self.b = bias(out_size)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:

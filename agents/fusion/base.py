@@ -1,10 +1,15 @@
-"""The interface of every fusion: *condition* on the context once per distinct context, then *modulate* to every sample.
+"""The interface of every fusion: `condition` runs once per distinct context, `modulate` runs for every sample.
 
 Shapes used throughout the package: N samples, U distinct contexts, X observation features, Z context features, K output features.
 
-Initialisation, the same idea for every form: inputs are taken to have unit variance per feature, every weight is drawn with
-variance `share / fan_in`, and the shares of the terms add up to 1. The output then starts with variance 1 whatever the sizes of
-x and z, and no form begins with a louder voice for the context than another.
+    condition(z [U, Z])                        -> modulation, tensors with leading dimension U
+    modulate(x [N, X], modulation, segments)   -> y [N, K]
+
+A form is these two methods. Everything else here follows from them, the affine form y = W'(z) x + b'(z) included.
+
+Initialisation is the same for every form. The inputs are assumed to have unit variance per feature, each weight is drawn with variance
+`share / fan_in`, and the shares of the terms sum to 1. So y starts with variance 1 for any X and Z, and all forms start with a context
+term of comparable size.
 """
 
 from __future__ import annotations
@@ -18,11 +23,14 @@ from torch import Tensor, nn
 from agents.fusion.segments import Segments, identity_segments
 
 Modulation = tuple[Tensor, ...]
-"""What `condition` returns: tensors with leading dimension U. Rows may be selected, cached and concatenated."""
+"""What `condition` returns: tensors with leading dimension U, whose rows may be selected, cached and concatenated."""
+
+MEAN_SQUARE_OF_RELU = 0.5
+"""E[relu(u)^2] for u ~ N(0, 1). Dividing a share by it starts the layer behind a ReLU at variance 1."""
 
 
 class AffineForm(NamedTuple):
-    """What a fusion is for a given context: y = W'(z) x + b'(z). matrix [U, K, X], shift [U, K]."""
+    """A fusion at given contexts: y = W'(z) x + b'(z). matrix [U, K, X], shift [U, K]."""
 
     matrix: Tensor
     shift: Tensor
@@ -42,15 +50,15 @@ class FullMI(NamedTuple):
 
 
 class Fusion(nn.Module):
-    """y = f(x, z), in one of its forms; nearly all of them are y = W'(z) x + b'(z).
+    """y = f(x, z) in one of its forms. Nearly all of them are y = W'(z) x + b'(z).
 
     Attributes:
         x_size: X, features of the observation.
-        z_size: Z, features of the context; 0 means that there is no context and leaves only the terms in x.
+        z_size: Z, features of the context. 0 means no context: only the terms in x remain.
         out_size: K, features of the output.
-        linear_in_x: whether there is a W'(z) and a b'(z): `affine_form` gives them.
-        uses_context_norm: whether the constructor takes `context_norm`, the length |z| to be expected (weight_generation.py).
-        affine_in_z: whether these in turn are affine in z: `to_full_mi` writes the whole layer as one W, U, V and b.
+        linear_in_x: the form has a W'(z) and a b'(z), which `affine_form` returns.
+        affine_in_z: W'(z) and b'(z) are affine in z, so `to_full_mi` returns the layer as one W, U, V and b.
+        uses_context_norm: the constructor takes `context_norm`, the expected length |z| (weight_generation.py).
     """
 
     linear_in_x = True
@@ -64,6 +72,11 @@ class Fusion(nn.Module):
         self.out_size = out_size
 
     @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of x for one sample."""
+        return (self.x_size,)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the parameters."""
         return next(self.parameters()).dtype
@@ -72,45 +85,46 @@ class Fusion(nn.Module):
         """The part that depends on the context alone: z [U, Z] -> modulation.
 
         Args:
-            samples: how many samples the modulation will be applied to, where that is known. A form may then prepare less for contexts
-                that hardly repeat; the result of `modulate` is the same.
+            samples: number of samples that the modulation will be applied to, if known. A form may prepare less for contexts that
+                hardly repeat. `modulate` returns the same either way.
         """
         raise NotImplementedError  # pragma: no cover - the interface
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """The part that runs for every sample: x [N, X] -> y [N, K]."""
+        """The part that runs for every sample: x [N, X] -> y [N, K]. `segments` names the row of `modulation` for each sample."""
         raise NotImplementedError  # pragma: no cover - the interface
 
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """The plain reading, one context per sample: x [N, X], z [N, Z] -> y [N, K]."""
+        return self.modulate(x, self.condition(z, len(x)), identity_segments(len(x), x.device))
+
     def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) [U, K, X] and b'(z) [U, K] of contexts z [U, Z], written down from the form's own equation.
+        """W'(z) [U, K, X] and b'(z) [U, K] of contexts z [U, Z], read off at x = 0 and at the X unit vectors.
 
         Raises:
-            TypeError: the form is not linear in x, so it has none.
+            TypeError: the form is not linear in x.
         """
-        raise TypeError(f"{type(self).__name__} is not linear in x: there is no W'(z).")
+        if not self.linear_in_x:
+            raise TypeError(f"{type(self).__name__} is not linear in x: there is no W'(z).")
+        x = _zero_and_unit_vectors(self.x_size, z).repeat(len(z), 1).view(-1, *self.x_shape)
+        context = torch.arange(len(z), device=z.device).repeat_interleave(self.x_size + 1)
+        y = self.modulate(x, self.condition(z), Segments(context, len(z))).reshape(len(z), self.x_size + 1, -1)
+        return AffineForm(matrix=(y[:, 1:] - y[:, :1]).transpose(1, 2), shift=y[:, 0])
 
     def to_full_mi(self) -> FullMI:
-        """The same layer as a full multiplicative interaction, which is what makes the forms one family.
-
-        W'(z) = V + sum_j z_j W_j is affine in z, so its values at zero and at the Z unit vectors are all there is to know.
+        """The same layer as a full multiplicative interaction, read off at z = 0 and at the Z unit vectors.
 
         Raises:
-            TypeError: W'(z) is not affine in z; `affine_form` then states what the layer is for each context.
+            TypeError: W'(z) is not affine in z. `affine_form` still describes the layer context by context.
         """
         if not self.affine_in_z:
             raise TypeError(
                 f"{type(self).__name__} is not affine in z: it is a multiplicative interaction of x with a function of z. "
                 "affine_form(z) gives W'(z) and b'(z) of each context."
             )
-        like = next(self.parameters())
-        zero_and_units = torch.eye(self.z_size + 1, dtype=like.dtype, device=like.device)[:, 1:]
-        matrix, shift = self.affine_form(zero_and_units)
+        matrix, shift = self.affine_form(_zero_and_unit_vectors(self.z_size, next(self.parameters())))
         V, b = matrix[0], shift[0]
         return FullMI(W=matrix[1:] - V, U=shift[1:] - b, V=V, b=b)
-
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """The plain reading, one context per sample: x [N, X], z [N, Z] -> y [N, K]."""
-        return self.modulate(x, self.condition(z, len(x)), identity_segments(len(x), x.device))
 
 
 def weight(*shape: int, fan_in: int, share: float = 1.0) -> nn.Parameter:
@@ -121,3 +135,8 @@ def weight(*shape: int, fan_in: int, share: float = 1.0) -> nn.Parameter:
 def bias(*shape: int, value: float = 0.0) -> nn.Parameter:
     """A parameter that starts at `value`."""
     return nn.Parameter(torch.full(shape, value))
+
+
+def _zero_and_unit_vectors(size: int, like: Tensor) -> Tensor:
+    """[size + 1, size]: zeros, then the unit vectors, in the dtype and on the device of `like`."""
+    return torch.eye(size + 1, dtype=like.dtype, device=like.device)[:, 1:]

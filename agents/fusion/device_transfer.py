@@ -1,8 +1,8 @@
-"""From the processor's memory to the device that computes, in one copy and without anybody waiting for it.
+"""Copies from host memory to a device: one block for all tensors, without waiting for the copy.
 
-A copy from ordinary memory makes the program wait until the device has done all that it was given before. From pinned memory it does not,
-and torch's allocator keeps the pinned block until the copy is over, so whoever sends may forget it at once. Beginning a copy has a price
-of its own, so what goes together goes as one block.
+A copy from ordinary memory blocks until the device has finished its queued work. A copy from pinned memory does not, and torch's
+allocator keeps the pinned block until the copy has finished, so the caller may drop it at once. Each copy has a fixed cost, so tensors
+that travel together are packed into one block.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _ALIGNMENT = 64
 
 
 class Packing:
-    """Where tensors of these shapes and dtypes lie in one block of bytes.
+    """Offsets of tensors of these shapes and dtypes in one block of bytes.
 
     Attributes:
-        num_bytes: of the block.
+        num_bytes: size of the block.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -30,7 +30,7 @@ class Packing:
             self.num_bytes += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
 
     def views(self, block: Tensor) -> dict[str, Tensor]:
-        """The tensors that lie in uint8 [num_bytes]."""
+        """The tensors as views of `block`, uint8 [num_bytes]."""
         return {
             key: block[begin : begin + shape.numel() * dtype.itemsize].view(dtype).view(shape)
             for key, (begin, dtype, shape) in self._places.items()
@@ -38,22 +38,22 @@ class Packing:
 
 
 def pinned(num_bytes: int) -> Tensor:
-    """uint8 [num_bytes] that devices read by themselves."""
+    """A block uint8 [num_bytes] in pinned memory."""
     return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
 
 
 def send(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The same tensors on `device`; those that are there already are passed on as they are."""
-    there = {key: tensor for key, tensor in tensors.items() if tensor.device != device}
-    if not there:
+    """The same tensors on `device`. Tensors that are on `device` already are returned unchanged."""
+    elsewhere = {key: tensor for key, tensor in tensors.items() if tensor.device != device}
+    if not elsewhere:
         return dict(tensors)
-    packing = Packing(there)
+    packing = Packing(elsewhere)
     block = pinned(packing.num_bytes)
     for key, view in packing.views(block).items():
-        view.copy_(there[key])
+        view.copy_(elsewhere[key])
     return {**tensors, **packing.views(block.to(device, non_blocking=True))}
 
 
 def send_one(tensor: Tensor, device: torch.device) -> Tensor:
-    """`send` for a single one."""
+    """`send` for a single tensor."""
     return tensor if tensor.device == device else send({"": tensor}, device)[""]

@@ -1,4 +1,4 @@
-"""Diagonal forms: the context scales each output feature, or all of them alike."""
+"""Diagonal forms: the context scales each output feature, or all output features by one number."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.base import Fusion, Modulation, bias, weight
 from agents.fusion.segments import Segments
 
 # E[sigmoid(u)^2] for u ~ N(0, 1): dividing the share of V by it starts the gated output at variance 1.
 MEAN_SQUARE_OF_GATE = 0.2934
-# FiLM begins close to the identity, but not on it: with weights of exactly zero no gradient would reach the context.
+# FiLM starts near the identity. With weights of exactly zero no gradient would reach the context.
 FILM_SHARE = 0.01
 
 
 class Gated(Fusion):
     """y = sigmoid(U z + c) * (V x + b): a gate between 0 and 1 on every feature.
 
-    Jayakumar et al. (2020) name it as the diagonal form followed by a nonlinearity. K(Z + 1) + K(X + 1) parameters.
+    In Jayakumar et al. (2020) it is the diagonal form followed by a nonlinearity. K(Z + 1) + K(X + 1) parameters.
     """
 
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
@@ -37,16 +37,11 @@ class Gated(Fusion):
         (gate,) = modulation
         return segments.rows(gate) * F.linear(x, self.V, self.b)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = diag(gate) V, b'(z) = gate * b."""
-        gate = torch.sigmoid(z @ self.U.t() + self.c)
-        return AffineForm(gate.unsqueeze(2) * self.V, gate * self.b)
-
 
 class Diagonal(Fusion):
     """y = (U z + c) * (V x + b): the gate without its sigmoid, the diagonal multiplicative interaction.
 
-    Jayakumar et al. (2020), section 3: W_j = diag(U_j) V. K(Z + 1) + K(X + 1) parameters. It starts with factors around 1.
+    Jayakumar et al. (2020), section 3: W_j = diag(U_j) V. K(Z + 1) + K(X + 1) parameters. The factors start around 1.
     """
 
     affine_in_z = True
@@ -67,11 +62,6 @@ class Diagonal(Fusion):
         """x [N, X] -> factor * (V x + b), [N, K]."""
         (factor,) = modulation
         return segments.rows(factor) * F.linear(x, self.V, self.b)
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = diag(U z + c) V, b'(z) = (U z + c) * b."""
-        factor = z @ self.U.t() + self.c
-        return AffineForm(factor.unsqueeze(2) * self.V, factor * self.b)
 
 
 class FiLM(Fusion):
@@ -99,16 +89,11 @@ class FiLM(Fusion):
         scale, shift = modulation
         return torch.addcmul(segments.rows(shift), segments.rows(scale), F.linear(x, self.V))
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = diag(1 + gamma(z)) V, b'(z) = beta(z)."""
-        scale = 1 + z @ self.G.t() + self.g
-        return AffineForm(scale.unsqueeze(2) * self.V, z @ self.U.t() + self.b)
-
 
 class ScaleShift(FiLM):
     """y = (1 + gamma(z)) V x + beta(z) with one number gamma and one number beta for all features.
 
-    The least that can be called multiplicative: the context turns the whole layer up or down. 2(Z + 1) + KX parameters.
+    The smallest multiplicative form: the context scales the whole layer. 2(Z + 1) + KX parameters.
     """
 
     def __init__(self, x_size: int, z_size: int, out_size: int) -> None:
@@ -117,8 +102,3 @@ class ScaleShift(FiLM):
         self.g = bias(1)
         self.U = weight(1, z_size, fan_in=z_size, share=FILM_SHARE)
         self.b = bias(1)
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = (1 + gamma(z)) V, b'(z) = beta(z) in every place."""
-        matrix, shift = super().affine_form(z)
-        return AffineForm(matrix, shift.expand(-1, self.out_size))

@@ -1,7 +1,6 @@
-"""Forms whose weights are a function of the context: a hypernetwork, and a mixture of experts.
+"""Forms whose weights are a nonlinear function of the context: a hypernetwork and a mixture of experts.
 
-Both are the full multiplicative interaction of x with features h(z) instead of z itself, and share its way of running: the weights
-of a context are made once, and its samples share one matrix product.
+Both are the full multiplicative interaction of x with features h(z) instead of z, and run the same way (weight_generation.py).
 """
 
 from __future__ import annotations
@@ -12,22 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.base import MEAN_SQUARE_OF_RELU, Fusion, Modulation, bias, weight
 from agents.fusion.multiplicative import SHARE_X, SHARE_XZ, SHARE_Z
 from agents.fusion.segments import Segments
 from agents.fusion.weight_generation import apply_generated, generate
 
-# E[relu(u)^2] for u ~ N(0, 1).
-_MEAN_SQUARE_OF_RELU = 0.5
-# Variance of the experts' logits at the start: nearly alike in weight, so that each of them gets a gradient from every context.
+# Variance of the experts' logits at the start. The weights are nearly equal, so every expert gets a gradient from every context.
 _LOGIT_SHARE = 0.01
 
 
 class Hypernetwork(Fusion):
-    """y = W'(z) x + b'(z) with both made by a network of one hidden layer: h = relu(A z + a), W' = V + h^T W, b' = b + h^T U.
+    """y = W'(z) x + b'(z) from one hidden layer: h = relu(A z + a), W' = V + h^T W, b' = b + h^T U.
 
-    Ha et al. (2017) with a linear layer as the generated network. HZ + H + HKX + HK + KX + K parameters with H hidden units. Without
-    the ReLU, and with H = Z, it is `mi`.
+    Ha et al. (2017) with a linear layer as the generated network. HZ + H + HKX + HK + KX + K parameters with H hidden units. With
+    A = 1, a = 0 and no ReLU it is `mi`.
 
     Args:
         context_norm: as in Mixture.
@@ -41,16 +38,16 @@ class Hypernetwork(Fusion):
         super().__init__(x_size, z_size, out_size)
         self.A = weight(hidden, z_size, fan_in=1, share=1 / (context_norm**2 if context_norm else max(z_size, 1)))
         self.a = bias(hidden)
-        # The context_norm of h (weight_generation.py).
-        self.context_norm = math.sqrt(hidden * _MEAN_SQUARE_OF_RELU)
-        share = SHARE_XZ / _MEAN_SQUARE_OF_RELU * self.context_norm**2
+        # Expected length of h.
+        self.context_norm = math.sqrt(hidden * MEAN_SQUARE_OF_RELU)
+        share = SHARE_XZ / MEAN_SQUARE_OF_RELU * self.context_norm**2
         self.W = weight(hidden, out_size * x_size, fan_in=hidden * x_size, share=share)
-        self.U = weight(hidden, out_size, fan_in=hidden, share=SHARE_Z / _MEAN_SQUARE_OF_RELU)
+        self.U = weight(hidden, out_size, fan_in=hidden, share=SHARE_Z / MEAN_SQUARE_OF_RELU)
         self.V = weight(out_size, x_size, fan_in=x_size, share=SHARE_X)
         self.b = bias(out_size)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
-        """z [U, Z] -> W'(z) [U, K, X] (or h) and b'(z) [U, K]."""
+        """z [U, Z] -> W'(z) [U, K, X] and b'(z) [U, K]. For contexts that hardly repeat, h replaces W'(z)."""
         hidden = F.linear(z, self.A, self.a).relu()
         return generate(hidden / self.context_norm, self.W, self.V, self.x_size, samples), torch.addmm(
             self.b, hidden, self.U
@@ -61,23 +58,15 @@ class Hypernetwork(Fusion):
         generated, shift = modulation
         return apply_generated(x, generated, self.W, self.V, segments) + segments.rows(shift)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = V + h^T W, b'(z) = b + h^T U with h = relu(A z + a)."""
-        hidden = (z @ self.A.t() + self.a).relu()
-        tensor = self.W.view(-1, self.out_size, self.x_size)
-        return AffineForm(
-            torch.einsum("uh,hkx->ukx", hidden / self.context_norm, tensor) + self.V, hidden @ self.U + self.b
-        )
-
 
 class Mixture(Fusion):
     """y = sum_e p_e(z) (W_e x + U_e), p = softmax(A z + a): a mixture of linear experts, weighted by the context.
 
-    The idea of soft modularisation (Yang et al. 2020) and PaCo (Sun et al. 2022): tasks share experts in proportions of their own. With
-    as many experts as contexts it can be a layer for each of them. EZ + E + EKX + EK parameters with E experts.
+    As in soft modularisation (Yang et al. 2020) and PaCo (Sun et al. 2022), tasks share experts in different proportions. With as many
+    experts as contexts it can represent one layer per context. EZ + E + EKX + EK parameters with E experts.
 
     Args:
-        context_norm: length |z| to be expected (weight_generation.py); None for sqrt(Z), that of features of variance 1.
+        context_norm: expected length |z| (weight_generation.py). None: sqrt(Z), the length of features of variance 1.
     """
 
     uses_context_norm = True
@@ -90,14 +79,14 @@ class Mixture(Fusion):
             experts, z_size, fan_in=1, share=_LOGIT_SHARE / (context_norm**2 if context_norm else max(z_size, 1))
         )
         self.a = bias(experts)
-        # The variance of the mixture is that of the experts times sum_e p_e^2, which is exp(variance of the logits) / E and at most 1.
+        # The mixture's variance is the experts' variance times sum_e p_e^2, which is exp(variance of the logits) / E and at most 1.
         spread = min(1.0, math.exp(_LOGIT_SHARE if z_size else 0.0) / experts)
         self.W = weight(experts, out_size * x_size, fan_in=x_size, share=1 / spread)
         self.U = bias(experts, out_size)
 
     def condition(self, z: Tensor, samples: int | None = None) -> Modulation:
         """z [U, Z] -> W'(z) = sum_e p_e W_e [U, K, X] and b'(z) = sum_e p_e U_e [U, K]."""
-        # Under autocast softmax works in full precision.
+        # Under autocast, softmax returns float32.
         weights = torch.softmax(F.linear(z, self.A, self.a), dim=-1).to(self.dtype)
         return generate(weights, self.W, None, self.x_size, samples), torch.mm(weights, self.U)
 
@@ -105,9 +94,3 @@ class Mixture(Fusion):
         """x [N, X] -> W'(z) x + b'(z), [N, K]."""
         generated, shift = modulation
         return apply_generated(x, generated, self.W, None, segments) + segments.rows(shift)
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = sum_e p_e(z) W_e, b'(z) = sum_e p_e(z) U_e."""
-        weights = torch.softmax(z @ self.A.t() + self.a, dim=-1)
-        tensor = self.W.view(-1, self.out_size, self.x_size)
-        return AffineForm(torch.einsum("ue,ekx->ukx", weights, tensor), weights @ self.U)

@@ -1,14 +1,13 @@
-"""Sizes that come again.
+"""Sizes are rounded up to a few buckets, so that oneDNN's kernels are reused.
 
-The CPU kernels behind torch are compiled for the shapes they meet, and a shape that was not met before costs milliseconds: thirty times
-the product it is for. What differs from batch to batch - contexts, stretches, distinct images - is therefore filled up to one of few
-sizes.
+torch's CPU kernels are compiled per shape. A new shape costs milliseconds, thirty times the product itself. So sizes that differ from
+batch to batch (contexts, stretches between resets, distinct images) are padded to a bucket.
 """
 
 from __future__ import annotations
 
 
-def repeating_size(count: int) -> int:
-    """The least of 1 ... 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ... (four to each doubling) that is not below `count` >= 0."""
+def bucket_size(count: int) -> int:
+    """The smallest bucket >= `count` >= 0. Buckets: 0 ... 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ... (four per doubling)."""
     step = 1 << max(0, (count - 1).bit_length() - 3)
     return -(-count // step) * step

@@ -1,4 +1,4 @@
-"""Which context each sample belongs to, and the product of samples with the weights of their context."""
+"""The context of each sample, and the product of samples with the weights of their context."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from agents.fusion.device_transfer import send
-from agents.fusion.padding import repeating_size
+from agents.fusion.padding import bucket_size
 
-# Places of the padded grid for each sample, above which a context with many samples is given several rows.
+# Most places of the padded grid per sample. Beyond it, a context with many samples gets several rows.
 _MOST_PLACES = 3
-# Numbers of weights that a device may copy to give every sample its own.
+# Most numbers that a device may copy to give every sample its own weight matrix.
 _MOST_GATHERED = 2**27
 
 
 class Grid(NamedTuple):
-    """Samples sorted by context into rows of equal width, so that one batched product serves all contexts.
+    """Samples sorted by context into R rows of equal width, so that one batched product serves all contexts. Rows may be empty.
 
-    owner: int64 [R], the context of each row, or None when row u is context u. Rows may be empty. width: places in a row.
-    place: int64 [N], the place of each sample, row * width + rank; no two samples share one. sample: int64 [R * width], the sample at each
-    place, or N where there is none.
+    Attributes:
+        owner: int64 [R], the context of each row. None: row u belongs to context u.
+        width: places in a row.
+        place: int64 [N], the place of each sample, row * width + rank. Places are distinct.
+        sample: int64 [R * width], the sample at each place. N marks an empty place.
     """
 
     owner: Tensor | None
@@ -41,10 +43,10 @@ class Segments:
     """The map from N samples to U distinct contexts.
 
     Args:
-        index: int64 [N], the row of the context of each sample, on the device of the samples.
-        count: the number of contexts U.
-        host: the same in the processor's memory, where `index` is on another device. What depends on the data is then found there;
-            without it, whoever asks for `grid` waits until the device knows.
+        index: int64 [N], the context of each sample, on the device of the samples.
+        count: U.
+        host: the same map in host memory, if `index` is on another device. `grid` is then computed on the host. Without it, `grid` has
+            to synchronize with the device.
     """
 
     def __init__(self, index: Tensor, count: int, host: Segments | None = None) -> None:
@@ -54,13 +56,13 @@ class Segments:
         self._repeated: dict[int, Segments] = {}
 
     def on(self, index: Tensor) -> Segments:
-        """The same on a device, where `index` is a copy of the index here."""
+        """The same map on a device. `index` is a copy of this index there."""
         return Segments(index, self.count, host=self)
 
     def repeated(self, times: int) -> Segments:
-        """The same for N x times samples, `times` in a row for each one here: the patches of a map.
+        """The map for N x times samples, where each sample is repeated `times` times in a row: the patches of a feature map.
 
-        Kept, because sorting them costs more than an acting step needs to, and contexts hardly change from step to step.
+        Cached: contexts hardly change between acting steps, and sorting the patches is expensive for one step.
         """
         if times not in self._repeated:
             host = self._host.repeated(times) if self._host else None
@@ -68,12 +70,12 @@ class Segments:
         return self._repeated[times]
 
     def rows(self, modulation: Tensor) -> Tensor:
-        """One row of `modulation` [U, ...] for every sample: [N, ...] (or [1, ...], to broadcast, when U is 1)."""
+        """The row of `modulation` [U, ...] of each sample: [N, ...], or [1, ...] to broadcast if U is 1."""
         return modulation if self.count == 1 else modulation.index_select(0, self.index)
 
     @cached_property
     def grid(self) -> Grid:
-        """The samples by context; at most `_MOST_PLACES` places for each sample beside one row for each context."""
+        """The samples sorted by context, with at most `_MOST_PLACES` places per sample besides one row per context."""
         if self._host is not None:
             owner, width, place, sample = self._host.grid
             parts = {"place": place, "sample": sample} | ({"owner": owner} if owner is not None else {})
@@ -84,13 +86,13 @@ class Segments:
         order = torch.argsort(index, stable=True)
         rank = torch.empty_like(index)
         rank[order] = torch.arange(samples, device=index.device) - (sizes.cumsum(0) - sizes)[index[order]]
-        widest = repeating_size(int(sizes.max()))
+        widest = bucket_size(int(sizes.max()))
         if self.count * widest <= _MOST_PLACES * max(samples, self.count):
             return _grid(None, widest, index * widest + rank, self.count)
-        width = repeating_size(2 * -(-samples // self.count))
+        width = bucket_size(2 * -(-samples // self.count))
         rows = torch.div(sizes + width - 1, width, rounding_mode="floor")
         owner = torch.repeat_interleave(rows)
-        owner = torch.cat([owner, owner.new_zeros(repeating_size(len(owner)) - len(owner))])
+        owner = torch.cat([owner, owner.new_zeros(bucket_size(len(owner)) - len(owner))])
         first = rows.cumsum(0) - rows
         return _grid(owner, width, first[index] * width + rank, len(owner))
 
@@ -102,15 +104,14 @@ def _grid(owner: Tensor | None, width: int, place: Tensor, rows: int) -> Grid:
 
 
 def identity_segments(count: int, device: torch.device | None = None) -> Segments:
-    """Every sample has a context of its own."""
+    """The map of `count` samples with one context each."""
     return Segments(torch.arange(count, device=device), count)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, segments: Segments) -> Tensor:
-    """y_n = weight[u] x_n, with u the context of sample n.
+    """y_n = weight[u] x_n, where u is the context of sample n: x [N, X], weight [U, K, X] -> [N, K].
 
-    Shapes: x [N, X], weight [U, K, X] -> [N, K]. The samples of a context lie side by side, so that every weight matrix is
-    read once however many samples share it, and one batched product does them all: a loop over contexts takes four to ten times
+    Samples are sorted by context, so one batched product reads each weight matrix once. A loop over contexts takes four to ten times
     as long. Under autocast the product runs in the autocast dtype.
     """
     device = x.device.type
@@ -120,7 +121,7 @@ def grouped_linear(x: Tensor, weight: Tensor, segments: Segments) -> Tensor:
     if segments.count == 1:
         return F.linear(x, weight[0])
     if device != "cpu" and not torch.is_grad_enabled() and len(x) * weight[0].numel() <= _MOST_GATHERED:
-        # While acting on a device: the shapes depend on no data, so the step can be captured whole (agents/acting/cuda_graphs.py).
+        # Acting on a device: no shape depends on data, so the step can be captured in a CUDA graph (agents/acting/cuda_graphs.py).
         return torch.bmm(weight.index_select(0, segments.index), x.unsqueeze(2)).squeeze(2)
     grid = segments.grid
     if grid.owner is not None:
@@ -129,7 +130,7 @@ def grouped_linear(x: Tensor, weight: Tensor, segments: Segments) -> Tensor:
 
 
 class _GroupedLinear(torch.autograd.Function):
-    """On the grid. The gradient by hand: places hold one sample at most, so what autograd would add up needs only be gathered."""
+    """The product on the grid. A place holds at most one sample, so the backward pass gathers where autograd would add."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
@@ -147,6 +148,6 @@ class _GroupedLinear(torch.autograd.Function):
 
 
 def _spread(x: Tensor, grid: Grid) -> Tensor:
-    """Samples [N, F] to their places [R, width, F], zeros elsewhere."""
+    """Samples [N, F] at their places [R, width, F], with zeros at empty places."""
     filled = torch.cat([x, x.new_zeros(1, x.shape[1])])
     return filled.index_select(0, grid.sample).view(grid.rows, grid.width, -1)

@@ -1,6 +1,6 @@
-"""Fusions on the torso's feature map, between its last convolution and its linear layer: map in, map of the same shape out.
+"""Fusions on the torso's feature map, between its last convolution and its linear layer. Input and output map have the same shape.
 
-Further shapes: C channels, P = height x width positions. As a layer on the flattened map, X = K = C P.
+Further shapes: C channels, P = height x width positions. Seen as a layer on the flattened map, X = K = C P.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.base import AffineForm, Fusion, Modulation, bias, weight
+from agents.fusion.base import Fusion, Modulation, bias, weight
 from agents.fusion.gating import FILM_SHARE
 from agents.fusion.multiplicative import SHARE_X, SHARE_XZ, SHARE_Z
 from agents.fusion.segments import Segments, grouped_linear
 
 KEYS = ("content", "position")
-"""What attention's query is compared with."""
+"""What the query of `attention` is compared with."""
 
-# Attention starts nearly uniform: scores of this variance change a position's weight by a third.
+# Attention starts nearly uniform: with scores of this variance a position's weight varies by a third.
 _QUERY_SHARE = 0.1
 
 
@@ -28,7 +28,7 @@ class SpatialFusion(Fusion):
     """y = f(x, z) for feature maps.
 
     Attributes:
-        channels, height, width: of the map. x_size and out_size are those of the flattened map.
+        channels, height, width: shape of the map. x_size and out_size count the flattened map.
     """
 
     def __init__(self, shape: Sequence[int], z_size: int) -> None:
@@ -36,20 +36,18 @@ class SpatialFusion(Fusion):
         self.channels, self.height, self.width = shape
 
     @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of one map."""
+        return self.channels, self.height, self.width
+
+    @property
     def positions(self) -> int:
         """P."""
         return self.height * self.width
 
-    def _by_channel(self, scale: Tensor, shift: Tensor) -> AffineForm:
-        """The affine form of one factor and one summand for each channel, [U, C] each."""
-        return AffineForm(
-            torch.diag_embed(scale.repeat_interleave(self.positions, dim=1)),
-            shift.repeat_interleave(self.positions, dim=1),
-        )
-
 
 class SpatialFiLM(SpatialFusion):
-    """y_cp = (1 + gamma_c(z)) x_cp + beta_c(z): FiLM as in its paper, one scale and one shift for each channel of the map.
+    """y_cp = (1 + gamma_c(z)) x_cp + beta_c(z): one scale and one shift for each channel of the map.
 
     Perez et al. (2018), in the residual form. 2C(Z + 1) parameters.
     """
@@ -72,15 +70,11 @@ class SpatialFiLM(SpatialFusion):
         scale, shift = (segments.rows(part)[:, :, None, None] for part in modulation)
         return torch.addcmul(shift, scale, x)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = diag(1 + gamma), each gamma repeated over positions; b'(z) = beta likewise."""
-        return self._by_channel(1 + z @ self.G.t() + self.g, z @ self.U.t() + self.b)
-
 
 class GatedAttention(SpatialFusion):
     """y_cp = 2 sigmoid(U z + c)_c x_cp: a gate on every channel of the map (Chaplot et al. 2018).
 
-    The factor 2 makes it start around the identity. C(Z + 1) parameters.
+    With the factor 2 it starts around the identity. C(Z + 1) parameters.
     """
 
     def __init__(self, shape: Sequence[int], z_size: int) -> None:
@@ -97,18 +91,13 @@ class GatedAttention(SpatialFusion):
         (gate,) = modulation
         return segments.rows(gate)[:, :, None, None] * x
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z) = diag(gate), each gate repeated over positions; b'(z) = 0."""
-        gate = 2 * torch.sigmoid(z @ self.U.t() + self.c)
-        return self._by_channel(gate, torch.zeros_like(gate))
-
 
 class Attention(SpatialFusion):
     """y_p = P a_p (V x_p + b), a = softmax over positions of q . k_p / sqrt(D): the context asks where to look.
 
-    The query q = Q z + q_0 has D = C features. With `keys="content"` a position's key is A x_p + r_p, what is seen there and where it
-    is; with `keys="position"` it is r_p alone, and the layer is linear in x. A context that attends to all positions alike leaves
-    V x_p + b. CZ + C + CP + C^2 + C parameters, and C^2 more for A.
+    The query q = Q z + q_0 has D = C features. With `keys="content"` the key of a position is A x_p + r_p, its content and its place.
+    With `keys="position"` it is r_p alone, and the layer is linear in x. Uniform attention gives V x_p + b.
+    CZ + C + CP + C^2 + C parameters, and C^2 more for A.
 
     Args:
         keys: `content` or `position`.
@@ -137,28 +126,17 @@ class Attention(SpatialFusion):
         if self.linear_in_x:
             scores = F.linear(query, self.r)
         else:
-            # q . (A x_p + r_p): A is applied to the query, of which there is one and not P.
+            # q . (A x_p + r_p): A multiplies the one query instead of the P positions.
             scores = F.linear(query, self.r) + torch.matmul(x, (query @ self.A).unsqueeze(2)).squeeze(2)
         attention = torch.softmax(scores, dim=1) * self.positions
         y = attention.unsqueeze(2) * F.linear(x, self.V, self.b)
         return y.transpose(1, 2).reshape(-1, self.channels, self.height, self.width)
 
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """With keys="position": W'(z) holds P a_p V at every position p and nothing between positions; b'(z) = P a_p b."""
-        if not self.linear_in_x:
-            return super().affine_form(z)
-        scores = (z @ self.Q.t() + self.q) @ self.r.t() / math.sqrt(self.channels)
-        attention = torch.softmax(scores, dim=1) * self.positions
-        alone = torch.eye(self.positions, dtype=z.dtype, device=z.device)
-        matrix = torch.einsum("up,kc,po->ukpco", attention, self.V, alone)
-        shift = torch.einsum("up,k->ukp", attention, self.b)
-        return AffineForm(matrix.reshape(len(z), self.out_size, self.x_size), shift.flatten(1))
-
 
 class DynamicConvolution(SpatialFusion):
-    """y = kernel(z) convolved with x, plus b'(z): kernel(z) = V + z^T W is a multiplicative interaction at every position.
+    """y = kernel(z) * x + b'(z), a convolution with kernel(z) = V + z^T W: a multiplicative interaction at every position.
 
-    Zero padding keeps the size of the map. (Z + 1) C^2 k^2 + (Z + 1) C parameters with kernels of k x k.
+    Zero padding keeps the size of the map. (Z + 1) C^2 k^2 + (Z + 1) C parameters for kernels of size k x k.
 
     Args:
         kernel: k, odd.
@@ -175,8 +153,7 @@ class DynamicConvolution(SpatialFusion):
         self.kernel = kernel
         self.context_norm = context_norm or math.sqrt(max(z_size, 1))
         channels, fan_in = self.channels, self.channels * kernel**2
-        # Flat, so that the kernels of all contexts are one matrix product: row j is the [C, C, k, k] kernel that z_j switches on,
-        # times `context_norm`.
+        # Flat, so that the kernels of all contexts are one matrix product: row j is the [C, C, k, k] kernel W_j times `context_norm`.
         self.W = weight(z_size, channels * fan_in, fan_in=z_size * fan_in, share=SHARE_XZ * self.context_norm**2)
         self.U = weight(z_size, channels, fan_in=z_size, share=SHARE_Z)
         self.V = weight(channels, fan_in, fan_in=fan_in, share=SHARE_X)
@@ -188,21 +165,13 @@ class DynamicConvolution(SpatialFusion):
         return kernels.view(-1, *self.V.shape), torch.addmm(self.b, z, self.U)
 
     def modulate(self, x: Tensor, modulation: Modulation, segments: Segments) -> Tensor:
-        """x [N, C, H, W] -> kernel(z) * x + b'(z): every patch is a sample of its map's context."""
+        """x [N, C, H, W] -> kernel(z) * x + b'(z). Each patch of a map is a sample of the map's context."""
         kernels, shift = modulation
         patches = F.unfold(x, self.kernel, padding=self.kernel // 2).transpose(1, 2).flatten(0, 1)
         y = grouped_linear(patches, kernels, segments.repeated(self.positions)).view(
             -1, self.height, self.width, self.channels
         )
         return y.permute(0, 3, 1, 2) + segments.rows(shift)[:, :, None, None]
-
-    def affine_form(self, z: Tensor) -> AffineForm:
-        """W'(z): the columns are the convolutions of the unit maps with kernel(z); b'(z) = z^T U + b at every position."""
-        units = torch.eye(self.x_size, dtype=z.dtype, device=z.device).view(-1, self.channels, self.height, self.width)
-        shape = self.channels, self.channels, self.kernel, self.kernel
-        kernels = (z / self.context_norm @ self.W + self.V.flatten()).view(-1, *shape)
-        columns = [F.conv2d(units, kernel, padding=self.kernel // 2).flatten(1).t() for kernel in kernels]
-        return AffineForm(torch.stack(columns), (z @ self.U + self.b).repeat_interleave(self.positions, dim=1))
 
 
 SPATIAL_FUSIONS: dict[str, type[SpatialFusion]] = {

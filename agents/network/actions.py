@@ -1,15 +1,15 @@
-"""Distributions of actions: from the numbers of the policy head to actions, their log-probabilities and entropies.
+"""Action distributions: from the policy head's output to actions, log-probabilities and entropies.
 
-    P   numbers that the policy head gives for each sample, and numbers that describe a distribution
-    C   numbers in which the last action reaches the core; "no action" is C zeros
-    D   components of an action that has several
+    P   outputs of the policy head per sample, and parameters of a distribution
+    C   features of the encoded last action; "no action" is C zeros
+    D   components of an action with several components
 
-`EnvSpec.action_kind` says which distribution it is. The policy head's output is brought into a normal form once (`parameters`),
-and everything else is read from that.
+`EnvSpec.action_kind` selects the distribution. `parameters` brings the policy head's output into a normal form, which all other methods
+read.
 
-An action has one form everywhere in the agent: in trajectories, in `last_action`, in `log_prob`. What the environment is given follows
-from it by `for_env`. They differ for continuous actions only, which are kept as they were before the squashing: the inverse of tanh
-loses all digits near the bounds, and without it the log-probability of a stored action is as exact as that of a new one.
+Trajectories, `last_action` and `log_prob` hold an action in the same form. `for_env` converts it to the environment's form, which differs
+for continuous actions only. These are stored before the squashing, because the inverse of tanh loses all digits near the bounds. So the
+log-probability of a stored action is as exact as that of a new one.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from torch.nn import functional as F  # noqa: N812
 from envs.spec import EnvSpec
 
 LEAST_STD = 0.02
-"""Of a continuous action before it is squashed: a policy that is surer than this would make importance ratios of rounding errors."""
+"""Smallest standard deviation of a continuous action before the squashing. Below it, rounding errors dominate importance ratios."""
 
 _SCALES = (0.3, 2.5, 10)
-"""Smallest, largest and number of the scales that stand for Kolmogorov's distribution; the error of an entropy is below 1e-6 nats for
+"""Smallest, largest and number of the quadrature points for Kolmogorov's distribution. The error of an entropy is below 1e-6 nats for
 every mean and deviation.
 """
 
 
 class ActionDistribution(Protocol):
-    """What networks, actors and learners ask of actions. Plain data, which processes can pass on.
+    """The interface of actions for networks, actors and learners. Implementations hold plain data and can be pickled.
 
     Attributes:
         shape, dtype: of one action in a trajectory.
@@ -54,13 +54,13 @@ class ActionDistribution(Protocol):
     def num_parameters(self) -> int: ...
 
     def no_action(self, slots: int) -> Tensor:
-        """What stands for an action where none was taken, [slots, *shape]."""
+        """The value that marks "no action", [slots, *shape]."""
 
     def for_env(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Actions [B, *shape] as the environment takes them (`EnvSpec.action_kind`)."""
+        """Actions [B, *shape] in the environment's form (`EnvSpec.action_kind`)."""
 
     def codes(self) -> Tensor:
-        """What `encode` looks actions up in; kept by the network, whose device and precision it shares."""
+        """The lookup table of `encode`. The network keeps it on its device and in its precision."""
 
     def encode(self, action: Tensor, codes: Tensor) -> Tensor:
         """[N, *shape] -> [N, C], in the dtype of `codes`."""
@@ -72,7 +72,7 @@ class ActionDistribution(Protocol):
         """Random numbers for `choose`, [steps, slots, ...]."""
 
     def choose(self, parameters: Tensor, noise: Tensor | None) -> Tensor:
-        """Parameters [B, P] -> [B, *shape]: the sample that `noise` names, or without noise the greedy action."""
+        """Parameters [B, P] -> [B, *shape]: the sample that `noise` determines, or the greedy action without noise."""
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
         """log pi(a): parameters [..., P], actions [..., *shape] -> [...]."""
@@ -82,7 +82,7 @@ class ActionDistribution(Protocol):
 
 
 def action_distribution(env: EnvSpec) -> ActionDistribution:
-    """The distribution of the actions that `env` describes."""
+    """The distribution for the actions of `env`."""
     if env.action_kind == "multi_discrete":
         return FactoredCategorical(env.action_sizes)
     if env.action_kind == "continuous":
@@ -92,7 +92,7 @@ def action_distribution(env: EnvSpec) -> ActionDistribution:
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of A actions. Parameters: the log-probabilities of all. The greedy action is the most probable one. C = P = A."""
+    """One of A actions. Parameters: the log-probabilities of all actions. The greedy action is the most probable one. C = P = A."""
 
     num_actions: int
 
@@ -123,7 +123,7 @@ class Categorical:
         return _gumbel((steps, slots, self.num_actions), generator)
 
     def choose(self, parameters: Tensor, noise: Tensor | None) -> Tensor:
-        # argmax(log p + g) with g from the Gumbel distribution is a sample of p, in one pass over the actions.
+        # argmax(log p + g) with Gumbel noise g is a sample of p.
         return (parameters if noise is None else parameters + noise).argmax(dim=-1)
 
     def log_prob(self, parameters: Tensor, action: Tensor) -> Tensor:
@@ -137,8 +137,8 @@ class Categorical:
 class FactoredCategorical:
     """D choices at once, independent given the observation. P = C = the sum of `sizes`.
 
-    Parameters: the log-probabilities of each component's choices, side by side; log-probabilities and entropies add up. The
-    greedy action takes the most probable choice of each component.
+    Parameters: the log-probabilities of each component's choices, side by side. Log-probabilities and entropies sum over components.
+    The greedy action takes the most probable choice of each component.
     """
 
     sizes: tuple[int, ...]
@@ -160,7 +160,7 @@ class FactoredCategorical:
         return action
 
     def codes(self) -> Tensor:
-        # For each component its choices, and a row of zeros for none.
+        # For each component one row per choice, and a row of zeros for "no action".
         rows = [F.pad(block, (0, 0, 0, 1)) for block in torch.eye(self.num_parameters).split(self.sizes)]
         return torch.cat(rows)
 
@@ -190,11 +190,10 @@ class FactoredCategorical:
 class TanhGaussian:
     """D numbers, each tanh(u) of a Gaussian u, stretched from [-1, 1] to its bounds. P = 2 D, C = D.
 
-    Mean and standard deviation both depend on the state: the policy head gives the mean and s, and the deviation is
-    LEAST_STD + log(1 + e^s), 0.7 for s = 0, which fills most of the range. Parameters: the means, then the logarithms of the
-    deviations. Actions are kept as u.
+    The policy head returns the mean and s. The deviation is LEAST_STD + log(1 + e^s), 0.7 for s = 0, which fills most of the range.
+    Parameters: the means, then the logarithms of the deviations. Actions are stored as u.
 
-    Probabilities are densities on [-1, 1]^D, so neither they nor the entropy depend on the units of the bounds:
+    Probabilities are densities on [-1, 1]^D, so they and the entropy do not depend on the units of the bounds:
 
         log pi(a) = sum_d log N(u_d; mean_d, std_d) - log(1 - tanh(u_d)^2),   log(1 - tanh(u)^2) = 2 (log 2 - u - log(1 + e^(-2u)))
 
@@ -202,18 +201,17 @@ class TanhGaussian:
 
         H = sum_d log std_d + (1 + log 2 pi) / 2 + E[log(1 - tanh(u_d)^2)]
 
-    Its expectation is that of |u - v|, for log(1 - tanh(u)^2) = 2 log 2 - 2 E|u - v| with v of the logistic distribution of scale 1/2:
-    both sides have the second derivative -2 (1 - tanh(u)^2), and they agree far out. This v is a Gaussian whose deviation k has
+    The expectation follows from log(1 - tanh(u)^2) = 2 log 2 - 2 E|u - v|, where v has the logistic distribution of scale 1/2. (Both
+    sides have the second derivative -2 (1 - tanh(u)^2), and they agree for large |u|.) This v is a Gaussian whose deviation k has
     Kolmogorov's distribution (Andrews and Mallows 1974), so
 
         E[log(1 - tanh(u)^2)] = 2 log 2 - 2 E_k[E|w|],   w Gaussian with u's mean and deviation (std^2 + k^2)^(1/2)
         E|w| = (2 / pi)^(1/2) s exp(-mean^2 / 2 s^2) + mean erf(mean / (2^(1/2) s)),   s the deviation of w
 
-    of which a few k give the mean over k: without the noise of a sample, and with the exact gradient of the sum. A quadrature over u itself
-    needs the more points the larger the deviation is, because tanh is steep at one place.
+    The mean over k is a quadrature of a few points: no sampling noise, and an exact gradient of the sum. A quadrature over u would need
+    more points for larger deviations, because tanh is steep near 0.
 
-    The greedy action is tanh(mean), the median. Where a density of this family has its peak on the bounds, the mode would be an action
-    that the policy hardly ever takes.
+    The greedy action is tanh(mean), the median. The mode is unsuitable: it can be on the bounds, where the policy hardly ever acts.
     """
 
     low: tuple[float, ...]
@@ -235,7 +233,7 @@ class TanhGaussian:
     def for_env(self, action: NDArray[Any]) -> NDArray[Any]:
         low, high = self._bounds
         stretched: NDArray[np.float32] = low + (np.tanh(action) + np.float32(1)) * ((high - low) / 2)
-        # Rounding may carry the sum past a bound.
+        # Rounding may move the sum past a bound.
         return stretched.clip(low, high)
 
     @cached_property
@@ -274,14 +272,14 @@ class TanhGaussian:
 
 
 def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    # Never 0, whose noise of minus infinity would be less than that of an action that a mask has removed.
+    # Never 0: noise of minus infinity would rank a legal action below a masked one.
     least = torch.finfo(torch.float32).tiny
     return torch.empty(shape).uniform_(least, 1, generator=generator).log_().neg_().log_().neg_()
 
 
 @cache
 def _firsts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where each of the blocks of these sizes begins, [D]."""
+    """The first index of each block, for D consecutive blocks of these sizes, [D]."""
     return torch.tensor([0, *np.cumsum(sizes[:-1]).tolist()], device=device)
 
 
@@ -293,7 +291,7 @@ def _kolmogorov(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tenso
     """
     points = np.geomspace(*_SCALES)
     terms = ((2 * np.arange(1, 21)[:, None] - 1) * np.pi / points) ** 2 / 8
-    # dk = k d(log k); the constant factor drops out.
+    # dk = k d(log k). The constant factor cancels.
     weights = ((2 * terms - 1) * np.exp(-terms)).sum(axis=0) / points
     return tuple(torch.tensor(array, dtype=dtype, device=device) for array in (points, weights / weights.sum()))  # type: ignore[return-value]
 

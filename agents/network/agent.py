@@ -19,12 +19,16 @@ from agents.network.initialization import FIRST_LOGITS, keep_variance
 from agents.network.normalizer import ObservationNormalizer
 
 Modulations = dict[str, Modulation]
-"""For each fusion site, what its `condition` returned."""
+"""The result of `condition` for each fusion site."""
 
 
 class AgentOutput(NamedTuple):
-    """policy_logits [T, B, P], which `ActionDistribution.parameters` reads; value_features [T, B, F], input of the value head;
-    core_state [B, S]. Empty where not asked for.
+    """What `unroll` returns. Outputs that were not requested are empty.
+
+    Attributes:
+        policy_logits: [T, B, P], input of `ActionDistribution.parameters`.
+        value_features: [T, B, F], input of the value head.
+        core_state: [B, S], after the last step.
     """
 
     policy_logits: Tensor
@@ -38,12 +42,12 @@ class AgentNetwork(nn.Module):
     Args:
         torso: observation -> features, with attribute `size`.
         context_encoder: contexts -> z.
-        fusions: by site, any of agents.fusion.SITES; a site without a fusion is a plain layer without context.
+        fusions: fusion layers by site (agents.fusion.SITES). A site without a fusion does not see the context.
         core: the recurrent core.
-        actions: the distribution of its actions.
-        action_counts: for each task, how many of the policy head's numbers it uses (the first ones); the others are masked.
+        actions: the distribution of the actions.
+        action_counts: number of logits of each task. The logits beyond it are masked.
         num_values: outputs of the value head: the number of tasks with PopArt, else 1.
-        normalizer: of `vector`, before the torso; None: it is read as it is.
+        normalizer: applied to `vector` before the torso. None: no normalisation.
     """
 
     action_codes: Tensor
@@ -81,11 +85,11 @@ class AgentNetwork(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trainable numbers."""
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def condition(self, contexts: Contexts, samples: int | None = None) -> Modulations:
-        """Everything that depends on the contexts alone, once for each of the U rows; `samples` as in Fusion.condition."""
+        """All computation that depends on the contexts alone, once per context. `samples` as in Fusion.condition."""
         z = self.context_encoder(contexts)
         return {
             site: fusion.condition(z.to(fusion.dtype), samples)  # type: ignore[operator]
@@ -106,13 +110,13 @@ class AgentNetwork(nn.Module):
         """Runs T steps of B columns.
 
         Args:
-            inputs: observed keys of a trajectory (agents/trajectory.py), each [T, B, ...]; `reset` as agents/network/core.py has it.
+            inputs: observed keys of a trajectory (agents/trajectory.py), each [T, B, ...]. `reset` may be in host memory.
             core_state: [B, S], before the first step.
             modulations: from `condition`, for U contexts.
             segments: context of each of the T * B samples, time-major.
-            final_state: whether the state after the last step is wanted; the learner has no use for it.
-            values: whether the value features are wanted; an actor has no use for them.
-            torso: in place of the network's own, which computes the same.
+            final_state: compute the state after the last step. The learner does not need it.
+            values: compute the value features. Actors do not need them.
+            torso: replaces the network's torso by one that computes the same, such as a compiled one.
         """
         length, batch = inputs["reset"].shape
         fuse = partial(self._fuse, TORSO, modulations=modulations, segments=segments) if TORSO in self.fusions else None
@@ -121,7 +125,7 @@ class AgentNetwork(nn.Module):
             observation["vector"] = self.normalizer(observation["vector"], inputs["task"].flatten())
         features = (torso or self.torso)(observation, fuse)
         last_action = self.actions.encode(inputs["last_action"].flatten(0, 1), self.action_codes.to(features.dtype))
-        # Environments are held to finite rewards; a clamp alone would pass a NaN on into the core's state.
+        # A clamp alone would pass a NaN on to the core's state.
         last_reward = inputs["last_reward"].flatten().nan_to_num(nan=0.0).clamp(-1, 1).unsqueeze(1)
         x = torch.cat([features, last_action, last_reward.to(features.dtype)], dim=1)
         x = self._fuse("core_input", x, modulations, segments)
@@ -136,7 +140,7 @@ class AgentNetwork(nn.Module):
         return AgentOutput(logits.view(length, batch, -1), value_features, core_state)
 
     def lower_precision(self, dtype: torch.dtype) -> None:
-        """Casts in place what autocast would cast at every call: torso, the fusions up to the core's input, core. For acting only."""
+        """Casts torso, core and the fusions before the core in place, which autocast would do at every call. For acting only."""
         for module in (
             self.torso,
             self.core,
@@ -153,10 +157,10 @@ class AgentNetwork(nn.Module):
 
 
 def _full_precision(device: str) -> AbstractContextManager[Any]:
-    """For what comes after the core: log-probabilities and values are compared with those of other policies."""
+    """No autocast after the core, because log-probabilities and values are compared between policies."""
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def core_input_size(torso: nn.Module, code_size: int) -> int:
-    """Features that reach the core before any fusion: torso, last action in `code_size` numbers, last reward."""
+    """Number of features of the core's input before any fusion: torso, last action (`code_size`), last reward."""
     return int(torso.size) + code_size + 1  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""What the agent is told: which contexts a batch holds, and their encoding z.
+"""The contexts of a batch (task id, instruction) and their encoding z.
 
 The encoder runs once per distinct context, not once per step. Contexts are compared step by step, so an instruction that changes
-inside an episode begins a new segment; equal contexts anywhere in the batch share one row.
+inside an episode starts a new segment. Equal contexts anywhere in the batch share one row.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agents.fusion.padding import repeating_size
+from agents.fusion.padding import bucket_size
 
 CONTEXTS = ("task", "instruction", "both", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
 
 
 class Contexts(NamedTuple):
-    """U contexts: `task` int64 [U] and `instruction` int64 [U, L'], trimmed to about its longest (L' = 0: no instruction)."""
+    """U contexts: `task` int64 [U] and `instruction` int64 [U, L'], trimmed to a bucket size. L' = 0: no instruction."""
 
     task: Tensor
     instruction: Tensor
@@ -33,15 +33,15 @@ class ContextEncoder(nn.Module):
     Args:
         kind: `task`, `instruction`, `both` or `none` (then Z = 0).
         num_tasks: number of task ids.
-        vocabulary_size: number of tokens; token 0 is padding.
+        vocabulary_size: number of tokens. Token 0 is padding.
         task_encoding: `embedding` (learned, `task_size` features) or `one_hot` (num_tasks features).
         task_size, word_size, instruction_size: features of the task embedding, of a word, and of the instruction LSTM.
-        normalize: layer normalisation of the encoded instruction. An LSTM starts with outputs of about 0.1, and the
-            multiplicative term of a fusion would start as quiet as that.
+        normalize: layer normalisation of the encoded instruction. Without it the multiplicative term of a fusion starts about ten
+            times too small, because an LSTM starts with outputs of about 0.1.
 
     Attributes:
         size: Z.
-        context_norm: the length |z| to be expected: features have a mean square of 1, and one-hot ones together.
+        context_norm: expected length |z|. Each embedded feature has a mean square of 1; a one-hot code has the length 1.
 
     The instruction encoder is IMPALA's: embedding, LSTM, its output at the last word (Espeholt et al. 2018, section 5.3).
     """
@@ -105,7 +105,7 @@ class ContextEncoder(nn.Module):
         return torch.cat(parts, dim=1)
 
     def _encode_instruction(self, tokens: Tensor) -> Tensor:
-        """Tokens [U, L'] -> [U, instruction_size]; an empty instruction reads as one padding token."""
+        """Tokens [U, L'] -> [U, instruction_size]. An empty instruction is read as one padding token."""
         if tokens.shape[1] == 0:
             tokens = tokens.new_zeros(tokens.shape[0], 1)
         outputs, _ = self.instruction_lstm(self.word_embedding(tokens).transpose(0, 1))
@@ -114,7 +114,7 @@ class ContextEncoder(nn.Module):
         return self.normalize(picked.float())  # type: ignore[no-any-return]
 
     def context_rows(self, task: NDArray[np.int32], instruction: NDArray[np.int32] | None) -> NDArray[np.int32]:
-        """The numbers that make up the context: task [...] and instruction [..., L] -> [..., C], C >= 1."""
+        """The numbers of the context that this encoder reads: task [...] and instruction [..., L] -> [..., C], C >= 1."""
         parts = []
         if self.reads_task:
             parts.append(task[..., None])
@@ -127,36 +127,32 @@ class ContextEncoder(nn.Module):
 
     @property
     def instruction_columns(self) -> slice:
-        """The columns of `context_rows` that hold the instruction; none of them for an encoder that reads none."""
+        """The columns of `context_rows` that hold the instruction. The slice is empty if the encoder reads no instruction."""
         first = int(self.reads_task)
         return slice(first, None if self.reads_instruction else first)
 
     def contexts_from_rows(self, rows: NDArray[np.int32]) -> Contexts:
-        """The inverse of `context_rows` for rows [U, C]. The first context is repeated at the end to a size that comes again
-        (agents/fusion/padding.py), so the result may have more rows than were given.
+        """The inverse of `context_rows` for rows [U, C].
+
+        The result is padded with copies of the first context to a bucket size (agents/fusion/padding.py).
         """
-        rows = np.concatenate([rows, np.broadcast_to(rows[0], (repeating_size(len(rows)) - len(rows), rows.shape[1]))])
+        rows = np.concatenate([rows, np.broadcast_to(rows[0], (bucket_size(len(rows)) - len(rows), rows.shape[1]))])
         task = rows[:, 0] if self.reads_task else np.zeros(len(rows), np.int32)
-        tokens = rows[:, int(self.reads_task) :] if self.reads_instruction else np.zeros((len(rows), 0), np.int32)
+        tokens = rows[:, self.instruction_columns]
         used = np.flatnonzero(tokens.any(axis=0))
-        length = repeating_size(int(used[-1]) + 1) if len(used) else 0
+        length = bucket_size(int(used[-1]) + 1) if len(used) else 0
         return Contexts(torch.from_numpy(task.astype(np.int64)), torch.from_numpy(tokens[:, :length].astype(np.int64)))
 
 
 def distinct_rows(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Distinct context rows of a batch and the row of every step.
+    """Distinct contexts of a batch, and the context of every step: rows [T, B, C] -> distinct [U, C] and index [T * B], time-major.
 
-    Args:
-        rows: [T, B, C].
-
-    Returns:
-        distinct [U, C] and index [T * B] (time-major), so that `distinct[index]` is `rows` again. Only the first step of each
-        segment - a stretch of a column in which the context stays the same - takes part in the search for distinct rows.
+    `distinct[index]` equals `rows`. Within a column, only steps at which the context changes are searched for distinct rows.
     """
     length, batch, _ = rows.shape
     starts = np.ones((length, batch), bool)
     np.any(rows[1:] != rows[:-1], axis=2, out=starts[1:])
-    # Segments are numbered column by column, so that the number of a step is a running count of starts.
+    # Segments are numbered column by column, so the segment of a step is a running count of starts.
     segment = (np.cumsum(starts.T.reshape(-1)) - 1).reshape(batch, length).T
     first = np.ascontiguousarray(rows.transpose(1, 0, 2)[starts.T])
     keys = first.view(np.dtype((np.void, first.dtype.itemsize * first.shape[1]))).reshape(-1)

@@ -2,12 +2,12 @@
 
     core(x [T, B, X], reset bool [T, B], state fp32 [B, S], *, final_state=True) -> y [T, B, H], state fp32 [B, S]
 
-The state is set to zero *before* step t wherever reset[t] is True, whatever it was: filled, because NaN times 0 is NaN. T calls of
-length 1 equal one call of length T.
-`reset` may lie in the processor's memory while x and the state are on another device: a learner's does, so that nobody has to ask the
-device where the episodes end. The state is one tensor, so that trajectories and buffers need not know what is in it. With
-`final_state=False` the returned state means nothing and may be empty: the learner has no use for it. `core.first_output` is the root mean
-square of y in a new core, about, for inputs of variance 1.
+- The state is set to zero *before* step t wherever reset[t] is True. It is filled, because NaN times 0 is NaN.
+- T calls of length 1 equal one call of length T.
+- `reset` may be in host memory while x and the state are on a device, as in the learner. Reading it then does not synchronize.
+- The state is one tensor, so trajectories and buffers do not depend on the core.
+- With `final_state=False` the returned state is undefined and may be empty. The learner does not use it.
+- `core.first_output` is approximately the root mean square of y in a new core, for inputs of variance 1.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from agents.network.multiplicative_cores import (
 
 
 class LSTMCore(nn.Module):
-    """One LSTM layer over an unroll, cut at resets; S = 2H, the hidden state then the cell state.
+    """One LSTM layer over an unroll, cut at resets. S = 2H: the hidden state, then the cell state.
 
-    Each stretch between resets becomes a padded row of its own in a fused call. On CPU that takes half the time of a packed sequence
-    or of a loop over steps. Stretches are sorted into groups by length, one call each, so that short episodes do not drown in padding.
+    Each stretch between resets becomes one padded row of a fused call. On CPU this takes half the time of a packed sequence or of a
+    loop over steps. Stretches are grouped by length, with one call per group, which limits the padding of short episodes.
     """
 
     first_output = RECURRENT_OUTPUT
@@ -58,7 +58,7 @@ class LSTMCore(nn.Module):
         return y, self._final_state(x, reset, state)
 
     def _step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step while acting: the fused kernel would rearrange all its weights for it."""
+        """One acting step, without the fused kernel, which would rearrange all its weights first."""
         weight_x, weight_h, bias_x, bias_h = self.lstm.all_weights[0]
         hidden, cell = state.chunk(2, dim=1)
         gates = F.linear(x, weight_x, bias_x) + F.linear(hidden.to(x.dtype), weight_h, bias_h)
@@ -77,7 +77,7 @@ class LSTMCore(nn.Module):
         return y, torch.cat([hidden[0], cell[0]], dim=1).float()
 
     def _run_stretches(self, x: Tensor, reset: Tensor, state: Tensor) -> Tensor:
-        """Outputs only: padded rows run past their end, so their last state means nothing."""
+        """Outputs only. Padded rows run past their end, so their last state is undefined."""
         length, batch = reset.shape
         starts = reset.t().clone()
         starts[:, 0] = True
@@ -85,18 +85,18 @@ class LSTMCore(nn.Module):
         following = torch.cat([start[1:], start.new_zeros(1)])
         sizes = torch.where(following > start, following, length) - start
         flat = x.reshape(length * batch, -1)
-        # Filled up to one of few lengths, so that the kernels' shapes come again (agents/fusion/padding.py).
+        # Round lengths up to a few buckets, so that oneDNN's kernels are reused (agents/fusion/padding.py).
         unit = -(-length // _LENGTHS)
         filled = (torch.div(sizes + unit - 1, unit, rounding_mode="floor") * unit).clamp(max=length)
         outputs, samples = [], []
-        # The costs are those of the processor. On a device a step takes as long for many rows as for few, so there is one group.
-        one = x.device.type != "cpu"
-        for least, most in [(1, length)] if one else group_lengths(torch.bincount(filled).tolist()):
+        # On a device a step takes as long for many rows as for few, so one group is cheapest.
+        on_cpu = x.device.type == "cpu"
+        for least, most in group_lengths(torch.bincount(filled).tolist()) if on_cpu else [(1, length)]:
             rows = ((filled >= least) & (filled <= most)).nonzero().squeeze(1)
             size, begin, owner = (_rounded(part[rows]) for part in (sizes, start, column))
             size[len(rows) :] = 0
             time = torch.arange(most, device=reset.device).unsqueeze(1)
-            # Sample number of every place [longest, rows]; padding repeats a sample of the row and is not read back.
+            # Sample number of every place [most, rows]. Padding repeats a sample of the row and is not read back.
             sample = (begin + torch.minimum(time, (size - 1).clamp(min=0))) * batch + owner
             place = (time < size).flatten().nonzero().squeeze(1)
             samples.append(sample.flatten()[place])
@@ -110,7 +110,7 @@ class LSTMCore(nn.Module):
         return torch.cat(outputs).index_select(0, send_one(order, x.device)).view(length, batch, -1)
 
     def _final_state(self, x: Tensor, reset: Tensor, state: Tensor) -> Tensor:
-        """State after the last step: the last stretch of each column, run again as a packed sequence, which ends where it ends."""
+        """State after the last step: runs the last stretch of each column again as a packed sequence, which has no padding."""
         length = reset.shape[0]
         time = torch.arange(length, device=reset.device).unsqueeze(1)
         start = torch.where(reset, time, 0).max(dim=0).values
@@ -123,11 +123,11 @@ class LSTMCore(nn.Module):
         return torch.cat([hidden[0], cell[0]], dim=1).float()
 
 
-# Cost of a fused call on CPU in units of one step of one row, measured (forward and backward): begun, and for each step.
+# Measured cost of a fused call on CPU, per call and per step, in units of one step of one row (forward and backward).
 _CALL_COST, _STEP_COST = 320, 12
-# Rows are filled up to a multiple of this: 96 rows take half the time of 94.
+# Rows are padded to a multiple of this: 96 rows take half the time of 94.
 _ROWS = 32
-# Lengths to which stretches are filled up.
+# Number of bucket lengths of stretches.
 _LENGTHS = 4
 
 
@@ -137,17 +137,17 @@ def _rounded(rows: Tensor) -> Tensor:
 
 
 def group_lengths(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Splits rows of different lengths into groups that are padded to their longest, at the least total cost.
+    """Splits rows into groups by length, at the least total cost if each group is padded to its longest row.
 
     Args:
         counts: counts[n] rows have length n.
 
     Returns:
-        (shortest, longest) of each group, in increasing order, together covering every length that occurs.
+        (shortest, longest) of each group, in increasing order. Every length that occurs is in one group.
     """
     lengths = np.flatnonzero(counts)
     before = np.concatenate([[0], np.cumsum(np.asarray(counts)[lengths])])
-    # least[n]: cost of the n shortest lengths; cut[n]: where the last of their groups begins.
+    # least[n]: cost of the n shortest lengths. cut[n]: first index of the last of their groups.
     least, cut = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, int)
     for n, longest in enumerate(lengths, start=1):
         rows = -(-(before[n] - before[:n]) // _ROWS) * _ROWS
@@ -162,7 +162,7 @@ def group_lengths(counts: Sequence[int]) -> list[tuple[int, int]]:
 
 
 class FeedForwardCore(nn.Module):
-    """No memory: y = relu(linear(x)), S = 0, as the feed-forward agents of the Atari experiments."""
+    """No memory: y = relu(linear(x)), S = 0, as in IMPALA's feed-forward agents."""
 
     first_output = 1.0
 
@@ -187,4 +187,4 @@ CORES: dict[str, Callable[..., Core]] = {
     "mi_lstm": MultiplicativeIntegrationCore,
     "feedforward": FeedForwardCore,
 }
-"""Name in the config -> class. All take (x_size, size); mogrifier also takes `rounds`."""
+"""Name in the config -> class. All take (x_size, size). mogrifier also takes `rounds`."""

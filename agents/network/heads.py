@@ -1,16 +1,16 @@
-"""Policy and value heads, fused with the context or not, and the last affine layer that PopArt rescales."""
+"""The mask on the policy head's logits, and the value head: the affine layer that PopArt rescales."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-# Finite, so that 0 * log 0 never appears in an entropy.
+# Finite, so that an entropy never contains 0 * log 0.
 _MASKED_LOGIT = -1e9
 
 
 class ActionMask(nn.Module):
-    """Removes the actions that a task does not have, and those that are not legal at a step. logits [N, A], task [N] -> logits [N, A]."""
+    """Masks actions that the task does not have or that are illegal at the step. logits [N, A], task [N] -> logits [N, A]."""
 
     allowed: Tensor
 
@@ -21,7 +21,7 @@ class ActionMask(nn.Module):
         self.register_buffer("allowed", allowed, persistent=False)
 
     def forward(self, logits: Tensor, task: Tensor, legal: Tensor | None = None) -> Tensor:
-        """Masked logits. `legal`: bool [N, A], where environments say what is."""
+        """Masked logits. `legal`: bool [N, A], if the environment reports legal actions."""
         if self.needed:
             own = self.allowed[task.long()]
             legal = own if legal is None else own & legal
@@ -31,19 +31,19 @@ class ActionMask(nn.Module):
 class ValueHead(nn.Module):
     """One affine output per task on shared features: n = w_task . f + b_task, the *normalised* baseline of PopArt.
 
-    With `num_outputs` 1 all tasks share one output (no PopArt). features [..., F], task [...] -> [...].
+    features [..., F], task [...] -> [...]. With `num_outputs` 1 all tasks share one output (no PopArt).
     """
 
     def __init__(self, features: int, num_outputs: int) -> None:
         super().__init__()
         self.num_outputs = num_outputs
-        # Scalar features are a finished value (the fused head made it): begin with the identity.
+        # A fused value head returns one number, the value itself: start with the identity.
         initial = torch.ones(num_outputs, 1) if features == 1 else torch.randn(num_outputs, features) * features**-0.5
         self.weight = nn.Parameter(initial)
         self.bias = nn.Parameter(torch.zeros(num_outputs))
 
     def forward(self, features: Tensor, task: Tensor) -> Tensor:
-        """Normalised baseline of each sample's own task."""
+        """Normalised baseline of each sample, from the output of its task."""
         outputs = nn.functional.linear(features, self.weight, self.bias)
         if self.num_outputs == 1:
             return outputs.squeeze(-1)

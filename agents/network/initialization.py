@@ -1,7 +1,7 @@
-"""Weights at the start of training, chosen so that differences between observations survive every layer.
+"""Initial weights, chosen so that differences between observations survive every layer.
 
-torch's own weights divide the mean square of what they read by 3, and ReLU halves it again. After the four layers of the grid torso the
-features of two observations differed by 0.002, where a fusion expects a variance of 1.
+torch's default weights divide the mean square of their inputs by 3, and ReLU halves it again. After the four layers of the grid torso the
+features of two observations differed by 0.002, but a fusion expects a variance of 1.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 RELU_GAIN = math.sqrt(2)
-"""For a layer before a ReLU, which halves the mean square of a symmetric variable."""
+"""Gain of a layer before a ReLU, which halves the mean square of a symmetric variable."""
 FIRST_LOGITS = 0.1
-"""Root mean square of the first policy's logits: it is close to uniform. With 0.01, DoorKey-5x5 took 1.8 times the frames to a success of
+"""Root mean square of the initial policy's logits, close to uniform. With 0.01, DoorKey-5x5 took 1.8 times the frames to a success of
 0.9 (4 seeds)."""
 
 INITIALIZATIONS = ("scaled", "sonnet", "torch")
-"""scaled: what the layers of this package begin with. sonnet: that of IMPALA's released code. torch: that of torch's own layers."""
+"""scaled: the defaults of this package. sonnet: the weights of IMPALA's released code. torch: the defaults of torch's layers."""
 
 
 @torch.no_grad()
 def initialize(network: nn.Module, name: str) -> None:
-    """Draws the plain layers of a new network again, as `name`, one of INITIALIZATIONS, has them; `scaled` leaves them."""
+    """Draws the plain layers of a new network again by the rule `name`, one of INITIALIZATIONS. `scaled` leaves them unchanged."""
     if name == "sonnet":
         _initialize_as_sonnet(network)
     elif name == "torch":
@@ -33,17 +33,17 @@ def initialize(network: nn.Module, name: str) -> None:
 
 
 def keep_variance(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
-    """Draws the weights of `layer` in place so that an output's mean square is gain^2 times that of the inputs; zero biases."""
+    """Draws the weights of `layer` in place: the outputs' mean square is gain^2 times the inputs'. Biases are zero."""
     orthogonal_(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def orthogonal_(weight: Tensor, gain: float = 1.0) -> Tensor:
-    """Fills weight [K, ...], a matrix [K, X], with orthogonal rows of length `gain` (Saxe et al. 2014) and returns it.
+    """Fills weight [K, ...], read as a matrix [K, X], with orthogonal rows of length `gain` (Saxe et al. 2014) and returns it.
 
-    Where K > X its columns are orthogonal, and entries have the variance gain^2 / X all the same. Plain orthogonal weights have 1 / K
-    there: the 4 inputs of CartPole would reach 64 units at a quarter of their size.
+    If K > X, the columns are orthogonal and the entries still have the variance gain^2 / X. torch's orthogonal weights have 1 / K then:
+    the 4 inputs of CartPole would reach 64 units at a quarter of their size.
     """
     rows, columns = len(weight), weight[0].numel()
     return nn.init.orthogonal_(weight, gain * math.sqrt(max(1.0, rows / columns)))
@@ -52,9 +52,10 @@ def orthogonal_(weight: Tensor, gain: float = 1.0) -> Tensor:
 def _initialize_as_sonnet(network: nn.Module) -> None:
     """The initial weights of google-deepmind/scalable_agent (Sonnet 1 and TensorFlow 1), for every plain layer and nn.LSTM of `network`.
 
-    Linear and convolution: a normal distribution of standard deviation 1 / sqrt(X), cut off at two of them; zero biases. LSTM: Glorot's
-    uniform distribution over [x; h] -> 4H as one matrix; zero biases, and 1 for the forget gate. Embedding of V words: as a linear
-    layer of V inputs. Fusions, the other cores and the value head keep their own.
+    - Linear and convolution: a normal distribution of standard deviation 1 / sqrt(X), truncated at two deviations. Biases are zero.
+    - LSTM: Glorot's uniform distribution for [x; h] -> 4H as one matrix. Biases are zero, and 1 for the forget gate.
+    - Embedding of V words: like a linear layer with V inputs.
+    - Fusions, the other cores and the value head are unchanged.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -70,7 +71,7 @@ def _initialize_as_sonnet(network: nn.Module) -> None:
             bound = math.sqrt(6 / (weight_x.shape[1] + weight_h.shape[1] + len(weight_x)))
             weight_x.uniform_(-bound, bound)
             weight_h.uniform_(-bound, bound)
-            # torch adds two biases, and its order is input, forget, candidate, output.
+            # torch adds two biases. Its order is input, forget, candidate, output.
             bias_x.zero_()
             bias_h.zero_()
             bias_x[module.hidden_size : 2 * module.hidden_size] = 1.0

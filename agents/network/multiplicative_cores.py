@@ -1,13 +1,14 @@
-"""LSTMs in which input and state meet in a product. The contract is that of agents/network/core.py; S = 2H, hidden then cell.
+"""LSTMs in which input and state are multiplied. Contract: agents/network/core.py. S = 2H: the hidden state, then the cell state.
 
-All three are an LSTM cell with gates of its own kind: gates(x, h) [B, 4H] in the order input, forget, output, candidate, and then
+All three are LSTM cells and differ in gates(x, h) [B, 4H], in the order input, forget, output, candidate. Then
 
     c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
     h_t = sigmoid(o) * tanh(c_t)
 
-There is no fused kernel for them, so an unroll is a loop over steps, and what depends on x alone is computed for all steps at once. The
-loop runs in the precision of the weights, whatever autocast says: fp32 in the learner, bf16 in an actor's copy
-(`AgentNetwork.lower_precision`). At the default sizes a bf16 product on CPU takes longer to begin than one in fp32 takes to end, and
+No fused kernel exists for them, so an unroll is a loop over steps. Terms that depend on x alone are computed for all steps at once.
+
+The loop ignores autocast and runs in the precision of the weights: fp32 in the learner, bf16 in an actor's copy
+(`AgentNetwork.lower_precision`). At the default sizes the fixed cost of a bf16 product on CPU exceeds the whole fp32 product, and
 autocast would also sum the gradients of all steps in bf16.
 """
 
@@ -23,20 +24,20 @@ from torch.nn import functional as F  # noqa: N812
 from agents.fusion.device_transfer import send_one
 
 RECURRENT_OUTPUT = 0.1
-"""`first_output` of an LSTM and its relatives: both sigmoids begin at 1/2, and the candidate's weights at those of nn.LSTM."""
+"""`first_output` of an LSTM and its variants: both sigmoids start at 1/2, and the candidate's weights as in nn.LSTM."""
 
 
 class MogrifierCore(nn.Module):
-    """Mogrifier LSTM (Melis et al. 2020, equations 1 and 2): x and h gate each other in turn before they reach an LSTM.
+    """Mogrifier LSTM (Melis et al. 2020, equations 1 and 2): x and h gate each other alternately before they reach an LSTM.
 
         x^i = 2 sigmoid(Q^i h^{i-1}) * x^{i-2}    for odd i up to `rounds`
         h^i = 2 sigmoid(R^i x^{i-1}) * h^{i-2}    for even i
 
-    with x^{-1} = x and h^0 = h_{t-1}; gates = W x + U h + b of the last x and the last h. Q and R have full rank and, as in those
-    equations, no bias. At the start all of these gates are near 1, so that it begins as an LSTM does.
+    with x^{-1} = x and h^0 = h_{t-1}. gates = W x + U h + b of the last x and the last h. Q and R have full rank and no bias, as in the
+    paper's equations. Initially these gates are near 1, so the core starts like an LSTM.
 
     Args:
-        rounds: r; 1 gates x alone.
+        rounds: r. With 1, only x is gated.
     """
 
     first_output = RECURRENT_OUTPUT
@@ -54,8 +55,8 @@ class MogrifierCore(nn.Module):
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
         """See agents/network/core.py."""
-        # The loop gates with sigmoid instead of 2 sigmoid, so after n gates it has x / 2^n, and likewise h. The missing powers of two go
-        # into the weights that read them, exactly and once for all steps.
+        # The loop gates with sigmoid instead of 2 sigmoid, so n gates leave x / 2^n, and likewise h. The weights that read x and h are
+        # multiplied by the missing powers of two, which is exact, once for all steps.
         rounds = [weight * 2 ** ((number + 1) // 2) for number, weight in enumerate(self.rounds)]
         weight_x = self.weight_x * 2 ** ((len(rounds) + 1) // 2)
         weight_h = self.weight_h * 2 ** (len(rounds) // 2)
@@ -73,12 +74,12 @@ class MogrifierCore(nn.Module):
 
 
 class MultiplicativeLSTMCore(nn.Module):
-    """Multiplicative LSTM, mLSTM (Krause et al. 2016): every input has a recurrent matrix of its own, in factored form.
+    """Multiplicative LSTM, mLSTM (Krause et al. 2016): each input has its recurrent matrix, in factored form.
 
         m = (W_mx x) * (W_mh h_{t-1})
         gates = W x + U m + b
 
-    W_mx and W_mh keep the variance of what they read, so that m is as large as the h that it replaces; W, U and b begin as in nn.LSTM.
+    W_mx and W_mh keep the variance of their inputs, so m is as large as the h that it replaces. W, U and b start as in nn.LSTM.
     """
 
     first_output = RECURRENT_OUTPUT
@@ -109,8 +110,7 @@ class MultiplicativeIntegrationCore(nn.Module):
 
         gates = alpha * (W x) * (U h_{t-1}) + beta_h * (U h_{t-1}) + beta_x * (W x) + b
 
-    alpha begins at 1 and both betas at 1/2, which weighs the product against the linear terms. W and U begin at twice nn.LSTM's scale,
-    so that the linear terms are as large as in a fresh LSTM.
+    alpha starts at 1 and both betas at 1/2. W and U start at twice nn.LSTM's scale, so the linear terms are as large as in a new LSTM.
     """
 
     first_output = RECURRENT_OUTPUT
@@ -139,36 +139,33 @@ class MultiplicativeIntegrationCore(nn.Module):
 
 
 def _uniform(*shape: int, bound: float) -> nn.Parameter:
-    """A parameter drawn evenly from [-bound, bound]; nn.LSTM's bound is 1 / sqrt(H) for all of its own."""
+    """A parameter drawn uniformly from [-bound, bound]. nn.LSTM uses 1 / sqrt(H) for all its parameters."""
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
 def _unroll(
     gates: Callable[..., Tensor], inputs: Sequence[Tensor], reset: Tensor, state: Tensor, *, final_state: bool
 ) -> tuple[Tensor, Tensor]:
-    """The loop of all cores here.
+    """The loop over steps of all cores here. Returns y [T, B, H] and state [B, 2H], both fp32; without `final_state` the state is empty.
 
     Args:
-        gates: from h [B, H] and one step of each of `inputs` to [B, 4H], all in the precision of the weights.
-        inputs: what depends on x alone, each [T, B, ...], in that precision.
+        gates: maps h [B, H] and one step of each of `inputs` to [B, 4H], all in the precision of the weights.
+        inputs: the terms that depend on x alone, each [T, B, ...], in that precision.
         reset, state, final_state: as in agents/network/core.py.
-
-    Returns:
-        y [T, B, H] and state [B, 2H], both fp32. Without `final_state` the state is empty.
     """
     dtype, size = inputs[0].dtype, state.shape[1] // 2
-    # Reading the resets from a device would synchronize; a fill at every step costs less.
+    # Reading the resets from a device would synchronize. A fill at every step is cheaper.
     resets = reset.any(dim=1).tolist() if reset.device.type == "cpu" else [True] * len(reset)
-    begins = send_one(reset, state.device).unsqueeze(2).unbind()
+    starts = send_one(reset, state.device).unsqueeze(2).unbind()
     hidden, cell = state.split(size, dim=1)
     outputs = []
     with torch.autocast(state.device.type, enabled=False):
         for t, parts in enumerate(zip(*(part.unbind() for part in inputs), strict=True)):
             if resets[t]:
-                hidden, cell = hidden.masked_fill(begins[t], 0.0), cell.masked_fill(begins[t], 0.0)
-            opening, candidate = gates(hidden.to(dtype), *parts).float().split([3 * size, size], dim=1)
-            keep_in, forget, out = opening.sigmoid().split(size, dim=1)
-            # Two products and a sum: addcmul is one call less here and two more in the backward pass.
+                hidden, cell = hidden.masked_fill(starts[t], 0.0), cell.masked_fill(starts[t], 0.0)
+            sigmoids, candidate = gates(hidden.to(dtype), *parts).float().split([3 * size, size], dim=1)
+            keep_in, forget, out = sigmoids.sigmoid().split(size, dim=1)
+            # Not addcmul, which saves one call here and adds two to the backward pass.
             cell = forget * cell + keep_in * candidate.tanh()
             hidden = out * cell.tanh()
             outputs.append(hidden)

@@ -1,4 +1,4 @@
-"""Running moments of vector observations, per task: what `env.normalize_observation` puts in front of the torso."""
+"""Running moments of vector observations per task. `env.normalize_observation` puts this before the torso."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ CLIP = 10.0
 """Largest magnitude of a normalised number, in standard deviations."""
 _LEAST_DEVIATION = 1e-8
 _LEAST_RELATIVE_DEVIATION = 1e-7
-"""Of the mean's magnitude: what rounding to single precision makes of a constant."""
+"""Relative to the mean: the deviation of a constant after rounding to single precision."""
 
 
 class Moments(NamedTuple):
-    """Number of steps [K, 1], mean and variance [K, V], of each task."""
+    """Number of steps [K, 1], mean [K, V] and variance [K, V] of each task."""
 
     steps: Tensor
     mean: Tensor
@@ -24,14 +24,16 @@ class Moments(NamedTuple):
 
 
 class ObservationNormalizer(nn.Module):
-    """vector [N, V], task [N] -> clip((vector - mean) / deviation) [N, V], by the moments of each row's own task.
+    """vector [N, V], task [N] -> clip((vector - mean) / deviation) [N, V], with the moments of each row's task.
 
-    The moments are parameters without a gradient, so that they go wherever weights go: to actors, inference servers and checkpoints.
-    The learner alone changes them (`sums`, `updated`, `take`), from the steps of all actors; nothing changes them in evaluation. They
-    are kept in double precision; what is computed with them is the same in single precision, in which weights travel to actors.
+    The moments are parameters without gradient, so they travel with the weights: to actors, inference servers and checkpoints. Only the
+    learner changes them (`sums`, `updated`, `take`), from the steps of all actors. Evaluation never does.
 
-    Before a task's first step they are mean 0 and variance 1: the vector is clipped and else passed on as it is. A number that is
-    constant, such as the padding of a shorter vector, becomes 0.
+    They are stored in double precision. `forward` first rounds them to single precision, the precision of weights sent to actors, so
+    actors and learner compute the same.
+
+    The initial moments of a task are mean 0 and variance 1: the vector is only clipped. A constant feature, such as the padding of a
+    shorter vector, becomes 0.
 
     Args:
         num_tasks: K.
@@ -51,7 +53,7 @@ class ObservationNormalizer(nn.Module):
         self.count, self.mean, self.variance = kept(0, 1), kept(0, size), kept(1, size)
 
     def forward(self, vector: Tensor, task: Tensor) -> Tensor:
-        """In single precision, whatever comes after it computes in."""
+        """Normalised vector in single precision, also under autocast."""
         index, mean = task.long(), self.mean.float()
         least = (mean.abs() * _LEAST_RELATIVE_DEVIATION).clamp(min=_LEAST_DEVIATION)
         scale = 1 / torch.maximum(self.variance.float().clamp(min=0).sqrt(), least)
@@ -59,25 +61,27 @@ class ObservationNormalizer(nn.Module):
 
     @torch.no_grad()
     def sums(self, vector: Tensor, task: Tensor, mask: Tensor) -> Tensor:
-        """Number of valid steps, and sums of d and d^2 over them, of each task: [K, 1 + 2 V], d = vector - mean.
+        """Per task the number of valid steps and the sums of d and d^2 over them: [K, 1 + 2 V], d = vector - mean.
 
-        Those of parts of a batch add up to those of the batch. They are taken around the mean so far, because sums of squares around 0
-        would lose a deviation that is small beside the mean.
+        The sums of the parts of a batch add up to the sums of the batch. d is relative to the current mean, because sums of squares
+        around 0 would lose a deviation that is small relative to the mean.
 
         Args:
-            vector: [T, B, V]; task: ids [T, B]; mask: bool [T, B], False for steps that do not count.
+            vector: [T, B, V].
+            task: ids [T, B].
+            mask: bool [T, B], False for steps that do not count.
         """
         index, valid = task.flatten().long(), mask.reshape(-1, 1)
         difference = vector.flatten(0, 1).double() - self.mean[index]
-        # Not by a product: what does not count may be no number.
+        # `where`, not a product: masked steps may hold NaN.
         difference = torch.where(valid, difference, 0.0)
         rows = torch.cat([valid.double(), difference, difference.square()], dim=1)
-        # A matrix product adds in the same order every time, on a GPU too.
+        # A matrix product adds in a fixed order, on a GPU too.
         return F.one_hot(index, len(self.mean)).double().T @ rows
 
     @torch.no_grad()
     def updated(self, sums: Tensor) -> Moments:
-        """The moments with the steps of `sums` among them (Chan et al. 1979); a task without any keeps its own."""
+        """The moments after adding the steps of `sums` (Chan et al. 1979). Tasks without steps keep their moments."""
         size = self.mean.shape[1]
         added, first, second = sums.split([1, size, size], dim=1)
         total = (self.count + added).clamp(min=1)
@@ -89,6 +93,6 @@ class ObservationNormalizer(nn.Module):
 
     @torch.no_grad()
     def take(self, moments: Moments) -> None:
-        """Makes these, of `updated`, its own: in place, because CUDA graphs know where they lie."""
+        """Stores `moments` in place, because CUDA graphs hold the addresses of the parameters."""
         for own, new in zip((self.count, self.mean, self.variance), moments, strict=True):
             own.copy_(new)

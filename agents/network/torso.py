@@ -1,4 +1,4 @@
-"""From an observation to features, one row per sample."""
+"""Torsos: observation -> features, one row per sample."""
 
 from __future__ import annotations
 
@@ -12,43 +12,45 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.padding import repeating_size
+from agents.fusion.padding import bucket_size
 from agents.network.initialization import RELU_GAIN, keep_variance
 from envs.spec import EnvSpec
 from system.errors import InputError, unknown_name
 
 Observation = Mapping[str, Tensor]
 Fuse = Callable[[Tensor], Tensor]
-"""What happens to the feature map before it is flattened: [N, C, H, W] -> the same shape."""
+"""The fusion on the feature map, applied before it is flattened: [N, C, H, W] -> the same shape."""
 
-# The mean square of one-hot codes is below 1. With a gain of 1 the features of some seeds differ by less than 0.1. With 2.6, which brings
-# the mean square to 1, DoorKey-5x5 takes 1.3 times the frames to a success of 0.9 (4 seeds).
+# One-hot codes have a mean square below 1. With a gain of 1 the features of some seeds differ by less than 0.1. With 2.6, which gives a
+# mean square of 1, DoorKey-5x5 takes 1.3 times the frames to a success of 0.9 (4 seeds).
 _ONE_HOT_GAIN = 1.5
-# Pixels lie in [0, 1] with a mean square of about 1/4, which the first layer brings to 1.
+# Pixels in [0, 1] have a mean square of about 1/4. The first layer brings it to 1.
 _PIXEL_GAIN = 2.0
-# Of the second convolution in a residual block: six blocks then add a third to the mean square. Blocks of full size multiply it by 60.
+# Gain of the second convolution of a residual block. Six blocks then add a third to the mean square; with a gain of 1 they multiply it by
+# 60.
 _RESIDUAL_GAIN = 0.3
 
 
 class GridTorso(nn.Module):
-    """Symbolic grid: every cell is a few integer codes; three 2x2 convolutions and a linear layer, ReLU after each.
+    """Symbolic grid, where each cell is a few integer codes: three 2x2 convolutions and a linear layer, ReLU after each.
 
-    The first convolution reads the codes one-hot, which is the same function as an embedding of each code, summed over the code
-    channels and then convolved - without a table to scatter gradients into. What an agent sees of a grid repeats: two of three
-    images of a learner's batch are copies (measured on the default suite), so with gradients on the CPU each distinct one is seen
-    once. Nothing is pooled: the max-pooling that MiniGrid agents often have takes less time and learned more slowly
+    image uint8 [N, H, W, C] (and vector float [N, V]) -> [N, size].
+
+    The first convolution reads one-hot codes. This is the same function as an embedding of each code, summed over the code channels
+    and convolved, but without a table to scatter gradients into.
+
+    Two of three images in a learner's batch are copies (measured on the default suite). So with gradients on the CPU each distinct
+    image is convolved once. There is no pooling: the max-pooling of many MiniGrid agents takes less time and learned more slowly
     (docs/performance.md).
 
     Args:
         shape: (H, W, C) of `image`, C code channels.
         symbol_counts: number of codes of each channel.
-        vector_size: features of `vector`, appended before the linear layer; 0 when there is none.
+        vector_size: features of `vector`, appended before the linear layer. 0: no vector.
         size: output features.
 
-    image uint8 [N, H, W, C] (and vector float [N, V]) -> [N, size].
-
     Attributes:
-        map_shape: (channels, height, width) of the feature map, which `fuse` may change before the linear layer.
+        map_shape: (channels, height, width) of the feature map that `fuse` receives.
     """
 
     one_hot: Tensor
@@ -64,7 +66,7 @@ class GridTorso(nn.Module):
     ) -> None:
         super().__init__()
         height, width, _ = shape
-        # Cells are looked up whole: a row of the table holds the one-hot codes of all channels side by side.
+        # One row per combination of codes: the one-hot codes of all channels side by side.
         cells = np.indices(symbol_counts).reshape(len(symbol_counts), -1)
         rows = [np.eye(count, dtype=np.float32)[codes] for count, codes in zip(symbol_counts, cells, strict=True)]
         self.register_buffer("one_hot", torch.from_numpy(np.concatenate(rows, axis=1)), persistent=False)
@@ -82,18 +84,18 @@ class GridTorso(nn.Module):
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
         """One row of features per sample."""
         cell = self._cells(observation["image"])
-        # Not while acting: hardly two slots see the same at the same time (160 of 192 images are distinct).
+        # Not while acting: slots rarely see the same image at the same step (160 of 192 images are distinct).
         search = cell.device.type == "cpu" and torch.is_grad_enabled()
         distinct, sample = _distinct(cell, self._keys) if search else (cell, None)
         x = self._convolve(distinct)
         if sample is None or (fuse is None and "vector" not in observation):
-            y = self._join(x, observation, fuse)
+            y = _features(self.linear, x, observation, fuse)
             return y if sample is None else y.index_select(0, sample)
-        # What comes next differs between samples that see the same.
-        return self._join(x.index_select(0, sample), observation, fuse)
+        # The fusion and the vector differ between samples with equal images.
+        return _features(self.linear, x.index_select(0, sample), observation, fuse)
 
     def _cells(self, image: Tensor) -> Tensor:
-        """The codes of a cell as one number, a row of the table: int32 [N, H, W]."""
+        """The row of `one_hot` for each cell: int32 [N, H, W]."""
         cell = image[..., 0].int()
         for channel, count in enumerate(self.symbol_counts[1:], start=1):
             cell.mul_(count).add_(image[..., channel])
@@ -105,15 +107,12 @@ class GridTorso(nn.Module):
         for convolution in self.convolutions:
             assert isinstance(convolution, nn.Conv2d)
             if x.shape[2:] == convolution.weight.shape[2:]:
-                # One output position: a linear layer, whose gradient costs a fifth of the convolution's.
+                # One output position: as a linear layer its gradient costs a fifth of the convolution's.
                 x = F.linear(x.flatten(1), convolution.weight.flatten(1), convolution.bias)[:, :, None, None]
             else:
                 x = convolution(x)
             x = x.relu_()
         return x
-
-    def _join(self, x: Tensor, observation: Observation, fuse: Fuse | None) -> Tensor:
-        return self.linear(_with_vector(_fused(x, fuse), observation)).relu_()  # type: ignore[no-any-return]
 
 
 class ShallowTorso(nn.Module):
@@ -137,9 +136,9 @@ class ShallowTorso(nn.Module):
         keep_variance(self.linear, RELU_GAIN)
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
-        """One row of features per sample; `fuse` sees the map of the last convolution, of `map_shape`."""
+        """One row of features per sample. `fuse` receives the map of the last convolution, of `map_shape`."""
         x = self.conv2(_convolve_pixels(self.conv1, observation["image"]).relu_()).relu_()
-        return self.linear(_with_vector(_fused(x, fuse), observation)).relu_()  # type: ignore[no-any-return]
+        return _features(self.linear, x, observation, fuse)
 
 
 class _Residual(nn.Module):
@@ -182,13 +181,13 @@ class DeepTorso(nn.Module):
         self.size = size
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
-        """One row of features per sample; `fuse` sees the map of the last stage, of `map_shape`."""
+        """One row of features per sample. `fuse` receives the map of the last stage, of `map_shape`."""
         x = self.stages(_convolve_pixels(self.first, observation["image"])).relu_()
-        return self.linear(_with_vector(_fused(x, fuse), observation)).relu_()  # type: ignore[no-any-return]
+        return _features(self.linear, x, observation, fuse)
 
 
 class MLPTorso(nn.Module):
-    """Linear layers with ReLU over `vector`; without hidden sizes it passes the vector through. vector [N, V] -> [N, sizes[-1]]."""
+    """Linear layers with ReLU on `vector`: vector [N, V] -> [N, sizes[-1]]. Without sizes it returns the vector unchanged."""
 
     def __init__(self, vector_size: int, *, sizes: Sequence[int] = (256,)) -> None:
         super().__init__()
@@ -201,7 +200,7 @@ class MLPTorso(nn.Module):
         self.size = sizes[-1] if sizes else vector_size
 
     def forward(self, observation: Observation, fuse: Fuse | None = None) -> Tensor:
-        """One row of features per sample. There is no map, and `fuse` is None."""
+        """One row of features per sample. `fuse` is None, because there is no map."""
         x = observation["vector"]
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
@@ -213,7 +212,7 @@ TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
 
 
 def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[int] = (256,)) -> nn.Module:
-    """The torso of that name for the observations of `env`; `auto` takes the first one that fits, `deep` for pixels below 20x20.
+    """The torso called `name` for the observations of `env`. `auto` takes the first that fits, which is `deep` for pixels below 20x20.
 
     Raises:
         InputError: the name is unknown or does not fit the observations.
@@ -244,41 +243,39 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
 
 
 def _distinct(cell: Tensor, keys: NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
-    """Distinct images, some of them repeated to a size that comes again, and for each sample the one it is.
+    """The distinct images, padded to a bucket size with copies of the first, and the index of each sample among them.
 
-    cell int32 [N, H, W], keys [H * W] -> [U, H, W], int64 [N]; all images and None when two different ones have the same hash.
+    cell int32 [N, H, W], keys int64 [H * W] -> [U, H, W], int64 [N]. Returns all images and None if two different images have the same
+    hash.
     """
     flat = cell.flatten(1).numpy()
-    # One number for each image, because sorting numbers takes a tenth of the time that sorting rows does.
+    # One hash per image: sorting numbers takes a tenth of the time of sorting rows.
     _, first, sample = np.unique(flat @ keys, return_index=True, return_inverse=True)
     if (flat[first][sample] != flat).any():
         return cell, None
-    first = np.concatenate([first, np.repeat(first[:1], repeating_size(len(first)) - len(first))])
+    first = np.concatenate([first, np.repeat(first[:1], bucket_size(len(first)) - len(first))])
     return cell.index_select(0, torch.from_numpy(first)), torch.from_numpy(sample)
 
 
 def _convolve_pixels(convolution: nn.Conv2d, image: Tensor) -> Tensor:
-    """The first layer on uint8 [N, H, W, C], read as [0, 1].
+    """The first layer on image uint8 [N, H, W, C], scaled to [0, 1].
 
-    The factor 1/255 goes to the weights, of which there are fewer. The permutation leaves channels last in memory, as convolutions
-    like it, and bf16 holds the numbers up to 255 exactly.
+    The factor 1/255 is applied to the weights, which are fewer; bf16 represents the pixels exactly. The permutation gives
+    channels_last memory, which convolutions prefer.
     """
     x = image.permute(0, 3, 1, 2).to(_compute_dtype(convolution.weight))
     return F.conv2d(x, convolution.weight * (1 / 255), convolution.bias, convolution.stride, convolution.padding)
 
 
-def _fused(x: Tensor, fuse: Fuse | None) -> Tensor:
-    """The map [N, C, H, W], fused or as it is, flattened."""
-    return (x if fuse is None else fuse(x)).flatten(1)
+def _features(linear: nn.Linear, x: Tensor, observation: Observation, fuse: Fuse | None) -> Tensor:
+    """The last layer: the map [N, C, H, W], fused and flattened, with `vector` appended -> [N, size]."""
+    x = (x if fuse is None else fuse(x)).flatten(1)
+    if "vector" in observation:
+        x = torch.cat([x, observation["vector"].to(x.dtype)], dim=1)
+    return linear(x).relu_()  # type: ignore[no-any-return]
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:
-    """What a layer with this weight computes in here: autocast's dtype, or the weight's own."""
+    """The dtype in which a layer with this weight computes: autocast's, or the weight's."""
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-
-
-def _with_vector(features: Tensor, observation: Observation) -> Tensor:
-    return (
-        torch.cat([features, observation["vector"].to(features.dtype)], dim=1) if "vector" in observation else features
-    )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from agents.fusion import FUSIONS, OPTIONS, FiLM, Fusion, Segments, grouped_linear, identity_segments
-from agents.fusion.padding import repeating_size
+from agents.fusion.padding import bucket_size
 
 NAMES = sorted(FUSIONS)
 
@@ -206,7 +206,7 @@ def test_the_grid_holds_every_sample_in_a_row_of_its_context(index: list[int], u
 def test_a_context_with_most_of_the_samples_does_not_widen_all_rows() -> None:
     index = torch.cat([torch.arange(100), torch.zeros(900, dtype=torch.long)])
     grid = Segments(index, 100).grid
-    assert grid.width == 20 and len(grid.owner) == repeating_size(99 + 46)  # type: ignore[arg-type]
+    assert grid.width == 20 and len(grid.owner) == bucket_size(99 + 46)  # type: ignore[arg-type]
 
 
 def test_the_grouped_product_takes_a_gradient_that_is_not_contiguous() -> None:

@@ -197,3 +197,16 @@ def test_value_head_gives_the_output_of_the_own_task() -> None:
 def test_action_mask_is_free_when_all_tasks_have_all_actions() -> None:
     logits = torch.randn(3, 4)
     assert ActionMask((4, 4), 4)(logits, torch.zeros(3)) is logits
+
+
+def test_apply_visits_every_module_of_the_network() -> None:
+    """`nn.Module.apply`, for a user's initialisation: no fusion shadows it."""
+    network = fake_network(ENV, fake_config(fusion="mi"))
+
+    def set_biases(module: torch.nn.Module) -> None:
+        if isinstance(getattr(module, "b", None), torch.nn.Parameter):
+            torch.nn.init.constant_(module.b, 0.5)  # type: ignore[arg-type]
+
+    assert network.apply(set_biases) is network
+    for fusion in network.fusions.values():
+        assert torch.equal(fusion.b, torch.full_like(fusion.b, 0.5))  # type: ignore[arg-type, operator]
