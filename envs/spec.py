@@ -60,7 +60,7 @@ class EnvSpec:
         scores: reference scores of those tasks that have them.
         slow: whether a step usually takes longer than all that the agent does with it, acting and learning.
         has_success: whether an episode that terminates with a positive reward is a success, and any other none. What an environment
-            itself tells of an episode comes first (`envs.engines.base.TellingEngine`); where neither says anything, `success` is NaN.
+            itself tells of an episode comes first (`envs.engines.base.SuccessEngine`); where neither says anything, `success` is NaN.
         switches_tasks: whether a slot can play another task from one episode to the next (`envs.engines.base.SwitchingEngine`).
         frame_rates: env frames in a second of those tasks whose game has a clock; videos play at that rate.
     """

@@ -259,12 +259,6 @@ class AleEngine:
         picture: NDArray[np.uint8] = self._emulators[slot].getScreenRGB()
         return picture
 
-    def state_dict(self) -> dict[str, Any] | None:
-        return None
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError("ale-py does not restore every game exactly in its middle; resume with Slot.episode")
-
     def close(self) -> None:
         self._emulators, self._beginnings = [], []
 

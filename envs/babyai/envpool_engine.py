@@ -130,12 +130,6 @@ class EnvpoolEngine:
                 return pool.render(int(np.flatnonzero(pool.rows == slot)[0]))
         raise IndexError(f"slot {slot} of {len(self._slots)}")
 
-    def state_dict(self) -> dict[str, Any] | None:
-        return None
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError("envpool's environments cannot be frozen; resume with Slot.episode")
-
     def close(self) -> None:
         for pool in self._pools:
             pool.close()

@@ -278,7 +278,7 @@ class ConditionalEngine:
         picture[half] = 0
         return picture
 
-    def state_dict(self) -> dict[str, Any] | None:
+    def state_dict(self) -> dict[str, Any]:
         arrays = {self._shown: self.observation[self._shown], "keys": self._keys, "episode": self._episode}
         arrays |= {"age": self._age, "ended": self._ended, "right": self._right}
         return {key: value.copy() for key, value in arrays.items()}

@@ -21,9 +21,9 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
-from envs.engines.gymnasium_engine import GymnasiumEngine, close_env
+from envs.engines.foreign_code import EnvFolder, close_env, quiet
+from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
-from envs.engines.working_directory import WorkingDirectory
 from envs.gymnasium_adapter.actions import plain_actions
 from envs.gymnasium_adapter.api import one_line
 from envs.gymnasium_adapter.extras import MASK, Extras, choices, has_mask_key, has_text
@@ -202,7 +202,7 @@ def settle(config: GymnasiumConfig, spec: EnvSpec) -> GymnasiumConfig:
 def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interface:
     """One environment as the suite sees it; its texts are added to what was `found`."""
     # A constructor may change the working directory.
-    with WorkingDirectory():
+    with EnvFolder():
         env = _make(config, task)
     try:
         env = plain_actions(env)
@@ -210,7 +210,7 @@ def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interfa
         size = sum(choices(env.action_space)) if mask else 0
         own = interface(Extras(env, task, size=size) if mask or text else env, config.pictures)
         if text and found:
-            with _quiet():
+            with quiet():
                 collect(env, task, found, masked=mask)
         return replace(own, mask=mask, text=text, frame_rate=_frame_rate(env))
     except UnsupportedSpaceError as error:
@@ -219,14 +219,6 @@ def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interfa
         ) from error
     finally:
         close_env(env)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """While an environment plays that may print, or leave the working directory."""
-    # Redirected, not swallowed: another thread may write to the terminal meanwhile.
-    with contextlib.redirect_stdout(sys.stderr), contextlib.chdir("."):
-        yield
 
 
 def _frame_rate(env: gymnasium.Env[Any, Any]) -> float:
@@ -242,7 +234,7 @@ def _shows_mask(env: gymnasium.Env[Any, Any]) -> bool:
     """Whether observations or the infos of a reset and a step have an action mask. What fails here is told by a run."""
     if has_mask_key(env.observation_space):
         return True
-    with contextlib.suppress(Exception), _quiet():
+    with contextlib.suppress(Exception), quiet():
         env.action_space.seed(0)
         _, info = env.reset(seed=0)
         if info.get(MASK) is not None:

@@ -28,12 +28,13 @@ from agents.runtime.processes.actor_process import (
 )
 from agents.runtime.processes.buffers import HasParameters, SharedWeights, TrajectoryBuffers
 from agents.runtime.processes.inference_server import InferenceServer, MakePolicy
-from agents.runtime.processes.process import copies, resident_memory
+from agents.runtime.processes.process import copies
 from agents.runtime.restarts import Faults
 from envs.faults import ASKED_FOR, Fault
 from envs.spec import ArraySpec
 from system.descendants import end_orphans
 from system.errors import InputError
+from system.memory import resident_memory
 
 _JOIN_SECONDS = 5.0
 

@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -24,6 +24,7 @@ import torch
 from agents.cli.signals import SIGNALS, ignore_signals
 from agents.runtime.base import ActorError
 from system import descendants
+from system.memory import resident_memory
 
 # glibc's names for mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -199,27 +200,6 @@ def memory_row(processes: Mapping[str, int]) -> dict[str, float]:
     memory = resident_memory(processes.values())
     found = {name: memory[pid] for name, pid in processes.items() if pid in memory}
     return {f"memory/{name}": size for name, size in {"learner": memory[os.getpid()], **found}.items()}
-
-
-def resident_memory(processes: Iterable[int]) -> dict[int, float]:
-    """MiB of resident memory of this process, and of those among `processes` that it has started, each with its descendants, by process
-    id. Memory that processes share counts for each of them.
-    """
-    this = psutil.Process()
-    memory = {this.pid: _resident(this)}
-    wanted, root_of = set(processes), dict[int, int]()
-    # Parents come before their children.
-    for process in this.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = process.pid if process.pid in wanted else root_of.get(process.ppid())
-            if root is not None:
-                root_of[process.pid] = root
-                memory[root] = memory.get(root, 0.0) + _resident(process)
-    return memory
-
-
-def _resident(process: psutil.Process) -> float:
-    return float(process.memory_info().rss) / 2**20
 
 
 def configure_process(threads: int) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from agents.runtime.processes.process import memory_row, resident_memory
+from agents.runtime.processes.process import memory_row
 from agents.setup import builder, preflight
 from agents.setup.machine import Needs, check_resources, free_memory, needs_of
 from conf.loading import compose_train
 from envs.suites import SUITES, make_spec
 from system.errors import InputError
+from system.memory import resident_memory
 
 MIB = 2**20
 
@@ -53,6 +54,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
 import resource
 from agents.setup.machine import Needs, check_resources
 from system.errors import InputError
+from system.memory import resident_memory
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400))
 knobs = dict.fromkeys(Needs._fields, '')
 check_resources(Needs(0, 0, 0, 0, 0, 300), knobs, memory=1)

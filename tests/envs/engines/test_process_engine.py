@@ -104,9 +104,9 @@ def faulty(*faults: str) -> ProcessEngine:
     [
         ("raises", r"(?s)slot 1 \(task raises\) failed.*Traceback.*walks\.py.*broke as it was told"),
         ("raises in reset", r"(?s)slot 1 \(task raises in reset\) failed.*Traceback.*broke as it was told"),
-        ("exits", r"slot 1 \(task exits\) ended without a word \(exit code 17\)"),
-        ("is killed", r"slot 1 \(task is killed\) ended without a word \(killed by SIGKILL\)"),
-        ("is killed in real time", r"ended without a word \(killed by SIGRTMIN\+3\)"),
+        ("exits", r"slot 1 \(task exits\) ended unexpectedly \(exit code 17\)"),
+        ("is killed", r"slot 1 \(task is killed\) ended unexpectedly \(killed by SIGKILL\)"),
+        ("is killed in real time", r"ended unexpectedly \(killed by SIGRTMIN\+3\)"),
     ],
 )
 def test_what_a_process_does_wrong_is_said_by_task_and_slot(fault: str, message: str) -> None:
