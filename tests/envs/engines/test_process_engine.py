@@ -26,7 +26,6 @@ from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine, SlotError
 from envs.faults import signal_name
 from envs.spec import EnvSpec, Slot, Split
-from envs.suite import EnvConfig
 from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
@@ -44,7 +43,8 @@ def zeros(engine: Any) -> np.ndarray:
 @pytest.mark.usefixtures("processes_are_kept")
 def test_every_frame_is_that_of_one_process() -> None:
     envs = [
-        walks.make_env(EnvConfig(name=name, tasks=[]), WALKS, SLOTS, 3, Split.TRAIN) for name in ("walks", "walks-here")
+        MultitaskVectorEnv(engine(walks.make_walk, WALKS, SLOTS, Split.TRAIN), WALKS, SLOTS, 3)
+        for engine in (ProcessEngine, GymnasiumEngine)
     ]
     for first_seed in (3, 4):
         for mine, other in zip(*(env.reset(seed=first_seed) for env in envs), strict=True):
