@@ -210,7 +210,7 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
         found |= {
             "engine": env.engine,
             "warnings": list(get_suite(env.suite).warnings(env)),
-            "remarks": list(get_suite(env.suite).remarks(env)),
+            "remarks": list(get_suite(env.suite).engine_differences(env)),
             "tasks": len(env.tasks),
             "runtime": config.runtime.name,
             "actors": plan.run.num_actors,

@@ -17,7 +17,7 @@ from system.errors import InputError
 def named(config: EnvConfig) -> dict[str, str]:
     """Modules, files and folders, with the key that names each."""
     suite = get_suite(config.name)
-    return {**suite.outside(config), **suite.modules(config)}
+    return {**suite.resources(config), **suite.modules(config)}
 
 
 def check_named(config: EnvConfig, allowed: Collection[str], source: str) -> None:

@@ -196,7 +196,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     name = data["env"].get("name")
     if not isinstance(name, str) or name not in SUITES:
         raise unknown_name(f"{source}: env.name", name, SUITES)
-    data["env"] = dict(SUITES[name].before) | data["env"]
+    data["env"] = dict(SUITES[name].legacy_defaults) | data["env"]
     try:
         schema = OmegaConf.structured(TrainConfig)
         schema.env = OmegaConf.structured(SUITES[name].config)

@@ -1,7 +1,7 @@
 """The schema of every option: type, default, bounds or choices. conf/checks.py checks what several options decide together.
 
 Names are looked up in literal tables; nothing in a config is ever imported, instantiated or interpolated, but for the modules of the
-user's own environments and wrappers that suite gymnasium is told (envs/gymnasium_ids/suite.py).
+user's own environments and wrappers that suite gymnasium is told (envs/gymnasium_ids/build_env.py).
 """
 
 from __future__ import annotations

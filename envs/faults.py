@@ -1,4 +1,4 @@
-"""What can go wrong with an environment or an actor while a run goes on, as data: mended, counted and told, never fatal by itself."""
+"""Failures of environments and actors that a run survives, as data."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import NamedTuple
 
 NONFINITE = "nonfinite"
 CAUSES = ("raised", "exited", "killed", "hung", "lost", "memory", "recycled", NONFINITE)
-"""raised: an exception. exited: the process ended by itself. killed: by a signal. hung: no sign of life for runtime.hang_seconds.
-lost: the node of a cluster that it ran on is gone, or Ray's process there.
-memory: more than runtime.memory_limit. recycled: renewed after runtime.recycle_episodes, as asked for.
-nonfinite: an environment gave an observation or a reward that is NaN or infinite. Its episode is broken off; nothing is started again.
+"""
+raised: an exception.
+exited: the process ended by itself.
+killed: the process died of a signal.
+hung: no sign of life for runtime.hang_seconds.
+lost: the cluster node that it ran on is gone, or Ray's process there.
+memory: it held more than runtime.memory_limit.
+recycled: it was restarted after runtime.recycle_episodes, as configured.
+nonfinite: an observation or a reward was NaN or infinite. The episode was broken off; nothing was restarted.
 """
 
 ASKED_FOR = ("memory", "recycled")
@@ -18,17 +23,16 @@ ASKED_FOR = ("memory", "recycled")
 
 
 class NotFiniteError(ArithmeticError):
-    """Raised by the `reset` or `step` of an environment of `envs.engines.gymnasium_engine.MakeEnv` whose observation is not finite and
-    has no
-    place for that, as a picture of uint8. The message says what is not finite, and the episode is broken off.
+    """Raised by `reset` or `step` of an environment if an observation is not finite and its array cannot hold NaN, as a picture of
+    uint8. GymnasiumEngine then breaks the episode off. The message names what is not finite.
     """
 
 
 class Fault(NamedTuple):
-    """One environment or actor that was renewed, or whose episode was broken off, and why.
+    """One restart of an environment or actor, or one episode that was broken off.
 
     Attributes:
-        task: its name; of an actor that plays several and died without telling which, all of them with commas between.
+        task: its name; all names, separated by commas, if an actor of several tasks died without reporting which one it played.
         cause: one of CAUSES.
         detail: the traceback, or a sentence.
     """
@@ -39,7 +43,7 @@ class Fault(NamedTuple):
 
 
 def signal_name(number: int) -> str:
-    """As `SIGKILL`; also of real-time signals, most of which `signal.Signals` does not know."""
+    """As `SIGKILL`; also names real-time signals, most of which `signal.Signals` lacks."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the rest of the program needs to know of a set of tasks before any environment exists. Plain, picklable data."""
+"""The interface of a set of tasks, known before any environment exists. Plain, picklable data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ActionKind: TypeAlias = Literal["discrete", "multi_discrete", "continuous"]
 
 
 class Split(IntEnum):
-    """Which half of the seed space an environment draws from; the halves share no seed (see envs/seeding.py)."""
+    """The half of the seed space from which episodes are drawn; the halves share no seed (envs/seeding.py)."""
 
     TRAIN = 0
     EVALUATION = 1
@@ -41,37 +41,36 @@ class EnvSpec:
     Attributes:
         suite: name of the suite.
         tasks: names, in the order of their task ids.
-        observation: `image` and/or `vector` of one slot, and `action_mask`, bool, where its environments say at each step which actions
-            are legal; never `instruction` or `task`. The mask has one entry for each action, of multi-discrete actions for each choice of
-            each component, side by side, and at least one of them (of each component) is True.
-        instruction_length: number of tokens L of `instruction`; 0 when the suite has no instructions.
+        observation: the arrays `image` and/or `vector` of one slot. Also `action_mask`, bool, if the environments report at each step which
+            actions are legal: one entry per action, or, for multi-discrete actions, one per choice of each component, concatenated.
+            At least one entry (of each component) is True. Never holds `instruction` or `task`.
+        instruction_length: number L of tokens of `instruction`; 0 without instructions.
         vocabulary: word of every token; token 0 is padding, token 1 any unknown word. Empty without instructions.
-        num_actions: size A of the discrete action set shared by all tasks. Of other actions, the length of their code:
+        num_actions: number A of discrete actions, shared by all tasks. For other kinds of actions the length of their encoding:
             the sum of `action_sizes`, or the number of continuous components.
-        action_counts: per task, how many of the A actions it uses (the first ones); the others are masked. Only tasks with discrete
-            actions differ here.
-        action_sizes: multi-discrete actions: the choices of each of their components; empty for all others.
-        action_low, action_high: continuous actions: the bounds of each component; empty for all others.
-        action_repeat: env frames per agent step.
-        engine: name of the engine that was chosen.
-        image_kind: how to read `image`: "symbolic" (integer codes per cell, last axis = channels of codes), "pixels",
-            or "none".
-        symbol_counts: for symbolic images, number of codes per channel; empty otherwise.
-        scores: reference scores of those tasks that have them.
-        slow: whether a step usually takes longer than all that the agent does with it, acting and learning.
-        has_success: whether an episode that terminates with a positive reward is a success, and any other none. What an environment
-            itself tells of an episode comes first (`envs.engines.base.TellingEngine`); where neither says anything, `success` is NaN.
-        switches_tasks: whether a slot can play another task from one episode to the next (`envs.engines.base.SwitchingEngine`).
-        frame_rates: env frames in a second of those tasks whose game has a clock; videos play at that rate.
+        action_counts: per task, how many of the A actions it uses (the first ones); the others are masked. Tasks differ only with
+            discrete actions.
+        action_sizes: number of choices of each component of a multi-discrete action; empty for other kinds.
+        action_low, action_high: bounds of each component of a continuous action; empty for other kinds.
+        action_repeat: environment frames per agent step.
+        engine: name of the chosen engine.
+        image_kind: encoding of `image`: "symbolic" (integer codes per cell, last axis = channels of codes), "pixels", or "none".
+        symbol_counts: number of codes per channel of a symbolic image; empty otherwise.
+        scores: reference scores of the tasks that have them.
+        slow: whether a step usually takes longer than the agent's acting and learning on it.
+        has_success: whether an episode is a success exactly if it terminates with a positive reward. A success that the environment
+            reports (`envs.engines.base.SuccessEngine`) takes precedence. Without either, `success` is NaN.
+        switches_tasks: whether a slot can change its task between episodes (`envs.engines.base.SwitchingEngine`).
+        frame_rates: environment frames per second of the tasks whose game has a clock; videos play at that rate.
     """
 
     suite: str
     tasks: tuple[str, ...]
     observation: Mapping[str, ArraySpec]
-    instruction_length: int
-    vocabulary: tuple[str, ...]
     num_actions: int
     action_counts: tuple[int, ...]
+    instruction_length: int = 0
+    vocabulary: tuple[str, ...] = ()
     action_repeat: int = 1
     engine: str = ""
     image_kind: str = "none"
@@ -87,14 +86,14 @@ class EnvSpec:
 
     @property
     def action_kind(self) -> ActionKind:
-        """What an action of one slot is: an integer, integers int32 [len(action_sizes)], or float32 [len(action_low)]."""
+        """Kind of an action of one slot: an integer, int32 [len(action_sizes)], or float32 [len(action_low)]."""
         if self.action_sizes:
             return "multi_discrete"
         return "continuous" if self.action_low else "discrete"
 
     @property
     def action(self) -> ArraySpec:
-        """Shape and dtype of an action of one slot, as the environment takes it."""
+        """Shape and dtype of an action of one slot."""
         shape = {"discrete": (), "multi_discrete": (len(self.action_sizes),), "continuous": (len(self.action_low),)}
         return ArraySpec(
             shape=shape[self.action_kind], dtype="float32" if self.action_kind == "continuous" else "int32"
@@ -103,13 +102,12 @@ class EnvSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slot:
-    """One seat in a vector environment.
+    """One slot of a vector environment.
 
     Attributes:
-        task: task id played in this slot, or played first.
-        index: number of the slot among all slots of the run that play this task, or may come to play it; with the task
-            it names the seed stream.
-        episode: the first episode number to play (0 in a fresh run, the saved position after a resume).
+        task: task id that the slot plays, or plays first.
+        index: number of the slot among all slots of the run that may play this task. Task and index name the seed stream.
+        episode: number of the first episode to play (0 in a new run, the saved position after a resume).
     """
 
     task: int

@@ -1,29 +1,26 @@
-"""What a suite is: a schema for its options, presets of tasks, and two functions. Data only, so that a suite is one
-row in a table.
-"""
+"""The interface of a suite: a schema of its options, presets of tasks, and two functions."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
+from envs.engines.base import Engine
 from envs.spec import EnvSpec, Score
 from system.errors import InputError
-
-if TYPE_CHECKING:
-    from envs.vector import MultitaskVectorEnv
 
 
 @dataclass(kw_only=True, slots=True)
 class EnvConfig:
-    """Options every suite has; each suite adds its own in a subclass. Simple types only: OmegaConf reads these classes.
+    """Options of every suite; each suite adds its own in a subclass. Simple types only, because OmegaConf reads these classes.
 
     Attributes:
         name: name of the suite, a key of `envs.suites.SUITES`.
-        tasks: names of tasks or of presets of the suite, in the order of the task ids; a preset expands in place.
-        normalize_observation: whether the agent reads `vector` normalised by the running moments of each task
-            (agents/network/normalizer.py). Environments show what they show.
+        tasks: names of tasks or presets of the suite, in the order of the task ids. A preset is replaced by its tasks.
+        normalize_observation: whether the agent normalises `vector` by the running moments of each task
+            (agents/network/normalizer.py). Environments return it unchanged.
     """
 
     name: str
@@ -31,54 +28,50 @@ class EnvConfig:
     normalize_observation: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Suite:
-    """One row of the table of suites.
+    """One row of `envs.suites.SUITES`. `config` is an instance of the row's schema, `spec` what `make_spec` returned for it.
 
     Attributes:
-        name: the row's own key.
         config: schema of the suite's options.
         presets: named lists of tasks.
-        make_spec: config -> EnvSpec. Cheap, starts no process; checks the tasks and the engine, raises InputError in
-            one sentence.
-        scores: config -> reference scores of those of its tasks that have them, which `make_spec` puts into its spec. From tables and
-            arithmetic alone: imports nothing, reads no file and makes no environment, so it may be asked about a stranger's config.
-            InputError as `make_spec`.
-        make_env: (config, spec, slots, seed, split) -> MultitaskVectorEnv. All arguments can be pickled.
-        modules: config -> modules that both functions import because the config names them, with the key that does.
-        warnings: EnvSpec -> one sentence for each task that cannot always be solved, with a way out.
-        remarks: EnvSpec -> one sentence for each task that is not quite the one of its name, or of another engine.
-        outside: config -> other things of this machine that environments use because the config names them, files and folders mostly,
-            with the key that does.
-        before: options that a later version added, with the values under which saved configurations without them play as they did.
-        settle: (config, spec) -> config with what `make_spec` found out by playing, so that whoever reads it again need not.
-        memory: config -> MiB that one environment takes, with its default options and beyond the process of its own that it may have; 0
-            where that is next to nothing, or not known.
-        make_watched: as make_env, with environments in this process, and a last argument that is told, in words, of every observation
-            that does not lie in its environment's own space; None where there are no such spaces.
+        make_spec: config -> EnvSpec. Cheap, starts no process. Checks the tasks and the engine; raises InputError.
+        make_engine: (config, spec, slots, split) -> Engine over those slots. All arguments can be pickled.
+        scores: config -> reference scores of the tasks that have them, which `make_spec` includes in its spec. Imports nothing, reads no
+            file and makes no environment, so that it is safe for an untrusted config. Raises InputError as `make_spec` does.
+        modules: config -> modules that both functions import because the config names them, each with the config key.
+        resources: config -> files, folders and other texts of the config by which environments use resources of this machine, each with
+            the config key.
+        legacy_defaults: options that a later version added, with the values that reproduce saved configurations without them.
+        settle: (config, spec) -> config with the findings of `make_spec` from playing, so that the next `make_spec` need not play.
+        memory: config -> MiB that one environment takes with its default options, beyond the process that it may have; 0 if
+            negligible or unknown.
+        make_checked_engine: (config, spec, slots, split, report) -> Engine in this process that calls `report` with a sentence for every
+            observation outside the observation space of its environment. None if environments have no such spaces.
+        warnings: spec -> one sentence with a fix for each task that cannot always be solved.
+        engine_differences: spec -> one sentence for each task that differs between the engines of the suite.
     """
 
-    name: str
     config: type[EnvConfig]
     presets: Mapping[str, tuple[str, ...]]
-    # Every suite's functions take that suite's own subclass of EnvConfig, which `Callable[[EnvConfig], ...]` would
-    # refuse.
+    # `Any`, because each function takes its own subclass of EnvConfig, which `Callable[[EnvConfig], ...]` would refuse.
     make_spec: Callable[[Any], EnvSpec]
-    make_env: Callable[..., MultitaskVectorEnv]
+    make_engine: Callable[..., Engine]
+    _: KW_ONLY
     scores: Callable[[Any], Mapping[str, Score]] = lambda config: {}
     modules: Callable[[Any], Mapping[str, str]] = lambda config: {}
-    outside: Callable[[Any], Mapping[str, str]] = lambda config: {}
-    before: Mapping[str, Any] = field(default_factory=dict)
+    resources: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    legacy_defaults: Mapping[str, Any] = field(default_factory=dict)
     settle: Callable[[Any, EnvSpec], Any] = lambda config, spec: config
     memory: Callable[[Any], int] = lambda config: 0
-    make_watched: Callable[..., MultitaskVectorEnv] | None = None
+    make_checked_engine: Callable[..., Engine] | None = None
     warnings: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
-    remarks: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
+    engine_differences: Callable[[EnvSpec], Sequence[str]] = lambda env: ()
 
 
 def check_size(key: str, value: int, least: int, most: int) -> None:
-    """Raises InputError unless option `env.<key>` lies in its bounds. The upper one keeps a mistake, or a stranger's configuration, from
-    filling the memory before anything else can be said about it.
+    """Raises InputError unless `least <= value <= most`. The upper bound keeps a mistake, or an untrusted configuration, from filling the
+    memory.
     """
     if value < least:
         raise InputError(f"env.{key}={value} is too small: give {least} or more.")
@@ -86,8 +79,15 @@ def check_size(key: str, value: int, least: int, most: int) -> None:
         raise InputError(f"env.{key}={value} is too large: give {most} or less.")
 
 
+def check_installed(suite: str, *modules: str) -> None:
+    """Raises InputError unless the modules that a suite needs are installed. Imports none of them."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f'env={suite} needs {module}, which is not installed: pip install "mimpala[{suite}]".')
+
+
 def expand_tasks(tasks: list[str], presets: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The task names meant by `tasks`, presets replaced by their members in place.
+    """The task names meant by `tasks`, with presets replaced by their tasks.
 
     Raises:
         InputError: the list is empty or names a task twice.

@@ -31,25 +31,25 @@ SUITES: dict[str, Suite] = {
 
 
 def get_suite(name: str) -> Suite:
-    """The suite of that name; InputError lists the names there are."""
+    """The suite of that name; InputError lists the known names."""
     if name not in SUITES:
         raise unknown_name("env.name", name, SUITES)
     return SUITES[name]
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:
-    """Checks the config and describes its environments without starting any; InputError says what to change."""
+    """Checks the config and describes its environments without starting any; raises InputError."""
     return get_suite(config.name).make_spec(config)
 
 
 def settle(config: EnvConfig, spec: EnvSpec) -> Any:
-    """The configuration with what `make_spec` found out by playing: saved with a run, it gives the same spec without that."""
+    """The configuration with what `make_spec` found by playing. Saved with a run, it gives the same spec without playing again."""
     return get_suite(config.name).settle(config, spec)
 
 
 def make_env(config: EnvConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> MultitaskVectorEnv:
-    """A vector environment with one place per slot, in the given order. `spec` is what `make_spec(config)` returned.
+    """A vector environment with these slots, in this order. `spec` is the result of `make_spec(config)`.
 
-    `seed` is the run's; every slot draws its own episodes from it (see envs/seeding.py).
+    `seed` is the run seed, from which the seeds of all episodes follow (envs/seeding.py).
     """
-    return get_suite(config.name).make_env(config, spec, slots, seed, split)
+    return MultitaskVectorEnv(get_suite(config.name).make_engine(config, spec, slots, split), spec, slots, seed)

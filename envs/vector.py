@@ -1,7 +1,7 @@
-"""The environment the rest of the program steps: a gymnasium vector environment of S slots around one engine.
+"""The environment of the rest of the program: a gymnasium vector environment of S slots around one engine.
 
-The engine turns actions into observations and rewards. This class adds what is the same for every engine: the spaces,
-the task ids, the episode statistics and the episode counter.
+The engine turns actions into observations and rewards. This class adds the spaces, the task ids, the episode statistics and the
+episode counter.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from envs.engines.base import (
     Arrays,
     Engine,
+    FreezableEngine,
     InterruptingEngine,
     LivesEngine,
-    LoopingEngine,
+    SequentialEngine,
     SlowResetEngine,
+    SuccessEngine,
     SupervisedEngine,
     SwitchingEngine,
-    TellingEngine,
 )
 from envs.faults import Fault
 from envs.schedule import FrameBalance
@@ -34,25 +35,24 @@ from envs.spec import EnvSpec, Slot
 class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     """S slots of a suite as one gymnasium `VectorEnv` with NEXT_STEP auto-reset.
 
-    Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L]) and `action_mask` (bool [S, A]),
-    only if the suite has them, and `task` (int32 [S]). The step after an episode's end ignores its action and returns the next
-    episode's first observation with reward 0. A discrete action must be below `spec.action_counts` of the slot's task.
-    Where it waits for a reset with limited patience (`wait_for_resets`), there may be several such steps: all but the last
-    return the ended episode's last observation again, and `info["resetting"]` says so.
+    Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L]) and `action_mask` (bool [S, A])
+    if the suite has them, and `task` (int32 [S]). A discrete action must be below `spec.action_counts` of the slot's task.
+    The step after an episode's end ignores its action and returns the next episode's first observation with reward 0. With limited
+    patience (`wait_for_resets`) there may be several such steps: all but the last return the ended episode's last observation again, and
+    set `info["resetting"]`.
 
-    **Every returned array is valid until the next call of `reset` or `step`**: buffers are reused, so whoever keeps
-    one copies it.
+    **Every returned array is valid until the next call of `reset` or `step`**: buffers are reused, so copy what you keep.
 
     `info` always holds these arrays [S]:
-        episode_return f32, success f32: of the episode that this step ended; NaN where none ended. Returns are summed in float64.
-            A success is what the environment calls one, or else an episode that terminated with a positive last reward; NaN also where
-            the environment does not tell and the suite knows no success (`EnvSpec.has_success`).
-        episode_length i32: agent steps of that episode; 0 where none ended.
-        episode i64: number of the episode whose observation is returned, which is its place in the seed tree.
-        resetting bool: the slot was only resetting in this step and has not come to the end of it.
-        interrupted bool: the slot's environment failed, so that this was no step: it gave a number that is not finite, or see
-            `supervise`. The observation is the last one before it; the next step resets.
-        life_lost bool: the step lost a life of a game that goes on. Nothing is bootstrapped across it, but the episode, its return and
+        episode_return f32, success f32: of the episode that this step ended; NaN if none ended. Returns are summed in float64.
+            `success` is what the environment reports, or else whether the episode terminated with a positive last reward; NaN if the
+            environment reports nothing and the suite defines no success (`EnvSpec.has_success`).
+        episode_length i32: agent steps of that episode; 0 if none ended.
+        episode i64: number of the episode that is observed, which is its place in the seed tree.
+        resetting bool: the slot was only resetting in this step, and its reset continues.
+        interrupted bool: the slot's environment failed, so this was no step: it gave a number that is not finite, or see `supervise`.
+            The observation is the last one before it; the next step resets.
+        life_lost bool: the step lost a life, and the game continues. Nothing is bootstrapped across it, but the episode, its return and
             its length are those of the whole game.
     Observations and rewards are finite.
     """
@@ -73,9 +73,9 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._first_episode = np.array([slot.episode for slot in self.slots], np.int64)
         never = np.zeros(self.num_envs, np.bool_)
         self._resetting = engine.resetting if isinstance(engine, SlowResetEngine) else never
-        # Looked at once: to ask whether an engine is one takes longer than many a step.
+        # Checked once: isinstance with a runtime protocol can take longer than a step.
         self._supervised = engine if isinstance(engine, SupervisedEngine) else None
-        self._told_success = engine.success if isinstance(engine, TellingEngine) else None
+        self._success = engine.success if isinstance(engine, SuccessEngine) else None
         self._life_lost = engine.life_lost if isinstance(engine, LivesEngine) else never
         self._interrupting = engine if isinstance(engine, InterruptingEngine) else None
         self._interrupted = self._interrupting.interrupted if self._interrupting else never
@@ -83,40 +83,38 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._begin_statistics()
 
     def wait_for_resets(self, patience: float) -> None:
-        """From now on steps wait for a reset until so many seconds after its beginning, if the engine can go on without it.
+        """From now on a step waits for a reset for `patience` seconds after its start at most, if the engine is a SlowResetEngine.
 
-        Until this is called they wait for ever, and what is played follows from the seeds alone.
+        Before this call steps wait without limit, and what is played follows from the seeds alone.
         """
         if isinstance(self._engine, SlowResetEngine):
             self._engine.patience = patience
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
-        """From now on an environment that fails costs its slot one episode and the other slots nothing, if the engine can go on
-        (`SupervisedEngine.supervise`).
-
-        Until this is called a failure raises.
+        """From now on an environment that fails costs its slot one episode and the other slots nothing, if the engine is a
+        SupervisedEngine (see there). Before this call a failure raises.
         """
         if self._supervised:
             self._supervised.supervise(hang_seconds, memory_limit, recycle_episodes)
 
     def show_stepping(self, stepping: NDArray[np.int64]) -> None:
-        """From now on the slot that is being stepped can be read there, if the engine tells (`LoopingEngine`); else it stays -1."""
+        """Makes `stepping` int64 [1] show the slot that is being stepped, if the engine is a SequentialEngine; otherwise it stays -1."""
         stepping[0] = -1
-        if isinstance(self._engine, LoopingEngine):
+        if isinstance(self._engine, SequentialEngine):
             self._engine.stepping = stepping
 
     def take_faults(self) -> list[Fault]:
-        """Environments that were started anew, or whose episode was broken off, since this was called last, and why."""
+        """The restarts of environments and the episodes broken off since the last call."""
         return self._interrupting.take_faults() if self._interrupting else []
 
     def balance_frames(self, steps: Sequence[int]) -> None:
-        """From the next `reset` on, slots change their tasks between episodes so that all tasks come to as many steps
-        (`envs.schedule.FrameBalance`); only for a SwitchingEngine (`EnvSpec.switches_tasks`).
+        """From the next `reset` on, slots change their tasks between episodes so that all tasks get equal numbers of steps
+        (`envs.schedule.FrameBalance`). Requires a SwitchingEngine (`EnvSpec.switches_tasks`).
 
-        `Slot.task` is then only what a slot begins with. No two slots may have the same `Slot.index`.
+        `Slot.task` is then only the first task of a slot. Every slot needs another `Slot.index`.
 
         Args:
-            steps: of every task, that were taken before, [K].
+            steps: steps of every task before, [K].
         """
         assert isinstance(self._engine, SwitchingEngine)
         self._balanced = tuple(steps)
@@ -125,33 +123,33 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._episode = self._first_episode.copy()
         self._return = np.zeros(self.num_envs, np.float64)
         self._length = np.zeros(self.num_envs, np.int32)
-        # The observation is the last of an episode, or of one that was interrupted: the next step resets, or goes on resetting.
+        # The slot shows the last observation of an ended or interrupted episode, so the next step resets.
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._task = np.array([slot.task for slot in self.slots], np.int32)
-        # Of the episode that a slot plays or is resetting to.
+        # Of the episode that a slot plays, or is resetting to.
         self._next_task = self._task.copy()
         self._balance = None if self._balanced is None else FrameBalance(self._balanced, self._task)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
-        """Starts every slot at its first episode (`Slot.episode`), always the same one for the same run seed.
+        """Starts every slot at its first episode (`Slot.episode`), which follows from the run seed.
 
-        A `seed` replaces the run seed for good; it must be one number, from which every slot's own seeds follow.
+        A `seed` replaces the run seed permanently. It must be one number, from which the seeds of all slots follow.
         """
         if seed is not None:
             if not isinstance(seed, int):
-                raise TypeError("reset takes one run seed; each slot's own seeds follow from it")
+                raise TypeError("reset takes one run seed, from which the seeds of all slots follow")
             self._seed = seed
         self._begin_statistics()
         self._engine.start(self._seed)
-        # None restarted, but an engine may have left out episodes that could not begin.
+        # No slot restarted, but an engine may have skipped episodes that could not begin.
         self._count_episodes(np.zeros(self.num_envs, np.bool_))
         nan = np.full(self.num_envs, np.nan, np.float32)
         return self._observe(), self._info(nan, np.zeros(self.num_envs, np.int32), nan)
 
     def write_into(self, arrays: Arrays) -> None:
-        """From the next `step` on, the observation is written into these arrays [S, ...]: saves a copy of large images.
+        """From the next `step` on, writes the observation into these arrays [S, ...]; saves a copy of large images.
 
         Args:
             arrays: keys of WRITTEN_IN_PLACE; shape and dtype as in the observation space.
@@ -161,12 +159,12 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[Arrays, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """One step of every slot; `actions` [S] or [S, D] as in the action space. See the class for what comes back."""
+        """One step of every slot; `actions` [S] or [S, D] as in the action space. The class describes the results."""
         self._choose_tasks()
         reward, terminated, truncated = self._engine.step(np.asarray(actions, self._action_dtype))
         going = ~self._ended
         restarted = self._ended & ~self._resetting
-        # A slot that has just restarted begins its sums at zero; the reset itself is no step of the new episode.
+        # The step that resets a slot sets its sums to zero and is no step of the new episode.
         self._return = np.where(going, self._return, 0.0) + reward
         self._length = (self._length + 1) * going
         self._count_episodes(restarted)
@@ -178,15 +176,15 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         episode_return = np.where(ended, self._return, np.nan).astype(np.float32)
         known = ended & self.spec_of_suite.has_success
         success = np.where(known, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
-        if self._told_success is not None:
-            success = np.where(ended & ~np.isnan(self._told_success), self._told_success, success)
+        if self._success is not None:
+            success = np.where(ended & ~np.isnan(self._success), self._success, success)
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
 
     def _count_episodes(self, restarted: NDArray[np.bool_]) -> None:
         self._episode = self._interrupting.episode.copy() if self._interrupting else self._episode + restarted
 
     def _choose_tasks(self) -> None:
-        """Tells the engine the next task of every slot that begins to reset in this step."""
+        """Assigns the next task to every slot whose reset starts in this step."""
         if self._balance is None:
             return
         assert isinstance(self._engine, SwitchingEngine)
@@ -211,18 +209,16 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         }
 
     def render(self, slot: int = 0) -> NDArray[np.uint8]:  # type: ignore[override]
-        """Picture [H, W, 3] of one slot as it stands."""
+        """Picture [H, W, 3] of the current state of one slot."""
         return self._engine.render(slot)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Plain data and arrays from which `load_state_dict` continues step for step, or None where the engine cannot
-        do that, or slots change their tasks.
-
-        After None, resume at an episode's beginning instead: build the environment with `Slot.episode` set.
+        """Plain data and arrays from which `load_state_dict` continues exactly. None if the engine is no FreezableEngine, or slots
+        change their tasks: then resume at an episode's beginning (`Slot.episode`).
         """
-        engine = self._engine.state_dict()
-        if engine is None or self._balance is not None:
+        if not isinstance(self._engine, FreezableEngine) or self._balance is not None:
             return None
+        engine = self._engine.state_dict()
         statistics: Arrays = {
             "episode": self._episode,
             "return": self._return,
@@ -232,7 +228,8 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         return {"engine": engine, "seed": self._seed, **{key: value.copy() for key, value in statistics.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> Arrays:
-        """Takes over a `state_dict` of an environment with the same slots; returns the observation it stood at."""
+        """Continues from the `state_dict` of an environment with the same slots; returns its current observation."""
+        assert isinstance(self._engine, FreezableEngine)
         self._seed = int(state["seed"])
         self._episode = np.array(state["episode"], np.int64)
         self._return = np.array(state["return"], np.float64)

@@ -20,7 +20,7 @@ import train
 from agents.cli.exit_codes import BAD_INPUT
 from agents.run.lock import sole_writer
 from doctor import CAN_RUN, CANNOT_RUN, Engine, engines, main
-from envs.gymnasium_ids.watch import difference
+from envs.gymnasium_ids.space_check import describe_misfit
 
 SMALL = ["env=conditional", "context=task", "core.size=8", "fusion.size=8"]
 
@@ -176,7 +176,7 @@ def test_a_few_steps_of_each_task_are_played_and_compared(capfd: pytest.CaptureF
         assert (" no " in row) == (name.startswith("Strays") or name == "Breaks")
     assert found["Match"]["seen"].startswith("20 steps, ") and "vector [3] from 0 to 1" in found["Match"]["seen"]
     assert "1 to 4 of 4 choices legal" in found["Forbidden"]["seen"] and not found["Forbidden"]["differences"]
-    assert 'told "press the' in found["Spoken"]["seen"]
+    assert 'instruction "press the' in found["Spoken"]["seen"]
     assert found["StraysFar"]["differences"] == ["step returns numbers from 7 to 7 where the space has -1 to 1"]
     assert "step returns 1 numbers that are not finite" in found["StraysBroken"]["differences"]
     assert found["Breaks"]["failure"] == "the wheel came off"
@@ -216,7 +216,7 @@ def test_tasks_of_other_suites_are_played_too(capfd: pytest.CaptureFixture[str])
     ],
 )
 def test_differences_from_a_space(space: Any, value: Any, expected: str) -> None:
-    found = difference(space, value)
+    found = describe_misfit(space, value)
     assert found.startswith(expected) and bool(found) == bool(expected)
 
 

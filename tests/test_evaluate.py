@@ -66,12 +66,6 @@ class ScriptedEngine:
     def render(self, slot: int) -> NDArray[np.uint8]:
         raise NotImplementedError
 
-    def state_dict(self) -> None:
-        return None
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError
-
     def close(self) -> None:
         pass
 

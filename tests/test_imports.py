@@ -31,7 +31,7 @@ ADAPTERS = {
 }
 """Optional engine -> the only files that may import it."""
 
-IMPORTS_BY_NAME = "envs/gymnasium_ids/suite.py"
+IMPORTS_BY_NAME = "envs/gymnasium_ids/build_env.py"
 """Imports the modules of the user's own environments and wrappers, and calls nothing in them but subclasses of gymnasium.Wrapper."""
 
 

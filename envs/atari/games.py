@@ -1,6 +1,6 @@
-"""The 57 games of the suite `atari`, written down so that a config is checked without importing the emulator.
+"""The 57 games of the suite `atari`, as a table so that a config is checked without importing the emulator.
 
-A test holds the number of actions to what the emulator says.
+A test compares the numbers of actions with the emulator.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ class Game(NamedTuple):
     Attributes:
         rom: name of its ROM in ale-py.
         minimal_actions: size of its minimal action set, out of the 18 of the joystick.
-        random, human: mean returns of a random policy and of a human tester, after up to 30 no-ops and with at most
-            108,000 frames per episode.
+        random, human: mean returns of a random policy and of a human tester, after up to 30 no-ops, with at most 108,000 frames per
+            episode.
     """
 
     rom: str
@@ -87,7 +87,7 @@ GAMES: dict[str, Game] = {
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "starter": ("Breakout",),
-    # The five games whose scores predict the median over all 57 best (Aitchison et al. 2023, "Atari-5").
+    # The five games whose scores best predict the median over all 57 (Aitchison et al. 2023, "Atari-5").
     "atari5": ("BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert"),
     "atari57": tuple(GAMES),
 }

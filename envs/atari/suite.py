@@ -1,21 +1,21 @@
 """The suite `atari`: the 57 games of the Arcade Learning Environment with the preprocessing of the DQN and IMPALA papers.
 
-An agent step plays `action_repeat` frames and shows the pixel-wise maximum of the last two of them, grey and resized by
-area; the last `frame_stack` of these pictures are the channels of `image`, the newest last. Rewards are the game's own
-points: clipping them is the learner's business. A game has points and no goal, so `success` is unknown. An episode is always a
-whole game, with `episodic_life` too: returns, lengths and scores are those that the published ones are compared with.
+An agent step plays `action_repeat` frames. It shows the pixel-wise maximum of the last two, grey and resized by area. The last
+`frame_stack` of these pictures are the channels of `image`, the newest last. Rewards are the game's points, not clipped. Games have
+no goal, so `success` is unknown. An episode is always a whole game, also with `episodic_life`: returns, lengths and scores are
+comparable with the published ones.
 
-There is one engine, ale-py's emulator, one per slot, and the preprocessing is done here. The vector environments of ale-py
-and envpool spend their time in the same emulator and gain a tenth at most, measured with 32 slots in one thread. But the one
-restarts the game at every lost life, the other is seeded once for all episodes, and neither can replay a single episode.
+The only engine is ale-py's emulator, one per slot, and this module does the preprocessing. The vector environments of ale-py and
+envpool spend their time in the same emulator and are at most a tenth faster (32 slots, one thread). But ale-py's restarts the game at
+every lost life, envpool's is seeded once for all episodes, and neither can replay a single episode.
 
-The actions are the joystick's 18 in ALE's own numbering. What a game lacks is its nearest legal action (`nearest_actions`).
+The actions are the joystick's 18 in ALE's numbering. A game plays the nearest legal action for each one that it lacks
+(`nearest_actions`).
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +27,7 @@ from envs.atari.games import GAMES, PRESETS
 from envs.engines.base import Arrays, Outcome
 from envs.seeding import episode_seed, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
-from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import MultitaskVectorEnv
+from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from system.errors import InputError, unknown_task
 
 _SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -37,13 +36,12 @@ JOYSTICK: tuple[tuple[int, int, int], ...] = (
     (0, 0, 1),
     *((right, up, button) for button in (0, 1) for right, up in _SIDES),
 )
-"""How far right and up the stick is held, and whether the button is pressed: eight directions or none, with or without the button.
-The place of an action in this tuple is its number in ALE."""
+"""How far right and up the stick is held, and whether the button is pressed. The index of an action is its number in ALE."""
 
 NUM_ACTIONS = len(JOYSTICK)
 
 FRAME_STACKS = (1, 2, 4, 8)
-"""Numbers of pictures that fill an integer of the processor: the stack is shifted as one."""
+"""Numbers of pictures that fill an integer of the processor, so that one shift moves the whole stack."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,14 +52,13 @@ class AtariConfig(EnvConfig):
         action_repeat: frames played per action.
         image_size: height and width of `image`.
         frame_stack: pictures in `image`, one of FRAME_STACKS.
-        noop_max: a game begins with 1 to that many frames of no action; 0 = none.
-        repeat_action_probability: that the emulator ignores a frame's action and repeats the one before; 0.25 is the
-            protocol of Machado et al. (2018), "sticky actions".
-        episodic_life: a lost life ends the bootstrapping of values, as a terminated episode does, and the game goes on: episode,
-            core state, return and score are those of the whole game; in training only.
-        full_action_space: all 18 actions, which mean the same in every game (`nearest_actions`); otherwise the minimal set of
-            each game.
-        max_episode_frames: frames, no-ops included, after which a game is truncated.
+        noop_max: a game begins with 1 to `noop_max` frames of no action; 0 = none.
+        repeat_action_probability: probability that a frame repeats the action of the frame before; 0.25 is the protocol of Machado et
+            al. (2018), "sticky actions".
+        episodic_life: in training, values are not bootstrapped across a lost life, as at the end of an episode. The game continues:
+            episode, core state, return and score are those of the whole game.
+        full_action_space: every game has all 18 actions with the same meaning (`nearest_actions`); otherwise each has its minimal set.
+        max_episode_frames: number of frames, no-ops included, after which a game is truncated.
     """
 
     name: str = "atari"
@@ -83,17 +80,13 @@ def make_spec(config: AtariConfig) -> EnvSpec:
         if task not in GAMES:
             raise unknown_task(task, "game", "atari", GAMES, PRESETS)
     _check_options(config)
-    for module in ("ale_py", "cv2"):
-        if importlib.util.find_spec(module) is None:
-            raise InputError(f'env=atari needs {module}, which is not installed: pip install "mimpala[atari]".')
+    check_installed("atari", "ale_py", "cv2")
     shape = (config.image_size, config.image_size, config.frame_stack)
     return EnvSpec(
         suite=config.name,
         tasks=tasks,
         observation={"image": ArraySpec(shape=shape, dtype="uint8")},
-        instruction_length=0,
-        vocabulary=(),
-        # The same size with minimal sets, so that an agent of several games can be evaluated on one of them.
+        # The same with minimal sets, so that an agent of several games can be evaluated on one of them.
         num_actions=NUM_ACTIONS,
         action_counts=tuple(NUM_ACTIONS if config.full_action_space else GAMES[task].minimal_actions for task in tasks),
         action_repeat=config.action_repeat,
@@ -116,7 +109,7 @@ def _check_options(config: AtariConfig) -> None:
     check_size("action_repeat", config.action_repeat, 1, 1000)
     check_size("image_size", config.image_size, 1, 4096)
     check_size("noop_max", config.noop_max, 0, 100_000)
-    # A game must not be over before its first action.
+    # A game must last until its first action.
     check_size("max_episode_frames", config.max_episode_frames, config.noop_max + 1, 2**31 - 1)
     if config.frame_stack not in FRAME_STACKS:
         choice = ", ".join(map(str, FRAME_STACKS))
@@ -127,21 +120,20 @@ def _check_options(config: AtariConfig) -> None:
         )
 
 
-def make_env(config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> MultitaskVectorEnv:
-    """The vector environment over those slots. Loads a ROM for each, a tenth of a second or so."""
-    return MultitaskVectorEnv(AleEngine(config, spec.tasks, slots, split), spec, slots, seed)
+def make_engine(config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> AleEngine:
+    """Loads a ROM for each slot, which takes about 0.1 s."""
+    return AleEngine(config, spec.tasks, slots, split)
 
 
 class AleEngine:
-    """One emulator per slot, played in turn in one thread (see `envs.engines.base.Engine`).
+    """One emulator per slot, stepped in sequence in one thread (see `envs.engines.base.Engine`).
 
-    The emulator has no chance in it: what an episode's seed decides is the number of no-ops and which frames repeat an
-    action, so a game and its seed are a pure function of the place in the seed tree. Every game begins with the contents that
-    memory has when the emulator is switched on; ale-py alone fills it with other random numbers at every reset, which a few
-    games start from.
+    The emulator is deterministic. An episode's seed decides the number of no-ops and which frames repeat an action, so an episode
+    is a pure function of its place in the seed tree and of the actions. Every game begins with the memory of an emulator that was just
+    switched on. ale-py itself fills that memory with other random numbers at every reset, and a few games depend on them.
 
     Attributes:
-        life_lost: with `episodic_life`, of the step just made (`envs.engines.base.LivesEngine`); otherwise always False.
+        life_lost: see `envs.engines.base.LivesEngine`; always False without `episodic_life`.
     """
 
     def __init__(self, config: AtariConfig, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split) -> None:
@@ -158,8 +150,8 @@ class AleEngine:
             _full_actions(emulator) if config.full_action_space else emulator.getMinimalActionSet()
             for emulator in self._emulators
         ]
-        # All channels of a pixel are one little-endian integer, the newest in its highest byte: pushing a picture is
-        # one shift and one write, a tenth of the time of moving channels that the engine keeps apart.
+        # All channels of a pixel are one little-endian integer, the newest in its highest byte. Adding a picture is one shift and
+        # one write, ten times faster than moving separate channels.
         self._stack = np.zeros((size, side, side), f"<u{config.frame_stack}")
         self._image = self._stack.view(np.uint8).reshape(size, side, side, config.frame_stack)
         self.observation: Arrays = {"image": self._image.copy()}
@@ -169,7 +161,7 @@ class AleEngine:
         self._run_seed = 0
         self._episode = np.zeros(size, np.int64)
         self._seed = np.zeros(size, np.uint64)
-        # Of the game, no-ops not counted: the place in its stream of sticky actions.
+        # Frames since the no-ops: the position in the stream of sticky actions.
         self._frame = np.zeros(size, np.uint64)
         self._held = [self._actions[slot][0] for slot in range(size)]
         self._lives = np.zeros(size, np.int64)
@@ -199,12 +191,12 @@ class AleEngine:
         self._stack >>= 8
         self._image[..., -1] = self._picture
         self._image[ended] = self._picture[ended, ..., None]
-        # The stack goes on from here; the observation may lie elsewhere at every step.
+        # Copied, because the next step continues the stack and the observation may be another array then.
         self.observation["image"][:] = self._image
         return self._reward, self._terminated, self._truncated
 
     def _draw_sticky(self) -> NDArray[np.bool_]:
-        """Which frames of the coming step repeat the action before, [S, action_repeat]."""
+        """Which frames of the next step repeat the action before, bool [S, action_repeat]."""
         probability, repeat = self._config.repeat_action_probability, self._config.action_repeat
         if not probability:
             return np.zeros((len(self._slots), repeat), np.bool_)
@@ -219,7 +211,7 @@ class AleEngine:
                 emulator.getScreenGrayscale(self._last_but_one)
             if not sticky[frame]:
                 self._held[slot] = action
-            # After the end of a game the emulator stands still and pays nothing, so the repeat need not be cut short.
+            # After the end of a game `act` does nothing and returns 0, so the loop need not stop early.
             reward += emulator.act(self._held[slot])
         emulator.getScreenGrayscale(self._last)
         self._show(slot, np.maximum(self._last, self._last_but_one, out=self._last))
@@ -228,15 +220,14 @@ class AleEngine:
         self._reward[slot] = reward
         self._terminated[slot] = emulator.game_over(with_truncation=False)
         self._truncated[slot] = emulator.game_truncated() and not self._terminated[slot]
-        # The last life is lost when the game says that it is over, which may be a few frames after the count is 0.
+        # The last life ends with game_over, which may come a few frames after the count reaches 0.
         self.life_lost[slot] = self._episodic_life and 0 < lives < self._lives[slot] and not self._terminated[slot]
         self._lives[slot] = lives
 
     def _begin_game(self, slot: int) -> None:
         emulator, seat = self._emulators[slot], self._slots[slot]
-        place = self._run_seed, self._split, self._tasks[seat.task], seat.index, int(self._episode[slot])
-        seed = episode_seed(*place)
-        # Restoring alone would leave the place in the picture at which the emulator stands: Qbert and Amidar show it.
+        seed = episode_seed(self._run_seed, self._split, self._tasks[seat.task], seat.index, int(self._episode[slot]))
+        # restoreState does not restore the position of the beam in the picture, which Qbert and Amidar show.
         emulator.reset_game()
         emulator.restoreState(self._beginnings[slot])
         no_action = self._actions[slot][0]
@@ -255,24 +246,19 @@ class AleEngine:
         self._resize(screen, picture.shape, dst=picture, interpolation=self._area)
 
     def render(self, slot: int) -> NDArray[np.uint8]:
-        """The television's picture in colour, [210, 160, 3]."""
+        """The emulator's screen in colour, [210, 160, 3]."""
         picture: NDArray[np.uint8] = self._emulators[slot].getScreenRGB()
         return picture
-
-    def state_dict(self) -> dict[str, Any] | None:
-        return None
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError("ale-py does not restore every game exactly in its middle; resume with Slot.episode")
 
     def close(self) -> None:
         self._emulators, self._beginnings = [], []
 
 
 def nearest_actions(legal: Sequence[int]) -> tuple[int, ...]:
-    """For each of the 18 actions the one of the `legal` ones (numbers in ALE) that is played for it: the action itself where it is
-    legal, otherwise the one whose direction differs least (squared distance of the stick), then the one that agrees in the
-    button, then the one of the lowest number. A game without a button plays the same direction.
+    """For each of the 18 actions, the action out of `legal` (numbers in ALE) that is played for it.
+
+    An illegal action becomes the legal one with the least squared distance of the stick, then the same button, then the lowest number.
+    A game without a button plays the same direction.
     """
 
     def distance(wanted: int, other: int) -> tuple[int, bool, int]:
@@ -283,19 +269,19 @@ def nearest_actions(legal: Sequence[int]) -> tuple[int, ...]:
 
 
 def _full_actions(emulator: Any) -> list[Any]:
-    """The emulator's actions, one for each of JOYSTICK."""
+    """The emulator's action for each of JOYSTICK."""
     legal = {action.value: action for action in emulator.getLegalActionSet()}
     return [legal[number] for number in nearest_actions(tuple(legal))]
 
 
 def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
-    """An emulator with that ROM, and the state in which its games begin."""
+    """An emulator with this ROM, and the state in which its games begin."""
     from ale_py import ALEInterface, LoggerMode
     from ale_py.roms import get_rom_path
 
     ALEInterface.setLoggerMode(LoggerMode.Error)
     emulator = ALEInterface()
-    emulator.setInt("random_seed", 0)  # draws sticky actions, which are drawn here instead
+    emulator.setInt("random_seed", 0)  # unused: AleEngine draws sticky actions
     emulator.setFloat("repeat_action_probability", 0.0)
     emulator.setInt("max_num_frames_per_episode", max_episode_frames)
     emulator.loadROM(get_rom_path(rom))
@@ -303,12 +289,4 @@ def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
     return emulator, emulator.cloneState(include_rng=True)
 
 
-ATARI = Suite(
-    name="atari",
-    config=AtariConfig,
-    presets=PRESETS,
-    make_spec=make_spec,
-    scores=scores,
-    make_env=make_env,
-    memory=lambda config: 3,
-)
+ATARI = Suite(AtariConfig, PRESETS, make_spec, make_engine, scores=scores, memory=lambda config: 3)

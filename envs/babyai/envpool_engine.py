@@ -16,14 +16,14 @@ from envs.spec import Slot, Split
 
 
 def registered_levels() -> list[str]:
-    """Every id envpool has, other families' too. Imports envpool (about 2 s)."""
+    """Every id of envpool, those of other families included. Imports envpool (about 2 s)."""
     import envpool
 
     return list(envpool.list_all_envs())
 
 
 class _Pool:
-    """The slots of one task: `rows` are their places in the batch."""
+    """The slots of one task; `rows` are their rows of the batch."""
 
     def __init__(
         self, level: str, rows: NDArray[np.intp], seeds: list[int], tokenizer: Tokenizer, threads: int
@@ -46,24 +46,20 @@ class _Pool:
         self._envs.async_reset()
 
     def send(self, actions: NDArray[np.int32]) -> None:
-        # Spelled out in full, because envpool would otherwise work out the same ids anew at every step (about 20 us).
+        # With the ids, which envpool would otherwise compute at every step (about 20 us).
         self._envs.send({"action": actions, "env_id": self._ids, "players": {"env_id": self._ids}})
 
     def receive(self, observation: Arrays) -> Outcome:
-        """Waits for the pool's results, writes its rows of `observation`, and returns its rewards and ends in the
-        order of `rows`.
-        """
+        """Waits for the pool's results, writes its rows of `observation`, and returns rewards and ends in the order of `rows`."""
         seen, reward, terminated, truncated, info = self._envs.recv()
-        # A pool that waits for all its environments returns them in order; this is the one place that would notice if
-        # it did not.
+        # A pool that waits for all its environments returns them in order. Nothing else would detect a wrong order.
         if (info["env_id"] != self._ids).any():
             raise RuntimeError("envpool returned its environments out of order")
         observation["image"][self.rows] = seen["image"]
         changed = self.instruction.update(seen["mission"])
         if len(changed):
             observation["instruction"][self.rows[changed]] = self.instruction.tokens[changed]
-        # envpool calls an end at the time limit a truncation even if the agent succeeded in that very step; minigrid,
-        # and we, do not.
+        # envpool truncates at the time limit even if the agent succeeds in the same step. That is a termination in minigrid, and here.
         succeeded = reward > 0
         return reward, terminated | (truncated & succeeded), truncated & ~succeeded
 
@@ -78,9 +74,9 @@ class _Pool:
 class EnvpoolEngine:
     """All pools as one batch (see `envs.engines.base.Engine`).
 
-    envpool seeds an environment once, when it is made: with the seed of its slot's first episode. Later episodes
-    continue from that stream, so a run that resumes at episode k starts there with k's own seed, not with the level
-    the interrupted run had at k.
+    envpool seeds an environment once, when it is made, here with the seed of its slot's first episode. Later episodes continue that
+    random stream. So a run that resumes at episode k starts with the seed of episode k, and plays another level than the interrupted run
+    would have.
     """
 
     def __init__(
@@ -99,7 +95,7 @@ class EnvpoolEngine:
         self._pools: list[_Pool] = []
 
     def start(self, seed: int) -> None:
-        self.close()  # envpool cannot be seeded again, so a restart builds the pools anew
+        self.close()  # envpool cannot be seeded again, so the pools are rebuilt
         for task in sorted({slot.task for slot in self._slots}):
             rows = np.array([row for row, slot in enumerate(self._slots) if slot.task == task], np.intp)
             seeds = [
@@ -112,7 +108,7 @@ class EnvpoolEngine:
         self._receive()
 
     def step(self, actions: NDArray[np.int32]) -> Outcome:
-        for pool in self._pools:  # all pools work at once: send to each before waiting for any
+        for pool in self._pools:  # send to every pool before waiting for any, so that they work in parallel
             pool.send(actions[pool.rows])
         self._receive()
         return self._reward, self._terminated, self._truncated
@@ -129,12 +125,6 @@ class EnvpoolEngine:
             if slot in pool.rows:
                 return pool.render(int(np.flatnonzero(pool.rows == slot)[0]))
         raise IndexError(f"slot {slot} of {len(self._slots)}")
-
-    def state_dict(self) -> dict[str, Any] | None:
-        return None
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError("envpool's environments cannot be frozen; resume with Slot.episode")
 
     def close(self) -> None:
         for pool in self._pools:

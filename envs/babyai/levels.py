@@ -1,8 +1,7 @@
-"""The levels and the words of the suite `babyai`, written down so that a config is checked without importing an
-engine (which takes seconds).
+"""The levels and the vocabulary of the suite `babyai`, as tables so that a config is checked without importing an engine, which takes
+seconds.
 
-A test holds these tables to what the engines register and say. A level that is missing here but registered by a newer
-engine works too.
+A test compares these tables with the engines. Levels that only a newer engine registers work, too.
 """
 
 from __future__ import annotations
@@ -65,8 +64,8 @@ LEVELS: tuple[str, ...] = (
 # Levels that only minigrid has.
 MINIGRID_ONLY: tuple[str, ...] = ("MiniGrid-MultiRoom-N4-S5-v1",)
 
-# Levels that an engine registers and cannot play: level -> engine -> reason. The maze levels of minigrid 3.2 need
-# pattern images that its wheel does not contain; from some seeds, SynthS5R2 makes both engines draw layouts for ever.
+# Levels that an engine registers and cannot play: level -> engine -> reason. The maze levels of minigrid 3.2 need pattern images that
+# its wheel does not contain. From some seeds, SynthS5R2 makes both engines sample layouts without end.
 _ENDLESS, _NO_PATTERNS = "never returns from some resets", "needs pattern images that minigrid does not ship"
 BROKEN: dict[str, dict[str, str]] = {
     "BabyAI-SynthS5R2-v0": {"envpool": _ENDLESS, "minigrid": _ENDLESS},
@@ -78,7 +77,7 @@ BROKEN: dict[str, dict[str, str]] = {
     "MiniGrid-WFC-RoomsFabric-v0": {"minigrid": _NO_PATTERNS},
 }
 
-# Levels that both engines play, and not alike (envpool 1.2, minigrid 3.2): level -> in what. A test compares all levels.
+# Levels that differ between the engines (envpool 1.2, minigrid 3.2): level -> difference. A test compares all levels.
 _CARRYING = "the first observation shows what the agent carries on envpool only"
 _BOXES = "boxes are blue on envpool and grey on minigrid"
 _FULL = f"{_BOXES}, and envpool starts in the room on the right, minigrid in the middle, with other doors and keys"
@@ -103,7 +102,7 @@ DIFFERENT: dict[str, str] = {
     "MiniGrid-ObstructedMaze-Full-v1": _FULL,
 }
 
-# Levels some of whose episodes no agent can solve: level -> engine -> why.
+# Levels with episodes that no agent can solve: level -> engine -> reason.
 _BEHIND = "the key lies behind its own locked door at times"
 _COVERED = "a ball takes the place of a box with a key at times, which version v1 mends"
 PARTLY_UNSOLVABLE: dict[str, dict[str, str]] = {
@@ -118,7 +117,7 @@ PARTLY_UNSOLVABLE: dict[str, dict[str, str]] = {
 # Actions of every level: left, right, forward, pickup, drop, toggle, done.
 NUM_ACTIONS = 7
 
-# Levels of the family with moving obstacles know only left, right and forward.
+# Levels with moving obstacles have only left, right and forward.
 FEW_ACTIONS_PREFIX, FEW_ACTIONS = "MiniGrid-Dynamic-Obstacles-", 3
 
 # Codes per channel of a cell: 11 kinds of object, 6 colours, 3 states of a door.
@@ -126,13 +125,12 @@ IMAGE_SHAPE = (7, 7, 3)
 SYMBOL_COUNTS = (11, 6, 3)
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    # One room with distractors. GoToLocal teaches walking and the words; alone it proves little, because an agent that
-    # ignores its instruction can visit every object in time. In Fetch the first object picked up ends the episode,
-    # right or wrong: without the instruction no agent can do better than about one half.
+    # One room with distractors. GoToLocal teaches walking and the words. Alone it proves little, because an agent that ignores its
+    # instruction has time to visit every object. In Fetch the first object picked up ends the episode, so an agent that ignores the
+    # instruction succeeds in about half of the episodes at best.
     "starter": ("BabyAI-GoToLocalS5N2-v0", "MiniGrid-Fetch-5x5-N2-v0", "MiniGrid-Fetch-6x6-N2-v0"),
-    # The 19 levels of Chevalier-Boisvert et al. 2019, easier ones first. Two differ from the paper: its PickUpLoc
-    # is registered as PickupLoc, and its PutNext has no id of its own, so PutNextS7N4 (two rooms, four objects in
-    # each) stands in as the closest.
+    # The 19 levels of Chevalier-Boisvert et al. 2019, easier ones first. The paper's PickUpLoc is registered as PickupLoc. Its PutNext
+    # is not registered; the closest level replaces it, PutNextS7N4 (two rooms with four objects each).
     "paper": (
         "BabyAI-GoToObj-v0",
         "BabyAI-GoToRedBallGrey-v0",
@@ -156,12 +154,12 @@ PRESETS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# The longest sentence of the BabyAI grammar: two pairs of "put a red ball in front of you next to a red ball in front
-# of you" (17 words) joined by "and", the pairs joined by "after you" or ", then": 2 * (17 + 1 + 17) + 2.
+# The longest sentence of the BabyAI grammar has 2 * (17 + 1 + 17) + 2 words. Its clause "put a red ball in front of you next to a red
+# ball in front of you" has 17 words. "and" joins two clauses to a pair. "after you" or ", then" joins two pairs.
 INSTRUCTION_LENGTH = 72
 
 # fmt: off
-# A token is a word's place in this tuple. New words go to the end: checkpoints depend on the order.
+# The token of a word is its index. Append new words, because checkpoints depend on the order.
 VOCABULARY: tuple[str, ...] = (
     "<pad>", "<unk>",
     # the BabyAI grammar: verbs, joints, descriptions, places

@@ -14,7 +14,7 @@ from system.errors import InputError
 
 
 def registered_levels() -> list[str]:
-    """Every id known to gymnasium once minigrid is imported, other packages' too."""
+    """Every id that gymnasium knows after the import of minigrid, those of other packages included."""
     import minigrid  # noqa: F401  (registers its levels)
 
     return list(gymnasium.registry)
@@ -25,10 +25,10 @@ def _make(level: str) -> gymnasium.Env[dict[str, Any], int]:
     import minigrid  # noqa: F401
     from minigrid.envs.babyai.core import roomgrid_level
 
-    # Level generation prints every rejected sample. Shadowing the name in that one module is exact; redirecting
-    # stdout would also swallow whatever another thread (the progress display) writes meanwhile.
+    # Level generation prints every rejected sample. Redirecting stdout would also swallow what other threads (the progress display) print,
+    # so `print` is replaced in this one module.
     vars(roomgrid_level)["print"] = lambda *_: None
-    # Without gymnasium's wrappers: minigrid limits its own time, and a checker per step costs as much as a small step.
+    # Without gymnasium's wrappers: minigrid has its own time limit, and the checker costs as much as a small step.
     env = gymnasium.make(level, disable_env_checker=True, render_mode="rgb_array").unwrapped
     image = env.observation_space["image"]  # type: ignore[index]
     if image.shape != levels.IMAGE_SHAPE:

@@ -1,14 +1,13 @@
-"""The suite `babyai`: every BabyAI-* and MiniGrid-* level, on one of two engines. They play the same levels, but for those of
-`envs.babyai.levels.DIFFERENT`.
+"""The suite `babyai`: every BabyAI-* and MiniGrid-* level, on one of two engines. Both play the same levels, except for the differences
+listed in `envs.babyai.levels.DIFFERENT`.
 
-An observation is the 7x7 cells the agent sees, each three integer codes, and the level's instruction. The agent's
-direction is not observed, as in the BabyAI paper. A success earns 1 - 0.9 * steps / max_steps, anything else 0; only
-running into a moving obstacle (MiniGrid-Dynamic-Obstacles-*) earns -1.
+An observation is the 7x7 cells that the agent sees, three integer codes each, and the level's instruction. The agent's direction is
+not observed, as in the BabyAI paper. A success earns 1 - 0.9 * steps / max_steps. Every other episode earns 0, except that hitting a
+moving obstacle (MiniGrid-Dynamic-Obstacles-*) earns -1.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -19,8 +18,7 @@ from envs.engines.base import Engine
 from envs.instructions import Tokenizer
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import MultitaskVectorEnv
-from system.errors import InputError, unknown_name
+from system.errors import InputError, unknown_name, unknown_task
 
 ENGINES = ("envpool", "minigrid")
 
@@ -30,8 +28,7 @@ class BabyAIConfig(EnvConfig):
     """Options of the suite `babyai`.
 
     Attributes:
-        engine: `envpool` (C++), `minigrid` (Python, the original, a tenth of the speed), or `auto`: envpool if it is
-            installed.
+        engine: `envpool` (C++), `minigrid` (the Python original, ten times slower), or `auto`: envpool if it is installed.
         threads: threads of each envpool pool; there is one pool per task.
     """
 
@@ -42,7 +39,7 @@ class BabyAIConfig(EnvConfig):
 
 
 def make_spec(config: BabyAIConfig) -> EnvSpec:
-    """Describes the suite. Looks the tasks up in a table, and imports the engine only for names that are not in it."""
+    """Describes the suite. Imports the engine only for level names that `envs.babyai.levels` does not list."""
     tasks = expand_tasks(config.tasks, levels.PRESETS)
     engine = _choose_engine(config.engine)
     check_size("threads", config.threads, 1, 1024)
@@ -57,7 +54,7 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
         num_actions=levels.NUM_ACTIONS,
         action_counts=tuple(_action_count(task) for task in tasks),
         engine=engine,
-        # As minigrid shows its environments to people.
+        # The frame rate at which minigrid renders for people.
         frame_rates=dict.fromkeys(tasks, 10),
         image_kind="symbolic",
         symbol_counts=levels.SYMBOL_COUNTS,
@@ -66,19 +63,16 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
     )
 
 
-def make_env(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split) -> MultitaskVectorEnv:
-    """The vector environment on the engine that `spec` names."""
-    engine: Engine
+def make_engine(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
+    """The engine that `spec` names."""
     if spec.engine == "envpool":
         from envs.babyai.envpool_engine import EnvpoolEngine
 
         tokenizer = Tokenizer(spec.vocabulary, spec.instruction_length)
-        engine = EnvpoolEngine(spec.tasks, slots, split, tokenizer, config.threads)
-    else:
-        from envs.babyai.minigrid_engine import MinigridEngine
+        return EnvpoolEngine(spec.tasks, slots, split, tokenizer, config.threads)
+    from envs.babyai.minigrid_engine import MinigridEngine
 
-        engine = MinigridEngine(spec, slots, split)
-    return MultitaskVectorEnv(engine, spec, slots, seed)
+    return MinigridEngine(spec, slots, split)
 
 
 def _choose_engine(wanted: str) -> str:
@@ -95,7 +89,7 @@ def _choose_engine(wanted: str) -> str:
 
 
 def _is_installed(engine: str) -> bool:
-    """Whether the engine can play the suite, found out without importing it."""
+    """Whether the engine is installed and has these levels. Does not import it."""
     found = importlib.util.find_spec(engine)
     if found is None:
         return False
@@ -116,12 +110,8 @@ def _check_level(task: str, engine: str) -> None:
     if task in levels.MINIGRID_ONLY:
         raise InputError(f"env.tasks={task} does not exist in envpool: set env.engine=minigrid to play it.")
     registered = _registered_levels(engine)
-    if task in registered:
-        return
-    names = sorted(registered | levels.PRESETS.keys())
-    close = difflib.get_close_matches(task, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}" if close else f"presets are {', '.join(levels.PRESETS)}"
-    raise InputError(f"env.tasks={task} is no level or preset of suite babyai on engine {engine}: {hint}?")
+    if task not in registered:
+        raise unknown_task(task, "level", f"babyai on engine {engine}", sorted(registered), levels.PRESETS)
 
 
 def _registered_levels(engine: str) -> set[str]:
@@ -148,19 +138,18 @@ def warnings(env: EnvSpec) -> list[str]:
     return found
 
 
-def remarks(env: EnvSpec) -> list[str]:
+def engine_differences(env: EnvSpec) -> list[str]:
     """See `envs.suite.Suite`."""
     different = {task: levels.DIFFERENT[task] for task in env.tasks if task in levels.DIFFERENT}
     return [f"{task} is not the same on both engines: {how}." for task, how in different.items()]
 
 
 BABYAI = Suite(
-    name="babyai",
-    config=BabyAIConfig,
-    presets=levels.PRESETS,
-    make_spec=make_spec,
-    make_env=make_env,
+    BabyAIConfig,
+    levels.PRESETS,
+    make_spec,
+    make_engine,
     warnings=warnings,
-    remarks=remarks,
+    engine_differences=engine_differences,
     memory=lambda config: 2,
 )

@@ -1,15 +1,13 @@
 """The suite `conditional`: tiny tasks whose right action depends on what the context selects and rescales.
 
-Task i has a hidden matrix M_i = P_i D_i with gains D_i of either sign and a permutation P_i; on a vector x, uniform
-on [-1, 1)^d, the right action is argmax_a (M_i x)_a. Whoever knows x and i can always be right; a sum of something of
-x and something of i cannot.
+Task i has a hidden matrix M_i = P_i D_i with a permutation P_i and gains D_i of either sign. The vector x is uniform on [-1, 1)^d. The
+right action is argmax_a (M_i x)_a. It is a function of x and i, but no sum of a function of x and a function of i gives it.
 
-    map-i     x is shown, one decision, the episode ends.
-              One step only, or a recurrent agent could infer the task from its rewards.
-    memory-i  x is shown at the first step, then nothing for `delay` steps; the decision is due at the last of them.
+    map-i     x is shown, one decision is made, the episode ends. With more steps a recurrent agent could infer the task from its rewards.
+    memory-i  x is shown at the first step and hidden for `delay` steps; the decision is made at the last of them.
 
-The right action earns 1, so the optimal return is exactly 1 on every task. x is shown as numbers, or as a picture for
-agents that look at a map of it. All slots are computed together; there is no loop over them.
+The right action earns 1, so the optimal return is exactly 1 on every task. x is shown as numbers, or as a picture for agents with a
+convolutional torso. All slots are computed together as arrays.
 """
 
 from __future__ import annotations
@@ -28,16 +26,15 @@ from envs.engines.base import Arrays, Outcome
 from envs.seeding import stream_key, uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import MultitaskVectorEnv
 from system.errors import InputError, unknown_name
 
 _TASK = re.compile(r"(map|memory)-(0|[1-9]\d{0,8})")
 
 OBSERVATIONS = ("vector", "image")
 LEVELS = 4
-"""Values that an entry of x may have in a picture: the middles of so many equal parts of [-1, 1)."""
+"""Number of values that an entry of x has in a picture: the centres of LEVELS equal parts of [-1, 1)."""
 
-# A square of cells for each entry, and a line of empty cells between squares.
+# Side of the square of cells of one entry, and distance between the squares.
 _SQUARE, _SPACING = 3, 4
 
 
@@ -47,13 +44,13 @@ class ConditionalConfig(EnvConfig):
 
     Attributes:
         dimension: d, the length of x and the number of actions.
-        num_tasks: how many tasks of each kind there are; the presets `map` and `memory` name all of theirs.
+        num_tasks: number of tasks of each kind; the presets `map` and `memory` name all of them.
         delay: steps between the cue and the decision of the memory tasks.
-        map_seed: names the matrices. They are part of the tasks, so they do not follow the run's seed.
-        observation: how x is shown, one of OBSERVATIONS. `vector`: its entries, then 1 where a decision is due, else 0.
-            `image`: symbolic cells of two codes, which are the level of the entry that stands there, counted from 1 (0 in
-            the cells between), and whether a decision is due. Entries stand so far apart that a position of the torso's
-            feature map sees one of them. They are rounded to LEVELS values then, and the right action follows from these.
+        map_seed: seed of the matrices. They define the tasks, so they do not depend on the run's seed.
+        observation: one of OBSERVATIONS. `vector`: the entries of x, then 1 if a decision is due, else 0. `image`: symbolic cells of two
+            codes: the level of the entry at this cell, counted from 1 (0 between entries), and whether a decision is due. Entries are
+            so far apart that each position of the torso's feature map sees only one. They are rounded to LEVELS values, and the right
+            action follows from these.
     """
 
     name: str = "conditional"
@@ -80,8 +77,6 @@ def make_spec(config: ConditionalConfig) -> EnvSpec:
         observation={config.observation: make_array(config)},
         image_kind="symbolic" if pictures else "none",
         symbol_counts=(LEVELS + 1, 2) if pictures else (),
-        instruction_length=0,
-        vocabulary=(),
         num_actions=config.dimension,
         action_counts=(config.dimension,) * len(tasks),
         engine="numpy",
@@ -90,7 +85,7 @@ def make_spec(config: ConditionalConfig) -> EnvSpec:
 
 
 def scores(config: ConditionalConfig) -> dict[str, Score]:
-    """`random` of a task is what the best context-blind policy earns: `blind_return`."""
+    """Reference scores; `random` is the return of the best context-blind policy (`blind_return`)."""
     tasks = _checked_tasks(config)
     blind = {kind: blind_return(config, _numbers(tasks, kind)) for kind in ("map", "memory")}
     return {task: Score(random=blind[task.split("-")[0]], human=1.0, reference="optimal") for task in tasks}
@@ -113,32 +108,30 @@ def _checked_tasks(config: ConditionalConfig) -> tuple[str, ...]:
     return tasks
 
 
-def make_env(
-    config: ConditionalConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split
-) -> MultitaskVectorEnv:
-    """The vector environment over those slots."""
-    return MultitaskVectorEnv(ConditionalEngine(config, spec.tasks, slots, split), spec, slots, seed)
+def make_engine(config: ConditionalConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> ConditionalEngine:
+    """The engine over those slots."""
+    return ConditionalEngine(config, spec.tasks, slots, split)
 
 
 def make_array(config: ConditionalConfig) -> ArraySpec:
-    """Shape and dtype of what is shown of x."""
+    """Shape and dtype of the observation."""
     if config.observation == "vector":
         return ArraySpec(shape=(config.dimension + 1,), dtype="float32")
     rows, columns = places_in_picture(config.dimension)
-    # A grid torso needs four cells each way.
+    # A grid torso needs at least four cells in each direction.
     height, width = (max(_SPACING, int(places.max()) + 1) for places in (rows, columns))
     return ArraySpec(shape=(height, width, 2), dtype="uint8")
 
 
 def places_in_picture(dimension: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of the cells of each entry of x: int [d, 9] each. Entries form a square as far as they go."""
+    """Rows and columns of the cells of each entry of x, int [d, 9] each. The entries fill a square row by row."""
     row, column = np.divmod(np.arange(dimension)[:, None], math.ceil(math.sqrt(dimension)))
     down, right = np.divmod(np.arange(_SQUARE**2), _SQUARE)
     return _SPACING * row + down, _SPACING * column + right
 
 
 def rounded(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """The nearest values that a picture can show, and their levels from 0 to LEVELS - 1."""
+    """The nearest values that a picture can show, and their levels, 0 to LEVELS - 1."""
     level = ((x + 1) * (LEVELS / 2)).astype(np.intp)
     return ((2 * level + 1) / LEVELS - 1).astype(np.float32), level
 
@@ -149,9 +142,8 @@ def maps(map_seed: int, dimension: int, numbers: Sequence[int]) -> tuple[NDArray
     Returns:
         places int [K, d], a permutation per task; gains f32 [K, d], of size 0.5 to 1.5 and either sign.
 
-    Permutations of neighbouring tasks are cyclic shifts of one random permutation. So over any d of them each action
-    reads each coordinate once, and no action is right more often than another before the gains come in. A task's
-    matrix does not depend on the other tasks.
+    The permutations of neighbouring tasks are cyclic shifts of one random permutation. So in any d neighbouring tasks each action reads
+    each coordinate once, and, before gains, all actions are right equally often. A task's matrix does not depend on the other tasks.
     """
     permutation = np.random.default_rng(map_seed).permutation(dimension)
     places = np.stack([np.roll(permutation, number) for number in numbers])
@@ -163,11 +155,10 @@ def maps(map_seed: int, dimension: int, numbers: Sequence[int]) -> tuple[NDArray
 
 
 def blind_return(config: ConditionalConfig, numbers: tuple[int, ...]) -> float:
-    """Mean return over the tasks `numbers` (of one kind) of the best policy that sees x and does not know which of
-    them it plays.
+    """Mean return over the tasks `numbers` (of one kind) of the best policy that sees x but not the task.
 
-    Its choice for x is the action that is right in most tasks: E_x max_a mean_i 1[right_i(x) = a]. Estimated once
-    from 2**15 fixed draws, standard error below 0.002. 0 for an empty list.
+    It chooses the action that is right in most tasks: E_x max_a mean_i 1[right_i(x) = a]. Estimated from 2**15 fixed draws, with a
+    standard error below 0.002. 0 for an empty list.
     """
     if not numbers:
         return 0.0
@@ -195,11 +186,9 @@ def _numbers(tasks: tuple[str, ...], kind: str) -> tuple[int, ...]:
 class ConditionalEngine:
     """All slots as arrays (see `envs.engines.base.Engine`).
 
-    The x of an episode is a function of the slot's stream key and the episode's number, so every episode can be had
-    at once.
+    The x of an episode is a function of the slot's stream key and the episode's number, so any episode is computed directly.
 
-    The state per slot: `_episode`, `_age` (steps taken in it), `_ended` (the last step ended it) and `_right`, its
-        right action.
+    The state per slot: `_episode`, `_age` (steps taken in it), `_ended` (the last step ended it) and `_right`, its right action.
     """
 
     def __init__(self, config: ConditionalConfig, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split) -> None:
@@ -239,9 +228,7 @@ class ConditionalEngine:
         return reward, deciding, self._never
 
     def _show(self, started: NDArray[np.intp]) -> None:
-        """Draws x and the right action of the episodes that begin in slots `started`, and fills the observation of
-        all slots.
-        """
+        """Draws x and the right action of the episodes that begin in slots `started`, and fills all observations."""
         shown = self.observation[self._shown]
         shown.fill(0)
         if len(started):
@@ -259,9 +246,7 @@ class ConditionalEngine:
         shown[..., -1] = due.reshape(-1, *(1,) * (shown.ndim - 2))
 
     def render(self, slot: int) -> NDArray[np.uint8]:
-        """Bars up and down from the middle line, one per entry of x, blue; the last one, red, says that a decision is
-        due.
-        """
+        """Bars from the middle line: a blue one per entry of x, and a red one if a decision is due."""
         width, half = 16, 48
         shown = self.observation[self._shown][slot]
         if self._shown == "image":
@@ -278,7 +263,7 @@ class ConditionalEngine:
         picture[half] = 0
         return picture
 
-    def state_dict(self) -> dict[str, Any] | None:
+    def state_dict(self) -> dict[str, Any]:
         arrays = {self._shown: self.observation[self._shown], "keys": self._keys, "episode": self._episode}
         arrays |= {"age": self._age, "ended": self._ended, "right": self._right}
         return {key: value.copy() for key, value in arrays.items()}
@@ -292,11 +277,5 @@ class ConditionalEngine:
         pass
 
 
-CONDITIONAL = Suite(
-    name="conditional",
-    config=ConditionalConfig,
-    presets=presets(num_tasks=8),  # of the default size; make_spec uses those of the config's own
-    make_spec=make_spec,
-    scores=scores,
-    make_env=make_env,
-)
+# The presets of the default size; `make_spec` uses those of the config's `num_tasks`.
+CONDITIONAL = Suite(ConditionalConfig, presets(num_tasks=8), make_spec, make_engine, scores=scores)

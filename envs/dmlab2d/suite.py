@@ -1,19 +1,18 @@
 """The suite `dmlab2d`: the levels that come with DeepMind Lab2D, played by one player.
 
-`image` is what the player sees: the whole map in `chase_eat` and `pushbox`, the cells around and ahead of it in all others.
-That is 5x5 to 11x11 cells. Each is drawn `cell_size` pixels wide in every level, and what is smaller than 11x11 cells stands in
-the middle of black, so nothing is resized. Rewards are the level's own, of this player alone.
+`image` is the player's view: the whole map in `chase_eat` and `pushbox`, the cells around and ahead of the player in all others, 5x5 to
+11x11 cells. Each cell is `cell_size` pixels wide in every level. Views below 11x11 cells are centred on black, so nothing is resized.
+Rewards are the level's, of this player alone.
 
-The player is alone in `clean_up` and `commons_harvest`. `running_with_scissors` needs somebody to confront and has one bot of
-the level's own, which acts at random. What a player carries there is not on the picture, it has to be remembered.
+The player is alone in `clean_up` and `commons_harvest`. `running_with_scissors` needs an opponent and has one of the level's bots, which
+acts at random. The picture does not show what the player carries there, so the agent has to remember it.
 
-A level that ends by itself terminates the episode; the time limit, by default the level's own, truncates it.
+An episode terminates if the level ends by itself. The time limit, by default the level's, truncates it.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +26,8 @@ from envs.dm_env_adapter.adapter import DmEnvAdapter
 from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
-from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import MultitaskVectorEnv
-from system.errors import InputError, unknown_name, unknown_task
+from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
+from system.errors import unknown_name, unknown_task
 
 CELLS = 11
 """Cells in height and width of `image`."""
@@ -40,10 +38,10 @@ class Level(NamedTuple):
 
     Attributes:
         script: the engine's `levelName`.
-        frames: after which the level itself ends the episode.
-        actions: its names of the first so many components of an action (COMPONENTS).
-        player: prefix of the player's actions and observations; empty in levels that are made for one.
-        settings: the engine's, besides those that all levels get.
+        frames: number of frames after which the level itself ends the episode.
+        actions: the level's names of the components of its actions; the level has the first ones of COMPONENTS.
+        player: prefix of the player's actions and observations; empty in levels for one player.
+        settings: settings of the engine for this level alone.
         has_goal: whether the level ends by itself exactly when it is solved, which earns a positive reward.
     """
 
@@ -56,7 +54,7 @@ class Level(NamedTuple):
 
     @property
     def picture(self) -> str:
-        """The observation that is shown to the agent."""
+        """Name of the observation that the agent sees."""
         return f"{self.player}RGB" if self.player else WHOLE_MAP
 
 
@@ -82,7 +80,7 @@ LEVELS: dict[str, Level] = {
 }
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    # Both pay from the first steps on.
+    # Both give rewards from the first steps on.
     "starter": ("chase_eat", "commons_harvest"),
     # One of each script.
     "levels": ("chase_eat", "pushbox", "clean_up", "commons_harvest", "running_with_scissors"),
@@ -90,8 +88,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
 }
 
 COMPONENTS = (5, 3, 2, 2)
-"""Choices of the components of an action: stay or move to one of four sides; turn left, not at all, or right; the level's first
-and second ability. Most levels have the first or the first three of them."""
+"""Number of choices of each component of an action: stay or move to one of four sides; turn left, not, or right; the level's first and
+second ability. Most levels have only the first or the first three components."""
 
 _NOTHING = (0, 1, 0, 0)
 _ONE_AT_A_TIME: list[tuple[int, ...]] = [
@@ -100,13 +98,13 @@ _ONE_AT_A_TIME: list[tuple[int, ...]] = [
     (0, 1, 1, 0),
     (0, 1, 0, 1),
 ]
-# Every combination, those that use fewer components first.
+# Every combination; combinations that use fewer components come first.
 _PRODUCT: list[tuple[int, ...]] = [
     (move, turn, first, second)
     for second, first, turn, move in itertools.product(range(2), range(2), (1, 0, 2), range(5))
 ]
 ACTION_SETS: dict[str, list[tuple[int, ...]]] = {"single": _ONE_AT_A_TIME, "product": _PRODUCT, "multi_discrete": []}
-"""Discrete actions, as one choice per component; none where the agent chooses the components itself."""
+"""Discrete actions, as one choice per component; empty if the agent chooses each component."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -114,12 +112,12 @@ class DMLab2DConfig(EnvConfig):
     """Options of the suite `dmlab2d`.
 
     Attributes:
-        actions: `single`: at each step one move, turn or ability, or nothing (9 actions); `product`: all combinations
-            (60); `multi_discrete`: one choice for each of COMPONENTS. What a level lacks is masked, or, with
-            `multi_discrete`, has no effect.
-        cell_size: pixels in width and height of one cell; `image` is 11 of them high and wide.
-        max_episode_frames: frames after which an episode is truncated; 0 = the level's own number.
-        processes: whether each environment has a process of its own (envs/engines/process_engine.py).
+        actions: `single`: one move, turn or ability per step, or nothing (9 actions); `product`: all combinations (60);
+            `multi_discrete`: one choice for each of COMPONENTS. Actions that a level lacks are masked, or have no effect with
+            `multi_discrete`.
+        cell_size: width and height of a cell in pixels; `image` is 11 cells wide and high.
+        max_episode_frames: number of frames after which an episode is truncated; 0 = the level's own limit.
+        processes: whether each environment has its own process (envs/engines/process_engine.py).
     """
 
     name: str = "dmlab2d"
@@ -140,16 +138,13 @@ def make_spec(config: DMLab2DConfig) -> EnvSpec:
         raise unknown_name("env.actions", config.actions, ACTION_SETS)
     check_size("cell_size", config.cell_size, 1, 256)
     check_size("max_episode_frames", config.max_episode_frames, 0, 2**31 - 1)
-    if importlib.util.find_spec("dmlab2d") is None:
-        raise InputError('env=dmlab2d needs dmlab2d, which is not installed: pip install "mimpala[dmlab2d]".')
+    check_installed("dmlab2d", "dmlab2d")
     actions, side = ACTION_SETS[config.actions], CELLS * config.cell_size
     size = len(actions) or sum(COMPONENTS)
     return EnvSpec(
         suite=config.name,
         tasks=tasks,
         observation={"image": ArraySpec(shape=(side, side, 3), dtype="uint8")},
-        instruction_length=0,
-        vocabulary=(),
         num_actions=size,
         action_counts=tuple(_action_count(LEVELS[task], actions) or size for task in tasks),
         action_sizes=() if actions else COMPONENTS,
@@ -161,21 +156,21 @@ def make_spec(config: DMLab2DConfig) -> EnvSpec:
 
 
 def _action_count(level: Level, actions: Sequence[tuple[int, ...]]) -> int:
-    """How many of the actions, the first ones, leave alone the components that the level lacks."""
+    """Number of actions, counted from the first one, that use only components of the level."""
     known = len(level.actions)
     return sum(action[known:] == _NOTHING[known:] for action in actions)
 
 
-def make_env(
-    config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split
-) -> MultitaskVectorEnv:
-    """The vector environment over those slots; a level loads in a few ms."""
+def make_engine(
+    config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split
+) -> GymnasiumEngine | ProcessEngine:
+    """Loads a level for each slot, which takes a few ms."""
     engine = ProcessEngine if config.processes else GymnasiumEngine
-    return MultitaskVectorEnv(engine(functools.partial(make_level, config), spec, slots, split), spec, slots, seed)
+    return engine(functools.partial(make_level, config), spec, slots, split)
 
 
 def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any], Any]:
-    """One level as the suite shows it."""
+    """One level with the observations and actions of the suite."""
     import dmlab2d
     from dmlab2d import runfiles_helper
 
@@ -184,7 +179,7 @@ def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any]
     settings = {
         "levelName": level.script,
         "spriteSize": str(config.cell_size),
-        # The engine reports its own time limit as a terminal state, so it never gets that far.
+        # The engine reports its own time limit as a terminal state, so the wrapper below truncates one frame earlier.
         "episodeLengthFrames": str(limit + 1),
         **level.settings,
     }
@@ -198,14 +193,12 @@ def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any]
     adapter = DmEnvAdapter(
         seeded, player=level.player, reward=reward, draw=lambda _: np.array(engine.observation(WHOLE_MAP))
     )
-    shown = _Shown(adapter, level, ACTION_SETS[config.actions], CELLS * config.cell_size)
+    shown = _LevelView(adapter, level, ACTION_SETS[config.actions], CELLS * config.cell_size)
     return gymnasium.wrappers.TimeLimit(shown, limit)
 
 
 class _Seeded:
-    """The engine with an episode's own seed: `dmlab2d.Environment` draws others, and what it draws for training it may draw
-    for evaluation too.
-    """
+    """The engine with a given seed. `dmlab2d.Environment` draws its own seeds, and training and evaluation could share them."""
 
     def __init__(self, engine: Any, seed: int) -> None:
         self._engine, self._seed = engine, seed
@@ -217,8 +210,8 @@ class _Seeded:
         return getattr(self._engine, name)
 
 
-class _Shown(gymnasium.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
-    """A level with the suite's actions and a picture of the suite's size [side, side, 3].
+class _LevelView(gymnasium.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
+    """A level with the suite's actions and pictures of the suite's size [side, side, 3].
 
     Args:
         actions: see ACTION_SETS.
@@ -259,11 +252,4 @@ class _Shown(gymnasium.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
         return {"image": image}
 
 
-DMLAB2D = Suite(
-    name="dmlab2d",
-    config=DMLab2DConfig,
-    presets=PRESETS,
-    make_spec=make_spec,
-    make_env=make_env,
-    memory=lambda config: 2,
-)
+DMLAB2D = Suite(DMLab2DConfig, PRESETS, make_spec, make_engine, memory=lambda config: 2)

@@ -1,8 +1,8 @@
 """The suite `dmlab30`: the 30 levels of DeepMind Lab's multitask benchmark, and any other level of the engine.
 
-An observation is the picture of the last frame and the instruction of that moment ('' in levels without one). Rewards are the
-level's own points; reshaping them is the learner's business. Evaluation plays the test levels, with draws that no
-training seed leads to. The engine, `deepmind_lab`, is brought by the user (docs/dmlab.md).
+An observation is the picture of the last frame and its instruction ('' in levels without instructions). Rewards are the level's points,
+not reshaped. Evaluation plays the test levels, with random draws that no training seed produces. The user installs the engine,
+`deepmind_lab` (docs/dmlab.md).
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from envs.engines.process_engine import ProcessEngine
 from envs.instructions import words
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import MultitaskVectorEnv
 from system.errors import InputError, unknown_name
 
 STAND_IN = "dummy"
-"""Value of `dataset_path` for which the engine shows plain colours instead of pictures."""
+"""Value of `dataset_path` with which the engine shows plain colours instead of pictures."""
 
 PICTURES = 2400
-"""Of the data set. The engine reads each when it is to be shown, and fails in the middle of an episode where one is missing."""
+"""Number of pictures in the data set. The engine reads each when it shows it, and fails within an episode if one is missing."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -46,16 +45,16 @@ class DMLab30Config(EnvConfig):
         action_set: `impala` (9 actions), `extended` (15), `extended_large` (17), `custom`, or the path of a JSON file.
         custom_actions: the vectors of `custom`, seven numbers each.
         action_repeat: frames played per action.
-        width, height: of the picture, multiples of 4.
-        truncate_at_time_limit: the end of a level's time bootstraps the value instead of ending the return.
-        renderer: `software` or `hardware`; with `hardware` one environment in a process at most.
+        width, height: size of the picture, multiples of 4.
+        truncate_at_time_limit: the time limit truncates the episode, so that the value is bootstrapped there.
+        renderer: `software` or `hardware`; `hardware` allows one environment per process.
         level_cache: folder of compiled maps, shared by processes and runs; empty = none.
-        level_cache_gigabytes: its size; the maps that were used longest ago are removed.
+        level_cache_gigabytes: maximum size of this folder; the least recently used maps are removed.
         dataset_path: folder of the pictures that two of the psychlab levels show, or `dummy` for plain colours.
-        words: further words of the instructions, for levels that are not part of DMLab-30.
-        fresh_engine: whether each episode is played by an engine of its own, so that it is a function of its seed and the actions on
-            every level (docs/dmlab.md).
-        processes: whether each environment has a process of its own (envs/engines/process_engine.py).
+        words: additional words of the instructions, for levels outside DMLab-30.
+        fresh_engine: whether each episode gets a new engine, so that it is a function of its seed and the actions on every level
+            (docs/dmlab.md).
+        processes: whether each environment has its own process (envs/engines/process_engine.py).
     """
 
     name: str = "dmlab30"
@@ -76,7 +75,7 @@ class DMLab30Config(EnvConfig):
 
 
 def make_spec(config: DMLab30Config) -> EnvSpec:
-    """Describes the suite. Imports the engine, which takes a moment and starts nothing, and looks for the levels' files."""
+    """Describes the suite. Imports the engine, which takes a moment and starts nothing, and checks that the levels' files exist."""
     tasks = expand_tasks(config.tasks, PRESETS)
     for task in tasks:
         _check_task(task)
@@ -111,8 +110,8 @@ def scores(config: DMLab30Config) -> dict[str, Score]:
     return {task: Score(random=level.random, human=level.human) for task, level in levels.items() if level}
 
 
-def outside(config: DMLab30Config) -> dict[str, str]:
-    """Folders and files that the config names, with the key; levels are scripts, which the engine runs."""
+def resources(config: DMLab30Config) -> dict[str, str]:
+    """Folders and files that the config names, with the key. Levels are included, because they are scripts that the engine runs."""
     named = {config.level_cache: "env.level_cache", config.dataset_path: "env.dataset_path"}
     if config.action_set.endswith(".json"):
         named[config.action_set] = "env.action_set"
@@ -121,7 +120,7 @@ def outside(config: DMLab30Config) -> dict[str, str]:
 
 
 def _check_task(task: str) -> None:
-    """What can be known of a task without the engine."""
+    """Checks a task as far as possible without the engine."""
     for name, level in LEVELS.items():
         if level.test and task.removeprefix(FOLDER) == level.test:
             raise InputError(
@@ -159,7 +158,7 @@ def _check_options(config: DMLab30Config, tasks: tuple[str, ...]) -> None:
 
 
 def _check_dataset(path: str, tasks: list[str]) -> None:
-    """The pictures are looked for at the start, because the engine does so at the first reset only."""
+    """Checks the pictures at the start, because the engine reads them during the episodes."""
     if path == STAND_IN or (not path and not tasks):
         return
     if not path:
@@ -176,9 +175,9 @@ def _check_dataset(path: str, tasks: list[str]) -> None:
 
 
 def _problem_of_picture(path: Path) -> str:
-    """What is wrong with a file of the data set, as far as its first bytes tell; empty for nothing."""
+    """What is wrong with a file of the data set, judged by its first bytes; "" if nothing is."""
     try:
-        # Nothing but a file: to open a pipe would wait for ever.
+        # Only regular files are opened: opening a pipe would block.
         if not path.is_file():
             return f"no {path.name}"
         with path.open("rb") as file:
@@ -187,14 +186,14 @@ def _problem_of_picture(path: Path) -> str:
         return f"a {path.name} that cannot be read ({error.strerror})"
 
 
-def make_env(
-    config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split
-) -> MultitaskVectorEnv:
-    """The vector environment over those slots. Each holds an engine (`memory`)."""
+def make_engine(
+    config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], split: Split
+) -> GymnasiumEngine | ProcessEngine:
+    """The engine over those slots; each slot holds one DeepMind Lab (`memory`)."""
     vectors = action_vectors(config.action_set, config.custom_actions)
     make = partial(make_level, config, vectors, split)
     engine = ProcessEngine if config.processes else GymnasiumEngine
-    return MultitaskVectorEnv(engine(make, spec, slots, split), spec, slots, seed)
+    return engine(make, spec, slots, split)
 
 
 def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, task: str) -> DMLabEnv:
@@ -202,7 +201,7 @@ def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, t
     evaluation = split == Split.EVALUATION
     settings = dict(EVALUATION_SETTINGS) if evaluation else {}
     level = known_level(task)
-    # A level outside of DMLab-30 may refuse a setting that it does not know.
+    # A level may refuse an unknown setting, so only levels that may need the pictures get it.
     if config.dataset_path and (level is None or level.needs_dataset):
         path = config.dataset_path
         settings["datasetPath"] = path if path == STAND_IN else str(Path(path).expanduser().absolute())
@@ -224,17 +223,8 @@ def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, t
 
 
 def memory(config: DMLab30Config) -> int:
-    """MiB of one environment: 190 to 260 were measured in a process, up to 410 on language levels, and 90 of a further one in it."""
+    """MiB of one environment. Measured: 190 to 260 for one process, up to 410 on language levels, and 90 for each further one in it."""
     return 200 if config.processes else 90
 
 
-DMLAB30 = Suite(
-    name="dmlab30",
-    config=DMLab30Config,
-    presets=PRESETS,
-    make_spec=make_spec,
-    scores=scores,
-    make_env=make_env,
-    outside=outside,
-    memory=memory,
-)
+DMLAB30 = Suite(DMLab30Config, PRESETS, make_spec, make_engine, scores=scores, resources=resources, memory=memory)

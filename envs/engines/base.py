@@ -1,4 +1,4 @@
-"""What an engine is: it turns the actions of S slots into observations and rewards (see `envs.vector.MultitaskVectorEnv`)."""
+"""The interface of an engine, which turns the actions of S slots into observations and rewards (`envs.vector.MultitaskVectorEnv`)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ Outcome: TypeAlias = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bo
 
 
 WRITTEN_IN_PLACE = ("image", "vector")
-"""Parts of the observation that an engine writes where it is told to (`MultitaskVectorEnv.write_into`)."""
+"""Parts of the observation that `MultitaskVectorEnv.write_into` may replace by the caller's arrays."""
 
 
 class Engine(Protocol):
     """S environments advanced together, with NEXT_STEP auto-reset.
 
-    An engine may be more than this: a SlowResetEngine, an InterruptingEngine, a SupervisedEngine, which is both, a SwitchingEngine, a
-    TellingEngine, a LivesEngine, or several of them. One that is no InterruptingEngine never gives a number that is not finite.
+    An engine may also implement any of the protocols below. Unless it is an InterruptingEngine, it gives only finite numbers.
 
     Attributes:
-        observation: `image` and/or `vector`, and `instruction` and `action_mask` where the suite has them, [S, ...]; brought up to date
-            by `start` and `step`. Those of WRITTEN_IN_PLACE are written whole at each of them, because the arrays may be
-            others than before; `instruction` is the engine's own, and only what changed need be written.
+        observation: `image` and/or `vector`, and `instruction` and `action_mask` if the suite has them, [S, ...]. `start` and `step`
+            update it. They write every row of the keys in WRITTEN_IN_PLACE, because the arrays may have been replaced since the last
+            call. `instruction` is always the same array, so that only changed rows need be written.
     """
 
     observation: Arrays
 
     def start(self, seed: int) -> None:
-        """Begins the first episode of every slot under the run seed `seed`, and fills `observation`."""
+        """Starts the first episode of every slot under the run seed `seed`, and fills `observation`."""
 
     def step(self, actions: NDArray[Any]) -> Outcome:
         """Advances every slot by one step and fills `observation`.
@@ -42,31 +41,36 @@ class Engine(Protocol):
         A slot whose episode ended in the step before ignores its action and starts its next episode, with reward 0.
 
         Returns:
-            reward f32 [S], terminated bool [S], truncated bool [S], fresh or reused; never both terminated and
-            truncated.
+            reward f32 [S], terminated bool [S], truncated bool [S]; the arrays may be reused. `terminated` and `truncated` are never
+            both True.
         """
 
     def render(self, slot: int) -> NDArray[np.uint8]:
         """Picture [H, W, 3] of one slot."""
-
-    def state_dict(self) -> dict[str, Any] | None:
-        """Plain data from which `load_state_dict` continues exactly, or None where the engine cannot be frozen."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken; fills `observation`."""
 
     def close(self) -> None:
         """Frees the engine's resources; may be called twice."""
 
 
 @runtime_checkable
+class FreezableEngine(Engine, Protocol):
+    """An engine whose exact state can be saved. The others resume at the beginning of an episode (`Slot.episode`)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and arrays from which `load_state_dict` continues exactly."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state_dict`; fills `observation`."""
+
+
+@runtime_checkable
 class SlowResetEngine(Engine, Protocol):
-    """An engine whose `step` does not wait for every reset to end.
+    """An engine whose `step` can return before every reset has ended.
 
     Attributes:
-        patience: seconds after its beginning for which a step still waits for a reset; infinite at first.
-        resetting: bool [S], always the same array: slots whose reset has begun and had not ended when `step` returned. They show
-            the last observation of their last episode again, with reward 0; further steps ignore their actions, too.
+        patience: seconds after the start of a reset during which `step` waits for it; initially infinite.
+        resetting: bool [S], always the same array: slots whose reset was still running when `step` returned. They show the last
+            observation of their last episode again, with reward 0. Their next steps ignore the action, too.
     """
 
     patience: float
@@ -75,49 +79,49 @@ class SlowResetEngine(Engine, Protocol):
 
 @runtime_checkable
 class InterruptingEngine(Engine, Protocol):
-    """An engine that breaks an episode off where its environment gives an observation or a reward that is not finite.
+    """An engine that breaks an episode off if its environment gives an observation or a reward that is not finite.
 
-    That follows from the seeds and the actions alone, and is recorded as a Fault of cause `nonfinite`. A first observation that is
-    not finite breaks off its episode, too; in `start` the slot goes on to its next one at once.
+    This follows from the seeds and the actions alone. It is recorded as a Fault with cause `nonfinite`. A first observation that is not
+    finite breaks off its episode, too; `start` then begins the slot's next episode at once.
 
     Attributes:
-        interrupted: bool [S], always the same array: slots whose environment failed in the step just made. It was no step of
-            their episode: they show the last valid observation before it, with reward 0, and the next step resets. The episode
-            has no end.
-        episode: i64 [S], always the same array: number of the episode that is played, or was broken off. One that cannot begin is
-            left out.
+        interrupted: bool [S], always the same array: slots whose environment failed in this step. The step is no part of their episode:
+            they show the last valid observation again, with reward 0, and the next step resets. The episode never ends otherwise.
+        episode: i64 [S], always the same array: number of the episode that is played, or was broken off. Numbers of episodes that could
+            not begin are skipped.
     """
 
     interrupted: NDArray[np.bool_]
     episode: NDArray[np.int64]
 
     def take_faults(self) -> list[Fault]:
-        """What was broken off or started anew, and why, since this was called last."""
+        """Returns the faults since the last call."""
 
 
 @runtime_checkable
 class SupervisedEngine(SlowResetEngine, InterruptingEngine, Protocol):
-    """An engine that can also go on when the environment of a slot raises, dies or hangs, which is `interrupted`, too. It does so once
-    `supervise` was called; until then such a failure raises.
+    """An engine that can survive an environment that raises, dies or hangs: its slot is `interrupted`, too.
+
+    Until `supervise` is called such a failure raises.
     """
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
-        """From now on a slot's environment that fails is started anew, for the slot's next episode.
+        """From now on the environment of a slot that fails is started again, for the slot's next episode.
 
         Args:
-            hang_seconds: without an answer, after which it counts as failed.
-            memory_limit: MiB of resident memory above which it is started anew between two episodes; 0 = none.
-            recycle_episodes: after which it is, too; 0 = never.
+            hang_seconds: time without an answer after which an environment counts as failed.
+            memory_limit: MiB of resident memory above which it is restarted between two episodes; 0 = none.
+            recycle_episodes: number of episodes after which it is restarted; 0 = never.
         """
 
 
 @runtime_checkable
 class LivesEngine(Engine, Protocol):
-    """An engine whose episodes have parts that learning takes for whole ones: the lives of a game.
+    """An engine whose episodes have parts that learning treats as episodes: the lives of a game.
 
     Attributes:
-        life_lost: bool [S], always the same array: in the step just made a life was lost, though not the game. Learning bootstraps
-            nothing across that step. Nothing is reset: unless the step ended the episode too, the next one goes on with it.
+        life_lost: bool [S], always the same array: this step lost a life, but not the game. Learning does not bootstrap across the
+            step. Nothing is reset: unless the episode ended in the same step, the next step continues it.
     """
 
     life_lost: NDArray[np.bool_]
@@ -125,30 +129,30 @@ class LivesEngine(Engine, Protocol):
 
 @runtime_checkable
 class SwitchingEngine(Engine, Protocol):
-    """An engine whose slots can play another task from one episode to the next."""
+    """An engine whose slots can change their task between two episodes."""
 
     def assign(self, slot: int, task: int) -> None:
-        """The slot's next episodes are of that task (id); `start` takes this back."""
+        """The slot's next episodes are of task id `task`; `start` returns to `Slot.task`."""
 
 
 @runtime_checkable
-class TellingEngine(Engine, Protocol):
-    """An engine whose environments may tell whether an episode was a success.
+class SuccessEngine(Engine, Protocol):
+    """An engine whose environments may report whether an episode was a success.
 
     Attributes:
-        success: f32 [S], always the same array: 1 or 0 for an episode that ended in the step just made, NaN where its environment does
-            not tell; of other slots anything.
+        success: f32 [S], always the same array: 1 or 0 for an episode that ended in this step, NaN if its environment does not report
+            it; undefined for other slots.
     """
 
     success: NDArray[np.float32]
 
 
 @runtime_checkable
-class LoopingEngine(Engine, Protocol):
-    """An engine that steps one slot after the other, and tells which, so that it is known whose environment hangs or crashes.
+class SequentialEngine(Engine, Protocol):
+    """An engine that steps one slot after the other and shows which one, so that a hang or a crash can be attributed.
 
     Attributes:
-        stepping: int64 [1], the slot whose environment is being stepped; -1 between steps. May be replaced by memory that others see.
+        stepping: int64 [1], the slot whose environment is being stepped; -1 between steps. May be replaced by shared memory.
     """
 
     stepping: NDArray[np.int64]

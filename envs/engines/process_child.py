@@ -1,6 +1,6 @@
-"""The process of one slot: it plays the slot's environment, told by messages, and leaves what it sees in shared memory.
+"""The process of one slot: it plays the slot's environment as messages ask, and writes what it observes to shared memory.
 
-It imports what the environment needs and nothing else, ends with its parent, and leaves Ctrl-C to it.
+It imports only what the environment needs, ends with its parent, and ignores Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,27 +12,23 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from envs.engines.base import Arrays
 from envs.engines.gymnasium_engine import GymnasiumEngine, MakeEnv
+from envs.shared_arrays import layout_size, map_arrays
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from system.descendants import own
 from system.errors import InputError
 
 STACKS_SIGNAL = signal.SIGUSR1
-"""Makes the process write where in Python its threads are, even inside an engine that never returns to Python, and end."""
-
-_ALIGNMENT = 64
+"""Makes the process write the Python stacks of its threads, even inside an engine that never returns to Python, and end."""
 
 
 class Attach(NamedTuple):
-    """Take part in these shared arrays, as row `row`; their memory follows as a handle."""
+    """Use row `row` of these shared arrays; the descriptor of their memory follows."""
 
     arrays: dict[str, ArraySpec]
     row: int
@@ -48,17 +44,17 @@ class Build(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Begin the slot's first episode under that run seed; show it in that bank."""
+    """Begin the slot's first episode under the run seed `seed`, and write its observation to bank `bank`."""
 
     seed: int
     bank: int
 
 
 class Step(NamedTuple):
-    """Take the action that lies in shared memory, or begin the next episode, of `task`, if the last one has ended. Show what
-    there is to see in that bank.
+    """Take the action in shared memory, or begin the next episode, of `task`, if the last one has ended. Write the observation to
+    bank `bank`.
 
-    This and Start are answered with a list of Faults where there are some, and with None where not.
+    Step and Start are answered with a list of Faults, or with None if there are no faults.
     """
 
     task: int
@@ -77,55 +73,29 @@ class ChildError(NamedTuple):
 
 
 def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
-    """What lies in shared memory: the observation [2, slots, ...], and `action`, `reward`, `terminated`, `truncated`, `success`,
+    """The arrays in shared memory: the observation [2, slots, ...], and `action`, `reward`, `terminated`, `truncated`, `success`,
     `interrupted` and `episode` [slots, ...].
 
-    The observation has two banks, of which a process writes one while its slot still shows the other: whatever happens to the
-    process in the meantime, the last observation is whole.
+    The observation has two banks. A process writes one while its slot still shows the other, so the last observation stays
+    complete if the process dies.
     """
     seen = dict(spec.observation)
     if spec.instruction_length:
         seen["instruction"] = ArraySpec(shape=(spec.instruction_length,), dtype="int32")
-    one = {
-        "action": spec.action,
-        "reward": ArraySpec(shape=(), dtype="float32"),
-        "terminated": ArraySpec(shape=(), dtype="bool"),
-        "truncated": ArraySpec(shape=(), dtype="bool"),
-        "success": ArraySpec(shape=(), dtype="float32"),
-        "interrupted": ArraySpec(shape=(), dtype="bool"),
-        "episode": ArraySpec(shape=(), dtype="int64"),
-    }
+    scalars = {"reward": "float32", "terminated": "bool", "truncated": "bool", "success": "float32"}
+    scalars |= {"interrupted": "bool", "episode": "int64"}
+    single = {"action": spec.action} | {key: ArraySpec(shape=(), dtype=dtype) for key, dtype in scalars.items()}
     banks = {key: ArraySpec(shape=(2, slots, *array.shape), dtype=array.dtype) for key, array in seen.items()}
-    return banks | {key: ArraySpec(shape=(slots, *array.shape), dtype=array.dtype) for key, array in one.items()}
+    return banks | {key: ArraySpec(shape=(slots, *array.shape), dtype=array.dtype) for key, array in single.items()}
 
 
-def shared_size(arrays: Mapping[str, ArraySpec]) -> int:
-    """Bytes of memory that `map_arrays` needs."""
-    return sum(_padded(_num_bytes(array)) for array in arrays.values())
+def map_descriptor(arrays: dict[str, ArraySpec], descriptor: int) -> Arrays:
+    """The arrays in the memory of a file, whose descriptor may be closed afterwards."""
+    return map_arrays(arrays, mmap.mmap(descriptor, layout_size(arrays)))
 
 
-def map_arrays(arrays: Mapping[str, ArraySpec], descriptor: int) -> Arrays:
-    """The arrays in the memory behind `descriptor`, which may be closed afterwards."""
-    memory = mmap.mmap(descriptor, shared_size(arrays))
-    mapped, offset = {}, 0
-    for key, array in arrays.items():
-        size = _num_bytes(array)
-        raw = np.frombuffer(memory, np.uint8, size, offset)
-        mapped[key] = raw.view(array.dtype).reshape(array.shape)
-        offset += _padded(size)
-    return mapped
-
-
-def _num_bytes(array: ArraySpec) -> int:
-    return int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize
-
-
-def _padded(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-class _Seat:
-    """What this process knows of its slot: its row of the shared arrays, and an engine of one slot."""
+class _Child:
+    """The state of this process: its row of the shared arrays, and an engine of one slot."""
 
     def __init__(self) -> None:
         self._arrays: Arrays = {}
@@ -134,11 +104,11 @@ class _Seat:
         self._written_in_place: tuple[str, ...] = ()
 
     def attach(self, message: Attach, descriptor: int) -> None:
-        self._arrays = map_arrays(message.arrays, descriptor)
+        self._arrays = map_descriptor(message.arrays, descriptor)
         self._row = slice(message.row, message.row + 1)
 
-    def obey(self, message: Any) -> Any:
-        """The answer to any other message."""
+    def answer(self, message: Any) -> Any:
+        """The answer to any message but Attach."""
         if isinstance(message, Build):
             self.close()
             self._engine = GymnasiumEngine(message.make, message.spec, (message.slot,), message.split)
@@ -158,7 +128,7 @@ class _Seat:
             arrays["success"][row] = self._engine.success
         arrays["interrupted"][row], arrays["episode"][row] = self._engine.interrupted, self._engine.episode
         if "instruction" in seen:
-            # The tokens are the engine's own.
+            # The engine never replaces its array of tokens.
             arrays["instruction"][message.bank, row] = seen["instruction"]
         return self._engine.take_faults() or None
 
@@ -168,37 +138,37 @@ class _Seat:
 
 
 def main(descriptor: int, stacks: int) -> None:
-    """Obeys the messages that come through the connection `descriptor` until it ends.
+    """Answers the messages of the connection `descriptor` until it ends.
 
-    Where in Python its threads were when it dies of a crash or of STACKS_SIGNAL is written to the file `stacks`.
+    If the process dies of a crash or of STACKS_SIGNAL, the Python stacks of its threads are written to the file `stacks`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_the_parent()
     own()
-    # Programs that the environment starts would hold the connection open.
+    # Programs that the environment starts would keep the connection open.
     os.set_inheritable(descriptor, False)
     os.set_inheritable(stacks, False)
     faulthandler.enable(stacks)
-    # `chain`: after that the signal does what it does by default, which is to end the process.
+    # `chain`: the signal's default action follows, which ends the process.
     faulthandler.register(STACKS_SIGNAL, stacks, chain=True)
     connection = Connection(descriptor)
-    seat = _Seat()
+    child = _Child()
     try:
         while True:
             try:
                 message = connection.recv()
             except (EOFError, ConnectionResetError):
                 return
-            except Exception:  # what is asked for cannot be imported here
+            except Exception:  # the message names a module that cannot be imported here
                 connection.send(ChildError(traceback.format_exc(), False))
                 continue
             answer: Any = None
             try:
                 if isinstance(message, Attach):
                     with os.fdopen(recv_handle(connection), "rb") as memory:
-                        seat.attach(message, memory.fileno())
+                        child.attach(message, memory.fileno())
                 else:
-                    answer = seat.obey(message)
+                    answer = child.answer(message)
             except InputError as error:
                 answer = ChildError(str(error), True)
             except Exception:
@@ -207,14 +177,14 @@ def main(descriptor: int, stacks: int) -> None:
     except (BrokenPipeError, ConnectionResetError):
         return
     finally:
-        seat.close()
+        child.close()
 
 
 def _end_with_the_parent() -> None:
-    """The kernel ends this process when the parent is gone, even inside an engine that never returns to Python.
+    """Lets the kernel end this process with its parent, even inside an engine that never returns to Python.
 
-    Standard input is a pipe that nobody writes to. When its other end closes, however the parent died, the kernel sends
-    SIGIO, whose default is to terminate. A thread that waits for the same would wait for the interpreter, too.
+    Standard input is a pipe to which no process writes. When the parent dies its other end closes, and the kernel sends SIGIO,
+    whose default action ends the process. A thread that waits for the end of the pipe would need the interpreter's lock.
     """
     fcntl.fcntl(sys.stdin, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(sys.stdin, fcntl.F_SETFL, fcntl.fcntl(sys.stdin, fcntl.F_GETFL) | os.O_ASYNC)

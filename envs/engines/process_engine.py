@@ -1,7 +1,7 @@
-"""Any gymnasium environment as an engine, each slot's in a process of its own; all slots step at the same time.
+"""Any gymnasium environment as an engine, with one process per slot; all slots step at the same time.
 
-For engines that allow one instance per process, that keep the interpreter to themselves while they work, that crash, or whose
-resets take long: other slots need not wait for them.
+For engines that allow one instance per process, that hold the interpreter lock while they work, that crash, or whose resets take
+long: other slots need not wait for them.
 """
 
 from __future__ import annotations
@@ -20,26 +20,17 @@ from numpy.typing import NDArray
 
 from envs.engines.base import Arrays, Outcome
 from envs.engines.gymnasium_engine import FIRST_EPISODES, MakeEnv
-from envs.engines.process_child import (
-    Attach,
-    Build,
-    ChildError,
-    Render,
-    Start,
-    Step,
-    map_arrays,
-    shared_size,
-    shared_spec,
-)
+from envs.engines.process_child import Attach, Build, ChildError, Render, Start, Step, map_descriptor, shared_spec
 from envs.engines.slot_process import SlotProcess
 from envs.faults import Fault
+from envs.shared_arrays import layout_size
 from envs.spec import EnvSpec, Slot, Split
 from system.descendants import end_orphans
 from system.errors import InputError
 
 
 class SlotError(RuntimeError):
-    """A slot's environment raised, or its process ended or does not answer; the message names task and slot.
+    """A slot's environment raised, or its process ended or does not answer. The message names task and slot.
 
     Attributes:
         task: its name.
@@ -52,28 +43,27 @@ class SlotError(RuntimeError):
 
 
 class ProcessEngine:
-    """S gymnasium environments in S processes (see `envs.engines.base.Engine`), with the seeds and the results of GymnasiumEngine.
+    """S gymnasium environments in S processes (see `envs.engines.base.Engine`). Seeds and results are those of GymnasiumEngine.
 
-    A slot whose reset takes long need not hold up the others: `step` goes on without it once its reset has lasted for
-    `patience`. Until the reset is done, the slot shows its last observation again, with reward 0. With infinite patience
-    there is no such step, and what is played depends on the seeds alone. A step returns only when some slot has made one,
-    has come to the end of its reset, or has failed.
+    `step` waits for a reset for `patience` seconds at most. Until the reset is done, the slot shows its last observation again, with
+    reward 0. With infinite patience `step` waits for every reset, and what is played follows from the seeds alone. A step returns
+    only after at least one slot has made a step, finished its reset, or failed.
 
-    Once `supervise` was called, a slot that fails gets a new process and goes on with its next episode, and what happened is
-    a Fault; its new process is no more waited for than any other reset, and not at all when it fails, too. Before that,
-    a failure raises, and after an error only `close` may be called.
+    After `supervise`, a slot that fails gets a new process and continues with its next episode, and the failure becomes a Fault. The
+    new process is waited for like any reset, and not at all if it fails again. Before `supervise` a failure raises, and then only
+    `close` may be called.
 
-    The processes ignore Ctrl-C, end with this one however it ends, and print to standard error.
+    The processes ignore Ctrl-C, end with this process however it ends, and print to standard error.
 
     Args:
-        make: see GymnasiumEngine; can be pickled. What it needs is imported in the processes.
+        make: see GymnasiumEngine; is pickled. The processes import what it needs.
         spec, slots, split: see `envs.suites.make_env`.
-        hang_seconds: as for `supervise`, which may be called later.
+        hang_seconds: see `supervise`; applies before it is called.
 
     Attributes:
-        success: see `envs.engines.base.TellingEngine`.
+        success: see `envs.engines.base.SuccessEngine`.
         patience, resetting, interrupted, episode: see `envs.engines.base.SupervisedEngine`. An observation or a reward that is not finite
-            is found in the slot's process, which goes on.
+            is found in the slot's process, which continues.
 
     Raises:
         InputError: `make` raised it.
@@ -84,7 +74,7 @@ class ProcessEngine:
         self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split, *, hang_seconds: float = math.inf
     ) -> None:
         self.patience = math.inf
-        self._make, self._spec, self._split = make, spec, split
+        self._make, self._spec, self._split, self._seed = make, spec, split, 0
         self._slots = tuple(slots)
         size = len(self._slots)
         self.resetting = np.zeros(size, np.bool_)
@@ -93,37 +83,36 @@ class ProcessEngine:
         self._supervised = False
         self._hang_seconds, self._memory_limit, self._recycle_episodes = hang_seconds, 0, 0
         self._faults: list[Fault] = []
-        self._seed = 0
-        # Of the episode that a slot plays or is resetting to.
+        # Of the episode that a slot plays, or is resetting to.
         self._coming = self.episode.copy()
         self._tasks = [slot.task for slot in self._slots]
-        # Of the episode after it.
+        # Of the episode after that.
         self._assigned = self._tasks.copy()
-        # When a reset is no longer waited for.
+        # Time at which `step` stops waiting for a reset.
         self._deadline = np.zeros(size)
         self._arrays = shared_spec(spec, size)
-        # Without a name, so that there is nothing to remove however the processes end.
+        # An anonymous file, which needs no removal however the processes end.
         self._memory = os.fdopen(os.memfd_create("slots"), "w+b")
-        self._memory.truncate(shared_size(self._arrays))
-        self._shared = map_arrays(self._arrays, self._memory.fileno())
+        self._memory.truncate(layout_size(self._arrays))
+        self._shared = map_descriptor(self._arrays, self._memory.fileno())
         self.success = self._shared["success"]
         seen = [*spec.observation, *(["instruction"] if spec.instruction_length else [])]
-        # The rows of both banks, and in which of the two a slot shows what it observes.
+        # The rows of both banks, and the bank that holds the current observation of each slot.
         self._banks = {key: self._shared[key].reshape(2 * size, *self._shared[key].shape[2:]) for key in seen}
         self._bank = np.zeros(size, np.intp)
         self.observation: Arrays = {key: self._shared[key][0].copy() for key in seen}
         self._reward = np.zeros(size, np.float32)
         self._terminated = np.zeros(size, np.bool_)
         self._truncated = np.zeros(size, np.bool_)
-        # Of each process: answers it owes, when it was asked last, what it was built for, and the episodes it has begun.
+        # Of each process: answers that it owes, time of the last message to it, the slot of its environment, episodes that it started.
         self._owed = [0] * size
         self._asked = np.zeros(size)
         self._built: list[Slot | None] = [None] * size
-        self._begun = [0] * size
+        self._started = [0] * size
         self._processes: list[SlotProcess] = []
         self._leaving: list[SlotProcess] = []
         try:
-            # All at once: each takes a second to import what it needs.
+            # All processes start before any is waited for, because each imports for a second.
             for _ in self._slots:
                 self._processes.append(SlotProcess())
             for row, slot in enumerate(self._slots):
@@ -141,12 +130,12 @@ class ProcessEngine:
         self._hang_seconds, self._memory_limit, self._recycle_episodes = hang_seconds, memory_limit, recycle_episodes
 
     def take_faults(self) -> list[Fault]:
-        """See `envs.engines.base.SupervisedEngine`."""
+        """See `envs.engines.base.InterruptingEngine`."""
         faults, self._faults = self._faults, []
         return faults
 
     def start(self, seed: int) -> None:
-        # Resets that are under way, before anything else is asked.
+        # Finish running resets before any other message.
         for row in np.flatnonzero(self.resetting).tolist():
             try:
                 self._wait_for(row)
@@ -169,16 +158,20 @@ class ProcessEngine:
                     self._take(row, error)
                     self._ask_for_next(row)
         self._bank ^= 1
-        # Some may have left out episodes whose first observation was not finite.
+        # A process skips episodes whose first observation is not finite.
         self.episode[:] = self._coming[:] = self._shared["episode"]
         self._observe()
 
     def assign(self, slot: int, task: int) -> None:
-        """From its next episode on, this slot plays that task (id); until `start`."""
+        """See `envs.engines.base.SwitchingEngine`."""
         self._assigned[slot] = task
 
     def step(self, actions: NDArray[Any]) -> Outcome:
-        self._leaving = [process for process in self._leaving if not process.has_left()]
+        if self._leaving:
+            remaining = [process for process in self._leaving if not process.has_left()]
+            if len(remaining) < len(self._leaving):
+                end_orphans()
+            self._leaving = remaining
         ended = self._terminated | self._truncated | self.interrupted
         playing = ~(ended | self.resetting)
         self.interrupted[:] = False
@@ -208,7 +201,7 @@ class ProcessEngine:
         return self._reward, self._terminated, self._truncated
 
     def _wait_for_resets(self, *, nothing_yet: bool) -> None:
-        """Until every reset is done or past its deadline, and something has happened if there is `nothing_yet` to return."""
+        """Waits until every reset is done or past its deadline. With `nothing_yet`, also until one slot is done or has failed."""
         while self.resetting.any():
             rows = {self._processes[row].connection: row for row in np.flatnonzero(self.resetting).tolist()}
             hangs_from = self._asked + self._hang_seconds
@@ -227,27 +220,27 @@ class ProcessEngine:
                 except (SlotError, InputError) as error:
                     self._take(row, error)
                     self._ask_for_next(row)
-                    # A slot that cannot begin would be waited for in vain, and nobody would be told.
+                    # Do not wait for a slot that may never start an episode: the caller must see its faults.
                     self._deadline[row] = now
                     nothing_yet = False
                     continue
                 if not self._owed[row]:
                     nothing_yet = self.resetting[row] = False
-                    # A first observation that is not finite is not shown, and the next step resets again.
+                    # A first observation that is not finite is not shown; the next step resets again.
                     self.interrupted[row] = self._shared["interrupted"][row]
                     self._bank[row] ^= not self.interrupted[row]
                     self.episode[row] = self._coming[row]
 
     def _observe(self) -> None:
-        # What a process writes at this moment is in the other bank.
+        # A process that is writing now writes to the other bank.
         rows = self._bank * len(self._slots) + np.arange(len(self._slots))
         for key, array in self.observation.items():
             np.take(self._banks[key], rows, axis=0, out=array, mode="clip")
 
     def _attach(self, row: int) -> None:
-        """Gives a new process its place in the shared memory."""
+        """Gives a new process its row of the shared memory."""
         self._ask(row, Attach(self._arrays, row))
-        # See `_ask`.
+        # A dead process is noticed when its answer is read.
         with contextlib.suppress(OSError):
             self._processes[row].send_memory(self._memory.fileno())
 
@@ -256,57 +249,56 @@ class ProcessEngine:
         self._ask(row, Build(self._make, self._spec, slot, self._split))
 
     def _ask_for_first(self, row: int, slot: Slot) -> None:
-        """Asks for the episode that `slot` begins with, and for an environment that counts from there."""
+        """Asks for the first episode of `slot`, and for an environment that counts episodes from it."""
         if self._built[row] != slot:
             self._build(row, slot)
         self._coming[row] = slot.episode
-        self._begun[row] += 1
+        self._started[row] += 1
         self._ask(row, Start(self._seed, 1 - int(self._bank[row])))
 
     def _ask_for_next(self, row: int) -> None:
-        """Asks for a slot's next episode, also when the last one could not begin: it would fail again."""
+        """Asks for a slot's next episode. An episode that could not begin is skipped, because it would fail again."""
         if self._built[row] is None:
             episode = int(self._coming[row]) + 1
             self._ask_for_first(row, replace(self._slots[row], task=self._tasks[row], episode=episode))
             return
         self._coming[row] += 1
-        self._begun[row] += 1
+        self._started[row] += 1
         self._ask(row, Step(self._tasks[row], 1 - int(self._bank[row])))
 
     def _renew_if_due(self, row: int) -> None:
-        """Between two episodes: a new process for a slot whose process leaks, or has played enough."""
+        """Replaces a process between two episodes if it holds too much memory or has played enough episodes."""
         if self._built[row] is None:
-            # It is new already.
+            # The process is new already.
             return
-        place, task = self._place(row), self._spec.tasks[self._tasks[row]]
-        if self._memory_limit and (size := self._processes[row].memory() / 2**20) > self._memory_limit:
-            detail = f"{place} held {size:,.0f} MiB of memory, more than {self._memory_limit:,}."
-            self._faults.append(Fault(task, "memory", detail))
-        elif self._recycle_episodes and self._begun[row] >= self._recycle_episodes:
-            self._faults.append(Fault(task, "recycled", f"{place} played {self._begun[row]:,} episodes."))
+        if self._memory_limit and (size := self._processes[row].memory()) > self._memory_limit:
+            cause, detail = "memory", f"held {size:,.0f} MiB of memory, more than {self._memory_limit:,}."
+        elif self._recycle_episodes and self._started[row] >= self._recycle_episodes:
+            cause, detail = "recycled", f"played {self._started[row]:,} episodes."
         else:
             return
+        self._faults.append(Fault(self._task(row), cause, f"{self._place(row)} {detail}"))
         self._replace(row)
 
     def _take(self, row: int, error: SlotError | InputError) -> None:
-        """Takes a failure for a fault of the slot, which gets a new process; raises it where nobody supervises."""
+        """Records a failure as a Fault and gives the slot a new process; raises the error before `supervise`."""
         if not self._supervised:
             raise error
         cause = error.cause if isinstance(error, SlotError) else "raised"
-        self._faults.append(Fault(self._spec.tasks[self._tasks[row]], cause, str(error)))
+        self._faults.append(Fault(self._task(row), cause, str(error)))
         self._replace(row)
 
     def _replace(self, row: int) -> None:
         self._processes[row].hang_up()
         self._leaving.append(self._processes[row])
         self._processes[row] = SlotProcess()
-        self._owed[row], self._built[row], self._begun[row] = 0, None, 0
+        self._owed[row], self._built[row], self._started[row] = 0, None, 0
         self._attach(row)
 
     def _ask(self, row: int, message: Any) -> None:
         self._owed[row] += 1
         self._asked[row] = time.monotonic()
-        # A process that is gone is noticed when its answer is read.
+        # A dead process is noticed when its answer is read.
         with contextlib.suppress(OSError):
             self._processes[row].connection.send(message)
 
@@ -319,14 +311,12 @@ class ProcessEngine:
         process = self._processes[row]
         if not process.has_answered(self._asked[row] + self._hang_seconds):
             process.stop()
-            silent = f"{self._place(row)} gave no answer for {self._hang_seconds:g} seconds."
-            raise SlotError(_with_stacks(silent, process), self._task(row), "hung")
+            raise self._lost(row, "hung", f"gave no answer for {self._hang_seconds:g} seconds.")
         try:
             answer = process.connection.recv()
         except (EOFError, OSError):
             cause, how = process.ending()
-            silent = f"{self._place(row)} ended without a word ({how})."
-            raise SlotError(_with_stacks(silent, process), self._task(row), cause) from None
+            raise self._lost(row, cause, f"ended unexpectedly ({how}).") from None
         self._owed[row] -= 1
         if isinstance(answer, list):
             self._faults += answer
@@ -335,6 +325,11 @@ class ProcessEngine:
                 raise InputError(answer.text)
             raise SlotError(f"{self._place(row)} failed:\n{answer.text}", self._task(row), "raised")
         return answer
+
+    def _lost(self, row: int, cause: str, what: str) -> SlotError:
+        """The error of a process that is gone, with the Python stacks that it wrote."""
+        message = f"{self._place(row)} {what}\n{self._processes[row].stacks()}".rstrip()
+        return SlotError(message, self._task(row), cause)
 
     def _place(self, row: int) -> str:
         return f"the process of slot {row} (task {self._task(row)})"
@@ -349,12 +344,6 @@ class ProcessEngine:
         picture: NDArray[np.uint8] = self._answer(slot)
         return picture
 
-    def state_dict(self) -> dict[str, Any] | None:
-        return None
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError("gymnasium's environments cannot be frozen; resume with Slot.episode")
-
     def close(self) -> None:
         processes, self._processes = self._processes, []
         for process in processes:
@@ -364,8 +353,3 @@ class ProcessEngine:
             process.end()
         end_orphans()
         self._memory.close()
-
-
-def _with_stacks(sentence: str, process: SlotProcess) -> str:
-    """The sentence, and below it where in Python the process was, if it could say so."""
-    return f"{sentence}\n{process.stacks()}".rstrip()

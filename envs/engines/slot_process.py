@@ -1,4 +1,4 @@
-"""The parent's end of a slot's process: starts it, talks to it, and knows how it ended."""
+"""The parent's end of a slot's process: starts it, talks to it, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ import sys
 import time
 from multiprocessing.reduction import send_handle
 
-import psutil
-
 from envs.engines.process_child import STACKS_SIGNAL
 from envs.faults import signal_name
-from system.descendants import end_orphans, own
+from system.descendants import own
+from system.memory import resident_memory
 
 GRACE_SECONDS = 3.0
 """Time that environments have to close; less than the learner gives an actor."""
 
 _LONGEST = 2**31 - 1
-"""Milliseconds that poll(2) can count."""
+"""The largest timeout of poll(2), in milliseconds."""
 
 _STACKS_SECONDS = 1.0
-"""Time that a process has to write where it hangs."""
+"""Time that a process has to write its stacks."""
 
-# Started like this and not by multiprocessing, whose children import the program's main module, and with it torch, and may
-# have no children of their own where they are daemons, as actors are.
+# Not started by multiprocessing: its children import the program's main module, and with it torch, and daemons such as actors may not have
+# children.
 _MAIN = (
     "import sys; _, connection, stacks, *sys.path = sys.argv; del sys.argv[1:]; "
     "from envs.engines.process_child import main; main(int(connection), int(stacks))"
@@ -44,90 +43,80 @@ class SlotProcess:
     """
 
     def __init__(self) -> None:
-        self._leaves_until = math.inf
-        # Without a name, and still there when the process is gone.
+        self._killed_at = math.inf
+        # An anonymous file: it needs no removal, and can be read after the process has died.
         self._stacks = os.fdopen(os.memfd_create("stacks"), "rb")
         self.connection, theirs = multiprocessing.Pipe()
         self._answers = select.poll()
         self._answers.register(self.connection, select.POLLIN)
-        # Before it is there, or it would be nobody's.
+        # Before the process starts, because it inherits the owner.
         own()
         with theirs:
             handles = (theirs.fileno(), self._stacks.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN, *map(str, handles), *map(os.path.abspath, sys.path)],
-                # The end of it ends the process; see `_end_with_the_parent`.
+                # The process ends when this pipe closes; see `process_child._end_with_the_parent`.
                 stdin=subprocess.PIPE,
                 stdout=2,
                 pass_fds=handles,
-                # The terminal's Ctrl-C goes to the program's own group; the process could not ignore it from the first moment on.
+                # Ctrl-C in the terminal signals the program's process group, and the process could not ignore it while it starts.
                 start_new_session=True,
             )
 
     def send_memory(self, descriptor: int) -> None:
-        """The handle that follows Attach."""
+        """Sends the descriptor that follows Attach."""
         send_handle(self.connection, descriptor, self._process.pid)
 
     def has_answered(self, until: float) -> bool:
-        """Waits until `until` (time.monotonic) for something to read: an answer, or the connection's end."""
+        """Waits until `until` (time.monotonic); True if there is an answer to read, or the end of the connection."""
         milliseconds = max(0.0, 1000 * (until - time.monotonic()))
         return bool(self._answers.poll(None if milliseconds == math.inf else math.ceil(min(milliseconds, _LONGEST))))
 
-    def memory(self) -> int:
-        """Bytes of resident memory, those of the processes that it has started included; 0 when it is gone."""
-        total = 0
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self._process.pid)
-            for one in (process, *process.children(recursive=True)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    total += one.memory_info().rss
-        return total
+    def memory(self) -> float:
+        """MiB of resident memory, its descendants included; 0 after its end."""
+        return resident_memory([self._process.pid]).get(self._process.pid, 0.0)
 
     def stop(self) -> None:
-        """Ends a process that does not answer, at once but for writing its stacks."""
+        """Lets a process that does not answer write its stacks, then kills it."""
         self._process.send_signal(STACKS_SIGNAL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STACKS_SECONDS)
-        # Also one that is stopped, to which no other signal gets through.
+        # SIGKILL also ends a stopped process, which receives no other signal.
         self._process.kill()
         self._process.wait()
-        end_orphans()
 
     def ending(self) -> tuple[str, str]:
-        """How a process ended whose connection is at its end: a cause of envs.faults, and in words."""
+        """Waits for the end of a process whose connection has ended. Returns its cause (envs.faults.CAUSES) and a description."""
         try:
             code = self._process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            # It might still write where another will. Of one that is writing its memory to the disk, this is not how it ended.
+            # It could still write to the row of its successor. A process that dumps core at this moment keeps its own exit code.
             self._process.kill()
             if (code := self._process.wait()) == -signal.SIGKILL:
                 return "exited", "it closed its connection"
-        finally:
-            end_orphans()
         return ("killed", f"killed by {signal_name(-code)}") if code < 0 else ("exited", f"exit code {code}")
 
     def stacks(self) -> str:
-        """Where in Python the threads of a process were that died of a signal; empty where it had no time to say so."""
+        """The Python stacks of a process that died of a signal; "" if it had no time to write them."""
         self._stacks.seek(0)
         return self._stacks.read().decode(errors="replace")
 
     def hang_up(self) -> None:
-        """Ends the connection, whereupon the process closes its environment and ends. It has GRACE_SECONDS for that."""
-        self._leaves_until = time.monotonic() + GRACE_SECONDS
+        """Closes the connection, so that the process closes its environment and ends. It has GRACE_SECONDS for that."""
+        self._killed_at = time.monotonic() + GRACE_SECONDS
         self.connection.close()
 
     def has_left(self) -> bool:
-        """Whether a process that was hung up on is gone; ends it when its time is over."""
-        if self._process.poll() is None and time.monotonic() < self._leaves_until:
+        """Whether the process has ended after `hang_up`. Kills it after GRACE_SECONDS."""
+        if self._process.poll() is None and time.monotonic() < self._killed_at:
             return False
         self.end()
-        end_orphans()
         return True
 
     def end(self) -> None:
-        """Waits for a process that was hung up on, and ends it when its time is over."""
+        """Waits for the end of the process after `hang_up`, and kills it after GRACE_SECONDS."""
         try:
-            self._process.wait(max(0.0, self._leaves_until - time.monotonic()))
+            self._process.wait(max(0.0, self._killed_at - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -1,4 +1,4 @@
-"""Clears away the shared memory of ViZDoom's games that were killed: the engine gives it names, and only an orderly end removes them."""
+"""Removes the shared memory of ViZDoom games that were killed. The engine names it, and only an orderly end removes it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 _NAMES = re.compile(r"ViZDoom(SM|MQCtr|MQDoom)\w+")
 _YOUNG_SECONDS = 60.0
-"""A game that is just starting may not have mapped what it has created."""
+"""Age in seconds below which files stay: a game that is starting may not have mapped its own yet."""
 
 
 def remove_abandoned(shared: Path = Path("/dev/shm"), processes: Path = Path("/proc")) -> list[str]:
-    """Removes this user's files of games that no process has mapped any more, and returns their names."""
+    """Removes this user's files of games that no process maps, and returns their names."""
     if not shared.is_dir():
         return []
     names = [path.name for path in shared.iterdir() if _NAMES.fullmatch(path.name) and _is_old_and_own(path)]
@@ -33,10 +33,10 @@ def _is_old_and_own(path: Path) -> bool:
 
 
 def _mapped(processes: Path) -> str:
-    """What the processes that this user may look into have mapped."""
+    """The memory maps of all processes that this user may inspect."""
     found = []
     for path in processes.glob("[0-9]*/maps"):
-        # It may end, or belong to somebody else, who could not map this user's memory.
+        # The process may end, or belong to another user, who cannot map these files.
         with contextlib.suppress(OSError):
             found.append(path.read_text(encoding="utf-8", errors="replace"))
     return "\n".join(found)

@@ -1,6 +1,6 @@
-"""The scenarios and the actions of the suite `vizdoom`, written down so that a config is checked without importing the engine.
+"""The scenarios and the actions of the suite `vizdoom`, as tables so that a config is checked without importing the engine.
 
-A test holds the buttons to what the engine's own configuration files say.
+A test compares the buttons with the engine's configuration files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACTIONS: tuple[tuple[str, ...], ...] = (
     ("MOVE_RIGHT", "ATTACK"),
     ("SELECT_NEXT_WEAPON",),
 )
-"""Buttons that are held together: all actions of the suite."""
+"""All actions of the suite: the buttons that each one holds."""
 
 BUTTONS = tuple(dict.fromkeys(button for action in ACTIONS for button in action))
 
@@ -42,10 +42,10 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "my_way_home": (*_TURN_AND_WALK, "MOVE_LEFT", "MOVE_RIGHT"),
     "predict_position": _TURN_AND_SHOOT,
     "take_cover": ("MOVE_LEFT", "MOVE_RIGHT"),
-    # Of its buttons, those for single weapons, for running and for strafing, and its continuous ones, are left out.
+    # Without its buttons for single weapons, running and strafing, and without its continuous ones.
     "deathmatch": (*_WALK_AND_SHOOT, "SELECT_NEXT_WEAPON"),
 }
-"""Scenario -> the buttons that its player has, of those in ACTIONS."""
+"""Scenario -> the buttons of its player that occur in ACTIONS."""
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "starter": ("basic", "defend_the_center", "health_gathering"),

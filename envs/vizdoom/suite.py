@@ -1,17 +1,16 @@
 """The suite `vizdoom`: the classic scenarios of ViZDoom, seen in first person.
 
-The engine plays `action_repeat` frames per agent step, sums their rewards and draws the last one only, without the status
-bar. Rewards are the scenario's own, living rewards and penalties for dying included. A scenario that is over at its own
-time limit is truncated, any other end is a termination. Some tasks have no goal, so `success` is unknown.
+The engine plays `action_repeat` frames per agent step, sums their rewards and draws only the last one, without the status bar.
+Rewards are the scenario's own, including living rewards and penalties for dying. A scenario is truncated at its own time limit; any
+other end is a termination. Some tasks have no goal, so `success` is unknown.
 
-Scenarios differ in their buttons. Unless `full_action_space` is set, an action of a task is a number in the task's own list
-of actions (`envs.vizdoom.scenarios.actions_of`), and the policy is masked to the length of that list.
+Scenarios differ in their buttons. Unless `full_action_space` is set, an action is an index into the task's own list of actions
+(`envs.vizdoom.scenarios.actions_of`), and the policy is masked to the length of that list.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import shlex
 import sys
@@ -29,8 +28,7 @@ from numpy.typing import NDArray
 from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
-from envs.suite import EnvConfig, Suite, check_size, expand_tasks
-from envs.vector import MultitaskVectorEnv
+from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from envs.vizdoom import launcher
 from envs.vizdoom.memory import remove_abandoned
 from envs.vizdoom.scenarios import ACTIONS, BUTTONS, PRESETS, SCENARIOS, actions_of
@@ -38,7 +36,7 @@ from system.descendants import temporary_folder
 from system.errors import InputError, unknown_task
 
 VARIABLES = ("HEALTH", "SELECTED_WEAPON_AMMO")
-"""What `vector` shows, in hundreds."""
+"""Game variables in `vector`, divided by 100."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,12 +45,11 @@ class VizdoomConfig(EnvConfig):
 
     Attributes:
         action_repeat: frames played per action.
-        image_size: height and width of `image`; the default has the proportions of the engine's 120 x 160 pixels and is
-            the size of the pictures that IMPALA saw of DeepMind Lab.
-        full_action_space: every task has all of ACTIONS, which mean the same everywhere; buttons that a scenario does
-            not have do nothing.
-        variables: whether health and ammunition are shown as `vector`; the picture does not tell them.
-        processes: whether each environment has a process of its own (envs/engines/process_engine.py).
+        image_size: height and width of `image`. The default has the proportions of the engine's 120 x 160 pixels and the size of IMPALA's
+            pictures of DeepMind Lab.
+        full_action_space: every task has all of ACTIONS with the same meaning; buttons that a scenario lacks do nothing.
+        variables: whether `vector` holds health and ammunition, which the picture does not show.
+        processes: whether each environment has its own process (envs/engines/process_engine.py).
     """
 
     name: str = "vizdoom"
@@ -73,9 +70,7 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
     check_size("action_repeat", config.action_repeat, 1, 1000)
     if len(config.image_size) != 2 or not all(1 <= side <= 4096 for side in config.image_size):
         raise InputError(f"env.image_size={config.image_size} is no size: give height and width, as in [72,96].")
-    for module in ("vizdoom", "cv2"):
-        if importlib.util.find_spec(module) is None:
-            raise InputError(f'env=vizdoom needs {module}, which is not installed: pip install "mimpala[vizdoom]".')
+    check_installed("vizdoom", "vizdoom", "cv2")
     height, width = config.image_size
     observation = {"image": ArraySpec(shape=(height, width, 3), dtype="uint8")}
     if config.variables:
@@ -84,9 +79,7 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
         suite=config.name,
         tasks=tasks,
         observation=observation,
-        instruction_length=0,
-        vocabulary=(),
-        # The same size for any list of tasks, so that an agent of several can be evaluated on one of them.
+        # The same for any list of tasks, so that an agent of several tasks can be evaluated on one of them.
         num_actions=len(ACTIONS),
         action_counts=tuple(len(ACTIONS) if config.full_action_space else len(actions_of(task)) for task in tasks),
         action_repeat=config.action_repeat,
@@ -99,10 +92,10 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
     )
 
 
-def make_env(
-    config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], seed: int, split: Split
-) -> MultitaskVectorEnv:
-    """The vector environment over those slots. Starts a process for each, in half a second or so."""
+def make_engine(
+    config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split
+) -> GymnasiumEngine | ProcessEngine:
+    """Starts a game for each slot, which takes about 0.5 s."""
     remove_abandoned()
     make = functools.partial(
         VizdoomEnv,
@@ -112,17 +105,16 @@ def make_env(
         variables=config.variables,
     )
     engine = ProcessEngine if config.processes else GymnasiumEngine
-    return MultitaskVectorEnv(engine(make, spec, slots, split), spec, slots, seed)
+    return engine(make, spec, slots, split)
 
 
 class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
     """One scenario as a gymnasium environment. An episode is a pure function of its seed and of the actions.
 
-    Observations are a dict of `image` uint8 [H, W, 3] and, with `variables`, `vector` float32 [2]; the last one of an
-    episode repeats the one before, because the engine shows nothing after the end.
+    Observations are a dict of `image` uint8 [H, W, 3] and, with `variables`, `vector` float32 [2]. The last one of an episode repeats
+    the one before, because the engine draws nothing after the end.
 
-    The game runs in a process of its own from the construction to `close`. RuntimeError, with the task's name, says that
-    it failed.
+    The game runs in its own process until `close`. Every method raises RuntimeError with the task's name if the game fails.
 
     Args:
         task: a key of SCENARIOS. See VizdoomConfig for the others.
@@ -154,23 +146,23 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
             spaces["vector"] = gymnasium.spaces.Box(-np.inf, np.inf, (len(VARIABLES),), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)  # type: ignore[assignment]
         self._folder = tempfile.TemporaryDirectory(prefix="vizdoom-", dir=temporary_folder())
-        with self._failures_named():
+        with self._name_failures():
             self._game = _start(task, buttons, Path(self._folder.name))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Begins the episode of `seed`, a number below 2**32; without one, of a number that follows from the seed before."""
+        """Starts the episode of `seed`, which is below 2**32. Without a seed, the next one follows from the last one."""
         super().reset(seed=seed)
-        with self._failures_named():
+        with self._name_failures():
             self._game.set_seed(int(self.np_random.integers(2**31)) if seed is None else seed)
             self._game.new_episode()
             self._look()
         return self._seen, {}
 
     def step(self, action: int) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
-        """Holds the action's buttons for `action_repeat` frames, or until the end; the reward is the sum over them."""
-        with self._failures_named():
+        """Holds the action's buttons for `action_repeat` frames, or until the end; returns the sum of their rewards."""
+        with self._name_failures():
             reward = self._game.make_action(self._pressed[action], self._action_repeat)
             over = self._game.is_episode_finished()
             truncated = over and self._game.is_episode_timeout_reached() and not self._game.is_player_dead()
@@ -179,11 +171,11 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         return self._seen, reward, over and not truncated, truncated, {}
 
     def render(self) -> NDArray[np.uint8]:
-        """The engine's whole picture, [120, 160, 3]."""
+        """The engine's picture before it is resized, [120, 160, 3]."""
         return self._screen
 
     def close(self) -> None:
-        """Ends the game's process; may be repeated."""
+        """Ends the game's process; may be called twice."""
         self._game.close()
         self._folder.cleanup()
 
@@ -195,7 +187,7 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
             self._seen["vector"] = state.game_variables.astype(np.float32) / 100
 
     @contextmanager
-    def _failures_named(self) -> Iterator[None]:
+    def _name_failures(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -210,10 +202,10 @@ def _start(task: str, buttons: list[str], folder: Path) -> Any:
     package = Path(vizdoom.__file__).parent
     game = vizdoom.DoomGame()
     game.load_config(str(Path(vizdoom.scenarios_path) / f"{task}.cfg"))
-    # Named outright: a doom2.wad that the user has would otherwise change the pictures.
+    # Set explicitly: otherwise a doom2.wad of the user would change the pictures.
     game.set_doom_game_path(str(package / "freedoom2.wad"))
     game.set_vizdoom_path(_launcher(folder, package / "vizdoom"))
-    # The swing of the weapon in walking is carried over from one episode to the next, so no episode could be replayed.
+    # The swing of the weapon while walking continues from one episode to the next, which would prevent exact replay.
     game.add_game_args("+movebob 0")
     game.set_mode(vizdoom.Mode.PLAYER)
     game.set_window_visible(False)
@@ -227,7 +219,7 @@ def _start(task: str, buttons: list[str], folder: Path) -> Any:
 
 
 def _launcher(folder: Path, engine: Path) -> str:
-    """A program that starts the engine by way of envs/vizdoom/launcher.py: DoomGame takes a path, but no arguments before its own."""
+    """Path of a script that starts the engine through envs/vizdoom/launcher.py. DoomGame takes a path without arguments."""
     arguments = [str(os.getpid()), str(folder), str(engine)]
     command = shlex.join([sys.executable, "-I", "-S", launcher.__file__, *arguments])
     program = folder / "launch"
@@ -236,11 +228,4 @@ def _launcher(folder: Path, engine: Path) -> str:
     return str(program)
 
 
-VIZDOOM = Suite(
-    name="vizdoom",
-    config=VizdoomConfig,
-    presets=PRESETS,
-    make_spec=make_spec,
-    make_env=make_env,
-    memory=lambda config: 20,
-)
+VIZDOOM = Suite(VizdoomConfig, PRESETS, make_spec, make_engine, memory=lambda config: 20)

@@ -64,7 +64,7 @@ def test_a_report_of_a_stranger(traps: Path, arguments: list[str], monkeypatch: 
         raise AssertionError(config)
 
     for name, suite in SUITES.items():
-        monkeypatch.setitem(SUITES, name, suite.__class__(**{**vars(suite), "make_spec": never, "make_env": never}))
+        monkeypatch.setitem(SUITES, name, suite.__class__(**{**vars(suite), "make_spec": never, "make_engine": never}))
     for seed in (0, 1):
         run = write_run(traps / "runs" / f"seed{seed}")
         save_train(compose_train([*arguments, f"seed={seed}", "total_frames=1000"]), run / CONFIG)

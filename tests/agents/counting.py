@@ -108,12 +108,6 @@ class CountingEngine:
     def render(self, slot: int) -> np.ndarray:
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any] | None:
-        return None
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError
-
     def close(self) -> None:
         pass
 

@@ -96,7 +96,7 @@ SEEDS_EACH_EPISODE = {case: make for case, make in CASES.items() if case != "env
 @pytest.fixture(autouse=True)
 def suite_of_processes(monkeypatch: pytest.MonkeyPatch, processes_are_kept: None) -> None:
     """No suite of the program has all of its engines in processes, so one is added here."""
-    suite = Suite(name="walks", config=EnvConfig, presets={}, make_spec=walks.make_spec, make_env=walks.make_env)
+    suite = Suite(EnvConfig, {}, walks.make_spec, walks.make_engine)
     monkeypatch.setitem(SUITES, "walks", suite)
 
 

@@ -12,7 +12,7 @@ from system.errors import InputError
 @pytest.mark.parametrize("name", SUITES)
 def test_rows_of_the_table_agree_with_themselves(name: str) -> None:
     suite = get_suite(name)
-    assert suite.name == name and suite.config().name == name
+    assert suite.config().name == name
     assert issubclass(suite.config, EnvConfig) and dataclasses.is_dataclass(suite.config)
     assert all(entry in suite.presets for entry in suite.config().tasks)
 

@@ -13,11 +13,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig
-from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
 WORDS = ("", "?", "go", "left", "right")
@@ -196,7 +194,5 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     return WALKS
 
 
-def make_env(config: EnvConfig, spec: EnvSpec, slots: list[Slot], seed: int, split: Split) -> MultitaskVectorEnv:
-    """On ProcessEngine, or in this process for the name `walks-here`."""
-    engine = GymnasiumEngine if config.name == "walks-here" else ProcessEngine
-    return MultitaskVectorEnv(engine(make_walk, spec, slots, split), spec, slots, seed)
+def make_engine(config: EnvConfig, spec: EnvSpec, slots: list[Slot], split: Split) -> ProcessEngine:
+    return ProcessEngine(make_walk, spec, slots, split)

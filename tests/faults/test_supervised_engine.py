@@ -138,8 +138,8 @@ def test_whatever_breaks_costs_its_slot_one_episode_and_the_others_nothing(hangs
         details[fault] = found.detail
     assert "environments.py" in details["raises"] and "broke as it was told" in details["raises"]
     assert "KeyError: 'vector'" in details["raises halfway"]
-    assert details["exits"].endswith("ended without a word (exit code 17).")
-    assert details["is killed"].endswith("ended without a word (killed by SIGKILL).")
+    assert details["exits"].endswith("ended unexpectedly (exit code 17).")
+    assert details["is killed"].endswith("ended unexpectedly (killed by SIGKILL).")
     assert "killed by SIGSEGV" in details["segfaults"] and "gave no answer for 3600 seconds" in details["hangs"]
     for fault in ("segfaults", "hangs"):
         assert 'environments.py", line' in details[fault] and "in _break" in details[fault]
@@ -269,11 +269,11 @@ def test_processes_are_renewed_between_two_episodes_and_nothing_is_lost() -> Non
 def test_a_process_that_leaks_is_renewed_before_its_next_episode() -> None:
     played = Played([{}, {}], leaks=True)
     processes = played.engine._processes
-    limit = max(process.memory() for process in processes) // 2**20 + LEAK // 2**20 * 3 // 2
+    limit = int(max(process.memory() for process in processes)) + LEAK // 2**20 * 3 // 2
     played.env.supervise(LONG, limit, 0)
     while played.frames[-1]["episode"].min() < 7:
         played.step()
-        assert all(process.memory() / 2**20 < limit + 2 * LEAK / 2**20 for process in processes)
+        assert all(process.memory() < limit + 2 * LEAK / 2**20 for process in processes)
     played.env.close()
     played.check()
     faults = played.env.take_faults()

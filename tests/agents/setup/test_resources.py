@@ -56,6 +56,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
 import resource
 from agents.setup.resources import Needs, check_resources
 from system.errors import InputError
+from system.memory import resident_memory
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400))
 knob = lambda part: ''
 check_resources(Needs(0, 0, 0, 0, 0, 300), knob, memory=1)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from envs.atari.games import GAMES, PRESETS
-from envs.atari.suite import JOYSTICK, NUM_ACTIONS, AtariConfig, make_env, make_spec, nearest_actions
+from envs.atari.suite import JOYSTICK, NUM_ACTIONS, AtariConfig, make_spec, nearest_actions
 from envs.spec import Slot, Split
+from envs.suites import make_env
 from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 

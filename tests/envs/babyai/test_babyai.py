@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from envs.babyai import levels
-from envs.babyai.suite import ENGINES, BabyAIConfig, make_env, make_spec, remarks, warnings
+from envs.babyai.suite import ENGINES, BabyAIConfig, engine_differences, make_spec, warnings
 from envs.instructions import UNKNOWN, words
 from envs.spec import Slot, Split
+from envs.suites import make_env
 from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
@@ -214,6 +215,6 @@ def test_levels_that_cannot_always_be_solved_are_named_with_a_way_out() -> None:
     assert named == {"envpool": [tasks[0], tasks[3]], "minigrid": [tasks[2], tasks[3]]}
     sentences = warnings(make_spec(BabyAIConfig(tasks=tasks, engine="envpool")))
     assert sentences[0].endswith("set env.engine=minigrid.") and sentences[1].endswith("leave it out.")
-    assert remarks(make_spec(BabyAIConfig(tasks=tasks[:2], engine="envpool"))) == [
+    assert engine_differences(make_spec(BabyAIConfig(tasks=tasks[:2], engine="envpool"))) == [
         f"{tasks[0]} is not the same on both engines: {levels.DIFFERENT[tasks[0]]}."
     ]

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from envs.babyai import levels
-from envs.babyai.suite import ENGINES, BabyAIConfig, make_env, make_spec
+from envs.babyai.suite import ENGINES, BabyAIConfig, make_spec
 from envs.spec import Slot, Split
+from envs.suites import make_env
 
 pytest.importorskip("envpool")
 pytest.importorskip("minigrid")

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from envs.conditional.suite import OBSERVATIONS, ConditionalConfig, blind_return, make_env, make_spec, maps
+from envs.conditional.suite import OBSERVATIONS, ConditionalConfig, blind_return, make_spec, maps
 from envs.spec import Slot, Split
+from envs.suites import make_env
 from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 

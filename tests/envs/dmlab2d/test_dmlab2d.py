@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs.dmlab2d.suite import ACTION_SETS, CELLS, COMPONENTS, LEVELS, DMLab2DConfig, make_env, make_level, make_spec
+from envs.dmlab2d.suite import ACTION_SETS, CELLS, COMPONENTS, LEVELS, DMLab2DConfig, make_level, make_spec
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
+from envs.suites import make_env
 from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from envs.dmlab30 import level_env
 from envs.dmlab30.actions import ACTION_SETS, COMPONENTS, action_vectors
 from envs.dmlab30.levels import INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, level_path
-from envs.dmlab30.suite import PICTURES, DMLab30Config, make_env, make_level, make_spec, outside
+from envs.dmlab30.suite import PICTURES, DMLab30Config, make_level, make_spec, resources
 from envs.instructions import UNKNOWN, Tokenizer, words
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
+from envs.suites import make_env
 from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -244,7 +245,7 @@ def test_a_level_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.lua"
     file.touch()
     config = DMLab30Config(tasks=[str(file)], **HERE)
-    assert outside(config) == {str(file): "env.tasks"}
+    assert resources(config) == {str(file): "env.tasks"}
     before = deepmind_lab.runfiles_path()
     (tmp_path / "baselab" / "game_scripts" / "levels").mkdir(parents=True)
     deepmind_lab.set_runfiles_path(str(tmp_path))

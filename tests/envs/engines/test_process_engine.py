@@ -26,7 +26,6 @@ from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine, SlotError
 from envs.faults import signal_name
 from envs.spec import EnvSpec, Slot, Split
-from envs.suite import EnvConfig
 from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
@@ -44,7 +43,8 @@ def zeros(engine: Any) -> np.ndarray:
 @pytest.mark.usefixtures("processes_are_kept")
 def test_every_frame_is_that_of_one_process() -> None:
     envs = [
-        walks.make_env(EnvConfig(name=name, tasks=[]), WALKS, SLOTS, 3, Split.TRAIN) for name in ("walks", "walks-here")
+        MultitaskVectorEnv(engine(walks.make_walk, WALKS, SLOTS, Split.TRAIN), WALKS, SLOTS, 3)
+        for engine in (ProcessEngine, GymnasiumEngine)
     ]
     for first_seed in (3, 4):
         for mine, other in zip(*(env.reset(seed=first_seed) for env in envs), strict=True):
@@ -104,9 +104,9 @@ def faulty(*faults: str) -> ProcessEngine:
     [
         ("raises", r"(?s)slot 1 \(task raises\) failed.*Traceback.*walks\.py.*broke as it was told"),
         ("raises in reset", r"(?s)slot 1 \(task raises in reset\) failed.*Traceback.*broke as it was told"),
-        ("exits", r"slot 1 \(task exits\) ended without a word \(exit code 17\)"),
-        ("is killed", r"slot 1 \(task is killed\) ended without a word \(killed by SIGKILL\)"),
-        ("is killed in real time", r"ended without a word \(killed by SIGRTMIN\+3\)"),
+        ("exits", r"slot 1 \(task exits\) ended unexpectedly \(exit code 17\)"),
+        ("is killed", r"slot 1 \(task is killed\) ended unexpectedly \(killed by SIGKILL\)"),
+        ("is killed in real time", r"ended unexpectedly \(killed by SIGRTMIN\+3\)"),
     ],
 )
 def test_what_a_process_does_wrong_is_said_by_task_and_slot(fault: str, message: str) -> None:

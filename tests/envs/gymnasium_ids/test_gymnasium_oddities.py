@@ -13,7 +13,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium_cases import opened
 
-from envs.engines import gymnasium_engine
+from envs.engines import foreign_code
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.suites import make_spec
 from system.errors import InputError
@@ -74,7 +74,7 @@ def test_an_array_that_is_changed_later_was_copied() -> None:
 
 
 def test_a_close_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gymnasium_engine, "_CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(foreign_code, "_CLOSE_SECONDS", 0.05)
     began = time.monotonic()
     with pytest.warns(RuntimeWarning, match="did not end within"):
         opened(config("NeverCloses"), 2).close()

@@ -1,4 +1,4 @@
-"""Observations of gymnasium environments, compared with the spaces that they declare."""
+"""Compares the observations of a gymnasium environment with the space that it declares."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from gymnasium import spaces
 
 
-class Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment whose every observation is compared with its space.
+class SpaceChecker(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose observations are compared with its observation space.
 
     Args:
-        note: is told of each that does not lie in it, in words.
+        report: called with a sentence for each observation outside the space.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], note: Callable[[str], object]) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], report: Callable[[str], object]) -> None:
         super().__init__(env)
-        self._note = note
+        self._report = report
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         returned = self.env.reset(seed=seed, options=options)
@@ -32,26 +32,26 @@ class Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
         return returned
 
     def _compare(self, name: str, returned: Any) -> None:
-        # What is no tuple has the API of another time, which others tell.
-        if isinstance(returned, tuple) and (found := difference(self.observation_space, returned[0])):
-            self._note(f"{name} returns {found}")
+        # SuiteTask reports results that are no tuple.
+        if isinstance(returned, tuple) and (found := describe_misfit(self.observation_space, returned[0])):
+            self._report(f"{name} returns {found}")
 
 
-def difference(space: gymnasium.Space[Any], value: Any, path: str = "") -> str:
-    """The first thing in which a value is not what its space declares, in words; empty where it lies in the space."""
+def describe_misfit(space: gymnasium.Space[Any], value: Any, path: str = "") -> str:
+    """The first violation of a space by a value, as text; "" if the value lies in the space."""
     where = f" in {path}" if path else ""
     if isinstance(space, spaces.Dict):
         if not isinstance(value, dict) or set(value) != set(space.keys()):
             keys = f"the entries {', '.join(map(str, value))}" if isinstance(value, dict) else type(value).__name__
             return f"{keys}{where} where the space has {', '.join(map(str, space.keys()))}"
-        parts = [difference(part, value[key], f"{path}.{key}".lstrip(".")) for key, part in space.items()]
+        parts = [describe_misfit(part, value[key], f"{path}.{key}".lstrip(".")) for key, part in space.items()]
         return next(filter(None, parts), "")
     if isinstance(space, spaces.Tuple):
         if not isinstance(value, tuple | list) or len(value) != len(space):
             count = f"{len(value)} parts" if isinstance(value, tuple | list) else type(value).__name__
             return f"{count}{where} where the space has {len(space)} parts"
         parts = [
-            difference(part, one, f"{path}.{n}".lstrip("."))
+            describe_misfit(part, one, f"{path}.{n}".lstrip("."))
             for n, (part, one) in enumerate(zip(space, value, strict=True))
         ]
         return next(filter(None, parts), "")
@@ -59,13 +59,13 @@ def difference(space: gymnasium.Space[Any], value: Any, path: str = "") -> str:
         return _outside(space, value, where)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         array = np.asarray(value)
-        # Any integers: environments seldom return the dtype of the space.
+        # Any integer dtype: environments seldom return the dtype of the space.
         fits = (
             array.dtype.kind in "iub" and array.shape == space.shape and space.contains(array.astype(space.dtype)[()])
         )
         return "" if fits else f"{value!r}{where}, which is not in {space}"
     if isinstance(space, spaces.Text):
-        # Not the letters: those that a Text has unless told otherwise have no space among them, and nothing depends on them.
+        # The charset is not checked: by default it lacks the blank, and nothing depends on it.
         if isinstance(value, str):
             longer = len(value) > space.max_length
             return f"{len(value)} letters{where} where the space has {space.max_length} at most" if longer else ""
@@ -87,7 +87,7 @@ def _outside(space: spaces.Box, value: Any, where: str) -> str:
     broken = int((~np.isfinite(array)).sum())
     if broken:
         return f"{broken} numbers that are not finite{where}"
-    # A little past a bound is rounding.
+    # A small excess is rounding.
     slack = 1e-5 * np.maximum(1.0, np.abs(array.astype(np.float64)))
     if ((array < space.low.astype(np.float64) - slack) | (array > space.high.astype(np.float64) + slack)).any():
         return f"numbers from {array.min():g} to {array.max():g}{where} where the space has {space.low.min():g} to {space.high.max():g}"
