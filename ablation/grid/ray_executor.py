@@ -19,7 +19,7 @@ from typing import Any
 from ablation.grid.grid import Cell, save_cell
 from ablation.grid.local_executor import PATIENCE_SECONDS, available_cores, start, stop
 from ablation.grid.scheduler import End
-from ablation.run_files import CELL
+from ablation.load import CELL_FILE
 from agents.cli.signals import INTERRUPTED, raise_at_signals
 from agents.run.lock import is_locked
 from agents.runtime.ray_groups.connection import check_address, joined
@@ -186,7 +186,7 @@ def play(folder: str, expected: str, threads: int, where: str, patience: float =
 def digest(folder: Path) -> str:
     """Of the cell that is described in a folder; empty where there is none."""
     try:
-        return hashlib.sha256((folder / CELL).read_bytes()).hexdigest()
+        return hashlib.sha256((folder / CELL_FILE).read_bytes()).hexdigest()
     except OSError:
         return ""
 
