@@ -140,7 +140,7 @@ def _values(means: Mapping[str, Array], write: Write) -> str:
     found = {variant: float(runs.mean()) for variant, runs in means.items()}
     if len(found) > _PAIRS:
         return _span(list(found.values()), write)
-    texts = numbers.apart(list(found.values()), write)
+    texts = numbers.write_distinct(list(found.values()), write)
     return listed(f"{text} for {variant}" for variant, text in zip(found, texts, strict=True))
 
 
