@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from ablation.analysis import comparability, numbers
 from ablation.analysis.results import Analysis, Results
-from ablation.analysis.sentences import of_paces
+from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
 from ablation.report.analysis_json import plain, to_json
 from ablation.report.drawing import DARK, LIGHT, Panel, shown
@@ -67,7 +67,7 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         "sheets": sheets,
         "tables": {name: table for name, table in tables.items() if table.is_shown},
         "data": list(dict.fromkeys(table.data.name for table in tables.values())),
-        "paces": of_paces(results, analysis),
+        "paces": describe_paces(results, analysis),
         "title": _title(results),
     }
     files: dict[str, str | bytes] = {
