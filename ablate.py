@@ -17,11 +17,11 @@ from pathlib import Path
 
 from ablation.analysis.analysis import analyse
 from ablation.analysis.results import Results
-from ablation.grid.display import GridDisplay
-from ablation.grid.executors import executor_for
+from ablation.grid.display import CellDisplay
+from ablation.grid.executors import open_executor
 from ablation.grid.grid import claim, make_cells, own_axes
 from ablation.grid.local_executor import available_cores
-from ablation.grid.scheduler import Run, State
+from ablation.grid.scheduler import State, run_cells
 from ablation.load import load_folders, load_grid
 from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
 from agents.cli.terminal import TextConsole, warn
@@ -59,11 +59,11 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
     folder = cells[0].folder.parent
     with sole_writer(folder, key="folder"):
         claim(folder, cells, ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)])
-        with GridDisplay(cells, enabled=config.display) as display:
+        with CellDisplay(cells, enabled=config.display) as display:
             display.say(f"mimpala: {len(cells)} run{'s' if len(cells) > 1 else ''} in {folder}")
-            with executor_for(config, cells, display.say) as place:
-                progress = Run(cells, place, display.update).play()
-        states = {cell.state for cell in progress.values()}
+            with open_executor(config, cells, display.say) as executor:
+                status = run_cells(cells, executor, display.update)
+        states = {cell.state for cell in status.values()}
         if states == {State.FAILED}:
             print(
                 "error: every run failed, so there is no report: the reasons are above, and the same command tries again",

@@ -15,10 +15,10 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 
-from ablation.grid.executors import executor_for
+from ablation.grid.display import CellDisplay
+from ablation.grid.executors import open_executor
 from ablation.grid.local_executor import available_cores
 from ablation.grid.scheduler import State
-from ablation.population.display import PopulationDisplay
 from ablation.population.population import Population, PopulationError
 from ablation.population.report import summary, table, write_summary
 from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
@@ -59,14 +59,15 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
     population = Population(config)
     with sole_writer(population.folder, key="folder"):
         population.begin(command)
-        with PopulationDisplay(config.total_frames, enabled=config.display) as display:
+        cells = population.cells(0)
+        with CellDisplay(cells, enabled=config.display, pausing=True) as display:
             display.say(f"mimpala: {config.members} members in {population.folder}")
-            with executor_for(config, population.cells(0), display.say) as place:
-                ended = population.train(place, display.update, display.compared)
+            with open_executor(config, cells, display.say) as executor:
+                status = population.train(executor, display.update, display.say)
         content = summary(population.history, population.names)
         written = write_summary(population.folder, content, population.history)
         display.console.print(table(content), highlight=False)
-        for name, now in ended.items():
+        for name, now in status.items():
             if now.state is State.FAILED:
                 display.say(f"{name} failed: {now.reason}: the same command tries it again")
         for path in written:
@@ -74,7 +75,7 @@ def train(config: PopulationConfig, command: Sequence[str]) -> int:
         if content["best"]:
             best = run_arguments(str(population.folder / content["best"]), config.env)
             display.say(f"next: python evaluate.py {best}")
-    return FAILED if any(now.state is State.FAILED for now in ended.values()) else DONE
+    return FAILED if any(now.state is State.FAILED for now in status.values()) else DONE
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""From run folders to `Results`: what each run tells of itself, which of them can be compared, and why the others cannot."""
+"""Reads run folders into `Results`: the only module that knows their JSON files, and that decides which runs can be compared.
+
+The files may come from another program, so each is checked before use. A run that cannot be used becomes a `Problem` with a reason.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +14,67 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablation.analysis.results import Curve, Measure, Problem, Results, Run
-from ablation.grid.grid import NOT_OF_THE_EXPERIMENT
-from ablation.run_files import read_about, read_evaluation, read_grid, read_result
-from agents.run.folder import CONFIG
+from ablation.analysis.results import Array, Curve, Measure, Problem, Results, Run
+from agents.run.folder import AGENT, CONFIG, PROVENANCE, RESULT
 from conf.loading import flatten, load_train, to_dict
-from conf.schema import TrainConfig
+from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from conf.typed import argument
 from envs.spec import Score
 from envs.suites import get_suite
 from system.errors import InputError
-from system.files import parse_json, read_lines
-from system.plain_data import FINITE
+from system.files import parse_json, read_json, read_lines
+from system.plain_data import COUNT, FINITE, SECONDS, PlainDataError, Test, check_form, plain_copy
+
+GRID_FILE, CELL_FILE, EVALUATION_FILE = "grid.json", "cell.json", "evaluation.json"
 
 SCORE = Measure(name="score", label="human-normalised score (random 0, human 100)", best=100.0, floor=0.0)
 OPTIMAL = Measure(name="score", label="normalised return (best without context 0, optimal 1)", best=1.0, floor=0.0)
 SUCCESS = Measure(name="success", label="success", best=1.0, floor=0.0)
 RETURN = Measure(name="return", label="return", best=None)
 
-_OF_THE_RUN = {"seed", "log_frames"} | NOT_OF_THE_EXPERIMENT
+HOUSEKEEPING_KEYS = set(MAY_CHANGE_ON_RESUME) - {
+    *("total_frames", "stop_at_success", "precision", "runtime.name", "log_frames")
+}
+"""Keys that change neither what is learned nor what is reported."""
+
+_KEYS_OF_ONE_RUN = {"seed", "log_frames"} | HOUSEKEEPING_KEYS
 """Keys in which runs of one variant may differ."""
 
+_MOST_VALUES = 20_000_000
+"""Largest number of values in a JSON file."""
 
 _MOST_ROWS = 10_000
-"""Of a log that are kept, at least, where it has more: far more than a curve shows."""
+"""A longer metrics.jsonl is thinned to at least this many rows, far more than a curve shows."""
+
+_SUCCESS = Test("a share, or null", lambda value: value is None or FINITE.passes(value))
+_VALUE = Test("text, a number, or null", lambda value: value is None or isinstance(value, str | int | float))
+_FOLDER = Test(
+    "the name of a folder",
+    lambda value: isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value),
+)
+_RESULT_FORM = {
+    "finished": bool,
+    "updates": COUNT,
+    "frames": COUNT,
+    "parameters": COUNT,
+    "seconds": SECONDS,
+    "frames_per_second": SECONDS,
+}
+_EVALUATION_FORM = {
+    "tasks": {str: {"episodes": COUNT, "mean": FINITE, "success": _SUCCESS}},
+    "provenance": {"updates": COUNT, "seed": COUNT, "greedy": bool},
+}
+_PROBES_FORM = {"probes": {str: {"tasks": {str: {"mean": FINITE, "success": _SUCCESS}}}}}
+_PROVENANCE_FORM = {section: {str: _VALUE} for section in ("git", "versions", "machine")}
+_AGENT_FORM = {"multiply_adds": {str: COUNT}}
+_CELL_FORM = {"variant": str}
+_GRID_FORM = {"cells": [{"name": _FOLDER, "variant": str, "seed": COUNT}], "command": [str]}
 
 
 class Record(NamedTuple):
-    """What a run folder holds: its files, read. variant: from cell.json, else empty. rows: of metrics.jsonl."""
+    """The files of a run folder, read and checked. variant: from cell.json, else empty. rows: of metrics.jsonl."""
 
     folder: Path
-    name: str
     variant: str
     config: TrainConfig
     result: dict[str, Any]
@@ -51,24 +84,30 @@ class Record(NamedTuple):
     rows: list[dict[str, Any]]
 
     @property
-    def seed(self) -> int:
-        """Of the run."""
-        return self.config.seed
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
 
     @property
-    def tasks(self) -> list[dict[str, Any]]:
-        """What evaluation.json has of each task."""
-        return list(self.evaluation["tasks"].values())
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Evaluation of each task."""
+        tasks: dict[str, dict[str, Any]] = self.evaluation["tasks"]
+        return tasks
+
+    @property
+    def episodes(self) -> set[int]:
+        """Numbers of evaluation episodes of the tasks."""
+        return {row["episodes"] for row in self.tasks.values()}
 
 
 def load_grid(folder: Path, measure: str = "auto") -> Results:
-    """The results of a grid that ablate.py has filled.
+    """Results of a grid of ablate.py.
 
     Raises:
-        InputError: it is none, or none of its runs can be reported on.
+        InputError: the folder is not a grid, or no run can be reported on.
     """
     grid = read_grid(folder)
-    if not grid.get("cells"):
+    if not grid:
         raise InputError(
             f"report={folder} is not a folder that ablate.py has filled (no valid grid.json): give the folder of a grid, or run folders as "
             "folders=[...]."
@@ -77,10 +116,10 @@ def load_grid(folder: Path, measure: str = "auto") -> Results:
 
 
 def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
-    """The results of run folders, or of all runs right inside of folders.
+    """Results of run folders, or of all run folders directly inside the given folders.
 
     Raises:
-        InputError: a folder does not exist, or none of the runs can be reported on.
+        InputError: a folder does not exist, or no run can be reported on.
     """
     found: list[Path] = []
     for name in folders:
@@ -93,10 +132,10 @@ def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
 
 
 def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "") -> Results:
-    """The results of these run folders, in which whatever cannot be compared with the rest is a `Problem`.
+    """Results of these run folders; runs that cannot be compared with the rest become `Problem`s.
 
     Raises:
-        InputError: nothing is left, or the measure that is asked for is unknown for a run.
+        InputError: no run is left, or the requested measure is unknown for a run.
     """
     problems: list[Problem] = []
     records: list[Record] = []
@@ -105,26 +144,22 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
             records.append(read_record(folder))
         except InputError as error:
             problems.append(Problem(folder.name, str(error)))
-    for sieve in (alike, single):
-        records, dropped = sieve(records)
+    for select in (keep_comparable, keep_first_of_seed):
+        records, dropped = select(records)
         problems += dropped
     if not records:
-        told = " ".join(f"{problem.run}: {problem.reason}" for problem in problems[:3])
-        raise InputError(f"No run can be reported on. {told}".rstrip())
+        reasons = " ".join(f"{problem.run}: {problem.reason}" for problem in problems[:3])
+        raise InputError(f"No run can be reported on. {reasons}".rstrip())
     kind, values = choose_measure(records, measure)
-    names = variants(records)
-    tasks = tuple(records[0].evaluation["tasks"])
-    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    runs = [
-        make_run(record, variant, {task: values(record, task) for task in tasks}, kind)
-        for record, variant in zip(records, names, strict=True)
-    ]
+    names = name_variants(records)
+    order = list(dict.fromkeys(names))
+    runs = [make_run(record, variant, values(record)) for record, variant in zip(records, names, strict=True)]
     return Results(
         suite=records[0].config.env.name,
         measure=kind,
-        tasks=tasks,
+        tasks=tuple(records[0].tasks),
         variants=tuple(order),
-        runs=tuple(sorted(runs, key=lambda run: (order[run.variant], run.seed))),
+        runs=tuple(sorted(runs, key=lambda run: (order.index(run.variant), run.seed))),
         problems=tuple(problems),
         command=command,
     )
@@ -134,34 +169,32 @@ def read_record(folder: Path) -> Record:
     """Reads a run folder.
 
     Raises:
-        InputError: the run is missing, has not come to its end, was not evaluated, or has a file that cannot be read; one sentence.
+        InputError: the run is missing, not finished, not evaluated, or has an unreadable file; the message is one sentence.
     """
     if not (folder / CONFIG).exists():
         raise InputError(f"its folder has no {CONFIG}: the run has not started.")
-    config = load_train(folder / CONFIG)
+    config, run = load_train(folder / CONFIG), argument("run", str(folder))
     result = read_result(folder)
     if not result:
-        raise InputError(
-            f"its training is not finished: continue it with python train.py {argument('run', str(folder))} resume=true."
-        )
+        raise InputError(f"its training is not finished: continue it with python train.py {run} resume=true.")
     evaluation = read_evaluation(folder)
     if not evaluation:
-        raise InputError(f"it has no evaluation: make one with python evaluate.py {argument('run', str(folder))}.")
+        raise InputError(f"it has no evaluation: make one with python evaluate.py {run}.")
     if evaluation["provenance"]["updates"] != result["updates"]:
-        raise InputError(
-            f"its training continued after its evaluation: make a new one with python evaluate.py {argument('run', str(folder))}."
-        )
-    variant, provenance, agent = read_about(folder)
-    return Record(folder, folder.name, variant, config, result, evaluation, provenance, agent, read_log(folder))
+        raise InputError(f"its training continued after its evaluation: make a new one with python evaluate.py {run}.")
+    cell, provenance, agent = (
+        _check(folder / name, _read(folder / name), form, complete=False)
+        for name, form in ((CELL_FILE, _CELL_FORM), (PROVENANCE, _PROVENANCE_FORM), (AGENT, _AGENT_FORM))
+    )
+    return Record(folder, cell.get("variant", ""), config, result, evaluation, provenance, agent, read_log(folder))
 
 
-def alike(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
-    """Those that played the same: the largest group, and why the others are not in it."""
+def keep_comparable(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
+    """The largest group of runs that agree in `_COMPARABLE`, and for each other run the first disagreement."""
     kept, problems = list(records), []
     for what, key in _COMPARABLE:
-        counts = Counter(key(record) for record in kept)
-        # The first of equally many.
-        usual = max(counts, key=lambda value: counts[value], default=None)
+        # most_common keeps the order of first occurrence among equal counts.
+        usual = next((value for value, _ in Counter(map(key, kept)).most_common(1)), None)
         problems += [
             Problem(record.name, f"its {what} is {key(record)}, but that of most runs is {usual}.")
             for record in kept
@@ -173,34 +206,35 @@ def alike(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
 
 _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("suite", lambda record: record.config.env.name),
-    ("list of tasks", lambda record: ", ".join(record.evaluation["tasks"])),
+    ("list of tasks", lambda record: ", ".join(record.tasks)),
     ("suite's configuration", lambda record: _text(flatten(to_dict(record.config.env)))),
     ("total_frames", lambda record: f"{record.config.total_frames:,}"),
-    ("number of evaluation episodes", lambda record: _text({row["episodes"] for row in record.tasks})),
+    ("number of evaluation episodes", lambda record: " or ".join(sorted(map(str, record.episodes)))),
     ("evaluation seed", lambda record: str(record.evaluation["provenance"]["seed"])),
-    ("way of acting in the evaluation", lambda record: _way(record.evaluation["provenance"]["greedy"])),
+    (
+        "way of acting in the evaluation",
+        lambda record: "greedy" if record.evaluation["provenance"]["greedy"] else "sampled",
+    ),
 )
-"""What has to be the same for numbers to be compared."""
+"""Properties that must be equal for results to be comparable."""
 
 
-def single(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
-    """One run for each variant and seed: the first one."""
+def keep_first_of_seed(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
+    """The first run of each variant and seed, and a problem for each further one."""
     kept: dict[tuple[str, int], Record] = {}
     problems = []
-    for record, variant in zip(records, variants(records), strict=True):
-        first = kept.setdefault((variant, record.seed), record)
+    for record, variant in zip(records, name_variants(records), strict=True):
+        seed = record.config.seed
+        first = kept.setdefault((variant, seed), record)
         if first is not record:
             problems.append(
-                Problem(
-                    record.name,
-                    f"it is a second run of {variant} with seed {record.seed}: the report has {first.name}.",
-                )
+                Problem(record.name, f"it is a second run of {variant} with seed {seed}: the report has {first.name}.")
             )
     return list(kept.values()), problems
 
 
-def variants(records: Sequence[Record]) -> list[str]:
-    """What each record is a repetition of: as cell.json has it, else its fusion and those keys in which runs of one fusion differ."""
+def name_variants(records: Sequence[Record]) -> list[str]:
+    """The variant of each run: from cell.json, else its fusion and the keys in which runs of one fusion differ."""
     if all(record.variant for record in records):
         return [record.variant for record in records]
     flat = [flatten(to_dict(record.config)) for record in records]
@@ -210,90 +244,95 @@ def variants(records: Sequence[Record]) -> list[str]:
     differing = [
         key
         for key in flat[0]
-        if key not in _OF_THE_RUN and any(len({_text(c.get(key)) for c in group}) > 1 for group in groups.values())
+        if key not in _KEYS_OF_ONE_RUN
+        and any(len({_text(config.get(key)) for config in group}) > 1 for group in groups.values())
     ]
-    return [" ".join([c["fusion.name"], *(f"{key}={_text(c.get(key))}" for key in differing)]) for c in flat]
+    return [
+        " ".join([config["fusion.name"], *(f"{key}={_text(config.get(key))}" for key in differing)]) for config in flat
+    ]
 
 
-def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Callable[[Record, str], _Values]]:
-    """What the runs are compared by, and a function that reads it.
+class TaskValues(NamedTuple):
+    """The measure of one run on one task: in the evaluation, under each probe, and during training [N]."""
+
+    value: float
+    probed: Mapping[str, float]
+    curve: Array
+
+
+def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Callable[[Record], dict[str, TaskValues]]]:
+    """The measure to compare runs by, and a function that reads it from a record, by task.
 
     Raises:
         InputError: `wanted` is not known for every run.
     """
-    tasks = list(records[0].evaluation["tasks"])
+    first = records[0]
     known = {"return": RETURN}
-    if all(row["success"] is not None for record in records for row in record.tasks):
+    if all(row["success"] is not None for record in records for row in record.tasks.values()):
         known["success"] = SUCCESS
-    scores = reference_scores(records[0].config)
-    if all(task in scores for task in tasks):
-        human = all(scores[task].reference == "human" for task in tasks)
+    scores = reference_scores(first.config)
+    if all(task in scores for task in first.tasks):
+        human = all(scores[task].reference == "human" for task in first.tasks)
         known["score"] = SCORE if human else OPTIMAL
     name = next(name for name in ("score", "success", "return") if name in known) if wanted == "auto" else wanted
     if name not in known:
         raise InputError(
-            f"measure={name} is not known for suite {records[0].config.env.name}: choose one of {', '.join(known)}."
+            f"measure={name} is not known for suite {first.config.env.name}: choose one of {', '.join(known)}."
         )
-    kind = known[name]
     evaluated, logged = ("success", "success") if name == "success" else ("mean", "return")
 
-    def values(record: Record, task: str) -> _Values:
-        probes = record.evaluation.get("probes", {})
-        found = _Values(
-            float(record.evaluation["tasks"][task][evaluated]),
-            {probe: float(section["tasks"][task][evaluated]) for probe, section in probes.items()},
-            np.array([row.get(f"tasks/{task}/{logged}", np.nan) for row in record.rows], np.float64),
-        )
-        return found.scaled(scores[task], kind) if name == "score" else found
+    def values(record: Record) -> dict[str, TaskValues]:
+        found = {}
+        for task, row in record.tasks.items():
+            offset, unit = 0.0, 1.0
+            if name == "score":
+                offset, unit = (
+                    scores[task].random,
+                    (known[name].best or 1.0) / (scores[task].human - scores[task].random),
+                )
+            found[task] = TaskValues(
+                (row[evaluated] - offset) * unit,
+                {
+                    probe: (section["tasks"][task][evaluated] - offset) * unit
+                    for probe, section in record.evaluation.get("probes", {}).items()
+                },
+                (np.array([row.get(f"tasks/{task}/{logged}", np.nan) for row in record.rows], np.float64) - offset)
+                * unit,
+            )
+        return found
 
-    return kind, values
-
-
-class _Values(NamedTuple):
-    """Of one run on one task: in the evaluation, under each probe, and during training [N]."""
-
-    value: float
-    probed: Mapping[str, float]
-    curve: Any
-
-    def scaled(self, score: Score, measure: Measure) -> _Values:
-        """On the scale on which `score.random` is 0 and `score.human` is `measure.best`."""
-        assert measure.best is not None
-        unit = measure.best / (score.human - score.random)
-        return _Values(
-            (self.value - score.random) * unit,
-            {probe: (value - score.random) * unit for probe, value in self.probed.items()},
-            (self.curve - score.random) * unit,
-        )
+    return known[name], values
 
 
 def reference_scores(config: TrainConfig) -> Mapping[str, Score]:
-    """Those of the suite. Whatever the configuration says, which is a file's, nothing is imported, read or made for them."""
+    """Reference scores of the suite by task; empty if the configuration is invalid. Imports and creates no environment."""
     try:
         return get_suite(config.env.name).scores(config.env)
     except InputError:
         return {}
 
 
-def make_run(record: Record, variant: str, values: Mapping[str, _Values], measure: Measure) -> Run:
-    """The `Run` of a record."""
-    probes = next(iter(values.values())).probed
+def make_run(record: Record, variant: str, values: Mapping[str, TaskValues]) -> Run:
+    """The `Run` of a record; `values` by task."""
     return Run(
         folder=record.folder,
         name=record.name,
         variant=variant,
-        seed=record.seed,
+        seed=record.config.seed,
         values={task: found.value for task, found in values.items()},
-        probed={probe: {task: found.probed[probe] for task, found in values.items()} for probe in probes},
+        probed={
+            probe: {task: found.probed[probe] for task, found in values.items()}
+            for probe in record.evaluation.get("probes", {})
+        },
         curve=Curve(
             frames=np.array([row["frames"] for row in record.rows], np.float64),
             seconds=np.array([row["seconds"] for row in record.rows], np.float64),
             values={task: found.curve for task, found in values.items()},
         ),
-        episodes=min(row["episodes"] for row in record.tasks),
-        parameters=int(record.result["parameters"]),
-        multiply_adds=int(record.agent.get("multiply_adds", {}).get("apply", 0)),
-        frames=int(record.result["frames"]),
+        episodes=min(record.episodes),
+        parameters=record.result["parameters"],
+        multiply_adds=record.agent.get("multiply_adds", {}).get("apply", 0),
+        frames=record.result["frames"],
         seconds=float(record.result["seconds"]),
         frames_per_second=float(record.result["frames_per_second"]),
         config=flatten(to_dict(record.config)),
@@ -301,10 +340,42 @@ def make_run(record: Record, variant: str, values: Mapping[str, _Values], measur
     )
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """What curves are made of, of the lines of metrics.jsonl; what cannot be read is left out.
+def read_result(folder: Path) -> dict[str, Any]:
+    """result.json of a finished run; empty for any other run. InputError if the file is invalid."""
+    result = _read(folder / RESULT)
+    return _check(folder / RESULT, result, _RESULT_FORM) if result.get("finished") else {}
 
-    Of more than 2 * _MOST_ROWS lines it is every second one, or every fourth, and so on, and the newest.
+
+def read_paused_frames(folder: Path) -> int:
+    """Frames of a run that ended at a pause; 0 for any other run. InputError if result.json is invalid."""
+    result = _read(folder / RESULT)
+    return int(_check(folder / RESULT, result, _RESULT_FORM)["frames"]) if result.get("ended_by") == "pause" else 0
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """A complete evaluation.json, in which every probe has every task; else empty. InputError if the file is invalid."""
+    path = folder / EVALUATION_FILE
+    evaluation = _read(path)
+    if not evaluation or "stopped" in evaluation:
+        return {}
+    _check(path, evaluation, _EVALUATION_FORM | (_PROBES_FORM if "probes" in evaluation else {}))
+    known = {task: row["success"] is not None for task, row in evaluation["tasks"].items()}
+    probed = [section["tasks"] for section in evaluation.get("probes", {}).values()]
+    if not known or any({task: row["success"] is not None for task, row in rows.items()} != known for rows in probed):
+        raise _damaged(path, "no task, or probes of other tasks")
+    return evaluation
+
+
+def read_grid(folder: Path) -> dict[str, Any]:
+    """grid.json with at least one cell; else empty. InputError if the file is invalid."""
+    grid = _read(folder / GRID_FILE)
+    return _check(folder / GRID_FILE, grid, _GRID_FORM) if grid.get("cells") else {}
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl with the columns that curves need; unreadable lines are skipped.
+
+    A file of more than 2 * _MOST_ROWS lines is thinned to every 2nd, 4th, ... line; the newest line is always kept.
     """
     rows: list[dict[str, Any]] = []
     number, step, newest = 0, 1, None
@@ -327,30 +398,37 @@ def _curve_row(line: str) -> dict[str, Any] | None:
         row = parse_json(line)
     except ValueError:
         return None
-    if (
-        not isinstance(row, dict)
-        or "frames" not in row
-        or "seconds" not in row
-        or not all(map(_is_readable, row.items()))
-    ):
+    times = ("frames", "seconds")
+    if not isinstance(row, dict) or not all(key in row for key in times):
         return None
-    columns = ("frames", "seconds")
-    return {key: value for key, value in row.items() if key in columns or key.endswith(("/return", "/success"))}
+    if not all(FINITE.passes(value) for key, value in row.items() if key in times or key.startswith("tasks/")):
+        return None
+    return {key: value for key, value in row.items() if key in times or key.endswith(("/return", "/success"))}
 
 
-def _is_readable(item: tuple[str, Any]) -> bool:
-    """Whether the value of a column is what curves are made of, where it is one of theirs."""
-    key, value = item
-    return FINITE.passes(value) or not (key in ("frames", "seconds") or key.startswith("tasks/"))
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = plain_copy(read_json(path) or {}, most=_MOST_VALUES)
+    except PlainDataError as error:
+        raise _damaged(path, str(error)) from error
+    return content
+
+
+def _check(path: Path, content: dict[str, Any], form: Any, *, complete: bool = True) -> dict[str, Any]:
+    try:
+        check_form(content, form, complete=complete)
+    except PlainDataError as error:
+        raise _damaged(path, str(error)) from error
+    return content
+
+
+def _damaged(path: Path, found: str) -> InputError:
+    return InputError(
+        f"{path} is damaged, or another program wrote it (it holds {found}): put back a copy, or leave the run out of the report."
+    )
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={_text(item)}" for key, item in value.items())
-    if isinstance(value, set):
-        return " or ".join(sorted(map(str, value)))
     return json.dumps(value) if isinstance(value, list) else str(value)
-
-
-def _way(greedy: bool) -> str:
-    return "greedy" if greedy else "sampled"

@@ -19,8 +19,8 @@ import pytest
 import ablate
 from ablation.grid import cell as cell_process
 from ablation.grid.grid import Cell, claim, make_cells, own_axes, save_cell
-from ablation.grid.local_executor import available_cores, share
-from ablation.grid.scheduler import Progress, Run, State, reason
+from ablation.grid.local_executor import available_cores, split_cores
+from ablation.grid.scheduler import CellStatus, State, reason
 from agents.storage.checkpoint import list_checkpoints
 from conf.loading import compose_ablate, split_axes
 
@@ -193,8 +193,8 @@ def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_cores_are_divided() -> None:
-    assert share([0, 1, 2, 3, 4], 2) == [(0, 2, 4), (1, 3)]
-    assert share([3], 4) == [(3,)]
+    assert split_cores([0, 1, 2, 3, 4], 2) == [(0, 2, 4), (1, 3)]
+    assert split_cores([3], 4) == [(3,)]
     assert available_cores()
 
 
@@ -211,11 +211,9 @@ def test_a_cell_that_died_says_why(tmp_path: Path) -> None:
 def test_a_grid_of_which_every_run_fails_says_what_to_do(
     seeds: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Failing(Run):
-        def play(self) -> dict[str, Progress]:
-            return {cell.name: Progress(State.FAILED) for cell in self.cells}
-
-    monkeypatch.setattr(ablate, "Run", Failing)
+    monkeypatch.setattr(
+        ablate, "run_cells", lambda cells, *rest: {cell.name: CellStatus(State.FAILED) for cell in cells}
+    )
     assert ablate.main([*TINY, f"folder={tmp_path}", "fusions=[mi]", f"seeds={seeds}"]) == 1
     said = capsys.readouterr()
     assert told in said.out

@@ -1,4 +1,4 @@
-"""Everything that statistics make of an ablation's results."""
+"""The statistics of an ablation's results, all together."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RESAMPLED = (
 
 
 def analyse(results: Results, threshold: float | None = None) -> Analysis:
-    """What statistics make of results; the same for the same, to the last bit.
+    """The analysis of results; deterministic, bit for bit.
 
     Args:
-        threshold: of the sample efficiency, in the measure's unit; None takes `ablation.analysis.efficiency.default_threshold`.
+        threshold: of the sample efficiency, in the measure's unit; None: `ablation.analysis.efficiency.default_threshold`.
     """
     if threshold is None:
         threshold = efficiency.default_threshold(results)
-    values, frames = statistics.profile_values(results), efficiency.grid(results)
+    values, frames = statistics.profile_values(results), efficiency.common_frames(results)
     probes = statistics.probes(results)
     return Analysis(
         aggregates=statistics.aggregates(results),

@@ -36,24 +36,24 @@ def configs(results: Results) -> Configs:
         values = {variant: _distinct(key, results.of(variant)) for variant in results.variants}
         if any(len(found) > 1 for found in values.values()):
             within.append(key)
-        told = {variant: " | ".join(found) for variant, found in values.items()}
+        texts = {variant: " | ".join(found) for variant, found in values.items()}
         if len({text for found in values.values() for text in found}) > 1:
-            different[key] = told
+            different[key] = texts
         else:
-            shared[key] = told[results.variants[0]]
+            shared[key] = texts[results.variants[0]]
     return Configs(different, shared, tuple(within))
 
 
 def _distinct(key: str, runs: Iterable[Run]) -> list[str]:
-    return list(dict.fromkeys(told(run.config.get(key, "")) for run in runs))
+    return list(dict.fromkeys(format_value(run.config.get(key, "")) for run in runs))
 
 
-def told(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as the command line spells it."""
     if isinstance(value, bool | None):
         return "null" if value is None else str(value).lower()
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(told, value))}]"
+        return f"[{','.join(map(format_value, value))}]"
     return str(value)
 
 

@@ -1,19 +1,18 @@
-"""95% intervals for what a statistic of a few runs would be over all seeds there are.
+"""95% intervals for the value of a statistic over all seeds, from a few runs.
 
-**The unit is the run.** One run is one agent that plays all tasks, so its scores on several tasks depend on one another, and only whole
-runs are drawn or left out. The stratified bootstrap of Agarwal et al. (2021, "Deep RL at the Edge of the Statistical Precipice",
-section 4.1) draws the runs of each task by themselves, as if another agent had played each: its intervals are too narrow over correlated
-tasks.
+**The unit is the run.** One agent plays all tasks of a run, so its scores on different tasks are dependent, and only whole runs are drawn
+or left out. The stratified bootstrap of Agarwal et al. (2021, "Deep RL at the Edge of the Statistical Precipice", section 4.1) draws runs
+for each task separately. Its intervals are too narrow for correlated tasks.
 
-**Few runs.** The percentile bootstrap of n runs is too narrow by sqrt((n-1)/n), and by normal where it should have Student's quantiles
-(Hesterberg 2015, "What Teachers Should Know About the Bootstrap"): of 5 runs, 95% are about 84%. Hence here: statistic +/- t
-times standard error, with n-1 degrees of freedom. The error is the jackknife's (Efron & Stein 1981), which is s/sqrt(n) for a mean;
-or the bootstrap's times sqrt(n/(n-1)) for a statistic with jumps, which leaving out one run at a time does not see.
+**Few runs.** The percentile bootstrap of n runs is too narrow by sqrt((n-1)/n), and by its normal instead of Student's quantiles
+(Hesterberg 2015, "What Teachers Should Know About the Bootstrap"): for 5 runs, nominal 95% cover about 84%. So the interval here is the
+statistic +/- t times its standard error, with n-1 degrees of freedom. The error is the jackknife's (Efron & Stein 1981), which is s/sqrt(n)
+for a mean. A statistic with jumps takes the bootstrap's error times sqrt(n/(n-1)), because the jackknife misses the jumps.
 
-**Bounded statistics**, such as a share, are skewed near their bounds. There t counts on the logit scale, by the delta method, so an
-interval is longer towards the middle and never leaves the range.
+**Bounded statistics**, such as a share, are skewed near their bounds. Their intervals are made on the logit scale, by the delta method.
+They are longer towards the middle and stay in the range.
 
-`python -m benchmarks.coverage` measures how often all this covers the truth.
+`python -m benchmarks.coverage` measures how often the intervals cover the truth.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from ablation.analysis.results import Array, Band, Estimate
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-"""Of the bootstrap; the standard error from so many is exact to 2%."""
+"""Draws of the bootstrap, for a standard error within 2%."""
 ROUNDING = 1e-12
-"""An error below this part of the value is no spread: sums of the same numbers differ by as much."""
+"""A relative error below this is rounding, not spread."""
 
 Statistic: TypeAlias = Callable[[Array], Array]
 """[..., runs, tasks] -> [...]."""
@@ -39,7 +38,7 @@ StandardError: TypeAlias = Callable[[Statistic, Array], Array]
 
 
 class Range(NamedTuple):
-    """What a value can be."""
+    """Possible values."""
 
     low: float
     high: float
@@ -51,14 +50,13 @@ ANY = Range(-np.inf, np.inf)
 def limits(value: Array, error: Array, freedom: Array | float, within: Range, quantile: float | None = None) -> Band:
     """Student's interval around values, inside their range; all arrays [...].
 
-    low and high are NaN where it cannot be made: the error is not finite, or there is no spread at all, which says that the runs were
-    alike, not that others would be.
+    low and high are NaN if the error is not finite or there is no spread: equal runs do not show that others would be equal.
 
     Args:
         error: standard errors.
         freedom: degrees of freedom.
-        within: on a range with two ends the interval is made on the logit scale; at a single end it is cut off.
-        quantile: of Student's distribution, to have another one than CONFIDENCE asks for on both sides.
+        within: a range with two finite ends uses the logit scale; at a single finite end the interval is cut off.
+        quantile: of Student's distribution; None: the one of a two-sided interval at CONFIDENCE.
     """
     value, error, freedom = np.broadcast_arrays(value, error, freedom)
     known = np.isfinite(error) & (error > ROUNDING * np.abs(value)) & (freedom > 0)
@@ -66,7 +64,7 @@ def limits(value: Array, error: Array, freedom: Array | float, within: Range, qu
     reach[known] = student.ppf(quantile or (1 + CONFIDENCE) / 2, freedom[known]) * error[known]
     low, high = np.array(value - reach), np.array(value + reach)
     if np.isfinite(within.high - within.low):
-        # The scale has no ends; a smooth statistic is never at one while runs differ.
+        # The logit of a bound is infinite. A smooth statistic is inside the bounds as long as runs differ.
         width = within.high - within.low
         share = (value - within.low) / width
         inside = known & (share > 0) & (share < 1)
@@ -77,7 +75,7 @@ def limits(value: Array, error: Array, freedom: Array | float, within: Range, qu
 
 
 def jackknife(statistic: Statistic, values: Array) -> Array:
-    """Standard error of a smooth statistic of runs, from leaving out one after the other: [..., runs, tasks] -> [...].
+    """Standard error of a smooth statistic of runs, from leaving out one run at a time: [..., runs, tasks] -> [...].
 
     NaN for a single run.
     """
@@ -92,7 +90,7 @@ def jackknife(statistic: Statistic, values: Array) -> Array:
 def bootstrap(statistic: Statistic, values: Array) -> Array:
     """Standard error of any statistic of runs, from RESAMPLES draws of whole runs: [..., runs, tasks] -> [...]; NaN for a single run.
 
-    The draws are the same for equal numbers of runs, at every call.
+    The draws depend only on the number of runs.
     """
     runs = values.shape[-2]
     if runs < 2:
@@ -115,6 +113,6 @@ def of_mean(values: Array, within: Range = ANY) -> Band:
 
 
 def estimate(band: Band) -> Estimate:
-    """A band of a single value."""
+    """The estimate of a band with a single value."""
     value, low, high = (float(array) for array in band)
     return Estimate(value, None, None) if np.isnan(low) else Estimate(value, low, high)

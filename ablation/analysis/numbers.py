@@ -104,7 +104,7 @@ def estimate(found: Estimate, write: Write) -> str:
     """`value [low, high]`, or the value where there is no interval; with more digits than usual where two of them would look equal."""
     if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
         return write(found.value)
-    value, low, high = apart(found, write)
+    value, low, high = write_distinct(found, write)
     return f"{value} [{low}, {high}]"
 
 
@@ -112,7 +112,7 @@ def in_words(found: Estimate, write: Write) -> str:
     """`value (low to high)`, as `estimate` within a sentence."""
     if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
         return write(found.value)
-    value, low, high = apart(found, write)
+    value, low, high = write_distinct(found, write)
     return f"{value} ({low} to {high})"
 
 
@@ -121,12 +121,11 @@ def value_alone(found: Estimate, write: Write) -> str:
     return write(found.value)
 
 
-def apart(values: Sequence[float | None], write: Write) -> list[str]:
-    """The values, but for None, with as few digits more than usual as keep unequal ones unequal."""
-    written = ([write(value, extra) for value in values if value is not None] for extra in range(_MOST_EXTRA + 1))
+def write_distinct(values: Sequence[float | None], write: Write) -> list[str]:
+    """The text of each value, with more digits than usual if unequal values would look equal; "-" for None."""
+    written = [["-" if value is None else write(value, extra) for value in values] for extra in range(_MOST_EXTRA + 1)]
     # A difference that the most digits do not show is rounding.
-    unequal = len({write(value, _MOST_EXTRA) for value in values if value is not None})
-    return next(texts for texts in written if len(set(texts)) == unequal)
+    return next(texts for texts in written if len(set(texts)) == len(set(written[-1])))
 
 
 def listed(values: list[int]) -> str:

@@ -1,7 +1,6 @@
-"""What an ablation found, in three steps: runs as their folders tell of them, what statistics make of these, and nothing else.
+"""Data of an ablation: `Results` are read from run folders, and an `Analysis` is computed from them.
 
-The runs x tasks matrix of a variant exists in `Results.matrix` alone, which builds it from named runs and named tasks: nobody hands over an
-array whose axes could be the wrong way round.
+Only `Results.matrix` makes the runs x tasks matrix of a variant, from named runs and tasks, so that its axes cannot be swapped.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """What runs are compared by.
+    """The quantity that runs are compared by.
 
     Attributes:
         name: `score`, `success` or `return`.
         label: for axes and headings, with its scale: "human-normalised score (random 0, human 100)".
-        best: the value of an agent as good as the reference (100, 1); None where none is known, as for raw returns. The
-            optimality gap is the distance to it.
-        floor: the value of the reference that does nothing clever (0 of a score); None where none is known.
+        best: value of the reference agent (100 or 1), from which the optimality gap is measured; None if unknown, as for returns.
+        floor: value of the trivial reference (0 for a score); None if unknown.
     """
 
     name: str
@@ -40,7 +38,7 @@ class Curve:
     """A run's training, from metrics.jsonl.
 
     Attributes:
-        frames, seconds: [N], rising; seconds count the time that the run was at work, over all its resumptions.
+        frames, seconds: [N], rising; seconds of training, summed over resumptions.
         values: by task [N], the measure over the latest training episodes; NaN before a task's first.
     """
 
@@ -55,9 +53,9 @@ class Run:
 
     Attributes:
         name: of its folder.
-        variant: what it is a repetition of, such as "mi" or "mi core=mlstm"; runs of one variant differ in their seed alone.
+        variant: the setting that is compared, such as "mi" or "mi core=mlstm"; its runs differ in their seed only.
         values: by task, the mean of the measure over the evaluation's episodes.
-        probed: by probe and task, the same with another context (agents/evaluation/probes.py); empty without probes.
+        probed: by probe and task, the same with the context of the probe (agents/evaluation/probes.py); empty without probes.
         episodes: of each task in the evaluation.
         parameters, multiply_adds, frames, seconds, frames_per_second: of training; multiply_adds of one acting step.
         config: the whole configuration, dotted keys.
@@ -82,7 +80,7 @@ class Run:
 
 
 class Problem(NamedTuple):
-    """A run that the report goes without, or a doubt about one that it has; `reason` is a sentence."""
+    """A run that the report leaves out, or a doubt about one that it has; `reason` is a sentence."""
 
     run: str
     reason: str
@@ -94,11 +92,11 @@ class Results:
 
     Attributes:
         suite: name of the suite.
-        tasks: that every run was evaluated on, in the order of the suite.
-        variants: in the order in which they were asked for; each has at least one run.
+        tasks: of every evaluation, in the order of the suite.
+        variants: in the order of the command line; each has at least one run.
         runs: in the order of variants and seeds.
-        problems: what is missing, partial, double or does not belong, and why.
-        command: what made it; empty if unknown.
+        problems: runs that are missing, unfinished, repeated or not comparable, with the reason.
+        command: that made the grid; empty if unknown.
     """
 
     suite: str
@@ -115,23 +113,24 @@ class Results:
         return tuple(sorted(runs, key=lambda run: (run.seed, run.name)))
 
     def matrix(self, variant: str) -> Array:
-        """The values of a variant: [its runs, tasks]."""
+        """Values of a variant [its runs, tasks]."""
         return np.array([[run.values[task] for task in self.tasks] for run in self.of(variant)], np.float64)
 
 
 class Estimate(NamedTuple):
-    """A statistic with the 95% interval for what it would be over all seeds there are.
-
-    low and high are None where there is nothing to make an interval of: a single run, or runs that do not differ at all.
-    """
+    """A statistic with the 95% interval for its value over all seeds; low and high are None for a single run and for equal runs."""
 
     value: float
     low: float | None
     high: float | None
 
+    def __neg__(self) -> Estimate:
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return Estimate(-self.value, low, high)
+
 
 class Band(NamedTuple):
-    """Estimates along an axis: three arrays [N]; low and high are NaN where there is no interval, all three where there is no value."""
+    """Estimates along an axis [N]; low and high are NaN where there is no interval, all three where there is no value."""
 
     value: Array
     low: Array
@@ -143,10 +142,10 @@ class Efficiency:
     """How fast a variant learns.
 
     Attributes:
-        area: under the curve of the mean over tasks against frames, divided by the frames: the mean measure during training.
-        reached: of its runs, how many came to the threshold and stayed in the count to tell when.
-        frames_to, seconds_to: to the threshold, for each run in the order of seeds; infinite for a run that never came to it.
-        frames_to_median, seconds_to_median: over all runs; infinite where half of them never came to it.
+        area: under the curve of the mean over tasks, divided by the frames; the mean measure during training.
+        reached: number of runs that reached the threshold.
+        frames_to, seconds_to: to the threshold, for each run in the order of seeds; infinite if never reached.
+        frames_to_median, seconds_to_median: over all runs; infinite if half of them never reached it.
         frames_per_second: of training.
     """
 
@@ -161,14 +160,12 @@ class Efficiency:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """One variant against another, by a quantity that every run has, such as its mean over tasks.
-
-    The order is that in which the variants were asked for, not one of rank: of two that are not told apart none is the better one.
+    """Two variants, compared by a quantity of each run, such as its mean over tasks. Their order is that of the command line, no ranking.
 
     Attributes:
-        difference: of the means, `first` minus `second`, with an interval that holds for all pairs at once.
-        p: corrected for the number of pairs; 1 where a test is impossible.
-        claimed: whether the two are told apart: p is small, and the interval leaves out zero.
+        difference: of the means, `first` minus `second`; the intervals of all pairs hold together.
+        p: corrected for the number of pairs; 1 if a test is impossible.
+        claimed: whether the two are told apart: p < 5%, and the interval excludes zero.
     """
 
     first: str
@@ -179,24 +176,23 @@ class Comparison:
 
     @property
     def higher(self) -> str:
-        """The one with the higher mean. That means something only where the two are told apart."""
+        """The variant with the higher mean; meaningful only if the two are told apart."""
         return self.first if self.difference.value >= 0 else self.second
 
     @property
     def lower(self) -> str:
-        """The other one."""
+        """The other variant."""
         return self.second if self.difference.value >= 0 else self.first
 
     @property
     def gain(self) -> Estimate:
         """`higher` minus `lower`."""
-        value, low, high = self.difference
-        return self.difference if value >= 0 else Estimate(-value, _minus(high), _minus(low))
+        return self.difference if self.difference.value >= 0 else -self.difference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the runs support, in words, and what they do not. `comparisons` of every pair; `sentences` for people, the main one first."""
+    """Comparisons of every pair, and sentences on what the runs support, the main one first."""
 
     comparisons: tuple[Comparison, ...]
     sentences: tuple[str, ...]
@@ -204,20 +200,17 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
-    """What statistics make of `Results`; every mapping is keyed by variant first, in the order of `Results.variants`.
+    """Statistics of `Results`. Mappings have the variant as first key, in the order of `Results.variants`.
 
     Attributes:
-        aggregates: over runs and tasks, by name of `ablation.analysis.statistics.AGGREGATES`: iqm, median, mean, optimality_gap (left out
-        where
-            `Measure.best` is unknown).
+        aggregates: over runs and tasks, by name of `statistics.AGGREGATES`; no optimality_gap if `Measure.best` is unknown.
         tasks: by task, the mean over runs.
-        profile_values: [N] values of the measure; `profiles`: for each, the share of runs x tasks above it.
-        improvement: by variant and each other variant, the probability that a run of the first beats one of the second on a task drawn at
-            random.
+        profile_values: [N] values of the measure; `profiles`: the share of runs x tasks above each.
+        improvement: by variant and other variant, the probability that a run of the first beats one of the second on a random task.
         threshold: of the sample efficiency, in the measure's unit, and `efficiency` by variant.
-        paces: by name of `ablation.analysis.efficiency.PACES`, every pair of variants compared by it; without those that have no value.
-        frames: [N] common to all curves; `curves`: by variant and task, and under "" for the mean over tasks, mean over runs.
-        probes: by probe, what the mean over tasks loses under it; empty without probes.
+        paces: by name of `efficiency.PACES`, the comparisons of every pair; names without a value are left out.
+        frames: [N] of all curves; `curves`: by variant and task, and "" for the mean over tasks, the mean over runs.
+        probes: by probe, the loss of the mean over tasks; empty without probes.
         resampled: how intervals were made, one sentence.
     """
 
@@ -234,7 +227,3 @@ class Analysis:
     probes: Mapping[str, Mapping[str, Estimate]]
     resampled: str
     verdict: Verdict
-
-
-def _minus(value: float | None) -> float | None:
-    return None if value is None else -value

@@ -1,14 +1,15 @@
-"""What is said of a variant's matrix of runs x tasks: aggregates, tasks, performance profiles, improvement, probes (Agarwal et al. 2021).
+"""Statistics of a variant's matrix of runs x tasks: aggregates, tasks, performance profiles, improvement, probes (Agarwal et al. 2021).
 
 Point estimates are those of the paper; intervals are those of ablation/analysis/intervals.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from scipy.stats import trim_mean  # type: ignore[import-untyped]
 
 from ablation.analysis.intervals import (
     ANY,
@@ -24,18 +25,12 @@ from ablation.analysis.intervals import (
 )
 from ablation.analysis.results import Array, Band, Estimate, Measure, Results
 
-PROFILE_VALUES = 101
+PROFILE_POINTS = 101
 
 
 def interquartile_mean(values: Array) -> Array:
-    """Mean of the middle half of all runs x tasks: [..., runs, tasks] -> [...].
-
-    That is scipy.stats.trim_mean(values, 0.25, axis=None) of each matrix: of N values, int(N / 4) are cut off at either end.
-    """
-    ordered = np.sort(values.reshape(*values.shape[:-2], -1), axis=-1)
-    number = ordered.shape[-1]
-    cut = number // 4
-    return np.asarray(ordered[..., cut : number - cut].mean(axis=-1))
+    """Mean of the middle half of all runs x tasks, without int(N / 4) of the N values at either end: [..., runs, tasks] -> [...]."""
+    return np.asarray(trim_mean(values.reshape(*values.shape[:-2], -1), 0.25, axis=-1))
 
 
 def median(values: Array) -> Array:
@@ -49,7 +44,7 @@ def mean(values: Array) -> Array:
 
 
 def optimality_gap(values: Array, best: float) -> Array:
-    """Mean over runs and tasks of what is wanting to `best`; what is above it makes up for nothing: [..., runs, tasks] -> [...]."""
+    """Mean over runs and tasks of the distance to `best`, 0 for values above it: [..., runs, tasks] -> [...]."""
     return np.asarray(best - np.minimum(values, best).mean(axis=(-2, -1)))
 
 
@@ -62,14 +57,14 @@ AGGREGATES: dict[str, Callable[..., Array]] = {
 """Section 4.3 of the paper."""
 
 
-def possible(measure: Measure) -> Range:
-    """The values that a measure can have, as far as is known: a success is a share."""
+def value_range(measure: Measure) -> Range:
+    """Possible values of a measure: 0 to 1 for a success, else unbounded."""
     return Range(0.0, 1.0) if measure.name == "success" else ANY
 
 
-def differences(measure: Measure) -> Range:
-    """The same for what two values differ by."""
-    low, high = possible(measure)
+def difference_range(measure: Measure) -> Range:
+    """Possible differences of two values."""
+    low, high = value_range(measure)
     return Range(low - high, high - low)
 
 
@@ -80,7 +75,7 @@ def aggregate(name: str, values: Array, measure: Measure) -> Band:
         KeyError: there is no such aggregate.
         ValueError: `optimality_gap` of a measure whose best is unknown.
     """
-    within = possible(measure)
+    within = value_range(measure)
     statistic: Statistic = AGGREGATES[name]
     if name == "optimality_gap":
         if measure.best is None:
@@ -88,16 +83,15 @@ def aggregate(name: str, values: Array, measure: Measure) -> Band:
         statistic = partial(optimality_gap, best=measure.best)
         return of_statistic(statistic, values, Range(max(0.0, measure.best - within.high), measure.best - within.low))
     if name == "iqm" and values.shape[-2] * values.shape[-1] >= 4:
-        # Of fewer it is the mean. Its trimming has jumps that the jackknife does not see; and it cuts off the very skew that the logit
-        # scale is for: near a bound its error can be large beside the distance to the bound, and an interval on the logit scale would
-        # be all that is possible.
+        # Of fewer values it is the mean. The jackknife misses the jumps of its trimming. The logit scale does not fit either: trimming
+        # removes the skew, and near a bound the error can be large relative to the distance, which would give the whole range.
         free = of_statistic(statistic, values, ANY, bootstrap)
         return Band(free.value, np.clip(free.low, *within), np.clip(free.high, *within))
     return of_statistic(statistic, values, within, jackknife)
 
 
 def aggregates(results: Results) -> dict[str, dict[str, Estimate]]:
-    """By variant and name of AGGREGATES."""
+    """Estimates by variant and name of AGGREGATES."""
     measure = results.measure
     names = [name for name in AGGREGATES if name != "optimality_gap" or measure.best is not None]
     return {
@@ -107,20 +101,20 @@ def aggregates(results: Results) -> dict[str, dict[str, Estimate]]:
 
 
 def tasks(results: Results) -> dict[str, dict[str, Estimate]]:
-    """By variant and task, the mean over runs."""
+    """Mean over runs, by variant and task."""
     found = {}
     for variant in results.variants:
-        bands = zip(*of_mean(results.matrix(variant), possible(results.measure)), strict=True)
+        bands = zip(*of_mean(results.matrix(variant), value_range(results.measure)), strict=True)
         found[variant] = {task: estimate(Band(*band)) for task, band in zip(results.tasks, bands, strict=True)}
     return found
 
 
 def profile_values(results: Results) -> Array:
-    """PROFILE_VALUES values [N] from the lowest to the highest of all runs x tasks; for a success, from 0 to 1."""
-    within = possible(results.measure)
+    """PROFILE_POINTS values [N] from the lowest to the highest of all runs x tasks; for a success, from 0 to 1."""
+    within = value_range(results.measure)
     values = np.concatenate([results.matrix(variant).ravel() for variant in results.variants])
     low, high = within if np.isfinite(within).all() else (values.min(), values.max())
-    return np.linspace(low, high if high > low else low + 1, PROFILE_VALUES)
+    return np.linspace(low, high if high > low else low + 1, PROFILE_POINTS)
 
 
 def profile(values: Array, at: Array) -> Band:
@@ -132,9 +126,9 @@ def improvement(values: Array, others: Array) -> Estimate:
     """The probability that a run of `values` [runs, tasks] beats one of `others` [runs, tasks] on a task drawn at random.
 
     The mean over tasks of Mann & Whitney's U / (runs x runs), ties counted half (the paper, section 4.3), with the variance of DeLong et
-    al. (1988): that of each run's share of wins, on either side. Where every run of one variant beats every one of the other on every
-    task there is no variance; but if the probability were p, that would happen to n disjoint pairs of runs with at most p^n, so p is
-    at least the n-th root of 2.5%.
+    al. (1988): that of each run's share of wins, on both sides. If every run of one variant beats every run of the other on every task,
+    there is no variance. With probability p, n disjoint pairs of runs show that with probability at most p^n, so p is at least the n-th
+    root of 2.5%.
     """
     wins = (values[:, None] > others).astype(np.float64) + 0.5 * (values[:, None] == others)
     shares = wins.mean(axis=-1)
@@ -151,13 +145,13 @@ def improvement(values: Array, others: Array) -> Estimate:
 
 
 def satterthwaite(parts: Array, runs: Array) -> Array:
-    """Degrees of freedom of a sum of variances of means, [2, ...] of so many runs each [2, ...]; NaN where both are zero (Welch 1947)."""
+    """Degrees of freedom of a sum of two variances of means [2, ...] of `runs` [2, ...]; NaN if both are zero (Welch 1947)."""
     weights = parts / np.where(parts.sum(axis=0) > 0, parts.sum(axis=0), np.nan)
     return np.asarray(1 / (weights**2 / (runs - 1)).sum(axis=0))
 
 
 def improvements(results: Results) -> dict[str, dict[str, Estimate]]:
-    """By variant and each other variant."""
+    """Estimates by variant and each other variant."""
     matrices = {variant: results.matrix(variant) for variant in results.variants}
     return {
         variant: {other: improvement(matrix, others) for other, others in matrices.items() if other != variant}
@@ -166,7 +160,7 @@ def improvements(results: Results) -> dict[str, dict[str, Estimate]]:
 
 
 def probes(results: Results) -> dict[str, dict[str, Estimate]]:
-    """By variant and probe, what the mean over tasks loses under it, over those runs that were probed on every task."""
+    """Loss of the mean over tasks by variant and probe, over the runs that were probed on every task."""
     names = list(dict.fromkeys(probe for run in results.runs for probe in run.probed))
     found: dict[str, dict[str, Estimate]] = {variant: {} for variant in results.variants}
     for variant in results.variants:
@@ -174,12 +168,8 @@ def probes(results: Results) -> dict[str, dict[str, Estimate]]:
             losses = [
                 np.mean([run.values[task] - run.probed[probe][task] for task in results.tasks])
                 for run in results.of(variant)
-                if probe in run.probed and _covers(run.probed[probe], results.tasks)
+                if run.probed.get(probe, {}).keys() >= set(results.tasks)
             ]
             if losses:
-                found[variant][probe] = estimate(of_mean(np.array(losses), differences(results.measure)))
+                found[variant][probe] = estimate(of_mean(np.array(losses), difference_range(results.measure)))
     return found
-
-
-def _covers(values: Mapping[str, float], tasks: tuple[str, ...]) -> bool:
-    return all(task in values for task in tasks)

@@ -1,10 +1,10 @@
-"""Which variants differ: every pair, tested so that among variants that are all alike hardly ever any two are said to differ.
+"""Which variants differ: every pair, tested with a correction that keeps false claims among equal variants rare.
 
 Tamhane's T2 (1979, "A Comparison of Procedures for Multiple Comparisons of Means with Unequal Variances"): Welch's t on the runs' means
-over tasks, with Sidak's correction for the number of pairs. It asks for no equal variances, and the same limits make its tests and its
-intervals. The procedure of Games & Howell (1976), scipy.stats.tukey_hsd(equal_var=False), finds more, but among 12 variants of 5 runs
-that are all alike it finds a difference in 8 of 100 ablations. `python -m benchmarks.coverage` has the figures, and shows where this
-procedure, too, is at its end: runs that are both strongly skewed and of unequal spread.
+over tasks, with Sidak's correction for the number of pairs. It does not assume equal variances, and its tests and intervals agree. The
+procedure of Games & Howell (1976), scipy.stats.tukey_hsd(equal_var=False), has more power, but claims a difference in 8 of 100 ablations of
+12 equal variants with 5 runs each. `python -m benchmarks.coverage` has the figures. It also shows where this procedure fails: runs that
+are both strongly skewed and of unequal spread.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import t as student  # type: ignore[import-untyped]
 
-from ablation.analysis.efficiency import of_every_run, speeds
+from ablation.analysis.efficiency import comparable_paces, speeds
 from ablation.analysis.intervals import ANY, CONFIDENCE, ROUNDING, Range, estimate, limits
 from ablation.analysis.results import Array, Band, Comparison, Estimate, Results, Verdict
 from ablation.analysis.sentences import sentences
-from ablation.analysis.statistics import differences, satterthwaite
+from ablation.analysis.statistics import difference_range, satterthwaite
 
 
 def verdict(results: Results, probes: Mapping[str, Mapping[str, Estimate]]) -> Verdict:
-    """Of `results`; `probes` as in Analysis."""
+    """The verdict on `results`; `probes` as in Analysis."""
     means = {variant: results.matrix(variant).mean(axis=1) for variant in results.variants}
-    comparisons = compare(means, differences(results.measure))
+    comparisons = compare(means, difference_range(results.measure))
     return Verdict(
         comparisons=comparisons, sentences=sentences(results, means, comparisons, probes, compare(speeds(results)))
     )
 
 
 def paces(results: Results, threshold: float) -> dict[str, tuple[Comparison, ...]]:
-    """Every pair of variants by each of `ablation.analysis.efficiency.PACES`, among the variants that have a value."""
-    found = {name: compare(of_runs, ANY) for name, of_runs in of_every_run(results, threshold).items()}
+    """Comparisons of every pair of variants by each of `efficiency.PACES`, among the variants with a value."""
+    found = {name: compare(of_runs, ANY) for name, of_runs in comparable_paces(results, threshold).items()}
     return {name: comparisons for name, comparisons in found.items() if comparisons}
 
 
 def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison, ...]:
-    """Every pair of variants, in the order of `means`.
+    """Comparisons of every pair of variants, in the order of `means`.
 
     Args:
-        means: by variant [its runs], such as each run's mean over tasks.
-        within: what a difference can be.
+        means: by variant, one value for each run, such as its mean over tasks.
+        within: range of possible differences.
     """
     pairs = list(combinations(means, 2))
     if not pairs:
@@ -69,22 +69,22 @@ def welch(samples: Array) -> tuple[Array, Array, Array]:
     """Differences of means, their standard errors and degrees of freedom (Welch 1947), each [...].
 
     Args:
-        samples: [3, 2, ...]: mean, variance and number of runs of either side. The variance of a single run is NaN.
+        samples: [3, 2, ...]: mean, variance and number of runs of both sides. The variance of a single run is NaN.
     """
     mean, variance, runs = samples
-    # Beside the means, not beside their difference, which may be rounding as well.
+    # Relative to the means: their difference may be a rounding error itself.
     parts = np.where(np.sqrt(variance) <= ROUNDING * np.abs(mean), 0.0, variance) / runs
     return mean[0] - mean[1], np.sqrt(parts.sum(axis=0)), satterthwaite(parts, runs)
 
 
 def simultaneous(value: Array, error: Array, freedom: Array, within: Range) -> tuple[Band, Array]:
-    """Intervals that hold for all pairs at once, and p corrected for their number.
+    """Intervals that hold for all pairs together, and p corrected for the number of pairs.
 
     Args:
-        value, error, freedom: [pairs, ...], of t tests.
+        value, error, freedom: [pairs, ...], differences, standard errors and degrees of freedom.
 
     Returns:
-        low and high are NaN, and p is 1, where there is no spread to test with.
+        The band and p [pairs, ...]. Without spread, low and high are NaN and p is 1.
     """
     pairs = len(value)
     each = -np.expm1(np.log(CONFIDENCE) / pairs)

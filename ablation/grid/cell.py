@@ -1,6 +1,6 @@
-"""One cell in a process of its own:  python -m ablation.grid.cell <cell folder> <threads> <cores, or empty> <process that started it>
+"""Runs one cell in its own process:  python -m ablation.grid.cell <cell folder> <threads> <cores, or empty> <id of the parent process>
 
-It trains from where its run folder stands, evaluates, and ends; with the process that started it it ends too, saved.
+Resumes training, evaluates and exits. When the parent process dies, it saves and exits too.
 """
 
 from __future__ import annotations
@@ -16,56 +16,57 @@ from agents.cli.signals import INTERRUPTED, end_with_the_parent, raise_at_signal
 from agents.run.lock import sole_writer
 
 if __name__ == "__mp_main__":
-    # This is an actor of the cell, which imports the main module before anything else.
+    # An actor process of the cell: it imports the main module first.
     end_with_the_parent()
 
 _PR_SET_PDEATHSIG = 1
-"""Linux's prctl.h."""
+"""From linux/prctl.h."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit codes as train.py: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
+    """Exit codes of train.py: 0 done, 1 failed and saved, 2 bad input, 130 interrupted and saved."""
     folder, threads, cores, parent = Path(arguments[0]), int(arguments[1]), arguments[2], int(arguments[3])
-    # Ray's processes block it, and so would everything that is started from here.
+    # Ray's processes block SIGINT, and children inherit the mask.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # The grid sends it, even where a shell has told the grid to ignore it.
+    # The grid sends SIGINT, also if a shell started the grid with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(os, "sched_setaffinity"):
         if cores:
-            # Before anything counts them.
+            # Before any library counts the cores.
             os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
-            # It ended before it could be asked to tell.
+            # The parent died before prctl took effect.
             return INTERRUPTED
-    # The same cell of a grid that was killed may still be saving.
+    # The same cell of a killed grid may still be saving.
     with sole_writer(folder, wait=True):
         return run(folder, threads=threads)
 
 
 def run(folder: Path, *, threads: int) -> int:
-    """Trains and evaluates what cell.json asks for, as far as that is not done yet."""
-    # Imported here, because torch looks at the cores when it is imported.
-    import evaluate
-    import train
+    """Trains and evaluates what cell.json asks for and the run folder does not hold yet; returns the exit code."""
+    # Imported after the affinity is set, because torch counts the cores at import.
+    from ablation.grid.entry_points import load_entry_point
     from ablation.grid.grid import evaluated, load_cell, trained
     from agents.cli.exit_codes import DONE, exit_code
     from envs.suites import make_spec
 
-    def play() -> int:
+    train = load_entry_point("train")
+
+    def train_and_evaluate() -> int:
         cell = load_cell(folder)
         if not trained(cell):
-            code = train.train(cell.train, make_spec(cell.train.env), pause_at=cell.pause_at)
+            code: int = train.train(cell.train, make_spec(cell.train.env), pause_at=cell.pause_at)
             if code != DONE:
                 return code
-        # An evaluation has nothing to save.
+        # An evaluation saves nothing, so a signal ends it at once.
         raise_at_signals()
         if cell.evaluate and not evaluated(cell):
             cell.evaluate.threads = threads
-            return evaluate.evaluate(cell.evaluate)
+            return int(load_entry_point("evaluate").evaluate(cell.evaluate))
         return DONE
 
-    return exit_code(play, failures=train.FAILURES)
+    return exit_code(train_and_evaluate, failures=train.FAILURES)
 
 
 if __name__ == "__main__":

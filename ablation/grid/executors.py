@@ -1,49 +1,37 @@
-"""Which place plays the cells of a grid or of a population: the processes of this machine, or a cluster."""
+"""Chooses the executor of a grid or population: processes of this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from ablation.grid.grid import CLUSTER, Cell
-from ablation.grid.local_executor import Processes, available_cores
-from ablation.grid.ray_executor import Cluster, check_room, connected
+from ablation.grid.local_executor import LocalExecutor, available_cores
+from ablation.grid.ray_executor import RayExecutor, check_room, connect
 from ablation.grid.scheduler import Executor
-from conf.schema import RuntimeConfig
-
-
-class Shared(Protocol):
-    """What a configuration says of it.
-
-    Attributes:
-        parallel: cells at a time; 0 = as many as there is room for.
-    """
-
-    runtime: RuntimeConfig
-    parallel: int
+from conf.ablate_schema import AblateConfig
+from conf.population_schema import PopulationConfig
 
 
 @contextlib.contextmanager
-def executor_for(config: Shared, cells: Sequence[Cell], say: Callable[[str], object]) -> Iterator[Executor]:
-    """The place, for as long as the context lasts.
+def open_executor(
+    config: AblateConfig | PopulationConfig, cells: Sequence[Cell], say: Callable[[str], object]
+) -> Iterator[Executor]:
+    """The executor for `cells`; a cluster is disconnected at the end of the context.
+
+    Without `config.parallel`, this machine runs one cell at a time, or one per core if the runtime is serial.
 
     Args:
-        cells: that will be played there.
-        say: is given a sentence when something is worth telling.
+        say: receives warnings and notices, one sentence each.
 
     Raises:
-        InputError: there is no such cluster, or none of its machines could ever play a cell.
+        InputError: the cluster does not answer, or no machine of it can ever run a cell.
     """
-    if config.runtime.name != CLUSTER:
-        yield Processes(config.parallel or cells_at_a_time(config.runtime))
+    runtime = config.runtime
+    if runtime.name != CLUSTER:
+        yield LocalExecutor(config.parallel or (len(available_cores()) if runtime.name == "serial" else 1))
         return
-    with connected(config.runtime.address):
-        if warning := check_room(cells, alone=not config.runtime.address):
+    with connect(runtime.address):
+        if warning := check_room(cells, alone=not runtime.address):
             say(warning)
-        yield Cluster(config.parallel, say)
-
-
-def cells_at_a_time(runtime: RuntimeConfig) -> int:
-    """On this machine: as many as there are cores where each run takes one."""
-    return len(available_cores()) if runtime.name == "serial" else 1
+        yield RayExecutor(config.parallel, say)

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablation.run_files import CELL, GRID, read_evaluation, read_grid, read_paused, read_result
+from ablation.load import (
+    CELL_FILE,
+    GRID_FILE,
+    HOUSEKEEPING_KEYS,
+    read_evaluation,
+    read_grid,
+    read_paused_frames,
+    read_result,
+)
 from agents.evaluation.episodes import SEEDED_ONCE
 from agents.evaluation.probes import ALL, PROBES
 from agents.run.folder import CONFIG
@@ -35,7 +43,7 @@ from conf.loading import (
     train_from_dict,
     train_part,
 )
-from conf.schema import MAY_CHANGE_ON_RESUME, EvaluateConfig, TrainConfig
+from conf.schema import EvaluateConfig, TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import make_spec, settle
 from system.errors import InputError
@@ -51,17 +59,11 @@ CLUSTER = "cluster"
 _TAIL_BYTES = 2**20
 """Of metrics.jsonl, in which its last line lies."""
 
-NOT_OF_THE_EXPERIMENT = set(MAY_CHANGE_ON_RESUME) - {
-    *("total_frames", "stop_at_success", "precision", "runtime.name", "log_frames")
-}
-"""Keys whose change leaves what is learned, and what is told of it, as it is."""
-
-
 _LISTS = ("fusions", "seeds", "folders")
 _OF_THE_GRID = {field.name for field in dataclasses.fields(AblateConfig)} - {
     field.name for field in dataclasses.fields(TrainConfig)
 }
-_NO_AXES = NOT_OF_THE_EXPERIMENT | {"log_frames"}
+_NO_AXES = HOUSEKEEPING_KEYS | {"log_frames"}
 _NOT_COMPARED = _NO_AXES | {"seed", "match_params"}
 """Keys in which two runs may differ that are the same agent, trained in the same way."""
 
@@ -243,7 +245,7 @@ def claim(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
     known = read_grid(folder)
     listed = {row["name"]: row for row in known.get("cells", [])}
     listed |= {cell.name: {"name": cell.name, "variant": cell.variant, "seed": cell.seed} for cell in cells}
-    write_json(folder / GRID, {"cells": list(listed.values()), "command": list(command)})
+    write_json(folder / GRID_FILE, {"cells": list(listed.values()), "command": list(command)})
 
 
 def differences(cell: Cell, but: Collection[str] = ()) -> None:
@@ -255,7 +257,7 @@ def differences(cell: Cell, but: Collection[str] = ()) -> None:
     if not (cell.folder / CONFIG).exists():
         return
     wanted, found = flatten(to_dict(cell.train)), flatten(to_dict(load_train(cell.folder / CONFIG)))
-    free = NOT_OF_THE_EXPERIMENT | set(but)
+    free = HOUSEKEEPING_KEYS | set(but)
     keys = [key for key in sorted(wanted | found) if key not in free and wanted.get(key) != found.get(key)]
     if keys:
         listed = ", ".join(f"{key}={wanted.get(key)} (the run has {found.get(key)})" for key in keys)
@@ -269,12 +271,12 @@ def save_cell(cell: Cell) -> None:
     cell.folder.mkdir(parents=True, exist_ok=True)
     content = {"name": cell.name, "variant": cell.variant, "seed": cell.seed, "pause_at": cell.pause_at}
     evaluate = to_dict(cell.evaluate) if cell.evaluate else None
-    write_json(cell.folder / CELL, content | {"train": to_dict(cell.train), "evaluate": evaluate})
+    write_json(cell.folder / CELL_FILE, content | {"train": to_dict(cell.train), "evaluate": evaluate})
 
 
 def load_cell(folder: Path) -> Cell:
     """The cell of `save_cell`; InputError when the file does not hold one."""
-    path = folder / CELL
+    path = folder / CELL_FILE
     content = read_json(path)
     try:
         assert content is not None
@@ -291,7 +293,7 @@ def load_cell(folder: Path) -> Cell:
 
 def trained(cell: Cell) -> bool:
     """Whether the cell's run has come to its end, or as far as it is asked for now."""
-    return bool(read_result(cell.folder)) or 0 < cell.pause_at <= read_paused(cell.folder)
+    return bool(read_result(cell.folder)) or 0 < cell.pause_at <= read_paused_frames(cell.folder)
 
 
 def evaluated(cell: Cell) -> bool:

@@ -1,8 +1,7 @@
-"""Plays cells on this machine: in processes of their own, a few at a time, each on cores of its own."""
+"""Runs cells as child processes of this machine, a few at a time, each pinned to its own cores."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -12,75 +11,76 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablation.grid.entry_points import ROOT
 from ablation.grid.grid import Cell, save_cell
-from ablation.grid.scheduler import End
+from ablation.grid.scheduler import Exit
 from agents.setup.machine import num_cores
 from system.errors import InputError
 from system.files import open_ordinary
 
-_ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 60.0
-"""For which an interrupted cell may save."""
+SAVE_SECONDS = 60.0
+"""An interrupted cell is killed if it has not saved and ended after this time."""
 
 
 @dataclass(slots=True)
-class Process:
-    """A cell that is being played, on these cores."""
+class LocalCell:
+    """A cell in a child process."""
 
     cell: Cell
-    popen: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes]
     cores: tuple[int, ...]
 
-    def begun(self) -> bool:
-        """There is nothing to wait for."""
+    def has_begun(self) -> bool:
+        """Always: the process exists."""
         return True
 
-    def ended(self) -> End | None:
+    def poll(self) -> Exit | None:
         """See ablation/grid/scheduler.py."""
-        code = self.popen.poll()
-        return None if code is None else End(code)
+        code = self.process.poll()
+        return None if code is None else Exit(code)
 
 
-class Processes:
-    """This machine as a place for cells.
-
-    Args:
-        parallel: cells at a time, between which the cores that this process may use are divided.
-    """
+class LocalExecutor:
+    """Runs up to `parallel` cells at a time and divides the available cores between them."""
 
     def __init__(self, parallel: int) -> None:
-        self._free = share(sorted(available_cores()), parallel)
-        self._playing: list[Process] = []
+        self._free = split_cores(sorted(available_cores()), parallel)
+        self._running: list[LocalCell] = []
 
-    def start(self, cell: Cell) -> Process | None:
-        """Begins to play a cell on the next cores that are free."""
-        for ended in [process for process in self._playing if process.popen.poll() is not None]:
-            self._playing.remove(ended)
+    def start(self, cell: Cell) -> LocalCell | None:
+        """Starts a cell on the next free cores."""
+        for ended in [one for one in self._running if one.poll() is not None]:
+            self._running.remove(ended)
             self._free.append(ended.cores)
         if not self._free:
             return None
         save_cell(cell)
         cores = self._free.pop(0)
-        self._playing.append(Process(cell, start(cell.folder, len(cores), cores), cores))
-        return self._playing[-1]
+        self._running.append(LocalCell(cell, start_process(cell.folder, len(cores), cores), cores))
+        return self._running[-1]
 
     def stop(self) -> None:
-        """Ends all cells as Ctrl-C would, and waits until they have saved."""
-        stop([process.popen for process in self._playing])
+        """Interrupts all cells and waits until they have saved."""
+        stop_processes(one.process for one in self._running)
 
 
-def start(folder: Path, threads: int, cores: Sequence[int] = (), where: str | None = None) -> subprocess.Popen[bytes]:
-    """Begins to play the cell in that folder. What it prints goes to cell.log there.
+def start_process(
+    folder: Path, threads: int, cores: Sequence[int] = (), where: str | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts the cell of a folder. Its output goes to cell.log there.
 
     Args:
         threads: for its evaluation.
-        cores: to run on; none = all that this process may use.
-        where: the folder to run in, which relative paths begin at.
+        cores: to pin it to; empty = all that this process may use.
+        where: working directory, the base of relative paths.
+
+    Raises:
+        InputError: cell.log cannot be written.
     """
-    # -P: a folder called `envs` where the user stands is not ours.
+    # -P: a folder called `envs` in the working directory must not shadow the package.
     command = [sys.executable, "-P", "-m", "ablation.grid.cell", os.fspath(folder), str(threads)]
     command += [",".join(map(str, cores)), str(os.getpid())]
-    path = os.pathsep.join([os.fspath(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([os.fspath(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         log = open_ordinary(folder / "cell.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
@@ -88,7 +88,7 @@ def start(folder: Path, threads: int, cores: Sequence[int] = (), where: str | No
             f"{folder / 'cell.log'} cannot be written ({error.strerror}): delete or rename it, and give the same command again."
         ) from error
     with os.fdopen(log, "ab"):
-        # A group of its own: Ctrl-C in the terminal reaches the grid, which passes it on once.
+        # A separate process group: Ctrl-C reaches the grid only, which then interrupts each cell once.
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -100,30 +100,31 @@ def start(folder: Path, threads: int, cores: Sequence[int] = (), where: str | No
         )
 
 
-def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Ends cells as Ctrl-C would, and waits until they have saved."""
+def stop_processes(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Interrupts cells and waits until they have saved; kills those that take longer than SAVE_SECONDS."""
     processes = list(processes)
     for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
-    until = time.monotonic() + PATIENCE_SECONDS
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + SAVE_SECONDS
     for process in processes:
         try:
-            process.wait(max(0.0, until - time.monotonic()))
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def share(cores: Sequence[int], parallel: int) -> list[tuple[int, ...]]:
-    """The cores in `parallel` parts that differ by one core at most."""
-    parts = min(parallel, len(cores))
-    return [tuple(cores[number::parts]) for number in range(parts)]
+def split_cores(cores: Sequence[int], parallel: int) -> list[tuple[int, ...]]:
+    """The cores in at most `parallel` groups whose sizes differ by at most one."""
+    groups = min(parallel, len(cores))
+    return [tuple(cores[number::groups]) for number in range(groups)]
 
 
 def available_cores() -> set[int]:
-    """That this process may use. Where a container gives it the time of fewer than it may run on, it is some that follow each other, from
-    one on that its number decides, so that containers do not all crowd on the first ones.
+    """Cores that this process may use.
+
+    A container with a CPU quota gets that many consecutive cores, starting at one that depends on the process id. Several
+    containers on one machine then do not all use the first cores.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     first = os.getpid() % len(cores)

@@ -1,11 +1,11 @@
-"""Plays runs: starts those that are not finished wherever there is room for them, and looks after them until the last one has ended."""
+"""Runs the unfinished cells of a grid on an executor until the last one has ended."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -16,11 +16,11 @@ from system.files import read_lines
 _POLL_SECONDS = 0.5
 
 _TAIL_BYTES = 2**16
-"""Of cell.log, in which an error message is looked for."""
+"""Size of the end of cell.log that is searched for an error message."""
 
 
 class State(StrEnum):
-    """Of a cell."""
+    """State of a cell."""
 
     WAITING = "waiting"
     TRAINING = "training"
@@ -30,104 +30,91 @@ class State(StrEnum):
 
 
 @dataclass(slots=True)
-class Progress:
-    """Where a cell stands. frames: trained so far; reason: why it failed, one line."""
+class CellStatus:
+    """State of a cell, the frames that it has trained, and for a failed cell the reason in one line."""
 
     state: State = State.WAITING
     frames: int = 0
     reason: str = ""
 
 
-class End(NamedTuple):
-    """How a cell has ended: its exit code, and why, where cell.log does not know."""
+class Exit(NamedTuple):
+    """Exit code of a cell, and a reason that cell.log does not hold."""
 
     code: int
     reason: str = ""
 
 
-class Playing(Protocol):
-    """A cell that has been given to a place."""
+class RunningCell(Protocol):
+    """A cell that an executor has started."""
 
     cell: Cell
 
-    def begun(self) -> bool:
-        """Whether it is being played, and not waiting for a machine."""
+    def has_begun(self) -> bool:
+        """Whether a process runs the cell; False while it waits for a machine."""
 
-    def ended(self) -> End | None:
-        """How it has ended; None while it has not."""
+    def poll(self) -> Exit | None:
+        """How the cell ended; None while it runs or waits."""
 
 
 class Executor(Protocol):
-    """Where cells are played: the processes of this machine (ablation/grid/local_executor.py), or a cluster
-    (ablation/grid/ray_executor.py)."""
+    """Runs cells as processes of this machine (local_executor.py) or on a Ray cluster (ray_executor.py)."""
 
-    def start(self, cell: Cell) -> Playing | None:
-        """Writes a cell's folder and begins to play it; None, and nothing written, where there is no room for another one now."""
+    def start(self, cell: Cell) -> RunningCell | None:
+        """Writes cell.json and starts the cell; None, with nothing written, if there is no room now."""
 
     def stop(self) -> None:
-        """Ends everything that is being played as Ctrl-C would, and waits until it has saved."""
+        """Interrupts all cells and waits until they have saved."""
 
 
-@dataclass(slots=True)
-class Run:
-    """Cells that are being played.
+def run_cells(
+    cells: Sequence[Cell], executor: Executor, on_change: Callable[[Mapping[str, CellStatus]], object]
+) -> dict[str, CellStatus]:
+    """Runs the cells that are not finished, in order. A failed cell does not stop the others.
 
     Args:
-        cells: all of them; those that are finished are left as they are.
-        place: where.
-        changed: called after every look at the cells, with where each stands, by name.
+        on_change: called after every poll with the status of every cell by name.
+
+    Raises:
+        KeyboardInterrupt: after every cell has saved and ended.
     """
+    status = {
+        cell.name: CellStatus(State.FINISHED if evaluated(cell) else State.WAITING, frames(cell)) for cell in cells
+    }
+    waiting = [cell for cell in cells if status[cell.name].state is State.WAITING]
+    running: list[RunningCell] = []
+    try:
+        on_change(status)
+        while waiting or running:
+            while waiting and (started := executor.start(waiting[0])):
+                running.append(started)
+                del waiting[0]
+            running = [one for one in running if not _update(status[one.cell.name], one)]
+            on_change(status)
+            if running:
+                time.sleep(_POLL_SECONDS)
+    finally:
+        executor.stop()
+    return status
 
-    cells: Sequence[Cell]
-    place: Executor
-    changed: Callable[[Mapping[str, Progress]], object]
-    progress: dict[str, Progress] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.progress = {
-            cell.name: Progress(State.FINISHED if evaluated(cell) else State.WAITING, frames(cell))
-            for cell in self.cells
-        }
-
-    def play(self) -> dict[str, Progress]:
-        """Plays what is not finished, in order. A cell that fails does not stop the others.
-
-        Raises:
-            KeyboardInterrupt: after every cell has ended, saved.
-        """
-        waiting = [cell for cell in self.cells if self.progress[cell.name].state is State.WAITING]
-        playing: list[Playing] = []
-        try:
-            self.changed(self.progress)
-            while waiting or playing:
-                while waiting and (begun := self.place.start(waiting[0])):
-                    playing.append(begun)
-                    del waiting[0]
-                playing = [one for one in playing if not self._has_ended(one)]
-                self.changed(self.progress)
-                if playing:
-                    time.sleep(_POLL_SECONDS)
-        finally:
-            self.place.stop()
-        return self.progress
-
-    def _has_ended(self, playing: Playing) -> bool:
-        cell, end = playing.cell, playing.ended()
-        progress = self.progress[cell.name]
-        progress.frames = frames(cell)
-        if end is None:
-            if playing.begun():
-                progress.state = State.EVALUATING if trained(cell) else State.TRAINING
-            return False
-        if end.code == 0 and evaluated(cell):
-            progress.state = State.FINISHED
-        else:
-            progress.state, progress.reason = State.FAILED, end.reason or reason(cell, end.code)
-        return True
+def _update(status: CellStatus, running: RunningCell) -> bool:
+    """Updates the status of a cell; returns whether the cell has ended."""
+    cell, end = running.cell, running.poll()
+    status.frames = frames(cell)
+    if end is None:
+        if running.has_begun():
+            status.state = State.EVALUATING if trained(cell) else State.TRAINING
+        return False
+    if end.code == 0 and evaluated(cell):
+        status.state = State.FINISHED
+    else:
+        status.state, status.reason = State.FAILED, end.reason or reason(cell, end.code)
+    return True
 
 
 def reason(cell: Cell, code: int) -> str:
-    """Why a cell ended with that exit code: its error message, else the code."""
+    """Why a cell exited with this code: the last error in cell.log, else the code or signal."""
     with contextlib.suppress(OSError):
         lines = list(read_lines(cell.folder / "cell.log", last=_TAIL_BYTES))
         errors = [line for line in lines if line.startswith("error: ")]

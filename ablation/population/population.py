@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablation.grid.grid import CLUSTER, Cell, check, differences, on_one_machine, one_of_many
-from ablation.grid.scheduler import Executor, Progress, Run, State
+from ablation.grid.scheduler import CellStatus, Executor, State, run_cells
 from ablation.population.history import History
 from ablation.population.pbt import Decision, Member, draw, exploit_and_explore, random_numbers
+from ablation.population.report import describe_comparison
 from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact, save_checkpoint
 from conf.loading import to_dict, train_part
@@ -114,32 +115,33 @@ class Population:
 
     def train(
         self,
-        place: Executor,
-        changed: Callable[[Mapping[str, Progress]], object],
-        compared: Callable[[Sequence[Mapping[str, Any]], Sequence[str]], object],
-    ) -> dict[str, Progress]:
+        executor: Executor,
+        on_change: Callable[[Mapping[str, CellStatus]], object],
+        say: Callable[[str], object],
+    ) -> dict[str, CellStatus]:
         """Trains what is not trained yet, from comparison to comparison; where the members stand at the end, by name.
 
         Args:
-            place: where members are trained.
-            changed: as of ablation.grid.scheduler.Run.
-            compared: called after every comparison, with its lines of the history and the names of the members.
+            executor: trains the members.
+            on_change: see ablation.grid.scheduler.run_cells.
+            say: receives lines about every comparison.
 
         Raises:
             PopulationError: no member has come to the next comparison.
             KeyboardInterrupt: after every member has ended, saved.
         """
-        progress: dict[str, Progress] = {}
+        progress: dict[str, CellStatus] = {}
         for generation, frames in enumerate(self.comparisons, start=1):
             if generation <= self.history.generation and frames < self.comparisons[-1]:
                 continue
-            progress = Run(self.cells(frames), place, changed).play()
+            progress = run_cells(self.cells(frames), executor, on_change)
             failed = {name: now.reason for name, now in progress.items() if now.state is State.FAILED}
             if len(failed) == len(self.names):
                 raise PopulationError(f"every member failed; the first one: {next(iter(failed.values()))}")
             # A member that fails at the very end has nobody to learn from: the same command tries it again.
             if generation > self.history.generation and not (failed and frames == self.comparisons[-1]):
-                compared(self.compare(generation, frames, failed), self.names)
+                for line in describe_comparison(self.compare(generation, frames, failed), self.names):
+                    say(line)
         return progress
 
     def cells(self, frames: int) -> list[Cell]:

@@ -1,25 +1,51 @@
-"""What a population has come to: result.json, a table, and a figure of its hyperparameters."""
+"""The results of a population: result.json, a table, a figure of the hyperparameters, and a line about each comparison."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ablation.analysis.numbers import apart, three_digits
+from ablation.analysis.numbers import three_digits, write_distinct
 from ablation.population.history import History
 from system.files import write_json, write_whole
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 RESULT, FIGURE = "result.json", "hyperparameters.png"
-_DPI = 200
+
+
+def describe_comparison(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """A line for each failed member, and one about the comparison; `rows` are the history's rows of one generation."""
+    lines = []
+    for name, row in zip(names, rows, strict=True):
+        if row["failed"]:
+            source = "as a copy of another member" if row["copied"] else "from its last checkpoint"
+            lines.append(f"{name} failed: {row['failed']}: it continues {source}")
+    at = f"{rows[0]['frames']:,} frames"
+    known = [row for row in rows if row["fitness"] is not None]
+    if not known:
+        most = max(row["episodes"] for row in rows)
+        why = f"because no member has finished enough episodes (at most {most} each)"
+        return [*lines, f"{at}: no comparison, {why}"]
+    ends = [end(row["fitness"] for row in known) for end in (min, max)]
+    span = " to ".join(dict.fromkeys(write_distinct(ends, three_digits)))
+    count = "" if len(known) == len(rows) else f" ({len(known)} of {len(rows)} members)"
+    copied = sum(row["copied"] for row in rows)
+    return [
+        *lines,
+        f"{at}: {known[0]['measure']} {span}{count}, {copied} of {len(rows)} members copied another member",
+    ]
 
 
 def summary(history: History, names: Sequence[str]) -> dict[str, Any]:
-    """Every member with its fitness, its hyperparameters and how often it copied, and as `best` the name of the one with the highest
-    fitness; None before the first comparison. That is one run of each, without an interval: it says which to evaluate, and ranks nothing.
+    """The content of result.json: fitness, hyperparameters and copies of each member.
+
+    `best` is the member with the highest fitness, None before the first comparison. There is one run of each member and no interval,
+    so `best` says which one to evaluate and ranks nothing.
     """
     members: dict[str, Any] = {}
     for index, name in enumerate(names):
@@ -37,14 +63,14 @@ def summary(history: History, names: Sequence[str]) -> dict[str, Any]:
 
 
 def write_summary(folder: Path, content: dict[str, Any], history: History) -> list[Path]:
-    """Writes result.json and the figure; the paths."""
+    """Writes result.json and the figure; returns their paths."""
     write_json(folder / RESULT, content)
     write_whole(folder / FIGURE, figure(history, content))
     return [folder / RESULT, folder / FIGURE]
 
 
 def table(content: dict[str, Any]) -> Table:
-    """The members in the order of their names: there is one run of each, and no interval to rank them by."""
+    """The members in the order of their names, not ranked: there is one run of each, and no interval."""
     members: dict[str, Any] = content["members"]
     hyperparameters = list(next(iter(members.values()))["hyperparameters"])
     drawn = Table(box=None, padding=(0, 2, 0, 0))
@@ -52,68 +78,63 @@ def table(content: dict[str, Any]) -> Table:
     for heading in (content["measure"] or "fitness", *hyperparameters, "copies"):
         drawn.add_column(heading, justify="right")
     drawn.add_column("last of")
-    columns = [_column([member["fitness"] for member in members.values()])]
-    columns += [_column([member["hyperparameters"][key] for member in members.values()]) for key in hyperparameters]
+    values = [[member["fitness"], *member["hyperparameters"].values()] for member in members.values()]
+    columns = [write_distinct(column, three_digits) for column in zip(*values, strict=True)]
     for (name, member), texts in zip(members.items(), zip(*columns, strict=True), strict=True):
         drawn.add_row(name, *texts, str(member["copies"]), member["copied_last"] or "")
     return drawn
 
 
-def _column(values: Sequence[float | None]) -> list[str]:
-    """Unequal numbers as unequal texts."""
-    texts = iter(apart(values, three_digits))
-    return ["-" if value is None else next(texts) for value in values]
-
-
 def figure(history: History, content: dict[str, Any]) -> bytes:
-    """A PNG: each hyperparameter and the fitness of every member over frames, the colour by the fitness at the end."""
-    # Imported here, because it takes a second.
+    """A PNG of each hyperparameter and the fitness of every member over frames, coloured by final fitness."""
+    # Imported here, because matplotlib takes a second.
+    from ablation.report.drawing import Panel, draw
+
+    titles = [*next(iter(content["members"].values()))["hyperparameters"], content["measure"] or "fitness"]
+    panels = [
+        Panel(label=title, size=(3.6, 3.0), draw=_panel(history, content, title, is_fitness=title == titles[-1]))
+        for title in titles
+    ]
+    return draw(panels, "hyperparameters").png
+
+
+def _panel(history: History, content: dict[str, Any], title: str, *, is_fitness: bool) -> Callable[[Axes], None]:
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from ablation.report.panels import Ticks
+    from ablation.report.panels import Ticks, label_log_axis
 
     members: dict[str, Any] = content["members"]
     known = [member["fitness"] for member in members.values() if member["fitness"] is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
-    hyperparameters = list(next(iter(members.values()))["hyperparameters"])
-    drawing = Figure(figsize=(3.6 * (len(hyperparameters) + 1), 3.0), dpi=_DPI, layout="constrained")
-    canvas = FigureCanvasAgg(drawing)
-    axes = drawing.subplots(1, len(hyperparameters) + 1, squeeze=False)[0]
-    for index, (name, member) in enumerate(members.items()):
-        rows = history.of(index)
-        place = 0.0 if member["fitness"] is None or high == low else (member["fitness"] - low) / (high - low)
-        style: dict[str, Any] = {"color": colormaps["viridis"](0.9 * place), "linewidth": 1}
-        if name == content["best"]:
-            style |= {"linewidth": 2.5, "label": f"{name} (highest at the end)", "zorder": 3}
-        frames = [row["frames"] for row in rows]
-        for panel, key in zip(axes, hyperparameters, strict=False):
-            values = [row["hyperparameters"][key] for row in rows]
-            panel.plot(frames, values, drawstyle="steps-post", **style)
-            panel.plot(
-                [row["frames"] for row in rows if row["copied"]],
-                [row["hyperparameters"][key] for row in rows if row["copied"]],
-                ".",
-                color=style["color"],
-                markersize=4,
-            )
-        judged = [row for row in rows if row["fitness"] is not None]
-        axes[-1].plot([row["frames"] for row in judged], [row["fitness"] for row in judged], **style)
-    for panel, title in zip(axes, [*hyperparameters, content["measure"] or "fitness"], strict=True):
-        panel.set_title(title, loc="left", fontsize=10)
-        panel.set_xlabel("frames")
-        panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.xaxis.set_major_formatter(Ticks())
-        panel.spines[["top", "right"]].set_visible(False)
-    for panel in axes[:-1]:
-        panel.set_yscale("log")
-    axes[-1].yaxis.set_major_formatter(Ticks())
-    if content["measure"] == "success":
-        axes[-1].set_ylim(-3, 103)
-    if content["best"]:
-        axes[-1].legend(frameon=False, fontsize=8)
-    picture = io.BytesIO()
-    canvas.print_png(picture, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return picture.getvalue()
+
+    def draw(axes: Axes) -> None:
+        for index, (name, member) in enumerate(members.items()):
+            rank = 0.0 if member["fitness"] is None or high == low else (member["fitness"] - low) / (high - low)
+            style: dict[str, Any] = {"color": colormaps["viridis"](0.9 * rank), "linewidth": 1}
+            if name == content["best"]:
+                style |= {"linewidth": 2.5, "label": f"{name} (highest at the end)", "zorder": 3}
+            rows = [row for row in history.of(index) if not is_fitness or row["fitness"] is not None]
+            frames = [row["frames"] for row in rows]
+            if is_fitness:
+                axes.plot(frames, [row["fitness"] for row in rows], **style)
+                continue
+            values = [row["hyperparameters"][title] for row in rows]
+            axes.plot(frames, values, drawstyle="steps-post", **style)
+            copies = [number for number, row in enumerate(rows) if row["copied"]]
+            axes.plot(frames, values, ".", markevery=copies, color=style["color"], markersize=4)
+        axes.set_title(title)
+        axes.set_xlabel("frames")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(Ticks())
+        if not is_fitness:
+            axes.set_yscale("log")
+            label_log_axis(axes.yaxis)
+            return
+        axes.yaxis.set_major_formatter(Ticks())
+        if content["measure"] == "success":
+            axes.set_ylim(-3, 103)
+        if content["best"]:
+            axes.legend(fontsize=8)
+
+    return draw

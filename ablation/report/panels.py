@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import Formatter, MaxNLocator
+from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
 
 from ablation.analysis import numbers
 from ablation.analysis.numbers import Write
@@ -39,6 +40,16 @@ class Ticks(Formatter):
 
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         return numbers.ticks(values, self._unit)
+
+
+def label_log_axis(axis: Axis) -> None:
+    """Labels a logarithmic axis with plain numbers, at 1, 2 and 5 if it spans less than two powers of ten."""
+    # The default labels are mathtext, which the report's style turns off.
+    axis.set_major_formatter(lambda value, _: numbers.short(value))
+    axis.set_minor_formatter(NullFormatter())
+    low, high = axis.get_view_interval()
+    if high < 100 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:

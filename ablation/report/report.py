@@ -21,10 +21,11 @@ from markupsafe import Markup
 
 from ablation.analysis import comparability, numbers
 from ablation.analysis.results import Analysis, Results
-from ablation.analysis.sentences import of_paces
-from ablation.report import data, drawing, figures, tables
-from ablation.report.data import plain
+from ablation.analysis.sentences import describe_paces
+from ablation.report import drawing, figures
+from ablation.report.analysis_json import plain, to_json
 from ablation.report.drawing import DARK, LIGHT, Panel, shown
+from ablation.report.tables import make_tables
 from system.files import check_links, write_whole
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
@@ -57,25 +58,24 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         chart.name: drawing.draw(chart.panels, _dashed(chart.name), results.variants if chart.legend else ())
         for chart in charts.values()
     }
-    numbers_behind = data.every(results, analysis, found)
+    tables = make_tables(results, analysis, found)
     content = {
         "results": results,
         "analysis": analysis,
         "cautions": cautions,
         "charts": charts,
         "sheets": sheets,
-        "tables": tables.every(results, analysis, found),
-        "data": numbers_behind,
-        "paces": of_paces(results, analysis),
+        "tables": {name: table for name, table in tables.items() if table.is_shown},
+        "data": list(dict.fromkeys(table.data.name for table in tables.values())),
+        "paces": describe_paces(results, analysis),
         "title": _title(results),
     }
-    whole = data.whole(results, analysis, found, cautions)
     files: dict[str, str | bytes] = {
         HTML: _html(content),
         MARKDOWN: _markdown_page(content),
-        JSON: json.dumps(whole, indent=2, allow_nan=False) + "\n",
+        JSON: json.dumps(to_json(results, analysis, found, cautions), indent=2, allow_nan=False) + "\n",
         **{f"{FIGURES}/{name}.png": sheet.png for name, sheet in sheets.items()},
-        **{f"{DATA}/{table.name}.csv": table.csv for table in numbers_behind.values()},
+        **{f"{DATA}/{table.data.name}.csv": table.data.csv for table in tables.values()},
     }
     for part in (FIGURES, DATA):
         (folder / part).mkdir(parents=True, exist_ok=True)

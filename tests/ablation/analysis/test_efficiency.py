@@ -12,14 +12,14 @@ import pytest
 from ablation.analysis.efficiency import (
     PACES,
     area,
-    at,
+    common_frames,
+    comparable_paces,
     curves,
     default_threshold,
     efficiency,
-    grid,
     horizon,
+    interpolate,
     mean_over_tasks,
-    of_every_run,
 )
 from ablation.analysis.results import Curve, Measure, Results, Run
 from ablation.analysis.verdict import compare, paces
@@ -56,9 +56,9 @@ def test_a_mean_over_tasks_begins_with_the_last_task() -> None:
 
 def test_a_curve_at_other_frames_is_interpolated_and_not_extrapolated() -> None:
     line = RISING.values["y"]
-    found = at(np.array([0, 150, 200, 250, 400, 401.0]), RISING.frames, line)
+    found = interpolate(np.array([0, 150, 200, 250, 400, 401.0]), RISING.frames, line)
     assert found == pytest.approx([NAN, NAN, 0.4, 0.5, 1.0, NAN], nan_ok=True)
-    assert np.isnan(at(np.array([1.0, 2.0]), RISING.frames, np.full(4, NAN))).all()
+    assert np.isnan(interpolate(np.array([1.0, 2.0]), RISING.frames, np.full(4, NAN))).all()
 
 
 def test_area_by_trapezia() -> None:
@@ -109,7 +109,7 @@ def test_where_nobody_learns_nobody_gets_there() -> None:
 def test_curves_on_a_common_grid() -> None:
     short = curve([100, 200, 250], x=[0, 0.2, 0.4], y=[0, 0.2, 0.4])
     found = results(a=[RISING, FLAT], b=[RISING, short])
-    frames = grid(found)
+    frames = common_frames(found)
     assert (frames[0], frames[-1], len(frames)) == (0, 400, 101)
     ours, theirs = curves(found, "a", frames), curves(found, "b", frames)
     assert list(ours) == ["", "x", "y"]
@@ -127,7 +127,7 @@ def test_curves_on_a_common_grid() -> None:
 
 def test_a_curve_of_one_run_has_no_interval() -> None:
     found = results(a=[RISING])
-    band = curves(found, "a", grid(found))["x"]
+    band = curves(found, "a", common_frames(found))["x"]
     assert np.isfinite(band.value[-1]) and np.isnan(band.low).all() and np.isnan(band.high).all()
 
 
@@ -147,7 +147,7 @@ def test_a_time_to_the_threshold_counts_up_to_where_every_run_was_trained() -> N
     longer = curve([100, 200, 300, 400, 500], x=[0, 0.2, 0.3, 0.4, 0.8], y=[NAN, 0.4, 0.5, 0.6, 1.0])
     found = results(a=[RISING, FLAT], b=[longer])
     assert horizon(found) == (400, 40)
-    values = of_every_run(found, 0.6)
+    values = comparable_paces(found, 0.6)
     assert list(values) == list(PACES)
     assert values["frames_to"]["a"].tolist() == [300, 400] and values["frames_to"]["b"].tolist() == [400]
     assert values["seconds_to"]["a"].tolist() == [30, 40] and values["seconds_to"]["b"].tolist() == [40]
@@ -162,7 +162,7 @@ def test_variants_are_compared_by_their_pace_as_by_anything_else() -> None:
     told = paces(found, 0.6)
     assert set(told) == set(PACES)
     for name, pairs in told.items():
-        assert pairs == compare(of_every_run(found, 0.6)[name])
+        assert pairs == compare(comparable_paces(found, 0.6)[name])
     (pair,) = told["frames_to"]
     assert pair.difference.value == pytest.approx((300 + 300 + 400) / 3 - (400 + 400 + 300) / 3)
     assert not pair.claimed

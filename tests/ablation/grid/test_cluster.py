@@ -17,7 +17,7 @@ import ablate
 from ablation.grid import cell as cell_process
 from ablation.grid import ray_executor
 from ablation.grid.grid import Cell, claim, make_cells, own_axes, save_cell
-from ablation.grid.scheduler import End
+from ablation.grid.scheduler import Exit
 from agents.run.lock import is_locked
 from agents.storage.checkpoint import list_checkpoints
 from conf.ablate_schema import check_ablate
@@ -41,9 +41,9 @@ ENDLESS = ("total_frames=100000000", "checkpoint_seconds=0", "log_frames=1000")
 def nodes() -> Iterator[Any]:
     """A head without CPUs, and a node that plays; tests may add others, and lose those."""
     cluster = one_node(num_cpus=0)
-    ray_executor.add_node(**ONE_CPU)
+    cluster.add_node(**ONE_CPU)
     yield cluster
-    ray_executor.shutdown()
+    cluster.shutdown()
 
 
 def cells_of(*arguments: str) -> list[Cell]:
@@ -145,10 +145,10 @@ def test_a_task_that_is_interrupted_again_asks_its_cell_once(tmp_path: Path, mon
 
     (cell,) = cells_of("runtime=serial", "fusions=[mi]", f"folder={tmp_path}")
     save_cell(cell)
-    monkeypatch.setattr(ray_executor, "start", lambda *arguments, **options: Saving())
+    monkeypatch.setattr(ray_executor, "start_process", lambda *arguments, **options: Saving())
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        assert ray_executor.play(str(cell.folder), ray_executor.digest(cell.folder), 1, str(tmp_path)) == (130, "")
+        assert ray_executor.run_task(str(cell.folder), ray_executor.digest(cell.folder), 1, str(tmp_path)) == (130, "")
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -163,8 +163,10 @@ def test_a_task_that_is_interrupted_before_its_cell_is_seen_starts_none(
         return ""
 
     monkeypatch.setattr(ray_executor, "digest", digest)
-    monkeypatch.setattr(ray_executor, "start", lambda *arguments, **options: pytest.fail("nobody wants it any more"))
-    assert ray_executor.play(str(tmp_path), "expected", 1, str(tmp_path)) == (130, "")
+    monkeypatch.setattr(
+        ray_executor, "start_process", lambda *arguments, **options: pytest.fail("nobody wants it any more")
+    )
+    assert ray_executor.run_task(str(tmp_path), "expected", 1, str(tmp_path)) == (130, "")
 
 
 def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +182,9 @@ def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(ray_executor, "submit", submitted.append)
     (cell,) = cells_of("runtime=serial", "fusions=[mi]", f"folder={tmp_path}")
     said: list[str] = []
-    task = ray_executor.Task(cell, None, said.append)
-    ends = [task.ended() for _ in range(ray_executor.MOST_LOSSES + 1)]
-    assert ends == [None] * ray_executor.MOST_LOSSES + [End(1, "its machine was lost 4 times (WorkerCrashedError)")]
+    task = ray_executor.RayCell(cell, None, said.append)
+    ends = [task.poll() for _ in range(ray_executor.MOST_LOSSES + 1)]
+    assert ends == [None] * ray_executor.MOST_LOSSES + [Exit(1, "its machine was lost 4 times (WorkerCrashedError)")]
     assert len(said) == len(submitted) == ray_executor.MOST_LOSSES
 
 
@@ -193,7 +195,7 @@ def test_a_machine_that_does_not_share_the_folder_says_so(tmp_path: Path) -> Non
     assert here
     # Another machine has a folder of the same name, of an earlier grid, or none.
     for folder in (cell.folder, tmp_path / "elsewhere"):
-        code, reason = ray_executor.play(str(folder), "another", 1, str(tmp_path), patience=0.05)
+        code, reason = ray_executor.run_task(str(folder), "another", 1, str(tmp_path), sync_seconds=0.05)
         assert code == 1
         assert reason.endswith(f"does not see {folder}: give a folder= on a file system that all machines share")
 
@@ -203,11 +205,11 @@ def test_runs_on_a_cluster_are_those_of_one_machine(tmp_path: Path) -> None:
     (here,) = cells_of("runtime=local", *shared, "runtime.learner_threads=1")
     (there,) = cells_of("runtime=cluster", "runtime.address=auto", *shared)
     assert there == here
-    assert ray_executor.cpus_of(there.train) == 4
+    assert ray_executor.count_cpus(there.train) == 4
     (half,) = cells_of("runtime=cluster", "runtime.cpus_per_actor=0.5", *shared)
-    assert ray_executor.cpus_of(half.train) == 3
+    assert ray_executor.count_cpus(half.train) == 3
     (serial,) = cells_of(*ON_NODES, *shared)
-    assert ray_executor.cpus_of(serial.train) == 1
+    assert ray_executor.count_cpus(serial.train) == 1
 
 
 @pytest.mark.parametrize(
@@ -240,11 +242,11 @@ def test_mistakes_about_the_cluster_are_answered_in_one_sentence(
     monkeypatch.setattr(ray, "init", refused)
     with (
         pytest.raises(InputError, match="runtime.address=auto cannot be joined"),
-        ray_executor.connected("auto"),
+        ray_executor.connect("auto"),
     ):
         pass
     for address, fault in (("127.0.0.1:1", "does not answer"), ("nowhere", "is no address")):
-        with pytest.raises(InputError, match=f"runtime.address={address} {fault}"), ray_executor.connected(address):
+        with pytest.raises(InputError, match=f"runtime.address={address} {fault}"), ray_executor.connect(address):
             pass
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     cells = cells_of("runtime=cluster", "runtime.num_actors=2", "fusions=[mi]", f"folder={tmp_path}")
@@ -252,5 +254,5 @@ def test_mistakes_about_the_cluster_are_answered_in_one_sentence(
     with pytest.raises(InputError, match="this machine has 2: lower runtime.num_actors"):
         ray_executor.check_room(cells, alone=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install \"mimpala\[ray\]\""), ray_executor.connected(""):
+    with pytest.raises(InputError, match=r"pip install \"mimpala\[ray\]\""), ray_executor.connect(""):
         pass

@@ -11,7 +11,6 @@ import pytest
 from run_folders import change, write_json, write_run
 
 from ablation.grid.grid import (
-    NOT_OF_THE_EXPERIMENT,
     Cell,
     claim,
     evaluated,
@@ -22,6 +21,7 @@ from ablation.grid.grid import (
     save_cell,
     trained,
 )
+from ablation.load import HOUSEKEEPING_KEYS
 from agents.setup.match_params import count_parameters
 from conf.ablate_schema import AblateConfig, check_ablate, seeds_of
 from conf.loading import compose_ablate, compose_train, flatten, split_axes, to_dict
@@ -163,7 +163,7 @@ OF_THE_GRID = {field.name for field in dataclasses.fields(AblateConfig)} - {
 }
 
 
-@pytest.mark.parametrize("key", sorted(OF_THE_GRID | NOT_OF_THE_EXPERIMENT | {"log_frames"}))
+@pytest.mark.parametrize("key", sorted(OF_THE_GRID | HOUSEKEEPING_KEYS | {"log_frames"}))
 def test_keys_of_the_grid_and_of_housekeeping_are_no_axes(key: str) -> None:
     config = compose_ablate(CONDITIONAL)
     for values in ("a,b", "1,2"):

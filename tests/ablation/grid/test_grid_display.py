@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ablation.grid.display import GridDisplay
+from ablation.grid.display import CellDisplay
 from ablation.grid.grid import Cell, make_cells
-from ablation.grid.scheduler import End, Playing, Progress, Run, State
+from ablation.grid.scheduler import CellStatus, Exit, RunningCell, State, run_cells
 from conf.loading import compose_ablate
 
 SINGLE = ["env=conditional", "runtime=serial", "total_frames=100", "fusions=[concat,film]", "seeds=3"]
@@ -20,17 +20,19 @@ def cells() -> list[Cell]:
     return make_cells(compose_ablate(SINGLE), SINGLE, {})
 
 
-def lines(cells: Sequence[Cell], looks: Sequence[dict[str, Progress]], capsys: pytest.CaptureFixture[str]) -> list[str]:
+def lines(
+    cells: Sequence[Cell], looks: Sequence[dict[str, CellStatus]], capsys: pytest.CaptureFixture[str]
+) -> list[str]:
     """What is said where the cells stand like this, one look after the other; a cell that a look does not name still waits."""
-    with GridDisplay(cells, enabled=False) as display:
+    with CellDisplay(cells, enabled=False) as display:
         for look in looks:
-            display.update({cell.name: look.get(cell.name, Progress()) for cell in cells})
+            display.update({cell.name: look.get(cell.name, CellStatus()) for cell in cells})
     return capsys.readouterr().out.splitlines()
 
 
 def test_cells_that_end_together_are_counted_one_by_one(cells: list[Cell], capsys: pytest.CaptureFixture[str]) -> None:
     names = [cell.name for cell in cells]
-    done, failed = Progress(State.FINISHED, 100), Progress(State.FAILED, 7, "no space")
+    done, failed = CellStatus(State.FINISHED, 100), CellStatus(State.FAILED, 7, "no space")
     told = lines(
         cells,
         [
@@ -52,7 +54,7 @@ def test_cells_that_end_together_are_counted_one_by_one(cells: list[Cell], capsy
 
 
 def test_a_grid_that_is_finished_counts_its_runs(cells: list[Cell], capsys: pytest.CaptureFixture[str]) -> None:
-    look = {cell.name: Progress(State.FINISHED, 100) for cell in cells}
+    look = {cell.name: CellStatus(State.FINISHED, 100) for cell in cells}
     assert lines(cells, [look, look], capsys) == [
         f"{cell.name}: finished already ({number} of 6)" for number, cell in enumerate(cells, start=1)
     ]
@@ -64,7 +66,7 @@ class AllAtOnce:
     def __init__(self) -> None:
         self.started: list[Cell] = []
 
-    def start(self, cell: Cell) -> Playing | None:
+    def start(self, cell: Cell) -> RunningCell | None:
         self.started.append(cell)
         return Ended(cell)
 
@@ -76,20 +78,20 @@ class Ended:
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
 
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         return True
 
-    def ended(self) -> End | None:
-        return End(1, "killed")
+    def poll(self) -> Exit | None:
+        return Exit(1, "killed")
 
 
 def test_no_number_is_passed_over_by_the_runs_of_a_grid(
     cells: list[Cell], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    place = AllAtOnce()
-    with GridDisplay(cells, enabled=False) as display:
-        Run(cells, place, display.update).play()
+    executor = AllAtOnce()
+    with CellDisplay(cells, enabled=False) as display:
+        run_cells(cells, executor, display.update)
     told = capsys.readouterr().out.splitlines()
-    assert len(place.started) == 6
+    assert len(executor.started) == 6
     assert told == [f"{cell.name}: failed: killed ({number} of 6)" for number, cell in enumerate(cells, start=1)]

@@ -17,7 +17,7 @@ import torch
 import population
 from ablation.grid import cell as cell_process
 from ablation.grid.grid import Cell, save_cell
-from ablation.grid.scheduler import End
+from ablation.grid.scheduler import Exit
 from ablation.population.history import History
 from ablation.population.population import Fitness, Population, PopulationError, copied, fitness_of
 from ablation.population.report import figure, summary
@@ -49,15 +49,15 @@ class Ended:
     def __init__(self, cell: Cell, code: int) -> None:
         self.cell, self._code = cell, code
 
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         return True
 
-    def ended(self) -> End:
-        return End(self._code)
+    def poll(self) -> Exit:
+        return Exit(self._code)
 
 
 class Here:
-    """This process as a place: every cell is played before `start` returns, unless a test has something else in mind for it."""
+    """An executor that runs each cell in this process before `start` returns; `instead` may give an exit code without running it."""
 
     def __init__(self, instead: Callable[[Cell], int | None] = lambda cell: None) -> None:
         self._instead = instead
@@ -75,13 +75,13 @@ class Killed(BaseException):
     """What a kill does to this process."""
 
 
-def train(folder: Path, *overrides: str, place: Here | None = None) -> Population:
+def train(folder: Path, *overrides: str, executor: Here | None = None) -> Population:
     config = compose_population([*TINY, *overrides, f"folder={folder}"])
     check_population(config, cores=1)
     trained = Population(config)
     folder.mkdir(exist_ok=True)
     trained.begin(["test"])
-    trained.train(place or Here(), lambda progress: None, lambda rows, names: None)
+    trained.train(executor or Here(), lambda status: None, lambda line: None)
     return trained
 
 
@@ -158,11 +158,11 @@ def test_a_population_that_is_killed_while_members_train_ends_as_if_it_had_not_b
             raise Killed
         return None
 
-    place = Here(kill)
+    executor = Here(kill)
     for _ in range(2):
         with pytest.raises(Killed):
-            train(folder, place=place)
-    same(train(folder, place=place).folder, whole.folder)
+            train(folder, executor=executor)
+    same(train(folder, executor=executor).folder, whole.folder)
 
 
 @pytest.mark.parametrize("moment", ["staged", "told", "delivered"])
@@ -251,7 +251,7 @@ def test_a_member_that_fails_goes_on_as_a_copy_and_one_that_fails_at_the_end_is_
         return None
 
     folder = tmp_path / "population"
-    trained = train(folder, "margin=100", place=Here(fail))
+    trained = train(folder, "margin=100", executor=Here(fail))
     first = trained.history.of(1)[1]
     assert first["failed"] == "it is too bad." and first["copied"]
     assert not any(row["copied"] for row in trained.history.rows if not row["failed"])
@@ -263,7 +263,7 @@ def test_a_member_that_fails_goes_on_as_a_copy_and_one_that_fails_at_the_end_is_
 
 def test_a_population_of_which_nobody_can_be_trained_says_why(tmp_path: Path) -> None:
     with pytest.raises(PopulationError, match="every member failed; the first one: exit code 2"):
-        train(tmp_path / "population", place=Here(lambda cell: 2))
+        train(tmp_path / "population", executor=Here(lambda cell: 2))
 
 
 def test_what_has_come_out_is_told_and_drawn(whole: Population) -> None:
