@@ -1,15 +1,14 @@
-"""What piles up while a learner stands still:  python -m benchmarks.backpressure [seconds=60] [key=value of train.py ...]
+"""Memory in flight while a learner is stopped:  python -m benchmarks.backpressure [seconds=60] [key=value of train.py ...]
 
-Trains on a Ray cluster of this machine alone (`runtime=cluster`; give other keys as you like), stops the learner's process alone for so
-many seconds, lets it go on, and prints one line of JSON: how much of the object store was ever used, and the resident memory of all
-other processes, before, during and after; and by how much frames grew after it. `ok` says whether neither grew during the pause by more
-than a batch's worth and 5%, and whether the run went on. Exit code 1 if not.
+Trains on a Ray cluster of this machine alone (`runtime=cluster`; other keys can be given), stops the learner's process with SIGSTOP for
+`seconds`, continues it, and prints one line of JSON: the largest use of the object store, and the resident memory of all other processes,
+before, during and after; and the frames played before the stop. `ok` is whether neither grew during the stop by more than the data in
+flight plus 5%, and whether the training continued. Exit code 1 if not.
 """
 
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,10 +21,9 @@ from agents.setup import builder
 from agents.setup.plan import make_plan
 from agents.trajectory import num_bytes, trajectory_spec
 from benchmarks.cases import configured
-from benchmarks.kills import end, rows, wait_for
 from benchmarks.options import Row, parse, report
+from benchmarks.train_process import kill_training, log_rows, start_training, wait_for
 
-ROOT = Path(__file__).parents[1]
 WARM_SECONDS = 15.0
 SAMPLES = 12
 MOST_GROWTH = 0.05
@@ -38,13 +36,8 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     bound = in_flight(settings)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        process = subprocess.Popen(
-            [
-                *(sys.executable, str(ROOT / "train.py"), *settings, f"run={run}", "display=false"),
-                *("log_seconds=1", "total_frames=1000000000000", "checkpoint_seconds=1e9"),
-            ],
-            start_new_session=True,
-        )
+        endless = ("log_seconds=1", "total_frames=1000000000000", "checkpoint_seconds=1e9")
+        process = start_training(run, [*settings, *endless])
         try:
             wait_for(lambda: bool(frames(run)), process)
             time.sleep(WARM_SECONDS)
@@ -60,7 +53,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             after = memory(process.pid)
         finally:
             process.send_signal(signal.SIGCONT)
-            end(process)
+            kill_training(process)
     grown = {part: max(sample[part] for sample in during) - before[part] for part in before}
     allowed = {part: bound["mib"] + MOST_GROWTH * before[part] for part in before}
     yield {
@@ -76,7 +69,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def in_flight(settings: list[str]) -> dict[str, float]:
-    """Of all buffers of all actors: MiB, and steps."""
+    """The size of all buffers of all actors in MiB, and their steps."""
     config, env = configured(settings)
     network = builder.build_network(config, env)
     workload = make_plan(config, env).run
@@ -87,7 +80,7 @@ def in_flight(settings: list[str]) -> dict[str, float]:
 
 
 def memory(pid: int) -> dict[str, float]:
-    """MiB: `store`, what the object store has ever used, and `processes`, private to all processes but the one that stands still."""
+    """MiB of the children of a process: `store`, the largest use of the object store so far; `processes`, private memory of all."""
     store = processes = 0.0
     for process in psutil.Process(pid).children(recursive=True):
         try:
@@ -101,13 +94,13 @@ def memory(pid: int) -> dict[str, float]:
 
 
 def frames(run: Path) -> int:
-    """That the run has logged."""
-    found = rows(run) if (run / "metrics.jsonl").exists() else []
-    return int(found[-1]["frames"]) if found else 0
+    """Frames of the last log row; 0 without one."""
+    rows = log_rows(run)
+    return int(rows[-1]["frames"]) if rows else 0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures and prints; 2 for bad input, 1 when something did not hold."""
+    """Prints the row. Returns 2 for bad input, 1 when a requirement did not hold."""
     return report(measure, arguments, __doc__)
 
 

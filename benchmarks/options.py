@@ -16,18 +16,18 @@ Row = dict[str, Any]
 
 
 class BenchmarkError(RuntimeError):
-    """What is measured ended or stood still; the message says what it said last."""
+    """A measured program ended early or made no progress; the message ends with its last line of output."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """A command line, taken apart.
+    """A parsed command line.
 
     Attributes:
-        rounds: turns of every case that count; one more comes first, as warm-up.
-        seconds: of one turn.
-        own: values of the benchmark's own keys, by key, in the order given; a key that was not given is absent.
-        overrides: everything else, for train.py's configuration.
+        rounds: measured turns of every case; one warm-up turn precedes them.
+        seconds: length of one turn.
+        own: key of this benchmark -> its values in the order given; keys that were not given are absent.
+        overrides: all other arguments, for train.py's configuration.
     """
 
     rounds: int
@@ -42,7 +42,7 @@ class Options:
         return [word for value in self.own[key] for word in value.strip("[]").split(",") if word]
 
     def numbers(self, key: str, default: Sequence[int]) -> list[int]:
-        """The same for whole numbers; InputError unless all of them are 1 or more."""
+        """The whole numbers of `key=1,2` or `key=[1,2]`; InputError unless all of them are 1 or more."""
         words = self.words(key, [str(number) for number in default])
         if not words or not all(word.isdecimal() and int(word) >= 1 for word in words):
             raise InputError(
@@ -50,9 +50,18 @@ class Options:
             )
         return [int(word) for word in words]
 
+    def number(self, key: str, default: float) -> float:
+        """The number of `key=1.5`, the last one if the key was given twice; InputError unless it is above 0."""
+        return _positive(key, self.own.get(key, [str(default)])[-1])
+
 
 def parse(arguments: Sequence[str], *, rounds: int, seconds: float, own: Sequence[str] = ()) -> Options:
-    """Takes a command line apart; `rounds` and `seconds` are the defaults, `own` the benchmark's keys.
+    """Splits a command line into the benchmark's keys and train.py's.
+
+    Args:
+        arguments: words of the form key=value.
+        rounds, seconds: their defaults.
+        own: further keys of the benchmark.
 
     Raises:
         InputError: an argument that is not key=value, or a number out of range.
@@ -79,12 +88,14 @@ def parse(arguments: Sequence[str], *, rounds: int, seconds: float, own: Sequenc
 
 
 def report(measure: Callable[[list[str]], Iterator[Row]], arguments: Sequence[str], description: str | None) -> int:
-    """Prints the rows as they come, one JSON object per line. 0 done, 1 what was measured failed, or a row says that it is not `ok`, 2 bad
-    input, 130 interrupted.
+    """Prints each row as one JSON object per line, as soon as it is measured.
+
+    Returns:
+        0 done, 1 a measured program failed or a row has `ok` false, 2 bad input, 130 interrupted.
     """
     if asks_for_help(arguments):
         return show_help(description, {})
-    # Being terminated, too, must pass through the `finally` clauses that end the programs under measurement.
+    # SIGTERM must run the `finally` clauses that end the measured programs.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def show_rows() -> int:

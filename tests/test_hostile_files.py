@@ -1,4 +1,4 @@
-"""Files of somebody else's, as fuzzing makes them: refused in one sentence or loaded, and nothing else."""
+"""Random damaged and hostile files are loaded or refused in one sentence. tests/stress/fuzz.py does the same at length."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
-from benchmarks import fuzz
-from benchmarks.hostile import change_bytes, change_content
-from benchmarks.hostile_configs import hostile_arguments, hostile_yaml
 from conf.loading import compose_train, load_train
+from tests.stress import fuzz
+from tests.stress.hostile_checkpoints import change_bytes, change_content
+from tests.stress.hostile_configs import hostile_arguments, hostile_yaml
 
 RANDOM = st.randoms(use_true_random=True)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a checkpoint of everything that one can hold; only to be read."""
+    """A run folder with a checkpoint of every part. Tests only read it."""
     return fuzz.make_run(tmp_path_factory.mktemp("run") / "run")
 
 
@@ -30,55 +30,55 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scratch")
 
 
-def tried(canary: Path, *actions: Callable[[], object]) -> str:
-    outcome, told = fuzz.attempt(*actions)
-    assert outcome in ("loaded", "refused"), told
+def checked_outcome(canary: Path, *actions: Callable[[], object]) -> str:
+    outcome, message = fuzz.attempt(*actions)
+    assert outcome in ("loaded", "refused"), message
     assert not canary.exists()
     return outcome
 
 
-def copied(run: Path, scratch: Path) -> tuple[Path, Path]:
-    """A folder with the configuration of the run, and where its checkpoint would be."""
+def prepare_copy(run: Path, scratch: Path) -> tuple[Path, Path]:
+    """Copies the configuration of the run to `scratch`. Returns the original checkpoint and the path of the copy's."""
     original = next((run / "checkpoints").iterdir())
     (scratch / "checkpoints").mkdir(exist_ok=True)
     (scratch / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
     return original, scratch / "checkpoints" / original.name
 
 
-def test_what_was_not_changed_is_loaded(run: Path, tmp_path: Path) -> None:
-    original, path = copied(run, tmp_path)
+def test_an_unchanged_checkpoint_is_loaded(run: Path, tmp_path: Path) -> None:
+    original, path = prepare_copy(run, tmp_path)
     path.write_bytes(original.read_bytes())
-    assert tried(tmp_path / "canary", lambda: fuzz.resume(tmp_path), lambda: fuzz.evaluate(path)) == "loaded"
+    assert checked_outcome(tmp_path / "canary", lambda: fuzz.resume(tmp_path), lambda: fuzz.evaluate(path)) == "loaded"
 
 
 @given(rng=RANDOM)
-def test_damaged_checkpoints(run: Path, scratch: Path, rng: random.Random) -> None:
-    original, path = copied(run, scratch)
+def test_damaged_checkpoints_are_loaded_or_refused(run: Path, scratch: Path, rng: random.Random) -> None:
+    original, path = prepare_copy(run, scratch)
     path.write_bytes(change_bytes(bytearray(original.read_bytes()), rng)[1])
-    tried(scratch / "canary", lambda: load_checkpoint(path))
+    checked_outcome(scratch / "canary", lambda: load_checkpoint(path))
 
 
 @settings(max_examples=15)
 @given(rng=RANDOM)
-def test_checkpoints_that_say_something_else(run: Path, scratch: Path, rng: random.Random) -> None:
-    """Whole, sealed, and senseless: loaded as train.py and evaluate.py load them, up to a first update."""
-    original, path = copied(run, scratch)
+def test_checkpoints_with_hostile_values_are_loaded_or_refused(run: Path, scratch: Path, rng: random.Random) -> None:
+    """The checksum is correct, the values are not; the start of train.py, one update, and evaluate.py."""
+    original, path = prepare_copy(run, scratch)
     content = load_checkpoint(original)
     change_content(content, rng)
     save_checkpoint(path.parent, int(path.stem.split("-")[1]), content)
-    tried(scratch / "canary", lambda: fuzz.resume(scratch), lambda: fuzz.evaluate(path))
+    checked_outcome(scratch / "canary", lambda: fuzz.resume(scratch), lambda: fuzz.evaluate(path))
 
 
 @settings(max_examples=40)
 @given(rng=RANDOM)
-def test_hostile_configurations(run: Path, scratch: Path, rng: random.Random) -> None:
+def test_hostile_configurations_are_loaded_or_refused(run: Path, scratch: Path, rng: random.Random) -> None:
     path, canary = scratch / "hostile.yaml", scratch / "canary"
     path.write_bytes(hostile_yaml((run / "config.yaml").read_text(encoding="utf-8"), canary, rng))
-    tried(canary, lambda: load_train(path))
+    checked_outcome(canary, lambda: load_train(path))
 
 
 @settings(max_examples=15)
 @given(rng=RANDOM)
-def test_hostile_command_lines(scratch: Path, rng: random.Random) -> None:
+def test_hostile_command_lines_are_loaded_or_refused(scratch: Path, rng: random.Random) -> None:
     arguments = hostile_arguments(scratch / "canary", rng)
-    tried(scratch / "canary", lambda: compose_train(arguments))
+    checked_outcome(scratch / "canary", lambda: compose_train(arguments))

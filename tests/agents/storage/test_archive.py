@@ -18,8 +18,8 @@ from agents.acting.actor import to_tensors
 from agents.storage.checkpoint import load_checkpoint
 from agents.storage.tensor_file import read_tensors
 from agents.storage.torch_zip import checked_archive
-from benchmarks.hostile import SMUGGLED
 from system.errors import InputError
+from tests.stress.hostile_checkpoints import ATTACKS
 
 
 def refusal(path: Path) -> str:
@@ -100,11 +100,11 @@ def test_torch_reads_what_was_checked(tmp_path: Path) -> None:
     assert read_tensors(path)[0]["word"] == "good"
 
 
-@pytest.mark.parametrize("kind", SMUGGLED)
+@pytest.mark.parametrize("kind", ATTACKS)
 def test_what_would_run_or_fill_the_memory_is_refused(kind: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     path = tmp_path / "checkpoint-000000000001.pt"
-    path.write_bytes(SMUGGLED[kind](canary))
+    path.write_bytes(ATTACKS[kind](canary))
     refusal(path)
     assert not canary.exists()
 

@@ -1,12 +1,12 @@
-"""Hostile files:  python -m benchmarks.fuzz [cases=1000] [seed=0] [programs=10]
+"""Damaged and hostile files:  python -m tests.stress.fuzz [cases=1000] [seed=0] [programs=10]
 
-Mutated checkpoints and hostile configurations go through what the programs do with them at their start, in this process. Half of the
-checkpoints are changed as bytes, as a disk or a transfer changes them; the other half in what they say, before they are written and
-sealed, as somebody would who means harm. A configuration is read from a file (config.yaml) or from a command line. `programs` of the
-mutated checkpoints also go to train.py resume=true and to evaluate.py, as processes.
+Changes checkpoints and configurations and passes them through the start-up code of train.py and evaluate.py in this process. Half of the
+checkpoints have changed bytes, as from a disk or a transfer. The other half have hostile content and a correct checksum, as from an
+attacker. A configuration is read from a file (config.yaml) or from a command line. `programs` of the checkpoints also go to
+train.py resume=true and to evaluate.py as processes.
 
-One line of JSON for each: kind, what was changed, `outcome` ("loaded", "refused" in one sentence, "traceback", or "executed" where the
-file's code ran), and the sentence. The last line sums up. Exit code 1 after any traceback or execution.
+Prints one line of JSON for each: the kind, the change, `outcome` ("loaded", "refused" in one sentence, "traceback", or "executed" when
+code of the file ran), and the message. The last line has the counts. Exit code 1 after any traceback or execution.
 """
 
 from __future__ import annotations
@@ -35,42 +35,30 @@ from agents.runtime.restarts import Faults
 from agents.setup import builder, preflight
 from agents.setup.plan import make_plan
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
-from benchmarks.hostile import change_bytes, change_content, smuggle
-from benchmarks.hostile_configs import hostile_arguments, hostile_yaml
 from benchmarks.options import BenchmarkError, Row, parse, report
 from conf.loading import changed_keys, compose_train, load_train, save_train
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import make_spec
 from system.errors import InputError
+from tests.stress.hostile_checkpoints import change_bytes, change_content, malicious_file
+from tests.stress.hostile_configs import hostile_arguments, hostile_yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = [
-    *(
-        "env=conditional",
-        "env.tasks=[map-0,memory-0]",
-        "runtime=serial",
-        "runtime.slots_per_actor=4",
-        "learner.batch_size=4",
-    ),
-    *(
-        "core.size=8",
-        "fusion.size=8",
-        "torso.hidden=[8]",
-        "context.task_size=4",
-        "learner.unroll_length=5",
-        "display=false",
-    ),
+    *("env=conditional", "env.tasks=[map-0,memory-0]", "runtime=serial", "runtime.slots_per_actor=4"),
+    *("learner.batch_size=4", "learner.unroll_length=5", "display=false"),
+    *("core.size=8", "fusion.size=8", "torso.hidden=[8]", "context.task_size=4"),
 ]
-"""The run whose checkpoints are mutated: with everything that a checkpoint can hold, and small."""
+"""A small run whose checkpoints have every part that a checkpoint can have."""
 _PROGRAM_SECONDS = 300
 
 
 def measure(arguments: list[str]) -> Iterator[Row]:
-    """One row per case, and their sum."""
+    """One row for each case, and the counts of all."""
     options = parse(arguments, rounds=1, seconds=1.0, own=("cases", "seed", "programs"))
-    cases, programs = options.numbers("cases", (1000,))[0], int(options.own.get("programs", ["10"])[-1])
-    seed = int(options.own.get("seed", ["0"])[-1])
+    cases = options.numbers("cases", (1000,))[0]
+    programs, seed = (int(options.own.get(key, [default])[-1]) for key, default in (("programs", "10"), ("seed", "0")))
     configure_process(1)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,12 +72,12 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             *((f"program {number}", partial(_program, run, canary, number)) for number in range(programs)),
         ]
         for name, step in steps:
-            changed, outcome, told = step(random.Random(f"{seed} {name}"))
+            changed, outcome, message = step(random.Random(f"{seed} {name}"))
             if canary.exists():
                 outcome = "executed"
                 canary.unlink()
             counts[f"{name.split()[0]} {outcome}"] += 1
-            yield {"case": name, "changed": changed, "outcome": outcome, "told": told}
+            yield {"case": name, "changed": changed, "outcome": outcome, "told": message}
     yield {"case": "all", "cases": cases, "programs": programs, "seed": seed, **dict(sorted(counts.items()))}
     failed = sum(count for key, count in counts.items() if key.endswith((" traceback", " executed")))
     if failed:
@@ -97,14 +85,14 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 Outcome = tuple[str, str, str]
-"""What was changed, the outcome, and what was told."""
+"""The change, the outcome and the message."""
 
 
 def make_run(folder: Path) -> Path:
-    """A run folder with a checkpoint after a few updates."""
+    """Creates a run folder with a checkpoint after eight updates."""
     config = compose_train([*SMALL, f"run={folder}"])
     env = make_spec(config.env)
-    learner, statistics, positions = fresh(config, env)
+    learner, statistics, positions = new_state(config, env)
     runtime = builder.build_runtime(config, env, learner.network, positions, 0)
     for _ in range(8):
         batch = runtime.collect()
@@ -117,8 +105,8 @@ def make_run(folder: Path) -> Path:
     return folder
 
 
-def fresh(config: TrainConfig, env: EnvSpec) -> tuple[Learner, Statistics, StreamPositions]:
-    """What a checkpoint is loaded into."""
+def new_state(config: TrainConfig, env: EnvSpec) -> tuple[Learner, Statistics, StreamPositions]:
+    """New objects that a checkpoint can be loaded into."""
     return (
         builder.build_learner(config, env, builder.build_network(config, env)),
         Statistics(env.tasks),
@@ -127,11 +115,11 @@ def fresh(config: TrainConfig, env: EnvSpec) -> tuple[Learner, Statistics, Strea
 
 
 def resume(run: Path) -> None:
-    """What train.py resume=true does before its first update, and one update."""
-    config = resumed_config(*_resuming(f"run={run}", "resume=true"))
+    """The start of train.py resume=true up to and including the first update."""
+    config = resumed_config(*_compose(f"run={run}", "resume=true"))
     env = make_spec(config.env)
     preflight.check_network(config, env)
-    learner, statistics, positions = fresh(config, env)
+    learner, statistics, positions = new_state(config, env)
     saved = newest_checkpoint(run, lambda _: None)
     assert saved is not None
     restored = restore(
@@ -147,13 +135,13 @@ def resume(run: Path) -> None:
 
 
 @functools.cache
-def _resuming(*arguments: str) -> tuple[TrainConfig, dict[str, Any]]:
-    """What a command line says; Hydra takes its time."""
+def _compose(*arguments: str) -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration of a command line and its keys. Cached, because Hydra is slow."""
     return compose_train(arguments), changed_keys(arguments)
 
 
 def evaluate(checkpoint: Path) -> None:
-    """What evaluate.py does before its first step."""
+    """The start of evaluate.py up to its first step."""
     agent = load_agent(checkpoint)
     spec = evaluation_spec(agent, [], "")
     for task in spec.tasks:
@@ -161,23 +149,24 @@ def evaluate(checkpoint: Path) -> None:
 
 
 def attempt(*actions: Callable[[], object]) -> tuple[str, str]:
-    """Outcome and sentence of doing these one after the other, each whatever became of the others."""
-    outcome, told = "loaded", ""
+    """Calls all actions, also after a refusal. Returns the outcome and the message of the first refusal or traceback."""
+    outcome, message = "loaded", ""
     for action in actions:
         try:
             with redirect_stdout(sys.stderr):
                 action()
         except InputError as error:
-            told = str(error)
+            message = str(error)
             if outcome == "loaded":
-                outcome = "refused" if told.endswith((".", "?", "...")) and "\n" not in told else "traceback"
+                one_sentence = message.endswith((".", "?", "...")) and "\n" not in message
+                outcome = "refused" if one_sentence else "traceback"
         except Exception:
             return "traceback", traceback.format_exc()
-    return outcome, told
+    return outcome, message
 
 
-def mutated(run: Path, canary: Path, number: int, rng: random.Random) -> tuple[str, Path]:
-    """A copy of the run whose checkpoint is changed: what was, and the copy."""
+def change_checkpoint(run: Path, canary: Path, number: int, rng: random.Random) -> tuple[str, Path]:
+    """Copies the run and changes the checkpoint of the copy. Returns the change and the copy."""
     copy = run.with_name("mutated")
     original = next((run / "checkpoints").iterdir())
     for old in (copy / "checkpoints").glob("*"):
@@ -190,16 +179,15 @@ def mutated(run: Path, canary: Path, number: int, rng: random.Random) -> tuple[s
         changed = change_content(content, rng)
         save_checkpoint(path.parent, int(path.stem.split("-")[1]), content)
     elif number % 10 == 0:
-        changed = smuggle(path, canary, rng)
+        changed = malicious_file(path, canary, rng)
     else:
-        whole = bytearray(original.read_bytes())
-        changed, damaged = change_bytes(whole, rng)
+        changed, damaged = change_bytes(bytearray(original.read_bytes()), rng)
         path.write_bytes(damaged)
     return changed, copy
 
 
 def _checkpoint(run: Path, canary: Path, number: int, rng: random.Random) -> Outcome:
-    changed, copy = mutated(run, canary, number, rng)
+    changed, copy = change_checkpoint(run, canary, number, rng)
     (checkpoint,) = (copy / "checkpoints").iterdir()
     return changed, *attempt(partial(resume, copy), partial(evaluate, checkpoint))
 
@@ -215,13 +203,13 @@ def _config(run: Path, canary: Path, number: int, rng: random.Random) -> Outcome
 
 
 def _program(run: Path, canary: Path, number: int, rng: random.Random) -> Outcome:
-    changed, copy = mutated(run, canary, number, rng)
-    outcome, told = "loaded", ""
+    changed, copy = change_checkpoint(run, canary, number, rng)
+    outcome, message = "loaded", ""
     for command in (
         ["train.py", f"run={copy}", "resume=true", "total_frames=400"],
         ["evaluate.py", f"run={copy}", "episodes=2"],
     ):
-        # -P: nothing is imported from where the user stands.
+        # -P: the working directory is not on the import path.
         done = subprocess.run(
             [sys.executable, "-P", str(ROOT / command[0]), *command[1:]],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -231,19 +219,16 @@ def _program(run: Path, canary: Path, number: int, rng: random.Random) -> Outcom
             check=False,
         )
         if done.returncode != 0:
-            told = done.stderr
-            outcome = (
-                "refused"
-                if done.returncode == 2 and told.count("\n") == 1 and told.startswith("error: ")
-                else "traceback"
-            )
+            message = done.stderr
+            one_line = message.startswith("error: ") and message.count("\n") == 1
+            outcome = "refused" if done.returncode == 2 and one_line else "traceback"
         if outcome == "traceback":
             break
-    return changed, outcome, told
+    return changed, outcome, message
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns 2 for bad input, 1 after a traceback or an execution."""
     return report(measure, arguments, __doc__)
 
 

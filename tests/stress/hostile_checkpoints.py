@@ -1,4 +1,4 @@
-"""Checkpoints that somebody else may have written: damaged, senseless, or meant to do harm. Everything follows from a random.Random."""
+"""Checkpoints that are damaged, have senseless values, or carry an attack. All choices come from a seeded random.Random."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 Change = Callable[[bytearray, random.Random], bytes]
+"""Takes the bytes of a file, which it may modify, and returns the changed ones."""
 
 
 class Canary:
-    """Makes a file where it is unpickled without care."""
+    """Creates a file when it is unpickled without an allow list."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,37 +29,37 @@ class Canary:
         return os.system, (f"touch {self.path}",)
 
 
-def change_bytes(whole: bytearray, rng: random.Random) -> tuple[str, bytes]:
-    """One of several kinds of damage, by name, to the bytes of a checkpoint."""
+def change_bytes(content: bytearray, rng: random.Random) -> tuple[str, bytes]:
+    """Damages the bytes of a checkpoint. Returns the kind of damage and the bytes."""
     name = rng.choice(sorted(_DAMAGES))
-    return name, bytes(_DAMAGES[name](whole, rng))
+    return name, bytes(_DAMAGES[name](content, rng))
 
 
-def flip(whole: bytearray, rng: random.Random) -> bytes:
-    """With a few of its bits the other way round."""
+def flip(content: bytearray, rng: random.Random) -> bytes:
+    """Flips up to 30 bits."""
     for _ in range(rng.choice([1, 1, 3, 30])):
-        whole[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
-    return bytes(whole)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return bytes(content)
 
 
-def overwrite(whole: bytearray, rng: random.Random) -> bytes:
-    """With a stretch of zeros, ones or noise."""
-    start, length = rng.randrange(len(whole)), rng.choice([1, 4, 40, 4000])
-    part = whole[start : start + length]
-    whole[start : start + length] = rng.choice([bytes(len(part)), b"\xff" * len(part), rng.randbytes(len(part))])
-    return bytes(whole)
+def overwrite(content: bytearray, rng: random.Random) -> bytes:
+    """Overwrites a range with zeros, ones or noise."""
+    start, length = rng.randrange(len(content)), rng.choice([1, 4, 40, 4000])
+    part = content[start : start + length]
+    content[start : start + length] = rng.choice([bytes(len(part)), b"\xff" * len(part), rng.randbytes(len(part))])
+    return bytes(content)
 
 
-def move(whole: bytearray, rng: random.Random) -> bytes:
-    """With a stretch of it in another place."""
-    start, length, target = rng.randrange(len(whole)), rng.randrange(1, 5000), rng.randrange(len(whole))
-    part = whole[start : start + length]
-    del whole[start : start + length]
-    return bytes(whole[:target] + part + whole[target:])
+def move(content: bytearray, rng: random.Random) -> bytes:
+    """Moves a range to another position."""
+    start, length, target = rng.randrange(len(content)), rng.randrange(1, 5000), rng.randrange(len(content))
+    part = content[start : start + length]
+    del content[start : start + length]
+    return bytes(content[:target] + part + content[target:])
 
 
-def _records(whole: bytearray) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(bytes(whole))) as archive:
+def _records(content: bytearray) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(bytes(content))) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
@@ -70,21 +71,21 @@ def _archive(records: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes
     return file.getvalue()
 
 
-def _swap(whole: bytearray, rng: random.Random) -> bytes:
-    records = _records(whole)
+def _swap(content: bytearray, rng: random.Random) -> bytes:
+    records = _records(content)
     one, other = rng.sample(sorted(records), 2)
     records[one], records[other] = records[other], records[one]
     return _archive(records)
 
 
-def _drop(whole: bytearray, rng: random.Random) -> bytes:
-    records = _records(whole)
+def _drop(content: bytearray, rng: random.Random) -> bytes:
+    records = _records(content)
     del records[rng.choice(sorted(records))]
     return _archive(records)
 
 
-def _rename(whole: bytearray, rng: random.Random) -> bytes:
-    records = _records(whole)
+def _rename(content: bytearray, rng: random.Random) -> bytes:
+    records = _records(content)
     name = rng.choice(sorted(records))
     root = name.split("/")[0]
     records[rng.choice(["../../x", "/etc/x", f"{root}/constants.pkl", f"{root}/code/x.py", f"{root}/data/-1"])] = (
@@ -93,34 +94,34 @@ def _rename(whole: bytearray, rng: random.Random) -> bytes:
     return _archive(records)
 
 
-def _bomb(whole: bytearray, rng: random.Random) -> bytes:
-    records = _records(whole)
+def _bomb(content: bytearray, rng: random.Random) -> bytes:
+    records = _records(content)
     name = rng.choice([name for name in records if "/data/" in name])
     return _archive(records | {name: bytes(2**22)}, zipfile.ZIP_DEFLATED)
 
 
-def _sizes(whole: bytearray, rng: random.Random) -> bytes:
-    """Declares 10 TB, in the directory of the archive or in the pickle."""
+def _sizes(content: bytearray, rng: random.Random) -> bytes:
+    """Declares sizes of terabytes in the directory of the archive or in the pickle."""
     if rng.random() < 0.5:
-        place = whole.rindex(b"PK\x01\x02", 0, rng.randrange(len(whole) - 2000, len(whole)))
-        whole[place + 20 : place + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
-        return bytes(whole)
-    return _repickled(whole, _numbers, rng)
+        place = content.rindex(b"PK\x01\x02", 0, rng.randrange(len(content) - 2000, len(content)))
+        content[place + 20 : place + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
+        return bytes(content)
+    return _repickled(content, _numbers, rng)
 
 
-def _opcodes(whole: bytearray, rng: random.Random) -> bytes:
-    return _repickled(whole, flip, rng)
+def _opcodes(content: bytearray, rng: random.Random) -> bytes:
+    return _repickled(content, flip, rng)
 
 
-def _repickled(whole: bytearray, change: Change, rng: random.Random) -> bytes:
-    """With another pickle, and checksums of the archive that are right."""
-    records = _records(whole)
+def _repickled(content: bytearray, change: Change, rng: random.Random) -> bytes:
+    """Changes the pickle and writes an archive with correct checksums."""
+    records = _records(content)
     name = next(name for name in records if name.endswith("data.pkl"))
     return _archive(records | {name: change(bytearray(records[name]), rng)})
 
 
 def _numbers(pickled: bytearray, rng: random.Random) -> bytes:
-    """Some of the small integers become huge."""
+    """Replaces up to three small integers of a pickle by huge ones."""
     places = [place for place in range(len(pickled) - 1) if pickled[place : place + 1] == b"K"]
     for place in sorted(rng.sample(places, min(3, len(places))), reverse=True):
         pickled[place : place + 2] = rng.choice(
@@ -132,11 +133,11 @@ def _numbers(pickled: bytearray, rng: random.Random) -> bytes:
 _DAMAGES: dict[str, Change] = {
     "bits flipped": flip,
     "overwritten": overwrite,
-    "truncated": lambda whole, rng: bytes(whole[: rng.randrange(len(whole))]),
-    "appended to": lambda whole, rng: bytes(whole) + rng.randbytes(rng.choice([1, 22, 1000])),
+    "truncated": lambda content, rng: bytes(content[: rng.randrange(len(content))]),
+    "appended to": lambda content, rng: bytes(content) + rng.randbytes(rng.choice([1, 22, 1000])),
     "a part moved": move,
-    "random": lambda whole, rng: rng.randbytes(rng.choice([0, 4, 100, 10_000])),
-    "random after the beginning of a zip file": lambda whole, rng: b"PK\x03\x04" + rng.randbytes(1000),
+    "random": lambda content, rng: rng.randbytes(rng.choice([0, 4, 100, 10_000])),
+    "random after the beginning of a zip file": lambda content, rng: b"PK\x03\x04" + rng.randbytes(1000),
     "records swapped": _swap,
     "record missing": _drop,
     "record renamed": _rename,
@@ -146,10 +147,10 @@ _DAMAGES: dict[str, Change] = {
 }
 
 
-def smuggle(path: Path, canary: Path, rng: random.Random) -> str:
-    """Writes a file that would run code, or take all memory, if it were read by pickle, or by torch without care. Returns its kind."""
-    name = rng.choice(sorted(SMUGGLED))
-    path.write_bytes(SMUGGLED[name](canary))
+def malicious_file(path: Path, canary: Path, rng: random.Random) -> str:
+    """Writes a file that runs code or takes all memory when pickle or an unsafe torch.load reads it. Returns the kind of attack."""
+    name = rng.choice(sorted(ATTACKS))
+    path.write_bytes(ATTACKS[name](canary))
     return name
 
 
@@ -185,12 +186,12 @@ def _tar(canary: Path) -> bytes:
 
 
 def _call(module: str, name: str, argument: bytes) -> bytes:
-    """A pickle that calls a function with the arguments on top of the stack."""
+    """A pickle that calls module.name; `argument` are the opcodes that push its tuple of arguments."""
     return b"\x80\x02c" + f"{module}\n{name}\n".encode() + argument + b"R."
 
 
 def _doubled(levels: int) -> bytes:
-    """Lists of which each holds the one before twice."""
+    """Nested lists: each contains the previous one twice."""
     return b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ce" % (n + 1, n, n) for n in range(levels)) + b"."
 
 
@@ -201,9 +202,9 @@ _HEXED = (
     + b"X\x03\x00\x00\x00hex\x86R" * 39
     + b"."
 )
-"""Forty times the same text in hexadecimal digits: 2**40 bytes out of 1 KB."""
+"""Forty nested hexadecimal encodings: 2**40 bytes from 1 KB of pickle."""
 
-SMUGGLED: dict[str, Callable[[Path], bytes]] = {
+ATTACKS: dict[str, Callable[[Path], bytes]] = {
     "a call in a checkpoint": lambda canary: _saved(_checkpoint_with(Canary(canary))),
     "a call in the old format": lambda canary: _saved(
         _checkpoint_with(Canary(canary)), _use_new_zipfile_serialization=False
@@ -234,12 +235,12 @@ SMUGGLED: dict[str, Callable[[Path], bytes]] = {
 
 
 def change_content(content: dict[str, Any], rng: random.Random) -> str:
-    """Puts something hostile in the place of one to three values of a checkpoint's content. Returns where, and what."""
-    told = []
+    """Replaces one to three values of a checkpoint's content by hostile ones. Returns their paths and the kinds of change."""
+    changes = []
     places = list(_places(content, ()))
     groups = sorted({place[:1] for place, _, _ in places})
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        # Every part of a checkpoint as often as any other, however many values it has.
+        # Choose the part first, so that parts with many values are not changed more often.
         group = rng.choice(groups)
         place, holder, key = rng.choice([found for found in places if found[0][:1] == group])
         if (isinstance(holder, dict) and key not in holder) or (isinstance(holder, list) and key >= len(holder)):
@@ -251,12 +252,12 @@ def change_content(content: dict[str, Any], rng: random.Random) -> str:
             holder[rng.choice(["x", "../../x", 7, "__class__", "\x1b[2J"])] = holder.pop(key)
         else:
             holder[key] = value
-        told.append(f"{'.'.join(map(str, place))}: {name}")
-    return ", ".join(told)
+        changes.append(f"{'.'.join(map(str, place))}: {name}")
+    return ", ".join(changes)
 
 
 def _places(tree: Any, above: tuple[Any, ...]) -> Any:
-    """(path, container, key) of every value that can be replaced."""
+    """Yields (path, container, key) of every value of a tree of dicts and lists."""
     items = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree)) if isinstance(tree, list) else []
     for key, value in items:
         yield (*above, key), tree, key

@@ -1,0 +1,18 @@
+"""tests.stress.soak for one minute. A minute is too short for the limit on growth of memory: allocators still warm up."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.stress import soak
+
+MOST_GROWTH = 0.1
+
+
+@pytest.mark.stress
+def test_a_training_keeps_its_memory_and_ends_saved() -> None:
+    (row,) = soak.measure(["minutes=0.8", "warm=0.3"])
+    assert row["growth_max"] < MOST_GROWTH
+    assert row["silence_max"] < soak.MOST_SILENCE
+    assert (row["restarts"], row["exit_code"], row["processes_left"], row["saved"]) == (0, 130, 0, True), row
+    assert row["ending_seconds"] < soak.END_SECONDS
