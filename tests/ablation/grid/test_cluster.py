@@ -25,7 +25,7 @@ from conf.loading import compose_ablate, split_axes
 from system.errors import InputError
 from system.files import read_json
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("process_settings")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("process_settings")]
 
 ROOT = Path(ablate.__file__).parent
 TINY = (

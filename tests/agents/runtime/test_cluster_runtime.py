@@ -32,7 +32,7 @@ from agents.runtime.ray_groups.actor_group_handle import ActorGroupHandle
 from agents.runtime.ray_groups.connection import own_paths
 from agents.runtime.restarts import Faults
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("nothing_is_left_behind")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("nothing_is_left_behind")]
 
 UNDER_WAY = 2
 """Unrolls of an actor, between its node and the learner: as many as it has buffers."""

@@ -56,7 +56,7 @@ def cluster(make: MakeCountingActor, network: Any, actors: int, unrolls: int, **
 
 
 RUNTIMES: dict[str, Callable[..., Runtime]] = {"serial": serial, "local": local, "server": server, "cluster": cluster}
-ON_RAY = pytest.param("cluster", marks=pytest.mark.xdist_group("ray"))
+ON_RAY = pytest.param("cluster", marks=pytest.mark.ray)
 PROCESSES = ("local", "server", ON_RAY)
 
 
