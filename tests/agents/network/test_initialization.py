@@ -43,7 +43,7 @@ WITH_A_MAP = ("grid, default suite", "shallow, Breakout", "deep, Breakout")
 
 
 class Played(NamedTuple):
-    """240 observations of random play and what an agent is given with them at an episode's first step, each [N, ...]."""
+    """120 observations of random play and what an agent is given with them at an episode's first step, each [N, ...]."""
 
     config: TrainConfig
     env: EnvSpec
@@ -54,7 +54,7 @@ class Played(NamedTuple):
 def played(suite: str) -> Played:
     config = compose_train(SUITES[suite])
     env = make_spec(config.env)
-    slots = [Slot(task=number % len(env.tasks), index=number) for number in range(16)]
+    slots = [Slot(task=number % len(env.tasks), index=number) for number in range(8)]
     counts = np.array([env.action_counts[slot.task] for slot in slots])
     vector_env = make_env(config.env, env, slots, 0, Split.TRAIN)
     rng, kept = np.random.default_rng(0), []
