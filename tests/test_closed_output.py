@@ -43,6 +43,7 @@ def test_a_study(display: str, tmp_path: Path) -> None:
     assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["train.py", "doctor.py"])
 def test_help(program: str) -> None:
     ended = without_a_reader(program, "--help")
@@ -78,6 +79,7 @@ def test_a_mistake_that_nobody_hears() -> None:
     assert without_a_reader("train.py", "fusion=mj", also_stderr=True).returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 @pytest.mark.parametrize(
     ("program", "code"), [(["train.py", "--help"], 0), (["doctor.py"], 0), (["train.py", "fusion=mj"], 2)]

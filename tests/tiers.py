@@ -5,6 +5,7 @@ Unmarked tests are the quick tier, which `python -m pytest` runs. The markers in
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Generator
@@ -17,6 +18,9 @@ TIERS = ("slow", "ray", "stress")
 
 LIMIT = 5.0
 """Processor seconds that the call of an unmarked test may take. Its fixtures are not counted: tests share them."""
+
+MOST_LOAD = 4.0
+"""Processes per core that want to run. With more of them the same work takes several times the processor time, so the guard is silent."""
 
 BEGIN = pytest.StashKey[float]()
 PROPERTY = "processor_seconds"
@@ -56,7 +60,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     begin = processor_seconds()
     result = yield
     seconds = processor_seconds() - begin
-    if seconds > LIMIT and not any(map(item.get_closest_marker, TIERS)):
+    overloaded = os.getloadavg()[0] > MOST_LOAD * (os.cpu_count() or 1)
+    if seconds > LIMIT and not overloaded and not any(map(item.get_closest_marker, TIERS)):
         pytest.fail(
             f"The test took {seconds:.1f} s of processor time, an unmarked test may take {LIMIT:g} s: make it smaller or add "
             "@pytest.mark.slow.",
