@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
+from pairwise import pairwise
 from processors import needs_bf16_lstm
 from saved_agents import CONDITIONAL, SMALL
 
@@ -32,9 +33,13 @@ def make_batch(learner: Learner, reward: float) -> Trajectory:
     return batch | {"reward": batch["reward"] * reward}
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("autocast", [None, pytest.param(torch.bfloat16, marks=needs_bf16_lstm)])
-@pytest.mark.parametrize("power", range(2, 39, 3))
+@pytest.mark.parametrize(
+    ("power", "optimizer", "autocast"),
+    [
+        pytest.param(*row, marks=needs_bf16_lstm if row[-1] else ())
+        for row in pairwise(range(2, 39, 3), OPTIMIZERS, (None, torch.bfloat16))
+    ],
+)
 def test_no_reward_makes_the_learner_infinite(optimizer: str, autocast: torch.dtype | None, power: int) -> None:
     """Large ones are learned from or refused; the squares of targets overflow long before the loss does."""
     learner = make_learner(optimizer=optimizer, reward_transform="none")
