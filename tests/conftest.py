@@ -21,6 +21,8 @@ from agents.runtime.processes.process import configure_process
 from envs.dmlab30 import level_env
 from envs.engines import process_engine
 
+pytest_plugins = ("tiers", "pytester")
+
 # A shell that starts the tests in its background, or nohup, ignores them for the tests and for all programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for ignored in (number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN):

@@ -51,6 +51,7 @@ def check_spreads(row: dict[str, Any], *keys: str) -> None:
         assert 0 < row[key]["min"] <= row[key]["median"] <= row[key]["max"], key
 
 
+@pytest.mark.slow
 def test_throughput(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     peer = tmp_path / "peer.py"
     peer.write_text("import time\nfor n in range(10**6):\n  print('steps:', 8 * n, flush=True); time.sleep(0.01)\n")
@@ -65,6 +66,7 @@ def test_throughput(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert other["time"] == {}
 
 
+@pytest.mark.slow
 def test_throughput_of_another_checkout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """It runs that folder's own train.py, with the keys of all cases and its own."""
     root = tmp_path / "before"
@@ -98,6 +100,7 @@ def test_environment(capsys: pytest.CaptureFixture[str]) -> None:
         check_spreads(row, "steps_per_second", "steps_per_cpu_second", "microseconds")
 
 
+@pytest.mark.slow
 def test_network(capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(capsys, "network", "cases=mlp-lstm", "act=2", "learn=2", "seconds=0.01")
     # Nothing to lay out differently without an image.
@@ -140,6 +143,7 @@ def test_fusion(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["acting_modulation_bytes"] == 80 * numbers * 4
 
 
+@pytest.mark.slow
 def test_fusion_layers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.fusion_layers.SHAPES", ((2, 3),))
     found = rows(capsys, "fusion", "cases=layers", "fusions=mi,film,attention", "rounds=1", "seconds=0.001")
@@ -166,6 +170,7 @@ def test_the_plain_ways_compute_the_full_interaction() -> None:
         torch.testing.assert_close(work(mi, x, z / mi.context_norm) + rest, mi(x, z), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bound(capsys: pytest.CaptureFixture[str]) -> None:
     *parts, run, total = rows(capsys, "bound", *SMALL, "runtime=serial", "seconds=0.05")
     assert [row["case"] for row in (*parts, run, total)] == ["env", "act", "train", "run", "bound"]
@@ -175,6 +180,7 @@ def test_bound(capsys: pytest.CaptureFixture[str]) -> None:
     check_spreads(total, "bound", "fraction", "layout_bound", "layout_fraction")
 
 
+@pytest.mark.slow
 def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = rows(capsys, "scaling", "actors=1", "runtime.slots_per_actor=8", "learner.batch_size=8", *SMALL[4:])
     check_spreads(row, "steps_per_second", "times_first")
@@ -184,6 +190,7 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     assert row["steps_per_second"]["max"] < 1100
 
 
+@pytest.mark.slow
 def test_learners(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = rows(capsys, "learners", "learners=2", "learner.batch_size=8", *SMALL)
     check_spreads(row, "updates_per_second", "columns_per_second", "times_first")

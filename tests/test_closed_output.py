@@ -23,6 +23,7 @@ def without_a_reader(*command: str, also_stderr: bool = False) -> subprocess.Com
     return subprocess.CompletedProcess(command, process.wait(), "", error)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_evaluation(tmp_path: Path) -> None:
     small = ["env=conditional", "runtime=serial", "runtime.slots_per_actor=8", "learner.batch_size=8"]
     ended = without_a_reader("train.py", *small, "total_frames=2000", f"run={tmp_path}")
@@ -33,6 +34,7 @@ def test_a_run_and_its_evaluation(tmp_path: Path) -> None:
     assert (tmp_path / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("display", ["true", "false"])
 def test_a_study(display: str, tmp_path: Path) -> None:
     small = ["quick=true", "functions=[dot]", "networks=[mi]", "dimensions=[1,2]", "steps=10", "parallel=1"]
@@ -41,12 +43,14 @@ def test_a_study(display: str, tmp_path: Path) -> None:
     assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["train.py", "doctor.py"])
 def test_help(program: str) -> None:
     ended = without_a_reader(program, "--help")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [(1,), (2,), (0, 1, 2)])
 def test_streams_that_are_closed_from_the_start(streams: tuple[int, ...], tmp_path: Path) -> None:
     """As of `>&-`. No file is opened in their place, which would get what libraries print."""
@@ -75,6 +79,7 @@ def test_a_mistake_that_nobody_hears() -> None:
     assert without_a_reader("train.py", "fusion=mj", also_stderr=True).returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 @pytest.mark.parametrize(
     ("program", "code"), [(["train.py", "--help"], 0), (["doctor.py"], 0), (["train.py", "fusion=mj"], 2)]

@@ -61,6 +61,7 @@ def test_a_finished_run_is_left_as_it_is(
     assert files(finished) == before
 
 
+@pytest.mark.slow
 def test_under_torchrun_every_process_goes_home(finished: Path) -> None:
     before = files(finished)
     words = ["--standalone", "--nproc-per-node=2", "train.py", f"run={finished}", "resume=true"]

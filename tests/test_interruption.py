@@ -230,6 +230,7 @@ def local_run(run: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_to_all_while_actors_start(tmp_path: Path, number: signal.Signals) -> None:
     """It reaches every process of the terminal, and the actors are still importing."""
@@ -240,6 +241,7 @@ def test_a_signal_to_all_while_actors_start(tmp_path: Path, number: signal.Signa
     assert load_checkpoint(find_checkpoint(tmp_path, print))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGRTMIN + 3])
 def test_a_signal_to_all_kills_no_actor_before_the_save(tmp_path: Path, number: int) -> None:
     process = local_run(tmp_path)

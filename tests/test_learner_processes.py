@@ -67,6 +67,7 @@ def listening(learner: int) -> list[str]:
     return [connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left_behind")
 def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real processes and sums over gloo; Ctrl-C in the middle, and one learner makes the rest."""
@@ -105,6 +106,7 @@ def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert content(two)["learner"]["counters"]["steps"] >= 620
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left_behind")
 def test_policy_lag_of_several_learners_is_counted_for_every_update(tmp_path: Path) -> None:
     """Each of them makes its unroll of 6 columns into 2 parts of 3 and goes over them 3 times: 6 updates to a batch."""
@@ -169,6 +171,7 @@ def test_a_wait_for_the_others_that_is_broken_off_loses_no_part_of_a_batch() -> 
         assert int(leading.collect().trajectory["number"]) == number == positions.unrolls[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left_behind")
 def test_all_of_three_learners_are_told_that_the_run_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -181,6 +184,7 @@ def test_all_of_three_learners_are_told_that_the_run_is_over(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left_behind")
 def test_a_learner_that_is_killed_ends_the_run_and_it_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -203,6 +207,7 @@ def test_a_learner_that_is_killed_ends_the_run_and_it_is_saved(
     assert len(others) >= 2 and not psutil.wait_procs(others, timeout=30)[1]
 
 
+@pytest.mark.slow
 def test_who_still_knows_of_the_other_learners_after_a_run_writes_to_no_file_of_somebody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +224,7 @@ def test_who_still_knows_of_the_other_learners_after_a_run_writes_to_no_file_of_
         assert not [other.name for other in others if os.fstat(other.fileno()).st_size]
 
 
+@pytest.mark.slow
 def test_torchrun_starts_learners(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

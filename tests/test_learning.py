@@ -14,6 +14,8 @@ from conf.loading import compose_train
 from envs.conditional.suite import ConditionalConfig, maps
 from envs.suites import make_spec
 
+pytestmark = pytest.mark.slow
+
 # Only the policy head hears of the task, behind features of x alone. With `concat` the logits are f(x) + g(task), which ranks the
 # actions of one x alike in all tasks but for a shift; `mi` gives every task a linear map of its own.
 RECIPE = [

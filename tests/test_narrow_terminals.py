@@ -67,6 +67,7 @@ def in_a_narrow_terminal(words: list[str]) -> tuple[int, str]:
     return process.wait(), told.decode("ascii")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("narrow terminals")
 def test_every_program(tmp_path: Path) -> None:
     # A name that this terminal has no letters for, and Python reads as bytes.

@@ -20,6 +20,8 @@ from conf.schema import TrainConfig
 from envs.spec import EnvSpec, Slot, Split
 from envs.suites import make_env, make_spec
 
+pytestmark = pytest.mark.slow
+
 KEY, BALL = 5, 6
 LEFT, FORWARD = 0, 2
 LENGTH, SEQUENCES = 5, 64

@@ -89,6 +89,7 @@ def test_a_new_run_waits_for_nobody(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_is_not_refused_by_its_own_lock_and_waits_for_an_earlier_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def temporary_files(pid: int, folder: Path) -> list[Path]:
     return own + [path for path in folder.iterdir() if not path.name.startswith("torchinductor")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_left_of_a_learner_that_is_killed(
@@ -134,6 +135,7 @@ def test_nothing_is_left_of_a_learner_that_is_killed(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["train.py", "train.py runtime=serial", "doctor.py"])
 def test_nothing_is_left_of_a_program_that_ends(program: str, tmp_path: Path, started: Path) -> None:
     """What the learner, or doctor.py, plays in its own process, and what actors do."""
@@ -142,6 +144,7 @@ def test_nothing_is_left_of_a_program_that_ends(program: str, tmp_path: Path, st
     assert all_gone(started)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("process_settings")
 @pytest.mark.parametrize("fault", ["is killed", "raises"])
 def test_what_an_actor_has_started_ends_before_the_next_one_begins(
@@ -184,6 +187,7 @@ def test_what_the_process_of_a_slot_has_started_ends_before_the_next_one_begins(
     assert all_gone(started)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_its_supervisor(tmp_path: Path, started: Path) -> None:
     run = tmp_path / "run"
     process = begin("train.py", *TINY, *KINDS["actors"], f"run={run}", LONG)
@@ -199,6 +203,7 @@ def test_a_run_goes_on_without_its_supervisor(tmp_path: Path, started: Path) -> 
     assert all_gone(started) and not (run / "faults.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_no_signal_ends_the_supervisor_before_its_learner(number: int, tmp_path: Path, started: Path) -> None:
     run = tmp_path / "run"
@@ -221,6 +226,7 @@ def test_no_signal_ends_the_supervisor_before_its_learner(number: int, tmp_path:
     eventually(lambda: is_gone(supervisor.pid))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_grid_that_is_killed(tmp_path: Path, started: Path) -> None:
     """Its cells have supervisors of their own, and save."""
     keys = [key for key in TINY if not key.startswith("fusion=")]
@@ -247,6 +253,7 @@ def test_nothing_is_left_of_a_grid_that_is_killed(tmp_path: Path, started: Path)
     assert list((tmp_path / "grid").rglob("checkpoint-*.pt"))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_cell_that_is_killed(tmp_path: Path, started: Path) -> None:
     keys = [key for key in TINY if not key.startswith("fusion=")]
     process = begin(

@@ -137,6 +137,7 @@ def test_help_shows_every_key(study: Study, capsys: pytest.CaptureFixture[str]) 
     assert f"python -m studies.{study.name}" in told and "  quick=True\n" in told and "  seeds=" in told
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_study_and_its_processes_without_a_traceback(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import studies
+
+pytestmark = pytest.mark.slow
 
 
 def quick(name: str, folder: Path) -> dict[str, Any]:

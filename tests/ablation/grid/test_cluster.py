@@ -25,7 +25,7 @@ from conf.loading import compose_ablate, split_axes
 from system.errors import InputError
 from system.files import read_json
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("process_settings")]
+pytestmark = pytest.mark.usefixtures("process_settings")
 
 ROOT = Path(ablate.__file__).parent
 TINY = (
@@ -82,6 +82,7 @@ def rows(run: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
+@pytest.mark.ray
 def test_a_grid_on_a_cluster_that_loses_a_node_reports_what_one_machine_does(
     nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_grid_on_a_cluster_that_loses_a_node_reports_what_one_machine_does(
         assert (run / "config.yaml").read_text(encoding="utf-8") == config.replace("here", "there")
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("lost", [0, 1])
 def test_ctrl_c_saves_what_is_under_way(
     nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lost: int

@@ -146,6 +146,7 @@ def test_members_begin_with_seeds_and_values_of_their_own(whole: Population) -> 
     assert all(1e-4 <= number <= 1e-1 for value in values for number in value.values())
 
 
+@pytest.mark.slow
 def test_a_population_that_is_killed_while_members_train_ends_as_if_it_had_not_been(
     whole: Population, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_population_that_is_killed_while_members_train_ends_as_if_it_had_not_b
     same(train(folder, executor=executor).folder, whole.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["staged", "told", "delivered"])
 def test_a_population_that_is_killed_while_members_are_copied_ends_as_if_it_had_not_been(
     whole: Population, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -195,6 +197,7 @@ def test_a_population_that_is_killed_while_members_are_copied_ends_as_if_it_had_
     assert not (folder / "exchange").exists()
 
 
+@pytest.mark.slow
 def test_members_in_processes_are_those_of_one_process(whole: Population, tmp_path: Path) -> None:
     arguments = [*TINY, f"folder={tmp_path}", "parallel=1"]
     shutil.copytree(whole.folder, tmp_path, dirs_exist_ok=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
+from pairwise import pairwise
 from torch import Tensor
 
 from agents.learning.learner import Learner, NonFiniteError
@@ -112,9 +113,7 @@ def test_learners_agree_on_observations_and_on_a_surge() -> None:
             torch.testing.assert_close(state(learner), state(single), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("cuts", [[4], [3, 5]])
+@pytest.mark.parametrize(("optimizer", "reduction", "cuts"), pairwise(OPTIMIZERS, ("mean", "sum"), ([4], [3, 5])))
 def test_twenty_updates_are_those_of_one_learner(optimizer: str, reduction: str, cuts: list[int]) -> None:
     options = {"optimizer": optimizer, "reduction": reduction}
     single, reduce = make_learner(**options), Sums(len(cuts) + 1)

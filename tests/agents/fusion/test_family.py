@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pairwise import pairwise
 from test_fusion import NAMES, build, disturbed, draw
 from torch.nn import functional as F  # noqa: N812
 
@@ -56,9 +57,9 @@ def test_a_form_equals_its_matrix_for_every_context(name: str, sizes: tuple[int,
     check_affine_form(fusion, draw(6, x_size), draw(6, z_size))
 
 
-@pytest.mark.parametrize("name", sorted(SPATIAL_FUSIONS))
-@pytest.mark.parametrize("z_size", [0, 1, 4])
-@pytest.mark.parametrize("shape", [(3, 2, 4), (1, 1, 1), (2, 5, 3)])
+@pytest.mark.parametrize(
+    ("name", "z_size", "shape"), pairwise(sorted(SPATIAL_FUSIONS), (0, 1, 4), ((3, 2, 4), (1, 1, 1), (2, 5, 3)))
+)
 def test_a_spatial_form_equals_its_matrix(name: str, z_size: int, shape: tuple[int, int, int]) -> None:
     fusion = disturbed(spatial(name, z_size, shape))
     x, z = draw(6, *shape), draw(6, z_size)

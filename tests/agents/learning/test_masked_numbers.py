@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
+from pairwise import pairwise
 
 from agents.fusion import Segments
 from agents.learning import losses
@@ -21,10 +22,7 @@ LENGTH, COLUMNS, X, H = 6, 3, 4, 5
 RECURRENT = [name for name in CORES if name != "feedforward"]
 
 
-@pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("name", RECURRENT)
-@pytest.mark.parametrize("length", [1, LENGTH])
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(("name", "bad", "length", "gradient"), pairwise(RECURRENT, BAD, (1, LENGTH), (False, True)))
 def test_a_reset_clears_any_state(name: str, bad: float, length: int, gradient: bool) -> None:
     torch.manual_seed(0)
     core = CORES[name](X, H)

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
+from pairwise import pairwise
 from processors import needs_bf16_lstm
 from saved_agents import CONDITIONAL, SMALL
 
 import train
 from agents.learning.learner import Learner, NonFiniteError
 from agents.learning.optimizers import OPTIMIZERS
+from agents.learning.prefetch import Staged
 from agents.setup.builder import build_learner
 from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from agents.trajectory import Trajectory
@@ -32,9 +34,13 @@ def make_batch(learner: Learner, reward: float) -> Trajectory:
     return batch | {"reward": batch["reward"] * reward}
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("autocast", [None, pytest.param(torch.bfloat16, marks=needs_bf16_lstm)])
-@pytest.mark.parametrize("power", range(2, 39, 3))
+@pytest.mark.parametrize(
+    ("power", "optimizer", "autocast"),
+    [
+        pytest.param(*row, marks=needs_bf16_lstm if row[-1] else ())
+        for row in pairwise(range(2, 39, 3), OPTIMIZERS, (None, torch.bfloat16))
+    ],
+)
 def test_no_reward_makes_the_learner_infinite(optimizer: str, autocast: torch.dtype | None, power: int) -> None:
     """Large ones are learned from or refused; the squares of targets overflow long before the loss does."""
     learner = make_learner(optimizer=optimizer, reward_transform="none")
@@ -85,14 +91,14 @@ TINY = [*SMALL, *CONDITIONAL, "runtime.slots_per_actor=6", "learner.unroll_lengt
 def test_a_run_that_ends_over_them_says_what_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = Learner.step
+    update = Learner.update
 
-    def spoiled(self: Learner, batch: Trajectory, *, fresh: int | None = None) -> object:
+    def spoiled(self: Learner, staged: Staged) -> object:
         if self.counters.updates == 4:
-            batch["reward"][0, :2] = math.nan
-        return step(self, batch, fresh=fresh)
+            staged.batch["reward"][0, :2] = math.nan
+        return update(self, staged)
 
-    monkeypatch.setattr(Learner, "step", spoiled)
+    monkeypatch.setattr(Learner, "update", spoiled)
     arguments = [*TINY, f"run={tmp_path}", "total_frames=100000", "learner.max_refused=3", "learner.reward_clip=0"]
     assert train.main(arguments) == 1
     error = capsys.readouterr().err
@@ -123,15 +129,15 @@ def test_a_run_that_ends_over_them_says_what_they_were(
 def test_parameters_that_are_not_finite_are_never_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = Learner.step
+    update = Learner.update
 
-    def overflows(self: Learner, batch: Trajectory, *, fresh: int | None = None) -> object:
-        metrics = step(self, batch, fresh=fresh)
+    def overflows(self: Learner, staged: Staged) -> object:
+        metrics = update(self, staged)
         if self.counters.updates == 3:
             next(self.network.parameters()).detach().view(-1)[0] = math.inf
         return metrics
 
-    monkeypatch.setattr(Learner, "step", overflows)
+    monkeypatch.setattr(Learner, "update", overflows)
     assert train.main([*TINY, f"run={tmp_path}", "total_frames=100000", "checkpoint_seconds=0"]) == 1
     assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")][-1] == "checkpoint-000000000002.pt"
     error = capsys.readouterr().err

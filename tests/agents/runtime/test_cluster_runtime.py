@@ -32,7 +32,7 @@ from agents.runtime.ray_groups.connection import own_paths
 from agents.runtime.ray_groups.messages import FreeBuffer
 from agents.runtime.restarts import Faults
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("nothing_is_left_behind")]
+pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 UNDER_WAY = 2
 """Unrolls of an actor, between its node and the learner: as many as it has buffers."""
@@ -56,6 +56,7 @@ def play(runtime: Runtime, network: CountingNetwork, lives: Lives, until: Callab
         time.sleep(0.01)
 
 
+@pytest.mark.ray
 def test_a_node_that_is_lost_costs_what_was_under_way_and_one_that_joins_is_used() -> None:
     """Of five actors on six CPUs, one or two lose their node: four CPUs are left, so one of them waits for the next node."""
     cluster, network, records = ray_nodes(), CountingNetwork(), []
@@ -91,6 +92,7 @@ def test_a_node_that_is_lost_costs_what_was_under_way_and_one_that_joins_is_used
     assert (first["unrolls_dropped"], first["episodes_dropped"]) == (1, SLOTS)
 
 
+@pytest.mark.ray
 def test_a_head_that_dies_ends_the_run_saved_and_the_run_goes_on_elsewhere(
     tmp_path: Path, process_settings: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +118,7 @@ def folders_of_ray() -> set[Path]:
     return {*Path("/tmp").glob("ray-*"), *Path("/tmp").glob("mimpala-*/ray-*")}
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("with_the_bridge", [False, True])
 def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing_even_of_a_run_that_was_killed(
     tmp_path: Path, with_the_bridge: bool
@@ -143,6 +146,7 @@ def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing_even_o
     eventually(lambda: folders_of_ray() <= before)
 
 
+@pytest.mark.ray
 def test_actors_stop_when_nobody_takes_what_they_finish() -> None:
     """After a pause no more unrolls are there than two actors have buffers; all that come later know the weights of after the pause."""
     network, actors, buffers = CountingNetwork(), 2, 2
@@ -160,6 +164,7 @@ def test_actors_stop_when_nobody_takes_what_they_finish() -> None:
         runtime.close()
 
 
+@pytest.mark.ray
 def test_learners_on_several_nodes_make_a_run_together(
     tmp_path: Path, process_settings: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -266,6 +266,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> None:
     paths = os.pathsep.join(map(str, (ROOT, *Path(__file__).parents[1:3])))
     environ = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}

@@ -55,7 +55,7 @@ def run(runtime: Runtime, network: CountingNetwork, lives: Lives, actors: int, r
             time.sleep(0.02)
 
 
-ON_RAY = pytest.param("cluster", marks=pytest.mark.xdist_group("ray"))
+ON_RAY = pytest.param("cluster", marks=pytest.mark.ray)
 
 
 @pytest.mark.parametrize("name", ["local", ON_RAY])

@@ -41,7 +41,7 @@ def counting(
     return counting_runtime(name, counting_pool(actors, unrolls, make_actor=make), network, **options)
 
 
-ON_RAY = pytest.param("cluster", marks=pytest.mark.xdist_group("ray"))
+ON_RAY = pytest.param("cluster", marks=pytest.mark.ray)
 PROCESSES = ("local", "server", ON_RAY)
 
 

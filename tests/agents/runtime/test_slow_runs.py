@@ -88,6 +88,7 @@ def slow_disk(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(checkpoint_saver, "save_checkpoint", slowed(lambda *arguments: None, 0.2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runtime", "slow", "arguments", "name", "sentence"),
     [

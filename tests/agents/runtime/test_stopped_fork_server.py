@@ -22,7 +22,7 @@ from agents.runtime.processes import fork_server as fork_server_module
 from agents.runtime.processes.actor_pool import ActorPool
 from agents.runtime.processes.fork_server import fork_server_context, start_process
 
-pytestmark = pytest.mark.usefixtures("process_settings", "nothing_is_left_behind")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("process_settings", "nothing_is_left_behind")]
 
 LOCAL = [
     *(*SMALL, *CONDITIONAL, "runtime=local", "runtime.num_actors=1", "runtime.slots_per_actor=3"),

@@ -25,6 +25,8 @@ pytest.importorskip("envpool")
 pytest.importorskip("minigrid")
 
 COMMON = [task for task in levels.LEVELS if task not in levels.BROKEN]
+SAMPLE = COMMON[::15]
+"""Levels of the quick tier: all of them take minutes."""
 RESETS = 200
 FALSE_ALARM = 1e-6
 """Probability of one in each comparison; there are some 50,000. The seeds are fixed, so that a test is red always or never."""
@@ -191,7 +193,9 @@ def is_hopeless(state: State) -> bool:
     return not (wanted | hidden) & (reached if asked[1] == "open" else touched)
 
 
-@pytest.mark.parametrize("task", COMMON)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=() if task in SAMPLE else pytest.mark.slow) for task in COMMON]
+)
 def test_the_engines_differ_in_the_levels_of_the_tables_and_in_no_other(task: str) -> None:
     states = {engine: first_states(engine, task) for engine in ENGINES}
     found = differences(*(list(map(counts, states[engine])) for engine in ENGINES))
