@@ -16,10 +16,11 @@ from saved_agents import CONDITIONAL, SMALL
 
 import evaluate
 import train
-from agents.distributed.follower import beginning, learn
+from agents.distributed.follower import initial_message, train_shard
 from agents.evaluation.episodes import load_agent
 from agents.runtime.base import StreamPositions
 from agents.setup import builder
+from agents.setup.plan import make_plan
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from conf.loading import compose_train
 from envs.spec import ArraySpec, EnvSpec
@@ -118,12 +119,13 @@ def test_a_learner_of_another_node_says_what_it_has_instead(monkeypatch: pytest.
     config = compose_train([*SMALL, *CONDITIONAL])
     env = make_spec(config.env)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
-    message = beginning(config, dataclasses.replace(env, num_actions=99), learner, StreamPositions())
+    other = dataclasses.replace(env, num_actions=99)
+    message = initial_message(config, other, make_plan(config, env), learner, StreamPositions())
     group: Any = SimpleNamespace(receive=lambda what: message, rank=1, size=2)
     with pytest.raises(
         InputError, match=r"learner 1 .* actions were 99 discrete ones and are \d+ discrete ones: install"
     ):
-        learn(group)
+        train_shard(group)
 
 
 SPEC = EnvSpec(

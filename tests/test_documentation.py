@@ -42,11 +42,53 @@ def test_every_key_is_documented_and_none_that_does_not_exist() -> None:
     assert documented(EVALUATE) == set(to_dict(EvaluateConfig()))
 
 
-def test_the_readme_names_every_fusion_site_and_suite() -> None:
+def test_readme_and_command_line_page_name_every_fusion_site_and_suite() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command_line = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
     for name in (*FUSION_NAMES, *SUITES):
-        assert f"| `{name}` |" in readme
+        assert f"`{name}`" in readme, name
+        assert f"| `{name}` |" in command_line, name
     assert f"fusion.sites=[{','.join(SITES)}]" in readme
+    assert f"fusion.sites=[{','.join(SITES)}]" in command_line
+
+
+def test_readme_is_short_and_has_the_install_commands() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 130
+    install = "    python3 -m venv .venv && .venv/bin/pip install -e"
+    assert f'{install} ".[envpool]" && .venv/bin/python train.py' in lines
+    assert f'{install} ".[test]" && .venv/bin/python -m pytest' in lines
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_of_prose_are_at_most_140_letters(document: Path) -> None:
+    """Table rows and code are exempt: Markdown cannot break them."""
+    lines = re.sub(
+        r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    ).splitlines()
+    assert not [line for line in lines if len(line) > 140 and not line.startswith(("|", "    "))]
+
+
+def test_every_page_is_in_the_navigation_of_the_site_and_documents_existing_modules() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    listed = re.findall(r"- ([\w/]+\.md)$", navigation, re.MULTILINE)
+    pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        for module in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            path = ROOT.joinpath(*module.split("."))
+            assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), module
+
+
+def test_paths_of_modules_in_the_documents_exist() -> None:
+    """The changelog describes earlier states."""
+    for document in DOCUMENTS:
+        if document.name == "CHANGELOG.md":
+            continue
+        for path in re.findall(
+            r"`((?:agents|ablation|conf|envs|studies|system)/[\w/]+\.py)`", document.read_text(encoding="utf-8")
+        ):
+            assert (ROOT / path).exists(), f"{document.name}: {path}"
 
 
 def test_the_page_on_fusion_has_every_equation_and_count_as_its_class_states_them() -> None:
@@ -117,7 +159,7 @@ def test_arguments_in_quotes_mean_what_the_page_says() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
+    for target in re.findall(r"(?:\]\(|src=\")([^)#\"]+)", document.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (document.parent / target).exists(), target
 

@@ -57,7 +57,7 @@ PHASES: dict[str, tuple[Any, str, int]] = {
     "making the folder": (folder, "write_json", 0),
     "starting the actors": (builder, "build_runtime", 0),
     "the first batch": (SerialRuntime, "collect", 1),
-    "the first update": (Learner, "step", 1),
+    "the first update": (Learner, "update", 1),
     "writing a checkpoint": (os, "replace", 1),
     "closing": (SerialRuntime, "close", 1),
     "after the end": (train, "write_result", 1),
@@ -95,7 +95,7 @@ def test_a_signal_in_any_phase_of_training(
 def test_what_schedulers_send_ends_a_run_as_sigterm_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(Learner, "step", first_call(Learner.step, lambda: signal.raise_signal(number)))
+    monkeypatch.setattr(Learner, "update", first_call(Learner.update, lambda: signal.raise_signal(number)))
     assert train.main([*TINY, f"run={tmp_path}", LONG]) == 130
     assert load_checkpoint(find_checkpoint(tmp_path, print))["learner"]["counters"]["updates"] == 1
 

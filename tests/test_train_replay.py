@@ -59,7 +59,7 @@ def test_policy_lag_of_actors_that_run_ahead(tmp_path: Path, monkeypatch: pytest
     """Held to what actors said they played with, and to a count of the updates."""
     versions: list[list[int]] = []
     updates: list[list[int]] = []
-    collect, step = LocalRuntime.collect, Learner.step
+    collect, step = LocalRuntime.collect, Learner.update
 
     def collected(self: LocalRuntime, *arguments: Any) -> Batch:
         batch = collect(self, *arguments)
@@ -72,7 +72,7 @@ def test_policy_lag_of_actors_that_run_ahead(tmp_path: Path, monkeypatch: pytest
         return step(self, *arguments, **options)
 
     monkeypatch.setattr(LocalRuntime, "collect", collected)
-    monkeypatch.setattr(Learner, "step", stepped)
+    monkeypatch.setattr(Learner, "update", stepped)
     ahead = ["runtime=local", "runtime.num_actors=1", "runtime.buffers_per_actor=4", "learner.batch_size=4"]
     command = [*TINY, *ahead, "learner.passes=2", "precision=fp32", f"run={tmp_path}"]
     assert train.main([*command, "total_frames=1500"]) == 0

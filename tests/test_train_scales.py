@@ -14,8 +14,8 @@ import evaluate
 import train
 from agents.learning.learner import Learner
 from agents.learning.popart import sigma
+from agents.learning.prefetch import Staged
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint
-from agents.trajectory import Trajectory
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -57,17 +57,18 @@ def test_a_large_reward_is_told_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The 15th update finds one reward of 1e4 in task memory-1."""
-    run, learn, sigmas = tmp_path / "run", Learner.step, []
+    run, learn, sigmas = tmp_path / "run", Learner.update, []
 
-    def step(learner: Learner, batch: Trajectory, *, fresh: int | None = None) -> Any:
+    def update(learner: Learner, staged: Staged) -> Any:
+        batch = staged.batch
         if learner.counters.updates == 14:
             t, column = (batch["mask"] & (batch["task"][:-1] == 1)).nonzero()[0].tolist()
             batch["reward"][t, column] = 1e4
-        metrics = learn(learner, batch, fresh=fresh)
+        metrics = learn(learner, staged)
         sigmas.append(sigma(learner.popart).tolist())
         return metrics
 
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Learner, "update", update)
     assert train.main([*TINY, "learner.reward_transform=none", f"run={run}", "total_frames=700"]) == 0
     assert sigmas[14][1] == sigmas[13][1]
     assert sigmas[14][0] == pytest.approx(sigmas[13][0], rel=1e-2)
