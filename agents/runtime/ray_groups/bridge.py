@@ -44,8 +44,8 @@ _REQUESTS = 2
 _THREADS = 4
 """Calls that a group answers while `unroll` waits."""
 
-_FAULTS_SECONDS = 2.0
-"""How long a group's `faults` waits for a fault."""
+_REPORT_SECONDS = 2.0
+"""How long a group's `report` waits for a restart."""
 
 _ROOM_SECONDS = 30.0
 """Seconds between two notices that groups wait for room."""
@@ -196,14 +196,13 @@ class _Bridge:
         group.handle = handle = remote(ActorGroup).remote()
         group.node = await handle.node.remote()
         version, flat = self._newest_weights()
-        processes = await handle.begin.remote(
+        failed = await handle.begin.remote(
             self._pool, group.indices, group.positions, self._weights.shapes, flat, version
         )
-        if isinstance(processes, ErrorReport):
-            raise _GroupError(processes)
+        if failed:
+            raise _GroupError(failed)
         group.version = version
-        self._send(Processes(group.node.host, processes))
-        tasks = [self._start(self._publish(group)), self._start(self._forward_faults(group))]
+        tasks = [self._start(self._publish(group)), self._start(self._forward_reports(group))]
         try:
             await self._take_unrolls(group)
         finally:
@@ -259,13 +258,14 @@ class _Bridge:
             self._anything_delivered = True
             self._send(Delivered(number, unroll))
 
-    async def _forward_faults(self, group: ActorGroupHandle) -> None:
-        """Forwards the restarts within a group. Kills a group that does not answer."""
+    async def _forward_reports(self, group: ActorGroupHandle) -> None:
+        """Forwards a group's restarts and process ids. Kills a group that does not answer."""
         known: dict[str, int] = {}
-        seconds = _FAULTS_SECONDS + self._pool.limits.hang_seconds
+        seconds = _REPORT_SECONDS + self._pool.limits.hang_seconds
         while True:
+            report = group.call("report", _REPORT_SECONDS if known else 0.0)
             try:
-                records = await asyncio.wait_for(_wait_for(group.call("faults", _FAULTS_SECONDS)), seconds)
+                records, processes = await asyncio.wait_for(_wait_for(report), seconds)
             except TimeoutError:
                 # Then `_take_unrolls` raises.
                 self._ray.kill(group.handle)
@@ -275,11 +275,9 @@ class _Bridge:
             for record in records:
                 fault = Fault(record["task"], record["cause"], record["detail"])
                 self._send(Restarted(record["where"], fault, record["unrolls_dropped"], record["episodes_dropped"]))
-            if records or not known:
-                with contextlib.suppress(self._ray.exceptions.RayError):
-                    known = await group.call("processes")
-                    assert group.node
-                    self._send(Processes(group.node.host, known))
+            if processes != known and group.node:
+                known = processes
+                self._send(Processes(group.node.host, known))
 
     async def _publish(self, group: ActorGroupHandle) -> None:
         """Sends a group the newest weights, and repeats that while newer ones have been published meanwhile."""
