@@ -132,8 +132,8 @@ class ActorPool:
             )
 
     def _start_actor(self, member: int, positions: StreamPositions) -> ActorProcess:
-        client = self._server.client(member) if self._server else None
-        return ActorProcess(self._context, self._indices[member], member, self._config, positions, self._memory, client)
+        policy = self._server.connect(member) if self._server else None
+        return ActorProcess(self._context, self._indices[member], member, self._config, positions, self._memory, policy)
 
     def wait(self, also: Connection | None = None, *, check: Callable[[], object] = never_interrupt) -> None:
         """Waits for a message or the end of a process, for something to read from `also`, or _LOOK_SECONDS. Handles all but `also`.

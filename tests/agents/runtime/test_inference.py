@@ -155,8 +155,8 @@ def test_a_server_supports_every_kind_of_actions(kind: str) -> None:
     weights = SharedWeights([parameter.shape for parameter in network.parameters()])
     weights.publish(network, 0)
     batcher = _Batcher(Policy(fake_network(env, fake_config(), seed=1), slots), arrays, weights)
-    own = {key: array[0] for key, array in arrays.items()}
-    remote, local = RemotePolicy(Direct(batcher), network.actions, own), Policy(network, slots)  # type: ignore[arg-type]
+    remote = RemotePolicy(Direct(batcher), network.actions, [arrays], 0)  # type: ignore[arg-type]
+    local = Policy(network, slots)
     batch = fake_batch(env, network.core_state_size, 5, slots)
     for policy in (remote, local):
         policy.seed(9)
