@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from typing import NamedTuple
 
+import torch
+
 from agents.acting.heartbeat import Heartbeat
 from agents.acting.policy import Policy
 from agents.cli.signals import end_with_the_parent
@@ -96,17 +98,23 @@ class ServerLost(NamedTuple):
     """An actor's last message: its inference server is gone."""
 
 
-def heartbeat_rows(num_actors: int, slots: int) -> SharedArrays:
-    """Shared memory for the heartbeats of a pool."""
-    return SharedArrays({"heartbeat": ArraySpec(shape=(Heartbeat.size(slots),), dtype="int64")}, num_actors)
-
-
 class PoolMemory(NamedTuple):
-    """What the actors of a pool share with its parent process."""
+    """Memory that the actors of a pool share with its parent process."""
 
     buffers: SharedArrays
     weights: SharedWeights
     heartbeats: SharedArrays
+
+    @classmethod
+    def allocate(cls, config: PoolConfig, num_actors: int, shapes: Sequence[torch.Size]) -> PoolMemory:
+        """Memory for so many actors and for parameters of these shapes."""
+        slots = config.spec["core_state"].shape[0]
+        heartbeat = {"heartbeat": ArraySpec(shape=(Heartbeat.size(slots),), dtype="int64")}
+        return cls(
+            SharedArrays(config.spec, num_actors * config.buffers_per_actor),
+            SharedWeights(shapes),
+            SharedArrays(heartbeat, num_actors),
+        )
 
     def heartbeat(self, member: int) -> Heartbeat:
         """The heartbeat of one actor, initialised."""
