@@ -40,8 +40,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs.conditional.suite import ConditionalConfig, make_env, make_spec
+from envs.conditional.suite import ConditionalConfig, make_spec
 from envs.spec import EnvSpec, Slot, Split
+from envs.suites import make_env
 from envs.vector import MultitaskVectorEnv
 
 TASKS = ConditionalConfig(tasks=["map", "memory"], num_tasks=4, delay=1)

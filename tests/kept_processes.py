@@ -1,4 +1,4 @@
-"""Processes of environments that one test leaves to the next."""
+"""Processes of environments that several tests reuse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from envs.engines.slot_process import SlotProcess
 
 
 class KeptProcess(SlotProcess):
-    """Goes back into the stock in place of ending, unless it is gone already."""
+    """Returns to the stock instead of ending, unless it has already ended."""
 
     stock: ClassVar[list[SlotProcess]] = []
 

@@ -1,4 +1,4 @@
-"""What tests do with processes: their own, while a program runs in it, and those that others have started."""
+"""Waits for conditions and processes, and actions while a program runs in the test's own process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import TypeVar
 import psutil
 
 PATIENCE = 240.0
-"""Seconds after which what should have happened never will; far beyond what a busy machine takes."""
+"""Seconds after which a test stops to wait; far more than a busy machine needs."""
 
 T = TypeVar("T")
 
 
 def is_gone(pid: int) -> bool:
-    """Ended; a child of a process that does not wait for it, and such are left to a lazy init, is as good as gone."""
+    """Whether the process has ended. A zombie has: in a container no init may reap orphans."""
     try:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
@@ -28,7 +28,7 @@ def is_gone(pid: int) -> bool:
 
 
 def eventually(happened: Callable[[], object]) -> None:
-    """Waits until something has happened."""
+    """Waits until `happened()` is true; fails after PATIENCE."""
     deadline = time.monotonic() + PATIENCE
     while not happened():
         assert time.monotonic() < deadline, "what was waited for did not happen"
@@ -36,7 +36,7 @@ def eventually(happened: Callable[[], object]) -> None:
 
 
 def each(processes: Iterable[psutil.Process], ask: Callable[[psutil.Process], T]) -> Iterator[tuple[psutil.Process, T]]:
-    """The processes with what is asked of them, but for those that have ended meanwhile."""
+    """Yields each process with `ask(process)`; leaves out those that have ended meanwhile."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             yield process, ask(process)
@@ -44,19 +44,19 @@ def each(processes: Iterable[psutil.Process], ask: Callable[[psutil.Process], T]
 
 @contextlib.contextmanager
 def alongside(condition: Callable[[], object], then: Callable[[], object]) -> Iterator[None]:
-    """While the program inside runs in this process: does something as soon as a condition holds. Where that fails, a program that would
-    wait for it for ever is interrupted, and the failure raised.
+    """Calls `then` as soon as `condition` holds, while the block runs a program in this process. If either fails, sends SIGINT to the
+    program, which may wait without end, and raises the error.
     """
-    over, failures = threading.Event(), list[BaseException]()
+    left, failures = threading.Event(), list[BaseException]()
 
     def wait() -> None:
         try:
-            eventually(lambda: over.is_set() or condition())
-            if not over.is_set():
+            eventually(lambda: left.is_set() or condition())
+            if not left.is_set():
                 then()
         except BaseException as error:
             failures.append(error)
-            if not over.is_set():
+            if not left.is_set():
                 os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=wait)
@@ -64,7 +64,7 @@ def alongside(condition: Callable[[], object], then: Callable[[], object]) -> It
     try:
         yield
     finally:
-        over.set()
+        left.set()
         thread.join()
         if failures:
             raise failures[0]

@@ -1,4 +1,4 @@
-"""A reader that is gone, as after `| head`, ends no program: what it was to do is done, and nothing is said about the pipe."""
+"""A program whose reader has gone (`| head`) finishes its work and reports no broken pipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(train.__file__).parent
 
 
 def without_a_reader(*command: str, also_stderr: bool = False) -> subprocess.CompletedProcess[str]:
-    """Runs a program whose standard output nobody reads, from before its first line on."""
+    """Runs a program whose standard output is closed at the other end before its first line."""
     stderr = subprocess.STDOUT if also_stderr else subprocess.PIPE
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout is not None
@@ -53,7 +53,7 @@ def test_help(program: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("streams", [(1,), (2,), (0, 1, 2)])
 def test_streams_that_are_closed_from_the_start(streams: tuple[int, ...], tmp_path: Path) -> None:
-    """As of `>&-`. No file is opened in their place, which would get what libraries print."""
+    """As by `>&-`. No file may get a descriptor of a standard stream, and with it the output of libraries."""
     closed = " ".join(f"{number}>&-" for number in streams)
     small = (
         "env=conditional runtime=serial runtime.slots_per_actor=8 learner.batch_size=8 total_frames=500 display=false"
@@ -66,16 +66,16 @@ def test_streams_that_are_closed_from_the_start(streams: tuple[int, ...], tmp_pa
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_what_a_program_starts_finds_open_streams(tmp_path: Path) -> None:
-    """The first file that is opened afterwards is none of them."""
-    told = tmp_path / "told"
-    made = f"f = open({str(told)!r}, 'w'); f.write(str(f.fileno()))"
+def test_the_next_file_gets_no_descriptor_of_a_closed_stream(tmp_path: Path) -> None:
+    """begin_program opens the closed streams."""
+    result = tmp_path / "descriptor"
+    made = f"f = open({str(result)!r}, 'w'); f.write(str(f.fileno()))"
     line = f"from agents.cli.signals import begin_program; begin_program(); print('x'); {made}"
     subprocess.run(["bash", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, line], cwd=ROOT, check=True)
-    assert int(told.read_text(encoding="utf-8")) > 2
+    assert int(result.read_text(encoding="utf-8")) > 2
 
 
-def test_a_mistake_that_nobody_hears() -> None:
+def test_an_error_without_a_reader() -> None:
     assert without_a_reader("train.py", "fusion=mj", also_stderr=True).returncode == 2
 
 

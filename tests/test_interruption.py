@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in every phase of a program: exit code 130, no traceback, and a run that had begun is saved."""
+"""Ctrl-C and SIGTERM in every phase of a program: exit code 130, no traceback, and a started run is saved."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ PHASES: dict[str, tuple[Any, str, int]] = {
     "closing": (SerialRuntime, "close", 1),
     "after the end": (train, "write_result", 1),
 }
-"""What is called in a phase, and the updates that are saved after it, -1 for no run: `os.replace` is patched when saving has begun."""
+"""The function that each phase calls, and the updates in the checkpoint; -1: there is no run. `os.replace` is patched in `Saver.save`."""
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -92,7 +92,7 @@ def test_a_signal_in_any_phase_of_training(
 
 
 @pytest.mark.parametrize("number", OF_SCHEDULERS)
-def test_what_schedulers_send_ends_a_run_as_sigterm_does(
+def test_signals_of_schedulers_end_a_run_as_sigterm_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(Learner, "update", first_call(Learner.update, lambda: signal.raise_signal(number)))
@@ -102,7 +102,7 @@ def test_what_schedulers_send_ends_a_run_as_sigterm_does(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_an_ignored_signal_stays_ignored(number: signal.Signals) -> None:
-    """As by nohup, or by a shell for what it starts in its background."""
+    """nohup ignores signals, and a shell does for its background jobs."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         raise_at_signals()
@@ -116,7 +116,7 @@ def test_an_ignored_signal_stays_ignored(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("moment", ["replace", "fsync"])
-def test_the_second_signal_ends_a_save_and_tears_nothing(
+def test_the_second_signal_ends_a_save_and_leaves_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     def twice() -> None:
@@ -152,7 +152,7 @@ def test_an_evaluation_ends_at_once(
     assert capsys.readouterr().err == "interrupted: no result was written\n"
 
 
-def test_the_first_signal_ends_a_wait_and_the_second_insists() -> None:
+def test_the_first_signal_interrupts_a_wait_and_the_second_raises() -> None:
     interruption = Interruption()
     interruption.check()
     signal.raise_signal(signal.SIGINT)
@@ -164,7 +164,7 @@ def test_the_first_signal_ends_a_wait_and_the_second_insists() -> None:
 
 
 def test_ctrl_c_while_nothing_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The actors are stopped, and would be waited for for ever; a second signal would leave no result."""
+    """With stopped actors, the first signal must end the wait: after a second one there would be no result."""
     publish, wait, stopped = LocalRuntime.publish, ActorPool.wait, list[int]()
 
     def published(self: LocalRuntime, version: int) -> None:
@@ -190,7 +190,7 @@ def test_ctrl_c_while_nothing_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and stderr of a process that has been told to end."""
+    """Exit code and stderr of a process that was sent a signal."""
     try:
         _, err = process.communicate(timeout=60)
     finally:
@@ -200,13 +200,13 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 @pytest.mark.parametrize("program", ["train.py", "evaluate.py", "ablate.py"])
 def test_a_signal_while_modules_are_imported(program: str) -> None:
-    # Python itself says what it imports, so that nobody has to guess when.
+    # `importtime` prints each import, so the signal comes within them.
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", program, "fusion=nothing"], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr
     while "numpy" not in (line := process.stderr.readline()):
-        assert line, "it ended before it could be told to"
+        assert line, "the process ended before the signal"
     process.send_signal(signal.SIGINT)
     code, err = ended(process)
     assert code == 130
@@ -214,7 +214,7 @@ def test_a_signal_while_modules_are_imported(program: str) -> None:
 
 
 def local_run(run: Path) -> subprocess.Popen[str]:
-    """A run with two actors, in a process group of its own, that has just said that it begins."""
+    """A run with two actors in its own process group, which has just printed its banner."""
     settings = [*SMALL, *CONDITIONAL, "runtime=local", "runtime.num_actors=2", "runtime.slots_per_actor=2"]
     process = subprocess.Popen(
         [sys.executable, "train.py", *settings, f"run={run}", LONG, "log_seconds=0"],
@@ -226,14 +226,14 @@ def local_run(run: Path) -> subprocess.Popen[str]:
     )
     assert process.stdout
     while "training in" not in (line := process.stdout.readline()):
-        assert line, "it ended before it could be told to"
+        assert line, "the process ended before the signal"
     return process
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_to_all_while_actors_start(tmp_path: Path, number: signal.Signals) -> None:
-    """It reaches every process of the terminal, and the actors are still importing."""
+    """The signal reaches the whole process group while the actors still import."""
     process = local_run(tmp_path)
     os.killpg(process.pid, number)
     code, err = ended(process)
@@ -250,7 +250,7 @@ def test_a_signal_to_all_kills_no_actor_before_the_save(tmp_path: Path, number: 
         os.kill(process.pid, signal.SIGSTOP)
         children = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, number)
-        # Those that the signal ends have ended while the learner stands still.
+        # Time for the signal to end actors, while the learner is stopped.
         time.sleep(1)
         assert len(children) >= 3 and not any(is_gone(child.pid) for child in children)
         os.kill(process.pid, signal.SIGCONT)

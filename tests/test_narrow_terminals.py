@@ -1,4 +1,4 @@
-"""A terminal of 20 columns that knows ASCII alone: every program shows what it can, and ends as it would elsewhere."""
+"""Every program works in an ASCII terminal of 20 columns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PROGRAMS = {
 
 
 def in_a_narrow_terminal(words: list[str]) -> tuple[int, str]:
-    """Exit code and everything that the terminal was sent."""
+    """Exit code and everything that was written to the terminal."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 5, 20, 0, 0))
     ascii_alone = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -55,28 +55,28 @@ def in_a_narrow_terminal(words: list[str]) -> tuple[int, str]:
         start_new_session=True,
     )
     os.close(slave)
-    told = b""
+    output = b""
     try:
         while part := os.read(master, 2**16):
-            told += part
+            output += part
     except OSError:
-        # The last one to hold the other end is gone.
+        # No process holds the other end any more.
         pass
     finally:
         os.close(master)
-    return process.wait(), told.decode("ascii")
+    return process.wait(), output.decode("ascii")
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("narrow terminals")
 def test_every_program(tmp_path: Path) -> None:
-    # A name that this terminal has no letters for, and Python reads as bytes.
+    # Not ASCII, so Python decodes the name with surrogates.
     folder = tmp_path / "größe"
     for name, words in PROGRAMS.items():
-        code, told = in_a_narrow_terminal([word.format(folder=folder) for word in words])
-        assert (name, code) == (name, 0), told
-        assert "Traceback" not in told
-        assert "\x1b[" in told or name in ("evaluate", "doctor")
+        code, output = in_a_narrow_terminal([word.format(folder=folder) for word in words])
+        assert (name, code) == (name, 0), output
+        assert "Traceback" not in output
+        assert "\x1b[" in output or name in ("evaluate", "doctor")
     for path in (
         "run/result.json",
         "run/evaluation.json",

@@ -60,13 +60,18 @@ def begin_program() -> None:
         try:
             os.fstat(number)
         except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, number)
-            if nowhere != number:
-                os.close(nowhere)
-            os.set_inheritable(number, True)
+            _open_null(number)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def _open_null(descriptor: int) -> None:
+    """Opens /dev/null under this descriptor, which child processes inherit."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)
+    os.set_inheritable(descriptor, True)
 
 
 def raise_at_signals() -> None:
@@ -119,9 +124,7 @@ def run_program(main: Callable[[], int]) -> NoReturn:
             stream.flush()
         except OSError:
             # At exit Python would flush again, and change the exit code.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            _open_null(stream.fileno())
     sys.exit(code)
 
 

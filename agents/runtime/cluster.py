@@ -16,7 +16,7 @@ from agents.runtime.processes.actor_process import make_batch
 from agents.runtime.processes.buffers import SharedArrays, SharedWeights
 from agents.runtime.processes.process import signals_blocked
 from agents.runtime.processes.shared_memory import AnonymousFile
-from agents.runtime.ray_groups.bridge import run_bridge
+from agents.runtime.ray_groups.bridge_process import run_bridge
 from agents.runtime.ray_groups.messages import Delivered, Dropped, Notice, Placement, Processes, Restarted
 from agents.runtime.restarts import Faults
 

@@ -22,9 +22,8 @@ from agents.runtime.processes.actor_process import (
     ServerLost,
     Started,
     Unroll,
-    heartbeat_rows,
 )
-from agents.runtime.processes.buffers import HasParameters, SharedArrays, SharedWeights
+from agents.runtime.processes.buffers import HasParameters
 from agents.runtime.processes.fork_server import fork_server_context
 from agents.runtime.processes.inference_server import InferenceServer
 from agents.runtime.restarts import Faults
@@ -71,11 +70,8 @@ class ActorPool:
         self._indices = list(indices)
         self._context = fork_server_context()
         self._slots = config.spec["core_state"].shape[0]
-        self._memory = PoolMemory(
-            SharedArrays(config.spec, len(self._indices) * config.buffers_per_actor),
-            SharedWeights([parameter.shape for parameter in network.parameters()]),
-            heartbeat_rows(len(self._indices), self._slots),
-        )
+        shapes = [parameter.shape for parameter in network.parameters()]
+        self._memory = PoolMemory.allocate(config, len(self._indices), shapes)
         self.buffers = self._memory.buffers
         self.publish(version)
         self.ready: deque[Unroll] = deque()
@@ -132,8 +128,8 @@ class ActorPool:
             )
 
     def _start_actor(self, member: int, positions: StreamPositions) -> ActorProcess:
-        client = self._server.client(member) if self._server else None
-        return ActorProcess(self._context, self._indices[member], member, self._config, positions, self._memory, client)
+        policy = self._server.connect(member) if self._server else None
+        return ActorProcess(self._context, self._indices[member], member, self._config, positions, self._memory, policy)
 
     def wait(self, also: Connection | None = None, *, check: Callable[[], object] = never_interrupt) -> None:
         """Waits for a message or the end of a process, for something to read from `also`, or _LOOK_SECONDS. Handles all but `also`.

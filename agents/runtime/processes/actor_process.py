@@ -13,13 +13,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from typing import NamedTuple
 
+import torch
+
 from agents.acting.heartbeat import Heartbeat
 from agents.acting.policy import Policy
 from agents.cli.signals import end_with_the_parent
 from agents.runtime.base import Batch, ErrorReport, PoolConfig, StreamPositions
 from agents.runtime.processes import fork_server
 from agents.runtime.processes.buffers import SharedArrays, SharedWeights
-from agents.runtime.processes.inference_server import InferenceClient, InferenceServerError
+from agents.runtime.processes.inference_server import InferenceServerError, RemotePolicy
 from agents.runtime.processes.process import SAVING_SECONDS, configure_process, leave_signals_to_the_learner
 from agents.runtime.processes.shared_memory import AnonymousFile
 from agents.trajectory import Trajectory, concatenate
@@ -96,17 +98,23 @@ class ServerLost(NamedTuple):
     """An actor's last message: its inference server is gone."""
 
 
-def heartbeat_rows(num_actors: int, slots: int) -> SharedArrays:
-    """Shared memory for the heartbeats of a pool."""
-    return SharedArrays({"heartbeat": ArraySpec(shape=(Heartbeat.size(slots),), dtype="int64")}, num_actors)
-
-
 class PoolMemory(NamedTuple):
-    """What the actors of a pool share with its parent process."""
+    """Memory that the actors of a pool share with its parent process."""
 
     buffers: SharedArrays
     weights: SharedWeights
     heartbeats: SharedArrays
+
+    @classmethod
+    def allocate(cls, config: PoolConfig, num_actors: int, shapes: Sequence[torch.Size]) -> PoolMemory:
+        """Memory for so many actors and for parameters of these shapes."""
+        slots = config.spec["core_state"].shape[0]
+        heartbeat = {"heartbeat": ArraySpec(shape=(Heartbeat.size(slots),), dtype="int64")}
+        return cls(
+            SharedArrays(config.spec, num_actors * config.buffers_per_actor),
+            SharedWeights(shapes),
+            SharedArrays(heartbeat, num_actors),
+        )
 
     def heartbeat(self, member: int) -> Heartbeat:
         """The heartbeat of one actor, initialised."""
@@ -124,7 +132,7 @@ class ActorProcess:
         config: of the run's actors.
         positions: where its random streams begin.
         memory: of the pool.
-        client: of its inference server, or None.
+        policy: of its inference server, or None.
 
     Attributes:
         connection: receives its messages and sends it buffer indices.
@@ -144,7 +152,7 @@ class ActorProcess:
         config: PoolConfig,
         positions: StreamPositions,
         memory: PoolMemory,
-        client: InferenceClient | None,
+        policy: RemotePolicy | None,
     ) -> None:
         self.index, self.member, self.positions = index, member, positions
         self.assigned: deque[int] = deque()
@@ -159,15 +167,15 @@ class ActorProcess:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
             target=_run_actor,
-            args=(config, index, member, positions, theirs, self._stacks, memory, client),
+            args=(config, index, member, positions, theirs, self._stacks, memory, policy),
             name=f"actor-{index}",
             daemon=True,
         )
         fork_server.start_process(self.process)
         # If this process kept its copies open, the pipes would not end with the actor.
         theirs.close()
-        if client:
-            client.connection.close()
+        if policy:
+            policy.connection.close()
 
     @property
     def started(self) -> bool:
@@ -273,7 +281,7 @@ def _run_actor(
     connection: Connection,
     stacks: AnonymousFile,
     memory: PoolMemory,
-    client: InferenceClient | None,
+    policy: RemotePolicy | None,
 ) -> None:
     """Main function of an actor process. It receives the indices of buffers to fill, or None to end."""
     end_with_the_parent()
@@ -285,22 +293,21 @@ def _run_actor(
     faulthandler.register(_STACKS_SIGNAL, stacks.descriptor, chain=True)
     configure_process(config.actor_threads)
     try:
-        remote = client.policy() if client else None
-        actor = config.make_actor(index, positions, None, remote)
+        actor = config.make_actor(index, positions, None, policy)
         actor.show_life(memory.heartbeat(member))
         connection.send(Started(actor.env.spec_of_suite.tasks))
         version = -1
         free = time.perf_counter()
         while (number := connection.recv()) is not None:
             received = time.perf_counter()
-            if remote is None and memory.weights.version != version:
+            if policy is None and memory.weights.version != version:
                 assert isinstance(actor.policy, Policy)
                 version = memory.weights.read(actor.policy.network)
                 actor.policy.weights_changed()
             buffer = memory.buffers[number]
             actor.unroll(buffer)
-            if remote:
-                version = remote.weights_version
+            if policy:
+                version = policy.weights_version
             ended = time.perf_counter()
             connection.send(
                 Unroll(

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import recv_handle, send_handle
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,20 +41,25 @@ class InferenceServerError(RuntimeError):
 
 
 class RemotePolicy:
-    """The policy of an actor for which a server acts; an ActingPolicy (agents/acting/actor.py).
+    """The policy of an actor for which a server acts; an ActingPolicy (agents/acting/actor.py). An actor process gets it as an argument.
 
     Args:
         connection: to the server.
         actions: distribution from which actions are sampled.
-        arrays: this actor's rows of `exchange_spec`.
+        exchange: one set of arrays of `exchange_spec`.
+        member: index of the actor in its pool.
 
     Attributes:
+        connection: as given; the pool closes its copy.
         weights_version: version of the weights in the first step since `seed`. Later steps may have newer ones.
     """
 
-    def __init__(self, connection: Connection, actions: ActionDistribution, arrays: Mapping[str, Tensor]) -> None:
-        self.weights_version = -1
-        self._connection = connection
+    def __init__(
+        self, connection: Connection, actions: ActionDistribution, exchange: SharedArrays, member: int
+    ) -> None:
+        self.connection, self.weights_version = connection, -1
+        self._arguments = connection, actions, exchange, member
+        arrays = {key: array[member] for key, array in exchange[0].items()}
         self._inputs = {key: arrays[key] for key in OBSERVED if key in arrays}
         self._distribution, self._core_state, self._version = (
             arrays[key] for key in ("distribution", "core_state", "weights_version")
@@ -92,25 +97,13 @@ class RemotePolicy:
 
     def _ask(self, request: bytes) -> None:
         try:
-            self._connection.send_bytes(request)
-            self._connection.recv_bytes()
+            self.connection.send_bytes(request)
+            self.connection.recv_bytes()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise InferenceServerError("the inference server is gone") from None
 
-
-class InferenceClient(NamedTuple):
-    """From which an actor process makes its RemotePolicy. The parent process closes its copy of `connection`."""
-
-    connection: Connection
-    exchange: SharedArrays
-    actions: ActionDistribution
-    actor: int
-
-    def policy(self) -> RemotePolicy:
-        """The policy of that actor."""
-        return RemotePolicy(
-            self.connection, self.actions, {key: array[self.actor] for key, array in self.exchange[0].items()}
-        )
+    def __reduce__(self) -> Any:
+        return RemotePolicy, self._arguments
 
 
 class InferenceServer:
@@ -142,14 +135,14 @@ class InferenceServer:
         # If this process kept its copy open, the pipe would not end with the server.
         theirs.close()
 
-    def client(self, actor: int) -> InferenceClient:
-        """A new connection for this actor or its successor, so that a successor finds no old answer."""
+    def connect(self, actor: int) -> RemotePolicy:
+        """The policy of this actor, with a new connection, so that an actor finds no answer for its predecessor."""
         ours, theirs = self._pipe()
         # The pool notices a dead server when it waits for it.
         with contextlib.suppress(OSError), theirs:
             self.connection.send(actor)
             send_handle(self.connection, theirs.fileno(), self.pid)
-        return InferenceClient(ours, self._exchange, self._actions, actor)
+        return RemotePolicy(ours, self._actions, self._exchange, actor)
 
     def ending(self, patience: float) -> tuple[str, str]:
         """Cause (envs.faults.CAUSES) and description of its end; waits up to `patience` seconds for each."""

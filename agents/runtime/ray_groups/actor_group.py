@@ -6,6 +6,7 @@ the number of buffers bounds the unrolls that are on the way between the node an
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import queue
 import socket
@@ -84,8 +85,8 @@ class ActorGroup:
         shapes: Sequence[torch.Size],
         flat: NDArray[np.float32],
         version: int,
-    ) -> ErrorReport | dict[str, int]:
-        """Starts the actors `indices` with the weights `flat`, parameters of these shapes. Returns Runtime.processes of the group."""
+    ) -> ErrorReport | None:
+        """Starts the actors `indices` with the weights `flat`, parameters of these shapes. Returns the error if that fails."""
         # Ray's worker is no descendant of the learner, and may end before its actors.
         supervise()
         configure_process(1)
@@ -99,7 +100,7 @@ class ActorGroup:
             self._pool = ActorPool(config, self._weights, indices, positions, version=version, faults=faults)
         except Exception as error:
             return ErrorReport.of(error)
-        return self._pool.processes()
+        return None
 
     def unroll(self) -> tuple[Unroll | ErrorReport | None, Arrays]:
         """Waits for an unroll. Returns it and its trajectory, whose buffer is taken until `give_back`; None after `close`."""
@@ -148,19 +149,14 @@ class ActorGroup:
             # Free buffers may wait for this version.
             self._wake.send(version)
 
-    def faults(self, seconds: float) -> list[dict[str, Any]]:
-        """Records of Faults since the last call; waits up to `seconds` for the first."""
+    def report(self, seconds: float) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Records of Faults since the last call, and Runtime.processes of the group; waits up to `seconds` for the first record."""
         records = []
-        try:
+        with contextlib.suppress(queue.Empty):
             records.append(self._faults.get(timeout=seconds))
             while True:
                 records.append(self._faults.get_nowait())
-        except queue.Empty:
-            return records
-
-    def processes(self) -> dict[str, int]:
-        """Runtime.processes of the group."""
-        return self._pool.processes() if self._pool else {}
+        return records, self._pool.processes() if self._pool else {}
 
     def close(self) -> None:
         """Lets `unroll` end the actors and return None."""

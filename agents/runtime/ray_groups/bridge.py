@@ -1,4 +1,4 @@
-"""The bridge: a process that speaks to Ray for the learner, so that no failure of a cluster can end the learner.
+"""The bridge between the learner and Ray, in its own process (bridge_process.py).
 
 It places groups of actors on the cluster (actor_group.py), copies their unrolls into buffers that it shares with the learner, and forwards
 free buffers, weights and faults. It restarts a group that is lost. A group without room waits until there is some, which may be on a node
@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
-from agents.cli.signals import outlive_the_parent
-from agents.runtime.base import ErrorReport, PoolConfig, StreamPositions
+from agents.runtime.base import ActorError, ErrorReport, PoolConfig, StreamPositions
 from agents.runtime.processes.actor_process import Unroll
 from agents.runtime.processes.buffers import SharedArrays, SharedWeights
-from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner
-from agents.runtime.processes.shared_memory import AnonymousFile
 from agents.runtime.ray_groups.actor_group import ActorGroup, Arrays, ReceivedWeights
 from agents.runtime.ray_groups.actor_group_handle import ActorGroupHandle
-from agents.runtime.ray_groups.connection import joined
 from agents.runtime.ray_groups.messages import (
     Delivered,
     Dropped,
@@ -33,9 +28,7 @@ from agents.runtime.ray_groups.messages import (
     Processes,
     Restarted,
 )
-from agents.trajectory import num_bytes
 from envs.faults import Fault
-from system.descendants import supervise
 from system.errors import InputError
 
 _REQUESTS = 2
@@ -44,8 +37,8 @@ _REQUESTS = 2
 _THREADS = 4
 """Calls that a group answers while `unroll` waits."""
 
-_FAULTS_SECONDS = 2.0
-"""How long a group's `faults` waits for a fault."""
+_REPORT_SECONDS = 2.0
+"""How long a group's `report` waits for a restart."""
 
 _ROOM_SECONDS = 30.0
 """Seconds between two notices that groups wait for room."""
@@ -53,19 +46,8 @@ _ROOM_SECONDS = 30.0
 _END_SECONDS = 8.0
 """Time in which groups end their actors when the run ends."""
 
-_LAST_SECONDS = 30.0
-"""Time that the bridge has after the learner's end."""
 
-
-class _GroupError(Exception):
-    """A group has failed; the argument is its ErrorReport."""
-
-    def __init__(self, report: ErrorReport) -> None:
-        super().__init__(report.text)
-        self.report = report
-
-
-class _Bridge:
+class Bridge:
     """Between the learner's pipe and Ray.
 
     Args:
@@ -157,9 +139,9 @@ class _Bridge:
             try:
                 await self._run_group(group)
                 return
-            except _GroupError as error:
-                cause, reason = "raised", error.report.text
-                final: ErrorReport | None = error.report
+            except (ActorError, InputError) as error:
+                cause, reason = "raised", str(error)
+                final: ErrorReport | None = ErrorReport.of(error)
             except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
                 cause, reason = "lost", self._reason(group, error)
                 final = ErrorReport(f"{group.name} cannot begin: {error}", False) if self._is_ours(error) else None
@@ -196,14 +178,13 @@ class _Bridge:
         group.handle = handle = remote(ActorGroup).remote()
         group.node = await handle.node.remote()
         version, flat = self._newest_weights()
-        processes = await handle.begin.remote(
+        failed = await handle.begin.remote(
             self._pool, group.indices, group.positions, self._weights.shapes, flat, version
         )
-        if isinstance(processes, ErrorReport):
-            raise _GroupError(processes)
+        if failed:
+            raise failed.exception()
         group.version = version
-        self._send(Processes(group.node.host, processes))
-        tasks = [self._start(self._publish(group)), self._start(self._forward_faults(group))]
+        tasks = [self._start(self._publish(group)), self._start(self._forward_reports(group))]
         try:
             await self._take_unrolls(group)
         finally:
@@ -236,7 +217,7 @@ class _Bridge:
             if unroll is None:
                 return
             if isinstance(unroll, ErrorReport):
-                raise _GroupError(unroll)
+                raise unroll.exception()
             group.positions.unrolls[unroll.actor] = unroll.unrolls
             group.positions.episodes[unroll.actor] = unroll.episodes
             # Starts the transfer now, while `_deliver` copies others.
@@ -259,13 +240,14 @@ class _Bridge:
             self._anything_delivered = True
             self._send(Delivered(number, unroll))
 
-    async def _forward_faults(self, group: ActorGroupHandle) -> None:
-        """Forwards the restarts within a group. Kills a group that does not answer."""
+    async def _forward_reports(self, group: ActorGroupHandle) -> None:
+        """Forwards a group's restarts and process ids. Kills a group that does not answer."""
         known: dict[str, int] = {}
-        seconds = _FAULTS_SECONDS + self._pool.limits.hang_seconds
+        seconds = _REPORT_SECONDS + self._pool.limits.hang_seconds
         while True:
+            report = group.call("report", _REPORT_SECONDS if known else 0.0)
             try:
-                records = await asyncio.wait_for(_wait_for(group.call("faults", _FAULTS_SECONDS)), seconds)
+                records, processes = await asyncio.wait_for(_wait_for(report), seconds)
             except TimeoutError:
                 # Then `_take_unrolls` raises.
                 self._ray.kill(group.handle)
@@ -275,11 +257,9 @@ class _Bridge:
             for record in records:
                 fault = Fault(record["task"], record["cause"], record["detail"])
                 self._send(Restarted(record["where"], fault, record["unrolls_dropped"], record["episodes_dropped"]))
-            if records or not known:
-                with contextlib.suppress(self._ray.exceptions.RayError):
-                    known = await group.call("processes")
-                    assert group.node
-                    self._send(Processes(group.node.host, known))
+            if processes != known and group.node:
+                known = processes
+                self._send(Processes(group.node.host, known))
 
     async def _publish(self, group: ActorGroupHandle) -> None:
         """Sends a group the newest weights, and repeats that while newer ones have been published meanwhile."""
@@ -329,34 +309,3 @@ async def _drain(group: ActorGroupHandle) -> None:
     with contextlib.suppress(Exception):
         while (await group.handle.unroll.options(num_returns=2).remote()[0]) is not None:
             pass
-
-
-def run_bridge(learner: Connection, output: AnonymousFile, buffers: SharedArrays, weights: SharedWeights) -> None:
-    """Main function of the bridge. The learner's first message is (Placement, PoolConfig, StreamPositions). Ray prints to `output`."""
-    # When the learner dies, its pipe ends and the bridge cleans up. If the bridge cannot, its supervisor does.
-    outlive_the_parent(_LAST_SECONDS)
-    supervise()
-    os.dup2(output.descriptor, 1)
-    os.dup2(output.descriptor, 2)
-    leave_signals_to_the_learner()
-    configure_process(1)
-    try:
-        placement, pool, positions = learner.recv()
-    except (EOFError, OSError):
-        return
-    actors = sum(len(indices) for indices in placement.groups)
-    try:
-        with joined(
-            placement.address,
-            num_cpus=max(1, round(actors * placement.cpus_per_actor + 0.5)),
-            store_bytes=store_bytes(pool.spec, actors, pool.buffers_per_actor, weights.shapes),
-        ) as ray:
-            asyncio.run(_Bridge(ray, learner, placement, pool, positions, buffers, weights).run())
-    except InputError as error:
-        learner.send(ErrorReport.of(error))
-
-
-def store_bytes(spec: Mapping[str, Any], actors: int, buffers_per_actor: int, shapes: Sequence[Any]) -> int:
-    """Bytes that the cluster's object stores hold at most: the trajectories of all buffers, and some versions of the weights."""
-    weights = 4 * sum(shape.numel() for shape in shapes)
-    return int(1.5 * (actors * buffers_per_actor * num_bytes(spec) + 4 * weights))

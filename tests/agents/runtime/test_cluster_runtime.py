@@ -1,4 +1,4 @@
-"""What is a cluster's own: nodes that come and go, a head that dies, and nothing that is left or can be reached."""
+"""The cluster runtime: nodes that join and fail, a head that dies, and what a cluster on this machine leaves and exposes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from agents.runtime.restarts import Faults
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 UNDER_WAY = 2
-"""Unrolls of an actor, between its node and the learner: as many as it has buffers."""
+"""Unrolls of an actor between its node and the learner at most, one per buffer."""
 
 TINY = [
     *("env=conditional", "env.tasks=[map-0]", "runtime=cluster", "runtime.num_actors=1", "runtime.slots_per_actor=4"),
@@ -44,10 +44,10 @@ TINY = [
 
 
 def play(runtime: Runtime, network: CountingNetwork, lives: Lives, until: Callable[[], bool]) -> None:
-    """Learns from one unroll after the other, with weights that change at every update."""
+    """Collects unrolls, with new weights after each, until the condition holds."""
     deadline = time.monotonic() + PATIENCE
     while not until():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
+        assert time.monotonic() < deadline, "the condition did not become true"
         lives.add(runtime.collect())
         version = int(network.number) + 1
         with torch.no_grad():
@@ -58,7 +58,7 @@ def play(runtime: Runtime, network: CountingNetwork, lives: Lives, until: Callab
 
 @pytest.mark.ray
 def test_a_node_that_is_lost_costs_what_was_under_way_and_one_that_joins_is_used() -> None:
-    """Of five actors on six CPUs, one or two lose their node: four CPUs are left, so one of them waits for the next node."""
+    """Five actors run on six CPUs. One or two lose their node; four CPUs are left, so one actor waits for the next node."""
     cluster, network, records = ray_nodes(), CountingNetwork(), []
     lives = Lives("cluster")
     faults = Faults(max_restarts=1000, record=records.append)
@@ -68,7 +68,7 @@ def test_a_node_that_is_lost_costs_what_was_under_way_and_one_that_joins_is_used
         return {int(record["where"].split()[1]) for record in records}
 
     def all_play(since: dict[int, int]) -> bool:
-        """Whether those that were lost have begun again, and the others have sent more than what can have been under way."""
+        """Whether the lost actors have restarted, and the others have sent more unrolls than were under way."""
         return all(
             lives.restarts(actor) >= 1 if actor in lost() else lives.unrolls(actor) > since[actor] + UNDER_WAY
             for actor in range(5)
@@ -87,7 +87,9 @@ def test_a_node_that_is_lost_costs_what_was_under_way_and_one_that_joins_is_used
     assert {record["cause"] for record in records} == {"lost"}
     assert 1 <= len(lost()) <= CPUS
     for actor in range(5):
-        assert lives.restarts(actor) == (actor in lost()), "an actor was started again whose node was there, or was not"
+        assert lives.restarts(actor) == (actor in lost()), (
+            "an actor of a living node was restarted, or one of the lost node was not"
+        )
     first = next(record for record in records if record["unrolls_dropped"])
     assert (first["unrolls_dropped"], first["episodes_dropped"]) == (1, SLOTS)
 
@@ -107,14 +109,14 @@ def test_a_head_that_dies_ends_the_run_saved_and_the_run_goes_on_elsewhere(
     assert code == FAILED and "the Ray cluster is gone" in said and "resume=true" in said
     saved = max(int(path.stem.split("-")[-1]) for path in (folder / "checkpoints").glob("*.pt"))
     assert saved > 0
-    # With another runtime, because starting a cluster takes a while.
+    # With the serial runtime, because a cluster starts slowly.
     played = json.loads(log.read_text().splitlines()[-1])["frames"] + 10_000
     more = [*TINY, "runtime=serial", "runtime.address=''", f"run={folder}", "resume=true", f"total_frames={played}"]
     assert train.main(more) == DONE, capsys.readouterr().err
 
 
 def folders_of_ray() -> set[Path]:
-    """Wherever a cluster of this machine alone may have its files."""
+    """The folders in which a cluster on this machine keeps its files."""
     return {*Path("/tmp").glob("ray-*"), *Path("/tmp").glob("mimpala-*/ray-*")}
 
 
@@ -147,8 +149,8 @@ def test_a_cluster_of_this_machine_listens_to_it_alone_and_leaves_nothing_even_o
 
 
 @pytest.mark.ray
-def test_actors_stop_when_nobody_takes_what_they_finish() -> None:
-    """After a pause no more unrolls are there than two actors have buffers; all that come later know the weights of after the pause."""
+def test_actors_stop_while_no_batch_is_collected() -> None:
+    """After a pause there is at most one unroll per buffer with old weights; all later ones have the weights published meanwhile."""
     network, actors, buffers = CountingNetwork(), 2, 2
     pool = counting_pool(actors, buffers_per_actor=buffers)
     runtime = counting_runtime("cluster", pool, network, actors_per_group=2)
@@ -168,7 +170,7 @@ def test_actors_stop_when_nobody_takes_what_they_finish() -> None:
 def test_learners_on_several_nodes_make_a_run_together(
     tmp_path: Path, process_settings: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And one that is lost ends it, saved."""
+    """The loss of one learner ends the run, saved."""
     folder, cluster = tmp_path / "run", ray_nodes()
     command = [*TINY, f"runtime.address={cluster.address}", "runtime.num_actors=2", "learner.num_processes=2"]
     command += ["learner.batch_size=8", f"run={folder}", "resume=true"]
@@ -180,7 +182,7 @@ def test_learners_on_several_nodes_make_a_run_together(
     size = log.stat().st_size
 
     def kill_the_follower() -> None:
-        # Ray gives its workers the name of what they do; this is the one that learns.
+        # Ray names its workers after their class.
         named = each(psutil.Process().children(recursive=True), psutil.Process.name)
         (host,) = [process for process, name in named if name.startswith("ray::LearnerHo")]
         host.kill()
@@ -191,15 +193,15 @@ def test_learners_on_several_nodes_make_a_run_together(
     assert "error: " in said and "resume=true goes on with it" in said
 
 
-def test_positions_of_a_lost_group_are_beyond_all_that_it_can_have_begun() -> None:
+def test_positions_of_a_lost_group_skip_all_that_it_can_have_played() -> None:
     group = ActorGroupHandle([3, 4], StreamPositions({3: 10, 7: 1}, {3: [5, 6]}, {0: 99}))
     group.skip(buffers_per_actor=2, length=7, slots=2)
-    # Two unrolls of seven steps are at most four beginnings each.
+    # An unroll of seven steps starts at most four episodes.
     assert group.positions == StreamPositions({3: 12, 4: 2}, {3: [13, 14], 4: [7, 7]}, {0: 99})
 
 
-def test_a_buffer_that_comes_before_its_weights_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One actor with one buffer, whose second unroll must not begin with the weights of the first."""
+def test_a_free_buffer_waits_for_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second unroll of an actor with one buffer must not begin with the weights of the first."""
     monkeypatch.setattr(actor_group, "hide_main_module", lambda: None)
     group, network = actor_group.ActorGroup(), CountingNetwork()
     shapes = [parameter.shape for parameter in network.parameters()]
@@ -208,7 +210,7 @@ def test_a_buffer_that_comes_before_its_weights_waits_for_them(monkeypatch: pyte
     try:
         first, _ = group.unroll()
         group.give_back(FreeBuffer(0, 0, 5))
-        # Newer than it was, and not new enough.
+        # Newer than before, but still too old.
         group.publish(weights + 4, 4)
         publisher = threading.Timer(0.5, group.publish, (weights + 5, 5))
         publisher.start()
@@ -225,7 +227,7 @@ def test_groups_are_neighbours() -> None:
     assert grouped(range(5), 2) == [[0, 1], [2, 3], [4]]
 
 
-def test_nodes_are_told_where_this_program_is_but_not_where_python_is() -> None:
+def test_nodes_get_the_paths_of_the_program_but_not_of_python() -> None:
     paths = own_paths()
     assert str(Path(train.__file__).resolve().parent) in paths
     assert not [path for path in paths if "site-packages" in path]
@@ -242,7 +244,7 @@ def test_nodes_are_told_where_this_program_is_but_not_where_python_is() -> None:
         (["runtime.actors_per_group=0"], "runtime.actors_per_group=0 is out of range"),
     ],
 )
-def test_what_cannot_be_is_refused(
+def test_impossible_settings_are_refused(
     settings: list[str], sentence: str, tmp_path: Path, process_settings: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.main([*TINY, *settings, f"run={tmp_path / 'run'}"]) == BAD_INPUT
@@ -251,7 +253,7 @@ def test_what_cannot_be_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_without_ray_one_is_told_how_to_get_it(
+def test_without_ray_the_error_names_the_package(
     tmp_path: Path,
     process_settings: None,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""Learning and acting on a GPU: one that is pretended (pretended_gpu.py), and at the end a real one, where there is one."""
+"""Learning and acting on a GPU: a pretended one (pretended_gpu.py), and a real one if the machine has it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agents.runtime.processes.buffers import SharedWeights
 from agents.trajectory import OBSERVED
 from envs.spec import EnvSpec
 
-# What is pretended
+# The pretended GPU
 
 
 def test_the_pretended_gpu_refuses_what_a_real_one_refuses(gpu: PretendedGPU) -> None:
@@ -31,7 +31,7 @@ def test_the_pretended_gpu_refuses_what_a_real_one_refuses(gpu: PretendedGPU) ->
         there + torch.ones(3)
     with pytest.raises(RuntimeError):
         there.numpy()
-    # Numbers may come from either side.
+    # Scalars may be on either device.
     assert isinstance(there + torch.tensor(1.0), OnGPU)
     assert gpu.waits == []
     assert bool(there.any()) and there.cpu().tolist() == [1, 1, 1]
@@ -42,7 +42,7 @@ def test_the_pretended_gpu_refuses_what_a_real_one_refuses(gpu: PretendedGPU) ->
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_an_update_on_a_gpu_is_the_update_and_waits_once(gpu: PretendedGPU, name: str) -> None:
+def test_an_update_on_a_gpu_equals_one_on_the_processor_and_waits_once(gpu: PretendedGPU, name: str) -> None:
     env, config = AGENTS[name]
     on_cpu, on_gpu = two_learners(env, config)
     batch = fake_batch(env, on_cpu.network.core_state_size, T, B)
@@ -68,7 +68,7 @@ def test_an_update_in_low_precision_stays_on_the_gpu(gpu: PretendedGPU, name: st
     torch.testing.assert_close(host(metrics["loss/total"]), expected["loss/total"], rtol=0.1, atol=0.05)
 
 
-def test_a_refused_update_leaves_the_gpu_as_it_was(gpu: PretendedGPU) -> None:
+def test_a_refused_update_changes_nothing_on_the_gpu(gpu: PretendedGPU) -> None:
     env, config = AGENTS["fusion-gated"]
     _, learner = two_learners(env, config)
     before = copy.deepcopy(host({name: weight.detach() for name, weight in learner.network.named_parameters()}))
@@ -82,7 +82,7 @@ def test_a_refused_update_leaves_the_gpu_as_it_was(gpu: PretendedGPU) -> None:
     learner.check_finite()
 
 
-def test_long_gradients_are_clipped_on_a_gpu_as_on_the_processor(gpu: PretendedGPU) -> None:
+def test_gradients_are_clipped_on_a_gpu_as_on_the_processor(gpu: PretendedGPU) -> None:
     env, config = fake_env(), fake_config(max_gradient_norm=1e-3, optimizer="rmsprop")
     on_cpu, on_gpu = two_learners(env, config)
     batch = fake_batch(env, on_cpu.network.core_state_size, T, B)
@@ -92,9 +92,9 @@ def test_long_gradients_are_clipped_on_a_gpu_as_on_the_processor(gpu: PretendedG
     assert_equal_parameters(on_cpu, on_gpu, rtol=1e-4, atol=1e-6)
 
 
-# Beneath the pretence the device is meta.
+# The pretended GPU uses the meta device.
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
-def test_a_state_goes_from_the_gpu_to_the_processor_and_back(gpu: PretendedGPU) -> None:
+def test_a_state_moves_from_the_gpu_to_the_processor_and_back(gpu: PretendedGPU) -> None:
     on_cpu, on_gpu = two_learners(*AGENTS["fusion-mi"])
     batch = fake_batch(AGENTS["fusion-mi"][0], on_cpu.network.core_state_size, T, B)
     on_gpu.step(batch)
@@ -117,16 +117,16 @@ def steps(env: EnvSpec, network: AgentNetwork, count: int) -> list[dict[str, Ten
 
 
 def assert_acts_alike(on_cpu: Policy, on_gpu: Policy, inputs: dict[str, Tensor]) -> None:
-    """For more steps than are taken before a capture."""
+    """Compares more steps than precede a capture."""
     for _ in range(cuda_graphs._SEEN_BEFORE + 3):
         torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_acting_on_a_gpu_is_acting_and_waits_for_the_answer_alone(
+def test_acting_on_a_gpu_equals_the_processor_and_waits_for_the_result_only(
     gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Kernel by kernel, and captured; contexts change, and one of the steps is that of some slots only."""
+    """Without and with captured graphs; contexts change, and one step has some of the slots only."""
     monkeypatch.setattr(cuda_graphs, "_SEEN_BEFORE", 0)
     env, config = AGENTS[name]
     network = fake_network(env, config)
@@ -143,7 +143,7 @@ def test_acting_on_a_gpu_is_acting_and_waits_for_the_answer_alone(
                 gpu.waits.clear()
                 captured = len(gpu.graphs)
                 found = policy.distribution(present, slots)
-                # A new graph is compared with the kernels one by one.
+                # The check of a new graph waits more often.
                 assert len(gpu.graphs) > captured or gpu.waits == ["aten._to_copy"]
                 assert not isinstance(found, OnGPU)
                 torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
@@ -167,10 +167,10 @@ def test_new_weights_reach_a_captured_step(gpu: PretendedGPU) -> None:
     assert [graph.replays > 2 for graph in gpu.graphs] == [True]
 
 
-def test_where_a_step_cannot_be_captured_it_runs_as_it_is_after_one_warning(
+def test_a_step_that_cannot_be_captured_runs_without_a_graph_after_one_warning(
     gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without these copies the weights of a context are found by asking the device, which no graph can.
+    # Without gathered copies the segments read indices from the device, which cannot be captured.
     monkeypatch.setattr("agents.fusion.segments._MOST_GATHERED", 0)
     env, config = AGENTS["fusion-mi"]
     network = fake_network(env, config)
@@ -181,7 +181,7 @@ def test_where_a_step_cannot_be_captured_it_runs_as_it_is_after_one_warning(
     assert len(warned) == 1 and not gpu.graphs
 
 
-def test_a_graph_with_other_results_is_not_used(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_with_wrong_results_is_not_used(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: graph.calls[-1][-1].add_(1.0))
     env, config = AGENTS["fusion-film"]
     network = fake_network(env, config)
@@ -191,7 +191,7 @@ def test_a_graph_with_other_results_is_not_used(gpu: PretendedGPU, monkeypatch: 
         assert_acts_alike(on_cpu, on_gpu, inputs)
 
 
-def test_there_are_few_graphs(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_graphs_is_limited(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "_MOST_GRAPHS", 1)
     env, config = AGENTS["no context"]
     network = fake_network(env, config)
@@ -206,7 +206,7 @@ def test_there_are_few_graphs(gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch
 # Weights
 
 
-def test_weights_go_between_devices_through_shared_memory(gpu: PretendedGPU) -> None:
+def test_weights_move_between_devices_through_shared_memory(gpu: PretendedGPU) -> None:
     env, config = AGENTS["fusion-mi"]
     learner, server = (fake_network(env, config, seed).to(GPU) for seed in (1, 2))
     actor = fake_network(env, config, 3)
@@ -218,7 +218,7 @@ def test_weights_go_between_devices_through_shared_memory(gpu: PretendedGPU) -> 
         assert torch.equal(host(one.detach()), three.detach())
 
 
-def test_a_product_by_groups_is_the_same_with_what_the_processor_knows(gpu: PretendedGPU) -> None:
+def test_segments_of_a_transferred_index_are_those_of_the_processor(gpu: PretendedGPU) -> None:
     index = torch.tensor([2, 0, 2, 2, 1, 2])
     found = Segments(index, 3).on(send_one(index, GPU))
     for given, expected in zip(found.grid, Segments(index, 3).grid, strict=True):
@@ -227,7 +227,7 @@ def test_a_product_by_groups_is_the_same_with_what_the_processor_knows(gpu: Pret
     assert torch.equal(host(found.repeated(2).grid.place), Segments(index, 3).repeated(2).grid.place)
 
 
-# A real one
+# A real GPU
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -249,7 +249,7 @@ def test_a_real_gpu_learns_as_the_processor_does(name: str) -> None:
 
 @needs_gpu
 @pytest.mark.parametrize("name", AGENTS)
-def test_a_real_gpu_acts_as_the_processor_does_also_from_graphs(name: str) -> None:
+def test_a_real_gpu_acts_as_the_processor_does_even_from_graphs(name: str) -> None:
     env, config = AGENTS[name]
     network = fake_network(env, config)
     on_cpu, on_gpu = Policy(copy.deepcopy(network), SLOTS), Policy(network.to(GPU), SLOTS, graphs=True)

@@ -42,14 +42,14 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 
 def counting_runtime(fault: str = "", actors: int = 2) -> LocalRuntime:
-    """Actors of the counting environment with a server that breaks at its twentieth batch as `fault` says."""
+    """Counting actors and a server with `fault` (MakeCountingPolicy) at its twentieth batch."""
     pool = counting_pool(actors, make_policy=MakeCountingPolicy(fault))
     return LocalRuntime(pool, CountingNetwork())  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def runtime(request: pytest.FixtureRequest) -> Iterator[LocalRuntime]:
-    """`counting_runtime` with the fault named by the test's parameter."""
+    """A counting_runtime; the test's parameter is the fault."""
     runtime = counting_runtime(getattr(request, "param", ""))
     yield runtime
     runtime.close()
@@ -61,8 +61,8 @@ def collect(runtime: Runtime, times: int) -> None:
         runtime.collect()
 
 
-def test_what_an_actor_asked_for_before_it_died_is_no_step_of_the_next() -> None:
-    """The server sees both at once: the request, and the connection to the actor that takes the place."""
+def test_a_request_of_a_dead_actor_is_not_answered_for_its_successor() -> None:
+    """The server receives the request and the connection to the successor at the same time."""
     calls: list[object] = []
 
     class Recorded:
@@ -91,12 +91,12 @@ def test_what_an_actor_asked_for_before_it_died_is_no_step_of_the_next() -> None
         connection.close()
 
 
-# The same actions
+# Equal actions
 
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_a_batch_of_any_actors_is_what_each_would_do_alone(fusion: str) -> None:
-    """Random subsets of three actors, neighbours or not, with instructions that change, return, and overflow the caches."""
+def test_a_batch_of_any_actors_equals_each_actor_alone(fusion: str) -> None:
+    """Random subsets of three actors, with instructions that change, return and overflow the caches."""
     actors, slots, env = 3, 4, fake_env()
     config = fake_config(fusion=fusion)
     network, served = fake_network(env, config), fake_network(env, config, seed=1)
@@ -133,7 +133,7 @@ def test_a_batch_of_any_actors_is_what_each_would_do_alone(fusion: str) -> None:
 
 
 class Direct:
-    """A connection to a server in this process."""
+    """A connection to a batcher in this process."""
 
     def __init__(self, batcher: _Batcher) -> None:
         self.batcher = batcher
@@ -149,7 +149,7 @@ class Direct:
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
-def test_a_server_carries_every_kind_of_actions(kind: str) -> None:
+def test_a_server_supports_every_kind_of_actions(kind: str) -> None:
     slots, env = 4, fake_env(actions=kind)
     network = fake_network(env, fake_config())
     spec = trajectory_spec(env, 5, slots, network.core_state_size)
@@ -157,8 +157,8 @@ def test_a_server_carries_every_kind_of_actions(kind: str) -> None:
     weights = SharedWeights([parameter.shape for parameter in network.parameters()])
     weights.publish(network, 0)
     batcher = _Batcher(Policy(fake_network(env, fake_config(), seed=1), slots), arrays, weights)
-    own = {key: array[0] for key, array in arrays.items()}
-    remote, local = RemotePolicy(Direct(batcher), network.actions, own), Policy(network, slots)  # type: ignore[arg-type]
+    remote = RemotePolicy(Direct(batcher), network.actions, [arrays], 0)  # type: ignore[arg-type]
+    local = Policy(network, slots)
     batch = fake_batch(env, network.core_state_size, 5, slots)
     for policy in (remote, local):
         policy.seed(9)
@@ -196,11 +196,11 @@ def trajectories(inference: str, unrolls: int, *overrides: str) -> list[list[Tra
 
 @pytest.mark.parametrize("fusion", ["mi"])
 def test_actors_and_server_make_the_same_trajectories(fusion: str) -> None:
-    """For equal seeds and weights: every whole number is the same, every other one up to the order of sums."""
+    """With equal seeds and weights, integers are equal and floats differ only by rounding."""
     made, served = (
         trajectories(name, 6, f"fusion={fusion}", "fusion.sites=[core_input,policy]") for name in ("actor", "server")
     )
-    assert not torch.equal(made[0][0]["action"], made[1][0]["action"]), "the actors have streams of their own"
+    assert not torch.equal(made[0][0]["action"], made[1][0]["action"]), "the actors share a random stream"
     for actor in range(2):
         for one, other in zip(made[actor], served[actor], strict=True):
             assert one.keys() == other.keys()
@@ -211,7 +211,7 @@ def test_actors_and_server_make_the_same_trajectories(fusion: str) -> None:
                     assert torch.equal(value, other[key]), key
 
 
-# The end of one is the end of all
+# Failures
 
 
 @pytest.mark.parametrize("runtime", ["raise"], indirect=True)
@@ -221,7 +221,7 @@ def test_a_server_that_raises_is_reported_with_its_traceback(runtime: LocalRunti
 
 
 @pytest.mark.parametrize("runtime", ["exit"], indirect=True)
-def test_a_server_that_vanishes_is_reported_with_its_exit_code(runtime: LocalRuntime) -> None:
+def test_a_server_that_exits_is_reported_with_its_exit_code(runtime: LocalRuntime) -> None:
     with pytest.raises(ActorError, match=r"inference server exited: exit code 18"):
         collect(runtime, 40)
 
@@ -249,7 +249,7 @@ def test_closing_while_everything_works_ends_every_process_by_itself(
     runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agents.runtime.processes.actor_pool, "_JOIN_SECONDS", 120.0)
-    while len(runtime.positions.unrolls) < 2:  # a process that is still starting does not count
+    while len(runtime.positions.unrolls) < 2:  # Both actors have started.
         runtime.collect()
     processes = [*(actor.process for actor in runtime._pool._actors), runtime._pool._server._process]  # type: ignore[union-attr]
     runtime.close()
@@ -274,11 +274,11 @@ def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> N
     assert process.stdout
     assert process.stdout.readline() == "collected\n"
     process.send_signal(signal.SIGKILL)
-    # All of them have this pipe as their standard output: it ends with the last of them.
+    # All processes hold this pipe as standard output, so it ends with the last one.
     process.communicate(timeout=120)
 
 
-# Which of the two
+# The choice of runtime.inference=auto
 
 
 def choice(*overrides: str, device: str = "") -> str:
@@ -291,18 +291,18 @@ def choice(*overrides: str, device: str = "") -> str:
     return plan.choose_inference(parameters)
 
 
-def test_auto_lets_actors_act_by_themselves_on_the_processor() -> None:
+def test_auto_chooses_actors_on_the_processor() -> None:
     assert choice() == choice("runtime=serial") == "actor"
     assert choice("runtime.inference=server") == "server"
 
 
-def test_auto_takes_a_server_on_another_device() -> None:
+def test_auto_chooses_a_server_on_another_device() -> None:
     assert choice(device="cuda") == "server"
     for word in ("runtime.inference=actor", "runtime=serial", "runtime.num_actors=1"):
         assert choice(word, device="cuda") == "actor"
 
 
-def test_auto_takes_a_server_for_networks_that_memory_does_not_hold_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_a_server_if_copies_of_the_network_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_train(["env=conditional", "context=task", "precision=fp32"])
     network = builder.build_network(config, make_spec(config.env))
     copies = 4 * 4 * network.num_parameters

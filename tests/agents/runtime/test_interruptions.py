@@ -1,4 +1,4 @@
-"""Environments that fail in the middle of an episode: what the actor hands over, and that the learner takes it for a truncation."""
+"""Environments that fail within an episode: the actor's trajectory, which the learner treats as a truncation."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from envs.spec import Slot
 from envs.vector import MultitaskVectorEnv
 
 SEATS = [Slot(task=number % 2, index=number // 2) for number in range(SLOTS)]
-# Its instructions are numbers of slots and ages.
+# The instructions of the counting environment are numbers of slots and ages.
 READ = replace(COUNTING, vocabulary=("", "?", *map(str, range(2, 16))))
 FAULT = Fault("even", "raised", "Traceback ...")
 
 
 class TruncatingEngine(CountingEngine):
-    """Episodes end before their time, all the same for the slots: `ends` says by the episode's number at what age."""
+    """Truncates episodes early, equally in all slots: `ends` maps the number of an episode to its last age."""
 
     def __init__(self, ends: Mapping[int, int]) -> None:
         super().__init__(SEATS)
@@ -46,7 +46,7 @@ class TruncatingEngine(CountingEngine):
         self.early = np.zeros(SLOTS, np.bool_)
 
     def step(self, actions: np.ndarray) -> Outcome:
-        # Those that were truncated begin their next episode, as those do whose episode is over.
+        # Makes the counting engine start the next episode.
         for slot in np.flatnonzero(self.early):
             self.age[slot] = episode_length(self.number[slot], self.episode[slot])
         reward, terminated, truncated = super().step(actions)
@@ -59,7 +59,7 @@ class TruncatingEngine(CountingEngine):
 
 
 class InterruptedEngine(CountingEngine):
-    """Fails where a TruncatingEngine has truncated, one step later, and then takes `delay` steps to begin again."""
+    """Fails one step after a TruncatingEngine truncates, and then resets for `delay` steps."""
 
     def __init__(self, ends: Mapping[int, int], delay: int) -> None:
         super().__init__(SEATS)
@@ -119,21 +119,21 @@ ENDS = st.dictionaries(st.integers(0, 9), st.integers(1, 5), max_size=8)
 def test_an_interrupted_episode_is_a_truncated_one_with_more_masked_steps(ends: dict[int, int], delay: int) -> None:
     truncated, _ = play(TruncatingEngine(ends), 1, 60)
     interrupted, faults = play(InterruptedEngine(ends, delay), 8, 9)
-    statistics, told = Statistics(COUNTING.tasks), 0
+    statistics, failures = Statistics(COUNTING.tasks), 0
     for unroll in interrupted:
         statistics.update(unroll)
     for slot in range(SLOTS):
         wanted = {key: value[:, slot].numpy() for key, value in truncated[0].items() if key not in PER_COLUMN}
         column = {key: np.concatenate([unroll[key][:9, slot].numpy() for unroll in interrupted]) for key in wanted}
         failed = column["interrupted"]
-        told += failed.sum()
+        failures += failed.sum()
         after = np.append(False, failed[:-1])
         assert not column["mask"][failed].any() and not column["reward"][failed].any()
         assert not column["terminated"][failed].any() and np.isnan(column["episode_return"][failed]).all()
         for key in ("vector", "instruction", "task"):
             assert np.array_equal(column[key][after], column[key][np.roll(after, -1)][: after.sum()])
         assert (column["last_action"][after] == NUM_ACTIONS).all() and not column["last_reward"][after].any()
-        # What is left when the steps in which it was resetting longer than the other are left out is the same.
+        # Without the additional steps of the reset, everything is equal.
         again = np.append(False, ~(column["mask"][1:] | column["mask"][:-1]))
         assert not column["reset"][again].any()
         rest = {key: value[~again] for key, value in column.items()}
@@ -152,13 +152,13 @@ def test_an_interrupted_episode_is_a_truncated_one_with_more_masked_steps(ends: 
             assert np.array_equal(rest[key][:length], wanted[key][:length]), key
         real = rest["mask"][:length]
         assert np.array_equal(rest["action"][:length][real], wanted["action"][:length][real])
-        # The return of an episode that was broken off is nobody's.
+        # An interrupted episode has no return.
         broken = np.append(rest["interrupted"][1:length], False)
         expected = np.where(broken, np.nan, wanted["episode_return"][:length])
         np.testing.assert_array_equal(rest["episode_return"][: length - 1], expected[:-1])
         assert interrupted[-1]["episode"][slot] == interrupted[-1]["vector"][9, slot, 1]
     assert [len(found) for found in faults] == [int(unroll["interrupted"].sum()) for unroll in interrupted]
-    assert told == sum(row["interrupted"] for row in statistics.summary(1).values())
+    assert failures == sum(row["interrupted"] for row in statistics.summary(1).values())
     assert sum(task.steps for task in statistics.tasks.values()) == sum(
         int(unroll["mask"].sum()) for unroll in interrupted
     )
@@ -167,10 +167,10 @@ def test_an_interrupted_episode_is_a_truncated_one_with_more_masked_steps(ends: 
 @settings(max_examples=6)
 @given(ENDS, st.integers(0, 3), st.sampled_from(["mean", "sum"]))
 def test_the_learner_learns_the_same_as_from_a_truncation(ends: dict[int, int], delay: int, reduction: str) -> None:
-    """To the bootstrap from the last observation, in the learner's own functions: losses, moments of PopArt, and parameters."""
+    """Equal losses, PopArt moments and parameters, which include the bootstrap from the last observation."""
     batches = []
     for engine in (TruncatingEngine(ends), InterruptedEngine(ends, delay)):
-        # So many steps that every slot has begun episode 5, and each column as long as its slot takes for that.
+        # Every slot reaches episode 5; each column ends where it does.
         (unroll,), _ = play(engine, 1, 80)
         ends_at = [int((unroll["vector"][:, slot, 1] == 5).nonzero()[0, 0]) for slot in range(SLOTS)]
         batches.append([padded(unroll, slot, end, 80) for slot, end in enumerate(ends_at)])
@@ -192,7 +192,7 @@ def test_the_learner_learns_the_same_as_from_a_truncation(ends: dict[int, int], 
 
 
 def padded(unroll: Trajectory, slot: int, end: int, length: int) -> Trajectory:
-    """A slot's column up to step `end`, and nothing but masked steps after it."""
+    """A slot's column, with all steps from `end` on masked."""
     column = {
         key: value[slot : slot + 1].clone() if key in PER_COLUMN else value[:, slot : slot + 1].clone()
         for key, value in unroll.items()
@@ -204,7 +204,7 @@ def padded(unroll: Trajectory, slot: int, end: int, length: int) -> Trajectory:
     return column
 
 
-def test_interruptions_are_counted_by_task_and_kept() -> None:
+def test_interruptions_are_counted_by_task_and_saved() -> None:
     (unroll,), _ = play(InterruptedEngine({1: 1, 2: 2}, 0), 1, 40)
     statistics = Statistics(COUNTING.tasks)
     statistics.update(unroll)
@@ -218,7 +218,7 @@ def test_interruptions_are_counted_by_task_and_kept() -> None:
         del saved["interrupted"]
     again.load_state_dict(state)
     assert {row["interrupted"] for row in again.summary(4).values()} == {0}
-    # What is drawn from a replay is not counted again.
+    # Columns from a replay are not counted again.
     spec = trajectory_spec(COUNTING, 40, SLOTS, STATE_SIZE)
     replay = Replay(spec, seed=(0, 0))
     replay.add(unroll, [0])
@@ -226,7 +226,7 @@ def test_interruptions_are_counted_by_task_and_kept() -> None:
 
 
 @pytest.mark.parametrize(("runtime", "supervision"), [("serial", None), ("local", (7.0, 512, 9))])
-def test_only_actors_that_need_not_repeat_themselves_are_supervised(
+def test_environments_of_the_serial_runtime_are_not_supervised(
     monkeypatch: pytest.MonkeyPatch, runtime: str, supervision: tuple[float, int, int] | None
 ) -> None:
     engine = InterruptedEngine({}, 0)
@@ -240,8 +240,10 @@ def test_only_actors_that_need_not_repeat_themselves_are_supervised(
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(False, (7.0, 512, 9)), (True, (21.0, 0, 0))])
-def test_limits_are_those_of_whatever_holds_the_environments(processes: bool, expected: tuple[float, int, int]) -> None:
-    """An actor holds at least what each environment's process does, and would always be renewed in its place."""
+def test_limits_apply_to_the_processes_that_hold_the_environments(
+    processes: bool, expected: tuple[float, int, int]
+) -> None:
+    """With environment processes, limits of the actor would restart it instead of one of them."""
     config = compose_train(
         [
             *("env=gymnasium", "env.tasks=[CartPole-v1]", "context=task", f"env.processes={str(processes).lower()}"),

@@ -23,20 +23,20 @@ def test_no_process_of_a_run_listens() -> None:
         processes = [psutil.Process(pid) for pid in runtime.processes().values()]
         assert len(processes) >= 2
         assert not [found for process in processes for found in process.net_connections("inet")]
-        # This process may have those of other tests.
+        # Other tests may have left sockets in this process.
         assert not set(psutil.Process().net_connections("inet")) - before
     finally:
         runtime.close()
 
 
 def listening() -> set[tuple[str, int]]:
-    """Address and port of every socket at which this process can be reached."""
+    """Address and port of every listening socket of this process."""
     found = psutil.Process().net_connections("inet")
     return {(one.laddr.ip, one.laddr.port) for one in found if one.status == psutil.CONN_LISTEN}
 
 
 def own_address() -> str:
-    """One of this machine's beside the loopback's; that one where there is no other."""
+    """An address of this machine other than the loopback's, if there is one."""
     every = [
         address.address
         for found in psutil.net_if_addrs().values()
@@ -47,7 +47,7 @@ def own_address() -> str:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", own_address()])
-def test_the_first_learner_listens_where_the_others_find_it_and_nowhere_else(host: str) -> None:
+def test_the_first_learner_listens_at_its_address_only(host: str) -> None:
     before = listening()
     first, port = listen(host, 2)
     ((address, found),) = listening() - before
@@ -59,14 +59,14 @@ def test_the_first_learner_listens_where_the_others_find_it_and_nowhere_else(hos
 
 
 FOREIGN = next(f"192.0.2.{number}" for number in range(1, 255) if f"192.0.2.{number}" != own_address())
-"""192.0.2.0/24 is for examples alone, and this machine may have one of it."""
+"""An address that is not this machine's, of 192.0.2.0/24, which is reserved for examples."""
 
 
 @pytest.mark.parametrize("foreign", [FOREIGN, "name-of-this-machine"])
-def test_an_address_at_which_others_would_not_find_it_is_not_relied_on(
+def test_an_unreachable_address_makes_the_first_learner_listen_everywhere(
     foreign: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another one than others see, as behind a router that translates it; or a name that means loopback to the machine itself."""
+    """A foreign address, as behind NAT, or a host name that resolves to loopback on the machine itself."""
     resolve = socket.getaddrinfo
     monkeypatch.setattr(
         socket,
@@ -81,13 +81,13 @@ def test_an_address_at_which_others_would_not_find_it_is_not_relied_on(
     assert second.is_complete()
 
 
-def test_learners_that_somebody_else_has_started_meet_at_the_address_that_they_are_told(
+def test_learners_of_torchrun_meet_at_master_addr(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for name, value in told.items():
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     before = listening()

@@ -1,4 +1,4 @@
-"""Actors that die, raise or hang are started again, and what they hand over before and after is right to the last number."""
+"""Actors that die, raise or hang are restarted, and every number before and after the restart is right."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
 
 class Records(list[dict[str, Any]]):
-    """What a run's Faults record."""
+    """The records of Faults."""
 
     def of(self, where: str) -> list[dict[str, Any]]:
         return [record for record in self if record["where"] == where]
@@ -42,16 +42,16 @@ def counting(
 
 
 def run(runtime: Runtime, network: CountingNetwork, lives: Lives, actors: int, restarts: int) -> None:
-    """Until each of the first `actors` actors was seen to begin anew so often, with weights that change at every update."""
+    """Collects, with new weights at every update, until each of the first `actors` actors has restarted `restarts` times."""
     deadline, version = time.monotonic() + PATIENCE, 0
     while min(lives.restarts(actor) for actor in range(actors)) < restarts:
-        assert time.monotonic() < deadline, "an actor was not started again"
+        assert time.monotonic() < deadline, "an actor was not restarted"
         batch = runtime.collect()
         lives.add(batch)
         version += 1
         network.number.data.fill_(version)
         runtime.publish(version)
-        if version > 50:  # a process that starts need not be waited for with thousands of unrolls of the others
+        if version > 50:  # Slows the other actors down while a process starts.
             time.sleep(0.02)
 
 
@@ -59,15 +59,15 @@ ON_RAY = pytest.param("cluster", marks=pytest.mark.ray)
 
 
 @pytest.mark.parametrize("name", ["local", ON_RAY])
-def test_every_kind_of_end_is_followed_by_a_new_start(name: str) -> None:
-    """One actor raises, one exits, one crashes, all at every twentieth step. The fourth has nothing to do with it."""
+def test_an_actor_is_restarted_after_every_kind_of_end(name: str) -> None:
+    """One actor raises, one exits and one crashes, at every twentieth step; the fourth is not affected."""
     records, kinds, network = Records(), ("raise", "exit", "segfault"), CountingNetwork()
     faults = Faults(max_restarts=1000, record=records.append)
     runtime = counting(name, network, faults, 4, fault=",".join((*kinds, "")))
     lives = Lives(name)
     try:
         run(runtime, network, lives, actors=3, restarts=1)
-        # It may come last where nodes start at their own pace.
+        # On a cluster the fourth actor may be the last to start.
         run(runtime, network, lives, actors=4, restarts=0)
         counts = faults.row()
     finally:
@@ -85,7 +85,7 @@ def test_every_kind_of_end_is_followed_by_a_new_start(name: str) -> None:
     assert counts["restarts/exited"] == len(records.of("actor 1"))
 
 
-def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung() -> None:
+def test_an_actor_that_hangs_is_restarted_and_its_stack_is_recorded() -> None:
     records, network = Records(), CountingNetwork()
     faults = Faults(max_restarts=1000, record=records.append)
     runtime = counting("local", network, faults, 2, fault="hang,", limits=ActorLimits(hang_seconds=2.0))
@@ -101,8 +101,8 @@ def test_an_actor_that_hangs_is_started_again_and_tells_where_it_hung() -> None:
 
 
 @pytest.mark.parametrize("name", ["local", "server"])
-def test_what_is_killed_is_started_again(name: str) -> None:
-    """The actor, and the server that acts for it, one after the other."""
+def test_a_killed_process_is_restarted(name: str) -> None:
+    """First the actor, then its inference server."""
     records, network = Records(), CountingNetwork()
     faults = Faults(max_restarts=1000, record=records.append)
     runtime = counting(name, network, faults)
@@ -122,15 +122,15 @@ def test_what_is_killed_is_started_again(name: str) -> None:
     assert all(record["cause"] == "killed" and record["detail"] == "SIGKILL" for record in records)
 
 
-def test_what_was_finished_before_the_server_was_killed_is_not_lost() -> None:
-    """The learner, busy, hears of it together with the server's end."""
+def test_an_unroll_that_was_finished_before_the_server_was_killed_is_kept() -> None:
+    """The learner reads the unroll and the end of the server at the same time."""
     runtime = counting("server", CountingNetwork(), Faults(max_restarts=1000))
     assert isinstance(runtime, LocalRuntime)
     lives, pool = Lives("server"), runtime._pool
     try:
         for _ in range(3):
             lives.add(runtime.collect())
-        # Where the learner was slow, more has come at once.
+        # A slow learner has received several at once.
         while pool.ready:
             lives.add(runtime.collect())
         (actor,) = pool._actors
@@ -148,7 +148,7 @@ def test_what_was_finished_before_the_server_was_killed_is_not_lost() -> None:
         runtime.close()
 
 
-def test_where_the_process_is_killed_that_actors_are_copies_of_there_is_another_one() -> None:
+def test_a_killed_fork_server_is_replaced_and_its_actors_restarted() -> None:
     records, network = Records(), CountingNetwork()
     faults = Faults(max_restarts=1000, record=records.append)
     runtime = counting("local", network, faults, 2)
@@ -166,7 +166,7 @@ def test_where_the_process_is_killed_that_actors_are_copies_of_there_is_another_
 
 
 class Unwilling:
-    """A process that cannot be started so many times."""
+    """A process whose start raises these errors, one per call."""
 
     def __init__(self, errors: list[Exception]) -> None:
         self.name, self.errors = "actor-3", errors
@@ -177,7 +177,7 @@ class Unwilling:
 
 
 def test_a_fork_server_that_was_killed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until there is another one: for a moment the one that was killed is still there, and nobody listens."""
+    """`start_process` repeats while the killed fork server still exists and its socket refuses connections."""
     process: Any = Unwilling([ConnectionRefusedError(), ConnectionRefusedError(), EOFError(), BrokenPipeError()])
     start_process(process)
     assert not process.errors
@@ -188,7 +188,7 @@ def test_a_fork_server_that_was_killed_is_waited_for(monkeypatch: pytest.MonkeyP
 
 
 def test_a_fork_server_that_dies_late_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is stopped, say, and waited for until it is killed. Patience begins then, with the next one."""
+    """A stopped fork server is killed only after a wait. Patience counts from there."""
     now = [0.0]
 
     class DiesLate(Unwilling):
@@ -202,7 +202,7 @@ def test_a_fork_server_that_dies_late_is_replaced(monkeypatch: pytest.MonkeyPatc
     assert not process.errors
 
 
-def test_what_cannot_be_started_is_told_at_once() -> None:
+def test_a_process_that_cannot_start_is_reported_at_once() -> None:
     process: Any = Unwilling([OSError("Too many open files")])
     with pytest.raises(ActorError, match="actor-3 cannot be started: Too many open files"):
         start_process(process)
@@ -212,8 +212,8 @@ def draw(into: Connection) -> None:
     into.send((np.random.random(), random.random()))  # noqa: NPY002
 
 
-def test_copies_draw_numbers_of_their_own() -> None:
-    """Environments may draw from the global streams."""
+def test_forked_processes_draw_different_numbers() -> None:
+    """Environments may use the global generators."""
     context, drawn = fork_server_context(), []
     for _ in range(2):
         ours, theirs = context.Pipe(duplex=False)
@@ -228,12 +228,12 @@ def test_copies_draw_numbers_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("limits", "cause"), [(ActorLimits(recycle_episodes=40), "recycled"), (ActorLimits(memory_limit=1), "memory")]
 )
-def test_an_actor_that_is_too_old_or_too_large_is_renewed_between_two_unrolls(
+def test_an_actor_that_exceeds_a_limit_is_restarted_between_two_unrolls(
     limits: ActorLimits, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.runtime.processes.actor_pool._MEMORY_SECONDS", 0.0)
     records, network = Records(), CountingNetwork()
-    # What is asked for is not counted among the restarts that may be too many.
+    # Restarts because of limits do not count towards max_restarts.
     faults = Faults(max_restarts=0, record=records.append)
     runtime = counting("local", network, faults, limits=limits)
     lives = Lives("local")
@@ -248,7 +248,7 @@ def test_an_actor_that_is_too_old_or_too_large_is_renewed_between_two_unrolls(
     assert unrolls == sum(len(start) for start in lives.of[0]), "no unroll was dropped, and none was counted twice"
 
 
-def test_a_serial_actor_that_raises_is_built_anew() -> None:
+def test_a_serial_actor_that_raises_is_rebuilt() -> None:
     records, network = Records(), CountingNetwork()
     pool = counting_pool(2, 2, make_actor=MakeCountingActor(fault="raise,"))
     runtime = counting_runtime("serial", pool, network, faults=Faults(max_restarts=1000, record=records.append))
@@ -260,7 +260,7 @@ def test_a_serial_actor_that_raises_is_built_anew() -> None:
     assert len(records) == 4 and all("broke as it was told" in record["detail"] for record in records)
 
 
-def test_too_many_restarts_end_the_run_with_what_happened() -> None:
+def test_too_many_restarts_raise_with_a_summary() -> None:
     runtime = counting("serial", CountingNetwork(), Faults(max_restarts=2), fault="raise")
     with pytest.raises(ActorError) as caught:
         for _ in range(20):
@@ -289,15 +289,15 @@ def test_restarts_long_ago_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None
     assert other.row() == faults.row()
 
 
-def test_a_clock_that_was_set_back_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the record of a restart says what time it was."""
+def test_a_clock_that_is_set_back_changes_only_the_recorded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window of restarts uses the monotonic clock."""
     monkeypatch.setattr(time, "time", lambda: -1e9)
     records = Records()
     Faults(max_restarts=1, record=records.append).add("actor 0", Fault("", "killed", "SIGKILL"))
     assert records[0]["time"] == -1e9
 
 
-def test_a_pulse_tells_the_task_where_it_is_known() -> None:
+def test_a_heartbeat_names_the_task_if_it_is_known() -> None:
     names, heartbeat = ("a", "b"), Heartbeat(3)
     for tasks, stepping, expected in (
         ([1, 1, 1], -1, "b"),

@@ -1,4 +1,4 @@
-"""What actors and runtimes hand over, checked number by number with an environment and a network that count."""
+"""Batches of all runtimes, checked number by number with an environment and a network that count."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def collect(runtime: Runtime, times: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["serial", *PROCESSES])
-def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
+def test_every_step_is_in_one_batch_and_in_order(name: str) -> None:
     network = CountingNetwork()
     runtime = counting(name, network, ACTORS, UNROLLS)
     unrolls: dict[int, list[tuple[list[int], Trajectory]]] = {actor: [] for actor in range(ACTORS)}
@@ -69,8 +69,8 @@ def test_every_step_is_handed_over_once_and_in_order(name: str) -> None:
         for updates in itertools.count():
             if updates >= 24 and all(len(found) >= 3 for found in unrolls.values()):
                 break
-            assert time.monotonic() < deadline, "an actor starves"
-            if updates >= 24:  # a process may take its time to start: wait for it without piling up the others' unrolls
+            assert time.monotonic() < deadline, "an actor finishes no unroll"
+            if updates >= 24:  # Slows the other actors down while one process starts.
                 time.sleep(0.02)
             batch = runtime.collect()
             assert len(batch.weights_versions) == UNROLLS
@@ -103,14 +103,14 @@ def test_one_actor_is_never_further_ahead_than_its_buffers(name: str) -> None:
         for updates in range(100, 120):
             batch = runtime.collect()
             ((_, version, part),) = split(batch)
-            if updates % 4 == 0:  # time enough for an actor that was given the buffer back too early
+            if updates % 4 == 0:  # An actor that got the buffer back too early would overwrite it now.
                 time.sleep(0.1)
                 for key, value in part.items():
                     torch.testing.assert_close(
                         batch.trajectory[key], value, equal_nan=True, msg=f"{key} was overwritten"
                     )
             assert 0 <= updates - version <= 2
-            number = 0 if version == 100 else version  # 100 is how the weights that say 0 are numbered
+            number = 0 if version == 100 else version  # The first weights hold 0 and have version 100.
             found.append((step_versions(name, number, part), part))
             learn(network, runtime, updates + 1)
     finally:
@@ -121,11 +121,11 @@ def test_one_actor_is_never_further_ahead_than_its_buffers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_a_wait_that_is_ended_loses_nothing(name: str) -> None:
+def test_an_interrupted_collect_loses_no_unroll(name: str) -> None:
     class EnoughError(Exception):
         pass
 
-    def looks(number: int) -> Callable[[], None]:
+    def raises_after(number: int) -> Callable[[], None]:
         left = iter(range(number))
 
         def check() -> None:
@@ -139,7 +139,7 @@ def test_a_wait_that_is_ended_loses_nothing(name: str) -> None:
         for number in (0, 1, 2, 0, 1, 2, 0):
             before = dict(runtime.positions.unrolls), dict(runtime.positions.episodes)
             try:
-                lives.add(runtime.collect(looks(number)))
+                lives.add(runtime.collect(raises_after(number)))
             except EnoughError:
                 ended += 1
                 assert (runtime.positions.unrolls, runtime.positions.episodes) == before
@@ -161,7 +161,7 @@ def test_an_actor_that_raises_is_reported_with_its_traceback(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_an_actor_that_vanishes_is_reported_with_its_exit_code(name: str) -> None:
+def test_an_actor_that_exits_is_reported_with_its_exit_code(name: str) -> None:
     runtime = counting(name, CountingNetwork(), 2, 1, fault="exit")
     try:
         with pytest.raises(ActorError, match=r"actor [01].*17"):
@@ -170,7 +170,7 @@ def test_an_actor_that_vanishes_is_reported_with_its_exit_code(name: str) -> Non
         runtime.close()
 
 
-def test_a_serial_actor_that_raises_is_not_hidden() -> None:
+def test_a_serial_runtime_reports_an_actor_that_raises() -> None:
     runtime = counting("serial", CountingNetwork(), 1, 1, fault="raise")
     with pytest.raises(Exception, match="broke as it was told"):
         collect(runtime, 10)
@@ -178,8 +178,8 @@ def test_a_serial_actor_that_raises_is_not_hidden() -> None:
     runtime.close()
 
 
-def test_an_unroll_of_another_length_is_the_same_life() -> None:
-    """The actor takes T from the trajectory; one unroll of 2 T steps is two of T."""
+def test_two_short_unrolls_equal_a_long_one() -> None:
+    """The actor reads T from the trajectory: an unroll of 2 T steps equals two of T."""
     long_spec = trajectory_spec(COUNTING, 2 * T, SLOTS, STATE_SIZE)
     whole, halves = allocate(long_spec), [allocate(SPEC), allocate(SPEC)]
     MakeCountingActor()(0, StreamPositions(), CountingNetwork()).unroll(whole)
@@ -198,8 +198,8 @@ def test_an_unroll_of_another_length_is_the_same_life() -> None:
             torch.testing.assert_close(value[T:], second, equal_nan=True)
 
 
-def test_buffers_are_not_overwritten_by_what_comes_next() -> None:
-    """A trajectory that was handed over stays as it is while the actor plays on."""
+def test_the_next_unroll_does_not_change_a_trajectory() -> None:
+    """A filled trajectory keeps its numbers while the actor fills another one."""
     first, second = allocate(SPEC), allocate(SPEC)
     actor = MakeCountingActor()(0, StreamPositions(), CountingNetwork())
     actor.unroll(first)
@@ -238,7 +238,7 @@ def test_minibatches_are_the_columns_in_order(columns: int) -> None:
     assert all(torch.equal(joined[key], value) for key, value in whole.items())
 
 
-def test_buffers_share_their_memory_when_pickled() -> None:
+def test_pickled_arrays_share_their_memory() -> None:
     from multiprocessing.reduction import ForkingPickler
 
     buffers = SharedArrays(SPEC, 3)
@@ -255,7 +255,7 @@ def test_buffers_share_their_memory_when_pickled() -> None:
 
 
 class Uniform(nn.Module):
-    """Parameters large enough that a copy takes a while."""
+    """Parameters that are large enough for a slow copy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,7 +268,7 @@ class Uniform(nn.Module):
 
 
 def publish_until(weights: SharedWeights, stop: Event) -> None:
-    """Weights that are all equal to their version, in bursts: a writer that never pauses would leave a reader little to read."""
+    """Publishes weights that all equal their version, in bursts: a writer without pauses would keep the reader repeating."""
     torch.set_num_threads(1)
     network, version = Uniform(), 0
     while not stop.is_set():
@@ -304,7 +304,7 @@ def test_weights_are_never_read_half_written() -> None:
     assert len(seen) == 100
 
 
-def test_versions_may_skip_and_the_newest_counts() -> None:
+def test_versions_may_skip_numbers() -> None:
     network, other = Uniform(), Uniform()
     weights = SharedWeights([parameter.shape for parameter in network.parameters()])
     for version in (0, 1, 2, 7, 7, 8, 1000):

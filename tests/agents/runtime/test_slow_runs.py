@@ -1,4 +1,4 @@
-"""Runs that are slow on purpose say what limits them."""
+"""Slow runs report what limits them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlowActors(ActorFactory):
-    """Actors whose environment takes `env_sleep` seconds more per step."""
+    """Actors whose environment sleeps `env_sleep` seconds per step."""
 
     env_sleep: float = 0.0
 
@@ -65,7 +65,7 @@ def slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 
 def slow_env(patch: pytest.MonkeyPatch, cores: int = 2) -> None:
-    """An unroll of 400 ms and more; the network and the learner take a twentieth of it, on a machine that is not busy."""
+    """An unroll takes at least 400 ms, of which network and learner take a twentieth on an idle machine."""
 
     def make(**fields: Any) -> SlowActors:
         return SlowActors(env_sleep=0.1, **fields)
@@ -105,7 +105,7 @@ def slow_disk(patch: pytest.MonkeyPatch) -> None:
         ("serial", big_net, [], "learner", r"limited by the learner, .*; try runtime=local"),
     ],
 )
-def test_a_run_that_is_slow_on_purpose_says_why(
+def test_a_slow_run_reports_what_limits_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -116,7 +116,7 @@ def test_a_run_that_is_slow_on_purpose_says_why(
     sentence: str,
 ) -> None:
     slow(monkeypatch)
-    # Few and long updates: what is slow on purpose must outweigh whatever else the machine does.
+    # Few, long updates: the slow part must dominate on a busy machine, too.
     monkeypatch.setattr(agents.run.timing, "_WARM_UP_UPDATES", 4)
     run = tmp_path / "run"
     assert train.main([*TINY, f"runtime={runtime}", f"run={run}", *arguments]) == 0
@@ -133,7 +133,7 @@ def test_a_run_that_is_slow_on_purpose_says_why(
         assert all(row[f"time/{share}"] >= 0 for share in shares)
 
 
-def test_a_run_without_a_warm_up_says_so(tmp_path: Path) -> None:
+def test_a_run_that_ends_in_its_warm_up_reports_that(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train.main([*TINY, "runtime=serial", f"run={run}", "total_frames=100"]) == 0
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))

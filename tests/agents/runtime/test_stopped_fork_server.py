@@ -1,4 +1,4 @@
-"""A fork server that somebody has stopped keeps no run waiting for ever, and no signal from it."""
+"""A stopped fork server (SIGSTOP) neither blocks a run for ever nor keeps signals from it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def start_another() -> Any:
 
 @pytest.fixture
 def stopped() -> Iterator[psutil.Process]:
-    """The fork server, which has started processes before."""
+    """The fork server, stopped after it has started a process."""
     start_another().join()
     server = fork_server()
     server.suspend()
@@ -55,14 +55,14 @@ def stopped() -> Iterator[psutil.Process]:
 
 @contextlib.contextmanager
 def interrupted(stopped: psutil.Process) -> Iterator[None]:
-    """Inside, this process gets one signal after the other. Where they do not get through, the fork server goes on, and the test fails."""
-    over = threading.Event()
+    """Sends this process SIGINT every second. If that does not end the block, resumes the fork server, and the test fails."""
+    left = threading.Event()
 
     def interrupt() -> None:
-        # The second one may come before the system call is there again that the first one has broken off.
+        # The second signal may come before the interrupted system call is restarted.
         for _ in range(20):
             os.kill(os.getpid(), signal.SIGINT)
-            if over.wait(1.0):
+            if left.wait(1.0):
                 return
         stopped.resume()
 
@@ -71,12 +71,12 @@ def interrupted(stopped: psutil.Process) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        left.set()
         sending.join()
 
 
 class Interrupted:
-    """A process whose start is interrupted."""
+    """A process that receives signals during its start."""
 
     name = "ends"
 
@@ -97,7 +97,7 @@ def test_a_second_signal_ends_a_start(stopped: psutil.Process, monkeypatch: pyte
     assert stopped.status() == psutil.STATUS_STOPPED
 
 
-def test_it_is_killed_when_it_stays_stopped(stopped: psutil.Process, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_server_that_stays_stopped_is_killed(stopped: psutil.Process, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_server_module, "_LOOKS", 2, raising=False)
     timer = threading.Timer(100, stopped.resume)
     timer.start()
@@ -107,7 +107,7 @@ def test_it_is_killed_when_it_stays_stopped(stopped: psutil.Process, monkeypatch
     assert ends.exitcode == 0 and fork_server().pid != stopped.pid
 
 
-def test_a_run_goes_on_when_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_continues_when_the_fork_server_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish, stopped, timers = LocalRuntime.publish, list[psutil.Process](), list[threading.Timer]()
 
     def published(self: LocalRuntime, version: int) -> None:

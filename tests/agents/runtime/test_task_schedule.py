@@ -1,4 +1,4 @@
-"""Task schedules from the command line to the slots, what is refused, and what is counted per task."""
+"""Task schedules, from the command line to the slots: assignment, refusals, and counts per task."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def composed() -> TrainConfig:
 
 @pytest.fixture
 def configured(composed: TrainConfig) -> Callable[..., tuple[TrainConfig, EnvSpec]]:
-    """The configuration with these options of the runtime, and its environments."""
+    """Makes a configuration with these options of `runtime`, and its EnvSpec."""
 
     def configured(**runtime: Any) -> tuple[TrainConfig, EnvSpec]:
         config = replace(composed, runtime=replace(composed.runtime, **runtime))
@@ -61,7 +61,7 @@ def seats(config: TrainConfig, env: EnvSpec, positions: StreamPositions | None =
     ]
 
 
-def test_uniform_slots_are_dealt_in_turn_over_all_actors(configured: Configured) -> None:
+def test_uniform_slots_are_assigned_in_turn_over_all_actors(configured: Configured) -> None:
     slots = seats(*configured(slots_per_actor=4))
     assert slots == [Slot(task=number % 3, index=number // 3) for number in range(8)]
     positions = StreamPositions(episodes={0: [3, 1, 4, 1], 1: [5, 9, 2, 6]})
@@ -69,22 +69,22 @@ def test_uniform_slots_are_dealt_in_turn_over_all_actors(configured: Configured)
     assert resumed == [replace(s, episode=e + 1) for s, e in zip(slots, [3, 1, 4, 1, 5, 9, 2, 6], strict=True)]
 
 
-def test_weights_are_shares_of_the_slots(configured: Configured) -> None:
+def test_weights_are_fractions_of_the_slots(configured: Configured) -> None:
     config, env = configured(slots_per_actor=20, task_schedule="weighted", task_weights=[1.0, 5.0, 2.0])
     check_schedule(config, env)
     slots = seats(config, env)
     assert Counter(slot.task for slot in slots) == {0: 5, 1: 25, 2: 10}
     assert len({(slot.task, slot.index) for slot in slots}) == 40
-    # Each actor by itself has about the same shares.
+    # Each actor has about the same fractions.
     assert Counter(slot.task for slot in slots[:20])[1] in (12, 13)
 
 
-def test_uniform_frames_gives_every_slot_streams_of_its_own(configured: Configured) -> None:
+def test_uniform_frames_gives_every_slot_its_own_streams(configured: Configured) -> None:
     config, env = configured(slots_per_actor=4, task_schedule="uniform_frames")
     env = replace(env, switches_tasks=True)
     check_schedule(config, env)
     assert seats(config, env) == [Slot(task=number % 3, index=number) for number in range(8)]
-    # Even with more tasks than slots: they change.
+    # More tasks than slots are allowed, because slots change their tasks.
     check_schedule(replace(config, runtime=replace(config.runtime, slots_per_actor=1)), env)
 
 
@@ -107,7 +107,7 @@ WEIGHTED = {"task_schedule": "weighted"}
         ({"reset_patience": math.nan}, "runtime.reset_patience=nan is out of range"),
     ],
 )
-def test_what_cannot_be_scheduled_is_refused_in_one_sentence(
+def test_impossible_schedules_are_refused_in_one_sentence(
     configured: Configured, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -115,7 +115,7 @@ def test_what_cannot_be_scheduled_is_refused_in_one_sentence(
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_weights_and_endless_patience_can_be_written() -> None:
+def test_weights_and_infinite_patience_can_be_configured() -> None:
     words = ("runtime.task_schedule=weighted", "runtime.task_weights=[1,2.5]", "runtime.reset_patience=inf")
     runtime = compose_train(words).runtime
     assert runtime.task_weights == [1.0, 2.5] and runtime.reset_patience == math.inf
@@ -124,9 +124,9 @@ def test_weights_and_endless_patience_can_be_written() -> None:
 LEVELS = "env.tasks=[MiniGrid-LavaGapS5-v0,MiniGrid-Empty-5x5-v0,BabyAI-GoToLocalS5N2-v0]"
 
 
-def test_tasks_come_to_equal_frames_also_after_a_resume() -> None:
+def test_tasks_reach_equal_frames_even_after_a_resume() -> None:
     pytest.importorskip("minigrid")
-    # Episodes of few steps and of a hundred; five fixed slots would give the first two tasks twice the frames of the third.
+    # Five fixed slots would give the first two tasks twice the frames of the third.
     runtime = ("runtime=serial", "runtime.slots_per_actor=5", "runtime.task_schedule=uniform_frames")
     sizes = ("torso.size=8", "core.size=8", "fusion.size=8", "learner.batch_size=5")
     config = compose_train(["env=babyai", "env.engine=minigrid", LEVELS, *sizes, *runtime])
@@ -147,7 +147,7 @@ def test_tasks_come_to_equal_frames_also_after_a_resume() -> None:
     assert sum(steps) > 1700
 
 
-def test_updates_are_counted_for_the_tasks_that_they_held() -> None:
+def test_updates_are_counted_for_the_tasks_in_their_batch() -> None:
     env = fake_env()
     statistics = Statistics(env.tasks)
     batch = fake_batch(env, 1, 6, 3)
@@ -162,7 +162,7 @@ def test_updates_are_counted_for_the_tasks_that_they_held() -> None:
     other = Statistics(env.tasks)
     other.load_state_dict(statistics.state_dict())
     assert other.summary(4) == statistics.summary(4)
-    # Of a run that was begun before updates were counted.
+    # The state of an early run, which has no counts of updates.
     state = statistics.state_dict()
     for saved in state.values():
         del saved["updates"]
