@@ -1,10 +1,9 @@
-"""Language models whose embeddings depend on what was read:  python -m studies.language [quick=true] [corpus=path] [key=value ...]
+"""Language models with context-dependent embeddings:  python -m studies.language [quick=true] [corpus=path] [key=value ...]
 (every key: conf/studies_schema.py)
 
 An LSTM with a multiplicative encoder and decoder (studies/models/language_model.py) against the plain one with as many parameters, and
-against
-other cores. Reported is what the test text costs a model that reads it once from end to end, in bits per character and as perplexity:
-exp(nats per symbol). Weights and learning rates are chosen by the validation text. Corpora: studies/data/corpora.py.
+against other cores. Measured: the cost of the test text for a model that reads it once from end to end, in bits per character and as
+perplexity, exp(nats per symbol). The validation text chooses weights and learning rates. Corpora: studies/data/corpora.py.
 """
 
 from __future__ import annotations
@@ -16,43 +15,48 @@ if __name__ == "__main__":
     begin_program()
 
 import math
-from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import torch
 
-from ablation.analysis.numbers import count, fixed
+from ablation.analysis.numbers import fixed
 from ablation.analysis.results import Estimate
+from ablation.report.drawing import Panel
 from conf.studies_schema import LanguageConfig
 from studies.data.corpora import LEVELS, Corpus, check_length, load
-from studies.harness.figures import Figure, band, curves
-from studies.harness.program import Findings, Study, check_above_zero, check_names, check_rates, main, seeds_of
-from studies.harness.running import SIZE, Cell, Checkpoint, Result, Settings
-from studies.harness.tables import over_seeds, over_seeds_geometric, significant, with_interval
+from studies.harness.figures import panel
+from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
+from studies.harness.program import Findings, Results, Study, main, seeds_of
+from studies.harness.tables import (
+    NETWORK_HEAD,
+    best_rate,
+    excludes_zero,
+    network_columns,
+    over_seeds,
+    over_seeds_geometric,
+    significant,
+    with_interval,
+)
 from studies.models.ensembles import derived_seed
 from studies.models.language_model import FORMS, LanguageModel
 from studies.models.language_training import evaluate, train, write
 from studies.models.networks import matched_width, num_parameters
-from system.errors import InputError
+from system.errors import InputError, unknown_name
 from system.plain_data import COUNT, FINITE, MEASURED, PlainDataError, Test, check_form
 
 PLAIN = "lstm"
-"""What the others are compared with, and have as many parameters as."""
+"""The reference of the comparisons. The other networks have as many parameters."""
 _NATS = Test("nats for each symbol", lambda value: FINITE.passes(value) and 0 <= value <= 100)
 
 _MODEL = ("embedding_size", "rank", "dropout", "tied")
 _TRAINING = ("steps", "batch_size", "length", "most_gradient", "evaluations", "patience")
-_READING = ("corpus", "level", "test_rows", "sample", "temperature")
 
 
 def check(config: LanguageConfig) -> None:
-    """Raises InputError for values that cannot be, or a corpus that is none."""
-    check_names("networks", config.networks, FORMS)
-    check_above_zero(config, "size", "embedding_size", "rank", *_TRAINING, "test_rows", "temperature")
-    check_rates(config.learning_rates)
-    if config.level:
-        check_names("level", [config.level], LEVELS)
+    """Raises InputError for values out of range, and for a corpus that cannot be read or is too short."""
+    if config.level and config.level not in LEVELS:
+        raise unknown_name("level", config.level, LEVELS)
     if not 0 <= config.dropout < 1:
         raise InputError(f"dropout={config.dropout} is out of range: give a number from 0 up to and not including 1.")
     if config.sample < 0:
@@ -63,31 +67,12 @@ def check(config: LanguageConfig) -> None:
         raise InputError(f"test_rows={config.test_rows} is out of range: the test text has fewer {corpus.level}s.")
 
 
-def cells(config: LanguageConfig) -> list[Cell]:
-    """One for each network, learning rate and seed; seed by seed, so that a study that is stopped has some of them whole."""
-    shared = {key: getattr(config, key) for key in ("size", *_MODEL, *_TRAINING, *_READING)}
-    shared["text"] = load(config.corpus, config.level).digest
-    return [
-        Cell(
-            name=_cell(network, rate, seed),
-            settings={"network": network, "learning_rate": rate, "seed": seed, **shared},
-        )
-        for seed in seeds_of(config)
-        for rate in config.learning_rates
-        for network in reversed(config.networks)
-    ]
-
-
-def _cell(network: str, rate: float, seed: int) -> str:
-    return f"{network}-{rate:g}-{seed}"
-
-
 def play(settings: Settings, checkpoint: Checkpoint) -> Result:
-    """Trains one model, on from the checkpoint if there is one.
+    """Trains one model, from the checkpoint on if there is one.
 
     Returns:
-        `width`, `parameters`; `steps` and `validation`, bits per character there, in several rows; `best_step`, of the weights that were
-        kept; for the test text `bits` per character and `nats` per symbol; `sample`, what the model writes after the beginning of the
+        `width`, `parameters`; `steps` and `validation`, the bits per character of the validation text after them; `best_step`, of the kept
+        weights; for the test text `bits` per character and `nats` per symbol; `sample`, the model's continuation of the start of the
         validation text.
     """
     corpus, seed = load(settings["corpus"], settings["level"]), settings["seed"]
@@ -95,7 +80,7 @@ def play(settings: Settings, checkpoint: Checkpoint) -> Result:
     width = matched_width(make, num_parameters(partial(_model, settings, PLAIN, corpus.size), settings["size"]))
     text, validation, test = corpus.parts.values()
     with torch.random.fork_rng(devices=[]):
-        # The initial weights, and what is dropped out.
+        # For the initial weights and dropout.
         torch.manual_seed(derived_seed(seed, "network"))
         model = make(width)
         trained = train(
@@ -133,61 +118,61 @@ def _model(settings: Settings, network: str, symbols: int, width: int) -> Langua
 
 
 def _bits(nats: float, corpus: Corpus, part: str) -> float:
-    """Nats per symbol of one of the texts as bits per character."""
+    """Converts nats per symbol of a part of the corpus to bits per character."""
     return nats / math.log(2) * len(corpus.parts[part]) / corpus.characters[part]
 
 
-def sound(settings: Settings, result: Result) -> None:
-    """Raises PlainDataError for a result that `play` does not give."""
+def check_result(settings: Settings, result: Result) -> None:
+    """Raises PlainDataError for a result that `play` cannot return."""
     rows = {"steps": [COUNT], "validation": [MEASURED], "best_step": COUNT, "sample": str}
     check_form(result, {"width": SIZE, "parameters": SIZE, "bits": MEASURED, "nats": _NATS, **rows})
     if not result["steps"] or len(result["steps"]) != len(result["validation"]):
         raise PlainDataError("something else than one value of the validation text for each of its steps")
 
 
-def find(config: LanguageConfig, results: Mapping[str, Result]) -> Findings:
-    """The table: what the test text costs, by network, each with its best learning rate."""
-    seeds, corpus = seeds_of(config), load(config.corpus, config.level)
-    chosen: dict[str, tuple[float, list[Result]]] = {
-        network: min(
-            ((rate, [results[_cell(network, rate, seed)] for seed in seeds]) for rate in config.learning_rates),
-            key=lambda pair: float(np.mean([min(result["validation"]) for result in pair[1]])),
+def find(config: LanguageConfig, results: Results) -> Findings:
+    """The table: the cost of the test text by network, each with its best learning rate."""
+    corpus = load(config.corpus, config.level)
+    best = {
+        network: best_rate(
+            {rate: [results[network, rate, seed] for seed in seeds_of(config)] for rate in config.learning_rates},
+            lambda seeds: float(np.mean([min(result["validation"]) for result in seeds])),
         )
         for network in config.networks
     }
-    test = {network: [result["bits"] for result in own] for network, (_, own) in chosen.items()}
-    plain = test.get(PLAIN)
-    behind: dict[str, Estimate] = {
-        # The same seeds have the same stretches of text and initial numbers, so differences are taken by seed.
-        network: over_seeds([mine - its for mine, its in zip(test[network], plain, strict=True)])
-        for network in config.networks
-        if plain and network != PLAIN
-    }
-    perplexity = {
-        network: over_seeds_geometric([math.exp(result["nats"]) for result in own])
-        for network, (_, own) in chosen.items()
-    }
-    rows = [
-        (
-            f"`{network}`",
-            count(own[0]["parameters"]),
-            str(own[0]["width"]),
-            f"{rate:g}",
-            f"{np.mean([result['best_step'] for result in own]):.0f}",
-            with_interval(over_seeds(test[network]), fixed(4)),
-            with_interval(perplexity[network], significant),
-            with_interval(behind[network], fixed(4)) if network in behind else "-",
+    rows, networks, sentences = [], [], []
+    for network, (rate, seeds) in best.items():
+        bits = over_seeds([result["bits"] for result in seeds])
+        perplexity = over_seeds_geometric([math.exp(result["nats"]) for result in seeds])
+        difference = None
+        if PLAIN in best and network != PLAIN:
+            # Seeds share text and initial weights between networks, so differences are taken by seed.
+            pairs = zip(seeds, best[PLAIN][1], strict=True)
+            difference = over_seeds([result["bits"] - plain["bits"] for result, plain in pairs])
+            sentences.append(_comparison(network, difference))
+        rows.append(
+            (
+                *network_columns(network, seeds[0], rate),
+                f"{np.mean([result['best_step'] for result in seeds]):.0f}",
+                with_interval(bits, fixed(4)),
+                with_interval(perplexity, significant),
+                with_interval(difference, fixed(4)) if difference else "-",
+            )
         )
-        for network, (rate, own) in chosen.items()
-    ]
+        networks.append(
+            {"network": network, "learning_rate": rate}
+            | {key: seeds[0][key] for key in ("width", "parameters")}
+            | {"bits": bits, "perplexity": perplexity, "bits_minus_plain": difference}
+        )
     return Findings(
-        sentences=tuple(_comparison(network, difference) for network, difference in behind.items()),
+        sentences=tuple(sentences),
         head=(
-            *("network", "parameters", "width", "learning rate", "steps of the kept weights"),
+            *(*NETWORK_HEAD, "steps of the kept weights"),
             *("bits per character", "perplexity", f"bits per character minus `{PLAIN}`"),
         ),
-        rows=tuple(rows),
-        figure=_figure(config, {network: own for network, (_, own) in chosen.items()}),
+        rows=rows,
+        panels=_panels({network: seeds for network, (_, seeds) in best.items()}),
+        variants=config.networks,
         numbers={
             "corpus": {
                 "level": corpus.level,
@@ -196,76 +181,61 @@ def find(config: LanguageConfig, results: Mapping[str, Result]) -> Findings:
                 "characters": corpus.characters,
                 "digest": corpus.digest,
             },
-            "networks": [
-                {
-                    "network": network,
-                    "learning_rate": rate,
-                    "width": own[0]["width"],
-                    "parameters": own[0]["parameters"],
-                    "bits": over_seeds(test[network]),
-                    "perplexity": perplexity[network],
-                    "bits_minus_plain": behind.get(network),
-                }
-                for network, (rate, own) in chosen.items()
-            ],
+            "networks": networks,
         },
         texts={
-            f"sample-{network}.txt": own[0]["sample"] + "\n" for network, (_, own) in chosen.items() if config.sample
+            f"sample-{network}.txt": seeds[0]["sample"] + "\n" for network, (_, seeds) in best.items() if config.sample
         },
     )
 
 
-def _figure(config: LanguageConfig, chosen: Mapping[str, list[Result]]) -> Figure:
-    """The validation text by steps; after an early end the weights that were kept go on."""
-    steps = max((result["steps"] for own in chosen.values() for result in own), key=len)
+def _panels(best: dict[str, list[Result]]) -> list[Panel]:
+    """The cost of the validation text against steps. After an early end the curve continues with the kept weights."""
+    steps = max((result["steps"] for seeds in best.values() for result in seeds), key=len)
     bits = {
         network: np.array(
             [result["validation"] + [min(result["validation"])] * (len(steps) - len(result["steps"])) for result in own]
         )
-        for network, own in chosen.items()
+        for network, own in best.items()
     }
-    x = np.array(steps[1:], np.float64)
-    panels = [
-        curves(
-            "Validation text",
-            x,
-            {number: band([over_seeds(at) for at in bits[name].T[1:]]) for number, name in enumerate(config.networks)},
-            "steps",
-            "bits per character",
-            ("linear", "linear"),
-        )
-    ]
+
+    def one(title: str, by_network: dict[str, np.ndarray]) -> Panel:
+        index = {network: number for number, network in enumerate(best)}
+        curves = {index[name]: [over_seeds(at) for at in values.T[1:]] for name, values in by_network.items()}
+        return panel(title, steps[1:], curves, ("steps", "bits per character"), ("linear", "linear"))
+
+    panels = [one("Validation text", bits)]
     if PLAIN in bits and len(bits) > 1:
-        panels.append(
-            curves(
-                f"Validation text, minus {PLAIN}",
-                x,
-                {
-                    number: band([over_seeds(at) for at in (bits[name] - bits[PLAIN]).T[1:]])
-                    for number, name in enumerate(config.networks)
-                    if name != PLAIN
-                },
-                "steps",
-                "bits per character",
-                ("linear", "linear"),
-            )
-        )
-    return Figure(panels, config.networks)
+        differences = {name: values - bits[PLAIN] for name, values in bits.items() if name != PLAIN}
+        panels.append(one(f"Validation text, minus {PLAIN}", differences))
+    return panels
 
 
 def _comparison(network: str, difference: Estimate) -> str:
-    """Whether a network takes fewer or more bits than the plain one."""
+    """States whether a network takes fewer or more bits than the plain one."""
     verdict = "no difference is shown"
-    if difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high:
-        verdict = "fewer" if difference.high < 0 else "more"
-        verdict = f"it takes {verdict}"
+    if excludes_zero(difference):
+        verdict = f"it takes {'fewer' if difference.value < 0 else 'more'}"
     return (
         f"`{network}` minus `{PLAIN}` at as many parameters: {with_interval(difference, fixed(4))} bits per character of the "
         f"test text ({verdict})."
     )
 
 
-STUDY = Study(name="language", about=__doc__, check=check, cells=cells, play=play, sound=sound, find=find)
+STUDY = Study(
+    name="language",
+    about=__doc__,
+    axes={"network": "networks", "learning_rate": "learning_rates", "seed": "seeds"},
+    choices={"networks": list(FORMS)},
+    unbounded=("dropout", "sample"),
+    check=check,
+    extra=lambda config: {"text": load(config.corpus, config.level).digest},
+    # Seed by seed, so that a stopped study has complete seeds.
+    order=lambda values: values[2],
+    play=play,
+    check_result=check_result,
+    find=find,
+)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

@@ -1,8 +1,8 @@
 """Many tasks of one family at once:  python -m studies.regression [quick=true] [key=value ...]   (every key: conf/studies_schema.py)
 
-Each task k is y = a_k x + b_k, or y = a_k sin(10 x) + b_k, and all that a network knows of it is a vector that is learnt with its weights.
-Networks with as many parameters as the one with `mi`: the error on fresh samples against steps, and then on new tasks, of which a few
-samples are shown and only the task's own vector is learnt. Targets have variance 1.
+Each task k is y = a_k x + b_k, or y = a_k sin(10 x) + b_k. A network knows the task only by a vector that is learnt with its weights.
+All networks have as many parameters as the one with `mi`. Measured: the error on new samples against steps; then the error on new tasks,
+for which only the vector is learnt from a few samples. Targets have variance 1.
 """
 
 from __future__ import annotations
@@ -13,44 +13,35 @@ if __name__ == "__main__":
     # The imports below take seconds.
     begin_program()
 
-from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ablation.analysis.numbers import count
 from conf.studies_schema import RegressionConfig
 from studies.data.families import FAMILIES, Tasks
-from studies.harness.figures import Figure, band, curves
-from studies.harness.program import (
-    Findings,
-    Study,
-    check_above_zero,
-    check_names,
-    check_numbers,
-    check_rates,
-    main,
-    seeds_of,
+from studies.harness.figures import panel
+from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
+from studies.harness.program import Findings, Results, Study, main
+from studies.harness.tables import (
+    NETWORK_HEAD,
+    best_rate,
+    network_columns,
+    over_seeds_geometric,
+    significant,
+    with_interval,
 )
-from studies.harness.running import SIZE, Cell, Result, Settings, begun_anew
-from studies.harness.tables import over_seeds_geometric, significant, with_interval
 from studies.models.ensembles import Ensemble, Streams, as_numbers, train
 from studies.models.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron
 from system.plain_data import POSITIVE, check_form
 
 POINTS = 24
-"""Of a learning curve, at most, evenly spread over the logarithm of the steps."""
-
-_SHARED = (
-    *("tasks", "task_size", "width", "hidden_layers", "rank", "steps", "samples", "test_samples"),
-    *("new_tasks", "shots", "adaptation_steps", "adaptation_rate"),
-)
+"""Most points of a learning curve, evenly spread over the logarithm of the steps."""
 
 
 class MultitaskPerceptron(nn.Module):
-    """A network with a vector for each task, `tasks` [T, Z]."""
+    """A network and the vectors of its tasks, `tasks` [T, Z]."""
 
     def __init__(self, network: Perceptron, tasks: int) -> None:
         super().__init__()
@@ -63,42 +54,12 @@ class MultitaskPerceptron(nn.Module):
         return result
 
 
-def check(config: RegressionConfig) -> None:
-    """Raises InputError for values that cannot be."""
-    check_names("functions", config.functions, FAMILIES)
-    check_names("networks", config.networks, PERCEPTRONS)
-    check_numbers("x_sizes", config.x_sizes, 1, 256)
-    check_numbers("shots", config.shots, 1, 4096)
-    keys = ("tasks", "task_size", "width", "hidden_layers", "rank", "steps", "samples", "test_samples", "new_tasks")
-    check_above_zero(config, *keys, "adaptation_steps", "adaptation_rate")
-    check_rates(config.learning_rates)
-
-
-def cells(config: RegressionConfig) -> list[Cell]:
-    """One for each family, size, network and learning rate."""
-    shared = {key: getattr(config, key) for key in _SHARED} | {"seeds": seeds_of(config)}
-    return [
-        Cell(
-            name=_cell(function, x_size, network, rate),
-            settings={"function": function, "x_size": x_size, "network": network, "learning_rate": rate, **shared},
-        )
-        for function in config.functions
-        for x_size in config.x_sizes
-        for network in config.networks
-        for rate in config.learning_rates
-    ]
-
-
-def _cell(function: str, x_size: int, network: str, rate: float) -> str:
-    return f"{function}-{x_size}-{network}-{rate:g}"
-
-
-def play(settings: Settings) -> Result:
-    """Trains a network for each seed on all tasks, then learns new ones.
+def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
+    """Trains a network for each seed on all tasks, then learns new tasks.
 
     Returns:
-        `width`, `parameters` (`own` of them each task's), and by seed the errors: `curve` at the numbers of steps `steps`, `validation` and
-        `test` at the end, and `transfer` for each number of shots.
+        `width`, `parameters`, of which each task has `own`; and errors by seed: `curve` after the numbers of steps in `steps`,
+        `validation` and `test` at the end, and `transfer` for each number of shots.
     """
     seeds, tasks = settings["seeds"], settings["tasks"]
     make = partial(_network, settings, settings["network"])
@@ -150,14 +111,12 @@ def _network(settings: Settings, name: str, width: int) -> MultitaskPerceptron:
 
 
 def _points(steps: int) -> list[int]:
-    """Numbers of steps at which errors are measured, the last one being all."""
+    """Numbers of steps after which errors are measured; the last is `steps`."""
     return sorted({round(step) for step in np.geomspace(1, steps, POINTS)})
 
 
 def _transfer(settings: Settings, networks: Ensemble, shots: int) -> list[float]:
-    """The error by seed on new tasks of which so many samples were shown: only their vectors are learnt, beginning at the mean of those
-    there are.
-    """
+    """The error by seed on new tasks after learning their vectors from `shots` samples each, starting at the mean vector of all tasks."""
     seeds, count = settings["seeds"], settings["new_tasks"]
     new = Tasks(FAMILIES[settings["function"]], count, settings["x_size"], Streams(seeds, "new tasks"))
     shown = new.sample(shots, Streams(seeds, "shots"))
@@ -167,7 +126,7 @@ def _transfer(settings: Settings, networks: Ensemble, shots: int) -> list[float]
     def error(x: Tensor, y: Tensor) -> Tensor:
         return (networks(x, replaced={**fixed, "tasks": vectors}) - y).square().mean((1, 2, 3))
 
-    # Tasks are learnt apart: the sum over them gives each the gradient that it would have alone.
+    # The mean times the number of tasks gives each vector the gradient that it would have alone.
     train(
         [vectors],
         lambda: count * error(*shown),
@@ -178,80 +137,75 @@ def _transfer(settings: Settings, networks: Ensemble, shots: int) -> list[float]
         return as_numbers(error(*new.sample(settings["test_samples"], Streams(seeds, "new test"))))
 
 
-def sound(settings: Settings, result: Result) -> None:
-    """Raises PlainDataError for a result that `play` does not give."""
+def check_result(settings: Settings, result: Result) -> None:
+    """Raises PlainDataError for a result that `play` cannot return."""
     errors = (POSITIVE,) * len(settings["seeds"])
     sizes = dict.fromkeys(("width", "parameters", "own"), SIZE)
     curves = {"curve": (errors,) * len(_points(settings["steps"])), "transfer": (errors,) * len(settings["shots"])}
     check_form(result, {**sizes, **curves, "validation": errors, "test": errors})
 
 
-def find(config: RegressionConfig, results: Mapping[str, Result]) -> Findings:
-    """The table: errors after training and of new tasks, by problem and network, each with its best learning rate."""
+def find(config: RegressionConfig, results: Results) -> Findings:
+    """The table: errors after training and on new tasks, by problem and network, each with its best learning rate."""
     problems = [(function, x_size) for function in config.functions for x_size in config.x_sizes]
-    chosen = {
-        (function, x_size, network): min(
-            ((rate, results[_cell(function, x_size, network, rate)]) for rate in config.learning_rates),
-            key=lambda pair: float(np.mean(pair[1]["validation"])),
+    best = {
+        (*problem, network): best_rate(
+            {rate: results[*problem, network, rate] for rate in config.learning_rates},
+            lambda result: float(np.mean(result["validation"])),
         )
-        for function, x_size in problems
+        for problem in problems
         for network in config.networks
     }
     rows, numbers = [], []
-    for (function, x_size, network), (rate, result) in chosen.items():
-        errors = [over_seeds_geometric(values) for values in (result["test"], *result["transfer"])]
-        name = f"{function}, x in R^{x_size}"
-        about = f"`{network}`", count(result["parameters"]), str(result["width"]), f"{rate:g}"
-        rows.append((name, *about, *(with_interval(one, significant) for one in errors)))
+    for (function, x_size, network), (rate, result) in best.items():
+        error, *transfer = [over_seeds_geometric(values) for values in (result["test"], *result["transfer"])]
+        texts = (with_interval(one, significant) for one in (error, *transfer))
+        rows.append((_title(function, x_size), *network_columns(network, result, rate), *texts))
         numbers.append(
-            {
-                "function": function,
-                "x_size": x_size,
-                "network": network,
-                "learning_rate": rate,
-                **{key: result[key] for key in ("width", "parameters", "own")},
-                "error": errors[0],
-                "transfer": [
-                    {"shots": shots, "error": one} for shots, one in zip(config.shots, errors[1:], strict=True)
-                ],
-            }
+            {"function": function, "x_size": x_size, "network": network, "learning_rate": rate}
+            | {key: result[key] for key in ("width", "parameters", "own")}
+            | {"error": error}
+            | {"transfer": [{"shots": shots, "error": one} for shots, one in zip(config.shots, transfer, strict=True)]}
         )
-    panels = [
-        curves(
-            f"{function}, x in R^{x_size}",
-            np.array(_points(config.steps), np.float64),
-            {
-                number: band([over_seeds_geometric(errors) for errors in chosen[function, x_size, network][1]["curve"]])
-                for number, network in enumerate(config.networks)
-            },
-            "steps",
-            "error",
-            ("log", "log"),
-        )
-        for function, x_size in problems
-    ]
-    transfer = (f"new task, {shots} shot{'s' if shots > 1 else ''}" for shots in config.shots)
     return Findings(
         sentences=tuple(
-            _comparison(
-                f"{function}, x in R^{x_size}", chosen[function, x_size, "concat"][1], chosen[function, x_size, "mi"][1]
-            )
-            for function, x_size in problems
+            _comparison(_title(*problem), best[*problem, "concat"][1], best[*problem, "mi"][1])
+            for problem in problems
             if {"concat", "mi"} <= set(config.networks)
         ),
-        head=("tasks", "network", "parameters", "width", "learning rate", "error", *transfer),
-        rows=tuple(rows),
-        figure=Figure(panels, config.networks),
+        head=(
+            *("tasks", *NETWORK_HEAD, "error"),
+            *(f"new task, {shots} shot{'s' if shots > 1 else ''}" for shots in config.shots),
+        ),
+        rows=rows,
+        panels=[
+            panel(
+                _title(*problem),
+                _points(config.steps),
+                {
+                    index: [over_seeds_geometric(errors) for errors in best[*problem, network][1]["curve"]]
+                    for index, network in enumerate(config.networks)
+                },
+                ("steps", "error"),
+                ("log", "log"),
+            )
+            for problem in problems
+        ],
+        variants=config.networks,
         numbers={"networks": numbers},
     )
 
 
+def _title(function: str, x_size: int) -> str:
+    return f"{function}, x in R^{x_size}"
+
+
 def _comparison(problem: str, concat: Result, mi: Result) -> str:
-    """Whether `mi` has at most half of `concat`'s error, with intervals that do not overlap: at the end, and at the steps before."""
-    shares = [_at_most_half(ours, theirs) for ours, theirs in zip(mi["curve"], concat["curve"], strict=True)]
+    """States whether `mi` has at most half of `concat`'s error, with disjoint intervals: at the end, and at the other steps."""
+    halved = [_at_most_half(ours, theirs) for ours, theirs in zip(mi["curve"], concat["curve"], strict=True)]
     ratio = over_seeds_geometric([ours / theirs for ours, theirs in zip(mi["test"], concat["test"], strict=True)])
-    verdict = "supported" if shares[-1] else "not supported"
-    before = f"it is at {sum(shares)} of the {len(shares)} numbers of steps that were looked at"
+    verdict = "supported" if halved[-1] else "not supported"
+    before = f"it is at {sum(halved)} of the {len(halved)} numbers of steps that were looked at"
     return (
         f"{problem}: that `mi` has at most half of `concat`'s error at equal steps and parameters is {verdict} at the end; {before}; "
         f"at the end the error is {with_interval(ratio, significant)} times that of `concat`."
@@ -264,7 +218,16 @@ def _at_most_half(errors: list[float], others: list[float]) -> bool:
     return apart and ours.value <= theirs.value / 2
 
 
-STUDY = Study(name="regression", about=__doc__, check=check, cells=cells, play=begun_anew(play), sound=sound, find=find)
+STUDY = Study(
+    name="regression",
+    about=__doc__,
+    axes={"function": "functions", "x_size": "x_sizes", "network": "networks", "learning_rate": "learning_rates"},
+    choices={"functions": list(FAMILIES), "networks": PERCEPTRONS},
+    ranges={"x_sizes": (1, 256), "shots": (1, 4096)},
+    play=play,
+    check_result=check_result,
+    find=find,
+)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

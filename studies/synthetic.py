@@ -1,8 +1,8 @@
 """Fitting functions of two inputs:  python -m studies.synthetic [quick=true] [key=value ...]   (every key: conf/studies_schema.py)
 
 For each function of x, z in R^d, each network and each d: the smallest number of parameters that reaches a mean squared error of 0.1
-on fresh samples, where targets have variance 1. Jayakumar et al. (2020) lead one to expect: no difference on sums; on products a
-multilayer perceptron that grows and grows, and a multiplicative interaction that is exact.
+on new samples, where targets have variance 1. Expected from Jayakumar et al. (2020): no difference on sums; on products a multilayer
+perceptron that grows with d, and a multiplicative interaction that is exact.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if __name__ == "__main__":
     # The imports below take seconds.
     begin_program()
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,31 +26,23 @@ from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, Multipli
 from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import SyntheticConfig
 from studies.data.targets import FUNCTIONS, outputs
-from studies.harness.figures import Figure, band, curves
-from studies.harness.program import (
-    Findings,
-    Study,
-    check_above_zero,
-    check_names,
-    check_numbers,
-    main,
-    seeds_of,
-)
-from studies.harness.running import SIZE, Cell, Result, Settings, begun_anew
+from studies.harness.figures import panel
+from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
+from studies.harness.program import Findings, Results, Study, main
 from studies.harness.tables import over_seeds_geometric, significant, with_interval
 from studies.models.ensembles import Ensemble, Streams, as_numbers, train
 from studies.models.networks import num_parameters
 from system.plain_data import POSITIVE, PlainDataError, Test, check_form
 
 EXACT = 1e-6
-"""An error below which a function counts as represented and not approximated."""
+"""A function with a smaller error counts as represented exactly."""
 _SMALLEST = Test("a count above zero, or null", lambda value: value is None or SIZE.passes(value))
 SIZES: list[int] = sorted({1, *(2**power for power in range(1, 15)), *(3 * 2**power for power in range(14))})
-"""That are tried: each 1.33 or 1.5 times the one before."""
+"""Sizes of networks to try: each is 1.33 or 1.5 times the previous one."""
 
 
 class FusedHidden(nn.Module):
-    """y = C g(fusion(x, z)) + b, the fusion as the hidden layer; g is a ReLU or nothing."""
+    """y = C g(fusion(x, z)) + b: the fusion is the hidden layer, and g a ReLU or the identity."""
 
     def __init__(self, fusion: Fusion, out_size: int, *, relu: bool) -> None:
         super().__init__()
@@ -66,7 +58,7 @@ class FusedHidden(nn.Module):
 
 
 class Network(NamedTuple):
-    """make(d, K, size) makes it; largest(d, K) is the largest size that is worth trying, 1 where there is none to choose."""
+    """make(d, K, size) makes the network; largest(d, K) is the largest size that can be useful, 1 for networks without a size."""
 
     make: Callable[[int, int, int], nn.Module]
     largest: Callable[[int, int], int]
@@ -77,8 +69,8 @@ def _only_one(d: int, k: int) -> int:
 
 
 def _most_products(d: int, k: int) -> int:
-    """Twice as many products as make any interaction of [x; 1] and [z; 1], the rank of a tensor (d + 1) x (d + 1) x K being at most
-    (d + 1) min(d + 1, K): more of them say nothing new.
+    """Twice the number of products that represent any interaction of [x; 1] and [z; 1]: the rank of a tensor (d + 1) x (d + 1) x K is at
+    most (d + 1) min(d + 1, K).
     """
     return 2 * (d + 1) * min(d + 1, k)
 
@@ -95,44 +87,15 @@ NETWORKS: dict[str, Network] = {
     "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), _only_one),
     "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True), _unbounded),
 }
-"""Name -> fusions as they are in agents.fusion, alone or with a linear readout behind them."""
+"""Name -> a fusion of agents.fusion, alone or with a linear readout."""
 
 
-def check(config: SyntheticConfig) -> None:
-    """Raises InputError for values that cannot be."""
-    check_names("functions", config.functions, FUNCTIONS)
-    check_names("networks", config.networks, NETWORKS)
-    check_numbers("dimensions", config.dimensions, 1, 256)
-    check_above_zero(config, "error", "steps", "batch_size", "learning_rate", "test_samples", "most_parameters")
-
-
-def cells(config: SyntheticConfig) -> list[Cell]:
-    """One for each function, network and dimension."""
-    shared = {
-        key: getattr(config, key)
-        for key in ("error", "steps", "batch_size", "learning_rate", "test_samples", "most_parameters")
-    }
-    return [
-        Cell(
-            name=_cell(function, network, d),
-            settings={"function": function, "network": network, "d": d, "seeds": seeds_of(config), **shared},
-        )
-        for d in sorted(config.dimensions, reverse=True)
-        for function in config.functions
-        for network in config.networks
-    ]
-
-
-def _cell(function: str, network: str, d: int) -> str:
-    return f"{function}-{network}-{d}"
-
-
-def play(settings: Settings) -> Result:
+def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
     """Finds the smallest network.
 
     Returns:
-        `trained`: for each size that was tried the `size`, its `parameters` and the `errors` by seed; `smallest`: by seed the parameters
-        of the smallest of them that reaches the error, None where none does.
+        `trained`: for each size that was tried the `size`, its `parameters` and the `errors` by seed; `smallest`: by seed the smallest
+        number of parameters of a network that reaches the error, None if none does.
     """
     network, k = NETWORKS[settings["network"]], outputs(settings["function"], settings["d"])
     make = partial(network.make, settings["d"], k)
@@ -154,12 +117,15 @@ def play(settings: Settings) -> Result:
 def search(
     errors: Callable[[int], list[float]], sizes: Sequence[int], near: int, wanted: float
 ) -> dict[int, list[float]]:
-    """Tries those sizes that tell, for each seed, the smallest one that comes down to the error wanted, taking it that larger ones do where
-    smaller ones do; the errors by seed for each size that was tried.
+    """Searches for the smallest size of each seed whose error is at most `wanted`. Assumes that a larger size has a smaller error.
 
     Args:
-        sizes: all there are, rising.
-        near: the size to begin with.
+        errors: size -> the errors by seed.
+        sizes: in ascending order.
+        near: the search starts at the size next to this one.
+
+    Returns:
+        The errors by seed of each size that was tried.
     """
     tried: dict[int, list[float]] = {}
 
@@ -174,7 +140,7 @@ def search(
     while any(reached(low)) and low > 0:
         low = max(low - 2, 0)
     for index in range(low + 1, high):
-        # Every other size was stepped over; it matters where a seed does not reach it with the one before and does with the one after.
+        # The steps above skip every other size. Try it if a seed reaches the error with the next size but not with the previous one.
         if sizes[index] not in tried and any(
             after and not before for before, after in zip(reached(index - 1), reached(index + 1), strict=True)
         ):
@@ -183,7 +149,7 @@ def search(
 
 
 def _errors(settings: Settings, make: Callable[[int], nn.Module], size: int) -> list[float]:
-    """Trains a network for each seed; their errors on fresh samples."""
+    """Trains a network for each seed. Returns their errors on new samples."""
     d, seeds = settings["d"], settings["seeds"]
     target = FUNCTIONS[settings["function"]](d, Streams(seeds, "function"))
     networks = Ensemble(lambda: make(size), seeds)
@@ -200,47 +166,45 @@ def _errors(settings: Settings, make: Callable[[int], nn.Module], size: int) -> 
         return as_numbers(error(Streams(seeds, "test"), settings["test_samples"]))
 
 
-def sound(settings: Settings, result: Result) -> None:
-    """Raises PlainDataError for a result that `play` does not give."""
+def check_result(settings: Settings, result: Result) -> None:
+    """Raises PlainDataError for a result that `play` cannot return."""
     errors, smallest = (POSITIVE,) * len(settings["seeds"]), (_SMALLEST,) * len(settings["seeds"])
     check_form(result, {"trained": [{"size": SIZE, "parameters": SIZE, "errors": errors}], "smallest": smallest})
     if not result["trained"]:
         raise PlainDataError("no network that was trained")
 
 
-def find(config: SyntheticConfig, results: Mapping[str, Result]) -> Findings:
+def find(config: SyntheticConfig, results: Results) -> Findings:
     """The table: smallest parameters by function, network and dimension."""
     dimensions = sorted(config.dimensions)
     smallest = {
-        (function, network): [_smallest(results[_cell(function, network, d)]) for d in dimensions]
+        (function, network): [_smallest(results[function, network, d]) for d in dimensions]
         for function in config.functions
         for network in config.networks
     }
-    panels = [
-        curves(
-            function,
-            np.array(dimensions, np.float64),
-            {number: band(smallest[function, network]) for number, network in enumerate(config.networks)},
-            "d",
-            f"parameters for error {config.error:g}",
-            ("log", "log"),
-        )
-        for function in config.functions
-    ]
-    rows = tuple(
-        (function, f"`{network}`", *(with_interval(one, count) if one else "-" for one in found))
-        for (function, network), found in smallest.items()
-    )
     return Findings(
         sentences=tuple(filter(None, (_exactness(config, results), *_growths(config, results)))),
         head=("function", "network", *(f"d = {d}" for d in dimensions)),
-        rows=rows,
-        figure=Figure(panels, config.networks),
+        rows=[
+            (function, f"`{network}`", *(with_interval(one, count) if one else "-" for one in estimates))
+            for (function, network), estimates in smallest.items()
+        ],
+        panels=[
+            panel(
+                function,
+                dimensions,
+                {index: smallest[function, network] for index, network in enumerate(config.networks)},
+                ("d", f"parameters for error {config.error:g}"),
+                ("log", "log"),
+            )
+            for function in config.functions
+        ],
+        variants=config.networks,
         numbers={
             "smallest": [
                 {"function": function, "network": network, "d": d, "parameters": one}
-                for (function, network), found in smallest.items()
-                for d, one in zip(dimensions, found, strict=True)
+                for (function, network), estimates in smallest.items()
+                for d, one in zip(dimensions, estimates, strict=True)
             ]
         },
     )
@@ -251,23 +215,23 @@ def _smallest(result: Result) -> Any:
     return None if None in result["smallest"] else over_seeds_geometric(result["smallest"])
 
 
-def _exactness(config: SyntheticConfig, results: Mapping[str, Result]) -> str:
+def _exactness(config: SyntheticConfig, results: Results) -> str:
     if "dot" not in config.functions or "mi" not in config.networks:
         return ""
-    worst = max(error for d in config.dimensions for error in results[_cell("dot", "mi", d)]["trained"][0]["errors"])
+    worst = max(error for d in config.dimensions for error in results["dot", "mi", d]["trained"][0]["errors"])
     verdict = "exact" if worst < EXACT else "not exact"
     dimensions = ", ".join(map(str, sorted(config.dimensions)))
     return f"`mi` is {verdict} on dot products, d = {dimensions}: no seed's error is above {significant(worst)} (wanted: below {EXACT:g})."
 
 
-def _growths(config: SyntheticConfig, results: Mapping[str, Result]) -> list[str]:
-    """By what factor parameters grow between the dimensions 2 and 16, or the outermost there are: a sentence for each function."""
+def _growths(config: SyntheticConfig, results: Results) -> list[str]:
+    """A sentence for each function: the factor of parameters from d = 2 to d = 16, or from the smallest d to the largest."""
     low, high = (2, 16) if {2, 16} <= set(config.dimensions) else (min(config.dimensions), max(config.dimensions))
     sentences = []
     for function in config.functions:
         growths = []
         for network in config.networks:
-            before, after = (results[_cell(function, network, d)]["smallest"] for d in (low, high))
+            before, after = (results[function, network, d]["smallest"] for d in (low, high))
             if low < high and None not in (*before, *after):
                 growth = over_seeds_geometric([more / less for less, more in zip(before, after, strict=True)])
                 growths.append(f"`{network}` {with_interval(growth, significant)}")
@@ -276,7 +240,17 @@ def _growths(config: SyntheticConfig, results: Mapping[str, Result]) -> list[str
     return sentences
 
 
-STUDY = Study(name="synthetic", about=__doc__, check=check, cells=cells, play=begun_anew(play), sound=sound, find=find)
+STUDY = Study(
+    name="synthetic",
+    about=__doc__,
+    axes={"function": "functions", "network": "networks", "d": "dimensions"},
+    choices={"functions": list(FUNCTIONS), "networks": list(NETWORKS)},
+    ranges={"dimensions": (1, 256)},
+    order=lambda values: -values[2],
+    play=play,
+    check_result=check_result,
+    find=find,
+)
 
 if __name__ == "__main__":
     run_program(lambda: main(STUDY))

@@ -1,79 +1,65 @@
-"""The one figure of a study: panels of curves in the look of ablate.py's report."""
+"""Panels of curves in the style of ablate.py's report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from ablation.analysis.numbers import short, ticks
-from ablation.analysis.results import Array, Band, Estimate
-from ablation.report.drawing import Panel, draw
+from ablation.analysis.results import Band, Estimate
+from ablation.report.drawing import Panel
 from ablation.report.panels import Ticks, lines
 
 _SIZE = (3.4, 2.7)
 _FEW = 8
-"""Places on the x axis that are marked one by one."""
+"""Up to this many places, each gets a tick on the x axis."""
 
 _NARROW = 100.0
-"""A logarithmic axis from a number to less than so many times it has one power of ten or none."""
+"""A logarithmic axis whose ends differ by a smaller factor has at most one power of ten, and needs more ticks."""
 
 Scale = Literal["linear", "log"]
+Curves = Mapping[int, Sequence[Estimate | None]]
+"""Index of the variant -> its estimates along the x axis; None where there is no value."""
 
 
-class Figure(NamedTuple):
-    """Panels side by side, with one legend for the variants that they number."""
-
-    panels: Sequence[Panel]
-    variants: Sequence[str]
-
-
-def curves(
-    title: str, x: Array, bands: Mapping[int, Band], x_label: str, y_label: str, scale: tuple[Scale, Scale]
+def panel(
+    title: str, x: Sequence[float], curves: Curves, labels: tuple[str, str], scales: tuple[Scale, Scale]
 ) -> Panel:
-    """Lines with bands against `x` [N], by the number of the variant."""
+    """Curves with bands against `x`. `labels` and `scales` are those of the x and the y axis."""
+    bands = {index: band(estimates) for index, estimates in curves.items()}
 
-    def paint(axes: Axes) -> None:
-        lines(axes, x, bands)
-        scales, found = scale, any(np.isfinite(one.value).any() for one in bands.values())
-        if not found:
-            # A logarithm has no place for nothing.
-            scales = scale[0], "linear"
-            axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center")
-        axes.set_xscale(scales[0])
-        axes.set_yscale(scales[1])
-        for axis, kind in zip((axes.xaxis, axes.yaxis), scales, strict=True):
-            if kind == "log":
-                # The usual 10^2 is mathematics to matplotlib, which the report's style has switched off.
-                axis.set_major_formatter(lambda value, _: short(value))
-                axis.set_minor_formatter(NullFormatter())
-                low, high = axis.get_view_interval()
-                if high < low * _NARROW:
-                    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            else:
+    def draw(axes: Axes) -> None:
+        lines(axes, np.array(x, np.float64), bands)
+        any_value = any(np.isfinite(band.value).any() for band in bands.values())
+        for axis, scale in zip(
+            (axes.xaxis, axes.yaxis), (scales[0], scales[1] if any_value else "linear"), strict=True
+        ):
+            (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)(scale)
+            if scale == "linear":
                 axis.set_major_formatter(Ticks())
-        if not found:
+                continue
+            # The report's style has no mathematical text, which matplotlib's own labels of powers need.
+            axis.set_major_formatter(lambda value, _: short(value))
+            axis.set_minor_formatter(NullFormatter())
+            low, high = axis.get_view_interval()
+            if high < low * _NARROW:
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        if not any_value:
+            axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center")
             axes.set_yticks([])
         if len(x) <= _FEW:
-            axes.set_xticks(x, ticks(x.tolist()), minor=False)
+            axes.set_xticks(x, ticks(list(x)), minor=False)
             axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.set_title(title)
+        axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
 
-    return Panel(label=f"{title}: {y_label} against {x_label}.", size=_SIZE, draw=paint)
+    return Panel(label=f"{title}: {labels[1]} against {labels[0]}.", size=_SIZE, draw=draw)
 
 
 def band(estimates: Sequence[Estimate | None]) -> Band:
-    """Estimates along an axis; None where there is no value."""
-    nothing = Estimate(np.nan, None, None)
-    parts = zip(*(estimate or nothing for estimate in estimates), strict=True)
-    return Band(*(np.array([np.nan if part is None else part for part in row], np.float64) for row in parts))
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a picture."""
-    return draw(figure.panels, "study", figure.variants).png
+    """Estimates as arrays, NaN where there is no value."""
+    rows = [estimate or (None, None, None) for estimate in estimates]
+    return Band(*np.array(rows, np.float64).T)

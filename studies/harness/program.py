@@ -1,15 +1,14 @@
-"""What every `python -m studies.<name> [key=value ...]` does around its own work: configuration, cells, progress, files, exit codes."""
+"""The program of every study, `python -m studies.<name> [key=value ...]`: configuration, jobs, progress, result files, exit codes."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from rich.progress import (
@@ -23,6 +22,7 @@ from rich.progress import (
 )
 
 from ablation.grid.local_executor import available_cores
+from ablation.report.drawing import Panel, draw
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.cli.signals import raise_at_signals
 from agents.cli.terminal import TextConsole
@@ -31,83 +31,95 @@ from agents.runtime.processes.process import configure_process
 from conf.checks import require
 from conf.loading import compose_study, flatten, to_dict
 from conf.studies_schema import StudyConfig
-from studies.harness.figures import Figure, png
-from studies.harness.running import Cell, CellError, Check, Outcome, Play, Result, run, stored, tidy
+from studies.harness.jobs import CheckResult, Job, JobError, Outcome, Play, Result, Settings, run, stored
 from studies.harness.tables import markdown
 from system.errors import InputError, unknown_name
 from system.files import check_links, write_json, write_whole
 
 MOST, MOST_SEEDS = 2**20, 1000
-"""Of any number that a study is given, and of its seeds."""
+"""Largest value of any number of a study, and of `seeds`."""
 _LINE_SECONDS = 60
-"""Between two lines about cells that are under way."""
+"""Interval between two lines about running jobs."""
 _SPEED_SECONDS = 600
-"""Of the past, that the time left is reckoned from: cells come seldom."""
+"""The period whose speed gives the time left; jobs end rarely."""
 _SHOW_SECONDS = 1
-"""Between two changes of the bar by cells under way: rich reckons with no more than 1,000 of them."""
+"""Interval between two updates of the bar by running jobs: rich computes the speed from the last 1,000 updates."""
 
 Config = TypeVar("Config", bound=StudyConfig)
+Results = Mapping[tuple[Any, ...], Result]
+"""The results of the jobs by their values on the axes of the study."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """What a study found.
+    """The conclusions of a study.
 
     Attributes:
-        sentences: what is supported and what is not.
-        head, rows: of the one table; `figure` is the one figure.
-        numbers: everything that table and figure show, and what the sentences rest on, as plain data.
-        texts: by name of their file, what else is to be read.
+        sentences: the claims, each with whether it is supported.
+        head, rows: of the table.
+        panels, variants: of the figure; `variants` are the names in its legend.
+        numbers: the numbers of table, figure and sentences as plain data.
+        texts: further files, by name.
     """
 
     sentences: tuple[str, ...]
     head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    figure: Figure
+    rows: Sequence[tuple[str, ...]]
+    panels: Sequence[Panel]
+    variants: Sequence[str]
     numbers: Mapping[str, Any]
     texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study(Generic[Config]):
-    """One study.
+    """One study: a grid of jobs and the conclusions from their results.
 
     Attributes:
-        name: of its module and its files under conf/studies.
+        name: of the module and of the files in conf/studies.
         about: the text of `--help`.
-        check: raises InputError for values that cannot be.
-        cells: of a configuration, in the order to run them in: the longest first leaves no core idle at the end.
-        play: runs one of them, and keeps how far it has come if it takes long.
-        sound: whether a result that is read back from a file is one.
-        find: makes the findings from the results of all, by the cells' names.
+        axes: key of a job's settings -> key of the configuration that lists its values, in the order of the job's name. An axis of
+            "seeds" makes a job for each seed; otherwise each job has all seeds.
+        choices: key of the configuration -> the names that it may list.
+        ranges: key of the configuration -> the smallest and the largest number that it may list.
+        unbounded: keys of numbers that need not be above zero.
+        check: raises InputError for values that fail further checks.
+        extra: further settings of all jobs.
+        order: sort key of a job's values on the axes; jobs with a small one start first.
+        play: runs a job.
+        check_result: see CheckResult.
+        find: makes the findings from the results of all jobs.
     """
 
     name: str
     about: str | None
-    check: Callable[[Config], None]
-    cells: Callable[[Config], list[Cell]]
+    axes: Mapping[str, str]
+    choices: Mapping[str, Sequence[str]]
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    unbounded: tuple[str, ...] = ()
+    check: Callable[[Config], None] = lambda config: None
+    extra: Callable[[Config], Settings] = lambda config: {}
+    order: Callable[[tuple[Any, ...]], Any] = lambda values: 0
     play: Play
-    sound: Check
-    find: Callable[[Config, Mapping[str, Result]], Findings]
+    check_result: CheckResult
+    find: Callable[[Config, Results], Findings]
 
 
 def main(study: Study[Any], arguments: Sequence[str] | None = None) -> int:
-    """The program: 0 done, 1 a process was killed, 2 bad input, 130 interrupted; cells that are done are kept."""
+    """Runs the program. Returns 0 done, 1 a process was killed, 2 bad input, 130 interrupted; results of finished jobs are kept."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
     return exit_code(
-        lambda: begin(study, arguments), failures=(CellError,), interrupted="interrupted: the same command goes on"
+        lambda: run_study(study, arguments), failures=(JobError,), interrupted="interrupted: the same command resumes"
     )
 
 
-def begin(study: Study[Any], arguments: Sequence[str]) -> int:
-    """The study with the configuration that the arguments describe. Returns the exit code."""
+def run_study(study: Study[Any], arguments: Sequence[str]) -> int:
+    """Runs the study with the configuration of these arguments. Returns the exit code."""
     if asks_for_help(arguments):
         return show_help(study.about, flatten(to_dict(compose_study(study.name, overrides(arguments)))))
     config = compose_study(study.name, arguments)
-    require(config, {"seed": 0, "parallel": 0}, "")
-    check_numbers("seeds", [config.seeds], 1, MOST_SEEDS)
-    study.check(config)
+    check_config(study, config)
     folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")
     check_links(folder)
     try:
@@ -118,41 +130,78 @@ def begin(study: Study[Any], arguments: Sequence[str]) -> int:
 
 
 def conduct(study: Study[Config], config: Config, folder: Path) -> None:
-    """Runs what is not there yet, and writes results.json, table.md, figure.png and the texts.
+    """Runs the jobs without a stored result, and writes results.json, table.md, figure.png and the texts.
 
     Raises:
-        CellError, OSError: as `running.run`.
+        JobError, OSError: see `jobs.run`.
     """
-    cells, kept = study.cells(config), folder / "cells"
-    outcomes = {cell.name: outcome for cell in cells if (outcome := stored(cell, kept, study.sound))}
-    waiting = [cell for cell in cells if cell.name not in outcomes]
+    jobs = make_jobs(study, config, folder)
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    outcomes = {job.name: outcome for job in jobs.values() if (outcome := stored(job, study.check_result))}
     for outcome in outcomes.values():
-        tidy(outcome.cell, kept)
-    processes = config.parallel or len(available_cores())
+        # Left over by a kill between the writing of the result and the removal of the checkpoint.
+        outcome.job.checkpoint().remove()
     configure_process(1)
-    with Bar(study.name, len(cells), len(outcomes), enabled=config.display) as bar:
-        for outcome in run(waiting, study.play, kept, processes, bar.look):
-            outcomes[outcome.cell.name] = outcome
-            bar.advance(outcome)
-    findings = study.find(config, {cell.name: outcomes[cell.name].result for cell in cells})
-    table = markdown(findings.head, findings.rows)
-    sentences = "".join(f"- {sentence}\n" for sentence in findings.sentences)
+    bar = ProgressBar(study.name, len(jobs), len(outcomes), enabled=config.display)
+    with bar.live:
+        missing = [job for job in jobs.values() if job.name not in outcomes]
+        for outcome in run(missing, study.play, config.parallel or len(available_cores()), bar.update):
+            outcomes[outcome.job.name] = outcome
+            bar.finish(outcome)
+    findings = study.find(config, {values: outcomes[job.name].result for values, job in jobs.items()})
+    write_findings(study, config, folder, findings, [outcomes[job.name] for job in jobs.values()])
+
+
+def write_findings(
+    study: Study[Config], config: Config, folder: Path, findings: Findings, outcomes: Sequence[Outcome]
+) -> None:
+    """Writes the files of the findings, and prints table and sentences."""
+    text = markdown(findings.head, findings.rows)
+    text += "".join(["\n", *(f"- {sentence}\n" for sentence in findings.sentences)])
     write_json(
         folder / "results.json",
         {
             "study": study.name,
             "config": to_dict(config),
             "provenance": provenance(),
-            "core_seconds": round(sum(outcome.seconds for outcome in outcomes.values()), 1),
+            "core_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
             "findings": {"sentences": list(findings.sentences), **findings.numbers},
-            "cells": {cell.name: {"settings": cell.settings, "result": outcomes[cell.name].result} for cell in cells},
+            "cells": {
+                outcome.job.name: {"settings": outcome.job.settings, "result": outcome.result} for outcome in outcomes
+            },
         },
     )
-    write_whole(folder / "table.md", f"{table}\n{sentences}")
-    write_whole(folder / "figure.png", png(findings.figure))
-    for name, text in findings.texts.items():
-        write_whole(folder / name, text)
-    TextConsole().say(f"{table}\n{sentences}\nwritten: {folder}")
+    write_whole(folder / "table.md", text)
+    write_whole(folder / "figure.png", draw(findings.panels, "study", findings.variants).png)
+    for name, content in findings.texts.items():
+        write_whole(folder / name, content)
+    TextConsole().say(f"{text}\nwritten: {folder}")
+
+
+def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[Any, ...], Job]:
+    """The jobs by their values on the axes, in the order of execution.
+
+    Jobs with later values of an axis usually take longer. They start first, so that no core is idle at the end.
+    """
+    listed = {key: seeds_of(config) if key == "seeds" else getattr(config, key) for key in study.axes.values()}
+    grid = list(itertools.product(*listed.values()))[::-1]
+    grid.sort(key=study.order)
+    shared = {key: getattr(config, key) for key in _own_keys(config) if key not in listed} | study.extra(config)
+    if "seeds" not in listed:
+        shared["seeds"] = seeds_of(config)
+    return {
+        values: Job(
+            name="-".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values),
+            settings=dict(zip(study.axes, values, strict=True)) | shared,
+            folder=folder / "cells",
+        )
+        for values in grid
+    }
+
+
+def _own_keys(config: StudyConfig) -> list[str]:
+    """The keys of this study that not all studies have."""
+    return [key.name for key in fields(config) if key.name not in {key.name for key in fields(StudyConfig)}]
 
 
 def seeds_of(config: StudyConfig) -> list[int]:
@@ -160,99 +209,91 @@ def seeds_of(config: StudyConfig) -> list[int]:
     return list(range(config.seed, config.seed + config.seeds))
 
 
-def check_names(key: str, given: Sequence[str], known: Iterable[str]) -> None:
-    """InputError unless these are names that are known, at least one and none twice."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise unknown_name(key, name, known)
-    _check_list(key, given, ",".join(known))
+def check_config(study: Study[Config], config: Config) -> None:
+    """InputError for values that the study does not accept."""
+    require(config, {"seed": 0, "parallel": 0}, "")
+    check_numbers("seeds", [config.seeds], 1, MOST_SEEDS)
+    for key, names in study.choices.items():
+        for name in getattr(config, key):
+            if name not in names:
+                raise unknown_name(key, name, names)
+        _check_list(key, getattr(config, key), ",".join(names))
+    for key, (least, most) in study.ranges.items():
+        check_numbers(key, getattr(config, key), least, most)
+    for key in _own_keys(config):
+        value = getattr(config, key)
+        if type(value) in (int, float) and key not in study.unbounded and not 0 < value <= MOST:
+            raise InputError(f"{key}={value} is out of range: give a number above 0 and up to {MOST}.")
+    if "learning_rates" in study.axes.values():
+        rates = config.learning_rates  # type: ignore[attr-defined]
+        for rate in rates:
+            if not 0 < rate <= MOST:
+                raise InputError(f"learning_rates={rate} is out of range: give numbers above 0.")
+        _check_list("learning_rates", rates, "0.01")
+    study.check(config)
 
 
-def check_numbers(key: str, given: Sequence[int], least: int, most: int) -> None:
-    """InputError unless these are numbers in range, at least one and none twice."""
-    for number in given:
+def check_numbers(key: str, numbers: Sequence[int], least: int, most: int) -> None:
+    """InputError unless these are different numbers in range, at least one."""
+    for number in numbers:
         if not least <= number <= most:
             raise InputError(f"{key}={number} is out of range: give numbers from {least} to {most}.")
-    _check_list(key, given, str(least))
+    _check_list(key, numbers, str(least))
 
 
-def check_above_zero(config: StudyConfig, *keys: str) -> None:
-    """InputError unless the values of these keys are numbers above zero, and none that no memory and no patience would do for."""
-    for key in keys:
-        if not 0 < getattr(config, key) <= MOST:
-            raise InputError(f"{key}={getattr(config, key)} is out of range: give a number above 0 and up to {MOST}.")
-
-
-def check_rates(rates: Sequence[float]) -> None:
-    """InputError unless these are learning rates, at least one and none twice."""
-    for rate in rates:
-        if not 0 < rate <= MOST:
-            raise InputError(f"learning_rates={rate} is out of range: give numbers above 0.")
-    _check_list("learning_rates", rates, "0.01")
-
-
-def _check_list(key: str, given: Sequence[object], example: str) -> None:
-    if not given or len(set(given)) < len(given):
-        listed = ",".join(map(str, given))
+def _check_list(key: str, values: Sequence[object], example: str) -> None:
+    if not values or len(set(values)) < len(values):
+        listed = ",".join(map(str, values))
         raise InputError(
             f"{key}=[{listed}] is no list of different values: give some, each once, as {key}=[{example}]."
         )
 
 
-class Bar(AbstractContextManager["Bar"]):
-    """How far a study has come: a bar on a terminal; elsewhere a line for each cell, and one a minute for those under way that tell."""
+class ProgressBar:
+    """Progress of a study: a bar on a terminal; elsewhere a line for each finished job, and one a minute about running jobs.
+
+    Attributes:
+        live: shows the bar, as a context manager.
+    """
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:
         self._console = TextConsole()
-        self._lines = enabled and not self._console.is_terminal
+        self._prints_lines = enabled and not self._console.is_terminal
         self._done, self._total = done, total
         self._parts: dict[str, float] = {}
-        self._told, self._shown = time.monotonic(), -math.inf
-        columns = (
+        self._printed, self._shown = time.monotonic(), -math.inf
+        self.live = Progress(
             *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()),
             *(TimeElapsedColumn(), TimeRemainingColumn()),
-        )
-        self._progress = Progress(
-            *columns,
             console=self._console,
-            disable=not enabled or self._lines,
+            disable=not enabled or self._prints_lines,
             speed_estimate_period=_SPEED_SECONDS,
         )
-        self._task = self._progress.add_task(name, total=total, completed=done)
+        self._task = self.live.add_task(name, total=total, completed=done)
 
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def look(self, cell: Cell, part: float) -> None:
-        """This part of a cell is done, from 0 to 1."""
-        if cell.name not in self._parts:
-            # What it had come to when the study was stopped is no speed of now.
-            self._progress.tasks[self._task].completed += part
-        self._parts[cell.name] = part
+    def update(self, job: Job, part: float) -> None:
+        """Records the finished part of a running job, from 0 to 1."""
+        if job.name not in self._parts:
+            # The part that an earlier process finished must not count as speed.
+            self.live.tasks[self._task].completed += part
+        self._parts[job.name] = part
         if time.monotonic() - self._shown >= _SHOW_SECONDS:
             self._show()
-        if self._lines and time.monotonic() - self._told >= _LINE_SECONDS:
-            self._say("  ".join(f"{name} {int(100 * part)}%" for name, part in self._parts.items()))
+        if self._prints_lines and time.monotonic() - self._printed >= _LINE_SECONDS:
+            self._print("  ".join(f"{name} {int(100 * part)}%" for name, part in self._parts.items()))
 
-    def advance(self, outcome: Outcome) -> None:
-        """One more cell is done."""
+    def finish(self, outcome: Outcome) -> None:
+        """Counts a finished job."""
         self._done += 1
-        self._parts.pop(outcome.cell.name, None)
+        self._parts.pop(outcome.job.name, None)
         self._show()
-        if self._lines:
-            self._say(f"{outcome.cell.name}: {outcome.seconds:.0f} s")
+        if self._prints_lines:
+            self._print(f"{outcome.job.name}: {outcome.seconds:.0f} s")
 
     def _show(self) -> None:
         self._shown = time.monotonic()
-        self._progress.update(self._task, completed=self._done + sum(self._parts.values()))
+        self.live.update(self._task, completed=self._done + sum(self._parts.values()))
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.say(f"{text} ({self._done} of {self._total})")
-        self._told = time.monotonic()
+        self._printed = time.monotonic()

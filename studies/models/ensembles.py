@@ -1,7 +1,7 @@
-"""One network for each seed, trained together: the same layers on stacked parameters, so that small networks keep a core busy.
+"""One network for each seed, trained together on stacked parameters, so that small networks keep a core busy.
 
-Shapes: S seeds, every tensor of the ensemble has them as its first dimension. No member knows of another: losses are summed over seeds, and
-Adam works number by number, so each member is what it would have become alone (tests/studies/test_ensembles.py).
+Shapes: S seeds, the first dimension of every tensor of the ensemble. Members are independent: losses are summed over seeds and Adam works
+element by element, so each member equals one that is trained alone (tests/studies/test_ensembles.py).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Ensemble:
     """Networks of one architecture.
 
     Args:
-        make: a new network, initialised from torch's global generator.
-        seeds: of the initialisations [S].
+        make: returns a new network, initialized from torch's global generator.
+        seeds: of the initializations [S].
 
     Attributes:
-        parameters: by name, [S, ...].
+        parameters: name -> [S, ...].
         num_parameters: of one member.
     """
 
@@ -40,7 +40,7 @@ class Ensemble:
         self._network = members[0]
 
     def __call__(self, *inputs: Tensor, replaced: dict[str, Tensor] | None = None) -> Tensor:
-        """What every member makes of its inputs, [S, ...] each; with other values [S, ...] of some parameters."""
+        """The outputs [S, ...] of all members for their inputs [S, ...]. `replaced` has other values [S, ...] for some parameters."""
 
         def one(parameters: dict[str, Tensor], *own: Tensor) -> Any:
             return functional_call(self._network, parameters, own)
@@ -50,30 +50,35 @@ class Ensemble:
 
 
 class Streams:
-    """Random numbers for S seeds, each from a generator of its own; `purpose` keeps the numbers of training and test apart."""
+    """Random numbers for S seeds, each from its own generator. Each purpose, such as training or test, has other numbers."""
 
     def __init__(self, seeds: Sequence[int], purpose: str) -> None:
         self._generators = [torch.Generator().manual_seed(derived_seed(seed, purpose)) for seed in seeds]
 
     def normal(self, *shape: int) -> Tensor:
-        """N(0, 1), [S, *shape]."""
+        """Draws from N(0, 1), [S, *shape]."""
         return torch.stack([torch.randn(*shape, generator=generator) for generator in self._generators])
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Between low and high, [S, *shape]."""
+        """Draws uniformly between low and high, [S, *shape]."""
         drawn = torch.stack([torch.rand(*shape, generator=generator) for generator in self._generators])
         return low + (high - low) * drawn
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """The seed for one purpose of a run, unrelated to those for others and to those of other runs."""
+    """A seed for one purpose, unrelated to those of other purposes and of other seeds."""
     return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def as_numbers(errors: Tensor) -> list[float]:
-    """A tensor [S] as plain numbers; what has diverged counts as the largest there is, for JSON knows neither infinity nor NaN."""
+    """A tensor [S] as plain numbers. NaN and infinity become the largest number of the type, because JSON has neither."""
     largest = torch.finfo(errors.dtype).max
     return errors.nan_to_num(nan=largest, posinf=largest).tolist()
+
+
+def cosine(learning_rate: float, step: int, steps: int) -> float:
+    """The learning rate of a step, on a cosine from `learning_rate` to zero."""
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def train(
@@ -88,13 +93,13 @@ def train(
 
     Args:
         parameters: [S, ...] each.
-        loss: of a fresh batch, one number for each member, [S].
-        after_step: called with the number of steps made, 1 to `steps`.
+        loss: returns the loss [S] of a new batch.
+        after_step: called with the number of finished steps, 1 to `steps`.
     """
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = cosine(learning_rate, step, steps)
         optimizer.zero_grad()
         loss().sum().backward()
         optimizer.step()

@@ -1,14 +1,14 @@
 """An LSTM language model, plain or with a multiplicative encoder and decoder.
 
-The plain one embeds a token, e_t; the core reads it, h_t = core(e_t, h_{t-1}); and a token v follows with logit <o_v, P h_t> + b_v, where
-o_v is its output embedding. In the other one embeddings depend on what has been read so far, by one of agents.fusion:
+The plain model embeds a token, e_t; the core reads it, h_t = core(e_t, h_{t-1}); and the logit of a next token v is <o_v, P h_t> + b_v,
+where o_v is its output embedding. In the multiplicative model embeddings depend on the text so far, by a fusion of agents.fusion:
 
     encoder: the core reads f(e_t, h_{t-1});
     decoder: the logit is <o_v, g(h_t, h_t)> + b_v.
 
-To modulate each of the V output embeddings by a matrix W'(h_t) would come to the same as to modulate, once, what they are all compared
-with by its transpose, and that is what g does. Both are `low_rank`, every feature of the state taking part: a full interaction has
-H E^2 weights, several times as many as all the rest of the model.
+Modulating each of the V output embeddings by a matrix W'(h_t) equals modulating once, by its transpose, the vector that they are multiplied
+with: this is g. Both fusions are `low_rank` on all features of the state, because a full interaction has H E^2 weights, several times as
+many as the rest of the model.
 
 Shapes: T steps, B texts, V symbols, E features of an embedding, H of the core's output.
 """
@@ -28,11 +28,11 @@ from agents.network.core import CORES
 from agents.network.initialization import keep_variance
 
 MOST_LOGITS = 2**24
-"""That are in memory at a time: those of a whole step, with the 268,000 words of WikiText-103, would take 10 GB with their gradients."""
+"""Most logits in memory. With the 268,000 words of WikiText-103, all logits of a step and their gradients take 10 GB."""
 
 
 class Form(NamedTuple):
-    """core: a name of agents.network.core.CORES. encoder, decoder: whether they are multiplicative."""
+    """`core` is a name of agents.network.core.CORES; `encoder` and `decoder` are whether they are multiplicative."""
 
     core: str
     encoder: bool = False
@@ -48,7 +48,6 @@ FORMS: dict[str, Form] = {
     "mlstm": Form("mlstm"),
     "mi_lstm": Form("mi_lstm"),
 }
-"""By name."""
 
 
 class LanguageModel(nn.Module):
@@ -58,8 +57,8 @@ class LanguageModel(nn.Module):
         symbols: V.
         size: H.
         rank: of both fusions.
-        dropout: share of the features of embeddings and outputs of the core that a training step does without.
-        tied: whether symbols have one embedding for both sides (Press and Wolf 2017).
+        dropout: probability of dropping a feature of embeddings and of the core's outputs.
+        tied: whether input and output embeddings are the same (Press and Wolf 2017).
     """
 
     def __init__(
@@ -79,59 +78,57 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def initial_state(self, texts: int) -> Tensor:
-        """Before anything has been read: zeros [B, S]."""
+        """The state before the first token: zeros [B, S]."""
         return self.bias.new_zeros(texts, self.core.state_size)
 
     def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [T, B] and the state [B, S] before them -> logits [T, B, V] of the token after each, and the state after all."""
-        wanted, state = self._read(tokens, state)
-        return self._logits(wanted).unflatten(0, tokens.shape), state
+        """tokens [T, B], the state [B, S] before them -> logits [T, B, V] of the next tokens, and the state after the last one."""
+        vectors, state = self._read(tokens, state)
+        return self._logits(vectors).unflatten(0, tokens.shape), state
 
     def cost(self, tokens: Tensor, state: Tensor, following: Tensor) -> tuple[float, Tensor]:
-        """tokens [T, B], the state [B, S] before them and the tokens after each [T, B] -> nats for each of these, their mean, and the state
-        after all, without a gradient.
+        """tokens [T, B], the state [B, S] before them, the next tokens [T, B] -> mean nats of the next tokens, and the state after the
+        last one, without a gradient.
         """
         with torch.no_grad():
-            wanted, state = self._read(tokens, state)
-            return sum(part.item() for part in self._costs(wanted, following)), state
+            vectors, state = self._read(tokens, state)
+            return sum(part.item() for part in self._costs(vectors, following)), state
 
     def learn(self, tokens: Tensor, state: Tensor, following: Tensor) -> Tensor:
-        """Adds the gradient of `cost` to that of the parameters. Returns the state after all, without a gradient."""
-        wanted, state = self._read(tokens, state)
-        # Cut here, so that no part of the logits is kept until the others are there.
-        cut = wanted.detach().requires_grad_()
+        """Adds the gradient of `cost` to the parameters' gradients. Returns the state after the last token, without a gradient."""
+        vectors, state = self._read(tokens, state)
+        # The graph is cut here, so that each part of the logits is freed before the next one is made.
+        cut = vectors.detach().requires_grad_()
         for part in self._costs(cut, following):
             part.backward()
-        wanted.backward(cut.grad)
+        vectors.backward(cut.grad)
         return state.detach()
 
     def _read(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What output embeddings are compared with, [T * B, E], and the state after all."""
+        """The vectors that output embeddings are multiplied with, [T * B, E], and the state after the last token."""
         embedded = self.embeddings(tokens)
-        going_on = torch.zeros(tokens.shape, dtype=torch.bool)
+        no_resets = torch.zeros(tokens.shape, dtype=torch.bool)
         if self.encoder is None:
-            read, state = self.core(self.dropout(embedded), going_on, state)
+            read, state = self.core(self.dropout(embedded), no_resets, state)
         else:
-            # What a step reads depends on the step before. The first H features of the state are its output.
+            # The input of a step depends on the previous step, whose output is the first H features of the state.
             steps = []
             for own in embedded:
                 modulated = self.encoder(own, state[:, : self.core.size])
-                output, state = self.core(self.dropout(modulated).unsqueeze(0), going_on[:1], state)
+                output, state = self.core(self.dropout(modulated).unsqueeze(0), no_resets[:1], state)
                 steps.append(output)
             read = torch.cat(steps)
         flat = self.dropout(read.flatten(0, 1))
         return self.decoder(flat, flat) if isinstance(self.decoder, LowRank) else self.decoder(flat), state
 
-    def _logits(self, wanted: Tensor) -> Tensor:
+    def _logits(self, vectors: Tensor) -> Tensor:
         """[N, E] -> [N, V]."""
-        compared = (self.outputs or self.embeddings).weight
-        # Embeddings have features of variance 1 at the start, and so have logits.
-        return F.linear(wanted / math.sqrt(compared.shape[1]), compared, self.bias)
+        weight = (self.outputs or self.embeddings).weight
+        # Initial embeddings have variance 1; this gives the logits variance 1, too.
+        return F.linear(vectors / math.sqrt(weight.shape[1]), weight, self.bias)
 
-    def _costs(self, wanted: Tensor, following: Tensor) -> Iterator[Tensor]:
-        """What is compared [T * B, E] and the tokens that follow [T, B] -> the mean of the nats for each of these, in parts that add up to
-        it and have at most MOST_LOGITS logits.
-        """
+    def _costs(self, vectors: Tensor, following: Tensor) -> Iterator[Tensor]:
+        """The mean nats of the next tokens `following` [T, B], as summands with at most MOST_LOGITS logits each."""
         size = max(1, MOST_LOGITS // len(self.bias))
-        for part, own in zip(wanted.split(size), following.flatten().split(size), strict=True):
-            yield F.cross_entropy(self._logits(part), own, reduction="sum") / len(wanted)
+        for part, own in zip(vectors.split(size), following.flatten().split(size), strict=True):
+            yield F.cross_entropy(self._logits(part), own, reduction="sum") / len(vectors)

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons that are told a context: the fusions of agents.fusion at every layer, and a head for each context to compare with.
+"""Multilayer perceptrons with a context: a fusion of agents.fusion at every layer, or a separate head for each context.
 
 Shapes: U contexts with N samples each. x [U, N, X], z [U, Z] -> [U, N, K].
 """
@@ -25,9 +25,7 @@ _MOST_WIDTH = 1 << 12
 
 
 class FusedPerceptron(nn.Module):
-    """ReLU layers, each of them a fusion of the layer before with z. With `concat` it is the usual network on [x; z], except that it hears
-    z at every layer and not at the first alone.
-    """
+    """ReLU layers, each a fusion of the previous layer with z. With `concat`, every layer reads z, not only the first one."""
 
     def __init__(
         self, fusion: str, x_size: int, z_size: int, out_size: int, *, width: int, hidden_layers: int, rank: int
@@ -41,19 +39,19 @@ class FusedPerceptron(nn.Module):
         )
 
     def initial_contexts(self, number: int) -> Tensor:
-        """Random z [number, Z] to begin to learn from."""
+        """Random initial z [number, Z]."""
         return torch.randn(number, self.z_size)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x [U, N, X], z [U, Z] -> [U, N, K]."""
         for number, layer in enumerate(self.layers):
-            # A fusion is built for inputs of variance 1.
+            # The initial weights of a fusion expect inputs of variance 1.
             x = for_each_context(cast(Fusion, layer), RELU_GAIN * x.relu() if number else x, z)
         return x
 
 
 class MultiHeadPerceptron(nn.Module):
-    """ReLU layers that all contexts share, and for each of them a linear head of its own, whose weights are its z: Z = K (width + 1)."""
+    """ReLU layers shared by all contexts, and a linear head for each context, whose weights are its z: Z = K (width + 1)."""
 
     def __init__(self, x_size: int, out_size: int, *, width: int, hidden_layers: int) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class MultiHeadPerceptron(nn.Module):
             keep_variance(cast(nn.Linear, layer), RELU_GAIN)
 
     def initial_contexts(self, number: int) -> Tensor:
-        """Random heads z [number, Z] to begin to learn from."""
+        """Random initial heads z [number, Z]."""
         return torch.randn(number, self.z_size) / math.sqrt(self.width)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -83,26 +81,25 @@ Perceptron = FusedPerceptron | MultiHeadPerceptron
 def perceptron(
     name: str, x_size: int, z_size: int, out_size: int, *, width: int, hidden_layers: int, rank: int
 ) -> Perceptron:
-    """The network of one of PERCEPTRONS. `rank` is that of low_rank; MULTI_HEAD has a Z of its own."""
+    """The network with a name of PERCEPTRONS. `rank` is for low_rank; MULTI_HEAD determines its Z itself."""
     if name == MULTI_HEAD:
         return MultiHeadPerceptron(x_size, out_size, width=width, hidden_layers=hidden_layers)
     return FusedPerceptron(name, x_size, z_size, out_size, width=width, hidden_layers=hidden_layers, rank=rank)
 
 
 def for_each_context(fusion: Fusion, x: Tensor, z: Tensor) -> Tensor:
-    """A fusion of contexts with equally many samples: `condition` once for each, and `modulate` on its samples, x [U, N, X] -> [U, N,
-    K]."""
-    alone = identity_segments(1)
+    """A fusion with N samples of each context: `condition` once for each context, `modulate` on its samples, x [U, N, X] -> [U, N, K]."""
+    one_segment = identity_segments(1)
 
-    def apply(own: Tensor, *modulation: Tensor) -> Tensor:
-        result: Tensor = fusion.modulate(own, tuple(part.unsqueeze(0) for part in modulation), alone)
+    def modulate(samples: Tensor, *modulation: Tensor) -> Tensor:
+        result: Tensor = fusion.modulate(samples, tuple(part.unsqueeze(0) for part in modulation), one_segment)
         return result
 
-    return torch.vmap(apply)(x, *fusion.condition(z, x.shape[0] * x.shape[1]))
+    return torch.vmap(modulate)(x, *fusion.condition(z, x.shape[0] * x.shape[1]))
 
 
 def matched_width(make: Callable[[int], nn.Module], parameters: int) -> int:
-    """The width at which make(width) has most nearly so many parameters."""
+    """The width whose network make(width) has the nearest number of parameters."""
     widths = range(1, _MOST_WIDTH)
     above = min(bisect.bisect_left(widths, parameters, key=lambda width: num_parameters(make, width)), len(widths) - 1)
     return min(
@@ -111,6 +108,6 @@ def matched_width(make: Callable[[int], nn.Module], parameters: int) -> int:
 
 
 def num_parameters(make: Callable[[int], nn.Module], size: int) -> int:
-    """Of make(size), without making it."""
+    """The number of parameters of make(size), without allocating them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in make(size).parameters())

@@ -1,8 +1,8 @@
 """Memory and log of a long training:  python -m tests.stress.soak [minutes=30] [warm=5] [key=value of train.py ...]
 
-Trains the default suite, or the one of the keys, for `minutes`, stops it with Ctrl-C, and prints one line of JSON: the resident memory
-of every process after the first `warm` minutes and at the end, each the median of a tenth of the time between them; restarts; the
-longest time without a row in metrics.jsonl; and how the training ended.
+Trains the default suite, or the one of the keys, for `minutes` after its first log row, stops it with Ctrl-C, and prints one line of JSON:
+the resident memory of every process after the first `warm` minutes and at the end, each the median of a tenth of the time between them;
+restarts; the longest time without a row in metrics.jsonl; and how the training ended.
 
 `ok` is whether no process grew by 2% or more, nothing was restarted, the rows came within 60 seconds of each other, and the training
 ended within 10 seconds, saved, with exit code 130 and no process left. Exit code 1 if not.
@@ -24,7 +24,7 @@ import psutil
 
 from agents.storage.checkpoint import list_checkpoints
 from benchmarks.options import BenchmarkError, Row, parse, report
-from benchmarks.train_process import kill_training, log_rows, start_training
+from benchmarks.train_process import kill_training, log_rows, start_training, wait_for
 from system.errors import InputError
 
 LOG_SECONDS = 5.0
@@ -43,6 +43,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         run = Path(folder) / "run"
         process = start_training(run, [*options.overrides, f"log_seconds={LOG_SECONDS}", "total_frames=1000000000000"])
         try:
+            wait_for(lambda: bool(log_rows(run)), process)
             deadline = time.monotonic() + 60 * minutes
             while time.monotonic() < deadline:
                 if process.poll() is not None:

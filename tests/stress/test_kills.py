@@ -9,7 +9,7 @@ from tests.stress import kills
 pytestmark = pytest.mark.stress
 
 
-@pytest.mark.parametrize(("case", "number"), [("actors", 3), ("tree", 1), ("signals", 1)])
-def test_a_training_survives_kills(case: str, number: int) -> None:
-    (row,) = kills.measure([f"cases={case}", f"kills={number}", "seconds=2"])
+@pytest.mark.parametrize(("case", "number", "seconds"), [("actors", 3, 2), ("tree", 2, 2), ("signals", 1, 8)])
+def test_a_training_survives_kills(case: str, number: int, seconds: int) -> None:
+    (row,) = kills.measure([f"cases={case}", f"kills={number}", f"seconds={seconds}"])
     assert row["ok"], row

@@ -1,4 +1,4 @@
-"""Networks that are trained together are what each would have become alone."""
+"""Networks that are trained together equal networks that are trained alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trained(name: str, seeds: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", [name for name in FUSIONS if name != "tucker"])
-def test_no_member_knows_of_another(name: str) -> None:
+def test_members_equal_networks_trained_alone(name: str) -> None:
     together = trained(name, SEEDS)
     for member, seed in enumerate(SEEDS):
         torch.testing.assert_close(together[member], trained(name, [seed])[0], rtol=1e-3, atol=1e-4)
@@ -51,7 +51,7 @@ def test_random_numbers_depend_on_seed_and_purpose_alone() -> None:
 
 
 def test_the_learning_rate_falls_as_a_cosine() -> None:
-    """Adam's steps on a constant gradient have the length of the learning rate."""
+    """With a constant gradient, the length of a step of Adam is the learning rate."""
     parameter = torch.zeros(1, requires_grad=True)
     path = [0.0]
     train(
@@ -66,6 +66,6 @@ def test_the_learning_rate_falls_as_a_cosine() -> None:
     assert lengths == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_has_diverged_is_a_number_all_the_same() -> None:
+def test_nan_and_infinity_become_finite_numbers() -> None:
     numbers = as_numbers(torch.tensor([0.5, math.nan, math.inf]))
     assert numbers[0] == 0.5 and numbers[1] == numbers[2] > 1e38 and math.isfinite(numbers[1])

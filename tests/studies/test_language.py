@@ -1,4 +1,4 @@
-"""`python -m studies.language`: the model, its training and reading, and a small study from the command line to its files."""
+"""`python -m studies.language`: the model, its training and evaluation, and a small study from the command line to its files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch.nn import functional as F  # noqa: N812
 from agents.fusion import LowRank
 from conf.loading import compose_study
 from conf.studies_schema import LanguageConfig
-from studies.harness import running
-from studies.harness.program import main
-from studies.harness.running import Checkpoint, Settings
+from studies.harness import jobs
+from studies.harness.jobs import Checkpoint, Settings
+from studies.harness.program import main, make_jobs
 from studies.harness.tables import over_seeds
-from studies.language import STUDY, _comparison, cells, play
+from studies.language import STUDY, _comparison, play
 from studies.models import language_model
 from studies.models.language_model import FORMS, LanguageModel
 from studies.models.language_training import Rows, evaluate, train, write
@@ -44,7 +44,7 @@ def text(length: int, symbols: int = 7) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_text_in_stretches_is_the_text(name: str) -> None:
+def test_stretches_give_the_logits_of_the_whole_text(name: str) -> None:
     network, tokens = model(name), torch.from_numpy(text(24).astype(np.int64)).view(8, 3)
     whole, state = network(tokens, network.initial_state(3))
     assert whole.shape == (8, 3, 7)
@@ -52,7 +52,7 @@ def test_a_text_in_stretches_is_the_text(name: str) -> None:
     second, end = network(tokens[3:], middle)
     torch.testing.assert_close(torch.cat([first, second]), whole)
     torch.testing.assert_close(end, state)
-    # What follows says nothing of what was before.
+    # Later tokens do not change earlier logits.
     changed = tokens.clone()
     changed[5:] = (changed[5:] + 1) % 7
     other, _ = network(changed, network.initial_state(3))
@@ -61,7 +61,7 @@ def test_a_text_in_stretches_is_the_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_texts_differ_behind_new_layers(name: str) -> None:
+def test_initial_logits_differ_between_texts(name: str) -> None:
     """Standard deviation of the logits between texts."""
     torch.manual_seed(0)
     network = LanguageModel(FORMS[name], 100, embedding_size=32, size=64, rank=16, dropout=0.0, tied=True)
@@ -71,7 +71,7 @@ def test_texts_differ_behind_new_layers(name: str) -> None:
 
 
 def test_embeddings_are_modulated_by_the_state() -> None:
-    """The equations of the module, step by step with the matrices W'(z) of both fusions."""
+    """Computes the equations of the module step by step with the matrices W'(z) of both fusions."""
     network, tokens = model("multiplicative"), torch.tensor([[1], [4], [2]])
     assert isinstance(network.encoder, LowRank) and isinstance(network.decoder, LowRank) and network.outputs is not None
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_embeddings_are_modulated_by_the_state() -> None:
             torch.testing.assert_close(logits[0], expected)
 
 
-def test_tied_embeddings_are_one() -> None:
+def test_tied_embeddings_are_shared() -> None:
     apart, tied = model("lstm"), model("lstm", tied=True)
     sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (apart, tied)]
     assert sizes[0] - sizes[1] == 7 * 5
@@ -102,7 +102,7 @@ def test_tied_embeddings_are_one() -> None:
     assert tied.embeddings.weight.grad is not None and tied.embeddings.weight.grad[3].abs().sum() > 0
 
 
-def test_rows_go_on_where_others_end() -> None:
+def test_rows_start_where_the_previous_row_ends() -> None:
     rows = Rows(np.arange(24, dtype=np.uint8), 3)
     assert rows.width == 7
     np.testing.assert_array_equal(rows.read(0, 7).T, [range(8), range(7, 15), range(14, 22)])
@@ -122,7 +122,7 @@ def test_evaluation_in_one_row_predicts_every_symbol_from_all_before(length: int
 
 
 class NoCheckpoint(Checkpoint):
-    """Nothing to go on from, and nothing is kept."""
+    """Loads and saves nothing."""
 
     due = False
 
@@ -136,25 +136,25 @@ class NoCheckpoint(Checkpoint):
 def fit(network: LanguageModel, tokens: np.ndarray, validation: np.ndarray, **changes: Any) -> list[int]:
     settings = {"steps": 60, "batch_size": 4, "length": 10, "learning_rate": 0.03, "most_gradient": 1.0}
     settings |= {"evaluations": 6, "patience": 6, "checkpoint": NoCheckpoint()} | changes
-    trained = train(network, tokens, validation, generator=np.random.default_rng(0), **settings)  # type: ignore[arg-type]
-    assert trained.losses[trained.steps.index(trained.best_step)] == min(trained.losses)
-    assert evaluate(network, validation, 4, 10) == pytest.approx(min(trained.losses), rel=1e-6)
-    return [*trained.steps, trained.best_step]
+    end = train(network, tokens, validation, generator=np.random.default_rng(0), **settings)  # type: ignore[arg-type]
+    assert end.losses[end.steps.index(end.best_step)] == min(end.losses)
+    assert evaluate(network, validation, 4, 10) == pytest.approx(min(end.losses), rel=1e-6)
+    return [*end.steps, end.best_step]
 
 
 @pytest.mark.parametrize("name", ["lstm", "multiplicative"])
-def test_a_pattern_is_learnt_and_written(name: str) -> None:
+def test_a_pattern_is_learnt_and_continued(name: str) -> None:
     tokens = np.tile(np.array([1, 2, 3, 1, 4], np.uint8), 80)
     network = model(name, size=16)
     fit(network, tokens[:300], tokens[300:])
-    # Which symbol follows a 1 is known from what was before.
+    # The symbol after a 1 depends on the symbol before it.
     assert evaluate(network, tokens[300:], 1, 10) < 0.3
     written = write(network, tokens[:10], 10, temperature=0.1, generator=torch.Generator().manual_seed(0), never=None)
     assert written == [1, 2, 3, 1, 4] * 2
 
 
 def test_training_ends_early_with_the_best_weights() -> None:
-    """Noise of one kind in the training text, and of another kind in the other: what is learnt there does harm here."""
+    """The validation text has other symbols than the training text, so that learning raises its cost."""
     *steps, best = fit(model("lstm"), text(200, 3), text(200, 3) + 4, patience=2)
     assert best == 0 and steps == [0, 10, 20]
 
@@ -169,7 +169,7 @@ def test_the_state_is_carried_from_stretch_to_stretch(monkeypatch: pytest.Monkey
         return after
 
     monkeypatch.setattr(network, "learn", listen)
-    # Rows of 24: from some place on to their end, and once more from their beginning.
+    # Rows of 24 tokens, read from a random position to the end and again from the start.
     fit(network, text(97), text(50), steps=8)
     ends = np.cumsum([length for length, _, _ in heard])
     carried = [torch.equal(before[2], after[1]) for before, after in itertools.pairwise(heard)]
@@ -181,17 +181,17 @@ def test_the_state_is_carried_from_stretch_to_stretch(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["multiplicative", "mlstm"])
 @pytest.mark.parametrize("stopped", [1, 13, 24])
-def test_training_goes_on_with_the_same_numbers(
+def test_training_resumes_with_the_same_numbers(
     name: str, stopped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped between two readings of the validation text, with dropout, rows that end, and a best step before the last."""
+    """With dropout, ends of rows, a best step before the last, and stops between two readings of the validation text."""
     texts = text(200, 3), text(200, 3) + 4
     undisturbed = model(name, dropout=0.3)
     expected = fit(undisturbed, *texts, steps=27, evaluations=9, patience=9)
     assert expected[-1] < expected[-2]
     after_all = torch.get_rng_state()
 
-    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", 0)
     checkpoint, saves = Checkpoint(tmp_path / "kept.pt", {}), itertools.count(1)
     save = checkpoint.save
 
@@ -212,24 +212,24 @@ def test_training_goes_on_with_the_same_numbers(
         assert torch.equal(one, other)
 
 
-def test_training_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
-    told: list[float] = []
+def test_training_reports_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", 0)
+    reports: list[float] = []
 
-    def tell(part: float) -> None:
-        told.append(part)
-        if told == [0, 0.25, 0.5]:
+    def report(part: float) -> None:
+        reports.append(part)
+        if reports == [0, 0.25, 0.5]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(model("lstm"), text(97), text(50), steps=4, checkpoint=Checkpoint(tmp_path / "kept.pt", {}, tell))
-    fit(model("lstm"), text(97), text(50), steps=4, checkpoint=Checkpoint(tmp_path / "kept.pt", {}, tell))
-    assert told == [0, 0.25, 0.5, 0.5, 0.75]
+        fit(model("lstm"), text(97), text(50), steps=4, checkpoint=Checkpoint(tmp_path / "kept.pt", {}, report))
+    fit(model("lstm"), text(97), text(50), steps=4, checkpoint=Checkpoint(tmp_path / "kept.pt", {}, report))
+    assert reports == [0, 0.25, 0.5, 0.5, 0.75]
 
 
-def test_the_end_is_kept_for_what_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training that ends early, and once more from its last checkpoint: not a step is made."""
-    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
+def test_the_end_of_training_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed training that had ended makes no step."""
+    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", 0)
     checkpoint, texts = Checkpoint(tmp_path / "kept.pt", {}), (text(200, 3), text(200, 3) + 4)
     expected = fit(model("lstm"), *texts, patience=2, checkpoint=checkpoint)
     assert expected == [0, 10, 20, 0]
@@ -252,7 +252,7 @@ HOSTILE: list[Callable[[dict[str, Any]], object]] = [
     lambda content: content["tensors"].update(state=torch.zeros(4, 2)),
     lambda content: content["tensors"].update(rng=torch.zeros(3, dtype=torch.uint8)),
     lambda content: content["tensors"].update(rng=torch.zeros_like(content["tensors"]["rng"])),
-    # The fused optimiser would write behind the end of these.
+    # The fused optimizer would write beyond the end of these tensors.
     lambda content: content["tensors"].update({"exp_avg 0": torch.zeros(2)}),
     lambda content: content["tensors"].update({"model bias": torch.zeros(3)}),
     lambda content: content["tensors"].update({"best bias": torch.zeros(7, dtype=torch.float64)}),
@@ -260,13 +260,13 @@ HOSTILE: list[Callable[[dict[str, Any]], object]] = [
 
 
 @pytest.mark.parametrize("change", HOSTILE)
-def test_a_checkpoint_that_says_something_else_counts_as_none(
+def test_a_hostile_checkpoint_is_not_loaded(
     change: Callable[[dict[str, Any]], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts, short = (text(200, 3), text(200, 3)), {"steps": 9, "evaluations": 3}
     undisturbed = model("lstm", dropout=0.3)
     expected = fit(undisturbed, *texts, **short)
-    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(jobs, "CHECKPOINT_SECONDS", 0)
     fit(model("lstm", dropout=0.3), *texts, **short, checkpoint=Checkpoint(tmp_path / "kept.pt", {}))
     content = Checkpoint(tmp_path / "kept.pt", {}).load()
     assert content is not None
@@ -281,8 +281,10 @@ def test_a_checkpoint_that_says_something_else_counts_as_none(
 
 @pytest.mark.parametrize(("most", "parts"), [(10**6, 1), (7 * 24, 1), (7 * 24 - 1, 2), (7 * 5, 5), (6, 24)])
 @pytest.mark.parametrize("tied", [False, True])
-def test_many_symbols_are_read_part_by_part(most: int, parts: int, tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cost, its gradient and the state are those of all logits at once."""
+def test_logits_of_many_symbols_are_computed_in_parts(
+    most: int, parts: int, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cost, its gradient and the state equal those of all logits at once."""
     tokens = torch.from_numpy(text(32).astype(np.int64)).view(8, 4)[:, :3]
     following, network, made = (tokens + 1) % 7, model("multiplicative", tied=tied), []
     logits, expected_state = network(tokens, network.initial_state(3))
@@ -308,7 +310,7 @@ def test_many_symbols_are_read_part_by_part(most: int, parts: int, tied: bool, m
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_some_symbols_are_never_written() -> None:
+def test_an_excluded_symbol_is_never_sampled() -> None:
     network = model("lstm", symbols=3)
     draws = [
         write(network, text(5, 3), 60, temperature=5.0, generator=torch.Generator().manual_seed(seed), never=0)
@@ -320,8 +322,8 @@ def test_some_symbols_are_never_written() -> None:
 def settings(network: str, seed: int, *overrides: str) -> Settings:
     config = compose_study("language", [*TINY, *overrides])
     assert isinstance(config, LanguageConfig)
-    (cell,) = [cell for cell in cells(config) if cell.name == f"{network}-0.02-{seed}"]
-    return cell.settings
+    (rate,) = config.learning_rates
+    return make_jobs(STUDY, config, Path())[network, rate, seed].settings
 
 
 def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -341,7 +343,7 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert result["nats"] == pytest.approx(result["bits"] * math.log(2)) and len(result["sample"]) == 20
     assert (tmp_path / "sample-lstm.txt").read_text(encoding="utf-8") == results["lstm-0.02-0"]["sample"] + "\n"
     assert (tmp_path / "figure.png").exists() and "| `multiplicative` |" in capsys.readouterr().out
-    # A cell depends on its settings alone.
+    # A result depends on the settings alone.
     assert play(settings("multiplicative", 1, f"corpus={corpus}"), NoCheckpoint()) == results["multiplicative-0.02-1"]
 
 
@@ -349,12 +351,12 @@ def test_words_have_more_than_one_character(tmp_path: Path) -> None:
     for part in ("train", "valid", "test"):
         (tmp_path / f"wiki.{part}.tokens").write_text(" the cat sat on the mat \n" * 40, encoding="utf-8")
     result = play(settings("lstm", 0, f"corpus={tmp_path}", "level=word"), NoCheckpoint())
-    # Seven words with the line's end.
+    # Seven words, counting the line end, and 25 characters.
     assert result["bits"] == pytest.approx(result["nats"] / math.log(2) * 7 / 25)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["corpus=/nowhere"], "corpus=/nowhere does not exist"),
         (["batch_size=5000"], "the corpus is too short: its valid text has "),
@@ -365,15 +367,15 @@ def test_words_have_more_than_one_character(tmp_path: Path) -> None:
         (["sample=-1"], "sample=-1 is out of range"),
     ],
 )
-def test_one_sentence_for_what_cannot_be(
-    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_values_are_refused_in_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(STUDY, ["quick=true", f"folder={tmp_path}", *arguments]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert message in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_the_sentence_says_which_way_it_falls() -> None:
+def test_the_comparison_states_the_direction() -> None:
     assert "(it takes fewer)" in _comparison("mlstm", over_seeds([-0.2, -0.21, -0.19]))
     assert "(it takes more)" in _comparison("mlstm", over_seeds([0.2, 0.21, 0.19]))
     assert "(no difference is shown)" in _comparison("mlstm", over_seeds([0.2, -0.21, 0.01]))

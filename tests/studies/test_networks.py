@@ -1,4 +1,4 @@
-"""Networks that are told a context, against the same computed for one context and one sample at a time."""
+"""Networks with a context equal the same computation for one context at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZES = {"x_size": 3, "z_size": 4, "out_size": 2}
 
 @pytest.mark.parametrize("name", [name for name in PERCEPTRONS if name != MULTI_HEAD])
 @pytest.mark.parametrize("samples", [1, 7])
-def test_a_fusion_for_each_context_is_the_fusion(name: str, samples: int) -> None:
+def test_for_each_context_equals_the_fusion(name: str, samples: int) -> None:
     fusion = FUSIONS[name](3, 4, 2, **({"rank": 3} if name == "low_rank" else {}))
     x, z = torch.randn(5, samples, 3), torch.randn(5, 4)
     together = for_each_context(fusion, x, z)
@@ -30,21 +30,21 @@ def test_a_fusion_for_each_context_is_the_fusion(name: str, samples: int) -> Non
         torch.testing.assert_close(together[context], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_every_layer_hears_the_context() -> None:
+def test_every_layer_reads_the_context() -> None:
     network = perceptron("concat", **SIZES, width=6, hidden_layers=2, rank=1)
     assert isinstance(network, FusedPerceptron) and len(network.layers) == 3
     x, z = torch.randn(2, 5, 3), torch.randn(2, 4)
     expected = x[1]
     for number, layer in enumerate(network.layers):
-        # ReLU halves the mean square.
+        # A ReLU halves the mean square.
         expected = 2**0.5 * expected.relu() if number else expected
         expected = layer.modulate(expected, layer.condition(z[1:]), identity_segments(1))
     torch.testing.assert_close(network(x, z)[1], expected)
 
 
 @pytest.mark.parametrize("name", PERCEPTRONS)
-def test_inputs_and_contexts_differ_behind_new_layers(name: str) -> None:
-    """Standard deviation of the output over x, and over z."""
+def test_initial_outputs_differ_between_inputs_and_between_contexts(name: str) -> None:
+    """Bounds the standard deviation of the output over x and over z."""
     torch.manual_seed(0)
     network = perceptron(name, 1, 8, 1, width=40, hidden_layers=3, rank=8)
     x = torch.linspace(-2, 2, 100).view(1, 100, 1).expand(20, -1, -1)
@@ -64,7 +64,7 @@ def test_a_head_for_each_context() -> None:
 
 
 @pytest.mark.parametrize("name", PERCEPTRONS)
-def test_the_width_whose_parameters_are_nearest(name: str) -> None:
+def test_matched_width_has_the_nearest_number_of_parameters(name: str) -> None:
     def make(width: int) -> torch.nn.Module:
         return perceptron(name, **SIZES, width=width, hidden_layers=2, rank=3)
 

@@ -29,7 +29,7 @@ def covariance(x: np.ndarray) -> np.ndarray:
     return np.exp(-((x[:, None] - x) ** 2) / (2 * 0.7**2)) + 0.2**2 * np.eye(len(x))
 
 
-def test_functions_differ_behind_a_new_encoder() -> None:
+def test_initial_encodings_differ_between_functions() -> None:
     torch.manual_seed(0)
     network = NeuralProcess("film", 8, encoder_width=64, width=40, hidden_layers=2, rank=8)
     x, y = PROCESS.sample(50, 10, Streams([0], "test"))
@@ -38,7 +38,7 @@ def test_functions_differ_behind_a_new_encoder() -> None:
     assert 0.1 <= float(z.std(dim=0).mean()) <= 2
 
 
-def test_log_densities_are_those_of_scipy() -> None:
+def test_log_densities_equal_those_of_scipy() -> None:
     x, y = PROCESS.sample(3, 6, Streams([0, 1], "test"))
     assert x.shape == y.shape == (2, 3, 6, 1) and x.abs().max() <= REACH
     found, predicted = PROCESS.log_density(x, y), PROCESS.predictive(x, y, 2)
@@ -51,16 +51,16 @@ def test_log_densities_are_those_of_scipy() -> None:
 
 
 def test_samples_have_the_covariance_of_the_process() -> None:
-    """White again after the inverse of the factor: each has the mean log density that its covariance says."""
+    """Whitened samples have the squared norms of a standard normal distribution."""
     x, y = PROCESS.sample(4000, 5, Streams([0], "test"))
     surplus = PROCESS.log_density(x, y) - PROCESS.log_density(x, torch.zeros_like(y))
-    # Minus half of a chi-squared variable with five degrees of freedom.
+    # Minus half a chi-squared variable with five degrees of freedom.
     assert surplus.mean().item() == pytest.approx(-2.5, abs=0.1) and surplus.var().item() == pytest.approx(
         2.5, rel=0.15
     )
 
 
-def test_the_bound_is_what_its_formula_says() -> None:
+def test_the_bound_equals_its_formula() -> None:
     torch.manual_seed(0)
     model = NeuralProcess("film", 3, encoder_width=8, width=6, hidden_layers=1, rank=1)
     x, y, noise = torch.randn(2, 5, 1), torch.randn(2, 5, 1), torch.randn(4, 2, 3)
@@ -90,7 +90,7 @@ def test_the_bound_is_what_its_formula_says() -> None:
                 )
 
 
-def test_without_a_divergence_points_that_are_not_given_do_not_matter_to_others() -> None:
+def test_points_that_are_not_given_do_not_change_other_terms() -> None:
     model = NeuralProcess("mi", 3, encoder_width=8, width=6, hidden_layers=1, rank=1)
     x, y, noise = torch.randn(1, 5, 1), torch.randn(1, 5, 1), torch.randn(1, 1, 3)
     given = torch.tensor([[1.0, 1, 0, 0, 0]]).repeat(2, 1)
@@ -111,11 +111,11 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     concat, mi = results["concat-0.003"], results["mi-0.003"]
     assert concat["exact"] == mi["exact"] and concat["target"] != mi["target"]
     assert all(math.isfinite(value) for result in results.values() for row in result["target"] for value in row)
-    # Nobody who has not seen the process beats it.
+    # The exact Gaussian process is the best possible model.
     assert np.mean(mi["exact"]) > np.mean(mi["target"])
     assert (tmp_path / "figure.png").exists() and "| exact GP | - | - | - |" in capsys.readouterr().out
 
 
-def test_noise_that_no_decoder_can_say_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_noise_below_the_least_deviation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(STUDY, ["noise=0.01"]) == 2
     assert "noise=0.01 is out of range" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The quick setting of every study, as it is given on the command line, to its end."""
+"""`quick=true` of every study, from the command line to the result files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def quick(name: str, folder: Path) -> dict[str, Any]:
     assert {path.name for path in folder.iterdir()} >= {"results.json", "table.md", "figure.png"}
     content: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert content["config"]["seeds"] >= 5
-    sound = importlib.import_module(f"studies.{name}").STUDY.sound
-    for cell in content["cells"].values():
-        sound(cell["settings"], cell["result"])
+    study = importlib.import_module(f"studies.{name}").STUDY
+    for job in content["cells"].values():
+        study.check_result(job["settings"], job["result"])
     table = (folder / "table.md").read_text(encoding="utf-8")
     assert table in ended.stdout and all(sentence in table for sentence in content["findings"]["sentences"])
     return content
 
 
 def results(content: dict[str, Any]) -> dict[str, Any]:
-    return {name: cell["result"] for name, cell in content["cells"].items()}
+    return {name: job["result"] for name, job in content["cells"].items()}
 
 
 def test_synthetic(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_synthetic(tmp_path: Path) -> None:
 
 def test_regression(tmp_path: Path) -> None:
     errors = [row["error"] for row in quick("regression", tmp_path)["findings"]["networks"]]
-    # Of targets with variance 1; the shifts alone leave 0.25.
+    # Targets have variance 1; a network without slopes has an error of 0.25.
     assert len(errors) == 3 and all(high < 0.01 for _, _, high in errors)
 
 
@@ -59,7 +59,7 @@ def test_neural_process(tmp_path: Path) -> None:
     content = quick("neural_process", tmp_path)
     for result in results(content).values():
         assert all(last > first for first, last in zip(result["bounds"][0], result["bounds"][-1], strict=True))
-        # No model knows more than the process that drew the functions.
+        # The exact Gaussian process is the best possible model.
         assert all(
             found < exact
             for size in zip(result["target"], result["exact"], strict=True)

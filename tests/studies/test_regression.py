@@ -13,9 +13,9 @@ import torch
 from conf.loading import compose_study
 from conf.studies_schema import RegressionConfig
 from studies.data.families import FAMILIES, Tasks
-from studies.harness.program import main
+from studies.harness.program import main, make_jobs
 from studies.models.ensembles import Streams
-from studies.regression import STUDY, _comparison, cells, play
+from studies.regression import STUDY, _comparison, play
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -26,7 +26,7 @@ TINY = [
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_tasks_differ_and_have_variance_one_together(name: str) -> None:
+def test_tasks_differ_and_have_variance_one_over_all(name: str) -> None:
     x, y = Tasks(FAMILIES[name], 3000, 2, Streams([0, 1], "tasks")).sample(20, Streams([0, 1], "test"))
     assert x.shape == y.shape == (2, 3000, 20, 2)
     for values in (x, y):
@@ -52,26 +52,26 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert one["parameters"] == pytest.approx(networks["mi"]["parameters"], rel=0.06)
         assert [transfer["shots"] for transfer in one["transfer"]] == [1, 4]
     assert networks["mi"]["own"] == 8 and networks["multi_head"]["own"] == networks["multi_head"]["width"] + 1
-    for cell in content["cells"].values():
-        curve = np.array(cell["result"]["curve"])
-        assert curve.shape == (len(cell["result"]["steps"]), 2) and cell["result"]["steps"][-1] == 40
+    for job in content["cells"].values():
+        curve = np.array(job["result"]["curve"])
+        assert curve.shape == (len(job["result"]["steps"]), 2) and job["result"]["steps"][-1] == 40
         assert (curve[-1] < curve[0]).all()
     assert (tmp_path / "figure.png").exists() and "is not supported at the end" in capsys.readouterr().out
 
 
 def test_the_same_seeds_give_the_same_numbers() -> None:
-    """Also beside other seeds, but for rounding; and nothing else than the seeds decides."""
+    """Also together with other seeds, up to rounding."""
     config = compose_study("regression", [*TINY, "networks=[mi]", "steps=5", "shots=[1]"])
     assert isinstance(config, RegressionConfig)
-    (cell,) = cells(config)
-    first = play(cell.settings)
-    assert play(cell.settings) == first
-    alone = play(cell.settings | {"seeds": [1]})
+    (job,) = make_jobs(STUDY, config, Path()).values()
+    first = play(job.settings)
+    assert play(job.settings) == first
+    alone = play(job.settings | {"seeds": [1]})
     assert alone["curve"][0][0] == pytest.approx(first["curve"][0][1], rel=1e-4)
     assert alone["curve"][0][0] != pytest.approx(first["curve"][0][0], rel=1e-4)
 
 
-def test_what_the_comparison_says() -> None:
+def test_the_comparison_is_supported_by_half_the_error_and_disjoint_intervals() -> None:
     def result(*ends: float) -> dict:
         return {"curve": [[1.0] * len(ends), list(ends)], "test": list(ends)}
 

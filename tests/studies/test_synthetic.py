@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from conf.loading import compose_study
 from conf.studies_schema import SyntheticConfig
-from studies.harness.program import main
-from studies.synthetic import EXACT, SIZES, STUDY, cells, play, search
+from studies.harness.program import main, make_jobs
+from studies.synthetic import EXACT, SIZES, STUDY, play, search
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -32,8 +32,8 @@ TINY = [
     thresholds=st.lists(st.integers(0, len(SIZES)), min_size=1, max_size=5),
     near=st.integers(1, 40_000),
 )
-def test_the_search_finds_what_trying_every_size_would_find(thresholds: list[int], near: int) -> None:
-    """Each seed comes to the error from one size on, the last of `thresholds` never does."""
+def test_the_search_finds_the_smallest_size_of_each_seed(thresholds: list[int], near: int) -> None:
+    """Each seed reaches the error from one size on, or never."""
 
     def errors(size: int) -> list[float]:
         return [0.05 if SIZES.index(size) >= threshold else 0.2 for threshold in thresholds]
@@ -44,23 +44,23 @@ def test_the_search_finds_what_trying_every_size_would_find(thresholds: list[int
         assert found[:1] == SIZES[threshold : threshold + 1]
 
 
-def test_sizes_that_say_nothing_new_are_not_tried() -> None:
-    """A form that is bilinear never comes to a random network, however large it is."""
+def test_useless_sizes_are_not_tried() -> None:
+    """A bilinear form of any size does not fit a random network."""
     config = compose_study("synthetic", ["steps=5", "seeds=1", "functions=[teacher]", "dimensions=[3]"])
     assert isinstance(config, SyntheticConfig)
     largest = {
-        cell.settings["network"]: play(cell.settings)["trained"][-1]["size"]
-        for cell in cells(config)
-        if cell.settings["network"] != "mi_mlp"
+        network: play(job.settings)["trained"][-1]["size"]
+        for (_, network, _), job in make_jobs(STUDY, config, Path()).items()
+        if network != "mi_mlp"
     }
-    # Of products 2 (d + 1) min(d + 1, K) = 8 at most; of hidden units as many as there may be parameters: 8 for each.
+    # At most 2 (d + 1) min(d + 1, K) = 8 products; hidden units, of 8 parameters each, up to most_parameters.
     assert largest == {"concat": 1, "mi": 1, "diagonal": 8, "low_rank": 8, "concat_mlp": 24576}
 
 
 def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*TINY, f"folder={tmp_path / 'study'}"]
     assert main(STUDY, arguments) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     content = json.loads((tmp_path / "study" / "results.json").read_text(encoding="utf-8"))
     assert content["config"]["dimensions"] == [1, 2] and content["cells"].keys() == {
         f"dot-{network}-{d}" for network in ("concat", "concat_mlp", "mi") for d in (1, 2)
@@ -74,16 +74,16 @@ def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert all(
         error < EXACT for d in (1, 2) for error in content["cells"][f"dot-mi-{d}"]["result"]["trained"][0]["errors"]
     )
-    assert "`mi` is exact on dot products, d = 1, 2" in told
+    assert "`mi` is exact on dot products, d = 1, 2" in printed
     table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
     assert "| dot | `mi` | 4 | 9 |" in table and "| dot | `concat` | - | - |" in table
     assert (tmp_path / "study" / "figure.png").read_bytes().startswith(b"\x89PNG")
 
-    # The same again: nothing is trained, and the same is found. A second dimension more: only that one is new.
+    # The same command trains nothing and finds the same. A further dimension trains only its own jobs.
     assert main(STUDY, arguments) == 0
     assert "dot-mi" not in capsys.readouterr().out
     assert (
         json.loads((tmp_path / "study" / "results.json").read_text(encoding="utf-8"))["findings"] == content["findings"]
     )
     assert main(STUDY, [*arguments, "dimensions=[1,2,3]", "networks=[mi]"]) == 0
-    assert "dot-mi-3: " in (told := capsys.readouterr().out) and "dot-mi-2: " not in told
+    assert "dot-mi-3: " in (printed := capsys.readouterr().out) and "dot-mi-2: " not in printed

@@ -1,4 +1,4 @@
-"""Tables and their intervals."""
+"""Markdown tables, and estimates over seeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from studies.harness.tables import markdown, over_seeds, over_seeds_geometric, significant, with_interval
 
 
-def test_a_table() -> None:
+def test_markdown() -> None:
     assert markdown(("a", "b"), [("x", "1"), ("y", "2")]) == "| a | b |\n| --- | --- |\n| x | 1 |\n| y | 2 |\n"
 
 

@@ -1,4 +1,4 @@
-"""The functions that are fitted, against their formulas."""
+"""Target functions of the synthetic study equal their formulas."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_formulas() -> None:
 
 
 @pytest.mark.parametrize("name", ["bilinear", "teacher"])
-def test_what_is_random_in_a_function_belongs_to_its_seed(name: str) -> None:
+def test_random_functions_depend_on_their_seed_alone(name: str) -> None:
     ones = torch.ones(2, 1, 3)
     there, again = (FUNCTIONS[name](3, Streams(seeds, "function"))(ones, ones) for seeds in ([4, 7], [7, 4]))
     assert there[0] == again[1] and there[0] != there[1]

@@ -1,4 +1,4 @@
-"""Cells that somebody else has made, or damaged: they run again, with a reason, and what is read can be drawn."""
+"""Damaged and hostile result files: their jobs run again with a warning, and every file that is accepted can be drawn."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from conf.loading import compose_study
 from studies import language, neural_process, regression, synthetic
-from studies.harness.program import Study, conduct
-from studies.harness.running import Cell, Checkpoint, Result, Settings, stored
+from studies.harness.jobs import Checkpoint, Job, Result, Settings, stored
+from studies.harness.program import Study, conduct, make_jobs
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -30,8 +30,8 @@ STUDIES: dict[str, tuple[Study[Any], list[str]]] = {
 }
 
 
-def fabricated(name: str, about: Settings) -> Result:
-    """A result of a cell with these settings that nobody has measured."""
+def make_result(name: str, about: Settings) -> Result:
+    """An invented result of a job with these settings."""
     seeds = len(about.get("seeds", []))
     values = [0.25, 0.5, 0.75, 0.3, 0.6][:seeds]
     if name == "synthetic":
@@ -49,29 +49,28 @@ def fabricated(name: str, about: Settings) -> Result:
 
 
 def never(about: Settings, checkpoint: Checkpoint) -> Result:
-    raise AssertionError("every cell is there")
+    raise AssertionError("every result is stored")
 
 
-def folder_of(name: str, folder: Path, change: Callable[[Cell, Result], Result] | None = None) -> None:
-    """Writes every cell of the study, and makes its findings of them."""
+def conduct_with_stored_results(name: str, folder: Path, change: Callable[[Result], Result] | None = None) -> None:
+    """Stores an invented result for every job of the study, changed by `change`, and conducts the study."""
     study, arguments = STUDIES[name]
     config = compose_study(name, [*SMALL, *arguments])
     (folder / "cells").mkdir(parents=True, exist_ok=True)
-    for cell in study.cells(config):
-        result = fabricated(name, cell.settings)
-        result = change(cell, result) if change else result
-        content = {"settings": cell.settings, "result": result, "seconds": 1.5}
-        (folder / "cells" / f"{cell.name}.json").write_text(json.dumps(content), encoding="utf-8")
+    for job in make_jobs(study, config, folder).values():
+        result = make_result(name, job.settings)
+        content = {"settings": job.settings, "result": change(result) if change else result, "seconds": 1.5}
+        job.result_path.write_text(json.dumps(content), encoding="utf-8")
 
-    def instead(about: Settings, checkpoint: Checkpoint) -> Result:
-        return fabricated(name, about)
+    def play(about: Settings, checkpoint: Checkpoint) -> Result:
+        return make_result(name, about)
 
-    conduct(dataclasses.replace(study, play=instead if change else never), config, folder)
+    conduct(dataclasses.replace(study, play=play if change else never), config, folder)
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_whole_cells_are_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder_of(name, tmp_path)
+def test_valid_results_are_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conduct_with_stored_results(name, tmp_path)
     assert (tmp_path / "results.json").exists() and capsys.readouterr().err == ""
 
 
@@ -102,8 +101,10 @@ HOSTILE = st.sampled_from(
 @pytest.mark.parametrize("name", STUDIES)
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
-def test_hostile_cells(name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    def change(cell: Cell, result: Result) -> Result:
+def test_studies_survive_hostile_results(
+    name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    def change(result: Result) -> Result:
         changed: Any = copy.deepcopy(result)
         holder, key = changed, data.draw(st.sampled_from(sorted(changed)))
         while isinstance(holder[key], list | dict) and holder[key] and data.draw(st.booleans()):
@@ -112,48 +113,52 @@ def test_hostile_cells(name: str, tmp_path_factory: pytest.TempPathFactory, data
         holder[key] = data.draw(HOSTILE)
         return changed  # type: ignore[no-any-return]
 
-    folder_of(name, tmp_path_factory.mktemp("study"), change)
+    conduct_with_stored_results(name, tmp_path_factory.mktemp("study"), change)
 
 
-CELL = Cell(name="one", settings={"a": 1})
-WHOLE = {"settings": {"a": 1}, "result": {}, "seconds": 1.0}
+VALID = {"settings": {"a": 1}, "result": {}, "seconds": 1.0}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(name="one", settings={"a": 1}, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
     "content",
     [
         *("", "[[[[", "[" * 100_000, "null", "3", "\0" * 50, "{}"),
-        *(json.dumps(WHOLE | {"seconds": value}) for value in ("x", None, -1, 10**400, float("inf"), float("nan"))),
-        *(json.dumps(WHOLE | {"result": value}) for value in (None, [], 3, {"a": "\ud800"})),
-        json.dumps(WHOLE | {"result": {"a": [0] * 1_100_000}}),
-        json.dumps(WHOLE).replace("1.0", "1e999"),
+        *(json.dumps(VALID | {"seconds": value}) for value in ("x", None, -1, 10**400, float("inf"), float("nan"))),
+        *(json.dumps(VALID | {"result": value}) for value in (None, [], 3, {"a": "\ud800"})),
+        json.dumps(VALID | {"result": {"a": [0] * 1_100_000}}),
+        json.dumps(VALID).replace("1.0", "1e999"),
     ],
     ids=range(19),
 )
-def test_a_file_that_is_no_cell_counts_as_none(content: str, tmp_path: Path) -> None:
-    told: list[str] = []
-    (tmp_path / "one.json").write_text(content, encoding="utf-8")
-    assert stored(CELL, tmp_path, tell=told.append) is None
-    assert len(told) == 1 and "one.json is damaged" in told[0]
+def test_a_damaged_result_is_not_read(content: str, job: Job) -> None:
+    warnings: list[str] = []
+    job.result_path.write_text(content, encoding="utf-8")
+    assert stored(job, warn=warnings.append) is None
+    assert len(warnings) == 1 and "one.json is damaged" in warnings[0]
 
 
-def test_nor_does_what_is_no_file_at_all(tmp_path: Path) -> None:
-    path, told = tmp_path / "one.json", list[str]()
+def test_large_files_pipes_and_folders_are_not_read(job: Job) -> None:
+    path, warnings = job.result_path, list[str]()
     with path.open("wb") as file:
         file.truncate(2**33)
-    assert stored(CELL, tmp_path, tell=told.append) is None
+    assert stored(job, warn=warnings.append) is None
     path.unlink()
     for make in (os.mkfifo, os.mkdir):
         make(path)
-        assert stored(CELL, tmp_path, tell=told.append) is None
+        assert stored(job, warn=warnings.append) is None
         path.rmdir() if path.is_dir() else path.unlink()
-    assert len(told) == 3
-    assert stored(CELL, tmp_path, tell=told.append) is None and len(told) == 3
+    assert len(warnings) == 3
+    assert stored(job, warn=warnings.append) is None and len(warnings) == 3
 
 
-def test_a_cell_of_other_settings_is_passed_over_in_silence(tmp_path: Path) -> None:
-    told: list[str] = []
-    (tmp_path / "one.json").write_text(json.dumps(WHOLE | {"settings": {"a": 2}}), encoding="utf-8")
-    assert stored(CELL, tmp_path, tell=told.append) is None and told == []
-    (tmp_path / "one.json").write_text(json.dumps(WHOLE), encoding="utf-8")
-    assert stored(CELL, tmp_path) is not None
+def test_a_result_of_other_settings_is_ignored_without_a_warning(job: Job) -> None:
+    warnings: list[str] = []
+    job.result_path.write_text(json.dumps(VALID | {"settings": {"a": 2}}), encoding="utf-8")
+    assert stored(job, warn=warnings.append) is None and warnings == []
+    job.result_path.write_text(json.dumps(VALID), encoding="utf-8")
+    assert stored(job) is not None
