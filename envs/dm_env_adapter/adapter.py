@@ -1,14 +1,14 @@
 """Any dm_env environment as a gymnasium environment.
 
-Observations. A bare array becomes the space of that array; anything nested becomes a `Dict` with one entry per leaf, named
-by its path (`position/x`, `joints/0`). Bounded or not, an array is a `Box` of its own dtype (int8 for bool); a
-`DiscreteArray` is `Discrete`; text, one string or an array of them, is one `Text`.
+Observations. A bare array becomes the space of that array. A nested structure becomes a `Dict` with one entry per leaf, named by its path
+(`position/x`, `joints/0`). An array, bounded or not, is a `Box` of its own dtype (int8 for bool). A `DiscreteArray` is `Discrete`. Text,
+one string or an array of them, is one `Text`.
 
 Actions: see `envs.dm_env_adapter.actions.DmEnvActions`.
 
-Ends. The last step terminates the episode if its discount is 0, and truncates it otherwise, because a positive discount says
-that what would follow has a value. For the discounts of other steps gymnasium has no place: `info["discount"]` tells them,
-nothing else uses them, and the first that is not 1 is warned of.
+Ends. The last step terminates the episode if its discount is 0. Otherwise it truncates it, because a positive discount means that the next
+state has a value. gymnasium has no place for the discounts of other steps: `info["discount"]` holds them, nothing else uses them, and
+the first one that is not 1 causes a warning.
 """
 
 from __future__ import annotations
@@ -25,33 +25,32 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.dm_env_adapter.actions import DmEnvActions
-from envs.dm_env_adapter.trees import Keys, leaf_at, leaves, path
 from system.errors import InputError
+from system.nested import Keys, leaf_at, leaves
 
 MakeDmEnv: TypeAlias = Callable[[int], Any]
-"""Seed of an episode -> `dm_env.Environment` that plays this episode from its next reset on. It may be the same object every
-time, seeded anew; one that another replaces is closed."""
+"""Seed of an episode -> `dm_env.Environment` whose next reset starts this episode. It may return the same object, seeded again; the
+adapter closes an object that another one replaces."""
 
 TEXT_LENGTH = 4096
-"""Characters of a text observation; what follows them is cut off. What ASCII cannot print becomes `?`."""
+"""Maximum length of a text observation; the rest is cut off. Characters that are not printable ASCII become `?`."""
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\t-\r]")
 
 
 class DmEnvAdapter(gymnasium.Env[Any, Any]):
-    """A dm_env environment as a gymnasium environment; see the module for what becomes of specs, steps and discounts.
+    """A dm_env environment as a gymnasium environment; the module docstring describes specs, steps and discounts.
 
     Args:
-        make: called with the seed of every episode, because dm_env environments take none at their reset; and once
-            with 0 for the specs.
-        player: prefix of the paths of one player's observations and actions, such as `1.`, which they are then called
-            without. Paths that differ from it in its digits only are other players': these are not shown and stay idle.
-            What has no such prefix is shown to everybody. Empty: there is one player.
-        reward: path of the observation that is the reward, where the environment's own is not this player's. It is not
-            shown. Empty: the environment's own.
-        draw: environment -> picture uint8 [H, W, 3] of it, for `render`.
+        make: called with the seed of each episode, because a dm_env reset takes no seed; and once with 0 for the specs.
+        player: prefix of the paths of one player's observations and actions, such as `1.`. It is removed from their names. Paths with
+            the same prefix but other digits belong to other players, are not shown and stay idle. Paths without such a prefix are shown
+            to every player. Empty: there is one player.
+        reward: path of the observation that is this player's reward, if the environment's reward is not. It is not shown. Empty: the
+            environment's reward.
+        draw: environment -> picture uint8 [H, W, 3], for `render`.
 
     Raises:
-        InputError: a spec that has no counterpart, or a `player` or `reward` that does not exist.
+        InputError: a spec without counterpart, or a `player` or `reward` that does not exist.
     """
 
     def __init__(
@@ -71,15 +70,15 @@ class DmEnvAdapter(gymnasium.Env[Any, Any]):
         self._actions = DmEnvActions(self._environment.action_spec(), player)
         self.action_space = self._actions.space
         self._parts = [
-            _Part(keys, path(keys).removeprefix(player), _space(path(keys), spec))
+            _Part(keys, _name(keys).removeprefix(player), _space(_name(keys), spec))
             for keys, spec in leaves(self._environment.observation_spec())
-            if keys != self._reward_keys and not _is_of_another(path(keys), player)
+            if keys != self._reward_keys and not _is_of_another(_name(keys), player)
         ]
         self._is_bare = [part.keys for part in self._parts] == [()]
         self.observation_space = self._parts[0].space if self._is_bare else _dict_space(self._parts)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Starts the episode of that seed; without one, that of a seed drawn from `np_random`: the next episode, not the same."""
+        """Starts the episode of `seed`; without a seed, one whose seed is drawn from `np_random`."""
         super().reset(seed=seed)
         environment = self._make(int(self.np_random.integers(2**31)) if seed is None else seed)
         if environment is not self._environment:
@@ -90,24 +89,22 @@ class DmEnvAdapter(gymnasium.Env[Any, Any]):
         return self._read(timestep.observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        # The environment itself would begin an episode here, of no known seed.
+        # Without this check the environment would start an episode of an unknown seed.
         if not self._playing:
-            raise RuntimeError("there is no episode to step in: call reset")
+            raise RuntimeError("no episode is running: call reset")
         timestep = self._environment.step(self._actions.decode(action))
         if timestep.first():
-            raise RuntimeError(f"{type(self._environment).__name__} began an episode before the last one had ended")
-        over, discount = timestep.last(), float(timestep.discount)
-        if discount != 1 and not over and not self._has_warned:
+            raise RuntimeError(f"{type(self._environment).__name__} started an episode before the last one had ended")
+        last, discount = timestep.last(), float(timestep.discount)
+        if discount != 1 and not last and not self._has_warned:
             self._has_warned = True
-            told = (
-                f"{type(self._environment).__name__} discounts a step by {discount}, which only info['discount'] tells"
-            )
-            warnings.warn(told, stacklevel=2)
-        self._playing = not over
+            name = type(self._environment).__name__
+            warnings.warn(f"{name} discounts a step by {discount}, which only info['discount'] reports", stacklevel=2)
+        self._playing = not last
         earned = timestep.reward if self._reward_keys is None else leaf_at(timestep.observation, self._reward_keys)
-        terminated = over and discount == 0
+        terminated = last and discount == 0
         seen = self._read(timestep.observation)
-        return seen, float(earned), terminated, over and not terminated, {"discount": discount}
+        return seen, float(earned), terminated, last and not terminated, {"discount": discount}
 
     def render(self) -> NDArray[np.uint8] | None:
         """Picture [H, W, 3], or None without `draw`."""
@@ -122,8 +119,13 @@ class DmEnvAdapter(gymnasium.Env[Any, Any]):
         return {part.name: _value(part.space, leaf_at(observation, part.keys)) for part in self._parts}
 
 
+def _name(keys: Keys) -> str:
+    """The keys as text, `position/x`; "" for a bare leaf."""
+    return "/".join(map(str, keys))
+
+
 class _Part(NamedTuple):
-    """One leaf of the observation: where it is, what it is called here, and its space."""
+    """One leaf of the observation: its keys, its name without the player's prefix, and its space."""
 
     keys: Keys
     name: str
@@ -131,7 +133,7 @@ class _Part(NamedTuple):
 
 
 def _space(name: str, spec: Any) -> spaces.Space[Any]:
-    """The space of one leaf; InputError where there is none."""
+    """The space of one leaf; raises InputError if there is none."""
     dtype, kind = spec.dtype, spec.dtype.kind
     if kind in "OSU":
         return spaces.Text(max_length=TEXT_LENGTH, min_length=0, charset=string.printable)
@@ -159,7 +161,7 @@ def _dict_space(parts: list[_Part]) -> spaces.Dict:
 
 
 def _value(space: spaces.Space[Any], value: Any) -> Any:
-    """A leaf as its space has it; an array is never the environment's own."""
+    """A leaf in the form of its space. Arrays are copied."""
     if isinstance(space, spaces.Text):
         parts = [part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in np.ravel(value)]
         return _UNPRINTABLE.sub("?", " ".join(parts))[:TEXT_LENGTH]
@@ -169,19 +171,19 @@ def _value(space: spaces.Space[Any], value: Any) -> Any:
 
 
 def _check_reward(environment: Any, reward: str) -> Keys | None:
-    """Keys of the observation that is the reward; None for the environment's own.
+    """Keys of the observation that is the reward; None for the environment's reward.
 
     Raises:
-        InputError: it is not one number, or the discount is not.
+        InputError: the reward or the discount is not one number.
     """
     name = type(environment).__name__
     if not _is_number(environment.discount_spec()):
-        raise InputError(f"{name} has several discounts: wrap it so that one says how an episode ends.")
+        raise InputError(f"{name} has several discounts: wrap it so that there is one.")
     if not reward:
         if not _is_number(environment.reward_spec()):
             raise InputError(f"{name} has several rewards: name an observation that is the player's with reward=.")
         return None
-    numbers = {path(keys): keys for keys, spec in leaves(environment.observation_spec()) if _is_number(spec)}
+    numbers = {_name(keys): keys for keys, spec in leaves(environment.observation_spec()) if _is_number(spec)}
     if reward not in numbers:
         raise InputError(f"reward={reward} is no single number that {name} shows: choose one of {', '.join(numbers)}.")
     return numbers[reward]
@@ -192,7 +194,7 @@ def _is_number(spec: Any) -> bool:
 
 
 def _is_of_another(name: str, player: str) -> bool:
-    """Whether a path begins as `player` does, but with other digits."""
+    """Whether a path has the prefix `player` but for its digits."""
     if not player or name.startswith(player):
         return False
     return re.match(re.sub(r"\d+", r"\\d+", re.escape(player)), name) is not None

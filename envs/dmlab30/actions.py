@@ -20,7 +20,7 @@ COMPONENTS: dict[str, tuple[int, int]] = {
     "JUMP": (0, 1),
     "CROUCH": (0, 1),
 }
-"""Name -> bounds, in the order of a vector. The engine neither refuses nor clamps what is outside: it misreads it."""
+"""Name -> bounds, in the order of a vector. The engine neither refuses nor clamps values out of bounds, but misreads them."""
 
 
 def _vector(look: int = 0, pitch: int = 0, strafe: int = 0, move: int = 0, fire: int = 0) -> tuple[int, ...]:
@@ -45,16 +45,16 @@ ACTION_SETS: dict[str, tuple[tuple[int, ...], ...]] = {
     ),
     # 15: of the PopArt and R2D2 agents, as published by sample-factory and kakaobrain/brain-agent.
     "extended": (*_WALK, *_TURN, _vector(pitch=10), _vector(pitch=-10), *_WALK_AND_TURN, *_FIRE),
-    # 17: brain-agent's, with large looks up and down too.
+    # 17: brain-agent's, which adds large looks up and down.
     "extended_large": (*_WALK, *_TURN, *(_vector(pitch=p) for p in (10, -10, 60, -60)), *_WALK_AND_TURN, *_FIRE),
 }
 
 
 def action_vectors(name: str, custom: Sequence[Sequence[int]]) -> NDArray[np.intc]:
-    """The vectors of an action set, intc [A, 7], contiguous and read-only; row a is action a.
+    """The vectors of an action set, intc [A, 7], contiguous and read-only. Row a is action a.
 
     Args:
-        name: a key of ACTION_SETS, `custom` for the vectors given as `custom`, or the path of a JSON file that holds such a list.
+        name: a key of ACTION_SETS, `custom` for the vectors of the argument `custom`, or the path of a JSON file with such vectors.
 
     Raises:
         InputError: unknown name, unreadable file, or a vector that the engine would misread.

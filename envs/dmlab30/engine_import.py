@@ -1,7 +1,7 @@
-"""The import of `deepmind_lab`, and what to do when it fails.
+"""Imports `deepmind_lab` and explains why the import fails.
 
-The module is built against one Python and one NumPy, by hand, and its wheel claims to fit all: most failures are a module that
-was built for another interpreter.
+Users build the module themselves, against one Python and one NumPy, but its wheel claims to fit all. Most failures come from a build for
+another interpreter.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (("GLIBC",), "it was built on a newer Linux: build it on this one"),
 )
-"""Words in the message of a failed import -> its cause and what to do. The first row that fits is taken."""
+"""Words in the message of a failed import -> its cause and the fix. The first row that matches applies."""
 
 
 def import_deepmind_lab() -> ModuleType:
@@ -57,10 +57,10 @@ def import_deepmind_lab() -> ModuleType:
 
 
 def check_level(module: ModuleType, path: str) -> None:
-    """Whether the engine has the script of a level: a file by its absolute path, or one of its own, where its folder can be looked into.
+    """Checks that the script of a level exists: a file with an absolute path, or a level in the engine's folder, if that is readable.
 
     Raises:
-        InputError: it has not; the message names levels that are spelled alike, or how the path has to be written.
+        InputError: it does not exist. The message names levels with a similar name, or the form of the path.
     """
     if path.startswith("/") or path.endswith(".lua"):
         _check_file(path)
@@ -75,7 +75,7 @@ def check_level(module: ModuleType, path: str) -> None:
 
 
 def _check_file(path: str) -> None:
-    """The engine opens what ends in .lua as a file, from the folder of the process, and looks for anything else among its own levels."""
+    """Checks the path of a level file. The engine opens paths that end in .lua as files, relative to the working directory."""
     if not path.startswith("/"):
         raise InputError(
             f"env.tasks={path} is no level of DeepMind Lab: give a level of the engine by its path below game_scripts/levels, without "

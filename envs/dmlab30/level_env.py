@@ -1,7 +1,6 @@
 """One DeepMind Lab level as a gymnasium environment.
 
-The engine is a C module with sharp edges (docs/dmlab.md lists them). This adapter is where they end: whoever steps it needs to
-know gymnasium only.
+The engine is a C module with many traps (docs/dmlab.md lists them). This adapter hides them behind gymnasium's interface.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from system.errors import InputError
 IMAGE, INSTRUCTION, FRAMES_LEFT = "RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60"
 RENDERERS = ("software", "hardware")
 SEEDS = 1 << 31
-"""The engine cuts a seed to a C int without a word, so that 2**32 + 7 would be 7."""
+"""Number of seeds. The engine silently truncates a seed to a C int, so that 2**32 + 7 would be 7."""
 LONGEST_INSTRUCTION = 1024
 FRAMES_PER_SECOND = 60
 EVALUATION_SETTINGS = {"allowHoldOutLevels": "true", "mixerSeed": str(0x600D5EED)}
-"""The engine's settings of an evaluation: draws that no training seed leads to, and maps where they are drawn. Those of scalable_agent."""
+"""Settings of the engine for evaluation, as in scalable_agent: random draws, and random maps, that no training seed produces."""
 
 _open: weakref.WeakKeyDictionary[DMLabEnv, str] = weakref.WeakKeyDictionary()
-"""The instances of this process, with their renderers."""
+"""Open instances of this process -> renderer."""
 _first_process: list[int] = []
-"""The process in which the first instance was made; a forked child inherits the list and is another process."""
+"""The process id at the creation of the first instance. A forked child inherits the list and has another id."""
 
 _STAND_STILL = np.zeros(len(COMPONENTS), np.intc)
 
@@ -43,30 +42,28 @@ Observation = dict[str, Any]
 class DMLabEnv(gymnasium.Env[Observation, Any]):
     """One DeepMind Lab level.
 
-    With `fresh_engine` an episode is a pure function of the seed of its `reset` and of the actions. Without, it is one on most levels;
-    on the language and lasertag levels, and on some outside of DMLab-30, it also depends on the episodes that the engine has played
-    before it (docs/dmlab.md).
+    With `fresh_engine` an episode is a pure function of the seed of its `reset` and of the actions. Without it, this holds on most levels.
+    On the language and lasertag levels, and on some levels outside DMLab-30, an episode then also depends on the episodes that the engine
+    played before (docs/dmlab.md).
 
-    Observations: `image` uint8 [height, width, 3], and `instruction`, the text of this very step ('' in levels without
-    instructions). The engine has no observation once an episode is over, so its last step returns the one before it again.
-    `info` of `reset` has the episode's `seed`, and with a cache `level_cache_hits` and `level_cache_misses` since the start.
+    Observations: `image` uint8 [height, width, 3], and `instruction`, the text of this step ('' in levels without instructions). The engine
+    has no observation after the end of an episode, so the last step repeats the observation before it. `info` of `reset` has the episode's
+    `seed`, and with a cache `level_cache_hits` and `level_cache_misses` since the start.
 
-    A reset without a seed draws the next one from the generator that the last seeded reset began (gymnasium's
-    `np_random`), so it never returns to a map by itself. In a fresh instance the engine's first episode runs a little differently
-    from all later ones of the same seed; therefore the first reset is made twice, but with `fresh_engine`, where every episode
-    is a first one. The number of the episode, which the engine counts by itself, is always 0. A reset may come in the middle of an
-    episode.
+    A reset without a seed draws one from `np_random`, which the last seeded reset initialised. The engine plays its first episode slightly
+    differently from later ones of the same seed. Therefore the first reset is made twice, except with `fresh_engine`, where every
+    episode is a first one. The engine's episode number is always 0. A reset is possible within an episode.
 
     Args:
-        level: path of the level as the engine knows it.
+        level: path of the level in the engine.
         actions: vectors intc [A, 7]; see envs.dmlab30.actions.
-        action_repeat: frames that an action lasts; the engine plays them in one call and sums the rewards.
-        width, height: of the picture, multiples of 4.
-        settings: further settings of the engine, as EVALUATION_SETTINGS.
-        renderer: `software` or `hardware`. Several instances in one process work with the software renderer only.
-        truncate_at_time_limit: whether the end of the level's time is a truncation; otherwise every end is a termination.
-        level_cache: compiled maps, or None.
-        fresh_engine: whether each episode is played by an instance of its own, which `reset` makes.
+        action_repeat: number of frames of an action; the engine plays them in one call and sums the rewards.
+        width, height: size of the picture, multiples of 4.
+        settings: further settings of the engine, such as EVALUATION_SETTINGS.
+        renderer: `software` or `hardware`. Several instances in one process require `software`.
+        truncate_at_time_limit: whether the level's time limit truncates; otherwise every end is a termination.
+        level_cache: cache of compiled maps, or None.
+        fresh_engine: whether `reset` makes a new instance for each episode.
 
     Raises:
         InputError: the engine or the level cannot be loaded, or a second instance with the hardware renderer.
@@ -97,11 +94,11 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         )
         self.action_space = spaces.Discrete(len(actions))
         self._level, self._repeat = level, action_repeat
-        # The engine reads the memory as it lies.
+        # The engine reads the raw memory.
         self._actions = np.ascontiguousarray(actions, np.intc)
         self._truncate_at_time_limit = truncate_at_time_limit
         self._cache, self._fresh_engine = level_cache, fresh_engine
-        self._began = False
+        self._has_played = False
         self._has_time_limit = False
         self._frames_left = 0.0
         self._seen: Observation = {}
@@ -109,7 +106,7 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         # Without logLevel, levels print to stdout.
         self._config = {"width": str(width), "height": str(height), "logLevel": "WARN", **(settings or {})}
         self._renderer = renderer
-        self._lab, self._shown = self._load_what_there_is()
+        self._lab, self._shown = self._load_available()
         _check_actions(self._lab, level)
         _first_process[:] = [os.getpid()]
         _open[self] = renderer
@@ -119,8 +116,8 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
             self._level, observations, config=self._config, renderer=self._renderer, level_cache=self._cache
         )
 
-    def _load_what_there_is(self) -> tuple[Any, list[str]]:
-        """An instance, and those of the three observations that the level offers."""
+    def _load_available(self) -> tuple[Any, list[str]]:
+        """An instance, and the names of the observations that the level offers, out of three."""
 
         def offers(name: str) -> bool:
             try:
@@ -133,8 +130,8 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         try:
             try:
                 return self._load(names), names
-            except ValueError:  # a level of an engine's test, say, that has pictures only
-                # Tried one by one, because to list what it offers the engine prints to stdout.
+            except ValueError:  # some levels, such as the engine's tests, have only pictures
+                # Tried one by one, because the engine prints to stdout when it lists its observations.
                 names = [IMAGE, *(name for name in (INSTRUCTION, FRAMES_LEFT) if offers(name))]
                 return self._load(names), names
         except RuntimeError as error:
@@ -143,25 +140,25 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begins an episode. `seed` is from [0, 2**31); see the class for what no seed means.
+        """Starts an episode. `seed` is in [0, 2**31); the class describes a reset without a seed.
 
         Raises:
             ValueError: a seed out of range.
-            InputError: the level cannot begin its first episode.
+            InputError: the level cannot start its first episode.
             RuntimeError: the engine failed at a later one.
         """
         if seed is not None and not 0 <= seed < SEEDS:
             raise ValueError(f"seed {seed} is out of range: DeepMind Lab has seeds from 0 to {SEEDS - 1}")
         super().reset(seed=seed)
-        # The engine takes Python's integers only, and no seed would be a seed from the second in which it was imported.
+        # The engine accepts only Python integers. Without a seed it would use the time of its import.
         number = int(self.np_random.integers(SEEDS)) if seed is None else int(seed)
         try:
             self._begin(number)
         except RuntimeError as error:
-            if self._began:
+            if self._has_played:
                 raise
             raise InputError(_explain(self._level, "", str(error))) from error
-        self._began = True
+        self._has_played = True
         self._look()
         self._has_time_limit = self._frames_left > 0
         info: dict[str, Any] = {"seed": number}
@@ -170,18 +167,18 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         return dict(self._seen), info
 
     def _begin(self, seed: int) -> None:
-        """Begins an episode in the engine."""
+        """Starts an episode in the engine."""
         if self._fresh_engine:
-            # One reset: every episode is the first one of its instance, and no other was shown before.
-            if self._began:
-                # One at a time: the hardware renderer allows no second one.
+            # One reset suffices, because every episode is the first one of its instance.
+            if self._has_played:
+                # Closed first: the hardware renderer allows one instance.
                 self._lab.close()
                 self._lab = self._load(self._shown)
-        elif not self._began:
+        elif not self._has_played:
             self._lab.reset(episode=0, seed=seed)
         elif self._lab.is_running():
-            # A reset right after a look at a running episode would show that picture again, not the new episode's first one. A step
-            # that nobody looks at comes between.
+            # A reset directly after reading a running episode's observation would return that picture again instead of the new episode's
+            # first one. An unobserved step in between prevents this.
             self._lab.step(_STAND_STILL, num_steps=1)
         self._lab.reset(episode=0, seed=seed)
 
@@ -191,19 +188,19 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         if self._lab.is_running():
             self._look()
             return dict(self._seen), reward, False, False, {}
-        # Half a frame for the rounding of the level's clock.
+        # Half a frame of tolerance for the rounding of the level's clock.
         in_time = self._has_time_limit and self._frames_left <= self._repeat + 0.5
         truncated = self._truncate_at_time_limit and in_time
         return dict(self._seen), reward, not truncated, truncated, {}
 
     def _look(self) -> None:
-        """Reads what there is to see. The engine hands out new arrays, so nothing is copied."""
+        """Reads the observation. The engine returns new arrays, so nothing is copied."""
         seen = self._lab.observations()
         self._seen = {"image": seen[IMAGE], "instruction": seen.get(INSTRUCTION, "")[:LONGEST_INSTRUCTION]}
         self._frames_left = float(seen[FRAMES_LEFT][0]) if FRAMES_LEFT in seen else 0.0
 
     def render(self) -> NDArray[np.uint8]:
-        """The picture that was last observed, [height, width, 3]."""
+        """The last observed picture, [height, width, 3]."""
         picture: NDArray[np.uint8] = self._seen["image"]
         return picture
 
@@ -215,7 +212,7 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
 
 
 def _check_process(renderer: str) -> None:
-    """Whether one more instance may be made in this process."""
+    """Raises unless another instance may be made in this process."""
     if _first_process and _first_process[0] != os.getpid():
         raise RuntimeError(
             "DeepMind Lab hangs in a process that was forked after an instance had been made: start processes with spawn"
@@ -228,7 +225,7 @@ def _check_process(renderer: str) -> None:
 
 
 def _check_actions(lab: Any, level: str) -> None:
-    """Whether the level has the actions of DMLab-30's levels: a level may add some of its own."""
+    """Raises InputError unless the level has exactly the actions of DMLab-30; a level may define others."""
     offered = {part["name"]: (part["min"], part["max"]) for part in lab.action_spec()}
     if offered != COMPONENTS:
         lab.close()
@@ -238,7 +235,7 @@ def _check_actions(lab: Any, level: str) -> None:
 
 
 def _explain(level: str, renderer: str, message: str) -> str:
-    """What a RuntimeError of the engine means, in one sentence."""
+    """The meaning of a RuntimeError of the engine, in one sentence."""
     plain = " ".join(message.split())
     if "connect" in plain:
         needed = "a graphics driver" if renderer == "hardware" else "OSMesa (apt install libosmesa6)"

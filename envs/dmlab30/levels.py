@@ -1,7 +1,7 @@
-"""The levels of DMLab-30 and the words of their instructions, written down so that a config is checked without the engine.
+"""The levels of DMLab-30 and the vocabulary of their instructions, as tables so that a config is checked without the engine.
 
-Returns and level names are those of google-deepmind/scalable_agent, suite.py; a test compares them with a copy of these
-facts. A return on a training level is scored with the constants of its test level, as there.
+Returns and level names come from google-deepmind/scalable_agent, suite.py; a test compares them with a copy. As there, a return on a
+training level is scored with the constants of its test level.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 FOLDER = "contributed/dmlab30/"
-"""Where the engine keeps the levels of DMLab-30."""
+"""Folder of the levels of DMLab-30 in the engine."""
 
 
 class Level(NamedTuple):
@@ -17,7 +17,7 @@ class Level(NamedTuple):
 
     Attributes:
         random, human: mean returns of a random policy and of a human on the test level.
-        test: the level that evaluation plays, where it has another name.
+        test: the level that evaluation plays, if it is another one.
         needs_dataset: whether it shows the pictures of Brady, Konkle and Oliva (2008).
     """
 
@@ -63,14 +63,14 @@ LEVELS: dict[str, Level] = {
 _FAMILIES = ("rooms", "language", "lasertag", "natlab", "skymaze", "psychlab", "explore")
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    # Levels that begin in less than a second, because no map is compiled for an episode, and one of them has instructions.
+    # Levels whose episodes start in less than a second, because no map is compiled. One of them has instructions.
     "starter": (
         "rooms_collect_good_objects_train",
         "rooms_select_nonmatching_object",
         "language_select_described_object",
     ),
     **{family: tuple(level for level in LEVELS if level.startswith(family)) for family in _FAMILIES},
-    # All but the two that need a data set which has to be fetched by hand.
+    # All except the two levels that need a data set, which users must download by hand.
     "dmlab28": tuple(name for name, level in LEVELS.items() if not level.needs_dataset),
     "dmlab30": tuple(LEVELS),
 }
@@ -79,12 +79,12 @@ INSTRUCTION_LENGTH = 16
 """Twice the longest of DMLab-30: "Pick the magenta object in the yellow room" has 8 words."""
 
 # fmt: off
-# A token is a word's place in this tuple. New words go to the end: checkpoints depend on the order.
+# The token of a word is its index. Append new words, because checkpoints depend on the order.
 VOCABULARY: tuple[str, ...] = (
     "<pad>", "<unk>",
-    # what the language levels say around colours and shapes
+    # the words of the language levels besides colours and shapes
     "pick", "the", "object", "in", "room", "every", "near", "are", "all", "most", "objects", "is", "any", "anything", "?",
-    # every colour and every shape of the engine's language levels, spelled as there
+    # every colour and every shape of the engine's language levels, in its spelling
     "black", "gray", "white", "red", "orange", "brown", "yellow", "green", "cyan", "blue", "purple", "magenta", "pink",
     "apple2", "ball", "balloon", "banana", "bottle", "cake", "can", "car", "cassette", "chair", "cherries", "cow", "flower",
     "fork", "fridge", "guitar", "hair_brush", "hammer", "hat", "ice_lolly", "jug", "key", "knife", "ladder", "mug",
@@ -95,12 +95,12 @@ VOCABULARY: tuple[str, ...] = (
 
 
 def known_level(task: str) -> Level | None:
-    """The entry of a task given by its name or by its whole path; None for any other level of the engine."""
+    """The entry of a task, given by name or full path; None for other levels of the engine."""
     return LEVELS.get(task.removeprefix(FOLDER))
 
 
 def level_path(task: str, *, evaluation: bool) -> str:
-    """The path by which the engine knows the level of a task, in training or in evaluation."""
+    """The engine's path of the level of a task, in training or in evaluation."""
     level = known_level(task)
     if level is None:
         return task

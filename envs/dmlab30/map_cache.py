@@ -1,7 +1,7 @@
 """A folder of compiled maps that any number of processes and runs share.
 
-DeepMind Lab asks it before it compiles a map, which takes seconds. A key names a map exactly, level and seed included, so
-what the cache holds decides how long a reset takes and nothing else.
+DeepMind Lab compiles a map in seconds and asks the cache first. A key identifies a map exactly, level and seed included, so the cache
+changes only the duration of a reset.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 KEPT = 0.9
-"""Part of the allowed size that is left after old maps were removed, so that not every write removes one."""
+"""Fraction of the allowed size to which old maps are removed, so that not every write removes one."""
 
 ABANDONED = 3600.0
-"""Seconds after which a half-written file is that of a process that was killed."""
+"""Age in seconds from which a half-written file belongs to a process that was killed."""
 
 
 _KEY = re.compile(r"(?P<map>.+)_(?P<no>no)?aas_[0-9a-f]{32}")
@@ -35,33 +35,32 @@ _MAP, _HALF_WRITTEN = re.compile(r"[0-9a-f]{40}\.pk3"), re.compile(r"\.\w+\.tmp"
 
 
 class LevelCache:
-    """What `deepmind_lab.Lab(level_cache=...)` takes: `fetch` and `write`.
+    """The argument `level_cache` of `deepmind_lab.Lab`, with the methods `fetch` and `write`.
 
-    Files lie in 256 folders by the hash of their key. Each appears whole or not at all, under its own name, by a rename. When
-    they take more than `max_bytes`, those that were used longest ago are removed; sizes are counted anew after a twentieth of
-    that has been written by this process, so that several processes together may exceed it for a while.
+    Files are in 256 folders by the hash of their key. A rename makes each file appear complete. Above `max_bytes` the least recently used
+    files are removed. A process counts the sizes again after it has written a twentieth of `max_bytes`, so several processes together may
+    exceed the limit for a while.
 
     Args:
-        folder: made when the first map is written.
+        folder: created when the first map is written.
         max_bytes: allowed size.
 
     Attributes:
-        hits, misses: answers of `fetch` so far.
-        failures: maps that could not be stored, because the disk is full or may not be written; nothing else comes of it.
+        hits, misses: number of successful and failed calls of `fetch`.
+        failures: number of maps that could not be stored, because the disk is full or read-only. This is not an error.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int) -> None:
         self._folder = Path(folder).expanduser().absolute()
         self._max_bytes = max_bytes
-        # The first write counts what others have left.
+        # So that the first write counts the files of other processes.
         self._uncounted = max_bytes
         self.hits = self.misses = self.failures = 0
 
     def fetch(self, key: str, pk3_path: str) -> bool:
-        """Copies the map of `key` to `pk3_path`; False where there is none.
+        """Copies the map of `key` to `pk3_path`; returns False if there is none.
 
-        True means that the file is there, undamaged and with the map in it: the engine's process dies otherwise. A stored file that is
-        not is removed.
+        A damaged archive, or one without the map, would end the engine's process, so such a file is removed.
         """
         found = self._copy_out(self._path(key), Path(pk3_path), key)
         self.hits += found
@@ -80,7 +79,7 @@ class LevelCache:
             if self._uncounted >= self._max_bytes / 20:
                 self._shrink()
         except OSError:
-            # A run goes on without a cache.
+            # A run works without a cache.
             self.failures += 1
 
     def _path(self, key: str) -> Path:
@@ -88,11 +87,11 @@ class LevelCache:
         return self._folder / digest[:2] / f"{digest}.pk3"
 
     def _copy_out(self, source: Path, target: Path, key: str) -> bool:
-        # Another process may remove the file at any moment, and a machine or a disk that failed may have left half of one.
+        # Another process may remove the file at any moment, and a crash of the machine may have left half of one.
         try:
             with source.open("rb") as found:
                 if not _holds_map(found, key):
-                    # The engine compiles the map again, and `write` stores that.
+                    # The engine then compiles the map again, and `write` stores it.
                     source.unlink(missing_ok=True)
                     return False
                 found.seek(0)
@@ -106,7 +105,7 @@ class LevelCache:
     def _shrink(self) -> None:
         self._uncounted = 0
         files = []
-        # Nothing that is not the cache's own: the folder may hold somebody's files, by mistake.
+        # Only files of the cache: by mistake the folder may hold files of the user.
         for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
@@ -125,7 +124,7 @@ class LevelCache:
 
 
 def _holds_map(file: BinaryIO, key: str) -> bool:
-    """Whether the engine can load the map of `key` from an open file: an undamaged archive with the map's own files."""
+    """Whether the engine can load the map of `key` from an open file: an intact archive with the files of the map."""
     named = _KEY.fullmatch(key)
     try:
         if not zipfile.is_zipfile(file):
@@ -138,15 +137,13 @@ def _holds_map(file: BinaryIO, key: str) -> bool:
                 wanted = [f"maps/{named['map']}.bsp", *([] if named["no"] else [f"maps/{named['map']}.aas"])]
             readable = all(entry.compress_type in _ENGINE_READS for entry in archive.infolist())
             return bool(wanted) and readable and set(wanted) <= set(entries) and archive.testzip() is None
-    # A damaged archive fails in many ways: numbers out of range, unknown methods, streams that break off.
+    # A damaged archive fails in many ways: numbers out of range, unknown methods, truncated streams.
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, struct.error, OverflowError):
         return False
 
 
 def _copy_whole(source: BinaryIO, target: Path, *, durable: bool) -> int:
-    """Copies an open file so that `target` appears complete or not at all; `durable` also if the machine loses power meanwhile. Returns
-    its size.
-    """
+    """Copies an open file so that `target` appears complete or not at all, with `durable` also at a loss of power. Returns the size."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as copy:

@@ -290,7 +290,8 @@ class ProcessEngine:
 
     def _replace(self, row: int) -> None:
         self._processes[row].hang_up()
-        self._leaving.append(self._processes[row])
+        if not self._processes[row].has_left():
+            self._leaving.append(self._processes[row])
         self._processes[row] = SlotProcess()
         self._owed[row], self._built[row], self._started[row] = 0, None, 0
         self._attach(row)
@@ -327,7 +328,8 @@ class ProcessEngine:
         return answer
 
     def _lost(self, row: int, cause: str, what: str) -> SlotError:
-        """The error of a process that is gone, with the Python stacks that it wrote."""
+        """The error of a process that is gone, with the Python stacks that it wrote. Ends what that process has started."""
+        end_orphans()
         message = f"{self._place(row)} {what}\n{self._processes[row].stacks()}".rstrip()
         return SlotError(message, self._task(row), cause)
 

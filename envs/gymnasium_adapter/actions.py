@@ -1,9 +1,9 @@
-"""Actions of several parts as one multi-discrete action: integers in a Box, and Dict or Tuple of choices, nested as they like."""
+"""Actions of several parts as one multi-discrete action: integers in a Box, and nested Dict or Tuple of choices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -12,23 +12,22 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from envs.gymnasium_adapter.pictures import UnsupportedSpaceError
-from envs.gymnasium_adapter.spaces import Space
+from system.nested import leaves, rebuild
+
+Space: TypeAlias = "gymnasium.Space[Any]"
 
 _MOST_CHOICES, _MOST_IN_ALL = 1024, 4096
-"""Of one component, and the sum over all: each choice is an output of the policy head."""
+"""Maximum number of choices of one component, and of all together. Each choice is an output of the policy head."""
 
 
 def plain_actions(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """`env` itself, or where its actions have several parts, `env` with a MultiDiscrete in their place.
+    """`env`, in MultiDiscreteActions if its actions have several parts.
 
     Raises:
         UnsupportedSpaceError: a part is no choice.
     """
-    return MultiDiscreteActions(env) if _has_parts(env.action_space) else env
-
-
-def _has_parts(space: Space) -> bool:
-    return isinstance(space, spaces.Dict | spaces.Tuple) or _is_integer_box(space)
+    has_parts = isinstance(env.action_space, spaces.Dict | spaces.Tuple) or _is_integer_box(env.action_space)
+    return MultiDiscreteActions(env) if has_parts else env
 
 
 def _is_integer_box(space: Space) -> bool:
@@ -36,10 +35,10 @@ def _is_integer_box(space: Space) -> bool:
 
 
 class MultiDiscreteActions(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Takes int [D], one choice for each component, and passes on what `action_space.sample()` of the environment gives.
+    """Takes int [D], one choice per component, and converts it to an action of the environment.
 
     Attributes:
-        parts: the environment's own action space. Its components follow each other as its parts do.
+        parts: the environment's action space; components are in the order of its parts.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -60,50 +59,48 @@ class MultiDiscreteActions(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstruc
         return self.env.step(self._join(np.asarray(action)))
 
 
-def _sizes(space: Space, path: str = "") -> list[int]:
-    """The choices of each component."""
-    if isinstance(space, spaces.Dict):
-        return [size for key, part in space.items() for size in _sizes(part, f"{path}.{key}".lstrip("."))]
-    if isinstance(space, spaces.Tuple):
-        return [size for key, part in enumerate(space) for size in _sizes(part, f"{path}.{key}".lstrip("."))]
-    if isinstance(space, spaces.Discrete):
-        sizes = [int(space.n)]
-    elif isinstance(space, spaces.MultiDiscrete):
-        sizes = [int(size) for size in space.nvec.ravel()]
-    elif isinstance(space, spaces.MultiBinary):
-        sizes = [2] * int(np.prod(space.shape))
-    elif _is_integer_box(space):
-        assert isinstance(space, spaces.Box)
-        # Python's integers: the range of an int64 does not fit into one.
-        bounds = zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True)
-        sizes = [int(high) - int(low) + 1 for low, high in bounds]
-    else:
-        where = f" in {path}" if path else ""
-        raise UnsupportedSpaceError(
-            f"takes actions of several parts with {space}{where}, which is no choice among a few"
-        )
-    if max(sizes, default=0) > _MOST_CHOICES:
-        where = f" in {path}" if path else ""
-        raise UnsupportedSpaceError(
-            f"takes actions of {space}{where}, where one number has {max(sizes):,} choices and {_MOST_CHOICES:,} are the most"
-        )
+def _sizes(space: Space) -> list[int]:
+    """The number of choices of each component; raises UnsupportedSpaceError for a part that is no choice among a few."""
+    sizes: list[int] = []
+    for keys, leaf in leaves(space):
+        where = f" in {'.'.join(map(str, keys))}" if keys else ""
+        if not _is_integer_box(leaf) and not isinstance(
+            leaf, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+        ):
+            raise UnsupportedSpaceError(
+                f"takes actions of several parts with {leaf}{where}, which is no choice among a few"
+            )
+        own = _leaf_sizes(leaf)
+        if max(own, default=0) > _MOST_CHOICES:
+            raise UnsupportedSpaceError(
+                f"takes actions of {leaf}{where}, where one number has {max(own):,} choices and {_MOST_CHOICES:,} are the most"
+            )
+        sizes += own
     return sizes
 
 
+def _leaf_sizes(space: Space) -> list[int]:
+    if not isinstance(space, spaces.Box):
+        return list(choices(space))
+    # Python's integers: the range of an int64 does not fit into an int64.
+    bounds = zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True)
+    return [int(high) - int(low) + 1 for low, high in bounds]
+
+
 def _joiner(space: Space) -> Callable[[NDArray[Any]], Any]:
-    """From the components of a space, int [D'], to an action of that space."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = list(space.values()) if isinstance(space, spaces.Dict) else list(space)
-        joiners = [_joiner(part) for part in parts]
-        ends = np.cumsum([0, *(len(_sizes(part)) for part in parts)]).tolist()
+    """Converts the components of a space, int [D], to an action of that space."""
+    parts = [leaf for _, leaf in leaves(space)]
+    convert = [_leaf_joiner(part) for part in parts]
+    ends = np.cumsum([len(_leaf_sizes(part)) for part in parts])[:-1]
 
-        def split(action: NDArray[Any]) -> list[Any]:
-            return [join(action[ends[n] : ends[n + 1]]) for n, join in enumerate(joiners)]
+    def join(action: NDArray[Any]) -> Any:
+        chosen = np.split(action, ends)
+        return rebuild(space, (one(part) for one, part in zip(convert, chosen, strict=True)))
 
-        if isinstance(space, spaces.Dict):
-            keys = list(space)
-            return lambda action: dict(zip(keys, split(action), strict=True))
-        return lambda action: tuple(split(action))
+    return join
+
+
+def _leaf_joiner(space: Space) -> Callable[[NDArray[Any]], Any]:
     dtype, shape = np.dtype(space.dtype), space.shape
     assert shape is not None
     if isinstance(space, spaces.Discrete):
@@ -118,6 +115,21 @@ def _joiner(space: Space) -> Callable[[NDArray[Any]], Any]:
     return lambda action: np.asarray(low + action.reshape(shape)).astype(dtype)[()]
 
 
+def choices(space: Space) -> tuple[int, ...]:
+    """Number of choices of a discrete action, or of each component of a multi-discrete one.
+
+    Raises:
+        UnsupportedSpaceError: the action is continuous.
+    """
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(int(size) for size in space.nvec.ravel())
+    if isinstance(space, spaces.MultiBinary):
+        return (2,) * int(np.prod(space.shape))
+    raise UnsupportedSpaceError("shows an action_mask for continuous actions, which env.action_mask=false leaves out")
+
+
 def first_components(sizes: Sequence[int]) -> NDArray[np.int64]:
-    """Where the choices of each component begin among all of them, [D]."""
+    """The index at which the choices of each component begin among all choices, [D]."""
     return np.cumsum([0, *sizes[:-1]])

@@ -1,4 +1,4 @@
-"""What environments return from `reset` and `step`, held to gymnasium's interface."""
+"""Checks the results of an environment's `reset` and `step` against gymnasium's interface."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ API = "reset(seed=, options=) -> (observation, info) and step(action) -> (observ
 
 
 def checked_reset(task: str, returned: Any) -> tuple[Any, dict[str, Any]]:
-    """(observation, info) of what `reset` returned. An info of None is an empty one.
+    """(observation, info) of the result of `reset`. An info of None becomes {}.
 
     Raises:
-        InputError: it is something else, as of an environment for gym before 0.26.
+        InputError: another result, as from an environment for gym before 0.26.
     """
     if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict | None)):
         _refuse(task, "returns from reset an observation without an info")
@@ -26,10 +26,10 @@ def checked_reset(task: str, returned: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def checked_step(task: str, returned: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-    """The same of what `step` returned. The reward may be any single number, and the flags any truth values, in arrays of one too.
+    """The five results of `step`, with the reward as float and the ends as bool. Arrays of one element are accepted.
 
     Raises:
-        InputError: it is something else.
+        InputError: another result.
     """
     if not isinstance(returned, tuple | list) or len(returned) != 5:
         many = f"{len(returned)} values" if isinstance(returned, tuple | list) else type(returned).__name__
@@ -59,14 +59,14 @@ def _single(task: str, name: str, value: Any, kind: type) -> Any:
 
 
 def raise_if_outdated(task: str, env: Any, error: Exception) -> None:
-    """Raises InputError where `error`, which `reset` or `step` raised, is that of an environment with another interface.
+    """Raises InputError if `error`, which `reset` or `step` raised, shows that the environment has another interface.
 
     Args:
-        env: in none of its wrappers.
+        env: without its wrappers.
     """
     text = str(error)
     if isinstance(error, ValueError):
-        # Wrappers unpack what they are given; an environment may unpack other things.
+        # Wrappers unpack results of `reset` and `step`; an environment may unpack anything.
         if "unpack" in text and "expected 5" in text and _by_a_wrapper(error):
             _refuse(task, "does not return 5 values from step")
         if "unpack" in text and "expected 2" in text and _by_a_wrapper(error):
@@ -98,6 +98,6 @@ def _refuse(task: str, how: str) -> NoReturn:
 
 
 def one_line(error: Exception) -> str:
-    """An error of others in one line."""
+    """An exception as one line of text."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""What gymnasium environments show beside numbers and pictures: which actions are legal, text, and whether an episode succeeded."""
+"""The parts of gymnasium environments beside numbers and pictures: action masks, text, and whether an episode succeeded."""
 
 from __future__ import annotations
 
@@ -12,38 +12,36 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from envs.gymnasium_adapter.actions import MultiDiscreteActions, first_components
-from envs.gymnasium_adapter.pictures import UnsupportedSpaceError
-from envs.gymnasium_adapter.spaces import Space
+from envs.gymnasium_adapter.actions import MultiDiscreteActions, Space, choices, first_components
 from system.errors import InputError
+from system.nested import leaves
 
 MASK = "action_mask"
-"""Key of an `info` or of a Dict observation: 1 for an action that is legal, 0 for one that is not."""
+"""Key of an `info` or of a Dict observation: 1 for legal actions, 0 for the others."""
 
 _SUCCESS = ("is_success", "success")
 _NOTHING = spaces.Box(0, 0, (1,), np.float32)
-"""Observed where text is all that there is to see."""
+"""The space of an observation that holds only text."""
 
 
 class Extras(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """An environment whose observations are without text and action mask, which lie in `suite_extras`.
+    """An environment without the text and the action mask of its observations, which are in `suite_extras` instead.
 
-    An action mask is `info["action_mask"]`, or the entry `action_mask` of a Dict observation, which has precedence. It holds one number
-    for each action, and for multi-discrete actions one for each choice of each component, one component after the other; for Dict and Tuple
-    actions it may be a Dict or Tuple of masks, too. Where there is none, every action is legal. Where nothing is legal at the end of an
-    episode, no action is taken, so that the mask does not matter.
+    An action mask is the entry `action_mask` of a Dict observation, or else `info["action_mask"]`. It holds one number per action. For
+    multi-discrete actions it holds one per choice of each component, concatenated; for Dict and Tuple actions it may also be a Dict or
+    Tuple of masks. Without a mask every action is legal. At the end of an episode a mask that forbids everything is ignored.
 
     Args:
-        env: takes discrete or multi-discrete actions, if `size` is given.
+        env: takes discrete or multi-discrete actions if `size` is positive.
         task: its name in messages.
-        size: length of the mask in `suite_extras`; a task with fewer actions has the first ones. 0: masks are not looked for.
+        size: length of the mask in `suite_extras`; a task with fewer actions uses the first ones. 0: masks are ignored.
 
     Attributes:
-        suite_extras: of the last observation: `action_mask`, bool [size], where there is a size, and `instruction`, a string, where the
-            observation space has text; several texts are joined in their order.
+        suite_extras: the extras of the last observation. `action_mask`, bool [size], if `size` is positive. `instruction`, a string, if the
+            observation space has text; several texts are joined in order.
 
     Raises:
-        InputError: at a reset or step, a mask that has another length than the actions, or that forbids all of them.
+        InputError: by `reset` or `step`, if a mask has another length than the actions, or forbids all of them.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: str, *, size: int = 0) -> None:
@@ -51,13 +49,13 @@ class Extras(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         gymnasium.Wrapper.__init__(self, env)
         self.suite_extras: dict[str, Any] = {}
         self._task, self._size = task, size
-        self._whole: Space = env.observation_space
-        self._has_key = bool(size) and has_mask_key(self._whole)
-        self._has_text = has_text(self._whole)
+        self._complete: Space = env.observation_space
+        self._has_key = bool(size) and has_mask_key(self._complete)
+        self._has_text = has_text(self._complete)
         self._sizes = choices(env.action_space) if size else ()
         self._firsts = first_components(self._sizes)
         self._parts = env.parts if isinstance(env, MultiDiscreteActions) else env.action_space
-        rest: Space | None = self._whole
+        rest: Space | None = self._complete
         if self._has_key:
             assert isinstance(rest, spaces.Dict)
             rest = spaces.Dict({key: part for key, part in rest.items() if key != MASK})
@@ -106,25 +104,10 @@ class Extras(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             legal[:own] = flat
         elif not final:
             raise InputError(
-                f"env.tasks={self._task} shows an action_mask that forbids every action where its episode goes on: allow one, end the "
+                f"env.tasks={self._task} shows an action_mask that forbids every action although its episode continues: allow one, end the "
                 "episode, or set env.action_mask=false."
             )
         return legal
-
-
-def choices(space: Space) -> tuple[int, ...]:
-    """Of a discrete action, or of each component of a multi-discrete one.
-
-    Raises:
-        UnsupportedSpaceError: the action is continuous.
-    """
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(int(size) for size in space.nvec.ravel())
-    if isinstance(space, spaces.MultiBinary):
-        return (2,) * int(np.prod(space.shape))
-    raise UnsupportedSpaceError("shows an action_mask for continuous actions, which env.action_mask=false leaves out")
 
 
 def has_mask_key(space: Space) -> bool:
@@ -133,21 +116,23 @@ def has_mask_key(space: Space) -> bool:
 
 
 def has_text(space: Space) -> bool:
-    """Whether an observation is text, or has some."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        return any(has_text(part) for part in (space.values() if isinstance(space, spaces.Dict) else space))
-    # Also spaces of other packages, as minigrid's MissionSpace.
+    """Whether an observation is text, or holds text."""
+    return any(is_text(leaf) for _, leaf in leaves(space))
+
+
+def is_text(space: Space) -> bool:
+    """Whether a space holds texts: `Text`, or a space of another package such as minigrid's MissionSpace."""
     return isinstance(space, spaces.Text) or (space.dtype is not None and np.dtype(space.dtype).kind == "U")
 
 
 def success_of(info: Mapping[str, Any]) -> float:
-    """1 or 0, as the info of an episode's last step tells of the episode; NaN where it does not."""
+    """1 or 0 as the info of an episode's last step reports it; NaN if it reports nothing."""
     final = info.get("final_info")
     if isinstance(final, list | tuple | np.ndarray) and len(final) == 1:
         final = final[0]
-    for told in (final, info) if isinstance(final, dict) else (info,):
+    for reported in (final, info) if isinstance(final, dict) else (info,):
         for key in _SUCCESS:
-            value = told.get(key)
+            value = reported.get(key)
             if value is not None and np.size(value) == 1:
                 number = float(np.ravel(value)[0])
                 return math.nan if math.isnan(number) else float(number >= 0.5)
@@ -166,7 +151,7 @@ def _flat(mask: Any, space: Space | None) -> NDArray[Any]:
 
 
 def _without_text(space: Space) -> Space | None:
-    """What is left of a space; None where nothing is."""
+    """The space without text; None if nothing remains."""
     if not has_text(space):
         return space
     if isinstance(space, spaces.Dict):
@@ -179,7 +164,7 @@ def _without_text(space: Space) -> Space | None:
 
 
 def _take_text(space: Space, seen: Any, texts: list[str]) -> Any:
-    """What is left of an observation; appends its texts to `texts`."""
+    """The observation without text; appends its texts to `texts`."""
     if not has_text(space):
         return seen
     if isinstance(space, spaces.Dict):

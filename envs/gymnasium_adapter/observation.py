@@ -1,8 +1,8 @@
-"""From what a gymnasium environment observes to `image` and `vector`, held to the shapes that its space declares."""
+"""Converts observations of a gymnasium environment to `image` and `vector`, and checks them against the declared space."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 from envs.faults import NotFiniteError
 from envs.gymnasium_adapter.pictures import Picture, UnsupportedSpaceError, joined, picture
 from system.errors import InputError
+from system.nested import Keys, leaf_at, leaves
 
 Observation: TypeAlias = dict[str, Any]
-Path: TypeAlias = tuple[Any, ...]
-"""Keys and indices from an observation to a part of it."""
 
 
 class Parts(NamedTuple):
-    """What an observation consists of: its pictures and its other spaces, both in the order of `gymnasium.spaces.flatten`."""
+    """The pictures of an observation and its other spaces, both in the order of `gymnasium.spaces.flatten`."""
 
-    pictures: dict[Path, Picture]
-    numbers: dict[Path, Any]
+    pictures: dict[Keys, Picture]
+    numbers: dict[Keys, Any]
 
     @property
     def image(self) -> tuple[int, int, int] | None:
@@ -31,12 +30,12 @@ class Parts(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Of `vector`."""
+        """Length of `vector`."""
         return sum(spaces.flatdim(space) for space in self.numbers.values())
 
 
-def name(path: Path) -> str:
-    """How messages call a part of an observation."""
+def name(path: Keys) -> str:
+    """The name of a part of an observation in messages."""
     return ".".join(map(str, path)) or "the observation"
 
 
@@ -47,10 +46,10 @@ def parts(space: Any, layout: str = "auto") -> Parts:
         layout: see `envs.gymnasium_adapter.pictures.picture`.
 
     Raises:
-        UnsupportedSpaceError: a part is no number or choice of known size, or a picture that cannot be read, or there is nothing.
+        UnsupportedSpaceError: a part has no fixed number of values or is an ambiguous picture, or there are no parts.
     """
     found = Parts({}, {})
-    for path, leaf in _leaves(space):
+    for path, leaf in leaves(space):
         nested = len(path) > 1 or isinstance(space, spaces.Tuple)
         if seen := picture(leaf, layout, nested=nested):
             found.pictures[path] = seen
@@ -64,22 +63,13 @@ def parts(space: Any, layout: str = "auto") -> Parts:
     return found
 
 
-def _leaves(space: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        entries = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
-        for key, entry in entries:
-            yield from _leaves(entry, (*path, key))
-    else:
-        yield path, space
-
-
 class Observer:
-    """Shows an environment's observations as a suite does.
+    """Converts an environment's observations to those of a suite.
 
     Args:
         task: its name in messages.
-        found: of the environment's space.
-        length: of the suite's `vector`; what is left of it is filled up with zeros.
+        found: the parts of the environment's space.
+        length: length of the suite's `vector`; the rest is padded with zeros.
     """
 
     def __init__(self, task: str, found: Parts, length: int) -> None:
@@ -89,11 +79,11 @@ class Observer:
         self._ranges_checked = False
 
     def show(self, seen: Any, call: str) -> Observation:
-        """`image` and `vector` of what `call` (reset or step) returned; new arrays, or views of what it returned.
+        """`image` and `vector` of the observation that `call` (reset or step) returned; new arrays, or views of it.
 
         Raises:
-            InputError: it has another shape or dtype than the space declares, or the first picture another range.
-            NotFiniteError: a picture has numbers that are not finite, which bytes could not tell.
+            InputError: shape or dtype differ from the space, or the range of the first picture does.
+            NotFiniteError: a picture has numbers that are not finite, which uint8 cannot represent.
         """
         shown: Observation = {}
         if self._pictures:
@@ -112,7 +102,7 @@ class Observer:
                 start += width
         return shown
 
-    def _picture(self, seen: Any, path: Path, declared: Picture, call: str) -> NDArray[np.uint8]:
+    def _picture(self, seen: Any, path: Keys, declared: Picture, call: str) -> NDArray[np.uint8]:
         array = self._array(_at(seen, path), declared.shape, path, call)
         if array.dtype != np.uint8 or not declared.integer:
             self._check(declared.misfit(array), path, call)
@@ -124,7 +114,7 @@ class Observer:
             )
         return declared.show(array)
 
-    def _array(self, value: Any, shape: tuple[int, ...], path: Path, call: str) -> NDArray[Any]:
+    def _array(self, value: Any, shape: tuple[int, ...], path: Keys, call: str) -> NDArray[Any]:
         try:
             array = np.asarray(value)
         except ValueError:
@@ -132,15 +122,15 @@ class Observer:
         if array.dtype.kind not in "iubf":
             self._check(f"{_named(value)} where its observation space declares numbers {list(shape)}", path, call)
         if array.shape != shape:
-            # Axes of one are no difference: the same numbers come in the same order.
+            # Axes of length one do not matter: the numbers and their order are the same.
             if [side for side in array.shape if side != 1] != [side for side in shape if side != 1]:
                 returned = f"{_shown(array.shape)} where its observation space declares {_shown(shape)}"
                 self._check(returned, path, call)
             array = array.reshape(shape)
         return array
 
-    def _ones(self, space: Any, array: NDArray[Any], path: Path, call: str) -> NDArray[np.int64]:
-        """Where the one-hot code of choices is 1."""
+    def _ones(self, space: Any, array: NDArray[Any], path: Keys, call: str) -> NDArray[np.int64]:
+        """The indices at which the one-hot code of choices is 1."""
         is_discrete = isinstance(space, spaces.Discrete)
         sizes = np.ravel(space.n if is_discrete else space.nvec)
         chosen = array.ravel().astype(np.int64) - np.ravel(space.start)
@@ -149,8 +139,8 @@ class Observer:
         ones: NDArray[np.int64] = np.cumsum(sizes) - sizes + chosen
         return ones
 
-    def _check(self, misfit: str, path: Path, call: str) -> None:
-        """Raises InputError where there is something wrong."""
+    def _check(self, misfit: str, path: Keys, call: str) -> None:
+        """Raises InputError unless `misfit` is empty."""
         if misfit:
             where = f" in {name(path)}" if path else ""
             raise InputError(
@@ -159,13 +149,12 @@ class Observer:
             )
 
 
-def _at(seen: Any, path: Path) -> Any:
-    for key in path:
-        try:
-            seen = seen[key]
-        except (LookupError, TypeError):
-            return None
-    return seen
+def _at(seen: Any, path: Keys) -> Any:
+    """The part of an observation; None if it has no such part."""
+    try:
+        return leaf_at(seen, path)
+    except (LookupError, TypeError):
+        return None
 
 
 def _shown(shape: tuple[int, ...]) -> str:

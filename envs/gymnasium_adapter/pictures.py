@@ -1,4 +1,4 @@
-"""Which spaces of gymnasium are pictures, what becomes of them, and the frames that environments draw."""
+"""Recognises the gymnasium spaces that are pictures, and converts pictures and rendered frames to uint8."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ Layout: TypeAlias = Literal["auto", "channels_last", "channels_first", "none"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 _LEAST_SIDE = 7
-"""Sides of a grey picture and of one whose channels come first: smaller arrays are numbers, as the rows of a table are."""
+"""Minimum side of a grey picture and of a channel-first picture. Smaller arrays are treated as numbers, for example a table."""
 
 _LEAST_UNSURE_SIDE = 20
-"""The same where the numbers are not bytes from 0 to 255. A board of Go has 19."""
+"""The same for numbers other than bytes from 0 to 255. Above 19, the side of a Go board."""
 
 _COLOURS = (1, 3, 4)
-"""Channels of grey, RGB and RGBA."""
+"""Numbers of channels of grey, RGB and RGBA pictures."""
 
 _FLOAT_RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
-"""Bounds of floats that are brightness."""
+"""Bounds of float spaces that are read as brightness."""
 
 
 class UnsupportedSpaceError(ValueError):
-    """A space that has no place in a suite. The message goes on from "the task ..."."""
+    """A space without counterpart in a suite. The message continues "the task ..."."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """How a Box becomes channels of `image`.
+    """The conversion of a Box to channels of `image`.
 
     Attributes:
-        shape: that the Box declares.
-        rows: its axis of rows; the next one is that of columns. All other axes, in their order, are folded into the channels.
-        low, scale: a value x becomes the byte (x - low) * scale; scale 1 takes bytes as they are.
+        shape: shape of the Box.
+        rows: its axis of rows; the next axis is the columns. All other axes, in order, are folded into the channels.
+        low, scale: a value x becomes the byte (x - low) * scale; scale 1 leaves bytes unchanged.
         integer: whether the Box declares integers.
         image_shape: (H, W, C).
     """
@@ -54,12 +54,12 @@ class Picture:
         rows, columns = self.rows, self.rows + 1
         height, width = self.shape[rows], self.shape[columns]
         others = [axis for axis in range(len(self.shape)) if axis not in (rows, columns)]
-        # Now, because a picture is shown at every step.
+        # Computed once, because every step converts a picture.
         object.__setattr__(self, "image_shape", (height, width, math.prod(self.shape) // (height * width)))
         object.__setattr__(self, "_order", (rows, columns, *others))
 
     def show(self, seen: NDArray[Any]) -> NDArray[np.uint8]:
-        """The picture [H, W, C] in `seen`, of `shape` and of the declared kind of numbers. Floats that are not finite become 0."""
+        """The picture uint8 [H, W, C] of `seen`, which has shape `shape` and the declared kind of numbers. NaN and infinity become 0."""
         if self.scale != 1 or not self.integer:
             with np.errstate(invalid="ignore"):
                 seen = np.rint((seen.astype(np.float32) - self.low) * self.scale)
@@ -69,13 +69,13 @@ class Picture:
         return (seen.transpose(self._order) if self.rows else seen).reshape(self.image_shape)
 
     def misfit(self, seen: NDArray[Any]) -> str:
-        """What is wrong with the dtype of `seen`; empty if nothing is."""
+        """What is wrong with the dtype of `seen`; "" if nothing is."""
         if (seen.dtype.kind in "iub") == self.integer and seen.dtype.kind in "iubf":
             return ""
         return f"{seen.dtype} where its observation space declares {'integers' if self.integer else 'floats'}"
 
     def out_of_range(self, seen: NDArray[Any]) -> str:
-        """The same about the range."""
+        """What is wrong with the range of `seen`; "" if nothing is."""
         width = 255 / self.scale
         high, slack = self.low + width, 1e-3 * width
         finite = seen[np.isfinite(seen)]
@@ -86,16 +86,16 @@ class Picture:
 
 
 def picture(space: Any, layout: str = "auto", *, nested: bool = False) -> Picture | None:
-    """How a space is read as a picture, or None where it holds other numbers.
+    """The conversion of a space that is a picture, or None if it holds other numbers.
 
     Args:
-        layout: `auto` recognises [H, W, C], [C, H, W], [H, W] and stacks of them, as bytes, or as other numbers between the usual bounds.
-            `channels_last` takes every Box of bytes with three axes for [H, W, C] and `channels_first` for [C, H, W], and no other for a
-            picture; `none` takes none.
-        nested: whether it lies deeper than in a Dict; only `auto` looks there.
+        layout: `auto` recognises [H, W, C], [C, H, W], [H, W] and stacks of them, as bytes, or as other numbers within the usual bounds.
+            `channels_last` reads every Box of bytes with three axes as [H, W, C], `channels_first` as [C, H, W], and nothing else as a
+            picture. `none` finds no pictures.
+        nested: whether the space is nested deeper than in one Dict; only `auto` finds pictures there.
 
     Raises:
-        UnsupportedSpaceError: it is a picture whose sides or brightness cannot be told.
+        UnsupportedSpaceError: a picture whose axes or brightness are ambiguous.
     """
     if not isinstance(space, spaces.Box) or layout == "none" or not math.prod(space.shape):
         return None
@@ -104,7 +104,7 @@ def picture(space: Any, layout: str = "auto", *, nested: bool = False) -> Pictur
         if nested or space.dtype != np.uint8 or len(shape) != 3:
             return None
         return Picture(shape=shape, rows=0 if layout == "channels_last" else 1, low=0, scale=1, integer=True)
-    # A small grid, as MiniGrid shows it, may have sides that are shorter.
+    # A small grid, such as MiniGrid's, may have shorter sides.
     small_grid = space.dtype == np.uint8 and len(shape) == 3 and shape[2] in _COLOURS and shape[2] < min(shape[:2])
     if (len(shape) < 2 or max(shape) < _LEAST_SIDE or space.dtype.kind not in "iufb") and not small_grid:
         return None
@@ -135,12 +135,13 @@ def picture(space: Any, layout: str = "auto", *, nested: bool = False) -> Pictur
 
 
 def _rows(shape: tuple[int, ...], *, grey: int) -> tuple[int, ...]:
-    """The axes that may be the rows, the columns being the next one.
+    """The axes that may be the rows; the columns are the next axis.
 
-    Rows and columns are equal, or both longer than every other axis, which is 1, 3 or 4 long or at most half as long as they are.
+    Rows and columns are longer than every other axis. Unless they are equal, each other axis has length 1, 3 or 4, or at most
+    half of theirs.
 
     Args:
-        grey: least side of a picture without channels.
+        grey: minimum side of a picture without channels.
     """
     if len(shape) == 2:
         return (0,) if min(shape) >= grey else ()
@@ -153,13 +154,13 @@ def _rows(shape: tuple[int, ...], *, grey: int) -> tuple[int, ...]:
         if all(other < side and (equal or other in _COLOURS or 2 * other <= side) for other in others):
             sure.append(axis)
         elif equal:
-            # More planes than a side has cells, as boards of games have.
+            # More planes than cells in a row, as in encodings of board games.
             unsure.append(axis)
     return tuple(sure or unsure)
 
 
 def joined(found: dict[str, Picture]) -> tuple[int, int, int] | None:
-    """The shape of `image`: all pictures (by where they lie), channel behind channel; None when there are none.
+    """The shape of `image`, which is all pictures (by name) concatenated along the channels; None without pictures.
 
     Raises:
         UnsupportedSpaceError: they have different sizes.
@@ -178,9 +179,9 @@ def joined(found: dict[str, Picture]) -> tuple[int, int, int] | None:
 
 
 def to_rgb(drawn: Any) -> NDArray[np.uint8] | None:
-    """What an environment drew as a frame [H, W, 3], or None where it is no picture.
+    """A rendered frame as uint8 [H, W, 3], or None if it is no picture.
 
-    It may be grey, RGBA, channel-first, floats in [0, 1] or [0, 255], or a list of frames, of which the last one is meant.
+    It may be grey, RGBA, channel-first, of floats in [0, 1] or [0, 255], or a list of frames, whose last one is used.
     """
     while isinstance(drawn, list | tuple) and len(drawn) and np.ndim(drawn[-1]) >= 2:
         drawn = drawn[-1]
@@ -198,5 +199,5 @@ def to_rgb(drawn: Any) -> NDArray[np.uint8] | None:
         if frame.dtype.kind in "fb" and values.max() <= 1:
             values = values * 255
         frame = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    # An alpha channel is left out: what lies behind the picture is not known.
+    # The alpha channel is dropped, because the background is unknown.
     return frame[:, :, :3] if frame.shape[2] > 1 else frame.repeat(3, axis=2)

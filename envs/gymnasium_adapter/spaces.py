@@ -1,33 +1,31 @@
-"""Any gymnasium environment with the observations and actions of a suite: what its spaces become, and the wrapper that makes it so."""
+"""Any gymnasium environment with the observations and actions of a suite."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from envs.gymnasium_adapter.actions import Space, choices
 from envs.gymnasium_adapter.api import checked_reset, checked_step, one_line, raise_if_outdated
 from envs.gymnasium_adapter.observation import Observation, Observer, parts
 from envs.gymnasium_adapter.pictures import UnsupportedSpaceError, to_rgb
 from envs.spec import ActionKind, ArraySpec
 from system.errors import InputError
 
-Space: TypeAlias = "gymnasium.Space[Any]"
-
-
 _WIDEST = 1e30
-"""Range of a continuous action that counts as bounded."""
+"""Range of a continuous action from which on it counts as unbounded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interface:
-    """One environment as a suite sees it.
+    """The interface of one environment in a suite.
 
     Attributes:
         image: shape of `image`, or None.
@@ -35,8 +33,8 @@ class Interface:
         actions: as `EnvSpec.action_kind`.
         count: number of discrete actions.
         sizes, low, high: as `EnvSpec.action_sizes`, `action_low`, `action_high`.
-        mask, text: whether it shows which actions are legal, and text (envs/gymnasium_adapter/extras.py).
-        frame_rate: steps in a second, as it declares them (`render_fps`); 0 where it does not.
+        mask, text: whether it has action masks, and text (envs/gymnasium_adapter/extras.py).
+        frame_rate: steps per second, as its `render_fps` declares; 0 if it declares none.
     """
 
     image: tuple[int, ...] | None
@@ -52,14 +50,13 @@ class Interface:
 
 
 def interface(env: gymnasium.Env[Any, Any], pictures: str = "auto") -> Interface:
-    """What becomes of an environment's spaces.
+    """The interface that an environment's spaces give.
 
-    Pictures (`envs.gymnasium_adapter.pictures.picture`, which `pictures` is for), wherever they lie, are joined to one `image`, channel
-    behind
-    channel. Everything else is flattened into `vector` (`gymnasium.spaces.flatten`: discrete values one-hot, entries of a Dict by name).
+    All pictures (`envs.gymnasium_adapter.pictures.picture`, to which `pictures` is passed) are joined to one `image` along the channels.
+    Everything else is flattened into `vector` (`gymnasium.spaces.flatten`: discrete values one-hot, entries of a Dict by name).
 
     Raises:
-        UnsupportedSpaceError: a space that is none of these, or empty.
+        UnsupportedSpaceError: a space has no counterpart, or is empty.
     """
     found = parts(env.observation_space, pictures)
     return Interface(image=found.image, vector=found.length, **_actions(env.action_space))
@@ -72,10 +69,9 @@ def _actions(space: Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"actions": "discrete", "count": int(space.n)}
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
-        nvec = space.nvec if isinstance(space, spaces.MultiDiscrete) else np.full(space.shape, 2)
-        return {"actions": "multi_discrete", "sizes": tuple(int(size) for size in nvec.ravel())}
+        return {"actions": "multi_discrete", "sizes": choices(space)}
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        # Bounds at the ends of what a float can hold are none either.
+        # Bounds at the limits of the dtype count as no bounds.
         if not (space.high.astype(np.float64) - space.low < _WIDEST).all():
             raise UnsupportedSpaceError("takes continuous actions without bounds")
         low, high = (tuple(float(bound) for bound in bounds.ravel()) for bounds in (space.low, space.high))
@@ -86,19 +82,19 @@ def _actions(space: Space) -> dict[str, Any]:
 
 
 class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructorArgs):
-    """An environment whose observations and actions are those that an EnvSpec describes.
+    """An environment with the observations and actions of an EnvSpec.
 
     Args:
-        env: any that `interface` accepts.
+        env: any that `interface` accepts. `action_mask` and `instruction` are taken from its `suite_extras`
+            (envs/gymnasium_adapter/extras.py).
         task: its name in messages.
-        observation: of the suite. A shorter `vector` is filled up with zeros.
+        observation: of the suite. A shorter `vector` is padded with zeros.
         pictures: see `interface`.
         instruction: whether the suite has instructions.
 
-    `reset` and `step` raise InputError where what comes back is not what gymnasium's interface or the environment's space says, and
-    NotFiniteError where a picture is of numbers that are not finite.
-
-    `action_mask` and `instruction` are what `env` has in `suite_extras` (envs/gymnasium_adapter/extras.py).
+    Raises:
+        InputError: by `reset` and `step`, if a result violates gymnasium's interface or the environment's space.
+        NotFiniteError: by `reset` and `step`, if a picture has numbers that are not finite.
     """
 
     def __init__(
@@ -110,7 +106,7 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         *,
         instruction: bool = False,
     ) -> None:
-        # So that gymnasium can make another one from `spec`.
+        # Lets gymnasium make the environment again from its `spec`.
         RecordConstructorArgs.__init__(
             self, task=task, observation=observation, pictures=pictures, instruction=instruction
         )
@@ -125,7 +121,7 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
             shown["image"] = spaces.Box(0, 255, own.image, np.uint8)
         if length:
             shown["vector"] = spaces.Box(-np.inf, np.inf, (length,), np.float32)
-        # What another wrapper has taken out of the observation; the very dict that it fills.
+        # The dict that the wrapper Extras fills at every step.
         self._extras: Mapping[str, Any] = getattr(env, "suite_extras", {})
         if "action_mask" in observation:
             shown["action_mask"] = spaces.MultiBinary(observation["action_mask"].shape[0])
@@ -172,7 +168,7 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         """The picture [H, W, 3].
 
         Raises:
-            InputError: the environment draws none, or fails to, as when what it draws with is not installed.
+            InputError: the environment draws none, or drawing fails, for example because a package is missing.
         """
         try:
             picture = to_rgb(self.env.render())
@@ -191,15 +187,15 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
 
 
 def _act(space: Space) -> Callable[[Any], Any]:
-    """From an action of the suite to one of the environment."""
+    """Converts an action of the suite to one of the environment."""
     if isinstance(space, spaces.Discrete):
-        # A scalar of NumPy, as `space.sample()` gives it.
+        # A NumPy scalar, as `space.sample()` returns.
         start, kind = int(space.start), np.dtype(space.dtype).type
         return lambda action: kind(int(action) + start)
     shape, dtype = space.shape, space.dtype
     assert shape is not None
     if isinstance(space, spaces.Box):
-        # The bounds may have more digits than the action.
+        # Clipped, because float32 may round an action past a bound of higher precision.
         low, high = space.low, space.high
         return lambda action: np.minimum(np.maximum(np.asarray(action, dtype).reshape(shape), low), high)
     first = space.start if isinstance(space, spaces.MultiDiscrete) else np.zeros(shape, dtype)

@@ -1,13 +1,11 @@
-"""A reset and a step of each task before anything is started, so that an environment that breaks its promises is told in one sentence."""
+"""Resets and steps each task once before a run starts, to report an environment that violates its interface in one sentence."""
 
 from __future__ import annotations
-
-import contextlib
-import sys
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.engines.foreign_code import quiet
 from envs.engines.gymnasium_engine import GymnasiumEngine, MakeEnv
 from envs.engines.process_engine import ProcessEngine, SlotError
 from envs.gymnasium_adapter.api import API, one_line
@@ -15,29 +13,28 @@ from envs.spec import EnvSpec, Slot, Split
 from system.errors import InputError
 
 _TRIES = 3
-"""An environment that fails so often, each time from another seed, is not unlucky."""
+"""Failures, each with another seed, after which an environment is refused."""
 
 _AT_ONCE = 8
-"""Processes."""
+"""Maximum number of processes at a time."""
 
 _HANG_SECONDS = 120.0
-"""So long a process is waited for."""
+"""Time after which a process counts as hung."""
 
 _probed: set[str] = set()
-"""Keys of what was found right in this process: a grid of runs describes the same suite often."""
+"""Keys of successful probes in this process. A grid of runs describes the same suite often."""
 
 
 def probe(make: MakeEnv, spec: EnvSpec, *, processes: bool, key: str) -> None:
-    """Plays the first step of an episode of every task.
+    """Plays the first step of an episode of every task. A `key` is probed only once per process.
 
     Args:
         make: see `envs.engines.gymnasium_engine.GymnasiumEngine`.
-        processes: whether environments are to be played in processes of their own. Those that crash or hang are left to the run, which
-            starts them anew.
-        key: names what is probed; the same is not probed twice.
+        processes: whether each environment has its own process. Crashes and hangs are ignored then, because the run restarts the process.
+        key: identifies the suite and its options.
 
     Raises:
-        InputError: an environment breaks its promises, or fails three times out of three.
+        InputError: an environment violates its interface, or fails three times out of three.
     """
     if key in _probed:
         return
@@ -50,17 +47,17 @@ def probe(make: MakeEnv, spec: EnvSpec, *, processes: bool, key: str) -> None:
         if len(failures) == _TRIES:
             task, reason = failures[-1]
             raise InputError(
-                f"env.tasks={task} fails at its first reset or step, {_TRIES} times out of {_TRIES} ({reason}): mend it, or leave it out; "
-                f"its interface is gymnasium's, {API}."
+                f"env.tasks={task} fails at its first reset or step, {_TRIES} times out of {_TRIES} ({reason}): correct it "
+                f"or leave it out; its interface is gymnasium's, {API}."
             )
     _probed.add(key)
 
 
 def _play(make: MakeEnv, spec: EnvSpec, slots: list[Slot], processes: bool, seed: int) -> tuple[str, str] | None:
-    """The task that failed and how, or None."""
+    """The task that failed and the reason, or None."""
     engine: GymnasiumEngine | ProcessEngine | None = None
     task = spec.tasks[slots[0].task]
-    with contextlib.redirect_stdout(sys.stderr):
+    with quiet():
         try:
             if processes:
                 engine = ProcessEngine(make, spec, slots, Split.TRAIN, hang_seconds=_HANG_SECONDS)
@@ -82,7 +79,7 @@ def _play(make: MakeEnv, spec: EnvSpec, slots: list[Slot], processes: bool, seed
 
 
 def _actions(spec: EnvSpec, observation: dict[str, NDArray[np.generic]], slots: int) -> NDArray[np.generic]:
-    """One action for each slot: the first of a choice that is legal, the middle of a range."""
+    """One action for each slot: the first legal choice, or the middle of the range."""
     if spec.action_kind == "continuous":
         low, high = np.array(spec.action_low), np.array(spec.action_high)
         return np.tile((low + high) / 2, (slots, 1)).astype(np.float32)

@@ -20,8 +20,8 @@ import gymnasium
 from envs.engines.foreign_code import EnvFolder, close_env, quiet
 from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
-from envs.gymnasium_adapter.actions import plain_actions
-from envs.gymnasium_adapter.extras import MASK, Extras, choices, has_mask_key, has_text
+from envs.gymnasium_adapter.actions import choices, plain_actions
+from envs.gymnasium_adapter.extras import MASK, Extras, has_mask_key, has_text
 from envs.gymnasium_adapter.pictures import LAYOUTS, UnsupportedSpaceError
 from envs.gymnasium_adapter.spaces import Interface, SuiteTask, interface
 from envs.gymnasium_ids.build_env import build_env

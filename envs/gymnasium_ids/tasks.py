@@ -11,12 +11,12 @@ _MOST_LETTERS = 1000
 
 
 class TaskCall(NamedTuple):
-    """What a task's name says.
+    """The parts of a task's name.
 
     Attributes:
-        module: to import first; empty for none.
-        name: as `gymnasium.make` takes it.
-        options: keyword arguments of `gymnasium.make`, of this task alone.
+        module: module to import first; "" for none.
+        name: argument of `gymnasium.make`.
+        options: keyword arguments of `gymnasium.make`, for this task alone.
     """
 
     module: str
@@ -25,10 +25,10 @@ class TaskCall(NamedTuple):
 
 
 def parse_task(task: str) -> TaskCall:
-    """The parts of a task's name. Nothing is evaluated: the options are literals.
+    """Parses a task's name. Options are literals, so nothing is evaluated.
 
     Raises:
-        InputError: there are brackets, and what is in them is no list of `name=literal`.
+        InputError: the brackets hold anything but a list of `name=literal`.
     """
     head, bracket, rest = task.partition("(")
     module, _, name = head.rpartition(":")
@@ -36,7 +36,7 @@ def parse_task(task: str) -> TaskCall:
 
 
 def module_of(task: str) -> str:
-    """The module that a task's name names; empty for none. Never raises."""
+    """The module in a task's name; "" for none. Never raises."""
     return task.partition("(")[0].rpartition(":")[0]
 
 

@@ -1,4 +1,4 @@
-"""The words of text observations: given, or collected in some seeded episodes of random actions."""
+"""The vocabulary of text observations: configured, or collected in some seeded episodes of random actions."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.gymnasium_adapter.actions import first_components
-from envs.gymnasium_adapter.extras import MASK, Extras, choices
-from envs.gymnasium_adapter.spaces import Space
+from envs.gymnasium_adapter.actions import Space, choices, first_components
+from envs.gymnasium_adapter.extras import MASK, Extras, is_text
 from envs.instructions import words
 from envs.seeding import episode_seed
 from envs.spec import Split
 from system.errors import InputError
+from system.nested import leaves
 
 SPECIAL = ("<pad>", "<unk>")
 """The words of tokens 0 and 1."""
 
 _EPISODES, _STEPS = 64, 32
-"""Played for the words of a task, and the most steps of each."""
+"""Number of episodes that are played for the words of a task, and their maximum length."""
 _MOST_WORDS, _MOST_LETTERS = 10_000, 40
 _MOST_BYTES = 2**20
-"""Of a file of words."""
+"""Maximum size of a file of words."""
 
 
 class Words:
-    """What was read while a vocabulary was collected.
+    """The texts that were read while a vocabulary was collected.
 
     Attributes:
-        longest: text, in words.
+        longest: number of words of the longest text.
     """
 
     def __init__(self) -> None:
@@ -43,26 +43,26 @@ class Words:
         self._counts: Counter[str] = Counter()
 
     def add(self, text: str) -> None:
-        """Takes in one text."""
+        """Counts the words of one text."""
         found = words(text)
         self.longest = max(self.longest, len(found))
         self._counts.update(word for word in found if len(word) <= _MOST_LETTERS)
 
     def vocabulary(self) -> tuple[str, ...]:
-        """The words, the most frequent _MOST_WORDS of them, by the alphabet: their order depends on nothing else."""
+        """The most frequent _MOST_WORDS words in alphabetical order, which does not depend on their counts."""
         ranked = sorted(self._counts, key=lambda word: (-self._counts[word], word))
         return tuple(sorted(ranked[:_MOST_WORDS]))
 
     @property
     def length(self) -> int:
-        """Tokens of an instruction: the longest text, with a little room for longer ones."""
+        """Number of tokens of an instruction: the length of the longest text, rounded up to a multiple of 8."""
         return 8 * max(1, -(-self.longest // 8))
 
 
 def collect(env: gymnasium.Env[Any, Any], task: str, found: Words, *, masked: bool) -> None:
-    """Plays some episodes of a task with random legal actions, always the same, and adds what they show as text.
+    """Plays some episodes of a task with random legal actions, the same in every call, and adds their texts to `found`.
 
-    An episode that fails ends there: what is wrong with an environment is told by a run of it.
+    An exception ends its episode and is ignored, because `envs.gymnasium_ids.probe` reports it.
     """
     for text in _sampled(env.observation_space):
         found.add(text)
@@ -83,28 +83,26 @@ def collect(env: gymnasium.Env[Any, Any], task: str, found: Words, *, masked: bo
 
 
 def _mask_of(space: Space, mask: NDArray[np.int8]) -> Any:
-    """A mask in the form that `space.sample` takes; None where it takes none of that kind."""
+    """A mask in the form that `space.sample` takes; None if it takes no mask for this space."""
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return tuple(np.split(mask, first_components(choices(space))[1:]))
     return mask if isinstance(space, spaces.Discrete) else None
 
 
 def _sampled(space: Space) -> Iterable[str]:
-    """Texts of spaces that know theirs, as minigrid's MissionSpace. Samples of a `Text` are letters at random."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for part in space.values() if isinstance(space, spaces.Dict) else space:
-            yield from _sampled(part)
-    elif not isinstance(space, spaces.Text) and space.dtype is not None and np.dtype(space.dtype).kind == "U":
-        space.seed(0)
-        with contextlib.suppress(Exception):
-            yield from [str(space.sample()) for _ in range(_EPISODES)]
+    """Texts of spaces that sample real ones, as minigrid's MissionSpace does. Samples of a `Text` are random letters."""
+    for _, leaf in leaves(space):
+        if is_text(leaf) and not isinstance(leaf, spaces.Text):
+            leaf.seed(0)
+            with contextlib.suppress(Exception):
+                yield from [str(leaf.sample()) for _ in range(_EPISODES)]
 
 
 def given(vocabulary: Any) -> tuple[str, ...]:
-    """The words of `env.vocabulary`: a list of words, or the path of a file with words between spaces or in lines of their own.
+    """The words of `env.vocabulary`: a list of words, or the path of a file of words separated by white space.
 
     Raises:
-        InputError: it is neither, or holds what is no word.
+        InputError: it is neither, or an entry is no single word.
     """
     if isinstance(vocabulary, str):
         try:

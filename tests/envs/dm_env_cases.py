@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from envs.dm_env_adapter.trees import leaves
+from system.nested import leaves
 
 dm_env = pytest.importorskip("dm_env")
 specs = dm_env.specs

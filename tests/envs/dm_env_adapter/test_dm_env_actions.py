@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.dm_env_adapter.actions import DmEnvActions
-from envs.dm_env_adapter.trees import leaves
+from system.nested import leaves
 
 
 def whole_numbers() -> st.SearchStrategy[Any]:
