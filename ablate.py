@@ -19,7 +19,7 @@ from ablation.analysis.analysis import analyse
 from ablation.analysis.results import Results
 from ablation.grid.display import CellDisplay
 from ablation.grid.executors import open_executor
-from ablation.grid.grid import claim, make_cells, own_axes
+from ablation.grid.grid import claim, make_cells, normalize_axes
 from ablation.grid.local_executor import available_cores
 from ablation.grid.scheduler import State, run_cells
 from ablation.load import load_folders, load_grid
@@ -32,19 +32,19 @@ from system.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program: 0 done, 1 done but for runs that failed, 2 bad input, 130 interrupted and saved."""
+    """Runs the program; returns the exit code: 0 done, 1 some runs failed, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
-    return exit_code(lambda: begin(arguments), interrupted="interrupted and saved: the same command goes on")
+    return exit_code(lambda: dispatch(arguments), interrupted="interrupted and saved: the same command continues")
 
 
-def begin(arguments: Sequence[str]) -> int:
-    """What the arguments ask for: a grid, or a report alone. Returns the exit code."""
+def dispatch(arguments: Sequence[str]) -> int:
+    """Runs a grid, or makes a report only. Returns the exit code."""
     if asks_for_help(arguments):
         return show_help(__doc__, ablate_keys(overrides(arguments)))
     single, axes = split_axes(arguments)
     config = compose_ablate(single)
-    own_axes(config, single, axes)
+    normalize_axes(config, single, axes)
     check_ablate(config, len(available_cores()))
     if config.report:
         return report(load_grid(Path(config.report), config.measure), Path(config.report), config)
@@ -54,7 +54,7 @@ def begin(arguments: Sequence[str]) -> int:
 
 
 def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str]]) -> int:
-    """Plays what of the grid is not finished, and reports. Returns the exit code."""
+    """Runs the unfinished cells and reports. Returns the exit code."""
     cells = make_cells(config, single, axes)
     folder = cells[0].folder.parent
     with sole_writer(folder, key="folder"):
@@ -75,7 +75,7 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
 
 
 def report(results: Results, folder: Path, config: AblateConfig) -> int:
-    """Analyses and writes; prints the verdict.
+    """Writes the report and prints the verdict. Returns the exit code.
 
     Raises:
         InputError: the folder cannot be written.

@@ -29,18 +29,18 @@ from conf.population_schema import PopulationConfig, check_population
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program: 0 done, 1 done but for members that failed, 2 bad input, 130 interrupted and saved."""
+    """Runs the program; returns the exit code: 0 done, 1 some members failed, 2 bad input, 130 interrupted and saved."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
     return exit_code(
-        lambda: begin(arguments),
+        lambda: dispatch(arguments),
         failures=(PopulationError,),
-        interrupted="interrupted and saved: the same command goes on",
+        interrupted="interrupted and saved: the same command continues",
     )
 
 
-def begin(arguments: Sequence[str]) -> int:
-    """The population that the arguments describe. Returns the exit code."""
+def dispatch(arguments: Sequence[str]) -> int:
+    """Trains the population of the arguments. Returns the exit code."""
     if asks_for_help(arguments):
         return show_help(__doc__, population_keys(overrides(arguments)))
     config = compose_population(arguments)
@@ -48,14 +48,14 @@ def begin(arguments: Sequence[str]) -> int:
     try:
         return train(config, ["python", "population.py", *arguments])
     except OSError as error:
-        # What was there is whole, and each member says for itself what it could not save.
+        # Existing files are intact; each member reports its own write errors.
         raise PopulationError(
-            f"the population cannot be written ({error.strerror}): make room or give access, then the same command goes on"
+            f"the population cannot be written ({error.strerror}): make room or give access, and give the same command again"
         ) from error
 
 
 def train(config: PopulationConfig, command: Sequence[str]) -> int:
-    """Trains what of the population is not trained, and says what it has come to. Returns the exit code."""
+    """Trains or resumes the population and reports. Returns the exit code."""
     population = Population(config)
     with sole_writer(population.folder, key="folder"):
         population.begin(command)

@@ -18,7 +18,7 @@ import pytest
 
 import ablate
 from ablation.grid import cell as cell_process
-from ablation.grid.grid import Cell, claim, make_cells, own_axes, save_cell
+from ablation.grid.grid import Cell, claim, make_cells, normalize_axes, save_cell
 from ablation.grid.local_executor import available_cores, split_cores
 from ablation.grid.scheduler import CellStatus, State, reason
 from agents.storage.checkpoint import list_checkpoints
@@ -63,7 +63,7 @@ def wait_for(what: Callable[[], object], process: subprocess.Popen[str]) -> None
 def cells_of(*arguments: str) -> list[Cell]:
     single, axes = split_axes(arguments)
     config = compose_ablate(single)
-    own_axes(config, single, axes)
+    normalize_axes(config, single, axes)
     return make_cells(config, single, axes)
 
 
@@ -161,7 +161,7 @@ def test_ctrl_c_saves_what_is_under_way_and_a_second_grid_is_kept_out(
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in errors
+    assert "the same command continues" in errors
     assert list_checkpoints(run / "checkpoints")
     assert not json.loads((run / "result.json").read_text(encoding="utf-8"))["finished"]
 

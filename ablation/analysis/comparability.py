@@ -1,24 +1,25 @@
-"""What the runs of a report have in common, in what its variants differ, and what speaks against comparing them."""
+"""Configuration keys that runs share or differ in, and reasons to doubt a comparison of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ablation.analysis.results import Results, Run
+from ablation.analysis.results import Results
 
-OF_ONE_RUN = ("seed", "run", "resume", "display")
-"""Keys in which runs of one variant may differ, and which change nothing but the random numbers."""
+_KEYS_OF_ONE_RUN = {"seed", "run", "resume", "display"}
+"""Keys that differ between runs of one variant, and that change nothing but the random numbers."""
 
-_ALIKE_WITHIN = 0.01
+_TOLERANCE = 0.01
+"""Numbers of parameters or frames that differ by at most this share count as equal."""
 
 
 class Configs(NamedTuple):
-    """The configurations of all runs, keys dotted; a value that some run has not is an empty text.
+    """The configuration keys of all runs, dotted; a missing value is an empty text.
 
     Attributes:
-        different: keys in which variants differ: by variant the value, or all of them where even its runs differ.
-        shared: keys that have one value in all runs.
+        different: keys in which variants differ, with the value of each variant, or all values if its runs differ.
+        shared: keys with the same value in all runs.
         within: keys in which runs of one variant differ.
     """
 
@@ -28,12 +29,15 @@ class Configs(NamedTuple):
 
 
 def configs(results: Results) -> Configs:
-    """Sorts the keys of all runs into those that variants differ in and those that they share."""
+    """Sorts the keys of all runs."""
     different: dict[str, dict[str, str]] = {}
     shared: dict[str, str] = {}
     within = []
-    for key in sorted({key for run in results.runs for key in run.config} - set(OF_ONE_RUN)):
-        values = {variant: _distinct(key, results.of(variant)) for variant in results.variants}
+    for key in sorted({key for run in results.runs for key in run.config} - _KEYS_OF_ONE_RUN):
+        values = {
+            variant: _distinct(format_value(run.config.get(key, "")) for run in results.of(variant))
+            for variant in results.variants
+        }
         if any(len(found) > 1 for found in values.values()):
             within.append(key)
         texts = {variant: " | ".join(found) for variant, found in values.items()}
@@ -44,12 +48,8 @@ def configs(results: Results) -> Configs:
     return Configs(different, shared, tuple(within))
 
 
-def _distinct(key: str, runs: Iterable[Run]) -> list[str]:
-    return list(dict.fromkeys(format_value(run.config.get(key, "")) for run in runs))
-
-
 def format_value(value: Any) -> str:
-    """A value as the command line spells it."""
+    """A value in the spelling of the command line."""
     if isinstance(value, bool | None):
         return "null" if value is None else str(value).lower()
     if isinstance(value, list | tuple):
@@ -58,10 +58,10 @@ def format_value(value: Any) -> str:
 
 
 def cautions(results: Results, found: Configs) -> tuple[str, ...]:
-    """A sentence for everything that makes the report less sure, and a comparison less fair, than it looks."""
+    """Sentences on what makes the results less certain, or a comparison less fair, than they look."""
     runs = results.runs
     sentences = []
-    commits = _several(str(run.provenance.get("git", {}).get("commit", "unknown"))[:12] for run in runs)
+    commits = _distinct(str(run.provenance.get("git", {}).get("commit", "unknown"))[:12] for run in runs)
     if len(commits) > 1:
         sentences.append(f"The runs come from {len(commits)} different commits: {', '.join(commits)}.")
     for what, section in (("machines", "machine"), ("versions", "versions")):
@@ -74,17 +74,17 @@ def cautions(results: Results, found: Configs) -> tuple[str, ...]:
             f"{dirty} of {len(runs)} runs were made with changes that are not committed: their commit does not tell all of their code."
         )
     least, most = min(run.parameters for run in runs), max(run.parameters for run in runs)
-    if most > least * (1 + _ALIKE_WITHIN) and len(results.variants) == 1:
+    if most > least * (1 + _TOLERANCE) and len(results.variants) == 1:
         sentences.append(f"The runs have agents of {least:,} to {most:,} parameters.")
-    elif most > least * (1 + _ALIKE_WITHIN):
+    elif most > least * (1 + _TOLERANCE):
         sentences.append(
             f"The smallest agent has {least:,} parameters and the largest {most:,}: a difference may be one of size."
         )
-    # A run ends with the update that comes past its last frame, so a few frames are no difference.
+    # A run ends with the update that passes its last frame, so small differences are normal.
     least, most = min(run.frames for run in runs), max(run.frames for run in runs)
-    if most > least * (1 + _ALIKE_WITHIN):
+    if most > least * (1 + _TOLERANCE):
         sentences.append(f"The runs have different numbers of frames: {least:,} to {most:,}.")
-    numbers = _several(f"{run.episodes:,}" for run in runs)
+    numbers = _distinct(f"{run.episodes:,}" for run in runs)
     if len(numbers) > 1:
         sentences.append(f"The runs have different numbers of evaluation episodes: {', '.join(numbers)}.")
     sizes = {variant: len(results.of(variant)) for variant in results.variants}
@@ -102,13 +102,13 @@ def cautions(results: Results, found: Configs) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _several(values: Iterable[str]) -> list[str]:
-    """The distinct ones, in the order of their first."""
+def _distinct(values: Iterable[str]) -> list[str]:
+    """The distinct values, in order."""
     return list(dict.fromkeys(values))
 
 
 def _differences(sections: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each key in which sections differ, its values."""
+    """`key a or b` for each key in which sections differ."""
     keys = dict.fromkeys(key for section in sections for key in section)
-    values = {key: _several(str(section.get(key, "none")) for section in sections) for key in keys}
+    values = {key: _distinct(str(section.get(key, "none")) for section in sections) for key in keys}
     return [f"{key} {' or '.join(found)}" for key, found in values.items() if len(found) > 1]

@@ -1,40 +1,41 @@
-"""How the report writes numbers for people."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Protocol
+
+import numpy as np
 
 from ablation.analysis.results import Estimate, Measure
 
 
 class Write(Protocol):
-    """Writes a number, with so many digits more than usual where those would make equal texts of unequal numbers."""
+    """Writes a number, with `extra` digits more than usual."""
 
     def __call__(self, value: float, extra: int = 0, /) -> str: ...
 
 
 NEVER = "never"
 SECONDS = ((1.0, " s"), (60.0, " min"), (3600.0, " h"))
-"""Units of time: their size and how they are written."""
+"""Units of time: seconds and suffix."""
 _STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _MOST_EXTRA = 6
 _MOST_DECIMALS = 15
-_LARGE, _SMALL = 1e4, 1e-4
-"""From where on ticks are written in thousands, and below which with a power of ten."""
+_LARGE = 1e4
+"""From this value on, an axis has labels in k, M or G."""
 
 
 def of_measure(measure: Measure) -> Write:
-    """Values of the measure: three decimals where the best is 1, one where it is more (100), four digits where it is unknown."""
+    """Writes values of the measure: three decimals if the best is 1, one if it is 100, four digits if it is unknown."""
     if measure.best is not None:
         return fixed(3 if measure.best <= 1 else 1)
     return lambda value, extra=0, /: _significant(value, 4 + extra) if math.isfinite(value) else "-"
 
 
 def fixed(decimals: int) -> Write:
-    """With so many decimals."""
+    """Writes with this number of decimals."""
     return lambda value, extra=0, /: _fixed(value, decimals + extra) if math.isfinite(value) else "-"
 
 
@@ -43,19 +44,19 @@ def probability(value: float, extra: int = 0) -> str:
 
 
 def count(value: float, extra: int = 0) -> str:
-    """A number of frames, parameters or the like: whole, but with two digits below 10."""
+    """A count, such as frames or parameters: an integer, or two digits below 10."""
     if not math.isfinite(value):
         return "-"
     return _trimmed(value, _decimals(value) + extra)
 
 
 def three_digits(value: float, extra: int = 0) -> str:
-    """Three digits, whole from 100 on."""
+    """Three digits; an integer from 100 on."""
     return _significant(value, 3 + extra)
 
 
 def until(write: Write) -> Write:
-    """The same, where infinite means that it did not come to it."""
+    """Writes infinity as `never`."""
     return lambda value, extra=0, /: NEVER if value == math.inf else write(value, extra)
 
 
@@ -78,30 +79,27 @@ def short(value: float, extra: int = 0) -> str:
 
 
 def ticks(values: Sequence[float], unit: tuple[float, str] | None = None) -> list[str]:
-    """The labels of an axis, each with the digits that it needs: 0.0, 0.5, 1.0 or 0, 250k, 500k. Unequal values have unequal labels.
+    """Labels of an axis with as few digits as show every step, as 0.0, 0.5, 1.0; unequal values have unequal labels.
 
     Args:
-        unit: of all labels: its size and how it is written, as in SECONDS; None: k, M or G on an axis that goes beyond 10,000.
+        unit: size and suffix, as in SECONDS; None: k, M or G if the axis goes beyond 10,000.
     """
-    known = sorted({float(value) for value in values})
-    steps = [after - before for before, after in itertools.pairwise(known)]
-    # Far below what an axis can show, far above what arithmetic adds to a number.
-    blur = 1e-3 * min(steps) if steps else 1e-6 * abs(known[0]) if known else 0.0
-    large = bool(known) and max(map(abs, known)) >= _LARGE
-    units = [unit or (_unit(value) if large else (1.0, "")) for value in values]
-    digits: dict[str, int] = {}
-    for value, (size, name) in zip(values, units, strict=True):
-        digits[name] = max(digits.get(name, 0), _needed(value / size, blur / size))
-    if all(abs(value) < _SMALL for value in values) and not unit:
-        return [_powers(value, blur) for value in values]
-    return [
-        f"{round(value / size, digits[name]) + 0.0:,.{digits[name]}f}{name}"
-        for value, (size, name) in zip(values, units, strict=True)
-    ]
+    known = np.unique(np.asarray(values, np.float64))
+    largest = float(np.abs(known).max(initial=0.0))
+    size, suffix = unit or next(((size, name) for size, name in _STEPS if largest >= max(size, _LARGE)), (1.0, ""))
+    # Relative to a step, which is far above rounding errors and far below what an axis shows.
+    tolerance = 1e-3 * float(np.diff(known).min()) / size if known.size > 1 else 1e-6 * largest / size
+    scaled = [value / size for value in values]
+    decimals = next(
+        (digits for digits in range(_MOST_DECIMALS) if all(abs(round(x, digits) - x) <= tolerance for x in scaled)),
+        _MOST_DECIMALS,
+    )
+    bare_zero = suffix and not unit
+    return ["0" if bare_zero and x == 0 else f"{round(x, decimals) + 0.0:,.{decimals}f}{suffix}" for x in scaled]
 
 
 def estimate(found: Estimate, write: Write) -> str:
-    """`value [low, high]`, or the value where there is no interval; with more digits than usual where two of them would look equal."""
+    """`value [low, high]`, or `value` without an interval; unequal numbers have unequal texts."""
     if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
         return write(found.value)
     value, low, high = write_distinct(found, write)
@@ -109,7 +107,7 @@ def estimate(found: Estimate, write: Write) -> str:
 
 
 def in_words(found: Estimate, write: Write) -> str:
-    """`value (low to high)`, as `estimate` within a sentence."""
+    """`value (low to high)`: `estimate` within a sentence."""
     if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
         return write(found.value)
     value, low, high = write_distinct(found, write)
@@ -117,7 +115,7 @@ def in_words(found: Estimate, write: Write) -> str:
 
 
 def value_alone(found: Estimate, write: Write) -> str:
-    """`value`, where a sentence has no room for intervals."""
+    """`value`, for a sentence without room for intervals."""
     return write(found.value)
 
 
@@ -129,48 +127,32 @@ def write_distinct(values: Sequence[float | None], write: Write) -> list[str]:
 
 
 def listed(values: list[int]) -> str:
-    """Whole numbers, as a range where they follow one another."""
+    """Integers, as a range if they are consecutive."""
     if len(values) > 2 and values == list(range(values[0], values[-1] + 1)):
         return f"{values[0]} to {values[-1]}"
     return ", ".join(map(str, values))
 
 
-def ranged(values: list[float], write: Write) -> str:
+def ranged(values: Sequence[float], write: Write) -> str:
     """One value, or the smallest and the largest."""
     least, most = write(min(values)), write(max(values))
     return least if least == most else f"{least} to {most}"
 
 
-def _unit(value: float) -> tuple[float, str]:
-    return next(((size, letter) for size, letter in _STEPS if abs(value) >= size), (1.0, ""))
-
-
-def _needed(value: float, blur: float) -> int:
-    """Decimals that tell a value from all that are farther away than `blur`."""
-    return next(
-        (digits for digits in range(_MOST_DECIMALS) if abs(round(value, digits) - value) <= blur), _MOST_DECIMALS
-    )
-
-
-def _powers(value: float, blur: float) -> str:
-    texts = (f"{value:.{digits}g}" for digits in range(1, 18))
-    return next(text for text in texts if abs(float(text) - value) <= blur or len(text) > 17) if value else "0"
-
-
 def _decimals(value: float) -> int:
-    """That give two digits below 10, and none above."""
+    """Decimals that give two digits below 10; none from 10 on."""
     size = abs(value)
     return 0 if size >= 10 or size == 0 else 1 - min(0, math.floor(math.log10(size)))
 
 
 def _significant(value: float, digits: int) -> str:
-    """So many digits, but no fewer than stand before the point."""
+    """This number of digits, but all digits before the point."""
     whole = len(f"{abs(value):.0f}")
     return f"{value:,.{max(0, digits - whole)}f}" if whole >= digits else f"{value + 0.0:,.{digits}g}"
 
 
 def _fixed(value: float, decimals: int) -> str:
-    # A zero has no sign.
+    # + 0.0 removes the sign of -0.0.
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 

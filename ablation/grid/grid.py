@@ -1,7 +1,7 @@
-"""The grid: which runs an ablation consists of, what of it is on the disk already, and whether that belongs to it.
+"""The cells of a grid, their files, and how far each cell has come.
 
 <folder>/grid.json            the cells, in order
-<folder>/<cell>/cell.json     what the cell is: its whole configuration and that of its evaluation
+<folder>/<cell>/cell.json     the configurations of its training and evaluation
 <folder>/<cell>/...           its run folder (agents/run/folder.py)
 """
 
@@ -51,21 +51,21 @@ from system.files import parse_json, read_json, read_lines, write_json
 from system.plain_data import COUNT
 
 _LOG_STEPS = 100
-"""Points of a learning curve, unless `log_frames` says otherwise."""
+"""Points of a learning curve if `log_frames` is not set."""
 
 CLUSTER = "cluster"
-"""The runtime of a grid whose runs are dealt to several machines."""
+"""The runtime of a grid whose runs are distributed over machines."""
 
 _TAIL_BYTES = 2**20
-"""Of metrics.jsonl, in which its last line lies."""
+"""Size of the end of metrics.jsonl that is searched for its last line."""
 
-_LISTS = ("fusions", "seeds", "folders")
-_OF_THE_GRID = {field.name for field in dataclasses.fields(AblateConfig)} - {
+_LIST_KEYS = ("fusions", "seeds", "folders")
+_GRID_KEYS = {field.name for field in dataclasses.fields(AblateConfig)} - {
     field.name for field in dataclasses.fields(TrainConfig)
 }
-_NO_AXES = HOUSEKEEPING_KEYS | {"log_frames"}
-_NOT_COMPARED = _NO_AXES | {"seed", "match_params"}
-"""Keys in which two runs may differ that are the same agent, trained in the same way."""
+_NOT_AXES = HOUSEKEEPING_KEYS | {"log_frames"}
+_NOT_COMPARED = _NOT_AXES | {"seed", "match_params"}
+"""Keys that do not distinguish variants: two cells that differ in them only train the same agent in the same way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +73,11 @@ class Cell:
     """One run of a grid.
 
     Attributes:
-        name: of its folder: its place on every axis and its seed, never a time.
+        name: of its folder: the values of all axes and the seed.
         variant: the same without the seed.
-        train, evaluate: the configurations; `evaluate.slots` gives every episode a slot of its own where an engine
-            follows the seed tree for first episodes only. Without `evaluate` the run is trained only.
-        pause_at: frames that it is trained for now; 0 = to its end.
+        train, evaluate: the configurations. If an engine follows the seed tree only in the first episode of a slot,
+            `evaluate.slots` gives each episode its own slot. Without `evaluate` the run is only trained.
+        pause_at: frames to train up to; 0 = total_frames.
     """
 
     name: str
@@ -89,26 +89,26 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """The run folder."""
         return Path(self.train.run)
 
 
 def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str]]) -> list[Cell]:
-    """The cells in the order in which they are played: the first seed of every variant, then the second, so that a part of the grid is a
-    comparison too. Everything that can be wrong with one is found here.
+    """The checked cells in the order in which they run: the first seed of every variant, then the second, so that an unfinished grid can
+    be compared too.
 
     Args:
-        config: with one value for each key, and the grid's own keys.
-        single, axes: the command line as `conf.loading.split_axes` has it.
+        config: composed from `single`.
+        single, axes: the command line, split by `conf.loading.split_axes`.
 
     Raises:
-        InputError: a cell's configuration is none, or cannot be played by its suite, or `match_params` cannot be met.
+        InputError: a configuration is invalid or does not fit its suite, `match_params` cannot be met, or two cells are equal.
     """
     folder = Path(config.folder or f"runs/ablate-{config.env.name}")
     variants: dict[str, tuple[TrainConfig, EnvSpec]] = {}
     for values in itertools.product(config.fusions, *axes.values()):
-        at = dict(zip(["fusion", *axes], values, strict=True))
-        train = train_part(compose_ablate([*single, *(f"{key}={value}" for key, value in at.items())]))
+        values_by_key = dict(zip(["fusion", *axes], values, strict=True))
+        train = train_part(compose_ablate([*single, *(f"{key}={value}" for key, value in values_by_key.items())]))
         if config.runtime.name == CLUSTER:
             train = on_one_machine(train, config.node_runtime)
         elif train.runtime.name == CLUSTER:
@@ -119,8 +119,8 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         env = make_spec(train.env)
         train.env = settle(train.env, env)
         train = match_params(train, env, reference_fusion(train))
-        check(train, env)
-        variant = " ".join([at.pop("fusion"), *(f"{key}={value}" for key, value in at.items())])
+        check_fits(train, env, build_network(train, env))
+        variant = " ".join([values_by_key.pop("fusion"), *(f"{key}={value}" for key, value in values_by_key.items())])
         same = [name for name, (other, _) in variants.items() if _compared(other) == _compared(train)]
         if same or variant in variants:
             raise InputError(
@@ -141,56 +141,55 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
 
 
 def make_cell(config: AblateConfig, folder: Path, variant: str, seed: int, train: TrainConfig, env: EnvSpec) -> Cell:
-    """One cell: `train`, which is the same for every seed of a variant, with what is the cell's own."""
+    """The cell of one seed; `train` is the configuration of its variant."""
     name = f"{_file_name(variant)}-seed{seed}"
-    train = one_of_many(train, seed, folder / name)
+    train = for_shared_machine(train, seed, folder / name)
     return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluation(config, env, train))
 
 
-def one_of_many(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
-    """A run that is played beside others, without a terminal of its own, and whose learning curve has its points where theirs have."""
+def for_shared_machine(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
+    """The configuration of a run beside others: resumable, without a display, and with curve points at the same frames."""
     log_frames = train.log_frames or max(1, train.total_frames // _LOG_STEPS)
     return dataclasses.replace(train, seed=seed, run=str(run), resume=True, display=False, log_frames=log_frames)
 
 
 def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:
-    """A run that a cluster gives to one of its machines, where it has this runtime: the same run as on this machine.
+    """The configuration of a run on one machine of a cluster, with this runtime.
 
     Raises:
-        InputError: the machine would have to choose something that the cluster has to know.
+        InputError: the number of actors depends on the machine, but Ray must know it.
     """
     if runtime == "local" and not train.runtime.num_actors:
         raise InputError(
             "runtime.num_actors=0 leaves the number of actors to each machine, but a cluster must know how many CPUs a run takes: give "
             "runtime.num_actors=N (a run then takes N+1 CPUs) or node_runtime=serial."
         )
-    # The other runs of the machine take cores, too: no run can take all that it finds.
+    # Other runs use the same machine, so the learner must not take all cores.
     threads = train.runtime.learner_threads or (runtime == "local")
     own = dataclasses.replace(train.runtime, name=runtime, address="", learner_threads=int(threads))
     return dataclasses.replace(train, runtime=own)
 
 
-def own_axes(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
-    """`fusion=concat,mi` (`fusion=mi`) means `fusions=[concat,mi]` and `seed=0,1` means `seeds=[0,1]`: moves them there, in the command
-    line too. Every other axis has to be one of the experiment.
+def normalize_axes(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
+    """Replaces `fusion=concat,mi` or `fusion=mi` by `fusions=[...]` and `seed=0,1` by `seeds=[0,1]`, in the config and the command line.
 
     Raises:
-        InputError: both are given, or an axis is not part of what is compared.
+        InputError: both spellings are given, or a key cannot be an axis.
     """
     _as_list("fusion", "fusions", config, single, axes)
     if "seed" in axes:
         _as_list("seed", "seeds", config, single, axes)
-        # As `seeds=[...]` is read; text that is no number is refused with it.
+        # check_ablate refuses values that are not numbers.
         config.seeds = [int(seed) if seed.isdecimal() else seed for seed in config.seeds]
     for key, values in axes.items():
         given = f"{key}={','.join(values)}"
-        if key in _LISTS:
+        if key in _LIST_KEYS:
             raise InputError(f"{given} is not a list: give {key}=[{','.join(values)}].")
-        if key in _OF_THE_GRID:
+        if key in _GRID_KEYS:
             raise InputError(
                 f"{given} is a key of the whole grid and cannot be an axis: give it one value, or start two grids."
             )
-        if key in _NO_AXES:
+        if key in _NOT_AXES:
             raise InputError(
                 f"{given} is not an axis, because it does not change the agent or its tasks: give it one value."
             )
@@ -209,56 +208,47 @@ def _as_list(key: str, keys: str, config: AblateConfig, single: list[str], axes:
     single.append(f"{keys}=[{','.join(wanted)}]")
 
 
-def check(config: TrainConfig, env: EnvSpec) -> None:
-    """Whether the suite, the agent and the machine belong together.
-
-    Raises:
-        InputError: they do not.
-    """
-    check_fits(config, env, build_network(config, env))
-
-
 def evaluation(config: AblateConfig, env: EnvSpec, train: TrainConfig) -> EvaluateConfig:
-    """How the cell of such a run is evaluated."""
+    """The evaluation of a run of the grid."""
     return EvaluateConfig(
         run=train.run,
-        # The command of the grid has named them.
+        # The grid's command names these modules.
         allow=list(named(train.env)),
         episodes=config.episodes,
         greedy=config.greedy,
         seed=config.evaluation_seed,
         slots=config.episodes if env.engine in SEEDED_ONCE else 0,
-        # One task that is known by its number is a single context: there is nothing else to tell.
+        # A single task without instructions has one context, so a probe has no other.
         probe=config.probe if len(env.tasks) > 1 or env.instruction_length else "",
         similarity=False,
     )
 
 
 def claim(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
-    """Writes grid.json; a grid that is there already is joined, so that seeds and variants can be added to it.
+    """Writes grid.json. Cells of an existing grid stay in it, so that seeds and variants can be added.
 
     Raises:
         InputError: a cell's folder holds a run of another configuration.
     """
     for cell in cells:
-        differences(cell)
+        check_existing_run(cell)
     known = read_grid(folder)
     listed = {row["name"]: row for row in known.get("cells", [])}
     listed |= {cell.name: {"name": cell.name, "variant": cell.variant, "seed": cell.seed} for cell in cells}
     write_json(folder / GRID_FILE, {"cells": list(listed.values()), "command": list(command)})
 
 
-def differences(cell: Cell, but: Collection[str] = ()) -> None:
-    """Refuses a run that is not the cell's; keys in `but` may differ.
+def check_existing_run(cell: Cell, but: Collection[str] = ()) -> None:
+    """Checks that a run in the cell's folder has the cell's settings; housekeeping keys and keys in `but` may differ.
 
     Raises:
-        InputError: with the keys that differ, and both values.
+        InputError: names the keys that differ, with both values.
     """
     if not (cell.folder / CONFIG).exists():
         return
     wanted, found = flatten(to_dict(cell.train)), flatten(to_dict(load_train(cell.folder / CONFIG)))
-    free = HOUSEKEEPING_KEYS | set(but)
-    keys = [key for key in sorted(wanted | found) if key not in free and wanted.get(key) != found.get(key)]
+    ignored = HOUSEKEEPING_KEYS | set(but)
+    keys = [key for key in sorted(wanted | found) if key not in ignored and wanted.get(key) != found.get(key)]
     if keys:
         listed = ", ".join(f"{key}={wanted.get(key)} (the run has {found.get(key)})" for key in keys)
         raise InputError(
@@ -267,7 +257,7 @@ def differences(cell: Cell, but: Collection[str] = ()) -> None:
 
 
 def save_cell(cell: Cell) -> None:
-    """Writes cell.json, from which another process makes the same cell."""
+    """Writes cell.json, from which another process loads the cell."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     content = {"name": cell.name, "variant": cell.variant, "seed": cell.seed, "pause_at": cell.pause_at}
     evaluate = to_dict(cell.evaluate) if cell.evaluate else None
@@ -275,7 +265,7 @@ def save_cell(cell: Cell) -> None:
 
 
 def load_cell(folder: Path) -> Cell:
-    """The cell of `save_cell`; InputError when the file does not hold one."""
+    """The cell that `save_cell` wrote. InputError if the file is invalid."""
     path = folder / CELL_FILE
     content = read_json(path)
     try:
@@ -286,18 +276,18 @@ def load_cell(folder: Path) -> Cell:
         train = train_from_dict(content["train"], str(path))
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} does not describe a run of a grid: give the same ablate.py command again, which writes it anew."
+            f"{path} does not describe a run of a grid: give the same ablate.py command again, which rewrites it."
         ) from error
     return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluate, pause_at=pause_at)
 
 
 def trained(cell: Cell) -> bool:
-    """Whether the cell's run has come to its end, or as far as it is asked for now."""
+    """Whether the run is trained to its end, or to `pause_at`."""
     return bool(read_result(cell.folder)) or 0 < cell.pause_at <= read_paused_frames(cell.folder)
 
 
 def evaluated(cell: Cell) -> bool:
-    """Whether the cell has been evaluated, and as it is asked for now; where nothing is, whether it is trained."""
+    """Whether the evaluation matches the cell's; for a cell without evaluation, whether it is trained."""
     if not cell.evaluate:
         return trained(cell)
     content, result, wanted = read_evaluation(cell.folder), read_result(cell.folder), cell.evaluate
@@ -313,7 +303,7 @@ def evaluated(cell: Cell) -> bool:
 
 
 def frames(cell: Cell) -> int:
-    """Frames that the run has logged so far."""
+    """Frames in the last line of metrics.jsonl; 0 if it cannot be read."""
     try:
         *_, newest = read_lines(cell.folder / "metrics.jsonl", last=_TAIL_BYTES)
         count = parse_json(newest)["frames"]
@@ -327,5 +317,5 @@ def _compared(train: TrainConfig) -> dict[str, Any]:
 
 
 def _file_name(text: str) -> str:
-    """Without brackets and quotes; what else no shell likes becomes a comma."""
+    """The text without brackets and quotes; other characters with a meaning in a shell become commas."""
     return re.sub(r"[^\w.=+,-]", ",", re.sub(r"[\[\]{}'\"]", "", text))

@@ -1,6 +1,6 @@
-"""history.jsonl of a population: every value that a member ever had, who copied whom, and when. What a population goes on from.
+"""history.jsonl of a population: hyperparameters, comparisons and copies of every member, from which the population resumes.
 
-One object a line; `generation` 0 is the start, the others are comparisons. `hyperparameters` are those from there on.
+Each line is one object. Generation 0 is the start, the others are comparisons; `hyperparameters` apply from there on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class History:
     """The history of the population in a folder.
 
     Attributes:
-        rows: in the order of the file; a generation has one of every member, or none.
+        rows: in the order of the file; a generation has a row for every member.
 
     Raises:
         InputError: the file is damaged.
@@ -50,7 +50,7 @@ class History:
 
     @property
     def generation(self) -> int:
-        """The last one that is over; -1 before the start."""
+        """The last complete one; -1 before the start."""
         return max((row["generation"] for row in self.rows), default=-1)
 
     def of(self, member: int) -> list[dict[str, Any]]:
@@ -58,11 +58,11 @@ class History:
         return [row for row in self.rows if row["member"] == member]
 
     def hyperparameters(self, member: int) -> dict[str, float]:
-        """That it goes on with."""
+        """Current hyperparameters of a member."""
         return dict(self.of(member)[-1]["hyperparameters"])
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Adds a whole generation, or, where the disk refuses (OSError), nothing of it."""
+        """Adds a generation atomically. OSError if the file cannot be written."""
         written = [*self.rows, *rows]
         write_whole(self._path, "".join(json.dumps(row) + "\n" for row in written))
         self.rows = written

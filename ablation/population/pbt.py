@@ -11,11 +11,11 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One of a population.
+    """A member of a population.
 
     Attributes:
         hyperparameters: by name, positive.
-        fitness: points; None while it is unknown, -inf where training failed.
+        fitness: points; None if unknown, -inf if training failed.
     """
 
     hyperparameters: Mapping[str, float]
@@ -23,22 +23,20 @@ class Member:
 
 
 class Decision(NamedTuple):
-    """What becomes of a member: with whom it was compared, if with anybody, whether it takes over that one's weights, and the
-    hyperparameters that it goes on with.
-    """
+    """Result of a comparison for a member: its partner, whether it copies the partner's weights, and its new hyperparameters."""
 
     compared_with: int | None
     copies: bool
     hyperparameters: dict[str, float]
 
 
-def random_numbers(seed: int, *place: int) -> np.random.Generator:
-    """The random numbers of one place in the population, such as (generation, member): the same whenever they are asked for."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
+def random_numbers(seed: int, *key: int) -> np.random.Generator:
+    """A generator for `key`, such as (generation, member); the same at every call."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def draw(ranges: Mapping[str, tuple[float, float]], random: np.random.Generator) -> dict[str, float]:
-    """First values, log-uniform between the ends of each range."""
+    """Initial values, log-uniform in each range."""
     return {name: float(np.exp(random.uniform(np.log(low), np.log(high)))) for name, (low, high) in ranges.items()}
 
 
@@ -53,10 +51,10 @@ def exploit_and_explore(
     factor: float,
     probability: float,
 ) -> Decision:
-    """What becomes of member `index` after so many frames.
+    """The decision for member `index` at `frames`.
 
-    It is compared with another member, drawn uniformly. If that one is more than `margin` points better, its weights and hyperparameters
-    are copied, and each hyperparameter is, with this probability, multiplied or divided by `factor`.
+    Its partner is drawn uniformly. If the partner is more than `margin` points better, the member copies its weights and hyperparameters,
+    and multiplies or divides each hyperparameter by `factor` with probability `probability`.
     """
     own = population[index]
     if frames < burn_in_frames or own.fitness is None:
@@ -74,7 +72,7 @@ def exploit_and_explore(
 
 
 def perturbed(value: float, random: np.random.Generator, *, factor: float, probability: float) -> float:
-    """With this probability the value multiplied or divided by the factor, each in half of the cases."""
+    """The value; with probability `probability` multiplied or divided by `factor`, each equally likely."""
     chosen, up = random.random(2)
     if chosen >= probability:
         return value

@@ -1,14 +1,14 @@
-"""A population: runs that are trained side by side, compared every so many frames, and copied. One command plays all of it, and goes on
-with it after any kill.
+"""A population: runs that train side by side, are compared at fixed numbers of frames, and copy each other.
+
+The command can be repeated after a kill at any moment, and continues to the same result.
 
 <folder>/population.json      the keys of the population, and the command
-<folder>/history.jsonl        every value that a member ever had (ablation/population/history.py)
-<folder>/<member>/...         its run folder, with the configuration that it has now
-<folder>/exchange/            checkpoints on their way from one member to another
+<folder>/history.jsonl        the hyperparameters of every member over time (ablation/population/history.py)
+<folder>/<member>/...         its run folder, with its current configuration
+<folder>/exchange/            copied checkpoints that are not yet in the folders of their members
 
-Members are compared at the same frames, all of them at once: what comes out does not depend on which was faster. A comparison is over
-with its lines in the history. Until then nothing of any member has changed; what it has decided then lies in `exchange` as whole files
-and only has to be moved.
+All members are compared together, at the same frames, so the result does not depend on their speed. A comparison first writes copied
+checkpoints to `exchange`, then its rows to the history, which commits it, and then moves the checkpoints to the members.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation.grid.grid import CLUSTER, Cell, check, differences, on_one_machine, one_of_many
+from ablation.grid.grid import CLUSTER, Cell, check_existing_run, for_shared_machine, on_one_machine
 from ablation.grid.scheduler import CellStatus, Executor, State, run_cells
 from ablation.population.history import History
 from ablation.population.pbt import Decision, Member, draw, exploit_and_explore, random_numbers
 from ablation.population.report import describe_comparison
 from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
+from agents.setup.builder import build_network
+from agents.setup.preflight import check_fits
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact, save_checkpoint
 from conf.loading import to_dict, train_part
 from conf.population_schema import PopulationConfig, comparisons_of, ranges_of
@@ -39,18 +41,18 @@ from system.files import read_json, write_json
 
 POPULATION, EXCHANGE = "population.json", "exchange"
 
-_FREE = {"parallel", "node_runtime", "folder"}
-"""Keys of the population that change nothing of what comes out."""
+_NEUTRAL_KEYS = {"parallel", "node_runtime", "folder"}
+"""Keys that do not change the result."""
 
 
 class Fitness(NamedTuple):
-    """How well a member does.
+    """Recent training performance of a member.
 
     Attributes:
-        points: of `measure`; None while `episodes` are too few.
+        points: of `measure`; None if there are too few `episodes`.
         measure: `score` (human-normalised, every task capped at 100, mean over tasks), `success` in percent, or `return`.
-        episodes: since its last copy, of the task that has the fewest.
-        updates: that the member has made.
+        episodes: since its last copy, minimum over tasks.
+        updates: of the member.
     """
 
     points: float | None = None
@@ -60,20 +62,20 @@ class Fitness(NamedTuple):
 
 
 class PopulationError(RuntimeError):
-    """The population cannot go on, as the message says."""
+    """The population cannot continue; the message gives the reason."""
 
 
 class Population:
-    """The population that a configuration describes.
+    """The population of a configuration.
 
     Args:
         config: checked (conf.population_schema.check_population).
 
     Attributes:
-        history: of what has been trained of it; there from `begin` on.
+        history: read or created by `begin`.
 
     Raises:
-        InputError: its members cannot be trained.
+        InputError: the members cannot be trained.
     """
 
     history: History
@@ -87,13 +89,13 @@ class Population:
             own = on_one_machine(own, config.node_runtime)
         env = make_spec(own.env)
         own.env = settle(own.env, env)
-        check(own, env)
+        check_fits(own, env, build_network(own, env))
         self._own = own
         digits = max(2, len(str(config.members - 1)))
         self.names = [f"member-{index:0{digits}}" for index in range(config.members)]
 
     def begin(self, command: Sequence[str]) -> None:
-        """Writes what is known at the start, or reads what is there, and finishes what a kill has left half done.
+        """Starts or resumes the population in its folder, and completes an interrupted comparison.
 
         Raises:
             InputError: the folder holds another population, or a damaged one.
@@ -108,10 +110,10 @@ class Population:
                 for index in range(len(self.names))
             ]
             self.history.add([row_of(0, 0, index, Fitness()) | values for index, values in enumerate(first)])
-        self._deliver()
+        self._move_checkpoints()
         own = [f"learner.{name}" for name in ranges_of(self._config)]
         for cell in self.cells(0):
-            differences(cell, but=own)
+            check_existing_run(cell, but=own)
 
     def train(
         self,
@@ -119,7 +121,7 @@ class Population:
         on_change: Callable[[Mapping[str, CellStatus]], object],
         say: Callable[[str], object],
     ) -> dict[str, CellStatus]:
-        """Trains what is not trained yet, from comparison to comparison; where the members stand at the end, by name.
+        """Trains all members from comparison to comparison; returns their final status by name.
 
         Args:
             executor: trains the members.
@@ -127,8 +129,8 @@ class Population:
             say: receives lines about every comparison.
 
         Raises:
-            PopulationError: no member has come to the next comparison.
-            KeyboardInterrupt: after every member has ended, saved.
+            PopulationError: every member failed before the next comparison.
+            KeyboardInterrupt: after every member has saved and ended.
         """
         progress: dict[str, CellStatus] = {}
         for generation, frames in enumerate(self.comparisons, start=1):
@@ -138,14 +140,14 @@ class Population:
             failed = {name: now.reason for name, now in progress.items() if now.state is State.FAILED}
             if len(failed) == len(self.names):
                 raise PopulationError(f"every member failed; the first one: {next(iter(failed.values()))}")
-            # A member that fails at the very end has nobody to learn from: the same command tries it again.
+            # After the last comparison there is no copy: the same command retries a failed member.
             if generation > self.history.generation and not (failed and frames == self.comparisons[-1]):
                 for line in describe_comparison(self.compare(generation, frames, failed), self.names):
                     say(line)
         return progress
 
     def cells(self, frames: int) -> list[Cell]:
-        """The members as cells that are trained up to so many frames; 0 = to the end."""
+        """The members as cells that train up to `frames`; 0 = total_frames."""
         pause_at = frames if frames < self._config.total_frames else 0
         return [
             Cell(name=name, variant=name, seed=train.seed, train=train, evaluate=None, pause_at=pause_at)
@@ -153,10 +155,10 @@ class Population:
         ]
 
     def compare(self, generation: int, frames: int, failed: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Decides what becomes of every member, and does it. Returns the lines that the history has got.
+        """Compares all members, copies checkpoints, and returns the new rows of the history.
 
         Args:
-            failed: members that did not come to these frames, and why. They take part as the worst, from their last checkpoint.
+            failed: reasons of members that failed before these frames. They count as the worst, with their last checkpoint.
         """
         fitness = [self.fitness(name) for name in self.names]
         points = [
@@ -181,15 +183,15 @@ class Population:
             }
             rows.append(row_of(generation, frames, index, fitness[index]) | changes)
         self.history.add(rows)
-        self._deliver()
+        self._move_checkpoints()
         return rows
 
     def fitness(self, name: str) -> Fitness:
-        """Of a member, by its newest checkpoint."""
+        """Fitness of a member, from its newest checkpoint."""
         checkpoints = list_checkpoints(self.folder / name / CHECKPOINTS)
         if not checkpoints:
             return Fitness()
-        with _held_to_form(self.folder / name):
+        with _readable(self.folder / name):
             return fitness_of(newest_intact(checkpoints).content, self._config.least_episodes)
 
     def _decide(self, index: int, population: Sequence[Member], generation: int, frames: int) -> Decision:
@@ -205,20 +207,18 @@ class Population:
         )
 
     def _stage(self, folder: Path, index: int, decision: Decision) -> None:
-        """Writes the checkpoint from which a member goes on that copies another one."""
+        """Writes the checkpoint of a member that copies another one."""
         assert decision.compared_with is not None
         own, other = (
             newest_intact(list_checkpoints(self.folder / self.names[member] / CHECKPOINTS)).content
             for member in (index, decision.compared_with)
         )
-        with _held_to_form(self.folder):
-            content = copied(own, other, self._member(index, decision.hyperparameters))
+        with _readable(self.folder):
+            content = copy_checkpoint(own, other, self._member(index, decision.hyperparameters))
             save_checkpoint(folder, content["learner"]["counters"]["updates"], content)
 
-    def _deliver(self) -> None:
-        """Moves the checkpoints of the last comparison to their members, as far as that is not done; forgets those of one that is not
-        over.
-        """
+    def _move_checkpoints(self) -> None:
+        """Moves the remaining checkpoints of the last comparison to their members; deletes those of an uncommitted comparison."""
         exchange = self.folder / EXCHANGE
         staged = exchange / str(self.history.generation)
         if staged.is_dir():
@@ -228,21 +228,21 @@ class Population:
         shutil.rmtree(exchange, ignore_errors=True)
 
     def _members(self) -> list[TrainConfig]:
-        """The configurations that the members have now."""
+        """Current configurations of the members."""
         return [self._member(index, self.history.hyperparameters(index)) for index in range(len(self.names))]
 
     def _member(self, index: int, hyperparameters: Mapping[str, Any]) -> TrainConfig:
         learner = dataclasses.replace(self._own.learner, **hyperparameters)
         seed = int(random_numbers(self._config.seed, index).integers(2**31))
         train = dataclasses.replace(self._own, learner=learner)
-        return one_of_many(train, seed, self.folder / self.names[index])
+        return for_shared_machine(train, seed, self.folder / self.names[index])
 
     def _keys(self) -> dict[str, Any]:
         of_runs = {field.name for field in dataclasses.fields(TrainConfig)} - {"seed", "total_frames"}
-        return {key: value for key, value in to_dict(self._config).items() if key not in of_runs | _FREE}
+        return {key: value for key, value in to_dict(self._config).items() if key not in of_runs | _NEUTRAL_KEYS}
 
     def _check_history(self) -> None:
-        """Refuses lines of other members, in another order, or with other hyperparameters: a file may come from somebody else."""
+        """Refuses rows of other members, in another order, or with other hyperparameters: another program may have written them."""
         members, names = range(len(self.names)), ranges_of(self._config).keys()
         fits = len(self.history.rows) % len(members) == 0 and all(
             (row["generation"], row["member"]) == divmod(number, len(members))
@@ -264,19 +264,19 @@ class Population:
 
 
 @contextlib.contextmanager
-def _held_to_form(folder: Path) -> Iterator[None]:
-    """InputError where a checkpoint lacks what the block asks of it: one that is whole may have been made by somebody else."""
+def _readable(folder: Path) -> Iterator[None]:
+    """Turns errors about missing or wrong content of a checkpoint into InputError; another program may have written it."""
     try:
         yield
     except InputError:
         raise
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError) as error:
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{folder} has a checkpoint that is not readable ({told}): put back a copy.") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder} has a checkpoint that is not readable ({reason}): put back a copy.") from error
 
 
 def row_of(generation: int, frames: int, member: int, fitness: Fitness) -> dict[str, Any]:
-    """A line of the history of a member that nothing has happened to."""
+    """A row of the history of a member that was not compared."""
     return {
         "generation": generation,
         "frames": frames,
@@ -292,7 +292,7 @@ def row_of(generation: int, frames: int, member: int, fitness: Fitness) -> dict[
 
 
 def fitness_of(content: dict[str, Any], least_episodes: int) -> Fitness:
-    """Of the agent in a checkpoint, by its latest training episodes."""
+    """Fitness of the agent in a checkpoint, from its recent training episodes."""
     statistics = statistics_of(content)
     summary = statistics.summary(1)
     episodes = min(len(task.recent) for task in statistics.tasks.values())
@@ -309,11 +309,10 @@ def fitness_of(content: dict[str, Any], least_episodes: int) -> Fitness:
     return Fitness(points if math.isfinite(points) else None, measure, episodes, updates)
 
 
-def copied(own: dict[str, Any], other: dict[str, Any], train: TrainConfig) -> dict[str, Any]:
-    """The checkpoint from which a member goes on that copies another one: that one's network, optimiser and PopArt; its own counters and
-    random streams.
+def copy_checkpoint(own: dict[str, Any], other: dict[str, Any], train: TrainConfig) -> dict[str, Any]:
+    """The checkpoint of a member that copies another: network, optimiser and PopArt of the other, counters and random streams of its own.
 
-    Episodes that were under way are left, because they were played by another agent, and the statistics of recent ones begin anew.
+    Unfinished episodes are dropped and the statistics of recent episodes reset, because another agent played them.
     """
     learner = {**other["learner"], "counters": own["learner"]["counters"]}
     statistics = {task: {**row, "recent": []} for task, row in own["statistics"].items()}
@@ -321,7 +320,7 @@ def copied(own: dict[str, Any], other: dict[str, Any], train: TrainConfig) -> di
     content |= {"config": to_dict(train), "learner": learner, "statistics": statistics, "runtime": None}
     best = own["kept"]["best"]
     if best and best["updates"] == learner["counters"]["updates"]:
-        # This checkpoint takes the place of the best one, and holds a better agent.
+        # The copy replaces this member's best checkpoint and holds a better agent.
         standing = statistics_of(other).standing()
         assert standing
         content["kept"] = {**own["kept"], "best": {**best, **standing._asdict()}}
@@ -329,7 +328,7 @@ def copied(own: dict[str, Any], other: dict[str, Any], train: TrainConfig) -> di
 
 
 def statistics_of(content: dict[str, Any]) -> Statistics:
-    """Of the run of a checkpoint."""
+    """Training statistics in a checkpoint."""
     env = env_from_dict(content["env"])
     statistics = Statistics(env.tasks, human_scores(env))
     statistics.load_state_dict(content["statistics"])

@@ -1,4 +1,4 @@
-"""The figures of the report: what each shows, and of which panels it is made."""
+"""The figures of the report and their panels."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from ablation.analysis import numbers
 from ablation.analysis.numbers import Write
 from ablation.analysis.results import Analysis, Estimate, Measure, Results
 from ablation.report import panels
-from ablation.report.drawing import MUTED, Hover, Panel, shown
+from ablation.report.drawing import MUTED, Hover, Panel, shorten
 
-Reach: TypeAlias = tuple[float, float] | None
-"""The least and the greatest of what a panel shows; None where it shows nothing."""
 Limits: TypeAlias = tuple[float, float] | None
-"""Of an axis; None: matplotlib's."""
+"""Limits of an axis, or the extreme values of a panel; None: no value, and matplotlib's limits."""
 
 _WIDE, _SMALL = (4.5, 3.0), (3.4, 2.35)
 _FOLDED_FROM = 13
-"""So many panels of single tasks are folded away until somebody wants to see them."""
+"""A figure with this number of tasks or more is folded."""
 _SUCCESS = (-0.03, 1.03)
-_MOST_APART = 10
-"""How many times the reach of the panel in the middle an axis may have that all panels of a figure share: more would hide the others."""
-_OWN = {
+_MOST_RATIO = 10
+"""Tasks share an axis if the largest range is at most this many times the median one; else it would hide the others."""
+_WHY_OWN_AXES = {
     "return": "Every panel has an axis of its own, because returns of different tasks are on different scales.",
     "score": "Every panel has an axis of its own, because the largest score would hide the others on a common one.",
 }
@@ -46,8 +44,8 @@ class Chart:
 
     Attributes:
         data: name of the CSV that has its numbers.
-        legend: whether the variants are told apart by their lines alone.
-        folded: shown on demand.
+        legend: whether the figure needs a legend of the variants.
+        folded: whether the page shows it on demand only.
     """
 
     name: str
@@ -59,25 +57,25 @@ class Chart:
     folded: bool = False
 
 
-def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
+def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
     """All figures by name, in the order of the report."""
     variants, write = results.variants, numbers.of_measure(results.measure)
-    of_curves, of_tasks = _of_curves(results, analysis), _of_tasks(results, analysis)
+    curve_limits, task_limits = _curve_limits(results, analysis), _task_limits(results, analysis)
     charts = [
         Chart(
             name="learning_curve",
             title="Learning curve, mean over tasks",
             caption=f"{_sentence(results.measure.label)} over the latest training episodes: mean over runs with its 95% interval. "
             "The dotted line is the threshold of the sample efficiency.",
-            panels=(_curves(results, analysis, "", _WIDE, _always(results.measure)),),
+            panels=(_curves(results, analysis, "", _WIDE, _fixed_limits(results.measure)),),
             data="learning_curves",
             legend=True,
         ),
         Chart(
             name="learning_curves_tasks",
             title="Learning curves by task",
-            caption=_captioned("The same for every task.", results, of_curves),
-            panels=tuple(_curves(results, analysis, task, _SMALL, of_curves) for task in results.tasks),
+            caption=_caption("The same for every task.", results, curve_limits),
+            panels=tuple(_curves(results, analysis, task, _SMALL, curve_limits) for task in results.tasks),
             data="learning_curves",
             legend=True,
             folded=len(results.tasks) >= _FOLDED_FROM,
@@ -109,8 +107,8 @@ def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
         Chart(
             name="tasks",
             title="Evaluation by task",
-            caption=_captioned(
-                f"{_sentence(results.measure.label)}: mean over runs with its 95% interval.", results, of_tasks
+            caption=_caption(
+                f"{_sentence(results.measure.label)}: mean over runs with its 95% interval.", results, task_limits
             ),
             panels=tuple(
                 panels.estimates(
@@ -118,7 +116,7 @@ def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
                     variants,
                     {variant: analysis.tasks[variant][task] for variant in variants},
                     write,
-                    limits=of_tasks,
+                    limits=task_limits,
                 )
                 for task in results.tasks
             ),
@@ -129,9 +127,11 @@ def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
     ]
     probes = list(dict.fromkeys(probe for row in analysis.probes.values() for probe in row))
     if probes:
-        of_probes = _common(
+        probe_limits = _common(
             [
-                _reach([Estimate(0.0, None, None), *(row[probe] for row in analysis.probes.values() if probe in row)])
+                _extremes(
+                    [Estimate(0.0, None, None), *(row[probe] for row in analysis.probes.values() if probe in row)]
+                )
                 for probe in probes
             ]
         )
@@ -148,7 +148,7 @@ def every(results: Results, analysis: Analysis) -> dict[str, Chart]:
                         {variant: row[probe] for variant, row in analysis.probes.items() if probe in row},
                         write,
                         reference=0.0,
-                        limits=of_probes,
+                        limits=probe_limits,
                     )
                     for probe in probes
                 ),
@@ -179,7 +179,7 @@ def _efficiency(results: Results, analysis: Analysis, write: Write) -> tuple[Cha
                     variants,
                     {variant: one.area for variant, one in found.items()},
                     write,
-                    limits=_always(results.measure),
+                    limits=_fixed_limits(results.measure),
                 ),
             ),
             data="sample_efficiency",
@@ -213,21 +213,21 @@ def _sentence(label: str) -> str:
 
 
 def _aggregates(results: Results, analysis: Analysis, write: Write) -> tuple[Panel, ...]:
-    """On one axis, but for the gap: it is a distance, and not where the others are."""
+    """Panels on one axis, but for the optimality gap, which is a distance."""
     found = {
         name: {variant: analysis.aggregates[variant][name] for variant in results.variants}
         for name in _AGGREGATES
         if all(name in analysis.aggregates[variant] for variant in results.variants)
     }
-    common = _common([_reach(row.values()) for name, row in found.items() if name != "optimality_gap"])
-    always = _always(results.measure)
+    common = _common([_extremes(row.values()) for name, row in found.items() if name != "optimality_gap"])
+    fixed = _fixed_limits(results.measure)
     return tuple(
         panels.estimates(
             title,
             results.variants,
             found[name],
             write,
-            limits=always or (None if name == "optimality_gap" else common),
+            limits=fixed or (None if name == "optimality_gap" else common),
         )
         for name, title in _AGGREGATES.items()
         if name in found
@@ -237,59 +237,59 @@ def _aggregates(results: Results, analysis: Analysis, write: Write) -> tuple[Pan
 def _gap(results: Results, analysis: Analysis) -> str:
     if results.measure.best is None or not all("optimality_gap" in row for row in analysis.aggregates.values()):
         return ""
-    own = "" if _always(results.measure) else ", on an axis of its own"
+    own = "" if _fixed_limits(results.measure) else ", on an axis of its own"
     return f" The optimality gap is the distance to {results.measure.best:g}{own}."
 
 
-def _always(measure: Measure) -> Limits:
-    """A success is shown from 0 to 1, wherever it lies."""
+def _fixed_limits(measure: Measure) -> Limits:
+    """0 to 1 for a success."""
     return _SUCCESS if measure.name == "success" else None
 
 
-def _of_tasks(results: Results, analysis: Analysis) -> Limits:
-    """The axis that the panels of all tasks share; None where they have axes of their own."""
-    found = [_reach(row[task] for row in analysis.tasks.values()) for task in results.tasks]
-    return _of_every_task(results.measure, found)
+def _task_limits(results: Results, analysis: Analysis) -> Limits:
+    """Limits of the common axis of all tasks; None if each has its own."""
+    found = [_extremes(row[task] for row in analysis.tasks.values()) for task in results.tasks]
+    return _shared_limits(results.measure, found)
 
 
-def _of_curves(results: Results, analysis: Analysis) -> Limits:
+def _curve_limits(results: Results, analysis: Analysis) -> Limits:
     found = []
     for task in results.tasks:
         bands = [curves[task] for curves in analysis.curves.values() if task in curves]
         values = np.concatenate([part for band in bands for part in band]) if bands else np.array([])
         values = values[np.isfinite(values)]
         found.append((float(values.min()), float(values.max())) if values.size else None)
-    return _of_every_task(results.measure, found)
+    return _shared_limits(results.measure, found)
 
 
-def _of_every_task(measure: Measure, found: Sequence[Reach]) -> Limits:
+def _shared_limits(measure: Measure, found: Sequence[Limits]) -> Limits:
     known = [reach for reach in found if reach]
     if measure.name in ("success", "return") or not known:
-        return _always(measure)
+        return _fixed_limits(measure)
     floor = measure.floor or 0.0
     sizes = [max(high, floor) - min(low, floor) for low, high in known]
-    return None if max(sizes) > _MOST_APART * np.median(sizes) else _common(known)
+    return None if max(sizes) > _MOST_RATIO * np.median(sizes) else _common(known)
 
 
-def _captioned(text: str, results: Results, limits: Limits) -> str:
-    """With the reason where the panels of tasks do not share an axis."""
+def _caption(text: str, results: Results, limits: Limits) -> str:
+    """The text, and the reason if tasks do not share an axis."""
     if limits or len(results.tasks) == 1:
         return text
-    return f"{text} {_OWN.get(results.measure.name, '')}".rstrip()
+    return f"{text} {_WHY_OWN_AXES.get(results.measure.name, '')}".rstrip()
 
 
-def _reach(found: Iterable[Estimate]) -> Reach:
+def _extremes(found: Iterable[Estimate]) -> Limits:
     ends = [end for one in found for end in one if end is not None and math.isfinite(end)]
     return (min(ends), max(ends)) if ends else None
 
 
-def _common(found: Sequence[Reach]) -> Limits:
-    """What all of them fit into, with some room."""
+def _common(found: Sequence[Limits]) -> Limits:
+    """Limits that hold all of them, with a margin."""
     known = [reach for reach in found if reach]
     if not known:
         return None
     low, high = min(low for low, _ in known), max(high for _, high in known)
-    # Where all is one value, any axis around it does.
+    # A single value gets any axis around it.
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
     return low - room, high + room
 
@@ -310,7 +310,7 @@ def _curves(results: Results, analysis: Analysis, task: str, size: tuple[float, 
         axes.set_ylabel(results.measure.name)
         if limits:
             axes.set_ylim(limits)
-        axes.set_title(shown(task, panels.LONGEST_NAME) or "Mean over tasks")
+        axes.set_title(shorten(task, panels.LONGEST_NAME) or "Mean over tasks")
 
     return Panel(
         label=f"Learning curves of {task or 'the mean over tasks'}: {results.measure.name} against frames, for each variant.",
@@ -326,7 +326,7 @@ def _profiles(results: Results, analysis: Analysis) -> Panel:
     def draw(axes: Axes) -> None:
         panels.lines(axes, analysis.profile_values, bands)
         axes.set_ylim(-0.02, 1.02)
-        if limits := _always(results.measure):
+        if limits := _fixed_limits(results.measure):
             axes.set_xlim(limits)
         axes.set_xlabel(f"{results.measure.name} (t)")
         axes.set_ylabel("share of runs x tasks above t")

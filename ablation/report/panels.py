@@ -1,4 +1,4 @@
-"""What the panels of the report's figures look like: lines with bands, rows of estimates, rows of times, a matrix."""
+"""Panels of the report's figures: lines with bands, rows of estimates, rows of times, a matrix."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
 from ablation.analysis import numbers
 from ablation.analysis.numbers import Write
 from ablation.analysis.results import Array, Band, Estimate
-from ablation.report.drawing import GRID, INK, LIGHT, MUTED, PAPER, Panel, look, shown, tag, told
+from ablation.report.drawing import GRID_LINE, INK, LIGHT, MUTED, PAPER, Panel, shorten, shorten_all, style_of, tag
 
 LONGEST_NAME = 34
-"""Characters of a name that a panel has room for."""
+"""Longest name that a panel has room for."""
 
-_ROW, _ROWS_AROUND, _ROWS_WIDE = 0.36, 0.72, 4.0
-_UNDER_WORDS = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}
+_ROW_HEIGHT, _ROWS_MARGIN, _ROWS_WIDTH = 0.36, 0.72, 4.0
+_TEXT_BACKGROUND = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}
 STEPS = [1, 2, 2.5, 5, 10]
-"""Of ticks, times a power of ten: others make long labels."""
-_LEGIBLE = 8
-"""Variants up to which a matrix has room for large numbers."""
+"""Tick steps, times a power of ten, that make short labels."""
+_LARGE_CELLS = 8
+"""Largest number of variants for which a matrix has large numbers."""
 
 
 class Ticks(Formatter):
-    """Labels ticks with the digits that they need, and never with an offset or a power of ten apart from them."""
+    """Tick labels of `numbers.ticks`, without an offset or a separate power of ten."""
 
     def __init__(self, unit: tuple[float, str] | None = None) -> None:
         self._unit = unit
@@ -53,10 +53,11 @@ def label_log_axis(axis: Axis) -> None:
 
 
 def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:
+    """Draws lines with bands against `x` [N], by index of the variant."""
     axes.grid(visible=True)
     every = max(1, len(x) // 6)
     for number, band in bands.items():
-        style = look(number)
+        style = style_of(number)
         axes.fill_between(x, band.low, band.high, color=style.paint, alpha=0.16, linewidth=0, gid=tag(number))
         axes.plot(
             x,
@@ -65,7 +66,7 @@ def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:
             linestyle=style.dashes,
             linewidth=1.7,
             marker=style.marker,
-            # Not all at the same places, where they would hide each other.
+            # Shifted for each variant, so that markers do not hide each other.
             markevery=((number * every) // max(1, len(bands)), every),
             markersize=4.5,
             markerfacecolor=style.fill,
@@ -87,10 +88,10 @@ def estimates(
     reference: float | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Panel:
-    """A row for each variant: its name and value, and below them the mark and its interval; a line at `reference`."""
+    """A row for each variant: name and value, and below them the mark with its interval; a line at `reference`."""
 
     def mark(axes: Axes, number: int, y: float, variant: str) -> str:
-        style, estimate = look(number), found[variant]
+        style, estimate = style_of(number), found[variant]
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [y, y], color=style.paint, linewidth=2.4, gid=tag(number))
         _mark(axes, number, [estimate.value], y, size=6.5)
@@ -112,9 +113,9 @@ def times(
     write: Write,
     units: Sequence[tuple[float, str]] = (),
 ) -> Panel:
-    """A row for each variant with a mark for each of its runs; infinite ones stand at the right, beyond a line.
+    """A row for each variant with a mark for each run; infinite times are on the right, beyond a line.
 
-    Ticks stand at round numbers of the largest of `units` (as numbers.SECONDS) that the axis has at least two of.
+    Ticks are at round numbers of the largest of `units` (as numbers.SECONDS) that fits at least twice.
     """
     finite = [float(time) for times, _ in found.values() for time in times if math.isfinite(time)]
     most = max(finite, default=1.0) or 1.0
@@ -125,7 +126,9 @@ def times(
         times, median = found[variant]
         _mark(axes, number, np.where(np.isfinite(times), times, never), y, size=5, alpha=0.55)
         if math.isfinite(median):
-            axes.plot([median, median], [y - 0.17, y + 0.17], color=look(number).paint, linewidth=2.4, gid=tag(number))
+            axes.plot(
+                [median, median], [y - 0.17, y + 0.17], color=style_of(number).paint, linewidth=2.4, gid=tag(number)
+            )
         reached = int(np.isfinite(times).sum())
         return f"{numbers.until(write)(median)} ({reached} of {len(times)})"
 
@@ -149,7 +152,7 @@ def times(
 
 
 def _mark(axes: Axes, number: int, x: Any, y: float, *, size: float, alpha: float = 1) -> None:
-    style = look(number)
+    style = style_of(number)
     axes.plot(
         x,
         np.full(len(x), y),
@@ -171,15 +174,15 @@ def _rows(
     mark: Callable[[Axes, int, float, str], str],
     finish: Callable[[Axes], None],
 ) -> Panel:
-    names = told(variants, LONGEST_NAME)
+    names = shorten_all(variants, LONGEST_NAME)
 
     def draw(axes: Axes) -> None:
         beside = axes.get_yaxis_transform()
         for row, variant in enumerate(rows):
             number = variants.index(variant)
             text = mark(axes, number, -row, variant)
-            # On paper of their own, so that no line of the grid runs through them.
-            words: dict[str, Any] = {"transform": beside, "va": "bottom", "gid": tag(number), "bbox": _UNDER_WORDS}
+            # With a background, so that no grid line crosses the text.
+            words: dict[str, Any] = {"transform": beside, "va": "bottom", "gid": tag(number), "bbox": _TEXT_BACKGROUND}
             axes.text(0, 0.28 - row, names[number], **words)
             axes.text(1, 0.28 - row, text, ha="right", color=MUTED, **words)
         axes.grid(visible=True, axis="x")
@@ -190,14 +193,16 @@ def _rows(
         axes.xaxis.set_major_formatter(Ticks())
         axes.margins(x=0.06)
         finish(axes)
-        axes.set_title(shown(title, 44))
+        axes.set_title(shorten(title, 44))
 
-    return Panel(label=f"{title}, for each variant.", size=(_ROWS_WIDE, _ROWS_AROUND + _ROW * len(rows)), draw=draw)
+    return Panel(
+        label=f"{title}, for each variant.", size=(_ROWS_WIDTH, _ROWS_MARGIN + _ROW_HEIGHT * len(rows)), draw=draw
+    )
 
 
 def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]]) -> Panel:
-    """Rows against columns; the farther from 50%, the stronger the colour, and none where there is no interval."""
-    few = len(variants) <= _LEGIBLE
+    """Rows against columns; the colour is stronger farther from 50%, and absent without an interval."""
+    few = len(variants) <= _LARGE_CELLS
 
     def draw(axes: Axes) -> None:
         size = len(variants)
@@ -205,13 +210,13 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
             for x, second in enumerate(variants):
                 chance = found.get(first, {}).get(second)
                 if first == second or chance is None or not math.isfinite(chance.value):
-                    axes.add_patch(_cell(x, y, GRID, 0.35))
+                    axes.add_patch(_square(x, y, GRID_LINE, 0.35))
                     continue
                 clear = chance.low is not None and chance.high is not None and not chance.low <= 0.5 <= chance.high
                 if chance.low is not None:
-                    # Of single runs the chance is 0 or 100, whatever another seed would do.
+                    # For single runs the chance is always 0 or 100.
                     colour = LIGHT[0] if chance.value >= 0.5 else LIGHT[1]
-                    axes.add_patch(_cell(x, y, colour, 1.1 * abs(chance.value - 0.5)))
+                    axes.add_patch(_square(x, y, colour, 1.1 * abs(chance.value - 0.5)))
                 axes.text(
                     x,
                     y,
@@ -222,7 +227,7 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
                     fontsize=9 if few else 7,
                     fontweight="bold" if clear else "normal",
                 )
-        names = told(variants, 20 if few else 14)
+        names = shorten_all(variants, 20 if few else 14)
         axes.set_xticks(range(size), names, rotation=40, ha="left", rotation_mode="anchor")
         axes.set_yticks(range(size), names)
         axes.tick_params(length=0, labelsize=8.5 if few else 7.5)
@@ -239,5 +244,5 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
     )
 
 
-def _cell(x: int, y: int, colour: str, strength: float) -> Rectangle:
+def _square(x: int, y: int, colour: str, strength: float) -> Rectangle:
     return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=to_rgba(colour, strength), edgecolor=PAPER, linewidth=1.5)

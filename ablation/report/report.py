@@ -1,8 +1,8 @@
-"""The report of an ablation, or of one variant's runs: an HTML page that needs nothing else, Markdown, figures for a paper, CSV and JSON.
+"""Writes the report of an ablation or of one variant: a self-contained HTML page, Markdown, figures, CSV and JSON.
 
     report.html  report.md  analysis.json  figures/<name>.png  data/<name>.csv
 
-It holds no date of its own: the same results and analysis give the same bytes.
+It contains no date: equal results and analyses give equal bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
 from ablation.report.analysis_json import plain, to_json
-from ablation.report.drawing import DARK, LIGHT, Panel, shown
+from ablation.report.drawing import DARK, LIGHT, Panel, shorten
 from ablation.report.tables import make_tables
 from system.files import check_links, write_whole
 
@@ -34,26 +34,26 @@ FIGURES, DATA = "figures", "data"
 _MARKS = re.compile(r"([\\`*_\[\]<>#|~&$])")
 _GAPS = re.compile(r"\n{3,}")
 _DIGITS = 4
-"""Of the values that a pointer reads; the script shows as many."""
+"""Digits of the values at the pointer; the script shows as many."""
 _PIXELS_PER_INCH = 115
-"""Of a panel at the most, or its letters would be larger than those of the text around it."""
+"""Largest scale of a panel, at which its letters are as large as the text."""
 
 
 def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Path]:
-    """Writes the report into `folder`, which is made if need be; earlier files of the same names are replaced.
+    """Writes the report into `folder`, creates it if needed, and replaces earlier files.
 
-    Everything is drawn before anything is written, every file is there whole or not at all, and the page comes last.
+    Everything is drawn before the first file is written. Each file is written atomically, report.html last.
 
     Returns:
         The files, report.html first.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: a file cannot be written.
     """
     check_links(folder, FIGURES, DATA)
     found = comparability.configs(results)
     cautions = comparability.cautions(results, found)
-    charts = figures.every(results, analysis)
+    charts = figures.make_charts(results, analysis)
     sheets = {
         chart.name: drawing.draw(chart.panels, _dashed(chart.name), results.variants if chart.legend else ())
         for chart in charts.values()
@@ -85,7 +85,6 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
 
 
 def _title(results: Results) -> str:
-    """One variant alone is no ablation."""
     return f"Ablation on {results.suite}" if len(results.variants) > 1 else f"{results.variants[0]} on {results.suite}"
 
 
@@ -101,7 +100,7 @@ def _html(content: Mapping[str, Any]) -> str:
         content,
         style=Markup(environment.get_template("report.css").render(light=LIGHT, dark=DARK)),
         script=Markup(script),
-        # The page may run this script and no other, and may load nothing at all.
+        # The page's security policy allows this script only, and no loading.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         drawings={
             name: [(Markup(found.svg), round(_PIXELS_PER_INCH * panel.size[0])) for panel, found in panels]
@@ -119,12 +118,12 @@ def _html(content: Mapping[str, Any]) -> str:
 
 def _markdown_page(content: Mapping[str, Any]) -> str:
     text = _environment(html=False).get_template("report.md.j2").render(content)
-    # A part that is left out leaves no gap.
+    # Close the gaps of omitted parts.
     return _GAPS.sub("\n\n", text)
 
 
 def _dashed(name: str) -> str:
-    """The name of a chart as part of an id of the page."""
+    """The name of a chart for ids of the page."""
     return name.replace("_", "-")
 
 
@@ -143,7 +142,7 @@ def _hover(panel: Panel, drawn: drawing.Drawn, name: str) -> dict[str, Any] | No
 
 
 def _rounded(values: Any) -> list[float | None]:
-    """For the script; None for what is no number."""
+    """Rounded for the script; None for infinite and undefined values."""
     return [None if value is None else float(f"{value:.{_DIGITS}g}") for value in plain(list(map(float, values)))]
 
 
@@ -157,10 +156,10 @@ def _environment(*, html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"shown": shown, "md": _markdown, "number": numbers.count}
+    environment.filters |= {"shown": shorten, "md": _markdown, "number": numbers.count}
     return environment
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown leaves as it is, in a table too."""
-    return _MARKS.sub(r"\\\1", shown(text))
+    """Text with Markdown's special characters escaped, also for tables."""
+    return _MARKS.sub(r"\\\1", shorten(text))

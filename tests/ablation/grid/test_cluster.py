@@ -16,7 +16,7 @@ from ray_cluster import NODE, one_node
 import ablate
 from ablation.grid import cell as cell_process
 from ablation.grid import ray_executor
-from ablation.grid.grid import Cell, claim, make_cells, own_axes, save_cell
+from ablation.grid.grid import Cell, claim, make_cells, normalize_axes, save_cell
 from ablation.grid.scheduler import Exit
 from agents.run.lock import is_locked
 from agents.storage.checkpoint import list_checkpoints
@@ -49,7 +49,7 @@ def nodes() -> Iterator[Any]:
 def cells_of(*arguments: str) -> list[Cell]:
     single, axes = split_axes([*TINY, *arguments])
     config = compose_ablate(single)
-    own_axes(config, single, axes)
+    normalize_axes(config, single, axes)
     check_ablate(config, cores=1)
     return make_cells(config, single, axes)
 
@@ -123,7 +123,7 @@ def test_ctrl_c_saves_what_is_under_way(
     arguments = [*TINY, *ON_NODES, *ENDLESS, "fusions=[concat,mi]", f"folder={tmp_path}", "parallel=1"]
     with alongside(lambda: rows(run), lambda: os.kill(os.getpid(), signal.SIGINT)):
         assert ablate.main([*arguments, f"runtime.address={nodes.address}"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     assert list_checkpoints(run / "checkpoints")
     result = read_json(run / "result.json")
     assert result and result["ended_by"] == "signal"

@@ -17,7 +17,7 @@ from ablation.grid.grid import (
     frames,
     load_cell,
     make_cells,
-    own_axes,
+    normalize_axes,
     save_cell,
     trained,
 )
@@ -37,7 +37,7 @@ def cells_of(*arguments: str) -> list[Cell]:
     """The cells of a command line."""
     single, axes = split_axes([*CONDITIONAL, *arguments])
     config = compose_ablate(single)
-    own_axes(config, single, axes)
+    normalize_axes(config, single, axes)
     check_ablate(config, cores=2)
     return make_cells(config, single, axes)
 
@@ -168,7 +168,7 @@ def test_keys_of_the_grid_and_of_housekeeping_are_no_axes(key: str) -> None:
     config = compose_ablate(CONDITIONAL)
     for values in ("a,b", "1,2"):
         with pytest.raises(InputError) as error:
-            own_axes(config, *split_axes([f"{key}={values}"]))
+            normalize_axes(config, *split_axes([f"{key}={values}"]))
         message = str(error.value)
         assert message.startswith(f"{key}={values} is ") and ": give " in message and "\n" not in message
         assert any(words in message for words in ("cannot be an axis", "is not an axis", "is not a list")), message
@@ -180,7 +180,7 @@ def test_seeds_may_be_named_as_train_py_names_them() -> None:
     assert [cell.train for cell in cells] == [cell.train for cell in cells_of("fusions=[concat,mi]", "seeds=[0,1]")]
     # The command that grid.json keeps makes the same grid.
     single, axes = split_axes(["fusion=concat,mi", "seed=4,2"])
-    own_axes(compose_ablate(["env=conditional"]), single, axes)
+    normalize_axes(compose_ablate(["env=conditional"]), single, axes)
     assert (single, axes) == (["fusions=[concat,mi]", "seeds=[4,2]"], {})
 
 

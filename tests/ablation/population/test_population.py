@@ -19,7 +19,7 @@ from ablation.grid import cell as cell_process
 from ablation.grid.grid import Cell, save_cell
 from ablation.grid.scheduler import Exit
 from ablation.population.history import History
-from ablation.population.population import Fitness, Population, PopulationError, copied, fitness_of
+from ablation.population.population import Fitness, Population, PopulationError, copy_checkpoint, fitness_of
 from ablation.population.report import figure, summary
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from conf.loading import compose_population, load_train
@@ -216,7 +216,7 @@ def test_a_copy_has_the_weights_of_the_other_and_counters_of_its_own(whole: Popu
     own, other = newest(whole.folder, "member-00"), newest(whole.folder, "member-01")
     train = load_train(whole.folder / "member-00" / "config.yaml")
     own["kept"]["best"]["updates"] = own["learner"]["counters"]["updates"]
-    content = copied(own, other, train)
+    content = copy_checkpoint(own, other, train)
     for part in ("network", "optimizer", "popart"):
         torch.testing.assert_close(content["learner"][part], other["learner"][part], rtol=0, atol=0)
     for part in ("positions", "rng", "seconds"):

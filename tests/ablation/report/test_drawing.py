@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis.results import Array, Estimate
 from ablation.report import drawing, panels
-from ablation.report.drawing import DARK, LIGHT, Drawn, Panel, look, shown, tag
+from ablation.report.drawing import DARK, LIGHT, Drawn, Panel, shorten, style_of, tag
 
 SIMULATED = {
     "none": np.eye(3),
@@ -56,7 +56,7 @@ def test_no_two_colours_look_alike_to_anybody(colours: Sequence[str], simulated:
 
 
 def test_variants_differ_in_more_than_their_colour() -> None:
-    looks = [look(number) for number in range(32)]
+    looks = [style_of(number) for number in range(32)]
     assert len({(each.colour, str(each.dashes)) for each in looks}) == 32
     assert len({(each.colour, each.marker, each.filled) for each in looks[:16]}) == 16
     assert len({each.marker for each in looks[:8]}) == 8
@@ -73,7 +73,7 @@ def test_variants_differ_in_more_than_their_colour() -> None:
     ],
 )
 def test_names_are_shown_in_one_line(name: str, most: int, told: str) -> None:
-    assert shown(name, most) == told
+    assert shorten(name, most) == told
 
 
 def draw(panel: Panel) -> Drawn:
@@ -157,14 +157,14 @@ LONG = [
     ],
 )
 def test_shortened_names_stay_different(names: list[str], most: int) -> None:
-    found = drawing.told(names, most)
+    found = drawing.shorten_all(names, most)
     assert len(set(found)) == len(names)
     assert all(len(name) <= most and name.isprintable() for name in found)
-    assert drawing.told([names[1]], most) == [drawing.shown(names[1], most)]
+    assert drawing.shorten_all([names[1]], most) == [drawing.shorten(names[1], most)]
 
 
 def test_what_names_differ_by_is_shown() -> None:
-    assert drawing.told(LONG, 34) == ["…learning_rate=3e-4,fusion.sites=…", "…learning_rate=1e-3,fusion.sites=…"]
+    assert drawing.shorten_all(LONG, 34) == ["…learning_rate=3e-4,fusion.sites=…", "…learning_rate=1e-3,fusion.sites=…"]
 
 
 def test_a_label_that_reaches_beyond_a_narrow_column_is_on_the_paper() -> None:

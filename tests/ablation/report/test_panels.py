@@ -44,7 +44,7 @@ def x_labels(panel: Panel) -> list[str]:
 
 def charts(values: Mapping[str, list[list[float]]], measure: Measure) -> dict[str, Chart]:
     results = probed(fabricated.results(values, measure=measure))
-    return figures.every(results, analyse(results))
+    return figures.make_charts(results, analyse(results))
 
 
 def probed(results: Results) -> Results:

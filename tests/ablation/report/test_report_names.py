@@ -18,7 +18,7 @@ from report_pages import Page, rows, written
 from ablation.analysis import numbers
 from ablation.analysis.results import Estimate, Problem, Results
 from ablation.report import drawing, panels
-from ablation.report.drawing import shown
+from ablation.report.drawing import shorten
 from agents.cli.terminal import printable
 
 HOSTILE = (
@@ -46,7 +46,7 @@ def check_names_stay_names(names: Sequence[str], tame: Page, page: Page, folder:
     assert len(page.scripts) == 2 and page.scripts[1] == tame.scripts[1]
     json.loads(page.scripts[0])
     for name in names:
-        assert shown(name) in page.text
+        assert shorten(name) in page.text
     text = (folder / "report.md").read_text(encoding="utf-8")
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         # A name makes neither a column nor a tag.
@@ -83,8 +83,8 @@ def test_any_name_can_be_drawn(name: str) -> None:
     panel = panels.estimates(name, [name], {name: Estimate(0.5, 0.4, 0.6)}, numbers.probability)
     sheet = drawing.draw([panel], "one", [name])
     root = ElementTree.fromstring(sheet.panels[0].svg)
-    assert root.attrib["aria-label"] == f"{shown(name)}, for each variant."
+    assert root.attrib["aria-label"] == f"{shorten(name)}, for each variant."
     assert {part.tag for part in root.iter()} <= {"svg", "g", "defs", "path", "clipPath", "rect", "use", "text"}
     told = [part.text for part in root.iter("text")]
     # What is nothing but spaces is not drawn.
-    assert told.count(shown(name, panels.LONGEST_NAME)) == (2 if name.strip() else 0)
+    assert told.count(shorten(name, panels.LONGEST_NAME)) == (2 if name.strip() else 0)
