@@ -1,8 +1,7 @@
-"""What an evaluation found: intervals, evaluation.json, and the table on the terminal."""
+"""evaluation.json: means, intervals and scores of the played episodes, and where the file goes."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
 
 from agents.evaluation.earlier_files import keep_earlier, settings_of
 from agents.evaluation.episodes import Episode, Episodes, SavedAgent
@@ -23,7 +20,7 @@ from conf.schema import EvaluateConfig
 from envs.scores import AGGREGATES, human_scores, normalised
 from envs.spec import EnvSpec, Score
 from system.errors import InputError
-from system.files import finite_or_null, read_json, write_whole
+from system.files import read_json, write_json
 
 Played = Mapping[str, Sequence[Episode]]
 """The episodes of each task."""
@@ -159,66 +156,7 @@ def report(
     }
 
 
-def table(content: Mapping[str, Any]) -> Table:
-    """The content of evaluation.json for people."""
-    shown = Table(box=None, padding=(0, 2, 0, 0))
-    shown.add_column("task", overflow="fold")
-    for name in ("episodes", "return", "95% interval", "success", "95% interval", "length"):
-        shown.add_column(name, justify="right")
-    for task, row in content["tasks"].items():
-        # Text, because a task's name may look like markup.
-        shown.add_row(Text(task), f"{row['episodes']:,}", *_cells(row), f"{row['length']:.1f}")
-    total = content["aggregate"]
-    shown.add_row(f"mean of {total['tasks']} tasks", "", *_cells(total), "", style="bold")
-    return shown
-
-
-def unknown_intervals(content: Mapping[str, Any]) -> list[str]:
-    """Why returns have no interval, in a sentence; nothing where all have one."""
-    alike = [task for task, row in content["tasks"].items() if row["interval"] is None and row["episodes"] > 1]
-    if not alike:
-        return []
-    told = f"All episodes of {', '.join(alike)} have the same return, and what other returns there are is not known"
-    return [f"{told}: the mean has no interval."]
-
-
-def score_tables(content: Mapping[str, Any]) -> list[Table]:
-    """The section `scores` of evaluation.json for people; nothing where it is empty."""
-    section = content["scores"]
-    if not section:
-        return []
-    shown = Table(box=None, padding=(0, 2, 0, 0), title="\nhuman-normalised scores", title_justify="left")
-    shown.add_column("task", overflow="fold")
-    for name in ("score", "95% interval"):
-        shown.add_column(name, justify="right")
-    for task, row in section["tasks"].items():
-        shown.add_row(Text(task), *_score_cells(row))
-    for name, label in (
-        ("mean", "mean"),
-        ("median", "median"),
-        ("mean_capped", "mean, every task capped at 100 before"),
-    ):
-        shown.add_row(label, *_score_cells(section["aggregate"][name]), style="bold")
-    return [shown]
-
-
-def _score_cells(row: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{row['score']:.1f}",
-        "-" if row["interval"] is None else "{:.1f} to {:.1f}".format(*row["interval"]),
-    ]
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{row['mean']:.3f}",
-        "-" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"]),
-        "-" if row["success"] is None else f"{row['success']:.1%}",
-        "-" if row["success_interval"] is None else "{:.1%} to {:.1%}".format(*row["success_interval"]),
-    ]
-
-
-def home(run: Path, checkpoint: Path) -> Path:
+def results_folder(run: Path, checkpoint: Path) -> Path:
     """The folder that the results of a checkpoint go to: its run's, or its own where it belongs to none."""
     owner = checkpoint.parent.parent
     if checkpoint.parent.name == CHECKPOINTS and (holds_run(owner) or owner == run):
@@ -257,5 +195,5 @@ def write_report(path: Path, content: Mapping[str, Any]) -> Path | None:
         The new name of an earlier one with other settings, or None.
     """
     earlier = keep_earlier(path, content)
-    write_whole(path, json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n")
+    write_json(path, content)
     return earlier
