@@ -13,7 +13,7 @@ from agents.acting.policy import Policy
 from agents.network.actions import action_distribution
 from agents.runtime.base import StreamPositions, concatenate
 from agents.setup import builder, plan
-from agents.trajectory import OBSERVED, Trajectory, minibatches, trajectory_spec
+from agents.trajectory import OBSERVED, Trajectory, split_columns, trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec, Split
 from envs.suites import make_env
@@ -44,7 +44,7 @@ def updates(config: TrainConfig, unrolls: Sequence[Trajectory]) -> list[Trajecto
     joined = plan.unrolls_per_batch(config)
     groups = [unrolls[first : first + joined] for first in range(0, len(unrolls) - joined + 1, joined)]
     batches = [concatenate(group) for group in groups]
-    parts = [part for batch in batches for part in minibatches(batch, plan.batch_columns(config))]
+    parts = [part for batch in batches for part in split_columns(batch, plan.batch_columns(config))]
     return [{key: value.clone() for key, value in part.items()} for part in parts]
 
 

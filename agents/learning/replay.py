@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.runtime.base import allocate, concatenate
-from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, minibatches, num_bytes
+from agents.trajectory import EPISODE_STATISTICS, PER_COLUMN, Trajectory, num_bytes, split_columns
 from envs.spec import ArraySpec
 
 
@@ -109,7 +109,7 @@ def iterate_minibatches(
         the first pass, 0 in any other.
     """
     for number in range(passes):
-        for part in minibatches(trajectory, fresh):
+        for part in split_columns(trajectory, fresh):
             new = part["action"].shape[1] if number == 0 else 0
             if replayed and len(replay) >= replayed:
                 old = replay.sample(replayed)

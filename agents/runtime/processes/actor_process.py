@@ -167,7 +167,7 @@ class ActorProcess:
         self.tasks: Sequence[str] = ()
         self.retiring: tuple[str, str] | None = None
         self.heartbeat = heartbeats[place]
-        self.heartbeat.still()
+        self.heartbeat.reset()
         self._beats, self._alive_at = 0, time.monotonic()
         self._first_episodes: list[int] | None = None
         self.connection, theirs = context.Pipe()
@@ -330,7 +330,7 @@ def _run_actor(
     try:
         remote = client.policy() if client else None
         actor = make_actor(index, positions, None, remote)
-        actor.show_life(heartbeats[place])
+        actor.attach_heartbeat(heartbeats[place])
         connection.send(Started(actor.env.spec_of_suite.tasks))
         version = -1
         free = time.perf_counter()

@@ -19,7 +19,7 @@ from agents.learning.popart import CALM, PopArt, sigma
 from agents.learning.rewards import transform_rewards
 from agents.runtime.base import StreamPositions
 from agents.setup.builder import build_learner, build_network, build_runtime
-from agents.trajectory import OBSERVED, Trajectory, minibatches
+from agents.trajectory import OBSERVED, Trajectory, split_columns
 from conf.loading import compose_train
 from envs.suites import make_spec
 
@@ -366,7 +366,7 @@ def test_learns_from_part_of_a_batch() -> None:
     results = []
     for copy in (False, True):
         learner = make_learner()
-        for part in minibatches(make_batch(learner), B // 2):
+        for part in split_columns(make_batch(learner), B // 2):
             learner.step({key: value.clone() for key, value in part.items()} if copy else part)
         results.append(everything(learner))
     assert learner.counters.updates == 2

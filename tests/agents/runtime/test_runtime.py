@@ -31,7 +31,7 @@ from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.buffers import SharedWeights, TrajectoryBuffers
 from agents.runtime.serial import SerialRuntime
-from agents.trajectory import Trajectory, minibatches, trajectory_spec
+from agents.trajectory import Trajectory, split_columns, trajectory_spec
 
 ACTORS = 2
 UNROLLS = 2
@@ -247,7 +247,7 @@ def test_minibatches_are_the_columns_in_order(columns: int) -> None:
     whole = allocate(trajectory_spec(COUNTING, T, 6, STATE_SIZE))
     for value in whole.values():
         value.copy_(torch.arange(value.numel()).view(value.shape) % 97)
-    parts = list(minibatches(whole, columns))
+    parts = list(split_columns(whole, columns))
     assert len(parts) == max(1, 6 // columns)
     joined = concatenate(parts)
     assert all(torch.equal(joined[key], value) for key, value in whole.items())
