@@ -25,20 +25,20 @@ from system.files import read_json, write_json
 Played = Mapping[str, Sequence[Episode]]
 """The episodes of each task."""
 Scores = Mapping[str, Score]
-"""Reference scores of a suite, by task; of none or all of them."""
+"""Reference scores of a suite by task, for all tasks or none."""
 
 
 def mean(samples: Samples) -> float:
-    """Mean of the samples' means: every task counts the same, however many episodes it has."""
+    """Mean of the samples' means, so that all tasks count the same."""
     return float(np.mean([sample.mean() for sample in samples]))
 
 
 def return_range(returns: NDArray[np.float64], successes: NDArray[np.float64], score: Score | None = None) -> Interval:
-    """The lowest and the highest return that episodes of a task can have, as far as is known: those seen, and
+    """The known lowest and highest return of a task's episodes: the observed range, extended by
 
-    - 0 and 1 where every return is the success itself;
-    - 0 where the success is known and all episodes have the same, for the other outcome was not seen;
-    - the suite's reference scores where all returns are the same.
+    - 0 and 1, if every return equals the success;
+    - 0, if all episodes have the same known success, because the other outcome was not observed;
+    - the suite's reference scores, if all returns are equal.
     """
     if np.array_equal(returns, successes):
         return 0.0, 1.0
@@ -51,11 +51,11 @@ def return_range(returns: NDArray[np.float64], successes: NDArray[np.float64], s
 
 
 def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str, Any]:
-    """mean, interval, success, success_interval. Success is None where the suite does not know it.
+    """mean, interval, success, success_interval. Success is None if the suite does not define it.
 
     Args:
-        scores: of the suite, by task.
-        weight: of agents/evaluation/intervals.py.
+        scores: reference scores of the suite.
+        weight: as in agents/evaluation/intervals.py.
     """
     returns, successes = outcomes(played)
     known = is_known(successes)
@@ -73,7 +73,7 @@ def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str,
 
 
 def is_known(successes: Samples) -> bool:
-    """Whether the suite can tell a success."""
+    """Whether the suite defines success."""
     return all(np.isfinite(success).all() for success in successes)
 
 
@@ -86,10 +86,10 @@ def outcomes(played: Played) -> tuple[list[NDArray[np.float64]], list[NDArray[np
 
 
 def results(agent: SavedAgent, played: Mapping[str, Episodes]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The rows of evaluation.json for each task, and the one for all of them. `interrupted` are episodes that do not count.
+    """The rows of evaluation.json for each task, and the aggregate row. `interrupted` episodes do not count.
 
-    `seeds` are the episodes' places in the seed tree (envs/seeding.py), one for each of `returns`; null where the engine takes a seed
-    for a slot's first episode only and goes on by itself (envpool).
+    `seeds` are the episodes' positions in the seed tree (envs/seeding.py), in the order of `returns`. They are null for episodes that
+    the engine did not seed (envpool seeds a slot's first episode only).
     """
     tasks = {
         task: {
@@ -109,7 +109,7 @@ def results(agent: SavedAgent, played: Mapping[str, Episodes]) -> tuple[dict[str
 
 
 def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
-    """The section `scores` of evaluation.json, human-normalised (envs/scores.py); empty where the suite's are unknown."""
+    """The section `scores` of evaluation.json: human-normalised scores (envs/scores.py); empty if the suite has no reference scores."""
     known = human_scores(spec)
     if not known:
         return {}
@@ -133,7 +133,7 @@ def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
 def report(
     agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Mapping[str, Episodes]
 ) -> dict[str, Any]:
-    """The content of evaluation.json. It holds no date: the same evaluation gives the same file."""
+    """The content of evaluation.json. It holds no date, so equal evaluations give equal files."""
     tasks, aggregate = results(agent, played)
     return {
         "tasks": tasks,
@@ -157,7 +157,7 @@ def report(
 
 
 def results_folder(run: Path, checkpoint: Path) -> Path:
-    """The folder that the results of a checkpoint go to: its run's, or its own where it belongs to none."""
+    """The folder for the results of a checkpoint: its run folder, or its parent folder if it belongs to no run."""
     owner = checkpoint.parent.parent
     if checkpoint.parent.name == CHECKPOINTS and (holds_run(owner) or owner == run):
         return owner
@@ -165,13 +165,13 @@ def results_folder(run: Path, checkpoint: Path) -> Path:
 
 
 def prepare_output(path: Path, *, given: bool) -> None:
-    """Makes sure that the result can be written, before hours are spent on it.
+    """Checks before the evaluation that its result can be written.
 
     Args:
-        given: whether the user has named the file.
+        given: the user named the file.
 
     Raises:
-        InputError: it cannot, or a file that the user has named is something else.
+        InputError: it cannot be written, is a checkpoint, or the user's file holds something other than an evaluation.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,11 +189,7 @@ def prepare_output(path: Path, *, given: bool) -> None:
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> Path | None:
-    """Writes evaluation.json whole or not at all; what is not finite is null.
-
-    Returns:
-        The new name of an earlier one with other settings, or None.
-    """
+    """Writes evaluation.json atomically. Returns the new path of an earlier one with other settings, or None."""
     earlier = keep_earlier(path, content)
     write_json(path, content)
     return earlier
