@@ -5,12 +5,13 @@ from __future__ import annotations
 from agents.cli.signals import INTERRUPTED, begin_program, raise_at_signals, run_program
 
 if __name__ == "__main__":
-    # The imports below take seconds.
+    # Handle signals first: the imports below take seconds.
     begin_program()
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +21,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, show_help
 from agents.cli.terminal import TextConsole, warn
 from agents.evaluation.earlier_files import keep_folder
-from agents.evaluation.episodes import Episodes, StoppedError, evaluation_spec, load_agent, make_actor, play, quotas
-from agents.evaluation.probe_report import Probing, probe_report, probe_tables
-from agents.evaluation.report import home, prepare_output, report, score_tables, table, unknown_intervals, write_report
+from agents.evaluation.episodes import (
+    Episodes,
+    SavedAgent,
+    StoppedError,
+    evaluation_spec,
+    load_agent,
+    make_actor,
+    play,
+    quotas,
+)
+from agents.evaluation.probe_report import Probing, probe_report
+from agents.evaluation.report import prepare_output, report, results_folder, write_report
+from agents.evaluation.tables import result_tables
 from agents.evaluation.video import check_video, file_names, picture_rates, record_all
 from agents.runtime.processes.process import configure_process
 from agents.setup.machine import named_device, num_cores
@@ -30,6 +41,7 @@ from agents.setup.preflight import check_evaluation
 from agents.storage.checkpoint import find_checkpoint
 from conf.loading import compose_evaluate, to_dict
 from conf.schema import EvaluateConfig
+from envs.spec import EnvSpec
 from envs.suites import get_suite
 from system.files import check_links
 
@@ -49,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> int:
     spec = evaluation_spec(agent, config.tasks, config.engine)
     for sentence in get_suite(spec.suite).warnings(spec):
         warn(f"warning: {sentence.replace('env.engine', 'engine')}")
-    folder = home(Path(config.run), agent.path)
+    folder = results_folder(Path(config.run), agent.path)
     output = Path(config.output) if config.output else folder / "evaluation.json"
     prepare_output(output, given=bool(config.output))
     check_links(folder, "videos", "probes", "tensorboard")
@@ -65,73 +77,88 @@ def evaluate(config: EvaluateConfig) -> int:
     how = "greedy" if config.greedy else "sampled"
     title = f"mimpala: evaluating {agent.path} ({agent.updates:,} updates, {agent.frames:,} frames): {config.episodes} {how} episodes"
     console.say(f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    made_with = {"sha256": agent.sha256, "seed": config.seed}
-    moved = []
-    if config.similarity and probing.names:
-        moved.append(keep_folder(folder / "probes", made_with))
-    if config.video:
-        video = {"episodes": config.video_episodes, "greedy": config.greedy, "engine": spec.engine}
-        moved.append(keep_folder(folder / "videos", made_with | video))
-    played: dict[str, Episodes] = {}
-    probed: dict[str, dict[str, Episodes]] = {probe: {} for probe in probing.names}
-    stopped: StoppedError | None = None
+    moved = _keep_earlier_folders(agent, spec, config, folder, probing)
     written = [output, *(probing.write_similarity(folder, agent.updates) if config.similarity else ())]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probed)))
+    played = _play_all(agent, spec, config, probing, console)
 
-        def advance() -> None:
-            progress.advance(bar)
-
-        task = ""
-        try:
-            for task in spec.tasks:
-                progress.update(bar, description=escape(task))
-                played[task] = play(agent, spec, task, config, advance, probing.record(task), warn)
-            for probe, task in itertools.product(probed, spec.tasks):
-                progress.update(bar, description=escape(f"{task}: probe {probe}"))
-                probed[probe][task] = play(agent, spec, task, config, advance, probing.wrap(probe, task))
-        except StoppedError as error:
-            stopped = error
-            if task not in played and error.episodes:
-                played[task] = error.episodes
-            # A probe is compared with what was played without it, so only whole ones are kept.
-            probed = {probe: tasks for probe, tasks in probed.items() if len(tasks) == len(spec.tasks)}
-            if not played:
-                raise
-
-    content = report(agent, spec, config, slots, played)
-    if stopped:
-        content["stopped"] = str(stopped)
-    if probed:
-        content["probes"] = probe_report(agent, played, probed)
+    content = report(agent, spec, config, slots, played.episodes)
+    if played.stopped:
+        content["stopped"] = str(played.stopped)
+    if played.probed:
+        content["probes"] = probe_report(agent, played.episodes, played.probed)
     earlier = write_report(output, content)
-    console.print(
-        table(content),
-        *unknown_intervals(content),
-        *score_tables(content),
-        *probe_tables(content),
-        sep="\n",
-        highlight=False,
-    )
+    console.print(*result_tables(content), sep="\n", highlight=False)
     for path in written:
         console.say(f"written: {path}")
     for path in (earlier, *moved):
         if path:
             console.say(f"kept: {path}, an earlier evaluation with other settings")
-    if stopped:
-        raise stopped
+    if played.stopped:
+        raise played.stopped
+    # Last, so that an interrupted video does not lose the result.
+    return _record_videos(agent, spec, config, folder, console) if config.video else DONE
+
+
+def _keep_earlier_folders(
+    agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, folder: Path, probing: Probing
+) -> list[Path | None]:
+    """Moves probes and videos of earlier evaluations with other settings aside, if this one writes its own."""
+    settings = {"sha256": agent.sha256, "seed": config.seed}
+    moved = []
+    if config.similarity and probing.names:
+        moved.append(keep_folder(folder / "probes", settings))
     if config.video:
-        # When the result is safe.
-        make, rates = partial(make_actor, agent, spec, slots=1, config=config), picture_rates(spec)
+        video = {"episodes": config.video_episodes, "greedy": config.greedy, "engine": spec.engine}
+        moved.append(keep_folder(folder / "videos", settings | video))
+    return moved
+
+
+@dataclass
+class _Played:
+    """Episodes by task, episodes by probe and task, and the error that ended the evaluation early."""
+
+    episodes: dict[str, Episodes] = field(default_factory=dict)
+    probed: Mapping[str, dict[str, Episodes]] = field(default_factory=dict)
+    stopped: StoppedError | None = None
+
+
+def _play_all(
+    agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, probing: Probing, console: TextConsole
+) -> _Played:
+    """Plays all tasks, then all tasks under each probe. Raises StoppedError if no task could be played."""
+    played = _Played(probed={probe: {} for probe in probing.names})
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probing.names)))
+        advance = partial(progress.advance, bar)
+        task = ""
         try:
-            for drawn in record_all(
-                file_names(spec.tasks), make, agent.env, config.video_episodes, folder / "videos", rates
-            ):
-                console.say(f"written: {drawn}") if isinstance(drawn, Path) else warn(drawn)
-        except KeyboardInterrupt:
-            warn("interrupted: the result is written, and not every video")
-            return INTERRUPTED
+            for task in spec.tasks:
+                progress.update(bar, description=escape(task))
+                played.episodes[task] = play(agent, spec, task, config, advance, probing.record(task), warn)
+            for probe, task in itertools.product(probing.names, spec.tasks):
+                progress.update(bar, description=escape(f"{task}: probe {probe}"))
+                played.probed[probe][task] = play(agent, spec, task, config, advance, probing.prepare(probe, task))
+        except StoppedError as error:
+            played.stopped = error
+            if task not in played.episodes and error.episodes:
+                played.episodes[task] = error.episodes
+            # A drop compares all tasks, so incomplete probes are discarded.
+            played.probed = {probe: tasks for probe, tasks in played.probed.items() if len(tasks) == len(spec.tasks)}
+            if not played.episodes:
+                raise
+    return played
+
+
+def _record_videos(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, folder: Path, console: TextConsole) -> int:
+    make = partial(make_actor, agent, spec, slots=1, config=config)
+    names, rates = file_names(spec.tasks), picture_rates(spec)
+    try:
+        for drawn in record_all(names, make, agent.env, config.video_episodes, folder / "videos", rates):
+            console.say(f"written: {drawn}") if isinstance(drawn, Path) else warn(drawn)
+    except KeyboardInterrupt:
+        warn("interrupted: the result is written, and not every video")
+        return INTERRUPTED
     return DONE
 
 

@@ -1,36 +1,36 @@
-"""The data that actors produce and the learner consumes, and the one legend of its shapes.
+"""Trajectories: the data that actors produce and the learner consumes, with the legend of all shapes.
 
     T   unroll length                    B   batch: columns, one per slot and unroll
-    D   components of an action          K   number of tasks (where no fusion is meant)
+    D   components of an action          K   number of tasks (in fusions: output features)
     L   tokens of an instruction         S   size of the core state (agents/network/core.py)
 
-A trajectory is a dict of arrays. Everything that is *observed* has T + 1 entries: the last of one unroll is the first of the next.
-Everything that *happens between* two observations has T.
+A trajectory is a dict of arrays. *Observations* have T + 1 entries: the last of one unroll is the first of the next. Values *between* two
+observations have T entries.
 
     image, vector      [T+1, B, ...]   observation
     instruction        [T+1, B, L]     tokens
-    action_mask        [T+1, B, A]     which actions are legal, where environments say so (`EnvSpec.observation`)
+    action_mask        [T+1, B, A]     legal actions, if the environment reports them (`EnvSpec.observation`)
     task               [T+1, B]        task id
-    reset              [T+1, B]        the core starts afresh here: first observation of an episode
+    reset              [T+1, B]        first observation of an episode: the core starts from zeros
     last_action        [T+1, B]        action that led here; "no action" at a reset (agents/network/actions.py)
-    last_reward        [T+1, B]        reward that came with it; 0 at a reset
+    last_reward        [T+1, B]        reward of that action; 0 at a reset
     core_state         [B, S]          state of the core before observation 0
-    action             [T, B]          integers; [T, B, D] integers where actions have several components, and floats where they are
-                                       continuous: before the squashing to their bounds; `last_action` alike
-    behaviour_log_probs [T, B]         log-probability of the action under the policy that took it
-    reward             [T, B]          as the environment gave it, never clipped
-    terminated         [T, B]          nothing is bootstrapped: the episode ended for good, or lost a life and goes on (no mask, no reset)
-    mask               [T, B]          False where no real transition happened: the environment was resetting, or failed
+    action             [T, B]          integers. Several components: integers [T, B, D]. Continuous: floats [T, B, D] before the
+                                       squashing to their bounds. `last_action` likewise
+    behaviour_log_probs [T, B]         log-probability of the action under the behaviour policy
+    reward             [T, B]          reward of the environment, never clipped
+    terminated         [T, B]          no bootstrap: the episode terminated, or a life was lost (without mask and reset)
+    mask               [T, B]          False if this is no real transition: the environment was resetting, or failed
     episode_return, episode_length, success   [T, B]   of the episode that ended at this step; NaN or 0 elsewhere
-    interrupted        [T, B]          the environment failed at this step, or gave a number that is not finite: its episode is broken off
-    episode            [B]             number of the episode each slot is in after the unroll: its position in the seed tree
+    interrupted        [T, B]          the environment failed here or returned a number that is not finite; its episode is broken off
+    episode            [B]             number of each slot's episode after the unroll: its position in the seed tree
 
-With NEXT_STEP auto-reset an episode that ends at step t leaves its true final observation at t + 1. Its value bootstraps a
-truncation. The action at t + 1 is ignored while the environment resets (mask False), and t + 2 is a reset. A reset that takes long may
-fill several steps: each is masked and shows the final observation again, and the first observation of the next episode is the reset.
+With NEXT_STEP auto-reset, an episode that ends at step t has its true final observation at t + 1. The value of that observation bootstraps
+a truncation. The action at t + 1 is ignored while the environment resets (mask False), and t + 2 is a reset. A slow reset fills several
+steps. Each of them is masked and repeats the final observation.
 
-Where the environment fails at step t (`interrupted`), that step is masked like the first of a reset, and the ones after it are its
-others: the episode looks as if it had been truncated at step t - 1, whose observation t is the last that there is.
+If the environment fails at step t (`interrupted`), step t and the steps of the restart are masked like a slow reset. The episode looks as
+if it had been truncated at step t - 1, with observation t as its last.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ PER_COLUMN = ("core_state", "episode")
 """Keys without a time axis."""
 
 EPISODE_STATISTICS = ("episode_return", "episode_length", "success", "interrupted", "episode")
-"""Keys that are reported and never learned from."""
+"""Keys that are reported and not used for learning."""
 
 COUNTED = ("task", "mask", "episode_return", "episode_length", "success", "interrupted")
-"""Keys of which the statistics of a run are made (agents/run/metrics.py)."""
+"""Keys that the statistics of a run need (agents/run/metrics.py)."""
 
 
 def trajectory_spec(env: EnvSpec, unroll_length: int, slots: int, core_state_size: int) -> dict[str, ArraySpec]:
@@ -104,5 +104,5 @@ def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:
 
 
 def num_bytes(spec: Mapping[str, ArraySpec]) -> int:
-    """Memory of one trajectory in bytes."""
+    """Memory of one trajectory."""
     return sum(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in spec.values())

@@ -1,14 +1,14 @@
-"""Finds what a program and its environments have started, and ends it with the process that it belongs to. Linux only; elsewhere nothing
-here does anything.
+"""Finds all descendants of a run and kills them when their owner has ended. Linux only; on other systems all functions do nothing.
 
-A program that an environment starts may call setsid, lose its parent, and get other environment variables. So processes are told by a
-mark that every child inherits and that no program has a reason to change: the limit on the processor time of real-time tasks
-(RLIMIT_RTTIME), at a value so large that it limits nothing. The mark holds the process id of the run's root, which is the learner or
-another program, a random number, and the process id of the owner. An owner is whoever has called `own`: the root, an actor, the process
-of a slot. A process may run as long as its owner does, and an owner as long as the process does that has started it.
+A program that an environment starts may call setsid, lose its parent, and change its environment variables. So processes are identified by
+a mark that every child inherits and that no program has a reason to change: RLIMIT_RTTIME, at a value too large to limit anything.
 
-As a script, this is the supervisor of a root: it outlives the root, ends all that has its mark, and removes its temporary folder. It runs
-from before the root starts anything else, and imports nothing that takes time.
+The mark holds the process id of the run's root (the learner or another entry point), a random number, and the process id of the owner.
+A process becomes an owner by calling `own`: the root, an actor, the process of a slot. A process may run as long as its owner, and an owner
+as long as its parent.
+
+As a script, this module is the supervisor of a root. It outlives the root, kills all processes with the root's mark, and removes the
+temporary folder of the run. It starts before all other child processes and has no slow imports.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from typing import NamedTuple
 
 _LIMIT: int | None = getattr(resource, "RLIMIT_RTTIME", None) if sys.platform == "linux" else None
 _LIMIT_NAME = b"Max realtime timeout"
-"""In /proc/<pid>/limits."""
+"""The name of the limit in /proc/<pid>/limits."""
 
 _PID_BITS, _RANDOM_BITS = 22, 18
-"""Linux has no larger process ids. With the bit that says that it is a mark, a mark has 63 bits."""
+"""Process ids have at most 22 bits on Linux. One more bit identifies a mark, so a mark has 63 bits."""
 
 _LOOK_SECONDS = 0.1
-"""How often the supervisor looks whether its root is there."""
+"""Period of the supervisor's check that its root is alive."""
 
 _DYING_SECONDS, _MOST_SECONDS = 1.0, 10.0
-"""In which a process is gone that was killed; and in which all are, however fast they start others."""
+"""Timeouts of `_end`: after the last kill, and in total, because processes may start others faster than they are killed."""
 
 _READY_SECONDS = 10.0
-"""In which a supervisor is ready, on a busy machine."""
+"""Timeout for the start of a supervisor, on a busy machine."""
 
-_PLACE = "/tmp"
-"""Of temporary folders: sockets lie in them, whose paths must be short."""
+_PARENT_FOLDER = "/tmp"
+"""Parent of temporary folders. Its path is short, because sockets are created inside."""
 
 _FOLDER = re.compile(r"mimpala-[0-9a-f]{11}")
 _YOUNG_SECONDS = 60.0
-"""A folder that was just made may not be locked yet."""
+"""A younger folder may not be locked yet."""
 
 _supervised: dict[int, int] = {}
-"""The process that has a supervisor (a copy of it has none) -> the descriptor by which it locks its temporary folder, or -1."""
+"""Process with a supervisor -> descriptor that locks its temporary folder, or -1. By process id, because a fork copies this dict."""
 
 
 class _Process(NamedTuple):
-    """A living process of a run. `started`: clock ticks since the machine's start."""
+    """A living process of a run. `started`: clock ticks since boot."""
 
     parent: int
     started: str
@@ -63,32 +63,32 @@ class _Process(NamedTuple):
 
 
 def own() -> None:
-    """From now on what this process starts is its own, and ends when this process has (`end_orphans`)."""
+    """Makes this process the owner of the processes that it starts from now on. `end_orphans` kills them after this process ended."""
     mark = _own_mark()
     if mark & _ones(_PID_BITS) != os.getpid() or not mark:
         _set_mark((mark >> _PID_BITS or _new_run()) << _PID_BITS | os.getpid())
 
 
 def end_orphans() -> None:
-    """Kills all processes of this run whose owner has ended, and waits until they are gone, but not for ever."""
+    """Kills all processes of this run whose owner has ended, and waits until they are gone, with a timeout."""
     if run := _own_mark() >> _PID_BITS:
         _end(run, _orphans)
 
 
 def end_all() -> None:
-    """Kills all processes of this run but this one, and waits until they are gone, but not for ever."""
+    """Kills all processes of this run except this one, and waits until they are gone, with a timeout."""
     if run := _own_mark() >> _PID_BITS:
         _end(run, _all_but_trackers)
 
 
 def supervise() -> None:
-    """Makes this process the root of a run of its own, with a supervisor. Does nothing the second time.
+    """Makes this process the root of a run with a supervisor. Further calls do nothing.
 
-    The run goes on without one where none can be started, or where it is killed.
+    If the supervisor cannot be started or is killed, the run continues without it.
     """
     if os.getpid() in _supervised or _LIMIT is None:
         return
-    # Imported here, for the supervisor does without.
+    # Imported here, because the supervisor does not need it.
     import subprocess
 
     run = _own_mark() >> _PID_BITS
@@ -98,7 +98,7 @@ def supervise() -> None:
     if _own_mark() >> _PID_BITS != run:
         return
     folder, _supervised[os.getpid()] = _folder(run), -1
-    # A signal to the whole process group must not end it before it has left the group.
+    # A signal to the process group must not kill the supervisor before it has left the group.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         starting = subprocess.Popen(
@@ -114,7 +114,7 @@ def supervise() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     with contextlib.suppress(subprocess.TimeoutExpired):
         starting.wait(_READY_SECONDS)
-    # Without it, temporary files lie where they usually do.
+    # If this fails, temporary files go to the system's default folder.
     with contextlib.suppress(OSError):
         os.mkdir(folder, 0o700)
         _supervised[os.getpid()] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -122,7 +122,7 @@ def supervise() -> None:
 
 
 def temporary_folder() -> str | None:
-    """Of this run, which its supervisor removes; None where there is none."""
+    """The temporary folder of this run, which the supervisor removes; None if there is none."""
     folder = _folder(_own_mark() >> _PID_BITS)
     return folder if _is_own_folder(folder) else None
 
@@ -138,7 +138,7 @@ def _new_run() -> int:
 
 
 def _folder(run: int) -> str:
-    return f"{_PLACE}/mimpala-{run:x}"
+    return f"{_PARENT_FOLDER}/mimpala-{run:x}"
 
 
 def _is_own_folder(path: str) -> bool:
@@ -153,7 +153,7 @@ def _is_mark(limit: int) -> bool:
 
 
 def _own_mark() -> int:
-    """0 for none."""
+    """The mark of this process; 0 if it has none."""
     if _LIMIT is None:
         return 0
     soft, _ = resource.getrlimit(_LIMIT)
@@ -162,16 +162,16 @@ def _own_mark() -> int:
 
 def _set_mark(soft: int) -> None:
     if _LIMIT is not None:
-        # Not where whoever has started this process allows real-time tasks less.
+        # Fails if the hard limit is lower.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(_LIMIT, (soft, resource.getrlimit(_LIMIT)[1]))
 
 
 def _status(pid: int) -> tuple[int, str] | None:
-    """Parent, and time of the start; None for a process that has ended."""
+    """Parent and start time of a process; None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name before it may hold anything.
+            # The process name in parentheses may hold any characters.
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
@@ -179,7 +179,7 @@ def _status(pid: int) -> tuple[int, str] | None:
 
 
 def _look_at(pid: int) -> _Process | None:
-    """None for a process that has no mark, or has ended."""
+    """The process with this id; None if it has no mark or has ended."""
     try:
         with open(f"/proc/{pid}/limits", "rb") as file:
             limit = file.read().partition(_LIMIT_NAME)[2].split(None, 1)[0]
@@ -192,7 +192,7 @@ def _look_at(pid: int) -> _Process | None:
 
 
 def _processes(run: int) -> dict[int, _Process]:
-    """Of that run, by process id."""
+    """The processes of `run` by process id."""
     found = ((pid, _look_at(pid)) for pid in map(int, filter(str.isdigit, os.listdir("/proc"))))
     return {pid: process for pid, process in found if process and process.run == run}
 
@@ -208,7 +208,7 @@ def _orphans(found: dict[int, _Process]) -> Iterator[int]:
 
 
 def _all_but_trackers(found: dict[int, _Process]) -> Iterator[int]:
-    """multiprocessing's resource trackers end by themselves when all that they track have, and remove what those have left."""
+    """All processes except this one and multiprocessing's resource trackers, which clean up and exit by themselves."""
     for pid in found:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
             if pid != os.getpid() and b"multiprocessing.resource_tracker" not in file.read():
@@ -216,14 +216,14 @@ def _all_but_trackers(found: dict[int, _Process]) -> Iterator[int]:
 
 
 def _end(run: int, choose: Callable[[dict[int, _Process]], Iterator[int]]) -> None:
-    """Kills those until there are none, for they may start others meanwhile."""
-    begun = asked = time.monotonic()
+    """Kills the chosen processes until none is left. They may start others meanwhile."""
+    start = last_kill = time.monotonic()
     killed = set[int]()
     while found := set(choose(_processes(run))):
         now = time.monotonic()
         if new := found - killed:
-            asked = now
-        if now - asked > _DYING_SECONDS or now - begun > _MOST_SECONDS:
+            last_kill = now
+        if now - last_kill > _DYING_SECONDS or now - start > _MOST_SECONDS:
             return
         for pid in new:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -233,8 +233,8 @@ def _end(run: int, choose: Callable[[dict[int, _Process]], Iterator[int]]) -> No
 
 
 def _remove_abandoned() -> None:
-    """Removes this user's temporary folders of runs whose supervisor was killed, too."""
-    for entry in os.scandir(_PLACE):
+    """Removes this user's temporary folders of runs whose supervisor was killed."""
+    for entry in os.scandir(_PARENT_FOLDER):
         if not _FOLDER.fullmatch(entry.name) or not _is_own_folder(entry.path):
             continue
         with contextlib.suppress(OSError):
@@ -248,9 +248,9 @@ def _remove_abandoned() -> None:
 
 
 def _supervise(root: int, run: int, folder: str) -> None:
-    """Main function of the supervisor. It hears no signal: all are held back since before its start."""
+    """Main function of the supervisor. All signals are blocked since before its start."""
     assert _LIMIT is not None
-    # Not to be found itself, neither by its mark nor, without a parent, by who kills all that the root has started.
+    # The supervisor must not be killed with the run: it removes its mark, and the fork below removes its parent.
     hard = resource.getrlimit(_LIMIT)[1]
     resource.setrlimit(_LIMIT, (hard, hard))
     os.chdir("/")

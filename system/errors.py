@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake."""
+"""The exception for a user's mistake."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class InputError(ValueError):
     """Bad input from the user: a config value, a checkpoint, a path, an engine that is not installed.
 
     The message is one sentence that names the key, the value and the fix. Entry points print it without a traceback
-    and exit with code 2. Everything else that is raised is a defect of the program and keeps its traceback.
+    and exit with code 2. Any other exception is a defect of the program and keeps its traceback.
 
-    A message may quote what stands in a file: it is cut to MOST_LETTERS, and what a terminal would obey is written out.
+    A message may quote a file. So it is cut to MOST_LETTERS, and control characters are escaped.
 
     Args:
         message: the sentence.
-        lines: what it is about, a line each below it, where there is too much for one sentence.
+        lines: further lines that are printed below the sentence, such as a list of differences.
     """
 
     def __init__(self, message: str, lines: Iterable[str] = ()) -> None:
@@ -34,18 +34,17 @@ def _visible(letter: str) -> str:
     return letter if letter.isprintable() else ascii(letter)[1:-1]
 
 
-def unknown_name(key: str, value: object, names: object) -> InputError:
-    """The error for a name that is not in a table, listing the names that are."""
-    listed = ", ".join(str(name) for name in names) if hasattr(names, "__iter__") else str(names)
-    return InputError(f"{key}={value} is unknown: choose one of {listed}.")
+def unknown_name(key: str, value: object, names: Iterable[object]) -> InputError:
+    """The error for a name that is not among `names`."""
+    return InputError(f"{key}={value} is unknown: choose one of {', '.join(map(str, names))}.")
 
 
 def unknown_task(task: str, kind: str, suite: str, tasks: Iterable[str], presets: Iterable[str]) -> InputError:
-    """The error for a task that a suite does not have: the names that are close to it, or else the presets.
+    """The error for a task that a suite does not have. It suggests similar names, or else the presets.
 
     Args:
-        kind: what the suite calls its tasks, as "game", and where it matters what they are played on.
-        tasks, presets: the names there are.
+        kind: the suite's word for its tasks, such as "game".
+        tasks, presets: the known names.
     """
     presets = list(presets)
     close = difflib.get_close_matches(task, [*tasks, *presets], n=3, cutoff=0.5)

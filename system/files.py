@@ -1,4 +1,4 @@
-"""Files that hold whole contents only, so that a run that is killed at any moment, or whose disk is full, can still be read."""
+"""Atomic writes and bounded reads: the files of a run stay readable if it is killed at any moment or the disk is full."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 from system.errors import InputError
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""In JSON, whose two halves of a character usually stand side by side."""
+"""A surrogate escape in JSON. Valid text has them in pairs."""
 
 MOST_BYTES = 64 * 2**20
-"""Of a file that is read at once: an evaluation of half a million episodes. What JSON of that size becomes in memory is below 2 GiB."""
+"""Largest file that is read at once: an evaluation of half a million episodes. Parsed JSON of that size takes less than 2 GiB."""
 
 
 def open_ordinary(path: Path, flags: int = os.O_RDONLY) -> int:
-    """The descriptor of an ordinary file. Never waits, as opening a pipe does for somebody at its other end.
+    """Opens an ordinary file and returns its descriptor. It never blocks, unlike opening a pipe.
 
     Raises:
-        OSError: it is none: missing, a folder, a device, a pipe.
+        OSError: the file is missing, or is a folder, a device or a pipe.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -35,10 +35,10 @@ def open_ordinary(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def read_bounded(path: Path, most: int = MOST_BYTES) -> str:
-    """The text of an ordinary file of at most so many bytes.
+    """The text of an ordinary file of at most `most` bytes.
 
     Raises:
-        OSError: it is none (`open_ordinary`), or too large.
+        OSError: it is no ordinary file, or larger.
         UnicodeDecodeError: it is not UTF-8.
     """
     with open(open_ordinary(path), "rb") as file:
@@ -49,10 +49,10 @@ def read_bounded(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def read_lines(path: Path, most: int = 2**20, *, last: int = 0) -> Iterator[str]:
-    """The lines of an ordinary file of any size, one by one. Those of more than so many bytes are left out.
+    """Yields the lines of an ordinary file of any size. Lines of more than `most` bytes are skipped.
 
     Args:
-        last: begin with the first whole line among so many bytes at the end; 0 = at the beginning.
+        last: start at the first complete line of the last `last` bytes. 0: start at the beginning.
 
     Raises:
         OSError: it is no ordinary file.
@@ -72,31 +72,31 @@ def read_lines(path: Path, most: int = 2**20, *, last: int = 0) -> Iterator[str]
 
 
 def check_links(folder: Path, *parts: str) -> None:
-    """Refuses a folder out of which a symbolic link leads: one of its `parts` (all of them by default), or one right inside of these.
+    """Refuses symbolic links that lead out of `folder`, at its `parts` (default: all entries) and directly inside them.
 
-    A run folder may come from somebody else, and what is written, appended to or removed there would be somewhere else.
+    A run folder may come from another person. Through such a link a run would write or remove files elsewhere.
 
     Raises:
-        InputError: with the link.
+        InputError: names the link.
     """
     home = os.path.realpath(folder)
     inside = [folder / part for part in parts] or (sorted(folder.iterdir()) if folder.is_dir() else [])
     below = [path for part in inside if part.is_dir() and not part.is_symlink() for path in sorted(part.iterdir())]
     for path in (*inside, *below):
         if path.is_symlink() and os.path.commonpath([home, os.path.realpath(path)]) != home:
-            raise InputError(f"{path} is a link that leads out of {folder}: put what it leads to in its place.")
+            raise InputError(f"{path} is a link that leads out of {folder}: replace it by a copy of its target.")
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes `content` to `path`, in whose place the old content stands until the new one is on the disk.
+    """Writes `content` to `path` atomically: a temporary file, fsync, rename.
 
-    Text is written as UTF-8, with escapes for halves of characters and other bytes in names of files.
+    Text is written as UTF-8. Lone surrogates, which stand for undecodable bytes in file names, are escaped.
 
     Raises:
-        OSError: the disk refuses; the old content is untouched, and nothing else is left.
+        OSError: the disk refuses. The old content is unchanged, and no temporary file is left.
     """
     temporary = temporary_of(path)
-    # What an earlier kill has left. Whatever it is, it is never followed: mode x makes a file of its own.
+    # Remove the temporary file of an earlier kill. Mode x never follows a link.
     temporary.unlink(missing_ok=True)
     try:
         with temporary.open("xb") as file:
@@ -111,17 +111,17 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """Where `write_whole` writes first, and what a kill has left may lie."""
+    """The temporary file of `write_whole`. A kill may leave it behind."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON as `write_whole` does; numbers that are not finite become null, because JSON has none of them."""
+    """Writes JSON atomically. Numbers that are not finite become null, because JSON cannot represent them."""
     write_whole(path, json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n")
 
 
 def finite_or_null(content: Any) -> Any:
-    """The same data with null in place of numbers that are not finite."""
+    """A copy with None instead of numbers that are not finite."""
     if isinstance(content, dict):
         return {key: finite_or_null(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -130,7 +130,7 @@ def finite_or_null(content: Any) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """What a text of JSON says; ValueError when it is none, is nested too deeply, or has texts that no file can hold (`is_text`)."""
+    """Parses JSON. Raises ValueError if it is invalid, nested too deeply, or holds lone surrogates (`is_text`)."""
     try:
         content = json.loads(text)
     except RecursionError as error:
@@ -141,9 +141,7 @@ def parse_json(text: str) -> Any:
 
 
 def is_text(text: str) -> bool:
-    """Whether a text can be written: one with half of a character (U+D800) cannot. Bytes that are no UTF-8 in names of files, which Python
-    reads as U+DC80 to U+DCFF, can.
-    """
+    """Whether a text can be written to a file. Lone surrogates cannot, except U+DC80 to U+DCFF (undecodable bytes of file names)."""
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -152,7 +150,7 @@ def is_text(text: str) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is none that can be read."""
+    """The JSON object in a file; None if the file is missing or holds no valid JSON object."""
     try:
         content = parse_json(read_bounded(path))
     except (OSError, ValueError):
@@ -161,18 +159,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 class AppendedFile:
-    """A file that grows by whole records: one that the disk refuses leaves no part of itself behind."""
+    """A file that grows by complete records. A record that the disk refuses leaves no partial data."""
 
     def __init__(self, path: Path) -> None:
-        # Unbuffered: what was refused must not come again with a later record.
+        # Unbuffered: a refused record must not be written with a later one.
         self._file = os.fdopen(open_ordinary(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
 
     def write(self, record: bytes) -> None:
-        """Appends `record`, which other processes can read from then on; OSError when the disk refuses."""
+        """Appends `record`, so that other processes can read it. Raises OSError if the disk refuses."""
         size = os.fstat(self._file.fileno()).st_size
         try:
             if self._file.write(record) < len(record):
-                # The kernel wrote as much as there was room for, and would only say so the next time.
+                # The kernel wrote as much as fits and raises only at the next write.
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             self._file.truncate(size)
@@ -184,7 +182,7 @@ class AppendedFile:
 
 
 def _sync_directory(folder: Path) -> None:
-    """Makes a rename in it survive a power cut."""
+    """Makes a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Plain data: what may be in a file that somebody else has written. Dicts, lists, tuples, text, numbers, and tensors where they belong."""
+"""Plain data, the allowed content of untrusted files: dicts, lists, tuples, text, numbers, and tensors in checkpoints."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _LARGEST_COUNT = 2**53
 
 
 class PlainDataError(ValueError):
-    """Data that is not plain; the message is the end of a sentence that begins with `it holds`."""
+    """Data that is not plain. The message completes the sentence "it holds ..."."""
 
 
 def plain_copy(data: Any, *, tensors: bool = False, most: int = MOST_VALUES) -> Any:
-    """A copy that consists of nothing but plain data and shares nothing with itself.
+    """A copy of plain data without shared parts.
 
-    A list may hold another one twice, and that another: written out, a few such levels fill any memory. Values are counted as
-    often as they are met, so that whoever goes through the copy afterwards meets no more than `most` of them.
+    Lists that hold another list twice grow exponentially with their depth when they are copied. So a value counts once per occurrence,
+    and the copy has at most `most` values.
 
     Args:
-        tensors: whether there may be tensors; only dense ones whose elements all lie in memory.
+        tensors: allow tensors; only dense ones whose elements are all in memory.
 
     Raises:
-        PlainDataError: there is anything else, or too much, or nested too deeply.
+        PlainDataError: the data is not plain, has too many values, or is nested too deeply.
     """
     return _Copy(tensors, most).of(data, 0)
 
@@ -52,7 +52,7 @@ class _Copy:
         if level > MOST_LEVELS:
             raise PlainDataError(f"data nested more than {MOST_LEVELS} levels deep")
         if kind is dict or kind is OrderedDict:
-            # Not its methods: what a pickle has built may have other ones.
+            # Not `data.items()`, which a pickle may have replaced.
             return {self._key(key): self.of(value, level + 1) for key, value in dict.items(data)}
         if kind is list or kind is tuple:
             return kind(self.of(value, level + 1) for value in data)
@@ -79,7 +79,7 @@ class _Copy:
 def _checked(tensor: Tensor) -> Tensor:
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
         raise PlainDataError("a tensor of a kind that no run saves")
-    # A stride of 0 makes many elements out of one.
+    # With a stride of 0 a tensor repeats one element many times.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise PlainDataError("a tensor with more elements than it has memory")
     return tensor.detach()
@@ -87,14 +87,14 @@ def _checked(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A part of a form: what a value has to be, in words, and whether it is that."""
+    """A condition on a value: its description in words, and the predicate."""
 
     what: str
     passes: Callable[[Any], bool]
 
 
 def _is_number(value: Any) -> bool:
-    # Longer integers are no floats, and raise where they are made into one.
+    # Larger integers raise when they are converted to float.
     return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
@@ -106,22 +106,24 @@ COUNT = Test("a count", lambda value: type(value) is int and 0 <= value <= _LARG
 NUMBER = Test("a number", _is_number)
 FINITE = Test("a finite number", _is_finite)
 MEASURED = Test("a number from -1e30 to 1e30", lambda value: _is_finite(value) and abs(value) <= 1e30)
-"""Whose sums, differences and means are finite, too."""
+"""Sums, differences and means of such numbers are finite, too."""
 POSITIVE = Test("a number from 1e-30 to 1e30", lambda value: _is_finite(value) and 1e-30 <= value <= 1e30)
-"""Whose logarithms are far from the ends of their range."""
+"""Logarithms of such numbers are far from the limits of float."""
 SECONDS = Test("a time", lambda value: _is_finite(value) and value >= 0)
 
 
 def check_form(value: Any, form: Any, where: str = "", *, complete: bool = True) -> None:
-    """Whether plain data has a form: a type or a Test; `[x]`, any number of x; `(x, y)`, these in order; `{str: x}`, x under any names;
-    `{"name": x}`, x under that name, and anything under others.
+    """Checks plain data against a form.
+
+    A form is a type or a Test; `[x]`: a list of any number of x; `(x, y)`: a list of these in order; `{str: x}`: a mapping with any names
+    of that type to x; `{"name": x}`: a mapping with x at that name, and any values at other names.
 
     Args:
-        where: of the value, in words.
-        complete: whether every name of the form has to be there.
+        where: path of the value, for the message.
+        complete: every name of the form is required.
 
     Raises:
-        PlainDataError: it has not.
+        PlainDataError: the data does not have the form.
     """
     if isinstance(form, dict):
         _require(isinstance(value, dict), where, "a mapping")

@@ -1,4 +1,4 @@
-"""YAML files that somebody else may have written: read as plain data, in bounded time."""
+"""Reads untrusted YAML files as plain data, in bounded time."""
 
 from __future__ import annotations
 
@@ -12,42 +12,41 @@ from system.files import read_bounded
 from system.plain_data import MOST_LEVELS
 
 MOST_CONFIG_VALUES = 20_000
-"""Of a saved configuration. One of this program has a few hundred, and a vocabulary of up to 10,000 words; OmegaConf takes a third of a
-millisecond for each.
+"""Most values of a saved configuration. A run's configuration has a few hundred, and a vocabulary of up to 10,000 words. OmegaConf takes a
+third of a millisecond per value.
 """
 
 _MOST_BYTES = 2**18
 _MOST_LETTERS = 80
-"""Of a key that is quoted in a message."""
+"""Most letters of a key in a message."""
 
 
 def read_yaml(path: Path) -> Any:
-    """The plain data of a YAML file of one document.
+    """The plain data of a YAML file with one document.
 
     Raises:
-        InputError: it cannot be read, is too large, or holds what no file of this program holds.
+        InputError: it cannot be read, is too large, or uses YAML features that this program never writes.
     """
     try:
         text = read_bounded(path, _MOST_BYTES)
         _check(text)
         return yaml.safe_load(text)
     except (OSError, yaml.YAMLError, ValueError, TypeError, ArithmeticError) as error:
-        told = (
-            (getattr(error, "problem", None) or str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        )
-        raise InputError(f"{path} cannot be read as YAML: {told}.") from error
+        reason = getattr(error, "problem", None) or str(error).strip() or type(error).__name__
+        raise InputError(f"{path} cannot be read as YAML: {reason.splitlines()[0].rstrip('.')}.") from error
 
 
 def _check(text: str) -> None:
-    """Refuses what no file of ours has, before anything is made of it: a few aliases of each other fill any memory, tags say what text is
-    to be read as, and of two equal keys the reader and a person may each believe another one.
+    """Refuses dangerous YAML features before anything is built from the text.
+
+    Nested aliases can expand to any size, tags select constructors, and a duplicate key is ambiguous for a human reader.
 
     Raises:
-        ValueError: there is an anchor, an alias, a tag, a key twice, or too much.
-        yaml.YAMLError: it is no YAML.
+        ValueError: there is an anchor, an alias, a tag, a duplicate key, or too many values or levels.
+        yaml.YAMLError: the text is no YAML.
     """
     parents: list[_Parent] = []
-    # A list or a mapping has two events.
+    # A list or a mapping has two events, start and end.
     for number, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
         if number > 2 * MOST_CONFIG_VALUES:
             raise ValueError(f"it holds more than {MOST_CONFIG_VALUES:,} values")
@@ -66,13 +65,13 @@ def _check(text: str) -> None:
 
 
 class _Parent:
-    """A list or a mapping whose members are being read."""
+    """An open list or mapping."""
 
     def __init__(self, *, mapping: bool) -> None:
         self._mapping, self._keys, self._awaits_key = mapping, set[str](), mapping
 
     def take(self, event: yaml.NodeEvent) -> None:
-        """Takes in the beginning of a member; ValueError for a key that is none, or a second one of its name."""
+        """Checks the first event of a member. Raises ValueError for a key that is no name or a duplicate."""
         if not self._mapping:
             return
         if self._awaits_key:

@@ -20,7 +20,7 @@ import evaluate
 from agents.evaluation import episodes, video
 from agents.evaluation.episodes import SavedAgent, evaluation_spec, load_agent, quotas, seat
 from agents.evaluation.intervals import interval
-from agents.evaluation.report import home, mean
+from agents.evaluation.report import mean, results_folder
 from agents.fusion import Segments
 from agents.storage.checkpoint import find_checkpoint
 from conf.schema import EvaluateConfig
@@ -211,11 +211,11 @@ def test_where_the_result_goes(checkpoint: Path, tmp_path: Path) -> None:
     for path in files:
         path.write_bytes(checkpoint.read_bytes())
     assert find_checkpoint(tmp_path / "run", print) == files[1]
-    assert home(tmp_path / "run", files[1]) == tmp_path / "run"
+    assert results_folder(tmp_path / "run", files[1]) == tmp_path / "run"
     # A file by itself has no run, whatever its folder is called, until that folder's parent is one.
-    assert home(files[0], files[0]) == folder
+    assert results_folder(files[0], files[0]) == folder
     (tmp_path / "run" / "config.yaml").touch()
-    assert home(files[0], files[0]) == tmp_path / "run"
+    assert results_folder(files[0], files[0]) == tmp_path / "run"
     assert evaluate.main([f"run={tmp_path / 'run'}", "episodes=1", "tasks=[map-0]"]) == 0
     assert (tmp_path / "run" / "evaluation.json").exists()
 

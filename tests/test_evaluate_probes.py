@@ -65,7 +65,7 @@ def test_an_agent_that_has_learned_its_tasks_by_number_loses_under_every_probe(
     # A third of the slots are told the truth by another one.
     assert shuffle["aggregate"]["success_drop"] < swap["aggregate"]["success_drop"]
     printed = capsys.readouterr().out
-    assert all(f"probe={name}: {probe.told}" in printed for name, probe in PROBES.items())
+    assert all(f"probe={name}: {probe.description}" in printed for name, probe in PROBES.items())
     row = swap["tasks"]["map-1"]
     low, high = row["success_drop_interval"]
     line = f"{row['success']:.1%}  {row['success_drop']:.1%}  {low:.1%} to {high:.1%}"
@@ -171,7 +171,7 @@ def test_every_slot_has_another_one_and_every_task_its_own_random_choices(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Scene] = []
-    monkeypatch.setitem(PROBES, "swap", Probe("", lambda policy, scene: seen.append(scene) or policy))
+    monkeypatch.setitem(PROBES, "swap", Probe("", lambda policy, scene: seen.append(scene)))
     agent = load_agent(checkpoint)
     spec = evaluation_spec(agent, [], "")
     for seed in (0, 0, 1):
@@ -179,11 +179,12 @@ def test_every_slot_has_another_one_and_every_task_its_own_random_choices(
         policies = [Policy(agent.network(agent.env), 3) for _ in spec.tasks]
         records = []
         for task, policy in zip(spec.tasks, policies, strict=True):
-            probing.wrap("swap", task)(policy)
+            probing.prepare("swap", task)(policy)
             # The record of a task is the one that its evaluation without a probe fills.
             record = probing.record(task)
             assert record is not None
-            records.append(vars(record(policy))["_tell"])
+            record(policy)
+            records.append(policy.context_override)
         scenes = seen[-3:]
         sources = [(records.index(record), slot) for scene in scenes for record, slot in scene.sources]
         places = [(task, slot) for task in range(3) for slot in range(3)]
@@ -214,13 +215,13 @@ def test_nothing_is_drawn_where_nothing_can_be_alike(tmp_path: Path, settings: l
     ("settings", "arguments", "message"),
     [
         ([], ["probe=swop"], "probe=swop is unknown: choose one of swap, shuffle, zero, all."),
-        (["env.tasks=[map-0]"], ["probe=swap"], "probe=swap can tell nothing else on map-0"),
-        (["env.tasks=[map-0]"], ["probe=all"], "probe=swap can tell nothing else on map-0"),
-        (["env.tasks=[map-0]"], ["probe=shuffle"], "probe=shuffle needs slots that are told different things"),
-        ([], ["probe=shuffle", "tasks=[map-1]", "episodes=9"], "probe=shuffle needs slots that are told different"),
+        (["env.tasks=[map-0]"], ["probe=swap"], "probe=swap has no other context for map-0"),
+        (["env.tasks=[map-0]"], ["probe=all"], "probe=swap has no other context for map-0"),
+        (["env.tasks=[map-0]"], ["probe=shuffle"], "probe=shuffle needs slots with different contexts"),
+        ([], ["probe=shuffle", "tasks=[map-1]", "episodes=9"], "probe=shuffle needs slots with different contexts"),
     ],
 )
-def test_probes_that_would_tell_the_truth_are_refused(
+def test_probes_that_would_give_the_true_context_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], arguments: list[str], message: str
 ) -> None:
     path = make_checkpoint(tmp_path, *CONDITIONAL, *settings)

@@ -1,8 +1,7 @@
-"""One step of acting on a device: what is observed goes there in one copy, the distributions come back in one.
+"""One acting step on a device: one copy of the observations to it, one copy of the distributions back.
 
-An agent's step is dozens of small kernels. What it takes to start them one by one is what a CUDA graph saves, in which they are one call.
-A graph holds addresses and shapes, not values, so there is one for each combination of shapes that comes up: how many slots take the
-step, and how many contexts are known (agents/fusion/padding.py keeps these few).
+A step is dozens of small kernels. A CUDA graph launches them in one call. It holds addresses and shapes, not values, so each combination
+of shapes needs a graph: the number of slots that take the step, and the number of cached contexts, rounded to bucket sizes.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from agents.fusion.device_transfer import Packing, pinned, send
 from agents.network.agent import AgentNetwork, Modulations
 
 _SEEN_BEFORE = 2
-"""Steps of the same shapes before they are captured: shapes that hardly come again are not worth it."""
+"""Shapes are captured after this many steps. Rare shapes are not worth a capture."""
 _MOST_GRAPHS = 64
-"""Each holds memory of its own. Whatever else comes up runs kernel by kernel."""
+"""Limits the memory of the graphs. Further shapes run kernel by kernel."""
 _WARM_UP = 3
-"""Runs before a capture, in which libraries choose their kernels and make their workspaces."""
+"""Runs before a capture, in which libraries select kernels and allocate workspaces."""
 _TOLERANCE = 1e-2
-"""Between a graph and the kernels one by one, of which bf16 sums may differ."""
+"""Between a graph and the kernels one by one, whose bf16 sums may differ."""
 
 Shapes = tuple[Any, ...]
 
@@ -38,12 +37,12 @@ class _Outputs(NamedTuple):
     core_state: Tensor
 
 
-class DeviceStep:
-    """Acts with a network that is on a device.
+class ActingStep:
+    """One acting step of a network on a device.
 
     Args:
-        network: that acts. Its weights, and the memory that modulations lie in, keep their addresses.
-        graphs: capture steps as CUDA graphs. Where that fails, there is one warning, and steps run kernel by kernel as without.
+        network: acts. The addresses of its weights and of the modulations must not change.
+        graphs: capture steps as CUDA graphs. If a capture fails, a warning is issued once and all steps run kernel by kernel.
     """
 
     def __init__(self, network: AgentNetwork, *, graphs: bool) -> None:
@@ -62,13 +61,14 @@ class DeviceStep:
         modulations: Modulations,
         segments: Segments,
     ) -> Tensor:
-        """Parameters [B, P] of the action distributions, in the processor's memory; the core state moves on.
+        """Parameters [B, P] of the action distributions, in host memory. Advances the rows `rows` of `core_state`.
 
         Args:
-            inputs: what the network observes, each [B, ...], in the processor's memory, as are the next one and `segments`.
-            rows: int64 [B], which rows of `core_state` take the step.
+            inputs: observations, each [B, ...], in host memory.
+            rows: int64 [B], the rows of `core_state` that take the step, in host memory.
             core_state: [slots, S], on the device.
             modulations: on the device.
+            segments: context of each slot, in host memory.
         """
         arrays = {**inputs, "rows": rows, "contexts": segments.index}
         shapes = segments.count, tuple((key, array.shape) for key, array in arrays.items())
@@ -102,7 +102,7 @@ class DeviceStep:
         segments: Segments,
     ) -> _Graph | None:
         def run(arrays: Mapping[str, Tensor], state: Tensor) -> _Outputs:
-            # Not `segments.on`: what is found in the processor's memory would stay as it was while the graph was captured.
+            # Not `segments.on`: a grid computed on the host would be frozen into the graph.
             return self._run(arrays, state, modulations, Segments(arrays["contexts"], segments.count))
 
         try:
@@ -121,10 +121,10 @@ class DeviceStep:
 
 
 class _Graph:
-    """`run` for arrays of these shapes, captured.
+    """A CUDA graph of `run` for arrays of these shapes.
 
     Raises:
-        RuntimeError: it cannot be captured, or gives other results than `run`.
+        RuntimeError: the capture fails, or the graph's results differ from those of `run`.
     """
 
     def __init__(self, run: Any, arrays: Mapping[str, Tensor], core_state: Tensor, pool: Any) -> None:
@@ -149,13 +149,13 @@ class _Graph:
                 raise RuntimeError("a captured step gives other results")
 
     def replay(self, arrays: Mapping[str, Tensor], core_state: Tensor) -> tuple[Tensor, _Outputs]:
-        """`rows` on the device, and the outputs, which the next replay of any graph overwrites."""
+        """`rows` on the device, and the outputs. The next replay of any graph overwrites both."""
         self._fill(arrays, core_state)
         self._graph.replay()
         return self._inputs["rows"], self._outputs
 
     def _fill(self, arrays: Mapping[str, Tensor], core_state: Tensor) -> None:
-        # The last step's answer has been waited for, so the block has been read.
+        # The last step has finished, because its result was copied to the host. So the pinned block is free.
         for key, view in self._host.items():
             view.copy_(arrays[key])
         self._device_block.copy_(self._host_block, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Signs of life of an actor, written at every step, and readable by whoever watches it even after it was killed."""
+"""The heartbeat of an actor: written at every step to shared memory, readable by other processes even after the actor was killed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 
 _BEATS, _STEPPING = 0, 1
 _SLOTS = 2
-"""Where the slots' numbers begin: first all episodes, then all task ids."""
+"""First index of the slots' numbers: all episodes, then all task ids."""
 
 
 class Heartbeat:
-    """Of an actor with S slots, as views of one row of numbers.
+    """Views of one row of numbers, for an actor with S slots.
 
     Args:
         slots: S.
-        row: int64 [Heartbeat.size(S)] to read or to write, in memory that processes share; memory of its own by default.
+        row: int64 [Heartbeat.size(S)] in shared memory. None: private memory.
 
     Attributes:
-        episodes: int64 [S], the episode that each slot is in.
-        tasks: int64 [S], the id of the task that it plays.
-        stepping: int64 [1], the slot whose environment is being stepped; -1 between steps, and where they are stepped together.
+        episodes: int64 [S], the current episode of each slot.
+        tasks: int64 [S], the current task id of each slot.
+        stepping: int64 [1], the slot whose environment is being stepped. -1 between steps, and if all slots are stepped together.
     """
 
     def __init__(self, slots: int, row: NDArray[np.int64] | None = None) -> None:
@@ -34,26 +34,26 @@ class Heartbeat:
 
     @staticmethod
     def size(slots: int) -> int:
-        """Numbers in a row."""
+        """Length of a row."""
         return _SLOTS + 2 * slots
 
     @property
     def beats(self) -> int:
-        """Steps made since the actor was built, and one for that; 0 before."""
+        """1 + the number of steps since the actor was built; 0 before."""
         return int(self._beats[0])
 
     def beat(self, episodes: NDArray[np.int64], tasks: NDArray[np.int32]) -> None:
-        """One step was made; both [S]."""
+        """Records one step. Both arguments are [S]."""
         self.episodes[:] = episodes
         self.tasks[:] = tasks
         self._beats += 1
 
     def task(self, names: Sequence[str]) -> str:
-        """Which task was played last, of `names` by id; empty where the slots play different ones and step together."""
+        """Name of the task that was played last, from `names` by id. Empty if slots with different tasks are stepped together."""
         slots = self.tasks[self.stepping[0] : self.stepping[0] + 1] if self.stepping[0] >= 0 else self.tasks
         ids = set(slots.tolist())
         return names[ids.pop()] if len(ids) == 1 else ""
 
-    def still(self) -> None:
-        """Another actor takes over the row and has not begun."""
+    def reset(self) -> None:
+        """Resets the row for a new actor."""
         self._beats[0], self.stepping[0] = 0, -1

@@ -1,20 +1,20 @@
-"""The policy in use: one object for actors and evaluation alike, so that both carry the same recurrent state.
+"""The policy that acts, in actors and in evaluation: network, recurrent state, sampling, and a cache of modulations.
 
-Modulations are cached by context until the weights change: an acting step compares contexts, and conditions only on new ones.
+Modulations are cached by context until the weights change. An acting step compares contexts and conditions only on new ones.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.acting.cuda_graphs import DeviceStep
+from agents.acting.cuda_graphs import ActingStep
 from agents.fusion import Segments
 from agents.fusion.device_transfer import send
 from agents.fusion.padding import bucket_size
@@ -22,27 +22,38 @@ from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import Contexts
 
-# Steps for which random numbers are drawn at once: one call costs as much as dozens of numbers.
+# Random numbers are drawn for this many steps at once: one call costs as much as dozens of numbers.
 _NOISE_STEPS = 16
-# Cached contexts per slot. The present ones must fit; beyond them the cache serves contexts that come back.
+# Cached contexts per slot. One holds the current context; the other serves contexts that return.
 _CONTEXTS_PER_SLOT = 2
 
 Slots: TypeAlias = "slice | NDArray[np.int64]"
-"""Numbers of slots."""
+"""Indices of slots."""
+ContextRows: TypeAlias = "NDArray[np.int32]"
+"""[..., C]: contexts as the numbers that the agent reads (`ContextEncoder.context_rows`)."""
+
+
+class ContextOverride(Protocol):
+    """Replaces the contexts that a policy acts on, such as the probes of evaluate.py (agents/evaluation/probes.py)."""
+
+    def __call__(self, true: ContextRows, reset: NDArray[np.bool_]) -> ContextRows:
+        """One step of all slots: the true contexts [B, C] and the first steps of episodes [B] -> the contexts to act on [B, C]."""
 
 
 class Policy:
-    """A network that acts in `slots` environments at once.
+    """A network that acts in `slots` environments at once, on the network's device.
 
     Args:
-        network: not trained here; whoever changes its weights calls `weights_changed`. The policy acts on the device where it is.
-        slots: number of environments.
+        network: acts and is not trained here. Call `weights_changed` after changing its weights.
+        slots: number of environments, B.
         greedy: take the greedy action (agents/network/actions.py) instead of a sample.
         autocast: dtype of torso and core, or None for full precision.
-        graphs: on a GPU, capture its steps as CUDA graphs (agents/acting/cuda_graphs.py).
+        graphs: on a GPU, capture acting steps as CUDA graphs (agents/acting/cuda_graphs.py).
 
     Attributes:
         core_state: [slots, S], after the last step, on the network's device.
+        context_override: replaces the contexts of all slots. All else, the action mask of the task included, stays. None: the
+            contexts of the observations.
     """
 
     def __init__(
@@ -57,15 +68,16 @@ class Policy:
         device = next(network.parameters()).device
         self.network = network.eval()
         self.core_state = torch.zeros(slots, network.core_state_size, device=device)
+        self.context_override: ContextOverride | None = None
         self._sampler = Sampler(network.actions, greedy=greedy)
         self._acting = network
         if autocast is not None:
-            # A copy in that precision, made once for each version of the weights: autocast would cast them at every step.
-            # `to`, because a copy's recurrent weights do not lie side by side, as a GPU's kernels want them.
+            # A copy in that precision, updated once per weights version: autocast would cast the weights at every step.
+            # `to` puts the recurrent weights of the copy side by side again, which a GPU's kernels need.
             self._acting = copy.deepcopy(network).to(device)
             self._acting.lower_precision(autocast)
         self._cache = ModulationCache(self._acting, slots)
-        self._step = DeviceStep(self._acting, graphs=graphs) if device.type != "cpu" else None
+        self._step = ActingStep(self._acting, graphs=graphs) if device.type != "cpu" else None
 
     def seed(self, seed: int) -> None:
         """Restarts the stream of sampled actions."""
@@ -73,40 +85,39 @@ class Policy:
 
     @property
     def modulation_bytes(self) -> int:
-        """Memory of the cached modulations: all that they will ever take, from the first step on."""
+        """Memory of the cached modulations. It is constant from the first step on."""
         return self._cache.num_bytes
 
     @torch.no_grad()
     def weights_changed(self) -> None:
-        """Takes over the weights of `network` and forgets every cached modulation."""
+        """Copies the weights of `network` and clears the cache of modulations."""
         if self._acting is not self.network:
             torch._foreach_copy_(list(self._acting.parameters()), list(self.network.parameters()))
         self._cache.clear()
 
-    def act(self, inputs: Mapping[str, Tensor], told: NDArray[np.int32] | None = None) -> tuple[Tensor, Tensor]:
-        """One step in every slot.
+    def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """One step in every slot. Advances the core state.
 
         Args:
             inputs: observed keys of agents/trajectory.py without the time axis, each [B, ...], on CPU.
-            told: [B, C], another context for each slot than the one in `inputs`, as `context_rows` has it. All else, the action
-                mask of the task included, stays that of `inputs`.
 
         Returns:
-            action [B, ...], as trajectories hold it, and its log-probability [B]. The core state moves on.
+            action [B, ...], in the form that trajectories hold, and its log-probability [B].
         """
-        return self._sampler.sample(self.distribution(inputs, told=told))
+        return self._sampler.sample(self.distribution(inputs))
 
     @torch.inference_mode()
-    def distribution(
-        self, inputs: Mapping[str, Tensor], slots: Slots | None = None, told: NDArray[np.int32] | None = None
-    ) -> Tensor:
-        """The first half of `act`: the parameters [B, P] of each slot's action distribution. The core state moves on.
+    def distribution(self, inputs: Mapping[str, Tensor], slots: Slots | None = None) -> Tensor:
+        """The first half of `act`: the parameters [B, P] of each slot's action distribution. Advances the core state.
 
         Args:
-            inputs, told: as for `act`.
-            slots: which B of the slots take this step, all different; the others stay as they are. None: all of them.
+            inputs: as for `act`.
+            slots: the B distinct slots that take this step. None: all slots.
         """
-        segments, modulations = self._cache.look_up(context_rows(self.network, inputs) if told is None else told, slots)
+        contexts = context_rows(self.network, inputs)
+        if self.context_override is not None:
+            contexts = self.context_override(contexts, inputs["reset"].numpy())
+        segments, modulations = self._cache.look_up(contexts, slots)
         if self._step is not None:
             observed = {key: value for key, value in inputs.items() if key != "instruction"}
             rows = torch.from_numpy(np.arange(len(self.core_state))[slice(None) if slots is None else slots])
@@ -121,19 +132,14 @@ class Policy:
         return self.network.actions.parameters(output.policy_logits[0])
 
 
-def context_rows(network: AgentNetwork, inputs: Mapping[str, Tensor]) -> NDArray[np.int32]:
-    """What each slot is told, in the numbers that this agent reads: [B, C] (`ContextEncoder.context_rows`)."""
+def context_rows(network: AgentNetwork, inputs: Mapping[str, Tensor]) -> ContextRows:
+    """The context of each slot, [B, C]."""
     instruction = inputs["instruction"].numpy() if "instruction" in inputs else None
     return network.context_encoder.context_rows(inputs["task"].numpy(), instruction)
 
 
 class Sampler:
-    """One action for each slot: a sample, from a stream that its seed alone names, or the greedy one.
-
-    Args:
-        actions: what is sampled.
-        greedy: take the greedy action.
-    """
+    """Draws one action per slot, from a random stream that depends on the seed alone, or takes the greedy action."""
 
     def __init__(self, actions: ActionDistribution, *, greedy: bool = False) -> None:
         self.greedy = greedy
@@ -149,7 +155,7 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """From the parameters of distributions [B, P] to action [B, ...] and its log-probability [B]."""
+        """Parameters of distributions [B, P] -> action [B, ...] and its log-probability [B]."""
         action = self._actions.choose(parameters, None if self.greedy else self._next_noise(len(parameters)))
         return action, self._actions.log_prob(parameters, action)
 
@@ -162,21 +168,21 @@ class Sampler:
 
 
 class ModulationCache:
-    """The modulations of the contexts seen since the weights changed, in memory that is bounded and allocated once.
+    """The modulations of the contexts seen since the weights changed, in bounded memory that is allocated once.
 
     Args:
-        network: conditions.
-        slots: number of environments whose contexts are present at once.
+        network: computes the modulations.
+        slots: number of environments.
 
     Attributes:
-        limit: contexts it can hold. One more, and it forgets all but the present ones.
+        limit: number of contexts it can hold. When a further one arrives, all but the current ones are dropped.
     """
 
     def __init__(self, network: AgentNetwork, slots: int) -> None:
         self.limit = _CONTEXTS_PER_SLOT * slots
         self._network = network
-        self._rows: NDArray[np.int32] | None = None
-        # The row of each slot's context among the stored; -1: not known.
+        self._rows: ContextRows | None = None
+        # The stored row of each slot's context. -1: unknown.
         self._index = np.full(slots, -1, np.int64)
         self._known: dict[bytes, int] = {}
         self._stored: Modulations = {}
@@ -185,33 +191,33 @@ class ModulationCache:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of what is stored, for `limit` contexts."""
+        """Memory of the stored modulations, for `limit` contexts."""
         return sum(part.nbytes for parts in self._stored.values() for part in parts)
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Drops all contexts."""
         self._index.fill(-1)
         self._known.clear()
 
-    def look_up(self, rows: NDArray[np.int32], slots: Slots | None = None) -> tuple[Segments, Modulations]:
-        """The contexts of `slots` (None: all), whose `context_rows` [B, C] are given, and their modulations; conditions on new ones."""
+    def look_up(self, rows: ContextRows, slots: Slots | None = None) -> tuple[Segments, Modulations]:
+        """The segments and modulations of the contexts `rows` [B, C] of `slots` (None: all). Conditions on new contexts."""
         if self._rows is None:
             self._rows = np.zeros((len(self._index), rows.shape[1]), rows.dtype)
         present = slice(None) if slots is None else slots
         index = self._index[present]
         changed = np.flatnonzero((rows != self._rows[present]).any(axis=1) | (index < 0))
         if len(changed) or self._found is None or not _same(slots, self._found_for):
-            if not self._number(rows, index, changed):
+            if not self._store_new(rows, index, changed):
                 self.clear()
-                self._number(rows, index, np.arange(len(rows)))
+                self._store_new(rows, index, np.arange(len(rows)))
             self._index[present], self._rows[present] = index, rows
             count = min(bucket_size(len(self._known)), self.limit)
             used = {site: tuple(part[:count] for part in parts) for site, parts in self._stored.items()}
             self._found, self._found_for = (Segments(torch.from_numpy(index.copy()), count), used), slots
         return self._found
 
-    def _number(self, rows: NDArray[np.int32], index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
-        """Writes the stored rows of the contexts `rows[changed]` into `index`; False when the cache is too full for that."""
+    def _store_new(self, rows: ContextRows, index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
+        """Writes the stored row of each context `rows[changed]` into `index`. Returns False if the cache is full."""
         new = []
         for slot in changed:
             key = rows[slot].tobytes()
@@ -225,16 +231,13 @@ class ModulationCache:
         if new:
             contexts = self._network.context_encoder.contexts_from_rows(rows[new])
             contexts = Contexts(**send(contexts._asdict(), next(self._network.parameters()).device))
-            self._store(self._network.condition(contexts), len(new))
+            newest = slice(len(self._known) - len(new), len(self._known))
+            for site, parts in self._network.condition(contexts).items():
+                if site not in self._stored:
+                    self._stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
+                for stored, part in zip(self._stored[site], parts, strict=True):
+                    stored[newest] = part[: len(new)]
         return True
-
-    def _store(self, made: Modulations, count: int) -> None:
-        """The newest `count` rows of the cache."""
-        for site, parts in made.items():
-            if site not in self._stored:
-                self._stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
-            for stored, part in zip(self._stored[site], parts, strict=True):
-                stored[len(self._known) - count : len(self._known)] = part[:count]
 
 
 def _same(one: Slots | None, other: Slots | None) -> bool:

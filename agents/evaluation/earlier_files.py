@@ -1,4 +1,4 @@
-"""Earlier evaluations are kept: what is written goes under its usual name, and what is there with other settings is renamed after these."""
+"""Keeps earlier evaluations: files of an evaluation with other settings are renamed after those settings before they are replaced."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from system.files import open_ordinary, read_json, write_json
 Settings = Mapping[str, Any]
 
 _MOST = 2**63
-_MOST_TOLD_APART = 2**20
+_MOST_HASHED_BYTES = 2**20
 
 
-def settings_of(content: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The settings of an evaluation.json, earlier ones included; None where it is none."""
+def settings_of(content: Any) -> dict[str, Any] | None:
+    """The settings of the content of an evaluation.json, also of an earlier version; None if it is no evaluation."""
     try:
-        assert content is not None
         played, tasks = content["provenance"], content["tasks"]
         found = {key: played.get(key) for key in ("sha256", "engine", "slots")}
         episodes = played.get("episodes", max(row["episodes"] for row in tasks.values()))
@@ -29,29 +28,31 @@ def settings_of(content: Mapping[str, Any] | None) -> dict[str, Any] | None:
         found |= {"tasks": list(tasks), "probes": list(content.get("probes", {}))}
         numbers = (found["episodes"], found["seed"])
         sound = all(type(number) is int and 0 <= number < _MOST for number in numbers) and type(found["greedy"]) is bool
-    except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return found if sound else None
 
 
 def label(settings: Settings) -> str:
-    """For a file name: `episodes200-seed0-greedy`."""
+    """The settings as a part of a file name: `episodes200-seed0-greedy`."""
     parts = [f"{key}{settings[key]}" for key in ("episodes", "seed") if key in settings]
     return "-".join([*parts, *(["greedy" if settings["greedy"] else "sampled"] if "greedy" in settings else [])])
 
 
 def keep_earlier(path: Path, content: Mapping[str, Any]) -> Path | None:
-    """Renames the evaluation at `path` unless it has the settings of `content`, which is about to be written there.
+    """Renames the evaluation at `path` unless it has the same settings as `content`, which is about to be written there.
+
+    A kept evaluation with the same settings is replaced.
 
     Returns:
-        Its new name; None where nothing was kept. One with the same settings that was kept before is replaced.
+        The new path; None if nothing was renamed.
     """
     if not os.path.lexists(path) or (path.is_file() and path.stat().st_size == 0):
         return None
     settings = settings_of(read_json(path))
     if settings is not None and settings == settings_of(content):
         return None
-    digest = _digest(json.dumps(settings, sort_keys=True).encode() if settings else _bytes(path))
+    digest = _digest(json.dumps(settings, sort_keys=True).encode() if settings else _first_bytes(path))
     if settings:
         names = [label(settings), f"{label(settings)}-{digest}"]
     else:
@@ -65,38 +66,40 @@ def keep_earlier(path: Path, content: Mapping[str, Any]) -> Path | None:
 
 
 def keep_folder(folder: Path, settings: Settings) -> Path | None:
-    """Moves what is in `folder` (videos, probes) aside unless it was made with `settings`, and notes these beside it.
+    """Moves the files in `folder` (videos, probes) aside unless they were made with `settings`, and writes `settings` to `<folder>.json`.
 
     Returns:
-        Where it went; None where nothing had to.
+        The folder they were moved to; None if nothing was moved.
 
     Raises:
         InputError: the disk refuses.
     """
-    try:
-        return _keep_folder(folder, settings)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}): make room, or move it away.") from error
-
-
-def _keep_folder(folder: Path, settings: Settings) -> Path | None:
     note = folder.with_name(f"{folder.name}.json")
     earlier, target = read_json(note), None
-    if earlier != settings and folder.is_dir() and any(folder.iterdir()):
-        known = {key: value for key, value in (earlier or {}).items() if type(value) in (int, bool, str)}
-        numbers = [known[key] for key in ("episodes", "seed") if key in known]
-        safe = bool(known) and all(type(number) is int and 0 <= number < _MOST for number in numbers)
-        name = f"{label(known)}-{_digest(json.dumps(known, sort_keys=True).encode())}" if safe else "earlier"
-        target = folder.with_name(f"{folder.name}-{name}")
-        number = 1
-        while target.is_symlink() or (target.exists() and not (safe and target.is_dir())):
-            number += 1
-            target = folder.with_name(f"{folder.name}-{name}-{number}")
-        target.mkdir(exist_ok=True)
-        for path in folder.iterdir():
-            os.replace(path, target / path.name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write_json(note, dict(settings))
+    try:
+        if earlier != settings and folder.is_dir() and any(folder.iterdir()):
+            target = _folder_for(folder, earlier or {})
+            target.mkdir(exist_ok=True)
+            for path in folder.iterdir():
+                os.replace(path, target / path.name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, dict(settings))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}): make room, or move it away.") from error
+    return target
+
+
+def _folder_for(folder: Path, settings: Settings) -> Path:
+    """The folder that keeps files of these settings; a new one if the settings cannot be trusted to name it."""
+    known = {key: value for key, value in settings.items() if type(value) in (int, bool, str)}
+    numbers = [known[key] for key in ("episodes", "seed") if key in known]
+    safe = bool(known) and all(type(number) is int and 0 <= number < _MOST for number in numbers)
+    name = f"{label(known)}-{_digest(json.dumps(known, sort_keys=True).encode())}" if safe else "earlier"
+    target = folder.with_name(f"{folder.name}-{name}")
+    number = 1
+    while target.is_symlink() or (target.exists() and not (safe and target.is_dir())):
+        number += 1
+        target = folder.with_name(f"{folder.name}-{name}-{number}")
     return target
 
 
@@ -104,10 +107,10 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def _bytes(path: Path) -> bytes:
-    """As many as tell apart what somebody else has left there, which may be of any size."""
+def _first_bytes(path: Path) -> bytes:
+    """The first bytes of a file of any size, for a digest; empty if it cannot be read."""
     try:
         with open(open_ordinary(path), "rb") as file:
-            return file.read(_MOST_TOLD_APART)
+            return file.read(_MOST_HASHED_BYTES)
     except OSError:
         return b""

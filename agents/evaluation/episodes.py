@@ -1,7 +1,6 @@
-"""Evaluation: a checkpoint becomes an agent again and plays a number of episodes of each task that is fixed in advance.
+"""Evaluation: loads an agent from a checkpoint and plays a fixed number of episodes of each task.
 
-Each slot plays its own quota. The first N episodes to end, whichever slot they come from, would be the short ones; with quotas no
-episode is counted for being short.
+Each slot plays a quota that is fixed in advance. The first N episodes to end in any slot would be biased towards short episodes.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from agents.acting.actor import ActingPolicy, Actor
+from agents.acting.actor import Actor
 from agents.acting.policy import Policy
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
@@ -27,10 +27,11 @@ from agents.setup.builder import build_network
 from agents.setup.machine import named_device
 from agents.setup.unknown_words import UnknownInstructions
 from agents.storage.checkpoint import env_from_dict, load_checkpoint
-from agents.trajectory import allocate, trajectory_spec
+from agents.trajectory import Trajectory, allocate, trajectory_spec
 from conf.allowlist import check_named, named
 from conf.loading import train_from_dict
 from conf.schema import EvaluateConfig, TrainConfig
+from envs.faults import Fault
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from envs.spec_changes import interface_changes, listed, other_versions
@@ -38,35 +39,35 @@ from envs.suites import make_env, make_spec
 from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
-WrapPolicy: TypeAlias = Callable[[Policy], ActingPolicy]
-"""Gives what acts with an agent's policy (agents/evaluation/probes.py)."""
+PreparePolicy: TypeAlias = Callable[[Policy], None]
+"""Changes a policy before it acts (agents/evaluation/probes.py)."""
 
 MAX_SLOTS = 64
-"""Environments of a task unless `slots` says otherwise."""
+"""Most environments per task, if `slots` is not given."""
 
 MAX_STEPS = 50_000
-"""Agent steps of an episode unless `max_steps` says otherwise; more where the suite itself allows longer episodes."""
+"""Most agent steps per episode, if `max_steps` is not given and the suite allows no longer episodes."""
 
 _BROKEN_OFF = 3
-"""So many episodes of a slot may be broken off, one after the other."""
+"""Evaluation stops when this many consecutive episodes of a slot are broken off."""
 
 _UNROLL_LENGTH = 8
-"""Steps between two looks at the quotas: few, so that little is played past them."""
+"""Steps between two checks of the quotas: few, so that few steps are played past them."""
 
 SEEDED_ONCE = ("envpool",)
-"""Engines that take a seed for the first episode of a slot only, and go on from there by themselves."""
+"""Engines that are seeded for the first episode of a slot only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedAgent:
-    """What a checkpoint says of an agent.
+    """An agent as read from a checkpoint.
 
     Attributes:
         path, sha256: of the file.
-        config, env: of the training run; `env.tasks` in the order of the task ids that the network knows.
+        config, env: of the training run. `env.tasks` is in the order of the network's task ids.
         weights: state dict of the network.
-        updates, frames: that it was trained for.
-        versions: of the packages it was trained with.
+        updates, frames: length of the training.
+        versions: of the packages in the training run.
     """
 
     path: Path
@@ -79,13 +80,13 @@ class SavedAgent:
     versions: Any
 
     def network(self, env: EnvSpec) -> AgentNetwork:
-        """The trained network for `env`, which has as many tasks as the agent was trained on.
+        """The trained network for `env`, which must have as many tasks as the training run.
 
         Raises:
-            InputError: the weights are not those of the configuration in the checkpoint.
+            InputError: the weights do not fit the configuration in the checkpoint.
         """
         try:
-            # Without memory first: what a configuration asks for may not fit, but weights that are there do.
+            # On the meta device first: a crafted configuration may ask for more memory than there is.
             with torch.device("meta"):
                 shapes = {name: weight.shape for name, weight in build_network(self.config, env).state_dict().items()}
             found = {name: weight.shape for name, weight in self.weights.items()}
@@ -105,7 +106,7 @@ class SavedAgent:
 
 
 class Episode(NamedTuple):
-    """One played episode. seed: its place in the seed tree, or None where the engine goes on by itself (envpool)."""
+    """One played episode. seed: its position in the seed tree, or None if the engine did not seed it (SEEDED_ONCE)."""
 
     seed: int | None
     episode_return: float
@@ -114,10 +115,10 @@ class Episode(NamedTuple):
 
 
 class Episodes(list[Episode]):
-    """The episodes of a task that count, in the order of slots and, in a slot, of time.
+    """The counted episodes of a task, ordered by slot, then by time.
 
     Attributes:
-        interrupted: episodes that were broken off, because a number was not finite; the slot played another in place of each.
+        interrupted: number of episodes that were broken off, because a number was not finite, and replaced by others.
     """
 
     def __init__(self, episodes: Iterable[Episode] = (), interrupted: int = 0) -> None:
@@ -129,7 +130,7 @@ class StoppedError(InputError):
     """A task that cannot be evaluated to the end.
 
     Attributes:
-        episodes: that were played until then.
+        episodes: the episodes played before the error.
     """
 
     def __init__(self, message: str, episodes: Episodes) -> None:
@@ -141,23 +142,23 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
     """Reads a checkpoint for evaluation.
 
     Args:
-        allowed: what its configuration may name (conf/allowlist.py), besides what `tasks` does.
-        tasks: to evaluate, from the command line.
+        allowed: modules and wrappers that its configuration may name (conf/allowlist.py), besides those named by `tasks`.
+        tasks: the tasks to evaluate, from the command line.
 
     Raises:
-        InputError: it cannot be read (agents/storage/checkpoint.py), or its parts do not belong together, or it names what is not allowed.
+        InputError: it cannot be read (agents/storage/checkpoint.py), it is inconsistent, or it names something that is not allowed.
     """
     content = load_checkpoint(path)
     config = train_from_dict(content["config"], f"checkpoint {path}")
     env = env_from_dict(content["env"])
     if env.suite != config.env.name:
         raise _damaged(path, f"its configuration is of suite {config.env.name} and its tasks are of suite {env.suite}")
-    told = [
+    given = [
         name for name, key in named(dataclasses.replace(config.env, tasks=list(tasks))).items() if key == "env.tasks"
     ]
-    # Both lists of tasks are the file's, and both are used.
+    # The file holds two lists of tasks, and both are used.
     for settings in (config.env, dataclasses.replace(config.env, tasks=list(env.tasks))):
-        check_named(settings, [*allowed, *told], f"checkpoint {path}")
+        check_named(settings, [*allowed, *given], f"checkpoint {path}")
     try:
         counters, weights = content["learner"]["counters"], dict(content["learner"]["network"])
         updates, frames = int(counters["updates"]), int(counters["steps"]) * int(env.action_repeat)
@@ -178,10 +179,10 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
 
 
 def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> EnvSpec:
-    """The tasks to evaluate: `tasks` (names or presets of the agent's suite), or those it was trained on.
+    """The tasks to evaluate: `tasks` (names or presets of the agent's suite), by default the trained tasks.
 
     Args:
-        engine: as env.engine; empty = as in training.
+        engine: as env.engine. Empty: as in training.
 
     Raises:
         InputError: a task is unknown, or the agent cannot play it.
@@ -197,10 +198,10 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
         spec = make_spec(settings)
         if interface_changes(agent.env, spec):
             union = list(dict.fromkeys([*agent.env.tasks, *spec.tasks]))
-            # Some suites make everything as large as the largest of their tasks needs it: describe these tasks beside the trained ones.
+            # Some suites size observations by the largest task: describe the tasks together with the trained ones.
             spec = _among(make_spec(dataclasses.replace(settings, tasks=union)), spec.tasks)
     except InputError as error:
-        # The keys of the suite's options stand at the top level in evaluate.py.
+        # In evaluate.py these keys are at the top level.
         raise InputError(str(error).replace("env.tasks", "tasks").replace("env.engine", "engine")) from error
     if changes := interface_changes(agent.env, spec):
         fix = (
@@ -220,14 +221,15 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
 
 
 def _among(spec: EnvSpec, tasks: Sequence[str]) -> EnvSpec:
-    """`spec` without its other tasks."""
+    """`spec` restricted to `tasks`."""
     counts = tuple(spec.action_counts[spec.tasks.index(task)] for task in tasks)
     return dataclasses.replace(spec, tasks=tuple(tasks), action_counts=counts)
 
 
 def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
-    """The training tasks with `task` at its own id, and that id. A task that was not trained takes the place of task 0: its agent
-    does not read the id, only the action mask and the value head do.
+    """The training tasks, with `task` among them, and the id of `task`.
+
+    An untrained task replaces task 0. Its agent does not read the id; only the action mask and the value head do.
     """
     names, counts = list(agent.env.tasks), list(agent.env.action_counts)
     task_id = names.index(task) if task in names else 0
@@ -239,7 +241,7 @@ def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
 
 
 def make_task_env(agent: SavedAgent, spec: EnvSpec, task: str, slots: int, seed: int) -> MultitaskVectorEnv:
-    """`slots` evaluation environments of one task. Other tasks of `spec` change nothing."""
+    """`slots` evaluation environments of one task, independent of the other tasks of `spec`."""
     env, task_id = seat(agent, spec, task)
     settings = dataclasses.replace(agent.config.env, tasks=list(env.tasks))
     places = [Slot(task=task_id, index=index) for index in range(slots)]
@@ -247,29 +249,35 @@ def make_task_env(agent: SavedAgent, spec: EnvSpec, task: str, slots: int, seed:
 
 
 def stream(seed: int, task: str) -> tuple[int, ...]:
-    """Names the random numbers of one task's evaluation: by its name, so other tasks in the list change nothing."""
+    """The seed of one task's random numbers. It depends on the task's name, not on the other tasks."""
     return seed, int(Split.EVALUATION), zlib.crc32(task.encode())
 
 
 def make_actor(
-    agent: SavedAgent, spec: EnvSpec, task: str, slots: int, config: EvaluateConfig, wrap: WrapPolicy | None = None
+    agent: SavedAgent,
+    spec: EnvSpec,
+    task: str,
+    slots: int,
+    config: EvaluateConfig,
+    prepare: PreparePolicy | None = None,
 ) -> Actor:
-    """An actor as in training, in `slots` evaluation environments of one task. `wrap` may put another policy in place of the agent's."""
+    """An actor as in training, in `slots` evaluation environments of one task. `prepare` may change the policy, as probes do."""
     vector_env = make_task_env(agent, spec, task, slots, config.seed)
     network = agent.network(seat(agent, spec, task)[0]).to(named_device(config.device))
     policy = Policy(network, slots, greedy=config.greedy, graphs=True)
-    acting = wrap(policy) if wrap else policy
-    return Actor(vector_env, acting, action_distribution(agent.env), seed=stream(config.seed, task))
+    if prepare is not None:
+        prepare(policy)
+    return Actor(vector_env, policy, action_distribution(agent.env), seed=stream(config.seed, task))
 
 
 def quotas(episodes: int, slots: int) -> list[int]:
-    """Episodes that each slot plays; slots = 0 means one for each episode, at most MAX_SLOTS. Never more slots than episodes."""
+    """Number of episodes of each slot. slots = 0: one slot per episode, at most MAX_SLOTS. Never more slots than episodes."""
     slots = min(slots or MAX_SLOTS, episodes)
     return [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
 
 
 def step_limit(agent: SavedAgent, config: EvaluateConfig) -> int:
-    """Agent steps after which an episode counts as one that never ends. A suite's own limit in frames is as many steps at most."""
+    """Agent steps after which an episode counts as endless. A suite's limit in frames bounds its steps."""
     return config.max_steps or max(MAX_STEPS, getattr(agent.config.env, "max_episode_frames", 0))
 
 
@@ -279,82 +287,113 @@ def play(
     task: str,
     config: EvaluateConfig,
     advance: Callable[[], object],
-    wrap: WrapPolicy | None = None,
-    tell: Callable[[str], object] = lambda sentence: None,
+    prepare: PreparePolicy | None = None,
+    warn: Callable[[str], object] = lambda sentence: None,
 ) -> Episodes:
     """Plays `config.episodes` episodes of one task.
 
-    Slots that have met their quota go on, uncounted, until all have. `advance` is called for each counted episode; `wrap` as for
-    `make_actor`; `tell` shows a sentence about what was played.
+    Slots that have reached their quota keep playing, uncounted, until all slots have. `advance` is called for each counted episode,
+    `prepare` as in `make_actor`, `warn` with a sentence about instructions that the agent cannot read.
 
     Raises:
-        StoppedError: an episode does not end, or a slot's episodes are broken off one after the other.
+        StoppedError: an episode does not end, an environment fails, or a slot's episodes are broken off one after the other.
     """
-    quota, limit = np.array(quotas(config.episodes, config.slots)), step_limit(agent, config)
-    played: list[list[Episode]] = [[] for _ in quota]
-    interrupted = 0
-
-    def stop(reason: str) -> StoppedError:
-        return StoppedError(reason.replace("env.tasks", "tasks"), Episodes(itertools.chain(*played), interrupted))
-
+    tally = _Tally(spec, task, config, step_limit(agent, config))
     try:
-        actor = make_actor(agent, spec, task, len(quota), config, wrap)
+        actor = make_actor(agent, spec, task, len(tally.quota), config, prepare)
     except InputError as error:
-        raise stop(str(error)) from error
+        raise tally.stopped(str(error)) from error
     try:
-        trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(quota), actor.policy.core_state.shape[1]))
-        # By slot: the number of the episode that is played, steps since the last look at which it was the same one, and episodes that
-        # were broken off since the last that was not.
-        number, age = actor.first_episodes.copy(), np.zeros(len(quota), np.int64)
-        running = np.zeros(len(quota), np.int64)
-        interrupted += int(number.sum())
-        counted = np.zeros(len(quota), np.int64)
+        tally.start(actor.first_episodes)
+        state_size = actor.policy.core_state.shape[1]
+        trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(tally.quota), state_size))
         unknown = UnknownInstructions(agent.config.env, seat(agent, spec, task)[0])
-        while (counted < quota).any():
+        while not tally.is_complete:
             try:
                 actor.unroll(trajectory)
             except InputError as error:
-                raise stop(str(error)) from error
+                raise tally.stopped(str(error)) from error
             for sentence in unknown.told(trajectory):
-                tell(sentence)
-            returns, lengths, successes, broken = (
-                trajectory[key].numpy() for key in ("episode_return", "episode_length", "success", "interrupted")
-            )
-            over = ~np.isnan(returns) | broken
-            age = np.where(over.any(axis=0), 0, age + _UNROLL_LENGTH)
-            for t, slot in np.argwhere(over):
-                number[slot] += 1
-                if counted[slot] == quota[slot]:
-                    continue
-                if broken[t, slot]:
-                    interrupted += 1
-                    running[slot] += 1
-                    if running[slot] == _BROKEN_OFF:
-                        raise stop(
-                            f"tasks={task} gives numbers that are not finite in {_BROKEN_OFF} episodes of a slot running (the last: "
-                            f"{actor.faults[-1].detail}): mend the environment, or leave the task out of tasks=."
-                        )
-                    continue
-                running[slot] = 0
-                if lengths[t, slot] > limit:
-                    raise stop(_endless(task, limit))
-                seed = _seed(spec, task, config.seed, int(slot), int(number[slot]) - 1)
-                outcome = float(returns[t, slot]), int(lengths[t, slot]), float(successes[t, slot])
-                played[slot].append(Episode(seed, *outcome))
-                counted[slot] += 1
-                advance()
-            if ((age > limit) & (counted < quota)).any():
-                raise stop(_endless(task, limit))
+                warn(sentence)
+            tally.add(trajectory, actor.faults, advance)
     finally:
         actor.close()
-    return Episodes(itertools.chain(*played), interrupted)
+    return tally.episodes()
 
 
-def _endless(task: str, limit: int) -> str:
-    return (
-        f"tasks={task} has an episode that has not ended after max_steps={limit} steps: give a larger max_steps=, or leave the task out of "
-        "tasks=."
-    )
+class _Tally:
+    """The episodes that the slots of one task have played, counted towards each slot's quota.
+
+    Args:
+        limit: agent steps after which an episode counts as endless.
+    """
+
+    def __init__(self, spec: EnvSpec, task: str, config: EvaluateConfig, limit: int) -> None:
+        self.quota = np.array(quotas(config.episodes, config.slots))
+        self._spec, self._task, self._seed, self._limit = spec, task, config.seed, limit
+        self._played: list[list[Episode]] = [[] for _ in self.quota]
+        self._interrupted = 0
+        # By slot: counted episodes, the number of the current episode, its steps up to the last unroll without an end, and episodes broken
+        # off since the last one that was not.
+        self._counted, self._number, self._age, self._consecutive = np.zeros((4, len(self.quota)), np.int64)
+
+    def start(self, first_episodes: NDArray[np.int64]) -> None:
+        """Sets the number of each slot's first episode. Earlier numbers are episodes that were broken off at the start."""
+        self._number[:] = first_episodes
+        self._interrupted += int(first_episodes.sum())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all slots have reached their quota."""
+        return not (self._counted < self.quota).any()
+
+    def episodes(self) -> Episodes:
+        """The counted episodes."""
+        return Episodes(itertools.chain(*self._played), self._interrupted)
+
+    def stopped(self, reason: str) -> StoppedError:
+        """The error that ends the evaluation, with the episodes so far."""
+        return StoppedError(reason.replace("env.tasks", "tasks"), self.episodes())
+
+    def add(self, trajectory: Trajectory, faults: Sequence[Fault], advance: Callable[[], object]) -> None:
+        """Counts the episodes that end in `trajectory`; `faults` are those of its unroll. Raises StoppedError as `play` does."""
+        returns, lengths, successes, broken = (
+            trajectory[key].numpy() for key in ("episode_return", "episode_length", "success", "interrupted")
+        )
+        ended = ~np.isnan(returns) | broken
+        self._age = np.where(ended.any(axis=0), 0, self._age + _UNROLL_LENGTH)
+        for t, slot in np.argwhere(ended):
+            self._number[slot] += 1
+            if self._counted[slot] == self.quota[slot]:
+                continue
+            if broken[t, slot]:
+                self._count_broken_off(slot, faults)
+                continue
+            self._consecutive[slot] = 0
+            if lengths[t, slot] > self._limit:
+                raise self._endless()
+            seed = _seed(self._spec, self._task, self._seed, int(slot), int(self._number[slot]) - 1)
+            outcome = float(returns[t, slot]), int(lengths[t, slot]), float(successes[t, slot])
+            self._played[slot].append(Episode(seed, *outcome))
+            self._counted[slot] += 1
+            advance()
+        if ((self._age > self._limit) & (self._counted < self.quota)).any():
+            raise self._endless()
+
+    def _count_broken_off(self, slot: int, faults: Sequence[Fault]) -> None:
+        self._interrupted += 1
+        self._consecutive[slot] += 1
+        if self._consecutive[slot] == _BROKEN_OFF:
+            raise self.stopped(
+                f"tasks={self._task} gives numbers that are not finite in {_BROKEN_OFF} episodes of a slot running (the last: "
+                f"{faults[-1].detail}): mend the environment, or leave the task out of tasks=."
+            )
+
+    def _endless(self) -> StoppedError:
+        return self.stopped(
+            f"tasks={self._task} has an episode that has not ended after max_steps={self._limit} steps: give a larger max_steps=, or leave "
+            "the task out of tasks=."
+        )
 
 
 def _seed(spec: EnvSpec, task: str, seed: int, slot: int, number: int) -> int | None:

@@ -1,18 +1,18 @@
-"""95% intervals of what episodes come to: of shares (success) and of any other values (returns), near the ends of their range too.
+"""95% intervals of episode results: of shares (success) and of other values (returns), also near the ends of their range.
 
-**One share** has the interval of Clopper & Pearson (1934), which covers the truth in at least 95% of evaluations, whatever it is: of x
-successes in n episodes the lower limit p solves P(X >= x; p) = 0.025.
+**One share** has the interval of Clopper & Pearson (1934), which covers the true share in at least 95% of evaluations. With x successes in
+n episodes the lower limit p solves P(X >= x; p) = 0.025.
 
 **Means of shares**, and differences of two such means, are tested at each p by a binomial distribution of n* = p (1 - p) / variance
-episodes, as Korn & Graubard (1998) do for surveys. The variance is that of the mean over tasks at the most likely shares of the tasks
-whose mean is p (Miettinen & Nurminen 1985), so it is never 0, and what differs between tasks is no uncertainty. For tasks that are
-alike n* is the number of all episodes. The tail is WEIGHT P(X >= x) + (1 - WEIGHT) P(X > x). WEIGHT 1 is Clopper & Pearson's, which
-covers in up to 99% where n (1 - p) is 5; 1/2 is the mid-p, which covers in as few as 91%.
+episodes, as in the surveys of Korn & Graubard (1998). The variance is that of the mean over tasks, at the most likely shares of the tasks
+with mean p (Miettinen & Nurminen 1985). So it is never 0, and differences between tasks do not count as uncertainty. For equal tasks, n* is
+the number of all episodes. The tail is WEIGHT P(X >= x) + (1 - WEIGHT) P(X > x). WEIGHT 1 is Clopper & Pearson's tail, with a coverage of
+up to 99% at n (1 - p) = 5. WEIGHT 1/2 is the mid-p, with a coverage down to 91%.
 
-**Other values** are drawn by the Bayesian bootstrap (Rubin 1981) with one episode more, at the lowest value there can be for the lower
-limit and at the highest for the upper one (Gaffke 2005). Of two values that is Clopper & Pearson's interval again. With 98 equal values of
-100 it allows for rare episodes that were not played, which a percentile bootstrap does not. It needs the range of the values. Where all
-episodes are alike and nothing else is known of the range, there is no interval.
+**Other values** use the Bayesian bootstrap (Rubin 1981) with one additional episode: at the lowest possible value for the lower limit, at
+the highest for the upper limit (Gaffke 2005). For two values this is Clopper & Pearson's interval again. With 98 equal values of 100 it
+allows for rare episodes that were not played, which a percentile bootstrap does not. It needs the range of the values. If all episodes are
+equal and the range is unknown, there is no interval.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ Interval: TypeAlias = tuple[float, float]
 
 CONFIDENCE, RESAMPLES = 0.95, 9_999
 EXACT, WEIGHT = 1.0, 0.6
-"""Of the value that was found, in a tail. WEIGHT: exact sums over 1, 3 and 10 tasks of 10 to 200 episodes give at least 92.7%."""
+"""Weight of the observed value in a tail. With WEIGHT, exact sums over 1, 3 and 10 tasks of 10 to 200 episodes give a coverage of at least
+92.7%.
+"""
 
 METHOD = (
     f"{CONFIDENCE:.0%}: of a task's success Clopper-Pearson; of means over tasks and of differences a binomial test at the number of "
@@ -48,17 +50,15 @@ def interval(
     ranges: Sequence[Interval] | None = None,
     weight: float = WEIGHT,
 ) -> Interval | None:
-    """Of the mean over tasks of the samples' means, or of that minus the one of `minus`.
+    """The interval of the mean over tasks of the samples' means, or of its difference to the mean of `minus`.
 
-    The same data give the same interval. None where there is nothing to make it of: fewer than two episodes of a task, or a range of
-    which only one value is known.
+    The result is deterministic. None if a task has fewer than two episodes, or if a range is a single value.
 
     Args:
         samples, minus: the values of each task's episodes.
-        over: another aggregate of the samples' means [tasks, ...] than the mean.
-        ranges: the lowest and the highest value that an episode can have, for each of `samples` and then of `minus`; those seen by
-            default.
-        weight: EXACT for a task by itself.
+        over: an aggregate of the samples' means [tasks, ...] other than the mean.
+        ranges: lowest and highest possible value of an episode, for each of `samples`, then of `minus`. Default: the observed range.
+        weight: EXACT for a single task.
     """
     data = (*samples, *minus)
     ranges = ranges or [(float(sample.min()), float(sample.max())) for sample in data]
@@ -74,7 +74,7 @@ def _mean(means: Array) -> Any:
 
 
 def _signs(number: int, first: int) -> Array:
-    """What each of `number` samples counts in a mean of the first ones minus the mean of the others."""
+    """Factors of `number` samples in the mean of the first `first` minus the mean of the others."""
     return np.array([1 / first] * first + [-1 / max(1, number - first)] * (number - first))
 
 
@@ -84,7 +84,7 @@ def _of_two_values(data: Samples, first: int, ranges: Sequence[Interval], weight
     scale = factors * (high - low)
     episodes = np.array([len(sample) for sample in data], np.float64)
     high_ones = np.array([np.sum(sample == end) for sample, end in zip(data, high, strict=True)], np.float64)
-    # What is subtracted counts by its failures: -p = (1 - p) - 1.
+    # Subtracted shares count their failures: -p = (1 - p) - 1.
     counts = np.where(scale > 0, high_ones, episodes - high_ones)
     start, width = float(np.sum(factors * low) + scale[scale < 0].sum()), float(np.abs(scale).sum())
     found = of_shares(counts, episodes, np.abs(scale) / width, weight)
@@ -99,9 +99,9 @@ def of_shares(successes: Array, episodes: Array, weights: Array, weight: float =
 
 
 def _lower_limit(successes: Array, episodes: Array, weights: Array, weight: float) -> Array:
-    """By halving the multiplier with which the mean of the most likely shares is pulled below what was found."""
+    """Bisects the multiplier that pulls the mean of the most likely shares below the observed mean."""
     found = np.sum(weights * successes / episodes, axis=-1)
-    # Where every episode succeeds a tail of less weight would leave out more than it should.
+    # If every episode succeeds, a smaller weight would cut off too much.
     tail_weight = np.where(found < 1, weight, EXACT)
     least, most = np.zeros(found.shape), np.ones(found.shape)
     for _ in range(_HALVINGS):
@@ -115,7 +115,7 @@ def _lower_limit(successes: Array, episodes: Array, weights: Array, weight: floa
 
 
 def _pulled(successes: Array, episodes: Array, weights: Array, middle: Array) -> Array:
-    """The most likely shares [..., tasks] among those of one weighted mean, which is as found where `middle` is 0, and 0 where it is 1.
+    """The most likely shares [..., tasks] with a given weighted mean: the observed mean at `middle` 0, and 0 at `middle` 1.
 
     They solve x / p - (n - x) / (1 - p) = multiplier * weight.
     """
@@ -127,11 +127,11 @@ def _pulled(successes: Array, episodes: Array, weights: Array, middle: Array) ->
 
 
 def _tail(found: Array, mean: Array, shares: Array, episodes: Array, weights: Array, tail_weight: Array) -> Array:
-    """Probability of at least `found` where the mean is `mean`."""
-    # Imported here, because it takes a second.
+    """Probability of at least `found` if the true mean is `mean`."""
+    # Imported here, because the import takes a second.
     from scipy.special import betainc  # type: ignore[import-untyped]
 
-    # Of as many shares as tasks one is held by the mean; the others follow the episodes, which makes the variance too small.
+    # The mean fixes one of the shares. The others are fitted to the episodes, which makes the variance too small.
     total = episodes.sum(axis=-1)
     freed = total / (total - episodes.shape[-1] + 1)
     variance = freed * np.sum(weights**2 * shares * (1 - shares) / episodes, axis=-1)
@@ -142,7 +142,7 @@ def _tail(found: Array, mean: Array, shares: Array, episodes: Array, weights: Ar
     tiny = np.finfo(np.float64).tiny
     reached = betainc(np.maximum(count, tiny), misses + 1, mean)
     passed = np.where(misses > 1e-9 * number, betainc(count + 1, np.maximum(misses, tiny), mean), 0.0)
-    # Shares that cannot vary are those that were found, or nothing at all.
+    # Without variance the mean is certain.
     return np.asarray(np.where(spread, tail_weight * reached + (1 - tail_weight) * passed, mean >= found))
 
 
@@ -153,11 +153,11 @@ def _of_any_values(
     factors = _signs(len(data), first)
     means, lengths = np.array([[sample.mean(), len(sample)] for sample in data]).T
     drawn = np.array([_drawn_means(rng, sample) for sample in data])
-    # The end that makes the result low, and the one that makes it high.
+    # Row 0: the ends that make the result low. Row 1: the ends that make it high.
     ends = np.array([bounds if factor > 0 else bounds[::-1] for bounds, factor in zip(ranges, factors, strict=True)]).T
     limits, extreme = [], []
     for end in ends:
-        # Where it changes the result most.
+        # The additional episode goes to the task where it changes the result most.
         more = np.where(np.eye(len(data), dtype=bool), (means + (end - means) / lengths)[:, None], means[:, None])
         task = int(np.argmax(np.abs(_value(more, first, over) - _value(means[:, None], first, over))))
         one_more = drawn.copy()
@@ -176,13 +176,13 @@ def _value(means: Array, first: int, over: Callable[[Array], Any]) -> Array:
 
 
 def _drawn_means(rng: np.random.Generator, sample: Array) -> Array:
-    """RESAMPLES means of a sample with random weights, whose variance is that of its mean."""
+    """RESAMPLES means of a sample under random weights, scaled to the variance of its mean."""
     number = len(sample)
     batch = max(1, _BATCH_BYTES // (8 * number))
     parts = []
     for at in range(0, RESAMPLES, batch):
         weights = rng.standard_exponential((min(batch, RESAMPLES - at), number))
         parts.append(weights @ sample / weights.sum(axis=1))
-    # Random weights give the variance s^2 / (n + 1), with n and not n - 1 in s^2.
+    # Random weights give the variance s^2 / (n + 1), where s^2 divides by n, not n - 1.
     mean = sample.mean()
     return np.asarray(mean + np.sqrt((number + 1) / (number - 1)) * (np.concatenate(parts) - mean))

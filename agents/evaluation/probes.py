@@ -1,77 +1,39 @@
-"""Probes: a trained agent acts on another context than its own. What it loses by that says how much it uses the context.
+"""Probes: a trained agent acts on another context than the true one. The drop in return measures how much it uses the context.
 
-A probe changes what the agent is told and nothing else: the environment, the action mask of its task, its observations and the random
-numbers that its actions are sampled with are those of an evaluation without the probe.
+A probe changes the context and nothing else. The environment, the action mask of the task, the observations and the random numbers of
+the sampled actions are the same as in an evaluation without the probe.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from agents.acting.actor import ActingPolicy
-from agents.acting.policy import Policy, context_rows
-
-Contexts: TypeAlias = "NDArray[np.int32]"
-"""[..., C]: what slots are told, in the numbers that the agent reads (`ContextEncoder.context_rows`)."""
-
-
-class Tell(Protocol):
-    """Says what each slot is told."""
-
-    def __call__(self, true: Contexts, reset: NDArray[np.bool_]) -> Contexts:
-        """One step of all slots: their own contexts [B, C] and where an episode begins [B] -> what they are told [B, C]."""
-
-
-class OverrideContextPolicy:
-    """An ActingPolicy that acts as `policy` does when it is told what `tell` says."""
-
-    def __init__(self, policy: Policy, tell: Tell) -> None:
-        self._policy = policy
-        self._tell = tell
-
-    @property
-    def core_state(self) -> Tensor:
-        """[B, S], after the last step."""
-        return self._policy.core_state
-
-    def seed(self, seed: int) -> None:
-        """Restarts the stream of sampled actions."""
-        self._policy.seed(seed)
-
-    def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """As Policy.act."""
-        true = context_rows(self._policy.network, inputs)
-        return self._policy.act(inputs, told=self._tell(true, inputs["reset"].numpy()))
-
-    def weights_changed(self) -> None:
-        """Forgets what was derived from earlier weights."""
-        self._policy.weights_changed()
+from agents.acting.policy import ContextRows, Policy
 
 
 class Record:
-    """Tells the truth, and remembers what it told to every slot at every step.
+    """A ContextOverride that returns the true contexts and records them.
 
     Attributes:
-        steps: that were recorded.
+        steps: number of recorded steps.
     """
 
     def __init__(self) -> None:
         self.steps = 0
-        # Of each slot: the steps at which its context changed, and the new ones. They are far fewer than steps.
+        # Per slot: the steps at which its context changed, and the new contexts. Changes are far fewer than steps.
         self._since: list[list[int]] = []
-        self._contexts: list[list[Contexts]] = []
-        self._last: Contexts | None = None
+        self._contexts: list[list[ContextRows]] = []
+        self._last: ContextRows | None = None
 
-    def __call__(self, true: Contexts, reset: NDArray[np.bool_]) -> Contexts:
-        """See Tell."""
+    def __call__(self, true: ContextRows, reset: NDArray[np.bool_]) -> ContextRows:
+        """See ContextOverride."""
         if self._last is None:
             self._since, self._contexts = [[] for _ in true], [[] for _ in true]
             changed = np.arange(len(true))
@@ -84,117 +46,116 @@ class Record:
         self.steps += 1
         return true
 
-    def at(self, step: int, slot: int) -> Contexts:
-        """What the slot was told at that step, [C]. After the last step the record begins again."""
+    def at(self, step: int, slot: int) -> ContextRows:
+        """The context of `slot` at `step`, [C]. Steps beyond the record start from its beginning again."""
         return self._contexts[slot][bisect.bisect_right(self._since[slot], step % self.steps) - 1]
 
 
 class Swap:
-    """Tells each slot what a slot of another task would be told, drawn anew for every episode.
+    """A ContextOverride that draws a context of another task for each slot and episode.
 
-    An instruction that is told differs from the slot's own wherever `others` has one that does.
+    The drawn instruction differs from the true one whenever `others` has such an instruction.
 
     Args:
         others: [P, C], contexts to draw from.
-        words: the columns that hold the instruction; empty for an agent that reads none.
-        seed: names the stream of draws.
+        instruction: the columns that hold the instruction; empty for an agent that reads none.
+        seed: seed of the draws.
     """
 
-    def __init__(self, others: Contexts, words: slice, seed: Sequence[int]) -> None:
+    def __init__(self, others: ContextRows, instruction: slice, seed: Sequence[int]) -> None:
         self._others = others
-        self._words = words
+        self._instruction = instruction
         self._rng = np.random.default_rng(seed)
-        self._told: Contexts | None = None
+        self._drawn: ContextRows | None = None
 
-    def __call__(self, true: Contexts, reset: NDArray[np.bool_]) -> Contexts:
-        """See Tell."""
-        if self._told is None:
-            self._told, reset = np.empty_like(true), np.ones(len(true), bool)
-        told_words, words = self._told[:, self._words], true[:, self._words]
-        # An instruction that changes inside an episode may become the one that is told.
-        again = (told_words == words).all(axis=1) if words.size else np.zeros(len(true), bool)
-        for slot in np.flatnonzero(reset | again):
-            self._told[slot] = self._draw(true[slot])
-        return self._told
+    def __call__(self, true: ContextRows, reset: NDArray[np.bool_]) -> ContextRows:
+        """See ContextOverride."""
+        if self._drawn is None:
+            self._drawn, reset = np.empty_like(true), np.ones(len(true), bool)
+        drawn, words = self._drawn[:, self._instruction], true[:, self._instruction]
+        # An instruction that changes inside an episode may become the drawn one.
+        equal = (drawn == words).all(axis=1) if words.size else np.zeros(len(true), bool)
+        for slot in np.flatnonzero(reset | equal):
+            self._drawn[slot] = self._draw(true[slot])
+        return self._drawn
 
-    def _draw(self, true: Contexts) -> Contexts:
-        different = np.flatnonzero((self._others[:, self._words] != true[self._words]).any(axis=1))
+    def _draw(self, true: ContextRows) -> ContextRows:
+        different = np.flatnonzero((self._others[:, self._instruction] != true[self._instruction]).any(axis=1))
         choices = different if len(different) else np.arange(len(self._others))
-        drawn: Contexts = self._others[choices[self._rng.integers(len(choices))]]
+        drawn: ContextRows = self._others[choices[self._rng.integers(len(choices))]]
         return drawn
 
 
 class Shuffle:
-    """Tells each slot what another slot was told at the same step.
+    """A ContextOverride that gives each slot the context that another slot had at the same step.
 
     Args:
-        sources: for each slot the record and the slot in it whose context it gets.
+        sources: for each slot a record and the slot in it.
     """
 
     def __init__(self, sources: Sequence[tuple[Record, int]]) -> None:
         self._sources = sources
         self._step = 0
 
-    def __call__(self, true: Contexts, reset: NDArray[np.bool_]) -> Contexts:
-        """See Tell."""
-        told = np.stack([record.at(self._step, slot) for record, slot in self._sources])
+    def __call__(self, true: ContextRows, reset: NDArray[np.bool_]) -> ContextRows:
+        """See ContextOverride."""
+        contexts = np.stack([record.at(self._step, slot) for record, slot in self._sources])
         self._step += 1
-        return told
+        return contexts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What the probes of one task are made from.
+    """The contexts and seeds from which the probes of one task are built.
 
     Attributes:
-        others: [P, C], what slots of other tasks are told, or of this one where there is no other.
-        sources: for each slot of this task another slot of the evaluation, as its record and its number there.
-        seed: names the streams of random choices.
+        others: [P, C], contexts of other tasks, or of this task if there is no other.
+        sources: for each slot of this task another slot of the evaluation, as its record and its index there.
+        seed: seed of the random choices.
     """
 
-    others: Contexts
+    others: ContextRows
     sources: Sequence[tuple[Record, int]]
     seed: Sequence[int]
 
 
-def swap(policy: Policy, scene: Scene) -> ActingPolicy:
-    """`policy` under Swap."""
-    words = policy.network.context_encoder.instruction_columns
-    return OverrideContextPolicy(policy, Swap(scene.others, words, scene.seed))
+def swap(policy: Policy, scene: Scene) -> None:
+    """Makes `policy` act under Swap."""
+    instruction = policy.network.context_encoder.instruction_columns
+    policy.context_override = Swap(scene.others, instruction, scene.seed)
 
 
-def shuffle(policy: Policy, scene: Scene) -> ActingPolicy:
-    """`policy` under Shuffle."""
-    return OverrideContextPolicy(policy, Shuffle(scene.sources))
+def shuffle(policy: Policy, scene: Scene) -> None:
+    """Makes `policy` act under Shuffle."""
+    policy.context_override = Shuffle(scene.sources)
 
 
-def zero(policy: Policy, scene: Scene) -> ActingPolicy:
-    """`policy` whose context encoder answers every context with z = 0. The policy is in full precision: its network is what acts."""
+def zero(policy: Policy, scene: Scene) -> None:
+    """Makes the context encoder of `policy` return z = 0. Works in full precision only, where the policy acts without a copy."""
     policy.network.context_encoder.register_forward_hook(lambda module, contexts, z: torch.zeros_like(z))
     policy.weights_changed()
-    return policy
 
 
 class Probe(NamedTuple):
-    """told: what the slots are told, in words. wrap: makes the acting policy of one task."""
+    """description: the contexts that the agent receives, in words. apply: changes the policy of one task."""
 
-    told: str
-    wrap: Callable[[Policy, Scene], ActingPolicy]
+    description: str
+    apply: Callable[[Policy, Scene], None]
 
 
 PROBES: dict[str, Probe] = {
-    "swap": Probe("each slot is told what a slot of another task would be told", swap),
-    "shuffle": Probe("each slot is told what another slot was told at the same step", shuffle),
-    "zero": Probe("nothing is told: the encoded context is zero", zero),
+    "swap": Probe("each slot gets the context of a slot of another task", swap),
+    "shuffle": Probe("each slot gets the context that another slot had at the same step", shuffle),
+    "zero": Probe("the encoded context is zero", zero),
 }
 """Name in the config -> probe."""
 
 ALL = "all"
-"""In the config: each of PROBES."""
+"""In the config: all of PROBES."""
 
 
 def derangement(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A permutation of `size` >= 2 that leaves nothing in its place, drawn uniformly among those with a single cycle."""
+    """A permutation of `size` >= 2 without fixed points, drawn uniformly among the permutations with a single cycle."""
     order = rng.permutation(size)
     permutation = np.empty(size, np.int64)
     permutation[order] = np.roll(order, -1)

@@ -1,8 +1,7 @@
-"""What an evaluation found: intervals, evaluation.json, and the table on the terminal."""
+"""evaluation.json: means, intervals and scores of the played episodes, and where the file goes."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
 
 from agents.evaluation.earlier_files import keep_earlier, settings_of
 from agents.evaluation.episodes import Episode, Episodes, SavedAgent
@@ -23,25 +20,25 @@ from conf.schema import EvaluateConfig
 from envs.scores import AGGREGATES, human_scores, normalised
 from envs.spec import EnvSpec, Score
 from system.errors import InputError
-from system.files import finite_or_null, read_json, write_whole
+from system.files import read_json, write_json
 
 Played = Mapping[str, Sequence[Episode]]
 """The episodes of each task."""
 Scores = Mapping[str, Score]
-"""Reference scores of a suite, by task; of none or all of them."""
+"""Reference scores of a suite by task, for all tasks or none."""
 
 
 def mean(samples: Samples) -> float:
-    """Mean of the samples' means: every task counts the same, however many episodes it has."""
+    """Mean of the samples' means, so that all tasks count the same."""
     return float(np.mean([sample.mean() for sample in samples]))
 
 
 def return_range(returns: NDArray[np.float64], successes: NDArray[np.float64], score: Score | None = None) -> Interval:
-    """The lowest and the highest return that episodes of a task can have, as far as is known: those seen, and
+    """The known lowest and highest return of a task's episodes: the observed range, extended by
 
-    - 0 and 1 where every return is the success itself;
-    - 0 where the success is known and all episodes have the same, for the other outcome was not seen;
-    - the suite's reference scores where all returns are the same.
+    - 0 and 1, if every return equals the success;
+    - 0, if all episodes have the same known success, because the other outcome was not observed;
+    - the suite's reference scores, if all returns are equal.
     """
     if np.array_equal(returns, successes):
         return 0.0, 1.0
@@ -54,11 +51,11 @@ def return_range(returns: NDArray[np.float64], successes: NDArray[np.float64], s
 
 
 def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str, Any]:
-    """mean, interval, success, success_interval. Success is None where the suite does not know it.
+    """mean, interval, success, success_interval. Success is None if the suite does not define it.
 
     Args:
-        scores: of the suite, by task.
-        weight: of agents/evaluation/intervals.py.
+        scores: reference scores of the suite.
+        weight: as in agents/evaluation/intervals.py.
     """
     returns, successes = outcomes(played)
     known = is_known(successes)
@@ -76,7 +73,7 @@ def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str,
 
 
 def is_known(successes: Samples) -> bool:
-    """Whether the suite can tell a success."""
+    """Whether the suite defines success."""
     return all(np.isfinite(success).all() for success in successes)
 
 
@@ -89,10 +86,10 @@ def outcomes(played: Played) -> tuple[list[NDArray[np.float64]], list[NDArray[np
 
 
 def results(agent: SavedAgent, played: Mapping[str, Episodes]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The rows of evaluation.json for each task, and the one for all of them. `interrupted` are episodes that do not count.
+    """The rows of evaluation.json for each task, and the aggregate row. `interrupted` episodes do not count.
 
-    `seeds` are the episodes' places in the seed tree (envs/seeding.py), one for each of `returns`; null where the engine takes a seed
-    for a slot's first episode only and goes on by itself (envpool).
+    `seeds` are the episodes' positions in the seed tree (envs/seeding.py), in the order of `returns`. They are null for episodes that
+    the engine did not seed (envpool seeds a slot's first episode only).
     """
     tasks = {
         task: {
@@ -112,7 +109,7 @@ def results(agent: SavedAgent, played: Mapping[str, Episodes]) -> tuple[dict[str
 
 
 def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
-    """The section `scores` of evaluation.json, human-normalised (envs/scores.py); empty where the suite's are unknown."""
+    """The section `scores` of evaluation.json: human-normalised scores (envs/scores.py); empty if the suite has no reference scores."""
     known = human_scores(spec)
     if not known:
         return {}
@@ -136,7 +133,7 @@ def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
 def report(
     agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, slots: int, played: Mapping[str, Episodes]
 ) -> dict[str, Any]:
-    """The content of evaluation.json. It holds no date: the same evaluation gives the same file."""
+    """The content of evaluation.json. It holds no date, so equal evaluations give equal files."""
     tasks, aggregate = results(agent, played)
     return {
         "tasks": tasks,
@@ -159,67 +156,8 @@ def report(
     }
 
 
-def table(content: Mapping[str, Any]) -> Table:
-    """The content of evaluation.json for people."""
-    shown = Table(box=None, padding=(0, 2, 0, 0))
-    shown.add_column("task", overflow="fold")
-    for name in ("episodes", "return", "95% interval", "success", "95% interval", "length"):
-        shown.add_column(name, justify="right")
-    for task, row in content["tasks"].items():
-        # Text, because a task's name may look like markup.
-        shown.add_row(Text(task), f"{row['episodes']:,}", *_cells(row), f"{row['length']:.1f}")
-    total = content["aggregate"]
-    shown.add_row(f"mean of {total['tasks']} tasks", "", *_cells(total), "", style="bold")
-    return shown
-
-
-def unknown_intervals(content: Mapping[str, Any]) -> list[str]:
-    """Why returns have no interval, in a sentence; nothing where all have one."""
-    alike = [task for task, row in content["tasks"].items() if row["interval"] is None and row["episodes"] > 1]
-    if not alike:
-        return []
-    told = f"All episodes of {', '.join(alike)} have the same return, and what other returns there are is not known"
-    return [f"{told}: the mean has no interval."]
-
-
-def score_tables(content: Mapping[str, Any]) -> list[Table]:
-    """The section `scores` of evaluation.json for people; nothing where it is empty."""
-    section = content["scores"]
-    if not section:
-        return []
-    shown = Table(box=None, padding=(0, 2, 0, 0), title="\nhuman-normalised scores", title_justify="left")
-    shown.add_column("task", overflow="fold")
-    for name in ("score", "95% interval"):
-        shown.add_column(name, justify="right")
-    for task, row in section["tasks"].items():
-        shown.add_row(Text(task), *_score_cells(row))
-    for name, label in (
-        ("mean", "mean"),
-        ("median", "median"),
-        ("mean_capped", "mean, every task capped at 100 before"),
-    ):
-        shown.add_row(label, *_score_cells(section["aggregate"][name]), style="bold")
-    return [shown]
-
-
-def _score_cells(row: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{row['score']:.1f}",
-        "-" if row["interval"] is None else "{:.1f} to {:.1f}".format(*row["interval"]),
-    ]
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{row['mean']:.3f}",
-        "-" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"]),
-        "-" if row["success"] is None else f"{row['success']:.1%}",
-        "-" if row["success_interval"] is None else "{:.1%} to {:.1%}".format(*row["success_interval"]),
-    ]
-
-
-def home(run: Path, checkpoint: Path) -> Path:
-    """The folder that the results of a checkpoint go to: its run's, or its own where it belongs to none."""
+def results_folder(run: Path, checkpoint: Path) -> Path:
+    """The folder for the results of a checkpoint: its run folder, or its parent folder if it belongs to no run."""
     owner = checkpoint.parent.parent
     if checkpoint.parent.name == CHECKPOINTS and (holds_run(owner) or owner == run):
         return owner
@@ -227,13 +165,13 @@ def home(run: Path, checkpoint: Path) -> Path:
 
 
 def prepare_output(path: Path, *, given: bool) -> None:
-    """Makes sure that the result can be written, before hours are spent on it.
+    """Checks before the evaluation that its result can be written.
 
     Args:
-        given: whether the user has named the file.
+        given: the user named the file.
 
     Raises:
-        InputError: it cannot, or a file that the user has named is something else.
+        InputError: it cannot be written, is a checkpoint, or the user's file holds something other than an evaluation.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,11 +189,7 @@ def prepare_output(path: Path, *, given: bool) -> None:
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> Path | None:
-    """Writes evaluation.json whole or not at all; what is not finite is null.
-
-    Returns:
-        The new name of an earlier one with other settings, or None.
-    """
+    """Writes evaluation.json atomically. Returns the new path of an earlier one with other settings, or None."""
     earlier = keep_earlier(path, content)
-    write_whole(path, json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n")
+    write_json(path, content)
     return earlier

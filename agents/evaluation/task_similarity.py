@@ -1,4 +1,4 @@
-"""How alike a trained agent's tasks are to it: the cosine of what its context encoder makes of each two of them, as a picture."""
+"""Similarity of tasks to a trained agent: the cosine between their encoded contexts, as a figure."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.float64]
 
 FILE = Path("probes") / "task_similarity.png"
-"""In the run folder."""
+"""Path of the figure in the run folder."""
 
 _INCHES_PER_TASK, _LEAST_INCHES = 0.17, 1.5
 _LEGIBLE_NUMBERS = 12
-"""Tasks up to which every cell holds its number."""
+"""Most tasks for which every cell shows its number."""
 
 
 @torch.no_grad()
 def similarities(encoder: ContextEncoder, contexts: Mapping[str, NDArray[np.int32]]) -> dict[str, Matrix]:
-    """Cosine similarity of each two tasks, [K, K], for each part of the context that a similarity can be learned for.
+    """Cosine similarities of all pairs of tasks, [K, K], for each learned part of the context.
 
-    The parts are the task embedding (not a one-hot code, whose tasks are all alike by construction) and the mean encoded instruction.
+    The parts are the task embedding and the mean encoded instruction. A one-hot code is left out, because its similarities are fixed.
 
     Args:
-        encoder: the trained one.
-        contexts: for each of the K tasks a sample of what its slots are told, [P, C] (`context_rows`).
+        encoder: the trained encoder.
+        contexts: for each of the K tasks a sample of contexts, [P, C] (`context_rows`).
 
     Returns:
-        Matrices by the name of the part; none for an encoder that reads nothing.
+        Part -> matrix; empty for an encoder without learned parts.
     """
     means = []
     for rows in contexts.values():
@@ -56,7 +56,7 @@ def similarities(encoder: ContextEncoder, contexts: Mapping[str, NDArray[np.int3
 
 
 def cosines(vectors: Matrix) -> Matrix:
-    """Vectors [K, F] -> the cosine of the angle between each two [K, K]; 0 for a vector of zeros."""
+    """Vectors [K, F] -> cosines of all pairs [K, K]; 0 for a vector of zeros."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(norms > 0, norms, 1)
     similarity: Matrix = np.clip(unit @ unit.T, -1, 1)
@@ -64,7 +64,7 @@ def cosines(vectors: Matrix) -> Matrix:
 
 
 def draw(matrices: Mapping[str, Matrix], tasks: Sequence[str]) -> Figure:
-    """One panel for each matrix, with the tasks' names along both axes; the panels grow with the number of tasks."""
+    """One panel per matrix, with the tasks' names along both axes. The panels grow with the number of tasks."""
     from matplotlib.figure import Figure
 
     side = max(_LEAST_INCHES, _INCHES_PER_TASK * len(tasks))
@@ -74,10 +74,10 @@ def draw(matrices: Mapping[str, Matrix], tasks: Sequence[str]) -> Figure:
     for panel, (title, matrix) in enumerate(matrices.items(), start=1):
         axes = figure.add_subplot(1, len(matrices), panel)
         picture = axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
-        places = np.arange(len(tasks))
-        # A task's name is text, whatever is in it.
-        axes.set_xticks(places, tasks, rotation=90, fontsize=7, parse_math=False)
-        axes.set_yticks(places, tasks, fontsize=7, parse_math=False)
+        ticks = np.arange(len(tasks))
+        # parse_math=False, because a task's name may hold `$`.
+        axes.set_xticks(ticks, tasks, rotation=90, fontsize=7, parse_math=False)
+        axes.set_yticks(ticks, tasks, fontsize=7, parse_math=False)
         axes.set_title(f"cosine of {title}", fontsize=9)
         if len(tasks) <= _LEGIBLE_NUMBERS:
             for (row, column), value in np.ndenumerate(matrix):
@@ -89,12 +89,12 @@ def draw(matrices: Mapping[str, Matrix], tasks: Sequence[str]) -> Figure:
 
 
 def write(figure: Figure, folder: Path, updates: int) -> Path:
-    """Writes the figure as `folder/FILE` and into the TensorBoard files of `folder`, at so many updates. Returns the file.
+    """Writes the figure as `folder/FILE` and, at step `updates`, into the TensorBoard files of `folder`. Returns the path.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    # Imported here, because TensorBoard takes a moment to import.
+    # Imported here, because importing TensorBoard is slow.
     from agents.run.event_file import EventFile
 
     content = io.BytesIO()
@@ -104,18 +104,9 @@ def write(figure: Figure, folder: Path, updates: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())
         board = EventFile(folder / "tensorboard", None)
-        height, width = pixels(figure).shape[:2]
+        width, height = figure.canvas.get_width_height()
         board.show(updates, "task_similarity", content.getvalue(), (height, width))
         board.close()
     except OSError as error:
         raise InputError(f"probe= cannot write {path} ({error.strerror}): make room or leave probe= out.") from error
     return path
-
-
-def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """The drawn figure, [height, width, 3]."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Videos of an agent at work: the picture of the environment, below it what the agent was told and what it has earned."""
+"""Videos of an agent: the rendered environment above a caption with the instruction and the return."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from system.errors import InputError
 Frame = NDArray[np.uint8]
 
 WITHOUT_CLOCK = 8.0
-"""Pictures in a second of a game that has no clock."""
+"""Frames per second for an environment without a clock."""
 _MOST_PER_SECOND = {".mp4": 60.0, ".gif": 50.0}
-"""Of games that are faster pictures are left out: what shows videos cannot keep up."""
+"""Highest frame rate that players can show. Frames of faster environments are skipped."""
 _FEWEST_PER_SECOND = 0.1
 _LAST_FRAME_SECONDS = 0.75
-"""How long an episode's last picture is shown."""
+"""Duration of an episode's last frame."""
 _MOST_FRAMES = 30_000
-"""Of a video: as many as a game of Atari may have."""
+"""Most frames of a video: the length of the longest Atari episode."""
 _LEAST_SIDE = 256
 _LINE, _LINES, _CHARACTER = 16, 4, 7
-"""Height of a line of the caption, its lines, and the width of a letter, in pixels."""
+"""Caption: height of a line in pixels, number of lines, width of a character in pixels."""
 
 
 def check_video() -> None:
-    """Raises InputError when what writes videos is not installed."""
+    """Raises InputError if a package for writing videos is missing."""
     missing = [
         name for name, module in (("imageio", "imageio"), ("pillow", "PIL")) if not importlib.util.find_spec(module)
     ]
@@ -54,13 +54,13 @@ def record_all(
     folder: Path,
     rates: Mapping[str, float],
 ) -> Iterator[Path | str]:
-    """A video of each task, or a sentence why there is none: one that cannot be drawn costs no other.
+    """Records a video per task and yields its path. For a task that fails, yields the reason and continues.
 
     Args:
         names: task -> name of its file.
-        make: an actor of one slot for a task.
+        make: makes an actor with one slot for a task.
         env, episodes, folder: as for `record`.
-        rates: task -> pictures in a second of its game, as of `picture_rates`.
+        rates: task -> frames per second, from `picture_rates`.
     """
     for task, name in names.items():
         try:
@@ -72,19 +72,19 @@ def record_all(
         except InputError as error:
             yield str(error)
         except Exception as error:
-            said = str(error).strip().splitlines() or [""]
-            yield f"video=true: {task} could not be drawn ({type(error).__name__}: {said[-1].rstrip('.')})."
+            lines = str(error).strip().splitlines() or [""]
+            yield f"video=true: {task} could not be drawn ({type(error).__name__}: {lines[-1].rstrip('.')})."
 
 
 def picture_rates(env: EnvSpec) -> dict[str, float]:
-    """Steps in a second of every task whose game has a clock."""
+    """Task -> agent steps per second, for tasks whose environment has a clock."""
     return {task: rate / env.action_repeat for task, rate in env.frame_rates.items()}
 
 
 def file_names(tasks: Sequence[str]) -> dict[str, str]:
-    """A file name without ending for each task: letters, digits, `.`, `_`, `-`, distinct, and never a path."""
+    """A distinct file name without ending for each task, of letters, digits, `.`, `_` and `-`; never a path."""
     names: dict[str, str] = {}
-    # Compared without case, for file systems that do not know it.
+    # Compared in lower case, for case-insensitive file systems.
     taken: set[str] = set()
     for task in tasks:
         base = re.sub(r"[^A-Za-z0-9._-]+", "_", task).strip("._")[:100] or "task"
@@ -98,10 +98,9 @@ def file_names(tasks: Sequence[str]) -> dict[str, str]:
 
 
 def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, rate: float = WITHOUT_CLOCK) -> Path:
-    """Plays `episodes` episodes in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif without ffmpeg, with `rate`
-    steps to a second.
+    """Plays `episodes` episodes in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif without ffmpeg.
 
-    The file appears under its name only when it is complete.
+    `rate` is the number of steps per second. The file is written atomically.
 
     Raises:
         InputError: the folder cannot be written.
@@ -113,7 +112,7 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, r
     rate = max(rate, _FEWEST_PER_SECOND)
     every = math.ceil(rate / _MOST_PER_SECOND[ending])
     if ending == ".mp4":
-        # 4:2:0 colour needs even sides (`captioned` sees to it); imageio would stretch them to multiples of 16 by default.
+        # 4:2:0 colour needs even sides, which `captioned` makes. By default imageio would resize to multiples of 16.
         options: dict[str, Any] = {"fps": rate / every, "macro_block_size": 2}
     else:
         options = {"duration": 1000 * every / rate, "loop": 0}
@@ -133,36 +132,37 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, r
 
 
 def frames(actor: Actor, env: EnvSpec, episodes: int, rate: float) -> Iterator[Frame]:
-    """Every picture that the first slot shows in its next `episodes` episodes, captioned, all of one size; the last one of an episode
-    as often as it takes at `rate` pictures in a second to be seen.
+    """The captioned frames of the next `episodes` episodes of the first slot, all of one size.
+
+    The last frame of an episode is repeated to last _LAST_FRAME_SECONDS at `rate` frames per second.
     """
     step = allocate(trajectory_spec(env, 1, actor.env.num_envs, actor.policy.core_state.shape[1]))
     earned, size = 0.0, None
     ended = shown = 0
-    # An episode may have no end.
+    # An episode may never end.
     while ended < episodes and shown < _MOST_FRAMES:
         shown += 1
         picture = actor.env.render(0)
         actor.unroll(step)
-        told = _instruction(step["instruction"][0, 0].tolist(), env.vocabulary) if env.instruction_length else ""
-        frame = captioned(picture, f"{told}\nreturn {earned:.2f}", size)
+        words = _instruction(step["instruction"][0, 0].tolist(), env.vocabulary) if env.instruction_length else ""
+        frame = captioned(picture, f"{words}\nreturn {earned:.2f}", size)
         size = frame.shape[:2]
         yield frame
-        # The step that resets earns nothing, and its picture is the one shown below.
+        # An interrupted episode has no return: the next one starts from 0.
         earned = 0.0 if step["interrupted"][0, 0] else earned + float(step["reward"][0, 0])
         if not np.isnan(float(step["episode_return"][0, 0])):
             ended += 1
             how = "success" if float(step["success"][0, 0]) == 1 else "end"
-            frame = captioned(actor.env.render(0), f"{told}\nreturn {earned:.2f}: {how}", size)
+            frame = captioned(actor.env.render(0), f"{words}\nreturn {earned:.2f}: {how}", size)
             for _ in range(max(1, round(_LAST_FRAME_SECONDS * rate))):
                 yield frame
-            # Past the reset, to the first picture of the next episode.
+            # The step that resets has no frame.
             actor.unroll(step)
             earned = 0.0
 
 
 def captioned(picture: Frame, text: str, size: tuple[int, ...] | None = None) -> Frame:
-    """The picture, enlarged by a whole factor to at least 256 pixels, above `text`; cut or padded to `size` (height, width)."""
+    """The picture above `text`, enlarged by an integer factor to at least 256 pixels, cropped or padded to `size` (height, width)."""
     from PIL import Image, ImageDraw
 
     factor = -(-_LEAST_SIDE // min(picture.shape[:2]))
@@ -174,11 +174,11 @@ def captioned(picture: Frame, text: str, size: tuple[int, ...] | None = None) ->
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
     wrapped = [part for line in text.split("\n") for part in textwrap.wrap(line, max(8, (width - 8) // _CHARACTER))]
-    # What is too long loses its middle: the last line holds the return.
+    # A long text loses its middle, because the last line holds the return.
     lines = wrapped if len(wrapped) <= _LINES else [*wrapped[: _LINES - 2], "...", wrapped[-1]]
     for number, line in enumerate(lines):
         top = height - _LINE * _LINES - 4 + number * _LINE
-        # Pillow's built-in font may know Latin letters only.
+        # Pillow's built-in font may have Latin letters only.
         draw.text((4, top), line.encode("latin-1", "replace").decode("latin-1"), fill=(0, 0, 0), font_size=13)
     return np.asarray(image, np.uint8)
 

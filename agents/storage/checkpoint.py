@@ -1,7 +1,7 @@
-"""Checkpoints: tensors and plain data, written whole or not at all, with a checksum, read without running anything.
+"""Checkpoints: tensors and plain data, written atomically with a checksum, read without executing anything.
 
-A file `checkpoint-<updates>.pt` holds everything to go on with a run or to evaluate it elsewhere: learner, counters, positions of
-the random streams, statistics, the configuration, and what the environments were (tasks in order, vocabulary, spaces).
+A file `checkpoint-<updates>.pt` holds everything that is needed to resume a run or to evaluate it elsewhere: learner, counters, positions
+of the random streams, statistics, configuration, and a description of the environments (tasks in order, vocabulary, spaces).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents.storage.checkpoint_schema import check_content
-from agents.storage.tensor_file import crafted, read_tensors, write_tensors
+from agents.storage.tensor_file import crafted_error, read_tensors, write_tensors
 from agents.storage.torch_zip import DamagedCheckpointError
 from envs.spec import ArraySpec, EnvSpec, Score
 from system.errors import InputError
@@ -22,18 +22,20 @@ from system.plain_data import PlainDataError
 
 FORMAT = "mimpala-checkpoint"
 SCHEMA = 3
-"""3: with a checksum. 2: without one, else the same; still read."""
+"""3: with a checksum. 2: the same without a checksum, still readable."""
 _WITHOUT_CHECKSUM = 2
 
 CHECKPOINTS, BEST = "checkpoints", "best"
-"""The folder of a run's checkpoints, and what the best of them is called: `run=<folder>/best`."""
+"""The folder of a run's checkpoints, and the name of the best checkpoint: `run=<folder>/best`."""
 
 _NAME = re.compile(r"checkpoint-(\d{12})\.pt")
+_TUPLES = ("tasks", "vocabulary", "action_counts", "symbol_counts", "action_sizes", "action_low", "action_high")
+"""Fields of EnvSpec that are tuples."""
 _KEYS = {"format", "schema", "config", "env", "learner", "positions", "statistics", "rng", "seconds", "versions"}
 
 
 class Intact(NamedTuple):
-    """The newest checkpoint that can be used, and the damaged ones that were passed over, newest first."""
+    """The newest intact checkpoint, and the damaged ones that were skipped, newest first."""
 
     path: Path
     content: dict[str, Any]
@@ -41,16 +43,16 @@ class Intact(NamedTuple):
 
     @property
     def warning(self) -> str:
-        """One sentence that names them all; empty where nothing is damaged."""
+        """One sentence that lists the damaged checkpoints; empty if there are none."""
         listed = _listed(self.damaged)
         return f"checkpoint {listed}: {self.path} is used instead." if listed else ""
 
 
 def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path:
-    """Writes checkpoint number `updates`, which appears under its name only when all of it is on the disk.
+    """Writes checkpoint number `updates` atomically and returns its path.
 
     Raises:
-        OSError: the disk refuses; earlier checkpoints are untouched.
+        OSError: the disk refuses. Earlier checkpoints are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, updates)
@@ -59,9 +61,9 @@ def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path
 
 
 def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> None:
-    """Removes all checkpoints but the newest `keep` and those of the numbers `also`, and what a kill has left of an earlier save.
+    """Removes all checkpoints except the newest `keep` and the numbers `also`, and temporary files of killed saves.
 
-    Links are removed as links, never what they lead to.
+    A symbolic link is removed, not its target.
 
     Raises:
         OSError: the disk refuses.
@@ -73,10 +75,10 @@ def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> N
 
 
 def make_room(folder: Path, also: Collection[int]) -> Path | None:
-    """Removes the oldest checkpoint that is neither of the numbers `also` nor the newest intact one.
+    """Removes the oldest checkpoint that is neither one of the numbers `also` nor the newest intact one.
 
     Returns:
-        Its path; None where there is no such one.
+        Its path; None if no checkpoint can be removed.
 
     Raises:
         OSError: the disk refuses.
@@ -85,7 +87,7 @@ def make_room(folder: Path, also: Collection[int]) -> Path | None:
     found = list_checkpoints(folder)
     if len(found) < 2:
         return None
-    # Where none is intact, nothing that could be gone on with is lost.
+    # If none is intact, no run could resume from any of them.
     with contextlib.suppress(InputError):
         kept.add(newest_intact(found).path)
     oldest = next((path for path in found if path not in kept), None)
@@ -101,10 +103,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_intact(found: Sequence[Path]) -> Intact:
-    """The newest of these checkpoints, oldest first, that is not damaged.
+    """The newest intact checkpoint of `found`, which is sorted from old to new.
 
     Raises:
-        InputError: none is, or the newest that is not cannot be used for another reason.
+        InputError: all are damaged, or the newest intact one cannot be used for another reason.
     """
     damaged: list[DamagedCheckpointError] = []
     for path in reversed(found):
@@ -117,14 +119,14 @@ def newest_intact(found: Sequence[Path]) -> Intact:
     raise InputError(f"no checkpoint is intact ({_listed(damaged)}): put back a copy, or start another run.")
 
 
-def find_checkpoint(run: Path, tell: Callable[[str], object]) -> Path:
-    """The checkpoint meant by a run folder (its newest that is intact), by `<run folder>/best`, or by a file (itself).
+def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
+    """The checkpoint that `run` names: a file, a run folder (its newest intact checkpoint), or `<run folder>/best`.
 
     Args:
-        tell: is given a sentence when damaged checkpoints were passed over.
+        warn: called with a sentence if damaged checkpoints were skipped.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no checkpoint.
     """
     if run.is_file():
         return run
@@ -137,7 +139,7 @@ def find_checkpoint(run: Path, tell: Callable[[str], object]) -> Path:
         raise InputError(f"run={run} holds no checkpoint: give the folder of a run that has saved one.")
     newest = newest_intact(found)
     if newest.damaged:
-        tell(newest.warning)
+        warn(newest.warning)
     if not best:
         return newest.path
     number = kept_checkpoints(newest.content)["best"].get("updates", -1)
@@ -150,14 +152,13 @@ def find_checkpoint(run: Path, tell: Callable[[str], object]) -> Path:
 
 
 def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint knows of those that stay (agents/run/checkpoint_saver.py): `best`, a dict, empty for none, `milestones`, their
-    numbers, and
-    `frames`, its own.
+    """The section `kept` of a checkpoint (agents/run/checkpoint_saver.py): `best` (a dict, empty for none), `milestones` (numbers of
+    checkpoints) and `frames` (of this checkpoint).
 
     Raises:
-        InputError: it is something else.
+        InputError: the section has another form.
     """
-    # Those of schema 2 know of none.
+    # Schema 2 has no such section.
     kept = content.get("kept", {"best": {}, "milestones": [], "frames": 0})
     try:
         best, milestones = dict(kept["best"]), list(kept["milestones"])
@@ -171,11 +172,11 @@ def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint. Nothing in the file can run code: only tensors and plain data are accepted.
+    """Reads a checkpoint. Only tensors and plain data are accepted, so nothing in the file can run code.
 
     Raises:
-        DamagedCheckpointError: the file is truncated, or not what was written.
-        InputError: it is missing, cannot be opened, is not a checkpoint, or of another schema.
+        DamagedCheckpointError: the file is truncated, damaged or crafted.
+        InputError: it is missing, cannot be opened, is not a checkpoint, or has another schema.
     """
     content, sealed = read_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -194,7 +195,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         check_content(content)
     except PlainDataError as error:
-        raise crafted(path, error) from error
+        raise crafted_error(path, error) from error
     return content
 
 
@@ -205,15 +206,22 @@ def env_to_dict(env: EnvSpec) -> dict[str, Any]:
 
 
 def env_from_dict(data: dict[str, Any]) -> EnvSpec:
-    """The inverse of `env_to_dict`; InputError when the data is not such a description."""
+    """The inverse of `env_to_dict`.
+
+    Raises:
+        InputError: the data is not such a description.
+    """
+
+    def damaged(reason: object) -> InputError:
+        return InputError(
+            f"the checkpoint's description of its environments is damaged ({reason}): use an earlier one."
+        )
+
     try:
         env = EnvSpec(
             **{
                 **data,
-                "tasks": tuple(data["tasks"]),
-                "vocabulary": tuple(data["vocabulary"]),
-                "action_counts": tuple(data["action_counts"]),
-                **{key: tuple(data[key]) for key in ("symbol_counts", "action_sizes", "action_low", "action_high")},
+                **{key: tuple(data[key]) for key in _TUPLES},
                 "observation": {
                     key: ArraySpec(shape=tuple(array["shape"]), dtype=array["dtype"])
                     for key, array in data["observation"].items()
@@ -222,16 +230,12 @@ def env_from_dict(data: dict[str, Any]) -> EnvSpec:
             }
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"the checkpoint's description of its environments is damaged ({error}): use an earlier one."
-        ) from error
+        raise damaged(error) from error
     tasks, counts = env.tasks, env.action_counts
     if not tasks or len(set(tasks)) < len(tasks) or len(counts) != len(tasks):
-        raise InputError("the checkpoint's description of its environments is damaged (its tasks): use an earlier one.")
+        raise damaged("its tasks")
     if not all(1 <= count <= env.num_actions for count in counts):
-        raise InputError(
-            "the checkpoint's description of its environments is damaged (its actions): use an earlier one."
-        )
+        raise damaged("its actions")
     return env
 
 

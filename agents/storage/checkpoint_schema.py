@@ -1,7 +1,7 @@
-"""What a checkpoint's values are: types and ranges, checked once, when it is read.
+"""Types and ranges of a checkpoint's values, checked once, when it is read.
 
-A file can be whole and still say anything, because whoever writes one can write its checksum, too. Shapes are compared where there is
-something to compare them with (Learner, Actor, agents/evaluation/episodes.py).
+An intact file may still be crafted, because its author can write a valid checksum. Shapes are compared by their users (Learner, Actor,
+agents/evaluation/episodes.py).
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ _FORM: dict[str, Any] = {
 
 
 def check_content(content: dict[str, Any]) -> None:
-    """Of plain data. What is missing is missed by those who need it.
+    """Checks the values of a checkpoint. Missing keys are accepted; their users report them.
 
     Raises:
-        PlainDataError: a value is of another kind; the message is the end of a sentence that begins with `it holds`.
+        PlainDataError: a value is of another kind. The message completes the sentence "it holds ...".
     """
     check_form(content, _FORM, complete=False)

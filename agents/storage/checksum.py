@@ -1,7 +1,7 @@
-"""A checksum inside the file that it is of: the SHA-256 of a zip archive as the archive's comment.
+"""A checksum inside the file itself: the SHA-256 of a zip archive, stored as the archive's comment.
 
-Readers of zip archives pass over a comment, so torch reads a sealed checkpoint like any other, and a copy of the file can be checked
-wherever it is. torch itself does not check what it reads.
+zip readers ignore comments, so torch reads a sealed checkpoint like any other, and every copy of the file can be checked. torch does not
+check what it reads.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _CHUNK = 2**20
 
 
 def seal(archive: io.BytesIO) -> None:
-    """Appends the checksum to an archive that has no comment; it is of all bytes before the comment."""
-    # The last field of an archive is the length of its comment, two bytes.
+    """Appends the checksum of all bytes before the comment to an archive that has no comment."""
+    # The last field of an archive is the length of its comment, in two bytes.
     archive.seek(-2, os.SEEK_END)
     archive.write(_LENGTH.to_bytes(2, "little"))
     with archive.getbuffer() as content:
@@ -29,7 +29,7 @@ def seal(archive: io.BytesIO) -> None:
 
 
 def checksum_fits(path: Path) -> bool | None:
-    """Whether a file is, to the bit, what was sealed; None where it bears no checksum.
+    """Whether the checksum of a file matches its bytes; None if it has no checksum.
 
     Raises:
         OSError: it cannot be read.

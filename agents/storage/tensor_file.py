@@ -1,4 +1,4 @@
-"""Tensors and plain data in a file: written whole or not at all, with a checksum, and read without running anything."""
+"""Files of tensors and plain data: written atomically with a checksum, and read without executing anything."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from system.plain_data import PlainDataError, plain_copy
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors and plain data, in whose place the old content stands until the new one is on the disk.
+    """Writes tensors and plain data atomically.
 
     Raises:
-        OSError: the disk refuses; the old content is untouched.
+        OSError: the disk refuses. An earlier file is unchanged.
     """
-    # Into memory first: torch reports a refusing disk in ways of its own.
+    # Into memory first, because torch does not report a full disk as OSError.
     archive = io.BytesIO()
     torch.save(content, archive)
     seal(archive)
@@ -30,10 +30,10 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_tensors(path: Path) -> tuple[Any, bool]:
-    """What a file holds, on the processor, and whether it bears a checksum. Only tensors and plain data are accepted.
+    """The content of a file, on the CPU, and whether the file has a checksum. Only tensors and plain data are accepted.
 
     Raises:
-        DamagedCheckpointError: the file is truncated, or not what was written.
+        DamagedCheckpointError: the file is truncated, damaged or crafted.
         InputError: it is missing, or cannot be opened or read here.
     """
     if not path.is_file():
@@ -50,13 +50,13 @@ def read_tensors(path: Path) -> tuple[Any, bool]:
     try:
         content = plain_copy(torch.load(archive, map_location="cpu", weights_only=True), tensors=True)
     except PlainDataError as error:
-        raise crafted(path, error) from error
+        raise crafted_error(path, error) from error
     except pickle.UnpicklingError as error:
         raise DamagedCheckpointError(
             path, "holds more than tensors and plain data and was not loaded, so do not trust it"
         ) from error
     except Exception as error:
-        # torch reports a damaged archive in many ways; none of them is the program's fault.
+        # torch reports a damaged archive by many kinds of exceptions.
         if fits is None:
             raise DamagedCheckpointError(path, f"is damaged ({type(error).__name__})") from error
         raise InputError(
@@ -65,6 +65,6 @@ def read_tensors(path: Path) -> tuple[Any, bool]:
     return content, fits is not None
 
 
-def crafted(path: Path, error: PlainDataError) -> DamagedCheckpointError:
-    """The error for data in a file that nobody of us has put there."""
+def crafted_error(path: Path, error: PlainDataError) -> DamagedCheckpointError:
+    """The error for a file with values that mimpala never writes."""
     return DamagedCheckpointError(path, f"is damaged or crafted (it holds {error})")

@@ -1,11 +1,13 @@
-"""What a checkpoint file may be, told from its directory and its opcodes before torch reads what was checked, and nothing else of it.
+"""Checks the zip directory and the pickle opcodes of a checkpoint before torch reads it.
 
-torch.load(weights_only=True) runs no code, but it still calls functions that allocate as much as the file asks for, and sizes are
-whatever the file says. So a file is refused unless it is what torch.save makes of tensors and plain data: records that are stored as
-they are and lie in the file, each tensor's memory as long as its record, and no function but those that put tensors together.
+torch.load(weights_only=True) runs no code, but it calls functions that allocate as much memory as the file asks for. So a file is refused
+unless torch.save could have written it from tensors and plain data:
 
-Two readers may find two directories in one file: before its end, or where its end says, with and without a second end. So torch is given an
-archive that is made anew of the records that were checked.
+- the records are uncompressed and inside the file,
+- the memory of each tensor is as long as its record,
+- the pickle calls no functions except those that rebuild tensors.
+
+Two zip readers may find different directories in one file. So torch receives a new archive of the checked records.
 """
 
 from __future__ import annotations
@@ -21,49 +23,28 @@ from typing import Any, TypeAlias
 
 from system.errors import InputError
 
-_BYTES = {
-    "Double": 8,
-    "Long": 8,
-    "Float": 4,
-    "Int": 4,
-    "Half": 2,
-    "BFloat16": 2,
-    "Short": 2,
-    "Byte": 1,
-    "Char": 1,
-    "Bool": 1,
-}
-"""Of an element, by the kind of its storage."""
-
-_STORAGES = {f"torch {kind}Storage": size for kind, size in _BYTES.items()} | {"torch.storage UntypedStorage": 1}
+_KINDS_BY_BYTES = {8: "Double Long", 4: "Float Int", 2: "Half BFloat16 Short", 1: "Byte Char Bool"}
+_STORAGES = {f"torch {kind}Storage": size for size, kinds in _KINDS_BY_BYTES.items() for kind in kinds.split()}
+_STORAGES["torch.storage UntypedStorage"] = 1
+"""Storage class in the pickle -> bytes of an element."""
 
 GLOBALS = {
     "collections OrderedDict",
     *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3"),
-    # The dtypes that have no storage of their own.
+    # The dtypes without a storage class.
     *("torch uint16", "torch uint32", "torch uint64"),
     *_STORAGES,
 }
-"""Every name that a checkpoint's pickle may refer to. torch allows a hundred more; some of them are bombs, as `bytearray`."""
+"""Every name that a checkpoint's pickle may refer to. torch allows a hundred more, and some of them allocate any size, such as
+`bytearray`.
+"""
 
 MOST_RECORDS, MOST_PICKLE_BYTES, MOST_OPCODES = 100_000, 16 * 2**20, 4_000_000
-"""Far beyond any checkpoint of ours; a pickle of that size takes less than 1 GiB when it is read."""
+"""Far more than any checkpoint of mimpala has. Reading a pickle of that size takes less than 1 GiB."""
 
 _OPCODES = {
-    *(
-        "PROTO",
-        "STOP",
-        "MARK",
-        "GLOBAL",
-        "REDUCE",
-        "BUILD",
-        "BINPERSID",
-        "BINPUT",
-        "LONG_BINPUT",
-        "BINGET",
-        "LONG_BINGET",
-    ),
-    *("EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "APPEND", "APPENDS"),
+    *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "BINPUT", "LONG_BINPUT", "BINGET"),
+    *("LONG_BINGET", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "APPEND", "APPENDS"),
     *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"),
 }
@@ -73,7 +54,7 @@ _PLAIN_RECORDS = {"data.pkl", ".format_version", ".storage_alignment", "byteorde
 
 
 class DamagedCheckpointError(InputError):
-    """A file that was torn, cut short or changed after it was written, or that we have not written; an earlier one may do in its place."""
+    """A file that is truncated, changed after it was written, or not written by mimpala. An earlier checkpoint may still be good."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"checkpoint {path} {reason}: use an earlier one.")
@@ -81,19 +62,19 @@ class DamagedCheckpointError(InputError):
 
 
 def checked_archive(path: Path) -> io.BytesIO:
-    """What torch.load may read of a file: its records, if torch.save has made it of tensors and plain data.
+    """A new archive of the checked records of a file, for torch.load.
 
     Raises:
-        DamagedCheckpointError: it is truncated, damaged, or crafted.
+        DamagedCheckpointError: the file is truncated, damaged, or crafted.
     """
     try:
         with path.open("rb") as file:
-            # torch reads any other beginning as one of its older formats, whose sizes nobody checks.
+            # torch reads any other first bytes as one of its older formats, which are not checked here.
             if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
                 raise DamagedCheckpointError(path, "is truncated or not a checkpoint")
             with zipfile.ZipFile(file) as archive:
                 sizes = _check_records(archive, path.stat().st_size)
-                # By name, of which there is one each. Their checksums are held against them.
+                # `read` checks the CRC of each record. Names are unique.
                 records = {name: archive.read(name) for name in archive.namelist()}
         _check_byte_order(records)
         _check_pickle(next(record for name, record in records.items() if name.endswith("/data.pkl")), sizes)
@@ -103,33 +84,27 @@ def checked_archive(path: Path) -> io.BytesIO:
         ) from error
     except InputError:
         raise
-    except (
-        zipfile.BadZipFile,
-        struct.error,
-        OSError,
-        ValueError,
-        LookupError,
-        ArithmeticError,
-        RuntimeError,
-        EOFError,
-    ) as error:
-        # zipfile and pickletools report damage in many ways.
+    except _DAMAGE as error:
         raise DamagedCheckpointError(path, f"is damaged ({type(error).__name__})") from error
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        # Each is let go as soon as it is copied.
+    checked = io.BytesIO()
+    with zipfile.ZipFile(checked, "w") as archive:
+        # `pop` frees each record as soon as it is copied.
         for name in list(records):
             archive.writestr(name, records.pop(name))
-    made.seek(0)
-    return made
+    checked.seek(0)
+    return checked
 
 
 class _CraftedError(Exception):
-    """Nothing that torch.save writes."""
+    """The file holds something that torch.save never writes."""
+
+
+# What zipfile and pickletools raise for damaged files.
+_DAMAGE = (zipfile.BadZipFile, struct.error, OSError, ValueError, LookupError, ArithmeticError, RuntimeError, EOFError)
 
 
 def _check_records(archive: zipfile.ZipFile, length: int) -> dict[str, int]:
-    """The bytes of every tensor's record, by its key."""
+    """Checks the zip directory. Returns the length of each tensor's record by its key."""
     records = archive.infolist()
     if len(records) > MOST_RECORDS:
         raise _CraftedError(f"{len(records):,} records")
@@ -161,19 +136,19 @@ def _check_records(archive: zipfile.ZipFile, length: int) -> dict[str, int]:
 
 
 def _check_byte_order(records: Mapping[str, bytes]) -> None:
-    """torch would turn the bytes of every tensor around in place."""
+    """Refuses another byte order, for which torch would swap the bytes of every tensor in place."""
     for name, record in records.items():
         if name.endswith("/byteorder") and record != sys.byteorder.encode():
             raise _CraftedError("another byte order than this machine's")
 
 
 def _check_pickle(pickled: bytes, sizes: dict[str, int]) -> None:
-    """Reads the opcodes without following them: which there are, which names they refer to, and which memory each tensor asks for.
+    """Checks the opcodes without executing them: their kinds, the names they refer to, and the memory of each tensor.
 
-    A tensor's memory is a tuple `('storage', kind, key, device, elements)`, written out or, from the second time on, with parts of it
-    fetched from the memo. Any other way to say the same is refused, so what is found here is what torch will find.
+    A tensor's memory is the tuple `('storage', kind, key, device, elements)`. Its parts are literals or, if they occurred before, read
+    from the memo. All other encodings are refused, so this function finds the same values as torch.
     """
-    # What the newest opcodes have pushed: a literal in a tuple, the opcode's name for all else. The memo holds literals only.
+    # The latest pushed values: a literal as a tuple of one, the opcode's name for all else. The memo holds literals only.
     latest: list[_Pushed] = []
     memo: dict[Any, _Pushed] = {}
     for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
@@ -201,7 +176,7 @@ def _check_storage(latest: list[_Pushed], sizes: dict[str, int]) -> None:
     if first != "MARK" or last != "TUPLE" or len(literals) != len(parts):
         raise _CraftedError("a tensor whose memory is not described as torch does")
     word, kind, key, device, elements = literals
-    # Whatever the device was: read_tensors maps it to this machine's memory.
+    # Any device is accepted: read_tensors maps it to the CPU.
     if (
         word != "storage"
         or kind not in _STORAGES

@@ -160,7 +160,7 @@ class ActorProcess:
         self.tasks: Sequence[str] = ()
         self.retiring: tuple[str, str] | None = None
         self.heartbeat = memory.heartbeat(member)
-        self.heartbeat.still()
+        self.heartbeat.reset()
         self._beats, self._alive_at = 0, time.monotonic()
         self._first_episodes: list[int] | None = None
         self._stacks = AnonymousFile()
@@ -294,7 +294,7 @@ def _run_actor(
     configure_process(config.actor_threads)
     try:
         actor = config.make_actor(index, positions, None, policy)
-        actor.show_life(memory.heartbeat(member))
+        actor.attach_heartbeat(memory.heartbeat(member))
         connection.send(Started(actor.env.spec_of_suite.tasks))
         version = -1
         free = time.perf_counter()

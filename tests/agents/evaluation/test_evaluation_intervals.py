@@ -17,7 +17,8 @@ from agents.evaluation import intervals
 from agents.evaluation.episodes import Episode
 from agents.evaluation.intervals import EXACT, WEIGHT, interval, of_shares
 from agents.evaluation.probe_report import drop
-from agents.evaluation.report import return_range, summary, unknown_intervals
+from agents.evaluation.report import return_range, summary
+from agents.evaluation.tables import unknown_intervals
 from envs.spec import Score
 
 Array = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Probes: what a slot is told in place of its own context, and that nothing else changes."""
+"""Probes replace the context of each slot and change nothing else."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from counting import COUNTING, CountingEngine, CountingNetwork
 from fakes import fake_batch, fake_config, fake_env, fake_network
 from torch import Tensor
 
-from agents.acting.actor import ActingPolicy, Actor
-from agents.acting.policy import Policy, context_rows
-from agents.evaluation.probes import PROBES, Contexts, OverrideContextPolicy, Record, Scene
+from agents.acting.actor import Actor
+from agents.acting.policy import ContextOverride, ContextRows, Policy, context_rows
+from agents.evaluation.probes import PROBES, Record, Scene
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import CONTEXTS
@@ -25,7 +25,7 @@ NEVER = np.zeros(1, bool)
 
 
 def steps(seed: int = 0) -> list[dict[str, Tensor]]:
-    """What six slots of all three tasks observe, with instructions that also change inside episodes."""
+    """Observations of six slots of all three tasks, with instructions that also change inside episodes."""
     batch = fake_batch(ENV, 10, STEPS - 1, SLOTS, seed)
     batch["task"][:] = torch.tensor([0, 0, 1, 1, 2, 2])
     return [{key: value[t] for key, value in batch.items() if key in OBSERVED} for t in range(STEPS)]
@@ -34,7 +34,7 @@ def steps(seed: int = 0) -> list[dict[str, Tensor]]:
 def slow_log_probs(
     network: AgentNetwork, inputs: dict[str, Tensor], state: Tensor, modulations: Modulations
 ) -> tuple[Tensor, Tensor]:
-    """One step from the network alone, with one modulation for each slot: log-probabilities and the new state."""
+    """One step of the network, with one modulation per slot: log-probabilities and the new state."""
     output = network.unroll(
         {key: value[None] for key, value in inputs.items() if key != "instruction"},
         state,
@@ -45,41 +45,42 @@ def slow_log_probs(
 
 
 @torch.no_grad()
-def told_modulations(network: AgentNetwork, told: Contexts) -> Modulations:
-    """Row n is for slot n."""
+def modulations_of(network: AgentNetwork, contexts: ContextRows) -> Modulations:
+    """Row n is the modulation of slot n."""
     encoder = network.context_encoder
-    rows = [network.condition(encoder.contexts_from_rows(row[None])) for row in told]
+    rows = [network.condition(encoder.contexts_from_rows(row[None])) for row in contexts]
     return {site: tuple(map(torch.cat, zip(*(row[site] for row in rows), strict=True))) for site in rows[0]}
 
 
 class Script:
-    """Tells what was decided beforehand, and keeps what it was shown."""
+    """A ContextOverride that returns given contexts and records its arguments."""
 
-    def __init__(self, told: list[Contexts]) -> None:
-        self.told, self.seen = iter(told), []  # type: ignore[var-annotated]
+    def __init__(self, contexts: list[ContextRows]) -> None:
+        self.contexts, self.seen = iter(contexts), []  # type: ignore[var-annotated]
 
-    def __call__(self, true: Contexts, reset: np.ndarray) -> Contexts:
+    def __call__(self, true: ContextRows, reset: np.ndarray) -> ContextRows:
         self.seen.append((true.copy(), reset.copy()))
-        return next(self.told)
+        return next(self.contexts)
 
 
-# What is told, and that it is all that changes
+# The override changes the context and nothing else
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
 @torch.no_grad()
-def test_a_told_policy_acts_on_what_it_is_told_and_keeps_the_mask_of_its_task(context: str) -> None:
+def test_a_policy_acts_on_the_overridden_context_and_keeps_the_mask_of_its_task(context: str) -> None:
     network = fake_network(ENV, fake_config(context=context)).eval()
     observed = steps()
     true = [context_rows(network, inputs) for inputs in observed]
-    # Told is another slot's context, and of another task: the second task lacks an action that the others have.
-    told = [rows[[2, 3, 4, 5, 0, 1]] for rows in true]
-    script = Script(told)
-    policy = OverrideContextPolicy(Policy(network, SLOTS), script)
+    # Each slot gets the context of a slot of another task. The second task lacks an action that the others have.
+    overrides = [rows[[2, 3, 4, 5, 0, 1]] for rows in true]
+    script = Script(overrides)
+    policy = Policy(network, SLOTS)
+    policy.context_override = script
     state = torch.zeros(SLOTS, network.core_state_size)
-    for inputs, rows in zip(observed, told, strict=True):
+    for inputs, rows in zip(observed, overrides, strict=True):
         before = {key: value.clone() for key, value in inputs.items()}
-        expected, state = slow_log_probs(network, inputs, state, told_modulations(network, rows))
+        expected, state = slow_log_probs(network, inputs, state, modulations_of(network, rows))
         action, log_prob = policy.act(inputs)
         assert all(torch.equal(inputs[key], value) for key, value in before.items())
         torch.testing.assert_close(log_prob, expected[range(SLOTS), action], rtol=1e-4, atol=1e-5)
@@ -90,21 +91,24 @@ def test_a_told_policy_acts_on_what_it_is_told_and_keeps_the_mask_of_its_task(co
         np.testing.assert_array_equal(reset, inputs["reset"].numpy())
 
 
-def test_the_mask_is_that_of_the_real_task_whatever_is_told() -> None:
-    """With the real task's mask an action is missing that the told task has, and the other way round."""
+def test_the_action_mask_follows_the_true_task_under_an_override() -> None:
+    """The true tasks have an action that the overridden tasks lack, and the other way round."""
     network = fake_network(ENV, fake_config(context="task")).eval()
     inputs = steps()[0]
-    told = np.array([[1], [1], [0], [0], [1], [1]], np.int32)
+    contexts = np.array([[1], [1], [0], [0], [1], [1]], np.int32)
     taken: list[set[int]] = [set() for _ in range(SLOTS)]
     policy = Policy(network, SLOTS)
+    policy.context_override = lambda true, reset: contexts
     for _ in range(300):
-        for slot, action in enumerate(policy.act(inputs, told)[0].tolist()):
+        for slot, action in enumerate(policy.act(inputs)[0].tolist()):
             taken[slot].add(action)
     assert [max(actions) for actions in taken] == [3, 3, 2, 2, 3, 3]
 
 
-def unrolls(policy: ActingPolicy) -> list[Trajectory]:
-    """Three unrolls of an actor in the counting environments, whose observations, instructions included, are known numbers."""
+def unrolls(override: ContextOverride | None = None) -> list[Trajectory]:
+    """Three unrolls of an actor in the counting environments, whose observations and instructions are known numbers."""
+    policy = Policy(CountingNetwork(), 3)
+    policy.context_override = override
     slots = [Slot(task=column % 2, index=column // 2) for column in range(3)]
     actor = Actor(
         MultitaskVectorEnv(CountingEngine(slots), COUNTING, slots, seed=0), policy, CountingNetwork.actions, seed=(0, 0)
@@ -116,39 +120,36 @@ def unrolls(policy: ActingPolicy) -> list[Trajectory]:
     return made
 
 
-def test_an_actor_hands_over_the_same_under_a_probe_but_for_what_the_agent_makes_of_it() -> None:
-    """The counting network reads no context: what it is told must reach neither the environment nor the trajectory."""
+def test_an_override_reaches_neither_the_environment_nor_the_trajectory() -> None:
+    """The counting network reads no context, so its actions are the same."""
     script = Script([np.full((3, 2), 77 + step, np.int32) for step in range(15)])
-    plain, probed = (
-        unrolls(Policy(CountingNetwork(), 3)),
-        unrolls(OverrideContextPolicy(Policy(CountingNetwork(), 3), script)),
-    )
+    plain, probed = unrolls(), unrolls(script)
     for one, other in zip(plain, probed, strict=True):
         for key, value in one.items():
             assert torch.equal(value.nan_to_num(-1), other[key].nan_to_num(-1)), key
-    # Nor did the actor's own record of what happened in between go past a step.
+    # The override is called once per step, in order.
     seen = np.stack([true for true, _ in script.seen])
     np.testing.assert_array_equal(seen, torch.cat([made["instruction"][:5] for made in plain]).numpy())
     resets = np.stack([reset for _, reset in script.seen])
     np.testing.assert_array_equal(resets, torch.cat([made["reset"][:5] for made in plain]).numpy())
 
 
-# zero, and the table
+# zero, and the table of probes
 
 
 @torch.no_grad()
-def test_zero_is_an_encoded_context_of_zeros_whatever_is_said() -> None:
+def test_zero_encodes_every_context_as_zeros() -> None:
     network = fake_network(ENV, fake_config(context="both")).eval()
     zeros = {site: fusion.condition(torch.zeros(SLOTS, fusion.z_size)) for site, fusion in network.fusions.items()}
     policy = Policy(network, SLOTS)
-    # One step with a context, so that there is something to forget.
+    # One step with a context, so that the cache of modulations is not empty.
     policy.act(steps()[0])
     policy.core_state = torch.zeros(SLOTS, network.core_state_size)
-    acting = PROBES["zero"].wrap(policy, scene(network))
+    PROBES["zero"].apply(policy, scene(network))
     state = torch.zeros(SLOTS, network.core_state_size)
     for inputs in steps():
         expected, state = slow_log_probs(network, inputs, state, zeros)
-        action, log_prob = acting.act(inputs)
+        action, log_prob = policy.act(inputs)
         torch.testing.assert_close(log_prob, expected[range(SLOTS), action], rtol=1e-4, atol=1e-5)
 
 
@@ -156,13 +157,13 @@ def record_of(rows: np.ndarray) -> Record:
     """A record of [T, B, C]."""
     record = Record()
     for true in rows:
-        # Told in one array that is written again and again, as an environment does.
+        # Copies, because an environment may reuse one array.
         np.testing.assert_array_equal(record(true.copy(), NEVER), true)
     return record
 
 
 def scene(network: AgentNetwork) -> Scene:
-    """For six slots, which get each other's contexts of another stretch of time."""
+    """For six slots, where each slot's source is the next slot of another recording."""
     record = record_of(np.stack([context_rows(network, inputs) for inputs in steps(seed=1)]))
     others = context_rows(network, steps(seed=2)[0])
     return Scene(others=others, sources=[(record, (slot + 1) % SLOTS) for slot in range(SLOTS)], seed=(0, 1))
@@ -171,13 +172,13 @@ def scene(network: AgentNetwork) -> Scene:
 @pytest.mark.parametrize("name", PROBES)
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_every_probe_changes_every_agent_but_the_one_without_context(name: str, context: str) -> None:
-    """And does so in the same way every time."""
+    """A probe gives the same actions each time."""
 
     def play(probe: str) -> tuple[Tensor, Tensor]:
         network = fake_network(ENV, fake_config(context=context))
-        policy: ActingPolicy = Policy(network, SLOTS)
+        policy = Policy(network, SLOTS)
         if probe:
-            policy = PROBES[probe].wrap(Policy(network, SLOTS), scene(network))
+            PROBES[probe].apply(policy, scene(network))
         policy.seed(5)
         played = [policy.act(inputs) for inputs in steps()]
         policy.weights_changed()
@@ -188,7 +189,7 @@ def test_every_probe_changes_every_agent_but_the_one_without_context(name: str, 
     assert all(map(torch.equal, probed, plain)) == (context == "none")
 
 
-def test_which_columns_hold_the_instruction() -> None:
+def test_instruction_columns_select_the_instruction() -> None:
     found = {context: fake_network(ENV, fake_config(context=context)).context_encoder for context in CONTEXTS}
     task, words = np.array([7], np.int32), np.array([[1, 2, 3, 4]], np.int32)
     rows = {context: encoder.context_rows(task, words)[0] for context, encoder in found.items()}
@@ -197,19 +198,18 @@ def test_which_columns_hold_the_instruction() -> None:
 
 
 @pytest.mark.parametrize("context", ["task", "instruction", "both"])
-def test_swapped_instructions_are_read_from_the_right_columns(context: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an agent that reads task and words, the words must differ and not merely the number."""
+def test_swap_compares_the_columns_of_the_instruction(context: str) -> None:
+    """For an agent that reads task and instruction, the drawn instruction differs, not only the task."""
     network = fake_network(ENV, fake_config(context=context))
     encoder, policy = network.context_encoder, Policy(network, SLOTS)
     own, other = np.array([[1, 2, 3, 0]], np.int32), np.array([[1, 2, 4, 0]], np.int32)
     number = np.zeros(1, np.int32)
     rows = encoder.context_rows(number, own)
-    given = []
-    act = policy.act
-    monkeypatch.setattr(policy, "act", lambda inputs, told: given.append(told.copy()) or act(inputs, told))
     inputs = steps()[0]
     inputs["task"][:] = 1
     inputs["instruction"][:] = torch.from_numpy(own)
     others = np.concatenate([rows, encoder.context_rows(number, other)])
-    PROBES["swap"].wrap(policy, Scene(others=others, sources=[], seed=(0,))).act(inputs)
-    np.testing.assert_array_equal(given[0], np.repeat(encoder.context_rows(number, other), SLOTS, axis=0))
+    PROBES["swap"].apply(policy, Scene(others=others, sources=[], seed=(0,)))
+    assert policy.context_override is not None
+    drawn = policy.context_override(context_rows(network, inputs), inputs["reset"].numpy())
+    np.testing.assert_array_equal(drawn, np.repeat(encoder.context_rows(number, other), SLOTS, axis=0))

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from agents.evaluation.episodes import Episode
-from agents.evaluation.report import score_tables, scores
+from agents.evaluation.report import scores
+from agents.evaluation.tables import score_tables
 from agents.learning.learner import Counters
 from agents.run.metrics import MetricsLog, Statistics, scores_of_suite
 from agents.run.progress import Display

@@ -1,0 +1,95 @@
+"""The content of evaluation.json as tables and sentences for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+Columns = tuple[tuple[str, str, str], ...]
+"""Heading, key of a row, and format of its number or of both ends of its interval."""
+
+_RESULTS: Columns = (
+    ("episodes", "episodes", ",d"),
+    ("return", "mean", ".3f"),
+    ("95% interval", "interval", ".3f"),
+    ("success", "success", ".1%"),
+    ("95% interval", "success_interval", ".1%"),
+    ("length", "length", ".1f"),
+)
+_SCORES: Columns = (("score", "score", ".1f"), ("95% interval", "interval", ".1f"))
+_PROBE: Columns = (
+    ("return", "mean", ".3f"),
+    ("drop", "return_drop", ".3f"),
+    ("95% interval", "return_drop_interval", ".3f"),
+    ("success", "success", ".1%"),
+    ("drop", "success_drop", ".1%"),
+    ("95% interval", "success_drop_interval", ".1%"),
+)
+_AGGREGATES = {"mean": "mean", "median": "median", "mean_capped": "mean, every task capped at 100 before"}
+
+
+def result_tables(content: Mapping[str, Any]) -> list[Table | str]:
+    """Everything that evaluate.py prints about its result, in order."""
+    return [
+        _table(_RESULTS, content["tasks"], _mean_row(content["aggregate"])),
+        *unknown_intervals(content),
+        *score_tables(content),
+        *_probe_tables(content),
+    ]
+
+
+def unknown_intervals(content: Mapping[str, Any]) -> list[str]:
+    """A sentence about the tasks whose returns have no interval; empty if all have one."""
+    alike = [task for task, row in content["tasks"].items() if row["interval"] is None and row["episodes"] > 1]
+    if not alike:
+        return []
+    reason = f"All episodes of {', '.join(alike)} have the same return, and what other returns there are is not known"
+    return [f"{reason}: the mean has no interval."]
+
+
+def score_tables(content: Mapping[str, Any]) -> list[Table]:
+    """The human-normalised scores; empty if the suite has no reference scores."""
+    section = content["scores"]
+    if not section:
+        return []
+    totals = {label: section["aggregate"][name] for name, label in _AGGREGATES.items()}
+    return [_table(_SCORES, section["tasks"], totals, title="human-normalised scores")]
+
+
+def _probe_tables(content: Mapping[str, Any]) -> list[Table | str]:
+    sections = content.get("probes", {})
+    notes = dict.fromkeys(section["note"] for section in sections.values() if section["note"])
+    tables = [
+        _table(_PROBE, section["tasks"], _mean_row(section["aggregate"]), title=f"probe={name}: {section['told']}")
+        for name, section in sections.items()
+    ]
+    return [*tables, *notes]
+
+
+def _mean_row(aggregate: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {f"mean of {aggregate['tasks']} tasks": aggregate}
+
+
+def _table(
+    columns: Columns, rows: Mapping[str, Mapping[str, Any]], totals: Mapping[str, Mapping[str, Any]], title: str = ""
+) -> Table:
+    """One row per task, then `totals` in bold. A key that a row lacks leaves its cell empty; None is shown as `-`."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title=f"\n{title}" if title else None, title_justify="left")
+    table.add_column("task", overflow="fold")
+    for heading, _, _ in columns:
+        table.add_column(heading, justify="right")
+    for style, named_rows in (("", rows), ("bold", totals)):
+        for name, row in named_rows.items():
+            cells = [_cell(row[key], form) if key in row else "" for _, key, form in columns]
+            # Text, because a task's name may look like markup.
+            table.add_row(Text(name), *cells, style=style)
+    return table
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None:
+        return "-"
+    return " to ".join(format(number, form) for number in (value if isinstance(value, list | tuple) else (value,)))
