@@ -1,4 +1,4 @@
-"""The documents say what the program does."""
+"""Keys, names, commands, links and paths in the documents agree with the program."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md") for path in ROOT
 
 
 def documented(text: str) -> set[str]:
-    """The keys in the first column of its tables."""
+    """The keys in the first column of the text's tables."""
     return set(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE))
 
 
-def test_every_key_is_documented_and_none_that_does_not_exist() -> None:
+def test_documented_keys_are_the_keys_of_the_schema() -> None:
     suites = [flatten(to_dict(compose_train([f"env={suite}", "context=task"]))) for suite in SUITES]
     assert documented(TRAIN) == {key.removesuffix(".name") for keys in suites for key in keys}
     assert documented(EVALUATE) == set(to_dict(EvaluateConfig()))
@@ -91,7 +91,7 @@ def test_paths_of_modules_in_the_documents_exist() -> None:
             assert (ROOT / path).exists(), f"{document.name}: {path}"
 
 
-def test_the_page_on_fusion_has_every_equation_and_count_as_its_class_states_them() -> None:
+def test_equations_and_parameter_counts_of_the_fusion_page_equal_the_docstrings() -> None:
     page = (ROOT / "docs" / "fusion.md").read_text(encoding="utf-8")
     # The first table has every flat form, the second one those on the map.
     found = list(re.finditer(r"^\| `(\w+)` \|.*$", page, re.MULTILINE))
@@ -106,42 +106,47 @@ def test_the_page_on_fusion_has_every_equation_and_count_as_its_class_states_the
 
 COMMAND = re.compile(r"\bpython3? (?:(\w+)\.py|-m studies\.(\w+))(?= |$)(.*)")
 NOT_TYPED = re.compile(r"[<>]|\.\.\.|=N$|^\[|^[^=]*$|^\$")
-"""Of a command's words: what stands for something else."""
+"""Matches a word of a command that is a placeholder."""
 
 
-def commands(text: str) -> list[tuple[str, str, list[str]]]:
-    """Program, study and words of every command line in it that can be typed as it stands."""
-    text = re.sub(r"\\\n\s*", " ", text)
+def commands(document: Path) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Program, study and words of every command line in the document without a placeholder, each once."""
+    text = re.sub(r"\\\n\s*", " ", document.read_text(encoding="utf-8"))
     code = [*re.findall(r"`([^`\n]+)`", text), *re.findall(r"^    (\S.*)$", text, re.MULTILINE)]
     found = [COMMAND.search(part) for line in code for part in re.split(r" && | \| |\"", line)]
-    typed = [(match[1], match[2], shlex.split(match[3], comments=True)) for match in found if match]
-    return [row for row in typed if not any(map(NOT_TYPED.search, row[2]))]
+    typed = [(match[1], match[2], tuple(shlex.split(match[3], comments=True))) for match in found if match]
+    return list(dict.fromkeys(row for row in typed if not any(map(NOT_TYPED.search, row[2]))))
 
 
-def test_every_command_line_in_the_documents_is_one() -> None:
-    """Through a shell's quotes and the configuration's grammar; whether the suite is installed here is another matter."""
-    composed = {
-        "train": compose_train,
-        "doctor": compose_train,
-        "evaluate": compose_evaluate,
-        "population": compose_population,
-    }
-    rows = [row for document in DOCUMENTS for row in commands(document.read_text(encoding="utf-8"))]
-    assert len(rows) > 30 and {program for program, _, _ in rows if program} >= {
-        "train",
-        "evaluate",
-        "ablate",
-        "doctor",
-    }
-    for program, study, words in rows:
+COMMANDS = {document: commands(document) for document in DOCUMENTS}
+COMPOSED = {
+    "train": compose_train,
+    "doctor": compose_train,
+    "evaluate": compose_evaluate,
+    "population": compose_population,
+}
+
+
+def test_the_documents_have_command_lines_of_every_program() -> None:
+    rows = [row for found in COMMANDS.values() for row in found]
+    assert len(rows) > 30
+    assert {program for program, _, _ in rows if program} >= {"train", "evaluate", "ablate", "doctor"}
+
+
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if COMMANDS[path]], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_command_lines_in_the_documents_compose(document: Path) -> None:
+    """The shell's quotes and the configuration's grammar are checked, not whether the suite is installed."""
+    for program, study, words in COMMANDS[document]:
         if study:
             compose_study(study, words)
         elif program == "ablate":
             single, axes = split_axes(words)
             compose_ablate(single)
             ablate_keys([*single, *(f"{key}={values[0]}" for key, values in axes.items())])
-        elif program in composed:
-            composed[program](words)
+        elif program in COMPOSED:
+            COMPOSED[program](words)
 
 
 def test_arguments_in_quotes_mean_what_the_page_says() -> None:
@@ -165,7 +170,7 @@ def test_links_lead_to_files(document: Path) -> None:
 
 
 def test_the_distribution_holds_every_package_and_entry_point() -> None:
-    """Packages are listed by hand; a new folder that is not in the list would be missing from a wheel only."""
+    """Packages are listed by hand. Only a wheel would show that a new folder is missing from the list."""
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
