@@ -100,6 +100,7 @@ def test_a_single_context_is_not_probed() -> None:
     assert {cell.evaluate.probe for cell in cells_of("env.tasks=[map-0]", "fusions=[mi]")} == {""}
 
 
+@pytest.mark.slow
 def test_parameters_are_matched_in_every_cell() -> None:
     cells = cells_of("fusions=[concat,film,mi]", "seeds=1", "match_params=mi")
     counts = [count_parameters(cell.train, make_spec(cell.train.env)) for cell in cells]
