@@ -185,6 +185,7 @@ def test_seeds_may_be_named_as_train_py_names_them() -> None:
     assert (single, axes) == (["fusions=[concat,mi]", "seeds=[4,2]"], {})
 
 
+@pytest.mark.slow
 def test_no_two_cells_are_the_same_run() -> None:
     """Whatever axes are drawn: cells differ in more than their folder and their seed, or the grid is refused."""
     axes = {
