@@ -16,6 +16,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert large_reward.main(SMALL) == 0
     row, means = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -110,6 +110,7 @@ def test_network(capsys: pytest.CaptureFixture[str]) -> None:
         check_spreads(row, "microseconds_per_sample", "cpu_microseconds_per_sample")
 
 
+@pytest.mark.slow
 def test_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = rows(capsys, "gpu", "cases=mlp-lstm", "learn=2", "act=2", "variants=fp32", "seconds=0.01")

@@ -38,6 +38,7 @@ TINY = [
 FRAMES_OF_AN_UPDATE = 30 * 4 * 180
 
 
+@pytest.mark.slow
 def test_all_levels_train_and_evaluate(tmp_path: Path) -> None:
     run = tmp_path / "run"
     frames = 3 * FRAMES_OF_AN_UPDATE

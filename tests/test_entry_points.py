@@ -12,12 +12,15 @@ import train
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["train.py"], ["evaluate.py"], ["ablate.py"], ["population.py"], ["doctor.py"], ["-m", "studies.synthetic"]],
-    ids=lambda words: words[-1],
+    "program",
+    [
+        "train.py",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("evaluate.py", "ablate.py", "population.py")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("doctor.py", "-m studies.synthetic")),
+    ],
 )
-def test_bad_input_ends_a_program_with_one_sentence(words: list[str]) -> None:
-    command = [sys.executable, *words, "nonsense=1"]
+def test_bad_input_ends_a_program_with_one_sentence(program: str) -> None:
+    command = [sys.executable, *program.split(), "nonsense=1"]
     root = Path(train.__file__).parent
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")

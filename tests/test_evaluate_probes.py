@@ -43,6 +43,7 @@ def board_images(folder: Path) -> dict[str, list[Any]]:
 # What comes of it
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("process_settings")
 def test_an_agent_that_has_learned_its_tasks_by_number_loses_under_every_probe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -45,6 +45,7 @@ def test_success_reaches_the_result_and_the_evaluation(runtime: str, tmp_path: P
     assert content["tasks"]["gym_tasks:Told-v0"]["success"] == 0.5
 
 
+@pytest.mark.slow
 def test_an_instruction_is_learned_resumed_and_evaluated_with_its_own_words(tmp_path: Path) -> None:
     given = arguments(tmp_path / "run", ["Spoken-v0"], "runtime=serial", "context=instruction", "learner.passes=4")
     given += [

@@ -76,6 +76,7 @@ def test_an_actors_own_log_rhos_are_zero(kind: str) -> None:
     assert torch.equal(batch["last_action"][1:][~begins], batch["action"][~begins])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "learning_rate", "untrained", "learned"),
     [("multi_discrete", 5e-3, 0.45, 0.9), ("continuous", 2e-3, 0.72, 0.85)],

@@ -55,6 +55,7 @@ def test_policy_lag_is_counted_for_every_update(tmp_path: Path, columns: int, pa
         assert "replay_lag_max" not in row
 
 
+@pytest.mark.slow
 def test_policy_lag_of_actors_that_run_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held to what actors said they played with, and to a count of the updates."""
     versions: list[list[int]] = []

@@ -14,6 +14,7 @@ from agents.cli.exit_codes import DONE
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind", "process_settings")
 
 
+@pytest.mark.slow
 def test_it_trains_in_another_process_and_evaluates(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("vizdoom")
     pytest.importorskip("cv2")

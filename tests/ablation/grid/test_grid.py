@@ -100,6 +100,7 @@ def test_a_single_context_is_not_probed() -> None:
     assert {cell.evaluate.probe for cell in cells_of("env.tasks=[map-0]", "fusions=[mi]")} == {""}
 
 
+@pytest.mark.slow
 def test_parameters_are_matched_in_every_cell() -> None:
     cells = cells_of("fusions=[concat,film,mi]", "seeds=1", "match_params=mi")
     counts = [count_parameters(cell.train, make_spec(cell.train.env)) for cell in cells]
@@ -184,6 +185,7 @@ def test_seeds_may_be_named_as_train_py_names_them() -> None:
     assert (single, axes) == (["fusions=[concat,mi]", "seeds=[4,2]"], {})
 
 
+@pytest.mark.slow
 def test_no_two_cells_are_the_same_run() -> None:
     """Whatever axes are drawn: cells differ in more than their folder and their seed, or the grid is refused."""
     axes = {

@@ -87,6 +87,7 @@ def test_a_generation_that_is_not_whole_is_refused(tmp_path: Path) -> None:
         begin(tmp_path, rows()[:-1])
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_hostile_histories(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

@@ -240,6 +240,7 @@ def test_fitness_is_the_success_of_recent_episodes_in_percent(whole: Population)
     assert fitness_of(content, 1)[:2] == (0.25, "return")
 
 
+@pytest.mark.slow
 def test_a_member_that_fails_goes_on_as_a_copy_and_one_that_fails_at_the_end_is_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ def test_no_id_stands_twice(report: Path) -> None:
     assert sorted(found) == sorted(set(found))
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_files_to_the_byte(report: Path, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     files = write_report(probed(), analysis(probed()), folder)

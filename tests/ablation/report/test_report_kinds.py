@@ -39,6 +39,7 @@ def test_one_run_of_one_variant(tmp_path: Path) -> None:
     assert rows(tmp_path, "aggregates")[0]["low"] == ""
 
 
+@pytest.mark.slow
 def test_sixteen_variants(tmp_path: Path) -> None:
     values = np.random.default_rng(0).uniform(size=(16, 2, 1))
     results = fabricated.results({f"variant {number}": part.tolist() for number, part in enumerate(values)})
@@ -91,6 +92,7 @@ def alone(*values: list[float], **changes: object) -> Results:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "results",
     [

@@ -110,6 +110,7 @@ def game(task: str, split: Split, episodic_life: bool, steps: int = 1500) -> dic
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["Breakout", "Seaquest"])
 def test_with_episodic_life_the_game_its_return_and_its_length_are_those_of_the_whole_game(task: str) -> None:
     whole, lives = game(task, Split.TRAIN, False), game(task, Split.TRAIN, True)
@@ -177,6 +178,7 @@ def test_the_joystick_has_the_numbers_of_the_emulator() -> None:
     assert names == {name: action.value for name, action in ale_py.Action.__members__.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [True, False])
 def test_every_game_plays_every_action(full: bool) -> None:
     """All 57 games: an action is the emulator's own of that number, or, where the game lacks it, the nearest legal one."""
