@@ -38,9 +38,9 @@ from studies.harness.tables import (
     significant,
     with_interval,
 )
+from studies.language_training import evaluate, train, write
 from studies.models.ensembles import derived_seed
 from studies.models.language_model import FORMS, LanguageModel
-from studies.models.language_training import evaluate, train, write
 from studies.models.networks import matched_width, num_parameters
 from system.errors import InputError, unknown_name
 from system.plain_data import COUNT, FINITE, MEASURED, PlainDataError, Test, check_form

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,17 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import conf
-from agents.fusion import FUSION_NAMES, FUSIONS, SITES, SPATIAL_FUSIONS
-from agents.network.context import CONTEXTS
+from agents.evaluation.probes import ALL, PROBES
+from agents.fusion import FUSION_NAMES, FUSIONS, KEYS, SITES, SPATIAL_FUSIONS
+from agents.learning.optimizers import OPTIMIZERS
+from agents.learning.rewards import REWARD_TRANSFORMS
+from agents.learning.vtrace import PG_BOOTSTRAPS
+from agents.network.context import CONTEXTS, TASK_ENCODINGS
 from agents.network.core import CORES
+from agents.network.initialization import INITIALIZATIONS
 from agents.network.torso import TORSOS
-from conf import loading
+from agents.run.metrics import WINDOW
+from conf import loading, names
 from conf.loading import (
     changed_keys,
     compose_ablate,
@@ -25,7 +32,7 @@ from conf.loading import (
     train_keys,
     train_part,
 )
-from conf.schema import RUNTIMES
+from conf.names import RUNTIMES
 from envs.suites import SUITES
 from system.errors import InputError
 
@@ -52,6 +59,33 @@ def refusal(*overrides: str) -> str:
 
 
 # What is on offer
+
+
+@pytest.mark.parametrize(
+    ("known", "table"),
+    [
+        (names.FLAT_FUSIONS, FUSIONS),
+        (names.SPATIAL_FUSIONS, SPATIAL_FUSIONS),
+        (names.FUSIONS, FUSION_NAMES),
+        (names.SITES, SITES),
+        (names.ATTENTION_KEYS, KEYS),
+        (names.CONTEXTS, CONTEXTS),
+        (names.TASK_ENCODINGS, TASK_ENCODINGS),
+        (names.CORES, CORES),
+        (names.TORSOS, TORSOS),
+        (names.INITIALIZATIONS, INITIALIZATIONS),
+        (names.OPTIMIZERS, OPTIMIZERS),
+        (names.REWARD_TRANSFORMS, REWARD_TRANSFORMS),
+        (names.PG_BOOTSTRAPS, PG_BOOTSTRAPS),
+        (names.PROBES, (*PROBES, ALL)),
+    ],
+)
+def test_the_names_of_the_configuration_are_those_of_the_tables(known: tuple[str, ...], table: Iterable[str]) -> None:
+    assert known == tuple(table)
+
+
+def test_statistics_cover_the_window_that_the_configuration_knows() -> None:
+    assert names.EPISODE_WINDOW == WINDOW
 
 
 def test_tables_and_files_name_the_same_things() -> None:

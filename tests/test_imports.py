@@ -74,8 +74,92 @@ def test_the_rules_see_the_whole_program() -> None:
     assert "agents.learning.popart.PopArt" in set(imports("agents/learning/learner.py"))
 
 
-def test_environments_know_neither_torch_nor_agents() -> None:
-    assert not offenders("envs/", "torch", "agents", "conf", "hydra", "omegaconf")
+FLOORS = (
+    ("system",),
+    ("envs.spec", "envs.faults", "envs.schedule", "envs.instructions"),
+    ("envs.seeding", "envs.scores", "envs.spec_changes", "envs.shared_arrays"),
+    ("envs.gymnasium_adapter", "envs.dm_env_adapter"),
+    ("envs.engines",),
+    ("envs.suite", "envs.vector"),
+    tuple(
+        f"envs.{name}" for name in ("atari", "babyai", "conditional", "dmlab2d", "dmlab30", "gymnasium_ids", "vizdoom")
+    ),
+    ("envs.suites",),
+    ("envs.trial",),
+    ("conf",),
+    ("agents.cli", "agents.fusion"),
+    ("agents.network",),
+    ("agents.trajectory",),
+    ("agents.learning", "agents.acting", "agents.storage"),
+    ("agents.runtime",),
+    ("agents.setup",),
+    ("agents.distributed",),
+    ("agents.run",),
+    ("agents.evaluation",),
+    ("ablation.analysis",),
+    ("ablation.load", "ablation.report"),
+    ("ablation.grid",),
+    ("ablation.population",),
+    ("studies.harness",),
+    ("studies.models",),
+    ("studies.data",),
+    ("studies.language_training",),
+    ("studies.synthetic", "studies.regression", "studies.neural_process", "studies.language"),
+    ("train", "evaluate", "ablate", "population", "doctor"),
+)
+"""Packages and modules from the lowest floor to the highest. An import leads to a lower floor, or stays within one package."""
+
+FORBIDDEN_IMPORTS = {
+    "envs/": ("torch", "hydra", "omegaconf"),
+    "conf/": ("torch",),
+    "agents/network/": ("conf",),
+    "agents/fusion/": ("conf",),
+    "agents/learning/": ("conf",),
+    "agents/acting/": ("conf",),
+    "agents/storage/": ("conf",),
+    "agents/runtime/": ("conf", "agents.learning"),
+    "agents/cli/": ("torch", "conf"),
+    "ablation/analysis/": ("torch", "agents", "conf", "envs", "hydra", "omegaconf"),
+    "ablation/report/": ("torch", "conf", "envs"),
+}
+"""Imports that the floors alone would permit."""
+
+
+def floor_of(name: str) -> tuple[int, str]:
+    """The floor of a module, and its entry there. The longest entry counts."""
+    found = [
+        (len(entry), floor, entry) for floor, entries in enumerate(FLOORS) for entry in entries if under(name, entry)
+    ]
+    assert found, f"{name} has no floor: add it to FLOORS"
+    return max(found)[1:]
+
+
+def test_no_import_runs_upwards_and_no_packages_import_each_other() -> None:
+    wrong = []
+    ours = (*PACKAGES, *(name.removesuffix(".py") for name in ENTRY_POINTS))
+    for path in TREES:
+        own = [name for name in imports(path) if under(name, *ours)]
+        if not own:
+            continue
+        floor, package = floor_of(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+        for name in own:
+            other_floor, other = floor_of(name)
+            if other != package and other_floor >= floor:
+                wrong.append(f"{path} imports {name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", FORBIDDEN_IMPORTS)
+def test_a_package_imports_nothing_beyond_its_purpose(package: str) -> None:
+    assert not offenders(package, *FORBIDDEN_IMPORTS[package])
+
+
+def test_no_package_has_more_than_a_dozen_modules() -> None:
+    folders = {Path(path).parent for path in TREES if "/" in path}
+    modules = {
+        folder: [path for path in TREES if Path(path).parent == folder and "__init__" not in path] for folder in folders
+    }
+    assert not [folder for folder, found in modules.items() if len(found) > 13]
 
 
 def test_importing_the_environments_imports_no_torch() -> None:
@@ -117,61 +201,6 @@ def test_the_mathematics_knows_tensors_only(name: str) -> None:
     names = set(imports(f"agents/learning/{name}.py"))
     assert not [found for found in names if not under(found, *allowed)]
     assert not [found for found in names if under(found, "torch.nn", "torch.utils", "torch.optim")]
-
-
-@pytest.mark.parametrize(
-    "name", ["analysis", "efficiency", "intervals", "results", "sentences", "statistics", "verdict"]
-)
-def test_statistics_of_ablations_know_no_run_folders(name: str) -> None:
-    assert not offenders(f"ablation/analysis/{name}.py", "torch", "agents", "conf", "envs", "hydra", "omegaconf")
-
-
-def test_runtimes_do_not_know_the_algorithm() -> None:
-    assert not offenders(
-        "agents/runtime/",
-        "agents.learning.learner",
-        "agents.learning.vtrace",
-        "agents.learning.popart",
-        "agents.learning.losses",
-        "conf",
-        "agents.setup.builder",
-        "agents.setup.plan",
-    )
-
-
-@pytest.mark.parametrize("package", ["agents/network/", "agents/fusion/"])
-def test_networks_know_neither_learner_nor_runtime_nor_config(package: str) -> None:
-    assert not offenders(
-        package,
-        "agents.learning.learner",
-        "agents.runtime",
-        "agents.setup.builder",
-        "agents.setup.plan",
-        "agents.acting.policy",
-        "agents.acting.actor",
-        "conf",
-    )
-
-
-def test_config_stops_at_the_builder() -> None:
-    """And at what stands beside it: the plan, the requirements, the description, the loop of other learners. Modules below them take plain
-    values; those that read and write run folders carry the config only.
-    """
-    beside = {
-        f"agents/{name}.py"
-        for name in (
-            "setup/builder",
-            "run/banner",
-            "distributed/follower",
-            "setup/match_params",
-            "setup/plan",
-            "setup/preflight",
-        )
-    }
-    allowed = {*beside, "agents/run/folder.py", *ENTRY_POINTS}
-    prefixes = ("conf/", "agents/evaluation/", "ablation/", "studies/")
-    users = {path for path in TREES if any(under(name, "conf") for name in imports(path))}
-    assert {path for path in users if not path.startswith(prefixes)} <= allowed
 
 
 def test_nothing_rests_on_the_studies_and_only_their_programs_know_a_config() -> None:

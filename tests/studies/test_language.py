@@ -22,9 +22,9 @@ from studies.harness.jobs import Checkpoint, Settings
 from studies.harness.program import main, make_jobs
 from studies.harness.tables import over_seeds
 from studies.language import STUDY, _comparison, play
+from studies.language_training import Rows, evaluate, train, write
 from studies.models import language_model
 from studies.models.language_model import FORMS, LanguageModel
-from studies.models.language_training import Rows, evaluate, train, write
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
