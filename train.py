@@ -18,7 +18,7 @@ from pathlib import Path
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.cli.terminal import TextConsole, warn
 from agents.distributed.follower import follow_under_torchrun
-from agents.distributed.process_group import LearnerError, send_home, torchrun_place, with_learners
+from agents.distributed.process_group import LearnerError, dismiss_followers, torchrun_place, with_learners
 from agents.learning.inner_loop import learn
 from agents.learning.learner import NonFiniteError
 from agents.run.checkpoint_saver import SaveError
@@ -93,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
                     f"run={config.run} is finished: nothing to do. A larger total_frames= goes on with it."
                 )
                 if launched:
-                    send_home(launched)
+                    dismiss_followers(launched)
                 return DONE
             return train(config, described(config))
         env = described(config)

@@ -1,4 +1,4 @@
-"""A learner that follows another: it learns from its part of every batch, and tells the first learner what that has to know."""
+"""A follower: a learner that updates from its shard of every batch, and reports to the leader what the leader counts and saves."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from system.errors import InputError
 
 
 def follow(group: Group) -> int:
-    """The main function of a learner that follows, whoever has started its process. Returns its exit code."""
+    """Runs a follower until the leader ends the run. Returns the exit code of its process."""
     try:
         if group.wait_for_all():
             group.join()
             train_shard(group)
         return DONE
     except LearnerError:
-        # The first learner knows who was the one to fail; or it has failed itself.
+        # The leader reports the failure, or has failed itself.
         return FAILED
     except Exception as error:
         is_input_error = isinstance(error, InputError)
@@ -104,9 +104,9 @@ def train_shard(group: Group) -> None:
 
 
 def report(batch: Batch, positions: StreamPositions, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the first learner counts, saves and writes down of a batch: `batch` is one of what is counted alone."""
+    """The message about one batch. `batch` in it holds only the keys in COUNTED."""
     fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
-    # Copies: of a view, all that it is a view of would be sent.
+    # Copies, because torch.save writes the whole storage of a view.
     trajectory = {key: batch.trajectory[key].clone() for key in COUNTED}
     return {
         "batch": fields | {"trajectory": trajectory},
@@ -116,12 +116,12 @@ def report(batch: Batch, positions: StreamPositions, records: list[dict[str, Any
 
 
 def follow_under_torchrun() -> int:
-    """`follow`, in a process that torchrun has started. Signals are for the first learner, which gets them as well."""
+    """`follow`, in a process of torchrun. Signals are ignored: the leader receives them too, and decides."""
     ignore_signals()
     return follow(meet_at_torchrun())
 
 
 def main(descriptor: int, rank: int, size: int) -> int:
-    """Main function of a process that the first learner has started (leader.py), which shares the file of that descriptor with it."""
+    """Main function of a process that the leader has started (leader.py). `descriptor`: of the shared file."""
     ignore_signals()
     return follow(meet_at_file(descriptor, rank, size))

@@ -1,4 +1,4 @@
-"""The first of several learners: it starts those that follow it (follower.py), goes ahead of them, and counts what all of them did."""
+"""The leader, rank 0 of several learners: it starts the followers (follower.py), orders every step, and counts the work of all."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from agents.trajectory import COUNTED, concatenate
 from envs.faults import Fault, signal_name
 from system.errors import InputError
 
-_LOOK_SECONDS = 0.5
-"""How often one looks for processes that have ended."""
+_CHECK_SECONDS = 0.5
+"""Seconds between two checks for followers that have ended."""
 
-_ENDING_SECONDS = 5.0
-"""Time in which a process whose connections are at their end has ended."""
+_GRACE_SECONDS = 5.0
+"""Grace period after a connection closes, in which its process ends."""
 
 _CLOSING_SECONDS = 15.0
-"""Time that a follower has to finish its batch and to close its actors."""
+"""Time that a follower has to finish its batch and close its actors."""
 
-# A program of its own: children of multiprocessing are waited for when this process ends by an error, or could have no actors.
+# No child of multiprocessing: the interpreter would wait for it after an error, or it could have no actors (daemon).
 _MAIN = (
     "import sys; _, parent, descriptor, rank, size, *sys.path = sys.argv; del sys.argv[1:]; "
     "from agents.cli.signals import end_with_the_parent; end_with_the_parent(int(parent)); "
@@ -56,10 +56,10 @@ _MAIN = (
 
 
 class DataParallelGroup:
-    """The learners that follow the first; of a run with one learner there are none, and nothing here does anything.
+    """The followers, as the leader sees them. With one learner every method returns at once.
 
     Args:
-        size: learners of the run, the first included.
+        size: learners of the run, the leader included.
     """
 
     def __init__(self, size: int) -> None:
@@ -69,24 +69,24 @@ class DataParallelGroup:
         self._begin: dict[str, Any] = {}
         self._device = torch.device("cpu")
         self._descriptor = -1
-        self._asked: Connection
+        self._address_pipe: Connection
         self._threads: list[threading.Thread] = []
-        self._heard: queue.SimpleQueue[list[dict[str, Any]] | Exception] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[list[dict[str, Any]] | Exception] = queue.SimpleQueue()
         self._reports: list[dict[str, Any]] = []
         self._summed_at = (time.perf_counter(), 0.0)
 
     @property
     def reduce(self) -> Callable[[Tensor], None] | None:
-        """For the learner (agents/learning/learner.py)."""
+        """Sums a tensor over all learners, for agents/learning/learner.py; None with one learner."""
         return self._reduce if self._size > 1 else None
 
     def start(self, begin: dict[str, Any], device: torch.device, *, cluster: str = "") -> None:
-        """Starts them, unless torchrun has: on this machine, or on the nodes of a cluster.
+        """Starts the followers on this machine or on the nodes of a cluster, unless torchrun has started them.
 
         Args:
-            begin: their first message (follower.py).
+            begin: their first message (follower.initial_message).
             device: of the gradients.
-            cluster: address of a Ray cluster that runs.
+            cluster: address of a running Ray cluster; empty for this machine.
         """
         if self._size == 1:
             return
@@ -95,7 +95,7 @@ class DataParallelGroup:
             self._group = meet_at_torchrun()
             return
         if cluster:
-            self._asked, theirs = multiprocessing.Pipe()
+            self._address_pipe, theirs = multiprocessing.Pipe()
             with theirs:
                 words = map(str, (os.getpid(), cluster, theirs.fileno(), self._size, int(device.type == "cuda")))
                 self._start_process(
@@ -118,25 +118,25 @@ class DataParallelGroup:
             )
 
     def shard(self, positions: StreamPositions) -> StreamPositions:
-        """The positions of the first learner's own actors."""
+        """The positions of the leader's own actors."""
         return shard(positions, FIRST, self._size)
 
     def wrap_runtime(self, own: Runtime, positions: StreamPositions, faults: Faults) -> Runtime:
         """The runtime of the whole run.
 
         Args:
-            own: that of the first learner.
-            positions: of the run; taken over, and kept up to date.
-            faults: takes in what goes wrong with the actors of all.
+            own: the leader's runtime.
+            positions: of the run; updated in place.
+            faults: counts the faults of all actors.
         """
-        return Leading(self, own, positions, faults) if self._size > 1 else own
+        return GroupRuntime(self, own, positions, faults) if self._size > 1 else own
 
     def signal_step(self, steps: dict[int, int]) -> None:
-        """Makes them learn from the batches that they have reported, as the first is about to. `steps`: by task id, of the run."""
-        self._tell({"over": False, "steps": steps})
+        """Orders the followers to learn from the batches that they have reported. `steps`: by task id, of the run."""
+        self._send({"over": False, "steps": steps})
 
     def gather(self, batch: Batch) -> Batch:
-        """What all learners together make of a batch; of its trajectory what is counted (agents/trajectory.py)."""
+        """The batch of all learners together; its trajectory holds only the keys in COUNTED (agents/trajectory.py)."""
         if not self._reports:
             return batch
         parts = [Batch(**report["batch"]) for report in self._reports]
@@ -153,66 +153,70 @@ class DataParallelGroup:
         )
 
     def row(self) -> dict[str, float]:
-        """For metrics.jsonl: `time/reduce`, the share of the time since the last row in which sums were made, a part of `time/learner`."""
+        """For metrics.jsonl: `time/reduce`, the share of the time since the last row that sums took. It is a part of `time/learner`."""
         if self._group is None:
             return {}
         (before, summed), self._summed_at = self._summed_at, (time.perf_counter(), self._group.seconds)
         return {"time/reduce": (self._group.seconds - summed) / max(1e-9, self._summed_at[0] - before)}
 
     def processes(self) -> dict[str, int]:
-        """Process ids by name, of those that were started here."""
+        """Process ids by name, of followers that this process started."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def join(self, check: Callable[[], object]) -> None:
-        """Waits until they are there, and tells them how to begin. Does nothing the second time. `check`: see Runtime.collect."""
+        """Waits until all followers have connected, and sends their first message. Returns at once when called again.
+
+        Args:
+            check: see Runtime.collect.
+        """
         if self._group is None:
-            self._group = self._listen_where_asked(check)
+            self._group = self._listen_on_request(check)
         if self._group.joined:
             return
         while not self._group.is_complete():
             check()
             self._check()
-            time.sleep(_LOOK_SECONDS / 10)
+            time.sleep(_CHECK_SECONDS / 10)
         self._group.join()
-        self._tell(self._begin)
+        self._send(self._begin)
         self._begin = {}
         self._group.sum_on(self._device)
         self._run(partial(self._listen, self._group))
 
-    def _listen_where_asked(self, check: Callable[[], object]) -> Group:
-        """The group of learners on a cluster, which say at what address they can reach this one."""
+    def _listen_on_request(self, check: Callable[[], object]) -> Group:
+        """The group of learners on a cluster. They report the address at which they reach this process."""
         try:
-            while not self._asked.poll(_LOOK_SECONDS / 10):
+            while not self._address_pipe.poll(_CHECK_SECONDS / 10):
                 check()
-            group, port = listen(self._asked.recv(), self._size)
-            self._asked.send(port)
+            group, port = listen(self._address_pipe.recv(), self._size)
+            self._address_pipe.send(port)
         except (EOFError, ConnectionError) as error:
-            raise self._lost(LearnerError("the other learners have ended")) from error
+            raise self._reason(LearnerError("the other learners have ended")) from error
         return group
 
-    def hear(self, check: Callable[[], object]) -> list[dict[str, Any]]:
-        """Waits for what they report of their next batches. `check`: see Runtime.collect."""
+    def receive(self, check: Callable[[], object]) -> list[dict[str, Any]]:
+        """Waits for the followers' reports of their next batches. `check`: see Runtime.collect."""
         while True:
             try:
-                heard = self._heard.get(timeout=_LOOK_SECONDS)
+                heard = self._received.get(timeout=_CHECK_SECONDS)
             except queue.Empty:
                 check()
                 self._check()
                 continue
             if isinstance(heard, Exception):
-                raise self._lost(heard)
+                raise self._reason(heard)
             self._reports = heard
             return heard
 
     def dismiss(self) -> None:
-        """Tells them that the run is over. They hear it when they have finished their batches."""
+        """Sends the followers the end of the run. They read it after their present batches."""
         if self._group and self._group.joined:
             self._run(partial(self._send_off, self._group))
         elif self._group:
             self._group.call_off()
 
     def end(self) -> None:
-        """Waits for the end of those that were dismissed, and ends those that were started here and are late."""
+        """Waits for the end of the followers, and kills those that this process started and that are late."""
         group, self._group = self._group, None
         deadline = time.monotonic() + (_CLOSING_SECONDS if group and group.joined else 0.0)
         for process in self._processes.values():
@@ -221,10 +225,10 @@ class DataParallelGroup:
             if process.poll() is None:
                 kill_with_descendants(process.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_ENDING_SECONDS)
+                process.wait(_GRACE_SECONDS)
         for thread in self._threads:
-            thread.join(max(_ENDING_SECONDS, deadline - time.monotonic()))
-        # What still waits for another machine is left to the end of the process.
+            thread.join(max(_GRACE_SECONDS, deadline - time.monotonic()))
+        # A thread that still waits for another machine ends with the process.
         if group and not any(thread.is_alive() for thread in self._threads):
             group.leave()
 
@@ -233,41 +237,41 @@ class DataParallelGroup:
         self._threads[-1].start()
 
     def _listen(self, group: Group) -> None:
-        """In a thread of its own, because a message can only be waited for, and Ctrl-C shall not have to."""
+        """Runs in a thread, because receiving a message cannot be interrupted and Ctrl-C must work meanwhile."""
         try:
             while True:
-                self._heard.put([group.receive(rank) for rank in range(1, self._size)])
+                self._received.put([group.receive(rank) for rank in range(1, self._size)])
         except Exception as error:
-            self._heard.put(error)
+            self._received.put(error)
 
     def _send_off(self, group: Group) -> None:
         for rank in range(1, self._size):
-            # Those that are gone need not be told.
+            # A follower may have ended already.
             with contextlib.suppress(LearnerError):
                 group.send({"over": True}, rank)
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         for rank in range(1, self._size):
             assert self._group
             try:
                 self._group.send(message, rank)
             except LearnerError as error:
-                raise self._lost(error) from error
+                raise self._reason(error) from error
 
     def _reduce(self, tensor: Tensor) -> None:
         assert self._group
         try:
             self._group.reduce(tensor)
         except LearnerError as error:
-            raise self._lost(error) from error
+            raise self._reason(error) from error
 
     def _check(self) -> None:
         if any(process.poll() is not None for process in self._processes.values()):
-            raise self._lost(LearnerError("another learner has ended"))
+            raise self._reason(LearnerError("another learner has ended"))
 
-    def _lost(self, error: Exception) -> Exception:
-        """Why a follower is gone, as far as that can be known here; else `error`."""
-        deadline = time.monotonic() + _ENDING_SECONDS
+    def _reason(self, error: Exception) -> Exception:
+        """The reason why a follower ended, if it is known here; else `error`."""
+        deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline:
             failure = self._group.failure() if self._group else None
             if failure and failure.is_input_error:
@@ -275,18 +279,18 @@ class DataParallelGroup:
             if failure:
                 return LearnerError(f"learner {failure.rank} failed:\n{failure.error}")
             for name, process in self._processes.items():
-                # Those that only lost the others end with an exit code.
+                # A follower that lost its connection exits with a code; a negative one is the signal that killed the first.
                 if (process.poll() or 0) < 0:
                     return LearnerError(f"{name.replace('-', ' ')} was killed: {signal_name(-process.returncode)}")
             if self._processes and all(process.poll() is not None for process in self._processes.values()):
                 codes = ", ".join(str(process.returncode) for process in self._processes.values())
                 return LearnerError(f"the other learners have ended (exit code {codes})")
-            time.sleep(_LOOK_SECONDS / 10)
+            time.sleep(_CHECK_SECONDS / 10)
         return error
 
 
-class Leading:
-    """The runtime of a run with several learners: the first learner's own, whose batches are complete when all have theirs.
+class GroupRuntime:
+    """The runtime of a run with several learners: the leader's own, which returns a batch when every follower has one.
 
     Args:
         followers, own, positions, faults: see DataParallelGroup.wrap_runtime.
@@ -298,17 +302,17 @@ class Leading:
         self._part: Batch | None = None
 
     def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
-        """The first learner's part of the next batch; waits until the others have theirs, too.
+        """The leader's part of the next batch; waits until the followers have theirs.
 
         Raises:
-            LearnerError: another learner is gone.
+            LearnerError: a follower has ended.
             ActorError, InputError: see runtime/base.py; of the actors of all.
         """
         self._followers.join(check)
-        # Kept while the others are waited for, which may be broken off.
+        # Kept, because `check` may interrupt the wait for the followers.
         self._part = self._part or self._own.collect(check)
         began = time.perf_counter()
-        reports = self._followers.hear(check)
+        reports = self._followers.receive(check)
         waited = time.perf_counter() - began
         batch, self._part = self._part, None
         size = len(reports) + 1
@@ -325,19 +329,19 @@ class Leading:
         return replace(batch, wait_seconds=batch.wait_seconds + waited)
 
     def publish(self, version: int) -> None:
-        """To the first learner's actors; the others publish for themselves."""
+        """Publishes to the leader's actors; followers publish to theirs."""
         self._own.publish(version)
         self._own.positions.steps = self.positions.steps
 
     def state_dict(self) -> None:
-        """None: the actors of the others are not to be had."""
+        """None: the state of the followers' actors is not available."""
 
     def processes(self) -> dict[str, int]:
-        """The first learner's actors, and the learners that were started here."""
+        """The leader's actors, and the followers that this process started."""
         return self._own.processes() | self._followers.processes()
 
     def close(self) -> None:
-        """Ends all actors and the other learners."""
+        """Ends all actors and the followers."""
         self._followers.dismiss()
         self._own.close()
         self._followers.end()

@@ -1,9 +1,9 @@
-"""Learners that learn as one: where they meet, the sums they make together, and what they tell each other.
+"""The process group of the learners of one run: rendezvous, sums and messages, all by torch.distributed.
 
-All go by torch.distributed, so that it does not matter who has started them: the first learner (leader.py), torchrun, or anybody who
-gives each of them the same store, its rank and the number of all (follower.py, `follow`). The first, of rank 0, has the run; the others
-follow it. Messages are tensors and plain data. They are not encrypted, and whoever reaches the ports of a learner can take part: on one
-machine they are bound to its loopback, on several the network between them has to be one's own (docs/security.md, "What listens").
+Rank 0 leads the run and the other ranks follow it. The leader (leader.py), torchrun, or any program that gives each process the same
+store, its rank and the size starts them (follower.py, `follow`). Messages are tensors and plain data. They are not encrypted, and a
+program that reaches a learner's port can take part: on one machine ports are bound to loopback; between machines the network has to be
+private (docs/security.md, "What listens").
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from agents.runtime.base import StreamPositions
 from system.errors import InputError
 
 FIRST = 0
-"""Rank of the learner that has the run."""
+"""Rank of the leader."""
 
 _LOOK_SECONDS = 0.05
-"""How often one looks whether the others have come."""
+"""Seconds between two checks for learners that connect."""
 
 _COMING_SECONDS = 60.0
-"""In which every process that torchrun has started has come."""
+"""Time in which every process of torchrun connects."""
 
 _SUM_TIMEOUT = datetime.timedelta(minutes=10)
-"""For learners that are all in the middle of an update."""
+"""For sums, in which all learners are in the same update."""
 
 _MESSAGE_TIMEOUT = datetime.timedelta(days=365)
-"""A batch takes as long as it takes. The end of a process is noticed without: its connections end with it."""
+"""For messages: a batch may take any time. The end of a process is noticed because its connections close."""
 
 
 class LearnerError(RuntimeError):
-    """Another learner raised or vanished; the message holds its traceback or how it ended."""
+    """Another learner failed. The message holds its traceback or the signal that killed it."""
 
 
 class LearnerFailure(NamedTuple):
-    """Why a learner ended: the traceback of what it raised, or the sentence of an InputError."""
+    """Why a learner ended: a traceback, or the sentence of an InputError."""
 
     rank: int
     error: str
@@ -55,7 +55,7 @@ class LearnerFailure(NamedTuple):
 
 
 class Rank(NamedTuple):
-    """Of one learner: where it meets the others, which of them it is, and how many they are."""
+    """The store of one learner's group, its rank, and the size of the group."""
 
     store: Any
     rank: int
@@ -63,16 +63,16 @@ class Rank(NamedTuple):
 
 
 class Group:
-    """All learners, as one of them sees the others.
+    """The process group, as one learner sees it.
 
     Args:
-        place: of this one.
-        loopback: whether all are on this machine.
+        place: of this learner.
+        loopback: whether all learners are on this machine.
 
     Attributes:
-        rank, size: this learner's number and that of all.
-        joined: whether `join` is over.
-        seconds: spent in `reduce`, waiting for the slowest included.
+        rank, size: of this learner, and of the group.
+        joined: whether `join` has returned.
+        seconds: spent in `reduce`, with the wait for the slowest learner.
     """
 
     def __init__(self, place: Rank, *, loopback: bool) -> None:
@@ -84,11 +84,11 @@ class Group:
         self._store.set(f"here/{self.rank}", "")
 
     def is_complete(self) -> bool:
-        """Whether all have come."""
+        """Whether every learner has connected."""
         return bool(self._store.check([f"here/{rank}" for rank in range(self.size)]))
 
     def wait_for_all(self) -> bool:
-        """Waits until all have come; False if the first has called the run off."""
+        """Waits until every learner has connected. False if the leader has cancelled the run."""
         while not self.is_complete():
             if self._store.check(["off"]):
                 return False
@@ -96,11 +96,11 @@ class Group:
         return True
 
     def call_off(self) -> None:
-        """Sends those home that are still to come."""
+        """Cancels the run for learners that have not connected yet."""
         self._store.set("off", "")
 
     def join(self) -> None:
-        """Connects all, which have come."""
+        """Connects the learners, after all of them have reached the store."""
         if self._loopback:
             for library in ("GLOO", "NCCL"):
                 os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
@@ -115,21 +115,21 @@ class Group:
         self.joined = True
 
     def sum_on(self, device: torch.device) -> None:
-        """Says where the tensors of `reduce` are. All have to say it before they go on."""
+        """Chooses the backend of `reduce` for tensors on `device`. Collective: every learner has to call it."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
         with _as_learner_error():
             self._sums = distributed.new_group(backend=backend(device), timeout=_SUM_TIMEOUT)
 
     def reduce(self, tensor: Tensor) -> None:
-        """Replaces a tensor by its sum over all learners, which all get to the same bits."""
+        """Replaces a tensor by its sum over all learners; every learner gets the same bits."""
         began = time.perf_counter()
         with _as_learner_error():
             distributed.all_reduce(tensor, group=self._sums)
         self.seconds += time.perf_counter() - began
 
     def send(self, message: dict[str, Any], rank: int) -> None:
-        """Sends tensors and plain data, and waits until they are received."""
+        """Sends tensors and plain data. Returns when they are received."""
         file = io.BytesIO()
         torch.save(message, file)
         data = torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
@@ -138,7 +138,7 @@ class Group:
             distributed.send(data, rank)
 
     def receive(self, rank: int) -> dict[str, Any]:
-        """The next message of another learner."""
+        """The next message of learner `rank`."""
         size = torch.zeros(1, dtype=torch.int64)
         with _as_learner_error():
             distributed.recv(size, rank)
@@ -148,39 +148,39 @@ class Group:
         return message
 
     def fail(self, error: str, *, is_input_error: bool) -> None:
-        """Leaves word for the first learner of why this one ends."""
-        # If that is gone, there is nobody to tell.
+        """Stores the reason why this learner ends, for the leader."""
+        # The leader, which may hold the store, may have ended.
         with contextlib.suppress(RuntimeError):
             self._store.set(f"failed/{self.rank}", json.dumps([error, is_input_error]))
 
     def failure(self) -> LearnerFailure | None:
-        """What another learner has left word of."""
+        """The reason that a follower has stored with `fail`; None without one."""
         for rank in range(1, self.size):
             if self._store.check([f"failed/{rank}"]):
                 return LearnerFailure(rank, *json.loads(self._store.get(f"failed/{rank}")))
         return None
 
     def leave(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         if self.joined:
             self.joined = False
             distributed.destroy_process_group()
 
 
 def backend(device: torch.device) -> str:
-    """What adds up tensors of that device."""
+    """The backend of torch.distributed for tensors on that device."""
     return "nccl" if device.type == "cuda" else "gloo"
 
 
 class Launched(NamedTuple):
-    """Which of how many processes this is, of those that torchrun has started."""
+    """The rank of this process among the processes that torchrun has started, and their number."""
 
     rank: int
     size: int
 
 
 def torchrun_place() -> Launched | None:
-    """As torchrun, or whoever sets the same variables, says; None where it has started one process alone, or none."""
+    """Rank and size from the environment variables of torchrun. None without them, or with one process."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return None
     size = int(os.environ["WORLD_SIZE"])
@@ -188,10 +188,10 @@ def torchrun_place() -> Launched | None:
 
 
 def with_learners(arguments: Sequence[str], launched: Launched | None) -> list[str]:
-    """The command line, with as many learners as torchrun has started.
+    """The command line with the number of learners that torchrun has started.
 
     Raises:
-        InputError: it asks for another number.
+        InputError: the command line gives another number.
     """
     if launched is None:
         return list(arguments)
@@ -205,12 +205,12 @@ _KEY = "learner.num_processes"
 
 
 def meet_at_torchrun() -> Group:
-    """The group of the processes that torchrun has started."""
+    """The group of the processes of torchrun."""
     return Group(_meeting_place(), loopback=os.environ["MASTER_ADDR"] in LOOPBACK)
 
 
-def send_home(launched: Launched) -> None:
-    """Tells the learners that torchrun has started beside the first that there is nothing to learn."""
+def dismiss_followers(launched: Launched) -> None:
+    """Ends the followers of torchrun where the leader has nothing to train."""
     store = _meeting_place().store
     store.set("off", "")
     # The store may end with this process.
@@ -222,7 +222,7 @@ def send_home(launched: Launched) -> None:
 
 
 def _meeting_place() -> Rank:
-    """Where torchrun's variables say. Its agent has a store there, or else the first learner has."""
+    """The store at torchrun's address. It belongs to torchrun's agent, or else to the leader."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank == FIRST and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
         return Rank(_store_at(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size), rank, size)
@@ -230,9 +230,9 @@ def _meeting_place() -> Rank:
 
 
 def _store_at(host: str, port: int, size: int) -> Any:
-    """A store that can be reached at that address alone. PyTorch by itself listens on every interface.
+    """A store that listens on that address alone; PyTorch's default is every interface.
 
-    Where the address is none of this machine's own, as behind a router that translates it, there is no other way.
+    If the address does not belong to this machine, as behind network address translation, it listens on every interface.
     """
     listener = _listener(host, port)
     if listener is None:
@@ -244,13 +244,13 @@ def _store_at(host: str, port: int, size: int) -> Any:
         is_master=True,
         wait_for_workers=False,
         master_listen_fd=listener.detach(),
-        # Before torch 2.8 the other implementation takes no socket that listens already.
+        # Before torch 2.8 libuv's store accepts no listening socket.
         use_libuv=False,
     )
 
 
 def _listener(host: str, port: int) -> socket.socket | None:
-    """None where the address is not this machine's own, or where it is to this machine alone: on some, their own name means loopback."""
+    """A listening socket. None where the address does not belong to this machine, or where its own name resolves to loopback here."""
     with contextlib.suppress(socket.gaierror):
         for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             found = str(address[0])
@@ -267,38 +267,38 @@ def _listener(host: str, port: int) -> socket.socket | None:
 
 
 def shared_file() -> int:
-    """The descriptor of a file for `meet_at_file`. It has no name, so that nothing is left of it whichever way its processes end.
+    """The descriptor of an unnamed file for `meet_at_file`; nothing is left of it however its processes end.
 
-    It stays open as long as this process lives. PyTorch's FileStore opens its file again, and writes to it, at the end of the last that
-    knows of it: a process group, or a traceback that was kept. By then a descriptor that was closed could be that of another file.
+    It stays open for the life of the process. PyTorch's FileStore reopens the file by its descriptor and writes to it when its last
+    reference ends, which may be a stored traceback. A closed descriptor could then belong to another file.
     """
     return os.memfd_create("learners")
 
 
 def meet_at_file(descriptor: int, rank: int, size: int) -> Group:
-    """The group of processes on this machine that share a file (`shared_file`), whose descriptor none of them closes."""
+    """The group of the processes on this machine that share the file of `shared_file`. The descriptor must stay open."""
     store = distributed.FileStore(f"/proc/self/fd/{descriptor}", size)  # type: ignore[attr-defined]
     return Group(Rank(store, rank, size), loopback=True)
 
 
 def listen(host: str, size: int) -> tuple[Group, int]:
-    """The group of learners that find the first at `host`, as the first sees it, and the port at which they do."""
+    """The leader's group, for followers that connect to `host`, and the port of its store."""
     store = _store_at(host, 0, size)
     return Group(Rank(store, FIRST, size), loopback=host in LOOPBACK), store.port
 
 
 def meet_at_port(host: str, port: int, rank: int, size: int) -> Group:
-    """The group of the learner that listens there."""
+    """A follower's group, by the store that the leader opened with `listen`."""
     store = distributed.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
     return Group(Rank(store, rank, size), loopback=host in LOOPBACK)
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Addresses of this machine for itself."""
+"""Addresses that mean this machine itself."""
 
 
 def shard(positions: StreamPositions, rank: int, size: int) -> StreamPositions:
-    """The positions of the actors of one learner, by its own numbers (agents.setup.plan.actor_of_run)."""
+    """The positions of one learner's actors, under the learner's own actor numbers (agents.setup.plan.actor_of_run)."""
     own = range(rank, 1 + max([rank, *positions.unrolls, *positions.episodes]), size)
     return StreamPositions(
         unrolls={index: positions.unrolls[number] for index, number in enumerate(own) if number in positions.unrolls},
@@ -309,15 +309,15 @@ def shard(positions: StreamPositions, rank: int, size: int) -> StreamPositions:
     )
 
 
-def add_shard(positions: StreamPositions, share: StreamPositions, rank: int, size: int) -> None:
-    """The inverse: takes the positions of one learner's actors over into those of the run."""
-    positions.unrolls |= {index * size + rank: unrolls for index, unrolls in share.unrolls.items()}
-    positions.episodes |= {index * size + rank: episodes for index, episodes in share.episodes.items()}
+def add_shard(positions: StreamPositions, part: StreamPositions, rank: int, size: int) -> None:
+    """The inverse of `shard`: writes one learner's positions into the run's."""
+    positions.unrolls |= {index * size + rank: unrolls for index, unrolls in part.unrolls.items()}
+    positions.episodes |= {index * size + rank: episodes for index, episodes in part.episodes.items()}
 
 
 @contextlib.contextmanager
 def _as_learner_error() -> Iterator[None]:
-    """Around what fails when another learner is gone."""
+    """Raises LearnerError where torch.distributed reports that another learner has ended."""
     try:
         yield
     except RuntimeError as error:

@@ -1,8 +1,8 @@
-"""Learners on the nodes of a Ray cluster: asks for those that follow the first, and is there for as long as they are.
+"""Followers on the nodes of a Ray cluster. This process requests them and waits until they end.
 
-python -m agents.distributed.ray_followers <first learner's process> <address> <connection> <learners> <GPUs of each> [paths of modules ...]
+python -m agents.distributed.ray_followers <leader's process id> <address> <connection> <learners> <GPUs of each> [paths of modules ...]
 
-Through the connection the first learner is told the address at which the others can reach it, and answers with its port there.
+It sends the leader, through the connection, the address at which followers reach it. The leader answers with its port.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from system.descendants import supervise
 
 
 class LearnerHost:
-    """A Ray actor that is a learner."""
+    """A Ray actor that runs one follower."""
 
     def node(self) -> str:
-        """Where it is; answered as soon as there is room for it somewhere."""
+        """The id of its node. Ray answers when it has placed the actor."""
         return node_id()
 
     def follow(self, address: str, host: str, port: int, rank: int, size: int) -> int:
         """See agents/distributed/follower.py.
 
         Args:
-            address: of this cluster, which its own actors join.
-            host, port: where the first learner meets the others.
+            address: of this cluster, which the follower's actors join.
+            host, port: of the leader's store.
         """
         os.environ["RAY_ADDRESS"] = address
         hide_main_module()
@@ -43,7 +43,7 @@ class LearnerHost:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0 when all followers have ended as they should, 1 when one was lost or failed; what that was, it has told the first learner."""
+    """Returns 0 when all followers end in order, 1 when one fails or is lost. The follower reports the reason to the leader."""
     parent, address, descriptor, size, gpus = arguments[:5]
     first = Connection(int(descriptor))
     end_with_the_parent(int(parent))
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
             first.send(host)
             port = first.recv()
         except (EOFError, ConnectionError):
-            # The run is over before it has begun.
+            # The leader has ended.
             return FAILED
         waiting: list[Any] = [
             one.follow.remote(here.gcs_address, host, port, rank, int(size)) for rank, one in enumerate(hosts, start=1)
