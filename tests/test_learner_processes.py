@@ -20,7 +20,7 @@ import torch
 import train
 from agents.cli.signals import InterruptedWait
 from agents.distributed.follower import follow
-from agents.distributed.leader import DataParallelGroup, Leading
+from agents.distributed.leader import DataParallelGroup, GroupRuntime
 from agents.distributed.process_group import FIRST, Launched, LearnerError, add_shard, shard, with_learners
 from agents.runtime.base import Batch, StreamPositions
 from agents.runtime.restarts import Faults
@@ -46,17 +46,17 @@ def content(run: Path, updates: int | None = None) -> dict[str, Any]:
     return load_checkpoint(found[-1] if updates is None else found[updates - 1])
 
 
-def at_update(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[Leading], object]) -> None:
+def at_update(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[GroupRuntime], object]) -> None:
     """Has `action` done after that many updates of several learners."""
-    publish, calls = Leading.publish, []
+    publish, calls = GroupRuntime.publish, []
 
-    def published(self: Leading, version: int) -> None:
+    def published(self: GroupRuntime, version: int) -> None:
         publish(self, version)
         calls.append(version)
         if len(calls) == number:
             action(self)
 
-    monkeypatch.setattr(Leading, "publish", published)
+    monkeypatch.setattr(GroupRuntime, "publish", published)
 
 
 def listening(learner: int) -> list[str]:
@@ -76,7 +76,7 @@ def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert train.main([*options, f"run={one}", "total_frames=600"]) == 0
     addresses: list[str] = []
 
-    def look_and_interrupt(runtime: Leading) -> None:
+    def look_and_interrupt(runtime: GroupRuntime) -> None:
         assert runtime.processes().keys() == {"learner-1"}
         addresses.extend(listening(runtime.processes()["learner-1"]))
         signal.raise_signal(signal.SIGINT)
@@ -138,7 +138,7 @@ def test_a_wait_for_the_others_that_is_broken_off_loses_no_part_of_a_batch() -> 
         def join(self, check: Callable[[], object]) -> None:
             check()
 
-        def hear(self, check: Callable[[], object]) -> list[dict[str, Any]]:
+        def receive(self, check: Callable[[], object]) -> list[dict[str, Any]]:
             if not heard:
                 raise InterruptedWait
             return heard.pop()
@@ -162,7 +162,7 @@ def test_a_wait_for_the_others_that_is_broken_off_loses_no_part_of_a_batch() -> 
             )
 
     own, positions = Counting(), StreamPositions()
-    leading = Leading(NoFollowers(1), own, positions, Faults())  # type: ignore[arg-type]
+    leading = GroupRuntime(NoFollowers(1), own, positions, Faults())  # type: ignore[arg-type]
     with pytest.raises(InterruptedWait):
         leading.collect()
     assert positions.unrolls == {}
@@ -191,7 +191,7 @@ def test_a_learner_that_is_killed_ends_the_run_and_it_is_saved(
 ) -> None:
     others: list[psutil.Process] = []
 
-    def kill(runtime: Leading) -> None:
+    def kill(runtime: GroupRuntime) -> None:
         assert runtime.processes().keys() == {"actor-0", "learner-1"}
         learner = psutil.Process(runtime.processes()["learner-1"])
         others.extend([learner, *learner.children(recursive=True)])

@@ -1,4 +1,4 @@
-"""The learner: one batch of trajectories in, one step of the parameters out."""
+"""The learner: one update of the parameters from one batch of trajectories."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from agents.trajectory import Trajectory
 
 
 class NonFiniteError(RuntimeError):
-    """Too many updates in a row were not finite, and the learner is as before the first of them; or the learner itself is not.
+    """Too many updates in a row were not finite, and the learner is unchanged since the first of them; or the learner itself is not finite.
 
     Attributes:
         diagnosis: what was not finite, as plain data.
@@ -44,47 +44,63 @@ class NonFiniteError(RuntimeError):
 
 
 class Counters(NamedTuple):
-    """Counters. updates: steps taken; refused: updates dropped as not finite; steps: agent steps that were real transitions."""
+    """Updates made, updates refused as not finite, and agent steps that were real transitions."""
 
     updates: int = 0
     refused: int = 0
     steps: int = 0
 
 
+class _Targets(NamedTuple):
+    """What the losses of one batch are computed from. Sums and counts are over all learners.
+
+    Attributes:
+        targets, advantages: normalised by PopArt, [T, B].
+        valid_steps: of the batch.
+        counts: new valid steps, valid steps of each task, `Learner.surges`; [1 + 2 K].
+        seen: the moments of observations after this batch; None without a normalizer.
+    """
+
+    targets: Tensor
+    advantages: Tensor
+    valid_steps: Tensor
+    counts: Tensor
+    seen: Moments | None
+
+
 class Learner:
     """IMPALA's learner with V-trace and per-task PopArt.
 
-    Several of them, each with a part of every batch's columns, take the steps that one would take with the whole batch, if they begin
-    alike and add up what they have in common by `reduce`: first the sums that PopArt's moments and the mean over valid steps are made
-    of, and then the gradients.
+    Several learners, each with a shard of every batch's columns, make the updates that one learner makes with the whole batch. They start
+    with equal weights and add up with `reduce`: first the sums behind PopArt's moments and the mean over valid steps, then the gradients.
 
     Args:
-        network: trained in place, on the device where it is.
+        network: trained in place, on its device.
         num_tasks: K.
         total_steps: agent steps after which the learning rate has annealed to 0.
-        optimizer: `rmsprop_tf` (agents/learning/optimizers.py), `rmsprop` (torch.optim.RMSprop) or `adam`.
-        learning_rate, anneal: initial rate, and whether it falls linearly to 0 with the steps.
+        optimizer: a key of agents.learning.optimizers.OPTIMIZERS.
+        learning_rate: at the start. `anneal` lowers it linearly to 0 over `total_steps`.
         rms_decay, epsilon, adam_betas: constants of the optimiser.
         max_gradient_norm: gradients are scaled down to this global norm.
         discounting: gamma.
-        baseline_cost, entropy_cost: weights of the loss terms beside the policy gradient's 1.
-        reward_transform, reward_clip: what is learned from; see agents/learning/rewards.py.
-        reduction: `mean` over valid steps or `sum` over steps and columns, as in the IMPALA paper.
-        popart: normalise value targets per task; step_size is the beta of its moments.
+        baseline_cost, entropy_cost: weights of the loss terms; the policy gradient has weight 1.
+        reward_transform, reward_clip: see agents/learning/rewards.py.
+        reduction: `mean` over valid steps, or `sum` over steps and columns as in the IMPALA paper.
+        popart: normalise value targets per task. `popart_step_size` is the beta of its moments.
         clip_rho, clip_c, clip_pg_rho, lambda_: constants of V-trace.
         pg_bootstrap: one of agents.learning.vtrace.PG_BOOTSTRAPS.
         max_refused: updates in a row that may be refused as not finite before NonFiniteError.
-        autocast: dtype of torsos and core, or None for full precision.
-        compile: torso and V-trace by torch.compile, where that works (agents/learning/compile.py).
-        staging: whether batches travel to a device while the one before is learned from (agents/learning/prefetch.py).
-        reduce: replaces a tensor by its sum over all learners, in place; None where there is one.
+        autocast: dtype of torso and core; None for full precision.
+        compile: compile torso and V-trace with torch.compile (agents/learning/compile.py).
+        staging: prefetch minibatches to a GPU (agents/learning/prefetch.py).
+        reduce: replaces a tensor by its sum over all learners, in place. None with one learner.
 
     Attributes:
         prefetcher: copies minibatches to the device.
-        counters: of steps and updates, over all learners.
-        steps_by_task: valid steps of each task in the last batch, of all learners together; K numbers.
-        surges: of each task whose targets in the last batch were too far out for PopArt's moments (agents.learning.popart.bounded_update),
-            their root mean square in standard deviations; 0 for the others. K numbers.
+        counters: of updates and steps, over all learners.
+        steps_by_task: valid steps of each task in the last batch, over all learners; K numbers.
+        surges: by task, the root mean square of the last batch's targets in standard deviations where it was too large for PopArt's
+            moments (agents.learning.popart.bounded_update), else 0; K numbers.
     """
 
     def __init__(
@@ -144,7 +160,7 @@ class Learner:
         self._vtrace = Compiled(vtrace) if compile else vtrace
         self.steps_by_task, self.surges = [0.0] * num_tasks, [0.0] * num_tasks
         self._reduce = reduce
-        # The others are set, not trained.
+        # Parameters without gradients are set by other means (agents/network/normalizer.py).
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._kept = OPTIMIZERS[optimizer]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
@@ -218,11 +234,9 @@ class Learner:
         return self.learning_rate * left
 
     def _loss(self, staged: Staged) -> tuple[dict[str, Tensor], Tensor, Tensor, Moments | None]:
-        """Scalars for the log, the loss, of all learners the steps to count, the valid steps of each task and its `surges`, [1 + 2 K], and
-        the moments of the observations with those of the fresh steps.
-        """
-        batch, contexts, segments, num_new = staged
-        mask, action, task = batch["mask"], batch["action"], batch["task"].long()
+        """Returns scalars for the log, the loss, `_Targets.counts` and `_Targets.seen`."""
+        batch, contexts, segments, _ = staged
+        mask, task = batch["mask"], batch["task"].long()
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             modulations = self.network.condition(contexts, samples=len(segments.index))
             output = self.network.unroll(
@@ -231,44 +245,12 @@ class Learner:
         features = output.value_features.float()
         actions = self.network.actions
         policy = actions.parameters(output.policy_logits[:-1])
-        log_probs = actions.log_prob(policy, action)
-        with torch.no_grad():
-            deviation = sigma(self.popart)
-            values = deviation[task] * self.network.value_head(features, task) + self.popart.mu[task]
-            reward = transform_rewards(batch["reward"], self.reward_transform, self.reward_clip)
-            discounts = self.discounting * (~batch["terminated"]).float()
-            vs, advantages = self._vtrace(
-                log_probs - batch["behaviour_log_probs"],
-                discounts,
-                reward,
-                values[:-1],
-                values[-1],
-                mask,
-                mixed=self.mixed,
-                **self.clips,
-            )
-            own, normalizer = mask[:, :num_new], self.network.normalizer
-            sums = fresh_sums = target_sums(vs, task[:-1], mask, len(self.popart.mu))
-            if own.shape != mask.shape:
-                fresh_sums = target_sums(vs[:, :num_new], task[:-1, :num_new], own, len(self.popart.mu))
-            observed = sums.new_empty(0)
-            if normalizer is not None:
-                observed = normalizer.sums(batch["vector"][:-1, :num_new], task[:-1, :num_new], own)
-            sums, fresh_sums, observed = self._reduce_sums(sums, fresh_sums, observed)
-            seen = None if normalizer is None else normalizer.updated(observed)
-            surges = torch.zeros_like(sums[0])
-            if self.use_popart:
-                moments, surges = bounded_update(self.popart, sums, fresh_sums, self.popart_step_size)
-                deviation = self._set_popart(moments, deviation)
-            task = task[:-1]
-            scale, shift = deviation[task], self.popart.mu[task]
-            # In a surge, whatever is far out would decide alone what the update does.
-            most = torch.full_like(surges, math.inf).masked_fill(surges > 0, SURGE_CLIP)[task]
-            targets, advantages = (torch.clamp(x / scale, -most, most) for x in (vs - shift, advantages))
-        baseline = self.network.value_head(features[:-1], task)
-        divisor = sums[0].sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
-        policy_loss = losses.policy_gradient_loss(log_probs, advantages, mask) / divisor
-        value_loss = losses.baseline_loss(baseline, targets, mask) / divisor
+        log_probs = actions.log_prob(policy, batch["action"])
+        made = self._targets(staged, features, log_probs)
+        baseline = self.network.value_head(features[:-1], task[:-1])
+        divisor = made.valid_steps.clamp(min=1) if self.reduction == "mean" else torch.ones(())
+        policy_loss = losses.policy_gradient_loss(log_probs, made.advantages, mask) / divisor
+        value_loss = losses.baseline_loss(baseline, made.targets, mask) / divisor
         entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
         loss = policy_loss + self.baseline_cost * value_loss - self.entropy_cost * entropy
         metrics = {
@@ -277,10 +259,55 @@ class Learner:
             "loss/baseline": value_loss.detach(),
             "loss/entropy": entropy.detach(),
         }
-        return metrics, loss, torch.cat([fresh_sums[0].sum().reshape(1), sums[0], surges]), seen
+        return metrics, loss, made.counts, made.seen
+
+    @torch.no_grad()
+    def _targets(self, staged: Staged, features: Tensor, log_probs: Tensor) -> _Targets:
+        """V-trace on unnormalised values, then one step of PopArt's moments, by which targets and advantages are normalised.
+
+        Args:
+            features: of the value head, [T+1, B, F].
+            log_probs: of the actions by the present policy, [T, B].
+        """
+        batch, num_new = staged.batch, staged.num_new
+        mask, task = batch["mask"], batch["task"].long()
+        deviation = sigma(self.popart)
+        values = deviation[task] * self.network.value_head(features, task) + self.popart.mu[task]
+        reward = transform_rewards(batch["reward"], self.reward_transform, self.reward_clip)
+        discounts = self.discounting * (~batch["terminated"]).float()
+        vs, advantages = self._vtrace(
+            log_probs - batch["behaviour_log_probs"],
+            discounts,
+            reward,
+            values[:-1],
+            values[-1],
+            mask,
+            mixed=self.mixed,
+            **self.clips,
+        )
+        new, normalizer, num_tasks = mask[:, :num_new], self.network.normalizer, len(self.popart.mu)
+        sums = new_sums = target_sums(vs, task[:-1], mask, num_tasks)
+        if new.shape != mask.shape:
+            new_sums = target_sums(vs[:, :num_new], task[:-1, :num_new], new, num_tasks)
+        observed = sums.new_empty(0)
+        if normalizer is not None:
+            observed = normalizer.sums(batch["vector"][:-1, :num_new], task[:-1, :num_new], new)
+        sums, new_sums, observed = self._reduce_sums(sums, new_sums, observed)
+        seen = None if normalizer is None else normalizer.updated(observed)
+        surges = torch.zeros_like(sums[0])
+        if self.use_popart:
+            moments, surges = bounded_update(self.popart, sums, new_sums, self.popart_step_size)
+            deviation = self._set_popart(moments, deviation)
+        task = task[:-1]
+        scale, shift = deviation[task], self.popart.mu[task]
+        # Without a bound, the outliers of a surge would decide the whole update.
+        most = torch.full_like(surges, math.inf).masked_fill(surges > 0, SURGE_CLIP)[task]
+        targets, advantages = (torch.clamp(x / scale, -most, most) for x in (vs - shift, advantages))
+        counts = torch.cat([new_sums[0].sum().reshape(1), sums[0], surges])
+        return _Targets(targets, advantages, sums[0].sum(), counts, seen)
 
     def _reduce_sums(self, *parts: Tensor) -> list[Tensor]:
-        """Sums over this learner's columns -> over the whole batch."""
+        """Turns sums over this learner's columns into sums over the whole batch."""
         if self._reduce:
             # Counts are exact in double precision.
             together = torch.cat([part.flatten().double() for part in parts])
@@ -290,11 +317,9 @@ class Learner:
         return list(parts)
 
     def _reduce_gradients(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Makes the gradients those of the whole batch. Returns the same of `metrics`, which are as additive: the loss terms were
-        divided by what the whole batch has.
-        """
+        """Sums gradients and `metrics` over all learners. Both are additive: the loss terms were divided by the whole batch's steps."""
         assert self._reduce
-        # Which parameters have one depends on the network alone, so that it is the same in all learners.
+        # Which parameters have a gradient depends on the network alone, so all learners agree.
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
         parts = [*(parameter.grad for parameter in parameters), *metrics.values()]
         together = torch.cat([part.flatten() for part in parts if part is not None])
@@ -305,7 +330,7 @@ class Learner:
         return dict(zip(metrics, totals, strict=True))
 
     def _set_popart(self, new: PopArt, old_sigma: Tensor) -> Tensor:
-        """Takes over these moments, under which the head's outputs stay what they were. Returns the new sigma, [K]."""
+        """Sets PopArt's moments and rescales the head so that its outputs stay equal. Returns the new sigma, [K]."""
         old, head, new_sigma = self.popart, self.network.value_head, sigma(new)
         rescale_head(head.weight, head.bias, old.mu, old_sigma, new.mu, new_sigma)
         self.popart = new
@@ -349,7 +374,7 @@ class Learner:
             )
 
     def check_finite(self) -> None:
-        """Raises NonFiniteError where a parameter, a moment of PopArt or of the optimiser is not finite: nobody could go on from that."""
+        """Raises NonFiniteError if a parameter, or a moment of PopArt or of the optimiser, is not finite; no run could resume from it."""
         named = dict(self.network.state_dict()) | {"popart.mu": self.popart.mu, "popart.nu": self.popart.nu}
         for name, parameter in self.network.named_parameters():
             state = self.optimizer.state.get(parameter, {})
@@ -374,14 +399,14 @@ class Learner:
         """The inverse of `state_dict`.
 
         Raises:
-            KeyError, TypeError, ValueError, RuntimeError: it is that of another learner.
+            KeyError, TypeError, ValueError, RuntimeError: `state` belongs to another learner.
         """
         self.network.load_state_dict(state["network"])
         moments = state["optimizer"]["state"]
         check_moments(moments, self._parameters, self._kept)
-        # The constants are those of the configuration.
+        # The constants come from the configuration, not from the checkpoint.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        # Earlier checkpoints do not have it.
+        # Earlier checkpoints have no `calm`.
         popart = PopArt(**{"calm": torch.full_like(state["popart"]["mu"], CALM), **state["popart"]})
         if any(moment.shape != own.shape for moment, own in zip(popart, self.popart, strict=True)):
             raise ValueError(f"PopArt's moments of {len(popart.mu)} tasks in place of {len(self.popart.mu)}")
