@@ -46,7 +46,8 @@ from envs.spec import EnvSpec, Slot, Split
 from envs.vector import MultitaskVectorEnv
 
 TASKS = ConditionalConfig(tasks=["map", "memory"], num_tasks=4, delay=1)
-"""map-0 to map-3 and memory-0 to memory-3. A memory task shows x once; the decision is due `delay` steps later."""
+"""map-0 to map-3 and memory-0 to memory-3. A memory task shows x once; the decision is due `delay` steps later.
+An agent that does not know its task reaches a success of at most 0.53 on average."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +158,11 @@ class Actor:
         """Samples one action per environment from log pi(.|x) [B, A] and takes it. Sets `self.inputs` to the next inputs."""
         action = (log_pi + noise).argmax(dim=1)
         log_prob = log_pi.gather(1, action.unsqueeze(1)).squeeze(1)
-        observation, reward, terminated, truncated, info = self.env.step(action.numpy())
+        observation, rewards, terminations, truncations, info = self.env.step(action.numpy())
         # The step after an episode's end is no transition: it ignores the action and returns the next episode's first observation.
-        resetting, self.ended = self.ended, torch.tensor(terminated | truncated)
+        resetting, self.ended = self.ended, torch.tensor(terminations | truncations)
         last_action = nn.functional.one_hot(action, self.agent.num_actions) * ~resetting.unsqueeze(1)
-        reward, terminated, success = (torch.tensor(array) for array in (reward, terminated, info["success"]))
+        reward, terminated, success = (torch.tensor(array) for array in (rewards, terminations, info["success"]))
         self.inputs = Inputs(torch.tensor(observation["vector"]), last_action.float(), reward, resetting)
         return Transition(action, log_prob, reward, terminated, mask=~resetting, success=success)
 

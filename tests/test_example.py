@@ -65,17 +65,13 @@ CONSTANTS = (
 
 
 class Run(NamedTuple):
-    """What the framework's run started from, drew and ended with.
-
-    initial: parameters before the first update, by their names in the example.
-    noise: of each unroll, [T, B, A]. actions: of each unroll, [T, B].
-    """
+    """A run of the framework."""
 
     config: TrainConfig
-    initial: dict[str, Tensor]
-    noise: list[Tensor]
-    actions: list[Tensor]
-    learner: Learner
+    initial: dict[str, Tensor]  # parameters before the first update, by their names in the example
+    noise: list[Tensor]  # of each unroll, [T, B, A]
+    actions: list[Tensor]  # of each unroll, [T, B]
+    learner: Learner  # after the last update
 
 
 def settings(config: TrainConfig) -> impala_mi.Settings:
