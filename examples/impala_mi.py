@@ -324,7 +324,7 @@ def vtrace(log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor,
         v_s = V(x_s) + delta_s + gamma_s c_s (v_{s+1} - V(x_{s+1})),   A_s = rho_s (r_s + gamma_s v_{s+1} - V(x_s))
 
     log_rhos = log pi - log mu, discounts gamma_t (0 where an episode terminated), rewards r_t and mask are [T, B]; values V(x_t) are
-    [T+1, B]. Where mask is False, rho_t is 0, so nothing flows back from the next episode. Returns v_s and A_s, [T, B].
+    [T+1, B]. Where mask is False, rho_t is 0: after a truncation, nothing flows back from the next episode. Returns v_s and A_s, [T, B].
     """
     rhos = log_rhos.exp().clamp(max=1.0) * mask
     deltas = rhos * (rewards + discounts * values[1:] - values[:-1])
