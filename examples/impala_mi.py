@@ -5,7 +5,7 @@
 
 One recurrent agent learns K tasks at once. Task i has a hidden matrix M_i, and the right action for a vector x is argmax_a (M_i x)_a.
 In the tasks `map-i` the agent decides while it sees x. In the tasks `memory-i` it decides later and has to remember x. Each task has a
-context z, a learned vector. The network multiplies x by a matrix W'(z), so every task has its own linear map.
+context z, a learned vector. The network multiplies x by a matrix W'(z), which is different for each task.
 
 The file reads from the top down:
 
@@ -19,8 +19,9 @@ The file reads from the top down:
 Sources: IMPALA and V-trace (Espeholt et al. 2018), PopArt (Hessel et al. 2018), multiplicative interactions (Jayakumar et al. 2020).
 A test compares this file with the framework: from the same weights and action noise, both have the same parameters after 20 updates.
 
-The framework adds processes for actors and learners, GPUs, bf16, a cache of modulations, images, instructions, other actions, cores and
-fusions, lambda < 1 in V-trace, a bound on sudden changes of scale in PopArt, replay, checkpoints, evaluation, and recovery from failures.
+The framework adds actor processes, several learners, GPUs and bf16. Its actors cache modulations, and all steps with the same context
+share one matrix product. It has images, instructions, other actions, cores and fusions, lambda < 1 in V-trace, and replay. It saves
+checkpoints, evaluates, recovers from failures, and bounds the effect of a sudden change of scale on PopArt.
 
 Shapes:
     T  steps of an unroll            K  tasks                          X  inputs of the interaction
@@ -46,14 +47,16 @@ from envs.suites import make_env
 from envs.vector import MultitaskVectorEnv
 
 TASKS = ConditionalConfig(tasks=["map", "memory"], num_tasks=4, delay=1)
-"""map-0 to map-3 and memory-0 to memory-3. A memory task shows x once; the decision is due `delay` steps later."""
+"""map-0 to map-3 and memory-0 to memory-3. A memory task shows x once; the decision is due `delay` steps later.
+An agent that does not know its task reaches a success of at most 0.53 on average."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Same defaults as `python train.py env=conditional fusion=mi`, but for `total_steps`."""
+    """Same defaults as `python train.py env=conditional fusion=mi`, but for the first two."""
 
     total_steps: int = 600_000  # of all environments; the learning rate falls linearly to 0
+    updates_per_line: int = 50
     seed: int = 0
     unroll_length: int = 8  # T
     batch_size: int = 256  # B
@@ -72,7 +75,7 @@ class Settings:
 
 
 def train(settings: Settings) -> None:
-    """Trains one agent on all tasks. Prints the losses and the success per task every 50 updates."""
+    """Trains one agent on all tasks. Prints the losses and the success per task."""
     torch.manual_seed(settings.seed)
     spec = make_spec(TASKS)
     agent = Agent(spec, settings)
@@ -83,11 +86,8 @@ def train(settings: Settings) -> None:
         trajectory = actor.unroll(gumbel_noise(settings.unroll_length, settings.batch_size, spec.num_actions))
         losses = learner.step(trajectory)
         report.add(trajectory)
-        if learner.updates % 50 == 0:
+        if learner.updates % settings.updates_per_line == 0:
             report.print(learner, losses)
-
-
-# ---------------------------------------------------------------------------------------------------------------- acting
 
 
 def make_environments(spec: EnvSpec, settings: Settings) -> MultitaskVectorEnv:
@@ -134,8 +134,7 @@ class Actor:
     """Plays B environments, unroll after unroll, without a gap between unrolls. It shares the agent with the learner."""
 
     def __init__(self, env: MultitaskVectorEnv, agent: Agent) -> None:
-        self.env = env
-        self.agent = agent
+        self.env, self.agent = env, agent
         B, A = env.num_envs, agent.num_actions
         observation, _ = env.reset()
         # torch.tensor copies: the environment writes its next observation into the same array.
@@ -160,15 +159,13 @@ class Actor:
         """Samples one action per environment from log pi(.|x) [B, A] and takes it. Sets `self.inputs` to the next inputs."""
         action = (log_pi + noise).argmax(dim=1)
         log_prob = log_pi.gather(1, action.unsqueeze(1)).squeeze(1)
-        observation, reward, terminated, truncated, info = self.env.step(action.numpy())
+        observation, rewards, terminations, truncations, info = self.env.step(action.numpy())
         # The step after an episode's end is no transition: it ignores the action and returns the next episode's first observation.
-        resetting, self.ended = self.ended, torch.tensor(terminated | truncated)
+        resetting, self.ended = self.ended, torch.tensor(terminations | truncations)
         last_action = nn.functional.one_hot(action, self.agent.num_actions) * ~resetting.unsqueeze(1)
-        rewards = torch.tensor(reward)
-        self.inputs = Inputs(torch.tensor(observation["vector"]), last_action.float(), rewards, resetting)
-        return Transition(
-            action, log_prob, rewards, torch.tensor(terminated), ~resetting, torch.tensor(info["success"])
-        )
+        reward, terminated, success = (torch.tensor(array) for array in (rewards, terminations, info["success"]))
+        self.inputs = Inputs(torch.tensor(observation["vector"]), last_action.float(), reward, resetting)
+        return Transition(action, log_prob, reward, terminated, mask=~resetting, success=success)
 
 
 def gumbel_noise(T: int, B: int, A: int) -> Tensor:
@@ -183,8 +180,6 @@ def stack(steps: Sequence[Step]) -> Step:
     """Joins steps [B, ...] along a new time axis."""
     return type(steps[0])(*(torch.stack(parts) for parts in zip(*steps, strict=True)))
 
-
-# --------------------------------------------------------------------------------------------------------------- network
 
 Modulation = tuple[Tensor, Tensor]
 """W'(z) [K, Y, X] and b'(z) [K, Y] for K contexts z."""
@@ -268,19 +263,14 @@ def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
     return layer
 
 
-# -------------------------------------------------------------------------------------------------------------- learning
-
-
 class Learner:
     """Makes one update of the agent from each trajectory."""
 
     def __init__(self, agent: Agent, settings: Settings) -> None:
-        self.agent = agent
-        self.settings = settings
+        self.agent, self.settings = agent, settings
         self.popart = PopArt(agent.value_head, settings.popart_step_size)
         self.optimizer = torch.optim.Adam(agent.parameters(), eps=settings.epsilon)
-        self.updates = 0
-        self.steps = 0
+        self.updates, self.steps = 0, 0
 
     def step(self, trajectory: Trajectory) -> dict[str, float]:
         """Updates the agent in place. Returns the terms of the loss."""
@@ -334,15 +324,8 @@ def vtrace(log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor,
         rho_t = c_t = min(1, pi(a_t|x_t) / mu(a_t|x_t)),   delta_t = rho_t (r_t + gamma_t V(x_{t+1}) - V(x_t))
         v_s = V(x_s) + delta_s + gamma_s c_s (v_{s+1} - V(x_{s+1})),   A_s = rho_s (r_s + gamma_s v_{s+1} - V(x_s))
 
-    Args:
-        log_rhos: log pi(a_t|x_t) - log mu(a_t|x_t), [T, B].
-        discounts: gamma_t, 0 where the episode terminated, [T, B].
-        rewards: r_t, [T, B].
-        values: V(x_t), [T+1, B].
-        mask: bool [T, B]. Where it is False, rho_t is 0, so nothing flows back from the next episode.
-
-    Returns:
-        v_s [T, B] and A_s [T, B].
+    log_rhos = log pi - log mu, discounts gamma_t (0 where an episode terminated), rewards r_t and mask are [T, B]; values V(x_t) are
+    [T+1, B]. Where mask is False, rho_t is 0: after a truncation, nothing flows back from the next episode. Returns v_s and A_s, [T, B].
     """
     rhos = log_rhos.exp().clamp(max=1.0) * mask
     deltas = rhos * (rewards + discounts * values[1:] - values[:-1])
@@ -363,10 +346,8 @@ class PopArt:
     """
 
     def __init__(self, value_head: nn.Linear, step_size: float) -> None:
-        self.value_head = value_head
-        self.step_size = step_size
-        self.mu = torch.zeros(value_head.out_features)
-        self.nu = torch.ones(value_head.out_features)
+        self.value_head, self.step_size = value_head, step_size
+        self.mu, self.nu = torch.zeros(value_head.out_features), torch.ones(value_head.out_features)
 
     @property
     def sigma(self) -> Tensor:
@@ -385,9 +366,6 @@ class PopArt:
         weight, bias = self.value_head.weight, self.value_head.bias
         weight.copy_(weight * (old_sigma / self.sigma).unsqueeze(1))
         bias.copy_((old_sigma * bias + old_mu - self.mu) / self.sigma)
-
-
-# ------------------------------------------------------------------------------------------------------------- reporting
 
 
 class Report:
@@ -413,13 +391,9 @@ class Report:
         self.episodes[:] = self.successes[:] = 0
 
 
-def parse_settings() -> Settings:
-    """Settings from the command line: `--<field> <value>` for each field."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="IMPALA with a multiplicative interaction, in one file.")
     for field in dataclasses.fields(Settings):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
-    return Settings(**vars(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    train(parse_settings())
+    torch.set_num_threads(1)  # more threads cost more than they save in matrices of this size
+    train(Settings(**vars(parser.parse_args())))
