@@ -75,6 +75,7 @@ def test_what_a_program_starts_finds_open_streams(tmp_path: Path) -> None:
     assert int(told.read_text(encoding="utf-8")) > 2
 
 
+@pytest.mark.slow
 def test_a_mistake_that_nobody_hears() -> None:
     assert without_a_reader("train.py", "fusion=mj", also_stderr=True).returncode == 2
 
