@@ -76,6 +76,7 @@ def commands(text: str) -> list[tuple[str, str, list[str]]]:
     return [row for row in typed if not any(map(NOT_TYPED.search, row[2]))]
 
 
+@pytest.mark.slow
 def test_every_command_line_in_the_documents_is_one() -> None:
     """Through a shell's quotes and the configuration's grammar; whether the suite is installed here is another matter."""
     composed = {

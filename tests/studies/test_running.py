@@ -79,6 +79,7 @@ def test_what_was_done_before_an_interruption_stays(tmp_path: Path) -> None:
     assert [stored(cell, tmp_path) is not None for cell in CELLS] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_processes_do_the_same(tmp_path: Path) -> None:
     outcomes = {outcome.cell.name: outcome.result for outcome in run(CELLS, square, tmp_path, 2)}
     assert {name: result["square"] for name, result in outcomes.items()} == {"cell-0": 0, "cell-1": 1, "cell-2": 4}
