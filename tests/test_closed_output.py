@@ -75,6 +75,7 @@ def test_the_next_file_gets_no_descriptor_of_a_closed_stream(tmp_path: Path) -> 
     assert int(result.read_text(encoding="utf-8")) > 2
 
 
+@pytest.mark.slow
 def test_an_error_without_a_reader() -> None:
     assert without_a_reader("train.py", "fusion=mj", also_stderr=True).returncode == 2
 

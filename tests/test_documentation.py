@@ -133,6 +133,7 @@ def test_the_documents_have_command_lines_of_every_program() -> None:
     assert {program for program, _, _ in rows if program} >= {"train", "evaluate", "ablate", "doctor"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "document", [path for path in DOCUMENTS if COMMANDS[path]], ids=lambda path: str(path.relative_to(ROOT))
 )

@@ -20,6 +20,7 @@ from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 pytestmark = pytest.mark.usefixtures("process_settings")
 
 
+@pytest.mark.slow
 def test_normalised_observations_are_resumed_bit_for_bit_and_frozen_in_evaluation(tmp_path: Path) -> None:
     run, again = tmp_path / "run", tmp_path / "again"
     keys = [*TINY, "env.normalize_observation=true", "checkpoint_seconds=0", "keep_checkpoints=1000"]

@@ -82,6 +82,7 @@ def test_an_animated_picture_has_it_too(
     assert reader.get_meta_data()["duration"] == pytest.approx(milliseconds, abs=10)
 
 
+@pytest.mark.slow
 def test_the_video_of_an_evaluation_lasts_as_long_as_the_episode(tmp_path: Path) -> None:
     imageio = pytest.importorskip("imageio.v2")
     pytest.importorskip("imageio_ffmpeg")

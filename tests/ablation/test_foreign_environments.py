@@ -58,6 +58,7 @@ def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("stranger", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_a_report_of_a_stranger(traps: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def never(config: Any) -> Any:

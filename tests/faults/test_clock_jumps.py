@@ -25,6 +25,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("process_settings")
 def test_intervals_are_those_of_a_clock_that_only_runs_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     year = 365 * 24 * 3600.0

@@ -222,6 +222,7 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("process_settings", "nothing_is_left_behind")
 @pytest.mark.parametrize(
     ("task", "more"),

@@ -98,6 +98,7 @@ HOSTILE = st.sampled_from(
 ) | st.sampled_from([float("nan"), float("inf"), [1.0] * 7, [0, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())

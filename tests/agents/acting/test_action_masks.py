@@ -165,6 +165,7 @@ def test_no_masked_action_is_ever_taken(greedy: bool) -> None:
     assert sum(game.taken for game in games) > 1000 and not any(game.illegal for game in games)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "runtime", [["runtime=serial"], ["runtime=local"], ["runtime=local", "runtime.inference=server"]]
 )

@@ -38,10 +38,15 @@ def test_the_pretended_gpu_refuses_what_a_real_one_refuses(gpu: PretendedGPU) ->
     assert gpu.waits == ["aten._local_scalar_dense", "aten._to_copy"]
 
 
+EVERY_AGENT = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if number % 4 else ()) for number, name in enumerate(AGENTS)]
+)
+"""A quarter of the agents in the quick tier: all of them take a minute."""
+
 # The learner
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@EVERY_AGENT
 def test_an_update_on_a_gpu_equals_one_on_the_processor_and_waits_once(gpu: PretendedGPU, name: str) -> None:
     env, config = AGENTS[name]
     on_cpu, on_gpu = two_learners(env, config)
@@ -122,7 +127,7 @@ def assert_acts_alike(on_cpu: Policy, on_gpu: Policy, inputs: dict[str, Tensor])
         torch.testing.assert_close(on_gpu.distribution(inputs), on_cpu.distribution(inputs), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@EVERY_AGENT
 def test_acting_on_a_gpu_equals_the_processor_and_waits_for_the_result_only(
     gpu: PretendedGPU, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
