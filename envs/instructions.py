@@ -1,16 +1,15 @@
-"""From instruction text to tokens, inside the environment's process, so that only small integers travel."""
+"""Converts instruction text to tokens in the environment's process, so that only small integers are sent to the agent."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 PADDING, UNKNOWN = 0, 1
 _WORD = re.compile(r"\w+|[^\w\s]")
-# Composed levels have millions of missions; an unbounded cache would grow for as long as a run lasts.
+# Composed levels have millions of missions, so the cache must be bounded.
 _CACHE_ENTRIES = 1 << 14
 
 
@@ -20,9 +19,9 @@ def words(text: str) -> list[str]:
 
 
 class Tokenizer:
-    """Text to `length` tokens: a word's place in `vocabulary`, UNKNOWN for any other word, PADDING after the last.
+    """Converts a text to `length` tokens: the index of each word in `vocabulary`, UNKNOWN for other words, PADDING after the last.
 
-    `vocabulary[0]` stands for padding and `vocabulary[1]` for unknown words; neither is ever matched as a word.
+    `vocabulary[0]` represents padding and `vocabulary[1]` unknown words; neither is matched as a word.
     """
 
     def __init__(self, vocabulary: tuple[str, ...], length: int) -> None:
@@ -32,9 +31,7 @@ class Tokenizer:
         self._cache: dict[str | bytes, NDArray[np.int32]] = {}
 
     def encode(self, text: str | bytes) -> NDArray[np.int32]:
-        """Tokens int32 [L], read-only and shared between calls; words past the L-th are dropped silently. Bytes are
-        UTF-8.
-        """
+        """Tokens int32 [L], read-only and shared between calls. Words after the L-th are dropped. Bytes are UTF-8."""
         tokens = self._cache.get(text)
         if tokens is None:
             if len(self._cache) >= _CACHE_ENTRIES:
@@ -52,35 +49,17 @@ class Tokenizer:
 
 
 def says_nothing_known(tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Whether an instruction [..., L] has words and the vocabulary none of them: it looks like every other such one, bool [...]."""
+    """Whether instructions [..., L] have words, but only unknown ones, bool [...]. All such instructions look alike to the agent."""
     some, known = tokens != PADDING, (tokens != PADDING) & (tokens != UNKNOWN)
     found: NDArray[np.bool_] = some.any(axis=-1) & ~known.any(axis=-1)
     return found
 
 
-class TextColumn:
-    """Tokens of a batch of strings that mostly stay the same; only those that changed are looked at again.
-
-    A change is found by comparison with the call before, because an instruction may change inside an episode.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
-        self._tokenizer = tokenizer
-        self._texts: list[str | None] = [None] * size
-        self.tokens = np.zeros((size, tokenizer.length), np.int32)
-
-    def update(self, texts: Sequence[str]) -> None:
-        """Brings `tokens` int32 [size, L] up to date with `texts`."""
-        for row, text in enumerate(texts):
-            # Engines hand out the same string object while nothing changes, so this is a pointer comparison nearly
-            # always.
-            if text is not self._texts[row] and text != self._texts[row]:
-                self._texts[row] = text
-                self.tokens[row] = self._tokenizer.encode(text)
-
-
 class ByteColumn:
-    """The same for NUL-padded UTF-8 rows: uint8 [size, width], the form in which C++ engines return text."""
+    """Tokens of a batch of texts as C++ engines return them, NUL-padded UTF-8 rows uint8 [size, width]. Only changed rows are encoded.
+
+    A change is found by comparison with the last call, because an instruction may change inside an episode.
+    """
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         self._tokenizer = tokenizer
@@ -88,11 +67,8 @@ class ByteColumn:
         self.tokens = np.zeros((size, tokenizer.length), np.int32)
 
     def update(self, texts: NDArray[np.uint8]) -> NDArray[np.intp]:
-        """Brings `tokens` up to date and returns the rows that changed. Keeps `texts`: the caller must not write to
-        it. width % 8 == 0.
-        """
-        # Eight bytes per comparison: at 512 bytes a row the comparison would otherwise cost more than the rest of the
-        # step.
+        """Updates `tokens` and returns the rows that changed. Keeps `texts`, so the caller must not modify it. width % 8 == 0."""
+        # Compares eight bytes at once: with 512 bytes per row, bytewise comparison would dominate the step.
         current = texts.view(np.uint64)
         if self._previous is None:
             changed = np.arange(len(texts))

@@ -1,4 +1,4 @@
-"""Which slot plays which task."""
+"""Assigns tasks to slots."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 
 
 def deal(weights: Sequence[float], count: int) -> list[tuple[int, int]]:
-    """Deals slots to tasks in proportion to `weights` [K], one after the other, so that every beginning of the list is, too.
+    """Assigns `count` slots to tasks in proportion to `weights` [K]. Every prefix of the result is in proportion, too.
 
-    Equal weights deal in turn: 0, 1, ..., K - 1, 0, ...
+    With equal weights the tasks alternate: 0, 1, ..., K - 1, 0, ...
 
     Returns:
-        (task id, number among the slots of that task) of the first `count` slots.
+        (task id, index among the slots of that task) of each slot.
     """
     shares = np.asarray(weights, np.float64) / np.sum(weights)
     dealt = np.zeros(len(shares), np.int64)
     slots = []
     for number in range(1, count + 1):
-        # The task that is furthest behind its share.
+        # The task that lacks most slots.
         task = int((shares * number - dealt).argmax())
         slots.append((task, int(dealt[task])))
         dealt[task] += 1
@@ -28,15 +28,15 @@ def deal(weights: Sequence[float], count: int) -> list[tuple[int, int]]:
 
 
 class FrameBalance:
-    """Chooses every slot's next task so that all tasks come to equal numbers of steps, however long their episodes and resets are.
+    """Chooses every slot's next task so that all tasks get equal numbers of steps, whatever the lengths of their episodes and resets.
 
-    A task's account is the steps taken so far and those that its running episodes are expected to bring. When a slot's episode
-    ends, it goes over to the task with the lowest account, if its own is more than one of its episodes ahead. It stays where
-    there is less to gain, because another task may need another environment. The choices follow from the counts alone.
+    The account of a task is the number of its steps so far plus the expected remaining steps of its running episodes. When an episode
+    ends, its slot changes to the task with the lowest account, if its own task is ahead of it by more than the length of one of its
+    episodes. Otherwise it stays, because a change may require another environment. The choices follow from the counts alone.
 
     Args:
-        steps: taken before, of every task [K].
-        tasks: that the slots begin with, [S].
+        steps: number of steps of every task before, [K].
+        tasks: first task of every slot, [S].
     """
 
     def __init__(self, steps: Sequence[int], tasks: NDArray[np.int32]) -> None:
@@ -47,9 +47,9 @@ class FrameBalance:
         self._finished = np.zeros(len(self._steps))
 
     def count(self, real: NDArray[np.bool_], ended: NDArray[np.bool_], interrupted: NDArray[np.bool_]) -> None:
-        """One step of every slot: whether it was a step of an episode, and its last one, or whether the episode was broken off.
+        """Counts one step of every slot: whether it belongs to an episode, ends the episode, or the episode was broken off.
 
-        An episode that was broken off says nothing of how long the others are.
+        Episodes that were broken off do not count for the expected length.
         """
         np.add.at(self._steps, self._task[real], 1)
         self._age += real
@@ -58,8 +58,8 @@ class FrameBalance:
         self._age[ended | interrupted] = 0
 
     def choose(self, slot: int) -> int:
-        """The next task of a slot whose episode has ended, or was broken off."""
-        # Nothing is known of a task before its first episode ends: taken for an average one.
+        """Chooses the next task of a slot whose episode has ended, or was broken off."""
+        # Before its first episode ends, a task gets the average length of all episodes.
         average = self._finished_steps.sum() / max(self._finished.sum(), 1)
         expected = np.where(self._finished > 0, self._finished_steps / np.maximum(self._finished, 1), average)
         to_come = np.maximum(expected[self._task] - self._age, 0)

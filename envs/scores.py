@@ -1,9 +1,9 @@
-"""Human-normalised scores: a task's mean return on the scale on which random play is 0 and a human 100.
+"""Human-normalised scores: the mean return of a task, scaled so that random play has 0 and a human 100.
 
     score = 100 (return - random) / (human - random)
 
-A suite is summed up by AGGREGATES over its tasks, of which `mean_capped` caps every task's score at 100 *before* the mean is
-taken, so that no task can make up for another. Always of mean returns: capping single episodes would give another number.
+AGGREGATES summarise the tasks of a suite. `mean_capped` caps the score of every task at 100 *before* the mean, so that no task can
+compensate for another. Scores are always of mean returns: capping single episodes would give another number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Aggregate: TypeAlias = Callable[[NDArray[np.float64]], Any]
 
 
 def normalised(returns: Any, score: Score) -> Any:
-    """The scores of returns of one task, a number or an array."""
+    """The scores of the returns of one task, a number or an array."""
     return 100 * (returns - score.random) / (score.human - score.random)
 
 
@@ -38,12 +38,12 @@ AGGREGATES: dict[str, Aggregate] = {
 
 
 def human_scores(env: EnvSpec) -> Mapping[str, Score]:
-    """`env.scores` if every task has one and all of them are of humans, else none: a part of a suite has no score."""
+    """`env.scores` if every task has a score with a human reference, else {}: aggregates need all tasks."""
     known = all(task in env.scores and env.scores[task].reference == "human" for task in env.tasks)
     return env.scores if known else {}
 
 
 def aggregate(scores: Mapping[str, float]) -> dict[str, float]:
-    """Every one of AGGREGATES of the scores by task."""
+    """All AGGREGATES of the scores, which are given by task."""
     values = np.array(list(scores.values()), np.float64)
     return {name: float(function(values)) for name, function in AGGREGATES.items()}

@@ -1,8 +1,8 @@
 """The seed tree: run -> split -> task -> slot -> episode.
 
-Every episode's seed is a pure function of its place in the tree, so a run can be resumed at any episode and an
-episode can be replayed alone. Seeds are 31-bit non-negative integers, which every engine accepts. The lowest bit is
-the split: training and evaluation seeds are disjoint by construction, not by luck.
+Every episode's seed is a pure function of its place in the tree, so a run can be resumed at any episode and an episode can be replayed
+alone. Seeds are 31-bit non-negative integers, which every engine accepts. The lowest bit is the split, so training and evaluation seeds are
+disjoint.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def episode_seed(run_seed: int, split: Split, task: str, slot: int, episode: int
 
 
 def stream_key(run_seed: int, split: Split, task: str, slot: int) -> int:
-    """Key in [0, 2**64) of a slot's own random stream, for environments that compute their numbers from a counter."""
+    """Key in [0, 2**64) of a slot's random stream, for environments that compute random numbers from a counter."""
     key = (int(split), zlib.crc32(task.encode()), slot)
     return int(np.random.SeedSequence(run_seed, spawn_key=key).generate_state(1, np.uint64)[0])
 
 
 def uniform(keys: NDArray[np.uint64], counters: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """The numbers at places `counters` of the streams `keys` (broadcast together), uniform on [-1, 1).
+    """The numbers at positions `counters` of the streams `keys` (broadcast together), uniform on [-1, 1).
 
-    A pure function, so any place of any stream is had at once, without a generator per slot. It is SplitMix64
-    (Steele, Lea and Flood, 2014) addressed by position.
+    A pure function that gives direct access to any position of any stream. It is SplitMix64 (Steele, Lea and Flood, 2014) addressed by
+    position.
     """
     word = keys + (counters + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

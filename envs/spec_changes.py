@@ -1,20 +1,19 @@
-"""What has changed between the environments that an agent was trained on and those of today, in words."""
+"""Describes the differences between the environments that an agent was trained on and the installed ones."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from envs.spec import ArraySpec, EnvSpec
 
 MOST_CHANGES = 3
-"""That a sentence names."""
+"""Maximum number of changes that a sentence names."""
 
 _VALUES = ("image_kind", "symbol_counts", "instruction_length", "action_repeat")
 
 
 def task_changes(before: EnvSpec, now: EnvSpec) -> list[str]:
-    """The tasks that differ, by their numbers."""
+    """A description of the tasks that differ, or []."""
     if before.tasks == now.tasks:
         return []
     if sorted(before.tasks) == sorted(now.tasks):
@@ -35,24 +34,22 @@ def _few(names: list[str]) -> str:
 
 
 def interface_changes(before: EnvSpec, now: EnvSpec) -> list[str]:
-    """What of the observations and actions differs, each with its earlier and its present shape or value; nothing about tasks."""
-    return list(_interface_changes(before, now))
-
-
-def _interface_changes(before: EnvSpec, now: EnvSpec) -> Iterator[str]:
+    """The differences of observations and actions, each with its old and new shape or value; tasks are ignored."""
+    changes = []
     for name in sorted(before.observation.keys() | now.observation.keys()):
         old, new = (_array(spec.observation, name) for spec in (before, now))
         if old != new:
-            yield f"observation {name} was {old} and is {new}"
+            changes.append(f"observation {name} was {old} and is {new}")
     for name in _VALUES:
         old, new = (_value(getattr(spec, name)) for spec in (before, now))
         if old != new:
-            yield f"{name} was {old} and is {new}"
+            changes.append(f"{name} was {old} and is {new}")
     if before.vocabulary != now.vocabulary:
-        yield _words(before.vocabulary, now.vocabulary)
+        changes.append(_words(before.vocabulary, now.vocabulary))
     old, new = _actions(before), _actions(now)
     if old != new:
-        yield f"actions were {old} and are {new}"
+        changes.append(f"actions were {old} and are {new}")
+    return changes
 
 
 def _array(arrays: Mapping[str, ArraySpec], name: str) -> str:
@@ -72,7 +69,7 @@ def _words(before: tuple[str, ...], now: tuple[str, ...]) -> str:
 
 
 def _actions(spec: EnvSpec) -> str:
-    """Their kind and number, with the bounds that the network knows."""
+    """Kind and number of actions, with the bounds of continuous ones."""
     if spec.action_kind == "multi_discrete":
         return f"multi-discrete {list(spec.action_sizes)}"
     if spec.action_kind == "continuous":
@@ -81,12 +78,12 @@ def _actions(spec: EnvSpec) -> str:
 
 
 def listed(changes: list[str]) -> str:
-    """The first of them for a sentence."""
-    return "; ".join(itertools.islice(changes, MOST_CHANGES)) + ("; and more" if len(changes) > MOST_CHANGES else "")
+    """The first MOST_CHANGES changes as one text."""
+    return "; ".join(changes[:MOST_CHANGES]) + ("; and more" if len(changes) > MOST_CHANGES else "")
 
 
 def other_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """`gymnasium 1.0 (now 1.1)`, for what was installed in another version, in brackets; empty where nothing was."""
+    """In brackets, as `gymnasium 1.0 (now 1.1)`, the packages whose version differs; "" if there are none."""
     differing = [
         f"{name} {version} (now {now.get(name, 'none')})"
         for name, version in before.items()

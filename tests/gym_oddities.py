@@ -1,4 +1,4 @@
-"""Environments with the habits and the faults that real ones have: `gym_oddities:RewardArray-v0`."""
+"""Environments with unusual behaviour and with faults of real ones: `gym_oddities:RewardArray-v0`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 
 class Plain(gymnasium.Env[Any, Any]):
-    """Episodes of five steps, three numbers to see, two actions; `drawn` is what it draws."""
+    """Episodes of five steps, observations of three numbers, two actions; `render` returns `drawn`."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
     observation_space: Any = spaces.Box(-1, 1, (3,), np.float32)
@@ -39,8 +39,8 @@ class Plain(gymnasium.Env[Any, Any]):
         return self.drawn
 
 
-class Habits(Plain):
-    """Everything that is unusual and harmless at once."""
+class Unusual(Plain):
+    """Combines all unusual but harmless behaviour."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
     action_space = spaces.Discrete(3, start=5)
@@ -62,7 +62,7 @@ class Habits(Plain):
 
 
 class Same(Plain):
-    """Returns one array, which it goes on to change."""
+    """Returns the same array every time and changes it later."""
 
     def see(self) -> Any:
         self.array = getattr(self, "array", np.zeros(3, np.float32))
@@ -85,7 +85,7 @@ class Moves(Plain):
 
 
 class Stays(Moves):
-    """Relies on it."""
+    """Relies on the working directory."""
 
     def see(self) -> Any:
         assert os.path.samefile(os.getcwd(), self.folder)
@@ -93,7 +93,7 @@ class Stays(Moves):
 
 
 class Removes(Moves):
-    """And removes the folder."""
+    """Changes the working directory and removes the folder."""
 
     def step(self, action: Any) -> Any:
         returned = super().step(action)
@@ -110,7 +110,7 @@ class Late(Plain):
 
 
 class Fails(Plain):
-    """Always, in its third step."""
+    """Always fails in its third step."""
 
     def step(self, action: Any) -> Any:
         if self.t == 2:
@@ -145,14 +145,14 @@ class OldStep(Plain):
 
 
 class OwnUnpacking(Plain):
-    """A fault of its own, whose message is that of a wrapper that unpacks too few values."""
+    """Raises an own error whose message equals that of a wrapper that unpacks too few values."""
 
     def step(self, action: Any) -> Any:
         _, _, _, _, _ = (1, 2, 3, 4)  # type: ignore[misc]
 
 
 class Returns(Plain):
-    """Returns `seen` as it is, `at` reset or step, in place of what belongs into `space`."""
+    """Returns `seen` from `at`, reset or step, instead of a value of `space`."""
 
     def __init__(
         self, space: Any, seen: Any, at: str = "reset", reward: Any = 0.0, render_mode: str | None = None
@@ -169,7 +169,7 @@ class Returns(Plain):
 
 
 class Takes(Plain):
-    """Whatever actions."""
+    """Takes any actions."""
 
     def __init__(self, space: Any, render_mode: str | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small gymnasium environments of every kind of actions, as a user's own package would register them: `gym_tasks:Match-v0`."""
+"""Small gymnasium environments with every kind of actions, registered as a package of a user does: `gym_tasks:Match-v0`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CHOICES = (3, 4)
 
 
 class Match(gymnasium.Env[Any, Any]):
-    """At every step a new target is shown, and an action earns by how near it comes: 1 for the best one, 0 for the worst.
+    """Every step shows a new target. The reward is 1 for the action closest to it and 0 for the farthest.
 
     Args:
-        action_space: Discrete(3), MultiDiscrete(CHOICES) or a Box of two numbers, each shifted as it likes.
-        padding: zeros that are observed beside the target.
-        end: chance that a step ends the episode.
+        action_space: Discrete(3), MultiDiscrete(CHOICES) or a Box of two numbers, with any offset.
+        padding: number of zeros that are observed beside the target.
+        end: probability that a step ends the episode.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -54,7 +54,7 @@ class Match(gymnasium.Env[Any, Any]):
 
     @property
     def _worst(self) -> float:
-        """Of a wrong choice two numbers of its one-hot code are wrong; the ends of a Box are 2 apart."""
+        """The largest distance: a wrong choice has two wrong numbers in its one-hot code, and the ends of a Box are 2 apart."""
         if isinstance(self.action_space, spaces.Box):
             return 2
         return 2 * np.size(self.action_space.sample()) / len(self._target)
@@ -67,7 +67,7 @@ class Match(gymnasium.Env[Any, Any]):
 
 
 class Odd(gymnasium.Env[Any, Any]):
-    """Whatever spaces; every value of an observation is drawn from them. Nothing is drawn, in either sense of `render`."""
+    """Any spaces; observations are sampled from them. It renders nothing."""
 
     def __init__(self, observation_space: Any, action_space: Any = spaces.Discrete(2)) -> None:  # noqa: B008
         self.observation_space, self.action_space = observation_space, action_space
@@ -93,7 +93,7 @@ class Negate(gymnasium.RewardWrapper[Any, Any]):
 
 
 class Masked(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A user's wrapper with a mask that says nothing."""
+    """A user's wrapper with a mask that allows everything."""
 
     def reset(self, **options: Any) -> Any:
         seen, info = self.env.reset(**options)
@@ -101,7 +101,7 @@ class Masked(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Loud(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A user's wrapper that greets."""
+    """A user's wrapper that prints."""
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)
@@ -116,18 +116,18 @@ class NeedsMore(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Adapting(gymnasium.wrappers.NormalizeObservation[Any, Any, Any]):
-    """A subclass of what is refused."""
+    """A subclass of a refused wrapper."""
 
 
 class Around(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A wrapper that puts another one around first."""
+    """A wrapper that first adds another one."""
 
     def __init__(self, env: Any) -> None:
         super().__init__(gymnasium.wrappers.NormalizeReward(env))
 
 
 class Holding(Match):
-    """An environment that plays another one, which it has wrapped by itself."""
+    """An environment that plays another one in its own wrapper."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -144,13 +144,13 @@ def _register(name: str, limit: int | None = None, entry: Any = Match, **options
 
 
 class Forbidden(gymnasium.Env[Any, Any]):
-    """At every step some of the choices are legal, others than before; a legal action pays 1 and any other one -1.
+    """Every step changes the legal choices. The reward is 1 for a legal action and -1 for any other.
 
     Args:
-        sizes: choices of each component; of one component the action is a Discrete.
+        sizes: number of choices of each component; with one component the action is a Discrete.
         where: `info`, or `observation` for an entry `action_mask` of a Dict; empty for no mask.
         nothing: the step at which nothing is legal.
-        end: the step that ends the episode, at which nothing is legal, as in a game that is over.
+        end: the step that ends the episode, after which nothing is legal.
     """
 
     def __init__(self, sizes: Any = (4,), where: str = "info", nothing: int = -1, end: int = 7) -> None:
@@ -190,11 +190,11 @@ class Forbidden(gymnasium.Env[Any, Any]):
 
 
 class Told(Odd):
-    """Episodes of three steps that pay 1 each, of which every other one is called a success, the first one not.
+    """Episodes of three steps with reward 1. Every other episode is reported as a success, starting with the second.
 
     Args:
-        key: of the info that says so.
-        final: whether it lies in a `final_info`.
+        key: key of the success in `info`.
+        final: whether it is in `final_info`.
         truncate: whether episodes are truncated.
     """
 
@@ -214,11 +214,11 @@ class Told(Odd):
 
 
 class Spoken(gymnasium.Env[Any, Any]):
-    """A sentence says which of two actions pays.
+    """A sentence names the one of two actions that is rewarded.
 
     Args:
-        alone: whether the sentence is all that there is to see.
-        words: another sentence, which says nothing.
+        alone: whether the observation holds only the sentence.
+        words: another sentence, which is irrelevant.
     """
 
     def __init__(self, alone: bool = False, words: str = "") -> None:
@@ -243,7 +243,7 @@ class Spoken(gymnasium.Env[Any, Any]):
 
 
 class Level(Odd):
-    """Pays its number at every step."""
+    """The reward of every step is the level's number."""
 
     def __init__(self, level: int = 0, name: str = "", end: int = 3) -> None:
         super().__init__(spaces.Box(-1, 1, (2,)))
@@ -332,7 +332,7 @@ for _name, _action in {
 
 
 class Strays(Odd):
-    """Shows in its third step what is not in its space."""
+    """Observes a value outside its space in its third step."""
 
     def __init__(self, shown: Any, observation_space: Any) -> None:
         super().__init__(observation_space)

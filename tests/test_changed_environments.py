@@ -1,4 +1,4 @@
-"""A run whose environments have changed since: resume and evaluation name what differs, with both shapes, and the way out."""
+"""After a change of a run's environments, resume and evaluation name the difference, both shapes, and the fix."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BOX = spaces.Box(-1, 1, (4,), np.float32)
 
 
 class Changing(gymnasium.Env[Any, Any]):
-    """Of whatever spaces."""
+    """An environment of any spaces."""
 
     def __init__(self, shown: spaces.Space[Any], taken: spaces.Space[Any]) -> None:
         self.observation_space, self.action_space = shown, taken
@@ -91,7 +91,7 @@ def test_both_shapes_are_named(
         assert error.count("\n") == 1 and told in error and "install what" in error
 
 
-def test_so_are_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_tasks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = [*SMALL, *CONDITIONAL, "runtime.slots_per_actor=4", "learner.unroll_length=5", "display=false"]
     assert train.main([*tiny, f"run={tmp_path}", "total_frames=50"]) == 0
     path = max((tmp_path / "checkpoints").iterdir())
@@ -115,7 +115,7 @@ def test_weights_of_another_size_are_named(run: Path) -> None:
         agent.network(agent.env)
 
 
-def test_a_learner_of_another_node_says_what_it_has_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_on_another_node_names_its_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_train([*SMALL, *CONDITIONAL])
     env = make_spec(config.env)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
@@ -157,14 +157,14 @@ SPEC = EnvSpec(
     ],
     ids=range(9),
 )
-def test_every_part_of_the_interface(changes: dict[str, Any], told: str) -> None:
+def test_a_change_of_every_part_of_the_interface_is_described(changes: dict[str, Any], told: str) -> None:
     other = dataclasses.replace(SPEC, **changes)
     assert told in listed(interface_changes(SPEC, other)) and interface_changes(SPEC, SPEC) == []
-    # Tasks, and what follows from them alone, are no part of it.
+    # Tasks, and fields that follow from them, are ignored.
     assert interface_changes(SPEC, dataclasses.replace(SPEC, tasks=("c",), action_counts=(1,), engine="e")) == []
 
 
-def test_lists_are_cut() -> None:
+def test_long_lists_are_cut() -> None:
     fewer = dataclasses.replace(SPEC, tasks=tuple("cdefg"), action_counts=(3,) * 5)
     assert task_changes(SPEC, fewer) == ["there were 2 tasks and are 5, without a, b and with c, d, e ..."]
     assert task_changes(SPEC, SPEC) == []

@@ -1,4 +1,4 @@
-"""The experiments on DMLab-30 from the command line to the table of scores, on the fake engine."""
+"""The DMLab-30 experiments from the command line to the table of scores, on the fake engine."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_all_levels_train_and_evaluate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_experiments_have_the_published_sizes(name: str) -> None:
-    """Of the network by its number of parameters, which are 1.6 million with IMPALA's fusion and no context but words."""
+    """Checks the number of parameters: 1.6 million with IMPALA's fusion and instructions as the only context."""
     config = compose_train([f"experiment={name}", "env.dataset_path=dummy"])
     spec = make_spec(config.env)
     assert spec.tasks == tuple(LEVELS) and spec.observation["image"].shape == (72, 96, 3)
@@ -77,7 +77,7 @@ def test_the_experiments_have_the_published_sizes(name: str) -> None:
         assert network.num_parameters == pytest.approx(1_628_010 + words + concat, abs=2_000)
 
 
-def test_the_fusion_of_an_experiment_can_be_another() -> None:
+def test_the_fusion_of_an_experiment_can_be_changed() -> None:
     assert compose_train(["experiment=dmlab30_mi", "fusion=film"]).fusion.name == "film"
 
 
@@ -91,7 +91,7 @@ ONE = [
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """The data set, in a folder whose name a shell would cut in two."""
+    """The data set, in a folder whose name a shell would split."""
     folder = tmp_path / "all the pictures"
     folder.mkdir()
     for number in range(1, PICTURES + 1):
@@ -99,10 +99,10 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_command_that_is_printed_after_a_run_evaluates_it(
+def test_the_command_printed_after_a_run_evaluates_it(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With every folder that the run names; without them it is refused once, with all of them."""
+    """It names every folder of the run. Without them the evaluation is refused, and the message lists all of them."""
     run, cache = tmp_path / "the run", tmp_path / "level cache"
     keys = [f"run={run}", f"env.level_cache={cache}", f"env.dataset_path={pictures}"]
     assert train.main([*ONE, *keys]) == 0
@@ -118,7 +118,7 @@ def test_the_command_that_is_printed_after_a_run_evaluates_it(
     assert evaluate.main([f"run={run}", "episodes=1", "slots=1", *shlex.split(allow)]) == 0
 
 
-def test_every_evaluation_in_the_guide_names_the_folders_of_its_run() -> None:
+def test_every_evaluation_command_in_the_guide_names_the_folders_of_its_run() -> None:
     guide = (Path(__file__).parents[1] / "docs" / "dmlab.md").read_text(encoding="utf-8")
     commands = re.findall(r"^    python (train|evaluate)\.py (.*)$", guide, re.MULTILINE)
     folders: list[str] = []

@@ -1,4 +1,4 @@
-"""Whole runs of small gymnasium environments: what they tell of success, in text, and in the names of their tasks."""
+"""Complete runs of small gymnasium environments: successes, text, and options in task names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_success_reaches_the_result_and_the_evaluation(runtime: str, tmp_path: P
     given = arguments(tmp_path / "run", ["Told-v0"], f"runtime={runtime}", "context=none")
     assert train.main([*given, "fusion.sites=[]"]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
-    # Every other episode, though each of them ends with a positive reward.
+    # Every other episode, although each ends with a positive reward.
     assert 0.45 <= result["tasks"]["gym_tasks:Told-v0"]["success"] <= 0.55
     path = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     content = evaluated(path, tmp_path / "out.json", "episodes=8", "slots=2", "allow=[gym_tasks]")
@@ -59,17 +59,17 @@ def test_an_instruction_is_learned_resumed_and_evaluated_with_its_own_words(tmp_
     assert saved["env"]["vocabulary"] == [".", "key", "left", "press", "right", "the"]
     words = json.loads((tmp_path / "run" / "vocabulary.json").read_text(encoding="utf-8"))["words"]
     assert words == ["<pad>", "<unk>", *saved["env"]["vocabulary"]]
-    # The whole command again: what the run has found out about its environments makes it no other experiment.
+    # The same command again: the settled configuration still matches it.
     assert train.main([*given, "learner.anneal=false", "resume=true", "total_frames=13000"]) == 0
     path = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
-    # Another task, whose words are others: it is read with those of the run.
+    # Another task with other words, which are encoded with the vocabulary of the run.
     tasks = 'tasks=["gym_tasks:Spoken-v0","gym_tasks:Spoken-v0(words=\\"go west\\")"]'
     content = evaluated(path, tmp_path / "out.json", "episodes=40", "allow=[gym_tasks]", tasks, "greedy=true")
     told, blind = (row["mean"] for row in content["tasks"].values())
     assert told > 4.5 and blind < 4
 
 
-def test_names_with_options_are_names_everywhere(tmp_path: Path) -> None:
+def test_task_names_with_options_work_in_every_program(tmp_path: Path) -> None:
     tasks = ["Level-v0(level=1)", "Level-v0(level=2, end=4)", "Level-v0(name='a/../b')"]
     names = [f"gym_tasks:{task}" for task in tasks]
     given = arguments(tmp_path / "run", tasks, "runtime=local", "runtime.slots_per_actor=6", "learner.batch_size=6")

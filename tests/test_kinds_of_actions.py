@@ -1,4 +1,4 @@
-"""Runs with every kind of actions, from the command line to the checkpoint, and that they learn."""
+"""Runs with every kind of actions, from the command line to the checkpoint, which also learn."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def described(*given: str) -> tuple[TrainConfig, EnvSpec]:
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_an_actors_own_log_rhos_are_zero(kind: str) -> None:
-    """Through environment, trajectory and learner: what is stored of an action is what was taken."""
+    """Through environment, trajectory and learner, the stored action is the one that was taken."""
     config, env = described(*arguments(kind, "env.options={end: 0.3}"))
     torch.manual_seed(0)
     network = builder.build_network(config, env)
@@ -69,7 +69,7 @@ def test_an_actors_own_log_rhos_are_zero(kind: str) -> None:
     finally:
         runtime.close()
     torch.testing.assert_close(seen[0], batch["behaviour_log_probs"], atol=1e-4, rtol=0)
-    # Where an episode begins there was no action, and elsewhere it was the one before.
+    # The first step of an episode has no last action; every other step has the one before.
     nothing = network.actions.no_action(1)[0]
     begins = batch["reset"][1:]
     assert begins.any() and (batch["last_action"][1:][begins] == nothing).all()
@@ -81,8 +81,8 @@ def test_an_actors_own_log_rhos_are_zero(kind: str) -> None:
     ("kind", "learning_rate", "untrained", "learned"),
     [("multi_discrete", 5e-3, 0.45, 0.9), ("continuous", 2e-3, 0.72, 0.85)],
 )
-def test_it_learns(kind: str, learning_rate: float, untrained: float, learned: float) -> None:
-    """To choose what it is shown, in 160 updates; figures are mean rewards per step, of 1 at most."""
+def test_every_kind_of_actions_learns(kind: str, learning_rate: float, untrained: float, learned: float) -> None:
+    """Learns to choose the shown target in 160 updates; numbers are mean rewards per step, at most 1."""
     quick = ["learner.discounting=0", "learner.anneal=false", "fusion.sites=[]", "context=none"]
     small = ["runtime.slots_per_actor=16", "learner.batch_size=16", f"learner.learning_rate={learning_rate}"]
     config, env = described(*arguments(kind, *quick, *small))
@@ -135,7 +135,7 @@ def test_videos_show_continuous_actions_too(tmp_path: Path) -> None:
 
 
 def test_a_small_task_is_evaluated_with_the_interface_of_all(tmp_path: Path) -> None:
-    """By itself it has fewer actions and a shorter vector than beside the others."""
+    """Alone, the task has fewer actions and a shorter vector than together with the others."""
     names = [f"gym_tasks:{name}-v0" for name in ("MatchFew", "MatchShifted", "Match")]
     path = make_checkpoint(
         tmp_path, "env=gymnasium", f"env.tasks=[{','.join(names[:2])}]", "context=none", "fusion.sites=[]"
@@ -143,7 +143,7 @@ def test_a_small_task_is_evaluated_with_the_interface_of_all(tmp_path: Path) -> 
     agent = load_agent(path, ["gym_tasks"])
     spec = evaluation_spec(agent, names[:1], "")
     assert (spec.tasks, spec.num_actions, spec.action_counts) == (tuple(names[:1]), 4, (2,))
-    # Also one that was not trained, if it is no larger.
+    # Also a task that was not trained, if it is not larger.
     untrained = evaluation_spec(agent, names[2:], "")
     env, task_id = seat(agent, untrained, names[2])
     assert (env.tasks[task_id], env.action_counts[task_id]) == (names[2], 3)
@@ -162,7 +162,7 @@ def test_another_action_space_is_another_agent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_benchmarks_make_up_actions_of_every_kind(kind: str) -> None:
+def test_benchmarks_sample_actions_of_every_kind(kind: str) -> None:
     config, env = described(*arguments(kind))
     actions = action_distribution(env)
     batch = batches.synthetic(env, 20, 8, 16)

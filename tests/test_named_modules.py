@@ -1,4 +1,4 @@
-"""What a saved configuration names is not imported, read or written before whoever typed the command has named it, too."""
+"""Modules and files in a saved configuration are not imported, read or written unless the command names them, too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GYM = ["env=gymnasium", "env.tasks=[gym_tasks:Match-v0]", "context=none", "fusio
 
 @pytest.fixture
 def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder whose configuration names a module that leaves a trace where it is imported."""
+    """A run folder whose configuration names a module that writes a file when it is imported."""
     path = make_checkpoint(tmp_path / "run" / "checkpoints", *GYM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -42,7 +42,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sys.modules.pop("stranger", None)
 
 
-def test_a_strangers_run_imports_nothing(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_another_user_imports_nothing(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for program, arguments in ((evaluate, []), (train, ["resume=true"])):
         assert program.main([f"run={stranger}", *arguments]) == 2
         told = capsys.readouterr().err
@@ -51,25 +51,25 @@ def test_a_strangers_run_imports_nothing(stranger: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("tests_keep_their_threads")
-def test_it_does_where_the_command_says_so(stranger: Path) -> None:
+def test_it_is_imported_if_the_command_names_it(stranger: Path) -> None:
     assert evaluate.main([f"run={stranger}", "episodes=1", "allow=[stranger]"]) == 0
     assert Path("canary").exists()
 
 
-def test_names_in_their_own_keys_are_enough(stranger: Path) -> None:
+def test_naming_it_in_its_own_key_is_enough(stranger: Path) -> None:
     path = next((stranger / "checkpoints").iterdir())
     assert load_agent(path, (), ["stranger:Match-v0"]).env.tasks == ("stranger:Match-v0",)
     given = [*GYM, "env.tasks=[stranger:Match-v0]", f"run={stranger}", "resume=true"]
     config = resumed_config(compose_train(given), {})
     assert config.env.tasks == ["stranger:Match-v0"]
-    # A permission of somebody else's is none.
+    # A permission in the saved configuration does not count.
     config.allow = ["stranger"]
     save_train(config, stranger / "config.yaml")
     with pytest.raises(InputError, match="allow="):
         resumed_config(compose_train([f"run={stranger}", "resume=true"]), {})
 
 
-def test_tasks_of_the_environments_count_as_those_of_the_configuration(stranger: Path) -> None:
+def test_task_names_are_checked_like_the_configuration(stranger: Path) -> None:
     path = next((stranger / "checkpoints").iterdir())
     content = load_checkpoint(path)
     content["config"]["env"]["tasks"] = ["CartPole-v1"]
@@ -83,7 +83,7 @@ def test_a_report_imports_nothing(stranger: Path) -> None:
     assert reference_scores(config) == {} and not Path("canary").exists()
 
 
-def test_cells_of_a_grid_may_use_what_its_command_names() -> None:
+def test_cells_of_a_grid_may_import_modules_that_its_command_names() -> None:
     arguments = ["env=gymnasium", "env.tasks=[gym_tasks:Match-v0]", "fusion.sites=[]", "context=none", "seeds=1"]
     config = compose_ablate(arguments)
     assert isinstance(config, AblateConfig)
@@ -92,7 +92,7 @@ def test_cells_of_a_grid_may_use_what_its_command_names() -> None:
     assert cell.evaluate.allow == ["gym_tasks"]
 
 
-def test_what_is_named() -> None:
+def test_collected_names() -> None:
     config = GymnasiumConfig(
         tasks=["CartPole-v1", "a.b:X-v0"],
         wrappers=["c.d:E", "gymnasium.wrappers:TimeAwareObservation"],

@@ -1,4 +1,4 @@
-"""Runs and evaluations of environments with the habits of real ones, from the command line."""
+"""Runs and evaluations of environments with unusual behaviour, from the command line."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ def evaluated(path: Path, *more: str) -> int:
     return evaluate.main([f"run={path}", "episodes=2", "allow=[gym_oddities]", *more])
 
 
-def test_relative_paths_are_those_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though every reset changes the working directory, and some of the folders are gone."""
+def test_relative_paths_start_at_the_working_directory_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although every reset changes the working directory, and some of those folders are removed."""
     monkeypatch.chdir(tmp_path)
     assert train.main(small("Removes", "run=here/run", "total_frames=100")) == 0
     assert Path("here/run/result.json").exists()
@@ -50,7 +52,7 @@ def test_relative_paths_are_those_of_the_command(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("processes", ["false", "true"])
-def test_a_video_that_cannot_be_drawn_costs_no_result(
+def test_a_video_that_cannot_be_drawn_does_not_cost_the_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], processes: str
 ) -> None:
     pytest.importorskip("imageio")
@@ -64,7 +66,7 @@ def test_a_video_that_cannot_be_drawn_costs_no_result(
     assert "Traceback" not in said and len(os.listdir(tmp_path / "videos")) == 1
 
 
-def test_an_environment_that_breaks_its_promises_starts_nothing(
+def test_an_environment_that_violates_its_interface_is_refused_at_the_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for task in ("OldReset", "OldStep", "FailsAtOnce"):
@@ -74,10 +76,10 @@ def test_an_environment_that_breaks_its_promises_starts_nothing(
         assert not (tmp_path / "run").exists()
 
 
-# Runs of before
+# Runs of earlier versions
 
 
-def test_runs_from_before_pictures_were_recognised_keep_what_they_saw(tmp_path: Path) -> None:
+def test_runs_of_versions_without_picture_recognition_keep_their_observations(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train.main(small("Plain", f"run={run}", "total_frames=100")) == 0
     saved = yaml.safe_load((run / "config.yaml").read_text())
@@ -88,7 +90,7 @@ def test_runs_from_before_pictures_were_recognised_keep_what_they_saw(tmp_path: 
     assert load_train(run / "config.yaml").env.pictures == "channels_last"  # type: ignore[attr-defined]
 
 
-def test_checkpoints_from_before_play_with_the_vector_that_they_know(tmp_path: Path) -> None:
+def test_checkpoints_of_earlier_versions_play_with_their_vector(tmp_path: Path) -> None:
     grey: Any = spaces.Box(0, 255, (30, 30), "uint8")
     gym_oddities.gymnasium.register("Grey-v0", gym_oddities.Returns, kwargs={"space": grey, "seen": grey.sample()})
     tasks = ["env=gymnasium", "env.tasks=[gym_oddities:Grey-v0]"]

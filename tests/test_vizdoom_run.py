@@ -1,4 +1,4 @@
-"""Training and evaluation in ViZDoom, from one end to the other."""
+"""Training and evaluation in ViZDoom."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_behind", "process_settings
 
 
 @pytest.mark.slow
-def test_it_trains_in_another_process_and_evaluates(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_vizdoom_trains_in_another_process_and_evaluates(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("vizdoom")
     pytest.importorskip("cv2")
     sizes = ["torso=shallow", "torso.size=16", "core.size=16", "fusion.size=16", "env.image_size=[36,48]"]

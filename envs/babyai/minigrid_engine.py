@@ -36,13 +36,6 @@ def _make(level: str) -> gymnasium.Env[dict[str, Any], int]:
     return env
 
 
-class MinigridEngine(GymnasiumEngine):
+def make_minigrid_engine(spec: EnvSpec, slots: Sequence[Slot], split: Split) -> GymnasiumEngine:
     """S minigrid environments."""
-
-    def __init__(self, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
-        super().__init__(_make, spec, slots, split)
-
-    def _show(self, row: int, seen: dict[str, Any]) -> None:
-        self._seen[row] = seen
-        self.observation["image"][row] = seen["image"]
-        self._texts[row] = seen["mission"]
+    return GymnasiumEngine(_make, spec, slots, split, instruction_key="mission")

@@ -70,9 +70,9 @@ def make_engine(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], spli
 
         tokenizer = Tokenizer(spec.vocabulary, spec.instruction_length)
         return EnvpoolEngine(spec.tasks, slots, split, tokenizer, config.threads)
-    from envs.babyai.minigrid_engine import MinigridEngine
+    from envs.babyai.minigrid_engine import make_minigrid_engine
 
-    return MinigridEngine(spec, slots, split)
+    return make_minigrid_engine(spec, slots, split)
 
 
 def _choose_engine(wanted: str) -> str:

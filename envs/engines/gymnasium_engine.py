@@ -14,7 +14,7 @@ from envs.engines.base import Arrays, Outcome
 from envs.engines.foreign_code import EnvFolder, close_env
 from envs.faults import NONFINITE, Fault, NotFiniteError
 from envs.gymnasium_adapter.extras import success_of
-from envs.instructions import TextColumn, Tokenizer
+from envs.instructions import Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 from system.errors import InputError
@@ -36,6 +36,7 @@ class GymnasiumEngine:
         make: builds the environment of a task. Its observations are dicts with the keys of `spec.observation`, and `instruction`,
             a string, if the suite has instructions. It takes the actions of `spec`. `render()` gives a picture [H, W, 3].
         spec, slots, split: see `envs.suites.make_env`.
+        instruction_key: key of the instruction in observations.
 
     Attributes:
         stepping: see `envs.engines.base.SequentialEngine`.
@@ -46,7 +47,15 @@ class GymnasiumEngine:
         InputError: an environment gives numbers that are not finite in all of several consecutive episodes.
     """
 
-    def __init__(self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
+    def __init__(
+        self,
+        make: MakeEnv,
+        spec: EnvSpec,
+        slots: Sequence[Slot],
+        split: Split,
+        *,
+        instruction_key: str = "instruction",
+    ) -> None:
         self._make, self._names = make, spec.tasks
         self._slots, self._split, self._seed = tuple(slots), split, 0
         size = len(self._slots)
@@ -55,11 +64,12 @@ class GymnasiumEngine:
         }
         self._keys = tuple(spec.observation)
         self._float_keys = [key for key, array in self.observation.items() if array.dtype.kind == "f"]
-        self._texts = [""] * size
-        self._instruction: TextColumn | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._instruction_key = instruction_key
+        self._texts: list[Any] = [None] * size
         if spec.instruction_length:
-            self._instruction = TextColumn(Tokenizer(spec.vocabulary, spec.instruction_length), size)
-            self.observation["instruction"] = self._instruction.tokens
+            self._tokenizer = Tokenizer(spec.vocabulary, spec.instruction_length)
+            self.observation["instruction"] = np.zeros((size, spec.instruction_length), np.int32)
         self._reward = np.zeros(size, np.float32)
         self._terminated = np.zeros(size, np.bool_)
         self._truncated = np.zeros(size, np.bool_)
@@ -91,7 +101,6 @@ class GymnasiumEngine:
         with self._folder:
             for row in range(len(self._slots)):
                 self._begin_first_episode(row)
-        self._read_instructions()
 
     def assign(self, slot: int, task: int) -> None:
         """See `envs.engines.base.SwitchingEngine`."""
@@ -112,7 +121,6 @@ class GymnasiumEngine:
                     self._step_env(row, action)
             self.stepping[0] = -1
         self._break_off(before, ended)
-        self._read_instructions()
         return self._reward, self._terminated, self._truncated
 
     def _clear_outcome(self) -> None:
@@ -212,12 +220,10 @@ class GymnasiumEngine:
         self._seen[row] = seen
         for key in self._keys:
             self.observation[key][row] = seen[key]
-        if self._instruction is not None:
-            self._texts[row] = seen["instruction"]
-
-    def _read_instructions(self) -> None:
-        if self._instruction is not None:
-            self._instruction.update(self._texts)
+        # Most environments return the same string object until the text changes.
+        if self._tokenizer is not None and (text := seen[self._instruction_key]) is not self._texts[row]:
+            self._texts[row] = text
+            self.observation["instruction"][row] = self._tokenizer.encode(text)
 
     def render(self, slot: int) -> NDArray[np.uint8]:
         with self._folder:

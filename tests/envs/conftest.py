@@ -17,7 +17,7 @@ _GAMES: dict[tuple[str, int], list[KeptGame]] = defaultdict(list)
 
 @pytest.fixture(autouse=True)
 def emulators_are_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Loading a ROM takes longer than most tests play, so those of earlier tests are used again, as they were left."""
+    """Reuses the emulators of earlier tests in the state they left, because loading a ROM takes longer than most tests."""
     load, lent = atari._switch_on, []
 
     def switch_on(*key: Any) -> tuple[Any, Any]:
@@ -32,7 +32,7 @@ def emulators_are_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class KeptGame:
-    """A `vizdoom.DoomGame` that closing leaves open."""
+    """A `vizdoom.DoomGame` whose `close` does nothing."""
 
     def __init__(self, game: Any) -> None:
         self.game = game
@@ -46,14 +46,14 @@ class KeptGame:
 
 @pytest.fixture
 def vizdoom_games_are_started() -> Iterator[None]:
-    """For tests of the start and the end of a game; all others share what `vizdoom_games_are_kept` keeps."""
+    """For tests of the start and the end of a game; all other tests share the games of `vizdoom_games_are_kept`."""
 
 
 @pytest.fixture(autouse=True)
 def vizdoom_games_are_kept(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, games_end_with_the_tests: None
 ) -> Iterator[None]:
-    """The same for ViZDoom's processes, which take a second to start."""
+    """Reuses ViZDoom's processes, which take a second to start."""
     start, lent = vizdoom._start, []
 
     def kept(task: str, buttons: Any, folder: Any) -> KeptGame:
@@ -79,7 +79,7 @@ def games_end_with_the_tests() -> Iterator[None]:
 
 @pytest.fixture
 def spies(monkeypatch: pytest.MonkeyPatch) -> list[Spy]:
-    """The engines that were made, which note what they are told."""
+    """The engines that the test made; each records its calls."""
     monkeypatch.setattr(deepmind_lab, "Lab", Spy)
     monkeypatch.setattr(Spy, "made", [])
     return Spy.made

@@ -1,4 +1,4 @@
-"""What the tests of dm_env share: an environment that does as it is told, and a check of what it is given."""
+"""Shared by the tests of dm_env: a scripted environment that checks its actions."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ ACTIONS = Steering(
 
 
 class Scripted(dm_env.Environment):
-    """Ends as it is told to, and insists on what dm_env promises it: actions that fit its spec, in its own structure.
+    """An environment with scripted ends. It asserts that actions conform to its spec and structure.
 
     Attributes:
-        unasked: how many episodes it had to begin at a step.
-        actions: those it was given.
+        unasked: number of episodes that started in `step`.
+        actions: the actions it received.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the tests of `dmlab30` share: small environments on the fake engine, and an engine that notes what it is told."""
+"""Shared by the tests of `dmlab30`: small environments on the fake engine, and an engine that records its calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def environment(level: str = NONMATCHING, **options: Any) -> DMLabEnv:
 
 
 def played(env: DMLabEnv, seed: int | None, steps: int = 12) -> list[Any]:
-    """All that an episode's beginning shows, and the seed that it says it had."""
+    """The first observation of an episode, and the seed in its info."""
     observation, info = env.reset(seed=seed)
     found = [observation["image"].tobytes(), observation["instruction"], info["seed"]]
     for number in range(steps):
@@ -33,7 +33,7 @@ def played(env: DMLabEnv, seed: int | None, steps: int = 12) -> list[Any]:
 
 
 class Spy(deepmind_lab.Lab):
-    """Notes what the adapter says to the engine."""
+    """Records the calls of the adapter to the engine."""
 
     made: list[Spy] = []  # noqa: RUF012  (one list for all)
 

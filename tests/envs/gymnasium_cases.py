@@ -1,4 +1,4 @@
-"""Opened environments of the suite `gymnasium`."""
+"""Configurations and environments of the suite `gymnasium` for tests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from envs.vector import MultitaskVectorEnv
 
 
 def config(*tasks: str, **options: Any) -> GymnasiumConfig:
-    """Of tasks that tests/gym_tasks.py registers, and of gymnasium's own `-v1`."""
+    """The config of tasks of tests/gym_tasks.py, or of gymnasium's own with `-v1`."""
     names = [task if "-v1" in task else f"gym_tasks:{task}" for task in tasks]
     return GymnasiumConfig(tasks=names, **options)
 
 
 def opened(settings: GymnasiumConfig, slots: int = 1) -> MultitaskVectorEnv:
-    """Slots take the tasks in turn."""
+    """The environment of that config; slots alternate between the tasks."""
     spec = make_spec(settings)
     seats = [Slot(task=n % len(spec.tasks), index=n // len(spec.tasks)) for n in range(slots)]
     return make_env(settings, spec, seats, 0, Split.TRAIN)

@@ -1,4 +1,4 @@
-"""One contract for every suite and engine: what `MultitaskVectorEnv` promises, checked from outside."""
+"""The contract of `MultitaskVectorEnv`, checked for every suite and engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from envs.suites import SUITES, make_env, make_spec
 from envs.vector import MultitaskVectorEnv
 from envs.vizdoom.suite import VizdoomConfig
 
-# Slots in an order that no engine would choose by itself.
+# An order of slots that no engine would choose.
 TASKS_OF_SLOTS = (1, 0, 1, 2, 0, 2, 1)
 LEVELS = ["BabyAI-GoToLocalS5N2-v0", "BabyAI-GoToLocalS6N4-v0", "MiniGrid-LavaGapS5-v0"]
 
@@ -61,7 +61,7 @@ def dmlab2d() -> EnvConfig:
 
 
 def dmlab30(second: str = "language_select_described_object", **options: Any) -> EnvConfig:
-    # On the fake engine; so many frames a step that episodes end.
+    # On the fake engine, with long steps, so that episodes end.
     levels = ["rooms_select_nonmatching_object", second, "rooms_keys_doors_puzzle"]
     options |= {"width": 32, "height": 24, "processes": False}
     return DMLab30Config(tasks=levels, action_repeat=60, truncate_at_time_limit=True, **options)
@@ -88,14 +88,14 @@ CASES: dict[str, Callable[[], EnvConfig]] = {
     "processes": lambda: EnvConfig(name="walks", tasks=[]),
 }
 SEEDS_EACH_EPISODE = {case: make for case, make in CASES.items() if case != "envpool"} | {
-    # Without an engine for each episode those of language levels depend on the ones before.
+    # Without fresh engines, episodes of language levels depend on earlier ones.
     "dmlab30": lambda: dmlab30("rooms_exploit_deferred_effects_train")
 }
 
 
 @pytest.fixture(autouse=True)
 def suite_of_processes(monkeypatch: pytest.MonkeyPatch, processes_are_kept: None) -> None:
-    """No suite of the program has all of its engines in processes, so one is added here."""
+    """Adds a suite whose only engine is ProcessEngine."""
     suite = Suite(EnvConfig, {}, walks.make_spec, walks.make_engine)
     monkeypatch.setitem(SUITES, "walks", suite)
 
@@ -120,7 +120,7 @@ def opened(
 
 
 def actions_for(env: MultitaskVectorEnv, steps: int) -> np.ndarray:
-    """That every slot's task has."""
+    """Random actions that exist in every slot's task."""
     spec = env.spec_of_suite
     if spec.action_kind != "discrete":
         env.action_space.seed(0)
@@ -130,7 +130,7 @@ def actions_for(env: MultitaskVectorEnv, steps: int) -> np.ndarray:
 
 
 def play(env: MultitaskVectorEnv, steps: int) -> list[dict[str, Any]]:
-    """Everything an environment returns, copied at once, since its buffers may be reused."""
+    """All results of a step, copied, because buffers are reused."""
     observation, info = env.reset()
     frames = [{"observation": copied(observation), "info": copied(info)}]
     for action in actions_for(env, steps):
@@ -180,7 +180,7 @@ def test_shapes_types_and_spaces(config: EnvConfig) -> None:
                 "life_lost": "?",
             }
             assert {key: value.dtype for key, value in info.items()} == dtypes
-            assert not info["resetting"].any()  # nobody has asked for limited patience
+            assert not info["resetting"].any()  # the patience is infinite
             assert not info["interrupted"].any()
             assert all(value.shape == (size,) for value in info.values())
             if number:
@@ -219,8 +219,8 @@ def test_the_step_after_an_end_is_the_reset_statistics_equal_a_naive_recount_and
     assert ended_somewhere > 10
 
 
-def test_observations_are_written_whole_where_they_are_told_to(config: EnvConfig) -> None:
-    """Into other arrays at every step, full of something else, as an actor has them in a trajectory."""
+def test_write_into_receives_complete_observations(config: EnvConfig) -> None:
+    """New arrays with other contents at every step, as in an actor's trajectory."""
     with opened(config) as env:
         expected = [frame["observation"] for frame in play(env, 60)]
     with opened(config) as env:
@@ -261,7 +261,7 @@ def test_reset_with_a_seed_changes_the_run_seed(config: EnvConfig) -> None:
         assert all(map(same, play(env, 20), play(other, 20)))
 
 
-def test_a_slot_plays_the_same_wherever_it_sits(config: EnvConfig) -> None:
+def test_a_slot_plays_the_same_at_any_row(config: EnvConfig) -> None:
     slots = slots_at()
     with opened(config, slots) as env, opened(config, slots[::-1]) as mirrored:
         first, _ = env.reset()
@@ -286,12 +286,12 @@ def test_a_run_can_be_resumed_at_any_episode(case: str) -> None:
                 np.testing.assert_array_equal(first[key][slot], begins[0]["observation"][key][slot])
 
 
-def test_what_travels_to_an_actor_process_can_be_pickled(config: EnvConfig) -> None:
+def test_arguments_of_an_actor_process_can_be_pickled(config: EnvConfig) -> None:
     spec, slots = make_spec(config), slots_at()
     assert pickle.loads(pickle.dumps((config, spec, slots, 7, Split.TRAIN))) == (config, spec, slots, 7, Split.TRAIN)
 
 
-def test_every_slot_can_be_drawn(config: EnvConfig) -> None:
+def test_every_slot_can_be_rendered(config: EnvConfig) -> None:
     with opened(config) as env:
         env.reset()
         pictures = [env.render(slot) for slot in range(env.num_envs)]
@@ -299,7 +299,7 @@ def test_every_slot_can_be_drawn(config: EnvConfig) -> None:
     assert all(picture.std() > 0 for picture in pictures)
 
 
-def test_close_may_be_repeated(config: EnvConfig) -> None:
+def test_close_may_be_called_twice(config: EnvConfig) -> None:
     with opened(config) as env:
         env.reset()
         env.close()

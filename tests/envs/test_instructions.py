@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.instructions import PADDING, UNKNOWN, ByteColumn, TextColumn, Tokenizer, words
+from envs.instructions import PADDING, UNKNOWN, ByteColumn, Tokenizer, words
 
 VOCABULARY = ("<pad>", "<unk>", "go", "to", "the", "red", "ball", ",")
 
@@ -44,12 +44,10 @@ def test_any_bytes_are_accepted(text: bytes) -> None:
 @given(st.lists(st.lists(st.sampled_from(["go", "go to", "the red ball", "ball , x", ""]), min_size=3, max_size=3)))
 def test_columns_follow_every_change(batches: list[list[str]]) -> None:
     tokenizer = Tokenizer(VOCABULARY, 4)
-    texts, raw = TextColumn(tokenizer, 3), ByteColumn(tokenizer, 3)
+    raw = ByteColumn(tokenizer, 3)
     for batch in batches:
         expected = np.stack([tokenizer.encode(text) for text in batch])
-        texts.update(batch)
         raw.update(np.stack([np.frombuffer(text.encode().ljust(16, b"\0"), np.uint8) for text in batch]))
-        np.testing.assert_array_equal(texts.tokens, expected)
         np.testing.assert_array_equal(raw.tokens, expected)
 
 

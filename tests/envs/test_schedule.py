@@ -1,4 +1,4 @@
-"""Which slot plays which task: shares by counting, and episodes that are never played twice."""
+"""Assignment of tasks to slots: proportions by counting, and no episode is played twice."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from envs.vector import MultitaskVectorEnv
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=12), st.integers(1, 200))
-def test_slots_are_dealt_in_proportion_at_every_length(weights: list[float], count: int) -> None:
+def test_slots_are_assigned_in_proportion_for_every_count(weights: list[float], count: int) -> None:
     slots = deal(weights, count)
     assert len(set(slots)) == count and slots == deal(weights, count + 7)[:count]
     shares = np.array(weights) / sum(weights)
     for task, share in enumerate(shares):
         numbers = [number for chosen, number in slots if chosen == task]
         assert numbers == list(range(len(numbers)))
-        # Two may be behind at once, and only one is served at a time.
+        # Two tasks may lack a slot at the same time.
         assert share * count - np.log2(len(weights) + 1) < len(numbers) < share * count + 1
 
 
 @given(st.integers(1, 30), st.integers(1, 100), st.floats(0.1, 10))
-def test_equal_weights_deal_in_turn(tasks: int, count: int, weight: float) -> None:
+def test_equal_weights_alternate(tasks: int, count: int, weight: float) -> None:
     assert deal([weight] * tasks, count) == [(number % tasks, number // tasks) for number in range(count)]
 
 
 def simulate(lengths: Sequence[int], slots: int, steps: int, before: Sequence[int] | None = None) -> np.ndarray:
-    """Steps of each task after so many of every slot; a reset takes one that does not count."""
+    """Steps of each task after `steps` of every slot; resets take one step, which does not count."""
     task = np.arange(slots, dtype=np.int32) % len(lengths)
     balance = FrameBalance(before or [0] * len(lengths), task)
     left, resets = np.array(lengths)[task], np.zeros(slots, bool)
@@ -57,12 +57,12 @@ def simulate(lengths: Sequence[int], slots: int, steps: int, before: Sequence[in
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(1, 12))
-def test_tasks_come_to_equal_frames_whatever_their_episodes_last(lengths: list[int], slots: int) -> None:
+def test_tasks_get_equal_frames_for_any_length_of_episodes(lengths: list[int], slots: int) -> None:
     taken = simulate(lengths, slots, 1500)
     assert taken.max() - taken.min() <= 3 * max(lengths)
 
 
-def test_what_was_missed_before_is_made_up_for() -> None:
+def test_an_earlier_deficit_is_compensated() -> None:
     taken = simulate((20, 20, 20), 6, 1500, before=(3000, 0, 1000))
     assert taken.max() - taken.min() <= 60
 
@@ -90,7 +90,7 @@ def play(
         ]
         observation, _, terminated, truncated, info = env.step(np.zeros(len(slots), np.int32))
         np.add.at(taken, task[~ended], 1)
-        # The last observation belongs to the task that was played.
+        # The last observation belongs to the played task.
         assert (observation["task"] == task)[~ended].all()
         assert (info["episode"] == episode + ended).all()
         began, ended = ended, terminated | truncated
@@ -120,7 +120,7 @@ def test_processes_change_their_tasks_as_one_process_does() -> None:
     assert len({task for task, _ in here[1]}) == 3
 
 
-def test_reset_takes_every_change_back() -> None:
+def test_reset_undoes_every_change() -> None:
     env = MultitaskVectorEnv(GymnasiumEngine(walks.make_walk, WALKS, SLOTS, Split.TRAIN), WALKS, SLOTS, 1)
     env.balance_frames([10_000, 0, 10_000])
     lives: list[list[Any]] = []

@@ -1,4 +1,4 @@
-"""Human-normalised scores: by hand, by property, and the constants of the tables they rest on."""
+"""Human-normalised scores: computed by hand, by properties, and the constants of their tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_constants_of_the_57_games_are_the_published_ones() -> None:
     assert {task: (game.random, game.human) for task, game in GAMES.items()} == published
 
 
-def test_by_hand() -> None:
+def test_scores_computed_by_hand() -> None:
     """Returns 41.7, 0 and 18 of Breakout (1.7, 30.5), Pong (-20.7, 14.6) and Boxing (0.1, 12.1)."""
     scores = {
         task: normalised(value, Score(random=GAMES[task].random, human=GAMES[task].human))
@@ -44,11 +44,11 @@ def test_by_hand() -> None:
 
 
 @given(st.lists(st.floats(-500, 1000), min_size=1, max_size=9))
-def test_capping_only_ever_takes_away_and_nothing_where_all_are_below(values: list[float]) -> None:
+def test_capping_never_increases_the_mean_and_keeps_it_below_the_cap(values: list[float]) -> None:
     scores = np.array(values)
     assert mean_capped(scores) <= min(100, scores.mean()) + 1e-9
     assert mean_capped(np.minimum(scores, 100)) == pytest.approx(np.minimum(scores, 100).mean())
-    # Columns are apart: this is what the bootstrap rests on.
+    # Columns are independent, as the bootstrap requires.
     for function in AGGREGATES.values():
         np.testing.assert_allclose(
             function(np.stack([scores, scores + 1], axis=1)), [function(scores), function(scores + 1)]
@@ -61,12 +61,12 @@ def test_random_play_is_0_and_a_human_100() -> None:
         np.testing.assert_allclose(ends, [0, 100], atol=1e-9)
 
 
-def test_a_suite_has_scores_when_all_its_tasks_have_a_humans() -> None:
+def test_a_suite_has_scores_if_all_its_tasks_have_human_scores() -> None:
     pytest.importorskip("ale_py")
     spec = make_spec(AtariConfig(tasks=["Pong", "Breakout"]))
     assert set(human_scores(spec)) == {"Pong", "Breakout"}
     assert human_scores(replace(spec, scores={"Pong": spec.scores["Pong"]})) == {}
-    # The best possible return of a synthetic task is not a human's.
+    # The reference of a synthetic task is the best return, not a human's.
     conditional = make_spec_of(ConditionalConfig(tasks=["map"]))
     assert conditional.scores
     assert human_scores(conditional) == {}

@@ -10,7 +10,7 @@ from system.errors import InputError
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_rows_of_the_table_agree_with_themselves(name: str) -> None:
+def test_rows_of_the_table_are_consistent(name: str) -> None:
     suite = get_suite(name)
     assert suite.config().name == name
     assert issubclass(suite.config, EnvConfig) and dataclasses.is_dataclass(suite.config)
@@ -28,6 +28,6 @@ def test_configs_are_schemas_that_omegaconf_reads(name: str) -> None:
         OmegaConf.merge(schema, {"no_such_option": 1})
 
 
-def test_an_unknown_suite_is_answered_with_the_list() -> None:
+def test_the_message_for_an_unknown_suite_lists_the_suites() -> None:
     with pytest.raises(InputError, match=r"env\.name=babyay is unknown: choose one of babyai, conditional"):
         get_suite("babyay")

@@ -1,4 +1,4 @@
-"""A gymnasium environment for engines that know nothing of it, and what may go wrong with one. Processes import this module."""
+"""Gymnasium environments for the tests of engines, some of which fail. Child processes import this module."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ MEAN_LENGTHS = {"short": 4, "middle": 12, "long": 30}
 
 
 class Walk(gymnasium.Env[dict[str, Any], Any]):
-    """An episode of about the task's mean length. Its vector holds what a test wants to know of it: (process, seed in two parts,
-    step, sum of the last action).
-    """
+    """An episode of about the task's mean length. Its vector is (process id, seed in two parts, step, sum of the last action)."""
 
     def __init__(self, task: str) -> None:
         self.mean_length = MEAN_LENGTHS.get(task, 4)
@@ -70,7 +68,7 @@ class Walk(gymnasium.Env[dict[str, Any], Any]):
 
 
 class PlainWalk(Walk):
-    """Of one process like of any other."""
+    """A walk without the process id, so that every process gives the same observations."""
 
     def _see(self, action: Any) -> dict[str, Any]:
         seen = super()._see(action)
@@ -83,7 +81,7 @@ def make_walk(task: str) -> Walk:
 
 
 class Faulty(Walk):
-    """Does in its third step, or in its reset, what its task is called."""
+    """Fails in its third step, or in its reset, as the name of its task says."""
 
     def __init__(self, task: str) -> None:
         super().__init__("long")
@@ -91,7 +89,7 @@ class Faulty(Walk):
 
     def reset(self, **kwargs: Any) -> Any:
         if self.fault == "raises in reset":
-            raise RuntimeError("the walk broke as it was told")
+            raise RuntimeError("the walk failed as planned")
         seen = super().reset(**kwargs)
         self.length = 1000
         return seen
@@ -100,7 +98,7 @@ class Faulty(Walk):
         seen = super().step(action)
         if self.age == 3:
             if self.fault == "raises":
-                raise RuntimeError("the walk broke as it was told")
+                raise RuntimeError("the walk failed as planned")
             if self.fault == "exits":
                 os._exit(17)
             if self.fault == "is killed":
@@ -111,7 +109,7 @@ class Faulty(Walk):
                 os.fork()
             if self.fault == "hangs":
                 print("hanging", file=sys.stderr, flush=True)
-                ctypes.PyDLL(None).sleep(1000)  # without ever giving the interpreter back
+                ctypes.PyDLL(None).sleep(1000)  # without releasing the interpreter lock
             if self.fault == "prints":
                 print("a word from the engine")
         return seen
@@ -144,11 +142,11 @@ def make_faulty(task: str) -> Walk:
 
 
 def make_refused(task: str) -> Walk:
-    raise InputError(f"env.tasks={task} is not to be had: take another.")
+    raise InputError(f"env.tasks={task} is unavailable: choose another.")
 
 
 class Modules(Walk):
-    """Says in its vector whether unwanted modules are loaded in its process."""
+    """Its vector shows whether unwanted modules are loaded in its process."""
 
     def _see(self, action: Any) -> dict[str, Any]:
         seen = super()._see(action)
@@ -161,7 +159,7 @@ def make_modules(task: str) -> Walk:
 
 
 class Gated(PlainWalk):
-    """Episodes of `length` steps; every reset but the first waits until there is a file `gate`-<number of the reset>."""
+    """Episodes of `length` steps. Every reset but the first waits for a file `gate`-<number of the reset>."""
 
     def __init__(self, task: str, gate: Path, length: int) -> None:
         super().__init__(task)

@@ -1,9 +1,9 @@
-"""An environment that only counts, and breaks as it is told. Processes import this module, and so may runs:
+"""An environment that counts, and fails as planned. Child processes import this module, and so can runs:
 env=gymnasium env.processes=true env.tasks=[environments:Raises-v0], with tests/faults in PYTHONPATH.
 
-An episode follows from its seed: seed % 5 + 3 steps, of which one in three terminates and the others are truncated. Its
-observations are (seed in two parts, age, last action), age counting the steps from 0, and each step's reward is computed from
-them (`reward_of`). So whatever is handed over can be checked by arithmetic, in whatever process it was played.
+An episode is a function of its seed. It has seed % 5 + 3 steps. One episode in three terminates, the others are truncated. Observations
+are (seed in two parts, age, last action), where age counts the steps from 0. Each reward is computed from them (`reward_of`). So tests
+can check every result by arithmetic, whatever process played it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ CAUSE_OF = {
     "hangs": "hung",
     "stops": "hung",
 }
-"""What an environment can do wrong -> the cause that is told."""
+"""Kind of failure -> the cause in its Fault."""
 
 assert set(CAUSE_OF.values()) < set(CAUSES)
 
 NUM_ACTIONS = 3
 LEAK = 64 * 2**20
-"""Bytes that an environment that leaks does not give back, every episode."""
+"""Bytes that a leaking environment allocates and keeps in every episode."""
 
 BREAKING = EnvSpec(
     suite="breaking",
@@ -63,7 +63,7 @@ def length_of(seed: int) -> int:
 
 
 def reward_of(seed: int, age: int, action: int) -> float:
-    """Of the step that leads to `age`. Exact in float32."""
+    """Reward of the step that leads to `age`; exact in float32."""
     return (seed % 64 + age) / 8 + action
 
 
@@ -72,7 +72,7 @@ def terminates(seed: int) -> bool:
 
 
 def action_for(vector: Any) -> int:
-    """What the tests do after seeing this."""
+    """The action of the tests after this observation."""
     return int(vector[1] + vector[2]) % NUM_ACTIONS
 
 
@@ -80,9 +80,9 @@ class Breaking(gymnasium.Env[Any, Any]):
     """See the module.
 
     Args:
-        plan: seed -> (age, fault): what goes wrong in the step that would lead to `age`, 0 meaning the reset; one of CAUSE_OF.
-        marker: file that is made before it hangs or stops, with its process id at the end of its name; says which of the two.
-        leaks: LEAK is lost in every episode.
+        plan: seed -> (age, fault): the failure, a key of CAUSE_OF, in the step that would lead to `age`; 0 is the reset.
+        marker: file that is written before the process hangs or stops, with the process id appended to its name; holds which of the two.
+        leaks: whether every episode leaks LEAK bytes.
     """
 
     def __init__(self, plan: Mapping[int, tuple[int, str]], marker: Path | None = None, leaks: bool = False) -> None:
@@ -109,7 +109,7 @@ class Breaking(gymnasium.Env[Any, Any]):
         when, fault = self.plan.get(self.seed, (-1, ""))
         if when == self.age:
             if fault == "raises halfway":
-                # The image is written before it is noticed.
+                # The engine writes the image before it fails.
                 del seen["vector"]
                 return seen
             self._break(fault)
@@ -117,18 +117,18 @@ class Breaking(gymnasium.Env[Any, Any]):
 
     def _break(self, fault: str) -> None:
         if self.marker and fault in ("hangs", "stops"):
-            # Whole or not at all.
+            # Renamed, so that the file appears complete.
             written = self.marker.with_name(f"being-written-{os.getpid()}")
             written.write_text(fault)
             written.rename(self.marker.with_name(f"{self.marker.name}-{os.getpid()}"))
         if fault == "raises":
-            raise RuntimeError("the environment broke as it was told")
+            raise RuntimeError("the environment failed as planned")
         if fault == "exits":
             os._exit(17)
         if fault == "segfaults":
             faulthandler._sigsegv()  # type: ignore[attr-defined]
         if fault == "hangs":
-            ctypes.PyDLL(None).sleep(1000)  # without ever giving the interpreter back
+            ctypes.PyDLL(None).sleep(1000)  # without releasing the interpreter lock
         os.kill(os.getpid(), {"is killed": signal.SIGKILL, "stops": signal.SIGSTOP}[fault])
 
 
@@ -145,7 +145,7 @@ class MakeBreaking:
 
 
 def life(seed_of: Callable[[int], int], plan: Mapping[int, tuple[int, str]]) -> Iterator[dict[str, Any]]:
-    """What a slot should show for ever, without the frames in which it is only resetting, when its episodes have these seeds:
+    """The expected frames of a slot whose episodes have these seeds, without frames in which it is only resetting:
     vector, reward, terminated, truncated, interrupted, episode, episode_return, episode_length.
     """
     for episode in itertools.count():
@@ -187,7 +187,7 @@ def life(seed_of: Callable[[int], int], plan: Mapping[int, tuple[int, str]]) -> 
 
 
 class Registered(Breaking):
-    """For suite gymnasium: breaks in its second step in one of `every` episodes, by their seeds."""
+    """For suite gymnasium: fails in its second step in one of `every` episodes, chosen by their seeds."""
 
     observation_space = spaces.Box(0, 2**16, (4,), np.float32)
     action_space = spaces.Discrete(NUM_ACTIONS)
@@ -208,11 +208,11 @@ class Registered(Breaking):
 
 
 STARTED = "STARTED_PROGRAMS"
-"""Environment variable: the file in which process ids of programs are written, one a line."""
+"""Environment variable: path of the file of the process ids of programs, one per line."""
 
 
 def start_programs(file: Path) -> None:
-    """Starts programs that run for ever: in a session of its own, and as a daemon without environment variables."""
+    """Starts two programs that never end: one in a new session, and a daemon without environment variables."""
     own = subprocess.Popen(["sleep", "100000"], start_new_session=True)
     command = "setsid env -i sleep 100000 <&- >&- 2>&- & echo $!"
     daemon = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, check=True)
@@ -221,7 +221,7 @@ def start_programs(file: Path) -> None:
 
 
 class Starts(Registered):
-    """Starts programs in every reset, and breaks as Registered does. `file`: in place of what STARTED says."""
+    """Starts programs in every reset, and fails as Registered does. `file` replaces the value of STARTED."""
 
     def __init__(self, file: str = "", **options: Any) -> None:
         super().__init__(**options)
@@ -234,7 +234,7 @@ class Starts(Registered):
 
 @dataclass
 class MakeStarting(MakeBreaking):
-    """Environments for ProcessEngine that start programs in every reset, written to that file."""
+    """Environments for ProcessEngine that start programs in every reset and write their ids to a file."""
 
     started: Path = Path()
 

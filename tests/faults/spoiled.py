@@ -1,6 +1,6 @@
-"""Environments that give numbers that are not finite. Processes import this module, and so may runs: env.tasks=[spoiled:Seldom-v0].
+"""Environments with numbers that are not finite. Child processes import this module, and so can runs: env.tasks=[spoiled:Seldom-v0].
 
-Every episode has LENGTH steps. Its observations are (seed % 1000, age), age counting the steps from 0, and a step earns its age.
+Every episode has LENGTH steps. Observations are (seed % 1000, age), where age counts the steps from 0. The reward of a step is its age.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ SPOILED = EnvSpec(
 )
 
 Spoils = Mapping[int, tuple[int, str, float]]
-"""Seed -> the age at which, what (`vector`, `reward`, or `picture`, which raises), and by which number."""
+"""Seed -> age, part (`vector`, `reward`, or `picture`, which raises) and value of the number that is not finite."""
 
 
 class Counting(gymnasium.Env[Any, Any]):
-    """Plays as the head of this file says, but for what `plan` spoils."""
+    """The environment of the module docstring, with the numbers of `plan` replaced."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -68,7 +68,7 @@ class Counting(gymnasium.Env[Any, Any]):
 
 
 class Suited(Counting):
-    """With the observations of SPOILED."""
+    """Counting with the observations of SPOILED."""
 
     def see(self) -> Any:
         if self.plan.get(self.seed, (-1, ""))[:2] == (self.age, "picture"):
@@ -87,7 +87,7 @@ class MakeSpoiled:
 
 
 class Often(Counting):
-    """One episode in `every` is spoiled at `age`."""
+    """One episode in `every` has a number that is not finite at `age`."""
 
     def __init__(self, age: int = 2, what: str = "vector", number: float = math.nan, every: int = 8) -> None:
         super().__init__({})
@@ -101,7 +101,7 @@ class Often(Counting):
 
 
 class Endless(Counting):
-    """Never ends."""
+    """Episodes never end."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -134,7 +134,7 @@ class DmCounting(dm_env.Environment):
 
 
 def make_dm(age: int = 2, what: str = "vector", number: float = math.nan) -> DmEnvAdapter:
-    """DmCounting as gymnasium has it."""
+    """DmCounting as a gymnasium environment."""
     return DmEnvAdapter(lambda seed: DmCounting(seed, (age, what, number)))
 
 

@@ -1,4 +1,4 @@
-"""A clock that is set forward and back while a run goes on changes nothing but the times of day that are written down."""
+"""Setting the system clock during a run changes only the recorded times of day."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SMALL = [
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("process_settings")
-def test_intervals_are_those_of_a_clock_that_only_runs_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_are_measured_by_the_monotonic_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     year = 365 * 24 * 3600.0
     jumps = itertools.cycle([year, -year, 0.0, 30 * year])
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
     run = tmp_path / "run"
-    # An hour between two checkpoints: one that is due early was timed by the wrong clock.
+    # Checkpoints are an hour apart. An earlier one would mean that the wrong clock was used.
     assert train.main([*SMALL, f"run={run}", "total_frames=2000", "log_seconds=0", "checkpoint_seconds=3600"]) == 0
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     seconds = [row["seconds"] for row in rows]

@@ -1,4 +1,4 @@
-"""Observations and rewards that are not finite: each breaks off its episode and changes nothing else, on both engines."""
+"""Observations and rewards that are not finite break off their episode and change nothing else, on both engines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SEED = 3
 SLOTS = [Slot(task=0, index=0), Slot(task=1, index=0), Slot(task=0, index=1)]
 ENGINES: list[Any] = [GymnasiumEngine, ProcessEngine]
 
-# Slot, episode, and what is spoiled in it.
+# Slot, episode, and the part that is not finite.
 Spoilt = Sequence[tuple[int, int, tuple[int, str, float]]]
 SPOILT: Spoilt = [
     (0, 0, (2, "vector", math.nan)),
@@ -60,10 +60,10 @@ def plan_of(spoilt: Spoilt) -> Spoils:
 
 
 def life(slot: int, spoilt: Spoilt, steps: int) -> list[dict[str, Any]]:
-    """What a slot shows, by arithmetic, from its first observation on."""
+    """The expected frames of a slot, from its first observation on."""
     plan = {episode: what for number, episode, what in spoilt if number == slot}
     episode = next(episode for episode in range(99) if plan.get(episode, (-1,))[0] != 0)
-    # Of the last valid observation, from which the vector and the picture follow.
+    # The age of the last valid observation determines the vector and the picture.
     shown = seed_of(slot, episode) % 1000, 0
     frames: list[dict[str, Any]] = []
     age, over = 0, False
@@ -88,13 +88,13 @@ def life(slot: int, spoilt: Spoilt, steps: int) -> list[dict[str, Any]]:
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_is_not_finite_breaks_off_its_episode_and_nothing_else(engine: Any) -> None:
+def test_numbers_that_are_not_finite_break_off_only_their_episode(engine: Any) -> None:
     env = MultitaskVectorEnv(engine(MakeSpoiled(plan_of(SPOILT)), SPOILED, SLOTS, Split.TRAIN), SPOILED, SLOTS, SEED)
     observation, info = env.reset()
     zero = {"reward": np.zeros(3), "terminated": np.zeros(3, bool)}
     frames = [{key: value.copy() for key, value in {**observation, **info, **zero}.items()}]
     for _ in range(39):
-        # Other memory at every step, as an actor gives it.
+        # New arrays at every step, as from an actor.
         env.write_into({key: np.full_like(observation[key], 77) for key in ("image", "vector")})
         observation, reward, terminated, truncated, info = env.step(np.zeros(3, np.int32))
         assert not truncated.any()
@@ -120,7 +120,7 @@ def test_what_is_not_finite_breaks_off_its_episode_and_nothing_else(engine: Any)
 
 @pytest.mark.parametrize("what", ["vector", "picture"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_slot_that_never_begins_is_one_sentence(engine: Any, what: str) -> None:
+def test_a_slot_that_never_starts_an_episode_is_an_input_error(engine: Any, what: str) -> None:
     spoilt = [(1, episode, (0, what, math.nan)) for episode in range(FIRST_EPISODES)]
     env = MultitaskVectorEnv(engine(MakeSpoiled(plan_of(spoilt)), SPOILED, SLOTS, Split.TRAIN), SPOILED, SLOTS, SEED)
     with pytest.raises(InputError, match=r"env.tasks=other gives numbers that are not finite: .* 3 last episodes"):
@@ -130,7 +130,7 @@ def test_a_slot_that_never_begins_is_one_sentence(engine: Any, what: str) -> Non
 
 @pytest.mark.parametrize("age", [0, 1])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_slot_that_never_makes_a_step_that_counts_is_one_sentence(engine: Any, age: int) -> None:
+def test_a_slot_without_valid_steps_is_an_input_error(engine: Any, age: int) -> None:
     spoilt = [(1, episode, (age, "vector", math.nan)) for episode in range(1, 101)]
     env = MultitaskVectorEnv(engine(MakeSpoiled(plan_of(spoilt)), SPOILED, SLOTS, Split.TRAIN), SPOILED, SLOTS, SEED)
     env.reset()
@@ -144,7 +144,7 @@ def test_a_slot_that_never_makes_a_step_that_counts_is_one_sentence(engine: Any,
 
 
 class Steady:
-    """One slot that earns 0.1 at each step; its only episode ends after `length` of them."""
+    """One slot with one episode of `length` steps, each with reward 0.1."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -187,8 +187,8 @@ def test_returns_are_summed_in_double_precision() -> None:
     assert info["episode_return"].dtype == np.float32
 
 
-def test_a_run_that_was_frozen_with_returns_in_single_precision_goes_on(tmp_path: Path) -> None:
-    """As checkpoints from before hold them."""
+def test_a_saved_state_with_returns_in_single_precision_resumes(tmp_path: Path) -> None:
+    """As in checkpoints of earlier versions."""
     run = tmp_path / "run"
     told = [*CONDITIONAL, *TINY, f"run={run}", "display=false", "runtime.slots_per_actor=4", "learner.batch_size=4"]
     assert train.main([*told, "total_frames=200"]) == 0
@@ -202,7 +202,7 @@ def test_a_run_that_was_frozen_with_returns_in_single_precision_goes_on(tmp_path
     damaged(checkpoint, checkpoint, age)
     assert train.main([f"run={run}", "resume=true", "total_frames=400", "display=false"]) == 0
     result = json.loads((run / "result.json").read_text())
-    # The actors went on step for step.
+    # The actors continued exactly.
     assert result["frames"] >= 400 and result["episodes_dropped"] == 0
 
 
@@ -234,7 +234,7 @@ def strict(text: str) -> Any:
         ("Seldom", ["runtime=local", "env.processes=true"]),
     ],
 )
-def test_a_training_goes_on_and_counts_and_an_evaluation_plays_others(
+def test_training_counts_interrupted_episodes_and_evaluation_replaces_them(
     task: str, more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -250,7 +250,7 @@ def test_a_training_goes_on_and_counts_and_an_evaluation_plays_others(
     assert result["updates_refused"] == 0 and result["restarts"] == 0
     assert all(record["cause"] == "nonfinite" for record in records)
     assert len(records) == rows[-1]["nonfinite"] == result["nonfinite"] == result["episodes_dropped"] > 10
-    # Left out at the start, or of an unroll that came after the end.
+    # Skipped at the start, or part of an unroll after the end.
     assert 0 < figures["interrupted"] <= len(records) <= figures["interrupted"] + 8
     # One episode in eight.
     assert 0.05 < figures["interrupted"] / (figures["interrupted"] + figures["episodes"]) < 0.25
@@ -262,12 +262,12 @@ def test_a_training_goes_on_and_counts_and_an_evaluation_plays_others(
     assert row["episodes"] == 40 and row["returns"] == [sum(range(LENGTH + 1))] * 40
     assert row["lengths"] == [LENGTH] * 40
     assert 0 < row["interrupted"] < 40
-    # The seeds are those of the episodes that were played to their end.
+    # The report holds the seeds of complete episodes only.
     assert not any(seed // 2 % 8 == 0 for seed in row["seeds"]) and len(set(row["seeds"])) == 40
 
 
 @pytest.mark.parametrize("processes", ["true", "false"])
-def test_environments_that_give_nothing_finite_end_a_training_in_one_sentence(
+def test_environments_without_finite_numbers_end_the_training_with_an_input_error(
     processes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for task, episodes in (("Never", 3), ("Always", 100)):
@@ -280,7 +280,7 @@ def test_environments_that_give_nothing_finite_end_a_training_in_one_sentence(
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a good task and others, of which it knows nothing."""
+    """A run on one valid task and on others that it was not trained on."""
     run = tmp_path_factory.mktemp("agent") / "run"
     assert train.main([*SMALL, "env.tasks=[spoiled:Good-v0]", f"run={run}", "runtime=serial", "total_frames=80"]) == 0
     return run
@@ -293,7 +293,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("Endless", "has an episode that has not ended after max_steps=40 steps: give a larger max_steps="),
     ],
 )
-def test_an_evaluation_that_cannot_go_on_stops_in_one_sentence_and_keeps_what_was_played(
+def test_an_evaluation_that_cannot_continue_stops_with_an_input_error_and_keeps_its_episodes(
     agent: Path, task: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.json"
@@ -305,13 +305,13 @@ def test_an_evaluation_that_cannot_go_on_stops_in_one_sentence_and_keeps_what_wa
     assert content["tasks"].keys() == {"spoiled:Good-v0"}
     assert content["tasks"]["spoiled:Good-v0"]["returns"] == [sum(range(LENGTH + 1))] * 6
     assert f"error: {content['stopped']}" == said.strip()
-    # Where nothing was played, nothing is written.
+    # Without episodes no file is written.
     output.unlink()
     assert evaluate.main([*told, f"tasks=[spoiled:{task}-v0]"]) == 2
     assert not output.exists()
 
 
-def test_a_task_that_never_gives_finite_numbers_is_refused_before_anything_is_played(
+def test_a_task_without_finite_numbers_is_refused_before_any_episode(
     agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.json"
@@ -332,7 +332,7 @@ def test_an_episode_as_long_as_the_limit_counts(agent: Path, tmp_path: Path) -> 
     assert not output.exists()
 
 
-def test_every_file_is_strict_json_whatever_the_figures_are(tmp_path: Path) -> None:
+def test_every_file_is_strict_json_for_any_numbers(tmp_path: Path) -> None:
     write_json(tmp_path / "result.json", {"a": [math.inf, 1.0], "b": {"c": math.nan}, "d": (-math.inf, 2)})
     assert strict((tmp_path / "result.json").read_text()) == {"a": [None, 1.0], "b": {"c": None}, "d": [None, 2]}
     statistics = Statistics(("one",))
@@ -351,7 +351,7 @@ def test_every_file_is_strict_json_whatever_the_figures_are(tmp_path: Path) -> N
     }
 
 
-def test_a_stopped_evaluation_is_none_to_grids_and_reports(tmp_path: Path) -> None:
+def test_grids_and_reports_ignore_a_stopped_evaluation(tmp_path: Path) -> None:
     content = {
         "tasks": {"one": {"episodes": 1, "mean": 0.0, "success": None}},
         "provenance": {"updates": 1, "seed": 0, "greedy": False},

@@ -1,4 +1,4 @@
-"""Programs that environments start, in sessions of their own and as daemons, end with the actor or the run that they belong to."""
+"""Programs that environments start, in new sessions and as daemons, end with their actor or run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ KINDS = {
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of the programs that environments have started, which end with the test, however that ends."""
+    """The file of the process ids of programs that environments start. The fixture kills the programs after the test."""
     file = tmp_path / "started"
     file.touch()
     monkeypatch.setenv(STARTED, str(file))
@@ -61,7 +61,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def programs(file: Path) -> list[int]:
-    """All that were started so far."""
+    """The process ids of all programs started so far."""
     return [int(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -71,31 +71,31 @@ def all_gone(file: Path) -> bool:
 
 
 def begin(program: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-    """A program in a process group of its own, in which `environments` can be imported."""
+    """Starts a program in a new process group, with the module `environments` on its path."""
     path = os.pathsep.join([str(ROOT), str(FAULTS)])
     command = [sys.executable, *program.split(), *arguments]
     environment = {**os.environ, "PYTHONPATH": path, **options}
     return subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0)
 
 
-def has_begun(run: Path, file: Path) -> bool:
+def has_started(run: Path, file: Path) -> bool:
     log = run / "metrics.jsonl"
     return bool(log.exists() and log.stat().st_size and len(programs(file)) >= 4)
 
 
-def cell_has_begun(grid: Path, file: Path) -> bool:
-    """Its actor plays. Its first row may come late."""
+def cell_has_started(grid: Path, file: Path) -> bool:
+    """Whether the actor of a cell plays. The first row of its log may come later."""
     return bool(list(grid.rglob("agent.json"))) and len(programs(file)) >= 12
 
 
 def cell_of(grid: subprocess.Popen[bytes]) -> psutil.Process:
-    """The cell that a grid plays."""
+    """The process of the cell that a grid runs."""
     (found,) = [one for one in psutil.Process(grid.pid).children() if "ablation.grid.cell" in one.cmdline()]
     return found
 
 
 def supervisor_of(pid: int) -> psutil.Process:
-    """Of that program: a process with its id as first argument."""
+    """The supervisor of a program: the process with its id as first argument."""
     (found,) = [
         one
         for one in psutil.process_iter(["cmdline"])
@@ -105,7 +105,7 @@ def supervisor_of(pid: int) -> psutil.Process:
 
 
 def temporary_files(pid: int, folder: Path) -> list[Path]:
-    """What the program has left in its own folder, and in that for temporary files."""
+    """The files of the program in its temporary folder and in `folder`."""
     folders = Path("/tmp").glob("mimpala-" + 11 * "[0-9a-f]")
     own = [path for path in folders if int(path.name.removeprefix("mimpala-"), 16) % 2**22 == pid]
     return own + [path for path in folder.iterdir() if not path.name.startswith("torchinductor")]
@@ -114,7 +114,7 @@ def temporary_files(pid: int, folder: Path) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_of_a_learner_that_is_killed(
+def test_a_killed_learner_leaves_no_processes_and_files(
     kind: str, whole_group: bool, tmp_path: Path, started: Path
 ) -> None:
     run, temporary = tmp_path / "run", tmp_path / "temporary"
@@ -122,7 +122,7 @@ def test_nothing_is_left_of_a_learner_that_is_killed(
     shared = set(Path("/dev/shm").iterdir())
     process = begin("train.py", *TINY, *KINDS[kind], f"run={run}", LONG, TMPDIR=str(temporary))
     try:
-        eventually(lambda: process.poll() is not None or has_begun(run, started))
+        eventually(lambda: process.poll() is not None or has_started(run, started))
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
         os.killpg(process.pid, signal.SIGKILL) if whole_group else process.kill()
@@ -137,8 +137,8 @@ def test_nothing_is_left_of_a_learner_that_is_killed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["train.py", "train.py runtime=serial", "doctor.py"])
-def test_nothing_is_left_of_a_program_that_ends(program: str, tmp_path: Path, started: Path) -> None:
-    """What the learner, or doctor.py, plays in its own process, and what actors do."""
+def test_a_program_that_ends_leaves_no_processes(program: str, tmp_path: Path, started: Path) -> None:
+    """Environments of the learner's process, of actors, and of doctor.py."""
     process = begin(program, *TINY, f"run={tmp_path / 'run'}", "total_frames=60")
     assert process.wait(240) == 0
     assert all_gone(started)
@@ -147,7 +147,7 @@ def test_nothing_is_left_of_a_program_that_ends(program: str, tmp_path: Path, st
 @pytest.mark.slow
 @pytest.mark.usefixtures("process_settings")
 @pytest.mark.parametrize("fault", ["is killed", "raises"])
-def test_what_an_actor_has_started_ends_before_the_next_one_begins(
+def test_programs_of_an_actor_end_before_its_successor_starts(
     fault: str, tmp_path: Path, started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, alive = ActorPool._start_actor, list[list[int]]()
@@ -157,19 +157,19 @@ def test_what_an_actor_has_started_ends_before_the_next_one_begins(
         return start(pool, *arguments)
 
     monkeypatch.setattr(ActorPool, "_start_actor", starts)
-    # The fork server keeps the environment variables of the test that has started it.
+    # The fork server keeps the environment variables of the test that started it.
     options = [f"env.options={{fault: {fault}, every: 8, file: '{started}'}}", "env.processes=false", "runtime=local"]
     assert (
         train.main([*TINY, *options, f"run={tmp_path / 'run'}", "total_frames=200", "runtime.max_restarts=1000"]) == 0
     )
-    # Where the environment is tried out before the run begins, in this process.
+    # Programs of the probe, which plays in this process before the run starts.
     first = set(alive[0])
     assert len(alive) >= 3 and all(set(left) <= first for left in alive)
     assert len(programs(started)) > 2 * len(alive)
     assert {pid for pid in programs(started) if not is_gone(pid)} <= first
 
 
-def test_what_the_process_of_a_slot_has_started_ends_before_the_next_one_begins(tmp_path: Path) -> None:
+def test_programs_of_a_slots_process_end_before_its_successor_starts(tmp_path: Path) -> None:
     started, slots = tmp_path / "started", [Slot(task=0, index=0), Slot(task=1, index=1)]
     broken = episode_seed(5, Split.TRAIN, BREAKING.tasks[0], 0, 0)
     engine = ProcessEngine(MakeStarting({broken: (1, "is killed")}, started=started), BREAKING, slots, Split.TRAIN)
@@ -180,7 +180,7 @@ def test_what_the_process_of_a_slot_has_started_ends_before_the_next_one_begins(
         assert len(before) == 4 and not any(map(is_gone, before))
         engine.step([0, 0])  # type: ignore[arg-type]
         assert [fault.cause for fault in engine.take_faults()] == ["killed"]
-        # Of two slots one has failed.
+        # One of the two slots has failed.
         assert sorted(map(is_gone, before)) == [False, False, True, True]
     finally:
         engine.close()
@@ -188,11 +188,11 @@ def test_what_the_process_of_a_slot_has_started_ends_before_the_next_one_begins(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_without_its_supervisor(tmp_path: Path, started: Path) -> None:
+def test_a_run_continues_without_its_supervisor(tmp_path: Path, started: Path) -> None:
     run = tmp_path / "run"
     process = begin("train.py", *TINY, *KINDS["actors"], f"run={run}", LONG)
     try:
-        eventually(lambda: process.poll() is not None or has_begun(run, started))
+        eventually(lambda: process.poll() is not None or has_started(run, started))
         supervisor_of(process.pid).kill()
         size = (run / "metrics.jsonl").stat().st_size
         eventually(lambda: process.poll() is not None or (run / "metrics.jsonl").stat().st_size > 2 * size)
@@ -209,12 +209,12 @@ def test_no_signal_ends_the_supervisor_before_its_learner(number: int, tmp_path:
     run = tmp_path / "run"
     process = begin("train.py", *TINY, *KINDS["the learner itself"], f"run={run}", LONG)
     try:
-        eventually(lambda: process.poll() is not None or has_begun(run, started))
+        eventually(lambda: process.poll() is not None or has_started(run, started))
         supervisor = supervisor_of(process.pid)
         process.send_signal(signal.SIGSTOP)
         os.killpg(process.pid, number)
         supervisor.send_signal(number)
-        # A signal that ends it has ended it by then.
+        # A deadly signal would have ended it by now.
         time.sleep(0.5)
         assert supervisor.is_running() and supervisor.memory_info().rss < 32 * 2**20
         process.send_signal(signal.SIGCONT)
@@ -227,8 +227,8 @@ def test_no_signal_ends_the_supervisor_before_its_learner(number: int, tmp_path:
 
 
 @pytest.mark.slow
-def test_nothing_is_left_of_a_grid_that_is_killed(tmp_path: Path, started: Path) -> None:
-    """Its cells have supervisors of their own, and save."""
+def test_a_killed_grid_leaves_no_processes(tmp_path: Path, started: Path) -> None:
+    """Each of its cells has its own supervisor, and saves."""
     keys = [key for key in TINY if not key.startswith("fusion=")]
     process = begin(
         "ablate.py",
@@ -241,7 +241,7 @@ def test_nothing_is_left_of_a_grid_that_is_killed(tmp_path: Path, started: Path)
         LONG,
     )
     try:
-        eventually(lambda: process.poll() is not None or cell_has_begun(tmp_path / "grid", started))
+        eventually(lambda: process.poll() is not None or cell_has_started(tmp_path / "grid", started))
         cell = cell_of(process)
         family = [cell, *cell.children(recursive=True)]
         assert not list((tmp_path / "grid").rglob("checkpoint-*.pt"))
@@ -254,13 +254,13 @@ def test_nothing_is_left_of_a_grid_that_is_killed(tmp_path: Path, started: Path)
 
 
 @pytest.mark.slow
-def test_nothing_is_left_of_a_cell_that_is_killed(tmp_path: Path, started: Path) -> None:
+def test_a_killed_cell_leaves_no_processes(tmp_path: Path, started: Path) -> None:
     keys = [key for key in TINY if not key.startswith("fusion=")]
     process = begin(
         "ablate.py", *keys, "fusions=[film]", "seeds=1", "runtime=local", f"folder={tmp_path / 'grid'}", LONG
     )
     try:
-        eventually(lambda: process.poll() is not None or cell_has_begun(tmp_path / "grid", started))
+        eventually(lambda: process.poll() is not None or cell_has_started(tmp_path / "grid", started))
         cell_of(process).kill()
         # The grid reports that its only cell failed.
         assert process.wait(120) == 1

@@ -1,4 +1,4 @@
-"""Environments that break in processes of their own: each is started anew alone, and nothing else changes for anybody."""
+"""Environments that fail in their own processes: only the failed one is restarted, and the other slots are unaffected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from envs.vector import MultitaskVectorEnv
 
 SEED = 5
 LONG = 3600.0
-"""Seconds after which an environment counts as hung; more than any test takes."""
+"""Time in seconds after which an environment counts as hung; longer than any test."""
 
 
 def seed_of(slot: Slot, episode: int) -> int:
@@ -40,10 +40,10 @@ def seed_of(slot: Slot, episode: int) -> int:
 
 
 class Played:
-    """A supervised environment, and all that its slots have shown.
+    """A supervised environment, and all frames of its slots.
 
     Args:
-        breaks: of each slot, episode -> (age, fault), as in `environments.Breaking.plan`.
+        breaks: for each slot, episode -> (age, fault), as in `environments.Breaking.plan`.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Played:
         self.slots = [Slot(task=number % 3, index=number) for number in range(len(breaks))]
         self.plan = {
             seed_of(slot, episode): what
-            for slot, told in zip(self.slots, breaks, strict=True)
-            for episode, what in told.items()
+            for slot, planned in zip(self.slots, breaks, strict=True)
+            for episode, what in planned.items()
         }
         self.engine = ProcessEngine(MakeBreaking(self.plan, marker, leaks), BREAKING, self.slots, Split.TRAIN)
         self.env = MultitaskVectorEnv(self.engine, BREAKING, self.slots, SEED)
@@ -77,7 +77,7 @@ class Played:
         self._keep({**observation, **info, "reward": reward, "terminated": terminated, "truncated": truncated})
 
     def check(self) -> None:
-        """Every slot has shown what arithmetic says, but for frames in which it was resetting."""
+        """Compares the frames of every slot with the expected ones, except while it was resetting."""
         for number, slot in enumerate(self.slots):
             frames = [{key: value[number] for key, value in frame.items()} for frame in self.frames]
             shown = [frame for frame in frames if not frame["resetting"]]
@@ -103,13 +103,13 @@ def is_stopped(pid: int) -> bool:
 
 @pytest.fixture
 def hangs_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that, its id behind the name, makes a process that has not answered count as hung, whatever the time."""
+    """A path. If a file of this name plus a process id exists, that process counts as hung as soon as it does not answer."""
     marker, has_answered = tmp_path / "hangs", SlotProcess.has_answered
 
     def answers_or_hangs(process: SlotProcess, until: float) -> bool:
         while not has_answered(process, time.monotonic() + 0.01):
-            told = marker.with_name(f"{marker.name}-{process._process.pid}")
-            if told.exists() and (told.read_text() == "hangs" or is_stopped(process._process.pid)):
+            hangs = marker.with_name(f"{marker.name}-{process._process.pid}")
+            if hangs.exists() and (hangs.read_text() == "hangs" or is_stopped(process._process.pid)):
                 return False
         return True
 
@@ -118,25 +118,25 @@ def hangs_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("processes_are_kept")
-def test_whatever_breaks_costs_its_slot_one_episode_and_the_others_nothing(hangs_are_seen: Path) -> None:
-    """Every fault in a slot of its own, at another step of another episode, and one slot without any."""
+def test_every_fault_costs_its_slot_one_episode_and_other_slots_nothing(hangs_are_seen: Path) -> None:
+    """One slot for each fault, at different steps of different episodes, and one slot without faults."""
     breaks = [{number % 3 + 1: (number % 3 + 1, fault)} for number, fault in enumerate(CAUSE_OF)]
     played = Played([{}, *breaks, {0: (2, "raises"), 1: (1, "raises"), 3: (3, "raises")}], hangs_are_seen)
-    told: list[Fault] = []
+    faults: list[Fault] = []
     for _ in range(60):
         played.step()
-        told += played.env.take_faults()
+        faults += played.env.take_faults()
     played.env.close()
     played.check()
     assert not any(frame["resetting"].any() for frame in played.frames)
-    assert sum(frame["interrupted"].sum() for frame in played.frames) == len(told) == len(CAUSE_OF) + 3
+    assert sum(frame["interrupted"].sum() for frame in played.frames) == len(faults) == len(CAUSE_OF) + 3
     details = {}
     for number, (fault, cause) in enumerate(CAUSE_OF.items(), 1):
         place = f"the process of slot {number} (task {BREAKING.tasks[number % 3]})"
-        (found,) = [one for one in told if place in one.detail]
+        (found,) = [one for one in faults if place in one.detail]
         assert (found.task, found.cause) == (BREAKING.tasks[number % 3], cause)
         details[fault] = found.detail
-    assert "environments.py" in details["raises"] and "broke as it was told" in details["raises"]
+    assert "environments.py" in details["raises"] and "failed as planned" in details["raises"]
     assert "KeyError: 'vector'" in details["raises halfway"]
     assert details["exits"].endswith("ended unexpectedly (exit code 17).")
     assert details["is killed"].endswith("ended unexpectedly (killed by SIGKILL).")
@@ -147,8 +147,8 @@ def test_whatever_breaks_costs_its_slot_one_episode_and_the_others_nothing(hangs
 
 
 @pytest.mark.usefixtures("processes_are_kept")
-def test_an_episode_that_cannot_begin_is_left_out() -> None:
-    """Also the first one, and several in a row."""
+def test_an_episode_that_cannot_start_is_skipped() -> None:
+    """Including the first one, and several in a row."""
     played = Played(
         [
             {},
@@ -161,17 +161,18 @@ def test_an_episode_that_cannot_begin_is_left_out() -> None:
         played.step()
     played.env.close()
     played.check()
-    # Waited for or not, an environment that fails again is told at once.
+    # `step` returns at once if an environment fails again, with any patience.
     assert any(frame["resetting"].any() for frame in played.frames)
-    told = [(fault.task, fault.cause) for fault in played.env.take_faults()]
+    causes = [(fault.task, fault.cause) for fault in played.env.take_faults()]
     assert (
-        sorted(told) == [("one", "raised")] * 2 + [("other", "exited"), ("other", "raised")] + [("third", "raised")] * 2
+        sorted(causes)
+        == [("one", "raised")] * 2 + [("other", "exited"), ("other", "raised")] + [("third", "raised")] * 2
     )
 
 
 @pytest.mark.usefixtures("processes_are_kept")
-def test_a_first_episode_that_never_begins_is_an_error() -> None:
-    with pytest.raises(SlotError, match=r"(?s)slot 0 \(task one\) failed.*broke as it was told") as error:
+def test_a_first_episode_that_never_starts_is_an_error() -> None:
+    with pytest.raises(SlotError, match=r"(?s)slot 0 \(task one\) failed.*failed as planned") as error:
         Played([dict.fromkeys(range(9), (0, "raises"))])
     assert error.value.cause == "raised"
 
@@ -179,8 +180,8 @@ def test_a_first_episode_that_never_begins_is_an_error() -> None:
 @pytest.mark.usefixtures("processes_are_kept")
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(st.integers(0, 6), st.integers(1, 7), max_size=3), min_size=2, max_size=3))
-def test_any_pattern_of_faults_is_arithmetic(breaks: list[dict[int, int]]) -> None:
-    played = Played([{episode: (age, "raises") for episode, age in told.items()} for told in breaks])
+def test_any_pattern_of_faults_gives_the_expected_frames(breaks: list[dict[int, int]]) -> None:
+    played = Played([{episode: (age, "raises") for episode, age in planned.items()} for planned in breaks])
     for _ in range(50):
         played.step()
     played.env.close()
@@ -191,7 +192,7 @@ def pids(engine: ProcessEngine) -> list[int]:
     return [process._process.pid for process in engine._processes]
 
 
-def test_others_go_on_while_a_process_starts_and_none_is_left_when_it_is_closed_meanwhile(
+def test_other_slots_continue_while_a_process_starts_and_close_ends_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     played = Played([{}, {}], patience=0.0)
@@ -220,8 +221,8 @@ def test_others_go_on_while_a_process_starts_and_none_is_left_when_it_is_closed_
     assert all(map(is_gone, first + last)) and first[0] == last[0] and first[1] != last[1]
 
 
-def test_a_process_that_is_silent_for_too_long_is_gone_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a step, stopped, so that only SIGKILL ends it; and while it starts."""
+def test_a_process_that_does_not_answer_in_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """During a step, when it is stopped and only SIGKILL ends it; and while it starts."""
     played = Played([{}])
 
     def start_with_patience() -> SlotProcess:
@@ -235,7 +236,7 @@ def test_a_process_that_is_silent_for_too_long_is_gone_for_good(monkeypatch: pyt
     assert played.frames[-1]["interrupted"][0] and is_gone(stopped)
     played.env.supervise(0.001, 0, 0)
     (starting,) = pids(played.engine)
-    # The one that takes its place would have as little time.
+    # The new process would have the same short time.
     monkeypatch.setattr(process_engine, "SlotProcess", start_with_patience)
     played.step()
     assert played.frames[-1]["resetting"][0] and is_gone(starting)
@@ -249,7 +250,7 @@ def test_a_process_that_is_silent_for_too_long_is_gone_for_good(monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("processes_are_kept")
-def test_processes_are_renewed_between_two_episodes_and_nothing_is_lost() -> None:
+def test_processes_are_replaced_between_two_episodes_without_loss() -> None:
     played = Played([{}, {2: (2, "raises")}])
     played.env.supervise(LONG, 0, 3)
     while played.frames[-1]["episode"].min() < 7:
@@ -259,14 +260,14 @@ def test_processes_are_renewed_between_two_episodes_and_nothing_is_lost() -> Non
     assert not any(frame["resetting"].any() for frame in played.frames)
     faults = [fault for fault in played.env.take_faults() if fault.cause == "recycled"]
     last = played.frames[-1]["episode"]
-    # Episode 2 of slot 1 is interrupted when its process is due, and the count begins anew.
+    # Episode 2 of slot 1 is interrupted when its process is due, which resets the count.
     assert [fault.task for fault in faults].count("one") == last[0] // 3
     assert [fault.task for fault in faults].count("other") == last[1] // 3 - 1
     assert faults[0].detail.endswith("played 3 episodes.")
 
 
 @pytest.mark.usefixtures("processes_are_kept")
-def test_a_process_that_leaks_is_renewed_before_its_next_episode() -> None:
+def test_a_leaking_process_is_replaced_before_its_next_episode() -> None:
     played = Played([{}, {}], leaks=True)
     processes = played.engine._processes
     limit = int(max(process.memory() for process in processes)) + LEAK // 2**20 * 3 // 2
@@ -284,7 +285,7 @@ def test_a_process_that_leaks_is_renewed_before_its_next_episode() -> None:
 
 @pytest.mark.usefixtures("processes_are_kept")
 def test_slots_that_change_their_tasks_keep_the_balance() -> None:
-    """What was broken off counts by its steps, and says nothing of how long episodes are."""
+    """Steps of interrupted episodes count, but not for the expected length of episodes."""
     slots = [Slot(task=number % 3, index=number) for number in range(3)]
     every = [replace(slot, task=task) for slot in slots for task in range(3)]
     chosen = [seed_of(slot, episode) for slot in every for episode in range(60)]
@@ -319,7 +320,7 @@ def test_slots_that_change_their_tasks_keep_the_balance() -> None:
 
 
 @pytest.mark.usefixtures("processes_are_kept")
-def test_reset_begins_again_where_everything_began() -> None:
+def test_reset_returns_to_the_first_episodes() -> None:
     played = Played([{1: (1, "raises")}, {0: (2, "raises"), 1: (0, "raises")}], patience=0.0)
     for _ in range(2):
         for _ in range(25):
@@ -333,7 +334,7 @@ def test_reset_begins_again_where_everything_began() -> None:
 
 
 def played_alone(config: Any, spec: EnvSpec, slot: Slot, episode: int, steps: int) -> list[dict[str, Any]]:
-    """What a slot shows in one process, from that episode on."""
+    """The frames of a slot in this process, from that episode on."""
     env = make_env(replace(config, processes=False), spec, [replace(slot, episode=episode)], SEED, Split.TRAIN)
     frames = [{key: value[0].copy() for key, value in env.reset()[0].items()}]
     for _ in range(steps):
@@ -352,8 +353,8 @@ def played_alone(config: Any, spec: EnvSpec, slot: Slot, episode: int, steps: in
     ],
     ids=["gymnasium", "dmlab30"],
 )
-def test_suites_with_processes_go_on(config: Any) -> None:
-    """Registered environments, one of which breaks by itself; and DeepMind Lab, whose process is killed."""
+def test_suites_with_processes_continue_after_a_fault(config: Any) -> None:
+    """Registered environments, one of which fails; and DeepMind Lab, whose process is killed."""
     spec = make_spec(config)
     slots = [Slot(task=0, index=0), Slot(task=1, index=1)]
     env = make_env(config, spec, slots, SEED, Split.TRAIN)

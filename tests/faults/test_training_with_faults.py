@@ -1,4 +1,4 @@
-"""Whole trainings on environments that break: they come to their end, and say what broke, where, and how often."""
+"""Training on failing environments completes and reports the failures, their tasks and their number."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-# An actor takes seconds to start again, and an environment much less.
+# An actor takes seconds to restart, an environment much less.
 @pytest.mark.parametrize(("processes", "frames"), [("true", 200), ("false", 40)])
-def test_a_training_goes_on_when_environments_crash(processes: str, frames: int, tmp_path: Path) -> None:
+def test_training_continues_when_environments_crash(processes: str, frames: int, tmp_path: Path) -> None:
     run, tasks = tmp_path / "run", ["environments:Segfaults-v0", "environments:Counts-v0"]
     more = [f"env.tasks=[{','.join(tasks)}]", f"env.processes={processes}", f"run={run}", f"total_frames={frames}"]
     assert train.main([*SMALL, *more]) == 0
@@ -55,11 +55,11 @@ def test_a_training_goes_on_when_environments_crash(processes: str, frames: int,
     assert last["memory/learner"] > last["memory/actor-0"] / 10 > 0
 
 
-def test_a_training_whose_environments_crash_too_often_stops_saved_and_says_why(
+def test_training_saves_and_stops_with_the_reason_when_environments_crash_too_often(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    # So seldom that the first unroll is complete.
+    # Rare enough that the first unroll completes.
     more = ["env.tasks=[environments:Raises-v0]", "env.processes=false", f"run={run}", "total_frames=100000"]
     more += ["env.options={every: 40}"]
     assert train.main([*SMALL, *more, "runtime=serial", "runtime.max_restarts=3"]) == 1
@@ -69,7 +69,7 @@ def test_a_training_whose_environments_crash_too_often_stops_saved_and_says_why(
     assert list((run / "checkpoints").glob("*.pt")) and len(lines(run / "faults.jsonl")) == 4
 
 
-def test_what_fails_alike_again_and_again_before_the_first_unroll_ends_the_run_at_once(
+def test_repeated_equal_failures_before_the_first_unroll_end_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

@@ -50,14 +50,14 @@ def test_pictures_rewards_and_ends_are_those_of_gymnasiums_preprocessing(
     env = environment(task, noop_max=0, action_repeat=action_repeat, frame_stack=stack, full_action_space=full)
     slow = truth(task, action_repeat, stack, full)
     actions = np.random.default_rng(1).integers(0, env.spec_of_suite.action_counts[0], 320)
-    # gymnasium's first episode alone begins as every episode of ours, with the memory of a machine just switched on.
+    # Only the first episode of gymnasium starts with the memory of an emulator that was just switched on, as ours always do.
     wanted, _ = slow.reset()
     np.testing.assert_array_equal(env.reset()[0]["image"][0], np.moveaxis(wanted, 0, -1))
     earned, over = 0.0, False
     for action, (image, reward, terminated, truncated) in zip(actions, played(env, actions), strict=True):
         wanted, wanted_reward, over, _, _ = slow.step(int(action))
         assert (reward, terminated, truncated) == (wanted_reward, over, False)
-        if over:  # gymnasium shows the pictures of the step before once more, ours are those of the end
+        if over:  # gymnasium repeats the pictures of the step before, ours are from the end
             break
         np.testing.assert_array_equal(image, np.moveaxis(wanted, 0, -1))
         earned += reward
@@ -91,7 +91,7 @@ def test_the_frame_limit_truncates_and_the_next_game_begins() -> None:
 
 
 def game(task: str, split: Split, episodic_life: bool, steps: int = 1500) -> dict[str, np.ndarray]:
-    """What two slots of random play show, by step: the picture's sum and all that a step returns; `lives` are the emulator's."""
+    """Two slots of random play, by step: the sum of the picture and all results of a step; `lives` comes from the emulator."""
     env = environment(task, slots=2, split=split, episodic_life=episodic_life)
     env.reset()
     rng = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_with_episodic_life_the_game_its_return_and_its_length_are_those_of_the_
         if key != "life_lost":
             np.testing.assert_array_equal(lives[key], value, err_msg=key)
     assert not whole["life_lost"].any()
-    # A life is lost where the emulator counts one less, but for the last one, which ends the game.
+    # A life is lost when the emulator counts one less, except for the last one, which ends the game.
     fell = np.zeros_like(lives["life_lost"])
     fell[1:] = (lives["lives"][1:] < lives["lives"][:-1]) & (lives["lives"][1:] > 0)
     np.testing.assert_array_equal(lives["life_lost"], fell & ~lives["terminated"])
@@ -132,7 +132,7 @@ def test_with_episodic_life_the_game_its_return_and_its_length_are_those_of_the_
         np.testing.assert_array_equal(lives["episode"][ends, slot], np.arange(len(ends)))
 
 
-def test_evaluation_knows_no_lives() -> None:
+def test_evaluation_ignores_lives() -> None:
     assert not game("Breakout", Split.EVALUATION, True, steps=300)["life_lost"].any()
 
 
@@ -143,7 +143,7 @@ def test_sticky_actions_hold_the_action_before_as_often_as_asked() -> None:
     held = []
 
     class Recorder:
-        """Stands before an emulator and notes which action each frame was played with."""
+        """Wraps an emulator and records the action of each frame."""
 
         def __init__(self, emulator: object) -> None:
             self.emulator = emulator
@@ -164,12 +164,12 @@ def test_sticky_actions_hold_the_action_before_as_often_as_asked() -> None:
             assert len(set(frames[delays[-1] :])) == 1
         held.clear()
     env.close()
-    # The new action comes through after a geometric number of frames, of mean p / (1 - p) = 1/3 and deviation 0.06.
+    # The delay of a new action is geometric, with mean p / (1 - p) = 1/3. The deviation of the estimate is 0.06.
     assert 0.1 < np.mean(delays) < 0.6
     assert delays[::2] != delays[1::2]
 
 
-def test_the_joystick_has_the_numbers_of_the_emulator() -> None:
+def test_joystick_actions_have_the_numbers_of_the_emulator() -> None:
     ale_py = pytest.importorskip("ale_py")
     names = {}
     for number, (right, up, button) in enumerate(JOYSTICK):
@@ -181,7 +181,7 @@ def test_the_joystick_has_the_numbers_of_the_emulator() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("full", [True, False])
 def test_every_game_plays_every_action(full: bool) -> None:
-    """All 57 games: an action is the emulator's own of that number, or, where the game lacks it, the nearest legal one."""
+    """In all 57 games an action is the emulator's action of that number, or the nearest legal one if the game lacks it."""
     config = AtariConfig(tasks=["atari57"], action_repeat=1, frame_stack=1, noop_max=0, full_action_space=full)
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
@@ -211,9 +211,9 @@ def test_every_game_plays_every_action(full: bool) -> None:
     [
         (range(18), tuple(range(18))),
         ([0], (0,) * 18),
-        # Without diagonals the stick is as near to one side as to the other: the lower number.
+        # Without diagonals two sides are equally near, and the lower number is chosen.
         ([0, 1, 2, 3, 4, 5], (0, 1, 2, 3, 4, 5, 2, 2, 3, 4, 2, 3, 4, 5, 2, 2, 3, 4)),
-        # Up and down alone, with and without the button.
+        # Only up and down, with and without the button.
         ([0, 1, 10, 13], (0, 1, 10, 0, 0, 13, 10, 10, 13, 13, 10, 1, 1, 13, 10, 10, 13, 13)),
     ],
 )
@@ -234,13 +234,13 @@ def test_action_sets() -> None:
 
 
 @pytest.mark.parametrize("task", ["Alien", "KungFuMaster", "Skiing", "UpNDown", "Qbert"])
-def test_the_table_of_games_says_what_the_emulator_says(task: str) -> None:
+def test_the_table_of_games_agrees_with_the_emulator(task: str) -> None:
     env = environment(task, full_action_space=False)
     assert len(env._engine._actions[0]) == GAMES[task].minimal_actions == env.spec_of_suite.action_counts[0]  # type: ignore[attr-defined]
     env.close()
 
 
-def test_the_table_of_games_is_what_ale_py_registers() -> None:
+def test_the_table_of_games_agrees_with_the_registry_of_ale_py() -> None:
     ale_py = pytest.importorskip("ale_py")
     gymnasium.register_envs(ale_py)
     assert len(GAMES) == len(PRESETS["atari57"]) == 57
@@ -260,8 +260,8 @@ def test_scores_and_presets_are_in_the_description() -> None:
 
 
 @pytest.mark.parametrize("task", ["Qbert", "Solaris"])
-def test_an_episode_does_not_depend_on_those_before(task: str) -> None:
-    """One game that ale-py alone does not restore exactly, and one that starts from whatever is in memory."""
+def test_an_episode_does_not_depend_on_earlier_ones(task: str) -> None:
+    """One game that ale-py does not restore exactly, and one that starts from the contents of memory."""
     config = AtariConfig(tasks=[task], max_episode_frames=160)
     spec = make_spec(config)
     actions = np.random.default_rng(0).integers(0, NUM_ACTIONS, 200)
@@ -299,14 +299,14 @@ def test_an_episode_does_not_depend_on_those_before(task: str) -> None:
         ({"repeat_action_probability": float("nan")}, "env.repeat_action_probability=nan"),
     ],
 )
-def test_bad_options_are_refused_in_one_sentence(options: dict[str, object], words_in_message: str) -> None:
+def test_bad_options_are_refused(options: dict[str, object], words_in_message: str) -> None:
     with pytest.raises(InputError, match=words_in_message) as error:
         make_spec(AtariConfig(**options))  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("module", ["ale_py", "cv2"])
-def test_a_missing_engine_is_answered_with_the_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+def test_the_message_for_a_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else real(name))
     with pytest.raises(InputError, match=r'env=atari needs .*pip install "mimpala\[atari\]"'):

@@ -52,7 +52,7 @@ def environment(engine: str, tasks: tuple[str, ...], per_task: int = 1) -> Multi
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_table_of_levels_is_what_the_engine_registers(engine: str) -> None:
+def test_the_table_of_levels_agrees_with_the_engines(engine: str) -> None:
     pytest.importorskip(engine)
     from envs.babyai.suite import _registered_levels
 
@@ -61,7 +61,7 @@ def test_the_table_of_levels_is_what_the_engine_registers(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_images_and_instructions_stay_inside_their_codes(engine: str) -> None:
+def test_images_and_instructions_are_in_the_range_of_their_codes(engine: str) -> None:
     env = environment(engine, SAMPLE, per_task=2)
     rng = np.random.default_rng(0)
     counts = np.array(env.spec_of_suite.action_counts)[[slot.task for slot in env.slots]]
@@ -73,8 +73,8 @@ def test_images_and_instructions_stay_inside_their_codes(engine: str) -> None:
     env.close()
 
 
-def test_both_engines_speak_the_same_language() -> None:
-    """The words of each level are the same on both engines, up to the luck of the draw; all are in the vocabulary."""
+def test_both_engines_use_the_same_words() -> None:
+    """The words of each level agree on both engines, up to chance, and are in the vocabulary."""
     tasks = ("BabyAI-GoToLocalS8N7-v0", "BabyAI-PutNextLocal-v0", "BabyAI-OpenDoorsOrderN4-v0")
     heard = {}
     for engine in ENGINES:
@@ -102,7 +102,7 @@ def test_reward_success_and_time_limit(engine: str, task: str, max_steps: int) -
     rng = np.random.default_rng(0)
     successes = limits = 0
     for _ in range(3 * max_steps):
-        # The last slots turn on the spot for ever, so that they reach the limit.
+        # The last slots only turn, so that they reach the limit.
         action = np.where(np.arange(16) < 12, rng.integers(0, 3, 16), 0)
         _, reward, terminated, truncated, info = env.step(action)
         won = terminated & (reward > 0)
@@ -118,12 +118,12 @@ def test_reward_success_and_time_limit(engine: str, task: str, max_steps: int) -
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_success_in_the_very_last_step_is_a_success_on_both_engines(engine: str) -> None:
+def test_success_in_the_last_step_is_a_success_on_both_engines(engine: str) -> None:
     """MiniGrid-Empty-5x5: turn until two steps before the limit of 100, then be next to the goal and enter it."""
     env = environment(engine, ("MiniGrid-Empty-5x5-v0",))
     env.reset()
     left, right, forward = 0, 1, 2
-    way = [forward, forward, right, forward]  # stands above the goal, facing it
+    way = [forward, forward, right, forward]  # is above the goal, facing it
     for action in way + [left, right] * ((99 - len(way)) // 2) + [6] * ((99 - len(way)) % 2):
         _, _, terminated, truncated, _ = env.step(np.array([action]))
         assert not terminated[0] and not truncated[0]
@@ -133,7 +133,7 @@ def test_success_in_the_very_last_step_is_a_success_on_both_engines(engine: str)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_levels_with_fewer_actions_say_so(engine: str) -> None:
+def test_levels_with_fewer_actions_declare_them(engine: str) -> None:
     env = environment(engine, ("MiniGrid-Dynamic-Obstacles-5x5-v0", "MiniGrid-Empty-5x5-v0"), per_task=3)
     assert env.spec_of_suite.action_counts == (3, 7) and env.spec_of_suite.num_actions == 7
     env.close()
@@ -154,7 +154,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, *engines: str) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else real(name))
 
 
-def test_engine_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_an_installed_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("minigrid")
     installed(monkeypatch, "minigrid")
     assert make_spec(BabyAIConfig()).engine == "minigrid"
@@ -185,7 +185,7 @@ def test_envpool_is_preferred() -> None:
         ({"engine": "envpool", "tasks": ["MiniGrid-MultiRoom-N4-S5-v1"]}, "set env.engine=minigrid"),
     ],
 )
-def test_bad_options_are_refused_in_one_sentence(options: dict[str, object], words_in_message: str) -> None:
+def test_bad_options_are_refused(options: dict[str, object], words_in_message: str) -> None:
     for engine in ENGINES:
         if options["engine"] == engine:
             pytest.importorskip(engine)
@@ -204,7 +204,7 @@ def test_checking_a_config_imports_no_engine() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_levels_that_cannot_always_be_solved_are_named_with_a_way_out() -> None:
+def test_levels_that_cannot_always_be_solved_are_named_with_a_fix() -> None:
     tasks = ["BabyAI-ActionObjDoor-v0", "BabyAI-GoToLocal-v0", "BabyAI-Unlock-v0", "MiniGrid-ObstructedMaze-1Q-v0"]
     named = {}
     for engine in ENGINES:

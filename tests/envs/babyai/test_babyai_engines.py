@@ -1,6 +1,6 @@
-"""The two engines of BabyAI against each other: statistics of the first states of every level that both have.
+"""Compares the two engines of BabyAI by statistics of the first states of every level that both have.
 
-Their random numbers differ, so no level is the same on both; over many levels everything that can be counted must be as frequent.
+Their random numbers differ, so no episode is the same on both. Over many episodes every count must be equally frequent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SAMPLE = COMMON[::15]
 """Levels of the quick tier: all of them take minutes."""
 RESETS = 200
 FALSE_ALARM = 1e-6
-"""Probability of one in each comparison; there are some 50,000. The seeds are fixed, so that a test is red always or never."""
+"""Probability of a false alarm in each of about 50,000 comparisons. The seeds are fixed, so a test fails always or never."""
 
 EMPTY, WALL, DOOR, KEY, BOX, LAVA = 1, 2, 4, 5, 7, 9
 LOCKED = 2
@@ -48,10 +48,10 @@ CODES = {
 
 
 class State(NamedTuple):
-    """Where an episode begins.
+    """The first state of an episode.
 
     Attributes:
-        cells, contents: codes of the objects and of what boxes hold, [width, height, 3].
+        cells, contents: codes of the objects and of the contents of boxes, [width, height, 3].
         carried: kind and colour, or None.
     """
 
@@ -66,7 +66,7 @@ class State(NamedTuple):
 
 
 def first_states(engine: str, task: str) -> list[State]:
-    """Of RESETS episodes."""
+    """The first states of RESETS episodes."""
     spec = make_spec(config := BabyAIConfig(tasks=[task], engine=engine))
     count = RESETS if engine == "envpool" else 1
     env = make_env(config, spec, [Slot(task=0, index=index) for index in range(count)], 0, Split.TRAIN)
@@ -100,8 +100,8 @@ def _of_minigrid(raw: Any, image: np.ndarray) -> State:
 
 
 def counts(state: State) -> Counter[Hashable]:
-    """All that is counted in one state. Walls and empty cells of the map are not: envpool surrounds some mazes with rooms
-    that nobody can enter. Those of the view are.
+    """Everything that is counted in one state. Walls and empty cells count in the view, but not in the map, because envpool surrounds
+    some mazes with rooms that cannot be entered.
     """
     found: Counter[Hashable] = Counter()
     kinds = state.cells[..., 0]
@@ -123,7 +123,7 @@ def counts(state: State) -> Counter[Hashable]:
 
 @functools.cache
 def chance(one: int, other: int, of: int) -> float:
-    """Fisher's exact test, two-sided: probability that counts of two samples of the same size differ so much or more."""
+    """Fisher's exact test, two-sided: the probability that counts of two samples of equal size differ at least this much."""
     both = one + other
     split = (k for k in range(max(0, both - of), min(both, of) + 1) if abs(2 * k - both) >= abs(one - other))
     return sum(math.comb(both, k) * math.comb(2 * of - both, of - k) for k in split) / math.comb(2 * of, of)
@@ -132,7 +132,7 @@ def chance(one: int, other: int, of: int) -> float:
 def differences(
     first: list[Counter[Hashable]], second: list[Counter[Hashable]]
 ) -> list[tuple[Hashable, int, int, int]]:
-    """(what, n, in how many states of the one, and of the other, there are n or more of it), where chance does not explain it."""
+    """(what, n, numbers of states of each engine with n or more of it) for each difference that chance does not explain."""
     assert len(first) == len(second)
     found = []
     for what in set().union(*first, *second):
@@ -144,15 +144,15 @@ def differences(
     return found
 
 
-def test_chance_is_that_of_fishers_test() -> None:
+def test_the_probability_is_that_of_fishers_test() -> None:
     assert chance(5, 5, 10) == chance(0, 0, 10) == 1
     # Of 3 tea cups among 6, all 3 chosen: 2 of the 20 ways are as extreme.
     assert chance(3, 0, 3) == pytest.approx(2 / 20)
-    # 7 and 2, 8 and 1, 9 and 0, or the other way round.
+    # 7 and 2, 8 and 1, 9 and 0, or vice versa.
     assert chance(7, 2, 9) == pytest.approx(2 * (36 * 36 + 9 * 9 + 1) / math.comb(18, 9))
 
 
-def test_the_comparison_sees_what_it_should_and_nothing_else() -> None:
+def test_the_comparison_finds_real_differences_and_no_others() -> None:
     states = [counts(state) for state in first_states("minigrid", "BabyAI-GoToLocal-v0")]
     assert not differences(states[::2], states[1::2])
     more = [state + Counter({("objects",): 1}) for state in states]
@@ -160,7 +160,7 @@ def test_the_comparison_sees_what_it_should_and_nothing_else() -> None:
 
 
 def is_hopeless(state: State) -> bool:
-    """Whether the mission is of one object, and every such object is out of reach, with all keys that can be had."""
+    """Whether the mission needs an object and all objects of its kind are unreachable, even with all reachable keys."""
     asked = re.fullmatch(r"(open|go to|pick up|get|fetch) (a|the) (\w+) (ball|box|key|door)", state.mission)
     if not asked:
         return False
@@ -196,7 +196,7 @@ def is_hopeless(state: State) -> bool:
 @pytest.mark.parametrize(
     "task", [pytest.param(task, marks=() if task in SAMPLE else pytest.mark.slow) for task in COMMON]
 )
-def test_the_engines_differ_in_the_levels_of_the_tables_and_in_no_other(task: str) -> None:
+def test_the_engines_differ_exactly_in_the_levels_of_the_tables(task: str) -> None:
     states = {engine: first_states(engine, task) for engine in ENGINES}
     found = differences(*(list(map(counts, states[engine])) for engine in ENGINES))
     assert bool(found) == (task in levels.DIFFERENT), found[:5]

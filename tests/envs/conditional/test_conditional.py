@@ -29,7 +29,7 @@ def environment(config: ConditionalConfig, per_task: int = 4) -> MultitaskVector
 
 
 def read(observation: dict[str, np.ndarray], config: ConditionalConfig) -> tuple[np.ndarray, np.ndarray]:
-    """x [S, d], 0 where it is not shown, and whether a decision is due [S], as one would read them off."""
+    """x [S, d], 0 if it is not shown, and whether a decision is due [S], read from the observation."""
     if config.observation == "vector":
         return observation["vector"][:, :-1], observation["vector"][:, -1]
     codes, due = observation["image"][..., 0].astype(int), observation["image"][..., 1]
@@ -61,7 +61,7 @@ def test_the_right_action_earns_exactly_one(tasks: list[str], dimension: int, ob
         shown = (x != 0).any(axis=1)
         remembered[shown] = x[shown]
         choice = np.einsum("sad,sd->sa", matrix[seen["task"]], remembered).argmax(axis=1)
-        # An action that is not due must not matter.
+        # An action that is not due has no effect.
         action = np.where(due == 1, choice, (choice + 1) % config.dimension)
         seen, reward, terminated, _, info = env.step(action)
         assert ((reward == 1) == terminated).all()
@@ -78,14 +78,14 @@ def test_every_matrix_is_a_permutation_and_shifts_balance_the_actions() -> None:
     assert (used == 1).all()
 
 
-def test_matrices_belong_to_the_task_alone() -> None:
+def test_a_matrix_does_not_depend_on_other_tasks() -> None:
     config = ConditionalConfig()
     np.testing.assert_array_equal(matrices(config, [5])[0], matrices(config, range(8))[5])
     assert not np.array_equal(matrices(ConditionalConfig(map_seed=1), [5])[0], matrices(config, [5])[0])
 
 
-def test_blind_return_against_every_policy_of_a_coarse_world() -> None:
-    """On a grid of x, the best of all blind choices, found by trying each, is what `blind_return` estimates."""
+def test_blind_return_equals_a_search_over_all_policies_on_a_grid() -> None:
+    """On a grid of x, trying every blind choice gives the value that `blind_return` estimates."""
     config = ConditionalConfig(dimension=2, num_tasks=3)
     grid = (np.arange(200) + 0.5) / 100 - 1
     x = np.stack(list(itertools.product(grid, repeat=2)))
@@ -103,7 +103,7 @@ def test_a_picture_shows_the_x_of_the_vector_rounded() -> None:
     assert np.abs(shown["image"] - shown["vector"]).max() <= 0.25
 
 
-def test_an_observation_there_is_not_is_refused() -> None:
+def test_an_unknown_observation_is_refused() -> None:
     with pytest.raises(InputError, match=r"env.observation=pixels is unknown: choose one of vector, image."):
         make_spec(ConditionalConfig(observation="pixels"))
 
@@ -121,7 +121,7 @@ def test_spec_carries_the_reference_returns_by_kind() -> None:
     assert scores["memory-3"].random == 1.0
 
 
-def test_memory_shows_x_once_and_asks_at_the_end() -> None:
+def test_memory_shows_x_once_and_the_decision_is_due_at_the_end() -> None:
     config = ConditionalConfig(tasks=["memory"], delay=4)
     env = environment(config)
     observation, _ = env.reset()
@@ -161,7 +161,7 @@ def test_x_is_fresh_in_every_slot_and_episode() -> None:
         ({"map_seed": -1}, "env.map_seed=-1"),
     ],
 )
-def test_bad_options_are_refused_in_one_sentence(change: dict[str, object], word: str) -> None:
+def test_bad_options_are_refused(change: dict[str, object], word: str) -> None:
     with pytest.raises(InputError, match=word) as error:
         make_spec(ConditionalConfig(**change))  # type: ignore[arg-type]
     assert "\n" not in str(error.value)

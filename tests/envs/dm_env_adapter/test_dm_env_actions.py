@@ -1,4 +1,4 @@
-"""Actions of dm_env as spaces: every value of a spec can be chosen, and nothing else."""
+"""Spaces of dm_env actions contain every value of the spec, and no other."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from envs.dm_env_adapter.actions import DmEnvActions
 from system.nested import leaves
 
 
-def whole_numbers() -> st.SearchStrategy[Any]:
-    """Specs of bounded whole numbers, scalars and vectors."""
+def integers() -> st.SearchStrategy[Any]:
+    """Specs of bounded integers, scalars and vectors."""
 
     @st.composite
     def bounded(draw: Any) -> Any:
@@ -40,8 +40,8 @@ def trees(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(trees(whole_numbers()), st.integers(0, 2**31))
-def test_whole_numbers_count_from_zero_and_every_value_can_be_chosen(spec: Any, seed: int) -> None:
+@given(trees(integers()), st.integers(0, 2**31))
+def test_integers_count_from_zero_and_every_value_can_be_chosen(spec: Any, seed: int) -> None:
     actions = DmEnvActions(spec, "")
     actions.space.seed(seed)
     sizes = np.atleast_1d(
@@ -67,7 +67,7 @@ def upper_bounds(spec: Any) -> np.ndarray:
     )
 
 
-def test_one_whole_number_is_discrete_and_several_are_multi_discrete() -> None:
+def test_one_integer_is_discrete_and_several_are_multi_discrete() -> None:
     one = DmEnvActions({"move": specs.BoundedArray((), np.int32, -1, 1)}, "")
     assert one.space == gymnasium.spaces.Discrete(3) and one.decode(0) == {"move": -1}
     several = DmEnvActions(ACTIONS, "")

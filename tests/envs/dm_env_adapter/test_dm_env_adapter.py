@@ -32,8 +32,8 @@ except ImportError:  # absl, which dm_env needs for its own tests only
     pass
 else:
 
-    class TestTheScriptedEnvironmentIsOneOfDmEnv(EnvironmentTestMixin, unittest.TestCase):
-        """Otherwise the tests here would prove nothing."""
+    class TestTheScriptedEnvironmentConformsToDmEnv(EnvironmentTestMixin, unittest.TestCase):
+        """The other tests rely on it."""
 
         def make_object_under_test(self) -> Any:
             return Scripted(observations={"x": specs.Array((2,), np.float32)})
@@ -55,7 +55,7 @@ def test_observations_are_flattened_by_path_and_keep_their_values() -> None:
     assert seen["name"] == "Gr?? 5?" and seen["words"] == "go ? go ?" and seen["object"] == "go ?"
 
 
-def test_a_bare_array_is_the_whole_observation_and_never_the_environments_own() -> None:
+def test_a_bare_array_is_the_observation_and_is_copied() -> None:
     board = np.zeros((3, 2), np.float32)
 
     class Board(Scripted):
@@ -75,7 +75,7 @@ def test_a_bare_array_is_the_whole_observation_and_never_the_environments_own() 
     [ACTIONS, specs.DiscreteArray(4), {"gas": specs.BoundedArray((2,), np.float32, [-1, 0], 1)}],
     ids=["multi-discrete", "discrete", "continuous"],
 )
-def test_gymnasium_has_nothing_to_complain_of(actions: Any) -> None:
+def test_the_checker_of_gymnasium_passes(actions: Any) -> None:
     picture = np.zeros((4, 4, 3), np.uint8)
     check_env(DmEnvAdapter(lambda seed: Scripted(seed, actions=actions), draw=lambda _: picture))
     check_env(DmEnvAdapter(lambda seed: Scripted(seed, actions=actions)))
@@ -91,7 +91,7 @@ def test_the_last_discount_says_how_an_episode_ends(discount: float, terminated:
     assert env.step(env.action_space.sample())[1:] == (0.5, terminated, truncated, {"discount": discount})
 
 
-def test_a_discount_in_the_middle_is_told_and_warned_of_once() -> None:
+def test_a_discount_within_an_episode_is_reported_and_warned_of_once() -> None:
     env = DmEnvAdapter(lambda seed: Scripted(seed, script=[(MID, 1.0), (MID, 0.9), (MID, 0.0), (LAST, 1.0)]))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -102,7 +102,7 @@ def test_a_discount_in_the_middle_is_told_and_warned_of_once() -> None:
     assert ["Scripted discounts a step by 0.9" in str(warning.message) for warning in caught] == [True]
 
 
-def test_no_episode_is_begun_by_a_step() -> None:
+def test_a_step_never_starts_an_episode() -> None:
     inner = Scripted()
     env = DmEnvAdapter(lambda seed: inner)
     action = env.action_space.sample()
@@ -140,7 +140,7 @@ def test_every_episode_is_made_with_its_seed() -> None:
     assert made[-1].closed == 1
 
 
-def test_an_environment_that_is_seeded_anew_is_not_closed() -> None:
+def test_an_environment_that_is_seeded_again_is_not_closed() -> None:
     inner = Scripted()
 
     def make(seed: int) -> Scripted:
@@ -225,14 +225,14 @@ def refusals() -> list[Any]:
 
 
 @pytest.mark.parametrize(("make", "options", "message"), refusals())
-def test_what_has_no_counterpart_is_refused_in_one_sentence(make: Any, options: dict[str, Any], message: str) -> None:
+def test_specs_without_counterpart_are_refused(make: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
         DmEnvAdapter(make, **options)
     assert message in str(error.value) and str(error.value).endswith(".") and ": " in str(error.value)
 
 
 def test_it_can_be_registered_with_gymnasium(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is how a dm_env environment becomes a task of the suite `gymnasium`."""
+    """Then a dm_env environment is a task of the suite `gymnasium`."""
     monkeypatch.setattr(gymnasium.envs.registration, "registry", {})
     gymnasium.register("Scripted-v0", entry_point=DmEnvAdapter, kwargs={"make": Scripted}, max_episode_steps=2)
     env = gymnasium.make("Scripted-v0")

@@ -27,7 +27,7 @@ def environment(task: str, slots: int = 1, **options: Any) -> MultitaskVectorEnv
 
 
 def engine(task: str, **settings: str) -> Any:
-    """The engine itself with the task's settings, and none of ours."""
+    """The engine with only the task's settings."""
     dmlab2d = pytest.importorskip("dmlab2d")
     files = pytest.importorskip("dmlab2d.runfiles_helper").find()
     level = LEVELS[task]
@@ -35,7 +35,7 @@ def engine(task: str, **settings: str) -> Any:
 
 
 def truth(task: str, seed: int, actions: Sequence[Sequence[int]]) -> tuple[list[np.ndarray], list[float], bool]:
-    """Pictures, rewards and whether the level ended, played on the engine itself. `actions` are choices of COMPONENTS."""
+    """Pictures, rewards and ends of the level, played on the engine directly. `actions` are choices of COMPONENTS."""
     level, lab = LEVELS[task], engine(task, spriteSize=str(CELL))
     names = lab.action_discrete_names()
     lab.start(0, seed=seed)
@@ -52,7 +52,7 @@ def truth(task: str, seed: int, actions: Sequence[Sequence[int]]) -> tuple[list[
 
 
 @pytest.mark.parametrize("task", LEVELS)
-def test_the_table_is_what_the_engine_says(task: str) -> None:
+def test_the_table_of_levels_agrees_with_the_engine(task: str) -> None:
     level, lab = LEVELS[task], engine(task, spriteSize="1")
     names = lab.action_discrete_names()
     known = len(level.actions)
@@ -90,8 +90,8 @@ def centred(picture: np.ndarray) -> np.ndarray:
     return np.pad(picture, [*((side // 2, side - side // 2) for side in missing), (0, 0)])
 
 
-def test_rewards_are_those_of_one_player() -> None:
-    """The engine's own is the sum over all, which is always 0 here."""
+def test_rewards_belong_to_one_player() -> None:
+    """The engine's reward is the sum over all players, which is always 0 here."""
     env = environment("running_with_scissors", slots=8)
     env.reset()
     rng = np.random.default_rng(0)
@@ -119,7 +119,7 @@ def test_a_solved_level_terminates_and_the_time_limit_truncates(monkeypatch: pyt
 
 
 def test_action_sets_mean_the_same_in_every_level() -> None:
-    """So a level uses the first of them, and those change nothing that it lacks."""
+    """A level uses the first ones, and they do not use components that it lacks."""
     assert len(set(ACTION_SETS["single"])) == 9 and len(set(ACTION_SETS["product"])) == np.prod(COMPONENTS)
     assert set(ACTION_SETS["single"]) <= set(ACTION_SETS["product"])
     assert all(sum(one != none for one, none in zip(a, NOTHING, strict=True)) <= 1 for a in ACTION_SETS["single"])
@@ -150,7 +150,7 @@ def test_a_discrete_action_is_its_components(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("actions", ACTION_SETS)
-def test_gymnasium_has_nothing_to_complain_of(actions: str) -> None:
+def test_the_checker_of_gymnasium_passes(actions: str) -> None:
     pytest.importorskip("dmlab2d")
     for task in ("chase_eat", "running_with_scissors"):
         env = make_level(DMLab2DConfig(cell_size=CELL, actions=actions), task)
@@ -178,13 +178,13 @@ def test_it_plays_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"max_episode_frames": -1}, "env.max_episode_frames=-1 is too small: give 0 or more."),
     ],
 )
-def test_mistakes_are_answered_in_one_sentence(options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
         make_spec(DMLab2DConfig(**options))
     assert str(error.value).startswith(message)
 
 
-def test_without_the_engine_the_install_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_for_a_missing_engine_has_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'env=dmlab2d needs dmlab2d, .*: pip install "mimpala\[dmlab2d\]"\.'):
         make_spec(DMLab2DConfig())

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 DATA = Path(__file__).parents[1] / "data"
 
 
-def test_the_constants_are_those_of_the_facts() -> None:
+def test_the_constants_equal_the_published_ones() -> None:
     facts = json.loads((DATA / "dmlab30_levels.json").read_text(encoding="utf-8"))["levels"]
     assert [fact["name"] for fact in facts] == list(LEVELS) == list(PRESETS["dmlab30"])
     for fact in facts:
@@ -43,7 +43,7 @@ def test_the_constants_are_those_of_the_facts() -> None:
         assert level.needs_dataset == fact["needs_psychlab_dataset"]
 
 
-def test_the_action_sets_are_those_of_the_facts() -> None:
+def test_the_action_sets_equal_the_published_ones() -> None:
     facts = json.loads((DATA / "dmlab_action_sets.json").read_text(encoding="utf-8"))
     for name, key in (("impala", "impala"), ("extended", "extended"), ("extended_large", "extended")):
         large = "_large" if name.endswith("large") else ""
@@ -74,7 +74,7 @@ def test_the_description() -> None:
     assert (score.random, score.human) == (8.501, 85.65)
 
 
-def test_evaluation_plays_the_test_levels_with_maps_of_their_own(spies: list[Spy]) -> None:
+def test_evaluation_plays_the_test_levels_with_other_maps(spies: list[Spy]) -> None:
     config = DMLab30Config(tasks=["rooms", "lt_chasm"], **HERE)
     for split in Split:
         for task in make_spec(config).tasks:
@@ -93,7 +93,7 @@ def test_evaluation_plays_the_test_levels_with_maps_of_their_own(spies: list[Spy
     assert int(held_out["mixerSeed"]) == 0x600D5EED
 
 
-def test_a_level_may_be_named_by_its_whole_path() -> None:
+def test_a_level_may_be_named_by_its_full_path() -> None:
     whole = "contributed/dmlab30/rooms_collect_good_objects_train"
     assert level_path(whole, evaluation=True) == "contributed/dmlab30/rooms_collect_good_objects_test"
     assert make_spec(DMLab30Config(tasks=[whole])).scores[whole].human == 10
@@ -146,7 +146,7 @@ def test_further_words_are_appended() -> None:
 
 
 @given(st.lists(st.lists(st.integers(-600, 600), min_size=6, max_size=8), max_size=3))
-def test_a_custom_set_is_taken_whole_or_refused_in_one_sentence(rows: list[list[int]]) -> None:
+def test_a_custom_action_set_is_used_or_refused(rows: list[list[int]]) -> None:
     bounds = list(COMPONENTS.values())
     good = bool(rows) and all(
         len(row) == 7 and all(low <= value <= high for value, (low, high) in zip(row, bounds, strict=True))
@@ -193,7 +193,7 @@ def test_a_set_from_a_file(tmp_path: Path) -> None:
         ({"words": ["two words"]}, "env.words=two words is no new"),
     ],
 )
-def test_bad_options_are_refused_in_one_sentence(options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         make_spec(DMLab30Config(**options))
     assert "\n" not in str(error.value)
@@ -207,7 +207,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_data_set_is_told_to_the_levels_that_show_it(pictures: Path, spies: list[Spy]) -> None:
+def test_the_levels_that_show_the_data_set_get_its_path(pictures: Path, spies: list[Spy]) -> None:
     config = DMLab30Config(tasks=["psychlab"], dataset_path=str(pictures), **HERE)
     for task in make_spec(config).tasks:
         make_level(config, IMPALA, Split.TRAIN, task)
@@ -227,7 +227,7 @@ def test_the_data_set_is_told_to_the_levels_that_show_it(pictures: Path, spies: 
     ids=["missing", "empty", "no PNG", "a pipe", "a folder"],
 )
 @pytest.mark.parametrize("number", [1, 1234, 2400])
-def test_each_picture_of_the_data_set_is_looked_at(
+def test_each_picture_of_the_data_set_is_checked(
     pictures: Path, tmp_path: Path, number: int, spoil: Any, message: str
 ) -> None:
     for path in pictures.iterdir():
@@ -241,7 +241,7 @@ def test_each_picture_of_the_data_set_is_looked_at(
     assert "\n" not in str(error.value) and "give the folder of the pictures 0001.png to 2400.png" in str(error.value)
 
 
-def test_a_level_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_a_level_may_be_a_file_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "mine.lua"
     file.touch()
     config = DMLab30Config(tasks=[str(file)], **HERE)
@@ -263,7 +263,7 @@ def test_a_level_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
 def test_a_path_that_the_engine_would_not_find_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    """Whether or not the engine's own levels can be looked at."""
+    """Whether or not the folder of the engine's levels is readable."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.lua").touch()
     (tmp_path / "folder.lua").mkdir()
@@ -301,7 +301,7 @@ def test_a_damaged_map_in_the_cache_costs_a_compilation_and_no_process(tmp_path:
 
 def test_with_fresh_engines_a_resumed_slot_plays_the_episodes_of_one_that_was_never_stopped() -> None:
     def begin(episode: int, *, fresh_engine: bool) -> list[Any]:
-        """First pictures of the episodes 1 to 3, of which those before `episode` are not played."""
+        """First pictures of the episodes 1 to 3; episodes before `episode` are not played."""
         config = DMLab30Config(
             tasks=["language_select_located_object"], action_repeat=1000, fresh_engine=fresh_engine, **HERE
         )
@@ -319,7 +319,7 @@ def test_with_fresh_engines_a_resumed_slot_plays_the_episodes_of_one_that_was_ne
     assert begin(0, fresh_engine=False) != begin(1, fresh_engine=False)
 
 
-def test_levels_are_looked_for_where_the_engine_keeps_them(tmp_path: Path) -> None:
+def test_levels_are_searched_in_the_folder_of_the_engine(tmp_path: Path) -> None:
     folder = tmp_path / "baselab" / "game_scripts" / "levels"
     for level in (
         "lt_chasm",
@@ -349,7 +349,7 @@ def test_the_cache_changes_no_episode(tmp_path: Path) -> None:
     assert without == cold == warm
 
 
-def test_hits_are_counted_and_the_reset_that_is_thrown_away_compiles_nothing(tmp_path: Path) -> None:
+def test_hits_are_counted_and_the_discarded_reset_compiles_nothing(tmp_path: Path) -> None:
     env = make_level(
         DMLab30Config(level_cache=str(tmp_path / "cache"), **HERE), IMPALA, Split.TRAIN, "rooms_keys_doors_puzzle"
     )
@@ -358,7 +358,7 @@ def test_hits_are_counted_and_the_reset_that_is_thrown_away_compiles_nothing(tmp
     assert len(list(tmp_path.rglob("*.pk3"))) == 2
 
 
-def test_by_default_each_environment_has_a_process_of_its_own() -> None:
+def test_by_default_each_environment_has_its_own_process() -> None:
     """With the same episodes."""
     config = DMLab30Config(tasks=["rooms_select_nonmatching_object"], **HERE)
     spec, slots = make_spec(config), [Slot(task=0, index=0)]
@@ -372,7 +372,7 @@ def test_by_default_each_environment_has_a_process_of_its_own() -> None:
     np.testing.assert_array_equal(*images)
 
 
-def test_what_travels_to_a_process_can_be_pickled() -> None:
+def test_arguments_of_a_process_can_be_pickled() -> None:
     config = DMLab30Config(level_cache="somewhere", **HERE)
     make = pickle.loads(pickle.dumps(partial(make_level, config, IMPALA, Split.TRAIN)))
     env = make("rooms_watermaze")

@@ -20,7 +20,7 @@ BIG = 1 << 30
 
 
 def map_file(path: Path, content: str, size: int = 1000) -> Path:
-    """What the engine compiles: a zip archive."""
+    """A compiled map as the engine writes it: a zip archive."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("maps/x.bsp", content.ljust(size))
     return path
@@ -37,8 +37,10 @@ def stored(folder: Path) -> list[Path]:
 
 @settings(max_examples=15)  # each write waits for the disk
 @given(st.lists(st.tuples(st.booleans(), st.text(min_size=1, max_size=4)), max_size=10))
-def test_it_is_a_dictionary_of_files(tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[bool, str]]) -> None:
-    """Whatever the keys are made of."""
+def test_the_cache_returns_the_file_of_each_key(
+    tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[bool, str]]
+) -> None:
+    """With any characters in the keys."""
     folder = tmp_path_factory.mktemp("cache")
     cache, model = LevelCache(folder / "maps", BIG), {}
     hits = 0
@@ -58,7 +60,7 @@ def test_it_is_a_dictionary_of_files(tmp_path_factory: pytest.TempPathFactory, c
     assert all(len(path.parent.name) == 2 for path in stored(folder / "maps"))
 
 
-def test_the_maps_that_were_used_longest_ago_go_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_maps_are_removed_first(tmp_path: Path) -> None:
     folder = tmp_path / "maps"
     source = map_file(tmp_path / "in.pk3", "x")
     size = source.stat().st_size
@@ -77,7 +79,7 @@ def test_the_maps_that_were_used_longest_ago_go_first(tmp_path: Path) -> None:
     assert left == {"0", "3", "4", "5", "6", "7", "8", "9", "new"}
 
 
-def test_what_others_left_counts(tmp_path: Path) -> None:
+def test_maps_of_other_processes_count(tmp_path: Path) -> None:
     source = map_file(tmp_path / "in.pk3", "x")
     for key in "abcdef":
         LevelCache(tmp_path / "maps", BIG).write(key, str(source))
@@ -86,7 +88,7 @@ def test_what_others_left_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"half a m"])
-def test_a_broken_file_is_no_map(tmp_path: Path, rubbish: bytes) -> None:
+def test_a_damaged_file_is_no_map(tmp_path: Path, rubbish: bytes) -> None:
     cache, source, target = LevelCache(tmp_path / "maps", BIG), map_file(tmp_path / "in.pk3", "x"), tmp_path / "out.pk3"
     cache.write("a", str(source))
     stored(tmp_path / "maps")[0].write_bytes(rubbish)
@@ -135,7 +137,7 @@ def test_an_archive_without_the_map_of_its_key_is_replaced(
 
 
 def test_a_single_wrong_byte_is_found(tmp_path: Path) -> None:
-    """Wherever it is: no damaged archive is handed to the engine, and none raises."""
+    """At any position: no damaged archive reaches the engine, and none raises."""
     cache, key = LevelCache(tmp_path / "maps", BIG), f"m_1_aas_{DIGEST}"
     good = archive(tmp_path / "in.pk3", WHOLE)
     cache.write(key, str(tmp_path / "in.pk3"))
@@ -145,7 +147,7 @@ def test_a_single_wrong_byte_is_found(tmp_path: Path) -> None:
         damaged[place] ^= 0xFF
         path.write_bytes(damaged)
         target = tmp_path / "m_1.pk3"
-        if cache.fetch(key, str(target)):  # a byte that says nothing of the content, as the time of a file
+        if cache.fetch(key, str(target)):  # a byte that does not affect the content, such as a time stamp
             with zipfile.ZipFile(target) as map_:
                 assert {name: map_.read(name).decode() for name in WHOLE} == WHOLE
             target.unlink()
@@ -163,7 +165,7 @@ def test_an_archive_that_the_engine_could_not_unpack_is_no_map(tmp_path: Path, m
     assert cache.fetch(key, str(tmp_path / "m_1.pk3")) == (method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
 
 
-def test_a_map_that_another_process_removes_while_it_is_read_is_copied_whole(
+def test_a_map_that_is_removed_while_it_is_read_is_copied_completely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, target = LevelCache(tmp_path / "maps", BIG), tmp_path / "out.pk3"
@@ -179,7 +181,7 @@ def test_a_map_that_another_process_removes_while_it_is_read_is_copied_whole(
     assert not cache.fetch("a", str(target)) and (cache.hits, cache.misses) == (1, 1)
 
 
-def test_a_map_that_another_process_removes_as_soon_as_it_is_there_is_no_failure(
+def test_a_map_that_is_removed_right_after_its_creation_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, replace = LevelCache(tmp_path / "maps", BIG), os.replace
@@ -193,7 +195,7 @@ def test_a_map_that_another_process_removes_as_soon_as_it_is_there_is_no_failure
     assert cache.failures == 0 and not cache.fetch("a", str(tmp_path / "out.pk3"))
 
 
-def test_a_copy_that_breaks_off_leaves_nothing_under_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_copy_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, target = LevelCache(tmp_path / "maps", BIG), tmp_path / "out.pk3"
     source = map_file(tmp_path / "in.pk3", "x")
     cache.write("a", str(source))
@@ -217,7 +219,7 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_and_not_the_run(tmp_pat
     assert cache.failures == 1 and not cache.fetch("a", str(tmp_path / "out.pk3"))
 
 
-def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+def test_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     folder, source = tmp_path / "maps" / "ab", map_file(tmp_path / "in.pk3", "x")
     folder.mkdir(parents=True)
     old, new = folder / ".old.tmp", folder / ".new.tmp"
@@ -227,7 +229,9 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     assert not old.exists() and new.exists()
 
 
-def test_it_can_be_pickled_and_finds_its_folder_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_can_be_pickled_and_finds_its_folder_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     cache = LevelCache("maps", BIG)
     cache.write("a", str(map_file(tmp_path / "in.pk3", "x")))
@@ -236,7 +240,7 @@ def test_it_can_be_pickled_and_finds_its_folder_from_anywhere(tmp_path: Path, mo
 
 
 def busy(folder: str, own: str, size: int) -> int:
-    """Writes and reads all keys in a cache with room for a few; returns how many maps were not those of their key."""
+    """Writes and reads all keys in a cache with room for a few; returns the number of wrong maps."""
     cache, wrong = LevelCache(folder, 4 * size), 0
     scratch = Path(own)
     scratch.mkdir()
@@ -252,8 +256,8 @@ def busy(folder: str, own: str, size: int) -> int:
     return wrong + cache.failures
 
 
-def test_processes_share_it(tmp_path: Path) -> None:
-    """Also while each removes what the other wrote."""
+def test_processes_share_the_cache(tmp_path: Path) -> None:
+    """Also while each removes files of the other."""
     size = map_file(tmp_path / "in.pk3", "x").stat().st_size
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         arguments = [(str(tmp_path / "maps"), str(tmp_path / name), size) for name in "ab"]
@@ -261,8 +265,8 @@ def test_processes_share_it(tmp_path: Path) -> None:
     assert map_cache.KEPT < 1 and not list((tmp_path / "maps").rglob(".*"))
 
 
-def test_files_of_others_in_its_folder_are_left_alone(tmp_path: Path) -> None:
-    """Somebody may give their home as the folder of a cache."""
+def test_other_files_in_the_folder_are_kept(tmp_path: Path) -> None:
+    """A user may name the home directory as the folder of the cache."""
     theirs = [tmp_path / "maps" / name for name in ("cv/letter.tex", "ab/notes.txt", "ab/game.pk3", "ab/.hidden")]
     for path in theirs:
         path.parent.mkdir(parents=True, exist_ok=True)

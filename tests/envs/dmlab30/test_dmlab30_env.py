@@ -21,7 +21,7 @@ FORWARD_LEFT = 6
 
 
 @pytest.mark.filterwarnings("ignore:.*(was not able to render|alternative render modes):UserWarning")
-def test_gymnasium_finds_no_fault() -> None:
+def test_the_checker_of_gymnasium_passes() -> None:
     for level in (NONMATCHING, DESCRIBED, "tests/event_test"):
         env = environment(level)
         check_env(env, skip_render_check=False)
@@ -37,7 +37,7 @@ def test_an_action_is_its_vector_for_action_repeat_frames_in_one_call(spies: lis
     assert spy.actions == [(vector.tolist(), np.dtype(np.intc), True, 3) for vector in IMPALA]
 
 
-def test_vectors_that_the_engine_would_misread_are_laid_out_anew(spies: list[Spy]) -> None:
+def test_vectors_are_converted_to_the_memory_layout_of_the_engine(spies: list[Spy]) -> None:
     strided = np.zeros((9, 14), np.intc)[:, ::2]
     strided[:] = IMPALA
     env = DMLabEnv(NONMATCHING, strided, **SMALL)
@@ -77,7 +77,7 @@ def test_the_instruction_is_read_at_every_step() -> None:
     assert set(told) <= set(_levels.DESCRIBED) and len({*told}) > 2
 
 
-def test_arrays_that_were_handed_out_stay_as_they_are() -> None:
+def test_returned_arrays_do_not_change() -> None:
     env = environment()
     first, _ = env.reset(seed=1)
     copy = first["image"].copy()
@@ -93,7 +93,7 @@ KEYS = "contributed/dmlab30/rooms_keys_doors_puzzle"
 
 @pytest.mark.parametrize("level", [NONMATCHING, KEYS])
 def test_an_episode_is_a_function_of_its_seed_from_the_first_one_on(level: str) -> None:
-    """On most levels; each reset here is in the middle of an episode."""
+    """On most levels; each reset here is within an episode."""
     env = environment(level)
     first, other, again = played(env, 4), played(env, 5), played(env, 4)
     assert first == again != other
@@ -101,14 +101,14 @@ def test_an_episode_is_a_function_of_its_seed_from_the_first_one_on(level: str) 
 
 
 @pytest.mark.parametrize("level", [DESCRIBED, LOCATED, LASERTAG, "lt_chasm", "seekavoid_arena_01"])
-def test_on_some_levels_it_also_depends_on_what_the_engine_has_played_before(level: str) -> None:
+def test_on_some_levels_an_episode_also_depends_on_earlier_ones(level: str) -> None:
     env = environment(level)
     played(env, 4)
     assert played(env, 5, 40) != played(environment(level), 5, 40)
 
 
 @pytest.mark.parametrize("level", [NONMATCHING, KEYS, DESCRIBED, LOCATED, LASERTAG, "lt_chasm", "seekavoid_arena_01"])
-def test_with_an_engine_for_each_episode_it_is_a_function_of_its_seed_on_all_levels(level: str) -> None:
+def test_with_fresh_engines_an_episode_is_a_function_of_its_seed_on_all_levels(level: str) -> None:
     env = environment(level, fresh_engine=True)
     first, other, again = (played(env, seed, 40) for seed in (4, 5, 4))
     assert first == again != other
@@ -116,7 +116,7 @@ def test_with_an_engine_for_each_episode_it_is_a_function_of_its_seed_on_all_lev
     assert played(env, 5, 40) == other == played(environment(level, fresh_engine=True), 5, 40)
 
 
-def test_each_fresh_engine_is_reset_once_and_the_one_before_is_closed(spies: list[Spy]) -> None:
+def test_each_fresh_engine_is_reset_once_and_its_predecessor_is_closed(spies: list[Spy]) -> None:
     env = environment("tests/event_test", fresh_engine=True, renderer="hardware")
     looked_for = len(spies) - 1
     for seed in (7, 8, 9):
@@ -127,7 +127,7 @@ def test_each_fresh_engine_is_reset_once_and_the_one_before_is_closed(spies: lis
     assert [spy.close() for spy in spies] == [False] * (len(spies) - 1) + [True]
 
 
-def test_a_fresh_engine_that_cannot_be_made_is_no_mistake_of_the_user_and_costs_one_episode(
+def test_a_fresh_engine_that_cannot_be_made_is_no_input_error_and_costs_one_episode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     env, make = environment(fresh_engine=True), deepmind_lab.Lab
@@ -144,7 +144,7 @@ def test_a_fresh_engine_that_cannot_be_made_is_no_mistake_of_the_user_and_costs_
     env.close()
 
 
-def test_a_reset_in_the_middle_of_an_episode_shows_the_first_picture_of_the_next(spies: list[Spy]) -> None:
+def test_a_reset_within_an_episode_shows_the_first_picture_of_the_next(spies: list[Spy]) -> None:
     env, other = environment(), environment()
     ended, _ = until_the_end(other)[0], other.reset(seed=6)
     env.reset(seed=1)
@@ -173,7 +173,7 @@ def test_only_the_first_reset_is_made_twice_and_the_engine_counts_no_episodes(sp
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31, 2**32 + 7])
-def test_seeds_that_the_engine_would_cut_are_refused(seed: int) -> None:
+def test_seeds_that_the_engine_would_truncate_are_refused(seed: int) -> None:
     with pytest.raises(ValueError, match="seeds from 0 to 2147483647"):
         environment().reset(seed=seed)
 
@@ -188,7 +188,7 @@ def until_the_end(env: DMLabEnv, action: int = 0) -> tuple[bool, bool, int]:
 
 
 @pytest.mark.parametrize("action_repeat", [4, 7, 50])
-def test_the_end_of_the_time_is_a_truncation_if_asked_for(action_repeat: int) -> None:
+def test_the_time_limit_truncates_if_configured(action_repeat: int) -> None:
     steps = -(-720 // action_repeat)
     assert until_the_end(environment(action_repeat=action_repeat)) == (True, False, steps)
     assert until_the_end(environment(action_repeat=action_repeat, truncate_at_time_limit=True)) == (False, True, steps)
@@ -219,7 +219,7 @@ def test_an_instance_that_could_not_be_made_does_not_count() -> None:
     environment(renderer="hardware").close()
 
 
-def test_a_forked_process_is_told_instead_of_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_process_raises_instead_of_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
     environment().close()
     monkeypatch.setattr(os, "getpid", lambda: -5)
     with pytest.raises(RuntimeError, match="forked .* start processes with spawn"):
@@ -247,7 +247,7 @@ def test_a_library_that_does_not_load_is_explained(monkeypatch: pytest.MonkeyPat
         environment(renderer=renderer)
 
 
-def test_a_level_that_cannot_begin_is_explained_and_a_later_failure_is_not_the_users(
+def test_a_level_that_cannot_start_is_an_input_error_and_a_later_failure_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dataless = environment("contributed/dmlab30/psychlab_continuous_recognition")
@@ -264,9 +264,7 @@ def test_a_level_that_cannot_begin_is_explained_and_a_later_failure_is_not_the_u
         env.reset(seed=2)
 
 
-def test_instances_that_only_tell_what_a_level_offers_are_closed(
-    spies: list[Spy], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_instances_that_only_list_observations_are_closed(spies: list[Spy], monkeypatch: pytest.MonkeyPatch) -> None:
     everything = _levels.observation_spec
     monkeypatch.setattr(
         _levels, "observation_spec", lambda *level: [spec for spec in everything(*level) if spec["name"] != "INSTR"]

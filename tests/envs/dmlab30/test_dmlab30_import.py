@@ -1,4 +1,4 @@
-"""The import of the engine, where it fails."""
+"""Failures of the import of the engine."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_a_failed_import_is_explained_by_its_cause(
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
-def test_without_the_engine_the_first_sentence_says_so() -> None:
-    """A process of its own, which knows nothing of the fake."""
+def test_without_the_engine_the_message_names_it() -> None:
+    """Runs in a new process without the fake on its path."""
     program = (
         "from envs.suites import SUITES, make_spec\n"
         "try: make_spec(SUITES['dmlab30'].config())\n"
@@ -63,5 +63,5 @@ def test_without_the_engine_the_first_sentence_says_so() -> None:
     assert "cannot import deepmind_lab: it is not installed" in result.stdout
 
 
-def test_check_level_says_nothing_where_it_cannot_look() -> None:
+def test_check_level_accepts_levels_if_the_folder_is_unreadable() -> None:
     engine_import.check_level(SimpleNamespace(runfiles_path=lambda: "/nowhere"), "any/level")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The fake `deepmind_lab` against what is known of the engine: calls, errors and traps, one by one."""
+"""The fake `deepmind_lab` has the calls, errors and traps of the engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STILL = np.zeros(7, np.intc)
 
 
 def begin(lab: deepmind_lab.Lab, seed: int | None) -> None:
-    """A reset that shows the first picture of its episode, also in the middle of another."""
+    """A reset that shows the first picture of its episode, also within another episode."""
     if lab.is_running():
         lab.step(STILL, 1)
     lab.reset(seed=seed)
@@ -200,7 +200,7 @@ def test_the_instruction_changes_inside_an_episode() -> None:
         assert len(set(told)) > 3 and all(told)
 
 
-def test_levels_print_unless_they_are_told_not_to(capfd: pytest.CaptureFixture[str]) -> None:
+def test_levels_print_unless_log_level_forbids_it(capfd: pytest.CaptureFixture[str]) -> None:
     for settings, printed in (({}, True), ({"logLevel": "WARN"}, False)):
         deepmind_lab.Lab(DESCRIBED, [], settings).reset(seed=1)
         assert bool(capfd.readouterr().out) == printed
@@ -209,14 +209,14 @@ def test_levels_print_unless_they_are_told_not_to(capfd: pytest.CaptureFixture[s
 # Traps
 
 
-def test_the_first_episode_of_an_instance_is_another_one() -> None:
+def test_the_first_episode_of_an_instance_differs_from_later_ones() -> None:
     lab, other = (deepmind_lab.Lab(ROOMS, SEEN, QUIET) for _ in range(2))
     first, second, third = (episode(lab, 5) for _ in range(3))
     assert first != second == third
     assert episode(other, 5) == first
 
 
-def test_no_seed_is_one_from_a_sequence_that_every_process_has() -> None:
+def test_without_a_seed_every_process_plays_the_same_sequence_of_episodes() -> None:
     lab = deepmind_lab.Lab(ROOMS, SEEN, QUIET)
     pictures = []
     for _ in range(3):
@@ -225,7 +225,7 @@ def test_no_seed_is_one_from_a_sequence_that_every_process_has() -> None:
     assert len(set(pictures)) == 3
 
 
-def test_seeds_are_cut_to_a_c_int_and_the_mixer_seed_gives_other_maps() -> None:
+def test_seeds_are_truncated_to_a_c_int_and_the_mixer_seed_gives_other_maps() -> None:
     lab = deepmind_lab.Lab(ROOMS, SEEN, QUIET)
     lab.reset(seed=0)
     assert episode(lab, 7) == episode(lab, 2**32 + 7) != episode(lab, 8)
@@ -240,7 +240,7 @@ OUTSIDE = ("lt_chasm", "nav_maze_static_01", "nav_maze_random_goal_01", "seekavo
 
 
 @pytest.mark.parametrize("level", [ROOMS, DESCRIBED, KEYS, "lt_chasm"])
-def test_after_a_reset_in_the_middle_of_a_watched_episode_its_picture_is_shown_again(level: str) -> None:
+def test_a_reset_within_an_observed_episode_shows_its_picture_again(level: str) -> None:
     lab = deepmind_lab.Lab(level, SEEN, QUIET)
     for seed, unseen_step in ((1, False), (2, True), (3, False)):
         lab.reset(seed=seed)
@@ -263,7 +263,7 @@ def test_after_the_end_of_an_episode_no_picture_is_shown_again() -> None:
     assert not np.array_equal(lab.observations()["RGB_INTERLEAVED"], last)
 
 
-def test_a_layout_keeps_the_looks_that_the_first_seed_which_needed_it_gave_to_it() -> None:
+def test_a_layout_keeps_the_appearance_from_its_first_seed() -> None:
     lab, other = (deepmind_lab.Lab(DESCRIBED, SEEN, QUIET) for _ in range(2))
     for one, seed in ((lab, 1), (other, 2)):
         begin(one, seed)
@@ -273,7 +273,7 @@ def test_a_layout_keeps_the_looks_that_the_first_seed_which_needed_it_gave_to_it
 
 
 @pytest.mark.parametrize(("level", "steps"), [(LASERTAG, 15), *((level, 1) for level in OUTSIDE)])
-def test_on_some_levels_an_episode_depends_on_how_many_were_played_before(level: str, steps: int) -> None:
+def test_on_some_levels_an_episode_depends_on_the_number_of_earlier_ones(level: str, steps: int) -> None:
     lab = deepmind_lab.Lab(level, SEEN, QUIET)
     begin(lab, 0)
     first, again = (pictures(episode(lab, 5)) for _ in range(2))
@@ -293,7 +293,7 @@ def test_a_level_may_be_a_file_anywhere_and_any_other_path_is_below_the_levels(t
             deepmind_lab.Lab(path, SEEN, QUIET)
 
 
-def test_actions_are_misread_without_a_word(lab: deepmind_lab.Lab) -> None:
+def test_actions_out_of_bounds_are_silently_misread(lab: deepmind_lab.Lab) -> None:
     def shown(action: np.ndarray) -> bytes:
         lab.reset(seed=4)
         lab.step(action)
@@ -307,7 +307,7 @@ def test_actions_are_misread_without_a_word(lab: deepmind_lab.Lab) -> None:
     )
 
 
-def test_the_data_set_is_missed_at_the_first_reset_only() -> None:
+def test_a_missing_data_set_fails_at_the_first_reset() -> None:
     level = "contributed/dmlab30/psychlab_continuous_recognition"
     lab = deepmind_lab.Lab(level, SEEN, QUIET)
     with pytest.raises(RuntimeError, match="Failed to start environment - .*dataset"):
@@ -316,7 +316,7 @@ def test_the_data_set_is_missed_at_the_first_reset_only() -> None:
 
 
 class Recorder:
-    """A level cache that says no, or lies."""
+    """A level cache that always misses, or claims hits that do not exist."""
 
     def __init__(self, answer: bool = False) -> None:
         self.answer, self.keys = answer, []
@@ -329,7 +329,7 @@ class Recorder:
         assert Path(pk3_path).stat().st_size
 
 
-def test_the_cache_is_asked_for_each_map_and_its_errors_surface() -> None:
+def test_the_cache_is_called_for_each_map_and_its_errors_propagate() -> None:
     cache = Recorder()
     lab = deepmind_lab.Lab(KEYS, SEEN, QUIET, level_cache=cache)
     for seed in (1, 2, 1):

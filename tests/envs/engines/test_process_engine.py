@@ -1,4 +1,4 @@
-"""Environments in processes of their own: the same results as in one, faults by name, no orphans, and slow resets."""
+"""ProcessEngine: the same results as GymnasiumEngine, named faults, no orphans, and slow resets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def zeros(engine: Any) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("processes_are_kept")
-def test_every_frame_is_that_of_one_process() -> None:
+def test_every_frame_equals_that_of_one_process() -> None:
     envs = [
         MultitaskVectorEnv(engine(walks.make_walk, WALKS, SLOTS, Split.TRAIN), WALKS, SLOTS, 3)
         for engine in (ProcessEngine, GymnasiumEngine)
@@ -102,14 +102,14 @@ def faulty(*faults: str) -> ProcessEngine:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("raises", r"(?s)slot 1 \(task raises\) failed.*Traceback.*walks\.py.*broke as it was told"),
-        ("raises in reset", r"(?s)slot 1 \(task raises in reset\) failed.*Traceback.*broke as it was told"),
+        ("raises", r"(?s)slot 1 \(task raises\) failed.*Traceback.*walks\.py.*failed as planned"),
+        ("raises in reset", r"(?s)slot 1 \(task raises in reset\) failed.*Traceback.*failed as planned"),
         ("exits", r"slot 1 \(task exits\) ended unexpectedly \(exit code 17\)"),
         ("is killed", r"slot 1 \(task is killed\) ended unexpectedly \(killed by SIGKILL\)"),
         ("is killed in real time", r"ended unexpectedly \(killed by SIGRTMIN\+3\)"),
     ],
 )
-def test_what_a_process_does_wrong_is_said_by_task_and_slot(fault: str, message: str) -> None:
+def test_errors_name_task_and_slot(fault: str, message: str) -> None:
     engine = faulty("none", fault)
     processes: list[int] = []
     with pytest.raises(SlotError, match=message):
@@ -122,14 +122,14 @@ def test_what_a_process_does_wrong_is_said_by_task_and_slot(fault: str, message:
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_a_copy_that_an_environment_forks_goes_on_nowhere(processes: bool) -> None:
-    """It would answer, and write checkpoints, beside the process that it is a copy of."""
+def test_a_forked_copy_of_the_process_ends(processes: bool) -> None:
+    """It would otherwise answer, and write checkpoints, like the original process."""
     slots = [Slot(task=FAULTY.tasks.index("forks"), index=number) for number in range(2)]
     engine = (ProcessEngine if processes else GymnasiumEngine)(walks.make_faulty, FAULTY, slots, Split.TRAIN)
     here = psutil.Process()
     before = set(here.children())
     engine.start(0)
-    # The third one forks.
+    # The third task forks.
     for _ in range(6):
         engine.step(zeros(engine))
     if processes:
@@ -147,12 +147,12 @@ def test_signals_have_names() -> None:
     assert all(signal_name(number) for number in range(1, 65)) and signal_name(32) == "signal 32"
 
 
-def test_a_mistake_of_the_user_stays_one() -> None:
-    with pytest.raises(InputError, match=r"^env.tasks=short is not to be had: take another\.$"):
+def test_an_input_error_stays_an_input_error() -> None:
+    with pytest.raises(InputError, match=r"^env.tasks=short is unavailable: choose another\.$"):
         ProcessEngine(walks.make_refused, WALKS, [Slot(task=0, index=0)], Split.TRAIN)
 
 
-def test_what_the_process_cannot_import_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_error_in_the_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("only_here")
     exec("def make(task): ...", vars(module))
     monkeypatch.setitem(sys.modules, "only_here", module)
@@ -160,15 +160,15 @@ def test_what_the_process_cannot_import_is_said(monkeypatch: pytest.MonkeyPatch)
         ProcessEngine(vars(module)["make"], WALKS, [Slot(task=0, index=0)], Split.TRAIN)
 
 
-def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """And what an engine prints does not go to standard output."""
+def test_closing_takes_limited_time(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """And the output of an engine does not go to standard output."""
     monkeypatch.setattr(slot_process, "GRACE_SECONDS", 0.05)
     engine = faulty("none", "hangs", "prints")
     engine.start(0)
     processes = pids(engine)
     for _ in range(2):
         engine.step(zeros(engine))
-    engine._ask(1, process_engine.Step(1, 1))  # the third step: from here on there is no answer
+    engine._ask(1, process_engine.Step(1, 1))  # the third step, which is never answered
     engine._ask(2, process_engine.Step(2, 1))
     engine._answer(2)
     engine.close()
@@ -244,13 +244,13 @@ class Resets:
                 self.make.open(task, reset)
 
     def life(self, slot: int) -> list[dict[str, Any]]:
-        """A slot's frames without those in which it was still resetting."""
+        """A slot's frames, except those in which it was still resetting."""
         frames = [{key: value[slot] for key, value in frame.items()} for frame in self.frames]
         return [frame for frame in frames if not frame["resetting"]]
 
 
 @pytest.mark.usefixtures("processes_are_kept")
-def test_other_slots_go_on_while_one_is_resetting(tmp_path: Path) -> None:
+def test_other_slots_continue_while_one_is_resetting(tmp_path: Path) -> None:
     run = Resets(tmp_path, ("short", "long", "middle"), patience=0.0)
     for _ in range(2):
         last = run.step()
@@ -266,7 +266,7 @@ def test_other_slots_go_on_while_one_is_resetting(tmp_path: Path) -> None:
     assert frame["ended"].tolist() == [False, False, True]
     assert run.step()["resetting"].tolist() == [True, False, True]
     run.make.open("middle")
-    # What the reset writes is not shown before the step that knows of it.
+    # The observation of the reset is not shown before the step that reports its end.
     written = run.engine._shared["vector"][1 - run.engine._bank[2], 2]
     eventually(lambda: np.array_equal(written, [0, *written[1:3], 0, 0]))
     with pytest.MonkeyPatch.context() as patch:
@@ -278,7 +278,7 @@ def test_other_slots_go_on_while_one_is_resetting(tmp_path: Path) -> None:
     assert run.frames[-1]["resetting"].tolist() == [True, False, False]
     run.open_all()
     run.env.wait_for_resets(np.inf)
-    # Resets that begin from now on are waited for; the one under way began when nothing was.
+    # Waits for resets that start from now on. The running one started with patience 0.
     eventually(lambda: not run.step()["resetting"].any())
     for _ in range(7):
         assert not run.step()["resetting"].any()
@@ -288,7 +288,7 @@ def test_other_slots_go_on_while_one_is_resetting(tmp_path: Path) -> None:
 
 
 def check_life(run: Resets, slot: int) -> None:
-    """But for the waiting, a slot has played what it plays in an engine that waits."""
+    """Except for waiting steps, a slot plays the same as in an engine that waits."""
     seat = run.env.slots[slot]
     env = MultitaskVectorEnv(GymnasiumEngine(run.make, run.spec, [seat], Split.TRAIN), run.spec, [seat], 5)
     seen, info = env.reset()

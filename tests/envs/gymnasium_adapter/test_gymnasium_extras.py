@@ -1,4 +1,4 @@
-"""What gymnasium environments have beside numbers and pictures: masks, success, text, actions of several parts, options of a task."""
+"""Parts of gymnasium environments beside numbers and pictures: masks, success, text, actions of several parts, options."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from system.errors import InputError
 @pytest.mark.parametrize("processes", [False, True])
 @pytest.mark.parametrize("task", ["Forbidden-v0", "ForbiddenKey-v0", "ForbiddenPairs-v0"])
 @pytest.mark.usefixtures("processes_are_kept")
-def test_the_mask_is_that_of_the_environment(task: str, processes: bool) -> None:
+def test_the_mask_equals_that_of_the_environment(task: str, processes: bool) -> None:
     settings = config(task, processes=processes)
     spec = make_spec(settings)
     assert spec.observation == {
@@ -65,13 +65,13 @@ def test_tasks_of_different_sizes_have_one_mask() -> None:
 
 
 @pytest.mark.parametrize("task", ["ForbiddenNothing-v0", "Match-v0"])
-def test_without_a_mask_there_is_none(task: str) -> None:
+def test_environments_without_a_mask_have_none(task: str) -> None:
     assert set(make_spec(config(task)).observation) == {"vector"}
 
 
-def test_masks_can_be_left_out_and_are_in_earlier_runs() -> None:
+def test_masks_can_be_disabled_and_are_disabled_in_runs_of_earlier_versions() -> None:
     settings = config("ForbiddenKey-v0", action_mask=False)
-    # As it was: an entry of a Dict like any other.
+    # The mask is then an entry of the Dict like any other.
     assert make_spec(settings).observation == {"vector": ArraySpec(shape=(7,), dtype="float32")}
     train = compose_train(["env=gymnasium", "env.tasks=[gym_tasks:Forbidden-v0]"])
     assert isinstance(train.env, GymnasiumConfig) and train.env.action_mask
@@ -83,13 +83,13 @@ def test_masks_can_be_left_out_and_are_in_earlier_runs() -> None:
     assert set(make_spec(earlier).observation) == {"vector"}
 
 
-def test_a_run_remembers_whether_there_was_a_mask() -> None:
+def test_the_saved_configuration_holds_whether_there_was_a_mask() -> None:
     for task, shown in (("Forbidden-v0", True), ("ForbiddenNothing-v0", False)):
         settings = config(task)
         assert settle(settings, make_spec(settings)).action_mask == shown
 
 
-def test_a_mask_that_forbids_everything_is_a_fault_where_the_episode_goes_on() -> None:
+def test_a_mask_that_forbids_everything_within_an_episode_is_an_error() -> None:
     env = opened(config("ForbiddenAll-v0"))
     env.reset()
     with pytest.raises(
@@ -111,7 +111,7 @@ def test_a_mask_of_another_length_is_refused(sizes: tuple[int, ...], monkeypatch
         env.step(env.single_action_space.sample()[None] * 0 if len(sizes) > 1 else np.zeros(1))
 
 
-def test_a_mask_may_come_with_a_step_only_and_have_the_form_of_the_actions() -> None:
+def test_a_mask_may_appear_only_in_steps_and_have_the_structure_of_the_actions() -> None:
     class Late(gymnasium.Env[Any, Any]):
         observation_space = spaces.Box(-1, 1, (2,))
         action_space = spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Tuple((spaces.Discrete(3),))})
@@ -156,7 +156,7 @@ def test_continuous_actions_cannot_be_masked() -> None:
     ],
 )
 @pytest.mark.usefixtures("processes_are_kept")
-def test_an_episode_is_a_success_where_its_environment_says_so(options: dict[str, Any], processes: bool) -> None:
+def test_an_episode_is_a_success_if_its_environment_reports_it(options: dict[str, Any], processes: bool) -> None:
     env = opened(config("Told-v0", options=options, processes=processes))
     try:
         env.reset()
@@ -167,7 +167,7 @@ def test_an_episode_is_a_success_where_its_environment_says_so(options: dict[str
         env.close()
 
 
-def test_where_nobody_says_so_success_is_unknown() -> None:
+def test_success_is_unknown_if_it_is_not_reported() -> None:
     env = opened(config("Told-v0", options={"key": ""}))
     env.reset()
     assert np.isnan([env.step(np.zeros(1))[4]["success"][0] for _ in range(8)]).all()
@@ -206,7 +206,7 @@ def test_forms_of_success(info: dict[str, Any], expected: float | None) -> None:
         ("Parts-v0", None),
     ],
 )
-def test_actions_of_several_parts_are_choices_and_come_back_as_samples(
+def test_actions_of_several_parts_are_choices_and_become_samples_of_their_space(
     task: str, sizes: tuple[int, ...] | None
 ) -> None:
     env = opened(config(task))
@@ -220,13 +220,13 @@ def test_actions_of_several_parts_are_choices_and_come_back_as_samples(
         env.step(action[None])
         assert game.action_space.contains(game.taken[-1])
         assert same_form(game.taken[-1], game.action_space.sample())
-    # Every choice of every component was taken, and different ones are different actions.
+    # Every choice of every component occurred, and different choices are different actions.
     parts = {str(taken) for taken in game.taken}
     assert len(parts) == max(spec.action_sizes)
 
 
 def same_form(one: Any, other: Any) -> bool:
-    """Types, keys in their order, shapes and dtypes."""
+    """Whether types, keys with their order, shapes and dtypes agree."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -254,7 +254,7 @@ def test_parts_keep_their_order() -> None:
         ("NoParts-v0", "actions without any choice"),
     ],
 )
-def test_parts_that_are_no_choices_are_refused(task: str, message: str) -> None:
+def test_parts_without_choices_are_refused(task: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         make_spec(config(task))
     assert "\n" not in str(caught.value)
@@ -264,7 +264,7 @@ def test_parts_that_are_no_choices_are_refused(task: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_text_is_an_instruction_with_the_words_that_some_episodes_show(alone: bool) -> None:
+def test_text_is_an_instruction_with_the_words_of_some_episodes(alone: bool) -> None:
     settings = config("Spoken-v0", options={"alone": alone})
     spec = make_spec(settings)
     assert spec.vocabulary == ("<pad>", "<unk>", ".", "key", "left", "press", "right", "the")
@@ -277,14 +277,14 @@ def test_text_is_an_instruction_with_the_words_that_some_episodes_show(alone: bo
         assert text == f"press the {('left', 'right')[bare(env, slot).right]} key ."
 
 
-def test_a_vocabulary_may_be_given(tmp_path: Path) -> None:
+def test_the_vocabulary_can_be_configured(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("Press left\nright\nleft", encoding="utf-8")
     for vocabulary in (["press", "left", "right"], str(tmp_path / "words.txt")):
         settings = config("Spoken-v0", vocabulary=vocabulary, instruction_length=3)
         spec = make_spec(settings)
         assert spec.vocabulary == ("<pad>", "<unk>", "press", "left", "right") and spec.instruction_length == 3
         observation, _ = opened(settings).reset()
-        # What is not among them is token 1, and what is past the length is not read.
+        # Other words are token 1, and words beyond the length are dropped.
         assert observation["instruction"][0].tolist() in ([2, 1, 3], [2, 1, 4])
     assert named(settings) == {"gym_tasks": "env.tasks", str(tmp_path / "words.txt"): "env.vocabulary"}
 
@@ -295,7 +295,7 @@ def test_a_run_keeps_its_vocabulary() -> None:
     settled = settle(settings, spec)
     assert settled.vocabulary == list(spec.vocabulary[2:]) and settled.instruction_length == 8
     assert make_spec(settled) == spec
-    # Also where its environments have other words by now, or are others.
+    # Also if its environments have other words now, or are others.
     other = dataclasses.replace(settled, options={"words": "press something else"})
     assert make_spec(other).vocabulary == spec.vocabulary
     observation, _ = opened(other).reset()
@@ -308,7 +308,7 @@ def test_tasks_without_text_have_empty_instructions() -> None:
     assert observation["instruction"][0].any() and not observation["instruction"][1].any()
 
 
-def test_minigrids_mission_is_an_instruction() -> None:
+def test_the_mission_of_minigrid_is_an_instruction() -> None:
     pytest.importorskip("minigrid")
     settings = GymnasiumConfig(
         tasks=["minigrid:MiniGrid-GoToDoor-5x5-v0"], wrappers=["minigrid.wrappers:RGBImgObsWrapper"]
@@ -321,8 +321,8 @@ def test_minigrids_mission_is_an_instruction() -> None:
     assert text == bare(env).mission
 
 
-def test_a_look_at_an_environment_leaves_nothing_behind(tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
-    """Neither another working directory nor a line on the terminal."""
+def test_inspecting_an_environment_leaves_nothing_behind(tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
+    """It changes neither the working directory nor prints to standard output."""
     monkeypatch.chdir(tmp_path)
     settings = config("Leaves-v0")
     spec = make_spec(settings)
@@ -340,6 +340,6 @@ def test_a_look_at_an_environment_leaves_nothing_behind(tmp_path: Path, monkeypa
         ("/no/such/file", "env.vocabulary=/no/such/file cannot be read"),
     ],
 )
-def test_what_is_no_vocabulary_is_refused(vocabulary: Any, message: str) -> None:
+def test_invalid_vocabularies_are_refused(vocabulary: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_spec(config("Spoken-v0", vocabulary=vocabulary))

@@ -1,4 +1,4 @@
-"""Which spaces are pictures, what becomes of them, and what an environment draws."""
+"""Recognition and conversion of pictures, and rendered frames."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def shown(space: Any, seen: Any, layout: str = "auto") -> Any:
     [
         *[((84, 84), 0), ((210, 160), 0), ((7, 7), 0)],
         *[((84, 84, 1), 0), ((84, 84, 3), 0), ((210, 160, 4), 0), ((7, 7, 3), 0), ((5, 5, 3), 0), ((84, 84, 12), 0)],
-        # Planes of a board.
+        # Planes of a board game.
         *[((8, 8, 111), 0), ((111, 8, 8), 1)],
         *[((1, 84, 84), 1), ((3, 84, 84), 1), ((3, 210, 160), 1), ((3, 7, 7), 1)],
         *[((4, 84, 84), 1), ((9, 128, 64), 1), ((4, 84, 84, 3), 1), ((4, 210, 160, 3), 1)],
         *[((4, 3, 84, 84), 2), ((4, 4, 84, 84), 2), ((3, 3, 96, 72), 2), ((84, 84, 3, 4), 0)],
     ],
 )
-def test_rows_and_columns_are_found_and_all_else_is_channels(shape: tuple[int, ...], rows: int) -> None:
+def test_rows_and_columns_are_found_and_other_axes_are_channels(shape: tuple[int, ...], rows: int) -> None:
     found = picture(pixels(*shape))
     assert found is not None and found.rows == rows
     height, width, channels = found.image_shape
     assert (height, width) == shape[rows : rows + 2] and height * width * channels == np.prod(shape)
     seen = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    # By a loop over pixels.
+    # Recomputed in a loop over pixels.
     image = found.show(seen)
     for row, column in [(0, 0), (1, 2), (height - 1, width - 1)]:
         index = (*[slice(None)] * rows, row, column)
@@ -53,7 +53,7 @@ def test_rows_and_columns_are_found_and_all_else_is_channels(shape: tuple[int, .
 
 
 @pytest.mark.parametrize("shape", [(84, 84, 84), (7, 7, 7), (4, 84, 4), (84, 3, 84), (60, 80, 70)])
-def test_what_cannot_be_told_is_refused_unless_the_user_says_it(shape: tuple[int, ...]) -> None:
+def test_ambiguous_pictures_are_refused_unless_configured(shape: tuple[int, ...]) -> None:
     space = pixels(*shape)
     with pytest.raises(UnsupportedSpaceError, match="env.pictures=channels_last, channels_first or none"):
         parts(space)
@@ -79,7 +79,7 @@ def test_what_cannot_be_told_is_refused_unless_the_user_says_it(shape: tuple[int
         spaces.MultiBinary((84, 84)),
     ],
 )
-def test_numbers_are_no_picture(space: Any) -> None:
+def test_other_numbers_are_no_picture(space: Any) -> None:
     assert parts(space).image is None and parts(space).length == spaces.flatdim(space)
 
 
@@ -108,7 +108,7 @@ def test_a_picture_in_floats_without_bounds_is_refused() -> None:
     assert parts(space, "none").length == 84 * 84 * 3
 
 
-def test_a_picture_that_is_not_finite_does_not_pass_for_one() -> None:
+def test_a_picture_with_numbers_that_are_not_finite_raises() -> None:
     space = floats(20, 20, 1)
     observer = Observer("a task", parts(space), 0)
     seen = np.zeros(space.shape, np.float32)
@@ -121,7 +121,7 @@ def test_a_picture_that_is_not_finite_does_not_pass_for_one() -> None:
                 observer.show(seen, "step")
 
 
-def test_pictures_and_numbers_lie_anywhere() -> None:
+def test_pictures_and_numbers_are_found_at_any_depth() -> None:
     space = spaces.Dict(
         {
             "b": spaces.Tuple((pixels(3, 20, 30), spaces.Discrete(3))),
@@ -137,7 +137,7 @@ def test_pictures_and_numbers_lie_anywhere() -> None:
     np.testing.assert_allclose(found["vector"], spaces.flatten(numbers, (seen["a"]["x"], seen["b"][1])))
 
 
-def test_vectors_are_those_of_gymnasium() -> None:
+def test_vectors_equal_those_of_gymnasium() -> None:
     space = spaces.Dict(
         {
             "d": spaces.Discrete(5, start=2),
@@ -184,7 +184,7 @@ def test_an_empty_space_is_refused(space: Any) -> None:
         (spaces.MultiDiscrete([2, 2]), np.array([0, -1]), r"\[0, -1\] where"),
     ],
 )
-def test_what_comes_back_is_compared_with_the_space(space: Any, seen: Any, message: str) -> None:
+def test_observations_are_compared_with_the_space(space: Any, seen: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         shown(space, seen)
     text = str(caught.value)
@@ -206,7 +206,7 @@ def test_what_comes_back_is_compared_with_the_space(space: Any, seen: Any, messa
         (spaces.Tuple((floats(1), floats(1))), [np.zeros(1), np.zeros(1)]),
     ],
 )
-def test_the_same_numbers_in_another_dress_are_welcome(space: Any, seen: Any) -> None:
+def test_the_same_numbers_in_another_form_are_accepted(space: Any, seen: Any) -> None:
     assert shown(space, seen)
 
 
@@ -237,5 +237,5 @@ def test_every_kind_of_frame_can_be_drawn(drawn: Any) -> None:
 @pytest.mark.parametrize(
     "drawn", [None, "text", 3, np.zeros((0, 5, 3)), np.zeros((4, 5, 6, 7)), np.zeros((9, 9, 2)), []]
 )
-def test_what_is_no_frame_is_none(drawn: Any) -> None:
+def test_other_values_are_no_frame(drawn: Any) -> None:
     assert to_rgb(drawn) is None

@@ -1,4 +1,4 @@
-"""Environments with the habits of real ones are played; those that break their promises are refused before a run begins."""
+"""Environments with unusual behaviour are played. Environments that violate their interface are refused before a run starts."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def refusal(settings: GymnasiumConfig) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:close")
-def test_habits_of_real_environments_change_nothing() -> None:
-    env = opened(config("Habits"), 2)
+def test_unusual_behaviour_changes_nothing() -> None:
+    env = opened(config("Unusual"), 2)
     env.reset()
     rewards, ends = [], []
     for _ in range(11):
@@ -66,7 +66,7 @@ def test_actions_are_what_the_space_would_sample(space: Any) -> None:
     assert type(taken) is type(space.sample()) and taken.dtype == space.dtype and space.contains(taken)
 
 
-def test_an_array_that_is_changed_later_was_copied() -> None:
+def test_returned_arrays_are_copied() -> None:
     env = opened(config("Same"))
     first = env.reset()[0]["vector"].copy()
     second = env.step(np.zeros(1))[0]["vector"]
@@ -82,7 +82,7 @@ def test_a_close_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("task", ["Stays", "Removes"])
-def test_an_environment_has_a_working_directory_of_its_own(task: str) -> None:
+def test_environments_have_their_own_working_directory(task: str) -> None:
     here = os.getcwd()
     env = opened(config(task))
     env.reset()
@@ -116,7 +116,7 @@ def test_another_interface_is_refused_before_a_run_begins(task: str, message: st
     ("task", "message"),
     [("OldStep", "does not return 5 values from step"), ("FailsAtOnce", "fails at its first reset or step, 3 times")],
 )
-def test_so_it_is_where_environments_have_processes(task: str, message: str) -> None:
+def test_another_interface_is_refused_with_processes_too(task: str, message: str) -> None:
     assert message in refusal(config(task, processes=True))
 
 
@@ -137,14 +137,14 @@ def test_a_reward_is_one_number(reward: Any, found: str) -> None:
 
 
 @pytest.mark.parametrize("reward", [1, True, np.float32(1), np.int64(1), np.array(1.0), np.array([[1]]), [1.0]])
-def test_a_number_may_come_in_any_dress(reward: Any) -> None:
+def test_numbers_may_have_any_type(reward: Any) -> None:
     options = {"space": spaces.Box(-1, 1, (3,)), "seen": np.zeros(3), "reward": reward}
     env = opened(config("Returns", options=options))
     env.reset()
     assert env.step(np.zeros(1))[1][0] == 1
 
 
-def test_a_shape_that_changes_later_is_one_sentence_too() -> None:
+def test_a_shape_that_changes_later_is_an_input_error() -> None:
     env = opened(config("Late"))
     env.reset()
     with pytest.raises(InputError, match=r"returns from step an array \[2\] where"):
@@ -157,7 +157,7 @@ def test_empty_actions_are_refused(space: Any) -> None:
     assert "takes no action" in refusal(config("Takes", options={"space": space}))
 
 
-def test_what_is_drawn_may_be_of_any_kind_or_nothing() -> None:
+def test_rendered_frames_may_have_any_form_or_be_missing() -> None:
     env = opened(config("Draws", options={"drawn": np.full((20, 20, 4), 7, np.uint8)}))
     env.reset()
     assert env.render().shape == (20, 20, 3) and (env.render() == 7).all()
@@ -167,7 +167,7 @@ def test_what_is_drawn_may_be_of_any_kind_or_nothing() -> None:
         env.render()
 
 
-def test_nothing_of_a_probe_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_spec(config("Moves"))
     assert Path.cwd() == tmp_path and not list(tmp_path.iterdir())

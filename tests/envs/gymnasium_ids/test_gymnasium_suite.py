@@ -1,4 +1,4 @@
-"""The suite `gymnasium`: what becomes of any environment's spaces, and what is refused."""
+"""The suite `gymnasium`: conversion of spaces, and refusals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_gymnasium_accepts_every_adapted_environment(task: str) -> None:
     settings = config(task)
     spec = make_spec(settings)
     with warnings.catch_warnings():
-        # It advises against what a user's environment may well have: values without bounds, ranges other than [-1, 1].
+        # The checker warns about unbounded values and ranges other than [-1, 1], which are allowed here.
         warnings.simplefilter("ignore")
         check_env(make_task(settings, spec, spec.tasks[0]), skip_render_check=True)
 
@@ -42,14 +42,14 @@ def test_discrete_tasks_of_different_sizes_share_one_interface() -> None:
     assert not spec.has_success and not spec.scores
     env = opened(config(*ALL), 3)
     observation, _ = env.reset()
-    # Match shows 3 numbers and MatchFew 2; those that are left are 0.
+    # Match observes 3 numbers and MatchFew 2, padded with zeros.
     assert observation["vector"][0].tolist() == [*observation["vector"][0, :3], 0, 0, 0, 0]
     assert observation["vector"][0, :3].sum() == observation["vector"][2, :2].sum() == 1
 
 
 @pytest.mark.parametrize("task", ["Match-v0", "MatchShifted-v0", "Pair-v0", "Point-v0"])
-def test_the_best_action_is_the_one_that_is_shown(task: str) -> None:
-    """Whatever the spaces begin with: the target is read from the observation, in the suite's own numbers."""
+def test_the_best_action_is_the_shown_target(task: str) -> None:
+    """With any offset of the spaces: the target is read from the observation and counted from 0."""
     env = opened(config(task))
     spec = env.spec_of_suite
     observation, _ = env.reset()
@@ -76,7 +76,7 @@ def test_a_time_limit_truncates() -> None:
     assert ends == [(False, False), (False, False), (False, True), (False, False)] * 2
 
 
-def test_cart_pole_is_gymnasiums_own() -> None:
+def test_cart_pole_equals_that_of_gymnasium() -> None:
     """Step for step, from the same seed."""
     env = opened(config("CartPole-v1"))
     observation, _ = env.reset()
@@ -115,7 +115,7 @@ def test_every_observation_has_a_place(task: str, expected: dict[str, tuple[int,
     assert env.observation_space.contains(observation)
 
 
-def test_what_is_shown_are_the_numbers_of_the_environment() -> None:
+def test_observations_are_the_numbers_of_the_environment() -> None:
     env = opened(config("ImageAndMore-v0"))
     env.reset()
     drawn: list[Any] = []
@@ -135,7 +135,7 @@ def test_what_is_shown_are_the_numbers_of_the_environment() -> None:
     [
         ("Switches-v0", [1, 0, 0, 1], [[1, 0], [0, 1]]),
         ("Digits-v0", [1, 2, 0, 4], [[1, 3], [0, 1]]),
-        # 0.3 has more digits than single precision, and 0.1 in single precision is more than 0.1.
+        # Single precision rounds 0.3, and its 0.1 is larger than 0.1.
         ("Fine-v0", [0.3, 0.1], [[0.3], [0.1]]),
     ],
 )
@@ -164,7 +164,7 @@ def test_wrappers_of_the_user_are_put_around_in_order() -> None:
     assert env.step(np.zeros(1))[1][0] <= 1e-6
 
 
-def test_nothing_is_printed_even_by_a_wrapper(capfd: pytest.CaptureFixture[str]) -> None:
+def test_wrappers_do_not_print_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
     opened(config("Match-v0", wrappers=["gym_tasks:Loud"])).close()
     printed = capfd.readouterr()
     assert printed.out == "" and "hello" in printed.err
@@ -216,14 +216,14 @@ def test_nothing_is_printed_even_by_a_wrapper(capfd: pytest.CaptureFixture[str])
         (config("Match-v0", wrappers=["gym_tasks:NeedsMore"]), r"cannot be put around gym_tasks:Match-v0 \(TypeError"),
     ],
 )
-def test_mistakes_are_one_sentence(settings: GymnasiumConfig, message: str) -> None:
+def test_bad_options_are_refused(settings: GymnasiumConfig, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         make_spec(settings)
     text = str(caught.value)
     assert "\n" not in text and text.endswith(".")
 
 
-def test_a_task_that_draws_nothing_says_so_only_when_it_is_to_be_drawn() -> None:
+def test_a_task_without_pictures_is_refused_only_when_it_is_rendered() -> None:
     env = opened(config("Choice-v0"))
     env.reset()
     with pytest.raises(InputError, match="video=true cannot draw gym_tasks:Choice-v0"):
@@ -252,7 +252,7 @@ def test_a_spawned_process_in_another_folder_plays_the_same(tmp_path: Path) -> N
 
 
 def test_a_spec_for_more_tasks_fits_each_of_them() -> None:
-    """Evaluation plays some of the tasks with the interface of all."""
+    """Evaluation plays a subset of the tasks with the interface of all."""
     settings = config("MatchShifted-v0", "Match-v0")
     spec = make_spec(settings)
     few = dataclasses.replace(settings, tasks=settings.tasks[1:])

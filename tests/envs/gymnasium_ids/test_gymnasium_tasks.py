@@ -1,4 +1,4 @@
-"""Names of gymnasium tasks with options of their own."""
+"""Names of gymnasium tasks with options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from envs.suites import make_spec
 from system.errors import InputError
 
 
-def test_tasks_may_have_options_of_their_own() -> None:
+def test_tasks_may_have_options() -> None:
     tasks = ["Level-v0(level=1)", "Level-v0(level=-2, name='a:b(c)')", "Level-v0"]
     settings = config(*tasks, options={"level": 7, "end": 2})
     env = opened(settings, 3)
@@ -27,7 +27,7 @@ def test_tasks_may_have_options_of_their_own() -> None:
     assert bare(env, 1).name == "a:b(c)"
 
 
-def test_the_command_line_takes_them() -> None:
+def test_the_command_line_accepts_options_of_tasks() -> None:
     train = compose_train(["env=gymnasium", 'env.tasks=["Level-v0(level=1)","gym_tasks:Level-v0(level=2,name=\'x\')"]'])
     assert train.env.tasks == ["Level-v0(level=1)", "gym_tasks:Level-v0(level=2,name='x')"]
     with pytest.raises(InputError, match="and texts with brackets in quotes"):

@@ -30,14 +30,14 @@ def engine() -> None:
 
 
 @pytest.mark.parametrize("task", SCENARIOS)
-def test_the_table_of_scenarios_says_what_the_engine_says(task: str) -> None:
+def test_the_table_of_scenarios_agrees_with_the_engine(task: str) -> None:
     import vizdoom
 
     game = vizdoom.DoomGame()
     game.load_config(str(Path(vizdoom.scenarios_path) / f"{task}.cfg"))
     theirs = {button.name for button in game.get_available_buttons()}
     assert set(SCENARIOS[task]) == theirs & set(BUTTONS)
-    # Of deathmatch's buttons, some are left out on purpose.
+    # Some buttons of deathmatch are deliberately missing.
     assert task == "deathmatch" or theirs <= set(BUTTONS)
 
 
@@ -70,8 +70,8 @@ def play(env: VizdoomEnv, seed: int, steps: int) -> list[tuple[np.ndarray, np.nd
 
 
 @pytest.mark.parametrize("task", ["basic", "deadly_corridor"])
-def test_an_episode_does_not_depend_on_those_before(task: str) -> None:
-    """In single pixels: the weapon used to swing on from one episode into the next."""
+def test_an_episode_does_not_depend_on_earlier_ones(task: str) -> None:
+    """To the pixel: the swing of the weapon must not continue in the next episode."""
     env = VizdoomEnv(task, action_repeat=12, image_size=RESOLUTION, variables=True)
     first: dict[int, Any] = {}
     for seed in (1, 4, 3, 1, 1, 2, 4):
@@ -82,7 +82,7 @@ def test_an_episode_does_not_depend_on_those_before(task: str) -> None:
 
 
 def test_an_action_lasts_four_frames_and_its_reward_is_their_sum() -> None:
-    """Of basic, which takes a point at every frame and lasts for 300."""
+    """The scenario basic subtracts a point per frame and lasts for 300 frames."""
     env = VizdoomEnv("basic")
     env.reset(seed=1)
     rewards, truncated = [], False
@@ -109,7 +109,7 @@ def test_a_death_terminates_and_a_timeout_truncates() -> None:
     assert seen["image"].std() > 0  # the last picture of the game, although the engine shows none after it
 
 
-def test_an_unseeded_reset_goes_on_to_another_episode() -> None:
+def test_an_unseeded_reset_starts_another_episode() -> None:
     env = VizdoomEnv("predict_position")
     images = [env.reset(seed=5)[0]["image"], env.reset()[0]["image"], env.reset()[0]["image"]]
     again = [env.reset(seed=5)[0]["image"], env.reset()[0]["image"], env.reset()[0]["image"]]
@@ -118,19 +118,19 @@ def test_an_unseeded_reset_goes_on_to_another_episode() -> None:
 
 
 def processes_of_this_one() -> set[int]:
-    """Whichever of its threads started them."""
+    """The child processes of all threads of this process."""
     return {process.pid for process in psutil.Process().children()}
 
 
 def shared_files(game: int) -> Callable[[], list[Path]]:
-    """Lists the files in shared memory of a game's process, also when it is gone."""
+    """Returns a function that lists the shared memory files of a game's process, also after its end."""
     arguments = Path(f"/proc/{game}/cmdline").read_text().split("\0")
     name = arguments[arguments.index("+viz_instance_id") + 1]
     return lambda: list(Path("/dev/shm").glob(f"ViZDoom*{name}"))
 
 
 @pytest.mark.usefixtures("vizdoom_games_are_started")
-def test_a_game_leaves_nothing_and_a_dead_one_is_named(
+def test_a_game_leaves_nothing_and_the_error_of_a_dead_one_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -140,7 +140,7 @@ def test_a_game_leaves_nothing_and_a_dead_one_is_named(
     files = shared_files(process)
     assert files()
     env.reset(seed=1)
-    # Ctrl-C reaches the whole group; the game is not what it is meant for.
+    # Ctrl-C reaches the whole process group, but must not end the game.
     os.kill(process, signal.SIGINT)
     env.step(0)
     os.kill(process, signal.SIGKILL)
@@ -183,7 +183,7 @@ def test_a_game_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     parent.kill()
     parent.communicate()
     eventually(lambda: is_gone(game))
-    # The files of a process that was killed are left to the next start of the machine.
+    # The test removes the files of the killed process.
     for file in files():
         file.unlink()
 
@@ -198,14 +198,14 @@ def test_a_game_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         ({"action_repeat": 0}, ("env.action_repeat=0",)),
     ],
 )
-def test_bad_options_are_refused_in_one_sentence(options: dict[str, Any], words: tuple[str, ...]) -> None:
+def test_bad_options_are_refused(options: dict[str, Any], words: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as refusal:
         make_spec(VizdoomConfig(**options))
     assert all(word in str(refusal.value) for word in words)
 
 
 @pytest.mark.parametrize("module", ["vizdoom", "cv2"])
-def test_a_missing_engine_is_answered_with_the_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+def test_the_message_for_a_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
     with pytest.raises(InputError, match=f'needs {module}.*"mimpala\\[vizdoom\\]"'):

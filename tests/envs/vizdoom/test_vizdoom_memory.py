@@ -1,4 +1,4 @@
-"""What killed games leave in shared memory is removed, and nothing else. Needs no engine."""
+"""Removal of the shared memory of killed games. Needs no engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from envs.vizdoom.memory import remove_abandoned
 OLD = 1_000_000_000.0
 
 
-def test_what_no_process_uses_is_removed(tmp_path: Path) -> None:
+def test_files_that_no_process_maps_are_removed(tmp_path: Path) -> None:
     shared, processes = tmp_path / "shm", tmp_path / "proc"
     for folder in (shared, processes / "1", processes / "22", processes / "self"):
         folder.mkdir(parents=True)

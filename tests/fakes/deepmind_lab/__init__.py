@@ -1,15 +1,13 @@
-"""A stand-in for DeepMind Lab's C module, for machines that do not have it: the same calls, the same errors, the same traps.
+"""A fake of DeepMind Lab's C module, for machines without it: the same calls, the same errors, the same traps.
 
-What it imitates was read from the engine's source and observed on the running engine. Its levels are nothing to look at: a
-picture of noise that scrolls as the agent turns. Every level, reward and instruction is a pure function of level, seed,
-mixer seed and actions, except where the engine's is not:
+It imitates the engine's source and the observed behaviour of the running engine. Its pictures are noise that scrolls as the agent turns.
+Every level, reward and instruction is a pure function of level, seed, mixer seed and actions, with the exceptions of the engine:
 
 - the first episode of an instance runs a frame ahead of later ones with the same seed;
-- on language levels each layout of the map keeps the looks that the first episode which needed it gave to it, as long as the
-  instance lives;
-- on lasertag levels from the 15th step of 4 frames on, and on levels with a prebuilt map outside of DMLab-30 from the first frame on, an
-  episode depends on how many the instance has played before;
-- after a reset in the middle of an episode whose picture was just looked at, the first picture is the last one of that episode;
+- on language levels each layout of the map keeps the appearance from the first episode that needed it, as long as the instance lives;
+- an episode depends on the number of earlier episodes of the instance: on lasertag levels from the 15th step of 4 frames, and on levels
+  with a prebuilt map outside DMLab-30 from the first frame;
+- after a reset within an episode whose picture was just observed, the first picture is the last one of that episode;
 - an episode without a seed takes one from a generator that is seeded with the second of the import.
 """
 
@@ -168,7 +166,7 @@ class Lab:
             self._compile(name, content)
 
     def _compile(self, name: str, content: str) -> None:
-        """A new map: from the cache if it has it. Without the file, or from one that is no map, the engine's process dies."""
+        """A new map, from the cache if possible. If the file is missing or is no map, the engine's process dies."""
         if self._cache is None:
             return
         if self._temporary is None:
@@ -203,7 +201,7 @@ class Lab:
             raise ValueError(f"action must have shape ({len(_ACTIONS)})")
         if action.dtype != np.intc:
             raise ValueError("action must have dtype np.intc")
-        # The memory as it lies, whatever the strides.
+        # Reads the raw memory and ignores strides.
         numbers = list((ctypes.c_int * len(_ACTIONS)).from_address(action.ctypes.data))
         numbers[:2] = [(number + 512) % 1024 - 512 for number in numbers[:2]]
         self._num_steps += num_steps
@@ -241,7 +239,7 @@ class Lab:
         return self._num_steps
 
     def observation_spec(self) -> list[dict[str, Any]]:
-        for name in ("RGB_INTERLACED", "RGBD_INTERLACED"):  # whatever logLevel says
+        for name in ("RGB_INTERLACED", "RGBD_INTERLACED"):  # regardless of logLevel
             print(f"Using deprecated observation format: '{name}'")
         return [dict(spec) for spec in self._spec]
 

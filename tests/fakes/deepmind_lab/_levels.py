@@ -1,4 +1,4 @@
-"""The levels of the fake: how long they last, what they say, and how they are played."""
+"""The levels of the fake: their lengths, instructions and dynamics."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ FRAMES: dict[str, int] = {
     "explore_object_rewards_many": 7200,
     "explore_object_rewards_few": 5400,
 }
-"""Frames of an episode by the beginning of the level's name; the first entry that fits counts."""
+"""Frames of an episode by prefix of the level's name; the first entry that matches applies."""
 
 COMPILING = ("rooms_keys_doors", "lasertag", "skymaze", "explore")
 """Families whose every episode has a new map; the language levels change theirs within an episode."""
 LAYOUTS = {"select_described_object": 1, "select_located_object": 4}
-"""Maps that a language level draws from, where they are not 3. Each gets its looks once in the life of an instance."""
+"""Number of maps of a language level, by default 3. Each gets its appearance once per instance."""
 
 LEVELS = tuple(
     f"{DMLAB30}{name}"
@@ -87,7 +87,7 @@ LEVELS = tuple(
 
 
 class Level(NamedTuple):
-    """drifts_from: the frame from which an episode depends on how many the instance has played before it."""
+    """drifts_from: the frame from which an episode depends on the number of earlier episodes of the instance."""
 
     name: str
     frames: int
@@ -103,9 +103,9 @@ class Level(NamedTuple):
 
 
 def find(path: str, settings: dict[str, str]) -> Level:
-    """The level of that path; ValueError in the engine's words where there is none or it may not be played."""
+    """The level of that path. Raises the engine's ValueError if it does not exist or may not be played."""
     if path.endswith(".lua"):
-        # Taken for a file, wherever it lies; any other path is looked for among the engine's own levels.
+        # Opened as a file anywhere; any other path is searched among the engine's levels.
         if not Path(path).is_file():
             raise ValueError(f"Script not found: {path}")
         return Level(path, 3600)
@@ -138,13 +138,13 @@ class Game:
     """One episode.
 
     Args:
-        ahead: frames by which it runs ahead.
-        drift: what the episodes before it do to it, from `Level.drifts_from` on.
+        ahead: number of frames by which it runs ahead.
+        drift: effect of earlier episodes, from `Level.drifts_from` on.
         stale: the picture that is shown until the first frame; None = its own.
-        themes: layout -> seed of its looks, of the whole instance. The first episode that needs a layout chooses.
+        themes: layout -> seed of its appearance, for the whole instance. The first episode that needs a layout sets it.
 
     Attributes:
-        maps: that are to be loaded, by name and content.
+        maps: maps to load, by name and content.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Game:
         self.frame += 1
         self.place += look // 10 + 3 * move + 5 * strafe + 7 * pitch + jump - crouch
         self.fired += fire
-        # A new map of a language level begins about twice in a second here, oftener than in the engine.
+        # A new map of a language level starts about twice a second here, more often than in the engine.
         if self.level.sentences and (self.frame + self.ahead) % 32 == 0:
             reward = 10.0 if self.place % 2 else -10.0
             self.instruction = self.new_instruction()
@@ -199,7 +199,7 @@ class Game:
         return float((self.place + self.shift()) % 64 == self.good and not self.level.sentences), False
 
     def shift(self) -> int:
-        """What no seed and no action has a say in."""
+        """The part that depends on neither seed nor actions."""
         return self.ahead + (self.drift if self.frame >= self.level.drifts_from else 0)
 
     def over(self) -> bool:
@@ -224,7 +224,7 @@ class Game:
 
 
 def observation_spec(level: Level, height: int, width: int) -> list[dict[str, Any]]:
-    """All that a level offers: the engine's own observations, and those of its scripts where a level uses them."""
+    """All observations of a level: those of the engine, and those of its scripts if the level uses them."""
     planes = {"RGB_INTERLEAVED": 3, "RGBD_INTERLEAVED": 4, "BGR_INTERLEAVED": 3, "BGRD_INTERLEAVED": 4}
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         **{name: ((height, width, depth), np.uint8) for name, depth in planes.items()},
