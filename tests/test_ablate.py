@@ -1,4 +1,4 @@
-"""ablate.py as a user meets it: a grid is killed and goes on, a run fails, Ctrl-C, and being told what is wrong."""
+"""ablate.py from the command line: killed and resumed grids, failed runs, Ctrl-C, and error messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TINY = [
 
 @contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """ablate.py in a process of its own."""
+    """ablate.py in a child process."""
     process = subprocess.Popen(
         [sys.executable, "ablate.py", *arguments],
         cwd=ROOT,
@@ -68,7 +68,7 @@ def cells_of(*arguments: str) -> list[Cell]:
 
 
 def play_here(*arguments: str) -> Path:
-    """Plays a grid in this process, undisturbed; returns its folder."""
+    """Runs a grid in this process; returns its folder."""
     cells = cells_of(*arguments)
     folder = cells[0].folder.parent
     folder.mkdir()
@@ -80,7 +80,7 @@ def play_here(*arguments: str) -> Path:
 
 
 def report_of(folder: Path) -> dict[str, Any]:
-    """analysis.json without what time, place and the machine decide."""
+    """analysis.json without values that depend on time, folder and machine."""
     content: dict[str, Any] = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
     for key in ("timing", "command", "cautions"):
         del content[key]
@@ -90,13 +90,13 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """When every file was written, and what is in it."""
+    """Modification time and content of every file."""
     found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
 @pytest.mark.slow
-def test_a_killed_grid_ends_as_if_it_had_not_been(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_grid_resumes_to_the_same_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     grid = [*TINY, "fusions=[concat,mi]", "total_frames=8000", "checkpoint_seconds=0"]
     play_here(*grid, f"folder={whole}")
@@ -121,10 +121,10 @@ def test_a_killed_grid_ends_as_if_it_had_not_been(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_named_and_the_rest_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_is_named_and_the_rest_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*TINY, f"folder={tmp_path}", "fusions=[film,mi]", "total_frames=2000"]
     cells = cells_of(*arguments)
-    # A cell whose only checkpoint is torn.
+    # The only checkpoint of a cell is torn.
     broken = cells[0].folder
     save_cell(cells[0])
     assert cell_process.run(broken, threads=1) == 0
@@ -138,7 +138,7 @@ def test_a_run_that_fails_is_named_and_the_rest_is_reported(tmp_path: Path, caps
     assert re.search(r"film-seed0: failed: no checkpoint is intact \(.* is truncated or not a checkpoint\)", output)
     assert "mi-seed0: finished (2 of 2)" in output
     assert "film-seed0 is left out: its training is not finished: continue it with python train.py run=" in errors
-    # What is left is one variant with one seed: nothing to compare, and no words as if there were.
+    # One variant with one seed is left, so the report must not compare.
     assert "mi: mean score over 2 tasks is " in output and ", from 1 seed." in output
     assert not re.search("compar|better|faster|difference|lead|told apart", output)
     assert "Traceback" not in output + errors
@@ -148,7 +148,7 @@ def test_a_run_that_fails_is_named_and_the_rest_is_reported(tmp_path: Path, caps
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_what_is_under_way_and_a_second_grid_is_kept_out(
+def test_ctrl_c_saves_running_cells_and_a_second_grid_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*TINY, f"folder={tmp_path}", "fusions=[concat]", "total_frames=100000000", "checkpoint_seconds=1000"]
@@ -200,7 +200,7 @@ def test_cores_are_divided() -> None:
     assert available_cores()
 
 
-def test_a_cell_that_died_says_why(tmp_path: Path) -> None:
+def test_the_reason_of_a_failed_cell(tmp_path: Path) -> None:
     cell = cells_of(*TINY, f"folder={tmp_path}", "fusions=[mi]")[0]
     assert reason(cell, -9) == "killed by SIGKILL"
     assert reason(cell, 3) == "exit code 3"
@@ -209,16 +209,16 @@ def test_a_cell_that_died_says_why(tmp_path: Path) -> None:
     assert reason(cell, 2) == "the disk is full."
 
 
-@pytest.mark.parametrize(("seeds", "told"), [(1, "mimpala: 1 run in "), (2, "mimpala: 2 runs in ")])
-def test_a_grid_of_which_every_run_fails_says_what_to_do(
-    seeds: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("seeds", "expected"), [(1, "mimpala: 1 run in "), (2, "mimpala: 2 runs in ")])
+def test_the_message_of_a_grid_whose_runs_all_fail(
+    seeds: int, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         ablate, "run_cells", lambda cells, *rest: {cell.name: CellStatus(State.FAILED) for cell in cells}
     )
     assert ablate.main([*TINY, f"folder={tmp_path}", "fusions=[mi]", f"seeds={seeds}"]) == 1
     said = capsys.readouterr()
-    assert told in said.out
+    assert expected in said.out
     assert (
         said.err
         == "error: every run failed, so there is no report: the reasons are above, and the same command tries again\n"

@@ -1,4 +1,4 @@
-"""A real browser for tests of pages: it is started once and told what to do through the Chrome DevTools Protocol."""
+"""A real browser for tests of pages, started once and controlled through the Chrome DevTools Protocol."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 _SECONDS = 120
 _READS, _WRITES = 3, 4
-"""The files through which a browser with --remote-debugging-pipe takes its orders and answers."""
+"""File descriptors of commands and answers of a browser with --remote-debugging-pipe."""
 
 
 class Browser:
-    """Until `close`. Messages either way are JSON, with a zero byte after each."""
+    """A browser process, until `close`. Each message is JSON, followed by a zero byte."""
 
     def __init__(self, folder: Path) -> None:
         assert PROGRAM
         orders, self._orders = os.pipe()
         self._answers, answers = os.pipe()
-        # The shell gives them the numbers that the browser expects.
+        # The shell assigns the descriptor numbers that the browser expects.
         names = {"orders": f"/dev/fd/{orders}", "answers": f"/dev/fd/{answers}"}
         self._process = subprocess.Popen(
             [
@@ -48,14 +48,14 @@ class Browser:
             self.call("Browser.close")
             self._process.wait(_SECONDS)
         finally:
-            # Nothing happens to one that has ended.
+            # No effect if it has exited.
             self._process.kill()
             self._process.wait()
         os.close(self._orders)
         os.close(self._answers)
 
     def call(self, method: str, session: str = "", **parameters: Any) -> Any:
-        """Gives an order and waits for its answer; what the browser says besides is added to `events`."""
+        """Sends a command and returns its answer; other messages are added to `events`."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         os.write(self._orders, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0")
@@ -65,7 +65,7 @@ class Browser:
         return answer["result"]
 
     def wait(self, method: str) -> None:
-        """For an event."""
+        """Waits for an event."""
         while not any(event["method"] == method for event in self.events):
             self.events.append(self._receive())
 
@@ -81,7 +81,7 @@ class Browser:
 
 
 class Tab:
-    """A page in a browser, in a window of its own size and in dark or light."""
+    """A page in a window of the given size, dark or light."""
 
     def __init__(self, browser: Browser, page: Path, *, width: int = 1000, dark: bool = False) -> None:
         self._browser = browser
@@ -101,12 +101,12 @@ class Tab:
 
     @property
     def console(self) -> list[str]:
-        """What the browser has found fault with, and what scripts have written."""
-        told = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
-        return [json.dumps(event["params"]) for event in self._browser.events if event["method"] in told]
+        """Messages of the console: the browser's errors and the output of scripts."""
+        expected = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+        return [json.dumps(event["params"]) for event in self._browser.events if event["method"] in expected]
 
     def ask(self, question: str) -> Any:
-        """What a function body returns."""
+        """The return value of a function body that the page runs."""
         answer = self._call("Runtime.evaluate", expression=f"(() => {{ {question} }})()", returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")

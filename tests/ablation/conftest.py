@@ -1,4 +1,4 @@
-"""Fixtures that tests of ablations share."""
+"""Shared fixtures of tests of ablations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablation.report.report import write_report
 
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two variants, two tasks and three seeds, with probes, a problem and a command; only to be read."""
+    """A report of two variants, two tasks and three seeds, with probes, a problem and a command; read only."""
     folder = tmp_path_factory.mktemp("report")
     write_report(probed(), analysis(probed()), folder)
     return folder

@@ -1,4 +1,4 @@
-"""Results of runs that never were, for tests of what is made of results."""
+"""Fabricated results, for tests of analysis and report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(
     parameters: int = 1000,
     steps: int = 20,
 ) -> Run:
-    """A run whose every task rises evenly from 0 to its value in 100,000 frames and 50 seconds."""
+    """A run in which every task rises linearly from 0 to its value in 100,000 frames and 50 seconds."""
     rise = np.linspace(0, 1, steps)
     return Run(
         folder=Path(f"{variant}-seed{seed}"),
@@ -52,7 +52,7 @@ def run(
 def results(
     values: Mapping[str, Sequence[Sequence[float]]], tasks: Sequence[str] = (), measure: Measure = SUCCESS
 ) -> Results:
-    """By variant, for each run its value on every task."""
+    """Results of `values`: by variant, for each run its value on every task."""
     names = tuple(tasks) or tuple(f"task-{number}" for number in range(len(next(iter(values.values()))[0])))
     return Results(
         suite="fabricated",

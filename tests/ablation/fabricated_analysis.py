@@ -23,7 +23,7 @@ POINTS = 15
 
 
 def analysis(results: Results, *, threshold: float | None = None) -> Analysis:
-    """Means with intervals of two standard errors over runs, none where a variant has one run."""
+    """Means with intervals of two standard errors over runs; no interval for a single run."""
     matrices = {variant: results.matrix(variant) for variant in results.variants}
     aggregates: dict[str, Callable[[Array], Array]] = {
         "iqm": lambda values: np.sort(values, axis=1).mean(axis=1),
@@ -90,7 +90,7 @@ def analysis(results: Results, *, threshold: float | None = None) -> Analysis:
 
 
 def estimate(samples: Array) -> Estimate:
-    """Of the mean of samples [N]."""
+    """Estimate of the mean of samples [N]."""
     mean = float(samples.mean())
     if len(samples) < 2:
         return Estimate(mean, None, None)
@@ -99,7 +99,7 @@ def estimate(samples: Array) -> Estimate:
 
 
 def band(samples: Array) -> Band:
-    """Of the mean over the first axis of samples [runs, N]."""
+    """Band of the mean over the first axis of samples [runs, N]."""
     found = [estimate(column) for column in samples.T]
     return Band(
         *(np.array([math.nan if value is None else value for value in part]) for part in zip(*found, strict=True))
@@ -107,7 +107,7 @@ def band(samples: Array) -> Band:
 
 
 def above(first: Array, second: Array) -> Estimate:
-    """The share of pairs of runs in which the first is above the second, over tasks; a tie is half of one."""
+    """The share of pairs of runs, over tasks, in which the first is above the second; ties count half."""
     chance = float(np.mean((np.sign(first[:, None] - second[None]) + 1) / 2))
     if min(len(first), len(second)) < 2:
         return Estimate(chance, None, None)
@@ -146,7 +146,7 @@ def efficiency(results: Results, variant: str, threshold: float) -> Efficiency:
 
 
 def comparisons(means: Mapping[str, float], reach: float) -> tuple[Comparison, ...]:
-    """Every pair of variants: two are told apart that are farther from each other than `reach`."""
+    """Every pair of variants; a difference above `reach` is claimed."""
     return tuple(
         Comparison(
             first=first,
@@ -160,7 +160,7 @@ def comparisons(means: Mapping[str, float], reach: float) -> tuple[Comparison, .
 
 
 def verdict(results: Results) -> Verdict:
-    """Every pair of variants."""
+    """A verdict on every pair of variants."""
     pairs = comparisons({variant: float(results.matrix(variant).mean()) for variant in results.variants}, 0.1)
     claimed = [pair for pair in pairs if pair.claimed]
     main = (

@@ -1,4 +1,4 @@
-"""Reports of fabricated results, and what of them tests read."""
+"""Writes reports of fabricated results and reads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VALUES = {
 
 
 class Page(HTMLParser):
-    """What a page is made of: elements with the names of their attributes, text outside of scripts, and the scripts."""
+    """A parsed page: its elements with the names of their attributes, text outside of scripts, and scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -57,7 +57,7 @@ class Page(HTMLParser):
 def written(
     folder: Path, results: Results, *, drawn: Literal["nothing", "page", "all"] = "nothing", **changes: Any
 ) -> Page:
-    """Writes a report and reads its page; matplotlib, which takes nearly all of the time, draws what a test needs of it."""
+    """Writes a report and reads its page. `drawn` limits the drawing, which takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         if drawn == "nothing":
             patch.setattr(drawing, "draw", blank)
@@ -68,7 +68,7 @@ def written(
 
 
 def blank(panels: Sequence[Panel], name: str, _: Sequence[str] = ()) -> Sheet:
-    """Instead of `drawing.draw`."""
+    """Replaces `drawing.draw`."""
     empty = [Drawn(f'<svg id="{name}-{number}"></svg>', (0, 0, 1, 1), (0, 1), (0, 1)) for number in range(len(panels))]
     return Sheet(b"", tuple(empty))
 

@@ -1,4 +1,4 @@
-"""Run folders as train.py and evaluate.py leave them, without anything having been trained."""
+"""Run folders as train.py and evaluate.py write them, without training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @functools.cache
 def composed(*overrides: str) -> TrainConfig:
-    """The configuration of such a run; Hydra takes its time."""
+    """The configuration of such a run, cached because Hydra is slow."""
     return compose_train([*SMALL, *overrides])
 
 
@@ -49,7 +49,7 @@ def write_run(
     lines = []
     for updates in (1, 4, 7):
         row: dict[str, float] = {"updates": updates, "frames": 128 * updates, "seconds": updates / 4}
-        # The first task ends no episode before the second log step.
+        # The first task finishes its first episode after the first log step.
         row |= {f"tasks/{task}/return": returns * updates / 7 for task in (tasks if updates > 1 else tasks[1:])}
         row |= {f"tasks/{task}/success": returns * updates / 14 for task in (tasks if updates > 1 else tasks[1:])}
         lines.append(json.dumps(row))

@@ -1,4 +1,4 @@
-"""A report of runs whose configurations name environments, options and modules makes, imports and reads none of them."""
+"""A report of runs does not create, import or read the environments, options and modules that their configurations name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONFIGURATIONS = {
 
 @pytest.fixture
 def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to stand in whose modules leave a trace, where what is read waits for ever, and environments that may not be made."""
+    """Working directory with traps: importing its module or creating its environments leaves a file, reading its FIFOs blocks."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "stranger.py").write_text("open('canary', 'w').close()\n", encoding="utf-8")
@@ -60,7 +60,9 @@ def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-def test_a_report_of_a_stranger(traps: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_imports_nothing_that_a_configuration_names(
+    traps: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(config: Any) -> Any:
         raise AssertionError(config)
 
@@ -75,10 +77,10 @@ def test_a_report_of_a_stranger(traps: Path, arguments: list[str], monkeypatch: 
     assert not {"stranger", "deepmind_lab", "ale_py", "vizdoom"} & (set(sys.modules) - before)
 
 
-def test_scores_are_those_of_the_spec() -> None:
+def test_reference_scores_equal_those_of_the_spec() -> None:
     for arguments in (["env=conditional", f"env.tasks=[{','.join(TASKS)}]"], ["env=dmlab30", "env.tasks=[dmlab28]"]):
         config = compose_train(arguments)
         assert reference_scores(config) == make_spec(config.env).scores != {}
     assert set(reference_scores(compose_train(["env=atari", "env.tasks=[atari5]"]))) > {"Phoenix"}
-    # What no run can be made of has none.
+    # An invalid configuration has no scores.
     assert reference_scores(compose_train(["env=conditional", "env.tasks=[map-0,map-0]"])) == {}

@@ -1,4 +1,4 @@
-"""Results of somebody else's, as fuzzing makes them: reported on, or left out in one sentence."""
+"""Fuzzed result files: the run is reported on, or left out with one sentence."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ JSON = st.recursive(
     value=JSON,
     data=st.data(),
 )
-def test_hostile_results(tmp_path_factory: pytest.TempPathFactory, name: str, value: Any, data: st.DataObject) -> None:
-    """Some value of some file of a run: the run is left out for it, or reported on as the file says."""
+def test_hostile_results_are_reported_or_left_out(
+    tmp_path_factory: pytest.TempPathFactory, name: str, value: Any, data: st.DataObject
+) -> None:
+    """Any value in any file of a run."""
     folder = _results(tmp_path_factory)
     path = folder / "other" / name
     before = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -65,7 +67,7 @@ def _results(factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "/etc", "", "."])
-def test_a_grid_names_folders_of_its_own(tmp_path: Path, name: str) -> None:
+def test_a_grid_names_only_folders_inside_it(tmp_path: Path, name: str) -> None:
     write_run(tmp_path / "run")
     grid = {"cells": [{"name": name, "variant": "mi", "seed": 0}], "command": []}
     (tmp_path / "grid.json").write_text(json.dumps(grid), encoding="utf-8")
@@ -74,7 +76,7 @@ def test_a_grid_names_folders_of_its_own(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "NaN", '{"cells": [[[]]]}', "[]", "\0"])
-def test_a_grid_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_grid_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "grid.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError):
         load_grid(tmp_path)

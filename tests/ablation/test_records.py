@@ -1,4 +1,4 @@
-"""From run folders to results: what is read, and what is left out for which reason."""
+"""Run folders become results; runs that are left out have a reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from system.errors import InputError
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of two fusions, only to be read."""
+    """Two seeds of two fusions, read only."""
     return written(tmp_path_factory.mktemp("runs"))
 
 
@@ -37,7 +37,7 @@ def reasons(results: Results) -> dict[str, str]:
     return dict(results.problems)
 
 
-def test_runs_are_read_with_everything_that_a_report_needs(runs: Path) -> None:
+def test_run_folders_are_read_completely(runs: Path) -> None:
     results = load_folders([str(runs)], "return")
     assert results.variants == ("concat", "mi")
     assert results.tasks == TASKS
@@ -52,14 +52,14 @@ def test_runs_are_read_with_everything_that_a_report_needs(runs: Path) -> None:
     assert run.config["fusion.name"] == "mi"
 
 
-def test_success_is_read_where_it_is_asked_for(runs: Path) -> None:
+def test_success_can_be_the_measure(runs: Path) -> None:
     results = load_folders([str(runs)], "success")
     assert results.measure.best == 1
     np.testing.assert_allclose(results.matrix("mi"), [[0.4, 0.4], [0.45, 0.45]])
     np.testing.assert_allclose(results.of("mi")[0].curve.values["map-1"][-1], 0.4)
 
 
-def test_returns_are_put_on_the_scale_of_the_scores_where_every_task_has_one(runs: Path) -> None:
+def test_returns_become_scores_if_every_task_has_reference_scores(runs: Path) -> None:
     results = load_folders([str(runs)])
     scores = make_spec(composed().env).scores
     blind = scores["map-0"].random
@@ -71,7 +71,7 @@ def test_returns_are_put_on_the_scale_of_the_scores_where_every_task_has_one(run
     assert run.curve.values["map-1"][-1] == pytest.approx((0.8 - blind) / (1 - blind))
 
 
-def test_whatever_cannot_be_compared_is_named_and_the_rest_is_reported(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_problems_and_the_rest_is_reported(tmp_path: Path) -> None:
     written(tmp_path)
     write_run(tmp_path / "unfinished", "fusion=film")
     change(tmp_path / "unfinished" / "result.json", finished=False)
@@ -90,7 +90,7 @@ def test_whatever_cannot_be_compared_is_named_and_the_rest_is_reported(tmp_path:
     results = load_folders([str(tmp_path)])
     assert results.variants == ("concat", "film", "mi")
     assert len(results.runs) == 5
-    told = reasons(results)
+    expected = reasons(results)
     for name, part in {
         "unfinished": "its training is not finished: continue it with python train.py run=",
         "unevaluated": "it has no evaluation: make one with python evaluate.py run=",
@@ -102,12 +102,12 @@ def test_whatever_cannot_be_compared_is_named_and_the_rest_is_reported(tmp_path:
         "fewer-episodes": "number of evaluation episodes is 9, but that of most runs is 10",
         "twice": "it is a second run of mi with seed 1: the report has mi-seed1.",
     }.items():
-        assert part in told.pop(name), name
-    assert not told
+        assert part in expected.pop(name), name
+    assert not expected
     assert results.of("mi")[1].values["map-0"] > 0.5
 
 
-def test_a_run_that_was_never_begun_is_missed(tmp_path: Path) -> None:
+def test_a_run_that_has_not_started_is_a_problem(tmp_path: Path) -> None:
     written(tmp_path)
     cells = [{"name": name, "variant": name.split("-")[0], "seed": 0} for name in ("mi-seed0", "mi-seed1", "mi-seed2")]
     write_json(tmp_path / "grid.json", {"cells": cells, "command": ["python", "ablate.py", "fusions=[mi]"]})
@@ -117,7 +117,7 @@ def test_a_run_that_was_never_begun_is_missed(tmp_path: Path) -> None:
     assert reasons(results) == {"mi-seed2": "its folder has no config.yaml: the run has not started."}
 
 
-def test_variants_are_named_by_what_differs_beside_the_fusion(tmp_path: Path) -> None:
+def test_variants_are_named_by_the_keys_that_differ(tmp_path: Path) -> None:
     # fusion.size follows from the fusion, and who has how many cores is no part of the experiment: only the rate makes variants.
     write_run(tmp_path / "a", "fusion=mi", "fusion.size=8")
     write_run(tmp_path / "b", "fusion=mi", "fusion.size=8", "learner.learning_rate=0.5")
@@ -130,7 +130,7 @@ def test_variants_are_named_by_what_differs_beside_the_fusion(tmp_path: Path) ->
     )
 
 
-def test_lines_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
+def test_truncated_log_lines_are_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"updates": 8, "fra')
@@ -145,7 +145,9 @@ def test_lines_that_a_kill_cut_short_are_left_out(tmp_path: Path) -> None:
         (["run"], "score", "measure=score is not known"),
     ],
 )
-def test_what_cannot_be_reported_on_is_refused(tmp_path: Path, folders: list[str], measure: str, message: str) -> None:
+def test_folders_without_reportable_runs_are_refused(
+    tmp_path: Path, folders: list[str], measure: str, message: str
+) -> None:
     (tmp_path / "empty").mkdir()
     write_run(tmp_path / "run", "env.tasks=[memory-0]", tasks=("unheard-of",))
     with pytest.raises(InputError, match=message) as error:
@@ -153,7 +155,7 @@ def test_what_cannot_be_reported_on_is_refused(tmp_path: Path, folders: list[str
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_that_is_no_grid_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_grid_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"report=.* is not a folder that ablate\.py has filled \(no valid grid\.json\): give the"
     ):
@@ -163,8 +165,8 @@ def test_a_folder_that_is_no_grid_is_refused(tmp_path: Path) -> None:
         load_grid(tmp_path)
 
 
-def test_the_command_in_a_reason_can_be_pasted(tmp_path: Path) -> None:
-    """The run folder is quoted where the shell or the program would read it otherwise."""
+def test_the_command_in_a_reason_is_quoted_for_the_shell(tmp_path: Path) -> None:
+    """The run folder is quoted for the shell and for the program."""
     unfinished = write_run(tmp_path / "lr=0.1 again", "fusion=mi")
     write_run(tmp_path / "whole", "fusion=mi", "seed=1")
     (unfinished / "result.json").unlink()
@@ -174,7 +176,7 @@ def test_the_command_in_a_reason_can_be_pasted(tmp_path: Path) -> None:
     assert compose_train([command[2]]).run == str(unfinished.resolve())
 
 
-def test_a_damaged_file_says_what_to_do_with_it(tmp_path: Path) -> None:
+def test_the_message_about_a_damaged_file_gives_the_fix(tmp_path: Path) -> None:
     write_run(tmp_path / "run", "fusion=mi")
     write_run(tmp_path / "whole", "fusion=mi", "seed=1")
     (tmp_path / "run" / "result.json").write_text('{"finished": 3}', encoding="utf-8")

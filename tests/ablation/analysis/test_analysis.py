@@ -1,4 +1,4 @@
-"""The whole analysis: complete, the same for the same runs in any order, and without a warning where there is little to analyse."""
+"""The analysis is complete, independent of the order of runs and tasks, and free of warnings for small results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def results(runs: int = 4, tasks: int = 3) -> Results:
 
 
 def same(left: Any, right: Any) -> bool:
-    """To the last bit."""
+    """Bit for bit."""
     if dataclasses.is_dataclass(left):
         return all(same(getattr(left, part.name), getattr(right, part.name)) for part in dataclasses.fields(left))
     if isinstance(left, dict):
@@ -34,7 +34,7 @@ def same(left: Any, right: Any) -> bool:
     return bool(np.array_equal(left, right, equal_nan=True)) if isinstance(left, np.ndarray) else bool(left == right)
 
 
-def test_everything_is_there() -> None:
+def test_the_analysis_is_complete() -> None:
     found = analyse(results())
     tasks = ["task-0", "task-1", "task-2"]
     for part in (
@@ -59,7 +59,7 @@ def test_everything_is_there() -> None:
     assert "jackknife" in found.resampled and "one run plays all tasks" in found.resampled
 
 
-def test_the_same_runs_in_another_order_are_the_same() -> None:
+def test_the_order_of_runs_does_not_matter() -> None:
     given = results(runs=6)
     runs = [dataclasses.replace(run, values=dict(reversed(run.values.items()))) for run in given.runs]
     random.Random(0).shuffle(runs)
@@ -67,7 +67,7 @@ def test_the_same_runs_in_another_order_are_the_same() -> None:
     assert same(analyse(given), analyse(dataclasses.replace(given, runs=tuple(runs))))
 
 
-def test_the_same_tasks_in_another_order_are_the_same() -> None:
+def test_the_order_of_tasks_does_not_matter() -> None:
     given = results()
     found, turned = analyse(given), analyse(dataclasses.replace(given, tasks=given.tasks[::-1]))
     for variant in VARIANTS:
@@ -77,7 +77,7 @@ def test_the_same_tasks_in_another_order_are_the_same() -> None:
             assert turned.tasks[variant][task] == pytest.approx(found.tasks[variant][task])
 
 
-def test_a_threshold_of_ones_own() -> None:
+def test_the_threshold_can_be_given() -> None:
     found = analyse(fabricated.results({"a": [[0.5], [1.0]]}), threshold=0.75)
     assert found.threshold == 0.75
     assert found.efficiency["a"].reached == 1
@@ -93,7 +93,7 @@ def test_a_threshold_of_ones_own() -> None:
         {"a": [[1.0], [0.0]], "b": [[0.5]]},
     ],
 )
-def test_little_to_analyse(values: dict[str, Sequence[Sequence[float]]]) -> None:
+def test_small_results_give_no_warning(values: dict[str, Sequence[Sequence[float]]]) -> None:
     found = analyse(fabricated.results(values))
     assert found.verdict.sentences
     assert found.aggregates["a"]["mean"].value == pytest.approx(np.mean(values["a"]))

@@ -1,4 +1,4 @@
-"""What speaks against comparing runs, and in what they differ."""
+"""Cautions about comparisons, and keys in which runs differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VALUES = {"concat": [[0.2], [0.3], [0.25]], "mi": [[0.7], [0.9], [0.8]]}
 
 
 def with_keys(results: Results, **keys: dict[str, Any]) -> Results:
-    """Adds to the configuration of every run, for each key, what the variant has."""
+    """Adds the variant's value of each key to the configuration of its runs."""
     runs = (
         dataclasses.replace(run, config={**run.config, **{key: of[run.variant] for key, of in keys.items()}})
         for run in results.runs
@@ -23,13 +23,13 @@ def with_keys(results: Results, **keys: dict[str, Any]) -> Results:
     return dataclasses.replace(results, runs=tuple(runs))
 
 
-def test_like_runs_bring_no_caution() -> None:
+def test_equal_settings_give_no_caution() -> None:
     results = fabricated.results(VALUES)
     assert cautions(results, configs(results)) == ()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (
             {"parameters": 1011},
@@ -44,21 +44,21 @@ def test_like_runs_bring_no_caution() -> None:
         ({"config": {"fusion.name": "concat", "env.name": "fabricated", "core.size": 3}}, "than their seed: core.size"),
     ],
 )
-def test_runs_that_cannot_quite_be_compared(change: dict[str, Any], told: str) -> None:
+def test_each_difference_between_runs_gives_a_caution(change: dict[str, Any], expected: str) -> None:
     results = fabricated.results(VALUES)
     first, *others = results.runs
     if change.keys() & first.provenance.keys():
         change = {"provenance": {**first.provenance, **change}}
     results = dataclasses.replace(results, runs=(dataclasses.replace(first, **change), *others))
     (sentence,) = cautions(results, configs(results))
-    assert told in sentence
+    assert expected in sentence
 
 
 def test_variants_of_different_size_and_of_one_run() -> None:
     results = fabricated.results({"concat": [[0.2]], "mi": [[0.7], [0.9]]})
-    told = cautions(results, configs(results))
-    assert "different numbers of runs: concat 1, mi 2." in told[0]
-    assert "a single run has no intervals" in told[1]
+    expected = cautions(results, configs(results))
+    assert "different numbers of runs: concat 1, mi 2." in expected[0]
+    assert "a single run has no intervals" in expected[1]
 
 
 def test_keys_are_different_shared_or_of_one_run() -> None:

@@ -1,4 +1,4 @@
-"""Learning curves and how fast they rise, by hand."""
+"""Learning curves and paces against values computed by hand."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RISING = curve([100, 200, 300, 400], x=[0, 0.2, 0.6, 0.8], y=[NAN, 0.4, 0.6, 1.0
 FLAT = curve([100, 200, 300, 400], x=[0.1] * 4, y=[0.1] * 4)
 
 
-def test_a_mean_over_tasks_begins_with_the_last_task() -> None:
+def test_a_mean_over_tasks_starts_with_the_last_task() -> None:
     assert mean_over_tasks(RISING, ("x", "y")) == pytest.approx([NAN, 0.3, 0.6, 0.9], nan_ok=True)
 
 
@@ -68,7 +68,7 @@ def test_area_by_trapezia() -> None:
     assert np.isnan(area(np.array([]), np.array([])))
 
 
-def test_a_run_that_never_gets_there_counts_as_infinite() -> None:
+def test_a_run_below_the_threshold_has_infinite_frames() -> None:
     found = efficiency(results(a=[RISING, FLAT, RISING]), "a", 0.6)
     assert found.frames_to.tolist() == [300, np.inf, 300]
     assert found.seconds_to.tolist() == [30, np.inf, 30]
@@ -79,7 +79,7 @@ def test_a_run_that_never_gets_there_counts_as_infinite() -> None:
     assert (none.reached, none.frames_to_median) == (0, np.inf)
 
 
-def test_a_run_without_a_value_on_some_task_never_gets_there_and_has_no_area() -> None:
+def test_a_run_without_a_value_on_some_task_has_infinite_frames_and_no_area() -> None:
     blank = curve([100, 200], x=[0.9, 0.9], y=[NAN, NAN])
     found = efficiency(results(a=[RISING, blank]), "a", 0.5)
     assert found.reached == 1
@@ -88,7 +88,7 @@ def test_a_run_without_a_value_on_some_task_never_gets_there_and_has_no_area() -
     assert np.isnan(alone.area.value) and alone.area.low is None
 
 
-def test_the_threshold_is_most_of_the_way_of_the_best_variant() -> None:
+def test_the_threshold_is_a_share_of_the_best_variants_gain() -> None:
     found = results(a=[RISING, FLAT], b=[FLAT, FLAT])
     assert default_threshold(found) == pytest.approx(0.9 * 0.5)
     raw = results(
@@ -100,13 +100,13 @@ def test_the_threshold_is_most_of_the_way_of_the_best_variant() -> None:
     assert np.isnan(default_threshold(results(a=[curve([], x=[])])))
 
 
-def test_where_nobody_learns_nobody_gets_there() -> None:
+def test_without_learning_no_run_reaches_the_threshold() -> None:
     found = results(a=[curve([1, 2], x=[0, 0]), curve([1, 2], x=[0, 0])])
     assert np.isnan(default_threshold(found))
     assert efficiency(found, "a", default_threshold(found)).reached == 0
 
 
-def test_curves_on_a_common_grid() -> None:
+def test_curves_at_common_frames() -> None:
     short = curve([100, 200, 250], x=[0, 0.2, 0.4], y=[0, 0.2, 0.4])
     found = results(a=[RISING, FLAT], b=[RISING, short])
     frames = common_frames(found)
@@ -118,7 +118,7 @@ def test_curves_on_a_common_grid() -> None:
     assert ours[""].low[place] < ours[""].value[place] < ours[""].high[place]
     assert np.isnan(ours[""].value[frames < 200]).all() and np.isfinite(ours[""].value[frames >= 200]).all()
     assert np.isfinite(ours["x"].value[frames >= 100]).all()
-    # One run of b ends at 250: a mean of the other alone would be a mean of other runs.
+    # One run of b ends at 250; beyond it, a mean would be over fewer runs.
     assert (
         np.isnan(theirs["x"].value[frames > 250]).all()
         and np.isfinite(theirs["x"].value[(frames >= 100) & (frames <= 250)]).all()
@@ -142,8 +142,8 @@ def test_speed_over_runs() -> None:
     assert speed.low is not None and 0 <= speed.low < 100
 
 
-def test_a_time_to_the_threshold_counts_up_to_where_every_run_was_trained() -> None:
-    """A run that came there later, or never, is not told from one that came there at the end."""
+def test_times_to_the_threshold_are_cut_where_the_shortest_run_ends() -> None:
+    """A run that reaches the threshold later or never counts as reaching it at that point."""
     longer = curve([100, 200, 300, 400, 500], x=[0, 0.2, 0.3, 0.4, 0.8], y=[NAN, 0.4, 0.5, 0.6, 1.0])
     found = results(a=[RISING, FLAT], b=[longer])
     assert horizon(found) == (400, 40)
@@ -156,14 +156,14 @@ def test_a_time_to_the_threshold_counts_up_to_where_every_run_was_trained() -> N
     assert efficiency(found, "b", 0.6).frames_to.tolist() == [500]
 
 
-def test_variants_are_compared_by_their_pace_as_by_anything_else() -> None:
+def test_paces_are_compared_as_means_are() -> None:
     late = curve([100, 200, 300, 400], x=[0, 0, 0, 0.8], y=[NAN, 0, 0, 1.0])
     found = results(a=[RISING, RISING, late], b=[late, late, RISING])
-    told = paces(found, 0.6)
-    assert set(told) == set(PACES)
-    for name, pairs in told.items():
+    expected = paces(found, 0.6)
+    assert set(expected) == set(PACES)
+    for name, pairs in expected.items():
         assert pairs == compare(comparable_paces(found, 0.6)[name])
-    (pair,) = told["frames_to"]
+    (pair,) = expected["frames_to"]
     assert pair.difference.value == pytest.approx((300 + 300 + 400) / 3 - (400 + 400 + 300) / 3)
     assert not pair.claimed
 

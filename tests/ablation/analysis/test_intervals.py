@@ -1,4 +1,4 @@
-"""Intervals against SciPy's where those are exact, and against the truth of simulated ablations."""
+"""Intervals against SciPy's exact ones, and against the truth of simulated ablations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def matrix(runs: int = 6, tasks: int = 4, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(0.5, 0.1, (runs, tasks))
 
 
-def test_the_interval_of_a_mean_is_students() -> None:
+def test_the_interval_of_a_mean_equals_students() -> None:
     values = matrix()
     band = of_mean(values)
     for task, column in enumerate(values.T):
@@ -34,12 +34,12 @@ def test_the_interval_of_a_mean_is_students() -> None:
         assert (band.low[task], band.high[task]) == pytest.approx(tuple(expected))
 
 
-def test_leaving_out_is_the_same_as_the_formula_for_a_mean() -> None:
+def test_the_jackknife_of_a_mean_equals_the_formula() -> None:
     values = matrix()
     assert jackknife(mean, values) == pytest.approx(stats.sem(values.mean(axis=1)))
 
 
-def test_leaving_out_takes_whole_runs() -> None:
+def test_the_jackknife_leaves_out_whole_runs() -> None:
     values = matrix()
     left = [np.median(np.delete(values, run, axis=0).mean(axis=0)) for run in range(len(values))]
     assert jackknife(median, values) == pytest.approx(np.sqrt((len(values) - 1) * np.var(left)))
@@ -51,8 +51,8 @@ def test_many_matrices_at_once(error: StandardError) -> None:
     assert error(median, many) == pytest.approx(np.array([error(median, one) for one in many]))
 
 
-def test_drawing_agrees_with_scipy() -> None:
-    """Which draws rows where it is given their numbers."""
+def test_the_bootstrap_agrees_with_scipy() -> None:
+    """SciPy resamples row indices here."""
     values = matrix(runs=5)
 
     def of_rows(rows: Array) -> float:
@@ -63,8 +63,8 @@ def test_drawing_agrees_with_scipy() -> None:
     assert bootstrap(interquartile_mean, values) == pytest.approx(found.standard_error * np.sqrt(5 / 4), rel=0.06)
 
 
-def test_a_second_task_that_says_the_same_narrows_nothing() -> None:
-    """Drawing the runs of each task by themselves would make the interval narrower by a quarter and more."""
+def test_a_copied_task_does_not_narrow_the_interval() -> None:
+    """Drawing runs for each task separately would narrow the interval by more than a quarter."""
     once = matrix(tasks=1)
     twice = np.repeat(once, 8, axis=1)
     for statistic in (mean, median):
@@ -96,7 +96,7 @@ def test_no_interval_without_spread(values: Array) -> None:
 @pytest.mark.parametrize(
     ("scores", "means", "correlation", "runs", "tasks"),
     [
-        # Each kind of runs with either size somewhere; benchmarks/coverage.py has every combination.
+        # A selection of settings; benchmarks/coverage.py has every combination.
         ("normal", "same", 0.0, 3, 10),
         ("normal", "same", CORRELATION, 5, 3),
         ("normal", "spread", 0.0, 5, 3),
@@ -107,11 +107,11 @@ def test_no_interval_without_spread(values: Array) -> None:
         ("share", "spread", CORRELATION, 5, 3),
     ],
 )
-def test_intervals_hold_the_truth(scores: str, means: str, correlation: float, runs: int, tasks: int) -> None:
-    """Within what chance does to 400 simulations. Normal quantiles, or n for n - 1, would hold it in fewer than 90 of 100."""
+def test_intervals_cover_the_truth(scores: str, means: str, correlation: float, runs: int, tasks: int) -> None:
+    """Up to the error of 400 simulations. Normal quantiles, or n for n - 1, would cover it in less than 90%."""
     for row in interval_rows(scores, means, correlation, runs, tasks, simulations=400):
         assert 0.92 <= row["coverage"] <= 0.985, row
 
 
-def test_intervals_of_the_probability_of_improvement_hold_the_truth() -> None:
+def test_intervals_of_the_probability_of_improvement_cover_the_truth() -> None:
     assert 0.92 <= improvement_row(1.0, CORRELATION, runs=10, tasks=3, simulations=400)["coverage"] <= 0.985

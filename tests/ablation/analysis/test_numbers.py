@@ -1,4 +1,4 @@
-"""How numbers are written for people."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ablation.analysis.results import Estimate, Measure
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [(0, "0"), (50, "50"), (999.6, "999.6"), (1000, "1k"), (250_000, "250k"), (999_960, "1000k"), (1_250_000, "1.25M")],
 )
-def test_short(value: float, told: str) -> None:
-    assert numbers.short(value) == told
+def test_short(value: float, expected: str) -> None:
+    assert numbers.short(value) == expected
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "expected"),
     [(0, "0 s"), (89.4, "89 s"), (90, "1.5 min"), (725, "12.1 min"), (5400, "1.5 h"), (7.2e6, "2,000 h")],
 )
-def test_duration(seconds: float, told: str) -> None:
-    assert numbers.duration(seconds) == told
+def test_duration(seconds: float, expected: str) -> None:
+    assert numbers.duration(seconds) == expected
 
 
 @pytest.mark.parametrize(
-    ("best", "value", "told"),
+    ("best", "value", "expected"),
     [
         (1.0, 0.12345, "0.123"),
         (1.0, -1e-9, "0.000"),
@@ -42,27 +42,27 @@ def test_duration(seconds: float, told: str) -> None:
         (100.0, math.nan, "-"),
     ],
 )
-def test_values_of_a_measure(best: float | None, value: float, told: str) -> None:
-    assert numbers.of_measure(Measure(name="any", label="any", best=best))(value) == told
+def test_values_of_a_measure(best: float | None, value: float, expected: str) -> None:
+    assert numbers.of_measure(Measure(name="any", label="any", best=best))(value) == expected
 
 
-def test_estimates_say_their_interval_if_they_have_one() -> None:
+def test_estimates_show_their_interval() -> None:
     assert numbers.estimate(Estimate(0.5, 0.25, 0.75), numbers.probability) == "0.50 [0.25, 0.75]"
     assert numbers.estimate(Estimate(0.5, None, None), numbers.probability) == "0.50"
     assert numbers.estimate(Estimate(0.5, math.nan, 0.75), numbers.probability) == "0.50"
 
 
-def test_what_never_came_is_never() -> None:
+def test_infinity_is_never() -> None:
     assert numbers.until(numbers.count)(math.inf) == "never"
     assert numbers.until(numbers.count)(1234567.0) == "1,234,567"
     assert numbers.until(numbers.duration)(math.nan) == "-"
 
 
 @pytest.mark.parametrize(
-    ("seeds", "told"), [([3], "3"), ([0, 1], "0, 1"), ([0, 1, 2], "0 to 2"), ([0, 1, 3], "0, 1, 3")]
+    ("seeds", "expected"), [([3], "3"), ([0, 1], "0, 1"), ([0, 1, 2], "0 to 2"), ([0, 1, 3], "0, 1, 3")]
 )
-def test_listed(seeds: list[int], told: str) -> None:
-    assert numbers.listed(seeds) == told
+def test_listed(seeds: list[int], expected: str) -> None:
+    assert numbers.listed(seeds) == expected
 
 
 def test_ranged() -> None:
@@ -71,7 +71,7 @@ def test_ranged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "unit", "told"),
+    ("values", "unit", "expected"),
     [
         ([0, 0.5, 1, 1.5, 2], SECONDS[0], ["0.0 s", "0.5 s", "1.0 s", "1.5 s", "2.0 s"]),
         ([0, 30, 60, 90, 120], SECONDS[0], ["0 s", "30 s", "60 s", "90 s", "120 s"]),
@@ -90,8 +90,10 @@ def test_ranged() -> None:
         ([], None, []),
     ],
 )
-def test_ticks_have_the_digits_they_need(values: list[float], unit: tuple[float, str] | None, told: list[str]) -> None:
-    assert numbers.ticks(values, unit) == told
+def test_ticks_have_the_digits_they_need(
+    values: list[float], unit: tuple[float, str] | None, expected: list[str]
+) -> None:
+    assert numbers.ticks(values, unit) == expected
 
 
 @given(
@@ -100,22 +102,20 @@ def test_ticks_have_the_digits_they_need(values: list[float], unit: tuple[float,
     unit=st.sampled_from([None, *SECONDS]),
 )
 @settings(max_examples=300, deadline=None)
-def test_no_two_ticks_read_alike_and_each_is_where_it_says(
-    low: float, width: float, unit: tuple[float, str] | None
-) -> None:
+def test_ticks_differ_and_show_their_value(low: float, width: float, unit: tuple[float, str] | None) -> None:
     values = MaxNLocator(5).tick_values(low, low + max(width, 1e-6 * abs(low)))
-    told = numbers.ticks(values, unit)
-    assert len(set(told)) == len(values)
+    expected = numbers.ticks(values, unit)
+    assert len(set(expected)) == len(values)
     step = float(np.diff(values).min())
     sizes = {"k": 1e3, "M": 1e6, "G": 1e9}
-    for value, text in zip(values, told, strict=True):
+    for value, text in zip(values, expected, strict=True):
         read = text.removesuffix(unit[1] if unit else "").replace(",", "")
         size = unit[0] if unit else sizes.get(read[-1], 1.0)
         assert float(read.rstrip("kMG")) * size == pytest.approx(value, abs=0.01 * step)
 
 
 @pytest.mark.parametrize(
-    ("write", "found", "told"),
+    ("write", "found", "expected"),
     [
         (numbers.count, Estimate(2000.1, 1999.9, 2000.3), "2,000.1 [1,999.9, 2,000.3]"),
         (numbers.count, Estimate(2.13, 2.09, 2.17), "2.13 [2.09, 2.17]"),
@@ -131,14 +131,14 @@ def test_no_two_ticks_read_alike_and_each_is_where_it_says(
         ),
     ],
 )
-def test_an_interval_does_not_look_like_a_point(write: numbers.Write, found: Estimate, told: str) -> None:
-    assert numbers.estimate(found, write) == told
+def test_unequal_numbers_have_unequal_texts(write: numbers.Write, found: Estimate, expected: str) -> None:
+    assert numbers.estimate(found, write) == expected
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.5, "0.5 s"), (0.034, "0.034 s"), (1.25, "1.2 s"), (9.97, "10 s")])
-def test_short_times_keep_two_digits(seconds: float, told: str) -> None:
-    assert numbers.duration(seconds) == told
+@pytest.mark.parametrize(("seconds", "expected"), [(0.5, "0.5 s"), (0.034, "0.034 s"), (1.25, "1.2 s"), (9.97, "10 s")])
+def test_short_times_keep_two_digits(seconds: float, expected: str) -> None:
+    assert numbers.duration(seconds) == expected
 
 
-def test_a_large_return_is_no_power_of_ten() -> None:
+def test_a_large_return_is_written_without_an_exponent() -> None:
     assert numbers.of_measure(Measure(name="return", label="return", best=None))(12345.6) == "12,346"

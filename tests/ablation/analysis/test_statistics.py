@@ -39,14 +39,14 @@ RLIABLE = {
         "optimality_gap": 0.5216666666666667,
     },
 }
-"""What rliable 1.2.0 makes of A and B, runs x tasks (with pandas 2: of pandas 3 it cannot be imported, so no test depends on it)."""
+"""Results of rliable 1.2.0 for A and B, runs x tasks. It cannot be imported with pandas 3, so the tests do not depend on it."""
 
 
 def results(measure: Measure = SCORE) -> Results:
     return fabricated.results({"a": A, "b": B}, measure=measure)
 
 
-def test_aggregates_are_those_of_rliable() -> None:
+def test_aggregates_equal_rliable() -> None:
     found = aggregates(results())
     assert {variant: list(each) for variant, each in found.items()} == {
         variant: list(each) for variant, each in RLIABLE.items()
@@ -55,22 +55,22 @@ def test_aggregates_are_those_of_rliable() -> None:
         assert found[variant][name].value == pytest.approx(RLIABLE[variant][name], abs=1e-9)
 
 
-def test_improvement_is_that_of_rliable() -> None:
+def test_improvement_equals_rliable() -> None:
     found = improvements(results())
     assert found.keys() == {"a", "b"} and found["a"].keys() == {"b"}
     assert found["a"]["b"].value == pytest.approx(0.6749999999999999, abs=1e-9)
     assert found["b"]["a"].value == pytest.approx(0.325, abs=1e-9)
 
 
-def test_profiles_are_those_of_rliable() -> None:
+def test_profiles_equal_rliable() -> None:
     found = profile(np.array(A), np.array([0.0, 0.25, 0.5, 0.9, 1.1]))
     assert found.value == pytest.approx(
         [1.0, 0.7333333333333333, 0.4666666666666667, 0.26666666666666666, 0.0], abs=1e-9
     )
 
 
-def test_runs_and_tasks_are_not_mistaken_for_one_another() -> None:
-    """The matrix comes from names; with its axes the other way round the figures would be others."""
+def test_axes_of_the_matrix_are_runs_and_tasks() -> None:
+    """Swapped axes would give other values."""
     right = aggregates(results())["a"]
     turned = {name: aggregate(name, np.array(A).T, SCORE) for name in right}
     assert turned["median"].value == pytest.approx(0.54)
@@ -81,13 +81,13 @@ def test_runs_and_tasks_are_not_mistaken_for_one_another() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (5, 1), (4, 3), (10, 7)])
-def test_the_interquartile_mean_is_scipys(shape: tuple[int, int]) -> None:
+def test_the_interquartile_mean_equals_scipy(shape: tuple[int, int]) -> None:
     values = np.random.default_rng(0).standard_normal((2, *shape))
     expected = [stats.trim_mean(matrix, 0.25, axis=None) for matrix in values]
     assert interquartile_mean(values) == pytest.approx(expected)
 
 
-def test_what_is_above_the_best_makes_up_for_nothing() -> None:
+def test_values_above_the_best_do_not_reduce_the_gap() -> None:
     assert optimality_gap(np.array([[0.5, 3.0]]), best=1.0) == 0.25
     assert optimality_gap(np.array([[2.0, 3.0]]), best=1.0) == 0
 
@@ -105,7 +105,7 @@ def test_tasks_by_name() -> None:
     assert found["y"] == pytest.approx((0.48, *expected))
 
 
-def test_shares_have_intervals_within_theirs() -> None:
+def test_intervals_of_shares_stay_in_their_range() -> None:
     share = np.random.default_rng(0).beta(9, 0.5, (4, 5))
     found = fabricated.results({"a": share.tolist()})
     for each in (*aggregates(found)["a"].values(), *tasks(found)["a"].values()):
@@ -113,7 +113,7 @@ def test_shares_have_intervals_within_theirs() -> None:
         assert 0 <= each.low < each.value < each.high <= 1
 
 
-def test_the_interquartile_mean_next_to_a_bound_is_not_anything_at_all() -> None:
+def test_the_interquartile_mean_near_a_bound_has_a_narrow_interval() -> None:
     """On the logit scale its interval would be nearly all of 0 to 1."""
     share = np.ones((5, 8))
     share[0, :7] = 0.5
@@ -158,7 +158,7 @@ def test_improvement_by_counting() -> None:
 
 
 def test_improvement_has_the_variance_of_delong() -> None:
-    """A sum over runs of either side, each with its share of wins."""
+    """The variance is a sum over runs of both sides, each with its share of wins."""
     ours, theirs = np.random.default_rng(1).random((2, 400, 1))
     theirs = 3 * theirs[:200] - 0.5
     found = improvement(ours, theirs)
@@ -186,7 +186,7 @@ def test_improvement_without_spread(ours: Sequence[float], theirs: Sequence[floa
 
 
 def probed(*losses: float | None) -> Results:
-    """Runs of one variant on two tasks that lose so much on average under `swap`; None was not probed."""
+    """Runs of one variant on two tasks with these mean losses under `swap`; None: not probed."""
     runs = [
         fabricated.run(
             "a",
@@ -199,7 +199,7 @@ def probed(*losses: float | None) -> Results:
     return Results(suite="s", measure=SCORE, tasks=("x", "y"), variants=("a",), runs=tuple(runs))
 
 
-def test_probes_tell_what_the_mean_over_tasks_loses() -> None:
+def test_probes_give_the_loss_of_the_mean_over_tasks() -> None:
     expected = stats.ttest_1samp([0.1, 0.2, 0.4], 0).confidence_interval(0.95)
     for found in (probed(0.1, 0.2, 0.4), probed(0.1, None, 0.2, 0.4)):
         assert probes(found)["a"]["swap"] == pytest.approx((0.7 / 3, *expected))

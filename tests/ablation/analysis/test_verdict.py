@@ -1,4 +1,4 @@
-"""What the verdict claims, and its words."""
+"""The claims and sentences of the verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.coverage import VARIANTS, verdict_row
 
 RNG = np.random.default_rng(0)
 NOISE = np.array([-0.02, -0.01, 0.0, 0.01, 0.02])
-"""Of five runs with standard deviation 0.0158."""
+"""Deviations of five runs, with standard deviation 0.0158."""
 
 
 def around(*means: float, runs: int = 5) -> dict[str, Array]:
@@ -58,7 +58,7 @@ def test_pairs_are_corrected_for_their_number() -> None:
         assert pair.claimed == (pair.p < 0.05) == (pair.gain.low is not None and pair.gain.low > 0)
 
 
-def test_every_pair_once_in_the_order_that_was_asked_for() -> None:
+def test_every_pair_is_compared_once_in_the_given_order() -> None:
     values = around(0.1, 0.9, 0.5)
     found = compare(means_of(values), ANY)
     assert [(pair.first, pair.second) for pair in found] == list(combinations("abc", 2))
@@ -67,7 +67,7 @@ def test_every_pair_once_in_the_order_that_was_asked_for() -> None:
     assert all(pair.gain.value > 0 for pair in found)
 
 
-def test_a_difference_stays_possible() -> None:
+def test_intervals_stay_in_the_range_of_possible_differences() -> None:
     pair = compare({"a": np.array([1.0, 1.0, 0.4]), "b": np.array([0.0, 0.0, 0.1])}, Range(-1.0, 1.0))[0]
     assert pair.difference.high == 1.0
 
@@ -75,8 +75,8 @@ def test_a_difference_stays_possible() -> None:
 @pytest.mark.parametrize("scores", [scores for scores in VARIANTS if scores != "unequal_share"])
 @pytest.mark.parametrize("variants", [2, 5, 12])
 @pytest.mark.parametrize("runs", [5, 10])
-def test_no_difference_is_claimed_where_there_is_none(scores: str, variants: int, runs: int) -> None:
-    """In 5%, and what chance does to 1000 simulations; Games & Howell's procedure would in 8% of 12 variants with 5 runs."""
+def test_false_claims_are_rare(scores: str, variants: int, runs: int) -> None:
+    """At most 5%, plus the error of 1000 simulations; Games & Howell's procedure has 8% for 12 variants with 5 runs."""
     assert verdict_row(scores, variants, runs, simulations=1000)["false_claims"] <= 0.065
 
 
@@ -103,9 +103,7 @@ def test_a_difference_of_three_deviations_is_found(variants: int, runs: int, lea
         ),
     ],
 )
-def test_where_no_test_is_possible_none_is_claimed(
-    rows: Mapping[str, Sequence[Sequence[float]]], sentence: str
-) -> None:
+def test_no_claim_without_a_test(rows: Mapping[str, Sequence[Sequence[float]]], sentence: str) -> None:
     found = verdict(fabricated.results(rows), {})
     (pair,) = found.comparisons
     assert (pair.p, pair.claimed) == (1.0, False)
@@ -136,7 +134,7 @@ def test_one_seed_of_one_variant() -> None:
     assert judged(around(0.5, runs=1)).sentences[0] == "a: mean success over 1 task is 0.48, from 1 seed."
 
 
-def test_a_leader_of_all() -> None:
+def test_a_variant_that_beats_all_others_leads() -> None:
     sentences = judged(around(0.9, 0.5, 0.7)).sentences
     assert (
         sentences[0]
@@ -146,7 +144,7 @@ def test_a_leader_of_all() -> None:
     assert not any(sentence.startswith(("Supported", "Not supported")) for sentence in sentences)
 
 
-def test_a_leader_of_some() -> None:
+def test_a_variant_that_beats_some_others_does_not_lead() -> None:
     sentences = judged(around(0.5, 0.9, 0.89, 0.52)).sentences
     assert sentences[:2] == (
         "No variant leads: by mean success over 1 task, 4 of the 6 pairs of variants are told apart, and none is better than b or c.",
@@ -162,7 +160,7 @@ def test_a_leader_of_some() -> None:
 
 
 def test_no_leader_among_some_differences() -> None:
-    """The best varies too much to be told from any other."""
+    """The best variant varies too much to differ from any other."""
     values = around(0.5, 0.7)
     values["wild"] = np.array([0.2, 1.0, 0.9, 1.0, 0.9])[:, None]
     sentences = judged(values).sentences
@@ -174,7 +172,7 @@ def test_no_leader_among_some_differences() -> None:
     assert sentences[2].startswith("Not supported: b and wild cannot be told apart; nor can a from wild. ")
 
 
-def test_many_variants_do_not_give_many_sentences() -> None:
+def test_many_variants_give_few_sentences() -> None:
     values = {f"v{number}": RNG.normal(0.5, 0.1, (5, 3)) for number in range(12)}
     sentences = judged(values).sentences
     assert sentences[0].startswith("Mean success over 3 tasks is 0.")
@@ -185,14 +183,14 @@ def test_many_variants_do_not_give_many_sentences() -> None:
     assert len(sentences) == 4
 
 
-def test_what_would_not_be_seen_is_the_half_width() -> None:
+def test_the_undetectable_difference_is_the_half_width() -> None:
     found = judged(around(0.5, 0.51))
     (pair,) = found.comparisons
     assert pair.difference.low is not None
     assert f"less than about {pair.difference.value - pair.difference.low:.3g} would not be seen" in found.sentences[1]
 
 
-def test_what_is_not_told_apart_is_said_with_its_interval() -> None:
+def test_pairs_that_are_not_told_apart_have_their_interval() -> None:
     assert judged(around(0.5, 0.51)).sentences[0] == (
         "Mean success over 1 task is 0.5 for a and 0.51 for b; the two are not told apart: the difference, in that order, is -0.01 "
         "(-0.0331 to 0.0131)."
@@ -205,16 +203,16 @@ def test_equal_means_share_the_top() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_order_is_told_that_the_intervals_do_not_support(seed: int) -> None:
-    """Variants stand in the order that was asked for, whatever their means, and none of two that overlap is called the better one."""
+def test_sentences_give_no_unsupported_order(seed: int) -> None:
+    """Variants are listed in the given order, and none is called better if the interval holds zero."""
     rng = np.random.default_rng(seed)
     values = {f"v{number}": rng.normal(0.5, 0.1, (5, 2)) for number in range(rng.integers(2, 7))}
     found = judged(values)
-    told = " ".join(found.sentences)
+    text = " ".join(found.sentences)
     if not any(pair.claimed for pair in found.comparisons):
         for word in ("better", "best", "highest", "first", "leads", ">", "faster", "fastest", "slowest"):
-            assert word not in told, told
-    places = [told.index(name) for name in values if name in told.split("; ")[0]]
+            assert word not in text, text
+    places = [text.index(name) for name in values if name in text.split("; ")[0]]
     assert places == sorted(places)
 
 
@@ -223,7 +221,7 @@ def test_few_seeds() -> None:
     assert not any("Fewer" in sentence for sentence in judged(around(0.1, 0.9)).sentences)
 
 
-def test_numbers_of_seeds_that_differ() -> None:
+def test_unequal_numbers_of_seeds() -> None:
     values = around(0.5, 0.51)
     values["b"] = values["b"][:4]
     assert any("With 4 to 5 seeds, " in sentence for sentence in judged(values).sentences)
@@ -234,7 +232,7 @@ def with_probes(**losses: Estimate) -> tuple[str, ...]:
     return verdict(results, {variant: {"swap": loss} for variant, loss in losses.items()}).sentences
 
 
-def test_whether_the_context_is_used() -> None:
+def test_sentences_on_the_use_of_the_context() -> None:
     sentences = with_probes(
         a=Estimate(0.4, 0.3, 0.5),
         b=Estimate(0.01, -0.1, 0.12),
@@ -271,7 +269,7 @@ def test_speed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gap", "told"),
+    ("gap", "sentence"),
     [
         (
             20,
@@ -283,14 +281,14 @@ def test_speed() -> None:
         (200, "Frames per second of training: 2,000 for a and 1,800 for b; a is faster than b, by 200 (154 to 246)."),
     ],
 )
-def test_no_speed_is_the_faster_one_whose_interval_holds_zero(gap: float, told: str) -> None:
+def test_faster_needs_an_interval_that_excludes_zero(gap: float, sentence: str) -> None:
     found = resized(1, 1)
     speeds = {"a": 2000 + 2000 * NOISE, "b": 2000 - gap + 2000 * NOISE}
     runs = [dataclasses.replace(run, frames_per_second=speeds[run.variant][run.seed]) for run in found.runs]
-    assert verdict(dataclasses.replace(found, runs=tuple(runs)), {}).sentences[-1] == told
+    assert verdict(dataclasses.replace(found, runs=tuple(runs)), {}).sentences[-1] == sentence
 
 
-def test_speeds_of_many_variants_are_one_sentence() -> None:
+def test_speeds_of_many_variants_give_one_sentence() -> None:
     found = fabricated.results({name: rows.tolist() for name, rows in around(*[0.5] * 15).items()})
     runs = [
         dataclasses.replace(
@@ -303,7 +301,7 @@ def test_speeds_of_many_variants_are_one_sentence() -> None:
     assert sentence.endswith(" of the 105 pairs of variants are told apart.")
 
 
-def test_returns_of_several_tasks_are_not_of_one_scale() -> None:
+def test_returns_of_several_tasks_give_a_warning() -> None:
     measure = Measure(name="return", label="return", best=None)
     rows = {name: np.repeat(values, 2, axis=1) for name, values in around(0.5, 0.6).items()}
     assert any("different scales" in sentence for sentence in judged(rows, measure).sentences)

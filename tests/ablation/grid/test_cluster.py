@@ -1,4 +1,4 @@
-"""A grid on a Ray cluster of several nodes, all of them on this machine."""
+"""A grid on a Ray cluster of several nodes on this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENDLESS = ("total_frames=100000000", "checkpoint_seconds=0", "log_frames=1000")
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A head without CPUs, and a node that plays; tests may add others, and lose those."""
+    """A head without CPUs and one node that runs cells; tests may add and remove others."""
     cluster = one_node(num_cpus=0)
     cluster.add_node(**ONE_CPU)
     yield cluster
@@ -55,7 +55,7 @@ def cells_of(*arguments: str) -> list[Cell]:
 
 
 def played_here(folder: Path, *arguments: str) -> dict[str, Any]:
-    """The report of the same grid, played in this process."""
+    """The report of the same grid, run in this process."""
     cells = cells_of("runtime=serial", f"folder={folder}", *arguments)
     folder.mkdir()
     claim(folder, cells, arguments)
@@ -67,7 +67,7 @@ def played_here(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def report_of(folder: Path) -> dict[str, Any]:
-    """analysis.json without what time, place and the machine decide."""
+    """analysis.json without values that depend on time, folder and machine."""
     content = read_json(folder / "analysis.json")
     assert content
     for key in ("timing", "command", "cautions"):
@@ -83,7 +83,7 @@ def rows(run: Path) -> int:
 
 
 @pytest.mark.ray
-def test_a_grid_on_a_cluster_that_loses_a_node_reports_what_one_machine_does(
+def test_a_grid_on_a_cluster_that_loses_a_node_gives_the_report_of_one_machine(
     nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid = ("fusions=[concat,mi]", "total_frames=16000", "checkpoint_seconds=0")
@@ -105,10 +105,10 @@ def test_a_grid_on_a_cluster_that_loses_a_node_reports_what_one_machine_does(
 
 @pytest.mark.ray
 @pytest.mark.parametrize("lost", [0, 1])
-def test_ctrl_c_saves_what_is_under_way(
+def test_ctrl_c_saves_running_cells(
     nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lost: int
 ) -> None:
-    """Also where the first `lost` times that Ray is to interrupt the task are without effect."""
+    """Also if Ray's first `lost` cancellations have no effect."""
     import ray
 
     cancel, calls = ray.cancel, list[None]()
@@ -131,8 +131,10 @@ def test_ctrl_c_saves_what_is_under_way(
     assert not queued.exists() or not (queued / "config.yaml").exists()
 
 
-def test_a_task_that_is_interrupted_again_asks_its_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second signal would end the cell unsaved. Ray was started by what ignores SIGINT."""
+def test_a_task_that_is_interrupted_twice_interrupts_its_cell_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second signal would end the cell unsaved. SIGINT is ignored at the start, as in a background job."""
     signals: list[int] = []
 
     class Saving:
@@ -157,7 +159,7 @@ def test_a_task_that_is_interrupted_again_asks_its_cell_once(tmp_path: Path, mon
     assert signals == [signal.SIGINT]
 
 
-def test_a_task_that_is_interrupted_before_its_cell_is_seen_starts_none(
+def test_a_task_that_is_interrupted_before_the_folder_arrives_starts_no_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def digest(folder: Path) -> str:
@@ -195,14 +197,14 @@ def test_a_machine_that_does_not_share_the_folder_says_so(tmp_path: Path) -> Non
     save_cell(cell)
     here = ray_executor.digest(cell.folder)
     assert here
-    # Another machine has a folder of the same name, of an earlier grid, or none.
+    # Another machine may have a folder of the same name from an earlier grid, or no folder.
     for folder in (cell.folder, tmp_path / "elsewhere"):
         code, reason = ray_executor.run_task(str(folder), "another", 1, str(tmp_path), sync_seconds=0.05)
         assert code == 1
         assert reason.endswith(f"does not see {folder}: give a folder= on a file system that all machines share")
 
 
-def test_runs_on_a_cluster_are_those_of_one_machine(tmp_path: Path) -> None:
+def test_configurations_on_a_cluster_equal_those_of_one_machine(tmp_path: Path) -> None:
     shared = ("fusions=[mi]", f"folder={tmp_path}", "runtime.num_actors=3")
     (here,) = cells_of("runtime=local", *shared, "runtime.learner_threads=1")
     (there,) = cells_of("runtime=cluster", "runtime.address=auto", *shared)
@@ -228,7 +230,7 @@ def test_runs_on_a_cluster_are_those_of_one_machine(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_grid_that_no_cluster_can_play_is_refused_in_one_sentence(arguments: list[str], message: str) -> None:
+def test_a_grid_that_no_cluster_can_run_is_refused_in_one_sentence(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         cells_of(*arguments)
 

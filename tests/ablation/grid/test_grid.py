@@ -1,4 +1,4 @@
-"""The grid: its cells, what of it is done, and what does not belong to it."""
+"""Cells of a grid, their progress, and refused runs."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def cells_of(*arguments: str) -> list[Cell]:
 
 @pytest.fixture(scope="module")
 def composed() -> list[Cell]:
-    """Two seeds of two fusions, for tests that only ask what becomes of cells."""
+    """Two seeds of two fusions."""
     return cells_of("fusions=[concat,mi]", "seeds=2")
 
 
 @pytest.fixture
 def grid(composed: list[Cell], tmp_path: Path) -> dict[str, Cell]:
-    """The same in a folder of the test's own, by name."""
+    """The same cells in a temporary folder, by name."""
     return {cell.name: with_settings(cell, run=str(tmp_path / cell.name)) for cell in composed}
 
 
@@ -58,7 +58,7 @@ def with_settings(cell: Cell, **train: Any) -> Cell:
     return dataclasses.replace(cell, train=dataclasses.replace(cell.train, **train))
 
 
-def test_cells_are_named_by_their_place_in_the_grid() -> None:
+def test_cells_are_named_by_their_values_and_seed() -> None:
     cells = cells_of("fusions=[concat,mi]", "seeds=[0,3]", "core=lstm,feedforward", "folder=there")
     assert [cell.name for cell in cells] == [
         f"{fusion},core={core}-seed{seed}"
@@ -89,7 +89,7 @@ def test_every_run_plays_the_same_episodes() -> None:
     assert {(e.seed, e.episodes, e.greedy, e.probe, e.slots) for e in evaluations} == {(7, 10, True, "zero", 0)}
 
 
-def test_episodes_have_slots_of_their_own_where_an_engine_follows_the_seed_tree_for_first_episodes_only() -> None:
+def test_each_episode_has_a_slot_if_an_engine_seeds_first_episodes_only() -> None:
     pytest.importorskip("envpool")
     babyai = ("env=babyai", "env.tasks=[BabyAI-GoToLocal-v0]", "context=instruction")
     (cell,) = cells_of(*babyai, "fusions=[mi]", "seeds=1", "episodes=100")
@@ -152,7 +152,7 @@ def test_seeds_are_a_number_or_a_list() -> None:
         (["fusions=[concat]", "fusion.sites=[value]", "match_params=9"], "match_params=9 cannot be met"),
     ],
 )
-def test_a_grid_that_cannot_be_played_is_refused_in_one_sentence(arguments: list[str], message: str) -> None:
+def test_an_invalid_grid_is_refused_in_one_sentence(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError) as error:
         cells_of(*arguments)
     assert message in str(error.value)
@@ -165,7 +165,7 @@ OF_THE_GRID = {field.name for field in dataclasses.fields(AblateConfig)} - {
 
 
 @pytest.mark.parametrize("key", sorted(OF_THE_GRID | HOUSEKEEPING_KEYS | {"log_frames"}))
-def test_keys_of_the_grid_and_of_housekeeping_are_no_axes(key: str) -> None:
+def test_grid_keys_and_housekeeping_keys_cannot_be_axes(key: str) -> None:
     config = compose_ablate(CONDITIONAL)
     for values in ("a,b", "1,2"):
         with pytest.raises(InputError) as error:
@@ -179,7 +179,7 @@ def test_seeds_may_be_named_as_train_py_names_them() -> None:
     cells = cells_of("fusion=concat,mi", "seed=0,1")
     assert [(cell.variant, cell.seed) for cell in cells] == [("concat", 0), ("mi", 0), ("concat", 1), ("mi", 1)]
     assert [cell.train for cell in cells] == [cell.train for cell in cells_of("fusions=[concat,mi]", "seeds=[0,1]")]
-    # The command that grid.json keeps makes the same grid.
+    # The command in grid.json makes the same grid.
     single, axes = split_axes(["fusion=concat,mi", "seed=4,2"])
     normalize_axes(compose_ablate(["env=conditional"]), single, axes)
     assert (single, axes) == (["fusions=[concat,mi]", "seeds=[4,2]"], {})
@@ -187,7 +187,7 @@ def test_seeds_may_be_named_as_train_py_names_them() -> None:
 
 @pytest.mark.slow
 def test_no_two_cells_are_the_same_run() -> None:
-    """Whatever axes are drawn: cells differ in more than their folder and their seed, or the grid is refused."""
+    """For random axes: cells differ in more than folder and seed, or the grid is refused."""
     axes = {
         "fusion": ("concat", "mi", "film"),
         "core": ("lstm", "'lstm'", "feedforward"),
@@ -218,12 +218,12 @@ def test_no_two_cells_are_the_same_run() -> None:
     assert made and refused
 
 
-def test_a_form_that_needs_the_map_is_judged_at_its_place_in_the_grid() -> None:
+def test_a_fusion_that_needs_the_feature_map_is_checked_at_its_site() -> None:
     at_map = ["env.observation=image", "fusion.sites=[torso]", "fusions=[film,attention]", "seeds=1"]
     assert [cell.train.fusion.name for cell in cells_of(*at_map)] == ["film", "attention"]
 
 
-def test_a_cell_survives_its_file(grid: dict[str, Cell]) -> None:
+def test_a_cell_is_saved_and_loaded(grid: dict[str, Cell]) -> None:
     cell = grid["mi-seed0"]
     save_cell(cell)
     assert load_cell(cell.folder) == cell
@@ -239,11 +239,11 @@ def test_a_cell_survives_its_file(grid: dict[str, Cell]) -> None:
 
 
 def finished(cell: Cell) -> None:
-    """Makes the folder of a cell that was trained and evaluated."""
+    """Writes the folder of a trained and evaluated cell."""
     write_run(cell.folder, f"fusion={cell.variant}", "log_frames=10")
 
 
-def test_what_is_done_is_found_out_from_the_run_folder(grid: dict[str, Cell]) -> None:
+def test_progress_is_read_from_the_run_folder(grid: dict[str, Cell]) -> None:
     cell = grid["mi-seed0"]
     assert (trained(cell), evaluated(cell), frames(cell)) == (False, False, 0)
     finished(cell)
@@ -259,16 +259,16 @@ def test_what_is_done_is_found_out_from_the_run_folder(grid: dict[str, Cell]) ->
     assert not trained(cell)
 
 
-def test_a_grid_can_grow_and_nothing_else(grid: dict[str, Cell], tmp_path: Path) -> None:
+def test_a_grid_can_grow_but_its_runs_keep_their_settings(grid: dict[str, Cell], tmp_path: Path) -> None:
     first = grid["mi-seed0"]
     claim(tmp_path, [first], ["one"])
     finished(first)
     claim(tmp_path, list(grid.values()), ["two"])
-    told = read_json(tmp_path / "grid.json")
-    assert told is not None
-    assert [row["name"] for row in told["cells"]] == ["mi-seed0", "concat-seed0", "concat-seed1", "mi-seed1"]
-    assert told["command"] == ["two"]
-    # How fast it goes is no part of what it is.
+    content = read_json(tmp_path / "grid.json")
+    assert content is not None
+    assert [row["name"] for row in content["cells"]] == ["mi-seed0", "concat-seed0", "concat-seed1", "mi-seed1"]
+    assert content["command"] == ["two"]
+    # Settings of speed may change.
     faster = dataclasses.replace(first.train.runtime, learner_threads=2)
     claim(tmp_path, [with_settings(first, checkpoint_seconds=1, runtime=faster)], ["three"])
     with pytest.raises(InputError, match=r"mi-seed0 with other settings: total_frames=2000 \(the run has 1000\)"):
@@ -281,7 +281,7 @@ def test_cells_that_would_share_a_folder_are_refused(monkeypatch: pytest.MonkeyP
         cells_of("fusions=[mi,mixture]", "seeds=1")
 
 
-def test_a_torn_grid_file_is_written_anew(grid: dict[str, Cell], tmp_path: Path) -> None:
+def test_a_torn_grid_file_is_replaced(grid: dict[str, Cell], tmp_path: Path) -> None:
     (tmp_path / "grid.json").write_text("{", encoding="utf-8")
     claim(tmp_path, list(grid.values()), [])
     assert read_json(tmp_path / "grid.json")

@@ -1,4 +1,4 @@
-"""What the terminal says of a grid: every run once, with a count that passes over none."""
+"""The terminal shows every run of a grid once, with a complete count."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cells() -> list[Cell]:
 def lines(
     cells: Sequence[Cell], looks: Sequence[dict[str, CellStatus]], capsys: pytest.CaptureFixture[str]
 ) -> list[str]:
-    """What is said where the cells stand like this, one look after the other; a cell that a look does not name still waits."""
+    """Printed lines for a sequence of updates; cells that an update does not name are waiting."""
     with CellDisplay(cells, enabled=False) as display:
         for look in looks:
             display.update({cell.name: look.get(cell.name, CellStatus()) for cell in cells})
@@ -33,7 +33,7 @@ def lines(
 def test_cells_that_end_together_are_counted_one_by_one(cells: list[Cell], capsys: pytest.CaptureFixture[str]) -> None:
     names = [cell.name for cell in cells]
     done, failed = CellStatus(State.FINISHED, 100), CellStatus(State.FAILED, 7, "no space")
-    told = lines(
+    expected = lines(
         cells,
         [
             {names[4]: done},
@@ -43,7 +43,7 @@ def test_cells_that_end_together_are_counted_one_by_one(cells: list[Cell], capsy
         ],
         capsys,
     )
-    assert told == [
+    assert expected == [
         f"{names[4]}: finished already (1 of 6)",
         f"{names[0]}: finished (2 of 6)",
         f"{names[1]}: finished (3 of 6)",
@@ -61,7 +61,7 @@ def test_a_grid_that_is_finished_counts_its_runs(cells: list[Cell], capsys: pyte
 
 
 class AllAtOnce:
-    """A place that has room for every cell, and where all of them end between two looks."""
+    """An executor that starts every cell, and whose cells all end before the first poll."""
 
     def __init__(self) -> None:
         self.started: list[Cell] = []
@@ -85,13 +85,13 @@ class Ended:
         return Exit(1, "killed")
 
 
-def test_no_number_is_passed_over_by_the_runs_of_a_grid(
+def test_the_scheduler_reports_every_cell_once(
     cells: list[Cell], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     executor = AllAtOnce()
     with CellDisplay(cells, enabled=False) as display:
         run_cells(cells, executor, display.update)
-    told = capsys.readouterr().out.splitlines()
+    expected = capsys.readouterr().out.splitlines()
     assert len(executor.started) == 6
-    assert told == [f"{cell.name}: failed: killed ({number} of 6)" for number, cell in enumerate(cells, start=1)]
+    assert expected == [f"{cell.name}: failed: killed ({number} of 6)" for number, cell in enumerate(cells, start=1)]

@@ -1,4 +1,4 @@
-"""The history and the checkpoints of a population that somebody else has made, or damaged: refused in one sentence, or gone on with."""
+"""Damaged or foreign histories and checkpoints of a population are refused in one sentence, or resumed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = ("env=conditional", "runtime=serial", f"members={MEMBERS}", "display=fal
 
 
 def rows() -> list[dict[str, Any]]:
-    """As a population writes them."""
+    """Rows as a population writes them."""
     values = {"hyperparameters": {"learning_rate": 1e-3, "entropy_cost": 1e-2}}
     return [
         row_of(generation, 1000 * generation, member, Fitness(10.0 * member, "success", 20, generation)) | values
@@ -37,7 +37,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def begin(folder: Path, lines: list[Any]) -> Population:
-    """What population.py does with a history that is there, up to the training, and its report."""
+    """Resumes a population with this history, and reports, without training."""
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
     (folder / "population.json").unlink(missing_ok=True)
     found = Population(compose_population([*SMALL, f"folder={folder}"]))
@@ -48,7 +48,7 @@ def begin(folder: Path, lines: list[Any]) -> Population:
     return found
 
 
-def test_a_whole_history_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_complete_history_is_resumed(tmp_path: Path) -> None:
     assert begin(tmp_path, rows()).history.generation == GENERATIONS - 1
 
 
@@ -74,7 +74,7 @@ def test_a_whole_history_is_gone_on_with(tmp_path: Path) -> None:
     ],
     ids=range(16),
 )
-def test_a_line_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_an_invalid_row_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     lines = rows()
     lines[-1] |= changes
     with pytest.raises(InputError, match=r"holds a history that does not fit members=|is damaged") as caught:
@@ -82,7 +82,7 @@ def test_a_line_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any
     assert "\n" not in str(caught.value)
 
 
-def test_a_generation_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_generation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not fit members="):
         begin(tmp_path, rows()[:-1])
 
@@ -90,7 +90,9 @@ def test_a_generation_that_is_not_whole_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_hostile_histories(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_hostile_histories_are_refused_or_resumed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     lines = rows()
     holder: Any = data.draw(st.sampled_from(lines))
     key = data.draw(st.sampled_from(sorted(holder)))
@@ -108,13 +110,13 @@ def test_hostile_histories(tmp_path_factory: pytest.TempPathFactory, data: st.Da
 @pytest.mark.parametrize(
     "text", ["[[[[", "[" * 100_000, "\0", "1e999\n", '{"frames": 1e999}', "{}", "\ud800", "3\n" * 9]
 )
-def test_what_is_no_history_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_with_other_content_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "history.jsonl").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(InputError, match="is damaged"):
         History(tmp_path)
 
 
-def test_nor_is_what_is_no_file(tmp_path: Path) -> None:
+def test_a_history_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
         make(path)
@@ -128,8 +130,8 @@ def test_nor_is_what_is_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["tasks", "counters", "kept"])
-def test_a_members_checkpoint_is_held_to_its_form(tmp_path: Path, damage: str) -> None:
-    """Whole and sealed, it may lack what a comparison asks for."""
+def test_a_checkpoint_without_required_content_is_refused(tmp_path: Path, damage: str) -> None:
+    """An intact checkpoint may lack content that a comparison needs."""
     found = begin(tmp_path, rows())
     for name in found.names:
         path = make_checkpoint(tmp_path / name / "checkpoints")

@@ -41,7 +41,7 @@ def decide(
 
 
 @given(_POPULATIONS, st.integers(0, 1000), st.integers(0, 200), st.floats(0, 1), st.data())
-def test_only_who_is_more_than_the_margin_better_is_copied_and_only_the_factor_changes_anything(
+def test_a_copied_partner_is_better_by_more_than_the_margin_and_changes_by_the_factor(
     population: list[Member], seed: int, frames: int, probability: float, data: st.DataObject
 ) -> None:
     index = data.draw(st.integers(0, len(population) - 1))
@@ -66,7 +66,7 @@ def test_only_who_is_more_than_the_margin_better_is_copied_and_only_the_factor_c
         assert value in (was, was * FACTOR, was / FACTOR)
 
 
-def test_a_third_of_the_hyperparameters_changes_each_way_as_often_and_independently() -> None:
+def test_hyperparameters_change_with_the_given_probability_equally_often_up_and_down() -> None:
     population = [Member({"a": 1.0, "b": 1.0}, 0.0), Member({"a": 1.0, "b": 1.0}, 5.1)]
     found = Counter()
     for seed in range(3000):
@@ -79,7 +79,7 @@ def test_a_third_of_the_hyperparameters_changes_each_way_as_often_and_independen
     assert len(found) == 9
 
 
-def test_every_other_member_is_met_as_often() -> None:
+def test_partners_are_drawn_uniformly() -> None:
     population = [Member({"a": 1.0}, 0.0)] * 5
     met = Counter(decide(2, population, seed).compared_with for seed in range(2000))
     assert set(met) == {0, 1, 3, 4}
@@ -87,17 +87,17 @@ def test_every_other_member_is_met_as_often() -> None:
 
 
 @pytest.mark.parametrize(("theirs", "copies"), [(10.0, False), (10.000001, True), (-math.inf, False), (None, False)])
-def test_the_margin_itself_is_not_enough(theirs: float | None, copies: bool) -> None:
+def test_a_partner_better_by_exactly_the_margin_is_not_copied(theirs: float | None, copies: bool) -> None:
     assert decide(0, [Member({"a": 1.0}, 5.0), Member({"a": 1.0}, theirs)]).copies == copies
 
 
-def test_a_member_that_failed_copies_whoever_did_not() -> None:
+def test_a_failed_member_copies_one_that_did_not_fail() -> None:
     failed = Member({"a": 1.0}, -math.inf)
     assert decide(0, [failed, Member({"a": 1.0}, -1000.0)]).copies
     assert not decide(0, [failed, failed]).copies
 
 
-def test_first_values_are_log_uniform() -> None:
+def test_initial_values_are_log_uniform() -> None:
     drawn = np.array([draw({"a": (1e-5, 1e-1)}, random_numbers(0, 0, index))["a"] for index in range(2000)])
     assert 1e-5 <= drawn.min() < 1.02e-5 * 1.1 and 0.9e-1 < drawn.max() <= 1e-1
     counts, _ = np.histogram(np.log10(drawn), bins=4, range=(-5, -1))

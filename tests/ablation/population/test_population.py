@@ -1,4 +1,4 @@
-"""A population is trained, killed at any moment, and goes on to the same bits."""
+"""A population that is killed at any moment resumes to the same bits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TINY = (
 
 
 class Ended:
-    """A cell that has been played."""
+    """A cell that has ended."""
 
     def __init__(self, cell: Cell, code: int) -> None:
         self.cell, self._code = cell, code
@@ -68,11 +68,11 @@ class Here:
         return Ended(cell, cell_process.run(cell.folder, threads=1) if code is None else code)
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """Nothing runs."""
 
 
 class Killed(BaseException):
-    """What a kill does to this process."""
+    """Simulates a kill of this process."""
 
 
 def train(folder: Path, *overrides: str, executor: Here | None = None) -> Population:
@@ -91,12 +91,12 @@ def newest(folder: Path, member: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Population:
-    """Trained without a break."""
+    """Trained without interruption."""
     return train(tmp_path_factory.mktemp("population"))
 
 
 def same(found: Path, expected: Path) -> None:
-    """The same bits but for times."""
+    """Equal bit for bit, except times."""
     assert (found / "history.jsonl").read_bytes() == (expected / "history.jsonl").read_bytes()
     for member in ("member-00", "member-01", "member-02"):
         ours, theirs = newest(found, member), newest(expected, member)
@@ -123,12 +123,12 @@ def test_members_copy_each_other_by_the_rule(whole: Population) -> None:
             assert row["hyperparameters"] == before[row["member"]]["hyperparameters"]
         before[row["member"]] = row
     for index, name in enumerate(whole.names):
-        # The configuration of the run folder is the latest one, and so is what the checkpoint says.
+        # The run folder and the checkpoint have the latest configuration.
         learner = load_train(whole.folder / name / "config.yaml").learner
         values = {"learning_rate": learner.learning_rate, "entropy_cost": learner.entropy_cost}
         assert values == whole.history.hyperparameters(index)
         assert newest(whole.folder, name)["config"]["learner"]["learning_rate"] == learner.learning_rate
-        # Its own counters stand where it is.
+        # A copy keeps its counters.
         frames = [json.loads(line)["frames"] for line in (whole.folder / name / "metrics.jsonl").open()]
         assert frames == sorted(set(frames)) and 1600 <= frames[-1] < 1700
 
@@ -138,7 +138,7 @@ def before_comparison(rows: Sequence[dict[str, Any]], generation: int, member: i
     return found[-1]["hyperparameters"]
 
 
-def test_members_begin_with_seeds_and_values_of_their_own(whole: Population) -> None:
+def test_members_start_with_different_seeds_and_values(whole: Population) -> None:
     trains = [load_train(whole.folder / name / "config.yaml") for name in whole.names]
     assert len({train.seed for train in trains}) == 3
     values = [row["hyperparameters"] for row in whole.history.rows[:3]]
@@ -147,14 +147,12 @@ def test_members_begin_with_seeds_and_values_of_their_own(whole: Population) -> 
 
 
 @pytest.mark.slow
-def test_a_population_that_is_killed_while_members_train_ends_as_if_it_had_not_been(
-    whole: Population, tmp_path: Path
-) -> None:
+def test_a_population_killed_during_training_resumes_to_the_same_bits(whole: Population, tmp_path: Path) -> None:
     folder = tmp_path / "population"
     plays = iter(range(100))
 
     def kill(cell: Cell) -> int | None:
-        # The fifth and the eighth slice are not even begun.
+        # The fifth and the eighth cell do not start.
         if next(plays) in (4, 7):
             raise Killed
         return None
@@ -168,7 +166,7 @@ def test_a_population_that_is_killed_while_members_train_ends_as_if_it_had_not_b
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["staged", "told", "delivered"])
-def test_a_population_that_is_killed_while_members_are_copied_ends_as_if_it_had_not_been(
+def test_a_population_killed_during_a_copy_resumes_to_the_same_bits(
     whole: Population, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     folder = tmp_path / "population"
@@ -178,7 +176,7 @@ def test_a_population_that_is_killed_while_members_are_copied_ends_as_if_it_had_
         if rows[0]["generation"] == first and moment == "staged":
             raise Killed
         tell(history, rows)
-        if rows[0]["generation"] == first and moment == "told":
+        if rows[0]["generation"] == first and moment == "committed":
             raise Killed
 
     def replace(source: Path, target: Path) -> None:
@@ -188,20 +186,20 @@ def test_a_population_that_is_killed_while_members_are_copied_ends_as_if_it_had_
     tell = History.add
     with monkeypatch.context() as patch:
         patch.setattr(History, "add", add)
-        if moment == "delivered":
+        if moment == "moved":
             patch.setattr("ablation.population.population.os", SimpleNamespace(replace=replace))
         with pytest.raises(Killed):
             train(folder)
-    assert list((folder / "exchange").rglob("*.pt")) or moment == "delivered"
+    assert list((folder / "exchange").rglob("*.pt")) or moment == "moved"
     same(train(folder).folder, whole.folder)
     assert not (folder / "exchange").exists()
 
 
 @pytest.mark.slow
-def test_members_in_processes_are_those_of_one_process(whole: Population, tmp_path: Path) -> None:
+def test_members_in_child_processes_give_the_same_bits(whole: Population, tmp_path: Path) -> None:
     arguments = [*TINY, f"folder={tmp_path}", "parallel=1"]
     shutil.copytree(whole.folder, tmp_path, dirs_exist_ok=True)
-    # What remains is the last stretch of one member.
+    # Only the end of one member is missing.
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-3]))
     last = tmp_path / "member-02"
@@ -212,7 +210,7 @@ def test_members_in_processes_are_those_of_one_process(whole: Population, tmp_pa
     same(tmp_path, whole.folder)
 
 
-def test_a_copy_has_the_weights_of_the_other_and_counters_of_its_own(whole: Population) -> None:
+def test_a_copy_has_the_weights_of_the_other_and_keeps_its_counters(whole: Population) -> None:
     own, other = newest(whole.folder, "member-00"), newest(whole.folder, "member-01")
     train = load_train(whole.folder / "member-00" / "config.yaml")
     own["kept"]["best"]["updates"] = own["learner"]["counters"]["updates"]
@@ -241,11 +239,11 @@ def test_fitness_is_the_success_of_recent_episodes_in_percent(whole: Population)
 
 
 @pytest.mark.slow
-def test_a_member_that_fails_goes_on_as_a_copy_and_one_that_fails_at_the_end_is_tried_again(
+def test_a_failed_member_continues_as_a_copy_and_is_retried_at_the_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(cell: Cell) -> int | None:
-        # Its first stretch ends with a checkpoint and no word.
+        # The first run writes a checkpoint but no result.
         if cell.name == "member-01" and cell.pause_at in (500, 0):
             if cell.pause_at:
                 cell_process.run(cell.folder, threads=1)
@@ -259,18 +257,18 @@ def test_a_member_that_fails_goes_on_as_a_copy_and_one_that_fails_at_the_end_is_
     first = trained.history.of(1)[1]
     assert first["failed"] == "it is too bad." and first["copied"]
     assert not any(row["copied"] for row in trained.history.rows if not row["failed"])
-    # Nothing is told of an end that not all have come to.
+    # The last comparison needs all members.
     assert trained.history.generation == 3
     trained = train(folder, "margin=100")
     assert trained.history.generation == 4
 
 
-def test_a_population_of_which_nobody_can_be_trained_says_why(tmp_path: Path) -> None:
+def test_a_population_whose_members_all_fail_gives_the_reason(tmp_path: Path) -> None:
     with pytest.raises(PopulationError, match="every member failed; the first one: exit code 2"):
         train(tmp_path / "population", executor=Here(lambda cell: 2))
 
 
-def test_what_has_come_out_is_told_and_drawn(whole: Population) -> None:
+def test_results_are_summarized_and_drawn(whole: Population) -> None:
     content = summary(whole.history, whole.names)
     final = {row["member"]: row["fitness"] for row in whole.history.rows[-3:]}
     assert content["best"] == whole.names[max(final, key=lambda member: final[member])]
@@ -314,7 +312,7 @@ def test_another_population_or_a_damaged_one_is_refused(whole: Population, tmp_p
         (["runtime=cluster"], "runtime.num_actors=0 leaves the number of actors"),
     ],
 )
-def test_a_population_that_cannot_be_is_refused_in_one_sentence(
+def test_an_invalid_population_is_refused_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert population.main([*TINY, f"folder={tmp_path / 'population'}", *arguments]) == 2
@@ -322,7 +320,7 @@ def test_a_population_that_cannot_be_is_refused_in_one_sentence(
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_comparisons_begin_after_the_burn_in_and_end_with_the_run() -> None:
+def test_comparisons_start_after_the_burn_in_and_end_with_the_run() -> None:
     config = compose_population([*TINY, "burn_in_frames=0"])
     assert comparisons_of(config) == [400, 800, 1200, 1600]
 

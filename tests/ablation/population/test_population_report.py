@@ -1,4 +1,4 @@
-"""What is said of a population ranks nothing: there is one run of each member, and no interval."""
+"""Reports of a population rank nothing: there is one run of each member, and no interval."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def history(folder: Path, *fitness: float | None) -> History:
     return found
 
 
-def test_members_stand_in_the_order_of_their_names_and_none_is_bold(tmp_path: Path) -> None:
+def test_members_are_in_the_order_of_their_names_and_none_is_bold(tmp_path: Path) -> None:
     found = table(summary(history(tmp_path, 41.02, None, 41.04), NAMES))
     assert not any(row.style for row in found.rows)
     text = io.StringIO()
     Console(file=text, width=100).print(found)
     lines = [line.split() for line in text.getvalue().splitlines()]
-    # Unequal numbers are unequal texts.
+    # Unequal numbers have unequal texts.
     assert lines[1:] == [
         ["member-00", "41.02", "0.001", "0"],
         ["member-01", "-", "0.0010001", "0"],
@@ -46,7 +46,7 @@ def test_members_stand_in_the_order_of_their_names_and_none_is_bold(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("fitness", "told"),
+    ("fitness", "expected"),
     [
         ((41.02, 43.0, 41.04), "400 frames: success 41 to 43, 0 of 3 members copied another member"),
         ((41.02, 41.03, 41.02), "400 frames: success 41.02 to 41.03, 0 of 3 members copied another member"),
@@ -57,5 +57,5 @@ def test_members_stand_in_the_order_of_their_names_and_none_is_bold(tmp_path: Pa
         ),
     ],
 )
-def test_a_comparison_names_no_best_member(fitness: tuple[float | None, ...], told: str) -> None:
-    assert describe_comparison(rows(1, *fitness), NAMES) == [told]
+def test_a_comparison_names_no_best_member(fitness: tuple[float | None, ...], expected: str) -> None:
+    assert describe_comparison(rows(1, *fitness), NAMES) == [expected]

@@ -1,4 +1,4 @@
-"""Lines that everybody can tell apart, names that are only text, and drawings that can share a page."""
+"""Distinct styles of variants, shortened names, and SVGs for a common page."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SIMULATED = {
         [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
     ),
 }
-"""What linear RGB looks like to them (Machado, Oliveira & Fernandes 2009, at full severity)."""
+"""Simulated colour vision in linear RGB (Machado, Oliveira & Fernandes 2009, full severity)."""
 
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 WHITE = np.array([0.9505, 1.0, 1.089])
 
 
 def lab(colour: str, simulated: Array) -> Array:
-    """CIELAB of #rrggbb as somebody sees it."""
+    """CIELAB of #rrggbb in simulated colour vision."""
     parts = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     ratio = TO_XYZ @ np.clip(simulated @ linear, 0, 1) / WHITE
@@ -49,8 +49,8 @@ def lab(colour: str, simulated: Array) -> Array:
 
 @pytest.mark.parametrize("simulated", SIMULATED)
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
-def test_no_two_colours_look_alike_to_anybody(colours: Sequence[str], simulated: str) -> None:
-    """A difference of 2.3 is just seen; lines are thin."""
+def test_colours_differ_for_colour_blind_readers(colours: Sequence[str], simulated: str) -> None:
+    """A difference of 2.3 is just noticeable; thin lines need more."""
     seen = [lab(colour, SIMULATED[simulated]) for colour in colours]
     assert min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2)) > 14
 
@@ -63,7 +63,7 @@ def test_variants_differ_in_more_than_their_colour() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "most", "told"),
+    ("name", "most", "expected"),
     [
         ("mi", 0, "mi"),
         ("a\nb\x00", 0, "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"),
@@ -72,16 +72,16 @@ def test_variants_differ_in_more_than_their_colour() -> None:
         ("abcdefghijk", 6, "ab…ijk"),
     ],
 )
-def test_names_are_shown_in_one_line(name: str, most: int, told: str) -> None:
-    assert shorten(name, most) == told
+def test_names_are_shortened_to_one_line(name: str, most: int, expected: str) -> None:
+    assert shorten(name, most) == expected
 
 
 def draw(panel: Panel) -> Drawn:
     return drawing.draw([panel], "one").panels[0]
 
 
-def test_a_drawing_can_share_a_page_with_others() -> None:
-    """No namespaces, ids of its own, colours of the page, and each variant's parts marked."""
+def test_an_svg_is_prepared_for_a_page_with_others() -> None:
+    """No namespaces, unique ids, CSS colours, and a mark on each variant's parts."""
 
     def plot(axes: Axes) -> None:
         for number in range(2):
@@ -106,8 +106,8 @@ def test_a_drawing_can_share_a_page_with_others() -> None:
 
 
 @pytest.mark.parametrize(("number", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (13, 5, 3)])
-def test_panels_of_a_figure_keep_apart_and_compare(number: int, columns: int, rows: int) -> None:
-    """Each has the same room, and the same axes whatever its ticks are."""
+def test_panels_of_a_figure_have_equal_axes_and_do_not_overlap(number: int, columns: int, rows: int) -> None:
+    """Sizes of axes do not depend on their ticks."""
 
     def plot(place: int, axes: Axes) -> None:
         axes.plot([0, 1], [0, 10.0**place])
@@ -121,18 +121,18 @@ def test_panels_of_a_figure_keep_apart_and_compare(number: int, columns: int, ro
     assert picture.shape[:2] == (300 * rows, 400 * columns)
     boxes = np.array([drawn.box for drawn in sheet.panels])
     assert boxes == pytest.approx(np.broadcast_to(boxes[0], boxes.shape))
-    # With room for the longest number, the label and the title, at 72 units per inch.
+    # 72 units per inch, with space for the longest number, the label and the title.
     left, top, right, bottom = boxes[0]
     assert 20 < left < right < 144
     assert 10 < top < bottom < 100
-    # Nothing reaches the edges, where the neighbour is.
+    # Nothing touches the edges to the neighbours.
     for place in range(columns + 1):
         assert (picture[:, max(0, 400 * place - 4) : 400 * place + 4] == 1).all()
     for place in range(rows + 1):
         assert (picture[max(0, 300 * place - 4) : 300 * place + 4] == 1).all()
 
 
-def test_a_users_settings_of_matplotlib_change_nothing() -> None:
+def test_matplotlib_settings_of_the_user_are_ignored() -> None:
     panel = Panel(label="", size=(3, 2), draw=lambda axes: axes.set_xlabel("x"))
     plain = draw(panel)
     with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "svg.fonttype": "path"}):
@@ -163,12 +163,12 @@ def test_shortened_names_stay_different(names: list[str], most: int) -> None:
     assert drawing.shorten_all([names[1]], most) == [drawing.shorten(names[1], most)]
 
 
-def test_what_names_differ_by_is_shown() -> None:
+def test_shortened_names_show_the_part_that_differs() -> None:
     assert drawing.shorten_all(LONG, 34) == ["…learning_rate=3e-4,fusion.sites=…", "…learning_rate=1e-3,fusion.sites=…"]
 
 
-def test_a_label_that_reaches_beyond_a_narrow_column_is_on_the_paper() -> None:
-    """Turned names of the columns of a matrix."""
+def test_rotated_labels_of_the_last_column_are_inside_the_figure() -> None:
+    """Column names of a matrix."""
     wide = panels.matrix(LONG, {LONG[0]: {LONG[1]: Estimate(0.5, 0.4, 0.6)}})
     picture = imread(io.BytesIO(drawing.draw([wide], "one").png))
     assert (picture[:, -4:] == 1).all() and (picture[:4] == 1).all()

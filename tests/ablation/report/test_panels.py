@@ -1,4 +1,4 @@
-"""Axes of the report's panels: ranges that compare, and ticks that can be read."""
+"""Axes of the report's panels: common ranges and readable ticks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def drawn(panel: Panel) -> Axes:
 
 
 def x_labels(panel: Panel) -> list[str]:
-    """Of the ticks that are seen."""
+    """Labels of the visible ticks."""
     axes = drawn(panel)
     low, high = axes.get_xlim()
     return [
@@ -76,7 +76,7 @@ def test_a_success_during_training_is_shown_from_0_to_1() -> None:
 
 
 @pytest.mark.parametrize("name", ["tasks", "learning_curves_tasks"])
-def test_scores_of_tasks_share_an_axis_that_holds_all_of_them(name: str) -> None:
+def test_scores_of_tasks_share_an_axis(name: str) -> None:
     values = {"a": [[20.0, 90.0], [30.0, 80.0]], "b": [[10.0, 60.0], [14.0, 70.0]]}
     chart = charts(values, SCORE)[name]
     limits = {drawn(panel).get_xlim() if name == "tasks" else drawn(panel).get_ylim() for panel in chart.panels}
@@ -93,7 +93,7 @@ def test_scores_of_tasks_share_an_axis_that_holds_all_of_them(name: str) -> None
     ],
 )
 @pytest.mark.parametrize("name", ["tasks", "learning_curves_tasks"])
-def test_tasks_with_axes_of_their_own_say_why(
+def test_tasks_with_separate_axes_give_the_reason(
     name: str, measure: Measure, values: list[list[float]], reason: str
 ) -> None:
     chart = charts({"a": values, "b": values[::-1]}, measure)[name]
@@ -103,7 +103,7 @@ def test_tasks_with_axes_of_their_own_say_why(
 
 
 @pytest.mark.parametrize("measure", [SCORE, RETURN])
-def test_aggregates_share_an_axis_but_for_the_gap(measure: Measure) -> None:
+def test_aggregates_except_the_gap_share_an_axis(measure: Measure) -> None:
     values = {"a": [[20.0, 90.0, 95.0], [30.0, 80.0, 85.0]], "b": [[10.0, 60.0, 70.0], [14.0, 70.0, 75.0]]}
     chart = charts(values, measure)["aggregates"]
     assert len({drawn(panel).get_xlim() for panel in chart.panels[:3]}) == 1
@@ -117,21 +117,21 @@ def test_probes_share_an_axis() -> None:
 
 @pytest.mark.parametrize("most", [0.02, 0.5, 2.0, 40.0, 70.0, 130.0, 400.0, 9000.0, 1e6])
 @pytest.mark.parametrize("missed", [False, True])
-def test_no_two_ticks_of_a_time_read_alike(most: float, missed: bool) -> None:
+def test_ticks_of_times_differ(most: float, missed: bool) -> None:
     times = np.array([most, most / 3, np.inf if missed else most / 2])
     panel = panels.times("t", ["a"], {"a": (times, most)}, numbers.duration, numbers.SECONDS)
-    told = x_labels(panel)
-    assert len(told) == len(set(told)) >= 3
-    assert len({text.split(" ")[-1] for text in told} - {numbers.NEVER}) == 1
+    expected = x_labels(panel)
+    assert len(expected) == len(set(expected)) >= 3
+    assert len({text.split(" ")[-1] for text in expected} - {numbers.NEVER}) == 1
 
 
 @pytest.mark.parametrize("around", [0.0, 0.43, 2000.0, 20_000.0, 1e6])
 @pytest.mark.parametrize("width", [1e-3, 0.4, 3.0])
-def test_no_tick_of_an_estimate_stands_beside_an_offset(around: float, width: float) -> None:
+def test_ticks_of_estimates_have_no_offset(around: float, width: float) -> None:
     panel = panels.estimates("t", ["a"], {"a": Estimate(around, around - width, around + width)}, numbers.count)
-    axes, told = drawn(panel), x_labels(panel)
+    axes, expected = drawn(panel), x_labels(panel)
     assert axes.xaxis.get_offset_text().get_text() == ""
-    assert len(told) == len(set(told)) >= 2
+    assert len(expected) == len(set(expected)) >= 2
 
 
 def test_lines_have_readable_ticks_on_both_axes() -> None:
@@ -144,7 +144,7 @@ def test_lines_have_readable_ticks_on_both_axes() -> None:
         assert len(set(texts)) == len(texts) and axis.get_offset_text().get_text() == ""
 
 
-def test_single_runs_are_not_coloured_as_if_one_were_better() -> None:
+def test_single_runs_have_no_colour() -> None:
     for interval, coloured in (((None, None), False), ((0.4, 1.0), True)):
         axes = drawn(panels.matrix(["a", "b"], {"a": {"b": Estimate(1.0, *interval)}}))
         assert (len(axes.patches) == 4) == coloured

@@ -1,4 +1,4 @@
-"""The report: what it says and in which order, that its links lead somewhere, and that the same input gives the same bytes."""
+"""The report: its sections, links, files and reproducibility."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from report_pages import VALUES, Page, probed, rows, written
 from ablation.report.report import write_report
 
 
-def test_the_report_says_everything_in_its_order(report: Path) -> None:
+def test_the_report_has_every_section_in_order(report: Path) -> None:
     page = Page((report / "report.html").read_text(encoding="utf-8"))
     text = " ".join(page.text.split())
     places = [
@@ -40,16 +40,16 @@ def test_the_report_says_everything_in_its_order(report: Path) -> None:
             "Two standard errors of the mean over runs",
         )
     ]
-    # The first is in the title too, and the contents name sections.
+    # The title and the table of contents repeat some names.
     assert sorted(places[5:]) == places[5:]
     assert max(places[:3]) < min(places[4:])
-    # The value of each variant with its interval, as the analysis has it.
+    # Value and interval of each variant are those of the analysis.
     found = analysis(probed()).aggregates["mi"]["mean"]
     assert found.low is not None and found.high is not None
     assert f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" in text
 
 
-def test_every_link_leads_to_a_file_of_the_report_and_nothing_comes_from_outside(report: Path) -> None:
+def test_links_lead_to_files_of_the_report_and_nothing_loads_from_outside(report: Path) -> None:
     text = (report / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     local = [link for link in page.links if not link.startswith("#")]
@@ -62,13 +62,13 @@ def test_every_link_leads_to_a_file_of_the_report_and_nothing_comes_from_outside
     assert "default-src 'none'" in text
 
 
-def test_no_id_stands_twice(report: Path) -> None:
+def test_ids_are_unique(report: Path) -> None:
     found = re.findall(r'\bid="([^"]*)"', (report / "report.html").read_text(encoding="utf-8"))
     assert sorted(found) == sorted(set(found))
 
 
 @pytest.mark.slow
-def test_the_same_input_gives_the_same_files_to_the_byte(report: Path, tmp_path: Path) -> None:
+def test_equal_input_gives_equal_bytes(report: Path, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     files = write_report(probed(), analysis(probed()), folder)
     assert sorted(files) == sorted(path for path in (tmp_path / "new").rglob("*") if path.is_file())
@@ -79,7 +79,7 @@ def test_the_same_input_gives_the_same_files_to_the_byte(report: Path, tmp_path:
         assert file.suffix != ".png" or content.startswith(b"\x89PNG")
 
 
-def test_a_reports_file_is_there_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, fabricated.results({"before": [[0.1]]}))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
@@ -92,7 +92,7 @@ def test_a_reports_file_is_there_whole_or_as_it_was(tmp_path: Path, monkeypatch:
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_every_figure_has_its_picture_and_its_data(report: Path) -> None:
+def test_every_figure_has_a_png_and_a_csv_file(report: Path) -> None:
     text = (report / "report.html").read_text(encoding="utf-8")
     figures = re.findall(r'<figure id="figure-(\w+)">(.*?)</figure>', text, re.DOTALL)
     assert {name for name, _ in figures} == {path.stem for path in (report / "figures").iterdir()}
@@ -103,7 +103,7 @@ def test_every_figure_has_its_picture_and_its_data(report: Path) -> None:
         assert "<svg" in figure
 
 
-def test_cautions_are_shown(tmp_path: Path) -> None:
+def test_the_page_shows_cautions(tmp_path: Path) -> None:
     results = fabricated.results(VALUES)
     runs = (dataclasses.replace(results.runs[0], parameters=2000), *results.runs[1:])
     page = written(tmp_path, dataclasses.replace(results, runs=runs))
@@ -111,7 +111,7 @@ def test_cautions_are_shown(tmp_path: Path) -> None:
     assert "a difference may be one of size" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_like_runs_bring_no_caution(report: Path) -> None:
+def test_equal_settings_give_no_caution(report: Path) -> None:
     text = (report / "report.html").read_text(encoding="utf-8")
     assert "Caution" not in Page(text).text
     assert {row["key"] for row in rows(report, "config_differences")} == {"fusion.name"}
@@ -129,7 +129,7 @@ def test_the_table_of_differences_is_long_rather_than_wide(tmp_path: Path) -> No
     assert "| key | concat | mi |\n| :--- | :--- | :--- |\n| core.name | concat | mi |\n| core.size | 6 | 2 |\n" in text
 
 
-def test_markdown_has_the_verdict_the_tables_and_the_pictures(report: Path) -> None:
+def test_markdown_has_verdict_tables_and_figures(report: Path) -> None:
     text = (report / "report.md").read_text(encoding="utf-8")
     assert text.startswith(
         "# Ablation on fabricated\n\n**mi is better than concat.**\n\n- More seeds would tell more.\n"

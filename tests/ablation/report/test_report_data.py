@@ -1,4 +1,4 @@
-"""The data behind the report: those of the analysis, the same for the page, CSV and JSON, and what depends on speed apart."""
+"""Page, CSV and JSON hold the values of the analysis; values that depend on speed are separate."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from report_pages import VALUES, Page, probed, rows, written
 from ablation.analysis.results import Curve, Estimate
 
 
-def test_the_data_are_those_of_the_analysis(report: Path) -> None:
+def test_csv_files_hold_the_values_of_the_analysis(report: Path) -> None:
     found = analysis(probed())
     for row in rows(report, "aggregates"):
         wanted = found.aggregates[row["variant"]][row["aggregate"]]
         assert Estimate(*(float(row[part]) for part in ("value", "low", "high"))) == wanted
     for variant, tasks in found.tasks.items():
-        told = {row["task"]: float(row["mean"]) for row in rows(report, "tasks") if row["variant"] == variant}
-        assert told == {task: estimate.value for task, estimate in tasks.items()}
-    told = [float(row["value"]) for row in rows(report, "values")]
-    assert told == [value for run in probed().runs for value in run.values.values()]
+        expected = {row["task"]: float(row["mean"]) for row in rows(report, "tasks") if row["variant"] == variant}
+        assert expected == {task: estimate.value for task, estimate in tasks.items()}
+    expected = [float(row["value"]) for row in rows(report, "values")]
+    assert expected == [value for run in probed().runs for value in run.values.values()]
     (pair,) = rows(report, "comparisons")
     assert (pair["first"], pair["second"], pair["claimed"]) == ("concat", "mi", "true")
     assert float(pair["difference"]) < 0
@@ -37,23 +37,25 @@ def test_the_data_are_those_of_the_analysis(report: Path) -> None:
     )
 
 
-def test_what_the_pointer_reads_is_in_the_data(report: Path) -> None:
-    """The page's script has the same numbers as the CSV, to the digits it shows."""
+def test_values_at_the_pointer_are_in_the_csv_files(report: Path) -> None:
+    """The page's script has the numbers of the CSV files, rounded."""
     page = Page((report / "report.html").read_text(encoding="utf-8"))
     hovers = {hover["panel"]: hover for hover in json.loads(page.scripts[0])}
-    told = [row for row in rows(report, "learning_curves") if row["task"] == "mean over tasks"]
+    expected = [row for row in rows(report, "learning_curves") if row["task"] == "mean over tasks"]
     hover = hovers["learning-curve-0"]
     for number, variant in enumerate(VALUES):
         for place, part in enumerate(("value", "low", "high")):
-            wanted = [float(row[part]) for row in told if row["variant"] == variant]
+            wanted = [float(row[part]) for row in expected if row["variant"] == variant]
             assert hover["bands"][str(number)][place] == pytest.approx(wanted, rel=5.1e-4)
-    assert hover["at"] == pytest.approx([float(row["frames"]) for row in told if row["variant"] == "mi"], rel=5.1e-4)
+    assert hover["at"] == pytest.approx(
+        [float(row["frames"]) for row in expected if row["variant"] == "mi"], rel=5.1e-4
+    )
     profiles = [float(row["share"]) for row in rows(report, "profiles") if row["variant"] == "mi"]
     assert hovers["profiles-0"]["bands"]["1"][0] == pytest.approx(profiles, rel=5.1e-4)
 
 
-def test_time_stands_apart(report: Path, tmp_path: Path) -> None:
-    """Two reports that differ in nothing but the speed of the machine are the same but for `timing` and the tables of wall-clock time."""
+def test_values_that_depend_on_speed_are_separate(report: Path, tmp_path: Path) -> None:
+    """Reports of a faster and a slower machine differ in `timing` and the wall-clock tables only."""
     slow = probed()
     slow = dataclasses.replace(
         slow,
@@ -79,15 +81,15 @@ def test_time_stands_apart(report: Path, tmp_path: Path) -> None:
     assert differ == {"wall_clock", "wall_clock_runs"}
 
 
-def test_plain_data_have_no_nan_and_no_infinity(tmp_path: Path) -> None:
+def test_json_has_no_nan_and_no_infinity(tmp_path: Path) -> None:
     results = fabricated.results(VALUES)
     written(tmp_path, results, efficiency=analysis(results, threshold=2.0).efficiency)
 
     def refused(constant: str) -> None:
         raise AssertionError(constant)
 
-    told = json.loads((tmp_path / "analysis.json").read_text(), parse_constant=refused)
-    assert told["efficiency"]["mi"]["frames_to"] == [None] * 3
-    assert told["timing"]["efficiency"]["mi"]["seconds_to_median"] is None
+    expected = json.loads((tmp_path / "analysis.json").read_text(), parse_constant=refused)
+    assert expected["efficiency"]["mi"]["frames_to"] == [None] * 3
+    assert expected["timing"]["efficiency"]["mi"]["seconds_to_median"] is None
     assert {row["frames_to"] for row in rows(tmp_path, "sample_efficiency_runs")} == {"inf"}
     assert "never" in (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Reports of much and of little: many variants, many tasks, one run, unknown values, and what the real analysis makes of each."""
+"""Reports of many variants, many tasks, one run and unknown values, also with the real analysis."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ablation.analysis.results import Estimate, Measure, Problem, Results
 @pytest.mark.parametrize(
     "values", [{"only": [[0.5]]}, VALUES, {"one": [[0.2, 0.3]], "other": [[0.2, 0.3], [0.2, 0.3]]}]
 )
-def test_what_statistics_make_of_results_can_be_told(values: dict[str, list[list[float]]], tmp_path: Path) -> None:
-    """The real analysis, also of runs that allow no interval."""
+def test_a_real_analysis_can_be_reported(values: dict[str, list[list[float]]], tmp_path: Path) -> None:
+    """Also of runs that allow no interval."""
     results = fabricated.results(values)
     found = analyse(results)
     parts = {entry.name: getattr(found, entry.name) for entry in dataclasses.fields(found)}
@@ -49,14 +49,14 @@ def test_sixteen_variants(tmp_path: Path) -> None:
     assert len(rows(tmp_path, "comparisons")) == 16 * 15 / 2
 
 
-def test_many_tasks_are_folded_away(tmp_path: Path) -> None:
+def test_many_tasks_are_folded(tmp_path: Path) -> None:
     written(tmp_path, fabricated.results({"a": [[0.5] * 14]}))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<summary>Learning curves by task: 14 tasks</summary>" in text
     assert len(re.findall(r'<svg [^>]*id="learning-curves-tasks-\d+"', text)) == 14
 
 
-def test_what_is_unknown_is_left_out(tmp_path: Path) -> None:
+def test_unknown_values_are_left_out(tmp_path: Path) -> None:
     """No best value, no probes, curves with gaps or none at all."""
     results = fabricated.results(VALUES, measure=Measure(name="return", label="return", best=None))
     gap = {"task-0": np.array([math.nan] * 20), "task-1": np.array([math.nan] * 10 + [0.5] * 10)}
@@ -79,7 +79,7 @@ COMPARING = re.compile(
 
 
 def alone(*values: list[float], **changes: object) -> Results:
-    """Of one variant; `changes` of every run but the first."""
+    """Results of one variant; `changes` apply to every run but the first."""
     results = fabricated.results({"film": list(values)})
     first, *others = results.runs
     runs = (first, *(dataclasses.replace(run, **changes) for run in others))  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def test_one_variant_is_described_and_not_compared(results: Results, tmp_path: P
     assert all((tmp_path / link).is_file() for link in page.links if not link.startswith("#"))
 
 
-def test_what_varies_between_the_runs_of_one_variant_is_told(tmp_path: Path) -> None:
+def test_keys_that_vary_between_runs_of_one_variant_are_listed(tmp_path: Path) -> None:
     page = written(tmp_path, alone([0.5], [0.6], parameters=2000, config={"core.size": 7}))
     assert "More than the seed varies between the runs: core.size" in page.text
     assert "The runs have agents of 1,000 to 2,000 parameters." in page.text
@@ -130,8 +130,8 @@ def test_what_varies_between_the_runs_of_one_variant_is_told(tmp_path: Path) -> 
     assert {"run": "film-seed1", "key": "core.size", "value": "7"} in rows(tmp_path, "config_varying")
 
 
-def test_every_number_of_the_pairs_is_that_of_the_data(tmp_path: Path) -> None:
-    """Tables, CSV and JSON say the same, and name the pairs as they were asked for."""
+def test_pairs_have_equal_numbers_in_tables_csv_and_json(tmp_path: Path) -> None:
+    """Also the order of the pairs is the given one."""
     rng = np.random.default_rng(0)
     results = fabricated.results({name: rng.uniform(0.3, 0.7, (4, 2)).tolist() for name in ("b", "c", "a")})
     speeds = rng.uniform(1900, 2100, len(results.runs))
@@ -144,12 +144,12 @@ def test_every_number_of_the_pairs_is_that_of_the_data(tmp_path: Path) -> None:
     )
     found = analyse(results)
     written(tmp_path, results, **{entry.name: getattr(found, entry.name) for entry in dataclasses.fields(found)})
-    told = json.loads((tmp_path / "analysis.json").read_text(encoding="utf-8"))
+    expected = json.loads((tmp_path / "analysis.json").read_text(encoding="utf-8"))
     text, write = (
         (tmp_path / "report.md").read_text(encoding="utf-8").replace("\\", ""),
         numbers.of_measure(results.measure),
     )
-    for row, pair in zip(rows(tmp_path, "comparisons"), told["comparisons"], strict=True):
+    for row, pair in zip(rows(tmp_path, "comparisons"), expected["comparisons"], strict=True):
         estimate = Estimate(*(float(row[key]) for key in ("difference", "low", "high")))
         assert (row["first"], row["second"]) == (pair["first"], pair["second"])
         assert estimate == Estimate(**pair["difference"])
@@ -161,7 +161,7 @@ def test_every_number_of_the_pairs_is_that_of_the_data(tmp_path: Path) -> None:
         ("b", "a"),
         ("c", "a"),
     ]
-    paces = told["paces"] | told["timing"]["paces"]
+    paces = expected["paces"] | expected["timing"]["paces"]
     assert set(paces) == {"area", "frames_to", "seconds_to", "frames_per_second"}
     writers = {"area": write, "seconds_to": numbers.duration}
     for row in rows(tmp_path, "sample_efficiency_pairs") + rows(tmp_path, "wall_clock_pairs"):

@@ -1,4 +1,4 @@
-"""Names of variants, tasks and probes are the user's: in the report they stay names, whatever is in them."""
+"""Names of variants, tasks and probes come from the user and are escaped in the report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def unmarked(line: str) -> str:
 
 
 def check_names_stay_names(names: Sequence[str], tame: Page, page: Page, folder: Path) -> None:
-    """Every name but the first is a variant's; the first two are tasks', too."""
+    """All names but the first are variants; the first two are also tasks."""
     assert page.kinds <= tame.kinds
     assert len(page.scripts) == 2 and page.scripts[1] == tame.scripts[1]
     json.loads(page.scripts[0])
@@ -49,7 +49,7 @@ def check_names_stay_names(names: Sequence[str], tame: Page, page: Page, folder:
         assert shorten(name) in page.text
     text = (folder / "report.md").read_text(encoding="utf-8")
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        # A name makes neither a column nor a tag.
+        # A name adds neither a column nor a tag.
         assert len({unmarked(line).count("|") for line in table.splitlines()}) == 1
         assert "<" not in unmarked(table)
     assert {row["variant"] for row in rows(folder, "aggregates")} == {printable(name) for name in names[1:]}
@@ -66,13 +66,13 @@ def tame(report: Path) -> Page:
     return Page((report / "report.html").read_text(encoding="utf-8"))
 
 
-def test_names_stay_names(tame: Page, tmp_path: Path) -> None:
+def test_names_are_escaped(tame: Page, tmp_path: Path) -> None:
     check_names_stay_names(HOSTILE, tame, written(tmp_path, named(HOSTILE), drawn="page"), tmp_path)
 
 
 @given(names=st.lists(st.text(RISKY, min_size=1), min_size=3, max_size=3, unique=True))
 @settings(max_examples=10)
-def test_any_name_stays_a_name(names: list[str], tame: Page, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_name_is_escaped(names: list[str], tame: Page, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("hostile")
     check_names_stay_names(names, tame, written(folder, named(names)), folder)
 
@@ -85,6 +85,6 @@ def test_any_name_can_be_drawn(name: str) -> None:
     root = ElementTree.fromstring(sheet.panels[0].svg)
     assert root.attrib["aria-label"] == f"{shorten(name)}, for each variant."
     assert {part.tag for part in root.iter()} <= {"svg", "g", "defs", "path", "clipPath", "rect", "use", "text"}
-    told = [part.text for part in root.iter("text")]
-    # What is nothing but spaces is not drawn.
-    assert told.count(shorten(name, panels.LONGEST_NAME)) == (2 if name.strip() else 0)
+    expected = [part.text for part in root.iter("text")]
+    # A name of spaces is not drawn.
+    assert expected.count(shorten(name, panels.LONGEST_NAME)) == (2 if name.strip() else 0)

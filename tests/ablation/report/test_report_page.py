@@ -1,4 +1,4 @@
-"""The page in a real browser: it obeys its own security policy, toggles, tells values, turns dark, fits a phone, prints whole."""
+"""The page in a real browser: security policy, legend, values at the pointer, dark theme, phones and printing."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def show(browser: Browser) -> Iterator[Show]:
-    """Opens pages, and closes them after the test."""
+    """Opens pages and closes them after the test."""
     with ExitStack() as stack:
         yield lambda page, **how: stack.enter_context(closing(Tab(browser, page, **how)))
 
 
 def ask(tab: Tab, question: str) -> Any:
-    """What a function body returns when the page runs it; the console must be silent."""
+    """The return value of a function body that the page runs; the console must be empty."""
     answer = tab.ask(question)
     assert tab.console == []
     return answer
 
 
 def test_the_console_is_silent(page: Path, show: Show) -> None:
-    # The script has run: it makes the panels reachable by keyboard.
+    # The script has run: it makes panels focusable.
     assert ask(show(page), "return document.querySelectorAll('[tabindex=\"0\"] > svg').length") > 3
 
 
-def test_the_policy_holds_in_this_browser(page: Path, show: Show) -> None:
-    """The control: a script that the policy does not know, and a picture from elsewhere, are refused with a word on the console."""
+def test_the_browser_enforces_the_security_policy(page: Path, show: Show) -> None:
+    """Control: another script and an image from outside are refused with a message on the console."""
     foreign = page.with_name("foreign.html")
     text = page.read_text(encoding="utf-8")
     addition = '<script>document.title = "broken into"</script><img src="figures/tasks.png" alt="">'
@@ -85,7 +85,7 @@ def test_the_policy_holds_in_this_browser(page: Path, show: Show) -> None:
     assert len(tab.console) == 2 and all("Content Security Policy" in line for line in tab.console)
 
 
-def test_one_legend_rules_all_figures(page: Path, show: Show) -> None:
+def test_the_legend_toggles_variants_in_all_figures(page: Path, show: Show) -> None:
     counts = """
         const visible = (number) => [...document.querySelectorAll(`.plot [data-variant="${number}"]`)]
             .filter((part) => getComputedStyle(part).display !== "none").length;
@@ -107,7 +107,7 @@ def test_one_legend_rules_all_figures(page: Path, show: Show) -> None:
     assert pressed == "false"
 
 
-def test_a_pointer_reads_the_values_at_a_frame(page: Path, found: Analysis, show: Show) -> None:
+def test_the_pointer_shows_values_at_a_frame(page: Path, found: Analysis, show: Show) -> None:
     place = 5
     read = f"""
         const svg = document.getElementById("learning-curve-0");
@@ -124,18 +124,18 @@ def test_a_pointer_reads_the_values_at_a_frame(page: Path, found: Analysis, show
         svg.dispatchEvent(new PointerEvent("pointerleave"));
         return [told, inside.left >= 0 && inside.right <= innerWidth, tip.hidden];
     """
-    told, inside, hidden = ask(show(page, width=400), read)
-    assert float(told[0].split()[0].replace(",", "")) == pytest.approx(found.frames[place], rel=1e-3)
-    assert told[1::3] == list(VARIANTS[1:])
+    expected, inside, hidden = ask(show(page, width=400), read)
+    assert float(expected[0].split()[0].replace(",", "")) == pytest.approx(found.frames[place], rel=1e-3)
+    assert expected[1::3] == list(VARIANTS[1:])
     for number, variant in enumerate(VARIANTS[1:]):
         band = found.curves[variant][""]
-        assert float(told[2 + 3 * number]) == pytest.approx(band.value[place], rel=1e-3)
-        low, high = map(float, told[3 + 3 * number].strip("[]").split(", "))
+        assert float(expected[2 + 3 * number]) == pytest.approx(band.value[place], rel=1e-3)
+        low, high = map(float, expected[3 + 3 * number].strip("[]").split(", "))
         assert (low, high) == pytest.approx((band.low[place], band.high[place]), rel=1e-3)
     assert inside and hidden
 
 
-def test_arrow_keys_read_the_values_too(page: Path, found: Analysis, show: Show) -> None:
+def test_arrow_keys_show_values(page: Path, found: Analysis, show: Show) -> None:
     read = """
         const panel = document.getElementById("profiles-0").parentElement;
         const press = (key) => panel.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
@@ -147,14 +147,14 @@ def test_arrow_keys_read_the_values_too(page: Path, found: Analysis, show: Show)
         press("Escape");
         return [told, panel.querySelector(".tip").hidden, panel.tabIndex];
     """
-    told, hidden, reachable = ask(show(page), read)
-    assert told == pytest.approx([float(found.profile_values[place]) for place in (-1, -2, -3, -2)], rel=1e-3)
+    expected, hidden, reachable = ask(show(page), read)
+    assert expected == pytest.approx([float(found.profile_values[place]) for place in (-1, -2, -3, -2)], rel=1e-3)
     assert hidden and reachable == 0
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_is_dark_or_light_as_the_system_and_can_be_switched(page: Path, show: Show, dark: bool) -> None:
-    """And its text stands out from its background by 4.5 to 1, lines and marks by 3 to 1."""
+def test_the_page_follows_the_system_theme_and_can_be_switched(page: Path, show: Show, dark: bool) -> None:
+    """The contrast of text is at least 4.5, that of lines and marks at least 3."""
     read = """
         const style = getComputedStyle(document.documentElement);
         const names = ["--paper", "--page", "--ink", "--muted", "--accent", ...Array.from({ length: 8 }, (_, n) => `--v${n}`)];
@@ -189,7 +189,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("width", [360, 1000])
-def test_nothing_is_wider_than_the_screen_and_no_letter_is_too_small(page: Path, show: Show, width: int) -> None:
+def test_the_page_fits_the_screen_with_legible_letters(page: Path, show: Show, width: int) -> None:
     read = """
         const sizes = [...document.querySelectorAll(".plot text")].map((text) => {
             const svg = text.ownerSVGElement;
@@ -203,7 +203,7 @@ def test_nothing_is_wider_than_the_screen_and_no_letter_is_too_small(page: Path,
     assert smallest > 7.5 and largest < 16
 
 
-def test_paper_has_no_folds(page: Path, show: Show) -> None:
+def test_printing_opens_folded_sections(page: Path, show: Show) -> None:
     read = """
         const open = () => [...document.querySelectorAll("details")].map((fold) => fold.open);
         const states = [open()];
@@ -215,5 +215,5 @@ def test_paper_has_no_folds(page: Path, show: Show) -> None:
     assert before and not any(before) and all(printing) and after == before
 
 
-def test_it_prints(page: Path, show: Show) -> None:
+def test_the_page_prints_to_pdf(page: Path, show: Show) -> None:
     assert show(page, dark=True).pdf().startswith(b"%PDF")
