@@ -1,4 +1,4 @@
-"""Data to measure on: environments as an actor has them, and batches as the learner gets them, real or made up."""
+"""Inputs of benchmarks: an actor's environments, and the learner's batches, recorded or synthetic."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from envs.suites import make_env
 from envs.vector import MultitaskVectorEnv
 
 _WARM_UP_UNROLLS = 4
-"""After these the slots no longer reset together."""
+"""After so many unrolls the slots no longer reset at the same steps."""
 _RESET_SHARE = 0.02
 
 
 def collect(config: TrainConfig, env: EnvSpec, count: int) -> list[Trajectory]:
-    """`count` unrolls of one actor of that configuration, each [T+1, slots]; the agent is untrained."""
+    """`count` unrolls of one actor with an untrained agent, each [T+1, slots]."""
     torch.manual_seed(config.seed)
     serial = replace(config, runtime=replace(config.runtime, name="serial", num_actors=1))
-    # One unroll at a time, whatever the batch.
+    # One unroll for each collect(), independent of the batch size.
     serial = replace(serial, learner=replace(config.learner, batch_size=0))
     runtime = builder.build_runtime(serial, env, builder.build_network(serial, env), StreamPositions(), 0)
     try:
@@ -42,7 +42,7 @@ def collect(config: TrainConfig, env: EnvSpec, count: int) -> list[Trajectory]:
 
 
 def updates(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory]) -> list[Trajectory]:
-    """The batches that the learner makes of such unrolls: several of them joined, or parts of one."""
+    """The learner's batches from these unrolls: several unrolls joined, or parts of one."""
     workload = make_plan(config, env).run
     joined = workload.unrolls_per_batch
     groups = [unrolls[first : first + joined] for first in range(0, len(unrolls) - joined + 1, joined)]
@@ -52,7 +52,7 @@ def updates(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory]) ->
 
 
 def make_policy(config: TrainConfig, env: EnvSpec, slots: int) -> Policy:
-    """The policy of an actor with that many slots, with a fresh network."""
+    """A policy for `slots` slots with a newly initialized network."""
     torch.manual_seed(config.seed)
     return Policy(builder.build_network(config, env), slots, autocast=autocast_dtype(config))
 
@@ -63,9 +63,9 @@ def precision(config: TrainConfig) -> str:
 
 
 def acting(policy: Policy, unrolls: Sequence[Trajectory]) -> Callable[[], float]:
-    """The acting of one unroll after the other as work for `turns.cost`, on recorded observations; counts real transitions.
+    """Work for `turns.cost`: acting on the recorded observations of one unroll after the other. Counts real transitions.
 
-    As in a run, the weights are new at the beginning of each unroll, so contexts are conditioned on afresh there.
+    As in training, the weights change before each unroll, so that modulations are computed again.
     """
     recorded = []
     for unroll in unrolls:
@@ -88,10 +88,10 @@ def acting(policy: Policy, unrolls: Sequence[Trajectory]) -> Callable[[], float]
 
 
 class RandomPlay:
-    """An actor's vector environment with random actions; resets take their time but are not counted as steps.
+    """An actor's vector environment with random actions. Resets cost time but do not count as steps.
 
     Args:
-        slots: columns; None = those of the configuration's actors.
+        slots: None = as many as an actor of the configuration has.
     """
 
     def __init__(self, config: TrainConfig, env: EnvSpec, slots: int | None = None) -> None:
@@ -111,7 +111,7 @@ class RandomPlay:
         self._ended = np.zeros(len(seats), bool)
 
     def play(self) -> float:
-        """256 vector steps. Returns the number of real transitions in them."""
+        """Makes 256 vector steps. Returns the number of real transitions."""
         transitions = 0
         for actions in self._actions:
             _, _, terminated, truncated, _ = self.env.step(actions)
@@ -125,7 +125,7 @@ class RandomPlay:
 
 
 def synthetic(env: EnvSpec, unroll_length: int, columns: int, core_state_size: int, seed: int = 0) -> Trajectory:
-    """A trajectory of noise: every value in its range, 2% of the steps reset, every slot with a task of its own in turn."""
+    """A random trajectory: every value is in its range, 2% of the steps are resets, and slot i has task i modulo the number of tasks."""
     generator = np.random.default_rng(seed)
     arrays = {
         key: np.zeros(array.shape, array.dtype)

@@ -1,19 +1,18 @@
-"""How fast a configuration could be, and how fast it is:  python -m benchmarks.bound [rounds=5] [seconds=2] [key=value of train.py ...]
+"""Possible and measured speed of a configuration:  python -m benchmarks.bound [rounds=5] [seconds=2] [key=value of train.py ...]
 
-Measures the three parts of a training step in isolation, one thread each, in us per agent step:
+Measures the three parts of a training step separately, with one thread each, in us per agent step:
 
     env     an actor's vector environment, random actions, resets included
-    act     its policy on recorded observations, weights new at every unroll
+    act     its policy on recorded observations, new weights before every unroll
     train   the learner on prepared batches, all passes
 
-and, in turn with them, `train.py` itself with the same configuration. From the parts follow two bounds in steps per second:
+and, alternating with them, `train.py` with the same configuration. The parts give two bounds in steps per second:
 
-    bound         cores / (env + act + train): all cores busy with nothing else
-    layout_bound  min(actors / (env + act), 1 / train): the processes as the configuration lays them out, the slower side of the two;
-                  here the learner has the threads that the configuration gives it
+    bound         cores / (env + act + train): all cores do nothing else
+    layout_bound  min(actors / (env + act), 1 / train): the slower of the configured actors and the learner with its configured threads
 
-A fraction is steps per second over a bound, round by round. One line of JSON per part, one for the run, and a last one with bounds and
-fractions. The first round is dropped. With fewer cores than processes layout_bound is out of reach and may lie above bound.
+A fraction is steps per second divided by a bound, round by round. Prints one line of JSON for each part, one for the run, and a last one
+with bounds and fractions. The first round is dropped. With fewer cores than processes, layout_bound is unreachable and can exceed bound.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         parts[_LAYOUT] = partial(with_threads, threads, parts["train"])
     with Programs() as programs:
         run = programs.training("run", options.overrides)
-        # Two kinds of readings in one round: parts have costs, the run has turns.
+        # A round has two kinds of readings: costs of the parts and a turn of the run.
         readings = take_turns({"round": partial(one_round, parts, run, options.seconds)}, options.rounds)["round"]
     player.close()
     common = {"rounds": options.rounds, "seconds": options.seconds}
@@ -99,7 +98,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def learning(config: TrainConfig, env: EnvSpec, batches: Sequence[Trajectory]) -> Callable[[], float]:
-    """All passes over one batch after the other as work for `turns.cost`; counts its real transitions once."""
+    """Work for `turns.cost`: all passes over one batch after the other. Counts real transitions once."""
     torch.manual_seed(config.seed)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
     turn = 0
@@ -116,7 +115,7 @@ def learning(config: TrainConfig, env: EnvSpec, batches: Sequence[Trajectory]) -
 
 
 def with_threads(threads: int, turn: Callable[[], Cost]) -> Cost:
-    """The turn with so many compute threads, and one again afterwards."""
+    """Calls `turn` with `threads` compute threads, and sets one thread afterwards."""
     torch.set_num_threads(threads)
     try:
         return turn()
@@ -125,12 +124,12 @@ def with_threads(threads: int, turn: Callable[[], Cost]) -> Cost:
 
 
 def one_round(parts: dict[str, Callable[[], Cost]], run: Program, seconds: float) -> tuple[dict[str, Cost], Turn]:
-    """A turn of each part and of the run."""
+    """One turn of each part and of the run."""
     return {name: part() for name, part in parts.items()}, run.turn(seconds)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

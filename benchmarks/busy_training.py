@@ -1,7 +1,7 @@
-"""train.py with environments that take as long as one says:  python -m benchmarks.busy_training [milliseconds=1]
+"""train.py with environments of a given cost:  python -m benchmarks.busy_training [milliseconds=1]
 [key=value of train.py ...]
 
-Each step of each slot burns that much processor time - not wall-clock, so more actors than cores gain nothing. For scaling.py.
+Each step of each slot uses so much processor time. It is not wall-clock time, so that more actors than cores gain nothing. For scaling.py.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from benchmarks.options import parse
 
 
 class BusyEnv:
-    """A vector environment that burns processor time in every step.
+    """Wraps a vector environment and uses processor time in every step.
 
     Args:
-        env: whose steps, and whatever else, are passed through.
-        seconds: of this thread's processor time, per step and slot.
+        env: the wrapped environment.
+        seconds: processor time of this thread for each step and slot.
     """
 
     def __init__(self, env: Any, seconds: float) -> None:
@@ -35,7 +35,7 @@ class BusyEnv:
         self._seconds = seconds * env.num_envs
 
     def step(self, actions: Any) -> Any:
-        """As the environment's."""
+        """Uses the time, then steps the environment."""
         end = time.thread_time() + self._seconds
         while time.thread_time() < end:
             pass
@@ -47,7 +47,7 @@ class BusyEnv:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BusyActorFactory(ActorFactory):
-    """The builder's factory, with busy environments.
+    """The builder's factory, with BusyEnv around the environments.
 
     Attributes:
         seconds: see BusyEnv.
@@ -58,7 +58,7 @@ class BusyActorFactory(ActorFactory):
     def __call__(
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
-        """See ActorFactory. (A dataclass with slots is made anew by its decorator; `super()` would look for the old one.)"""
+        """See ActorFactory. (`super()` fails here: the decorator replaces a dataclass with slots by a new class.)"""
         actor = ActorFactory.__call__(self, index, positions, network, policy)
         actor.env = BusyEnv(actor.env, self.seconds)  # type: ignore[assignment]
         return actor
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     """train.py's main, and its exit codes."""
     options = parse(arguments, rounds=1, seconds=1, own=("milliseconds",))
     milliseconds = options.numbers("milliseconds", (1,))[0]
-    # The only difference to train.py; build_runtime looks this name up when the run starts.
+    # The only difference to train.py. build_runtime reads this name when training starts.
     builder.ActorFactory = partial(BusyActorFactory, seconds=milliseconds / 1000)  # type: ignore[misc, assignment]
     return train.main(options.overrides)
 

@@ -1,11 +1,11 @@
-"""What runtimes can carry:  python -m benchmarks.carrying [rounds=5] [seconds=5] [runtimes=local,cluster] [key=value of train.py ...]
+"""Capacity of runtimes:  python -m benchmarks.carrying [rounds=5] [seconds=5] [runtimes=local,cluster] [key=value of train.py ...]
 
-Actors that finish their unrolls at once, without playing, and a learner that only takes them, publishes its weights after each batch,
-and learns nothing. What is left is the runtime: shared memory, or Ray's object store and the process that speaks to it. The runtimes
-take turns; one that has no turn stands still, because nobody gives its buffers back.
+Actors return their unrolls at once, without playing. The learner takes them and publishes its weights after each batch, without learning.
+The rest is the cost of the runtime: shared memory, or Ray's object store and the bridge process to it. The runtimes take turns; the
+others wait, because their buffers are not returned.
 
-One line of JSON for each: unrolls, steps and MiB per second, and milliseconds of processor time that each kind of process took for an
-unroll. On a cluster of several machines `actors` and `groups` are elsewhere; the rest is what the learner's machine has to bear.
+Prints one line of JSON for each: unrolls, steps and MiB per second, and milliseconds of processor time of each kind of process for an
+unroll. On a cluster of several machines `actors` and `groups` run elsewhere; the other kinds run on the learner's machine.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from benchmarks.options import Row, parse, report
 from benchmarks.turns import digits, spread, take_turns
 
 _KINDS = {"ray::ActorGroup": "groups", "raylet": "ray", "gcs_server": "ray"}
-"""By the beginning of a process's name."""
+"""Start of a process's name -> its kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HastyActorFactory(ActorFactory):
-    """The builder's factory, of actors that do not play."""
+    """The builder's factory for actors that do not play."""
 
     def __call__(
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
-        """See ActorFactory. (A dataclass with slots is made anew by its decorator; `super()` would look for the old one.)"""
+        """See ActorFactory. (`super()` fails here: the decorator replaces a dataclass with slots by a new class.)"""
         actor = ActorFactory.__call__(self, index, positions, network, policy)
         actor.unroll = partial(hasty_unroll, actor)  # type: ignore[method-assign]
         return actor
 
 
 def hasty_unroll(actor: Actor, out: Trajectory) -> None:
-    """Shows a sign of life and counts."""
+    """Counts the unroll and updates the heartbeat without playing."""
     actor.unrolls += 1
     actor.heartbeat.beat(actor.heartbeat.episodes.copy(), out["task"][0].numpy())
 
 
 class Reading(NamedTuple):
-    """Of one turn: unrolls per second, and milliseconds of processor time for an unroll by kind of process."""
+    """`rate` is unrolls per second in a turn; `costs` has milliseconds of processor time for an unroll by kind of process."""
 
     rate: float
     costs: dict[str, float]
@@ -67,7 +67,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     options = parse(arguments, rounds=5, seconds=5.0, own=("runtimes",))
     names = options.words("runtimes", ("local", "cluster"))
     config, env = configured(["runtime.num_actors=2", *options.overrides])
-    # As train.py does it: with more threads a copy spins on cores that others need.
+    # As in train.py: with more threads, copies of tensors spin on cores that other processes need.
     configure_process(1)
     network = builder.build_network(config, env)
     slots, length = config.runtime.slots_per_actor, config.learner.unroll_length
@@ -97,21 +97,21 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def start(settings: Sequence[str], network: AgentNetwork) -> Runtime:
-    """A runtime of such actors."""
+    """A runtime with actors of HastyActorFactory."""
     config, env = configured(settings)
-    usual = builder.ActorFactory
-    # build_runtime looks this name up.
+    original = builder.ActorFactory
+    # build_runtime reads this name.
     builder.ActorFactory = HastyActorFactory  # type: ignore[misc]
     try:
         return builder.build_runtime(config, env, network, StreamPositions(), 0)
     finally:
-        builder.ActorFactory = usual  # type: ignore[misc]
+        builder.ActorFactory = original  # type: ignore[misc]
 
 
 def carry(runtime: Runtime, seconds: float, unrolls: int) -> Reading:
-    """Takes batches of so many unrolls for a while."""
+    """Takes batches of `unrolls` unrolls for `seconds`."""
     for version in range(1, 5):
-        # What was ready before this turn began.
+        # Batches that were ready before this turn.
         runtime.collect()
         runtime.publish(version)
     before, began, batches = cpu_milliseconds(runtime), time.perf_counter(), 0
@@ -126,7 +126,7 @@ def carry(runtime: Runtime, seconds: float, unrolls: int) -> Reading:
 
 
 def cpu_milliseconds(runtime: Runtime) -> dict[str, float]:
-    """Of this process, and of all that belong to the runtime, by kind."""
+    """Processor time of this process and of the runtime's processes, by kind."""
     this = psutil.Process()
     found = {"learner": spent(this)}
     known = {pid: name for name, pid in runtime.processes().items()}
@@ -143,7 +143,7 @@ def cpu_milliseconds(runtime: Runtime) -> dict[str, float]:
 
 
 def kind_of(process: psutil.Process, known: dict[int, str]) -> str:
-    """What the process is there for; what Ray has besides counts as Ray's."""
+    """The kind of a process: \"actors\", a value of _KINDS, or \"ray\" for Ray's other processes."""
     if known.get(process.pid, "").startswith("actor"):
         return "actors"
     return next((kind for name, kind in _KINDS.items() if process.name().startswith(name[:15])), "ray")
@@ -156,12 +156,12 @@ def spent(process: psutil.Process) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures and prints; 2 for bad input."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 
 if __name__ == "__main__":
-    # Actors elsewhere look for their class under its module's name.
+    # Ray workers import the class under the name of this module, which `__main__` is not.
     from benchmarks.carrying import main as run
 
     sys.exit(run(sys.argv[1:]))

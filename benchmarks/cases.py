@@ -26,7 +26,7 @@ LISTS: dict[str, Cases] = {
     "suites": {**{f"babyai-{name}": case for name, case in ENGINES.items()}, "conditional": ["env=conditional"]},
     "engines": ENGINES,
     "fusions": {name: [f"fusion={name}"] for name in FUSIONS},
-    # The goals of docs/performance.md.
+    # The targets in docs/performance.md.
     "p1": {"p1-default": ENGINES["envpool"], "p1-gotolocal": [*ENGINES["envpool"], _GO_TO_LOCAL]},
     "p2": {"p2-default": ENGINES["minigrid"], "p2-gotolocal": [*ENGINES["minigrid"], _GO_TO_LOCAL]},
     "p3": {
@@ -37,16 +37,16 @@ LISTS: dict[str, Cases] = {
     },
     "default": {**ENGINES, **{f"fusion-{name}": [f"fusion={name}"] for name in ("concat", "gated", "mi")}},
 }
-"""What `cases=` may name."""
+"""The lists that `cases=` can name."""
 
 
 def chosen(options: Options, default: str) -> Cases:
-    """The cases of a command line, each with the overrides that hold for all; of two values for one key the case's own counts.
+    """The cases of a command line, each with the common overrides; a key of the case replaces the common one.
 
-    An engine that is not installed is left out of the lists, with a word on stderr.
+    Cases of a list whose engine is not installed are left out, with a line on stderr.
 
     Raises:
-        InputError: a list that does not exist, a case that cannot be read, or lists of which nothing is left.
+        InputError: an unknown list, an unreadable case, or lists without any case that can run.
     """
     given = dict(named("case", text) for text in options.own.get("case", []))
     lists = options.words("cases", [] if given or options.own.keys() & {"command", "checkout"} else [default])
@@ -65,7 +65,7 @@ def chosen(options: Options, default: str) -> Cases:
 
 
 def named(key: str, text: str) -> tuple[str, list[str]]:
-    """`name: word word` as a name and its words."""
+    """Splits `name: word word` into the name and its words."""
     name, colon, rest = text.partition(":")
     if not colon or not name.strip():
         raise InputError(f'{key}={text} cannot be read: write {key}="name: words".')
@@ -76,24 +76,24 @@ def named(key: str, text: str) -> tuple[str, list[str]]:
 
 
 def merged(overrides: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Both, without those overrides whose key `own` sets as well."""
+    """`own` and the overrides whose keys are not in `own`."""
     keys = {argument.partition("=")[0] for argument in own}
     return [*(argument for argument in overrides if argument.partition("=")[0] not in keys), *own]
 
 
 def configured(arguments: Sequence[str]) -> tuple[TrainConfig, EnvSpec]:
-    """The checked configuration of such arguments and its suite; InputError as train.py."""
+    """The checked configuration of these arguments and its suite; InputError as in train.py."""
     config = compose_train(list(arguments))
     return config, make_spec(config.env)
 
 
 def configurations(cases: Mapping[str, Sequence[str]]) -> dict[str, tuple[TrainConfig, EnvSpec]]:
-    """`configured` for each."""
+    """`configured` of each case."""
     return {name: configured(arguments) for name, arguments in cases.items()}
 
 
 def _refusal(arguments: Sequence[str]) -> InputError | None:
-    """Why such a case cannot run here, if it cannot."""
+    """The error of a case that cannot run here; None if it can."""
     try:
         configured(arguments)
     except InputError as error:

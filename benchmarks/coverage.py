@@ -1,21 +1,23 @@
-"""How often the statistics of an ablation are right:  python -m benchmarks.coverage [simulations=1000]
+"""Accuracy of the statistics of an ablation:  python -m benchmarks.coverage [simulations=1000]
 [cases=intervals,improvement,verdict] [runs=3,5,10] [tasks=1,3,10] [variants=2,5,12]
 
-Ablations are simulated whose truth is known, and treated as those of real runs are.
+Simulates ablations with known truth and applies the statistics of ablate.py.
 
-    intervals    `coverage` is the share of 95% intervals of each aggregate that hold the truth, `width` their median width. Scores are
-                 normal (deviation 0.1) or shares (beta distributed, 10 pseudo-counts: skewed); tasks have the `same` mean (0.8 of
-                 normal scores, 0.9 of shares) or `spread` ones (from 0.2 to 0.8, from 0.4 to 0.9); `correlation` is that of one run's
-                 scores on two tasks. The best value, for the optimality gap, is 0.9 of normal scores and 1 of shares
-    improvement  the same for the probability of improvement, of normal scores that are `shift` deviations higher
-    verdict      `false_claims` is the share of ablations in which any difference is claimed where there is none. With one variant three
-                 deviations below the others, `power` is the share of its differences that are claimed, and `found` that of ablations
-                 which claim any of them. `unequal`: the deviations of variants go from 1 to 4; `unequal_share`: of shares, the
-                 pseudo-counts go from 20 to 2.5, and skew and spread together are more than the procedure is made for
+    intervals    `coverage` is the share of 95% intervals of each aggregate that contain the truth, `width` their median width.
+                 Scores are `normal` (deviation 0.1) or a `share` (beta distribution, 10 pseudo-counts: skewed).
+                 Tasks have the `same` mean (0.8 of normal scores, 0.9 of shares) or `spread` means (0.2 to 0.8, 0.4 to 0.9).
+                 `correlation` is between the scores of one run on two tasks.
+                 The best value, for the optimality gap, is 0.9 for normal scores and 1 for shares
+    improvement  the same for the probability of improvement, with normal scores that are `shift` deviations higher
+    verdict      `false_claims` is the share of ablations that claim a difference between equal variants.
+                 With one variant three deviations below the others, `power` is the share of its differences that are claimed,
+                 and `found` the share of ablations that claim at least one of them.
+                 `unequal`: the deviations of variants are from 1 to 4. `unequal_share`: shares whose pseudo-counts are from 20 to 2.5;
+                 their skew and unequal spread together violate the assumptions of the procedure
 
-An interval that cannot be made does not hold the truth, and has no width.
+A missing interval does not contain the truth, and has no width.
 
-One line of JSON each. The same command prints the same lines.
+Prints one line of JSON each. The same command prints the same lines.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ CORRELATION = 0.7
 VARIANTS = ("normal", "unequal", "exponential", "share", "unequal_share")
 SHIFT = 3.0
 _CHUNK = 20
-"""Simulations at a time: each is resampled thousands of times."""
+"""Simulations at a time, to bound memory: each is resampled thousands of times."""
 
 
 def measure(arguments: list[str]) -> Iterator[Row]:
@@ -73,12 +75,12 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def settings(tasks: int) -> list[tuple[str, float]]:
-    """Means and correlations that differ for so many tasks."""
+    """The pairs of means and correlations that differ for this number of tasks."""
     return [("same", 0.0)] if tasks == 1 else list(product(("same", "spread"), (0.0, CORRELATION)))
 
 
 def quantiles(scores: str, means: str, tasks: int, uniform: Array) -> Array:
-    """Scores of uniform numbers [..., tasks]."""
+    """The scores at these quantiles, [..., tasks] -> [..., tasks]."""
     low, high = MEANS[scores]
     mean = np.linspace(low if means == "spread" else high, high, tasks)
     if scores == "normal":
@@ -87,7 +89,7 @@ def quantiles(scores: str, means: str, tasks: int, uniform: Array) -> Array:
 
 
 def correlated(rng: np.random.Generator, shape: tuple[int, ...], correlation: float) -> Array:
-    """Standard normal numbers [..., tasks] of which those along the last axis are correlated."""
+    """Standard normal numbers [..., tasks], correlated along the last axis."""
     shared = rng.standard_normal((*shape[:-1], 1))
     return np.asarray(np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * rng.standard_normal(shape))
 
@@ -101,10 +103,10 @@ def interval_rows(
     simulations: int,
     names: Sequence[str] = tuple(AGGREGATES),
 ) -> Iterator[Row]:
-    """One for each of these aggregates."""
+    """A row for each aggregate."""
     rng = np.random.default_rng([runs, tasks, round(10 * correlation)])
     values = quantiles(scores, means, tasks, ndtr(correlated(rng, (simulations, runs, tasks), correlation)))
-    # Aggregates depend on the tasks' own distributions only, so the truth is that of evenly spaced quantiles.
+    # Aggregates depend only on the distribution of each task, so evenly spaced quantiles give the truth.
     even = (np.arange(10_000) + 0.5) / 10_000
     everything = quantiles(scores, means, tasks, np.repeat(even[:, None], tasks, axis=1))
     for name in names:
@@ -126,7 +128,7 @@ def interval_rows(
 
 
 def improvement_row(shift: float, correlation: float, runs: int, tasks: int, simulations: int) -> Row:
-    """Of normal scores, `shift` deviations apart."""
+    """The row for normal scores that differ by `shift` deviations."""
     rng = np.random.default_rng([runs, tasks, round(10 * correlation), round(10 * shift)])
     values, others = correlated(rng, (2, simulations, runs, tasks), correlation)
     truth = float(ndtr(shift / np.sqrt(2)))
@@ -148,12 +150,12 @@ def improvement_row(shift: float, correlation: float, runs: int, tasks: int, sim
 
 
 def verdict_row(scores: str, variants: int, runs: int, simulations: int) -> Row:
-    """Of runs' means that are distributed like that."""
+    """The row for means of runs with the distribution `scores`."""
     rng = np.random.default_rng([variants, runs])
     values = variant_means(scores, rng, (variants, runs, simulations))
     alike = claims(values)
     values = variant_means(scores, rng, (variants, runs, simulations))
-    # Below the others by deviations of its own.
+    # Lower by SHIFT of its deviations.
     values[0] -= SHIFT * values[0].std()
     lower = claims(values)[: variants - 1]
     return {
@@ -169,7 +171,7 @@ def verdict_row(scores: str, variants: int, runs: int, simulations: int) -> Row:
 
 
 def variant_means(scores: str, rng: np.random.Generator, shape: tuple[int, int, int]) -> Array:
-    """Means over tasks of runs of variants that are all equally good [variants, runs, simulations]."""
+    """Means over tasks of the runs of equally good variants, [variants, runs, simulations]."""
     if scores == "exponential":
         return rng.exponential(size=shape)
     if scores in ("share", "unequal_share"):
@@ -181,7 +183,7 @@ def variant_means(scores: str, rng: np.random.Generator, shape: tuple[int, int, 
 
 
 def claims(values: Array) -> Array:
-    """Which pairs the verdict says to differ, of [variants, runs, simulations]: [pairs, simulations], those of the first variant first."""
+    """Whether the verdict claims a difference: [variants, runs, simulations] -> [pairs, simulations], pairs of the first variant first."""
     pairs = np.array(list(combinations(range(len(values)), 2))).T
     runs = np.full(values.shape[::2], float(values.shape[1]))
     samples = np.array([values.mean(axis=1), values.var(axis=1, ddof=1), runs])[:, pairs]
@@ -195,7 +197,7 @@ def _truth(name: str, everything: Array, scores: str) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

@@ -1,11 +1,11 @@
 """Environments alone:  python -m benchmarks.environment [rounds=5] [seconds=1] [cases=suites] [case="name: key=value ..."]
 [slots=1,16,64,256] [key=value of train.py ...]
 
-Agent steps per second of each case at each number of slots, in one process, with random actions; what resets take is included, the
-steps that only reset are not counted. The cases take turns; the first round is dropped.
+Agent steps per second of each case at each number of slots, in one process, with random actions. The time of resets is included; steps
+that only reset are not counted. The cases take turns; the first round is dropped.
 
-One line of JSON each: steps_per_second by wall-clock and steps_per_cpu_second by the processor time of all threads, {median, min, max};
-microseconds per step {median, min, max}.
+Prints one line of JSON each: steps_per_second by wall-clock and steps_per_cpu_second by the processor time of all threads, and
+microseconds per step, each {median, min, max}.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

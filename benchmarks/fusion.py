@@ -1,21 +1,21 @@
 """The price of a fusion:  python -m benchmarks.fusion [rounds=7] [seconds=0.3] [cases=default,short-episodes,20-tasks]
 [fusions=concat,gated,film,low_rank,mi] [sites=core_input,all] [key=value of train.py ...]
 
-For each case, each set of sites and each fusion: what one update of the learner costs, and what one step of acting costs with cached
-modulations, on the same real data for all fusions. Fusions take turns; the first round is dropped.
+Measures the cost of one learner update, and of one acting step with cached modulations, for each case, set of sites and fusion. All
+fusions have the same recorded data. Fusions take turns; the first round is dropped.
 
-    cases    default         the suite as train.py has it
+    cases    default         the default suite of train.py
              short-episodes  BabyAI-GoToObj: about 20 steps per episode, a new instruction at every reset
-             20-tasks        20 tasks of `conditional`, told apart by their ids
-             layers          each form alone, in place of an agent: condition, apply and both with gradients, for (T, B) of (1, 64),
-                             (20, 32) and (80, 32), with one context for all, contexts as they occur, and another at every step;
-                             with the plain ways to compute `mi` beside it. Not among the cases by default: minutes by itself
+             20-tasks        20 tasks of `conditional`, with the task id as context
+             layers          each form alone, without an agent: condition, modulate and both with gradients.
+                             (T, B) is (1, 64), (20, 32) or (80, 32); contexts are constant, occurring or different at every step.
+                             Includes plain implementations of `mi`. Not a default case, because it takes minutes
                              (`cases=layers rounds=3 seconds=0.05`)
     sites    core_input, or all: core_input, policy and value
 
-One line of JSON each, and what matters is times_concat: cost over that of concat in the same round, {median, min, max}. cpu_times_concat is
-the same by processor time, the steadier figure on a machine with other work. learner_modulation_bytes is the most that one update
-held in modulations (the gradient takes as much again), acting_modulation_bytes what an actor's cache takes.
+Prints one line of JSON each. The main result is times_concat: cost divided by that of concat in the same round, {median, min, max}.
+cpu_times_concat is the same for processor time, which varies less on a busy machine. learner_modulation_bytes is the size of all
+modulations of one update (their gradient takes as much again); acting_modulation_bytes is the size of an actor's cache.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SITE_SETS: dict[str, tuple[str, ...]] = {"core_input": ("core_input",), "all": F
 
 
 class Key(NamedTuple):
-    """What a row is about."""
+    """The case, sites and fusion of a row."""
 
     case: str
     sites: str
@@ -65,7 +65,7 @@ class Key(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is measured for a key: one update of the network, and one unroll of acting with the policy."""
+    """The measured work of a key: `learn` makes one update of `network`, `act` acts for one unroll with `policy`."""
 
     learn: Callable[[], float]
     act: Callable[[], float]
@@ -130,7 +130,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def prepare(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory], batches: Sequence[Trajectory]) -> Work:
-    """A fresh learner and a policy of that configuration, on such data."""
+    """The work of a new learner and a new policy on these unrolls and batches."""
     torch.manual_seed(config.seed)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
     policy = make_policy(config, env, unrolls[0]["action"].shape[1])
@@ -146,7 +146,7 @@ def prepare(config: TrainConfig, env: EnvSpec, unrolls: Sequence[Trajectory], ba
 
 
 def held(network: AgentNetwork, work: Callable[[], float]) -> int:
-    """Bytes of all modulations that the network makes in one go of `work`."""
+    """Bytes of all modulations that the network computes in one call of `work`."""
     condition, total = network.condition, 0
 
     def counted(contexts: Contexts, samples: int | None = None) -> Modulations:
@@ -164,7 +164,7 @@ def held(network: AgentNetwork, work: Callable[[], float]) -> int:
 
 
 def distinct_contexts(config: TrainConfig, batch: Trajectory) -> int:
-    """How many different things the agent is told in a batch."""
+    """The number of different contexts in a batch."""
     parts = [np.zeros((batch["task"].numel(), 1), np.int32)]
     if config.context.name in ("task", "both"):
         parts.append(batch["task"].reshape(-1, 1).numpy())
@@ -174,7 +174,7 @@ def distinct_contexts(config: TrainConfig, batch: Trajectory) -> int:
 
 
 def _num_bytes(tree: object) -> int:
-    """Of all tensors in nested dicts and sequences."""
+    """Bytes of all tensors in nested dicts and sequences."""
     if isinstance(tree, Tensor):
         return tree.numel() * tree.element_size()
     if isinstance(tree, dict):
@@ -191,7 +191,7 @@ def _cpu_times(costs: Sequence[Cost], references: Sequence[Cost]) -> dict[str, f
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

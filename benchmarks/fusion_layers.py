@@ -1,4 +1,4 @@
-"""Every form as a layer of its own, for `python -m benchmarks.fusion cases=layers`: condition, apply, and both with their gradients."""
+"""The cost of each form as a single layer, for `python -m benchmarks.fusion cases=layers`: condition, modulate, both with gradients."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MAP = (64, 4, 4)
 SHAPES = ((1, 64), (20, 32), (80, 32))
 SIZES = {"rank": 64, "hidden": 64, "experts": 8, "keys": "content", "kernel": 3}
 POOL, CHANGE = 36, 1 / 20
-"""Segments as they occur: BabyAI-GoToLocal has 36 instructions, and one is drawn at every reset, about every 20 steps."""
+"""Statistics of the contexts of BabyAI-GoToLocal: 36 instructions, drawn at every reset, about every 20 steps."""
 
 
 def constant(length: int, batch: int) -> Tensor:
-    """One context for all."""
+    """The same context for all samples."""
     return torch.zeros(length * batch, dtype=torch.long)
 
 
 def occurring(length: int, batch: int) -> Tensor:
-    """As in training: [length * batch], time-major."""
+    """Contexts as in training, [length * batch], time-major."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(POOL, (length, batch), generator=generator)
     changes = torch.rand(length, batch, generator=generator) < CHANGE
@@ -40,23 +40,15 @@ def occurring(length: int, batch: int) -> Tensor:
 
 
 def worst(length: int, batch: int) -> Tensor:
-    """Another context at every step."""
+    """A different context for each sample."""
     return torch.arange(length * batch)
 
 
 CONTEXTS = {"constant": constant, "occurring": occurring, "worst": worst}
 
 
-class Case(NamedTuple):
-    """What is measured: a form, or one of the plain implementations of the full interaction, for one shape and pattern."""
-
-    fusion: str
-    shape: tuple[int, int]
-    contexts: str
-
-
 class Layer(NamedTuple):
-    """Its three pieces of work, each of which returns the samples it did."""
+    """The three measured pieces of work of a form; each returns its number of samples."""
 
     condition: Callable[[], float]
     apply: Callable[[], float]
@@ -66,7 +58,7 @@ class Layer(NamedTuple):
 
 
 def layer_rows(fusions: Sequence[str], rounds: int, seconds: float) -> Iterator[Row]:
-    """One row for each form, shape and pattern of contexts; for `mi` the plain implementations of the same function as well."""
+    """A row for each form, shape and pattern of contexts, and for the plain implementations of `mi`."""
     forms: dict[str, Fusion] = {
         name: FUSIONS[name](X, Z, K, **options(name)) for name in FUSIONS if name in (*fusions, "concat")
     }
@@ -106,12 +98,12 @@ def layer_rows(fusions: Sequence[str], rounds: int, seconds: float) -> Iterator[
 
 
 def options(name: str) -> dict[str, object]:
-    """The options of a form, at the sizes that are measured."""
+    """The options of a form at the measured sizes."""
     return {option: SIZES[option] for option in OPTIONS.get(name, ())}
 
 
 def layer(form: Fusion, index: Tensor) -> Layer:
-    """A form on samples of those contexts."""
+    """A form on samples whose contexts are `index`."""
     samples, count = len(index), int(index.max()) + 1
     x = torch.randn(samples, *(MAP if form.x_size != X else (X,)), requires_grad=True)
     z = torch.randn(count, Z, requires_grad=True)
@@ -139,23 +131,23 @@ def layer(form: Fusion, index: Tensor) -> Layer:
 
 
 def outer_product(form: MultiplicativeInteraction, x: Tensor, z: Tensor) -> Tensor:
-    """z x^T of every sample times W as one matrix."""
+    """Multiplies z x^T of every sample by W as one matrix."""
     tensor = form.W.view(Z, K, X).permute(0, 2, 1).reshape(Z * X, K)
     return torch.mm((z.unsqueeze(2) * x.unsqueeze(1)).flatten(1), tensor)
 
 
 def contract_x_first(form: MultiplicativeInteraction, x: Tensor, z: Tensor) -> Tensor:
-    """x W for every z_j, then the sum over j."""
+    """Computes x W for every z_j, then sums over j."""
     return torch.matmul(z.unsqueeze(1), torch.mm(x, form.W.view(Z * K, X).t()).view(-1, Z, K)).squeeze(1)
 
 
 def weights_per_sample(form: MultiplicativeInteraction, x: Tensor, z: Tensor) -> Tensor:
-    """W'(z) of every sample, then its product with x."""
+    """Computes W'(z) of every sample, then multiplies it by x."""
     return torch.bmm(torch.mm(z, form.W).view(-1, K, X), x.unsqueeze(2)).squeeze(2)
 
 
 def einsum(form: MultiplicativeInteraction, x: Tensor, z: Tensor) -> Tensor:
-    """As one writes it down."""
+    """The textbook formula."""
     return torch.einsum("ni,nj,joi->no", x, z, form.W.view(Z, K, X))
 
 
@@ -170,13 +162,13 @@ PLAIN = {
 def plain(
     form: MultiplicativeInteraction, work: Callable[[MultiplicativeInteraction, Tensor, Tensor], Tensor], index: Tensor
 ) -> Layer:
-    """A plain implementation, which knows nothing of contexts that repeat."""
+    """A plain implementation, which computes every sample separately even if contexts repeat."""
     x, z = torch.randn(len(index), X, requires_grad=True), torch.randn(int(index.max()) + 1, Z, requires_grad=True)
     parameters = list(form.parameters())
 
     def forward() -> Tensor:
-        told = z[index]
-        return work(form, x, told / form.context_norm) + torch.addmm(form.b, told, form.U) + x @ form.V.t()
+        context = z[index]
+        return work(form, x, context / form.context_norm) + torch.addmm(form.b, context, form.U) + x @ form.V.t()
 
     @torch.no_grad()
     def apply() -> float:
@@ -193,7 +185,7 @@ def plain(
 
 
 def flops(work: Callable[[], float]) -> int:
-    """Multiply-adds of one go, over all samples."""
+    """Multiply-adds of one call, over all samples."""
     with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops() // 2)

@@ -1,19 +1,19 @@
-"""What each switch of a GPU gains:  python -m benchmarks.gpu [rounds=5] [seconds=0.3] [cases=grid-lstm,deep-lstm] [learn=16,64]
+"""The gain of each GPU switch:  python -m benchmarks.gpu [rounds=5] [seconds=0.3] [cases=grid-lstm,deep-lstm] [learn=16,64]
 [act=64,256] [variants=...] [key=value of train.py ...]
 
-On the GPU, or where there is none on the processor with one thread; made-up data as in benchmarks/network.py, whose cases these are.
+Runs on the GPU, or without one on the processor with one thread. Cases and synthetic data are those of benchmarks/network.py.
 
-    learn   one learner update of T = 20 steps in that many columns, among batches that come one after the other
-    act     one acting step in that many slots; weights new every 20 steps
+    learn   one learner update of T = 20 steps in that many columns, in a sequence of batches
+    act     one acting step in that many slots; new weights every 20 steps
 
-    variants, each of which changes one thing against `base`, the choices of `auto`:
+    variants, each with one change to `base`, the choices of `auto`:
             cpu           learn and act on the processor, with all cores
             fp32          precision=fp32
             compile       learner.compile=true (learn)
             staging-off   learner.staging=false (learn; with a GPU)
             graphs-off    runtime.cuda_graphs=false (act; with a GPU)
 
-All take turns; the first two rounds are dropped, in the first of which compilers and captures do their work. One line of JSON each:
+All take turns; the first two rounds are dropped, because compilation and graph capture happen there. Prints one line of JSON each:
 microseconds_per_sample {median, min, max}, and times_base, the spread of the ratios to `base`, round by round.
 """
 
@@ -43,7 +43,7 @@ from envs.spec import EnvSpec
 from system.errors import unknown_name
 
 _BATCHES = 4
-"""Different ones that an update may find: the next travels while one is learned from."""
+"""Number of different batches: the next one is copied to the GPU during an update."""
 
 VARIANTS = {
     "base": ("learn", "act"),
@@ -53,13 +53,13 @@ VARIANTS = {
     "staging-off": ("learn",),
     "graphs-off": ("act",),
 }
-"""With what each is measured on."""
+"""Variant -> the work that it is measured on."""
 _NEEDS_GPU = ("cpu", "staging-off", "graphs-off")
-"""Without one they are `base`."""
+"""Variants that equal `base` without a GPU."""
 
 
 class Key(NamedTuple):
-    """What a row is about; `size` is the number of columns or slots."""
+    """The subject of a row; `size` is the number of columns or slots."""
 
     case: str
     what: str
@@ -109,7 +109,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def as_variant(config: TrainConfig, variant: str) -> TrainConfig:
-    """The configuration with what the variant changes."""
+    """The configuration with the change of the variant."""
     learner, runtime = config.learner, config.runtime
     return {
         "cpu": lambda: replace(config, device="cpu"),
@@ -121,7 +121,7 @@ def as_variant(config: TrainConfig, variant: str) -> TrainConfig:
 
 
 def _work(key: Key, config: TrainConfig, env: EnvSpec) -> Callable[[], float]:
-    """The work of a key for `turns.cost`; counts samples."""
+    """Work for `turns.cost` that counts samples."""
     config = as_variant(config, key.variant)
     plan = make_plan(config, env)
     device = plan.device
@@ -150,7 +150,7 @@ def _work(key: Key, config: TrainConfig, env: EnvSpec) -> Callable[[], float]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

@@ -1,13 +1,13 @@
-"""What one large reward does to a run:  python -m benchmarks.large_reward [seeds=5] [size=10000] [control=1] [at=60] [updates=400]
+"""The effect of one large reward on a training:  python -m benchmarks.large_reward [seeds=5] [size=10000] [control=1] [at=60] [updates=400]
 [window=100] [case="name: key=value ..."] [key=value of train.py ...]
 
-Each case runs three times from each seed, in this process: as it is, and with `control` and with `size` added to the reward of one step
-at update `at`. The suite's return is not touched, only what is learned from. The runs then go on for `updates` updates.
+Each case runs three times from each seed, in this process: undisturbed, with `control`, and with `size` added to the reward of one step
+at update `at`. This changes only the learner's reward, not the logged return. The runs continue for `updates` updates.
 
-One line of JSON for each seed: the mean return of the episodes that ended in each window of so many updates after that reward, in the
-three runs; the largest of what sigma was multiplied by; and `updates_to_recover`, at the end of the first window from which on the mean of
-what is left is at least 95% of the undisturbed run's (null: not within `updates`). Then one line with the same of the means over seeds, and
-the ratio to the undisturbed runs in each window. How far the control is from it is what any change of one number does to a run.
+Prints one line of JSON for each seed. It has the mean return of the episodes in each window of `window` updates after that reward, for the
+three runs, and the largest factor by which sigma grew. `updates_to_recover` is the end of the first window from which on the mean return is
+at least 95% of the undisturbed run's (null: not within `updates`). A last line has the same for the means over seeds, and the ratio to
+the undisturbed runs in each window. The control shows the effect of a change of any single number.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 
 CASES = {
-    # An entropy bonus that counts, as that of long tasks does, once the advantages are divided by too large a sigma.
+    # The entropy bonus is large enough to dominate, as in long tasks, when a too large sigma divides the advantages.
     "conditional": [
         *(
             "env=conditional",
@@ -51,7 +51,7 @@ _RECOVERED = 0.95
 
 
 class Outcome(NamedTuple):
-    """returns: mean of each window after the large reward. growth: largest ratio of sigma to what it was just before it."""
+    """`returns` has the mean of each window after the large reward; `growth` is the largest ratio of sigma to its value before."""
 
     returns: list[float]
     growth: float
@@ -89,7 +89,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def compared(returns: Sequence[Sequence[float]], window: int) -> Row:
-    """See the module. `returns`: of each window, undisturbed, of the control, and after the large reward."""
+    """The columns of a row from the returns of each window: undisturbed, control and disturbed."""
     plain, control, hit = np.round(returns, 3)
     return {
         "undisturbed": plain.tolist(),
@@ -102,7 +102,7 @@ def compared(returns: Sequence[Sequence[float]], window: int) -> Row:
 
 
 def play(config: TrainConfig, env: EnvSpec, size: float, at: int, updates: int, window: int) -> Outcome:
-    """One run."""
+    """Trains once and adds `size` to a reward at update `at`."""
     torch.manual_seed(config.seed)
     network = builder.build_network(config, env)
     learner = builder.build_learner(config, env, network)
@@ -143,7 +143,7 @@ def enlarge(batch: Trajectory, size: float) -> None:
 
 
 def recovered(plain: Sequence[float], hit: Sequence[float], window: int) -> int | None:
-    """See the module."""
+    """Updates after which the return is again that of the undisturbed run (see the module); None if it is not."""
     for number in range(len(plain)):
         if np.mean(hit[number:]) >= _RECOVERED * np.mean(plain[number:]):
             return (number + 1) * window
@@ -155,7 +155,7 @@ def _scale(learner: Learner) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

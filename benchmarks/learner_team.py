@@ -1,6 +1,6 @@
-"""One learner of process_group.py:  python -m benchmarks.learner_team <descriptor> <learners> <rank> key=value ...
+"""One process of benchmarks/learners.py:  python -m benchmarks.learner_team <descriptor> <learners> <rank> key=value ...
 
-The first reads seconds from its standard input, a line for each turn, and writes what it measured as a line of JSON.
+The process of rank 0 reads the seconds of each turn as a line from its standard input, and writes its measurements as a line of JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from conf.schema import TrainConfig
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program."""
+    """Learns until the standard input of rank 0 ends. Returns 0."""
     end_with_the_parent()
     descriptor, size, rank = map(int, arguments[:3])
     config, env = configured(arguments[3:])
@@ -42,12 +42,12 @@ def main(arguments: Sequence[str]) -> int:
         for line in sys.stdin:
             updates, summed, began = 0, group.seconds, time.perf_counter()
             while time.perf_counter() - began < float(line):
-                tell(group, over=False)
+                announce(group, over=False)
                 learner.step(part)
                 updates += 1
             spent = time.perf_counter() - began
             print(json.dumps({"updates": updates / spent, "reduce": (group.seconds - summed) / spent}), flush=True)
-        tell(group, over=True)
+        announce(group, over=True)
     else:
         while not group.receive(FIRST)["over"]:
             learner.step(part)
@@ -55,14 +55,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def tell(group: Group, *, over: bool) -> None:
-    """As in a run, the others hear before every update whether there is one."""
+def announce(group: Group, *, over: bool) -> None:
+    """Sends to the other learners whether there is another update, as train.py does before every update."""
     for rank in range(1, group.size):
         group.send({"over": over}, rank)
 
 
 def threads(config: TrainConfig) -> int:
-    """Compute threads of each learner: runtime.learner_threads, or its part of all cores, for nobody plays."""
+    """Compute threads of each learner: runtime.learner_threads, or an equal part of all cores, because there are no actors."""
     return config.runtime.learner_threads or max(1, num_cores() // config.learner.num_processes)
 
 

@@ -1,12 +1,12 @@
-"""More learner processes, more updates:  python -m benchmarks.learners [rounds=5] [seconds=5] [learners=1,2] [key=value of train.py ...]
+"""Update rate of several learners:  python -m benchmarks.learners [rounds=5] [seconds=5] [learners=1,2] [key=value of train.py ...]
 
-Data-parallel learning by itself: every learner makes updates of made-up columns, its part of the same batch, and nobody plays. All are
-processes of their own (learner_team.py), each with an equal part of the cores; the cases take turns in which the others wait. The batch
-is a large one by default, since a small one is not worth the sums.
+Data-parallel learning without actors: every learner is a process (learner_team.py) that learns from its part of a synthetic batch and has
+an equal part of the cores. The cases take turns; the others wait. The default batch is large, because gradient sums cost more than they
+gain with a small one.
 
-One line of JSON per number of learners: updates_per_second and columns_per_second {median, min, max}; times_first, the same over that of
-the first case in the same round; reduce, the share of the time that went into the sums, waiting for the slowest included; threads, of
-each learner.
+Prints one line of JSON for each number of learners: updates_per_second and columns_per_second {median, min, max}; times_first, their ratio
+to the first case in the same round; reduce, the share of time in gradient sums, including waits for the slowest learner; threads, of each
+learner.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ SETTINGS = [
 
 
 class Reading(NamedTuple):
-    """Of one turn: updates per second, and the share of the time in sums."""
+    """`updates` is updates per second in a turn; `reduce` is the share of time in gradient sums."""
 
     updates: float
     reduce: float
 
 
 class Team:
-    """The processes of one case; the first tells the others what to do, and is told here.
+    """The processes of one case. This class controls the first one, which controls the others.
 
     Args:
-        size: learners.
-        words: of the configuration.
+        size: number of learners.
+        words: arguments of train.py.
     """
 
     def __init__(self, size: int, words: Sequence[str]) -> None:
@@ -62,19 +62,19 @@ class Team:
         ]
 
     def turn(self, seconds: float) -> Reading:
-        """Updates for that long."""
+        """Makes updates for `seconds`."""
         first = self._members[0]
         assert first.stdin and first.stdout
-        # One that has ended says nothing.
+        # The process may have ended; then readline() below returns nothing.
         with contextlib.suppress(BrokenPipeError):
             first.stdin.write(f"{seconds}\n")
             first.stdin.flush()
         if not (line := first.stdout.readline()):
-            raise BenchmarkError(f"a learner of {len(self._members)} ended before its turn was over.")
+            raise BenchmarkError(f"a learner of {len(self._members)} ended during its turn.")
         return Reading(**json.loads(line))
 
     def close(self) -> None:
-        """Ends them: the first by the end of its input, the others by the end of the first."""
+        """Ends the processes: the first by the end of its input, which it passes on to the others."""
         first = self._members[0]
         assert first.stdin and first.stdout
         first.stdin.close()
@@ -122,7 +122,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

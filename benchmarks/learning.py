@@ -1,14 +1,14 @@
-"""Seconds of wall-clock until tasks are learned:  python -m benchmarks.learning [key=value ...]
+"""Wall-clock seconds until tasks are learned:  python -m benchmarks.learning [key=value ...]
 
     seeds=5              runs of each case, with seeds 0, 1, ...
-    cases=[A,B]          tasks or presets of the suite, one for each run; `default` is the suite's own choice of tasks
+    cases=[A,B]          tasks or presets of the suite, one for each run; `default` is the suite's default tasks
     threshold=0.9        mean over tasks of the success over the last 100 episodes, at least 100 of every task
-    limit_seconds=120    a run that has not got there by then is ended, and counts as one that did not
+    limit_seconds=120    a run that has not reached the threshold by then is ended and counts as failed
     key=value            any other key of train.py, for all runs
 
-Every run is a fresh process of train.py, one after the other, and its seconds count from the start of that process: imports and the
-start of actors are part of the wait. Cases take turns. Prints one line of JSON for each run, and then one for each case, in which a run
-that did not get there counts as slower than any that did: where the median or the slowest run is such a one, the figure is null.
+Every run is a new process of train.py, one after the other. Its seconds count from the start of the process, including imports and the
+start of actors. Cases take turns. Prints one line of JSON for each run, and then one for each case. There a failed run counts as slower
+than any other: a median or maximum that is a failed run is null.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ DEFAULT = "default"
 CASES = ("BabyAI-GoToRedBallGrey-v0", "MiniGrid-DoorKey-5x5-v0", DEFAULT)
 POLL_SECONDS = 0.2
 END_SECONDS = 15.0
-"""A run that was told to end has this long to save."""
+"""Time to save after SIGTERM."""
 
 
 class Options(NamedTuple):
-    """See the module. `overrides` are the keys of train.py."""
+    """The keys of the module; `overrides` are those of train.py."""
 
     seeds: int
     cases: tuple[str, ...]
@@ -50,7 +50,7 @@ class Options(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures and prints; 2 for bad input, 1 when a run failed."""
+    """Prints the rows. Returns 2 for bad input, 1 when a run ended with an error."""
     try:
         options = parse(arguments)
         configs = {case: compose_train(keys_of(case, options)) for case in options.cases}
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """The command line; InputError for a value that cannot be one."""
+    """Parses the command line; InputError for bad values."""
     own = {"seeds": "5", "cases": ",".join(CASES), "threshold": "0.9", "limit_seconds": "120"}
     overrides = []
     for argument in arguments:
@@ -98,17 +98,17 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def keys_of(case: str, options: Options) -> list[str]:
-    """The keys of train.py of one case."""
+    """The arguments of train.py for one case."""
     tasks = [] if case == DEFAULT else [f"env.tasks=[{case}]"]
     return [*options.overrides, *tasks, f"stop_at_success={options.threshold}", "display=false"]
 
 
 def measure(case: str, seed: int, options: Options) -> dict[str, Any]:
-    """One run. `seconds` and `frames` are None when it did not get there."""
+    """The row of one run; `seconds` and `frames` are None if it did not reach the threshold."""
     with tempfile.TemporaryDirectory(prefix="learning-") as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "train.py", *keys_of(case, options), f"seed={seed}", f"run={run}"]
-        # Wall-clock time, because it is compared with the time of a file.
+        # time.time(), because it is compared with the modification time of a file.
         began = time.time()
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
@@ -121,7 +121,7 @@ def measure(case: str, seed: int, options: Options) -> dict[str, Any]:
 
 
 def wait(process: subprocess.Popen[bytes], limit_seconds: float) -> None:
-    """Until the run ends, or is ended at its limit."""
+    """Returns when the run has ended; ends it after `limit_seconds`."""
     deadline = time.monotonic() + limit_seconds
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -132,12 +132,11 @@ def wait(process: subprocess.Popen[bytes], limit_seconds: float) -> None:
 
 
 def outcome(case: str, seed: int, run: Path, began: float, exit_code: int, options: Options) -> dict[str, Any]:
-    """What the run folder says."""
+    """The row of a run from the files of its folder."""
     metrics, result = run / "metrics.jsonl", run / RESULT
     log = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.exists() else []
     final = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
-    # The last row is written in the moment in which the threshold is seen; then the run saves and ends its actors, which is no
-    # longer learning.
+    # The last row is written when the threshold is reached. Saving and ending the actors, which follow, are not learning time.
     seconds = metrics.stat().st_mtime - began if log else None
     reached = final.get("ended_by") == "stop_at_success" and seconds is not None and seconds <= options.limit_seconds
     lags = [row["policy_lag_mean"] for row in log]
@@ -161,7 +160,7 @@ def outcome(case: str, seed: int, run: Path, began: float, exit_code: int, optio
 
 
 def summary(case: str, rows: Sequence[dict[str, Any]], config: TrainConfig, options: Options) -> dict[str, Any]:
-    """Median, fastest and slowest of a case's runs, and what was run."""
+    """The row of a case: median, fastest and slowest run, and the configuration."""
     return {
         "case": case,
         "threshold": options.threshold,
@@ -182,7 +181,7 @@ def summary(case: str, rows: Sequence[dict[str, Any]], config: TrainConfig, opti
 
 
 def spread(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
-    """Median, least and most; None stands for more than any number."""
+    """Median, smallest and largest value; None counts as larger than any number."""
     known = [value for value in values if value is not None]
     return {
         f"{name}_median": median(values, missing=float("inf")),
@@ -192,7 +191,7 @@ def spread(name: str, values: Sequence[float | None]) -> dict[str, float | None]
 
 
 def median(values: Sequence[float | None], missing: float | None = None) -> float | None:
-    """Of those that are known; with `missing` of all, that number in place of each that is not. None where it is not finite."""
+    """The median of the known values, or of all with `missing` for None; None if it is not finite."""
     numbers = [missing if value is None else value for value in values]
     known = [number for number in numbers if number is not None]
     middle = statistics.median(known) if known else float("inf")
@@ -200,6 +199,6 @@ def median(values: Sequence[float | None], missing: float | None = None) -> floa
 
 
 if __name__ == "__main__":
-    # By default SIGTERM would end this process at once, and leave the run and its folder behind.
+    # Without a handler SIGTERM ends this process at once, and the run and its folder remain.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.exit(main(sys.argv[1:]))

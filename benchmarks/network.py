@@ -1,24 +1,24 @@
 """Networks alone:  python -m benchmarks.network [rounds=3] [seconds=0.2] [cases=grid-lstm,...] [act=1,32,64,128,192] [learn=16,32,64,128]
 [variants=base,fp32,contiguous,malloc-off] [key=value of train.py ...]
 
-One thread, made-up data (2% resets, 8 tasks told apart by their ids), us per sample.
+One thread, synthetic data (2% resets, 8 tasks with their ids as context), us per sample.
 
-    act     one acting step (Policy.act) in that many slots; weights new every 20 steps
+    act     one acting step (Policy.act) in that many slots; new weights every 20 steps
     learn   one learner update (Learner.step) of T = 20 steps in that many columns
 
     cases   grid-<core>                   symbolic 7x7x3, with any core; lstm and feedforward by default
             mlp-lstm                      vectors of 16
             shallow-lstm                  pixels 84x84x4
-            deep-lstm                     pixels 72x96x3; not by default, seconds per update
+            deep-lstm                     pixels 72x96x3; not a default case, because an update takes seconds
 
-    variants, each of which changes one thing against base:
+    variants, each with one change to base:
             base         bf16 where the processor has it, convolutions with the channels last, memory settings of
             agents/runtime/processes/process.py
             fp32         full precision
             contiguous   convolutions with the channels first (pixels only)
-            malloc-off   the C library's own memory settings, in a process of its own, because they hold for a whole process
+            malloc-off   the C library's default memory settings, which hold for a process, so that it is a separate one
 
-All take turns; the first round is dropped. One line of JSON each: microseconds_per_sample {median, min, max}.
+All take turns; the first round is dropped. Prints one line of JSON each: microseconds_per_sample {median, min, max}.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ VARIANTS = ("base", "fp32", "contiguous", "malloc-off")
 
 
 class Case(NamedTuple):
-    """What is observed, and the arguments of train.py that go with it."""
+    """An observation space and the arguments of train.py for it."""
 
     observation: dict[str, ArraySpec]
     image_kind: str
@@ -77,7 +77,7 @@ DEFAULT = ("grid-lstm", "grid-feedforward", "mlp-lstm", "shallow-lstm")
 
 
 class Key(NamedTuple):
-    """What a row is about; `what` is act or learn, `size` the slots or columns."""
+    """The subject of a row; `what` is act or learn, `size` the number of slots or columns."""
 
     case: str
     what: str
@@ -128,7 +128,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def configured(case: Case, overrides: Sequence[str]) -> tuple[TrainConfig, EnvSpec]:
-    """Configuration and made-up suite of a case."""
+    """Configuration and synthetic suite of a case."""
     config = compose_train(merged(overrides, [*case.arguments, "context=task"]))
     return config, EnvSpec(
         suite="synthetic",
@@ -149,11 +149,11 @@ def as_variant(config: TrainConfig, variant: str) -> TrainConfig:
 
 
 class Workbench:
-    """A process that measures what it is told, and sleeps meanwhile.
+    """A process that measures on request.
 
     Args:
-        configs: by case.
-        malloc: whether it makes the memory settings of a run.
+        configs: case -> configuration and suite.
+        malloc: whether the process has the memory settings of train.py.
     """
 
     def __init__(self, configs: dict[str, tuple[TrainConfig, EnvSpec]], *, malloc: bool) -> None:
@@ -176,14 +176,14 @@ class Workbench:
             raise BenchmarkError(f"the process that measured {key.case} {key.what}={key.size} died.") from None
 
     def close(self) -> None:
-        """Ends it."""
+        """Kills the process."""
         self._process.kill()
         self._process.join()
         self._connection.close()
 
 
 def _serve(configs: dict[str, tuple[TrainConfig, EnvSpec]], malloc: bool, connection: Connection) -> None:
-    """Main function of a workbench."""
+    """The main function of the process."""
     if malloc:
         configure_process(1)
     else:
@@ -196,12 +196,12 @@ def _serve(configs: dict[str, tuple[TrainConfig, EnvSpec]], malloc: bool, connec
                 work[key] = _work(key, *configs[key.case])
             connection.send(tuple(cost(work[key], seconds)))
     except (EOFError, BrokenPipeError):
-        # The benchmark is over.
+        # The benchmark has ended.
         return
 
 
 def _work(key: Key, config: TrainConfig, env: EnvSpec) -> Callable[[], float]:
-    """The work of a key for `turns.cost`; counts samples."""
+    """Work for `turns.cost` that counts samples."""
     config = as_variant(config, key.variant)
     policy = make_policy(config, env, key.size)
     network = policy.network
@@ -223,7 +223,7 @@ def _work(key: Key, config: TrainConfig, env: EnvSpec) -> Callable[[], float]:
 
 
 def _channels_first(network: nn.Module) -> None:
-    """Lays the input of every convolution out with the channels before height and width."""
+    """Gives the input of every convolution a memory layout with channels before height and width."""
 
     def rearranged(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         return inputs[0].contiguous(memory_format=torch.contiguous_format)
@@ -234,7 +234,7 @@ def _channels_first(network: nn.Module) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

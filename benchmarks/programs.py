@@ -1,11 +1,9 @@
-"""Programs that take turns: each is started once and stands still (SIGSTOP) whenever it is another's turn.
+"""Programs that take turns: each is started once and stopped by SIGSTOP while another one runs.
 
-So every case is warm in every turn, start-up is paid once, and exactly one program runs at a time. A stopped program keeps all that
-a running one has: full buffers, warm caches (but those of the processor), connected pipes. Whatever was in the middle of something
-when it was stopped takes the pause for its own time, though: the unroll that each actor is playing, and the log row that covers the
-pause. Hence a turn begins with a part that does not count, which lasts until every unroll begun before the pause must have reached
-the learner. After it, speed is taken between two log rows, by the program's own counter and clock, and time shares are the mean
-over the time between them.
+So start-up happens once, every program is warm in every turn, and exactly one program runs at a time. A stopped program keeps its
+buffers, pipes and caches, except those of the processor. But the pause counts as time in the unrolls in progress and in the next log row.
+Hence a turn starts with an uncounted part, which lasts until every unroll from before the pause has reached the learner. Then the speed
+is measured between two log rows, by the program's counter and clock, and time shares are means over the same period.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from benchmarks.options import BenchmarkError
 ROOT = Path(__file__).parents[1]
 SHARES = ("env", "inference", "learner", "wait")
 _SETTLE_SECONDS = 0.4
-"""At the beginning of a turn, not counted."""
+"""Shortest uncounted part of a turn."""
 _POLL_SECONDS = 0.05
 _LOG_SECONDS = 0.2
 _START_SECONDS = 300.0
@@ -43,32 +41,32 @@ _END_SECONDS = 5.0
 
 
 class Turn(NamedTuple):
-    """One turn of a program: steps per second, cores kept busy by its processes, and the time shares of train.py, if it is that."""
+    """One turn of a program: steps per second, cores used by its processes, and for train.py the time shares."""
 
     steps_per_second: float
     cores_used: float
     shares: dict[str, float]
 
 
-class Progress(Protocol):
-    """Where a program's steps can be read."""
+class StepCounter(Protocol):
+    """Reads the steps of a program."""
 
     def points(self) -> list[tuple[float, float]]:
-        """(seconds, steps) since the last call; both only grow, from any origin."""
+        """New points (seconds, steps) since the last call; both never decrease, from any origin."""
 
     def shares(self) -> dict[str, float]:
-        """Mean time shares between the first and the last of the points since the last call of this method."""
+        """Mean time shares over the points since the last call of this method."""
 
 
 class Program:
-    """A program in a process group of its own; it stands still except in its turns.
+    """A program in a new process group, stopped except during its turns.
 
     Args:
-        command: its words.
-        progress: where to read its steps.
+        command: the words of the command.
+        counter: reads its steps.
         folder: for its output.
-        in_flight: steps that may have been begun but not counted when it is stopped.
-        environment: variables in addition to this process's.
+        in_flight: most steps that have started but are not counted when it is stopped.
+        environment: variables in addition to those of this process.
         root: working directory.
     """
 
@@ -76,7 +74,7 @@ class Program:
         self,
         name: str,
         command: Sequence[str],
-        progress: Progress,
+        counter: StepCounter,
         folder: Path,
         *,
         in_flight: int = 0,
@@ -84,7 +82,7 @@ class Program:
         root: Path = ROOT,
     ) -> None:
         self.name = name
-        self._progress = progress
+        self._counter = counter
         self._in_flight = in_flight
         self._steps = 0.0
         self._output = folder / "output"
@@ -106,7 +104,7 @@ class Program:
             raise
 
     def turn(self, seconds: float) -> Turn:
-        """Runs for `seconds`, longer if there are less than two log rows in them, and stops again.
+        """Continues the program for `seconds`, or until there are two log rows, and stops it.
 
         Raises:
             BenchmarkError: the program ended or made no progress.
@@ -116,7 +114,7 @@ class Program:
         self._signal(signal.SIGCONT)
         time.sleep(_SETTLE_SECONDS)
         self._await(_STALL_SECONDS, lambda: bool(self._points()) and self._steps > settled)
-        self._progress.shares()
+        self._counter.shares()
         points: list[tuple[float, float]] = []
         began, cpu_began = time.perf_counter(), _cpu_seconds(self._process.pid)
 
@@ -128,15 +126,15 @@ class Program:
         wall, cpu = time.perf_counter() - began, _cpu_seconds(self._process.pid) - cpu_began
         self._signal(signal.SIGSTOP)
         (first, first_steps), (last, last_steps) = points[0], points[-1]
-        return Turn((last_steps - first_steps) / (last - first), cpu / wall, self._progress.shares())
+        return Turn((last_steps - first_steps) / (last - first), cpu / wall, self._counter.shares())
 
     def terminate(self) -> None:
-        """Asks the whole process group to end."""
+        """Sends SIGTERM to the process group."""
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Ends the whole process group; does not ask for long."""
+        """Ends the process group: SIGTERM, then SIGKILL."""
         self.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
@@ -144,7 +142,7 @@ class Program:
         self._process.wait()
 
     def _points(self) -> list[tuple[float, float]]:
-        points = self._progress.points()
+        points = self._counter.points()
         self._steps = points[-1][1] if points else self._steps
         return points
 
@@ -169,7 +167,7 @@ class Program:
 
 
 class Programs:
-    """Starts programs one after the other, each with a scratch folder, and ends them all."""
+    """Starts programs one after the other, each with a temporary folder, and ends all of them."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="mimpala-benchmark-")
@@ -178,33 +176,33 @@ class Programs:
     def training(
         self, name: str, arguments: Sequence[str], module: str = "train", own: Sequence[str] = (), root: Path = ROOT
     ) -> Program:
-        """`python train.py <arguments>` without an end, display or checkpoints.
+        """Starts `python train.py <arguments>` without an end, display or checkpoints.
 
         Args:
-            module: another one with the same command line.
-            own: arguments of that module alone.
-            root: the checkout whose module it is.
+            module: replaces train; must have the same command line.
+            own: further arguments of that module.
+            root: the checkout of the module.
         """
         config, env = configured(arguments)
         slots, workload = config.runtime.slots_per_actor, make_plan(config, env).run
-        # Full and half-full buffers, the batch that is being learned from, and what came after the last log row.
+        # Full and partly filled buffers, the current batch, and the batch after the last log row.
         unrolls = workload.num_actors * workload.buffers_per_actor + 2 * workload.unrolls_per_batch
         in_flight = unrolls * slots * config.learner.unroll_length if config.runtime.name != "serial" else 0
         folder = self._make_folder()
         run = folder / "run"
         settings = [f"log_seconds={_LOG_SECONDS}", "checkpoint_seconds=1e9", "total_frames=1000000000000"]
         command = [sys.executable, "-m", module, *own, *settings, *arguments, f"run={run}", "display=false"]
-        progress = MetricsProgress(run / "metrics.jsonl")
-        return self._add(Program(name, command, progress, folder, in_flight=in_flight, root=root))
+        counter = MetricsCounter(run / "metrics.jsonl")
+        return self._add(Program(name, command, counter, folder, in_flight=in_flight, root=root))
 
     def other(self, name: str, command: Sequence[str], pattern: re.Pattern[str] | None) -> Program:
-        """Any other program. It prints its steps as `pattern` says, or its environments count in files (`CounterProgress`)."""
+        """Starts any other program. It prints its steps in the form of `pattern`, or its environments count in files (FileCounter)."""
         folder = self._make_folder()
         if pattern:
-            progress: Progress = OutputProgress(folder / "output", pattern)
+            counter: StepCounter = OutputCounter(folder / "output", pattern)
         else:
-            progress = CounterProgress(folder)
-        return self._add(Program(name, command, progress, folder, environment={"BENCH_DIR": str(folder)}))
+            counter = FileCounter(folder)
+        return self._add(Program(name, command, counter, folder, environment={"BENCH_DIR": str(folder)}))
 
     def __enter__(self) -> Self:
         return self
@@ -228,21 +226,21 @@ class Programs:
         return program
 
 
-class MetricsProgress:
-    """The rows of a run's metrics.jsonl."""
+class MetricsCounter:
+    """Reads the rows of metrics.jsonl."""
 
     def __init__(self, path: Path) -> None:
         self._lines = _NewLines(path)
         self._rows: list[dict[str, float]] = []
 
     def points(self) -> list[tuple[float, float]]:
-        """See Progress: the run's own seconds and steps."""
+        """See StepCounter: seconds and steps of the rows."""
         rows = [json.loads(line) for line in self._lines.read()]
         self._rows += rows
         return [(row["seconds"], row["steps"]) for row in rows]
 
     def shares(self) -> dict[str, float]:
-        """See Progress."""
+        """See StepCounter."""
         rows, self._rows = self._rows, []
         if len(rows) < 2:
             return {}
@@ -254,64 +252,64 @@ class MetricsProgress:
         }
 
 
-class CounterProgress:
-    """Files steps_* in a folder, one for each environment: its steps so far as one int64 in the machine's byte order."""
+class FileCounter:
+    """Reads files steps_* of a folder; each has the steps of one environment as one int64 in the machine's byte order."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def points(self) -> list[tuple[float, float]]:
-        """See Progress: one point, now, unless nothing has been counted yet."""
+        """See StepCounter: one point for now; none before the first step."""
         steps = sum(int(np.fromfile(path, np.int64, 1).sum()) for path in self._folder.glob("steps_*"))
         return [(time.perf_counter(), steps)] if steps else []
 
     def shares(self) -> dict[str, float]:
-        """Not known."""
+        """None: such a program does not report them."""
         return {}
 
 
-class OutputProgress:
-    """Lines of output that match a pattern, whose first group is the number of steps so far."""
+class OutputCounter:
+    """Reads lines of output that match a pattern, whose first group is the number of steps so far."""
 
     def __init__(self, path: Path, pattern: re.Pattern[str]) -> None:
         self._lines = _NewLines(path)
         self._pattern = pattern
 
     def points(self) -> list[tuple[float, float]]:
-        """See Progress: one point for each line, at the time at which it was found."""
+        """See StepCounter: one point for each line, at the time of this call."""
         matches = [self._pattern.search(line.decode(errors="replace")) for line in self._lines.read()]
         return [(time.perf_counter(), float(match[1].replace(",", ""))) for match in matches if match]
 
     def shares(self) -> dict[str, float]:
-        """Not known."""
+        """None: such a program does not report them."""
         return {}
 
 
 class _NewLines:
-    """Reads a growing file, whole lines only."""
+    """Reads the complete lines of a growing file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._position = 0
 
     def read(self) -> list[bytes]:
-        """The lines since the last call; none while there is no file."""
+        """The lines since the last call; none while the file is missing."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
             file.seek(self._position)
             text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._position += len(whole)
-        return whole.splitlines()
+        complete = text[: text.rfind(b"\n") + 1]
+        self._position += len(complete)
+        return complete.splitlines()
 
 
 def _cpu_seconds(group: int) -> float:
-    """Processor time of all living processes of a group."""
+    """Processor seconds of all living processes of a process group."""
     ticks = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            # The name in parentheses may hold blanks; after it come state, parent, group, and utime, stime as 12th and 13th.
+            # The name in parentheses can contain blanks. Then follow state, parent, group, ..., utime and stime as 12th and 13th field.
             fields = path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
             if int(fields[2]) == group:
                 ticks += int(fields[11]) + int(fields[12])

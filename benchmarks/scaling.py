@@ -1,14 +1,13 @@
-"""More actors, more steps:  python -m benchmarks.scaling [rounds=5] [seconds=4] [actors=1,2,4,8] [milliseconds=1]
+"""Throughput by the number of actors:  python -m benchmarks.scaling [rounds=5] [seconds=4] [actors=1,2,4,8] [milliseconds=1]
 [key=value of train.py ...]
 
-Training throughput by the number of actor processes, on an environment that burns one millisecond of processor time for each step of each
-slot, and a small agent that costs far less. It should grow in step with the actors while there are cores for them, and be flat from there
-on: actors without a core of their own cannot help, and must not hurt. Where cores abound, it ends where the learner saturates, and its
-share of waiting has gone to nothing.
+The environment uses one millisecond of processor time for each step of each slot; the agent is small and costs far less. Throughput should
+grow with the actors while each has a core, and then stay constant: more actors cannot help and must not harm. With many cores the learner
+becomes the limit, and its share of waiting is zero.
 
-The cases take turns as in throughput.py. One line of JSON per number of actors: steps_per_second {median, min, max}; times_first, the
-same over that of the first case in the same round; cores_used; time, with the learner's share of waiting; ceiling, the steps per second
-at which all cores would do nothing but step environments.
+The cases take turns as in throughput.py. Prints one line of JSON for each number of actors: steps_per_second {median, min, max};
+times_first, its ratio to the first case in the same round; cores_used; time, with the learner's share of waiting; ceiling, the steps per
+second if all cores did nothing but step environments.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

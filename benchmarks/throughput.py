@@ -1,29 +1,29 @@
 """Training steps per second, end to end:  python -m benchmarks.throughput [rounds=5] [seconds=5] [cases=...] [case="name: key=value ..."]
 [command="name: program ..."] [pattern=...] [key=value of train.py ...]
 
-Every case is a `train.py` of its own, started once; they take turns of `seconds` by being stopped and continued (programs.py says why
-that is sound), so all of them meet the same machine. The first round is dropped.
+Every case is one process of `train.py`. The cases take turns of `seconds`, stopped and continued by signals (see programs.py), so that all
+have the same load of the machine. The first round is dropped.
 
     cases=default|suites|engines|fusions|p1|p2|p3   lists of cases (cases.py); the default is the suite on each installed engine, and
                                                     fusions concat, gated and mi
-    case="wide: core.size=512"                      a case of your own, any number of them
-    checkout="before: <folder> key=value ..."       train.py of another checkout of this project as a case, under this Python. Without a
-                                                    case of its own this checkout runs beside it, with the same keys
-    command="peer: python peer.py --fast"           another program as a case. It finds a folder in the environment variable BENCH_DIR,
-                                                    in which each of its environments keeps a file steps_<anything> with its steps so far
-                                                    as one int64;
-    pattern="steps: (\\d+)"                          ... or, with this, it prints its steps so far.
+    case="wide: core.size=512"                      a named case; can be given several times
+    checkout="before: <folder> key=value ..."       train.py of another checkout of this project as a case, under this Python. Without
+                                                    other cases this checkout runs beside it, with the same keys
+    command="peer: python peer.py --fast"           another program as a case. The environment variable BENCH_DIR names a folder.
+                                                    Each environment of the program writes its steps so far as one int64 to a file
+                                                    steps_<anything> there;
+    pattern="steps: (\\d+)"                          ... or, with this, the program prints its steps so far.
     key=value                                       for every case that does not set the key itself
 
-Each turn is a line on stderr as it ends. At the end one line of JSON per case, over the rounds:
+Prints a line on stderr after each turn. At the end prints one line of JSON for each case, over the rounds:
 
     steps_per_second    {median, min, max}
-    times_first         the same of its speed divided by that of the first case in the same round: a drift of the machine leaves it alone
+    times_first         ratio to the first case in the same round, which a drift of the machine does not change
     cores_used          processor seconds of all its processes per second
     time                shares of metrics.jsonl: env and inference of an actor's time, learner and wait of the learner's
 
-Two checkouts that learn at different speed play episodes of different length, which has a cost of its own. To compare their code alone
-let nobody learn (`learner.learning_rate=0`).
+Two checkouts that learn at different speed have episodes of different length and different cost. To compare their code alone, give
+`learner.learning_rate=0`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from envs.spec import EnvSpec
 from system.errors import InputError
 
 THIS_CHECKOUT = "this checkout"
-"""The case that runs beside another checkout where no case was given."""
+"""The case beside another checkout if no case is given."""
 
 
 def measure(arguments: list[str]) -> Iterator[Row]:
@@ -75,7 +75,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
         pattern = patterns[-1] if patterns else None
         started |= {name: programs.other(name, words, pattern) for name, words in commands.items()}
         turns = take_turns(
-            {name: partial(told_turn, name, program, options.seconds) for name, program in started.items()},
+            {name: partial(report_turn, name, program, options.seconds) for name, program in started.items()},
             options.rounds,
         )
     first = [turn.steps_per_second for turn in next(iter(turns.values()))]
@@ -94,10 +94,10 @@ def measure(arguments: list[str]) -> Iterator[Row]:
 
 
 def other_checkouts(options: Options) -> dict[str, tuple[Path, list[str]]]:
-    """By name, the folder of each `checkout=` and the keys for its train.py.
+    """Name of each `checkout=` -> its folder and the keys for its train.py.
 
     Raises:
-        InputError: it cannot be read, or the folder holds no train.py.
+        InputError: the argument cannot be read, or the folder has no train.py.
     """
     found = {}
     for name, words in dict(named("checkout", text) for text in options.own.get("checkout", [])).items():
@@ -110,15 +110,15 @@ def other_checkouts(options: Options) -> dict[str, tuple[Path, list[str]]]:
     return found
 
 
-def told_turn(name: str, program: Program, seconds: float) -> Turn:
-    """A turn, and a line on stderr about it: a run that is cut short has then said what it saw."""
+def report_turn(name: str, program: Program, seconds: float) -> Turn:
+    """Runs a turn and prints its speed on stderr, so that an interrupted benchmark has shown its readings."""
     turn = program.turn(seconds)
     print(f"{name}: {turn.steps_per_second:,.0f} steps/s", file=sys.stderr, flush=True)
     return turn
 
 
 def speeds(turns: Sequence[Turn]) -> Row:
-    """What the turns of one program come to."""
+    """Speed, used cores and time shares over the turns of one program."""
     known = [name for name in SHARES if all(name in turn.shares for turn in turns)]
     return {
         "steps_per_second": spread(turn.steps_per_second for turn in turns),
@@ -128,7 +128,7 @@ def speeds(turns: Sequence[Turn]) -> Row:
 
 
 def layout(config: TrainConfig, env: EnvSpec) -> Row:
-    """Processes and threads of a run."""
+    """Numbers of processes and threads of a training."""
     plan = make_plan(config, env)
     return {
         "actors": plan.run.num_actors,
@@ -138,7 +138,7 @@ def layout(config: TrainConfig, env: EnvSpec) -> Row:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The program; see benchmarks/options.py for what it returns."""
+    """Prints the rows. Returns the exit code of `options.report`."""
     return report(measure, arguments, __doc__)
 
 

@@ -1,4 +1,4 @@
-"""Turns: A B C A B C ..., so that a change in the machine's load meets everything that is compared."""
+"""Turns: A B C A B C ..., so that a change of the machine's load affects all cases."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _DIGITS = 4
 
 
 class Cost(NamedTuple):
-    """What one unit of work took: seconds of wall-clock, and processor seconds of all threads of this process."""
+    """Cost of one unit of work: wall-clock seconds, and processor seconds of all threads of this process."""
 
     wall: float
     cpu: float
 
 
 def take_turns(turns: Mapping[Name, Callable[[], Reading]], rounds: int) -> dict[Name, list[Reading]]:
-    """Readings of every case, one for each of `rounds` rounds. One more round comes first; it warms up and is dropped."""
+    """Readings of every case, one for each round, after a dropped round for warm-up."""
     readings: dict[Name, list[Reading]] = {name: [] for name in turns}
     for number in range(rounds + 1):
         for name, turn in turns.items():
@@ -32,20 +32,20 @@ def take_turns(turns: Mapping[Name, Callable[[], Reading]], rounds: int) -> dict
 
 
 def cost(work: Callable[[], float], seconds: float) -> Cost:
-    """Seconds per unit of `work`, which returns how many units it did. It is repeated for `seconds`, and done once at least."""
+    """Seconds per unit of `work`, which returns its number of units. Repeats it for `seconds`, at least once."""
     units = 0.0
     began, cpu_began = time.perf_counter(), time.process_time()
     while True:
         units += work()
         wall = time.perf_counter() - began
         if wall >= seconds:
-            # A case that did nothing that counts costs infinitely much per unit; dividing by zero would say less.
+            # Work without any unit gets a huge cost instead of a division by zero.
             units = max(units, 1e-9)
             return Cost(wall / units, (time.process_time() - cpu_began) / units)
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
-    """Median, smallest and largest, to four digits."""
+    """Median, smallest and largest value, with four digits."""
     listed = list(values)
     return {
         "median": digits(statistics.median(listed)),
@@ -55,15 +55,15 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 
 def ratios(values: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-    """The spread of value / reference, round by round: both met the same load."""
+    """The spread of value / reference in each round, because both have the same load there."""
     return spread(value / reference for value, reference in zip(values, references, strict=True))
 
 
 def microseconds(values: Iterable[float]) -> dict[str, float]:
-    """The spread of seconds, in microseconds."""
+    """The spread of times in seconds, as microseconds."""
     return spread(value * 1e6 for value in values)
 
 
 def digits(value: float) -> float:
-    """Four significant digits: nothing here is known better."""
+    """Rounds to four significant digits, more than the precision of any measurement here."""
     return float(f"{value:.{_DIGITS}g}")

@@ -1,4 +1,4 @@
-"""The schemas of the studies: every key of `python -m studies.<name>`, with its default. Those of `quick=true` are in conf/studies."""
+"""The schemas of the studies: every key of `python -m studies.<name>` with its default. conf/studies has the defaults of `quick=true`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass(kw_only=True, slots=True)
 class StudyConfig:
-    """What all studies have.
+    """The keys of all studies.
 
     Attributes:
-        quick: a small setting, to see that everything works: smaller defaults for the other keys.
-        folder: of what is written; empty = runs/study-<name>, and runs/study-<name>-quick. Cells that are there already are not run again.
-        seeds: how many; of the networks' initial weights, of the data, and of whatever is drawn at random.
-        seed: the first of them.
-        parallel: processes; 0 = one for each core.
+        quick: small defaults for the other keys, to see that everything works.
+        folder: of the output; empty = runs/study-<name>, or runs/study-<name>-quick. Stored results are not computed again.
+        seeds: number of seeds, of initial weights, data and everything else that is drawn.
+        seed: the first seed.
+        parallel: number of processes; 0 = one for each core.
         display: whether to show progress.
     """
 
@@ -33,10 +33,10 @@ class SyntheticConfig(StudyConfig):
     Attributes:
         functions: names of studies.data.targets.FUNCTIONS.
         networks: names of studies.synthetic.NETWORKS.
-        dimensions: d, of either input.
-        error: mean squared error to be reached, of targets with variance 1.
-        steps, batch_size, learning_rate: of training; every batch is drawn afresh.
-        test_samples: that the error is measured on.
+        dimensions: d, the size of each input.
+        error: the mean squared error to reach; targets have variance 1.
+        steps, batch_size, learning_rate: of training; every batch is new.
+        test_samples: for the measured error.
         most_parameters: larger networks are not tried.
     """
 
@@ -55,22 +55,22 @@ class SyntheticConfig(StudyConfig):
 
 @dataclass(kw_only=True, slots=True)
 class RegressionConfig(StudyConfig):
-    """Many tasks of one family, and new ones from few samples.
+    """Many tasks of one family, and new tasks from few samples.
 
     Attributes:
         functions: names of studies.data.families.FAMILIES.
         x_sizes: features of x, and of y.
         networks: names of studies.models.networks.PERCEPTRONS.
-        tasks: learnt together.
-        task_size: Z, features of the vector that is learnt for each task.
-        width, hidden_layers: of the network with `mi`; the others have the width that makes their number of parameters the nearest to its.
+        tasks: number of tasks that are learnt together.
+        task_size: Z, features of the learnt vector of each task.
+        width, hidden_layers: of the network with `mi`. The others have the width with the nearest number of parameters.
         rank: of `low_rank`.
         steps, samples: of training; samples of each task in a step.
-        learning_rates: each network is trained with all of them, and reported with the one whose validation error is least.
-        test_samples: of each task, for the error.
-        new_tasks: that are learnt afterwards, each by its vector alone.
-        shots: samples of each new task.
-        adaptation_steps, adaptation_rate: of learning them.
+        learning_rates: each network is trained with all, and reported with the one of least validation error.
+        test_samples: of each task, for the measured error.
+        new_tasks: number of tasks that are learnt afterwards, each by its vector alone.
+        shots: numbers of samples of each new task.
+        adaptation_steps, adaptation_rate: steps and learning rate for new tasks.
     """
 
     seeds: int = 8
@@ -99,13 +99,13 @@ class NeuralProcessConfig(StudyConfig):
     Attributes:
         networks: decoders, names of studies.neural_process.DECODERS.
         latent_size: Z.
-        encoder_width: of the encoder's two hidden layers and its output.
-        width, hidden_layers: of the decoder with `mi`; the others have the width that makes their number of parameters the nearest to its.
+        encoder_width: of the two hidden layers and the output of the encoder.
+        width, hidden_layers: of the decoder with `mi`. The others have the width with the nearest number of parameters.
         rank: of `low_rank`.
         steps, functions: of training; functions in a step.
-        most_context: context points in training, from 1 on; always another number.
+        most_context: training draws the number of context points from 1 to this.
         target_points: further points of each function.
-        learning_rates: each decoder is trained with all of them, and reported with the one whose validation bound is best.
+        learning_rates: each decoder is trained with all, and reported with the one of the best validation bound.
         length_scale, noise: of the Gaussian process.
         test_functions, context_sizes, latent_samples: of the evaluation.
     """
@@ -133,22 +133,22 @@ class LanguageConfig(StudyConfig):
     """Language models, plain and multiplicative.
 
     Attributes:
-        corpus: a text file (enwik8, text8), a folder with one file each for train, valid and test (WikiText-103); empty = Python's own
-            documentation.
-        level: of symbols, byte, character or word; empty = bytes of a file, words of a folder, characters of the documentation.
+        corpus: a text file (enwik8, text8), or a folder with one file each for train, valid and test (WikiText-103); empty = Python's
+            own documentation.
+        level: of symbols: byte, character or word; empty = bytes of a file, words of a folder, characters of the documentation.
         networks: names of studies.models.language_model.FORMS.
-        size: of the plain LSTM; the others have the width that makes their number of parameters the nearest to its.
+        size: of the plain LSTM. The others have the width with the nearest number of parameters.
         embedding_size: E.
         rank: of the multiplicative encoder and decoder.
-        tied: whether symbols have one embedding for input and output.
+        tied: whether input and output embeddings are the same.
         dropout: of embeddings and the core's outputs.
-        steps, batch_size, length: of training; texts that are read side by side, and symbols of each in a step.
-        learning_rates: each network is trained with all of them, and reported with the one whose validation text costs least.
+        steps, batch_size, length: of training; rows that are read side by side, and symbols of each in a step.
+        learning_rates: each network is trained with all, and reported with the one of the cheapest validation text.
         most_gradient: norm to which gradients are clipped.
-        evaluations, patience: how often the validation text is read, and after how many times without a gain training ends.
-        test_rows: pieces of the test text that are read side by side, each from an empty state; 1 = in one go, which takes hours for the
-            five million bytes of enwik8.
-        sample, temperature: symbols that every model writes when it is trained, 0 for none; 1 = as likely as the model has them.
+        evaluations, patience: number of readings of the validation text, and of readings without a gain after which training ends.
+        test_rows: rows of the test text that are read side by side, each from an empty state. 1 reads it in one go, which takes hours
+            for the five million bytes of enwik8.
+        sample, temperature: number of symbols that every trained model writes, 0 for none; temperature 1 samples the model's distribution.
     """
 
     corpus: str = ""

@@ -1,6 +1,6 @@
 """`python -m benchmarks.coverage` prints its documented rows, the same every time, and refuses bad input.
 
-Its figures are tested in tests/ablation.
+tests/ablation checks the values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
     first = capsys.readouterr().out
     rows = [json.loads(line) for line in first.splitlines()]
     numbers = {case: sum(row["case"] == case for row in rows) for case in coverage.CASES}
-    # Two kinds of scores, of one task in one setting and three in four, and four aggregates; two shifts, with and without correlation.
+    # Intervals: 2 kinds of scores, 1 setting of one task and 4 of three tasks, 4 aggregates. Improvement: 2 shifts, 1 + 2 correlations.
     assert numbers == {"intervals": 2 * (1 + 4) * 4, "improvement": 2 * (1 + 2), "verdict": 5}
     assert all(0 <= row["coverage"] <= 1 for row in rows if row["case"] != "verdict")
     assert all(

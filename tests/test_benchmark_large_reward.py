@@ -1,4 +1,4 @@
-"""`python -m benchmarks.large_reward` prints its documented rows, and what it measures is bounded."""
+"""`python -m benchmarks.large_reward` prints its documented rows, and the growth of sigma is bounded."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert means["seeds"] == 1
     for key in ("undisturbed", "control", "disturbed", "control_ratio", "ratio"):
         assert len(row[key]) == 4 and means[key] == row[key]
-    # The published update makes it 100.
+    # It is 100 with the published update of PopArt.
     assert max(row["sigma_growth"]) < 1.1
 
 
-def test_what_counts_as_recovered() -> None:
+def test_recovered_is_the_end_of_the_first_good_window() -> None:
     assert large_reward.recovered([1, 1, 1], [0, 1, 1], 50) == 100
     assert large_reward.recovered([1, 1, 1], [1, 1, 0.5], 50) is None
 

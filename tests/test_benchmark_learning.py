@@ -1,4 +1,4 @@
-"""What benchmarks make of what they measure. Nothing is measured here."""
+"""`benchmarks.learning`: its command line, and its rows from given run folders. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from system.errors import InputError
         ([None], None, None, None),
     ],
 )
-def test_runs_that_did_not_get_there_count_as_the_slowest(
+def test_failed_runs_count_as_the_slowest(
     values: list[float | None], median: float | None, least: float | None, most: float | None
 ) -> None:
     assert spread("x", values) == {"x_median": median, "x_min": least, "x_max": most}
 
 
-def test_learning_takes_its_own_keys_and_leaves_the_others() -> None:
+def test_other_keys_are_passed_to_train() -> None:
     assert parse([]) == Options(5, CASES, 0.9, 120.0, ())
     given = parse(
         ["seeds=2", "cases=[a, b]", "learner.passes=2", "limit_seconds=7.5", "env=conditional", "threshold=1"]

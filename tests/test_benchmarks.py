@@ -1,4 +1,4 @@
-"""Every benchmark ends by itself, prints one JSON object per case with its documented keys, and refuses bad input; no speed is asserted."""
+"""Every benchmark prints one JSON object for each case with its documented keys and refuses bad input. No test asserts a speed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PROGRAMS: dict[str, ModuleType] = {
 
 
 def rows(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> list[dict[str, Any]]:
-    """What the benchmark prints."""
+    """The printed rows of the benchmark."""
     code = PROGRAMS[name].main([*SHORT, *arguments])
     output = capsys.readouterr()
     assert code == 0, output.err
@@ -68,7 +68,7 @@ def test_throughput(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_throughput_of_another_checkout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """It runs that folder's own train.py, with the keys of all cases and its own."""
+    """Runs train.py of that folder with the common keys and the keys of the case."""
     root = tmp_path / "before"
     root.mkdir()
     (root / "train.py").write_text(
@@ -89,7 +89,7 @@ def test_throughput_of_another_checkout(capsys: pytest.CaptureFixture[str], tmp_
     assert this["times_first"] == {"median": 1, "min": 1, "max": 1}
     check_spreads(before, "times_first")
     assert before["checkout"] == str(root) and "checkout" not in this
-    assert before["steps_per_second"]["median"] == 1e6, "by that program's own counter and clock"
+    assert before["steps_per_second"]["median"] == 1e6, "by the counter and clock of that program"
     assert "fusion=mi" in before["arguments"] and "fusion=mi" not in this["arguments"]
 
 
@@ -103,7 +103,7 @@ def test_environment(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_network(capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(capsys, "network", "cases=mlp-lstm", "act=2", "learn=2", "seconds=0.01")
-    # Nothing to lay out differently without an image.
+    # The variant `contiguous` needs an image.
     assert [row["variant"] for row in found] == ["base", "fp32", "malloc-off"] * 2
     assert [row["what"] for row in found] == ["act"] * 3 + ["learn"] * 3
     for row in found:
@@ -136,9 +136,9 @@ def test_fusion(capsys: pytest.CaptureFixture[str]) -> None:
         assert row["contexts_per_batch"] == 20
         assert row["slots"] == 40
         assert (row["fusion"] != "concat") or row["times_concat"]["median"] == 1
-    # A bias [K] for each context of concat; for mi a matrix [K, X] as well, x being torso, last action and reward.
+    # For each context, concat has a bias [K]; mi has also a matrix [K, X], where x is torso, last action and reward.
     concat, interaction = found[:2]
-    # An actor has room for two contexts in each of its 40 slots.
+    # An actor caches two contexts for each of its 40 slots.
     for row, numbers in ((concat, 64), (interaction, 64 * (64 + 4 + 1 + 1))):
         assert row["learner_modulation_bytes"] == 20 * numbers * 4
         assert row["acting_modulation_bytes"] == 80 * numbers * 4
@@ -157,13 +157,13 @@ def test_fusion_layers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     for row in found:
         check_spreads(row, "apply_times_concat", "train_times_concat", "apply_microseconds_per_sample")
     assert [by_name["mi", contexts]["num_contexts"] for contexts in ("constant", "worst")] == [1, 6]
-    # One context: its weights are made once. Another at every step: they are not made at all.
+    # With one context, the weights are computed once. With a context for each step they are never computed.
     constant, worst = (by_name["mi", contexts]["multiply_adds"] for contexts in ("constant", "worst"))
     assert constant["condition"] == 64 * 256 * 257 and constant["apply"] == 6 * 256 * 256
     assert worst["condition"] == 6 * 64 * 256 and worst["apply"] == 6 * 256 * (64 * 256 + 64 + 256)
 
 
-def test_the_plain_ways_compute_the_full_interaction() -> None:
+def test_plain_implementations_equal_the_full_interaction() -> None:
     mi = MultiplicativeInteraction(fusion_layers.X, fusion_layers.Z, fusion_layers.K)
     x, z = torch.randn(3, fusion_layers.X), torch.randn(3, fusion_layers.Z)
     rest = torch.addmm(mi.b, z, mi.U) + x @ mi.V.t()
@@ -187,7 +187,7 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     check_spreads(row, "steps_per_second", "times_first")
     assert row["actors"] == 1
     assert row["time"].keys() == {"env", "inference", "learner", "wait"}
-    # Processor time of one actor, a millisecond for each of its steps: no machine is fast enough for more.
+    # Each step costs one actor a millisecond of processor time on any machine.
     assert row["steps_per_second"]["max"] < 1100
 
 
@@ -219,7 +219,7 @@ def test_learners(capsys: pytest.CaptureFixture[str]) -> None:
         ("learners", ["learners=3"], r"cannot be shared out among learner.num_processes=3"),
     ],
 )
-def test_bad_input_is_one_sentence(
+def test_bad_input_is_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str], name: str, arguments: list[str], message: str
 ) -> None:
     assert PROGRAMS[name].main(arguments) == 2
@@ -235,7 +235,7 @@ def test_help_is_the_description(capsys: pytest.CaptureFixture[str], name: str) 
     assert f"python -m benchmarks.{name} [rounds=" in capsys.readouterr().out
 
 
-def test_a_program_that_ends_is_reported_with_its_last_words() -> None:
+def test_a_program_that_ends_is_reported_with_its_last_line() -> None:
     command = [sys.executable, "-c", "print('first'); print('out of paper'); raise SystemExit(3)"]
     with Programs() as programs, pytest.raises(BenchmarkError, match="peer ended with exit code 3: out of paper"):
         programs.other("peer", command, None)
@@ -259,7 +259,7 @@ def test_cost_counts_units() -> None:
     assert 0 < reading.wall < 60
 
 
-def test_options_are_taken_apart() -> None:
+def test_options_are_parsed() -> None:
     options = parse(["rounds=2", "fusion=mi", "slots=[3,4]"], rounds=9, seconds=1, own=("slots",))
     assert (options.rounds, options.seconds, options.overrides) == (2, 1, ["fusion=mi"])
     assert options.numbers("slots", (1,)) == [3, 4]

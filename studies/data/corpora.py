@@ -1,11 +1,11 @@
-"""Text for language models: three parts of it, as numbers, from a path or from what every Python carries.
+"""Training, validation and test text for language models as numbers, from a path or from Python's own documentation.
 
-- A folder with one file each for training, validation and test, as WikiText-103 comes: read as words.
-- A file (enwik8, text8): its first 90%, the next 5% and the last 5%, the usual parts of those two; read as bytes. The file stays on disk.
-- No path: the topics of the Python language reference behind `help()`, by character, parts by topic (studies/data/topics.py).
+- A folder with one file for each part, such as WikiText-103: read as words.
+- A file (enwik8, text8): the first 90%, the next 5% and the last 5%, the usual split; read as bytes. The file stays on disk.
+- No path: the topics of the Python language reference behind `help()`, as characters, split by topic (studies/data/topics.py).
 
-Symbols are bytes, characters or words; the end of a line is a word. Those that occur only once in the training text, or never, are one,
-UNKNOWN, except for bytes, of which there are always 256. Large files are read in chunks, twice: to count, and to number.
+Symbols are bytes, characters or words; the end of a line is a word. Characters and words that occur at most once in the training text
+become UNKNOWN; there are always 256 bytes. Large files are read twice in chunks: once to count symbols and once to number them.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from system.errors import InputError
 PARTS = ("train", "valid", "test")
 LEVELS = ("byte", "character", "word")
 UNKNOWN = 0
-"""Number of the symbol that stands for all that the training text hardly knows; bytes have none."""
+"""Number of the symbol for rare and unseen ones; bytes have no such symbol."""
 END_OF_LINE = "<eos>"
-"""As a word."""
+"""The word for the end of a line."""
 
 _CHUNK = 2**20
 _SHARES = (0.90, 0.95)
-"""Of a file, where the validation and the test text begin."""
+"""Where the validation and the test text of a file start, as shares of its length."""
 _WAYS = "give a text file, a folder with files for train, valid and test, or nothing for Python's own documentation"
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
 
 
 class Corpus(NamedTuple):
-    """A text in numbers.
+    """A text as numbers.
 
     Attributes:
         level: one of LEVELS.
-        symbols: by number; at byte level [].
-        parts: of PARTS, the numbers of the symbols; bytes of a file are a memory map.
-        characters: of each part, the line ends included; at byte level its bytes, as is usual where bits per character are reported.
-        digest: of all this.
+        symbols: the text of each number; [] at byte level.
+        parts: name of PARTS -> numbers of the symbols; the bytes of a file are a memory map.
+        characters: name of PARTS -> length in characters with line ends; at byte level in bytes, as usual for bits per character.
+        digest: hash of level, symbols and parts.
     """
 
     level: str
@@ -63,11 +63,11 @@ class Corpus(NamedTuple):
 
     @property
     def unknown(self) -> int | None:
-        """The symbol that no text should be written with, if there is one."""
+        """The symbol that samples must not contain, if there is one."""
         return UNKNOWN if self.symbols else None
 
     def text(self, tokens: Iterable[int]) -> str:
-        """What these symbols say."""
+        """The text of these symbols."""
         if self.level == "byte":
             return bytes(tokens).decode(errors="replace")
         symbols = [self.symbols[token] for token in tokens]
@@ -85,7 +85,7 @@ def load(path: str, level: str) -> Corpus:
         level: one of LEVELS, or "" for words of a folder, bytes of a file, characters otherwise.
 
     Raises:
-        InputError: there is nothing to read, or it is no text.
+        InputError: the path is missing, unreadable, or no UTF-8 text.
     """
     try:
         contents, level = _open(path, level)
@@ -102,7 +102,7 @@ def load(path: str, level: str) -> Corpus:
 
 
 def check_length(corpus: Corpus, path: str, batch_size: int, length: int) -> None:
-    """InputError unless the training and the validation text have a stretch for each row of a batch, and the test text has one."""
+    """InputError unless training and validation text fill `length` steps of `batch_size` rows, and the test text those of one row."""
     for part, rows in zip(PARTS, (batch_size, batch_size, 1), strict=True):
         least = rows * length + 1
         if len(corpus.parts[part]) < least:
@@ -121,7 +121,7 @@ def _corpus(level: str, symbols: list[str], parts: dict[str, Tokens], characters
 
 
 def _open(path: str, level: str) -> tuple[dict[str, Tokens], str]:
-    """The bytes of the three parts, and the level at which they are read."""
+    """The bytes of the three parts, and the level of their symbols."""
     if not path:
         texts = zip(PARTS, topic_parts(), strict=True)
         return {part: np.frombuffer(text.encode(), np.uint8) for part, text in texts}, level or "character"
@@ -140,7 +140,7 @@ def _open(path: str, level: str) -> tuple[dict[str, Tokens], str]:
 
 
 def _part_of(folder: Path, part: str) -> Path:
-    """The one file of a folder with the part's name in its own: wiki.train.tokens, train.txt, test.raw."""
+    """The only file of a folder whose name contains the part, such as wiki.train.tokens, train.txt, test.raw."""
     found = sorted(file for file in folder.iterdir() if part in file.name and file.is_file())
     if len(found) != 1:
         many = f"more than one ({', '.join(file.name for file in found[:3])})" if found else "none"
@@ -149,9 +149,9 @@ def _part_of(folder: Path, part: str) -> Path:
 
 
 def _mapped(path: Path) -> Tokens:
-    """The bytes of a text file, left on disk."""
+    """A memory map of a UTF-8 text file."""
     if not path.is_file():
-        # A pipe would never end.
+        # Reading a pipe can block forever.
         raise InputError(f"corpus={path} is no ordinary file: {_WAYS}.")
     if path.stat().st_size == 0:
         raise InputError(f"corpus={path} is empty: {_WAYS}.")
@@ -165,7 +165,7 @@ def _mapped(path: Path) -> Tokens:
 
 
 def _next_character(content: Tokens, cut: int) -> int:
-    """Where the first character of UTF-8 from `cut` on begins."""
+    """The start of the first UTF-8 character at or after `cut`."""
     following = content[cut : cut + 4]
     return cut + int(np.argmax(np.append(following & 0xC0 != 0x80, True)))
 
@@ -187,7 +187,7 @@ def _symbols(content: Tokens, level: str) -> Iterator[Sequence[str]]:
     for piece in _decoded(content):
         text = (rest + piece).replace("\n", f" {END_OF_LINE} ")
         words = text.split()
-        # The last word may go on in the next chunk.
+        # The next chunk can continue the last word.
         rest = words.pop() if words and not text[-1].isspace() else ""
         yield words
     yield [rest] if rest else []

@@ -1,6 +1,6 @@
-"""Functions drawn from a Gaussian process, and the exact answer of whoever knows the process.
+"""Functions drawn from a Gaussian process, and their exact log-likelihood under it.
 
-The kernel is exp(-(x - x')^2 / (2 length_scale^2)), and values are observed with noise.
+The kernel is exp(-(x - x')^2 / (2 length_scale^2)); observed values have additional noise.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ REACH = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GaussianProcess:
-    """noise: standard deviation."""
+    """`noise` is the standard deviation of the observation noise."""
 
     length_scale: float
     noise: float
 
     def sample(self, functions: int, points: int, streams: Streams) -> tuple[Tensor, Tensor]:
-        """So many functions for each of S seeds, each observed at other points: x and y [S, functions, points, 1]."""
+        """Draws functions for each of S seeds, each observed at its own random points: x and y [S, functions, points, 1]."""
         x = streams.uniform(functions, points, 1, low=-REACH, high=REACH)
         factor = torch.linalg.cholesky(self._covariance(x))
         return x, factor @ streams.normal(functions, points, 1)
 
     def log_density(self, x: Tensor, y: Tensor) -> Tensor:
-        """Of values at points, x and y [..., N, 1] -> [...], in double precision."""
+        """Log density of values y at points x, both [..., N, 1] -> [...], in double precision."""
         x, y = x.double(), y.double()
         factor = torch.linalg.cholesky(self._covariance(x))
         white = torch.linalg.solve_triangular(factor, y, upper=False)
@@ -40,7 +40,7 @@ class GaussianProcess:
         return density
 
     def predictive(self, x: Tensor, y: Tensor, context: int) -> Tensor:
-        """log p(targets | context), the first `context` of the points being given: [..., N, 1] -> [...]."""
+        """log p(other points | first `context` points): [..., N, 1] -> [...]."""
         return self.log_density(x, y) - self.log_density(x[..., :context, :], y[..., :context, :])
 
     def _covariance(self, x: Tensor) -> Tensor:

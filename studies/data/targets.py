@@ -1,6 +1,6 @@
 """Functions of two inputs x and z in R^d, all scaled so that each output has variance 1 for x, z ~ N(0, I).
 
-Whoever always answers with the mean has an error of 1. S seeds, N samples: x, z [S, N, d] -> y [S, N, K].
+The constant mean as prediction has an error of 1. S seeds, N samples: x, z [S, N, d] -> y [S, N, K].
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Target = Callable[[Tensor, Tensor], Tensor]
 
 TEACHER_UNITS = 16
 _SAMPLES = 1 << 14
-"""From which the mean and the variance of the teacher's output are taken."""
+"""Number of samples for the mean and the variance of the teacher's output."""
 
 
 def sum_of_inputs(d: int, streams: Streams) -> Target:
@@ -36,14 +36,14 @@ def dot(d: int, streams: Streams) -> Target:
 
 
 def bilinear(d: int, streams: Streams) -> Target:
-    """y = x^T W z, W random with Frobenius norm 1, for each seed another one."""
+    """y = x^T W z with a random W of Frobenius norm 1 for each seed."""
     W = streams.normal(d, d)
     W = W / W.square().sum((1, 2), keepdim=True).sqrt()
     return lambda x, z: ((x @ W) * z).sum(-1, keepdim=True)
 
 
 def teacher(d: int, streams: Streams) -> Target:
-    """y = c relu(A [x; z] + a), standardised: a random MLP with TEACHER_UNITS hidden units, for each seed another one."""
+    """y = c relu(A [x; z] + a), standardized: a random MLP with TEACHER_UNITS hidden units for each seed."""
     A, a, c = streams.normal(2 * d, TEACHER_UNITS), streams.normal(1, TEACHER_UNITS), streams.normal(TEACHER_UNITS, 1)
 
     def raw(x: Tensor, z: Tensor) -> Tensor:
@@ -61,9 +61,9 @@ FUNCTIONS: dict[str, Callable[[int, Streams], Target]] = {
     "bilinear": bilinear,
     "teacher": teacher,
 }
-"""Name -> the function for dimension d; what is random in it comes from the streams."""
+"""Name -> function of (d, streams) that returns the target; random parts are drawn from the streams."""
 
 
 def outputs(function: str, d: int) -> int:
-    """K."""
+    """K, the number of outputs."""
     return d if function in ("sum", "product") else 1

@@ -1,4 +1,4 @@
-"""English text that every Python carries: the language reference's topics, which `help("with")` shows, in three parts by topic."""
+"""English text from the Python installation: the topics of the language reference (`help("with")`), split by topic."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import zlib
 from pydoc_data.topics import topics
 
 HELD_OUT = 0.1
-"""Share of the characters that the validation text, and likewise the test text, may have."""
+"""Largest share of the characters for the validation text, and for the test text."""
 _LONG = 60
-"""Characters of a paragraph that two topics share only if one was taken from the other, and not by chance."""
+"""Length in characters from which a paragraph is taken as copied when two topics have it, and not as equal by chance."""
 
 
 def topic_parts() -> tuple[str, str, str]:
-    """Training, validation and test text; always the same ones of a version of Python.
+    """Training, validation and test text; the same for each call of one Python version.
 
-    Topics repeat one another: `for` stands in `compound` once more. Those that share a paragraph are kept together, so that nothing
-    that is held out has been read in training, and what they share is written once.
+    Topics repeat each other: `compound` contains `for`. Topics with a common paragraph stay in one part, which contains the paragraph
+    once, so that the held-out text does not occur in the training text.
     """
     groups = sorted(_groups(topics), key=lambda names: zlib.crc32(names[0].encode()))
     texts = [_joined([topics[name] for name in names]) for names in groups]
@@ -23,7 +23,7 @@ def topic_parts() -> tuple[str, str, str]:
     parts: list[list[str]] = [[], [], []]
     free = [0, room, room]
     for text in texts:
-        # The part with most room; what does not fit there is for training.
+        # The held-out part with more room, or the training text if the group does not fit.
         part = max((1, 2), key=lambda at: free[at])
         part = part if len(text) <= free[part] else 0
         free[part] -= len(text)
@@ -33,7 +33,7 @@ def topic_parts() -> tuple[str, str, str]:
 
 
 def _groups(content: dict[str, str]) -> list[list[str]]:
-    """Names of topics, those together that share a paragraph, directly or through others."""
+    """Groups of names of topics that share a paragraph, directly or through other topics."""
     groups: list[tuple[set[str], list[str]]] = []
     for name in sorted(content):
         paragraphs = {key for paragraph in content[name].split("\n\n") if len(key := _key(paragraph)) >= _LONG}
@@ -47,7 +47,7 @@ def _groups(content: dict[str, str]) -> list[list[str]]:
 
 
 def _joined(texts: list[str]) -> str:
-    """One text of several, each long paragraph once."""
+    """Joins texts and keeps each long paragraph once."""
     seen: set[str] = set()
     kept = []
     for paragraph in "\n\n".join(texts).split("\n\n"):

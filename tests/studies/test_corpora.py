@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def lines(text: str) -> set[str]:
-    """Without those that stand in any text: underlines and short examples."""
+    """The lines of at least eight words: underlines and short examples are the same in many topics."""
     return {line.strip() for line in text.split("\n") if len(line.split()) >= 8}
 
 
@@ -38,10 +38,10 @@ def test_topics_are_held_out_whole() -> None:
     size = sum(map(len, (train, validation, test)))
     for held_out, others in ((validation, train + test), (test, train + validation)):
         assert 0.06 * size < len(held_out) <= topics.HELD_OUT * size
-        # Topics repeat one another, in other line breaks too: no paragraph is on both sides.
+        # Topics repeat each other, with other line breaks: no long paragraph is in two parts.
         known = {topics._key(paragraph) for paragraph in others.split("\n\n")}
         assert not [p for p in held_out.split("\n\n") if len(key := topics._key(p)) >= topics._LONG and key in known]
-        # And hardly a line.
+        # Nearly no line is, either.
         assert len(lines(held_out) & lines(others)) <= 2
     assert topic_parts() == (train, validation, test)
     everything = "".join(topics.topics.values())

@@ -359,7 +359,7 @@ def test_words_have_more_than_one_character(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["corpus=/nowhere"], "corpus=/nowhere does not exist"),
-        (["batch_size=5000"], "the corpus is too short: its valid text has "),
+        (["batch_size=10000"], "the corpus is too short: its valid text has "),
         (["test_rows=1000000"], "test_rows=1000000 is out of range"),
         (["level=sentence"], "level=sentence is unknown"),
         (["dropout=1"], "dropout=1.0 is out of range"),
