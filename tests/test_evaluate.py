@@ -149,7 +149,7 @@ def test_the_same_evaluation_gives_the_same_file_and_another_seed_does_not(check
 # Which tasks
 
 
-def test_a_task_is_found_by_its_name_whatever_the_order(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_task_is_found_by_name_in_any_order(checkpoint: Path, tmp_path: Path) -> None:
     agent = load_agent(checkpoint)
     spec = evaluation_spec(agent, ["memory-0", "map-1"], "")
     assert spec.tasks == ("memory-0", "map-1")
@@ -159,7 +159,7 @@ def test_a_task_is_found_by_its_name_whatever_the_order(checkpoint: Path, tmp_pa
     assert some == {task: everything[task] for task in ("memory-0", "map-1")}
 
 
-def test_an_agent_that_does_not_know_tasks_by_number_plays_all_of_its_suite(tmp_path: Path) -> None:
+def test_an_agent_that_reads_no_task_ids_plays_all_tasks_of_its_suite(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "env=conditional", "env.tasks=[map-0]", "context=none", "fusion.sites=[]")
     found = evaluated(path, tmp_path / "out.json", "episodes=2", "tasks=[memory]")
     assert list(found["tasks"]) == [f"memory-{number}" for number in range(8)]
@@ -210,7 +210,7 @@ def test_one_episode_has_no_interval(checkpoint: Path, tmp_path: Path) -> None:
     assert found["tasks"]["map-0"]["interval"] is None
 
 
-def test_where_the_result_goes(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_folder_of_the_result(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     files = [folder / f"checkpoint-{number:012d}.pt" for number in (9, 10)]

@@ -23,7 +23,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return message
 
 
-def test_an_agent_that_knows_tasks_by_number_refuses_others(
+def test_an_agent_that_reads_task_ids_refuses_untrained_tasks(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "tasks=map-5 was not trained" in refusal(capsys, f"run={checkpoint}", "tasks=[map-0,map-5]")

@@ -86,5 +86,5 @@ def test_a_recurrent_core_recalls_what_it_saw_four_steps_ago(core: str) -> None:
     assert updates_to_recall(core, most=600) is not None
 
 
-def test_a_core_without_memory_cannot() -> None:
+def test_a_core_without_memory_cannot_recall() -> None:
     assert updates_to_recall("feedforward", most=600) is None

@@ -41,7 +41,7 @@ def test_each_suite_names_the_rate_of_its_games(keys: list[str], rates: dict[str
 
 
 @pytest.mark.parametrize("declared", [None, "fast", 0, -1, float("nan"), float("inf"), [30]])
-def test_a_rate_that_is_none_is_none(declared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_frame_rate_is_ignored(declared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gym_tasks.Match.metadata, "render_fps", declared)
     assert not make_spec(compose_train(["env=gymnasium", "env.tasks=[Match-v0]"]).env).frame_rates
 
@@ -59,7 +59,7 @@ def actor(agent: SavedAgent) -> Actor:
     ("rate", "shown", "count"),
     [(WITHOUT_CLOCK, 8, 4 + 6), (15, 15, 4 + 11), (35 / 4, 8.75, 4 + 7), (60, 60, 4 + 45), (120, 60, (4 + 90) / 2)],
 )
-def test_a_film_has_the_rate_that_it_is_given(
+def test_a_video_has_the_given_frame_rate(
     agent: SavedAgent, tmp_path: Path, rate: float, shown: float, count: int
 ) -> None:
     imageio = pytest.importorskip("imageio.v2")
@@ -70,7 +70,7 @@ def test_a_film_has_the_rate_that_it_is_given(
 
 
 @pytest.mark.parametrize(("rate", "milliseconds"), [(8, 125), (15, 67), (50, 20), (100, 20)])
-def test_an_animated_picture_has_it_too(
+def test_a_gif_has_the_given_frame_rate(
     agent: SavedAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, milliseconds: float
 ) -> None:
     imageio = pytest.importorskip("imageio.v2")

@@ -168,7 +168,7 @@ def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
             return {"best": best, "milestones": milestones, "frames": kept["frames"]}
     except (KeyError, TypeError, ValueError):
         pass
-    raise InputError("the checkpoint's list of those that stay is not readable: use an earlier one.")
+    raise InputError("the checkpoint's section kept (best and milestones) is not readable: use an earlier one.")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 
 ROOT = Path(train.__file__).parent
 
-# A root with two owners, one of which starts a third; each starts a program. They say who they are, and end when they are told.
+# A root with two owners, one of which starts a third; each starts a program. They print their process ids, and end on command.
 FAMILY = """
 import os, subprocess, sys
 from system.descendants import end_orphans, own, supervise
@@ -65,7 +65,7 @@ def begin(folder: Path, code: str) -> subprocess.Popen[str]:
     )
 
 
-def test_programs_end_with_their_owners_and_all_with_the_root(tmp_path: Path) -> None:
+def test_programs_end_with_their_owner_and_all_programs_end_with_the_root(tmp_path: Path) -> None:
     process = begin(tmp_path, FAMILY)
     try:
         assert process.stdout
@@ -79,7 +79,7 @@ def test_programs_end_with_their_owners_and_all_with_the_root(tmp_path: Path) ->
     eventually(lambda: all(map(is_gone, root + other)))
 
 
-def test_a_program_that_is_none_of_the_runs_goes_on(tmp_path: Path) -> None:
+def test_a_program_of_another_run_keeps_running(tmp_path: Path) -> None:
     """It was started before, by the same process."""
     code = """
 import subprocess
@@ -118,7 +118,7 @@ def abandoned() -> Iterator[list[Path]]:
             folder.rmdir()
 
 
-def test_the_next_start_removes_what_a_run_has_left_that_was_killed_with_its_supervisor(
+def test_the_next_start_removes_folders_of_runs_killed_with_their_supervisor(
     abandoned: list[Path], tmp_path: Path
 ) -> None:
     process = begin(tmp_path, "from system.descendants import supervise; supervise(); input()")
@@ -129,7 +129,7 @@ def test_the_next_start_removes_what_a_run_has_left_that_was_killed_with_its_sup
     assert [folder.exists() for folder in abandoned] == [False, True, True, True]
 
 
-def test_a_supervised_process_has_a_temporary_folder_of_its_own_that_goes_with_it(tmp_path: Path) -> None:
+def test_a_supervised_process_has_a_temporary_folder_that_is_removed_with_it(tmp_path: Path) -> None:
     code = """
 from system.descendants import supervise, temporary_folder
 print(temporary_folder())
@@ -151,7 +151,7 @@ input()
     eventually(lambda: not folder.exists())
 
 
-def test_where_the_mark_cannot_be_set_nothing_is_supervised_and_nothing_ended(tmp_path: Path) -> None:
+def test_without_a_mark_nothing_is_supervised_or_killed(tmp_path: Path) -> None:
     code = """
 import resource
 resource.setrlimit(resource.RLIMIT_RTTIME, (1000, 1000))
@@ -164,7 +164,7 @@ print(temporary_folder())
     assert (said, process.returncode) == ("None\n", 0)
 
 
-def test_elsewhere_than_on_linux_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_other_systems_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descendants, "_LIMIT", None)
     monkeypatch.setattr(os, "listdir", lambda path: pytest.fail("there may be no /proc"))
     descendants.supervise()

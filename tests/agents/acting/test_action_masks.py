@@ -203,7 +203,9 @@ def test_a_masked_agent_plays_some_of_its_tasks(tmp_path: Path) -> None:
     assert content["tasks"]["gym_tasks:ForbiddenFew-v0"]["mean"] == 7
 
 
-def test_nothing_legal_ends_a_run_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mask_without_legal_actions_ends_the_run_with_an_input_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = [*arguments("discrete"), "env.tasks=[gym_tasks:ForbiddenAll-v0]", f"run={tmp_path / 'run'}", "context=none"]
     assert train.main(given) == 2
     error = capsys.readouterr().err

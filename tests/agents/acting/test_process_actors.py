@@ -35,7 +35,7 @@ class MakeProcessActor:
         return Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, index))  # type: ignore[arg-type]
 
 
-def test_an_actor_has_processes_which_die_with_it() -> None:
+def test_environment_processes_end_with_their_actor() -> None:
     runtime = LocalRuntime(
         MakeProcessActor(),
         CountingNetwork(),  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ class SlowCountingEngine(CountingEngine):
 
 @settings(max_examples=12)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
-def test_what_an_actor_hands_over_is_the_same_life_with_more_masked_steps(delays: list[int]) -> None:
+def test_slow_resets_add_masked_steps_and_change_nothing_else(delays: list[int]) -> None:
     env = MultitaskVectorEnv(SlowCountingEngine(SEATS, delays), COUNTING, SEATS, seed=0)
     actor = Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, 0))  # type: ignore[arg-type]
     statistics = Statistics(COUNTING.tasks)
@@ -106,7 +106,7 @@ def test_what_an_actor_hands_over_is_the_same_life_with_more_masked_steps(delays
 
 
 @pytest.mark.parametrize(("runtime", "patience"), [("serial", math.inf), ("local", 0.25)])
-def test_only_actors_that_need_not_repeat_themselves_lose_their_patience(
+def test_only_the_local_runtime_limits_the_patience_for_resets(
     monkeypatch: pytest.MonkeyPatch, runtime: str, patience: float
 ) -> None:
     engine = SlowCountingEngine(SEATS, [0])

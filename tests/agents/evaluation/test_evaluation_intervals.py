@@ -62,13 +62,13 @@ def test_a_task_has_the_interval_of_clopper_and_pearson() -> None:
             assert (low[count], high[count]) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_a_task_is_covered_whatever_its_success() -> None:
+def test_the_interval_of_a_task_covers_every_success_rate() -> None:
     truths = np.concatenate([np.linspace(0.5, 0.999, 200), TRUTHS])
     assert min(task_coverage(episodes, EXACT, truths).min() for episodes in range(10, 201, 5)) >= 0.95
 
 
 @pytest.mark.parametrize("tasks", [1, 3, 10])
-def test_the_mean_of_tasks_that_are_alike_is_covered_and_not_by_far_too_wide_an_interval(tasks: int) -> None:
+def test_the_interval_of_equal_tasks_covers_the_mean_and_is_not_far_too_wide(tasks: int) -> None:
     for episodes in EPISODES:
         if tasks == 1:
             found = task_coverage(episodes, WEIGHT, TRUTHS)
@@ -117,7 +117,7 @@ def episodes_of(returns: Sequence[float], successes: Sequence[float] | None = No
     return [Episode(0, float(value), 3, success) for value, success in zip(returns, successes, strict=True)]
 
 
-def test_two_valued_returns_are_treated_as_success_is() -> None:
+def test_two_valued_returns_are_treated_like_success() -> None:
     successes = [1.0] * 97 + [0.0] * 3
     row = summary({"a": episodes_of([7 * success - 2 for success in successes], successes)}, {}, EXACT)
     assert row["interval"] == pytest.approx([7 * end - 2 for end in row["success_interval"]])
@@ -177,6 +177,6 @@ def test_returns_that_hardly_differ_are_covered(monkeypatch: pytest.MonkeyPatch,
     assert covered(fast, 0.915 * rate) >= 0.93
 
 
-def test_returns_that_differ_are_covered_as_often_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_of_varied_returns_has_the_nominal_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 999)
     assert 0.93 <= covered(lambda rng: (rng.normal(10, 3, 100), np.full(100, np.nan)), 10) <= 0.98

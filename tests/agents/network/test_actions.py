@@ -153,7 +153,7 @@ def test_entropy_and_its_gradient_are_the_integrals(std: float) -> None:
             assert parameters.grad.tolist() == pytest.approx(gradient, abs=error, rel=1e-5), mean
 
 
-def test_entropy_has_its_most_where_the_squashed_action_is_nearly_uniform() -> None:
+def test_entropy_is_largest_for_a_nearly_uniform_squashed_action() -> None:
     """No density on [-1, 1] has more than log 2."""
     parameters = torch.cartesian_prod(torch.linspace(-4, 4, 81), torch.linspace(-4, 6, 201))
     entropy = TanhGaussian((-1.0,), (1.0,)).entropy(parameters)
@@ -172,7 +172,7 @@ def test_squashed_log_probabilities_are_those_of_torch(components: list[tuple[fl
 
 
 def test_saturated_actions_have_exact_finite_log_probabilities() -> None:
-    """In single precision tanh(u) is 1 from u = 9.1 on, so nothing that starts from the squashed action could tell these apart."""
+    """In single precision tanh(u) is 1 from u = 9.1 on, so no function of the squashed action could distinguish these."""
     actions, parameters = gaussian([0.0], [5.0])
     u = torch.tensor([-60.0, -30, -10, 10, 30, 60])
     found = actions.log_prob(parameters.float().expand(6, -1), u.unsqueeze(-1))
@@ -228,12 +228,12 @@ def test_codes() -> None:
 
 
 @pytest.mark.parametrize("actions", DISTRIBUTIONS, ids=lambda actions: type(actions).__name__)
-def test_distributions_travel_to_other_processes(actions: ActionDistribution) -> None:
+def test_distributions_can_be_pickled(actions: ActionDistribution) -> None:
     actions.for_env(actions.no_action(1).numpy())
     assert pickle.loads(pickle.dumps(actions)) == actions
 
 
-def test_the_kind_of_actions_names_the_distribution() -> None:
+def test_the_action_kind_selects_the_distribution() -> None:
     found = {kind: action_distribution(fake_env(actions=kind)) for kind in ACTIONS}
     assert found == {
         "discrete": Categorical(4),

@@ -24,7 +24,9 @@ def encoder(kind: str, **options: object) -> ContextEncoder:
     change=st.sampled_from([0.0, 0.2, 1.0]),
     values=st.sampled_from([1, 2, 100_000]),
 )
-def test_distinct_rows_give_the_rows_back(seed: int, shape: tuple[int, int, int], change: float, values: int) -> None:
+def test_distinct_rows_and_index_restore_the_rows(
+    seed: int, shape: tuple[int, int, int], change: float, values: int
+) -> None:
     length, columns, width = shape
     rng = np.random.default_rng(seed)
     rows = np.zeros(shape, np.int32)

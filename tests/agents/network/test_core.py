@@ -23,7 +23,7 @@ WITH_PRODUCTS = ("mogrifier", "mlstm", "mi_lstm")
 
 
 def make(case: str, x_size: int = X, size: int = H, seed: int = 0) -> Any:
-    """The core of a case, its parameters drawn anew, so that no two of them happen to begin alike."""
+    """The core of a case with newly drawn parameters, so that no two parameters start equal."""
     torch.manual_seed(seed)
     name, options = CASES[case]
     core = CORES[name](x_size, size, **options)
@@ -122,7 +122,7 @@ def check(case: str, reset: Tensor, seed: int) -> None:
     shape=st.tuples(st.integers(1, 12), st.integers(1, 5)),
     rate=st.sampled_from([0.1, 0.4, 0.8]),
 )
-def test_an_unroll_is_a_loop_over_steps(case: str, seed: int, shape: tuple[int, int], rate: float) -> None:
+def test_an_unroll_equals_a_loop_over_steps(case: str, seed: int, shape: tuple[int, int], rate: float) -> None:
     torch.manual_seed(seed)
     check(case, torch.rand(shape) < rate, seed)
 
@@ -145,7 +145,7 @@ def test_an_unroll_with_resets(case: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_unroll_cut_at_its_resets_is_as_many_unrolls(case: str) -> None:
+def test_an_unroll_equals_separate_unrolls_between_resets(case: str) -> None:
     core = make(case)
     x, reset, start = torch.randn(12, 3, X), torch.rand(12, 3) < 0.2, torch.randn(3, core.state_size)
     assert reset[1:].any(dim=0).all()
@@ -163,8 +163,8 @@ def test_an_unroll_cut_at_its_resets_is_as_many_unrolls(case: str) -> None:
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_steps_one_by_one_are_an_unroll(case: str, grad: bool) -> None:
-    """Also without gradients, as in acting, where a core may have a path of its own."""
+def test_single_steps_equal_an_unroll(case: str, grad: bool) -> None:
+    """Also without gradients, as in acting, where a core may use another code path."""
     core = make(case)
     x, reset, start = torch.randn(9, 4, X), torch.rand(9, 4) < 0.25, torch.randn(4, core.state_size)
     before = start.clone()
@@ -230,9 +230,9 @@ def test_autocast_does_not_round_the_recurrence(name: str) -> None:
 
 @pytest.mark.parametrize("sizes", [(32, 32), (8, 32), (64, 16)])
 @pytest.mark.parametrize("name", WITH_PRODUCTS)
-def test_a_fresh_core_is_as_loud_as_a_fresh_lstm(name: str, sizes: tuple[int, int]) -> None:
+def test_a_new_core_has_outputs_as_large_as_a_new_lstm(name: str, sizes: tuple[int, int]) -> None:
     """Its output, and what the state before a step does to it; and all parameters are within reach of the gradient."""
-    # So many that the ratios are those of the cores: with 64, that of mi_lstm goes from 2.5 to 3.6.
+    # So large that the ratios do not depend on the size: with 64, the ratio of mi_lstm ranges from 2.5 to 3.6.
     torch.manual_seed(0)
     x, reset = torch.randn(20, 2048, sizes[0]), torch.zeros(20, 2048, dtype=torch.bool)
     hidden = torch.cat([0.2 * torch.randn(2048, sizes[1]), torch.zeros(2048, sizes[1])], dim=1)

@@ -194,7 +194,7 @@ def test_outputs_have_the_variance_of_the_inputs(rows: int, columns: int) -> Non
     assert not layer.bias.any()
 
 
-def test_published_weights_are_those_of_the_released_code() -> None:
+def test_sonnet_weights_equal_the_released_code() -> None:
     """Truncated normal of deviation 1 / sqrt(X) and Glorot's uniform, by their moments and bounds."""
     torch.manual_seed(0)
     layers = nn.ModuleDict(
@@ -219,7 +219,7 @@ def test_published_weights_are_those_of_the_released_code() -> None:
     assert (bias_x + bias_h).tolist() == [0.0] * 100 + [1.0] * 100 + [0.0] * 200
 
 
-def test_every_initialization_is_another_one() -> None:
+def test_initializations_differ() -> None:
     firsts = []
     for name in INITIALIZATIONS:
         network = network_of("mlp, conditional", initialization=name)
@@ -227,7 +227,7 @@ def test_every_initialization_is_another_one() -> None:
     assert len({tuple(first) for first in firsts}) == len(INITIALIZATIONS)
 
 
-def test_published_presets_begin_as_published() -> None:
+def test_published_presets_use_sonnet_weights() -> None:
     for preset in (
         "impala",
         "atari57_impala",

@@ -48,7 +48,7 @@ def step_by_step(network: AgentNetwork, inputs: dict[str, Tensor], core_state: T
 
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_acting_is_learning(fusion: str, context: str) -> None:
+def test_steps_equal_an_unroll(fusion: str, context: str) -> None:
     for number, sites in enumerate(SUBSETS):
         network = fake_network(ENV, fake_config(fusion=fusion, context=context, sites=sites), seed=number)
         batch = fake_batch(ENV, network.core_state_size, T, B, seed=number)
@@ -59,7 +59,7 @@ def test_acting_is_learning(fusion: str, context: str) -> None:
 
 @pytest.mark.parametrize("spatial", sorted(SPATIAL_FUSIONS))
 @pytest.mark.parametrize("image", [((7, 7, 2), "symbolic"), ((24, 20, 3), "pixels")])
-def test_acting_is_learning_with_a_fusion_on_the_map(spatial: str, image: tuple[tuple[int, ...], str]) -> None:
+def test_steps_equal_an_unroll_with_a_fusion_on_the_map(spatial: str, image: tuple[tuple[int, ...], str]) -> None:
     env = fake_env(image=image[0], kind=image[1])
     network = fake_network(env, fake_config(spatial=spatial, sites=("torso", "core_input")))
     batch = fake_batch(env, network.core_state_size, T, B)
@@ -71,7 +71,7 @@ def test_acting_is_learning_with_a_fusion_on_the_map(spatial: str, image: tuple[
 
 
 @pytest.mark.parametrize("spatial", sorted(SPATIAL_FUSIONS))
-def test_the_map_listens_to_the_context(spatial: str) -> None:
+def test_a_fusion_on_the_map_depends_on_the_context(spatial: str) -> None:
     env = fake_env(image=(7, 7, 2), kind="symbolic")
     network = fake_network(env, fake_config(spatial=spatial, sites=("torso",), context="instruction"), seed=2)
     batch = fake_batch(env, network.core_state_size, T, 40)
@@ -86,7 +86,7 @@ def test_the_map_listens_to_the_context(spatial: str) -> None:
 
 @pytest.mark.parametrize("core", sorted(CORES))
 @pytest.mark.parametrize("encoding", ["embedding", "one_hot"])
-def test_acting_is_learning_with_every_core(core: str, encoding: str) -> None:
+def test_steps_equal_an_unroll_for_every_core(core: str, encoding: str) -> None:
     network = fake_network(ENV, fake_config(core=core, task_encoding=encoding))
     batch = fake_batch(ENV, network.core_state_size, T, B)
     whole = unroll(network, observed(batch), batch["core_state"])
@@ -94,7 +94,7 @@ def test_acting_is_learning_with_every_core(core: str, encoding: str) -> None:
     torch.testing.assert_close(tuple(whole), tuple(steps), rtol=1e-4, atol=1e-5)
 
 
-def test_the_batches_of_these_tests_have_what_they_are_for() -> None:
+def test_batches_hold_resets_and_several_contexts() -> None:
     batch = fake_batch(ENV, 10, T, B)
     assert batch["reset"][1:-1].any() and (batch["terminated"] | ~batch["mask"]).any()
     words = batch["instruction"]
@@ -104,7 +104,7 @@ def test_the_batches_of_these_tests_have_what_they_are_for() -> None:
 
 @pytest.mark.parametrize("site", FLAT_SITES)
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_each_site_listens_to_the_context(fusion: str, site: str) -> None:
+def test_each_site_depends_on_the_context(fusion: str, site: str) -> None:
     network = fake_network(ENV, fake_config(fusion=fusion, context="instruction", sites=(site,)))
     batch = fake_batch(ENV, network.core_state_size, T, B)
     before = unroll(network, observed(batch), batch["core_state"])
@@ -118,7 +118,7 @@ def test_each_site_listens_to_the_context(fusion: str, site: str) -> None:
     assert heard["value_features"] == (site in ("core_input", "value"))
 
 
-def test_without_sites_nothing_listens() -> None:
+def test_without_sites_the_context_has_no_effect() -> None:
     network = fake_network(ENV, fake_config(sites=()))
     batch = fake_batch(ENV, network.core_state_size, T, B)
     before = unroll(network, observed(batch), batch["core_state"])
@@ -181,7 +181,7 @@ def test_every_parameter_learns(core: str) -> None:
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_value_head_gives_the_output_of_the_own_task() -> None:
+def test_value_head_returns_the_output_of_each_samples_task() -> None:
     head = ValueHead(3, 4)
     with torch.no_grad():
         head.bias.copy_(torch.tensor([1.0, 2, 3, 4]))

@@ -61,7 +61,7 @@ def assert_one_sentence(error: BaseException, *fragments: str) -> None:
         assert fragment in message
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded_unchanged(tmp_path: Path) -> None:
     saved = content()
     path = save_checkpoint(tmp_path / "checkpoints", 12, saved)
     loaded = load_checkpoint(path)
@@ -77,7 +77,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     )
 
 
-def test_the_newest_are_kept(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     (tmp_path / "notes.pt").write_bytes(b"somebody's own file")
     for updates in (9, 10, 100, 99, 1_000_000):
         save_checkpoint(tmp_path, updates, content())
@@ -158,7 +158,7 @@ def refused_as_damaged(data: bytes) -> bool:
     return True
 
 
-def test_a_copy_elsewhere_is_as_good(tmp_path: Path, whole: bytes) -> None:
+def test_a_copied_checkpoint_is_accepted(tmp_path: Path, whole: bytes) -> None:
     copy = tmp_path / "copy.pt"
     copy.write_bytes(whole)
     assert load_checkpoint(copy)["seconds"] == 1.5
@@ -168,7 +168,7 @@ def test_a_copy_elsewhere_is_as_good(tmp_path: Path, whole: bytes) -> None:
 
 
 @given(data=st.data())
-def test_one_bit_that_is_another_is_found(whole: bytes, data: st.DataObject) -> None:
+def test_one_flipped_bit_is_detected(whole: bytes, data: st.DataObject) -> None:
     # From both ends: hypothesis likes small numbers, and the last bytes are the checksum's own.
     bit = data.draw(st.integers(0, 8 * len(whole) - 1) | st.integers(1, 8 * 120).map(lambda n: 8 * len(whole) - n))
     flipped = bytearray(whole)
@@ -177,7 +177,7 @@ def test_one_bit_that_is_another_is_found(whole: bytes, data: st.DataObject) -> 
 
 
 @given(data=st.data())
-def test_what_is_torn_or_cut_short_is_found(whole: bytes, data: st.DataObject) -> None:
+def test_torn_and_truncated_files_are_detected(whole: bytes, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(whole) - 1) | st.integers(1, 120).map(lambda n: len(whole) - n))
     assert refused_as_damaged(whole[:cut])
     if whole[cut:].strip(b"\0"):
@@ -185,7 +185,7 @@ def test_what_is_torn_or_cut_short_is_found(whole: bytes, data: st.DataObject) -
         assert refused_as_damaged(whole[:cut] + bytes(len(whole) - cut))
 
 
-def test_a_checkpoint_from_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+def test_a_checkpoint_without_checksum_of_schema_2_is_read(tmp_path: Path) -> None:
     path = tmp_path / "old.pt"
     torch.save({"format": checkpoint.FORMAT, "schema": 2, **content()}, path)
     assert load_checkpoint(path)["seconds"] == 1.5
@@ -193,7 +193,7 @@ def test_a_checkpoint_from_before_there_were_checksums_is_read(tmp_path: Path) -
     assert refused_as_damaged(path.read_bytes())
 
 
-def test_the_newest_that_is_intact_is_found(tmp_path: Path, whole: bytes) -> None:
+def test_the_newest_intact_checkpoint_is_found(tmp_path: Path, whole: bytes) -> None:
     paths = [save_checkpoint(tmp_path, updates, content()) for updates in (1, 2, 3)]
     told: list[str] = []
     assert find_checkpoint(tmp_path, told.append) == paths[2] and not told
@@ -277,7 +277,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
+def test_other_files_are_refused_with_one_sentence(tmp_path: Path, kind: str) -> None:
     make, fragment = BAD[kind]
     path = tmp_path / "checkpoint-000000000001.pt"
     make(path)
@@ -331,7 +331,7 @@ def test_a_damaged_description_is_refused(field: str) -> None:
 @pytest.mark.parametrize(
     "make", [Path.mkdir, lambda path: path.symlink_to(path.parent / "checkpoint-000000000001.pt"), os.mkfifo]
 )
-def test_what_is_no_file_is_passed_over(tmp_path: Path, make: Callable[[Path], object]) -> None:
+def test_entries_that_are_no_files_are_skipped(tmp_path: Path, make: Callable[[Path], object]) -> None:
     """As the newest checkpoint, for the one before it."""
     folder = tmp_path / "checkpoints"
     intact = save_checkpoint(folder, 1, content())
