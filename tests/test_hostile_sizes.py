@@ -1,4 +1,4 @@
-"""Sizes that a stranger's configuration may ask for: refused before there is memory for them."""
+"""Excessive sizes in a foreign configuration are refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_network_that_exceeds_the_free_memory_is_refused(monkeypatch: pytest.M
 
 
 def test_the_agent_of_a_checkpoint_is_as_large_as_its_weights(checkpoint: Path, tmp_path: Path) -> None:
-    """Whatever its configuration asks for: nothing is made that the file has no weights for."""
+    """For any configuration, no layer is allocated without weights in the file."""
     content = load_checkpoint(checkpoint)
     content["config"]["core"]["size"] = MOST["core.size"]
     agent = load_agent(save_checkpoint(tmp_path, 0, content))

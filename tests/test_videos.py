@@ -1,4 +1,4 @@
-"""Videos play at the rate of the game."""
+"""Videos have the frame rate of the environment."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_gif_has_the_given_frame_rate(
     without = lambda name, *rest: None if name == "imageio_ffmpeg" else find(name, *rest)  # noqa: E731
     monkeypatch.setattr(video.importlib.util, "find_spec", without)
     reader = imageio.get_reader(record(actor(agent), agent.env, 1, tmp_path, "film", rate))
-    # In hundredths of a second.
+    # GIF stores durations in hundredths of a second.
     assert reader.get_meta_data()["duration"] == pytest.approx(milliseconds, abs=10)
 
 
@@ -92,5 +92,5 @@ def test_the_video_of_an_evaluation_lasts_as_long_as_the_episode(tmp_path: Path)
     alone.write_bytes(run.read_bytes())
     evaluated(alone, tmp_path / "out.json", "episodes=1", "video=true", "video_episodes=1")
     film = imageio.get_reader(tmp_path / "videos" / f"{task}.mp4").get_meta_data()
-    # 720 frames at 60 in a second, and the last picture.
+    # 720 frames at 60 per second, and the repeated last frame.
     assert film["fps"] == 15 and film["duration"] == pytest.approx(12 + 0.75, abs=0.1)

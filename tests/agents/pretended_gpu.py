@@ -172,7 +172,7 @@ class Event:
 
 
 class Stream:
-    """Work is done at once, whatever the stream."""
+    """A stream on which all work is done at once."""
 
     def __init__(self, device: object = None) -> None:
         self.events: list[Event] = []
@@ -189,7 +189,7 @@ class Stream:
 
 
 class Graph:
-    """What was called while it was captured, with the memory of arguments and results: a replay fills the latter again."""
+    """The captured calls with their arguments and results. A replay computes the results again in place."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, Any, Any, Any]] = []
@@ -216,7 +216,7 @@ class PretendedGPU:
 
 @contextmanager
 def pretended_gpu() -> Iterator[PretendedGPU]:
-    """Inside, `cuda:0` can be computed on."""
+    """Inside the context, `cuda:0` is a simulated GPU."""
     computing = _Computing()
     stream = Stream()
     gpu = PretendedGPU(computing)
@@ -247,12 +247,12 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
         for module in (device_transfer, cuda_graphs):
             patch.setattr(module, "pinned", lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8))
-        # Adam and the norm of gradients ask for the device in C++, where it is meta.
+        # Adam and the norm of gradients read the device in C++, where it is meta.
         patch.setattr(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: ["meta"])
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         lifted = torch._C._only_lift_cpu_tensors()
-        # torch.tensor then makes its tensors here, and moves them.
+        # torch.tensor then creates its tensors on the CPU and moves them.
         torch._C._set_only_lift_cpu_tensors(True)
         try:
             with computing, _Calling(computing.waits):
@@ -263,5 +263,5 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
 
 
 def host(tree: Any) -> Any:
-    """Nested data with the numbers of its tensors in the processor's memory; no wait."""
+    """Nested data with its tensors on the CPU, without synchronization."""
     return tree_map_only(OnGPU, lambda tensor: tensor.host, tree)

@@ -1,4 +1,4 @@
-"""Marks by which processes are found, and the temporary folders that supervisors remove."""
+"""Marks identify the processes of a run, and supervisors remove temporary folders."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_programs_end_with_their_owner_and_all_programs_end_with_the_root(tmp_pa
         assert process.stdout
         lines = iter(process.stdout.readline, "ended\n")
         root, deep, third, other = ([int(pid) for pid in line.split()] for line in lines)
-        # With the first owner went the one that it had started.
+        # The first owner's child owner ended with it.
         assert all(map(is_gone, deep + third)) and not any(map(is_gone, root + other))
     finally:
         process.kill()
@@ -80,7 +80,7 @@ def test_programs_end_with_their_owner_and_all_programs_end_with_the_root(tmp_pa
 
 
 def test_a_program_of_another_run_keeps_running(tmp_path: Path) -> None:
-    """It was started before, by the same process."""
+    """It was started by the same process before `supervise`."""
     code = """
 import subprocess
 before = subprocess.Popen(["sleep", "100000"])
@@ -100,7 +100,7 @@ before.kill()
 
 @pytest.fixture
 def abandoned() -> Iterator[list[Path]]:
-    """Temporary folders: of a run that was killed, of one that lives, of one that begins, and what only looks like one."""
+    """Temporary folders of a killed run, a live run and a starting run, and an entry that only looks like one."""
     number = os.getpid() << 8 | 1 << 43
     folders = [Path(f"/tmp/mimpala-{number + index:x}") for index in range(3)] + [Path(f"/tmp/mimpala-{os.getpid()}-x")]
     for folder in folders:
@@ -142,7 +142,7 @@ input()
     assert process.stdout
     others = process.stdout.readline()
     folder = Path(process.stdout.readline().strip())
-    # The tests' own process may be supervised.
+    # The test process may be supervised.
     assert str(folder) != others.strip()
     assert folder.stat().st_mode & 0o777 == 0o700 and folder.stat().st_uid == os.getuid()
     (folder / "file").touch()

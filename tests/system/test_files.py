@@ -1,4 +1,4 @@
-"""Files of run folders: nothing follows a link out of one, and nothing waits for a pipe."""
+"""Files of run folders: no link is followed out of the folder, and no pipe blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that was read from a file: copied when it is plain, and refused otherwise, however large it would be written out."""
+"""Data read from a file is copied if it is plain and within bounds, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def endless() -> Any:
 
 
 class Text(str):
-    """Behaves as it likes."""
+    """A subclass, whose methods may be replaced."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The acting policy: what it samples, what it reports, and when its cached modulations are current."""
+"""The acting policy: samples, log-probabilities, and the cache of modulations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def inputs_at(network: AgentNetwork, steps: int = 1, seed: int = 0) -> list[dict
 
 
 def count_conditioned(network: AgentNetwork, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Contexts conditioned on in each call of `condition`."""
+    """The number of contexts in each call of `condition`."""
     calls: list[int] = []
     original = network.condition
 
@@ -42,7 +42,7 @@ def count_conditioned(network: AgentNetwork, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def fresh_step(network: AgentNetwork, policy: Policy, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What a policy that remembers nothing but the core state would do."""
+    """One step of a policy without a cache."""
     other = Policy(network, SLOTS)
     other.core_state = policy.core_state.clone()
     other.seed(SEED)
@@ -51,7 +51,7 @@ def fresh_step(network: AgentNetwork, policy: Policy, inputs: dict[str, Tensor])
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
 def test_cached_modulations_equal_new_ones(fusion: str) -> None:
-    """Over steps in which instructions change, return, and repeat in other slots."""
+    """Instructions change, return, and repeat in other slots."""
     network = make(fusion)
     policy = Policy(network, SLOTS)
     for inputs in inputs_at(network, 12):
@@ -100,7 +100,7 @@ def test_weights_changed_clears_the_cache() -> None:
 
 
 def logits_of(network: AgentNetwork, inputs: dict[str, Tensor]) -> Tensor:
-    """Straight from the network, with zero core state."""
+    """Computed with the network alone, from a zero core state."""
     from agents.fusion import identity_segments
 
     encoder = network.context_encoder
@@ -181,7 +181,7 @@ def test_the_core_state_advances_and_is_reset() -> None:
 
 
 def test_the_cache_is_bounded_and_right_when_it_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new instruction in every slot at every step: twice as many contexts as slots are kept, and every step is a fresh one."""
+    """Every slot gets a new instruction at every step, and the cache holds twice as many contexts as there are slots."""
     network = make()
     policy = Policy(network, SLOTS)
     (inputs,) = inputs_at(network)

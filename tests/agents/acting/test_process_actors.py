@@ -1,4 +1,4 @@
-"""Actors whose environments have processes of their own."""
+"""Actors whose environments run in separate processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEATS = [Slot(task=0, index=number) for number in range(SLOTS)]
 
 @dataclass(frozen=True)
 class MakeProcessActor:
-    """An actor of three slots, which are three processes."""
+    """An actor with three slots in three processes."""
 
     def __call__(self, index: int, positions: StreamPositions, network: Any, policy: Any = None) -> Actor:
         env = MultitaskVectorEnv(ProcessEngine(make_pid, COUNTING, SEATS, Split.TRAIN), COUNTING, SEATS, seed=0)

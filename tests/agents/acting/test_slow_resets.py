@@ -1,4 +1,4 @@
-"""Resets that take several steps: what the actor hands over, and that the learner learns the same from it."""
+"""Resets that take several steps: the actor's trajectories, and the learner's updates on them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
 
 
 class SlowCountingEngine(CountingEngine):
-    """Each reset takes so many steps more than one: the next of `delays`, over and over."""
+    """Each reset takes additional steps: the next of `delays`, cyclically."""
 
     def __init__(self, slots: Sequence[Slot], delays: Sequence[int]) -> None:
         super().__init__(slots)
@@ -129,7 +129,7 @@ def learner(reduction: str) -> Learner:
 
 
 def stretched(batch: Trajectory, seed: int) -> Trajectory:
-    """Every column with EXTRA more steps in which it was still resetting, behind masked steps chosen by chance."""
+    """Every column with EXTRA more steps of resetting, after randomly chosen masked steps."""
     rng = np.random.default_rng(seed)
     columns = []
     for column in range(COLUMNS):

@@ -24,7 +24,7 @@ def test_similarities_of_embeddings_and_mean_encoded_instructions() -> None:
     torch.manual_seed(0)
     encoder = ContextEncoder("both", 3, 9, task_size=4, word_size=3, instruction_size=5)
     rng = np.random.default_rng(0)
-    # Samples of different sizes, one of which the encoder fills up, with instructions of different lengths.
+    # Samples of different sizes, one of which the encoder pads, with instructions of different lengths.
     words = [rng.integers(1, 9, (size, 6)).astype(np.int32) * (np.arange(6) < size) for size in (2, 3, 9)]
     contexts = {
         str(task): encoder.context_rows(np.full(len(told), task, np.int32), told.astype(np.int32))
@@ -54,7 +54,7 @@ def test_similarities_of_embeddings_and_mean_encoded_instructions() -> None:
 
 
 def test_labels_of_57_tasks_are_complete_and_do_not_overlap() -> None:
-    # A formula in a name would not be one that can be read.
+    # `$` in a name must not start a formula.
     names = [f"BabyAI-UnlockPickup{number}Dist$^$_y-v0" for number in range(57)]
     figure = draw({"task embedding": np.eye(57), "mean encoded instruction": -np.eye(57)}, names)
     figure.savefig(io.BytesIO())

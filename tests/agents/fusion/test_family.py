@@ -1,4 +1,4 @@
-"""The forms are one family: each is written as a multiplicative interaction, and computes the same."""
+"""The forms are one family: each equals the multiplicative interaction that it is read off as."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_second_difference_is_the_interaction_term(name: str) -> None:
 
 
 def test_a_hypernetwork_without_its_nonlinearity_is_mi() -> None:
-    """Where all hidden units are on, relu is the identity."""
+    """With all hidden units on, relu is the identity."""
     hyper, mi = build("hypernetwork", 5, 3, 6), build("mi", 5, 3, 6)
     with torch.no_grad():
         hyper.A.copy_(torch.eye(3))  # type: ignore[operator]

@@ -24,7 +24,7 @@ def build(name: str, x_size: int, z_size: int, out_size: int, *, free: int = 3, 
 
 
 def disturbed(fusion: Fusion) -> Fusion:
-    """Moves every parameter away from where it starts, so that no term is hidden by a zero."""
+    """Adds noise to every parameter, so that no term is hidden by a zero."""
     with torch.no_grad():
         for parameter in fusion.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))

@@ -1,4 +1,4 @@
-"""Fusions on feature maps: their equations position by position, their two readings, and where they begin."""
+"""Fusions on feature maps: their equations position by position, their two readings, and their initialisation."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_output_starts_with_unit_variance(name: str, options: dict[str, str], z_
     fusion = spatial(name, z_size, (16, 4, 4), **options)
     with torch.no_grad():
         y = fusion(draw(64, 16, 4, 4), draw(64, z_size))
-    # Zero padding leaves a convolution less to add up at the border.
+    # Zero padding reduces the sums of a convolution at the border.
     assert 0.5 < float(y[:, :, 1:3, 1:3].var()) < 2
 
 

@@ -84,7 +84,7 @@ def test_a_context_is_more_than_the_instruction_or_the_task_alone() -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_padding_does_not_change_the_encoding(normalize: bool) -> None:
-    """Neither the padding that is cut off nor that of shorter instructions in the same batch."""
+    """Neither trimmed padding nor the padding of shorter instructions in the same batch."""
     _, instruction = random_contexts(20)
     reader = encoder("instruction", normalize=normalize)
     padded = np.concatenate([instruction, np.zeros((20, 3), np.int32)], axis=1)

@@ -1,4 +1,4 @@
-"""The whole agent: acting step by step is learning over an unroll, for every fusion, site, context and core."""
+"""The whole agent: single acting steps equal an unroll in the learner, for every fusion, site, context and core."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def observed(batch: Trajectory) -> dict[str, Tensor]:
 
 
 def unroll(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor) -> AgentOutput:
-    """As the learner does it: all contexts of the unroll at once."""
+    """Like the learner: all contexts of the unroll at once."""
     rows = network.context_encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy())
     distinct, index = distinct_rows(rows)
     contexts = network.context_encoder.contexts_from_rows(distinct)
@@ -37,7 +37,7 @@ def unroll(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor)
 
 @torch.no_grad()
 def step_by_step(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor) -> AgentOutput:
-    """One call of length 1 for every step, conditioned afresh on its own contexts."""
+    """One call of length 1 per step, each conditioned on the contexts of its step."""
     outputs = []
     for t in range(len(inputs["reset"])):
         outputs.append(unroll(network, {key: value[t : t + 1] for key, value in inputs.items()}, core_state))
@@ -63,7 +63,7 @@ def test_steps_equal_an_unroll_with_a_fusion_on_the_map(spatial: str, image: tup
     env = fake_env(image=image[0], kind=image[1])
     network = fake_network(env, fake_config(spatial=spatial, sites=("torso", "core_input")))
     batch = fake_batch(env, network.core_state_size, T, B)
-    # Two columns see the same, so that the grid torso's copies meet different contexts.
+    # Two columns have equal images, so that copies in the grid torso meet different contexts.
     batch["image"][:, 1] = batch["image"][:, 0]
     whole = unroll(network, observed(batch), batch["core_state"])
     steps = step_by_step(network, observed(batch), batch["core_state"])

@@ -1,4 +1,4 @@
-"""Running moments of observations: against NumPy, whatever the magnitude, and only from what counts."""
+"""Running moments of observations equal NumPy's for any magnitude, and count valid steps only."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_moments_are_not_trained_and_not_counted() -> None:
 
 
 def test_moments_travel_with_weights_and_an_actor_computes_the_same(tmp_path: object) -> None:
-    """In single precision through shared memory, and beside an acting copy in bf16."""
+    """In single precision through shared memory, and next to an acting copy in bf16."""
     learner, other = make_learner(), make_learner(1).network
     for seed in range(5):
         learner.step(make_batch(learner, seed))

@@ -1,4 +1,4 @@
-"""Every torso against its layers written out plainly."""
+"""Every torso compared with its layers written out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNTS = (5, 3, 2)
 
 
 def grid_images(samples: int, side: int = 7, distinct: int = 6) -> Tensor:
-    """Images of which most occur more than once."""
+    """Images, most of which occur more than once."""
     rng = np.random.default_rng(side)
     kinds = np.stack([rng.integers(0, count, (distinct, side, side)) for count in COUNTS], axis=-1)
     return torch.from_numpy(kinds[rng.integers(0, distinct, samples)].astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Checkpoint files that were crafted: refused in one sentence, before anything runs and before memory is taken."""
+"""Crafted checkpoint files are refused with one sentence, before any code runs and before memory is allocated."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ END = 22
 
 
 def with_two_directories(good: bytes, bad: bytes) -> bytes:
-    """An archive in which a reader that trusts the end record finds `bad`, and one that looks in front of the end record `good`."""
+    """An archive with two directories: the end record points to `bad`, and `good` is directly before the end record."""
     parts = []
     for whole in (bad, good):
         size, offset = struct.unpack("<II", whole[-END + 12 : -END + 20])
@@ -86,7 +86,7 @@ def with_two_directories(good: bytes, bad: bytes) -> bytes:
 
 
 def test_torch_reads_the_checked_records(tmp_path: Path) -> None:
-    """Whichever of two directories that is."""
+    """For an archive with two directories."""
     archives = []
     for word in ("good", "evil"):
         torch.save({"word": word, "tensor": torch.zeros(3)}, tmp_path / "a.pt")
@@ -122,7 +122,7 @@ def longer_in_the_directory(path: Path) -> None:
 
 
 def longer_in_the_pickle(path: Path) -> None:
-    """Older versions of torch would read what lies behind the record in memory."""
+    """Older versions of torch would read memory beyond the record."""
     found = records(path)
     pickled = found["archive/data.pkl"]
     assert pickled.count(b"K\x04tq") == 1
@@ -134,7 +134,7 @@ def turned_around(path: Path) -> None:
 
 
 def another_tuple_from_the_memo(path: Path) -> None:
-    """What stands before it looks right."""
+    """The literals before it look right."""
     found = records(path)
     pickled = found["archive/data.pkl"]
     start = pickled.index(b"K\x04tq") + 3

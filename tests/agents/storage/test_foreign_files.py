@@ -1,4 +1,4 @@
-"""Files that others have made, or damaged: read without waiting, without filling the memory, and without a traceback."""
+"""Foreign and damaged files are read without blocking, without filling the memory, and without a traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BAD_LINES = [
 
 
 class Cell:
-    """As much of one as is read of here."""
+    """The attributes of an ablation cell that these tests need."""
 
     def __init__(self, folder: Path) -> None:
         self.folder: Any = folder
@@ -68,7 +68,7 @@ def test_lone_surrogates_are_refused(tmp_path: Path) -> None:
         assert read_json(path) is None
         with pytest.raises(ValueError, match="half of a character"):
             parse_json(text)
-    # Two halves make a whole; Python reads bytes in names of files so; and here only the backslash is meant.
+    # A surrogate pair; an undecodable byte of a file name; an escaped backslash.
     for value in ("\U0001f600", "runs/\udcff", "\\ud800", "\u00e9"):
         path.write_text(json.dumps({"a": value}), encoding="utf-8")
         assert read_json(path) == {"a": value} and plain_copy(value) == value
