@@ -1,4 +1,4 @@
-"""evaluate.py: which episodes are counted, of which tasks, and what is written."""
+"""evaluate.py: counted episodes, tasks, the result file, videos and the program."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from envs.vector import MultitaskVectorEnv
 pytestmark = pytest.mark.usefixtures("tests_keep_their_threads")
 
 
-# Which episodes count
+# Counted episodes
 
 
 def test_quotas_are_fixed_in_advance() -> None:
@@ -43,7 +43,7 @@ def test_quotas_are_fixed_in_advance() -> None:
 
 
 class ScriptedEngine:
-    """Slot s plays episodes of s + 1 steps that return 100 * s + number of the episode, whatever is done."""
+    """Slot s plays episodes of s + 1 steps with the return 100 * s + number of the episode, for any actions."""
 
     def __init__(self, env: EnvSpec, slots: Sequence[Slot]) -> None:
         self.slots = len(slots)
@@ -86,7 +86,7 @@ def test_every_slot_plays_its_quota_and_the_short_episodes_of_fast_slots_are_not
 
 
 def naive_episode(agent: SavedAgent, task: str, slot: int, number: int) -> tuple[float, int]:
-    """One greedy episode by itself, from the network alone: return and length."""
+    """Return and length of one greedy episode, computed with the network alone."""
     task_id = agent.env.tasks.index(task)
     place = Slot(task=task_id, index=slot, episode=number)
     env = make_env(agent.config.env, agent.env, [place], 0, Split.EVALUATION)
@@ -140,10 +140,10 @@ def test_the_same_evaluation_gives_the_same_file_and_another_seed_does_not(check
     assert [row["returns"] for row in other["tasks"].values()] != returns
 
 
-# Which tasks
+# Tasks
 
 
-def test_a_task_is_found_by_its_name_whatever_the_order(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_task_is_found_by_name_in_any_order(checkpoint: Path, tmp_path: Path) -> None:
     agent = load_agent(checkpoint)
     spec = evaluation_spec(agent, ["memory-0", "map-1"], "")
     assert spec.tasks == ("memory-0", "map-1")
@@ -153,7 +153,7 @@ def test_a_task_is_found_by_its_name_whatever_the_order(checkpoint: Path, tmp_pa
     assert some == {task: everything[task] for task in ("memory-0", "map-1")}
 
 
-def test_an_agent_that_does_not_know_tasks_by_number_plays_all_of_its_suite(tmp_path: Path) -> None:
+def test_an_agent_that_reads_no_task_ids_plays_all_tasks_of_its_suite(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "env=conditional", "env.tasks=[map-0]", "context=none", "fusion.sites=[]")
     found = evaluated(path, tmp_path / "out.json", "episodes=2", "tasks=[memory]")
     assert list(found["tasks"]) == [f"memory-{number}" for number in range(8)]
@@ -176,7 +176,7 @@ def test_babyai_by_instruction_with_fewer_actions_and_long_names(
     assert any(line.startswith(task) and "%" in line for line in lines)
 
 
-# What is written
+# The result file
 
 
 def test_the_result_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +204,7 @@ def test_one_episode_has_no_interval(checkpoint: Path, tmp_path: Path) -> None:
     assert found["tasks"]["map-0"]["interval"] is None
 
 
-def test_where_the_result_goes(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_folder_of_the_result(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     files = [folder / f"checkpoint-{number:012d}.pt" for number in (9, 10)]
@@ -212,7 +212,7 @@ def test_where_the_result_goes(checkpoint: Path, tmp_path: Path) -> None:
         path.write_bytes(checkpoint.read_bytes())
     assert find_checkpoint(tmp_path / "run", print) == files[1]
     assert results_folder(tmp_path / "run", files[1]) == tmp_path / "run"
-    # A file by itself has no run, whatever its folder is called, until that folder's parent is one.
+    # A checkpoint belongs to a run only if the parent of its folder is a run folder.
     assert results_folder(files[0], files[0]) == folder
     (tmp_path / "run" / "config.yaml").touch()
     assert results_folder(files[0], files[0]) == tmp_path / "run"
@@ -228,13 +228,13 @@ def test_intervals() -> None:
     assert low == pytest.approx(sample.mean() - error, abs=0.015)
     assert high == pytest.approx(sample.mean() + error, abs=0.015)
     assert interval([sample]) == (low, high)
-    # Stratified: what differs between tasks is not uncertainty.
+    # Stratified: differences between tasks are not uncertainty.
     both = interval([sample, sample + 10]) or (np.nan, np.nan)
     assert both[1] - both[0] == pytest.approx((high - low) / np.sqrt(2), rel=0.15)
     assert mean([np.zeros(2), np.ones(50)]) == 0.5
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # Episodes that are all alike do not say that others would be.
+        # Equal episodes do not prove that further ones would be equal.
         low, high = interval([np.zeros(5), np.ones(5)], ranges=[(0, 1), (0, 1)]) or (np.nan, np.nan)
         assert low < 0.4 and high > 0.6
         assert interval([np.full(7, 0.1)]) is None

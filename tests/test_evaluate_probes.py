@@ -1,4 +1,4 @@
-"""evaluate.py probe=...: what is played, told, reported and drawn."""
+"""evaluate.py probe=...: the episodes, contexts, report and figure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def board_images(folder: Path) -> dict[str, list[Any]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("process_settings")
-def test_an_agent_that_has_learned_its_tasks_by_number_loses_under_every_probe(
+def test_an_agent_that_learned_task_ids_loses_under_every_probe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -60,10 +60,10 @@ def test_an_agent_that_has_learned_its_tasks_by_number_loses_under_every_probe(
         assert section["aggregate"]["success_drop_interval"][0] > 0.2
         assert not section["aggregate"]["unchanged"]
     swap, shuffle = content["probes"]["swap"], content["probes"]["shuffle"]
-    # Told another of the tasks, it does what is right there, which is right here as often as chance has it (a quarter).
+    # With another task's context the actions are right for that task, and right here by chance (a quarter).
     assert swap["aggregate"]["success"] < 0.4
     assert all(row["success_drop_interval"][0] > 0.25 for row in swap["tasks"].values())
-    # A third of the slots are told the truth by another one.
+    # A third of the slots get their true context from the other slot.
     assert shuffle["aggregate"]["success_drop"] < swap["aggregate"]["success_drop"]
     printed = capsys.readouterr().out
     assert all(f"probe={name}: {probe.description}" in printed for name, probe in PROBES.items())
@@ -106,7 +106,7 @@ def test_an_agent_that_does_not_act_on_a_context_loses_exactly_nothing(
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_section_stands_beside_an_evaluation_that_stays_as_it_was(checkpoint: Path, tmp_path: Path) -> None:
+def test_probes_add_a_section_and_leave_the_evaluation_unchanged(checkpoint: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "1.json", tmp_path / "2.json"
     plain = evaluated(checkpoint, first, "episodes=10")
     assert "probes" not in plain
@@ -157,7 +157,7 @@ def test_drops_and_their_intervals() -> None:
     # What no suite knows has no drop.
     row = drop({"a": episodes([np.nan, np.nan])}, {"a": episodes([np.nan, np.nan])})
     assert (row["success_drop"], row["success_drop_interval"]) == (None, None)
-    # Episodes that are all the same say that nothing changed, and by themselves not that nothing could.
+    # Equal episodes show that nothing changed, but not that nothing could change.
     same = episodes([0.0, 1.0])
     row = drop({"a": same}, {"a": list(same)})
     assert row["unchanged"]
@@ -168,7 +168,7 @@ def test_drops_and_their_intervals() -> None:
     assert other["return_drop_interval"] == row["return_drop_interval"]
 
 
-def test_every_slot_has_another_one_and_every_task_its_own_random_choices(
+def test_each_slot_has_another_source_and_each_task_another_seed(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Scene] = []
@@ -202,7 +202,7 @@ def test_every_slot_has_another_one_and_every_task_its_own_random_choices(
 
 
 @pytest.mark.parametrize("settings", [["context.task_encoding=one_hot"], ["context=none"], ["env.tasks=[map-0]"]])
-def test_nothing_is_drawn_where_nothing_can_be_alike(tmp_path: Path, settings: list[str]) -> None:
+def test_no_figure_without_a_learned_similarity(tmp_path: Path, settings: list[str]) -> None:
     path = make_checkpoint(tmp_path, *CONDITIONAL, *settings)
     evaluated(path, tmp_path / "out.json", "episodes=2", "probe=zero")
     assert not (path.parent / FILE.parent).exists()

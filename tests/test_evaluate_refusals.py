@@ -1,4 +1,4 @@
-"""What evaluate.py refuses: one sentence, exit code 2, and nothing in a file is ever run."""
+"""Input that evaluate.py refuses with one sentence and exit code 2. Code in a file is never executed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import evaluate
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one sentence with which evaluate.py refuses."""
+    """The one sentence that evaluate.py prints."""
     assert evaluate.main(arguments) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
@@ -23,7 +23,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return message
 
 
-def test_an_agent_that_knows_tasks_by_number_refuses_others(
+def test_an_agent_that_reads_task_ids_refuses_untrained_tasks(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "tasks=map-5 was not trained" in refusal(capsys, f"run={checkpoint}", "tasks=[map-0,map-5]")
@@ -53,7 +53,7 @@ def test_a_checkpoint_that_would_run_code_does_not(
     message = refusal(capsys, f"run={path}")
     assert str(path) in message
     assert not marker.exists()
-    # The bomb is a real one.
+    # Control: unpickling the file without care does run the command.
     pickle.loads(pickle.dumps(Bomb(marker)))
     assert marker.exists()
 

@@ -1,4 +1,4 @@
-"""Sizes that a stranger's configuration may ask for: refused before there is memory for them."""
+"""Excessive sizes in a foreign configuration are refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST = largest_values(TrainConfig)
 
 
 @pytest.mark.parametrize("key", MOST)
-def test_no_size_is_without_bounds(key: str) -> None:
+def test_every_size_is_bounded(key: str) -> None:
     tree = configured()
     group, _, name = key.rpartition(".")
     tree[group][name] = [MOST[key] + 1] if isinstance(tree[group][name], list) else MOST[key] + 1
@@ -37,7 +37,7 @@ def test_no_size_is_without_bounds(key: str) -> None:
         train_from_dict(tree, "here")
 
 
-def test_nor_are_layers() -> None:
+def test_the_number_of_layers_is_bounded() -> None:
     tree = configured()
     tree["torso"]["hidden"] = [1] * 101
     with pytest.raises(InputError, match="torso.hidden has 101 numbers: give 0 to 100"):
@@ -45,12 +45,12 @@ def test_nor_are_layers() -> None:
 
 
 @pytest.mark.parametrize("key", ["dimension", "num_tasks", "delay"])
-def test_nor_are_environments(key: str) -> None:
+def test_the_number_of_environments_is_bounded(key: str) -> None:
     with pytest.raises(InputError, match=f"env.{key}=.* is too large"):
         make_spec(train_from_dict(configured(**{key: 2**40}), "here").env)
 
 
-def test_what_does_not_fit_into_memory_is_refused_by_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_exceeds_the_free_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = train_from_dict(configured(), "here")
     env = make_spec(config.env)
     preflight.check_network(config, env)
@@ -67,7 +67,7 @@ def test_what_does_not_fit_into_memory_is_refused_by_counting(monkeypatch: pytes
 
 
 def test_the_agent_of_a_checkpoint_is_as_large_as_its_weights(checkpoint: Path, tmp_path: Path) -> None:
-    """Whatever its configuration asks for: nothing is made that the file has no weights for."""
+    """For any configuration, no layer is allocated without weights in the file."""
     content = load_checkpoint(checkpoint)
     content["config"]["core"]["size"] = MOST["core.size"]
     agent = load_agent(save_checkpoint(tmp_path, 0, content))
@@ -76,7 +76,7 @@ def test_the_agent_of_a_checkpoint_is_as_large_as_its_weights(checkpoint: Path, 
 
 
 @pytest.mark.parametrize("damage", ["index", "name", "shape", "popart"])
-def test_the_optimisers_state_is_held_to_the_parameters(damage: str) -> None:
+def test_the_optimisers_state_must_fit_the_parameters(damage: str) -> None:
     config = train_from_dict(configured(), "here")
     env = make_spec(config.env)
     learner = builder.build_learner(config, env, builder.build_network(config, env))

@@ -16,8 +16,8 @@ from envs.suites import make_spec
 
 pytestmark = pytest.mark.slow
 
-# Only the policy head hears of the task, behind features of x alone. With `concat` the logits are f(x) + g(task), which ranks the
-# actions of one x alike in all tasks but for a shift; `mi` gives every task a linear map of its own.
+# Only the policy head gets the task; its features depend on x alone. With `concat` the logits are f(x) + g(task), which ranks the actions
+# of one x equally in all tasks except for a shift. `mi` gives each task a different linear map.
 RECIPE = [
     *(
         "env=conditional",
@@ -75,9 +75,9 @@ USUAL = ["env=conditional", "runtime=serial", "precision=fp32"]
 
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_every_form_learns_from_what_it_is_told(fusion: str) -> None:
-    """The usual agent, cut short. `blind` is the best return of an agent that is not told its task, and 0.25 is chance."""
-    # Forms that can hardly multiply take longer.
+def test_every_form_learns_to_use_the_context(fusion: str) -> None:
+    """The suite's usual agent with a short training. `blind` is the best return without the task; 0.25 is chance."""
+    # Forms without strong multiplication take longer.
     config = compose_train(["env=conditional"])
     blind = sum(score.random for score in make_spec(config.env).scores.values()) / config.env.num_tasks
     assert 0.35 < blind < 0.45
@@ -85,7 +85,7 @@ def test_every_form_learns_from_what_it_is_told(fusion: str) -> None:
     assert train(*USUAL, f"total_frames={frames}", f"fusion={fusion}") > blind + 0.1
 
 
-# x as a picture, so that there is a feature map, and a context that only its fusion hears.
+# x as an image, so that there is a feature map. Only the fusion on the map gets the context.
 PICTURES = [
     *("env=conditional", "env.observation=image", "env.dimension=2", "env.num_tasks=4", "fusion.sites=[torso]"),
     *("runtime=serial", "precision=fp32", "learner.batch_size=128"),
@@ -93,8 +93,8 @@ PICTURES = [
 
 
 @pytest.mark.parametrize("form", SPATIAL_FUSIONS)
-def test_every_form_on_the_feature_map_learns_from_what_it_is_told(form: str) -> None:
-    """`blind` as above, and 0.5 is chance. No other site hears of the task, so more than `blind` is the work of the form."""
+def test_every_form_on_the_feature_map_learns_to_use_the_context(form: str) -> None:
+    """`blind` as above; 0.5 is chance. No other site gets the task, so a return above `blind` is due to the form."""
     recipe = [*PICTURES, f"fusion={form}", f"fusion.spatial={form}"]
     config = compose_train(recipe)
     blind = sum(score.random for score in make_spec(config.env).scores.values()) / config.env.num_tasks
@@ -103,12 +103,12 @@ def test_every_form_on_the_feature_map_learns_from_what_it_is_told(form: str) ->
     assert train(*recipe, f"total_frames={frames}") > blind + 0.1
 
 
-def test_a_hypernetwork_can_give_every_task_a_map_of_its_own() -> None:
+def test_a_hypernetwork_can_give_every_task_a_different_linear_map() -> None:
     """Optimal is 1, as for `mi` above. Seeds 0 to 4 gave 0.976 to 0.981; after 250,000 frames two of them had 0.92 and 0.93."""
     assert train(*RECIPE, "env.num_tasks=4", "total_frames=350000", "fusion=hypernetwork") >= 0.95
 
 
-def test_a_mixture_with_an_expert_for_every_task_can_do_so_too() -> None:
+def test_a_mixture_with_one_expert_per_task_can_give_every_task_a_different_linear_map() -> None:
     """Optimal is 1. Seeds 0 to 4 gave 0.964 to 0.972. With eight tasks it takes 600,000 frames to the same."""
     assert train(*USUAL, "env.num_tasks=4", "total_frames=360000", "fusion=mixture", "fusion.experts=4") >= 0.95
 
@@ -142,7 +142,7 @@ def test_every_recurrent_core_learns_to_remember(core: str) -> None:
     assert train(*MEMORY_RECIPE, f"core={core}") >= chance_without_memory() + 0.25
 
 
-def test_the_core_without_memory_learns_what_needs_none() -> None:
+def test_the_core_without_memory_learns_a_task_without_memory() -> None:
     """Optimal is 1. Chance is 0.32 on the memory tasks, and 0.53 on the others for an agent that ignores which one it plays."""
     recipe = [*MEMORY_RECIPE, "core=feedforward", "total_frames=40000"]
     assert train(*recipe) < chance_without_memory() + 0.05

@@ -1,4 +1,4 @@
-"""Supervised: whether a new agent can be fitted to what a core with memory must keep for four steps."""
+"""Supervised training of a new agent to recall an observation of four steps ago."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def updates_to_recall(core: str, most: int) -> int | None:
 
 @pytest.mark.parametrize("core", [core for core in CORES if core != "feedforward"])
 def test_a_recurrent_core_recalls_what_it_saw_four_steps_ago(core: str) -> None:
-    """With a gain of 2.6 before the one-hot codes they took 92 to 123 updates, one seed each."""
+    """With a gain of 2.6 on the one-hot codes the cores took 92 to 123 updates, one seed each."""
     assert updates_to_recall(core, most=600) is not None
 
 
-def test_a_core_without_memory_cannot() -> None:
+def test_a_core_without_memory_cannot_recall() -> None:
     assert updates_to_recall("feedforward", most=600) is None

@@ -1,4 +1,4 @@
-"""Videos play at the rate of the game."""
+"""Videos have the frame rate of the environment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_each_suite_names_the_rate_of_its_games(keys: list[str], rates: dict[str
 
 
 @pytest.mark.parametrize("declared", [None, "fast", 0, -1, float("nan"), float("inf"), [30]])
-def test_a_rate_that_is_none_is_none(declared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_frame_rate_is_ignored(declared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gym_tasks.Match.metadata, "render_fps", declared)
     assert not make_spec(compose_train(["env=gymnasium", "env.tasks=[Match-v0]"]).env).frame_rates
 
@@ -59,7 +59,7 @@ def actor(agent: SavedAgent) -> Actor:
     ("rate", "shown", "count"),
     [(WITHOUT_CLOCK, 8, 4 + 6), (15, 15, 4 + 11), (35 / 4, 8.75, 4 + 7), (60, 60, 4 + 45), (120, 60, (4 + 90) / 2)],
 )
-def test_a_film_has_the_rate_that_it_is_given(
+def test_a_video_has_the_given_frame_rate(
     agent: SavedAgent, tmp_path: Path, rate: float, shown: float, count: int
 ) -> None:
     imageio = pytest.importorskip("imageio.v2")
@@ -70,7 +70,7 @@ def test_a_film_has_the_rate_that_it_is_given(
 
 
 @pytest.mark.parametrize(("rate", "milliseconds"), [(8, 125), (15, 67), (50, 20), (100, 20)])
-def test_an_animated_picture_has_it_too(
+def test_a_gif_has_the_given_frame_rate(
     agent: SavedAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, milliseconds: float
 ) -> None:
     imageio = pytest.importorskip("imageio.v2")
@@ -78,7 +78,7 @@ def test_an_animated_picture_has_it_too(
     without = lambda name, *rest: None if name == "imageio_ffmpeg" else find(name, *rest)  # noqa: E731
     monkeypatch.setattr(video.importlib.util, "find_spec", without)
     reader = imageio.get_reader(record(actor(agent), agent.env, 1, tmp_path, "film", rate))
-    # In hundredths of a second.
+    # GIF stores durations in hundredths of a second.
     assert reader.get_meta_data()["duration"] == pytest.approx(milliseconds, abs=10)
 
 
@@ -93,5 +93,5 @@ def test_the_video_of_an_evaluation_lasts_as_long_as_the_episode(tmp_path: Path)
     alone.write_bytes(run.read_bytes())
     evaluated(alone, tmp_path / "out.json", "episodes=1", "video=true", "video_episodes=1")
     film = imageio.get_reader(tmp_path / "videos" / f"{task}.mp4").get_meta_data()
-    # 720 frames at 60 in a second, and the last picture.
+    # 720 frames at 60 per second, and the repeated last frame.
     assert film["fps"] == 15 and film["duration"] == pytest.approx(12 + 0.75, abs=0.1)

@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.storage.checkpoint_schema import check_content
+from agents.storage.checkpoint_schema import BEST_FORM, KEPT_FORM, check_content
 from agents.storage.tensor_file import crafted_error, read_tensors, write_tensors
 from agents.storage.torch_zip import DamagedCheckpointError
 from envs.spec import ArraySpec, EnvSpec, Score
 from system.errors import InputError
-from system.plain_data import PlainDataError
+from system.plain_data import PlainDataError, check_form
 
 FORMAT = "mimpala-checkpoint"
 SCHEMA = 3
@@ -159,16 +159,16 @@ def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
         InputError: the section has another form.
     """
     # Schema 2 has no such section.
-    kept = content.get("kept", {"best": {}, "milestones": [], "frames": 0})
+    kept: dict[str, Any] = content.get("kept", {"best": {}, "milestones": [], "frames": 0})
     try:
-        best, milestones = dict(kept["best"]), list(kept["milestones"])
-        numbers = [kept["frames"], *milestones, *([best["updates"], best["episodes"]] if best else [])]
-        fits = all(isinstance(number, int) and number >= 0 for number in numbers)
-        if fits and (not best or isinstance(best["value"], float)):
-            return {"best": best, "milestones": milestones, "frames": kept["frames"]}
-    except (KeyError, TypeError, ValueError):
-        pass
-    raise InputError("the checkpoint's list of those that stay is not readable: use an earlier one.")
+        check_form(kept, KEPT_FORM)
+        if kept["best"]:
+            check_form(kept["best"], BEST_FORM)
+    except PlainDataError as error:
+        raise InputError(
+            f"the checkpoint's section kept is not readable (it holds {error}): use an earlier one."
+        ) from error
+    return kept
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -73,6 +73,10 @@ _FORM: dict[str, Any] = {
 }
 
 
+KEPT_FORM = {"best": dict, "milestones": [COUNT], "frames": COUNT}
+BEST_FORM = {"updates": COUNT, "episodes": COUNT, "value": float}
+
+
 def check_content(content: dict[str, Any]) -> None:
     """Checks the values of a checkpoint. Missing keys are accepted; their users report them.
 

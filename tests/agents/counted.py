@@ -1,4 +1,4 @@
-"""Checks of what actors of the counting environment hand over (tests/agents/counting.py), number by number."""
+"""Checks each value of the trajectories of the counting environment (tests/agents/counting.py)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def counting_runtime(name: str, pool: PoolConfig, network: Any, **options: Any) 
 
 
 def split(batch: Batch) -> list[tuple[int, int, Trajectory]]:
-    """The unrolls of a batch, each with its actor and the version of its weights."""
+    """The unrolls of a batch, each with its actor and its weights version."""
     parts = []
     assert batch.trajectory["reset"].shape == (T + 1, len(batch.weights_versions) * SLOTS)
     for number, version in enumerate(batch.weights_versions):
@@ -64,9 +64,9 @@ def split(batch: Batch) -> list[tuple[int, int, Trajectory]]:
 
 
 def step_versions(name: str, version: int, part: Trajectory) -> list[int]:
-    """The number of the weights that took each step of an unroll, all its columns alike: `version`, the one it was begun with.
+    """The weights version of each step of an unroll, equal in all columns. Without a server it is `version`, that of the first step.
 
-    A server goes over to newer weights between two steps. Which they are, the actions tell: (count + number) mod 8.
+    A server switches to newer weights between two steps. The actions identify them: (count + number) mod 8.
     """
     if name != "server":
         return [version] * T
@@ -80,7 +80,7 @@ def step_versions(name: str, version: int, part: Trajectory) -> list[int]:
 
 
 def check_column(unrolls: list[tuple[list[int], Trajectory]], slot: int, first_episode: int = 0) -> None:
-    """All unrolls of one slot, in order, against the life that the slot must have had. Each comes with its `step_versions`."""
+    """Compares all unrolls of one slot, in order, with the expected episodes. Each comes with its `step_versions`."""
     column = slot % SLOTS
     versions = [version for versions, _ in unrolls for version in versions]
     moments = life(slot, [*versions, versions[-1]], first_episode)

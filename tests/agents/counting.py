@@ -1,10 +1,10 @@
-"""An environment and a network that only count, so that whatever an actor hands over can be checked by arithmetic.
+"""An environment and a network that only count, so that arithmetic can check every value of a trajectory.
 
-Slot n plays episodes e = 0, 1, ... of n % 3 + e % 4 + 1 steps. Its observations are (n, e, age), age counting the steps of the
-episode from 0; episodes with an even n + e terminate, the others are truncated.
+Slot n plays episodes e = 0, 1, ... of n % 3 + e % 4 + 1 steps. Its observations are (n, e, age), where age counts the steps of the
+episode from 0. Episodes with an even n + e terminate; the others are truncated.
 
-The network's state counts the steps since the last reset. Its only parameter is the number of the weights, and the action is
-certain: (count + number) mod 8, so that every action tells which weights made it.
+The network's state counts the steps since the last reset. Its only parameter is the number of the weights. The action is deterministic:
+(count + number) mod 8. So each action identifies the weights that chose it.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def fake_config(
 
 
 def fake_network(env: EnvSpec, config: TrainConfig, seed: int = 0) -> AgentNetwork:
-    """A network whose every trained parameter is drawn anew, so that biases and gates do not sit at a convenient 0."""
+    """A network with random noise on every trained parameter, so that no bias or gate is 0."""
     torch.manual_seed(seed)
     network = build_network(config, env)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Agents to compare on the processor and on a GPU."""
+"""Agents for comparisons between CPU and GPU."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 
 T, B, SLOTS = 5, 4, 4
-"""Steps and sequences of a batch to learn from, slots to act in."""
+"""T and B of a batch, and the number of slots."""
 
 
 def config_of(**options: object) -> TrainConfig:
-    """With an optimiser that does not make large steps of gradients of nearly 0, whose sign is a matter of rounding."""
+    """With an optimiser whose steps are small for gradients near 0, whose sign depends on rounding."""
     return fake_config(epsilon=1e-2, **options)  # type: ignore[arg-type]
 
 
 def agents() -> dict[str, tuple[EnvSpec, TrainConfig]]:
-    """Every fusion, core, kind of actions and torso once."""
+    """Cases that cover every fusion, core, kind of actions and torso."""
     grid = fake_env(image=(7, 7, 3), kind="symbolic")
     pixels = fake_env(image=(24, 28, 3), kind="pixels")
     found = {f"fusion-{name}": (fake_env(), config_of(fusion=name)) for name in sorted(FUSIONS)}
@@ -46,7 +46,7 @@ AGENTS = agents()
 
 
 def two_learners(env: EnvSpec, config: TrainConfig) -> tuple[Learner, Learner]:
-    """With equal parameters: on the processor, and on the GPU."""
+    """Two learners with equal parameters, on the CPU and on the GPU."""
     network = fake_network(env, config)
     return build_learner(config, env, copy.deepcopy(network)), build_learner(config, env, network.to(GPU))
 

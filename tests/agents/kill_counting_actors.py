@@ -1,4 +1,4 @@
-"""Kills actors at random moments and checks every number that they handed over:  python tests/agents/kill_counting_actors.py [kills]
+"""Kills actors at random moments and checks every value of their trajectories:  python tests/agents/kill_counting_actors.py [kills]
 
 The environments count (counting.py), so each trajectory can be held to what it must be. Prints one line of JSON; exit code 1, with the
 assertion, if anything is wrong.
@@ -26,7 +26,7 @@ ACTORS = 2
 
 
 def main(kills: int) -> None:
-    """With a server on every other turn of ten kills."""
+    """Uses an inference server in every other round of ten kills."""
     chance, killed, unrolls, records = random.Random(0), 0, 0, []  # type: ignore[var-annotated]
     while killed < kills:
         name = "server" if killed // 10 % 2 else "local"
@@ -37,12 +37,12 @@ def main(kills: int) -> None:
         try:
             for version in range(1, 11):
                 end = time.monotonic() + chance.uniform(0.0, 4.0)
-                # One whose end was not noticed yet cannot be killed again.
+                # An actor whose end was not noticed yet cannot be killed again.
                 while time.monotonic() < end or len(lives.of) < ACTORS or last in runtime.processes().items():
                     lives.add(runtime.collect())
                     network.number.data.fill_(version)
                     runtime.publish(version)
-                    # Every unroll is kept to be checked.
+                    # All unrolls are kept for the check.
                     time.sleep(0.01)
                 actor = f"actor-{chance.randrange(ACTORS)}"
                 last = actor, runtime.processes()[actor]

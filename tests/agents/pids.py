@@ -1,4 +1,4 @@
-"""An environment that shows in which process it lives. Without torch, because the processes of slots import this module."""
+"""An environment whose observations hold its process id. Without torch, because the processes of slots import this module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Pid(gymnasium.Env[dict[str, Any], Any]):
-    """Endless, and fits counting.COUNTING: (process, 0, 0)."""
+    """An endless episode with the observation (process id, 0, 0), as counting.COUNTING specifies."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         return self._see(), {}

@@ -1,10 +1,9 @@
-"""A GPU where there is none: its tensors say that they are on `cuda:0` and are computed in the processor's memory.
+"""A simulated GPU: its tensors report the device `cuda:0` and are computed on the CPU.
 
-What a GPU would refuse is refused: an operation on tensors of both sides, and NumPy. What a GPU would make the program wait for is written
-down: every value that the program asks for. Values are real, so results can be compared with those of the processor. Speed, memory and the
-order of streams are not pretended.
+It refuses what a GPU refuses: operations on tensors of both devices, and NumPy. It records every synchronization: each value that the
+program reads. Values are real, so results can be compared with the CPU's. Speed, memory and the order of streams are not simulated.
 
-torch has no such thing for programs whose course depends on data: its FakeTensorMode knows shapes only.
+torch's FakeTensorMode does not suffice, because it has shapes but no values, and control flow may depend on values.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ GPU = torch.device("cuda", 0)
 
 
 class OnGPU(Tensor):
-    """A tensor whose numbers are in `host`."""
+    """A tensor whose values are in `host`."""
 
     host: Tensor
 
     @staticmethod
     def __new__(cls, host: Tensor) -> OnGPU:
-        # What is made of ordinary tensors in inference mode may be a view, and as such an ordinary tensor.
+        # In inference mode a view of an ordinary tensor is an ordinary tensor.
         with torch.inference_mode(False):
             return cls._around(host)
 
     @classmethod
     def _around(cls, host: Tensor) -> OnGPU:
         shell = torch.empty_strided(host.size(), host.stride(), dtype=host.dtype, device="meta")
-        # Meta for autograd, which would look for the threads of a GPU; CUDA for autocast.
+        # Meta for autograd, which would need a GPU's threads; CUDA for autocast.
         tensor: OnGPU = torch.Tensor._make_subclass(cls, shell, False, device_for_backend_keys=GPU)
         tensor.host = host
         return tensor
@@ -61,15 +60,15 @@ class OnGPU(Tensor):
 
 
 class MixedDevicesError(RuntimeError):
-    """What torch says when an operation is given tensors of two devices."""
+    """Stands for torch's error about an operation on tensors of two devices."""
 
 
 class _Computing(TorchDispatchMode):
     """Attributes:
-    waits: names of the operations whose answer the program has waited for.
+    waits: names of the operations that synchronized.
     """
 
-    # That of FakeTensorMode: with it nobody tries to start CUDA.
+    # The key of FakeTensorMode, with which torch does not initialise CUDA.
     _mode_key = torch._C._TorchDispatchModeKey.FAKE
 
     def __init__(self) -> None:
@@ -80,7 +79,7 @@ class _Computing(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if torch.is_inference_mode_enabled():
-            # Otherwise autograd has taken them apart.
+            # Without inference mode, autograd has decomposed the operation already.
             with self:
                 result = function.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -90,7 +89,7 @@ class _Computing(TorchDispatchMode):
         there = [isinstance(tensor, OnGPU) for tensor in tensors]
         result_there = any(there)
         if kwargs.get("device") is not None:
-            # Meta is what autograd knows of it.
+            # Autograd sees the device as meta.
             result_there = torch.device(kwargs["device"]).type in ("cuda", "meta")
             kwargs["device"] = torch.device("cpu")
         copies = name in ("aten.copy_", "aten._to_copy", "aten._foreach_copy_")
@@ -112,7 +111,7 @@ class _Computing(TorchDispatchMode):
         if self.capturing is not None:
             self.capturing.calls.append((function, host_args, host_kwargs, result))
         if not result_there or (name == "aten.copy_" and not there[0]):
-            # An operation in place gives back what it was given.
+            # An in-place operation returns its argument.
             return args[0] if name == "aten.copy_" else result
         known = {id(tensor.host): tensor for tensor in tensors if isinstance(tensor, OnGPU)}
         return tree_map_only(Tensor, lambda tensor: known[id(tensor)] if id(tensor) in known else OnGPU(tensor), result)
@@ -130,11 +129,11 @@ _CAST = {
     ),
     *(Tensor.matmul, Tensor.__matmul__),
 }
-"""Of what autocast computes in low precision, the part that agents use."""
+"""The operations that agents use and autocast computes in low precision."""
 
 
 class _Calling(TorchFunctionMode):
-    """What no dispatch sees: lists of values, autocast, and the fused LSTM, which torch would make of kernels that only a GPU has."""
+    """Handles what dispatch does not see: lists of values, autocast, and the fused LSTM, whose kernels exist on a GPU only."""
 
     def __init__(self, waits: list[str]) -> None:
         super().__init__()
@@ -173,7 +172,7 @@ class Event:
 
 
 class Stream:
-    """Work is done at once, whatever the stream."""
+    """A stream on which all work is done at once."""
 
     def __init__(self, device: object = None) -> None:
         self.events: list[Event] = []
@@ -190,7 +189,7 @@ class Stream:
 
 
 class Graph:
-    """What was called while it was captured, with the memory of arguments and results: a replay fills the latter again."""
+    """The captured calls with their arguments and results. A replay computes the results again in place."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, Any, Any, Any]] = []
@@ -217,7 +216,7 @@ class PretendedGPU:
 
 @contextmanager
 def pretended_gpu() -> Iterator[PretendedGPU]:
-    """Inside, `cuda:0` can be computed on."""
+    """Inside the context, `cuda:0` is a simulated GPU."""
     computing = _Computing()
     stream = Stream()
     gpu = PretendedGPU(computing)
@@ -248,12 +247,12 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
         for module in (device_transfer, cuda_graphs):
             patch.setattr(module, "pinned", lambda num_bytes: torch.empty(num_bytes, dtype=torch.uint8))
-        # Adam and the norm of gradients ask for the device in C++, where it is meta.
+        # Adam and the norm of gradients read the device in C++, where it is meta.
         patch.setattr(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: ["meta"])
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         lifted = torch._C._only_lift_cpu_tensors()
-        # torch.tensor then makes its tensors here, and moves them.
+        # torch.tensor then creates its tensors on the CPU and moves them.
         torch._C._set_only_lift_cpu_tensors(True)
         try:
             with computing, _Calling(computing.waits):
@@ -264,5 +263,5 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
 
 
 def host(tree: Any) -> Any:
-    """Nested data with the numbers of its tensors in the processor's memory; no wait."""
+    """Nested data with its tensors on the CPU, without synchronization."""
     return tree_map_only(OnGPU, lambda tensor: tensor.host, tree)

@@ -1,4 +1,4 @@
-"""Marks by which processes are found, and the temporary folders that supervisors remove."""
+"""Marks identify the processes of a run, and supervisors remove temporary folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 
 ROOT = Path(train.__file__).parent
 
-# A root with two owners, one of which starts a third; each starts a program. They say who they are, and end when they are told.
+# A root with two owners, one of which starts a third; each starts a program. They print their process ids, and end on command.
 FAMILY = """
 import os, subprocess, sys
 from system.descendants import end_orphans, own, supervise
@@ -65,13 +65,13 @@ def begin(folder: Path, code: str) -> subprocess.Popen[str]:
     )
 
 
-def test_programs_end_with_their_owners_and_all_with_the_root(tmp_path: Path) -> None:
+def test_programs_end_with_their_owner_and_all_programs_end_with_the_root(tmp_path: Path) -> None:
     process = begin(tmp_path, FAMILY)
     try:
         assert process.stdout
         lines = iter(process.stdout.readline, "ended\n")
         root, deep, third, other = ([int(pid) for pid in line.split()] for line in lines)
-        # With the first owner went the one that it had started.
+        # The first owner's child owner ended with it.
         assert all(map(is_gone, deep + third)) and not any(map(is_gone, root + other))
     finally:
         process.kill()
@@ -79,8 +79,8 @@ def test_programs_end_with_their_owners_and_all_with_the_root(tmp_path: Path) ->
     eventually(lambda: all(map(is_gone, root + other)))
 
 
-def test_a_program_that_is_none_of_the_runs_goes_on(tmp_path: Path) -> None:
-    """It was started before, by the same process."""
+def test_a_program_of_another_run_keeps_running(tmp_path: Path) -> None:
+    """It was started by the same process before `supervise`."""
     code = """
 import subprocess
 before = subprocess.Popen(["sleep", "100000"])
@@ -100,7 +100,7 @@ before.kill()
 
 @pytest.fixture
 def abandoned() -> Iterator[list[Path]]:
-    """Temporary folders: of a run that was killed, of one that lives, of one that begins, and what only looks like one."""
+    """Temporary folders of a killed run, a live run and a starting run, and an entry that only looks like one."""
     number = os.getpid() << 8 | 1 << 43
     folders = [Path(f"/tmp/mimpala-{number + index:x}") for index in range(3)] + [Path(f"/tmp/mimpala-{os.getpid()}-x")]
     for folder in folders:
@@ -118,7 +118,7 @@ def abandoned() -> Iterator[list[Path]]:
             folder.rmdir()
 
 
-def test_the_next_start_removes_what_a_run_has_left_that_was_killed_with_its_supervisor(
+def test_the_next_start_removes_folders_of_runs_killed_with_their_supervisor(
     abandoned: list[Path], tmp_path: Path
 ) -> None:
     process = begin(tmp_path, "from system.descendants import supervise; supervise(); input()")
@@ -129,7 +129,7 @@ def test_the_next_start_removes_what_a_run_has_left_that_was_killed_with_its_sup
     assert [folder.exists() for folder in abandoned] == [False, True, True, True]
 
 
-def test_a_supervised_process_has_a_temporary_folder_of_its_own_that_goes_with_it(tmp_path: Path) -> None:
+def test_a_supervised_process_has_a_temporary_folder_that_is_removed_with_it(tmp_path: Path) -> None:
     code = """
 from system.descendants import supervise, temporary_folder
 print(temporary_folder())
@@ -142,7 +142,7 @@ input()
     assert process.stdout
     others = process.stdout.readline()
     folder = Path(process.stdout.readline().strip())
-    # The tests' own process may be supervised.
+    # The test process may be supervised.
     assert str(folder) != others.strip()
     assert folder.stat().st_mode & 0o777 == 0o700 and folder.stat().st_uid == os.getuid()
     (folder / "file").touch()
@@ -151,7 +151,7 @@ input()
     eventually(lambda: not folder.exists())
 
 
-def test_where_the_mark_cannot_be_set_nothing_is_supervised_and_nothing_ended(tmp_path: Path) -> None:
+def test_without_a_mark_nothing_is_supervised_or_killed(tmp_path: Path) -> None:
     code = """
 import resource
 resource.setrlimit(resource.RLIMIT_RTTIME, (1000, 1000))
@@ -164,7 +164,7 @@ print(temporary_folder())
     assert (said, process.returncode) == ("None\n", 0)
 
 
-def test_elsewhere_than_on_linux_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_other_systems_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descendants, "_LIMIT", None)
     monkeypatch.setattr(os, "listdir", lambda path: pytest.fail("there may be no /proc"))
     descendants.supervise()

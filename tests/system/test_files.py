@@ -1,4 +1,4 @@
-"""Files of run folders: nothing follows a link out of one, and nothing waits for a pipe."""
+"""Files of run folders: no link is followed out of the folder, and no pipe blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from system.errors import InputError
 from system.files import check_links, read_bounded, read_json, write_json
 
 
-def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_at_the_temporary_path_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine", encoding="utf-8")
     for name in (".a.json.tmp", "a.json"):
         (tmp_path / name).symlink_to("mine")

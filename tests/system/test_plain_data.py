@@ -1,4 +1,4 @@
-"""Data that was read from a file: copied when it is plain, and refused otherwise, however large it would be written out."""
+"""Data read from a file is copied if it is plain and within bounds, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN)
-def test_plain_data_is_copied_as_it_is(data: Any) -> None:
+def test_plain_data_is_copied_unchanged(data: Any) -> None:
     assert plain_copy(data) == data
     assert plain_copy(OrderedDict(a=(data,))) == {"a": (data,)}
 
@@ -51,7 +51,7 @@ def endless() -> Any:
 
 
 class Text(str):
-    """Behaves as it likes."""
+    """A subclass, whose methods may be replaced."""
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ class Text(str):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_all_else_is_refused(data: Any, told: str) -> None:
+def test_other_types_are_refused(data: Any, told: str) -> None:
     with pytest.raises(PlainDataError, match=told):
         plain_copy(data)
 
@@ -103,7 +103,7 @@ FORM = {"name": str, "counts": [COUNT], "pair": (FINITE, COUNT), "by_task": {str
 RIGHT = {"name": "x", "counts": [1, 2], "pair": (0.5, 3), "by_task": {"a": {"mean": 1, "more": object}}, "more": object}
 
 
-def test_a_form_says_what_it_names_and_nothing_of_the_rest() -> None:
+def test_a_form_checks_its_names_and_ignores_others() -> None:
     check_form(RIGHT, FORM)
     check_form({}, FORM, complete=False)
 
@@ -123,11 +123,11 @@ def test_a_form_says_what_it_names_and_nothing_of_the_rest() -> None:
         ({"by_task": []}, "a mapping at by_task"),
     ],
 )
-def test_what_has_another_form_is_told(change: dict[str, Any], told: str) -> None:
+def test_another_form_is_refused_with_its_path(change: dict[str, Any], told: str) -> None:
     with pytest.raises(PlainDataError, match=told):
         check_form(RIGHT | change, FORM)
 
 
-def test_a_test_is_told_in_its_own_words() -> None:
+def test_the_error_quotes_the_description_of_the_test() -> None:
     with pytest.raises(PlainDataError, match="something else than an even number at x"):
         check_form({"x": 3}, {"x": plain_data.Test("an even number", lambda value: value % 2 == 0)})

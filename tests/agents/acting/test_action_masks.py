@@ -48,7 +48,7 @@ def described(*given: str) -> tuple[TrainConfig, EnvSpec]:
 
 
 def widened(network: Any) -> None:
-    """Logits of any size, so that a greedy action would often be an illegal one."""
+    """Large random logits, so that an unmasked greedy action would often be illegal."""
     with torch.no_grad():
         network.policy.weight.mul_(20)
         network.policy.bias.normal_(0, 3)
@@ -60,7 +60,7 @@ def components(env: EnvSpec) -> list[slice]:
 
 
 def softmax(logits: Any, legal: Any) -> Any:
-    """Over the legal ones."""
+    """Over the legal actions."""
     weights = np.where(legal, np.exp(logits - logits[legal].max()), 0)
     return weights / weights.sum()
 
@@ -90,7 +90,7 @@ def test_the_trajectory_holds_the_mask_and_no_illegal_action(kind: str, processe
         for number, part in enumerate(components(env)):
             chosen = action[..., number : number + 1] if env.action_sizes else action.unsqueeze(-1)
             assert mask[:-1, ..., part].gather(-1, chosen)[valid].all()
-        # The environment pays 1 for what is legal.
+        # The reward of a legal action is 1.
         assert (batch["reward"][valid] == 1).all()
 
 
@@ -135,7 +135,7 @@ def _no_contexts(network: Any, batch: Trajectory) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_one_by_one_are_the_unroll(kind: str) -> None:
-    """T calls of length 1 equal one of length T; and the learner's ratios are 1 where the actor's weights are its own."""
+    """T calls of length 1 equal one call of length T. The learner's ratios are 1 if actor and learner have equal weights."""
     _, network, (batch, *_) = collected(kind)
     inputs = {key: batch[key] for key in OBSERVED if key in batch}
     modulations, state, steps = network.condition(_no_contexts(network, batch)), batch["core_state"], []
@@ -170,7 +170,7 @@ def test_no_masked_action_is_ever_taken(greedy: bool) -> None:
     "runtime", [["runtime=serial"], ["runtime=local"], ["runtime=local", "runtime.inference=server"]]
 )
 def test_runtimes(runtime: list[str], tmp_path: Path) -> None:
-    """A short run: every reward is that of a legal action, and an evaluation of it says the same."""
+    """A short run and its evaluation: every reward is that of a legal action."""
     run = tmp_path / "run"
     given = arguments("discrete", *runtime, "total_frames=2000", f"run={run}")
     if runtime != ["runtime=serial"]:
@@ -204,7 +204,9 @@ def test_a_masked_agent_plays_some_of_its_tasks(tmp_path: Path) -> None:
     assert content["tasks"]["gym_tasks:ForbiddenFew-v0"]["mean"] == 7
 
 
-def test_nothing_legal_ends_a_run_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mask_without_legal_actions_ends_the_run_with_an_input_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = [*arguments("discrete"), "env.tasks=[gym_tasks:ForbiddenAll-v0]", f"run={tmp_path / 'run'}", "context=none"]
     assert train.main(given) == 2
     error = capsys.readouterr().err
@@ -217,7 +219,7 @@ def test_masks_of_the_task_and_of_the_step_are_both_applied() -> None:
     logits, task = torch.zeros(3, 3), torch.tensor([0, 1, 0])
     legal = torch.tensor([[1, 1, 1], [0, 1, 1], [0, 1, 1]], dtype=torch.bool)
     assert (mask(logits, task, legal) == 0).tolist() == [[True, True, False], [False, True, True], [False, True, False]]
-    # Where there is nothing to remove, nothing is computed.
+    # Without an illegal action, nothing is computed.
     assert ActionMask((3, 3), 3)(logits, task) is logits
 
 

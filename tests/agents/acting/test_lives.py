@@ -1,4 +1,4 @@
-"""A lost life of a game that goes on: it ends the bootstrapping, and nothing else."""
+"""A lost life in a continuing game ends the bootstrapping and nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def play(engine: CountingEngine) -> Trajectory:
     return trajectory
 
 
-def test_a_lost_life_changes_nothing_of_a_trajectory_but_what_is_bootstrapped() -> None:
+def test_a_lost_life_changes_only_terminated() -> None:
     whole, lives = play(CountingEngine(SEATS)), play(LosingEngine())
     for key, value in whole.items():
         if key != "terminated":
@@ -70,7 +70,7 @@ def test_no_target_looks_beyond_a_lost_life() -> None:
     assert not torch.equal(before[end + 1 :], after[end + 1 :])
 
 
-def test_the_statistics_of_a_run_are_those_of_whole_games() -> None:
+def test_statistics_count_complete_games() -> None:
     summaries = []
     for trajectory in (play(CountingEngine(SEATS)), play(LosingEngine())):
         statistics = Statistics(COUNTING.tasks)

@@ -1,4 +1,4 @@
-"""The acting policy: what it samples, what it reports, and when its cached modulations are current."""
+"""The acting policy: samples, log-probabilities, and the cache of modulations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def inputs_at(network: AgentNetwork, steps: int = 1, seed: int = 0) -> list[dict
 
 
 def count_conditioned(network: AgentNetwork, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Contexts conditioned on in each call of `condition`."""
+    """The number of contexts in each call of `condition`."""
     calls: list[int] = []
     original = network.condition
 
@@ -42,7 +42,7 @@ def count_conditioned(network: AgentNetwork, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def fresh_step(network: AgentNetwork, policy: Policy, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What a policy that remembers nothing but the core state would do."""
+    """One step of a policy without a cache."""
     other = Policy(network, SLOTS)
     other.core_state = policy.core_state.clone()
     other.seed(SEED)
@@ -50,8 +50,8 @@ def fresh_step(network: AgentNetwork, policy: Policy, inputs: dict[str, Tensor])
 
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_cached_modulations_are_fresh_ones(fusion: str) -> None:
-    """Over steps in which instructions change, return, and repeat in other slots."""
+def test_cached_modulations_equal_new_ones(fusion: str) -> None:
+    """Instructions change, return, and repeat in other slots."""
     network = make(fusion)
     policy = Policy(network, SLOTS)
     for inputs in inputs_at(network, 12):
@@ -62,7 +62,7 @@ def test_cached_modulations_are_fresh_ones(fusion: str) -> None:
         torch.testing.assert_close(log_probs, expected[1], rtol=1e-4, atol=1e-5)
 
 
-def test_conditions_only_on_contexts_it_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conditions_only_on_new_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     network = make()
     calls = count_conditioned(network, monkeypatch)
     policy = Policy(network, SLOTS)
@@ -81,7 +81,7 @@ def test_conditions_only_on_contexts_it_has_not_seen(monkeypatch: pytest.MonkeyP
     assert calls == [3, 1], "a context that came back was conditioned on again"
 
 
-def test_weights_changed_makes_the_cache_forget() -> None:
+def test_weights_changed_clears_the_cache() -> None:
     network = make(sites=("policy",))
     policy = Policy(network, SLOTS)
     (inputs,) = inputs_at(network)
@@ -100,7 +100,7 @@ def test_weights_changed_makes_the_cache_forget() -> None:
 
 
 def logits_of(network: AgentNetwork, inputs: dict[str, Tensor]) -> Tensor:
-    """Straight from the network, with zero core state."""
+    """Computed with the network alone, from a zero core state."""
     from agents.fusion import identity_segments
 
     encoder = network.context_encoder
@@ -151,7 +151,7 @@ def test_samples_follow_the_softmax() -> None:
         assert chi_square < 25, (slot, counts / repeats, expected[slot])
 
 
-def test_the_seed_names_the_stream_of_actions() -> None:
+def test_the_seed_determines_the_sampled_actions() -> None:
     network = make()
     steps = inputs_at(network, 12)
 
@@ -165,7 +165,7 @@ def test_the_seed_names_the_stream_of_actions() -> None:
     assert not torch.equal(actions(1), actions(2))
 
 
-def test_the_core_state_moves_on_and_is_reset() -> None:
+def test_the_core_state_advances_and_is_reset() -> None:
     network = make()
     policy = Policy(network, SLOTS)
     first, second = inputs_at(network, 2)
@@ -181,7 +181,7 @@ def test_the_core_state_moves_on_and_is_reset() -> None:
 
 
 def test_the_cache_is_bounded_and_right_when_it_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new instruction in every slot at every step: twice as many contexts as slots are kept, and every step is a fresh one."""
+    """Every slot gets a new instruction at every step, and the cache holds twice as many contexts as there are slots."""
     network = make()
     policy = Policy(network, SLOTS)
     (inputs,) = inputs_at(network)
@@ -217,7 +217,7 @@ def test_acts_in_low_precision_with_the_weights_of_the_network(fusion: str, core
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_the_memory_of_the_cache_is_known_and_stays(precision: torch.dtype) -> None:
+def test_the_memory_of_the_cache_is_constant(precision: torch.dtype) -> None:
     network = make("mi", sites=("core_input",))
     policy = Policy(network, SLOTS, autocast=None if precision == torch.float32 else precision)
     assert policy.modulation_bytes == 0

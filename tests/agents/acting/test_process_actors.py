@@ -1,4 +1,4 @@
-"""Actors whose environments have processes of their own."""
+"""Actors whose environments run in separate processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from counted import counting_pool, counting_runtime
 from counting import COUNTING, NUM_ACTIONS, SLOTS, CountingNetwork
 from pids import make_pid
 from processes import is_gone
@@ -27,15 +26,21 @@ SEATS = [Slot(task=0, index=number) for number in range(SLOTS)]
 
 @dataclass(frozen=True)
 class MakeProcessActor:
-    """An actor of three slots, which are three processes."""
+    """An actor with three slots in three processes."""
 
     def __call__(self, index: int, positions: StreamPositions, network: Any, policy: Any = None) -> Actor:
         env = MultitaskVectorEnv(ProcessEngine(make_pid, COUNTING, SEATS, Split.TRAIN), COUNTING, SEATS, seed=0)
         return Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, index))  # type: ignore[arg-type]
 
 
-def test_an_actor_has_processes_which_die_with_it() -> None:
-    runtime = counting_runtime("local", counting_pool(1, make_actor=MakeProcessActor()), CountingNetwork())
+def test_environment_processes_end_with_their_actor() -> None:
+    runtime = LocalRuntime(
+        MakeProcessActor(),
+        CountingNetwork(),  # type: ignore[arg-type]
+        trajectory_spec(COUNTING, 5, SLOTS, STATE_SIZE),
+        num_actors=1,
+        unrolls_per_batch=1,
+    )
     actor = runtime.processes()["actor-0"]
     try:
         processes = {int(pid) for pid in runtime.collect().trajectory["vector"][:, :, 0].unique()}

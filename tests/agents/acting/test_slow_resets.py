@@ -1,4 +1,4 @@
-"""Resets that take several steps: what the actor hands over, and that the learner learns the same from it."""
+"""Resets that take several steps: the actor's trajectories, and the learner's updates on them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
 
 
 class SlowCountingEngine(CountingEngine):
-    """Each reset takes so many steps more than one: the next of `delays`, over and over."""
+    """Each reset takes additional steps: the next of `delays`, cyclically."""
 
     def __init__(self, slots: Sequence[Slot], delays: Sequence[int]) -> None:
         super().__init__(slots)
@@ -72,7 +72,7 @@ class SlowCountingEngine(CountingEngine):
 
 @settings(max_examples=12)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
-def test_what_an_actor_hands_over_is_the_same_life_with_more_masked_steps(delays: list[int]) -> None:
+def test_slow_resets_add_masked_steps_and_change_nothing_else(delays: list[int]) -> None:
     env = MultitaskVectorEnv(SlowCountingEngine(SEATS, delays), COUNTING, SEATS, seed=0)
     actor = Actor(env, Policy(CountingNetwork(), SLOTS), Categorical(NUM_ACTIONS), seed=(0, 0))  # type: ignore[arg-type]
     statistics = Statistics(COUNTING.tasks)
@@ -107,7 +107,7 @@ def test_what_an_actor_hands_over_is_the_same_life_with_more_masked_steps(delays
 
 
 @pytest.mark.parametrize(("runtime", "patience"), [("serial", math.inf), ("local", 0.25)])
-def test_only_actors_that_need_not_repeat_themselves_lose_their_patience(
+def test_only_the_local_runtime_limits_the_patience_for_resets(
     monkeypatch: pytest.MonkeyPatch, runtime: str, patience: float
 ) -> None:
     engine = SlowCountingEngine(SEATS, [0])
@@ -130,7 +130,7 @@ def learner(reduction: str) -> Learner:
 
 
 def stretched(batch: Trajectory, seed: int) -> Trajectory:
-    """Every column with EXTRA more steps in which it was still resetting, behind masked steps chosen by chance."""
+    """Every column with EXTRA more steps of resetting, after randomly chosen masked steps."""
     rng = np.random.default_rng(seed)
     columns = []
     for column in range(COLUMNS):

@@ -1,4 +1,4 @@
-"""Intervals of evaluations hold the truth as often as they say, near 0 and 1 and for returns that hardly differ too.
+"""Intervals of evaluations have their nominal coverage, also near 0 and 1 and for nearly equal returns.
 
 Coverage of shares is an exact sum over all outcomes where there are few enough; else of outcomes drawn with a fixed seed.
 """
@@ -28,7 +28,7 @@ EPISODES = (10, 20, 30, 50, 100, 200)
 
 
 def task_limits(episodes: int, weight: float) -> tuple[Array, Array]:
-    """Of one task, for every number of successes."""
+    """Intervals of one task, for every number of successes."""
     counts = np.arange(episodes + 1.0)[:, None]
     return of_shares(counts, np.full_like(counts, episodes), np.ones(1), weight)
 
@@ -40,11 +40,11 @@ def task_coverage(episodes: int, weight: float, truths: Array) -> Array:
 
 
 def mean_coverage(truths: Sequence[float], episodes: Sequence[int]) -> float:
-    """Of the mean of some tasks: all outcomes, or many draws of them."""
+    """Coverage of the mean of some tasks, over all outcomes or many draws."""
     rows = np.array(list(itertools.product(*(range(number + 1) for number in episodes))) if len(truths) < 4 else [])
     if len(rows):
         chance = np.prod(binom.pmf(rows, episodes, truths), axis=1)
-        # What is left out is counted as missed.
+        # Omitted outcomes count as not covered.
         rows, chance = rows[chance > 1e-7], chance[chance > 1e-7]
     else:
         drawn = np.sort(np.random.default_rng(0).binomial(episodes, truths, size=(4000, len(truths))), axis=1)
@@ -62,13 +62,13 @@ def test_a_task_has_the_interval_of_clopper_and_pearson() -> None:
             assert (low[count], high[count]) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_a_task_is_covered_whatever_its_success() -> None:
+def test_the_interval_of_a_task_covers_every_success_rate() -> None:
     truths = np.concatenate([np.linspace(0.5, 0.999, 200), TRUTHS])
     assert min(task_coverage(episodes, EXACT, truths).min() for episodes in range(10, 201, 5)) >= 0.95
 
 
 @pytest.mark.parametrize("tasks", [1, 3, 10])
-def test_the_mean_of_tasks_that_are_alike_is_covered_and_not_by_far_too_wide_an_interval(tasks: int) -> None:
+def test_the_interval_of_equal_tasks_covers_the_mean_and_is_not_far_too_wide(tasks: int) -> None:
     for episodes in EPISODES:
         if tasks == 1:
             found = task_coverage(episodes, WEIGHT, TRUTHS)
@@ -106,7 +106,7 @@ def test_the_mean_of_tasks_that_differ_is_covered(truths: Sequence[float], episo
 
 @pytest.mark.parametrize("rates", [(0.5, 0.5), (0.99, 0.9), (0.99, 0.99), (0.98, 0.02), (1, 1), (1, 0.5)])
 def test_the_difference_of_two_tasks_is_covered(rates: tuple[float, float]) -> None:
-    """A drop near 0 too: it is the mean of the successes of one and the failures of the other."""
+    """Also near a drop of 0, which is the mean of the successes of one and the failures of the other."""
     first, second = rates
     for episodes in (10, 50):
         assert mean_coverage([first, 1 - second], [episodes, episodes]) >= 0.93
@@ -117,11 +117,11 @@ def episodes_of(returns: Sequence[float], successes: Sequence[float] | None = No
     return [Episode(0, float(value), 3, success) for value, success in zip(returns, successes, strict=True)]
 
 
-def test_two_valued_returns_are_treated_as_success_is() -> None:
+def test_two_valued_returns_are_treated_like_success() -> None:
     successes = [1.0] * 97 + [0.0] * 3
     row = summary({"a": episodes_of([7 * success - 2 for success in successes], successes)}, {}, EXACT)
     assert row["interval"] == pytest.approx([7 * end - 2 for end in row["success_interval"]])
-    # A mean over tasks of other scales: each return counts as it is.
+    # A mean over tasks with different scales: returns are not rescaled.
     low, high = interval([7 * np.array(successes), np.array(successes)]) or (np.nan, np.nan)
     assert low < 4 * 0.97 < high
 
@@ -130,7 +130,7 @@ def test_episodes_that_are_all_alike_are_not_certain() -> None:
     row = summary({"a": episodes_of([5] * 10)}, {}, EXACT)
     assert (row["mean"], row["interval"]) == (5, None)
     assert "All episodes of a have the same return" in unknown_intervals({"tasks": {"a": row | {"episodes": 10}}})[0]
-    # What is known of the range is used: the success itself, another outcome, the suite's reference scores.
+    # Knowledge of the range is used: the success itself, another outcome, the suite's reference scores.
     all_but_none = 0.025**0.1
     for returns, successes, scores, low in (
         ([1] * 10, [1.0] * 10, {}, all_but_none),
@@ -141,7 +141,7 @@ def test_episodes_that_are_all_alike_are_not_certain() -> None:
         assert row["interval"] == (pytest.approx(low), returns[0])
         assert not unknown_intervals({"tasks": {"a": row | {"episodes": 10}}})
     assert return_range(np.zeros(4), np.zeros(4)) == (0, 1)
-    # A probe's drop: what the other evaluation has played is known, too.
+    # A probe's drop: the other evaluation extends the known range.
     ones, others = {"a": episodes_of([5] * 50)}, {"a": episodes_of([5] * 49 + [0])}
     assert drop(ones, ones)["return_drop_interval"] is None
     low, high = drop(ones, others)["return_drop_interval"]
@@ -149,7 +149,7 @@ def test_episodes_that_are_all_alike_are_not_certain() -> None:
 
 
 def covered(draw: object, truth: float, simulations: int = 300) -> float:
-    """Share of evaluations of 100 episodes whose interval holds the truth, or which have none."""
+    """Share of evaluations of 100 episodes whose interval covers the truth, or that have no interval."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(simulations):
@@ -164,12 +164,12 @@ def test_returns_that_hardly_differ_are_covered(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(intervals, "RESAMPLES", 999)
 
     def rare(rng: np.random.Generator) -> tuple[Array, Array]:
-        """Equal but for a few of other values."""
+        """Equal except for a few other values."""
         usual = rng.random(100) < rate
         return np.where(usual, 5.0, rng.uniform(0, 4, 100)), np.full(100, np.nan)
 
     def fast(rng: np.random.Generator) -> tuple[Array, Array]:
-        """Near 1 with success, which depends on the time it took, and 0 without."""
+        """Near 1 with success, depending on its duration, and 0 without."""
         successes = (rng.random(100) < rate).astype(float)
         return successes * rng.uniform(0.85, 0.98, 100), successes
 
@@ -177,6 +177,6 @@ def test_returns_that_hardly_differ_are_covered(monkeypatch: pytest.MonkeyPatch,
     assert covered(fast, 0.915 * rate) >= 0.93
 
 
-def test_returns_that_differ_are_covered_as_often_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_of_varied_returns_has_the_nominal_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 999)
     assert 0.93 <= covered(lambda rng: (rng.normal(10, 3, 100), np.full(100, np.nan)), 10) <= 0.98

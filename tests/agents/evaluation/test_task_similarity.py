@@ -20,11 +20,11 @@ def test_cosines() -> None:
     np.testing.assert_allclose(cosines(vectors), expected, atol=1e-12)
 
 
-def test_the_similarity_is_that_of_embeddings_and_of_mean_encoded_instructions() -> None:
+def test_similarities_of_embeddings_and_mean_encoded_instructions() -> None:
     torch.manual_seed(0)
     encoder = ContextEncoder("both", 3, 9, task_size=4, word_size=3, instruction_size=5)
     rng = np.random.default_rng(0)
-    # Samples of different sizes, one of which the encoder fills up, with instructions of different lengths.
+    # Samples of different sizes, one of which the encoder pads, with instructions of different lengths.
     words = [rng.integers(1, 9, (size, 6)).astype(np.int32) * (np.arange(6) < size) for size in (2, 3, 9)]
     contexts = {
         str(task): encoder.context_rows(np.full(len(told), task, np.int32), told.astype(np.int32))
@@ -53,8 +53,8 @@ def test_the_similarity_is_that_of_embeddings_and_of_mean_encoded_instructions()
             assert value == pytest.approx(product, abs=1e-5)
 
 
-def test_labels_of_57_tasks_are_whole_and_apart() -> None:
-    # A formula in a name would not be one that can be read.
+def test_labels_of_57_tasks_are_complete_and_do_not_overlap() -> None:
+    # `$` in a name must not start a formula.
     names = [f"BabyAI-UnlockPickup{number}Dist$^$_y-v0" for number in range(57)]
     figure = draw({"task embedding": np.eye(57), "mean encoded instruction": -np.eye(57)}, names)
     figure.savefig(io.BytesIO())

@@ -1,4 +1,4 @@
-"""The forms are one family: each is written as a multiplicative interaction, and computes the same."""
+"""The forms are one family: each equals the multiplicative interaction that it is read off as."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def spatial(name: str, z_size: int = 4, shape: tuple[int, int, int] = (3, 2, 4),
     return SPATIAL_FUSIONS[name](shape, z_size, **wanted).double()  # type: ignore[arg-type]
 
 
-def test_who_belongs_to_the_family() -> None:
-    """Written out, so that a form that loses a property is noticed."""
+def test_properties_of_each_form() -> None:
+    """Written out, so that a form cannot lose a property unnoticed."""
     assert set(NAMES) - set(LINEAR_IN_X) == {"concat_mlp"}
     assert set(LINEAR_IN_X) - set(AFFINE_IN_Z) == {"gated", "hypernetwork", "mixture"}
     assert {name for name in SPATIAL_FUSIONS if spatial(name).affine_in_z} == {"film", "dynamic_conv"}
@@ -75,7 +75,7 @@ def check_affine_form(fusion: Fusion, x: torch.Tensor, z: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in AFFINE_IN_Z])
-def test_a_form_that_is_no_full_mi_says_so(name: str) -> None:
+def test_a_form_that_is_no_full_mi_raises(name: str) -> None:
     with pytest.raises(TypeError, match=r"not affine in z|not linear in x"):
         build(name, 5, 4, 6).to_full_mi()
 
@@ -87,7 +87,7 @@ def test_a_form_that_is_not_linear_in_x_has_no_matrix() -> None:
 
 
 @pytest.mark.parametrize("name", ["mi", "concat", "sum"])
-def test_only_the_interaction_is_left_of_the_second_difference(name: str) -> None:
+def test_the_second_difference_is_the_interaction_term(name: str) -> None:
     """y(x, z) - y(x, 0) - y(0, z) + y(0, 0) = z^T W x: what the two inputs do together, and nothing for additive forms."""
     fusion = disturbed(build(name, 5, 4, 6))
     x, z = draw(7, 5), draw(7, 4)
@@ -100,19 +100,19 @@ def test_only_the_interaction_is_left_of_the_second_difference(name: str) -> Non
 
 
 def test_a_hypernetwork_without_its_nonlinearity_is_mi() -> None:
-    """Where all hidden units are on, relu is the identity."""
+    """With all hidden units on, relu is the identity."""
     hyper, mi = build("hypernetwork", 5, 3, 6), build("mi", 5, 3, 6)
     with torch.no_grad():
         hyper.A.copy_(torch.eye(3))  # type: ignore[operator]
         for name in ("W", "U", "V", "b"):
             getattr(hyper, name).copy_(getattr(mi, name))
-        # Each divides by a context_norm of its own: the root of 3 features, and of half of the 3 hidden units.
+        # The context_norm differs: the root of 3 features, and of half of the 3 hidden units.
         hyper.W.mul_(0.5**0.5)  # type: ignore[operator]
     x, z = draw(7, 5), draw(7, 3).abs()
     torch.testing.assert_close(hyper(x, z), mi(x, z))
 
 
-def test_a_mixture_with_an_expert_for_each_task_is_a_head_for_each() -> None:
+def test_a_mixture_with_one_expert_per_task_equals_one_head_per_task() -> None:
     fusion = disturbed(build("mixture", 5, 3, 6))
     with torch.no_grad():
         fusion.A.copy_(1000 * torch.eye(3))  # type: ignore[operator]

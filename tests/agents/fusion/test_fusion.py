@@ -1,4 +1,4 @@
-"""Every fusion: its equation, its two readings, its initialisation, and what it does without a context."""
+"""Every fusion: its equation, its two readings, its initialisation, and its output without a context."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build(name: str, x_size: int, z_size: int, out_size: int, *, free: int = 3, 
 
 
 def disturbed(fusion: Fusion) -> Fusion:
-    """Moves every parameter away from where it starts, so that no term is hidden by a zero."""
+    """Adds noise to every parameter, so that no term is hidden by a zero."""
     with torch.no_grad():
         for parameter in fusion.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -56,7 +56,7 @@ def low_rank(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
 
 
 def mi(p: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
-    """W is stored sqrt(Z) times as large as it is."""
+    """W is stored times sqrt(Z)."""
     tensor = p["W"].view(z.shape[1], -1, x.shape[1]) / z.shape[1] ** 0.5
     return (
         torch.einsum("nz,zkx,nx->nk", z, tensor, x)
@@ -122,7 +122,7 @@ EQUATIONS: dict[str, Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_is_its_equation(name: str) -> None:
+def test_equals_its_equation(name: str) -> None:
     fusion = disturbed(build(name, 5, 4, 6))
     x, z = draw(9, 5), draw(9, 4)
     parameters = dict(fusion.named_parameters())
@@ -141,7 +141,7 @@ def gradients(fusion: Fusion, y: Tensor, weights: Tensor, *inputs: Tensor) -> li
     sizes=st.tuples(st.integers(1, 5), st.integers(0, 4), st.integers(1, 5)),
     seed=st.integers(0, 1000),
 )
-def test_segments_are_the_plain_reading(
+def test_modulate_by_segment_equals_the_plain_reading(
     name: str, index: list[int], unused: int, sizes: tuple[int, int, int], seed: int
 ) -> None:
     """Values and gradients, for contexts that repeat, that are used once, and that no sample uses."""
@@ -161,7 +161,7 @@ def test_segments_are_the_plain_reading(
 
 
 @pytest.mark.parametrize("name", ["mi", "hypernetwork", "mixture"])
-def test_weights_are_not_made_for_contexts_that_hardly_repeat(name: str) -> None:
+def test_weights_are_not_generated_for_contexts_that_hardly_repeat(name: str) -> None:
     fusion, z = build(name, 5, 4, 6), draw(3, 4)
     assert fusion.condition(z)[0].shape == fusion.condition(z, 6)[0].shape == (3, 6, 5)
     assert fusion.condition(z, 5)[0].dim() == 2
@@ -169,7 +169,7 @@ def test_weights_are_not_made_for_contexts_that_hardly_repeat(name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("index", [[0] * 5, [3, 1, 4, 0, 2], [0, 1, 2, 3, 4], [2, 2, 0, 2, 0], [7, 0, 7, 3, 3]])
-def test_each_way_through_the_grouped_product(name: str, index: list[int]) -> None:
+def test_each_path_of_the_grouped_product(name: str, index: list[int]) -> None:
     """One context for all; as many contexts as samples, in another order; fewer; more than samples."""
     fusion = disturbed(build(name, 4, 3, 6))
     rows, count = torch.tensor(index), max(index) + 1
@@ -209,7 +209,7 @@ def test_a_context_with_most_of_the_samples_does_not_widen_all_rows() -> None:
     assert grid.width == 20 and len(grid.owner) == bucket_size(99 + 46)  # type: ignore[arg-type]
 
 
-def test_the_grouped_product_takes_a_gradient_that_is_not_contiguous() -> None:
+def test_the_grouped_product_accepts_a_gradient_that_is_not_contiguous() -> None:
     index = torch.tensor([1, 0, 1, 1])
     x, weight = draw(4, 3).requires_grad_(), draw(2, 2, 3).requires_grad_()
     y = grouped_linear(x, weight, Segments(index, 2))

@@ -1,4 +1,4 @@
-"""Fusions on feature maps: their equations position by position, their two readings, and where they begin."""
+"""Fusions on feature maps: their equations position by position, their two readings, and their initialisation."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ EQUATIONS: dict[str, Callable[[SpatialFusion, Tensor, Tensor], Tensor]] = {
 
 
 @every
-def test_is_its_equation(name: str, options: dict[str, str]) -> None:
+def test_equals_its_equation(name: str, options: dict[str, str]) -> None:
     fusion = disturbed(spatial(name, 4, SHAPE, **options))
     x, z = draw(5, *SHAPE), draw(5, 4)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_is_its_equation(name: str, options: dict[str, str]) -> None:
 @every
 @pytest.mark.parametrize("index", [[0] * 5, [3, 1, 4, 0, 2], [2, 2, 0, 2, 0], [7, 0, 7, 3, 3]])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_segments_are_the_plain_reading(
+def test_modulate_by_segment_equals_the_plain_reading(
     name: str, options: dict[str, str], index: list[int], layout: torch.memory_format
 ) -> None:
     fusion = disturbed(spatial(name, 4, SHAPE, **options))
@@ -100,7 +100,7 @@ def test_output_starts_with_unit_variance(name: str, options: dict[str, str], z_
     fusion = spatial(name, z_size, (16, 4, 4), **options)
     with torch.no_grad():
         y = fusion(draw(64, 16, 4, 4), draw(64, z_size))
-    # Zero padding leaves a convolution less to add up at the border.
+    # Zero padding reduces the sums of a convolution at the border.
     assert 0.5 < float(y[:, :, 1:3, 1:3].var()) < 2
 
 

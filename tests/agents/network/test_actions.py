@@ -123,11 +123,11 @@ STDS = st.floats(0.05, 30.0)
 
 @given(MEANS, STDS)
 def test_squashed_densities_integrate_to_one_and_have_this_entropy(mean: float, std: float) -> None:
-    """Over the action itself, in (-1, 1), from a grid that is fine where tanh is flat."""
+    """Integrates over the action in (-1, 1), on a grid that is fine where tanh is flat."""
     actions, parameters = gaussian([mean], [std])
     u = torch.linspace(mean - 9 * std, mean + 9 * std, 20_001, dtype=torch.float64)
     log_density = actions.log_prob(parameters, u.unsqueeze(-1))
-    # da = (1 - tanh(u)^2) du, from cosh, which the code does not use; where cosh overflows there is nothing to add.
+    # da = (1 - tanh(u)^2) du, from cosh, which the code does not use; where cosh overflows the term is 0.
     weight = log_density.exp() * torch.cosh(u.clamp(-300, 300)).square().reciprocal()
     assert float(torch.trapezoid(weight, u)) == pytest.approx(1, abs=1e-6)
     entropy = -float(torch.trapezoid(weight * log_density, u))
@@ -136,7 +136,7 @@ def test_squashed_densities_integrate_to_one_and_have_this_entropy(mean: float, 
 
 @pytest.mark.parametrize("std", [0.02, 0.05, 0.1, 0.3, 0.6, 1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 25.0, 50.0, 200.0])
 def test_entropy_and_its_gradient_are_the_integrals(std: float) -> None:
-    """Against sums over 100,001 points in double precision: H, -2 E[tanh u] by the mean, 1 - 2 E[(u - mean) tanh u] by log std."""
+    """Compared with sums over 100,001 points in double precision: H, -2 E[tanh u] by the mean, 1 - 2 E[(u - mean) tanh u] by log std."""
     z = torch.linspace(-11, 11, 100_001, dtype=torch.float64)
     weight = torch.softmax(-0.5 * z.square(), dim=0)
     for mean in (-5.0, -2.0, -0.7, 0.0, 0.1, 0.5, 1.0, 3.0, 5.0, 40.0):
@@ -153,8 +153,8 @@ def test_entropy_and_its_gradient_are_the_integrals(std: float) -> None:
             assert parameters.grad.tolist() == pytest.approx(gradient, abs=error, rel=1e-5), mean
 
 
-def test_entropy_has_its_most_where_the_squashed_action_is_nearly_uniform() -> None:
-    """No density on [-1, 1] has more than log 2."""
+def test_entropy_is_largest_for_a_nearly_uniform_squashed_action() -> None:
+    """The entropy of a density on [-1, 1] is at most log 2."""
     parameters = torch.cartesian_prod(torch.linspace(-4, 4, 81), torch.linspace(-4, 6, 201))
     entropy = TanhGaussian((-1.0,), (1.0,)).entropy(parameters)
     assert 0.68 < float(entropy.max()) < math.log(2)
@@ -172,7 +172,7 @@ def test_squashed_log_probabilities_are_those_of_torch(components: list[tuple[fl
 
 
 def test_saturated_actions_have_exact_finite_log_probabilities() -> None:
-    """In single precision tanh(u) is 1 from u = 9.1 on, so nothing that starts from the squashed action could tell these apart."""
+    """In single precision tanh(u) is 1 from u = 9.1 on, so no function of the squashed action could distinguish these."""
     actions, parameters = gaussian([0.0], [5.0])
     u = torch.tensor([-60.0, -30, -10, 10, 30, 60])
     found = actions.log_prob(parameters.float().expand(6, -1), u.unsqueeze(-1))
@@ -204,7 +204,7 @@ def test_squashed_samples_are_gaussian_before_and_within_bounds_after() -> None:
     np.testing.assert_allclose(greedy, np.median(taken, axis=0), atol=0.1)
 
 
-# What all have in common
+# All distributions
 
 
 @pytest.mark.parametrize("actions", DISTRIBUTIONS, ids=lambda actions: type(actions).__name__)
@@ -228,12 +228,12 @@ def test_codes() -> None:
 
 
 @pytest.mark.parametrize("actions", DISTRIBUTIONS, ids=lambda actions: type(actions).__name__)
-def test_distributions_travel_to_other_processes(actions: ActionDistribution) -> None:
+def test_distributions_can_be_pickled(actions: ActionDistribution) -> None:
     actions.for_env(actions.no_action(1).numpy())
     assert pickle.loads(pickle.dumps(actions)) == actions
 
 
-def test_the_kind_of_actions_names_the_distribution() -> None:
+def test_the_action_kind_selects_the_distribution() -> None:
     found = {kind: action_distribution(fake_env(actions=kind)) for kind in ACTIONS}
     assert found == {
         "discrete": Categorical(4),
@@ -252,7 +252,7 @@ def learner_for(kind: str, fusion: str) -> Learner:
 
 
 def played(learner: Learner, kind: str, steps: int, columns: int) -> Trajectory:
-    """Random observations with the actions that the learner's own policy takes on them."""
+    """Random observations with actions sampled from the learner's policy."""
     network = learner.network
     batch = fake_batch(fake_env(actions=kind), network.core_state_size, steps, columns)
     policy = Policy(network, columns)

@@ -24,7 +24,9 @@ def encoder(kind: str, **options: object) -> ContextEncoder:
     change=st.sampled_from([0.0, 0.2, 1.0]),
     values=st.sampled_from([1, 2, 100_000]),
 )
-def test_distinct_rows_give_the_rows_back(seed: int, shape: tuple[int, int, int], change: float, values: int) -> None:
+def test_distinct_rows_and_index_restore_the_rows(
+    seed: int, shape: tuple[int, int, int], change: float, values: int
+) -> None:
     length, columns, width = shape
     rng = np.random.default_rng(seed)
     rows = np.zeros(shape, np.int32)
@@ -82,7 +84,7 @@ def test_a_context_is_more_than_the_instruction_or_the_task_alone() -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_padding_does_not_change_the_encoding(normalize: bool) -> None:
-    """Neither the padding that is cut off nor that of shorter instructions in the same batch."""
+    """Neither trimmed padding nor the padding of shorter instructions in the same batch."""
     _, instruction = random_contexts(20)
     reader = encoder("instruction", normalize=normalize)
     padded = np.concatenate([instruction, np.zeros((20, 3), np.int32)], axis=1)

@@ -1,4 +1,4 @@
-"""Every core against a slow truth: a loop over steps, each of them straight from the equations of the paper."""
+"""Every core compared with a loop over steps, where each step follows the equations of the paper."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ X, H = 4, 3
 CASES = {name: (name, {}) for name in CORES} | {
     f"mogrifier, {rounds} rounds": ("mogrifier", {"rounds": rounds}) for rounds in (1, 2, 6)
 }
-"""Every core with its defaults, and options that make a difference to its equations."""
+"""Every core with its defaults, and with options that change its equations."""
 WITH_PRODUCTS = ("mogrifier", "mlstm", "mi_lstm")
 
 
 def make(case: str, x_size: int = X, size: int = H, seed: int = 0) -> Any:
-    """The core of a case, its parameters drawn anew, so that no two of them happen to begin alike."""
+    """The core of a case with newly drawn parameters, so that no two parameters start equal."""
     torch.manual_seed(seed)
     name, options = CASES[case]
     core = CORES[name](x_size, size, **options)
@@ -81,7 +81,7 @@ STEPS: dict[str, Step] = {
 
 
 def naive(case: str, core: Any, x: Tensor, reset: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One step after the other, the state zeroed by hand."""
+    """A loop over single steps that zeroes the state at resets."""
     step, outputs = STEPS[CASES[case][0]], []
     h, c = state.chunk(2, dim=1)
     for t in range(len(x)):
@@ -106,7 +106,7 @@ def check(case: str, reset: Tensor, seed: int) -> None:
         )
         results.append((y, final, *gradients))
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
-    # The learner asks for the outputs alone, and their gradient must be the same.
+    # The learner requests the outputs only. Their gradient must be the same.
     y, _ = core(x, reset, state, final_state=False)
     torch.testing.assert_close(y, results[1][0], rtol=1e-4, atol=1e-5)
     outputs_only = torch.autograd.grad((y * y_weights).sum(), inputs, materialize_grads=True)
@@ -122,7 +122,7 @@ def check(case: str, reset: Tensor, seed: int) -> None:
     shape=st.tuples(st.integers(1, 12), st.integers(1, 5)),
     rate=st.sampled_from([0.1, 0.4, 0.8]),
 )
-def test_an_unroll_is_a_loop_over_steps(case: str, seed: int, shape: tuple[int, int], rate: float) -> None:
+def test_an_unroll_equals_a_loop_over_steps(case: str, seed: int, shape: tuple[int, int], rate: float) -> None:
     torch.manual_seed(seed)
     check(case, torch.rand(shape) < rate, seed)
 
@@ -145,7 +145,7 @@ def test_an_unroll_with_resets(case: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_unroll_cut_at_its_resets_is_as_many_unrolls(case: str) -> None:
+def test_an_unroll_equals_separate_unrolls_between_resets(case: str) -> None:
     core = make(case)
     x, reset, start = torch.randn(12, 3, X), torch.rand(12, 3) < 0.2, torch.randn(3, core.state_size)
     assert reset[1:].any(dim=0).all()
@@ -163,8 +163,8 @@ def test_an_unroll_cut_at_its_resets_is_as_many_unrolls(case: str) -> None:
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_steps_one_by_one_are_an_unroll(case: str, grad: bool) -> None:
-    """Also without gradients, as in acting, where a core may have a path of its own."""
+def test_single_steps_equal_an_unroll(case: str, grad: bool) -> None:
+    """Also without gradients, as in acting, where a core may use another code path."""
     core = make(case)
     x, reset, start = torch.randn(9, 4, X), torch.rand(9, 4) < 0.25, torch.randn(4, core.state_size)
     before = start.clone()
@@ -181,13 +181,13 @@ def test_steps_one_by_one_are_an_unroll(case: str, grad: bool) -> None:
 
 
 def error(found: Tensor, expected: Tensor) -> float:
-    """Relative, of all entries together."""
+    """Relative error over all entries."""
     return float((found.float() - expected).norm().detach() / expected.norm().detach())
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_low_precision_is_near_full_precision(case: str) -> None:
-    """In the learner under autocast, with its gradients, and with weights in that precision, as an actor has them."""
+    """As in the learner: autocast with gradients. As in an actor: weights in low precision."""
     core = make(case, 32, 24)
     x, reset, start = torch.randn(20, 8, 32).bfloat16(), torch.rand(20, 8) < 0.1, torch.randn(8, core.state_size)
     y_weights = torch.randn(20, 8, 24)
@@ -230,9 +230,9 @@ def test_autocast_does_not_round_the_recurrence(name: str) -> None:
 
 @pytest.mark.parametrize("sizes", [(32, 32), (8, 32), (64, 16)])
 @pytest.mark.parametrize("name", WITH_PRODUCTS)
-def test_a_fresh_core_is_as_loud_as_a_fresh_lstm(name: str, sizes: tuple[int, int]) -> None:
-    """Its output, and what the state before a step does to it; and all parameters are within reach of the gradient."""
-    # So many that the ratios are those of the cores: with 64, that of mi_lstm goes from 2.5 to 3.6.
+def test_a_new_core_has_outputs_as_large_as_a_new_lstm(name: str, sizes: tuple[int, int]) -> None:
+    """The output, the effect of the previous state on it, and a gradient for every parameter."""
+    # So large that the ratios do not depend on the size: with 64, the ratio of mi_lstm ranges from 2.5 to 3.6.
     torch.manual_seed(0)
     x, reset = torch.randn(20, 2048, sizes[0]), torch.zeros(20, 2048, dtype=torch.bool)
     hidden = torch.cat([0.2 * torch.randn(2048, sizes[1]), torch.zeros(2048, sizes[1])], dim=1)
@@ -262,7 +262,7 @@ def test_feedforward_has_no_memory() -> None:
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=7))
 def test_rows_are_grouped_at_the_least_cost(counts: list[int]) -> None:
-    """Against every way to cut the lengths that occur into consecutive groups."""
+    """Compared with every partition of the occurring lengths into consecutive groups."""
     counts = [0, *counts]  # no row has length 0
     lengths = [length for length, count in enumerate(counts) if count]
 

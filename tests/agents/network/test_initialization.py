@@ -1,4 +1,4 @@
-"""What reaches each layer of a new agent: on observations that were played, differences between them survive."""
+"""Differences between played observations survive each layer of a new agent."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WITH_A_MAP = ("grid, default suite", "shallow, Breakout", "deep, Breakout")
 
 
 class Played(NamedTuple):
-    """240 observations of random play and what an agent is given with them at an episode's first step, each [N, ...]."""
+    """240 observations of random play as an agent's inputs at the first step of an episode, each [N, ...]."""
 
     config: TrainConfig
     env: EnvSpec
@@ -78,7 +78,7 @@ def played(suite: str) -> Played:
 
 
 def outputs(network: AgentNetwork, inputs: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Of torso and core, and the parameters of the policy, as an actor computes them in that precision."""
+    """Outputs of torso and core, and the policy's parameters, computed by an actor in that precision."""
     policy = Policy(network, len(inputs["reset"]), autocast=dtype)
     found: dict[str, Tensor] = {}
     for name in ("torso", "core"):
@@ -91,7 +91,7 @@ def outputs(network: AgentNetwork, inputs: dict[str, Tensor], dtype: torch.dtype
 
 
 def deviation(features: Tensor) -> float:
-    """Standard deviation between observations, mean over features: [N, F]."""
+    """Standard deviation over observations, averaged over features: [N, F]."""
     return float(features.std(dim=0).mean())
 
 
@@ -118,8 +118,8 @@ def test_observations_differ_behind_the_torso(suite: str) -> None:
 @pytest.mark.parametrize(
     "suite", [pytest.param(suite, marks=pytest.mark.slow if suite.startswith("deep") else ()) for suite in SUITES]
 )
-def test_observations_differ_behind_every_core_and_fusion(suite: str) -> None:
-    """Every two of suite, fusion, core and precision meet. The torso's output is computed once for each precision."""
+def test_observations_differ_behind_every_core_and_fusion(suite: str, fusion: str) -> None:
+    """The torso's output is shared and computed once per precision."""
     config, env, inputs = played(suite)
     torch.manual_seed(0)
     torso = build_network(config, env).torso
@@ -160,7 +160,7 @@ def test_observations_differ_behind_every_form_on_the_feature_map(suite: str, fo
 
 @pytest.mark.parametrize("context", ["task", "instruction", "both"])
 def test_contexts_differ_behind_their_encoder(context: str) -> None:
-    """Of the default suite, about 30 of them."""
+    """About 30 contexts of the default suite."""
     _, _, inputs = played("grid, default suite")
     encoder = network_of("grid, default suite", context=context).context_encoder
     rows = np.unique(encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy()), axis=0)
@@ -171,7 +171,7 @@ def test_contexts_differ_behind_their_encoder(context: str) -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_first_policy_is_close_to_uniform(suite: str) -> None:
-    """Its entropy is within 0.05 nats of the largest, and yet it is not the same for every observation."""
+    """The entropy is within 0.05 nats of the maximum, and the policy still depends on the observation."""
     network, (_, env, inputs) = network_of(suite), played(suite)
     parameters = outputs(network, inputs, None)["policy"]
     entropy = network.actions.entropy(parameters)
@@ -183,7 +183,7 @@ def test_the_first_policy_is_close_to_uniform(suite: str) -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 200), (64, 64), (200, 3)])
 def test_outputs_have_the_variance_of_the_inputs(rows: int, columns: int) -> None:
-    """Also where there are more outputs than inputs, which plain orthogonal weights make small."""
+    """Also with more outputs than inputs, for which torch's orthogonal weights are too small."""
     torch.manual_seed(0)
     x = torch.randn(5000, columns)
     layer = nn.Linear(columns, rows)
@@ -198,7 +198,7 @@ def test_outputs_have_the_variance_of_the_inputs(rows: int, columns: int) -> Non
     assert not layer.bias.any()
 
 
-def test_published_weights_are_those_of_the_released_code() -> None:
+def test_sonnet_weights_equal_the_released_code() -> None:
     """Truncated normal of deviation 1 / sqrt(X) and Glorot's uniform, by their moments and bounds."""
     torch.manual_seed(0)
     layers = nn.ModuleDict(
@@ -211,7 +211,7 @@ def test_published_weights_are_those_of_the_released_code() -> None:
         (layers["conv"].weight, 270),
         (layers["words"].weight[1:], 400),
     ):
-        # The standard deviation of a standard normal variable that is cut off at -2 and 2.
+        # The standard deviation of a standard normal variable truncated at -2 and 2.
         assert float(weight.detach().std()) == pytest.approx(0.8796 / math.sqrt(inputs), rel=0.02)
         assert float(weight.abs().max()) <= 2 / math.sqrt(inputs)
     assert not layers["linear"].bias.any() and not layers["conv"].bias.any() and not layers["words"].weight[0].any()
@@ -223,7 +223,7 @@ def test_published_weights_are_those_of_the_released_code() -> None:
     assert (bias_x + bias_h).tolist() == [0.0] * 100 + [1.0] * 100 + [0.0] * 200
 
 
-def test_every_initialization_is_another_one() -> None:
+def test_initializations_differ() -> None:
     firsts = []
     for name in INITIALIZATIONS:
         network = network_of("mlp, conditional", initialization=name)
@@ -231,7 +231,7 @@ def test_every_initialization_is_another_one() -> None:
     assert len({tuple(first) for first in firsts}) == len(INITIALIZATIONS)
 
 
-def test_published_presets_begin_as_published() -> None:
+def test_published_presets_use_sonnet_weights() -> None:
     for preset in (
         "impala",
         "atari57_impala",

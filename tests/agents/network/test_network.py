@@ -1,19 +1,16 @@
-"""The whole agent: acting step by step is learning over an unroll, for every fusion, site, context and core."""
+"""The whole agent: single acting steps equal an unroll in the learner, for every fusion, site, context and core."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import pytest
 import torch
 from fakes import fake_batch, fake_config, fake_env, fake_network
-from pairwise import pairwise
 from torch import Tensor
 
 from agents.fusion import FLAT_SITES, FUSIONS, SPATIAL_FUSIONS, Segments
 from agents.network.agent import AgentNetwork, AgentOutput
-from agents.network.context import CONTEXTS, distinct_rows
+from agents.network.context import distinct_rows
 from agents.network.core import CORES
 from agents.network.heads import ActionMask, ValueHead
 from agents.trajectory import OBSERVED, Trajectory
@@ -27,7 +24,7 @@ def observed(batch: Trajectory) -> dict[str, Tensor]:
 
 
 def unroll(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor) -> AgentOutput:
-    """As the learner does it: all contexts of the unroll at once."""
+    """Like the learner: all contexts of the unroll at once."""
     rows = network.context_encoder.context_rows(inputs["task"].numpy(), inputs["instruction"].numpy())
     distinct, index = distinct_rows(rows)
     contexts = network.context_encoder.contexts_from_rows(distinct)
@@ -37,7 +34,7 @@ def unroll(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor)
 
 @torch.no_grad()
 def step_by_step(network: AgentNetwork, inputs: dict[str, Tensor], core_state: Tensor) -> AgentOutput:
-    """One call of length 1 for every step, conditioned afresh on its own contexts."""
+    """One call of length 1 per step, each conditioned on the contexts of its step."""
     outputs = []
     for t in range(len(inputs["reset"])):
         outputs.append(unroll(network, {key: value[t : t + 1] for key, value in inputs.items()}, core_state))
@@ -47,26 +44,22 @@ def step_by_step(network: AgentNetwork, inputs: dict[str, Tensor], core_state: T
 
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_acting_is_learning(fusion: str) -> None:
-    """Every two of fusion, context and sites meet."""
-    at_site = [(False, True)] * len(FLAT_SITES)
-    for number, (name, context, *chosen) in enumerate(pairwise(sorted(FUSIONS), CONTEXTS, *at_site)):
-        if name == fusion:
-            sites = tuple(itertools.compress(FLAT_SITES, chosen))
-            network = fake_network(ENV, fake_config(fusion=fusion, context=context, sites=sites), seed=number)
-            batch = fake_batch(ENV, network.core_state_size, T, B, seed=number)
-            inputs, state = observed(batch), batch["core_state"]
-            whole, steps = unroll(network, inputs, state), step_by_step(network, inputs, state)
-            torch.testing.assert_close(tuple(whole), tuple(steps), rtol=1e-4, atol=1e-5)
+def test_steps_equal_an_unroll(fusion: str, context: str) -> None:
+    for number, sites in enumerate(SUBSETS):
+        network = fake_network(ENV, fake_config(fusion=fusion, context=context, sites=sites), seed=number)
+        batch = fake_batch(ENV, network.core_state_size, T, B, seed=number)
+        inputs = observed(batch)
+        whole, steps = unroll(network, inputs, batch["core_state"]), step_by_step(network, inputs, batch["core_state"])
+        torch.testing.assert_close(tuple(whole), tuple(steps), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("spatial", sorted(SPATIAL_FUSIONS))
 @pytest.mark.parametrize("image", [((7, 7, 2), "symbolic"), ((24, 20, 3), "pixels")])
-def test_acting_is_learning_with_a_fusion_on_the_map(spatial: str, image: tuple[tuple[int, ...], str]) -> None:
+def test_steps_equal_an_unroll_with_a_fusion_on_the_map(spatial: str, image: tuple[tuple[int, ...], str]) -> None:
     env = fake_env(image=image[0], kind=image[1])
     network = fake_network(env, fake_config(spatial=spatial, sites=("torso", "core_input")))
     batch = fake_batch(env, network.core_state_size, T, B)
-    # Two columns see the same, so that the grid torso's copies meet different contexts.
+    # Two columns have equal images, so that copies in the grid torso meet different contexts.
     batch["image"][:, 1] = batch["image"][:, 0]
     whole = unroll(network, observed(batch), batch["core_state"])
     steps = step_by_step(network, observed(batch), batch["core_state"])
@@ -74,7 +67,7 @@ def test_acting_is_learning_with_a_fusion_on_the_map(spatial: str, image: tuple[
 
 
 @pytest.mark.parametrize("spatial", sorted(SPATIAL_FUSIONS))
-def test_the_map_listens_to_the_context(spatial: str) -> None:
+def test_a_fusion_on_the_map_depends_on_the_context(spatial: str) -> None:
     env = fake_env(image=(7, 7, 2), kind="symbolic")
     network = fake_network(env, fake_config(spatial=spatial, sites=("torso",), context="instruction"), seed=2)
     batch = fake_batch(env, network.core_state_size, T, 40)
@@ -89,7 +82,7 @@ def test_the_map_listens_to_the_context(spatial: str) -> None:
 
 @pytest.mark.parametrize("core", sorted(CORES))
 @pytest.mark.parametrize("encoding", ["embedding", "one_hot"])
-def test_acting_is_learning_with_every_core(core: str, encoding: str) -> None:
+def test_steps_equal_an_unroll_for_every_core(core: str, encoding: str) -> None:
     network = fake_network(ENV, fake_config(core=core, task_encoding=encoding))
     batch = fake_batch(ENV, network.core_state_size, T, B)
     whole = unroll(network, observed(batch), batch["core_state"])
@@ -97,7 +90,7 @@ def test_acting_is_learning_with_every_core(core: str, encoding: str) -> None:
     torch.testing.assert_close(tuple(whole), tuple(steps), rtol=1e-4, atol=1e-5)
 
 
-def test_the_batches_of_these_tests_have_what_they_are_for() -> None:
+def test_batches_hold_resets_and_several_contexts() -> None:
     batch = fake_batch(ENV, 10, T, B)
     assert batch["reset"][1:-1].any() and (batch["terminated"] | ~batch["mask"]).any()
     words = batch["instruction"]
@@ -107,7 +100,7 @@ def test_the_batches_of_these_tests_have_what_they_are_for() -> None:
 
 @pytest.mark.parametrize("site", FLAT_SITES)
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
-def test_each_site_listens_to_the_context(fusion: str, site: str) -> None:
+def test_each_site_depends_on_the_context(fusion: str, site: str) -> None:
     network = fake_network(ENV, fake_config(fusion=fusion, context="instruction", sites=(site,)))
     batch = fake_batch(ENV, network.core_state_size, T, B)
     before = unroll(network, observed(batch), batch["core_state"])
@@ -121,7 +114,7 @@ def test_each_site_listens_to_the_context(fusion: str, site: str) -> None:
     assert heard["value_features"] == (site in ("core_input", "value"))
 
 
-def test_without_sites_nothing_listens() -> None:
+def test_without_sites_the_context_has_no_effect() -> None:
     network = fake_network(ENV, fake_config(sites=()))
     batch = fake_batch(ENV, network.core_state_size, T, B)
     before = unroll(network, observed(batch), batch["core_state"])
@@ -184,7 +177,7 @@ def test_every_parameter_learns(core: str) -> None:
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_value_head_gives_the_output_of_the_own_task() -> None:
+def test_value_head_returns_the_output_of_each_samples_task() -> None:
     head = ValueHead(3, 4)
     with torch.no_grad():
         head.bias.copy_(torch.tensor([1.0, 2, 3, 4]))

@@ -1,4 +1,4 @@
-"""Running moments of observations: against NumPy, whatever the magnitude, and only from what counts."""
+"""Running moments of observations equal NumPy's for any magnitude, and count valid steps only."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_moments_are_those_of_all_valid_steps(seed: int, offset: float, scale: f
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1e5), (1e6 - 1, 1e6 + 1), (-3e-6, 3e-6)])
-def test_what_comes_out_has_deviation_1(low: float, high: float) -> None:
+def test_normalised_features_have_deviation_1(low: float, high: float) -> None:
     rng = np.random.default_rng(0)
     vector = rng.uniform(low, high, (400, COLUMNS, SIZE)).astype(np.float32)
     task, mask = np.zeros((400, COLUMNS), np.int32), np.ones((400, COLUMNS), bool)
@@ -69,7 +69,7 @@ def test_what_comes_out_has_deviation_1(low: float, high: float) -> None:
     torch.testing.assert_close(everything.std(0), torch.ones(SIZE), rtol=0.02, atol=0)
 
 
-def test_a_constant_is_0_and_no_small_change_of_it_is_more_than_the_clip() -> None:
+def test_a_constant_becomes_0_and_small_changes_are_clipped() -> None:
     constants = np.array([0, 1, -1e6, 12345.678], np.float32)
     vector = np.tile(constants, (LENGTH, COLUMNS, 1))
     task, mask = np.zeros((LENGTH, COLUMNS), np.int32), np.ones((LENGTH, COLUMNS), bool)
@@ -118,7 +118,7 @@ def test_the_learner_takes_in_the_fresh_valid_steps_after_it_has_learned_from_th
             torch.testing.assert_close(normalizer.mean[number].detach(), seen.mean(0))
 
 
-def test_a_refused_update_leaves_the_moments_as_they_were() -> None:
+def test_a_refused_update_leaves_the_moments_unchanged() -> None:
     learner = make_learner()
     learner.step(make_batch(learner))
     before = copy.deepcopy(learner.network.state_dict())
@@ -139,7 +139,7 @@ def test_moments_are_not_trained_and_not_counted() -> None:
 
 
 def test_moments_travel_with_weights_and_an_actor_computes_the_same(tmp_path: object) -> None:
-    """In single precision through shared memory, and beside an acting copy in bf16."""
+    """In single precision through shared memory, and next to an acting copy in bf16."""
     learner, other = make_learner(), make_learner(1).network
     for seed in range(5):
         learner.step(make_batch(learner, seed))
@@ -164,7 +164,7 @@ def test_moments_travel_with_weights_and_an_actor_computes_the_same(tmp_path: ob
     torch.testing.assert_close(one, two, rtol=0, atol=0.05)
 
 
-def test_images_alone_are_refused_in_one_sentence() -> None:
+def test_normalisation_without_a_vector_is_refused() -> None:
     config = fake_config(core="lstm")
     config.env.normalize_observation = True
     with pytest.raises(InputError, match=r"^env.normalize_observation=true needs a vector .*\.$"):

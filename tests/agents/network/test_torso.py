@@ -1,4 +1,4 @@
-"""Every torso against its layers written out plainly."""
+"""Every torso compared with its layers written out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNTS = (5, 3, 2)
 
 
 def grid_images(samples: int, side: int = 7, distinct: int = 6) -> Tensor:
-    """Images of which most occur more than once."""
+    """Images, most of which occur more than once."""
     rng = np.random.default_rng(side)
     kinds = np.stack([rng.integers(0, count, (distinct, side, side)) for count in COUNTS], axis=-1)
     return torch.from_numpy(kinds[rng.integers(0, distinct, samples)].astype(np.uint8))
@@ -34,7 +34,7 @@ def plain_grid(torso: GridTorso, image: Tensor, vector: Tensor | None) -> Tensor
 @pytest.mark.parametrize("side", [4, 7, 10])
 @pytest.mark.parametrize("vector_size", [0, 3])
 @pytest.mark.parametrize("samples", [1, 2, 40])
-def test_grid_is_its_layers(side: int, vector_size: int, samples: int) -> None:
+def test_grid_torso_equals_its_layers(side: int, vector_size: int, samples: int) -> None:
     """Values and gradients, for images that repeat."""
     torch.manual_seed(0)
     torso = GridTorso((side, side, 3), COUNTS, vector_size, size=5).double()
@@ -50,7 +50,7 @@ def test_grid_is_its_layers(side: int, vector_size: int, samples: int) -> None:
     )
 
 
-def test_a_learning_grid_sees_each_distinct_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grid_torso_convolves_each_distinct_image_once_with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     torso = GridTorso((7, 7, 3), COUNTS, 0, size=5)
     seen = []
     monkeypatch.setattr(torso, "_convolve", lambda cell: seen.append(len(cell)) or torch.zeros(len(cell), 1024))
@@ -94,7 +94,7 @@ def plain_deep(torso: DeepTorso, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("vector_size", [0, 3])
 @pytest.mark.parametrize(("kind", "plain"), [(ShallowTorso, plain_shallow), (DeepTorso, plain_deep)])
-def test_pixel_torsos_are_their_layers(
+def test_pixel_torsos_equal_their_layers(
     kind: type[ShallowTorso] | type[DeepTorso], plain: Callable[..., Tensor], vector_size: int
 ) -> None:
     """Values and gradients; pixels are read as [0, 1]."""
@@ -113,7 +113,7 @@ def test_pixel_torsos_are_their_layers(
     )
 
 
-def test_the_shallow_torso_begins_by_telling_similar_pictures_apart() -> None:
+def test_a_new_shallow_torso_separates_similar_images() -> None:
     """A grey picture with one small square elsewhere; torch's own weights give a tenth of this."""
     torch.manual_seed(0)
     image = torch.full((16, 84, 84, 4), 90, dtype=torch.uint8)
@@ -123,7 +123,7 @@ def test_the_shallow_torso_begins_by_telling_similar_pictures_apart() -> None:
     assert features.std(dim=0).mean() > 0.005
 
 
-def test_mlp_is_its_layers_and_passes_through_without_any() -> None:
+def test_mlp_torso_equals_its_layers_and_is_the_identity_without_layers() -> None:
     torso, x = MLPTorso(4, sizes=(6, 5)), torch.randn(3, 4)
     torch.testing.assert_close(torso({"vector": x}), F.relu(torso.layers[1](F.relu(torso.layers[0](x)))))
     assert MLPTorso(4, sizes=())({"vector": x}) is x

@@ -1,4 +1,4 @@
-"""Checkpoint files that were crafted: refused in one sentence, before anything runs and before memory is taken."""
+"""Crafted checkpoint files are refused with one sentence, before any code runs and before memory is allocated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from agents.acting.actor import to_tensors
 from agents.storage.checkpoint import load_checkpoint
 from agents.storage.tensor_file import read_tensors
 from agents.storage.torch_zip import checked_archive
@@ -46,7 +45,8 @@ def test_tensors_of_every_kind_that_runs_save_pass(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     content: dict[str, Any] = {
         **{str(kind): torch.zeros(3, dtype=kind) for kind in kinds},
-        **to_tensors({"keys": np.arange(4, dtype=np.uint64), "seeds": np.arange(4, dtype=np.uint32)}),
+        "keys": torch.from_numpy(np.arange(4, dtype=np.uint64)),
+        "seeds": torch.from_numpy(np.arange(4, dtype=np.uint32)),
         "empty": torch.zeros(0, 5),
         "scalar": torch.tensor(1.5),
         "view": whole[1:, :2],
@@ -65,7 +65,7 @@ END = 22
 
 
 def with_two_directories(good: bytes, bad: bytes) -> bytes:
-    """An archive in which a reader that trusts the end record finds `bad`, and one that looks in front of the end record `good`."""
+    """An archive with two directories: the end record points to `bad`, and `good` is directly before the end record."""
     parts = []
     for whole in (bad, good):
         size, offset = struct.unpack("<II", whole[-END + 12 : -END + 20])
@@ -85,8 +85,8 @@ def with_two_directories(good: bytes, bad: bytes) -> bytes:
     return bad_records + bad_directory + good_records + good_directory + bytes(end)
 
 
-def test_torch_reads_what_was_checked(tmp_path: Path) -> None:
-    """Whichever of two directories that is."""
+def test_torch_reads_the_checked_records(tmp_path: Path) -> None:
+    """For an archive with two directories."""
     archives = []
     for word in ("good", "evil"):
         torch.save({"word": word, "tensor": torch.zeros(3)}, tmp_path / "a.pt")
@@ -101,7 +101,7 @@ def test_torch_reads_what_was_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ATTACKS)
-def test_what_would_run_or_fill_the_memory_is_refused(kind: str, tmp_path: Path) -> None:
+def test_code_and_memory_bombs_are_refused(kind: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     path = tmp_path / "checkpoint-000000000001.pt"
     path.write_bytes(ATTACKS[kind](canary))
@@ -122,7 +122,7 @@ def longer_in_the_directory(path: Path) -> None:
 
 
 def longer_in_the_pickle(path: Path) -> None:
-    """Older versions of torch would read what lies behind the record in memory."""
+    """Older versions of torch would read memory beyond the record."""
     found = records(path)
     pickled = found["archive/data.pkl"]
     assert pickled.count(b"K\x04tq") == 1
@@ -134,7 +134,7 @@ def turned_around(path: Path) -> None:
 
 
 def another_tuple_from_the_memo(path: Path) -> None:
-    """What stands before it looks right."""
+    """The literals before it look right."""
     found = records(path)
     pickled = found["archive/data.pkl"]
     start = pickled.index(b"K\x04tq") + 3
@@ -157,7 +157,7 @@ def twice(path: Path) -> None:
         (twice, "does not write"),
     ],
 )
-def test_sizes_that_are_not_true_are_refused(change: Callable[[Path], None], told: str, tmp_path: Path) -> None:
+def test_wrong_sizes_are_refused(change: Callable[[Path], None], told: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     with path.open("wb") as file:
         torch.save({"weight": torch.arange(4.0)}, file)
@@ -166,7 +166,7 @@ def test_sizes_that_are_not_true_are_refused(change: Callable[[Path], None], tol
     assert told in refusal(path)
 
 
-def test_attributes_of_a_mapping_cannot_take_the_place_of_its_methods(tmp_path: Path) -> None:
+def test_attributes_of_a_mapping_cannot_replace_its_methods(tmp_path: Path) -> None:
     """torch lets a pickle give attributes to an OrderedDict."""
     from collections import OrderedDict
 

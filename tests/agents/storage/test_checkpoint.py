@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and nothing in them runs."""
+"""Checkpoints are written atomically, and nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from system.errors import InputError
 
 
 def content(value: float = 1.0) -> dict[str, Any]:
-    """Something of every kind that a run saves."""
+    """One value of every kind that a run saves."""
     return {
         "config": {"env": {"name": "fake", "tasks": ["a"]}, "seed": 3, "precision": "auto"},
         "env": env_to_dict(fake_env()),
@@ -61,7 +61,7 @@ def assert_one_sentence(error: BaseException, *fragments: str) -> None:
         assert fragment in message
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded_unchanged(tmp_path: Path) -> None:
     saved = content()
     path = save_checkpoint(tmp_path / "checkpoints", 12, saved)
     loaded = load_checkpoint(path)
@@ -77,7 +77,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     )
 
 
-def test_the_newest_are_kept(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     (tmp_path / "notes.pt").write_bytes(b"somebody's own file")
     for updates in (9, 10, 100, 99, 1_000_000):
         save_checkpoint(tmp_path, updates, content())
@@ -106,7 +106,7 @@ def test_a_crash_while_saving_leaves_the_earlier_ones(
             save_checkpoint(tmp_path, 2, content(2.0))
     assert list(tmp_path.iterdir()) == [earlier] == [find_checkpoint(tmp_path, print)]
     assert float(load_checkpoint(earlier)["learner"]["network"]["weight"][0, 0]) == 1
-    # The next attempt succeeds in spite of what a kill leaves.
+    # The next attempt succeeds despite the temporary file that a kill leaves.
     (tmp_path / ".checkpoint-000000000002.pt.tmp").write_bytes(b"PK half of a checkpoint")
     later = save_checkpoint(tmp_path, 2, content(2.0))
     assert list_checkpoints(tmp_path) == [earlier, later]
@@ -158,18 +158,18 @@ def refused_as_damaged(data: bytes) -> bool:
     return True
 
 
-def test_a_copy_elsewhere_is_as_good(tmp_path: Path, whole: bytes) -> None:
+def test_a_copied_checkpoint_is_accepted(tmp_path: Path, whole: bytes) -> None:
     copy = tmp_path / "copy.pt"
     copy.write_bytes(whole)
     assert load_checkpoint(copy)["seconds"] == 1.5
-    # For torch, and for anything that reads zip archives, it is a checkpoint like any other.
+    # torch and other zip readers ignore the checksum.
     assert torch.load(copy, weights_only=True)["seconds"] == 1.5
     assert zipfile.ZipFile(copy).testzip() is None
 
 
 @given(data=st.data())
-def test_one_bit_that_is_another_is_found(whole: bytes, data: st.DataObject) -> None:
-    # From both ends: hypothesis likes small numbers, and the last bytes are the checksum's own.
+def test_one_flipped_bit_is_detected(whole: bytes, data: st.DataObject) -> None:
+    # From both ends: hypothesis prefers small numbers, and the last bytes are the checksum itself.
     bit = data.draw(st.integers(0, 8 * len(whole) - 1) | st.integers(1, 8 * 120).map(lambda n: 8 * len(whole) - n))
     flipped = bytearray(whole)
     flipped[bit // 8] ^= 1 << bit % 8
@@ -177,15 +177,15 @@ def test_one_bit_that_is_another_is_found(whole: bytes, data: st.DataObject) -> 
 
 
 @given(data=st.data())
-def test_what_is_torn_or_cut_short_is_found(whole: bytes, data: st.DataObject) -> None:
+def test_torn_and_truncated_files_are_detected(whole: bytes, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(whole) - 1) | st.integers(1, 120).map(lambda n: len(whole) - n))
     assert refused_as_damaged(whole[:cut])
     if whole[cut:].strip(b"\0"):
-        # Its length was written and its content was not.
+        # The length reached the disk and the content did not.
         assert refused_as_damaged(whole[:cut] + bytes(len(whole) - cut))
 
 
-def test_a_checkpoint_from_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+def test_a_checkpoint_without_checksum_of_schema_2_is_read(tmp_path: Path) -> None:
     path = tmp_path / "old.pt"
     torch.save({"format": checkpoint.FORMAT, "schema": 2, **content()}, path)
     assert load_checkpoint(path)["seconds"] == 1.5
@@ -193,7 +193,7 @@ def test_a_checkpoint_from_before_there_were_checksums_is_read(tmp_path: Path) -
     assert refused_as_damaged(path.read_bytes())
 
 
-def test_the_newest_that_is_intact_is_found(tmp_path: Path, whole: bytes) -> None:
+def test_the_newest_intact_checkpoint_is_found(tmp_path: Path, whole: bytes) -> None:
     paths = [save_checkpoint(tmp_path, updates, content()) for updates in (1, 2, 3)]
     told: list[str] = []
     assert find_checkpoint(tmp_path, told.append) == paths[2] and not told
@@ -203,7 +203,7 @@ def test_the_newest_that_is_intact_is_found(tmp_path: Path, whole: bytes) -> Non
     (sentence,) = told
     assert [str(path) in sentence for path in paths] == [True, True, True]
     assert sentence.endswith(f"{paths[0]} is used instead.")
-    # A file that is asked for by its name is that file.
+    # A file given by name is used itself.
     assert find_checkpoint(paths[2], told.append) == paths[2] and len(told) == 1
     paths[0].write_bytes(b"")
     with pytest.raises(InputError) as caught:
@@ -212,7 +212,7 @@ def test_the_newest_that_is_intact_is_found(tmp_path: Path, whole: bytes) -> Non
 
 
 class Bomb:
-    """Runs a command where a checkpoint is unpickled without care."""
+    """Runs a command when it is unpickled without care."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -277,7 +277,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
+def test_other_files_are_refused_with_one_sentence(tmp_path: Path, kind: str) -> None:
     make, fragment = BAD[kind]
     path = tmp_path / "checkpoint-000000000001.pt"
     make(path)
@@ -320,7 +320,7 @@ def test_a_description_of_environments_is_plain_data(tmp_path: Path, name: str) 
 def test_a_damaged_description_is_refused(field: str) -> None:
     data = env_to_dict(fake_env())
     for damaged in ({k: v for k, v in data.items() if k != field}, data | {"surprise": 1}):
-        # Checkpoints of earlier versions have no `frame_rates`.
+        # Earlier checkpoints lack `frame_rates`.
         if field in ("scores", "frame_rates") and "surprise" not in damaged:
             continue
         with pytest.raises(InputError) as caught:
@@ -331,8 +331,8 @@ def test_a_damaged_description_is_refused(field: str) -> None:
 @pytest.mark.parametrize(
     "make", [Path.mkdir, lambda path: path.symlink_to(path.parent / "checkpoint-000000000001.pt"), os.mkfifo]
 )
-def test_what_is_no_file_is_passed_over(tmp_path: Path, make: Callable[[Path], object]) -> None:
-    """As the newest checkpoint, for the one before it."""
+def test_entries_that_are_no_files_are_skipped(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """A folder, link or pipe with the newest checkpoint's name is skipped."""
     folder = tmp_path / "checkpoints"
     intact = save_checkpoint(folder, 1, content())
     make(folder / "checkpoint-000000000002.pt")

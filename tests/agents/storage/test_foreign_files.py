@@ -1,4 +1,4 @@
-"""Files that others have made, or damaged: read without waiting, without filling the memory, and without a traceback."""
+"""Foreign and damaged files are read without blocking, without filling the memory, and without a traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BAD_LINES = [
 
 
 class Cell:
-    """As much of one as is read of here."""
+    """The attributes of an ablation cell that these tests need."""
 
     def __init__(self, folder: Path) -> None:
         self.folder: Any = folder
@@ -39,7 +39,7 @@ NO_FILES: list[Callable[[Path], object]] = [os.mkfifo, os.mkdir, lambda path: pa
 
 
 @pytest.mark.parametrize("make", NO_FILES)
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], object]) -> None:
+def test_pipes_and_devices_do_not_block(tmp_path: Path, make: Callable[[Path], object]) -> None:
     for name in ("metrics.jsonl", "cell.log"):
         make(tmp_path / name)
     cell: Any = Cell(tmp_path)
@@ -49,7 +49,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path]
             read(tmp_path / "metrics.jsonl")
 
 
-def test_lines_that_are_none_of_ours_are_left_out(tmp_path: Path) -> None:
+def test_foreign_lines_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     cell: Any = Cell(tmp_path)
     for bad in BAD_LINES:
@@ -61,14 +61,14 @@ def test_lines_that_are_none_of_ours_are_left_out(tmp_path: Path) -> None:
         assert log.updates == 1 and path.read_text(encoding="utf-8") == json.dumps(ROW) + "\n"
 
 
-def test_no_text_with_half_of_a_character_is_read(tmp_path: Path) -> None:
+def test_lone_surrogates_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     for text in ('{"a": "\\ud800"}', '{"\\uDFFF": 1}', '{"a": [{"b": "x\\udc00\\ud83d"}]}', '{"a": "\\udc7f"}'):
         path.write_text(text, encoding="utf-8")
         assert read_json(path) is None
         with pytest.raises(ValueError, match="half of a character"):
             parse_json(text)
-    # Two halves make a whole; Python reads bytes in names of files so; and here only the backslash is meant.
+    # A surrogate pair; an undecodable byte of a file name; an escaped backslash.
     for value in ("\U0001f600", "runs/\udcff", "\\ud800", "\u00e9"):
         path.write_text(json.dumps({"a": value}), encoding="utf-8")
         assert read_json(path) == {"a": value} and plain_copy(value) == value
@@ -79,7 +79,7 @@ def test_no_text_with_half_of_a_character_is_read(tmp_path: Path) -> None:
         parse_json("[" * 100_000)
 
 
-def test_what_is_written_can_be_read_whatever_names_it_holds(tmp_path: Path) -> None:
+def test_written_files_can_be_read_for_any_names(tmp_path: Path) -> None:
     write_whole(tmp_path / "x", "a \udcff \ud800 \u00e9")
     assert (tmp_path / "x").read_text(encoding="utf-8") == "a \\udcff \\ud800 \u00e9"
 
@@ -109,7 +109,7 @@ def test_a_huge_hole_is_read_past(tmp_path: Path) -> None:
         read_bounded(path)
 
 
-def test_the_last_lines_are_whole(tmp_path: Path) -> None:
+def test_the_last_lines_are_complete(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("first\nsecond\nthird", encoding="utf-8")
     assert list(read_lines(path, last=9)) == ["third"]
