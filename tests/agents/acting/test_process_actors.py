@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from counted import counting_pool, counting_runtime
 from counting import COUNTING, NUM_ACTIONS, SLOTS, CountingNetwork
 from pids import make_pid
 from processes import is_gone
@@ -34,13 +35,7 @@ class MakeProcessActor:
 
 
 def test_environment_processes_end_with_their_actor() -> None:
-    runtime = LocalRuntime(
-        MakeProcessActor(),
-        CountingNetwork(),  # type: ignore[arg-type]
-        trajectory_spec(COUNTING, 5, SLOTS, STATE_SIZE),
-        num_actors=1,
-        unrolls_per_batch=1,
-    )
+    runtime = counting_runtime("local", counting_pool(1, make_actor=MakeProcessActor()), CountingNetwork())
     actor = runtime.processes()["actor-0"]
     try:
         processes = {int(pid) for pid in runtime.collect().trajectory["vector"][:, :, 0].unique()}

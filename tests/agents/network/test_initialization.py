@@ -118,8 +118,8 @@ def test_observations_differ_behind_the_torso(suite: str) -> None:
 @pytest.mark.parametrize(
     "suite", [pytest.param(suite, marks=pytest.mark.slow if suite.startswith("deep") else ()) for suite in SUITES]
 )
-def test_observations_differ_behind_every_core_and_fusion(suite: str, fusion: str) -> None:
-    """The torso's output is shared and computed once per precision."""
+def test_observations_differ_behind_every_core_and_fusion(suite: str) -> None:
+    """Every pair of suite, fusion, core and precision occurs. The torso's output is computed once per precision."""
     config, env, inputs = played(suite)
     torch.manual_seed(0)
     torso = build_network(config, env).torso
