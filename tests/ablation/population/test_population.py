@@ -165,7 +165,7 @@ def test_a_population_killed_during_training_resumes_to_the_same_bits(whole: Pop
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["staged", "told", "delivered"])
+@pytest.mark.parametrize("moment", ["staged", "committed", "moved"])
 def test_a_population_killed_during_a_copy_resumes_to_the_same_bits(
     whole: Population, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
