@@ -91,7 +91,7 @@ def test_processes_do_the_same(tmp_path: Path) -> None:
     assert list(run([], square, tmp_path, 2)) == []
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_whoever_looks_on_hears_how_far_a_cell_is(processes: int, tmp_path: Path) -> None:
     cells = [Cell(name=name, settings={"heard": str(tmp_path / name)}) for name in ("one", "other", "third")]
     told = []
@@ -105,6 +105,7 @@ def test_whoever_looks_on_hears_how_far_a_cell_is(processes: int, tmp_path: Path
     assert set(told) == {("one", 0.5), ("other", 0.5), ("third", 0.5)}
 
 
+@pytest.mark.slow
 def test_what_is_done_is_kept_though_another_failed_at_the_same_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
