@@ -266,6 +266,7 @@ def test_a_training_goes_on_and_counts_and_an_evaluation_plays_others(
     assert not any(seed // 2 % 8 == 0 for seed in row["seeds"]) and len(set(row["seeds"])) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["true", "false"])
 def test_environments_that_give_nothing_finite_end_a_training_in_one_sentence(
     processes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -32,6 +32,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 # An actor takes seconds to start again, and an environment much less.
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "frames"), [("true", 200), ("false", 40)])
 def test_a_training_goes_on_when_environments_crash(processes: str, frames: int, tmp_path: Path) -> None:
     run, tasks = tmp_path / "run", ["environments:Segfaults-v0", "environments:Counts-v0"]

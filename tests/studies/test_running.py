@@ -117,6 +117,7 @@ def test_what_is_done_is_kept_though_another_failed_at_the_same_moment(
     assert [stored(cell, tmp_path) is not None for cell in CELLS] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_killed_goes_on(tmp_path: Path) -> None:
     with pytest.raises(CellError):
         list(run(CELLS[:1], count_to_four, tmp_path, 2))

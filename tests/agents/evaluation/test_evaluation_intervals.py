@@ -66,6 +66,7 @@ def test_a_task_is_covered_whatever_its_success() -> None:
     assert min(task_coverage(episodes, EXACT, truths).min() for episodes in range(10, 201, 5)) >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks", [1, 3, 10])
 def test_the_mean_of_tasks_that_are_alike_is_covered_and_not_by_far_too_wide_an_interval(tasks: int) -> None:
     for episodes in EPISODES:

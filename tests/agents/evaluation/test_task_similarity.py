@@ -52,6 +52,7 @@ def test_the_similarity_is_that_of_embeddings_and_of_mean_encoded_instructions()
             assert value == pytest.approx(product, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_labels_of_57_tasks_are_whole_and_apart() -> None:
     # A formula in a name would not be one that can be read.
     names = [f"BabyAI-UnlockPickup{number}Dist$^$_y-v0" for number in range(57)]
