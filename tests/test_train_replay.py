@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
 REPLAY = ["learner.passes=2", "learner.batch_size=8", "learner.replay_fraction=0.5", "learner.replay_size=40"]
 
 
+@pytest.mark.slow
 def test_replay_is_reproducible_and_counts_nothing_twice(tmp_path: Path) -> None:
     runs = [tmp_path / name for name in ("a", "b", "other")]
     for run, seed in zip(runs, (1, 1, 2), strict=True):

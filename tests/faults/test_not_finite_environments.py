@@ -266,6 +266,7 @@ def test_training_counts_interrupted_episodes_and_evaluation_replaces_them(
     assert not any(seed // 2 % 8 == 0 for seed in row["seeds"]) and len(set(row["seeds"])) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["true", "false"])
 def test_environments_without_finite_numbers_end_the_training_with_an_input_error(
     processes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -57,6 +57,7 @@ def test_useless_sizes_are_not_tried() -> None:
     assert largest == {"concat": 1, "mi": 1, "diagonal": 8, "low_rank": 8, "concat_mlp": 24576}
 
 
+@pytest.mark.slow
 def test_a_small_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*TINY, f"folder={tmp_path / 'study'}"]
     assert main(STUDY, arguments) == 0

@@ -67,6 +67,7 @@ def test_the_interval_of_a_task_covers_every_success_rate() -> None:
     assert min(task_coverage(episodes, EXACT, truths).min() for episodes in range(10, 201, 5)) >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks", [1, 3, 10])
 def test_the_interval_of_equal_tasks_covers_the_mean_and_is_not_far_too_wide(tasks: int) -> None:
     for episodes in EPISODES:
