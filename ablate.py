@@ -19,7 +19,7 @@ from ablation.analysis.analysis import analyse
 from ablation.analysis.results import Results
 from ablation.grid.display import CellDisplay
 from ablation.grid.executors import open_executor
-from ablation.grid.grid import claim, make_cells, normalize_axes
+from ablation.grid.grid import make_cells, normalize_axes, save_grid
 from ablation.grid.local_executor import available_cores
 from ablation.grid.scheduler import State, run_cells
 from ablation.load import load_folders, load_grid
@@ -58,7 +58,7 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
     cells = make_cells(config, single, axes)
     folder = cells[0].folder.parent
     with sole_writer(folder, key="folder"):
-        claim(folder, cells, ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)])
+        save_grid(folder, cells, ["python", "ablate.py", *single, *(f"{key}={','.join(axes[key])}" for key in axes)])
         with CellDisplay(cells, enabled=config.display) as display:
             display.say(f"mimpala: {len(cells)} run{'s' if len(cells) > 1 else ''} in {folder}")
             with open_executor(config, cells, display.say) as executor:

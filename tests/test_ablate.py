@@ -18,9 +18,9 @@ import pytest
 
 import ablate
 from ablation.grid import cell as cell_process
-from ablation.grid.grid import Cell, claim, make_cells, normalize_axes, save_cell
+from ablation.grid.grid import Cell, make_cells, normalize_axes, save_cell, save_grid
 from ablation.grid.local_executor import available_cores, split_cores
-from ablation.grid.scheduler import CellStatus, State, reason
+from ablation.grid.scheduler import CellStatus, State, exit_reason
 from agents.storage.checkpoint import list_checkpoints
 from conf.loading import compose_ablate, split_axes
 
@@ -72,7 +72,7 @@ def play_here(*arguments: str) -> Path:
     cells = cells_of(*arguments)
     folder = cells[0].folder.parent
     folder.mkdir()
-    claim(folder, cells, arguments)
+    save_grid(folder, cells, arguments)
     for cell in cells:
         save_cell(cell)
         assert cell_process.run(cell.folder, threads=1) == 0
@@ -202,11 +202,11 @@ def test_cores_are_divided() -> None:
 
 def test_the_reason_of_a_failed_cell(tmp_path: Path) -> None:
     cell = cells_of(*TINY, f"folder={tmp_path}", "fusions=[mi]")[0]
-    assert reason(cell, -9) == "killed by SIGKILL"
-    assert reason(cell, 3) == "exit code 3"
+    assert exit_reason(cell, -9) == "killed by SIGKILL"
+    assert exit_reason(cell, 3) == "exit code 3"
     cell.folder.mkdir(parents=True)
     (cell.folder / "cell.log").write_text("error: first\nerror: the disk is full.\nlater\n", encoding="utf-8")
-    assert reason(cell, 2) == "the disk is full."
+    assert exit_reason(cell, 2) == "the disk is full."
 
 
 @pytest.mark.parametrize(("seeds", "expected"), [(1, "mimpala: 1 run in "), (2, "mimpala: 2 runs in ")])

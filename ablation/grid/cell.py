@@ -47,7 +47,7 @@ def run(folder: Path, *, threads: int) -> int:
     """Trains and evaluates what cell.json asks for and the run folder does not hold yet; returns the exit code."""
     # Imported after the affinity is set, because torch counts the cores at import.
     from ablation.grid.entry_points import load_entry_point
-    from ablation.grid.grid import evaluated, load_cell, trained
+    from ablation.grid.grid import is_evaluated, is_trained, load_cell
     from agents.cli.exit_codes import DONE, exit_code
     from envs.suites import make_spec
 
@@ -55,13 +55,13 @@ def run(folder: Path, *, threads: int) -> int:
 
     def train_and_evaluate() -> int:
         cell = load_cell(folder)
-        if not trained(cell):
+        if not is_trained(cell):
             code: int = train.train(cell.train, make_spec(cell.train.env), pause_at=cell.pause_at)
             if code != DONE:
                 return code
         # An evaluation saves nothing, so a signal ends it at once.
         raise_at_signals()
-        if cell.evaluate and not evaluated(cell):
+        if cell.evaluate and not is_evaluated(cell):
             cell.evaluate.threads = threads
             return int(load_entry_point("evaluate").evaluate(cell.evaluate))
         return DONE

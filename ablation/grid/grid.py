@@ -224,7 +224,7 @@ def evaluation(config: AblateConfig, env: EnvSpec, train: TrainConfig) -> Evalua
     )
 
 
-def claim(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
+def save_grid(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
     """Writes grid.json. Cells of an existing grid stay in it, so that seeds and variants can be added.
 
     Raises:
@@ -281,15 +281,15 @@ def load_cell(folder: Path) -> Cell:
     return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluate, pause_at=pause_at)
 
 
-def trained(cell: Cell) -> bool:
+def is_trained(cell: Cell) -> bool:
     """Whether the run is trained to its end, or to `pause_at`."""
     return bool(read_result(cell.folder)) or 0 < cell.pause_at <= read_paused_frames(cell.folder)
 
 
-def evaluated(cell: Cell) -> bool:
+def is_evaluated(cell: Cell) -> bool:
     """Whether the evaluation matches the cell's; for a cell without evaluation, whether it is trained."""
     if not cell.evaluate:
-        return trained(cell)
+        return is_trained(cell)
     content, result, wanted = read_evaluation(cell.folder), read_result(cell.folder), cell.evaluate
     if not content or not result:
         return False
@@ -302,7 +302,7 @@ def evaluated(cell: Cell) -> bool:
     )
 
 
-def frames(cell: Cell) -> int:
+def logged_frames(cell: Cell) -> int:
     """Frames in the last line of metrics.jsonl; 0 if it cannot be read."""
     try:
         *_, newest = read_lines(cell.folder / "metrics.jsonl", last=_TAIL_BYTES)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from ablation.grid.grid import Cell, evaluated, frames, trained
+from ablation.grid.grid import Cell, is_evaluated, is_trained, logged_frames
 from envs.faults import signal_name
 from system.files import read_lines
 
@@ -79,7 +79,8 @@ def run_cells(
         KeyboardInterrupt: after every cell has saved and ended.
     """
     status = {
-        cell.name: CellStatus(State.FINISHED if evaluated(cell) else State.WAITING, frames(cell)) for cell in cells
+        cell.name: CellStatus(State.FINISHED if is_evaluated(cell) else State.WAITING, logged_frames(cell))
+        for cell in cells
     }
     waiting = [cell for cell in cells if status[cell.name].state is State.WAITING]
     running: list[RunningCell] = []
@@ -101,19 +102,19 @@ def run_cells(
 def _update(status: CellStatus, running: RunningCell) -> bool:
     """Updates the status of a cell; returns whether the cell has ended."""
     cell, end = running.cell, running.poll()
-    status.frames = frames(cell)
+    status.frames = logged_frames(cell)
     if end is None:
         if running.has_begun():
-            status.state = State.EVALUATING if trained(cell) else State.TRAINING
+            status.state = State.EVALUATING if is_trained(cell) else State.TRAINING
         return False
-    if end.code == 0 and evaluated(cell):
+    if end.code == 0 and is_evaluated(cell):
         status.state = State.FINISHED
     else:
-        status.state, status.reason = State.FAILED, end.reason or reason(cell, end.code)
+        status.state, status.reason = State.FAILED, end.reason or exit_reason(cell, end.code)
     return True
 
 
-def reason(cell: Cell, code: int) -> str:
+def exit_reason(cell: Cell, code: int) -> str:
     """Why a cell exited with this code: the last error in cell.log, else the code or signal."""
     with contextlib.suppress(OSError):
         lines = list(read_lines(cell.folder / "cell.log", last=_TAIL_BYTES))

@@ -253,12 +253,10 @@ def _task_limits(results: Results, analysis: Analysis) -> Limits:
 
 
 def _curve_limits(results: Results, analysis: Analysis) -> Limits:
-    found = []
-    for task in results.tasks:
-        bands = [curves[task] for curves in analysis.curves.values() if task in curves]
-        values = np.concatenate([part for band in bands for part in band]) if bands else np.array([])
-        values = values[np.isfinite(values)]
-        found.append((float(values.min()), float(values.max())) if values.size else None)
+    found = [
+        _extremes(part for curves in analysis.curves.values() if task in curves for part in curves[task])
+        for task in results.tasks
+    ]
     return _shared_limits(results.measure, found)
 
 
@@ -278,7 +276,8 @@ def _caption(text: str, results: Results, limits: Limits) -> str:
     return f"{text} {_WHY_OWN_AXES.get(results.measure.name, '')}".rstrip()
 
 
-def _extremes(found: Iterable[Estimate]) -> Limits:
+def _extremes(found: Iterable[Iterable[float | None]]) -> Limits:
+    """Least and greatest finite number of estimates."""
     ends = [end for one in found for end in one if end is not None and math.isfinite(end)]
     return (min(ends), max(ends)) if ends else None
 

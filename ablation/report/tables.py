@@ -5,12 +5,9 @@ Tables that depend on the speed of the machine are separate (`wall_clock*`), so 
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +15,7 @@ from ablation.analysis import numbers
 from ablation.analysis.comparability import Configs, format_value
 from ablation.analysis.numbers import Write
 from ablation.analysis.results import Analysis, Comparison, Efficiency, Estimate, Results, Run
-from agents.cli.terminal import printable
+from ablation.report.table import Data, Table, pivot
 
 MEAN_OVER_TASKS = "mean over tasks"
 """Name in tables of the task "" of `Analysis.curves`."""
@@ -29,53 +26,6 @@ _DIFFERENCE = ("first", "second", "difference", *_INTERVAL, "p", "claimed")
 _COMPARING = ("improvement", "comparisons", "config_differences", "sample_efficiency_pairs", "wall_clock_pairs")
 """Tables that a report on one variant leaves out."""
 _AGGREGATES = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
-
-
-class Data(NamedTuple):
-    """A CSV file; `name` without the suffix, every row as long as the header."""
-
-    name: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-
-    @property
-    def csv(self) -> str:
-        """The file's text: numbers with all digits, `inf` for never, an empty cell for a missing value."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows([[_csv_text(value) for value in row] for row in self.rows])
-        return text.getvalue()
-
-
-def _csv_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return repr(float(value)) if isinstance(value, float) else printable(str(value))
-
-
-class Table(NamedTuple):
-    """A table.
-
-    Attributes:
-        data: its numbers.
-        title: empty if only the CSV file is written.
-        head, rows: text of the columns' names and of the cells; the first cell of a row is the row's name.
-        numeric: whether all cells but the first of a row are numbers.
-    """
-
-    data: Data
-    title: str = ""
-    head: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    numeric: bool = True
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether the page has it: it has a title, a row, and a column beside the rows' names."""
-        return bool(self.title and self.rows and len(self.head) > 1)
 
 
 def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[str, Table]:
@@ -140,19 +90,6 @@ def _texts(name: str, title: str, header: tuple[str, ...], rows: Iterable[Iterab
     return Table(Data(name, header, texts), title, header, texts, numeric=False)
 
 
-def _pivot(
-    corner: str,
-    rows: Iterable[str],
-    columns: Mapping[Any, str],
-    cells: Mapping[tuple[str, Any], str],
-    missing: str = "",
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Head and rows of a table of `cells` by row and column; `columns` gives the name of each column."""
-    return (corner, *columns.values()), tuple(
-        (row, *(cells.get((row, column), missing) for column in columns)) for row in rows
-    )
-
-
 def _estimates(
     name: str,
     title: str,
@@ -178,9 +115,9 @@ def _estimates(
     }
     if columns is None:
         names = {variant: variant for variant in found}
-        shown = _pivot(kind, rows, names, {(key, variant): text for (variant, key), text in texts.items()})
+        shown = pivot(kind, rows, names, {(key, variant): text for (variant, key), text in texts.items()})
     else:
-        shown = _pivot("variant", found, columns, texts)
+        shown = pivot("variant", found, columns, texts)
     return Table(Data(name, ("variant", kind, value, *_INTERVAL), data), title, *shown)
 
 
@@ -220,9 +157,9 @@ def _differences(variants: Sequence[str], configs: Configs) -> Table:
     cells = {(variant, key): value for key, variant, value in rows}
     if len(configs.different) > len(variants):
         turned = {(key, variant): value for key, variant, value in rows}
-        shown = _pivot("key", configs.different, {variant: variant for variant in variants}, turned)
+        shown = pivot("key", configs.different, {variant: variant for variant in variants}, turned)
     else:
-        shown = _pivot("variant", variants, {key: key for key in configs.different}, cells)
+        shown = pivot("variant", variants, {key: key for key in configs.different}, cells)
     title = "Configuration: what differs between the variants"
     return Table(Data("config_differences", ("key", "variant", "value"), rows), title, *shown, numeric=False)
 
@@ -232,7 +169,7 @@ def _varying(results: Results, configs: Configs) -> Table:
         (run.name, key, format_value(run.config.get(key, ""))) for run in results.runs for key in configs.within
     )
     cells = {(run, key): value for run, key, value in rows}
-    shown = _pivot("run", [run.name for run in results.runs], {key: key for key in configs.within}, cells)
+    shown = pivot("run", [run.name for run in results.runs], {key: key for key in configs.within}, cells)
     title = "Configuration: what varies between the runs"
     return Table(Data("config_varying", ("run", "key", "value"), rows), title, *shown, numeric=False)
 
@@ -319,7 +256,7 @@ def _pairs(name: str, title: str, analysis: Analysis, quantities: Mapping[str, t
         for part, text in (("difference", quantities[quantity][0]), ("claimed", "told apart"))
     }
     rows = tuple((quantity, *_pair_row(pair)) for quantity, pairs in found.items() for pair in pairs)
-    shown = _pivot("pair", dict.fromkeys(row for row, _ in cells), columns, cells, missing="-")
+    shown = pivot("pair", dict.fromkeys(row for row, _ in cells), columns, cells, missing="-")
     return Table(Data(name, ("quantity", *_DIFFERENCE), rows), title, *shown)
 
 

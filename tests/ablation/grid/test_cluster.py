@@ -16,7 +16,7 @@ from ray_cluster import NODE, one_node
 import ablate
 from ablation.grid import cell as cell_process
 from ablation.grid import ray_executor
-from ablation.grid.grid import Cell, claim, make_cells, normalize_axes, save_cell
+from ablation.grid.grid import Cell, make_cells, normalize_axes, save_cell, save_grid
 from ablation.grid.scheduler import Exit
 from agents.run.lock import is_locked
 from agents.storage.checkpoint import list_checkpoints
@@ -58,7 +58,7 @@ def played_here(folder: Path, *arguments: str) -> dict[str, Any]:
     """The report of the same grid, run in this process."""
     cells = cells_of("runtime=serial", f"folder={folder}", *arguments)
     folder.mkdir()
-    claim(folder, cells, arguments)
+    save_grid(folder, cells, arguments)
     for cell in cells:
         save_cell(cell)
         assert cell_process.run(cell.folder, threads=1) == 0

@@ -12,14 +12,14 @@ from run_folders import change, write_json, write_run
 
 from ablation.grid.grid import (
     Cell,
-    claim,
-    evaluated,
-    frames,
+    is_evaluated,
+    is_trained,
     load_cell,
+    logged_frames,
     make_cells,
     normalize_axes,
     save_cell,
-    trained,
+    save_grid,
 )
 from ablation.load import HOUSEKEEPING_KEYS
 from agents.setup.match_params import count_parameters
@@ -245,34 +245,34 @@ def finished(cell: Cell) -> None:
 
 def test_progress_is_read_from_the_run_folder(grid: dict[str, Cell]) -> None:
     cell = grid["mi-seed0"]
-    assert (trained(cell), evaluated(cell), frames(cell)) == (False, False, 0)
+    assert (is_trained(cell), is_evaluated(cell), logged_frames(cell)) == (False, False, 0)
     finished(cell)
-    assert (trained(cell), evaluated(cell), frames(cell)) == (True, True, 896)
+    assert (is_trained(cell), is_evaluated(cell), logged_frames(cell)) == (True, True, 896)
     other: list[EvaluateConfig] = [
         dataclasses.replace(cell.evaluate, **changed)  # type: ignore[arg-type]
         for changed in ({"episodes": 11}, {"seed": 1}, {"greedy": True}, {"probe": ""}, {"probe": "all"})
     ]
-    assert not any(evaluated(dataclasses.replace(cell, evaluate=evaluate)) for evaluate in other)
+    assert not any(is_evaluated(dataclasses.replace(cell, evaluate=evaluate)) for evaluate in other)
     change(cell.folder / "result.json", updates=8)
-    assert (trained(cell), evaluated(cell)) == (True, False)
+    assert (is_trained(cell), is_evaluated(cell)) == (True, False)
     change(cell.folder / "result.json", finished=False)
-    assert not trained(cell)
+    assert not is_trained(cell)
 
 
 def test_a_grid_can_grow_but_its_runs_keep_their_settings(grid: dict[str, Cell], tmp_path: Path) -> None:
     first = grid["mi-seed0"]
-    claim(tmp_path, [first], ["one"])
+    save_grid(tmp_path, [first], ["one"])
     finished(first)
-    claim(tmp_path, list(grid.values()), ["two"])
+    save_grid(tmp_path, list(grid.values()), ["two"])
     content = read_json(tmp_path / "grid.json")
     assert content is not None
     assert [row["name"] for row in content["cells"]] == ["mi-seed0", "concat-seed0", "concat-seed1", "mi-seed1"]
     assert content["command"] == ["two"]
     # Settings of speed may change.
     faster = dataclasses.replace(first.train.runtime, learner_threads=2)
-    claim(tmp_path, [with_settings(first, checkpoint_seconds=1, runtime=faster)], ["three"])
+    save_grid(tmp_path, [with_settings(first, checkpoint_seconds=1, runtime=faster)], ["three"])
     with pytest.raises(InputError, match=r"mi-seed0 with other settings: total_frames=2000 \(the run has 1000\)"):
-        claim(tmp_path, [with_settings(first, total_frames=2000)], ["four"])
+        save_grid(tmp_path, [with_settings(first, total_frames=2000)], ["four"])
 
 
 def test_cells_that_would_share_a_folder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +283,7 @@ def test_cells_that_would_share_a_folder_are_refused(monkeypatch: pytest.MonkeyP
 
 def test_a_torn_grid_file_is_replaced(grid: dict[str, Cell], tmp_path: Path) -> None:
     (tmp_path / "grid.json").write_text("{", encoding="utf-8")
-    claim(tmp_path, list(grid.values()), [])
+    save_grid(tmp_path, list(grid.values()), [])
     assert read_json(tmp_path / "grid.json")
     write_json(tmp_path / "other.json", {})
     assert read_json(tmp_path / "other.json") == {}

@@ -1,0 +1,71 @@
+"""A table of the report: numbers for a CSV file, and text for the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from agents.cli.terminal import printable
+
+
+class Data(NamedTuple):
+    """A CSV file; `name` without the suffix, every row as long as the header."""
+
+    name: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    @property
+    def csv(self) -> str:
+        """The file's text: numbers with all digits, `inf` for never, an empty cell for a missing value."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows([[_csv_text(value) for value in row] for row in self.rows])
+        return text.getvalue()
+
+
+def _csv_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else printable(str(value))
+
+
+class Table(NamedTuple):
+    """A table.
+
+    Attributes:
+        data: its numbers.
+        title: empty if only the CSV file is written.
+        head, rows: text of the columns' names and of the cells; the first cell of a row is the row's name.
+        numeric: whether all cells but the first of a row are numbers.
+    """
+
+    data: Data
+    title: str = ""
+    head: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    numeric: bool = True
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the page has it: it has a title, a row, and a column beside the rows' names."""
+        return bool(self.title and self.rows and len(self.head) > 1)
+
+
+def pivot(
+    corner: str,
+    rows: Iterable[str],
+    columns: Mapping[Any, str],
+    cells: Mapping[tuple[str, Any], str],
+    missing: str = "",
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Head and rows of a table of `cells` by row and column; `columns` gives the name of each column."""
+    return (corner, *columns.values()), tuple(
+        (row, *(cells.get((row, column), missing) for column in columns)) for row in rows
+    )
