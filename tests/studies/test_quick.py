@@ -45,7 +45,7 @@ def test_synthetic(tmp_path: Path) -> None:
     }
     assert smallest["dot", "concat_mlp", 8] > 4 * smallest["dot", "mi", 8]
     assert smallest["sum", "concat_mlp", 8] < smallest["sum", "mi", 8]
-    for d in (2, 4, 8):
+    for d in (2, 8):
         assert max(results(content)[f"dot-mi-{d}"]["trained"][0]["errors"]) < 1e-6
 
 
