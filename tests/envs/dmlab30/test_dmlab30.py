@@ -211,8 +211,8 @@ def test_the_levels_that_show_the_data_set_get_its_path(pictures: Path, spies: l
     config = DMLab30Config(tasks=["psychlab"], dataset_path=str(pictures), **HERE)
     for task in make_spec(config).tasks:
         make_level(config, IMPALA, Split.TRAIN, task)
-    told = [spy.options["config"].get("datasetPath") for spy in spies]
-    assert told == [str(pictures), str(pictures), None, None]
+    paths = [spy.options["config"].get("datasetPath") for spy in spies]
+    assert paths == [str(pictures), str(pictures), None, None]
 
 
 @pytest.mark.parametrize(
