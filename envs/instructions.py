@@ -13,7 +13,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 _CACHE_ENTRIES = 1 << 14
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Lower-case words and single punctuation marks, in order."""
     return _WORD.findall(text.lower())
 
@@ -42,13 +42,13 @@ class Tokenizer:
     def _encode(self, text: str | bytes) -> NDArray[np.int32]:
         plain = text.decode(errors="replace") if isinstance(text, bytes) else text
         tokens = np.full(self.length, PADDING, np.int32)
-        for position, word in enumerate(words(plain)[: self.length]):
+        for position, word in enumerate(split_words(plain)[: self.length]):
             tokens[position] = self._token.get(word, UNKNOWN)
         tokens.setflags(write=False)
         return tokens
 
 
-def says_nothing_known(tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+def has_only_unknown_words(tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Whether instructions [..., L] have words, but only unknown ones, bool [...]. All such instructions look alike to the agent."""
     some, known = tokens != PADDING, (tokens != PADDING) & (tokens != UNKNOWN)
     found: NDArray[np.bool_] = some.any(axis=-1) & ~known.any(axis=-1)

@@ -208,8 +208,8 @@ class Told(Odd):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.t += 1
-        ended, told = self.t == 3, {self.key: np.array([self.episode % 2 == 1])} if self.key else {}
-        info = {"final_info": told, "success": True} if self.final and ended else told
+        ended, reported = self.t == 3, {self.key: np.array([self.episode % 2 == 1])} if self.key else {}
+        info = {"final_info": reported, "success": True} if self.final and ended else reported
         return super().step(action)[0], 1.0, ended and not self.truncate, ended and self.truncate, info
 
 
@@ -224,7 +224,7 @@ class Spoken(gymnasium.Env[Any, Any]):
     def __init__(self, alone: bool = False, words: str = "") -> None:
         self.alone, self.words = alone, words
         self.action_space, text = spaces.Discrete(2), spaces.Text(64)
-        self.observation_space: Any = spaces.Dict({"x": spaces.Box(-1, 1, (2,)), "told": spaces.Tuple((text,))})
+        self.observation_space: Any = spaces.Dict({"x": spaces.Box(-1, 1, (2,)), "text": spaces.Tuple((text,))})
         if alone:
             self.observation_space = text
 
@@ -239,7 +239,7 @@ class Spoken(gymnasium.Env[Any, Any]):
 
     def _show(self) -> Any:
         text = self.words or f"Press the {('left', 'right')[self.right]} key."
-        return text if self.alone else {"x": np.zeros(2, np.float32), "told": (text,)}
+        return text if self.alone else {"x": np.zeros(2, np.float32), "text": (text,)}
 
 
 class Level(Odd):

@@ -14,6 +14,7 @@ class KeptProcess(SlotProcess):
 
     def hang_up(self) -> None:
         if self._process.poll() is None:
+            self.owed, self.built, self.episodes = 0, None, 0
             self.stock.append(self)
         else:
             super().hang_up()

@@ -79,16 +79,16 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("shown", "taken", "told"), CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize(("shown", "taken", "message"), CHANGES.values(), ids=CHANGES)
 def test_both_shapes_are_named(
-    run: Path, shown: Any, taken: Any, told: str, capsys: pytest.CaptureFixture[str]
+    run: Path, shown: Any, taken: Any, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     register(shown, taken)
     for program, arguments in ((train, ["resume=true", "total_frames=80"]), (evaluate, ["episodes=1"])):
         capsys.readouterr()
         assert program.main([f"run={run}", *arguments]) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and told in error and "install what" in error
+        assert error.count("\n") == 1 and message in error and "install what" in error
 
 
 def test_changed_tasks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +140,7 @@ SPEC = EnvSpec(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"vocabulary": ("<pad>", "<unk>", "stop")}, "word 2 of the vocabulary was go and is stop"),
         ({"vocabulary": ("<pad>", "<unk>")}, "the vocabulary had 3 words and has 2"),
@@ -157,9 +157,9 @@ SPEC = EnvSpec(
     ],
     ids=range(9),
 )
-def test_a_change_of_every_part_of_the_interface_is_described(changes: dict[str, Any], told: str) -> None:
+def test_a_change_of_every_part_of_the_interface_is_described(changes: dict[str, Any], message: str) -> None:
     other = dataclasses.replace(SPEC, **changes)
-    assert told in listed(interface_changes(SPEC, other)) and interface_changes(SPEC, SPEC) == []
+    assert message in listed(interface_changes(SPEC, other)) and interface_changes(SPEC, SPEC) == []
     # Tasks, and fields that follow from them, are ignored.
     assert interface_changes(SPEC, dataclasses.replace(SPEC, tasks=("c",), action_counts=(1,), engine="e")) == []
 

@@ -65,8 +65,8 @@ def test_an_instruction_is_learned_resumed_and_evaluated_with_its_own_words(tmp_
     # Another task with other words, which are encoded with the vocabulary of the run.
     tasks = 'tasks=["gym_tasks:Spoken-v0","gym_tasks:Spoken-v0(words=\\"go west\\")"]'
     content = evaluated(path, tmp_path / "out.json", "episodes=40", "allow=[gym_tasks]", tasks, "greedy=true")
-    told, blind = (row["mean"] for row in content["tasks"].values())
-    assert told > 4.5 and blind < 4
+    informed, blind = (row["mean"] for row in content["tasks"].values())
+    assert informed > 4.5 and blind < 4
 
 
 def test_task_names_with_options_work_in_every_program(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_of_another_user_imports_nothing(stranger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for program, arguments in ((evaluate, []), (train, ["resume=true"])):
         assert program.main([f"run={stranger}", *arguments]) == 2
-        told = capsys.readouterr().err
-        assert told.count("\n") == 1 and "env.tasks names stranger" in told and "add allow=[stranger]" in told
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "env.tasks names stranger" in error and "add allow=[stranger]" in error
     assert not Path("canary").exists()
 
 

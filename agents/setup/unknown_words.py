@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agents.trajectory import Trajectory
-from envs.instructions import UNKNOWN, says_nothing_known
+from envs.instructions import UNKNOWN, has_only_unknown_words
 from envs.spec import EnvSpec
 from envs.suite import EnvConfig
 
@@ -35,7 +35,7 @@ class UnknownInstructions:
         # For every update: most vocabularies know every word.
         if not (tokens == UNKNOWN).any():
             return []
-        unreadable = says_nothing_known(tokens)
+        unreadable = has_only_unknown_words(tokens)
         found = {int(task) for task in np.unique(batch["task"].numpy()[unreadable])} - self._told
         self._told |= found
         return [

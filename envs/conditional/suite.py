@@ -130,7 +130,7 @@ def places_in_picture(dimension: int) -> tuple[NDArray[np.intp], NDArray[np.intp
     return _SPACING * row + down, _SPACING * column + right
 
 
-def rounded(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+def round_to_levels(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """The nearest values that a picture can show, and their levels, 0 to LEVELS - 1."""
     level = ((x + 1) * (LEVELS / 2)).astype(np.intp)
     return ((2 * level + 1) / LEVELS - 1).astype(np.float32), level
@@ -171,7 +171,7 @@ def _blind_return(map_seed: int, dimension: int, numbers: tuple[int, ...], pictu
     draws = 1 << 15
     x = np.random.default_rng(0).uniform(-1, 1, (draws, dimension)).astype(np.float32)
     if pictures:
-        x, _ = rounded(x)
+        x, _ = round_to_levels(x)
     votes = np.zeros((draws, dimension), np.int32)
     for place, gain in zip(places, gains, strict=True):
         votes[np.arange(draws), (gain * x[:, place]).argmax(axis=1)] += 1
@@ -238,7 +238,7 @@ class ConditionalEngine:
             if self._shown == "vector":
                 shown[started, :-1] = x
             else:
-                x, level = rounded(x)
+                x, level = round_to_levels(x)
                 shown[started[:, None, None], self._rows, self._columns, 0] = level[:, :, None] + 1
             seen = np.take_along_axis(x, self._places[started], axis=1) * self._gains[started]
             self._right[started] = seen.argmax(axis=1)

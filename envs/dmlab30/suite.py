@@ -23,7 +23,7 @@ from envs.dmlab30.levels import FOLDER, INSTRUCTION_LENGTH, LEVELS, PRESETS, VOC
 from envs.dmlab30.map_cache import LevelCache
 from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
-from envs.instructions import words
+from envs.instructions import split_words
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
 from system.errors import InputError, unknown_name
@@ -149,7 +149,7 @@ def _check_options(config: DMLab30Config, tasks: tuple[str, ...]) -> None:
         )
     known = set(VOCABULARY)
     for word in config.words:
-        if word in known or words(word) != [word]:
+        if word in known or split_words(word) != [word]:
             raise InputError(f"env.words={word} is no new lower-case word: leave it out or spell it as one word.")
         known.add(word)
     _check_dataset(

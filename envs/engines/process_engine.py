@@ -6,7 +6,6 @@ long: other slots need not wait for them.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -20,26 +19,13 @@ from numpy.typing import NDArray
 
 from envs.engines.base import Arrays, Outcome
 from envs.engines.gymnasium_engine import FIRST_EPISODES, MakeEnv
-from envs.engines.process_child import Attach, Build, ChildError, Render, Start, Step, map_descriptor, shared_spec
-from envs.engines.slot_process import SlotProcess
+from envs.engines.process_child import Attach, Build, Render, Start, Step, map_descriptor, shared_spec
+from envs.engines.slot_process import SlotError, SlotProcess
 from envs.faults import Fault
 from envs.shared_arrays import layout_size
 from envs.spec import EnvSpec, Slot, Split
 from system.descendants import end_orphans
 from system.errors import InputError
-
-
-class SlotError(RuntimeError):
-    """A slot's environment raised, or its process ended or does not answer. The message names task and slot.
-
-    Attributes:
-        task: its name.
-        cause: one of envs.faults.CAUSES.
-    """
-
-    def __init__(self, message: str, task: str, cause: str) -> None:
-        super().__init__(message)
-        self.task, self.cause = task, cause
 
 
 class ProcessEngine:
@@ -104,11 +90,6 @@ class ProcessEngine:
         self._reward = np.zeros(size, np.float32)
         self._terminated = np.zeros(size, np.bool_)
         self._truncated = np.zeros(size, np.bool_)
-        # Of each process: answers that it owes, time of the last message to it, the slot of its environment, episodes that it started.
-        self._owed = [0] * size
-        self._asked = np.zeros(size)
-        self._built: list[Slot | None] = [None] * size
-        self._started = [0] * size
         self._processes: list[SlotProcess] = []
         self._leaving: list[SlotProcess] = []
         try:
@@ -149,7 +130,7 @@ class ProcessEngine:
         for row, slot in enumerate(self._slots):
             self._ask_for_first(row, slot)
         for row, slot in enumerate(self._slots):
-            while self._owed[row]:
+            while self._processes[row].owed:
                 try:
                     self._wait_for(row)
                 except SlotError as error:
@@ -178,7 +159,7 @@ class ProcessEngine:
         self._shared["action"][:] = actions
         rows = np.flatnonzero(playing).tolist()
         for row in rows:
-            self._ask(row, Step(self._tasks[row], 1 - int(self._bank[row])))
+            self._processes[row].ask(Step(self._tasks[row], 1 - int(self._bank[row])))
         self._deadline[ended] = time.monotonic() + self.patience
         self.resetting |= ended
         for row in np.flatnonzero(ended).tolist():
@@ -204,7 +185,7 @@ class ProcessEngine:
         """Waits until every reset is done or past its deadline. With `nothing_yet`, also until one slot is done or has failed."""
         while self.resetting.any():
             rows = {self._processes[row].connection: row for row in np.flatnonzero(self.resetting).tolist()}
-            hangs_from = self._asked + self._hang_seconds
+            hangs_from = np.array([process.asked for process in self._processes]) + self._hang_seconds
             until = hangs_from[self.resetting].min()
             if not nothing_yet:
                 until = min(until, self._deadline[self.resetting].max())
@@ -224,7 +205,7 @@ class ProcessEngine:
                     self._deadline[row] = now
                     nothing_yet = False
                     continue
-                if not self._owed[row]:
+                if not self._processes[row].owed:
                     nothing_yet = self.resetting[row] = False
                     # A first observation that is not finite is not shown; the next step resets again.
                     self.interrupted[row] = self._shared["interrupted"][row]
@@ -239,45 +220,44 @@ class ProcessEngine:
 
     def _attach(self, row: int) -> None:
         """Gives a new process its row of the shared memory."""
-        self._ask(row, Attach(self._arrays, row))
-        # A dead process is noticed when its answer is read.
-        with contextlib.suppress(OSError):
-            self._processes[row].send_memory(self._memory.fileno())
+        self._processes[row].ask(Attach(self._arrays, row), self._memory.fileno())
 
     def _build(self, row: int, slot: Slot) -> None:
-        self._built[row] = slot
-        self._ask(row, Build(self._make, self._spec, slot, self._split))
+        self._processes[row].built = slot
+        self._processes[row].ask(Build(self._make, self._spec, slot, self._split))
 
     def _ask_for_first(self, row: int, slot: Slot) -> None:
         """Asks for the first episode of `slot`, and for an environment that counts episodes from it."""
-        if self._built[row] != slot:
+        if self._processes[row].built != slot:
             self._build(row, slot)
         self._coming[row] = slot.episode
-        self._started[row] += 1
-        self._ask(row, Start(self._seed, 1 - int(self._bank[row])))
+        self._processes[row].episodes += 1
+        self._processes[row].ask(Start(self._seed, 1 - int(self._bank[row])))
 
     def _ask_for_next(self, row: int) -> None:
         """Asks for a slot's next episode. An episode that could not begin is skipped, because it would fail again."""
-        if self._built[row] is None:
+        if self._processes[row].built is None:
             episode = int(self._coming[row]) + 1
             self._ask_for_first(row, replace(self._slots[row], task=self._tasks[row], episode=episode))
             return
         self._coming[row] += 1
-        self._started[row] += 1
-        self._ask(row, Step(self._tasks[row], 1 - int(self._bank[row])))
+        self._processes[row].episodes += 1
+        self._processes[row].ask(Step(self._tasks[row], 1 - int(self._bank[row])))
 
     def _renew_if_due(self, row: int) -> None:
         """Replaces a process between two episodes if it holds too much memory or has played enough episodes."""
-        if self._built[row] is None:
+        process = self._processes[row]
+        if process.built is None:
             # The process is new already.
             return
-        if self._memory_limit and (size := self._processes[row].memory()) > self._memory_limit:
+        if self._memory_limit and (size := process.memory()) > self._memory_limit:
             cause, detail = "memory", f"held {size:,.0f} MiB of memory, more than {self._memory_limit:,}."
-        elif self._recycle_episodes and self._started[row] >= self._recycle_episodes:
-            cause, detail = "recycled", f"played {self._started[row]:,} episodes."
+        elif self._recycle_episodes and process.episodes >= self._recycle_episodes:
+            cause, detail = "recycled", f"played {process.episodes:,} episodes."
         else:
             return
-        self._faults.append(Fault(self._task(row), cause, f"{self._place(row)} {detail}"))
+        task = self._task(row)
+        self._faults.append(Fault(task, cause, f"the process of slot {row} (task {task}) {detail}"))
         self._replace(row)
 
     def _take(self, row: int, error: SlotError | InputError) -> None:
@@ -289,52 +269,23 @@ class ProcessEngine:
         self._replace(row)
 
     def _replace(self, row: int) -> None:
-        self._processes[row].hang_up()
-        if not self._processes[row].has_left():
-            self._leaving.append(self._processes[row])
+        old = self._processes[row]
+        old.hang_up()
+        if not old.has_left():
+            self._leaving.append(old)
         self._processes[row] = SlotProcess()
-        self._owed[row], self._built[row], self._started[row] = 0, None, 0
         self._attach(row)
-
-    def _ask(self, row: int, message: Any) -> None:
-        self._owed[row] += 1
-        self._asked[row] = time.monotonic()
-        # A dead process is noticed when its answer is read.
-        with contextlib.suppress(OSError):
-            self._processes[row].connection.send(message)
 
     def _wait_for(self, row: int) -> None:
         """Waits for all answers that a process owes."""
-        while self._owed[row]:
+        while self._processes[row].owed:
             self._answer(row)
 
     def _answer(self, row: int) -> Any:
-        process = self._processes[row]
-        if not process.has_answered(self._asked[row] + self._hang_seconds):
-            process.stop()
-            raise self._lost(row, "hung", f"gave no answer for {self._hang_seconds:g} seconds.")
-        try:
-            answer = process.connection.recv()
-        except (EOFError, OSError):
-            cause, how = process.ending()
-            raise self._lost(row, cause, f"ended unexpectedly ({how}).") from None
-        self._owed[row] -= 1
+        answer = self._processes[row].answer(row, self._task(row), self._hang_seconds)
         if isinstance(answer, list):
             self._faults += answer
-        if isinstance(answer, ChildError):
-            if answer.is_input_error:
-                raise InputError(answer.text)
-            raise SlotError(f"{self._place(row)} failed:\n{answer.text}", self._task(row), "raised")
         return answer
-
-    def _lost(self, row: int, cause: str, what: str) -> SlotError:
-        """The error of a process that is gone, with the Python stacks that it wrote. Ends what that process has started."""
-        end_orphans()
-        message = f"{self._place(row)} {what}\n{self._processes[row].stacks()}".rstrip()
-        return SlotError(message, self._task(row), cause)
-
-    def _place(self, row: int) -> str:
-        return f"the process of slot {row} (task {self._task(row)})"
 
     def _task(self, row: int) -> str:
         return self._spec.tasks[self._tasks[row]]
@@ -342,7 +293,7 @@ class ProcessEngine:
     def render(self, slot: int) -> NDArray[np.uint8]:
         if self.resetting[slot]:
             raise RuntimeError("a slot that is resetting has no picture")
-        self._ask(slot, Render())
+        self._processes[slot].ask(Render())
         picture: NDArray[np.uint8] = self._answer(slot)
         return picture
 

@@ -12,10 +12,13 @@ import subprocess
 import sys
 import time
 from multiprocessing.reduction import send_handle
+from typing import Any
 
-from envs.engines.process_child import STACKS_SIGNAL
+from envs.engines.process_child import STACKS_SIGNAL, ChildError
 from envs.faults import signal_name
-from system.descendants import own
+from envs.spec import Slot
+from system.descendants import end_orphans, own
+from system.errors import InputError
 from system.memory import resident_memory
 
 GRACE_SECONDS = 3.0
@@ -35,14 +38,33 @@ _MAIN = (
 )
 
 
+class SlotError(RuntimeError):
+    """A slot's environment raised, or its process ended or does not answer. The message names task and slot.
+
+    Attributes:
+        task: its name.
+        cause: one of envs.faults.CAUSES.
+    """
+
+    def __init__(self, message: str, task: str, cause: str) -> None:
+        super().__init__(message)
+        self.task, self.cause = task, cause
+
+
 class SlotProcess:
     """A process that runs `envs.engines.process_child.main`, and the connection to it.
 
     Attributes:
         connection: carries the messages of `envs.engines.process_child` and their answers.
+        owed: number of answers that the process owes.
+        asked: time of the last message to it (time.monotonic).
+        built: the slot of its environment; None before it has one.
+        episodes: number of episodes that it started.
     """
 
     def __init__(self) -> None:
+        self.owed, self.asked, self.episodes = 0, 0.0, 0
+        self.built: Slot | None = None
         self._killed_at = math.inf
         # An anonymous file: it needs no removal, and can be read after the process has died.
         self._stacks = os.fdopen(os.memfd_create("stacks"), "rb")
@@ -63,9 +85,43 @@ class SlotProcess:
                 start_new_session=True,
             )
 
-    def send_memory(self, descriptor: int) -> None:
-        """Sends the descriptor that follows Attach."""
-        send_handle(self.connection, descriptor, self._process.pid)
+    def ask(self, message: Any, descriptor: int | None = None) -> None:
+        """Sends a message, and the descriptor that follows Attach. A dead process is noticed when its answer is read."""
+        self.owed += 1
+        self.asked = time.monotonic()
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+            if descriptor is not None:
+                send_handle(self.connection, descriptor, self._process.pid)
+
+    def answer(self, slot: int, task: str, hang_seconds: float) -> Any:
+        """Waits for the next answer, until `hang_seconds` after the last message.
+
+        Raises:
+            InputError: the process raised it.
+            SlotError: the environment raised something else, or the process does not answer or has ended. Then it is dead, and so are
+                the programs that it started.
+        """
+        name = f"the process of slot {slot} (task {task})"
+        lost = ""
+        if not self.has_answered(self.asked + hang_seconds):
+            self._stop()
+            cause, lost = "hung", f"gave no answer for {hang_seconds:g} seconds."
+        else:
+            try:
+                answer = self.connection.recv()
+            except (EOFError, OSError):
+                cause, how = self._ending()
+                lost = f"ended unexpectedly ({how})."
+        if lost:
+            end_orphans()
+            raise SlotError(f"{name} {lost}\n{self._read_stacks()}".rstrip(), task, cause)
+        self.owed -= 1
+        if isinstance(answer, ChildError):
+            if answer.is_input_error:
+                raise InputError(answer.text)
+            raise SlotError(f"{name} failed:\n{answer.text}", task, "raised")
+        return answer
 
     def has_answered(self, until: float) -> bool:
         """Waits until `until` (time.monotonic); True if there is an answer to read, or the end of the connection."""
@@ -76,7 +132,7 @@ class SlotProcess:
         """MiB of resident memory, its descendants included; 0 after its end."""
         return resident_memory([self._process.pid]).get(self._process.pid, 0.0)
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Lets a process that does not answer write its stacks, then kills it."""
         self._process.send_signal(STACKS_SIGNAL)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -85,7 +141,7 @@ class SlotProcess:
         self._process.kill()
         self._process.wait()
 
-    def ending(self) -> tuple[str, str]:
+    def _ending(self) -> tuple[str, str]:
         """Waits for the end of a process whose connection has ended. Returns its cause (envs.faults.CAUSES) and a description."""
         try:
             code = self._process.wait(GRACE_SECONDS)
@@ -96,7 +152,7 @@ class SlotProcess:
                 return "exited", "it closed its connection"
         return ("killed", f"killed by {signal_name(-code)}") if code < 0 else ("exited", f"exit code {code}")
 
-    def stacks(self) -> str:
+    def _read_stacks(self) -> str:
         """The Python stacks of a process that died of a signal; "" if it had no time to write them."""
         self._stacks.seek(0)
         return self._stacks.read().decode(errors="replace")

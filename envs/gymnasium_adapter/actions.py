@@ -81,7 +81,7 @@ def _sizes(space: Space) -> list[int]:
 
 def _leaf_sizes(space: Space) -> list[int]:
     if not isinstance(space, spaces.Box):
-        return list(choices(space))
+        return list(count_choices(space))
     # Python's integers: the range of an int64 does not fit into an int64.
     bounds = zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True)
     return [int(high) - int(low) + 1 for low, high in bounds]
@@ -115,7 +115,7 @@ def _leaf_joiner(space: Space) -> Callable[[NDArray[Any]], Any]:
     return lambda action: np.asarray(low + action.reshape(shape)).astype(dtype)[()]
 
 
-def choices(space: Space) -> tuple[int, ...]:
+def count_choices(space: Space) -> tuple[int, ...]:
     """Number of choices of a discrete action, or of each component of a multi-discrete one.
 
     Raises:
@@ -130,6 +130,6 @@ def choices(space: Space) -> tuple[int, ...]:
     raise UnsupportedSpaceError("shows an action_mask for continuous actions, which env.action_mask=false leaves out")
 
 
-def first_components(sizes: Sequence[int]) -> NDArray[np.int64]:
+def component_offsets(sizes: Sequence[int]) -> NDArray[np.int64]:
     """The index at which the choices of each component begin among all choices, [D]."""
     return np.cumsum([0, *sizes[:-1]])

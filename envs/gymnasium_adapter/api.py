@@ -14,7 +14,7 @@ from system.errors import InputError
 API = "reset(seed=, options=) -> (observation, info) and step(action) -> (observation, reward, terminated, truncated, info)"
 
 
-def checked_reset(task: str, returned: Any) -> tuple[Any, dict[str, Any]]:
+def check_reset(task: str, returned: Any) -> tuple[Any, dict[str, Any]]:
     """(observation, info) of the result of `reset`. An info of None becomes {}.
 
     Raises:
@@ -25,7 +25,7 @@ def checked_reset(task: str, returned: Any) -> tuple[Any, dict[str, Any]]:
     return returned[0], returned[1] or {}
 
 
-def checked_step(task: str, returned: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+def check_step(task: str, returned: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
     """The five results of `step`, with the reward as float and the ends as bool. Arrays of one element are accepted.
 
     Raises:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from envs.gymnasium_adapter.actions import MultiDiscreteActions, Space, choices, first_components
+from envs.gymnasium_adapter.actions import MultiDiscreteActions, Space, component_offsets, count_choices
 from system.errors import InputError
 from system.nested import leaves
 
@@ -52,8 +52,8 @@ class Extras(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._complete: Space = env.observation_space
         self._has_key = bool(size) and has_mask_key(self._complete)
         self._has_text = has_text(self._complete)
-        self._sizes = choices(env.action_space) if size else ()
-        self._firsts = first_components(self._sizes)
+        self._sizes = count_choices(env.action_space) if size else ()
+        self._firsts = component_offsets(self._sizes)
         self._parts = env.parts if isinstance(env, MultiDiscreteActions) else env.action_space
         rest: Space | None = self._complete
         if self._has_key:

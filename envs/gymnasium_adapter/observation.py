@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.faults import NotFiniteError
-from envs.gymnasium_adapter.pictures import Picture, UnsupportedSpaceError, joined, picture
+from envs.gymnasium_adapter.pictures import Picture, UnsupportedSpaceError, find_picture, join_shapes
 from system.errors import InputError
 from system.nested import Keys, leaf_at, leaves
 
@@ -26,7 +26,7 @@ class Parts(NamedTuple):
     @property
     def image(self) -> tuple[int, int, int] | None:
         """Shape of `image`."""
-        return joined({name(path): one for path, one in self.pictures.items()})
+        return join_shapes({name(path): one for path, one in self.pictures.items()})
 
     @property
     def length(self) -> int:
@@ -39,11 +39,11 @@ def name(path: Keys) -> str:
     return ".".join(map(str, path)) or "the observation"
 
 
-def parts(space: Any, layout: str = "auto") -> Parts:
+def find_parts(space: Any, layout: str = "auto") -> Parts:
     """The parts of a space.
 
     Args:
-        layout: see `envs.gymnasium_adapter.pictures.picture`.
+        layout: see `envs.gymnasium_adapter.pictures.find_picture`.
 
     Raises:
         UnsupportedSpaceError: a part has no fixed number of values or is an ambiguous picture, or there are no parts.
@@ -51,7 +51,7 @@ def parts(space: Any, layout: str = "auto") -> Parts:
     found = Parts({}, {})
     for path, leaf in leaves(space):
         nested = len(path) > 1 or isinstance(space, spaces.Tuple)
-        if seen := picture(leaf, layout, nested=nested):
+        if seen := find_picture(leaf, layout, nested=nested):
             found.pictures[path] = seen
         elif isinstance(leaf, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             found.numbers[path] = leaf

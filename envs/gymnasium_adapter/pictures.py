@@ -85,7 +85,7 @@ class Picture:
         return f"numbers from {found} where its observation space declares {self.low:g} to {high:g}"
 
 
-def picture(space: Any, layout: str = "auto", *, nested: bool = False) -> Picture | None:
+def find_picture(space: Any, layout: str = "auto", *, nested: bool = False) -> Picture | None:
     """The conversion of a space that is a picture, or None if it holds other numbers.
 
     Args:
@@ -159,7 +159,7 @@ def _rows(shape: tuple[int, ...], *, grey: int) -> tuple[int, ...]:
     return tuple(sure or unsure)
 
 
-def joined(found: dict[str, Picture]) -> tuple[int, int, int] | None:
+def join_shapes(found: dict[str, Picture]) -> tuple[int, int, int] | None:
     """The shape of `image`, which is all pictures (by name) concatenated along the channels; None without pictures.
 
     Raises:

@@ -12,9 +12,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from envs.gymnasium_adapter.actions import Space, choices
-from envs.gymnasium_adapter.api import checked_reset, checked_step, one_line, raise_if_outdated
-from envs.gymnasium_adapter.observation import Observation, Observer, parts
+from envs.gymnasium_adapter.actions import Space, count_choices
+from envs.gymnasium_adapter.api import check_reset, check_step, one_line, raise_if_outdated
+from envs.gymnasium_adapter.observation import Observation, Observer, find_parts
 from envs.gymnasium_adapter.pictures import UnsupportedSpaceError, to_rgb
 from envs.spec import ActionKind, ArraySpec
 from system.errors import InputError
@@ -49,16 +49,16 @@ class Interface:
     frame_rate: float = 0.0
 
 
-def interface(env: gymnasium.Env[Any, Any], pictures: str = "auto") -> Interface:
+def read_interface(env: gymnasium.Env[Any, Any], pictures: str = "auto") -> Interface:
     """The interface that an environment's spaces give.
 
-    All pictures (`envs.gymnasium_adapter.pictures.picture`, to which `pictures` is passed) are joined to one `image` along the channels.
+    All pictures are joined to one `image` along the channels (`pictures` is the layout of `envs.gymnasium_adapter.pictures.find_picture`).
     Everything else is flattened into `vector` (`gymnasium.spaces.flatten`: discrete values one-hot, entries of a Dict by name).
 
     Raises:
         UnsupportedSpaceError: a space has no counterpart, or is empty.
     """
-    found = parts(env.observation_space, pictures)
+    found = find_parts(env.observation_space, pictures)
     return Interface(image=found.image, vector=found.length, **_actions(env.action_space))
 
 
@@ -69,7 +69,7 @@ def _actions(space: Space) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {"actions": "discrete", "count": int(space.n)}
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
-        return {"actions": "multi_discrete", "sizes": choices(space)}
+        return {"actions": "multi_discrete", "sizes": count_choices(space)}
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         # Bounds at the limits of the dtype count as no bounds.
         if not (space.high.astype(np.float64) - space.low < _WIDEST).all():
@@ -85,11 +85,11 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
     """An environment with the observations and actions of an EnvSpec.
 
     Args:
-        env: any that `interface` accepts. `action_mask` and `instruction` are taken from its `suite_extras`
+        env: any that `read_interface` accepts. `action_mask` and `instruction` are taken from its `suite_extras`
             (envs/gymnasium_adapter/extras.py).
         task: its name in messages.
         observation: of the suite. A shorter `vector` is padded with zeros.
-        pictures: see `interface`.
+        pictures: see `read_interface`.
         instruction: whether the suite has instructions.
 
     Raises:
@@ -113,9 +113,9 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         gymnasium.Wrapper.__init__(self, env)
         self._task = task
         length = observation["vector"].shape[0] if "vector" in observation else 0
-        self._observer = Observer(task, parts(env.observation_space, pictures), length)
+        self._observer = Observer(task, find_parts(env.observation_space, pictures), length)
         self._act = _act(env.action_space)
-        own = interface(env, pictures)
+        own = read_interface(env, pictures)
         shown: dict[str, Space] = {}
         if own.image is not None:
             shown["image"] = spaces.Box(0, 255, own.image, np.uint8)
@@ -145,7 +145,7 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         except (TypeError, ValueError) as error:
             raise_if_outdated(self._task, self.env.unwrapped, error)
             raise
-        seen, info = checked_reset(self._task, returned)
+        seen, info = check_reset(self._task, returned)
         return self._show(seen, "reset"), info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -154,7 +154,7 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         except ValueError as error:
             raise_if_outdated(self._task, self.env.unwrapped, error)
             raise
-        seen, reward, terminated, truncated, info = checked_step(self._task, returned)
+        seen, reward, terminated, truncated, info = check_step(self._task, returned)
         return self._show(seen, "step"), reward, terminated, truncated, info
 
     def _show(self, seen: Any, call: str) -> Observation:

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from envs.engines.foreign_code import quiet
 from envs.engines.gymnasium_engine import GymnasiumEngine, MakeEnv
-from envs.engines.process_engine import ProcessEngine, SlotError
+from envs.engines.process_engine import ProcessEngine
+from envs.engines.slot_process import SlotError
 from envs.gymnasium_adapter.api import API, one_line
 from envs.spec import EnvSpec, Slot, Split
 from system.errors import InputError

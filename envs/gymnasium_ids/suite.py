@@ -20,15 +20,15 @@ import gymnasium
 from envs.engines.foreign_code import EnvFolder, close_env, quiet
 from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import ProcessEngine
-from envs.gymnasium_adapter.actions import choices, plain_actions
+from envs.gymnasium_adapter.actions import count_choices, plain_actions
 from envs.gymnasium_adapter.extras import MASK, Extras, has_mask_key, has_text
 from envs.gymnasium_adapter.pictures import LAYOUTS, UnsupportedSpaceError
-from envs.gymnasium_adapter.spaces import Interface, SuiteTask, interface
+from envs.gymnasium_adapter.spaces import Interface, SuiteTask, read_interface
 from envs.gymnasium_ids.build_env import build_env
 from envs.gymnasium_ids.probe import probe
 from envs.gymnasium_ids.space_check import SpaceChecker
 from envs.gymnasium_ids.tasks import module_of, parse_task
-from envs.gymnasium_ids.vocabulary import SPECIAL, Words, collect, given
+from envs.gymnasium_ids.vocabulary import SPECIAL, Words, collect, read_vocabulary
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
 from system.errors import InputError, unknown_name
@@ -107,7 +107,7 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
     if not isinstance(config.options or {}, dict):
         raise InputError(f"env.options={config.options} is no mapping: write {{name: value}}.")
     check_size("instruction_length", config.instruction_length, 0, MOST_TOKENS)
-    given_words = None if config.vocabulary is None else given(config.vocabulary)
+    given_words = None if config.vocabulary is None else read_vocabulary(config.vocabulary)
     found = None if given_words is not None and config.instruction_length else Words()
     interfaces = [_inspect(config, task, found) for task in tasks]
     for task, other in zip(tasks, interfaces, strict=True):
@@ -191,8 +191,8 @@ def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interfa
     try:
         env = plain_actions(env)
         mask, text = config.action_mask and _shows_mask(env), has_text(env.observation_space)
-        size = sum(choices(env.action_space)) if mask else 0
-        own = interface(Extras(env, task, size=size) if mask or text else env, config.pictures)
+        size = sum(count_choices(env.action_space)) if mask else 0
+        own = read_interface(Extras(env, task, size=size) if mask or text else env, config.pictures)
         if text and found:
             with quiet():
                 collect(env, task, found, masked=mask)

@@ -13,9 +13,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.gymnasium_adapter.actions import Space, choices, first_components
+from envs.gymnasium_adapter.actions import Space, component_offsets, count_choices
 from envs.gymnasium_adapter.extras import MASK, Extras, is_text
-from envs.instructions import words
+from envs.instructions import split_words
 from envs.seeding import episode_seed
 from envs.spec import Split
 from system.errors import InputError
@@ -44,7 +44,7 @@ class Words:
 
     def add(self, text: str) -> None:
         """Counts the words of one text."""
-        found = words(text)
+        found = split_words(text)
         self.longest = max(self.longest, len(found))
         self._counts.update(word for word in found if len(word) <= _MOST_LETTERS)
 
@@ -67,7 +67,7 @@ def collect(env: gymnasium.Env[Any, Any], task: str, found: Words, *, masked: bo
     for text in _sampled(env.observation_space):
         found.add(text)
     space = env.action_space
-    player = Extras(env, task, size=sum(choices(space)) if masked else 0)
+    player = Extras(env, task, size=sum(count_choices(space)) if masked else 0)
     space.seed(0)
     for episode in range(_EPISODES):
         with contextlib.suppress(Exception):
@@ -85,7 +85,7 @@ def collect(env: gymnasium.Env[Any, Any], task: str, found: Words, *, masked: bo
 def _mask_of(space: Space, mask: NDArray[np.int8]) -> Any:
     """A mask in the form that `space.sample` takes; None if it takes no mask for this space."""
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return tuple(np.split(mask, first_components(choices(space))[1:]))
+        return tuple(np.split(mask, component_offsets(count_choices(space))[1:]))
     return mask if isinstance(space, spaces.Discrete) else None
 
 
@@ -98,7 +98,7 @@ def _sampled(space: Space) -> Iterable[str]:
                 yield from [str(leaf.sample()) for _ in range(_EPISODES)]
 
 
-def given(vocabulary: Any) -> tuple[str, ...]:
+def read_vocabulary(vocabulary: Any) -> tuple[str, ...]:
     """The words of `env.vocabulary`: a list of words, or the path of a file of words separated by white space.
 
     Raises:
@@ -118,7 +118,7 @@ def given(vocabulary: Any) -> tuple[str, ...]:
     if not isinstance(vocabulary, list | tuple):
         raise InputError(f"env.vocabulary={vocabulary} is neither a list of words nor a file: write [word,word].")
     for word in vocabulary:
-        if not isinstance(word, str) or words(word) != [word.lower()]:
+        if not isinstance(word, str) or split_words(word) != [word.lower()]:
             raise InputError(f"env.vocabulary holds {word!r}, which is no single word: give words as text, in quotes.")
     if len(vocabulary) > _MOST_WORDS:
         raise InputError(f"env.vocabulary has {len(vocabulary):,} words: give at most {_MOST_WORDS:,}.")

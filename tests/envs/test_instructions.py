@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.instructions import PADDING, UNKNOWN, ByteColumn, Tokenizer, words
+from envs.instructions import PADDING, UNKNOWN, ByteColumn, Tokenizer, split_words
 
 VOCABULARY = ("<pad>", "<unk>", "go", "to", "the", "red", "ball", ",")
 
@@ -31,7 +31,7 @@ def test_any_text_gives_tokens_of_the_vocabulary(text: str, length: int) -> None
     tokenizer = Tokenizer(VOCABULARY, length)
     tokens = tokenizer.encode(text)
     assert tokens.shape == (length,) and tokens.min() >= 0 and tokens.max() < len(VOCABULARY)
-    count = min(len(words(text)), length)
+    count = min(len(split_words(text)), length)
     assert (tokens[:count] != PADDING).all() and (tokens[count:] == PADDING).all()
     np.testing.assert_array_equal(tokens, tokenizer.encode(text))  # from the cache
 

@@ -91,12 +91,12 @@ class Often(Counting):
 
     def __init__(self, age: int = 2, what: str = "vector", number: float = math.nan, every: int = 8) -> None:
         super().__init__({})
-        self.told, self.every = (age, what, number), every
+        self.fault, self.every = (age, what, number), every
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         assert seed is not None
         # The lowest bit of a seed is its split.
-        self.plan = {seed: self.told} if seed // 2 % self.every == 0 else {}
+        self.plan = {seed: self.fault} if seed // 2 % self.every == 0 else {}
         return super().reset(seed=seed)
 
 
@@ -115,8 +115,8 @@ class Endless(Counting):
 class DmCounting(dm_env.Environment):
     """The same for dm_env."""
 
-    def __init__(self, seed: int, told: tuple[int, str, float]) -> None:
-        self.env = Often(*told)
+    def __init__(self, seed: int, fault: tuple[int, str, float]) -> None:
+        self.env = Often(*fault)
         self.seed = seed
 
     def observation_spec(self) -> Any:

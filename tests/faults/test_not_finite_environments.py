@@ -98,8 +98,8 @@ def test_numbers_that_are_not_finite_break_off_only_their_episode(engine: Any) -
         env.write_into({key: np.full_like(observation[key], 77) for key in ("image", "vector")})
         observation, reward, terminated, truncated, info = env.step(np.zeros(3, np.int32))
         assert not truncated.any()
-        told = {**observation, **info, "reward": reward, "terminated": terminated}
-        frames.append({key: value.copy() for key, value in told.items()})
+        frame = {**observation, **info, "reward": reward, "terminated": terminated}
+        frames.append({key: value.copy() for key, value in frame.items()})
     for slot in range(3):
         for number, wanted in enumerate(life(slot, SPOILT, len(frames))):
             found = {key: frames[number][key][slot] for key in wanted}
@@ -190,8 +190,8 @@ def test_returns_are_summed_in_double_precision() -> None:
 def test_a_saved_state_with_returns_in_single_precision_resumes(tmp_path: Path) -> None:
     """As in checkpoints of earlier versions."""
     run = tmp_path / "run"
-    told = [*CONDITIONAL, *TINY, f"run={run}", "display=false", "runtime.slots_per_actor=4", "learner.batch_size=4"]
-    assert train.main([*told, "total_frames=200"]) == 0
+    options = [*CONDITIONAL, *TINY, f"run={run}", "display=false", "runtime.slots_per_actor=4", "learner.batch_size=4"]
+    assert train.main([*options, "total_frames=200"]) == 0
 
     def age(content: dict[str, Any]) -> None:
         env = content["runtime"]["actors"][0]["env"]
@@ -238,8 +238,8 @@ def test_training_counts_interrupted_episodes_and_evaluation_replaces_them(
     task: str, more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    told = [f"env.tasks=[spoiled:{task}-v0]", f"run={run}", "total_frames=800", *more]
-    assert train.main([*SMALL, *told]) == 0
+    options = [f"env.tasks=[spoiled:{task}-v0]", f"run={run}", "total_frames=800", *more]
+    assert train.main([*SMALL, *options]) == 0
     said = capsys.readouterr().out
     assert f"an environment of actor 0 (task spoiled:{task}-v0) broke: " in said
     assert "(10 such episodes of this task so far)" in said
@@ -298,8 +298,8 @@ def test_an_evaluation_that_cannot_continue_stops_with_an_input_error_and_keeps_
     agent: Path, task: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.json"
-    told = [f"run={agent}", f"output={output}", "episodes=6", "slots=2", "max_steps=40"]
-    assert evaluate.main([*told, f"tasks=[spoiled:Good-v0,spoiled:{task}-v0]"]) == 2
+    options = [f"run={agent}", f"output={output}", "episodes=6", "slots=2", "max_steps=40"]
+    assert evaluate.main([*options, f"tasks=[spoiled:Good-v0,spoiled:{task}-v0]"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: tasks=spoiled:{task}-v0 {reason}") and said.count("\n") == 1
     content = strict(output.read_text())
@@ -308,7 +308,7 @@ def test_an_evaluation_that_cannot_continue_stops_with_an_input_error_and_keeps_
     assert f"error: {content['stopped']}" == said.strip()
     # Without episodes no file is written.
     output.unlink()
-    assert evaluate.main([*told, f"tasks=[spoiled:{task}-v0]"]) == 2
+    assert evaluate.main([*options, f"tasks=[spoiled:{task}-v0]"]) == 2
     assert not output.exists()
 
 
@@ -316,19 +316,19 @@ def test_a_task_without_finite_numbers_is_refused_before_any_episode(
     agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.json"
-    told = [f"run={agent}", f"output={output}", "episodes=6", "slots=2", "tasks=[spoiled:Good-v0,spoiled:Never-v0]"]
-    assert evaluate.main(told) == 2
+    options = [f"run={agent}", f"output={output}", "episodes=6", "slots=2", "tasks=[spoiled:Good-v0,spoiled:Never-v0]"]
+    assert evaluate.main(options) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: tasks=spoiled:Never-v0 gives numbers that are not finite: 1 of the 2 numbers")
     assert said.count("\n") == 1 and not output.exists()
 
 
 def test_an_episode_as_long_as_the_limit_counts(agent: Path, tmp_path: Path) -> None:
-    told = ["episodes=9", "slots=2", "allow=[spoiled]"]
-    content = evaluated(find_checkpoint(agent, print), tmp_path / "out.json", *told, f"max_steps={LENGTH}")
+    options = ["episodes=9", "slots=2", "allow=[spoiled]"]
+    content = evaluated(find_checkpoint(agent, print), tmp_path / "out.json", *options, f"max_steps={LENGTH}")
     assert content["tasks"]["spoiled:Good-v0"]["lengths"] == [LENGTH] * 9
     output = tmp_path / "short.json"
-    more = [f"run={agent}", f"output={output}", *told, f"max_steps={LENGTH - 1}"]
+    more = [f"run={agent}", f"output={output}", *options, f"max_steps={LENGTH - 1}"]
     assert evaluate.main(more) == 2
     assert not output.exists()
 

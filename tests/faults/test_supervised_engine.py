@@ -21,8 +21,8 @@ from processes import is_gone
 
 from envs.dmlab30.suite import DMLab30Config
 from envs.engines import process_engine, slot_process
-from envs.engines.process_engine import ProcessEngine, SlotError
-from envs.engines.slot_process import SlotProcess
+from envs.engines.process_engine import ProcessEngine
+from envs.engines.slot_process import SlotError, SlotProcess
 from envs.faults import Fault
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.seeding import episode_seed

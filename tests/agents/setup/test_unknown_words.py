@@ -18,15 +18,15 @@ from conf.loading import compose_train
 from envs.babyai.suite import BabyAIConfig
 from envs.dmlab30.suite import DMLab30Config
 from envs.gymnasium_ids.suite import GymnasiumConfig
-from envs.instructions import says_nothing_known
+from envs.instructions import has_only_unknown_words
 from envs.suite import EnvConfig
 from envs.suites import make_spec
 
 
 def test_it_has_words_and_none_of_them_is_known() -> None:
     tokens = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 1], [1, 2, 0], [2, 0, 0], [3, 2, 2]], np.int32)
-    assert says_nothing_known(tokens).tolist() == [False, True, True, False, False, False]
-    assert says_nothing_known(tokens.reshape(2, 3, 3)).shape == (2, 3)
+    assert has_only_unknown_words(tokens).tolist() == [False, True, True, False, False, False]
+    assert has_only_unknown_words(tokens.reshape(2, 3, 3)).shape == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from envs.babyai import levels
 from envs.babyai.suite import ENGINES, BabyAIConfig, engine_differences, make_spec, warnings
-from envs.instructions import UNKNOWN, words
+from envs.instructions import UNKNOWN, split_words
 from envs.spec import Slot, Split
 from envs.suites import make_env
 from envs.vector import MultitaskVectorEnv
@@ -89,8 +89,8 @@ def test_both_engines_use_the_same_words() -> None:
 
 def test_the_longest_sentence_of_the_grammar_fits() -> None:
     one = "put a red ball in front of you next to a red ball in front of you"
-    assert len(words(f"{one} and {one} after you {one} and {one}")) == levels.INSTRUCTION_LENGTH
-    assert len(words(f"{one} and {one}, then {one} and {one}")) == levels.INSTRUCTION_LENGTH
+    assert len(split_words(f"{one} and {one} after you {one} and {one}")) == levels.INSTRUCTION_LENGTH
+    assert len(split_words(f"{one} and {one}, then {one} and {one}")) == levels.INSTRUCTION_LENGTH
     assert len(set(levels.VOCABULARY)) == len(levels.VOCABULARY)
 
 

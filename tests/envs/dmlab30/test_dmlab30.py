@@ -23,7 +23,7 @@ from envs.dmlab30 import level_env
 from envs.dmlab30.actions import ACTION_SETS, COMPONENTS, action_vectors
 from envs.dmlab30.levels import INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, level_path
 from envs.dmlab30.suite import PICTURES, DMLab30Config, make_level, make_spec, resources
-from envs.instructions import UNKNOWN, Tokenizer, words
+from envs.instructions import UNKNOWN, Tokenizer, split_words
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
 from envs.suites import make_env
@@ -136,7 +136,7 @@ def test_the_vocabulary_covers_the_language_levels() -> None:
                 colour, other = _levels.COLOURS[place % 6], _levels.COLOURS[place % 5]
                 text = sentence.format(shape=shape, other_shape=shape, colour=colour, other_colour=other)
                 assert UNKNOWN not in tokenizer.encode(text), text
-                longest = max(longest, len(words(text)))
+                longest = max(longest, len(split_words(text)))
     assert longest == 8 <= INSTRUCTION_LENGTH
 
 
@@ -211,8 +211,8 @@ def test_the_levels_that_show_the_data_set_get_its_path(pictures: Path, spies: l
     config = DMLab30Config(tasks=["psychlab"], dataset_path=str(pictures), **HERE)
     for task in make_spec(config).tasks:
         make_level(config, IMPALA, Split.TRAIN, task)
-    told = [spy.options["config"].get("datasetPath") for spy in spies]
-    assert told == [str(pictures), str(pictures), None, None]
+    paths = [spy.options["config"].get("datasetPath") for spy in spies]
+    assert paths == [str(pictures), str(pictures), None, None]
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def test_the_last_observation_is_the_one_before_the_end() -> None:
 
 def test_the_instruction_is_read_at_every_step() -> None:
     env = environment(DESCRIBED)
-    told = [env.reset(seed=3)[0]["instruction"], *(env.step(0)[0]["instruction"] for _ in range(60))]
-    assert set(told) <= set(_levels.DESCRIBED) and len({*told}) > 2
+    instructions = [env.reset(seed=3)[0]["instruction"], *(env.step(0)[0]["instruction"] for _ in range(60))]
+    assert set(instructions) <= set(_levels.DESCRIBED) and len({*instructions}) > 2
 
 
 def test_returned_arrays_do_not_change() -> None:

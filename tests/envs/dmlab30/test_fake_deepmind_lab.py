@@ -193,11 +193,11 @@ def test_the_instruction_changes_inside_an_episode() -> None:
     for name in _levels.SENTENCES:
         lab = deepmind_lab.Lab(f"contributed/dmlab30/language_{name}", ["INSTR"], QUIET)
         lab.reset(seed=2)
-        told = []
+        instructions = []
         for _ in range(60):
-            told.append(lab.observations()["INSTR"])
+            instructions.append(lab.observations()["INSTR"])
             lab.step(FORWARD, 4)
-        assert len(set(told)) > 3 and all(told)
+        assert len(set(instructions)) > 3 and all(instructions)
 
 
 def test_levels_print_unless_log_level_forbids_it(capfd: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,8 @@ from walks import FAULTY, WALKS
 
 from envs.engines import process_engine, slot_process
 from envs.engines.gymnasium_engine import GymnasiumEngine
-from envs.engines.process_engine import ProcessEngine, SlotError
+from envs.engines.process_engine import ProcessEngine
+from envs.engines.slot_process import SlotError
 from envs.faults import signal_name
 from envs.spec import EnvSpec, Slot, Split
 from envs.vector import MultitaskVectorEnv
@@ -168,8 +169,8 @@ def test_closing_takes_limited_time(monkeypatch: pytest.MonkeyPatch, capfd: pyte
     processes = pids(engine)
     for _ in range(2):
         engine.step(zeros(engine))
-    engine._ask(1, process_engine.Step(1, 1))  # the third step, which is never answered
-    engine._ask(2, process_engine.Step(2, 1))
+    engine._processes[1].ask(process_engine.Step(1, 1))  # the third step, which is never answered
+    engine._processes[2].ask(process_engine.Step(2, 1))
     engine._answer(2)
     engine.close()
     assert all(map(is_gone, processes))

@@ -160,9 +160,9 @@ def test_an_episode_is_a_success_if_its_environment_reports_it(options: dict[str
     env = opened(config("Told-v0", options=options, processes=processes))
     try:
         env.reset()
-        told = [float(env.step(np.zeros(1))[4]["success"][0]) for _ in range(12)]
-        assert [value for value in told if not np.isnan(value)] == [0, 1, 0]
-        assert [t for t, value in enumerate(told) if not np.isnan(value)] == [2, 6, 10]
+        reported = [float(env.step(np.zeros(1))[4]["success"][0]) for _ in range(12)]
+        assert [value for value in reported if not np.isnan(value)] == [0, 1, 0]
+        assert [t for t, value in enumerate(reported) if not np.isnan(value)] == [2, 6, 10]
     finally:
         env.close()
 

@@ -9,8 +9,8 @@ import pytest
 from gymnasium import spaces
 
 from envs.faults import NotFiniteError
-from envs.gymnasium_adapter.observation import Observer, parts
-from envs.gymnasium_adapter.pictures import UnsupportedSpaceError, picture, to_rgb
+from envs.gymnasium_adapter.observation import Observer, find_parts
+from envs.gymnasium_adapter.pictures import UnsupportedSpaceError, find_picture, to_rgb
 from system.errors import InputError
 
 
@@ -23,7 +23,7 @@ def floats(*shape: int, low: float = 0, high: float = 1) -> spaces.Box:
 
 
 def shown(space: Any, seen: Any, layout: str = "auto") -> Any:
-    found = parts(space, layout)
+    found = find_parts(space, layout)
     return Observer("a task", found, found.length).show(seen, "reset")
 
 
@@ -40,7 +40,7 @@ def shown(space: Any, seen: Any, layout: str = "auto") -> Any:
     ],
 )
 def test_rows_and_columns_are_found_and_other_axes_are_channels(shape: tuple[int, ...], rows: int) -> None:
-    found = picture(pixels(*shape))
+    found = find_picture(pixels(*shape))
     assert found is not None and found.rows == rows
     height, width, channels = found.image_shape
     assert (height, width) == shape[rows : rows + 2] and height * width * channels == np.prod(shape)
@@ -56,11 +56,11 @@ def test_rows_and_columns_are_found_and_other_axes_are_channels(shape: tuple[int
 def test_ambiguous_pictures_are_refused_unless_configured(shape: tuple[int, ...]) -> None:
     space = pixels(*shape)
     with pytest.raises(UnsupportedSpaceError, match="env.pictures=channels_last, channels_first or none"):
-        parts(space)
+        find_parts(space)
     a, b, c = shape
-    assert parts(space, "channels_last").image == (a, b, c)
-    assert parts(space, "channels_first").image == (b, c, a)
-    assert parts(space, "none").image is None and parts(space, "none").length == a * b * c
+    assert find_parts(space, "channels_last").image == (a, b, c)
+    assert find_parts(space, "channels_first").image == (b, c, a)
+    assert find_parts(space, "none").image is None and find_parts(space, "none").length == a * b * c
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_ambiguous_pictures_are_refused_unless_configured(shape: tuple[int, ...]
     ],
 )
 def test_other_numbers_are_no_picture(space: Any) -> None:
-    assert parts(space).image is None and parts(space).length == spaces.flatdim(space)
+    assert find_parts(space).image is None and find_parts(space).length == spaces.flatdim(space)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +104,13 @@ def test_brightness_becomes_bytes(space: Any, value: float, byte: int) -> None:
 def test_a_picture_in_floats_without_bounds_is_refused() -> None:
     space = floats(84, 84, 3, low=-np.inf, high=np.inf)
     with pytest.raises(UnsupportedSpaceError, match="look like a picture, but within -inf and inf.*env.pictures=none"):
-        parts(space)
-    assert parts(space, "none").length == 84 * 84 * 3
+        find_parts(space)
+    assert find_parts(space, "none").length == 84 * 84 * 3
 
 
 def test_a_picture_with_numbers_that_are_not_finite_raises() -> None:
     space = floats(20, 20, 1)
-    observer = Observer("a task", parts(space), 0)
+    observer = Observer("a task", find_parts(space), 0)
     seen = np.zeros(space.shape, np.float32)
     for value in (0.5, np.nan, 0.25, np.inf):
         seen[3, 4] = value
@@ -154,13 +154,13 @@ def test_vectors_equal_those_of_gymnasium() -> None:
 def test_pictures_of_different_sizes_are_refused_with_the_wrappers_that_help() -> None:
     space = spaces.Dict({"left": pixels(20, 30, 3), "right": pixels(84, 84, 3)})
     with pytest.raises(UnsupportedSpaceError, match=r"left 20x30, right 84x84.*ResizeObservation.*FilterObservation"):
-        assert parts(space).image
+        assert find_parts(space).image
 
 
 @pytest.mark.parametrize("space", [spaces.Dict({}), floats(0), spaces.Tuple((floats(0), pixels(0, 84, 3)))])
 def test_an_empty_space_is_refused(space: Any) -> None:
     with pytest.raises(UnsupportedSpaceError, match="observes nothing"):
-        parts(space)
+        find_parts(space)
 
 
 @pytest.mark.parametrize(

@@ -209,9 +209,9 @@ class Lab:
         reward = 0.0
         for _ in range(num_steps):
             self._looked = False
-            gained, told = self._game.advance(numbers)
+            gained, has_instruction = self._game.advance(numbers)
             reward += gained
-            if told:
+            if has_instruction:
                 self._load_maps()
                 self._say(f"Instruction: {self._game.instruction}")
             if self._game.over():
