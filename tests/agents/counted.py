@@ -141,7 +141,7 @@ class Lives:
         return sum(map(len, self.of.get(actor, [])))
 
     def restarts(self, actor: int) -> int:
-        """How often an actor was seen to have begun anew."""
+        """Number of observed restarts of an actor."""
         return len(self.of.get(actor, [])) - 1
 
     def check(self) -> None:

@@ -60,7 +60,7 @@ class OnGPU(Tensor):
 
 
 class MixedDevicesError(RuntimeError):
-    """Stands for torch's error about an operation on tensors of two devices."""
+    """Replaces torch's error for an operation on tensors of two devices."""
 
 
 class _Computing(TorchDispatchMode):

@@ -281,7 +281,7 @@ def test_rows_are_grouped_at_the_least_cost(counts: list[int]) -> None:
 
 
 def _cut(lengths: list[int], cuts: tuple[bool, ...]) -> list[list[int]]:
-    """`lengths` in parts; cuts[i] says whether a part ends after lengths[i]."""
+    """`lengths` in parts; cuts[i]: a part ends after lengths[i]."""
     parts: list[list[int]] = [[]] if lengths else []
     for place, length in enumerate(lengths):
         parts[-1].append(length)
