@@ -31,12 +31,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-<<<<<<< HEAD
 # An actor takes seconds to restart, an environment much less.
-=======
-# An actor takes seconds to start again, and an environment much less.
 @pytest.mark.slow
->>>>>>> f2a6f7a425b8192774140738dc47d3d1a7d9921a
 @pytest.mark.parametrize(("processes", "frames"), [("true", 200), ("false", 40)])
 def test_training_continues_when_environments_crash(processes: str, frames: int, tmp_path: Path) -> None:
     run, tasks = tmp_path / "run", ["environments:Segfaults-v0", "environments:Counts-v0"]

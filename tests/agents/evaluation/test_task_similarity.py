@@ -54,8 +54,8 @@ def test_similarities_of_embeddings_and_mean_encoded_instructions() -> None:
 
 
 @pytest.mark.slow
-def test_labels_of_57_tasks_are_whole_and_apart() -> None:
-    # A formula in a name would not be one that can be read.
+def test_labels_of_57_tasks_are_complete_and_do_not_overlap() -> None:
+    # `$` in a name must not start a formula.
     names = [f"BabyAI-UnlockPickup{number}Dist$^$_y-v0" for number in range(57)]
     figure = draw({"task embedding": np.eye(57), "mean encoded instruction": -np.eye(57)}, names)
     figure.savefig(io.BytesIO())
