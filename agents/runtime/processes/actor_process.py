@@ -291,6 +291,8 @@ def _run_actor(
     faulthandler.enable(stacks.descriptor)
     # `chain`: afterwards the signal's default action ends the process.
     faulthandler.register(_STACKS_SIGNAL, stacks.descriptor, chain=True)
+    # For a user who asks an actor where it is; shown with the actor's end.
+    faulthandler.register(signal.SIGUSR1, stacks.descriptor)
     configure_process(config.actor_threads)
     try:
         actor = config.make_actor(index, positions, None, policy)
