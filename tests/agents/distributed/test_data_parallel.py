@@ -79,7 +79,7 @@ def together(learners: Sequence[Learner], parts: Sequence[Trajectory], fresh: in
 
     def step(learner: Learner, part: Trajectory) -> object:
         try:
-            return learner.step(part, num_fresh=fresh)
+            return learner.step(part, num_new=fresh)
         except NonFiniteError as error:
             return error
 

@@ -91,7 +91,7 @@ def test_another_pass_over_a_batch_learns_and_counts_no_steps() -> None:
     batch = make_batch(learner)
     learner.step(batch)
     before, state = flat(learner), learner.counters
-    learner.step(batch, num_fresh=0)
+    learner.step(batch, num_new=0)
     assert not torch.equal(flat(learner), before)
     assert learner.counters == state._replace(updates=2)
 

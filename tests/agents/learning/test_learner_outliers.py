@@ -11,7 +11,7 @@ from small_learners import B, everything, flat, make_batch, make_learner
 
 from agents.learning.learner import Learner, NonFiniteError
 from agents.learning.optimizers import OPTIMIZERS
-from agents.learning.popart import CALM, sigma
+from agents.learning.popart import SURGE_MEMORY, sigma
 from agents.learning.rewards import transform_rewards
 from agents.trajectory import Trajectory
 
@@ -43,17 +43,19 @@ def test_one_large_reward_leaves_its_tasks_moments(step_size: float) -> None:
         assert learner.surges[1] > 10 and learner.surges[0] == learner.surges[2] == 0
         assert learner.popart.mu[1] == before.mu[1] and learner.popart.nu[1] == before.nu[1]
         assert learner.popart.mu[0] != before.mu[0]
-        learner.step(hit, num_fresh=fresh)
-    assert learner.popart.calm[1] == 0
+        learner.step(hit, num_new=fresh)
+    assert learner.popart.updates_since_surge[1] == 0
     # The column comes from the replay, with other fresh ones.
     learner.step(other)
     before = learner.popart
-    assert before.calm[1] == 1
-    learner.step(hit, num_fresh=B - 1)
-    assert learner.surges[1] > 10 and learner.popart.nu[1] == before.nu[1] and learner.popart.calm[1] == 2
+    assert before.updates_since_surge[1] == 1
+    learner.step(hit, num_new=B - 1)
+    assert (
+        learner.surges[1] > 10 and learner.popart.nu[1] == before.nu[1] and learner.popart.updates_since_surge[1] == 2
+    )
     # A second reward is another matter.
     learner.step(large(other, 0))
-    assert learner.popart.calm[1] == 0 and learner.popart.nu[1] > before.nu[1]
+    assert learner.popart.updates_since_surge[1] == 0 and learner.popart.nu[1] > before.nu[1]
 
 
 def test_large_rewards_are_followed_from_their_second_batch_on() -> None:
@@ -81,7 +83,7 @@ def test_the_last_surge_is_saved_and_earlier_checkpoints_do_not_have_it() -> Non
     assert learner.counters.refused == 1 and everything(learner) == before
     del state["popart"]["calm"]
     other.load_state_dict(state)
-    assert other.popart.calm.tolist() == [CALM] * 3
+    assert other.popart.updates_since_surge.tolist() == [SURGE_MEMORY] * 3
 
 
 # Not finite

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.learning.popart import (
-    CALM,
+    SURGE_MEMORY,
     PopArt,
     bounded_update,
     initial_popart,
@@ -134,9 +134,9 @@ def test_one_surge_moves_nothing_and_the_next_at_most_doubles_the_variance(
 @pytest.mark.parametrize("size", [300.0, 1e3, 1e4, -1e6])
 @pytest.mark.parametrize("step_size", [3e-4, 3e-3, 0.01])
 def test_a_lone_outlier_leaves_no_trace(size: float, step_size: float) -> None:
-    """Neither where its batch is passed over again, or it comes back from the replay, nor when another comes CALM updates later."""
+    """Neither where its batch is passed over again, or it comes back from the replay, nor when another comes SURGE_MEMORY updates later."""
     rng = np.random.default_rng(0)
-    usual = [torch.from_numpy(rng.normal(0.5, 0.2, 640)).float() for _ in range(CALM)]
+    usual = [torch.from_numpy(rng.normal(0.5, 0.2, 640)).float() for _ in range(SURGE_MEMORY)]
     hit = torch.cat([usual[0], torch.full((20,), size * 0.2)])
     state, _ = after(PopArt(torch.tensor([0.5]), torch.tensor([0.29])), usual[0], step_size)
     for _ in range(2):
@@ -161,11 +161,11 @@ def test_a_batch_without_steps_of_a_task_does_not_count() -> None:
     state = initial_popart(2)
     sums = torch.tensor([[100.0, 0.0], [1e7, 0.0], [1e12, 0.0]])
     state, _ = bounded_update(state, sums, sums, 3e-4)
-    assert state.calm.tolist() == [0, CALM]
+    assert state.updates_since_surge.tolist() == [0, SURGE_MEMORY]
     none = torch.zeros(3, 2)
-    for _ in range(2 * CALM):
+    for _ in range(2 * SURGE_MEMORY):
         state, surges = bounded_update(state, none, none, 3e-4)
-    assert state.calm.tolist() == [0, CALM] and surges.tolist() == [0, 0]
+    assert state.updates_since_surge.tolist() == [0, SURGE_MEMORY] and surges.tolist() == [0, 0]
     state, _ = bounded_update(state, sums, sums, 3e-4)
     assert state.nu[0] == pytest.approx(2, rel=1e-3)
 

@@ -217,9 +217,9 @@ def test_only_fresh_steps_are_counted() -> None:
     learner = make_learner()
     old, new = batches()
     part = mixed(learner, old, new)
-    learner.step(part, num_fresh=B)
+    learner.step(part, num_new=B)
     assert learner.counters.steps == int(new["mask"].sum()) < int(part["mask"].sum())
-    learner.step(part, num_fresh=0)
+    learner.step(part, num_new=0)
     assert learner.counters.steps == int(new["mask"].sum())
     assert learner.counters.updates == 2
 
