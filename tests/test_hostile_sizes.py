@@ -32,7 +32,8 @@ MOST = largest_values(TrainConfig)
 def test_every_size_is_bounded(key: str) -> None:
     tree = configured()
     group, _, name = key.rpartition(".")
-    tree[group][name] = [MOST[key] + 1] if isinstance(tree[group][name], list) else MOST[key] + 1
+    fields = tree[group] if group else tree
+    fields[name] = [MOST[key] + 1] if isinstance(fields[name], list) else MOST[key] + 1
     with pytest.raises(InputError, match=f"{key}=.* is out of range: give .* at most {MOST[key]}|is even"):
         train_from_dict(tree, "here")
 
@@ -93,5 +94,5 @@ def test_the_optimisers_state_must_fit_the_parameters(damage: str) -> None:
         moments["exp_avg"] = torch.zeros(*shape, 2)
     else:
         state["popart"]["mu"] = torch.zeros(77)
-    with pytest.raises(ValueError, match="optimiser's state of parameter|PopArt's moments"):
+    with pytest.raises(ValueError, match="optimiser's state of parameter|PopArt has moments of"):
         learner.load_state_dict(state)

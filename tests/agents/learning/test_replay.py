@@ -96,7 +96,7 @@ def test_lag_is_that_of_the_updates_that_drew() -> None:
         parts = list(iterate_minibatches(batch, replay, num_fresh=3, num_replayed=5, passes=2))
         drawn = [[int(each) for each in numbers(part)[3:]] for part, _ in parts]
         before = [10 * number + index for index in range(4)]
-        replay.learned(before)
+        replay.record_lags(before)
         row = replay.row(99)
         if number == 0:
             assert not drawn[0] and "replay_lag_max" not in row
@@ -114,7 +114,7 @@ def test_what_is_drawn_by_who_does_not_ask_for_lags_is_not_kept() -> None:
     for _ in range(50):
         replay.add(numbered(0), [0])
         replay.sample(3)
-    assert len(replay._drawn) == 1
+    assert len(replay._drawn_versions) == 1
 
 
 # What is drawn
