@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -220,7 +220,7 @@ class Learner:
         loss.backward()
         if self._reduce:
             try:
-                metrics = self._reduce_gradients(metrics)
+                metrics = self._reduce_gradients(metrics, self._reduce)
             except BaseException:
                 self._restore_popart(before)
                 raise
@@ -341,23 +341,17 @@ class Learner:
         if not self._reduce:
             return list(parts)
         # Counts are exact in double precision.
-        packed = torch.cat([part.flatten().double() for part in parts])
-        self._reduce(packed)
-        totals = packed.split([part.numel() for part in parts])
-        return [total.view_as(part).to(part.dtype) for total, part in zip(totals, parts, strict=True)]
+        totals = _reduce_packed([part.double() for part in parts], self._reduce)
+        return [total.to(part.dtype) for total, part in zip(totals, parts, strict=True)]
 
-    def _reduce_gradients(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _reduce_gradients(self, metrics: dict[str, Tensor], reduce: Callable[[Tensor], None]) -> dict[str, Tensor]:
         """Sums gradients, in place, and `metrics` over all learners. The loss terms are already divided by the whole batch's steps."""
-        assert self._reduce
         # The network alone determines which parameters have a gradient, so all learners pack the same ones.
-        parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
-        parts = [*(parameter.grad for parameter in parameters), *metrics.values()]
-        packed = torch.cat([part.flatten() for part in parts if part is not None])
-        self._reduce(packed)
-        *gradients, totals = packed.split([*(parameter.numel() for parameter in parameters), len(metrics)])
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient.view_as(parameter)
-        return dict(zip(metrics, totals, strict=True))
+        gradients = {parameter: parameter.grad for parameter in self._parameters if parameter.grad is not None}
+        totals = _reduce_packed([*gradients.values(), *metrics.values()], reduce)
+        for parameter, total in zip(gradients, totals[: len(gradients)], strict=True):
+            parameter.grad = total
+        return dict(zip(metrics, totals[len(gradients) :], strict=True))
 
     def _set_popart(self, new: PopArt, old_sigma: Tensor) -> Tensor:
         """Sets PopArt's moments and rescales the head so that its outputs stay equal. Returns the new sigma, [K]."""
@@ -446,3 +440,11 @@ class Learner:
             raise ValueError(f"PopArt has moments of {len(popart.mu)} tasks, not {len(self.popart.mu)}")
         self.popart = PopArt(*(moment.to(self.device, torch.float32) for moment in popart))
         self.counters = Counters(**{name: int(state["counters"][name]) for name in Counters._fields})
+
+
+def _reduce_packed(parts: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> list[Tensor]:
+    """Sums tensors of one dtype over all learners in one call of `reduce`. Returns the sums."""
+    packed = torch.cat([part.flatten() for part in parts])
+    reduce(packed)
+    totals = packed.split([part.numel() for part in parts])
+    return [total.view_as(part) for total, part in zip(totals, parts, strict=True)]
