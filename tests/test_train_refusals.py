@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
             ["env=nowhere"],
             "env=nowhere is unknown: choose one of atari, babyai, conditional, dmlab2d, dmlab30, gymnasium, vizdoom",
         ),
-        (["runtime.inference=server"], "runtime.inference=server needs processes of its own"),
+        (["runtime.inference=server"], "runtime.inference=server needs separate processes"),
         (["env.tasks=[map-99]"], "env.tasks=map-99 is no task"),
         (["env.tasks=[map-0,map]"], "more than once"),
         (["context=instruction"], "context=instruction needs instructions"),
