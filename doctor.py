@@ -35,7 +35,7 @@ from agents.setup import builder, preflight
 from agents.setup import machine as resources
 from agents.setup.machine import named_device
 from agents.setup.plan import make_plan
-from conf.loading import changed_keys, compose_train, outright_keys
+from conf.loading import changed_keys, compose_train, explicit_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import SUITES, EnvConfig, get_suite, make_spec
@@ -202,7 +202,7 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
         check_writable(Path(config.run))
         check_free(Path(config.run), resume=config.resume)
         if config.resume and holds_run(Path(config.run)):
-            config = resumed_config(config, changed_keys(overrides), outright_keys(overrides))
+            config = resumed_config(config, changed_keys(overrides), explicit_keys(overrides))
         named_device(config.device)
         env = make_spec(config.env)
         plan = make_plan(config, env)

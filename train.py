@@ -27,7 +27,7 @@ from agents.run.lock import MovedError, sole_writer
 from agents.run.session import open_session
 from agents.runtime.base import ActorError
 from agents.setup.match_params import match_params
-from conf.loading import changed_keys, compose_train, outright_keys, reference_fusion, train_keys
+from conf.loading import changed_keys, compose_train, explicit_keys, reference_fusion, train_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite, make_spec, settle
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
     config.run = config.run or default_run(config)
     with sole_writer(Path(config.run)):
         if config.resume and holds_run(Path(config.run)):
-            config = resumed_config(config, changed_keys(arguments), outright_keys(arguments))
+            config = resumed_config(config, changed_keys(arguments), explicit_keys(arguments))
             if is_finished(config):
                 TextConsole().say(
                     f"run={config.run} is finished: nothing to do. A larger total_frames= goes on with it."

@@ -49,7 +49,7 @@ class AblateConfig(TrainConfig):
     threshold: float | None = None
 
 
-def seeds_of(config: AblateConfig) -> list[int]:
+def list_seeds(config: AblateConfig) -> list[int]:
     """The seeds that `config.seeds` means.
 
     Raises:
@@ -71,7 +71,7 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
     Raises:
         InputError: one sentence with key, value and what would be right.
     """
-    seeds_of(config)
+    list_seeds(config)
     check_fields(config, inherited=False)
     if not config.fusions or len(set(config.fusions)) < len(config.fusions):
         raise InputError(

@@ -128,5 +128,5 @@ def require(config: Any, least: dict[str, float], prefix: str) -> None:
     """Checks that each named field is finite and at least the given number; InputError as `check_fields`."""
     for key, bound in least.items():
         value, bounds = getattr(config, key), Bounds(least=bound)
-        if not bounds.hold(value):
+        if not bounds.contains(value):
             raise InputError(f"{prefix}{key}={value} is out of range: give a number of {bounds}.")

@@ -33,7 +33,7 @@ class Bounds:
     below: float | None = None
     infinite: bool = False
 
-    def hold(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Whether `value` is inside."""
         return (
             not math.isnan(value)
@@ -65,7 +65,7 @@ class _Numbers:
         if isinstance(value, list) and not self.shortest <= len(values) <= (self.longest or len(values)):
             wanted = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
             raise InputError(f"{key} has {len(values)} numbers: give {wanted}.")
-        if not all(map(self.bounds.hold, values)):
+        if not all(map(self.bounds.contains, values)):
             what = "numbers" if isinstance(value, list) else "a number"
             raise InputError(f"{key}={value} is out of range: give {what} of {self.bounds}.")
 

@@ -22,11 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.ablate_schema import AblateConfig
 from conf.checks import check_device, check_train
+from conf.command_line import quote_text_value
 from conf.fields import check_fields
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, FusionConfig, TrainConfig
 from conf.studies_schema import STUDIES, StudyConfig
-from conf.typed import as_typed
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
 from system.files import write_whole
@@ -115,7 +115,7 @@ def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]
     single: list[str] = []
     axes: dict[str, list[str]] = {}
     # Commas make an axis, though not one that a grid takes, of a text too.
-    typed = [override if "," in override else as_typed(override) for override in overrides]
+    typed = [override if "," in override else quote_text_value(override) for override in overrides]
     for text, override in zip(overrides, _parse(typed), strict=True):
         if not override.is_sweep_override():
             single.append(text)
@@ -160,7 +160,7 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
     suite: Any = SUITES[given["env.name"]].config
     default = flatten({"env": to_dict(suite())}) | default
     # A value that happens to be the default was still asked for: `seed=0` must not pass silently for a run of seed 1.
-    named = outright_keys(overrides)
+    named = explicit_keys(overrides)
     return {
         key: value
         for key, value in given.items()
@@ -168,9 +168,9 @@ def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def outright_keys(overrides: Sequence[str]) -> set[str]:
+def explicit_keys(overrides: Sequence[str]) -> set[str]:
     """Keys and groups that `overrides` name themselves, without what the files of a group bring."""
-    return {override.key_or_group for override in _parse([as_typed(override) for override in overrides])}
+    return {override.key_or_group for override in _parse([quote_text_value(override) for override in overrides])}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
             )
         if argument.startswith(("+", "~")):
             raise InputError(f"{argument} adds or removes a key: every key is there already, write key=value.")
-    overrides = [as_typed(override) for override in overrides]
+    overrides = [quote_text_value(override) for override in overrides]
     parsed = _parse(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):

@@ -48,13 +48,13 @@ class PopulationConfig(TrainConfig):
     folder: str = ""
 
 
-def ranges_of(config: PopulationConfig) -> dict[str, tuple[float, float]]:
+def hyperparameter_ranges(config: PopulationConfig) -> dict[str, tuple[float, float]]:
     """The lowest and the highest first value of every hyperparameter that is a member's own, by its name in the learner's group."""
     given = {"learning_rate": config.learning_rates, "entropy_cost": config.entropy_costs}
     return {name: (values[0], values[1]) for name, values in given.items() if values}
 
 
-def comparisons_of(config: PopulationConfig) -> list[int]:
+def comparison_frames(config: PopulationConfig) -> list[int]:
     """Frames at which members are compared, and then those at the end, where nobody copies any more."""
     first = max(config.burn_in_frames, config.ready_frames)
     return [*range(first, config.total_frames, config.ready_frames), config.total_frames]
@@ -73,9 +73,9 @@ def check_population(config: PopulationConfig, cores: int) -> None:
             raise InputError(
                 f"{key}={values} is no range: give a lower and a higher end above 0, as {key}=[1e-4,1e-2], or [] to keep the value fixed."
             )
-    if not ranges_of(config):
+    if not hyperparameter_ranges(config):
         raise InputError("learning_rates=[] and entropy_costs=[] leave nothing to adapt: give a range of one of them.")
-    if len(comparisons_of(config)) < 2:
+    if len(comparison_frames(config)) < 2:
         raise InputError(
             f"total_frames={config.total_frames} is not above burn_in_frames={config.burn_in_frames} and "
             f"ready_frames={config.ready_frames}, so no member would ever be compared: raise it, or lower those."

@@ -28,7 +28,7 @@ from agents.setup.machine import named_device
 from agents.setup.unknown_words import UnknownInstructions
 from agents.storage.checkpoint import env_from_dict, load_checkpoint
 from agents.trajectory import Trajectory, allocate, trajectory_spec
-from conf.allowlist import check_named, named
+from conf.allowlist import check_external_names, external_names
 from conf.loading import train_from_dict
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.faults import Fault
@@ -154,11 +154,13 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
     if env.suite != config.env.name:
         raise _damaged(path, f"its configuration is of suite {config.env.name} and its tasks are of suite {env.suite}")
     given = [
-        name for name, key in named(dataclasses.replace(config.env, tasks=list(tasks))).items() if key == "env.tasks"
+        name
+        for name, key in external_names(dataclasses.replace(config.env, tasks=list(tasks))).items()
+        if key == "env.tasks"
     ]
     # The file holds two lists of tasks, and both are used.
     for settings in (config.env, dataclasses.replace(config.env, tasks=list(env.tasks))):
-        check_named(settings, [*allowed, *given], f"checkpoint {path}")
+        check_external_names(settings, [*allowed, *given], f"checkpoint {path}")
     try:
         counters, weights = content["learner"]["counters"], dict(content["learner"]["network"])
         updates, frames = int(counters["updates"]), int(counters["steps"]) * int(env.action_repeat)

@@ -24,7 +24,7 @@ from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.run.timing import Clock
 from agents.runtime.base import StreamPositions
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
-from conf.allowlist import check_named, named
+from conf.allowlist import check_external_names, external_names
 from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
 from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.spec import EnvSpec
@@ -50,7 +50,7 @@ def default_run(config: TrainConfig) -> str:
 def resumed_config(
     config: TrainConfig,
     given: dict[str, Any],
-    outright: Collection[str] = (),
+    explicit: Collection[str] = (),
     tell: Callable[[str], object] = warn,
 ) -> TrainConfig:
     """The configuration of the run in `config.run`, with the keys of `given` that may change on resume.
@@ -60,7 +60,7 @@ def resumed_config(
     Args:
         config: from the command line.
         given: dotted keys that the command line sets (conf.loading.changed_keys).
-        outright: those of them that it names itself (conf.loading.outright_keys); a preset brings the others.
+        explicit: those of them that it names itself (conf.loading.explicit_keys); a preset brings the others.
         tell: is given a sentence about what the run keeps.
 
     Raises:
@@ -76,7 +76,7 @@ def resumed_config(
     kept = {
         key: known[key]
         for key, value in different.items()
-        if key not in outright and key in FORMER_VALUES and FORMER_VALUES[key].get(value) == known.get(key)
+        if key not in explicit and key in FORMER_VALUES and FORMER_VALUES[key].get(value) == known.get(key)
     }
     for key, value in kept.items():
         tell(
@@ -95,7 +95,7 @@ def resumed_config(
                 node = node[part]
             node[leaf] = wanted[key]
     tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
-    check_named(saved.env, [*config.allow, *named(config.env)], str(folder / CONFIG))
+    check_external_names(saved.env, [*config.allow, *external_names(config.env)], str(folder / CONFIG))
     return train_from_dict(tree, str(folder / CONFIG))
 
 

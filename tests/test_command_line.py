@@ -17,8 +17,8 @@ import evaluate
 import train
 from agents.run.folder import default_run
 from conf.allowlist import run_arguments
+from conf.command_line import format_argument
 from conf.loading import compose_ablate, compose_evaluate, compose_train
-from conf.typed import argument
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from system.errors import InputError
 
@@ -69,16 +69,16 @@ def test_a_printed_command_can_be_typed(text: str) -> None:
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if "${" in text or quoted:
         return
-    (typed,) = shlex.split(argument("run", text))
+    (typed,) = shlex.split(format_argument("run", text))
     assert compose_evaluate([typed]).run == text
-    (typed,) = shlex.split(argument("allow", [text, "b"]))
+    (typed,) = shlex.split(format_argument("allow", [text, "b"]))
     assert compose_evaluate(["run=x", typed]).allow == [text, "b"]
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
 @pytest.mark.parametrize("name", [b"caf\xe9", b"\xff'\\x41\"$HOME", b"a\nb\x1b[2J", "größe\x7f".encode()])
 def test_names_that_no_terminal_shows_can_be_typed_too(name: bytes) -> None:
-    typed = argument("run", os.fsdecode(name))
+    typed = format_argument("run", os.fsdecode(name))
     assert typed.isascii() and typed.isprintable()
     assert (
         subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, check=True).stdout == b"run=" + name
