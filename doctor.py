@@ -33,7 +33,7 @@ from agents.run.lock import check_writable
 from agents.runtime.processes.fork_server import fork_server_context
 from agents.setup import builder, preflight
 from agents.setup import machine as resources
-from agents.setup.machine import named_device
+from agents.setup.machine import resolve_device
 from agents.setup.plan import make_plan
 from conf.loading import changed_keys, compose_train, explicit_keys
 from conf.schema import TrainConfig
@@ -203,7 +203,7 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
         check_free(Path(config.run), resume=config.resume)
         if config.resume and holds_run(Path(config.run)):
             config = resumed_config(config, changed_keys(overrides), explicit_keys(overrides))
-        named_device(config.device)
+        resolve_device(config.device)
         env = make_spec(config.env)
         plan = make_plan(config, env)
         network = builder.build_network(config, env)
@@ -218,10 +218,10 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "actor_threads": config.runtime.actor_threads,
             "learner_threads": plan.learner_threads,
             "parameters": network.num_parameters,
-            "needs": preflight.needs(config, env, network, plan)._asdict(),
+            "needs": preflight.estimate_needs(config, env, network, plan)._asdict(),
         }
         preflight.check_fits(config, env, network, plan)
-        trials = play(config.env, env)
+        trials = play_tasks(config.env, env)
     except InputError as error:
         found["problems"].append(str(error))
     else:
@@ -305,7 +305,7 @@ def _run_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
     return rows
 
 
-def play(config: EnvConfig, env: EnvSpec) -> list[Trial]:
+def play_tasks(config: EnvConfig, env: EnvSpec) -> list[Trial]:
     """A few steps of each task, as long as they take no more than _PLAY_SECONDS together."""
     trials, began = [], time.monotonic()
     for task in range(len(env.tasks)):

@@ -95,13 +95,13 @@ def run(arguments: Sequence[str]) -> int:
                 if launched:
                     dismiss_followers(launched)
                 return DONE
-            return train(config, described(config))
-        env = described(config)
+            return train(config, make_spec_with_warnings(config))
+        env = make_spec_with_warnings(config)
         config.env = settle(config.env, env)
         return train(match_params(config, env, reference_fusion(config)), env)
 
 
-def described(config: TrainConfig) -> EnvSpec:
+def make_spec_with_warnings(config: TrainConfig) -> EnvSpec:
     """The environments of the run, after a warning for each task that cannot always be solved."""
     env = make_spec(config.env)
     for sentence in get_suite(env.suite).warnings(env):

@@ -119,7 +119,7 @@ def test_the_lock_is_that_of_its_process(tmp_path: Path) -> None:
         assert is_locked(tmp_path)
         # As an environment that forks, and lets the child go on.
         if not (child := os.fork()):
-            os._exit(int(bool(run_lock._HELD)))
+            os._exit(int(bool(run_lock._LOCKS)))
         assert os.waitpid(child, 0)[1] == 0
         assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
@@ -163,7 +163,7 @@ def test_one_that_waits_gets_the_folder_that_is_there(tmp_path: Path) -> None:
     assert not run.exists()
     os.close(descriptor)
     with sole_writer(run, wait=True) as lock:
-        assert lock.place() == run
+        assert lock.current_folder() == run
 
 
 def test_what_is_no_lock_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_file_system_without_locks_is_warned_of(
 
     monkeypatch.setattr(run_lock.fcntl, "flock", refuse)
     with sole_writer(tmp_path) as lock:
-        assert lock.place() == tmp_path
+        assert lock.current_folder() == tmp_path
     assert f"run={tmp_path} cannot be locked (No locks available)" in capsys.readouterr().err
 
 
@@ -222,8 +222,8 @@ def test_links_are_refused_before_anything_is_renamed(tmp_path: Path, capsys: py
 
 def test_a_terminal_is_told_no_letters_of_a_stranger(tmp_path: Path) -> None:
     for owner in ("12 \x1b[31mred", "\x1b[31m", "", "-1 x", "٣ x", "12"):
-        assert run_lock._named(owner) in ("process 12", "another process")
-    assert run_lock._named("12 elsewhere") == "process 12 on elsewhere"
+        assert run_lock._describe_owner(owner) in ("process 12", "another process")
+    assert run_lock._describe_owner("12 elsewhere") == "process 12 on elsewhere"
 
 
 @pytest.mark.parametrize("renamed", [True, False])

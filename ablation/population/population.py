@@ -325,9 +325,9 @@ def copy_checkpoint(own: dict[str, Any], other: dict[str, Any], train: TrainConf
     best = own["kept"]["best"]
     if best and best["updates"] == learner["counters"]["updates"]:
         # The copy replaces this member's best checkpoint and holds a better agent.
-        standing = statistics_of(other).standing()
-        assert standing
-        content["kept"] = {**own["kept"], "best": {**best, **standing._asdict()}}
+        performance = statistics_of(other).recent_performance()
+        assert performance
+        content["kept"] = {**own["kept"], "best": {**best, **performance._asdict()}}
     return content
 
 

@@ -24,7 +24,7 @@ from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.run.folder import versions
 from agents.setup.builder import build_network
-from agents.setup.machine import named_device
+from agents.setup.machine import resolve_device
 from agents.setup.unknown_words import UnknownInstructions
 from agents.storage.checkpoint import env_from_dict, load_checkpoint
 from agents.trajectory import Trajectory, allocate, trajectory_spec
@@ -265,7 +265,7 @@ def make_actor(
 ) -> Actor:
     """An actor as in training, in `slots` evaluation environments of one task. `prepare` may change the policy, as probes do."""
     vector_env = make_task_env(agent, spec, task, slots, config.seed)
-    network = agent.network(seat(agent, spec, task)[0]).to(named_device(config.device))
+    network = agent.network(seat(agent, spec, task)[0]).to(resolve_device(config.device))
     policy = Policy(network, slots, greedy=config.greedy, graphs=True)
     if prepare is not None:
         prepare(policy)
@@ -315,7 +315,7 @@ def play(
                 actor.unroll(trajectory)
             except InputError as error:
                 raise tally.stopped(str(error)) from error
-            for sentence in unknown.told(trajectory):
+            for sentence in unknown.find_new(trajectory):
                 warn(sentence)
             tally.add(trajectory, actor.faults, advance)
     finally:

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_IDLE = 0.2
+_IDLE_SHARE = 0.2
 """A side that waits for less of its time than this keeps pace with the other."""
-_SAVING = 0.1
+_DISK_SHARE = 0.1
 """More of the loop's time than this on the disk is worth a longer interval, whatever else is slow."""
-_CROWDED = 1.5
+_CROWDED_THREADS_PER_CORE = 1.5
 """Threads at work per core from which on they hinder each other more than they help. An actor for each core and a learner that is busy
 half of the time are fewer."""
 
@@ -98,70 +98,72 @@ class Facts:
     faster_engine: str = ""
 
 
-class Verdict(NamedTuple):
+class Bottleneck(NamedTuple):
     """`name`: start, disk, cores, buffers, actors, environment, inference, learner or balance. `sentence`: "limited by X; try Y"."""
 
     name: str
     sentence: str
 
 
-def limited_by(shares: TimeShares | None, facts: Facts) -> Verdict:
+def find_bottleneck(shares: TimeShares | None, facts: Facts) -> Bottleneck:
     """The part of a run that holds up the others.
 
     Args:
         shares: since the run was warm; None before.
     """
     if shares is None:
-        return Verdict("start", "limited by its start; try a larger total_frames, for it has hardly begun")
+        return Bottleneck("start", "limited by its start; try a larger total_frames, for it has hardly begun")
     if facts.runtime == "serial":
-        return _serial(shares, facts)
-    if shares.disk >= max(_SAVING, shares.wait):
-        return _disk(shares, facts)
-    crowded = _cores(shares, facts)
+        return _limit_of_serial(shares, facts)
+    if shares.disk >= max(_DISK_SHARE, shares.wait):
+        return _limited_by_disk(shares, facts)
+    crowded = _limited_by_cores(shares, facts)
     if crowded:
         return crowded
-    if min(shares.wait, shares.actor_wait) >= _IDLE:
-        return _buffers(facts)
-    if shares.wait >= _IDLE:
-        return _acting(shares, facts)
-    if shares.actor_wait >= _IDLE:
-        return _learner(shares, facts)
+    if min(shares.wait, shares.actor_wait) >= _IDLE_SHARE:
+        return _limited_by_buffers(facts)
+    if shares.wait >= _IDLE_SHARE:
+        return _limited_by_actors(shares, facts)
+    if shares.actor_wait >= _IDLE_SHARE:
+        return _limited_by_learner(shares, facts)
     more = facts.num_actors + _free_cores(facts) // facts.actor_threads
     fix = f"runtime.num_actors={more}" if more > facts.num_actors else "a machine with more cores"
-    return Verdict(
+    return Bottleneck(
         "balance",
         f"limited by nothing in particular, learner and actors keep each other busy; try {fix} to speed up both",
     )
 
 
-def _serial(shares: TimeShares, facts: Facts) -> Verdict:
+def _limit_of_serial(shares: TimeShares, facts: Facts) -> Bottleneck:
     largest = max(shares.learner, shares.env, shares.inference)
-    if shares.disk >= max(_SAVING, largest):
-        return _disk(shares, facts)
+    if shares.disk >= max(_DISK_SHARE, largest):
+        return _limited_by_disk(shares, facts)
     if shares.learner == largest:
-        part, verdict = "the learner", _learner(shares, facts)
+        part, bottleneck = "the learner", _limited_by_learner(shares, facts)
     elif shares.env == largest:
-        part, verdict = "the environment", _environment(shares, facts)
+        part, bottleneck = "the environment", _limited_by_environment(shares, facts)
     else:
-        part, verdict = "inference", _inference(facts)
+        part, bottleneck = "inference", _limited_by_inference(facts)
     if facts.num_cores == 1:
-        return verdict
-    return Verdict(verdict.name, f"limited by {part}, while all else awaits its turn in one process; try runtime=local")
+        return bottleneck
+    return Bottleneck(
+        bottleneck.name, f"limited by {part}, while all else awaits its turn in one process; try runtime=local"
+    )
 
 
-def _disk(shares: TimeShares, facts: Facts) -> Verdict:
+def _limited_by_disk(shares: TimeShares, facts: Facts) -> Bottleneck:
     # So long that at the same cost per save a fiftieth of the time is left.
     wanted = facts.checkpoint_seconds * shares.disk / 0.02
     options = [f"checkpoint_seconds={max(60, math.ceil(wanted / 60) * 60)}"]
     if facts.log_seconds < 1:
         options.append("log_seconds=5")
-    return _verdict("disk", "the disk", [*options, "run= on a faster disk"])
+    return _suggest("disk", "the disk", [*options, "run= on a faster disk"])
 
 
-def _cores(shares: TimeShares, facts: Facts) -> Verdict | None:
+def _limited_by_cores(shares: TimeShares, facts: Facts) -> Bottleneck | None:
     """Whether more threads work than there are cores; None as well when none can be given up."""
     working = facts.num_actors * facts.actor_threads * (1 - shares.actor_wait) + facts.learner_threads * shares.learner
-    if working <= _CROWDED * facts.num_cores:
+    if working <= _CROWDED_THREADS_PER_CORE * facts.num_cores:
         return None
     actors = max(facts.least_actors, min(facts.num_actors, facts.num_cores - 1), 1)
     threads = max(1, facts.num_cores - actors)
@@ -174,47 +176,49 @@ def _cores(shares: TimeShares, facts: Facts) -> Verdict | None:
         changes.append(f"runtime.learner_threads={threads}")
     if not changes:
         return None
-    return Verdict("cores", f"limited by the cores, which have more threads than they can run; try {' '.join(changes)}")
+    return Bottleneck(
+        "cores", f"limited by the cores, which have more threads than they can run; try {' '.join(changes)}"
+    )
 
 
-def _buffers(facts: Facts) -> Verdict:
+def _limited_by_buffers(facts: Facts) -> Bottleneck:
     # One batch with the learner and one that is being filled.
     unrolls = max(1, facts.batch_size // facts.slots_per_actor)
     wanted = max(facts.buffers_per_actor + 1, 2 * math.ceil(unrolls / facts.num_actors))
-    return _verdict(
+    return _suggest(
         "buffers", "learner and actors that wait for each other in turn", [f"runtime.buffers_per_actor={wanted}"]
     )
 
 
-def _acting(shares: TimeShares, facts: Facts) -> Verdict:
+def _limited_by_actors(shares: TimeShares, facts: Facts) -> Bottleneck:
     """The learner waits for actors."""
     more = _free_cores(facts) // facts.actor_threads
     if more:
         # As many as keep the learner busy, as far as there are cores.
         enough = math.ceil(facts.num_actors / max(1e-9, 1 - shares.wait))
         wanted = min(facts.num_actors + more, max(facts.num_actors + 1, enough))
-        return _verdict("actors", "the number of actors", [f"runtime.num_actors={wanted}"])
-    return _environment(shares, facts) if shares.env >= shares.inference else _inference(facts)
+        return _suggest("actors", "the number of actors", [f"runtime.num_actors={wanted}"])
+    return _limited_by_environment(shares, facts) if shares.env >= shares.inference else _limited_by_inference(facts)
 
 
-def _environment(shares: TimeShares, facts: Facts) -> Verdict:
+def _limited_by_environment(shares: TimeShares, facts: Facts) -> Bottleneck:
     options = [f"env.engine={facts.faster_engine}"] if facts.faster_engine else []
     # What a waiting learner can do beside: it learns more from each step.
     passes = min(4, int(facts.passes / max(1e-9, 1 - shares.wait)))
     if passes > facts.passes and facts.runtime != "serial":
         options.append(f"learner.passes={passes}")
-    return _verdict("environment", "the environment", [*options, "a machine with more cores"])
+    return _suggest("environment", "the environment", [*options, "a machine with more cores"])
 
 
-def _inference(facts: Facts) -> Verdict:
+def _limited_by_inference(facts: Facts) -> Bottleneck:
     options = ["precision=bf16"] if facts.can_use_bf16 else []
     if facts.better_inference:
         options.append(f"runtime.inference={facts.better_inference}")
     options.append(f"runtime.slots_per_actor={_next_fitting(facts.slots_per_actor, facts.batch_size)}")
-    return _verdict("inference", "inference", options + _smaller_core(facts))
+    return _suggest("inference", "inference", options + _smaller_core(facts))
 
 
-def _learner(shares: TimeShares, facts: Facts) -> Verdict:
+def _limited_by_learner(shares: TimeShares, facts: Facts) -> Bottleneck:
     """The actors wait for the learner."""
     options = []
     needed = max(facts.least_actors, math.ceil(facts.num_actors * (1 - shares.actor_wait)), 1)
@@ -228,7 +232,7 @@ def _learner(shares: TimeShares, facts: Facts) -> Verdict:
     if facts.passes > 1:
         options.append(f"learner.passes={facts.passes - 1}")
     options.append(f"learner.batch_size={_next_fitting(facts.batch_size, facts.slots_per_actor)}")
-    return _verdict("learner", "the learner", options + _smaller_core(facts))
+    return _suggest("learner", "the learner", options + _smaller_core(facts))
 
 
 def _free_cores(facts: Facts) -> int:
@@ -245,6 +249,6 @@ def _next_fitting(size: int, other: int) -> int:
     return next(n for n in range(2 * size, 2 * size + other + 1) if n % other == 0 or other % n == 0)
 
 
-def _verdict(name: str, limit: str, options: list[str]) -> Verdict:
+def _suggest(name: str, limit: str, options: list[str]) -> Bottleneck:
     *most, last = options[:3]
-    return Verdict(name, f"limited by {limit}; try {', '.join(most)}{' or ' if most else ''}{last}")
+    return Bottleneck(name, f"limited by {limit}; try {', '.join(most)}{' or ' if most else ''}{last}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agents.run.metrics import WINDOW, Standing
+from agents.run.metrics import WINDOW, Performance
 from agents.storage.checkpoint import (
     CHECKPOINTS,
     kept_checkpoints,
@@ -57,33 +57,33 @@ class Saver:
         self._say = say
         self._refused: dict[str, str] = {}
 
-    def milestone(self, frames: int) -> bool:
+    def milestone_is_due(self, frames: int) -> bool:
         """Whether a milestone has been passed since `save` was last called."""
-        return self._passed(self._tried, frames)
+        return self._milestone_between(self._tried, frames)
 
-    def save(self, content: dict[str, Any], *, updates: int, frames: int, standing: Standing | None) -> None:
+    def save(self, content: dict[str, Any], *, updates: int, frames: int, performance: Performance | None) -> None:
         """Writes a checkpoint and then removes those whose time is over.
 
         Args:
-            content: of agents.run.folder.snapshot.
-            standing: how well the agent does; None while that is unknown.
+            content: of agents.run.folder.checkpoint_content.
+            performance: how well the agent does; None while that is unknown.
         """
         kept: dict[str, Any] = {
-            "best": self._better(updates, standing),
+            "best": self._choose_best(updates, performance),
             "milestones": [
                 *self._kept["milestones"],
-                *([updates] if self._passed(self._kept["frames"], frames) else []),
+                *([updates] if self._milestone_between(self._kept["frames"], frames) else []),
             ],
             "frames": frames,
         }
         folder = self.folder / CHECKPOINTS
         self._tried = frames
-        with self.attempt("the checkpoint"):
+        with self.tolerate_failure("the checkpoint"):
             self._write(folder, updates, content | {"kept": kept})
             self._kept, self._updates = kept, updates
         if "the checkpoint" not in self._refused:
             best = kept["best"]
-            with self.attempt("the folder of checkpoints"):
+            with self.tolerate_failure("the folder of checkpoints"):
                 remove_checkpoints(folder, self._keep, {*kept["milestones"], *([best["updates"]] if best else [])})
 
     def _write(self, folder: Path, updates: int, content: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class Saver:
                 self._say(f"{error.strerror}: {removed} is removed, to make room for a newer checkpoint.")
 
     @contextlib.contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
+    def tolerate_failure(self, what: str) -> Iterator[None]:
         """Around a write that training can go on without."""
         try:
             yield
@@ -115,7 +115,7 @@ class Saver:
             if self._refused.pop(what, ""):
                 self._say(f"{what} in {self.folder} is written again.")
 
-    def verdict(self, updates: int) -> str:
+    def describe_saved_state(self, updates: int) -> str:
         """Whether a run that ends after so many updates is saved, and what a resume would go on from: one sentence."""
         if self._updates == updates and not self._refused:
             return "The run was saved up to here: resume=true goes on with it."
@@ -124,20 +124,20 @@ class Saver:
         left = f"resume=true goes on from {found[-1]}" if found else "there is no checkpoint to go on from"
         return f"The end of run={self.folder} was not saved{f' ({refused})' if refused else ''}: {left}."
 
-    def insist(self, updates: int) -> None:
+    def raise_if_unsaved(self, updates: int) -> None:
         """At the end of a run; SaveError where something of it could not be written."""
         if self._refused:
-            raise SaveError(self.verdict(updates))
+            raise SaveError(self.describe_saved_state(updates))
 
-    def _passed(self, before: int, now: int) -> bool:
+    def _milestone_between(self, before: int, now: int) -> bool:
         every = self._milestone_frames
         return every > 0 and now // every > before // every
 
-    def _better(self, updates: int, standing: Standing | None) -> dict[str, Any]:
+    def _choose_best(self, updates: int, performance: Performance | None) -> dict[str, Any]:
         """The best so far, this one included, as plain data. A value over few episodes may be luck: it yields to any over WINDOW."""
         best: dict[str, Any] = self._kept["best"]
-        if standing is None:
+        if performance is None:
             return best
-        if best and (standing.episodes // WINDOW, standing.value) <= (best["episodes"] // WINDOW, best["value"]):
+        if best and (performance.episodes // WINDOW, performance.value) <= (best["episodes"] // WINDOW, best["value"]):
             return best
-        return {"updates": updates, **standing._asdict()}
+        return {"updates": updates, **performance._asdict()}

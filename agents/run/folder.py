@@ -19,7 +19,7 @@ from agents.learning.learner import Learner, NonFiniteError
 from agents.learning.nonfinite import for_json
 from agents.network.agent import AgentNetwork
 from agents.network.flops import MultiplyAdds
-from agents.run.bottleneck import Verdict
+from agents.run.bottleneck import Bottleneck
 from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.run.timing import Clock
 from agents.runtime.base import StreamPositions
@@ -51,7 +51,7 @@ def resumed_config(
     config: TrainConfig,
     given: dict[str, Any],
     explicit: Collection[str] = (),
-    tell: Callable[[str], object] = warn,
+    say: Callable[[str], object] = warn,
 ) -> TrainConfig:
     """The configuration of the run in `config.run`, with the keys of `given` that may change on resume.
 
@@ -61,7 +61,7 @@ def resumed_config(
         config: from the command line.
         given: dotted keys that the command line sets (conf.loading.changed_keys).
         explicit: those of them that it names itself (conf.loading.explicit_keys); a preset brings the others.
-        tell: is given a sentence about what the run keeps.
+        say: is given a sentence about what the run keeps.
 
     Raises:
         InputError: `given` asks for another experiment, with both values of each key, several in lines of their own.
@@ -79,7 +79,7 @@ def resumed_config(
         if key not in explicit and key in FORMER_VALUES and FORMER_VALUES[key].get(value) == known.get(key)
     }
     for key, value in kept.items():
-        tell(
+        say(
             f"resume=true goes on with {key}={value}, with which the run was begun: new runs have {different.pop(key)}."
         )
     if different:
@@ -147,7 +147,7 @@ def check_free(folder: Path, *, resume: bool) -> None:
         raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
 
 
-def claim(config: TrainConfig, env: EnvSpec) -> Path:
+def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:
     """Makes the folder and writes what is known at the start: config, provenance, vocabulary.
 
     Raises:
@@ -166,13 +166,13 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     return folder
 
 
-def newest_checkpoint(folder: Path, tell: Callable[[str], object]) -> dict[str, Any] | None:
+def load_newest_checkpoint(folder: Path, say: Callable[[str], object]) -> dict[str, Any] | None:
     """Content of the newest intact checkpoint of a run to go on with, or None when it was killed before its first.
 
     Damaged ones after it get another name, `<name>.damaged`: they are no checkpoints any more, and nothing is lost.
 
     Args:
-        tell: is given a sentence about them.
+        say: is given a sentence about them.
 
     Raises:
         InputError: there are checkpoints and all are damaged.
@@ -182,7 +182,7 @@ def newest_checkpoint(folder: Path, tell: Callable[[str], object]) -> dict[str, 
         return None
     newest = newest_intact(found)
     if newest.damaged:
-        tell(newest.warning)
+        say(newest.warning)
     for error in newest.damaged:
         # Where that is refused, the run cannot be written either, which is about to be told.
         with contextlib.suppress(OSError):
@@ -195,8 +195,8 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     write_json(folder / RESULT, result)
 
 
-def result(
-    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, verdict: Verdict, *, ended_by: str
+def collect_result(
+    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, bottleneck: Bottleneck, *, ended_by: str
 ) -> dict[str, Any]:
     """The figures of result.json: counters, steady speed, where the time went, parameters, and each task's last episodes.
 
@@ -214,7 +214,7 @@ def result(
         "seconds": clock.seconds,
         "frames_per_second": clock.steady_frames_per_second,
         "time": clock.shares._asdict() if clock.shares else {},
-        "limited_by": verdict.sentence,
+        "limited_by": bottleneck.sentence,
         "parameters": learner.network.num_parameters,
         "tasks": tasks,
         "mean": mean_over_tasks(tasks),
@@ -277,7 +277,7 @@ def _processor() -> str:
     )
 
 
-def snapshot(
+def checkpoint_content(
     config: TrainConfig,
     env: EnvSpec,
     learner: Learner,

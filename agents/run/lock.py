@@ -17,10 +17,10 @@ from system.files import check_links, open_ordinary
 
 LOCK = "lock"
 
-_LOOK_SECONDS = 0.2
+_RETRY_SECONDS = 0.2
 """Longer than `is_locked` holds the lock, which is no reason to refuse a run."""
 
-_HELD: dict[str, FolderLock] = {}
+_LOCKS: dict[str, FolderLock] = {}
 """Locks of this process, by folder."""
 
 
@@ -41,7 +41,7 @@ class FolderLock:
         # An environment may change the working directory.
         self._path = Path(os.path.abspath(folder)) / LOCK
 
-    def place(self) -> Path | None:
+    def current_folder(self) -> Path | None:
         """Where the folder is now; None where it was deleted, or where that cannot be told."""
         if _is_at(self._descriptor, self._path):
             return self._folder
@@ -53,7 +53,7 @@ class FolderLock:
 
     def check(self) -> None:
         """Raises MovedError where the folder is no longer at its path."""
-        place = self.place()
+        place = self.current_folder()
         if place is None:
             raise MovedError(f"run={self._folder} was deleted while the run wrote to it.")
         if place != self._folder:
@@ -63,9 +63,9 @@ class FolderLock:
         """Lets others lock the folder."""
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        self.forget()
+        self.close()
 
-    def forget(self) -> None:
+    def close(self) -> None:
         """For a copy of the process that holds it: leaves the lock to that one."""
         os.close(self._descriptor)
 
@@ -83,19 +83,19 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
     Raises:
         InputError: another process holds the lock, or the folder cannot be written, or a link leads out of it.
     """
-    made = _make(folder, key)
+    made = _make_folders(folder, key)
     name = os.path.realpath(folder)
-    if name in _HELD:
-        yield _HELD[name]
+    if name in _LOCKS:
+        yield _LOCKS[name]
         return
     try:
         check_links(folder)
-        lock = FolderLock(folder, _locked(folder, key, wait))
-        _HELD[name] = lock
+        lock = FolderLock(folder, _open_locked(folder, key, wait))
+        _LOCKS[name] = lock
         try:
             yield lock
         finally:
-            del _HELD[name]
+            del _LOCKS[name]
             with contextlib.suppress(OSError):
                 if made and os.listdir(folder) == [LOCK]:
                     (folder / LOCK).unlink()
@@ -108,10 +108,10 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
 
 def is_locked(folder: Path) -> bool:
     """Whether a process writes to the folder."""
-    return _holder(folder) is not None
+    return _read_owner_if_locked(folder) is not None
 
 
-def _holder(folder: Path) -> str | None:
+def _read_owner_if_locked(folder: Path) -> str | None:
     """What the process that writes to the folder has said of itself; None where there is none."""
     try:
         descriptor = open_ordinary(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
@@ -120,7 +120,7 @@ def _holder(folder: Path) -> str | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        return _owner(descriptor) if error.errno == errno.EWOULDBLOCK else None
+        return _read_owner(descriptor) if error.errno == errno.EWOULDBLOCK else None
     finally:
         os.close(descriptor)
     return None
@@ -128,15 +128,15 @@ def _holder(folder: Path) -> str | None:
 
 def check_writable(folder: Path, key: str = "run") -> None:
     """Raises InputError where `sole_writer` would. Writes nothing itself."""
-    if (owner := _holder(folder)) is not None:
-        raise _busy(folder, key, owner)
+    if (owner := _read_owner_if_locked(folder)) is not None:
+        raise _busy_error(folder, key, owner)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{key}={folder} cannot be written ({there} is read-only or no folder): give another {key}=.")
     check_links(folder)
 
 
-def _make(folder: Path, key: str) -> list[Path]:
+def _make_folders(folder: Path, key: str) -> list[Path]:
     """The folders that had to be made, the innermost one first."""
     made = []
     try:
@@ -146,34 +146,34 @@ def _make(folder: Path, key: str) -> list[Path]:
             made.append(path)
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise _unwritable(folder, key, error) from error
+        raise _unwritable_error(folder, key, error) from error
     return made
 
 
-def _locked(folder: Path, key: str, wait: bool) -> int:
+def _open_locked(folder: Path, key: str, wait: bool) -> int:
     """The descriptor of the locked file, which names this process."""
-    path, until = folder / LOCK, time.monotonic() + _LOOK_SECONDS
+    path, until = folder / LOCK, time.monotonic() + _RETRY_SECONDS
     while True:
         try:
             descriptor = open_ordinary(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except OSError as error:
-            raise _unwritable(folder, key, error) from error
+            raise _unwritable_error(folder, key, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = _owner(descriptor)
+            owner = _read_owner(descriptor)
             if error.errno == errno.EWOULDBLOCK:
                 os.close(descriptor)
                 if time.monotonic() < until:
-                    time.sleep(_LOOK_SECONDS / 10)
+                    time.sleep(_RETRY_SECONDS / 10)
                     continue
-                raise _busy(folder, key, owner) from error
+                raise _busy_error(folder, key, owner) from error
             warn(f"warning: {key}={folder} cannot be locked ({error.strerror}): nothing keeps a second process out.")
         # The one that held it may have removed it.
         if _is_at(descriptor, path):
             break
         os.close(descriptor)
-        _make(folder, key)
+        _make_folders(folder, key)
     # A full disk keeps nobody from holding the lock.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
@@ -188,12 +188,12 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _owner(descriptor: int) -> str:
+def _read_owner(descriptor: int) -> str:
     """What the process that holds the lock has written into it."""
     return os.pread(descriptor, 100, 0).decode(errors="replace").strip()
 
 
-def _named(owner: str) -> str:
+def _describe_owner(owner: str) -> str:
     pid, _, host = owner.partition(" ")
     if not pid.isdecimal() or not pid.isascii():
         return "another process"
@@ -201,20 +201,22 @@ def _named(owner: str) -> str:
     return f"process {pid}{elsewhere}"
 
 
-def _busy(folder: Path, key: str, owner: str) -> InputError:
-    return InputError(f"{key}={folder} is being written by {_named(owner)}: wait for it, or give another {key}=.")
+def _busy_error(folder: Path, key: str, owner: str) -> InputError:
+    return InputError(
+        f"{key}={folder} is being written by {_describe_owner(owner)}: wait for it, or give another {key}=."
+    )
 
 
-def _unwritable(folder: Path, key: str, error: OSError | ValueError) -> InputError:
+def _unwritable_error(folder: Path, key: str, error: OSError | ValueError) -> InputError:
     reason = getattr(error, "strerror", None) or str(error)
     return InputError(f"{key}={folder} cannot be written ({reason}): give another {key}=.")
 
 
-def _forget() -> None:
+def _drop_inherited_locks() -> None:
     """A process that an environment forks from this one is no writer, and may outlive it."""
-    for lock in _HELD.values():
-        lock.forget()
-    _HELD.clear()
+    for lock in _LOCKS.values():
+        lock.close()
+    _LOCKS.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_drop_inherited_locks)

@@ -25,7 +25,7 @@ CALM = 100
 """Updates without a surge after which the next one is told."""
 
 
-class Standing(NamedTuple):
+class Performance(NamedTuple):
     """How well the agent does: the mean over tasks of `measure`, success or return, over the last WINDOW episodes of each.
 
     `episodes` is the number of them of the task that has the fewest.
@@ -97,12 +97,12 @@ class Statistics:
         """By task id, since the start of the run."""
         return dict(enumerate(task.steps for task in self.tasks.values()))
 
-    def learned(self, steps_by_task: Sequence[float]) -> None:
+    def count_update(self, steps_by_task: Sequence[float]) -> None:
         """Takes in that the learner has made an update of a batch with so many valid steps of each task, [K]."""
         for statistics, held in zip(self.tasks.values(), steps_by_task, strict=True):
             statistics.updates += held > 0
 
-    def surged(self, surges: Sequence[float]) -> list[str]:
+    def count_surges(self, surges: Sequence[float]) -> list[str]:
         """Takes in `Learner.surges` of an update. Returns a sentence for each task that had none of them for long."""
         said = []
         for (task, statistics), size in zip(self.tasks.items(), surges, strict=True):
@@ -141,13 +141,13 @@ class Statistics:
         full = all(statistics.episodes >= WINDOW for statistics in self.tasks.values())
         return sum(s.mean(1) for s in self.tasks.values()) / len(self.tasks) if full else math.nan
 
-    def standing(self) -> Standing | None:
+    def recent_performance(self) -> Performance | None:
         """Over the last WINDOW episodes; None until every task has had one."""
         means = mean_over_tasks(self.summary(1))
         episodes = min(len(statistics.recent) for statistics in self.tasks.values())
         for measure in ("success", "return"):
             if measure in means:
-                return Standing(measure, means[measure], episodes)
+                return Performance(measure, means[measure], episodes)
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class MetricsLog:
             raise InputError(f"run={folder} cannot be written ({error.strerror}): give another run=.") from error
 
     def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limited_by: str) -> None:
-        """One log step: `row` from Clock.row, `tasks` from Statistics.summary, `limited_by` the name of a bottleneck.Verdict.
+        """One log step: `row` from Clock.row, `tasks` from Statistics.summary, `limited_by` the name of a bottleneck.Bottleneck.
 
         NaN and infinities are left out, because JSON has none, and the name stays out of TensorBoard, which has numbers only.
 

@@ -74,7 +74,7 @@ class Clock:
         finally:
             self._spent = self._spent._replace(disk=self._spent.disk + time.perf_counter() - began)
 
-    def tick(self, batch: Batch, before: Sequence[int], state: Counters) -> None:
+    def count_batch(self, batch: Batch, before: Sequence[int], state: Counters) -> None:
         """Takes in the updates that were made of one batch. `before` has for each of them the number of updates before it.
 
         The policy lag of an update is the number of updates between the weights that acted and those that it changes. Every update
@@ -95,7 +95,7 @@ class Clock:
         if self._warm is None and state.updates >= self._first_updates + _WARM_UP_UPDATES:
             self._warm = self._newest
 
-    def due(self, what: str, interval: float) -> bool:
+    def seconds_passed(self, what: str, interval: float) -> bool:
         """Whether `interval` seconds have passed since this was last true for `what` (or since the start)."""
         now = time.perf_counter()
         if now - self._due.setdefault(what, self._began) < interval:
@@ -103,7 +103,7 @@ class Clock:
         self._due[what] = now
         return True
 
-    def passed(self, interval: int) -> bool:
+    def frames_passed(self, interval: int) -> bool:
         """Whether the frames have come to a multiple of `interval` since the last call."""
         before, self._frames = self._frames, self._newest.steps * self._repeat
         return self._frames // interval > before // interval

@@ -25,7 +25,7 @@ from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
-from agents.setup.plan import Plan, actor_of_run, autocast_dtype, dealt_slots, make_plan
+from agents.setup.plan import Plan, autocast_dtype, deal_slots, global_actor_index, make_plan
 from agents.trajectory import trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -154,8 +154,8 @@ class ActorFactory:
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """The actor, with this policy, or with the learner's network, or with one of its own."""
-        number = actor_of_run(index, self.rank, self.plan.num_learners)
-        slots = actor_slots(self.config, self.env, number, positions.episodes.get(index))
+        number = global_actor_index(index, self.rank, self.plan.num_learners)
+        slots = make_slots(self.config, self.env, number, positions.episodes.get(index))
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
             runtime = self.config.runtime
@@ -185,7 +185,7 @@ class ActorFactory:
         return self.policy(slots, network.to(self.plan.acting_device))
 
 
-def actor_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[int] | None) -> list[Slot]:
+def make_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[int] | None) -> list[Slot]:
     """The slots of actor `number` of the run. Slots are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
 
     Args:
@@ -195,7 +195,7 @@ def actor_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[i
     first = number * width
     return [
         Slot(task=task, index=index, episode=last[column] + 1 if last else 0)
-        for column, (task, index) in enumerate(dealt_slots(config, env, first + width)[first:])
+        for column, (task, index) in enumerate(deal_slots(config, env, first + width)[first:])
     ]
 
 

@@ -45,7 +45,7 @@ def allow_open_files(wanted: int) -> int:
     return soft
 
 
-def named_device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this machine. Without a number it is the GPU of this process's LOCAL_RANK.
 
     Raises:

@@ -17,7 +17,7 @@ from system.errors import InputError
 TOLERANCE = 0.01
 """Share of the reference's parameters by which the agent may differ."""
 
-_MOST = 1 << 16
+_LARGEST_DIMENSION = 1 << 16
 
 
 def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | None) -> TrainConfig:
@@ -37,7 +37,7 @@ def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | No
         dimensions.append("size")
     nearest = count_parameters(config, env)
     for dimension in dimensions:
-        config, nearest = _fitted(config, env, dimension, wanted)
+        config, nearest = _fit_dimension(config, env, dimension, wanted)
         if abs(nearest - wanted) <= TOLERANCE * wanted:
             return config
     free = f"fusion.{dimensions[0]} gives {nearest:,} at the nearest" if dimensions else "it has no free size here"
@@ -65,7 +65,7 @@ def count_parameters(config: TrainConfig, env: EnvSpec) -> int:
         return build_network(config, env).num_parameters
 
 
-def _fitted(config: TrainConfig, env: EnvSpec, dimension: str, wanted: int) -> tuple[TrainConfig, int]:
+def _fit_dimension(config: TrainConfig, env: EnvSpec, dimension: str, wanted: int) -> tuple[TrainConfig, int]:
     """The configuration whose number of parameters is nearest to `wanted`, by this dimension alone, and that number."""
 
     def at(value: int) -> TrainConfig:
@@ -79,9 +79,9 @@ def _fitted(config: TrainConfig, env: EnvSpec, dimension: str, wanted: int) -> t
 
 
 def _last_below(small_enough: Callable[[int], bool]) -> int:
-    """The largest value up to _MOST for which it holds, or 0; it holds up to some value and not from there on."""
+    """The largest value up to _LARGEST_DIMENSION for which it holds, or 0; it holds up to some value and not from there on."""
     least, most = 0, 1
-    while most < _MOST and small_enough(most):
+    while most < _LARGEST_DIMENSION and small_enough(most):
         least, most = most, 2 * most
     while most - least > 1:
         middle = (least + most) // 2

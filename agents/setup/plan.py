@@ -109,7 +109,7 @@ def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
     here = min(learner.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", learner.num_processes)))
     local_learners = 1 if has_remote_actors else here
     actors = _num_actors(config, env, local_learners)
-    device = _CPU if config.device == "auto" and is_serial else machine.named_device(config.device)
+    device = _CPU if config.device == "auto" and is_serial else machine.resolve_device(config.device)
     return Plan(
         run=_workload(config, actors, 1),
         shard=_workload(config, actors, learner.num_processes),
@@ -137,20 +137,20 @@ def autocast_dtype(config: TrainConfig, device: torch.device = _CPU) -> torch.dt
     return torch.bfloat16 if config.precision == "bf16" or wanted else None
 
 
-def resolved(config: TrainConfig, plan: Plan) -> TrainConfig:
+def resolve_config(config: TrainConfig, plan: Plan) -> TrainConfig:
     """The configuration with the choices of this machine, for learners on other machines."""
     runtime = replace(config.runtime, num_actors=plan.run.num_actors, learner_threads=plan.learner_threads)
     return replace(config, runtime=runtime)
 
 
-def actor_of_run(index: int, rank: int, num_learners: int) -> int:
+def global_actor_index(index: int, rank: int, num_learners: int) -> int:
     """The number in the run of actor `index` of learner `rank`: actors are dealt to the learners in turn, so that they play the same
     whichever learner they belong to.
     """
     return index * num_learners + rank
 
 
-def dealt_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
+def deal_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
     """Task id and `Slot.index` that each of the first `count` slots of the run starts with."""
     runtime = config.runtime
     dealt = deal(runtime.task_weights or [1.0] * len(env.tasks), count)
@@ -180,7 +180,7 @@ def check_schedule(config: TrainConfig, env: EnvSpec, num_actors: int) -> None:
             f"runtime.task_weights={weights} has {len(weights)} numbers for {len(env.tasks)} tasks: give one for each of "
             f"{', '.join(env.tasks)}."
         )
-    if len({task for task, _ in dealt_slots(config, env, num_actors * runtime.slots_per_actor)}) < len(env.tasks):
+    if len({task for task, _ in deal_slots(config, env, num_actors * runtime.slots_per_actor)}) < len(env.tasks):
         raise InputError(
             f"runtime.slots_per_actor={runtime.slots_per_actor} times {num_actors} actors leaves some of the "
             f"{len(env.tasks)} tasks without a slot: raise runtime.slots_per_actor or runtime.num_actors"

@@ -14,7 +14,7 @@ from agents.runtime.ray_groups.connection import check_address
 from agents.setup import machine
 from agents.setup.builder import build_network, replay_spec
 from agents.setup.plan import Plan, check_schedule, make_plan
-from agents.setup.resources import Needs, check_resources, environments_memory, needs_of
+from agents.setup.resources import Needs, check_resources, environments_memory, sum_needs
 from agents.trajectory import num_bytes, trajectory_spec
 from conf.checks import check_columns, check_shards
 from conf.schema import TrainConfig
@@ -84,17 +84,19 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: P
                 f"runtime.num_actors=0 leaves open how many actors the cluster at runtime.address={config.runtime.address} is to run: "
                 "give a number. Those for which there is no room wait for it."
             )
-    check_resources(needs(config, env, network, plan), lambda part: _knob(part, config, env, network))
+    check_resources(
+        estimate_needs(config, env, network, plan), lambda part: _suggest_reduction(part, config, env, network)
+    )
     check_schedule(config, env, plan.run.num_actors)
 
 
-def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan | None = None) -> Needs:
+def estimate_needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan | None = None) -> Needs:
     """What the learners on this machine and their actors need of it. `plan`: of the run; None makes it here."""
     plan = plan or make_plan(config, env)
     learners, shard = plan.local_learners, plan.shard
     local = not plan.is_serial and not plan.has_remote_actors
     actors = learners * shard.num_actors if local else 0
-    return needs_of(
+    return sum_needs(
         trajectories=learners * shared_memory(config, env, network, plan),
         replay=learners * replay_bytes(replay_spec(config, env, network, shard.replay_size)),
         parameters=network.num_parameters,
@@ -132,7 +134,7 @@ def _environment_memory(config: EnvConfig) -> int:
     return get_suite(config.name).memory(config) * 2**20
 
 
-def _knob(part: str, config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
+def _suggest_reduction(part: str, config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
     """What to lower where `part`, a field of Needs, takes most."""
     runtime, learner = config.runtime, config.learner
     unroll = f"learner.unroll_length={learner.unroll_length}"
@@ -140,7 +142,7 @@ def _knob(part: str, config: TrainConfig, env: EnvSpec, network: AgentNetwork) -
         return f"learner.replay_size={learner.replay_size} or {unroll}"
     if part == "learner":
         return f"fusion.size={config.fusion.size}, core.size={config.core.size} or torso.size={config.torso.size}"
-    slots, actors = (_fitting(config, env, network, key) for key in ("slots_per_actor", "num_actors"))
+    slots, actors = (_suggest_value(config, env, network, key) for key in ("slots_per_actor", "num_actors"))
     if part == "trajectories":
         return f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}"
     if part == "actors":
@@ -154,7 +156,7 @@ def _knob(part: str, config: TrainConfig, env: EnvSpec, network: AgentNetwork) -
     return f"{environments}{', or set env.processes=false' if _has_processes(config.env) else ''}"
 
 
-def _fitting(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str) -> str:
+def _suggest_value(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str) -> str:
     """A key of the runtime with its value and, where there is one, the largest lower value with which the run would start."""
     value = make_plan(config, env).run.num_actors if key == "num_actors" else config.runtime.slots_per_actor
     free = machine.free_memory()
@@ -165,7 +167,7 @@ def _fitting(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str)
         return replace(config, runtime=runtime)
 
     def fits(value: int) -> bool:
-        return sum(needs(lowered(value), env, network)._replace(open_files=0)) <= free
+        return sum(estimate_needs(lowered(value), env, network)._replace(open_files=0)) <= free
 
     if fits(value):
         return f"runtime.{key}={value}"

@@ -32,7 +32,7 @@ class Needs(NamedTuple):
     open_files: int
 
 
-def needs_of(
+def sum_needs(
     *,
     trajectories: int,
     replay: int,
@@ -72,17 +72,17 @@ def needs_of(
 
 
 def environments_memory(slots: int, environment: int, *, slots_have_processes: bool) -> int:
-    """Bytes of as many slots; the arguments are those of `needs_of`."""
+    """Bytes of as many slots; the arguments are those of `sum_needs`."""
     return slots * (environment + _SLOT_PROCESS * slots_have_processes)
 
 
 def check_resources(
-    needs: Needs, knob: Callable[[str], str], *, memory: int | None = None, open_files: int | None = None
+    needs: Needs, suggest: Callable[[str], str], *, memory: int | None = None, open_files: int | None = None
 ) -> None:
     """Refuses a run that cannot fit. Raises this process's limit of open files where the run needs more.
 
     Args:
-        knob: returns what to lower, in words, for the field of Needs that takes most.
+        suggest: returns what to lower, in words, for the field of Needs that takes most.
         memory, open_files: available; None asks the machine.
 
     Raises:
@@ -95,11 +95,11 @@ def check_resources(
         largest = max(parts, key=lambda name: parts[name])
         raise InputError(
             f"this run needs at least {total / 2**20:,.0f} MiB of memory ({listed}) and {free / 2**20:,.0f} MiB are free: lower "
-            f"{knob(largest)}."
+            f"{suggest(largest)}."
         )
     allowed = machine.allow_open_files(needs.open_files) if open_files is None else open_files
     if needs.open_files > allowed:
         raise InputError(
-            f"this run needs {needs.open_files:,} open files in one process and {allowed:,} are allowed: lower {knob('open_files')}, "
+            f"this run needs {needs.open_files:,} open files in one process and {allowed:,} are allowed: lower {suggest('open_files')}, "
             "or raise the limit (ulimit -n)."
         )

@@ -25,19 +25,19 @@ class UnknownInstructions:
         self._reads = bool(env.instruction_length)
         key = next((f"env.{key}" for key in _KEYS if hasattr(config, key)), "")
         self._fix = f": add its words to {key}, from the start of a run" if key else ""
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
 
-    def told(self, batch: Trajectory) -> list[str]:
+    def find_new(self, batch: Trajectory) -> list[str]:
         """A sentence for each task that has such an instruction in `batch` and had none before."""
-        if not self._reads or len(self._told) == len(self._tasks):
+        if not self._reads or len(self._reported) == len(self._tasks):
             return []
         tokens = batch["instruction"].numpy()
         # For every update: most vocabularies know every word.
         if not (tokens == UNKNOWN).any():
             return []
         unreadable = has_only_unknown_words(tokens)
-        found = {int(task) for task in np.unique(batch["task"].numpy()[unreadable])} - self._told
-        self._told |= found
+        found = {int(task) for task in np.unique(batch["task"].numpy()[unreadable])} - self._reported
+        self._reported |= found
         return [
             f"warning: task {self._tasks[task]} has an instruction without a single word that the agent knows, which it cannot tell from "
             f"any other such one{self._fix}."

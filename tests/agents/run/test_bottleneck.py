@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import agents.run.timing
 from agents.learning.learner import Counters
-from agents.run.bottleneck import Facts, Seconds, TimeShares, limited_by
+from agents.run.bottleneck import Facts, Seconds, TimeShares, find_bottleneck
 from agents.run.timing import Clock
 from agents.runtime.base import Batch
 from conf.loading import compose_train, flatten, to_dict
@@ -157,7 +157,7 @@ def facts(**changes: Any) -> Facts:
     ],
 )
 def test_the_limit_and_the_advice(shares: TimeShares | None, changes: dict[str, Any], name: str, sentence: str) -> None:
-    assert limited_by(shares, facts(**changes)) == (name, sentence)
+    assert find_bottleneck(shares, facts(**changes)) == (name, sentence)
 
 
 @pytest.mark.parametrize(
@@ -173,15 +173,15 @@ def test_in_the_serial_runtime_the_largest_part_is_named(part: str, name: str, l
         **{part: 0.5}
     )
     alone = facts(runtime="serial", num_actors=1)
-    assert limited_by(shares, alone) == (
+    assert find_bottleneck(shares, alone) == (
         name,
         f"limited by {limit}, while all else awaits its turn in one process; try runtime=local",
     )
-    assert limited_by(shares._replace(disk=0.6), alone).name == "disk"
+    assert find_bottleneck(shares._replace(disk=0.6), alone).name == "disk"
     # Where there is nobody to take turns with, the part itself is to be changed.
-    verdict = limited_by(shares, dataclasses.replace(alone, num_cores=1))
-    assert verdict.name == name
-    assert "runtime=local" not in verdict.sentence
+    bottleneck = find_bottleneck(shares, dataclasses.replace(alone, num_cores=1))
+    assert bottleneck.name == name
+    assert "runtime=local" not in bottleneck.sentence
 
 
 def advised(sentence: str) -> dict[str, str]:
@@ -262,12 +262,12 @@ def test_advice_changes_something_and_fits(
         "env.engine": "minigrid",
         "log_seconds": "0",
     }
-    verdict = limited_by(shares, given_facts)
-    assert re.fullmatch(r"limited by [^;]+; try [^;]+", verdict.sentence)
-    settings = advised(verdict.sentence)
-    assert settings or "a machine with more cores" in verdict.sentence
+    bottleneck = find_bottleneck(shares, given_facts)
+    assert re.fullmatch(r"limited by [^;]+; try [^;]+", bottleneck.sentence)
+    settings = advised(bottleneck.sentence)
+    assert settings or "a machine with more cores" in bottleneck.sentence
     for key, value in settings.items():
-        assert value != present[key], verdict.sentence
+        assert value != present[key], bottleneck.sentence
     fit = {"learner.batch_size": batch, "runtime.slots_per_actor": slots}
     for key in fit.keys() & settings.keys():
         least, most = sorted((fit | {key: int(settings[key])}).values())
@@ -276,13 +276,13 @@ def test_advice_changes_something_and_fits(
 
 def test_every_kind_of_advice_is_a_setting_that_train_takes() -> None:
     shown = facts(passes=2, can_use_bf16=True, faster_engine="envpool", log_seconds=0.0)
-    verdicts = [limited_by(shares, shown) for shares in (SLOW_DISK, SLOW_LEARNER, SLOW_ENV, SLOW_POLICY, TURNS)]
-    verdicts.append(limited_by(SLOW_LEARNER, facts(runtime="serial")))
-    verdicts.append(limited_by(SLOW_LEARNER, FACTS))
-    verdicts.append(limited_by(BUSY, facts(num_actors=9, actor_threads=2)))
+    bottlenecks = [find_bottleneck(shares, shown) for shares in (SLOW_DISK, SLOW_LEARNER, SLOW_ENV, SLOW_POLICY, TURNS)]
+    bottlenecks.append(find_bottleneck(SLOW_LEARNER, facts(runtime="serial")))
+    bottlenecks.append(find_bottleneck(SLOW_LEARNER, FACTS))
+    bottlenecks.append(find_bottleneck(BUSY, facts(num_actors=9, actor_threads=2)))
     settings: dict[str, str] = {}
-    for verdict in verdicts:
-        settings |= advised(verdict.sentence)
+    for bottleneck in bottlenecks:
+        settings |= advised(bottleneck.sentence)
     assert {"checkpoint_seconds", "core.size", "env.engine", "log_seconds", "precision", "runtime"} < settings.keys()
     assert {f"learner.{key}" for key in ("batch_size", "passes")} < settings.keys()
     assert {f"runtime.{key}" for key in ("actor_threads", "buffers_per_actor", "learner_threads")} < settings.keys()
@@ -320,7 +320,7 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
             inference_seconds=2.0,
             actor_wait_seconds=1.0,
         )
-        clock.tick(batch, [number - 1], Counters(updates=number, steps=10 * number))
+        clock.count_batch(batch, [number - 1], Counters(updates=number, steps=10 * number))
 
     update(1, wait=1000.0)
     for number in range(2, 21):
@@ -351,7 +351,9 @@ def test_policy_lag_is_of_every_update_with_every_unroll() -> None:
         ("wait_seconds", "actor_seconds", "env_seconds", "inference_seconds", "actor_wait_seconds"), 0.0
     )
     for versions, before in (([3, 5], [7, 8]), ([6], [9, 10, 11])):
-        clock.tick(Batch(trajectory={}, weights_versions=versions, **times), before, Counters(updates=before[-1] + 1))
+        clock.count_batch(
+            Batch(trajectory={}, weights_versions=versions, **times), before, Counters(updates=before[-1] + 1)
+        )
     row = clock.row(Counters(updates=12), {})
     lags = [7 - 3, 7 - 5, 8 - 3, 8 - 5, 9 - 6, 10 - 6, 11 - 6]
     assert (row["policy_lag_min"], row["policy_lag_max"]) == (2, 5)

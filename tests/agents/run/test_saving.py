@@ -13,7 +13,7 @@ import torch
 
 from agents.run import checkpoint_saver
 from agents.run.checkpoint_saver import SaveError, Saver
-from agents.run.metrics import WINDOW, Standing, Statistics
+from agents.run.metrics import WINDOW, Performance, Statistics
 from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from system.errors import InputError
 
@@ -35,8 +35,8 @@ def make_saver(run: Path, said: list[str] | None = None, **options: Any) -> Save
 
 
 def save(saver: Saver, updates: int, value: float = math.nan, episodes: int = WINDOW) -> None:
-    standing = None if math.isnan(value) else Standing("success", value, episodes)
-    saver.save(PLAIN, updates=updates, frames=10 * updates, standing=standing)
+    performance = None if math.isnan(value) else Performance("success", value, episodes)
+    saver.save(PLAIN, updates=updates, frames=10 * updates, performance=performance)
 
 
 def numbers(run: Path) -> list[int]:
@@ -71,12 +71,12 @@ def test_milestones_stay(tmp_path: Path) -> None:
     saver = make_saver(tmp_path, milestone_frames=40)
     for updates in range(1, 12):
         # A save that falls between two intervals is due when a milestone has been passed.
-        assert saver.milestone(10 * updates) == (updates in (4, 8))
+        assert saver.milestone_is_due(10 * updates) == (updates in (4, 8))
         save(saver, updates)
-        assert not saver.milestone(10 * updates)
+        assert not saver.milestone_is_due(10 * updates)
     assert numbers(tmp_path) == [4, 8, 10, 11]
     saver = make_saver(tmp_path, milestone_frames=40, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
-    assert not saver.milestone(119) and saver.milestone(120)
+    assert not saver.milestone_is_due(119) and saver.milestone_is_due(120)
     # Those that are there stay when no more are wanted.
     saver = make_saver(tmp_path, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
     save(saver, 12)
@@ -86,14 +86,14 @@ def test_milestones_stay(tmp_path: Path) -> None:
 
 def test_a_run_without_success_is_judged_by_its_return() -> None:
     statistics = Statistics(("a", "b"))
-    assert statistics.standing() is None
+    assert statistics.recent_performance() is None
     statistics.tasks["a"].recent.append((4.0, math.nan, 7))
-    assert statistics.standing() is None
+    assert statistics.recent_performance() is None
     statistics.tasks["b"].recent.extend([(2.0, math.nan, 7), (0.0, math.nan, 3)])
-    assert statistics.standing() == Standing("return", 2.5, 1)
+    assert statistics.recent_performance() == Performance("return", 2.5, 1)
     for task in statistics.tasks.values():
         task.recent.append((0.0, 1.0, 1))
-    assert statistics.standing() is not None
+    assert statistics.recent_performance() is not None
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkey
     refuses(errno.ENOSPC)
     for updates in (4, 5):
         save(saver, updates, 0.5)
-        assert not saver.milestone(10 * updates), "it waits for its next interval"
+        assert not saver.milestone_is_due(10 * updates), "it waits for its next interval"
     refuses(errno.EROFS)
     save(saver, 6)
     assert saver.failed == 3
@@ -128,7 +128,7 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkey
     # Nothing was removed for the sake of what is not there, and nothing half written is left.
     assert os.listdir(tmp_path / "checkpoints") == ["checkpoint-000000000003.pt"]
     with pytest.raises(SaveError, match=r"Read-only.*goes on from .*checkpoint-000000000003\.pt\.") as caught:
-        saver.insist(6)
+        saver.raise_if_unsaved(6)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     save(saver, 7)
@@ -138,9 +138,9 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkey
     assert numbers(tmp_path) == [7, 8]
     with pytest.raises(InputError, match="no best"):
         best(tmp_path)
-    saver.insist(8)
-    assert saver.verdict(8) == "The run was saved up to here: resume=true goes on with it."
-    assert "was not saved: resume=true goes on from" in saver.verdict(9)
+    saver.raise_if_unsaved(8)
+    assert saver.describe_saved_state(8) == "The run was saved up to here: resume=true goes on with it."
+    assert "was not saved: resume=true goes on from" in saver.describe_saved_state(9)
 
 
 def test_a_folder_that_cannot_be_cleared_is_no_lost_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

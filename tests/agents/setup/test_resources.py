@@ -14,7 +14,7 @@ import pytest
 from agents.runtime.processes.process import memory_row
 from agents.setup import builder, preflight
 from agents.setup.machine import free_memory
-from agents.setup.resources import Needs, check_resources, needs_of
+from agents.setup.resources import Needs, check_resources, sum_needs
 from conf.loading import compose_train
 from envs.suites import SUITES, make_spec
 from system.errors import InputError
@@ -23,31 +23,32 @@ from system.memory import resident_memory
 MIB = 2**20
 
 
-def knob(part: str) -> str:
-    return f"the knob of {part}"
+def suggest(part: str) -> str:
+    return f"the suggest of {part}"
 
 
-def needs(**parts: int) -> Needs:
+def make_needs(**parts: int) -> Needs:
     return Needs(**dict.fromkeys(Needs._fields, 0) | parts)
 
 
 @pytest.mark.parametrize("part", ["trajectories", "replay", "actors", "environments", "learner"])
 def test_what_does_not_fit_into_memory_is_refused_with_the_knob_of_its_largest_part(part: str) -> None:
     parts = dict.fromkeys(("trajectories", "replay", "actors", "environments", "learner"), MIB) | {part: 5 * MIB}
-    check_resources(needs(**parts), knob, memory=9 * MIB, open_files=1000)
+    check_resources(make_needs(**parts), suggest, memory=9 * MIB, open_files=1000)
     with pytest.raises(InputError) as caught:
-        check_resources(needs(**parts), knob, memory=9 * MIB - 1, open_files=1000)
+        check_resources(make_needs(**parts), suggest, memory=9 * MIB - 1, open_files=1000)
     message = str(caught.value)
     assert "needs at least 9 MiB of memory" in message and f"{part} 5" in message
-    assert message.endswith(f"lower the knob of {part}.")
+    assert message.endswith(f"lower the suggest of {part}.")
     assert "\n" not in message
 
 
 def test_what_does_not_fit_into_open_files_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"needs 5,000 open files in one process and 1,024 are allowed: lower the knob of open_files"
+        InputError,
+        match=r"needs 5,000 open files in one process and 1,024 are allowed: lower the suggest of open_files",
     ):
-        check_resources(needs(open_files=5000), knob, memory=MIB, open_files=1024)
+        check_resources(make_needs(open_files=5000), suggest, memory=MIB, open_files=1024)
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
@@ -58,11 +59,11 @@ from agents.setup.resources import Needs, check_resources
 from system.errors import InputError
 from system.memory import resident_memory
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400))
-knob = lambda part: ''
-check_resources(Needs(0, 0, 0, 0, 0, 300), knob, memory=1)
+suggest = lambda part: ''
+check_resources(Needs(0, 0, 0, 0, 0, 300), suggest, memory=1)
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, 400)
 try:
-    check_resources(Needs(0, 0, 0, 0, 0, 500), knob, memory=1)
+    check_resources(Needs(0, 0, 0, 0, 0, 500), suggest, memory=1)
 except InputError as error:
     print(error)
 """
@@ -79,14 +80,14 @@ def test_a_container_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_run_needs_grows_with_what_it_is_given() -> None:
     base = {"trajectories": 10, "replay": 20, "parameters": 100, "bytes_per_parameter": 8}
-    serial = needs_of(**base, actors=0, networks=0, slots=4, slots_have_processes=False)
+    serial = sum_needs(**base, actors=0, networks=0, slots=4, slots_have_processes=False)
     assert serial.actors == serial.environments == 0 and serial.learner == 1600
-    local = needs_of(**base, actors=300, networks=300, slots=4, slots_have_processes=True)
-    served = needs_of(**base, actors=300, networks=1, slots=4, slots_have_processes=True)
+    local = sum_needs(**base, actors=300, networks=300, slots=4, slots_have_processes=True)
+    served = sum_needs(**base, actors=300, networks=1, slots=4, slots_have_processes=True)
     assert local.actors - served.actors == 299 * 100 * 8
     assert (
         local.environments
-        == 300 * 4 * needs_of(**base, actors=1, networks=1, slots=1, slots_have_processes=True).environments
+        == 300 * 4 * sum_needs(**base, actors=1, networks=1, slots=1, slots_have_processes=True).environments
     )
     assert local.open_files > 1200
 
@@ -128,7 +129,7 @@ def test_an_engine_of_deepmind_lab_counts_with_what_was_measured(monkeypatch: py
     for keys, each in (((), 260), (("env.processes=false",), 90)):
         config = compose_train([*DMLAB, "runtime.num_actors=2", "runtime.slots_per_actor=16", *keys])
         env = make_spec(config.env)
-        assert preflight.needs(config, env, builder.build_network(config, env)).environments == 32 * each * MIB
+        assert preflight.estimate_needs(config, env, builder.build_network(config, env)).environments == 32 * each * MIB
     assert not refusal(monkeypatch, 10_000, "runtime.num_actors=2", "runtime.slots_per_actor=16")
     assert "environments 8,320" in refusal(monkeypatch, 8_000, "runtime.num_actors=2", "runtime.slots_per_actor=16")
 
@@ -136,7 +137,7 @@ def test_an_engine_of_deepmind_lab_counts_with_what_was_measured(monkeypatch: py
 def test_actors_on_other_machines_take_no_memory_of_this_one_for_their_environments() -> None:
     config = compose_train([*DMLAB, "runtime=cluster", "runtime.address=there:1", "runtime.num_actors=9"])
     env = make_spec(config.env)
-    assert preflight.needs(config, env, builder.build_network(config, env)).environments == 0
+    assert preflight.estimate_needs(config, env, builder.build_network(config, env)).environments == 0
 
 
 @pytest.mark.parametrize("actors", [5, 16])

@@ -41,18 +41,18 @@ def test_each_task_is_told_once_with_what_can_be_done(config: EnvConfig, fix: st
     env = replace(make_spec(DMLab30Config()), tasks=("a", "b"))
     unknown = UnknownInstructions(config, env)
     batch = {"task": torch.tensor([[0, 1]]), "instruction": torch.tensor([[[2, 1], [0, 0]]], dtype=torch.int32)}
-    assert unknown.told(batch) == []
+    assert unknown.find_new(batch) == []
     batch["instruction"][0, 1] = 1
-    (sentence,) = unknown.told(batch)
+    (sentence,) = unknown.find_new(batch)
     assert sentence.startswith("warning: task b has an instruction without a single word") and sentence.endswith(fix)
     batch["instruction"][0, 0] = 1
-    assert [said[:15] for said in unknown.told(batch)] == ["warning: task a"]
-    assert unknown.told(batch) == []
+    assert [said[:15] for said in unknown.find_new(batch)] == ["warning: task a"]
+    assert unknown.find_new(batch) == []
 
 
 def test_suites_without_instructions_have_none() -> None:
     config = compose_train(["env=conditional", "context=task"]).env
-    assert UnknownInstructions(config, make_spec(config)).told({}) == []
+    assert UnknownInstructions(config, make_spec(config)).find_new({}) == []
 
 
 @pytest.mark.usefixtures("process_settings", "alone")
