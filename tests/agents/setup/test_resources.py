@@ -24,7 +24,7 @@ MIB = 2**20
 
 
 def suggest(part: str) -> str:
-    return f"the suggest of {part}"
+    return f"the option of {part}"
 
 
 def make_needs(**parts: int) -> Needs:
@@ -39,14 +39,14 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_knob_of_its_largest_p
         check_resources(make_needs(**parts), suggest, memory=9 * MIB - 1, open_files=1000)
     message = str(caught.value)
     assert "needs at least 9 MiB of memory" in message and f"{part} 5" in message
-    assert message.endswith(f"lower the suggest of {part}.")
+    assert message.endswith(f"lower the option of {part}.")
     assert "\n" not in message
 
 
 def test_what_does_not_fit_into_open_files_is_refused() -> None:
     with pytest.raises(
         InputError,
-        match=r"needs 5,000 open files in one process and 1,024 are allowed: lower the suggest of open_files",
+        match=r"needs 5,000 open files in one process and 1,024 are allowed: lower the option of open_files",
     ):
         check_resources(make_needs(open_files=5000), suggest, memory=MIB, open_files=1024)
 
