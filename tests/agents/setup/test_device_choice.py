@@ -22,6 +22,8 @@ def test_auto_is_the_first_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatc
     assert chosen() == chosen("device=cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    # A plan asks its device for bf16, which a build of torch without CUDA cannot answer.
+    monkeypatch.setattr(machine, "has_bf16", lambda device=None: False)
     assert chosen() == chosen("device=cuda") == torch.device("cuda:0")
     assert chosen("device=cuda:1") == torch.device("cuda:1")
     assert chosen("device=cpu") == chosen("runtime=serial") == torch.device("cpu")
