@@ -110,7 +110,7 @@ def test_a_run_that_cannot_be_saved_at_its_end_fails(
     assert train.main([*TINY, f"run={run}", "total_frames=300"]) == 1
     err = capfd.readouterr().err
     assert err.startswith(f"error: The end of run={run} was not saved (") and err.count("\n") == 1
-    assert err.endswith(f"resume=true goes on from {run}/checkpoints/checkpoint-000000000004.pt.\n")
+    assert err.endswith(f"resume=true continues from {run}/checkpoints/checkpoint-000000000004.pt.\n")
     # Nor can it be gone on with, until there is room.
     assert train.main([f"run={run}", "resume=true"]) == 2
     assert "cannot be written (No space left on device)" in capfd.readouterr().err

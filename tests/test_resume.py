@@ -234,7 +234,7 @@ def test_a_run_goes_on_with_the_optimizer_that_its_preset_had_then(
     assert "new runs" not in capsys.readouterr().err
     assert train.main([*command, f"run={old}", "resume=true", "total_frames=120"]) == 0
     told = (
-        "resume=true goes on with learner.optimizer=rmsprop, with which the run was begun: new runs have rmsprop_tf.\n"
+        "resume=true keeps learner.optimizer=rmsprop of this run: new runs have rmsprop_tf.\n"
     )
     assert capsys.readouterr().err == told
     assert load_train(old / "config.yaml").learner.optimizer == "rmsprop"

@@ -110,7 +110,7 @@ class Saver:
             reason = error.strerror or type(error).__name__
             if self._refused.get(what) != reason:
                 self._refused[what] = reason
-                self._say(f"{what} in {self.folder} cannot be written ({reason}): training goes on and will try again.")
+                self._say(f"{what} in {self.folder} cannot be written ({reason}): training continues and will try again.")
         else:
             if self._refused.pop(what, ""):
                 self._say(f"{what} in {self.folder} is written again.")
@@ -118,10 +118,10 @@ class Saver:
     def describe_saved_state(self, updates: int) -> str:
         """Whether a run that ends after so many updates is saved, and what a resume would go on from: one sentence."""
         if self._updates == updates and not self._refused:
-            return "The run was saved up to here: resume=true goes on with it."
+            return "The run was saved up to here: resume=true continues it."
         refused = ", ".join(f"{what}: {reason}" for what, reason in self._refused.items())
         found = list_checkpoints(self.folder / CHECKPOINTS)
-        left = f"resume=true goes on from {found[-1]}" if found else "there is no checkpoint to go on from"
+        left = f"resume=true continues from {found[-1]}" if found else "there is no checkpoint to continue from"
         return f"The end of run={self.folder} was not saved{f' ({refused})' if refused else ''}: {left}."
 
     def raise_if_unsaved(self, updates: int) -> None:

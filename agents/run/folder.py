@@ -80,7 +80,7 @@ def resumed_config(
     }
     for key, value in kept.items():
         say(
-            f"resume=true goes on with {key}={value}, with which the run was begun: new runs have {different.pop(key)}."
+            f"resume=true keeps {key}={value} of this run: new runs have {different.pop(key)}."
         )
     if different:
         listed = [f"{key}={value} (the run has {known.get(key)})" for key, value in different.items()]
@@ -144,7 +144,7 @@ def holds_run(folder: Path) -> bool:
 def check_free(folder: Path, *, resume: bool) -> None:
     """Raises InputError where the folder holds a run that nobody has asked to go on with."""
     if holds_run(folder) and not resume:
-        raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
+        raise InputError(f"run={folder} already holds a run: add resume=true to continue it, or give another run=.")
 
 
 def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:

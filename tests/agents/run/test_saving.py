@@ -127,7 +127,7 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkey
     ] * 2
     # Nothing was removed for the sake of what is not there, and nothing half written is left.
     assert os.listdir(tmp_path / "checkpoints") == ["checkpoint-000000000003.pt"]
-    with pytest.raises(SaveError, match=r"Read-only.*goes on from .*checkpoint-000000000003\.pt\.") as caught:
+    with pytest.raises(SaveError, match=r"Read-only.*continues from .*checkpoint-000000000003\.pt\.") as caught:
         saver.raise_if_unsaved(6)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
@@ -139,8 +139,8 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkey
     with pytest.raises(InputError, match="no best"):
         best(tmp_path)
     saver.raise_if_unsaved(8)
-    assert saver.describe_saved_state(8) == "The run was saved up to here: resume=true goes on with it."
-    assert "was not saved: resume=true goes on from" in saver.describe_saved_state(9)
+    assert saver.describe_saved_state(8) == "The run was saved up to here: resume=true continues it."
+    assert "was not saved: resume=true continues from" in saver.describe_saved_state(9)
 
 
 def test_a_folder_that_cannot_be_cleared_is_no_lost_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
