@@ -89,9 +89,7 @@ def run(arguments: Sequence[str]) -> int:
         if config.resume and holds_run(Path(config.run)):
             config = resumed_config(config, changed_keys(arguments), explicit_keys(arguments))
             if is_finished(config):
-                TextConsole().say(
-                    f"run={config.run} is finished: nothing to do. A larger total_frames= continues it."
-                )
+                TextConsole().say(f"run={config.run} is finished: nothing to do. A larger total_frames= continues it.")
                 if launched:
                     dismiss_followers(launched)
                 return DONE

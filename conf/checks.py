@@ -42,7 +42,7 @@ def check_train(config: TrainConfig) -> None:
 def check_device(name: str) -> None:
     """Checks the spelling of `device`. agents.setup.machine.resolve_device checks that this machine has it."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
-        raise InputError(f"device={name} is no device: give auto, cpu, cuda, or cuda:N for the GPU of that number.")
+        raise InputError(f"device={name} is not a device: give auto, cpu, cuda, or cuda:N for the GPU of that number.")
 
 
 def check_task_weights(runtime: RuntimeConfig) -> None:

@@ -95,7 +95,7 @@ def test_what_train_refuses_is_refused(capfd: pytest.CaptureFixture[str], tmp_pa
         return problems
 
     assert problems("device=cuda:77") == [
-        f"device=cuda:77 is not here: torch sees {torch.cuda.device_count() or 'no'} GPUs; use device=auto or device=cpu."
+        f"device=cuda:77 is unavailable: torch sees {torch.cuda.device_count() or 'no'} GPUs; use device=auto or device=cpu."
     ]
     tiny = [
         "learner.unroll_length=4",

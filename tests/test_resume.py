@@ -233,9 +233,7 @@ def test_a_run_goes_on_with_the_optimizer_that_its_preset_had_then(
     assert train.main([*then, f"run={old}", "total_frames=60"]) == 0
     assert "new runs" not in capsys.readouterr().err
     assert train.main([*command, f"run={old}", "resume=true", "total_frames=120"]) == 0
-    told = (
-        "resume=true keeps learner.optimizer=rmsprop of this run: new runs have rmsprop_tf.\n"
-    )
+    told = "resume=true keeps learner.optimizer=rmsprop of this run: new runs have rmsprop_tf.\n"
     assert capsys.readouterr().err == told
     assert load_train(old / "config.yaml").learner.optimizer == "rmsprop"
     assert train.main([*then, f"run={whole}", "total_frames=60"]) == 0

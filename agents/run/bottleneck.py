@@ -112,7 +112,9 @@ def find_bottleneck(shares: TimeShares | None, facts: Facts) -> Bottleneck:
         shares: since the run was warm; None before.
     """
     if shares is None:
-        return Bottleneck("start", "limited by its start; try a larger total_frames, for it has hardly begun")
+        return Bottleneck(
+            "start", "limited by its start; try a larger total_frames: the run has not passed its warm-up"
+        )
     if facts.runtime == "serial":
         return _limit_of_serial(shares, facts)
     if shares.disk >= max(_DISK_SHARE, shares.wait):
@@ -147,7 +149,7 @@ def _limit_of_serial(shares: TimeShares, facts: Facts) -> Bottleneck:
     if facts.num_cores == 1:
         return bottleneck
     return Bottleneck(
-        bottleneck.name, f"limited by {part}, while all else awaits its turn in one process; try runtime=local"
+        bottleneck.name, f"limited by {part}, while the rest waits in the same process; try runtime=local"
     )
 
 

@@ -110,7 +110,9 @@ class Saver:
             reason = error.strerror or type(error).__name__
             if self._refused.get(what) != reason:
                 self._refused[what] = reason
-                self._say(f"{what} in {self.folder} cannot be written ({reason}): training continues and will try again.")
+                self._say(
+                    f"{what} in {self.folder} cannot be written ({reason}): training continues and will try again."
+                )
         else:
             if self._refused.pop(what, ""):
                 self._say(f"{what} in {self.folder} is written again.")

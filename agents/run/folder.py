@@ -79,9 +79,7 @@ def resumed_config(
         if key not in explicit and key in FORMER_VALUES and FORMER_VALUES[key].get(value) == known.get(key)
     }
     for key, value in kept.items():
-        say(
-            f"resume=true keeps {key}={value} of this run: new runs have {different.pop(key)}."
-        )
+        say(f"resume=true keeps {key}={value} of this run: new runs have {different.pop(key)}.")
     if different:
         listed = [f"{key}={value} (the run has {known.get(key)})" for key, value in different.items()]
         if len(listed) == 1:

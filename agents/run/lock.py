@@ -168,7 +168,7 @@ def _open_locked(folder: Path, key: str, wait: bool) -> int:
                     time.sleep(_RETRY_SECONDS / 10)
                     continue
                 raise _busy_error(folder, key, owner) from error
-            warn(f"warning: {key}={folder} cannot be locked ({error.strerror}): nothing keeps a second process out.")
+            warn(f"warning: {key}={folder} cannot be locked ({error.strerror}): a second process could write to it.")
         # The one that held it may have removed it.
         if _is_at(descriptor, path):
             break

@@ -57,7 +57,9 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     number = int(name.partition(":")[2] or local_rank % max(1, count))
     if number >= count:
-        raise InputError(f"device={name} is not here: torch sees {count or 'no'} GPUs; use device=auto or device=cpu.")
+        raise InputError(
+            f"device={name} is unavailable: torch sees {count or 'no'} GPUs; use device=auto or device=cpu."
+        )
     # With its number, because a device without one equals none.
     return torch.device("cuda", number)
 

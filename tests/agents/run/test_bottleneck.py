@@ -51,7 +51,7 @@ def facts(**changes: Any) -> Facts:
 @pytest.mark.parametrize(
     ("shares", "changes", "name", "sentence"),
     [
-        (None, {}, "start", "limited by its start; try a larger total_frames, for it has hardly begun"),
+        (None, {}, "start", "limited by its start; try a larger total_frames: the run has not passed its warm-up"),
         (SLOW_DISK, {}, "disk", "limited by the disk; try checkpoint_seconds=1380 or run= on a faster disk"),
         (
             SLOW_DISK,
@@ -175,7 +175,7 @@ def test_in_the_serial_runtime_the_largest_part_is_named(part: str, name: str, l
     alone = facts(runtime="serial", num_actors=1)
     assert find_bottleneck(shares, alone) == (
         name,
-        f"limited by {limit}, while all else awaits its turn in one process; try runtime=local",
+        f"limited by {limit}, while the rest waits in the same process; try runtime=local",
     )
     assert find_bottleneck(shares._replace(disk=0.6), alone).name == "disk"
     # Where there is nobody to take turns with, the part itself is to be changed.

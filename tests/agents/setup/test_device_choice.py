@@ -28,19 +28,21 @@ def test_auto_is_the_first_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatc
     assert chosen("device=cuda:1") == torch.device("cuda:1")
     assert chosen("device=cpu") == chosen("runtime=serial") == torch.device("cpu")
     assert chosen("device=cuda", "runtime=serial") == torch.device("cuda:0")
-    with pytest.raises(InputError, match=r"device=cuda:2 is not here: torch sees 2 GPUs"):
+    with pytest.raises(InputError, match=r"device=cuda:2 is unavailable: torch sees 2 GPUs"):
         chosen("device=cuda:2")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CUDA", "meta", "cuda:-1"])
 def test_what_is_no_device_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"device={name} is no device"):
+    with pytest.raises(InputError, match=f"device={name} is not a device"):
         chosen(f"device={name}")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"device=cuda is not here: torch sees no GPUs; use device=auto or device=cpu"):
+    with pytest.raises(
+        InputError, match=r"device=cuda is unavailable: torch sees no GPUs; use device=auto or device=cpu"
+    ):
         chosen("device=cuda")
 
 

@@ -44,7 +44,9 @@ def test_each_task_is_told_once_with_what_can_be_done(config: EnvConfig, fix: st
     assert unknown.find_new(batch) == []
     batch["instruction"][0, 1] = 1
     (sentence,) = unknown.find_new(batch)
-    assert sentence.startswith("warning: task b has an instruction without a single word") and sentence.endswith(fix)
+    assert sentence.startswith(
+        "warning: task b has an instruction in which the agent knows no word"
+    ) and sentence.endswith(fix)
     batch["instruction"][0, 0] = 1
     assert [said[:15] for said in unknown.find_new(batch)] == ["warning: task a"]
     assert unknown.find_new(batch) == []
@@ -66,11 +68,13 @@ def test_train_and_evaluate_warn_of_a_level_with_words_of_its_own(
     keys = ["env=dmlab30", tasks, "env.action_repeat=180", *small, *tiny, "log_seconds=0", "display=false"]
     assert train.main([*keys, f"run={tmp_path / 'run'}", f"total_frames={3 * 16 * 180}"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("has an instruction without a single word") == 1
+    assert printed.count("has an instruction in which the agent knows no word") == 1
     assert "warning: task lt_chasm has an instruction" in printed and "env.words" in printed
     options = ["episodes=2", "tasks=[lt_chasm,rooms_select_nonmatching_object]", "threads=1"]
     evaluated(tmp_path / "run", tmp_path / "out.json", *options)
-    assert capsys.readouterr().err.count("warning: task lt_chasm has an instruction without a single word") == 1
+    assert (
+        capsys.readouterr().err.count("warning: task lt_chasm has an instruction in which the agent knows no word") == 1
+    )
 
 
 def _with_words(observations):  # type: ignore[no-untyped-def]
