@@ -1,4 +1,4 @@
-"""What limits a run, read from where its time goes, and what to try against it. Pure functions: seconds in, one sentence out."""
+"""Finds what limits a run from its time shares, and suggests options. Pure functions from seconds to one sentence."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _IDLE_SHARE = 0.2
-"""A side that waits for less of its time than this keeps pace with the other."""
+"""A side (learner or actors) that waits for a smaller share of its time than this keeps pace with the other."""
 _DISK_SHARE = 0.1
-"""More of the loop's time than this on the disk is worth a longer interval, whatever else is slow."""
+"""Share of the loop's time on the disk above which longer intervals are suggested first."""
 _CROWDED_THREADS_PER_CORE = 1.5
-"""Threads at work per core from which on they hinder each other more than they help. An actor for each core and a learner that is busy
-half of the time are fewer."""
+"""Busy threads per core above which further threads slow the run down. One actor per core with a half-busy learner is below it."""
 
 
 class Seconds(NamedTuple):
     """Running totals of a run.
 
     Attributes:
-        loop: wall-clock time of the learner's process; the next two are parts of it.
-        wait: for actors. In the serial runtime, where nobody waits: the actors' turns.
-        disk: checkpoints and metrics.
-        actors: wall-clock time of all actors together; the next three are parts of it, and the rest moves data.
-        env: in the environments.
-        inference: in the policy.
-        actor_wait: for a buffer to write into, because the learner is slower. In the serial runtime: the learner's turns.
+        loop: Wall-clock time of the learner's process. `wait` and `disk` are parts of it.
+        wait: Time of the learner waiting for actors; in the serial runtime, the time of the actors.
+        disk: Time of writing checkpoints and metrics.
+        actors: Wall-clock time, summed over actors. `env`, `inference` and `actor_wait` are parts of it; the rest moves data.
+        env: Time of the environments.
+        inference: Time of the policy.
+        actor_wait: Time of actors waiting for a free buffer, because the learner is slower; in the serial runtime, the learner's time.
     """
 
     loop: float = 0.0
@@ -38,8 +37,8 @@ class Seconds(NamedTuple):
 
 
 class TimeShares(NamedTuple):
-    """Shares of time: `learner` (computing), `wait` and `disk` of the learner's process, which make 1; `env`, `inference` and
-    `actor_wait` of the actors, which with the moving of data make 1."""
+    """Shares of time. `learner` (computing), `wait` and `disk` of the learner's process sum to 1. `env`, `inference` and
+    `actor_wait` of the actors, together with moving data, sum to 1."""
 
     learner: float
     wait: float
@@ -50,7 +49,7 @@ class TimeShares(NamedTuple):
 
     @classmethod
     def between(cls, before: Seconds, after: Seconds) -> TimeShares:
-        """The shares of the time between two readings."""
+        """The shares of the time between two readings of the totals."""
         spent = Seconds(*(late - early for early, late in zip(before, after, strict=True)))
         loop, actors = max(spent.loop, 1e-9), max(spent.actors, 1e-9)
         return cls(
@@ -65,19 +64,25 @@ class TimeShares(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What advice depends on: the configuration as it was resolved, and the machine.
+    """Facts about the configuration and the machine that decide which options are suggested.
 
     Attributes:
-        runtime: its name.
-        num_cores: that the run may use.
-        num_actors, actor_threads, learner_threads, slots_per_actor, buffers_per_actor: of the runtime.
-        least_actors: that give every task a slot.
-        batch_size, passes: of the learner.
-        core_size: features of the core.
-        checkpoint_seconds, log_seconds: intervals.
-        can_use_bf16: the processor multiplies bf16, and the run does not use it.
-        better_inference: what runtime.inference=auto would choose, where the run does otherwise, or empty.
-        faster_engine: another engine of the suite that is faster than the present one, or empty.
+        runtime: Name of the runtime.
+        num_cores: Cores that the run may use.
+        num_actors: Actors of the run.
+        actor_threads: Compute threads of each actor.
+        learner_threads: Compute threads of all learners on this machine.
+        slots_per_actor: Environments of each actor.
+        buffers_per_actor: Unroll buffers of each actor.
+        least_actors: Smallest number of actors that gives every task a slot.
+        batch_size: Columns of one update.
+        passes: Passes over each batch.
+        core_size: Features of the core.
+        checkpoint_seconds: Seconds between checkpoints.
+        log_seconds: Seconds between log steps.
+        can_use_bf16: Whether the device multiplies bf16 and the run does not use it.
+        better_inference: The choice of runtime.inference=auto if the run has another; otherwise empty.
+        faster_engine: A faster engine of the suite, or empty.
     """
 
     runtime: str
@@ -99,17 +104,23 @@ class Facts:
 
 
 class Bottleneck(NamedTuple):
-    """`name`: start, disk, cores, buffers, actors, environment, inference, learner or balance. `sentence`: "limited by X; try Y"."""
+    """The part that limits a run.
+
+    Attributes:
+        name: start, disk, cores, buffers, actors, environment, inference, learner or balance.
+        sentence: "limited by X; try Y".
+    """
 
     name: str
     sentence: str
 
 
 def find_bottleneck(shares: TimeShares | None, facts: Facts) -> Bottleneck:
-    """The part of a run that holds up the others.
+    """The part of a run that the others wait for.
 
     Args:
-        shares: since the run was warm; None before.
+        shares: Time shares since the warm-up; None during it.
+        facts: Facts that decide which options are suggested.
     """
     if shares is None:
         return Bottleneck(
@@ -154,7 +165,7 @@ def _limit_of_serial(shares: TimeShares, facts: Facts) -> Bottleneck:
 
 
 def _limited_by_disk(shares: TimeShares, facts: Facts) -> Bottleneck:
-    # So long that at the same cost per save a fiftieth of the time is left.
+    # The interval at which saves of the same cost take 2% of the time.
     wanted = facts.checkpoint_seconds * shares.disk / 0.02
     options = [f"checkpoint_seconds={max(60, math.ceil(wanted / 60) * 60)}"]
     if facts.log_seconds < 1:
@@ -163,7 +174,7 @@ def _limited_by_disk(shares: TimeShares, facts: Facts) -> Bottleneck:
 
 
 def _limited_by_cores(shares: TimeShares, facts: Facts) -> Bottleneck | None:
-    """Whether more threads work than there are cores; None as well when none can be given up."""
+    """The bottleneck if more threads are busy than the cores can run and some can be removed; otherwise None."""
     working = facts.num_actors * facts.actor_threads * (1 - shares.actor_wait) + facts.learner_threads * shares.learner
     if working <= _CROWDED_THREADS_PER_CORE * facts.num_cores:
         return None
@@ -184,7 +195,7 @@ def _limited_by_cores(shares: TimeShares, facts: Facts) -> Bottleneck | None:
 
 
 def _limited_by_buffers(facts: Facts) -> Bottleneck:
-    # One batch with the learner and one that is being filled.
+    # Room for two batches: the learner reads one while the actors fill the other.
     unrolls = max(1, facts.batch_size // facts.slots_per_actor)
     wanted = max(facts.buffers_per_actor + 1, 2 * math.ceil(unrolls / facts.num_actors))
     return _suggest(
@@ -193,10 +204,10 @@ def _limited_by_buffers(facts: Facts) -> Bottleneck:
 
 
 def _limited_by_actors(shares: TimeShares, facts: Facts) -> Bottleneck:
-    """The learner waits for actors."""
+    """The bottleneck of a learner that waits for actors."""
     more = _free_cores(facts) // facts.actor_threads
     if more:
-        # As many as keep the learner busy, as far as there are cores.
+        # Enough actors to keep the learner busy, limited by the free cores.
         enough = math.ceil(facts.num_actors / max(1e-9, 1 - shares.wait))
         wanted = min(facts.num_actors + more, max(facts.num_actors + 1, enough))
         return _suggest("actors", "the number of actors", [f"runtime.num_actors={wanted}"])
@@ -205,7 +216,7 @@ def _limited_by_actors(shares: TimeShares, facts: Facts) -> Bottleneck:
 
 def _limited_by_environment(shares: TimeShares, facts: Facts) -> Bottleneck:
     options = [f"env.engine={facts.faster_engine}"] if facts.faster_engine else []
-    # What a waiting learner can do beside: it learns more from each step.
+    # A waiting learner has time for more passes, which learn more from each step.
     passes = min(4, int(facts.passes / max(1e-9, 1 - shares.wait)))
     if passes > facts.passes and facts.runtime != "serial":
         options.append(f"learner.passes={passes}")
@@ -221,7 +232,7 @@ def _limited_by_inference(facts: Facts) -> Bottleneck:
 
 
 def _limited_by_learner(shares: TimeShares, facts: Facts) -> Bottleneck:
-    """The actors wait for the learner."""
+    """The bottleneck of actors that wait for the learner."""
     options = []
     needed = max(facts.least_actors, math.ceil(facts.num_actors * (1 - shares.actor_wait)), 1)
     fewer = min(facts.num_actors, needed)
@@ -238,7 +249,7 @@ def _limited_by_learner(shares: TimeShares, facts: Facts) -> Bottleneck:
 
 
 def _free_cores(facts: Facts) -> int:
-    """Cores without an actor or the learner. A learner that waits needs one core, however many threads it has."""
+    """Cores without an actor or the learner. A waiting learner needs one core only, even with several threads."""
     return max(0, facts.num_cores - facts.num_actors * facts.actor_threads - 1)
 
 
@@ -247,7 +258,7 @@ def _smaller_core(facts: Facts) -> list[str]:
 
 
 def _next_fitting(size: int, other: int) -> int:
-    """The first number from twice `size` on that is a multiple or a divisor of `other`, as batch and slots must be."""
+    """The smallest number >= 2 * `size` that is a multiple or a divisor of `other`, as batch_size and slots_per_actor must be."""
     return next(n for n in range(2 * size, 2 * size + other + 1) if n % other == 0 or other % n == 0)
 
 
