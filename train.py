@@ -8,7 +8,7 @@ from agents.cli.signals import InterruptedWait, begin_program, end_with_the_pare
 if __name__ == "__main__":
     begin_program()
 elif __name__ == "__mp_main__":
-    # This is an actor, which imports the main module before anything else.
+    # A spawned actor imports the main module first.
     end_with_the_parent()
 
 import sys
@@ -77,7 +77,7 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs what the arguments describe: help, a new run, a resumed run, or a learner that follows another. Returns the exit code."""
+    """Shows help, or trains a new run, a resumed run, or as a follower of torchrun's first learner. Returns the exit code."""
     if asks_for_help(arguments):
         return show_help(__doc__, train_keys(overrides(arguments)))
     if (launched := torchrun_place()) and launched.rank > 0:
@@ -100,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def make_spec_with_warnings(config: TrainConfig) -> EnvSpec:
-    """The environments of the run, after a warning for each task that cannot always be solved."""
+    """The spec of the run's environments. Warns of tasks that cannot always be solved."""
     env = make_spec(config.env)
     for sentence in get_suite(env.suite).warnings(env):
         warn(f"warning: {sentence}")

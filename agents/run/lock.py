@@ -1,4 +1,4 @@
-"""One writer for a folder: a lock that is held from before the first read to the end, and that ends with its process."""
+"""A lock that gives a folder one writer. The process holds it before its first read, and the kernel releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from system.files import check_links, open_ordinary
 LOCK = "lock"
 
 _RETRY_SECONDS = 0.2
-"""Longer than `is_locked` holds the lock, which is no reason to refuse a run."""
+"""Seconds of retries before a run is refused: `is_locked` holds the lock for a shorter time."""
 
 _LOCKS: dict[str, FolderLock] = {}
-"""Locks of this process, by folder."""
+"""Locks that this process holds, by folder."""
 
 
 class MovedError(RuntimeError):
@@ -32,8 +32,8 @@ class FolderLock:
     """The lock of a folder, held by this process.
 
     Args:
-        folder: as messages name it.
-        descriptor: of the locked file.
+        folder: Path of the folder, as messages show it.
+        descriptor: File descriptor of the locked file.
     """
 
     def __init__(self, folder: Path, descriptor: int) -> None:
@@ -42,7 +42,7 @@ class FolderLock:
         self._path = Path(os.path.abspath(folder)) / LOCK
 
     def current_folder(self) -> Path | None:
-        """Where the folder is now; None where it was deleted, or where that cannot be told."""
+        """The present path of the folder; None if it was deleted, or if its path is unknown."""
         if _is_at(self._descriptor, self._path):
             return self._folder
         with contextlib.suppress(OSError):
@@ -52,7 +52,7 @@ class FolderLock:
         return None
 
     def check(self) -> None:
-        """Raises MovedError where the folder is no longer at its path."""
+        """Raises MovedError if the folder was renamed or deleted."""
         place = self.current_folder()
         if place is None:
             raise MovedError(f"run={self._folder} was deleted while the run wrote to it.")
@@ -60,28 +60,29 @@ class FolderLock:
             raise MovedError(f"run={self._folder} was renamed to {place} while the run wrote to it.")
 
     def release(self) -> None:
-        """Lets others lock the folder."""
+        """Releases the lock for other processes."""
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.close()
 
     def close(self) -> None:
-        """For a copy of the process that holds it: leaves the lock to that one."""
+        """Closes the descriptor. In a forked child this leaves the lock to the parent."""
         os.close(self._descriptor)
 
 
 @contextlib.contextmanager
 def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterator[FolderLock]:
-    """Locks a folder for this process, and makes it if it is missing. If nothing was put into a new folder, it is removed again.
+    """Locks a folder for this process, and creates it if missing. A new folder that stays empty is removed at the end.
 
-    A process that has locked the folder may lock it again: an outer lock stays when the inner one ends.
+    The lock is reentrant: it is released when the outermost context ends.
 
     Args:
-        key: of the command line, that named the folder.
-        wait: for another process that holds the lock; otherwise it is an error.
+        folder: The folder to lock.
+        key: Key of the command line that named the folder, for messages.
+        wait: Whether to wait for another process that holds the lock, instead of raising.
 
     Raises:
-        InputError: another process holds the lock, or the folder cannot be written, or a link leads out of it.
+        InputError: another process holds the lock, the folder cannot be written, or a link leads out of it.
     """
     made = _make_folders(folder, key)
     name = os.path.realpath(folder)
@@ -107,12 +108,12 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process writes to the folder."""
+    """Whether a process holds the folder's lock."""
     return _read_owner_if_locked(folder) is not None
 
 
 def _read_owner_if_locked(folder: Path) -> str | None:
-    """What the process that writes to the folder has said of itself; None where there is none."""
+    """The text that the holder of the lock wrote into it; None if the folder is not locked."""
     try:
         descriptor = open_ordinary(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
     except (OSError, ValueError):
@@ -127,7 +128,7 @@ def _read_owner_if_locked(folder: Path) -> str | None:
 
 
 def check_writable(folder: Path, key: str = "run") -> None:
-    """Raises InputError where `sole_writer` would. Writes nothing itself."""
+    """Raises InputError if `sole_writer` would raise it. Writes nothing."""
     if (owner := _read_owner_if_locked(folder)) is not None:
         raise _busy_error(folder, key, owner)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -137,7 +138,7 @@ def check_writable(folder: Path, key: str = "run") -> None:
 
 
 def _make_folders(folder: Path, key: str) -> list[Path]:
-    """The folders that had to be made, the innermost one first."""
+    """Creates the folder with its parents. Returns the folders that were missing, innermost first."""
     made = []
     try:
         for path in (folder, *folder.parents):
@@ -151,7 +152,7 @@ def _make_folders(folder: Path, key: str) -> list[Path]:
 
 
 def _open_locked(folder: Path, key: str, wait: bool) -> int:
-    """The descriptor of the locked file, which names this process."""
+    """Opens and locks the lock file, and writes this process's id into it. Returns the descriptor."""
     path, until = folder / LOCK, time.monotonic() + _RETRY_SECONDS
     while True:
         try:
@@ -169,12 +170,12 @@ def _open_locked(folder: Path, key: str, wait: bool) -> int:
                     continue
                 raise _busy_error(folder, key, owner) from error
             warn(f"warning: {key}={folder} cannot be locked ({error.strerror}): a second process could write to it.")
-        # The one that held it may have removed it.
+        # The previous holder may have removed the file.
         if _is_at(descriptor, path):
             break
         os.close(descriptor)
         _make_folders(folder, key)
-    # A full disk keeps nobody from holding the lock.
+    # The lock holds on a full disk too; only the owner's name is missing.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
@@ -189,7 +190,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _read_owner(descriptor: int) -> str:
-    """What the process that holds the lock has written into it."""
+    """The text in the lock file: process id and host of its holder."""
     return os.pread(descriptor, 100, 0).decode(errors="replace").strip()
 
 
@@ -213,7 +214,7 @@ def _unwritable_error(folder: Path, key: str, error: OSError | ValueError) -> In
 
 
 def _drop_inherited_locks() -> None:
-    """A process that an environment forks from this one is no writer, and may outlive it."""
+    """Runs in forked children: a process that an environment forks must not hold the lock, because it may outlive the writer."""
     for lock in _LOCKS.values():
         lock.close()
     _LOCKS.clear()

@@ -1,4 +1,4 @@
-"""One run of training: assembles every object that the loop in train.py uses, and counts, logs and saves what the loop does."""
+"""One run of training: assembles every object that the loop in train.py uses, and counts, logs and saves its updates."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Ite
 
     Raises:
         InputError: the run cannot start here.
-        Whatever the body raises, with a note that says whether the run was saved.
+        Exception: any error of the body. Those of training have a note that states whether the run was saved.
     """
     with sole_writer(Path(config.run)) as lock, Display(config.total_frames, enabled=config.display) as display:
         session = Session(config, env, lock, display, pause_at=pause_at)
@@ -66,11 +66,15 @@ class Session:
     """A run that has started. See `open_session`.
 
     Attributes:
-        config, env, plan: of the run.
-        interruption: whether a signal asked for the end.
-        learner, replay, runtime: that learn, remember and collect.
-        group: the other learners.
-        statistics: of the tasks, over all learners.
+        config: The configuration.
+        env: The spec of the environments.
+        plan: The configuration's choices on this machine.
+        interruption: Whether a signal has asked for the end.
+        learner: Makes the updates.
+        replay: Holds earlier columns.
+        runtime: Collects batches from the actors.
+        group: The other learner processes.
+        statistics: Statistics of the tasks over all learners.
     """
 
     def __init__(self, config: TrainConfig, env: EnvSpec, lock: FolderLock, display: Display, *, pause_at: int) -> None:
@@ -150,7 +154,7 @@ class Session:
         return "stop_at_success" if 0 < self.config.stop_at_success <= self.statistics.success() else ""
 
     def receive(self, batch: Batch) -> None:
-        """A batch has arrived: reports words that the agent does not know, and lets the other learners make the same step."""
+        """Reports unknown instructions of a new batch, and signals the other learners to make the same step."""
         self._faults.batch_arrived()
         for sentence in self._unknown.find_new(batch.trajectory):
             self._display.say(sentence)
