@@ -34,7 +34,7 @@ def test_it_has_words_and_none_of_them_is_known() -> None:
     [
         (DMLab30Config(), ": add its words to env.words, from the start of a run."),
         (GymnasiumConfig(), ": add its words to env.vocabulary, from the start of a run."),
-        (BabyAIConfig(), "such one."),
+        (BabyAIConfig(), "other unknown instruction."),
     ],
 )
 def test_each_task_is_told_once_with_what_can_be_done(config: EnvConfig, fix: str) -> None:
