@@ -43,7 +43,7 @@ def examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_engines_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_report_version_and_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "loud_engine.py").write_text("print('hello'); import os; os.write(1, b'there')", encoding="utf-8")
     (tmp_path / "broken_engine.py").write_text("raise ImportError('libGL.so.1: cannot open')", encoding="utf-8")
     (tmp_path / "deadly_engine.py").write_text("import os; os._exit(3)", encoding="utf-8")
@@ -59,7 +59,7 @@ def test_engines_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
     code, found = examined(capfd, *SMALL, "runtime.num_actors=2", "runtime.slots_per_actor=16", "runtime=local")
     assert code == CAN_RUN
     assert found["run"]["problems"] == []
@@ -75,7 +75,7 @@ def test_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_a_run_that_would_not_start(capfd: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_why_a_run_would_not_start(capfd: pytest.CaptureFixture[str]) -> None:
     code, found = examined(capfd, *SMALL, "runtime.slots_per_actor=2", "runtime=local", "runtime.num_actors=1")
     assert code == CANNOT_RUN
     assert "runtime.slots_per_actor=2" in found["run"]["problems"][0]
@@ -84,7 +84,7 @@ def test_a_run_that_would_not_start(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("one_engine", "process_settings")
-def test_what_train_refuses_is_refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_doctor_refuses_what_train_refuses(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """With the sentence of train.py, and nothing is written."""
 
     def problems(*keys: str) -> list[str]:
@@ -117,7 +117,7 @@ def test_what_train_refuses_is_refused(capfd: pytest.CaptureFixture[str], tmp_pa
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_too_little_memory_is_seen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_too_little_memory(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 0)
     code, found = examined(capfd, *SMALL, "runtime=local")
     assert code == CANNOT_RUN
@@ -126,7 +126,7 @@ def test_too_little_memory_is_seen(capfd: pytest.CaptureFixture[str], monkeypatc
     assert found["run"]["needs"]["actors"] > 0
 
 
-def test_an_engine_that_cannot_be_imported_stops_its_own_suites_only(
+def test_broken_engine_affects_only_its_suites(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "SUITES", [])
@@ -145,13 +145,13 @@ def test_bad_input(capfd: pytest.CaptureFixture[str], argument: str, answer: str
     assert answer in "".join(capfd.readouterr())
 
 
-def test_a_suite_that_cannot_be_played_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unplayable_suite_reports_its_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ale_py" else find(name))
     assert 'pip install "mimpala[atari]"' in doctor.problem_of_suite("atari")
 
 
-def test_every_engine_has_an_extra_of_this_project_or_a_page() -> None:
+def test_every_engine_has_an_extra_or_a_page() -> None:
     project = tomllib.loads((Path(doctor.__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     for module, engine in doctor.ENGINES.items():
@@ -220,7 +220,7 @@ def test_differences_from_a_space(space: Any, value: Any, expected: str) -> None
     assert found.startswith(expected) and bool(found) == bool(expected)
 
 
-def test_levels_that_differ_or_cannot_always_be_solved_are_named(
+def test_doctor_names_levels_that_differ_or_cannot_always_be_solved(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("envpool")

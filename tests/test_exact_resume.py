@@ -47,7 +47,7 @@ def killed_after(run: Path, copy: Path, updates: int) -> Path:
 
 
 @pytest.mark.parametrize("overrides", [[], ["runtime.num_actors=2", "env.observation=image"]])
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, overrides: list[str]) -> None:
+def test_resumed_run_equals_an_uninterrupted_run(tmp_path: Path, overrides: list[str]) -> None:
     run = tmp_path / "run"
     assert train.main([*TINY, *SIZES, *LOGGED, *overrides, f"run={run}", "total_frames=240"]) == 0
     assert len(rows(run)) >= 8
@@ -68,7 +68,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, overrides: list
     assert len({row["loss/learning_rate"] for row in rows(run)}) == len(rows(run))
 
 
-def test_other_actors_begin_their_next_episodes(tmp_path: Path) -> None:
+def test_resume_with_another_number_of_actors_starts_next_episodes(tmp_path: Path) -> None:
     """State that does not fit is left aside, as without any."""
     run = tmp_path / "run"
     assert train.main([*TINY, *SIZES, *LOGGED, f"run={run}", "total_frames=60"]) == 0

@@ -74,7 +74,7 @@ def shown(run: Path) -> list[int]:
     return [event.step for event in board.Scalars("frames")]
 
 
-def test_training_goes_on_while_the_disk_is_full(
+def test_training_continues_while_the_disk_is_full(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = small_disk / "run"
@@ -122,7 +122,7 @@ def test_a_run_that_cannot_be_saved_at_its_end_fails(
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EDQUOT, errno.EIO])
-def test_no_write_of_a_run_is_worth_its_end(
+def test_no_failed_write_ends_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
     def refuse(*arguments: object) -> None:
@@ -142,7 +142,7 @@ def test_no_write_of_a_run_is_worth_its_end(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_record_is_appended_whole_or_not_at_all(small_disk: Path) -> None:
+def test_record_is_appended_completely_or_not_at_all(small_disk: Path) -> None:
     file = AppendedFile(small_disk / "records")
     file.write(b"one\n")
     (small_disk / "others").write_bytes(bytes(3 * 2**20))
@@ -154,7 +154,7 @@ def test_a_record_is_appended_whole_or_not_at_all(small_disk: Path) -> None:
     assert (small_disk / "records").read_bytes() == b"one\ntwo\n"
 
 
-def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
+def test_link_at_the_path_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
     (tmp_path / ".config.yaml.tmp").symlink_to(precious)

@@ -16,7 +16,7 @@ ATARI57 = ["atari57_impala", "atari57_popart", "atari57_mi"]
 
 
 @pytest.mark.parametrize("name", ATARI57)
-def test_the_57_games_fit_on_a_small_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_atari57_presets_fit_on_a_small_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
     # One actor, so all games have to sit in it.
@@ -30,7 +30,7 @@ def test_the_57_games_fit_on_a_small_machine(name: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ATARI57)
-def test_the_57_games_are_learned_as_published(name: str) -> None:
+def test_atari57_presets_have_the_published_settings(name: str) -> None:
     config = compose_train([f"experiment={name}"])
     learner = config.learner
     # Espeholt et al. 2018, appendix G.
@@ -66,13 +66,13 @@ def test_published_constants_come_with_the_published_optimizer(choice: str) -> N
     assert (learner.optimizer, learner.epsilon, learner.rms_decay) == ("rmsprop_tf", PUBLISHED[choice], 0.99)
 
 
-def test_no_preset_takes_the_other_rmsprop() -> None:
+def test_no_preset_uses_torchs_rmsprop() -> None:
     files = list(Path(conf.__path__[0]).rglob("*.yaml"))
     assert files and not [path for path in files if "optimizer: rmsprop\n" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("name", ["impala", *ATARI57])
-def test_the_command_line_has_the_last_word(name: str) -> None:
+def test_command_line_overrides_presets(name: str) -> None:
     """A preset that sets `fusion.name` would beat `fusion=film`, silently."""
     config = compose_train([f"experiment={name}", "fusion=film", "context=task", "total_frames=7"])
     assert (config.fusion.name, config.context.name, config.total_frames) == ("film", "task", 7)

@@ -52,7 +52,7 @@ def updates(run: Path) -> list[int]:
 # Damage
 
 
-def test_a_damaged_checkpoint_is_left_aside_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_checkpoint_is_renamed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([*TINY, f"run={tmp_path}", "total_frames=100"]) == 0
     found = list_checkpoints(tmp_path / "checkpoints")
     last = found[-1].read_bytes()
@@ -97,7 +97,7 @@ def tampered(tree: dict[Any, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
-def test_what_lacks_something_is_refused_in_one_sentence(run: Path) -> None:
+def test_incomplete_checkpoint_is_refused_in_one_sentence(run: Path) -> None:
     content = load_checkpoint(find_checkpoint(run, print))
     config = load_train(run / "config.yaml")
     env = make_spec(config.env)
@@ -161,7 +161,7 @@ class Unfrozen(SerialRuntime):
         return None
 
 
-def test_on_other_runtimes_every_slot_goes_on_with_its_next_episode(
+def test_resume_on_another_runtime_continues_with_the_next_episode_of_every_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builder, "LocalRuntime", Unfrozen)
@@ -196,7 +196,7 @@ def test_interrupted_episodes_are_counted(run: Path, name: str, actors: int, dro
     assert restored == ResumeState(content["seconds"], content["runtime"] if dropped == 0 else None, dropped)
 
 
-def test_a_checkpoint_of_a_gpu_is_read_without_one(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_checkpoint_is_read_without_a_gpu(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = load_checkpoint(find_checkpoint(run, print))
     with monkeypatch.context() as patch:
         # What torch writes into a file beside a tensor that is on a GPU.
@@ -209,7 +209,7 @@ def test_a_checkpoint_of_a_gpu_is_read_without_one(tmp_path: Path, run: Path, mo
     torch.testing.assert_close(found["learner"], content["learner"], rtol=0, atol=0)
 
 
-def test_what_cannot_change_is_listed_line_by_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_that_cannot_change_are_listed_line_by_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([f"run={run}", "resume=true", "seed=4", "core.size=17", "learner.discounting=0.5"]) == 2
     first, *lines = capsys.readouterr().err.splitlines()
     assert first == "error: resume=true cannot change 3 keys: leave them out, or start another run."
@@ -223,7 +223,7 @@ def test_what_cannot_change_is_listed_line_by_line(run: Path, capsys: pytest.Cap
 # Runs of earlier versions
 
 
-def test_a_run_goes_on_with_the_optimizer_that_its_preset_had_then(
+def test_resumed_run_keeps_the_optimizer_of_its_earlier_preset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same command line as before, whose preset brings another optimiser now."""
@@ -243,9 +243,7 @@ def test_a_run_goes_on_with_the_optimizer_that_its_preset_had_then(
     assert all(kept.keys() == {"step", "square_avg"} for kept in weights[0]["optimizer"]["state"].values())
 
 
-def test_an_optimizer_that_is_named_is_not_exchanged_in_silence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explicit_change_of_the_optimizer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["experiment=impala", *TINY, "fusion=concat", "torso.size=16", "learner.batch_size=3", f"run={tmp_path}"]
     assert train.main([*command, "total_frames=60", "learner.optimizer=rmsprop"]) == 0
     capsys.readouterr()
@@ -261,7 +259,7 @@ def test_an_optimizer_that_is_named_is_not_exchanged_in_silence(
 
 
 @pytest.mark.parametrize(("lambda_", "form"), [(0.9, "paper"), (1.0, "mixed")])
-def test_a_run_from_before_the_mixed_bootstrap_goes_on_as_it_was(tmp_path: Path, lambda_: float, form: str) -> None:
+def test_run_from_before_the_mixed_bootstrap_keeps_its_form(tmp_path: Path, lambda_: float, form: str) -> None:
     command = [*TINY, f"learner.lambda_={lambda_}"]
     old, whole, new = (tmp_path / name for name in ("old", "whole", "new"))
     for run in (old, whole):

@@ -156,7 +156,9 @@ def facts(**changes: Any) -> Facts:
         ),
     ],
 )
-def test_the_limit_and_the_advice(shares: TimeShares | None, changes: dict[str, Any], name: str, sentence: str) -> None:
+def test_bottleneck_and_suggestion_follow_from_time_shares(
+    shares: TimeShares | None, changes: dict[str, Any], name: str, sentence: str
+) -> None:
     assert find_bottleneck(shares, facts(**changes)) == (name, sentence)
 
 
@@ -168,7 +170,7 @@ def test_the_limit_and_the_advice(shares: TimeShares | None, changes: dict[str, 
         ("inference", "inference", "inference"),
     ],
 )
-def test_in_the_serial_runtime_the_largest_part_is_named(part: str, name: str, limit: str) -> None:
+def test_serial_bottleneck_is_the_part_with_the_largest_share(part: str, name: str, limit: str) -> None:
     shares = TimeShares(learner=0.2, wait=0.8, disk=0.15, env=0.2, inference=0.2, actor_wait=0.2)._replace(
         **{part: 0.5}
     )
@@ -208,7 +210,7 @@ def advised(sentence: str) -> dict[str, str]:
     checkpoint_seconds=st.floats(0, 5000),
     bf16=st.booleans(),
 )
-def test_advice_changes_something_and_fits(
+def test_suggested_options_change_the_configuration_and_are_valid(
     learner: float,
     disk: float,
     env: float,
@@ -274,7 +276,7 @@ def test_advice_changes_something_and_fits(
         assert most % least == 0, f"{key} does not fit"
 
 
-def test_every_kind_of_advice_is_a_setting_that_train_takes() -> None:
+def test_every_suggested_option_is_accepted_by_train() -> None:
     shown = facts(passes=2, can_use_bf16=True, faster_engine="envpool", log_seconds=0.0)
     bottlenecks = [find_bottleneck(shares, shown) for shares in (SLOW_DISK, SLOW_LEARNER, SLOW_ENV, SLOW_POLICY, TURNS)]
     bottlenecks.append(find_bottleneck(SLOW_LEARNER, facts(runtime="serial")))
@@ -292,7 +294,7 @@ def test_every_kind_of_advice_is_a_setting_that_train_takes() -> None:
         assert str(flat.get(key, flat.get(f"{key}.name"))).removesuffix(".0") == value
 
 
-def test_shares_are_parts_of_their_own_side() -> None:
+def test_learner_and_actor_shares_are_computed_separately() -> None:
     before = Seconds(loop=1, wait=1, disk=0, actors=2, env=1, inference=1, actor_wait=0)
     after = Seconds(loop=11, wait=5, disk=1, actors=22, env=11, inference=6, actor_wait=4)
     assert TimeShares.between(before, after) == pytest.approx(
@@ -301,7 +303,7 @@ def test_shares_are_parts_of_their_own_side() -> None:
     assert TimeShares.between(after, after).env == 0
 
 
-def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_excludes_warm_up_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(agents.run.timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     clock = Clock(100.0, Counters(), action_repeat=4)
@@ -345,7 +347,7 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
     assert clock.seconds == pytest.approx(100 + now[0])
 
 
-def test_policy_lag_is_of_every_update_with_every_unroll() -> None:
+def test_policy_lag_covers_every_update_with_every_unroll() -> None:
     clock = Clock(0.0, Counters(), action_repeat=1)
     times = dict.fromkeys(
         ("wait_seconds", "actor_seconds", "env_seconds", "inference_seconds", "actor_wait_seconds"), 0.0

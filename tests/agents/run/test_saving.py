@@ -47,7 +47,7 @@ def best(run: Path) -> int:
     return int(find_checkpoint(run / "best", print).stem.split("-")[1])
 
 
-def test_the_best_stays_and_is_found_by_its_name(tmp_path: Path) -> None:
+def test_best_checkpoint_is_kept_and_found_by_name(tmp_path: Path) -> None:
     saver = make_saver(tmp_path)
     save(saver, 1)
     with pytest.raises(InputError, match="has no best checkpoint") as caught:
@@ -67,7 +67,7 @@ def test_the_best_stays_and_is_found_by_its_name(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [10] and best(tmp_path) == 10
 
 
-def test_milestones_stay(tmp_path: Path) -> None:
+def test_milestones_are_kept(tmp_path: Path) -> None:
     saver = make_saver(tmp_path, milestone_frames=40)
     for updates in range(1, 12):
         # A save that falls between two intervals is due when a milestone has been passed.
@@ -84,7 +84,7 @@ def test_milestones_stay(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [4, 8, 12, 13]
 
 
-def test_a_run_without_success_is_judged_by_its_return() -> None:
+def test_best_checkpoint_uses_return_if_success_is_unknown() -> None:
     statistics = Statistics(("a", "b"))
     assert statistics.recent_performance() is None
     statistics.tasks["a"].recent.append((4.0, math.nan, 7))
@@ -99,12 +99,12 @@ def test_a_run_without_success_is_judged_by_its_return() -> None:
 @pytest.mark.parametrize(
     "kept", [3, {}, {"best": {"updates": "../../x"}, "milestones": []}, {"best": {}, "milestones": [-1]}]
 )
-def test_a_list_of_kept_ones_that_is_none_is_refused(tmp_path: Path, kept: object) -> None:
+def test_invalid_record_of_kept_checkpoints_is_refused(tmp_path: Path, kept: object) -> None:
     with pytest.raises(InputError, match="not readable"):
         make_saver(tmp_path, saved=PLAIN | {"kept": kept})
 
 
-def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_is_reported_once_and_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     saver = make_saver(tmp_path, said, keep=1, milestone_frames=40)
     save(saver, 3)
@@ -143,7 +143,9 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkey
     assert "was not saved: resume=true continues from" in saver.describe_saved_state(9)
 
 
-def test_a_folder_that_cannot_be_cleared_is_no_lost_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_to_remove_checkpoints_is_not_a_failure_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     saver = make_saver(tmp_path, said, keep=1)
 
@@ -169,7 +171,7 @@ class Disk:
         return self._save(folder, updates, content)
 
 
-def test_on_a_full_disk_the_oldest_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_removes_oldest_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     disk = Disk(monkeypatch, tmp_path)
     saver = make_saver(tmp_path, said, keep=9, milestone_frames=20)
@@ -188,7 +190,7 @@ def test_on_a_full_disk_the_oldest_makes_room(tmp_path: Path, monkeypatch: pytes
     assert numbers(tmp_path) == [1, 2, 4, 6, 7, 9]
 
 
-def test_the_newest_intact_one_never_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_newest_intact_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(monkeypatch, tmp_path)
     saver = make_saver(tmp_path, keep=9)
     for updates in (1, 2, 3):

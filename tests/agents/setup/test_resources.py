@@ -32,7 +32,7 @@ def make_needs(**parts: int) -> Needs:
 
 
 @pytest.mark.parametrize("part", ["trajectories", "replay", "actors", "environments", "learner"])
-def test_what_does_not_fit_into_memory_is_refused_with_the_knob_of_its_largest_part(part: str) -> None:
+def test_refusal_for_memory_names_the_option_of_the_largest_part(part: str) -> None:
     parts = dict.fromkeys(("trajectories", "replay", "actors", "environments", "learner"), MIB) | {part: 5 * MIB}
     check_resources(make_needs(**parts), suggest, memory=9 * MIB, open_files=1000)
     with pytest.raises(InputError) as caught:
@@ -43,7 +43,7 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_knob_of_its_largest_p
     assert "\n" not in message
 
 
-def test_what_does_not_fit_into_open_files_is_refused() -> None:
+def test_too_many_open_files_are_refused() -> None:
     with pytest.raises(
         InputError,
         match=r"needs 5,000 open files in one process and 1,024 are allowed: lower the option of open_files",
@@ -51,7 +51,7 @@ def test_what_does_not_fit_into_open_files_is_refused() -> None:
         check_resources(make_needs(open_files=5000), suggest, memory=MIB, open_files=1024)
 
 
-def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
+def test_limit_of_open_files_is_raised_up_to_the_hard_limit() -> None:
     """In a process of its own, which keeps the limits that it is given."""
     program = """
 import resource
@@ -72,13 +72,13 @@ except InputError as error:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 400
 
 
-def test_a_container_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_limits_reduce_the_resources(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_memory() > 100 * MIB
     monkeypatch.setattr("agents.setup.machine.memory_left", lambda: 990.0)
     assert free_memory() == 990
 
 
-def test_what_a_run_needs_grows_with_what_it_is_given() -> None:
+def test_needs_grow_with_actors_slots_and_networks() -> None:
     base = {"trajectories": 10, "replay": 20, "parameters": 100, "bytes_per_parameter": 8}
     serial = sum_needs(**base, actors=0, networks=0, slots=4, slots_have_processes=False)
     assert serial.actors == serial.environments == 0 and serial.learner == 1600
@@ -92,7 +92,7 @@ def test_what_a_run_needs_grows_with_what_it_is_given() -> None:
     assert local.open_files > 1200
 
 
-def test_a_configuration_that_cannot_fit_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_that_does_not_fit_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 100 * MIB)
     config = compose_train(
         [
@@ -124,7 +124,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, free: int, *keys: str) -> str:
     return ""
 
 
-def test_an_engine_of_deepmind_lab_counts_with_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_needs_of_deepmind_lab_use_measured_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """190 to 260 MiB in a process of its own, 90 for a further one in the same process."""
     for keys, each in (((), 260), (("env.processes=false",), 90)):
         config = compose_train([*DMLAB, "runtime.num_actors=2", "runtime.slots_per_actor=16", *keys])
@@ -134,7 +134,7 @@ def test_an_engine_of_deepmind_lab_counts_with_what_was_measured(monkeypatch: py
     assert "environments 8,320" in refusal(monkeypatch, 8_000, "runtime.num_actors=2", "runtime.slots_per_actor=16")
 
 
-def test_actors_on_other_machines_take_no_memory_of_this_one_for_their_environments() -> None:
+def test_environments_of_remote_actors_need_no_local_memory() -> None:
     config = compose_train([*DMLAB, "runtime=cluster", "runtime.address=there:1", "runtime.num_actors=9"])
     env = make_spec(config.env)
     assert preflight.estimate_needs(config, env, builder.build_network(config, env)).environments == 0
@@ -142,7 +142,7 @@ def test_actors_on_other_machines_take_no_memory_of_this_one_for_their_environme
 
 @pytest.mark.parametrize("actors", [5, 16])
 @pytest.mark.parametrize("free", [3_000, 4_500])
-def test_the_values_that_a_refusal_names_fit(monkeypatch: pytest.MonkeyPatch, actors: int, free: int) -> None:
+def test_values_in_a_refusal_fit(monkeypatch: pytest.MonkeyPatch, actors: int, free: int) -> None:
     keys = [f"runtime.num_actors={actors}", "runtime.slots_per_actor=4"]
     said = refusal(monkeypatch, free, *keys)
     found = re.findall(r"(runtime\.\w+)=(\d+) to (\d+)", said)
@@ -158,12 +158,12 @@ def test_the_values_that_a_refusal_names_fit(monkeypatch: pytest.MonkeyPatch, ac
     )
 
 
-def test_where_no_lower_value_fits_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusal_names_no_value_if_none_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     said = refusal(monkeypatch, 600, "runtime.num_actors=1", "runtime.slots_per_actor=4")
     assert " to " not in said and "which alone is not enough, and leave out some of env.tasks" in said
 
 
-def test_an_evaluation_that_cannot_fit_is_refused_with_a_number_of_slots_that_does(
+def test_refused_evaluation_names_a_number_of_slots_that_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = compose_train(DMLAB).env
@@ -182,14 +182,14 @@ def test_an_evaluation_that_cannot_fit_is_refused_with_a_number_of_slots_that_do
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_every_suite_says_what_an_environment_takes(suite: str) -> None:
+def test_every_suite_estimates_the_memory_of_an_environment(suite: str) -> None:
     """The least with which it can be worked, and no more than a small machine has."""
     config = compose_train([f"env={suite}", "context=task"]).env
     assert 0 <= SUITES[suite].memory(config) <= 200
     assert (SUITES[suite].memory(config) > 0) == (suite not in ("conditional", "gymnasium"))
 
 
-def test_memory_of_a_process_includes_what_it_has_started() -> None:
+def test_memory_of_a_process_includes_its_descendants() -> None:
     """A child that has a child with 64 MiB."""
     inner = "import sys; block = bytearray(64 * 2**20); print('ready', flush=True); sys.stdin.read()"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"

@@ -23,7 +23,7 @@ from envs.suite import EnvConfig
 from envs.suites import make_spec
 
 
-def test_it_has_words_and_none_of_them_is_known() -> None:
+def test_instruction_with_only_unknown_words_is_detected() -> None:
     tokens = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 1], [1, 2, 0], [2, 0, 0], [3, 2, 2]], np.int32)
     assert has_only_unknown_words(tokens).tolist() == [False, True, True, False, False, False]
     assert has_only_unknown_words(tokens.reshape(2, 3, 3)).shape == (2, 3)
@@ -37,7 +37,7 @@ def test_it_has_words_and_none_of_them_is_known() -> None:
         (BabyAIConfig(), "other unknown instruction."),
     ],
 )
-def test_each_task_is_told_once_with_what_can_be_done(config: EnvConfig, fix: str) -> None:
+def test_each_task_is_reported_once_with_the_fix(config: EnvConfig, fix: str) -> None:
     env = replace(make_spec(DMLab30Config()), tasks=("a", "b"))
     unknown = UnknownInstructions(config, env)
     batch = {"task": torch.tensor([[0, 1]]), "instruction": torch.tensor([[[2, 1], [0, 0]]], dtype=torch.int32)}
@@ -52,13 +52,13 @@ def test_each_task_is_told_once_with_what_can_be_done(config: EnvConfig, fix: st
     assert unknown.find_new(batch) == []
 
 
-def test_suites_without_instructions_have_none() -> None:
+def test_suites_without_instructions_report_none() -> None:
     config = compose_train(["env=conditional", "context=task"]).env
     assert UnknownInstructions(config, make_spec(config)).find_new({}) == []
 
 
 @pytest.mark.usefixtures("process_settings", "alone")
-def test_train_and_evaluate_warn_of_a_level_with_words_of_its_own(
+def test_train_and_evaluate_warn_of_a_level_with_unknown_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(deepmind_lab.Lab, "observations", _with_words(deepmind_lab.Lab.observations))
