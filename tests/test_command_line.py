@@ -1,4 +1,4 @@
-"""Texts reach the configuration as they are typed, and printed commands can be typed."""
+"""Text values are read literally, and printed commands can be run in a shell."""
 
 from __future__ import annotations
 

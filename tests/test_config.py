@@ -1,4 +1,4 @@
-"""The configuration: everything on offer composes, and every mistake is answered in one sentence."""
+"""The configuration: every choice composes, and every invalid override is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TABLES = {
 
 
 def refusal(*overrides: str) -> str:
-    """The one sentence that answers this command line."""
+    """The sentence that refuses this command line."""
     with pytest.raises(InputError) as caught:
         compose_train(list(overrides))
     message = str(caught.value)
@@ -58,7 +58,7 @@ def refusal(*overrides: str) -> str:
     return message
 
 
-# What is on offer
+# Choices
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_every_choice_composes(group: str, name: str) -> None:
     ],
 )
 def test_cached_choices_compose_the_same_configuration(program: str, overrides: list[str]) -> None:
-    """As if Hydra made all of it anew, and what is made of them once is not changed by what is put into it."""
+    """The result equals a composition by Hydra, and changing it does not change the cached configuration."""
     for _ in range(2):
         found = loading._compose(program, overrides)
         with initialize_config_module("conf", version_base="1.3"):
@@ -156,7 +156,7 @@ def test_every_key_is_listed_with_its_default() -> None:
 
 
 def test_changed_keys_include_explicit_defaults() -> None:
-    """Also where the value is the default."""
+    """An explicit key counts even if its value is the default."""
     assert changed_keys(["seed=3", "fusion=gated", "resume=false"]) == {
         "seed": 3,
         "fusion.name": "gated",
@@ -165,7 +165,7 @@ def test_changed_keys_include_explicit_defaults() -> None:
     assert changed_keys([]) == {}
 
 
-# Mistakes
+# Invalid overrides
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What doctor.py finds on machines on which something is missing."""
+"""doctor.py on machines with missing or broken parts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SMALL = ["env=conditional", "context=task", "core.size=8", "fusion.size=8"]
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no run has been begun."""
+    """A working directory without runs."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importing all engines and looking at all suites takes seconds."""
+    """Limits the examination to one engine and one suite, because all of them take seconds."""
     monkeypatch.setattr(doctor, "SUITES", ["conditional"])
     monkeypatch.setattr(doctor, "ENGINES", {"json": Engine("rich", "pip install json", ("numpy",))})
 
@@ -67,7 +67,7 @@ def test_doctor_reports_a_run_that_would_start(capfd: pytest.CaptureFixture[str]
     assert 0 < found["run"]["needs"]["trajectories"] < 2**24 < found["run"]["needs"]["actors"]
     assert found["machine"]["cores"] >= 1
     assert found["suites"]["conditional"]["problem"] == ""
-    # The screen says the same.
+    # The table has the same content.
     assert main(SMALL) == CAN_RUN
     shown = capfd.readouterr().out
     assert "run env=conditional" in shown and "needs" in shown and "suite conditional" in shown
@@ -85,7 +85,7 @@ def test_doctor_reports_why_a_run_would_not_start(capfd: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("one_engine", "process_settings")
 def test_doctor_refuses_what_train_refuses(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """With the sentence of train.py, and nothing is written."""
+    """The message is that of train.py, and nothing is written."""
 
     def problems(*keys: str) -> list[str]:
         before = sorted(tmp_path.rglob("*"))
@@ -180,7 +180,7 @@ def test_a_few_steps_of_each_task_are_played_and_compared(capfd: pytest.CaptureF
     assert found["StraysFar"]["differences"] == ["step returns numbers from 7 to 7 where the space has -1 to 1"]
     assert "step returns 1 numbers that are not finite" in found["StraysBroken"]["differences"]
     assert found["Breaks"]["failure"] == "the wheel came off"
-    # What strays a little would start all the same; what raises would not get far.
+    # Differences from the spec do not stop a run, but an error does.
     assert {name for name, code in codes.items() if code} == {"Breaks"}
 
 

@@ -1,4 +1,4 @@
-"""resume=true on a run that has come to its end touches nothing, and an evaluation keeps earlier ones that had other settings."""
+"""resume=true leaves a finished run unchanged, and an evaluation keeps earlier ones with other settings."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing changes."""
+    """The folder of a finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     assert train.main([*TINY, f"run={folder}", "total_frames=100"]) == 0
     return folder
 
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """When every file was written, and what is in it."""
+    """Modification time and content of every file."""
     found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
@@ -96,7 +96,7 @@ def test_unfinished_run_continues(finished: Path, tmp_path: Path, capsys: pytest
         (run / RESULT).unlink()
         if change:
             (run / RESULT).write_text(json.dumps(played | change), encoding="utf-8")
-        # As far as it came: fewer frames are refused here, too.
+        # Exactly the frames played, because fewer frames are refused here too.
         assert train.main([f"run={run}", "resume=true", "total_frames=50"]) == 2
         assert train.main([f"run={run}", "resume=true"]) == 0
         assert "nothing to do" not in capsys.readouterr().out
@@ -141,7 +141,7 @@ def test_an_earlier_evaluation_with_other_settings_is_kept(tmp_path: Path, capsy
     printed = capsys.readouterr().out
     assert f"written: {tmp_path / 'evaluation.json'}" in printed and f"kept: {kept}" in printed
     assert json.loads(kept.read_text(encoding="utf-8")) == first
-    # The same settings again replace what was kept of them; what differs otherwise has a name of its own.
+    # The same settings replace their earlier file; other settings get a separate name.
     assert evaluated(path, "episodes=4", "greedy=true") == first
     other = evaluated(path, "episodes=5", "slots=1")
     assert evaluated(path, "episodes=4", "greedy=true") == first
@@ -209,7 +209,7 @@ def test_videos_and_probes_of_another_evaluation_are_kept(tmp_path: Path) -> Non
     assert names[:2] == [None, None] and names[3:] == [names[3], names[2]]
     assert names[2] and names[2].startswith("videos-seed0-")
     assert (tmp_path / names[2] / "map-0.mp4").read_text(encoding="utf-8") == "0"
-    # Of one whose settings were not noted, and of a note that somebody has made up.
+    # An evaluation without recorded settings, and one with an invalid record.
     for number, note in enumerate(("", '{"seed": "../../x"}', "[")):
         (tmp_path / "videos.json").write_text(note, encoding="utf-8")
         kept = keep_folder(folder, {"seed": 10 + number})

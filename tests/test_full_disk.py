@@ -1,4 +1,4 @@
-"""A run whose disk is full, read-only or failing goes on, says so, and ends well or loudly."""
+"""A run with a full, read-only or failing disk continues and warns, and it fails if its end cannot be saved."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ TINY = [
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
+    """A mounted file system of 4 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("a file system of its own needs the rights of root")
+        pytest.skip("mounting a file system needs root")
     try:
         yield folder
     finally:
@@ -52,7 +52,7 @@ def fill(disk: Path) -> None:
 
 
 def at_batches(monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], object]]) -> None:
-    """Calls an action before the statistics take in the batch of that number, the first being 1."""
+    """Calls each action before the statistics count the batch with its number, from 1."""
     update, batches = Statistics.update, []
 
     def acting(self: Statistics, batch: Trajectory) -> None:
@@ -68,7 +68,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def shown(run: Path) -> list[int]:
-    """Updates of the rows that TensorBoard shows."""
+    """Updates of the rows in TensorBoard."""
     board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     board.Reload()
     return [event.step for event in board.Scalars("frames")]
@@ -81,13 +81,13 @@ def test_training_continues_while_the_disk_is_full(
     newest: list[str] = []
 
     def free() -> None:
-        # What was there when it filled up is still there, and nothing half written.
+        # Existing files are unchanged, and no partial file is left.
         newest.extend(os.listdir(run / "checkpoints"))
         (small_disk / "others").unlink()
 
     at_batches(monkeypatch, {5: lambda: fill(small_disk), 10: free})
     assert train.main([*TINY, f"run={run}", "total_frames=500"]) == 0
-    # The newest, and the best.
+    # The newest checkpoint and the best one.
     assert "checkpoint-000000000004.pt" in newest and len(newest) <= 2
     written = rows(run)
     updates = [row["updates"] for row in written]
@@ -111,7 +111,7 @@ def test_a_run_that_cannot_be_saved_at_its_end_fails(
     err = capfd.readouterr().err
     assert err.startswith(f"error: The end of run={run} was not saved (") and err.count("\n") == 1
     assert err.endswith(f"resume=true continues from {run}/checkpoints/checkpoint-000000000004.pt.\n")
-    # Nor can it be gone on with, until there is room.
+    # A resume fails too while the disk is full.
     assert train.main([f"run={run}", "resume=true"]) == 2
     assert "cannot be written (No space left on device)" in capfd.readouterr().err
     (small_disk / "others").unlink()

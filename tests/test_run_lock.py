@@ -1,4 +1,4 @@
-"""One process writes to a run folder: a second one is refused in a sentence, and a folder that is taken away ends the run in one."""
+"""One process writes to a run folder: a second one is refused, and a moved or deleted folder ends the run with a message."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ with sole_writer(Path(sys.argv[1])):
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process has the folder's lock."""
+    """Starts another process that holds the folder's lock."""
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
@@ -76,13 +76,13 @@ def test_second_writer_is_refused_and_changes_nothing(
     errors = capsys.readouterr().err
     assert errors.startswith(f"error: run={run} is being written by process {other.pid}: ")
     assert errors.count("\n") == 1 and files(run) == before
-    # The lock ends with its process, however that ends.
+    # The kernel releases the lock when its process is killed.
     assert not is_locked(run)
     assert train.main([f"run={run}", "resume=true", "total_frames=200"]) == 0
 
 
 def test_new_run_does_not_wait_for_a_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A process that has the lock of a folder without a run is about to begin one."""
+    """A process that holds the lock of a folder without a run is about to start one there."""
     with held(tmp_path / "run"):
         assert train.main([*TINY, f"run={tmp_path / 'run'}", "total_frames=100"]) == 2
     assert "is being written by process" in capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_lock_belongs_to_one_process(tmp_path: Path) -> None:
         with sole_writer(tmp_path / "." / "") as inner:
             assert inner is outer
         assert is_locked(tmp_path)
-        # As an environment that forks, and lets the child go on.
+        # Imitates an environment that forks, and whose child continues.
         if not (child := os.fork()):
             os._exit(int(bool(run_lock._LOCKS)))
         assert os.waitpid(child, 0)[1] == 0
@@ -152,7 +152,7 @@ def test_new_folder_is_removed_if_it_stays_empty(tmp_path: Path) -> None:
 
 
 def test_waiting_process_locks_the_recreated_folder(tmp_path: Path) -> None:
-    """The one that had the lock removes the folder that it has made."""
+    """The first holder removes the folder that it created, so the waiting process must create and lock it again."""
     run = tmp_path / "run"
     with held(run) as other:
         descriptor = os.open(run / LOCK, os.O_RDONLY)

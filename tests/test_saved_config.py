@@ -1,4 +1,4 @@
-"""Configurations in files: read back as they were, and refused in one sentence where they are none."""
+"""Configurations in files: they are read back unchanged, and invalid files are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_duplicate_key_is_refused_by_name(tmp_path: Path, twice: str) -> None:
     path.write_text(hostile() + f"{twice}: 0\n", encoding="utf-8")
     with pytest.raises(InputError, match=f"the key {twice} is given twice: keep one of the two"):
         load_train(path)
-    # The same name in another mapping, and as a value, is no second one.
+    # The same name in another mapping, or as a value, is not a duplicate.
     path.write_text("a: {seed: seed}\nseed: [seed, seed]\nb: {seed: {seed: 1}}", encoding="utf-8")
     assert read_yaml(path)["b"] == {"seed": {"seed": 1}}
 
@@ -121,7 +121,7 @@ def test_too_large_file_is_refused_before_omegaconf(tmp_path: Path, monkeypatch:
     words = [f"word{number}" for number in range(60_000)]
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tree | {"env": tree["env"] | {"vocabulary": words[:10_000]}}), encoding="utf-8")
-    # As many as a vocabulary may have.
+    # The largest allowed vocabulary.
     assert len(read_yaml(path)["env"]["vocabulary"]) == 10_000
     monkeypatch.setattr(loading, "OmegaConf", None)
     with pytest.raises(InputError, match="more than 20,000 values"):

@@ -1,4 +1,4 @@
-"""What limits a run: the rules, the clock that measures for them, and runs that are slow on purpose."""
+"""Bottlenecks of a run: the rules, their suggestions, and the clock that measures the time shares."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def facts(**changes: Any) -> Facts:
             "inference",
             "limited by inference; try runtime.inference=actor, runtime.slots_per_actor=128 or core.size=64",
         ),
-        # Each task keeps a slot, and what the machine can do comes before what changes the experiment.
+        # Each task keeps a slot. Options of the machine come before options that change the experiment.
         (
             SLOW_LEARNER,
             {"least_actors": 3, "passes": 3, "can_use_bf16": True},
@@ -98,7 +98,7 @@ def facts(**changes: Any) -> Facts:
             "inference",
             "limited by inference; try precision=bf16, runtime.slots_per_actor=192 or core.size=64",
         ),
-        # The learner waits and cores are free: as many more actors as it needs, or as there are cores.
+        # The learner waits and cores are free: enough actors to keep it busy, limited by the cores.
         (
             SLOW_ENV,
             {"num_actors": 1, "num_cores": 16},
@@ -111,7 +111,7 @@ def facts(**changes: Any) -> Facts:
             "actors",
             "limited by the number of actors; try runtime.num_actors=7",
         ),
-        # All cores' worth of learner threads idle while the learner waits.
+        # The learner's threads, as many as cores, are idle while it waits.
         (
             SLOW_ENV,
             {"num_actors": 1, "num_cores": 8, "learner_threads": 7},
@@ -180,14 +180,14 @@ def test_serial_bottleneck_is_the_part_with_the_largest_share(part: str, name: s
         f"limited by {limit}, while the rest waits in the same process; try runtime=local",
     )
     assert find_bottleneck(shares._replace(disk=0.6), alone).name == "disk"
-    # Where there is nobody to take turns with, the part itself is to be changed.
+    # On one core runtime=local would not help, so the options change the part itself.
     bottleneck = find_bottleneck(shares, dataclasses.replace(alone, num_cores=1))
     assert bottleneck.name == name
     assert "runtime=local" not in bottleneck.sentence
 
 
 def advised(sentence: str) -> dict[str, str]:
-    """The settings that a sentence names."""
+    """The options in a sentence, by key."""
     return dict(re.findall(r"([\w.]+)=([\w.]+)", sentence))
 
 
@@ -309,7 +309,7 @@ def test_clock_excludes_warm_up_and_end(monkeypatch: pytest.MonkeyPatch) -> None
     clock = Clock(100.0, Counters(), action_repeat=4)
 
     def update(number: int, wait: float) -> None:
-        """One second of learning, one of saving, and the waiting."""
+        """Advances the clock by one second of learning, one of saving, and `wait` seconds."""
         now[0] += wait + 1
         with clock.disk():
             now[0] += 1
@@ -339,7 +339,7 @@ def test_clock_excludes_warm_up_and_end(monkeypatch: pytest.MonkeyPatch) -> None
     expected = TimeShares(learner=0.25, wait=0.5, disk=0.25, env=0.5, inference=0.25, actor_wait=0.125)
     assert clock.shares == pytest.approx(expected)
     assert clock.steady_frames_per_second == pytest.approx(10)
-    # The row knows what came after the newest update.
+    # The row includes the time after the newest update.
     row = clock.row(Counters(updates=30, steps=300), {})
     assert row["time/disk"] == pytest.approx(510 / 540)
     assert row["time/learner"] + row["time/wait"] + row["time/disk"] == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""What a person sees of a run, and what the log keeps."""
+"""The display on the terminal, and the rows of the log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_display_shows_time_shares_and_bottleneck(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = Clock(0.0, Counters(), action_repeat=1).row(Counters(), {})
-    # Without a terminal: when it changes.
+    # Without a terminal, the bottleneck is shown when it changes.
     monkeypatch.setattr("agents.run.progress._PLAIN_SECONDS", 0.0)
     with Display(1000) as display:
         for limit in ("limited by [x]; try y", LIMIT, LIMIT):
@@ -27,7 +27,7 @@ def test_display_shows_time_shares_and_bottleneck(
     out = capsys.readouterr().out
     assert out.count("limited by [x]; try y\n") == 1
     assert out.count(LIMIT) == 1
-    # On a terminal: below the time shares.
+    # On a terminal, it is shown below the time shares.
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     with Display(1000) as display:

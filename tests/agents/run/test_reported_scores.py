@@ -1,4 +1,4 @@
-"""Human-normalised scores in what a run and an evaluation report."""
+"""Human-normalised scores in the reports of runs and evaluations."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def test_an_evaluation_has_scores_with_intervals() -> None:
     for row in (*found["tasks"].values(), *aggregate.values()):
         low, high = row["interval"]
         assert low < row["score"] < high
-    # The first task is above 100 in every sample, so of its spread nothing is left: half of the other's.
+    # The first task is capped at 100 in every sample and has no spread, so the mean has half the spread of the other.
     capped, alone = (np.diff(row["interval"])[0] for row in (aggregate["mean_capped"], found["tasks"]["map-1"]))
-    # A task by itself has the wider interval.
+    # The interval of a single task is wider.
     assert capped == pytest.approx(alone / 2, rel=0.12)
     assert capped < alone / 2
     (table,) = score_tables({"scores": found})

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, which is the best, and what happens to a run whose disk refuses."""
+"""Kept checkpoints, the best checkpoint, and failed writes."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_best_checkpoint_is_kept_and_found_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no best checkpoint") as caught:
         find_checkpoint(tmp_path / "best", print)
     assert "\n" not in str(caught.value)
-    # One lucky episode in every task is worth less than a hundred ordinary ones.
+    # A value over one episode per task does not beat a value over a hundred.
     save(saver, 2, 1.0, episodes=1)
     assert best(tmp_path) == 2
     for updates, value in ((3, 0.2), (4, 0.7), (5, 0.7), (6, 0.6), (7, math.nan), (8, 0.1)):
         save(saver, updates, value)
     assert numbers(tmp_path) == [4, 7, 8] and best(tmp_path) == 4
-    # A resumed run remembers it, also where more are to be kept.
+    # A resumed run keeps it, with a larger keep_checkpoints too.
     saver = make_saver(tmp_path, keep=1, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
     save(saver, 9, 0.5)
     assert numbers(tmp_path) == [4, 9]
@@ -70,14 +70,14 @@ def test_best_checkpoint_is_kept_and_found_by_name(tmp_path: Path) -> None:
 def test_milestones_are_kept(tmp_path: Path) -> None:
     saver = make_saver(tmp_path, milestone_frames=40)
     for updates in range(1, 12):
-        # A save that falls between two intervals is due when a milestone has been passed.
+        # A save between two intervals is due if a milestone has been passed.
         assert saver.milestone_is_due(10 * updates) == (updates in (4, 8))
         save(saver, updates)
         assert not saver.milestone_is_due(10 * updates)
     assert numbers(tmp_path) == [4, 8, 10, 11]
     saver = make_saver(tmp_path, milestone_frames=40, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
     assert not saver.milestone_is_due(119) and saver.milestone_is_due(120)
-    # Those that are there stay when no more are wanted.
+    # Existing milestones are kept after milestones are switched off.
     saver = make_saver(tmp_path, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
     save(saver, 12)
     save(saver, 13)
@@ -118,14 +118,14 @@ def test_failed_write_is_reported_once_and_retried(tmp_path: Path, monkeypatch: 
     refuses(errno.ENOSPC)
     for updates in (4, 5):
         save(saver, updates, 0.5)
-        assert not saver.milestone_is_due(10 * updates), "it waits for its next interval"
+        assert not saver.milestone_is_due(10 * updates), "the retry waits for the next interval"
     refuses(errno.EROFS)
     save(saver, 6)
     assert saver.failed == 3
     assert [os.strerror(code) in text for code, text in zip((errno.ENOSPC, errno.EROFS), said, strict=True)] == [
         True
     ] * 2
-    # Nothing was removed for the sake of what is not there, and nothing half written is left.
+    # No checkpoint was removed for a failed one, and no partial file is left.
     assert os.listdir(tmp_path / "checkpoints") == ["checkpoint-000000000003.pt"]
     with pytest.raises(SaveError, match=r"Read-only.*continues from .*checkpoint-000000000003\.pt\.") as caught:
         saver.raise_if_unsaved(6)
@@ -133,7 +133,7 @@ def test_failed_write_is_reported_once_and_retried(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     save(saver, 7)
     assert saver.failed == 3 and said[2].endswith("is written again.")
-    # The milestone that could not be saved is the first that could.
+    # The next successful save becomes the milestone that failed.
     save(saver, 8)
     assert numbers(tmp_path) == [7, 8]
     with pytest.raises(InputError, match="no best"):
@@ -159,7 +159,7 @@ def test_failure_to_remove_checkpoints_is_not_a_failure_to_save(
 
 
 class Disk:
-    """Has room for so many checkpoints."""
+    """A disk with room for `room` checkpoints."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
         self.room, self._run, self._save = 99, run, checkpoint_saver.save_checkpoint

@@ -1,4 +1,4 @@
-"""Which device a run takes, and what it switches on there."""
+"""The device of a run, and the switches that depend on it."""
 
 from __future__ import annotations
 

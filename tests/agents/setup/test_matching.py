@@ -1,4 +1,4 @@
-"""Agents of equal size: the free dimension is found, the count is right, and what cannot be met is refused."""
+"""match_params: the free dimension is found, the count is right, and an unreachable size is refused."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def composed(*overrides: str) -> tuple[TrainConfig, EnvSpec]:
     ("fusion", "reference"),
     [
         *((fusion, "mi") for fusion in sorted(FUSIONS)),
-        # A number is met by the same search: once for each free dimension.
+        # A number uses the same search, so one case per free dimension suffices.
         *((fusion, "500000") for fusion in ("concat", "concat_mlp", "low_rank", "mixture")),
     ],
 )
 def test_every_flat_fusion_matches_the_size_of_another(fusion: str, reference: str) -> None:
-    """On the default suite, at its default sizes."""
+    """Uses the default suite with its default sizes."""
     config, env = composed(*BABYAI, f"fusion={fusion}", f"match_params={reference}")
     wanted = 500_000 if reference.isdecimal() else count_parameters(*composed(*BABYAI, f"fusion={reference}"))
     assert reference_parameters(config, env, reference_fusion(config)) == wanted
@@ -107,7 +107,7 @@ def test_multiply_adds_equal_a_count_by_hand() -> None:
     found = multiply_adds(network, env)
     # W'(z) and b'(z) at both sites; an embedding is looked up.
     assert found.condition == 7 * 13 * x + 7 * 13 + 7 * actions * 11 + 7 * actions
-    # The value features are the core's output, which the value head reads outside.
+    # The value head, which is not counted here, reads the core's output.
     assert found.apply == vector * 17 + x * 13 + 13 * 11 + 11 * actions
 
 

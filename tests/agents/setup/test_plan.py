@@ -1,4 +1,4 @@
-"""What a configuration comes to on a machine."""
+"""The plan of a configuration on a machine."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_default_number_of_actors_depends_on_the_cores(monkeypatch: pytest.Monke
 
 
 def test_buffers_hold_a_batch_and_one_more_unroll() -> None:
-    """With fewer, actors would wait for the learner to hand buffers back, and the learner for the last of its unrolls."""
+    """With fewer buffers, actors would wait for the learner to return one, and the learner for the last unroll of its batch."""
     words = ["env=conditional", "runtime.num_actors=1", "runtime.slots_per_actor=4", "learner.batch_size=16"]
     config = compose_train(words)
     assert plan_of(config).run.unrolls_per_batch == 4
@@ -66,7 +66,7 @@ def test_buffers_hold_a_batch_and_one_more_unroll() -> None:
 
 
 def test_precision_without_a_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by a traceback out of the first update."""
+    """The run is refused before its first update, without a traceback."""
     monkeypatch.setattr(machine, "has_bf16_lstm", lambda: False)
     for core, refused in (("lstm", True), ("feedforward", False)):
         config = compose_train([*SMALL, *CONDITIONAL, "precision=bf16", "runtime.slots_per_actor=8", f"core={core}"])

@@ -1,4 +1,4 @@
-"""A run that cannot fit is refused before anything starts, with the numbers and what to turn."""
+"""A run that does not fit is refused before it starts, with the numbers and the options to lower."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_too_many_open_files_are_refused() -> None:
 
 
 def test_limit_of_open_files_is_raised_up_to_the_hard_limit() -> None:
-    """In a process of its own, which keeps the limits that it is given."""
+    """Uses a separate process, because a lowered hard limit cannot be raised again."""
     program = """
 import resource
 from agents.setup.resources import Needs, check_resources
@@ -113,7 +113,7 @@ DMLAB = ["env=dmlab30", "runtime=local", "core.size=8", "fusion.size=8", "torso.
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, free: int, *keys: str) -> str:
-    """What is said of a run where so many MiB are free; empty where it would start."""
+    """The refusal of a run with `free` MiB of free memory; empty if it would start."""
     monkeypatch.setattr("agents.setup.machine.free_memory", lambda: free * MIB)
     config = compose_train([*DMLAB, *keys])
     env = make_spec(config.env)
@@ -125,7 +125,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, free: int, *keys: str) -> str:
 
 
 def test_needs_of_deepmind_lab_use_measured_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """190 to 260 MiB in a process of its own, 90 for a further one in the same process."""
+    """190 to 260 MiB in a separate process, 90 MiB for each further environment of a process."""
     for keys, each in (((), 260), (("env.processes=false",), 90)):
         config = compose_train([*DMLAB, "runtime.num_actors=2", "runtime.slots_per_actor=16", *keys])
         env = make_spec(config.env)
@@ -183,14 +183,14 @@ def test_refused_evaluation_names_a_number_of_slots_that_fits(
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_estimates_the_memory_of_an_environment(suite: str) -> None:
-    """The least with which it can be worked, and no more than a small machine has."""
+    """It is at most 200 MiB, and 0 for suites without an engine that could be measured."""
     config = compose_train([f"env={suite}", "context=task"]).env
     assert 0 <= SUITES[suite].memory(config) <= 200
     assert (SUITES[suite].memory(config) > 0) == (suite not in ("conditional", "gymnasium"))
 
 
 def test_memory_of_a_process_includes_its_descendants() -> None:
-    """A child that has a child with 64 MiB."""
+    """Starts a child whose child allocates 64 MiB."""
     inner = "import sys; block = bytearray(64 * 2**20); print('ready', flush=True); sys.stdin.read()"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

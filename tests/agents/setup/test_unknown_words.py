@@ -1,4 +1,4 @@
-"""An instruction of which the agent knows no word is told, once of each task."""
+"""Instructions in which the agent knows no word are reported once per task."""
 
 from __future__ import annotations
 
