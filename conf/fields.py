@@ -1,4 +1,4 @@
-"""Fields of the schemas that carry their bounds or their choices, and the one function that checks them.
+"""Schema fields that declare their bounds or choices, and the function that checks them.
 
     @dataclass
     class CoreConfig:
@@ -25,7 +25,7 @@ _CHECK = "check"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """An interval that includes `least` and `most` and excludes `above` and `below`. NaN is outside, infinity too unless `infinite`."""
+    """An interval that includes `least` and `most` and excludes `above` and `below`. It excludes NaN, and infinity unless `infinite`."""
 
     least: float | None = None
     above: float | None = None
@@ -33,7 +33,7 @@ class Bounds:
     below: float | None = None
     infinite: bool = False
 
-    def hold(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Whether `value` is inside."""
         return (
             not math.isnan(value)
@@ -57,7 +57,7 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Numbers:
-    """Bounds of a number, or of each number of a list that has at least `shortest` and at most `longest` of them."""
+    """Bounds of a number, or of each number of a list with `shortest` to `longest` elements."""
 
     bounds: Bounds
     shortest: int = 0
@@ -68,7 +68,7 @@ class _Numbers:
         if isinstance(value, list) and not self.shortest <= len(values) <= (self.longest or len(values)):
             wanted = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
             raise InputError(f"{key} has {len(values)} numbers: give {wanted}.")
-        if not all(map(self.bounds.hold, values)):
+        if not all(map(self.bounds.contains, values)):
             wanted = self.bounds.describe(plural=isinstance(value, list))
             raise InputError(f"{key}={value} is out of range: give {wanted}.")
 
@@ -82,7 +82,7 @@ class _Choice:
 
     def check(self, key: str, value: str | list[str]) -> None:
         for name in value if isinstance(value, list) else [value]:
-            # Hydra writes a value that it reads as a truth value with a capital.
+            # Hydra reads `true` as a bool and writes it as `True`.
             spelled = name.lower() if self.names is SWITCHES else name
             if spelled not in self.names and not (self.optional and not name):
                 raise unknown_name(key, name, self.names)

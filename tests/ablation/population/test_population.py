@@ -23,7 +23,7 @@ from ablation.population.population import Fitness, Population, PopulationError,
 from ablation.population.report import figure, summary
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from conf.loading import compose_population, load_train
-from conf.population_schema import check_population, comparisons_of
+from conf.population_schema import check_population, comparison_frames
 from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -322,7 +322,7 @@ def test_an_invalid_population_is_refused_in_one_sentence(
 
 def test_comparisons_start_after_the_burn_in_and_end_with_the_run() -> None:
     config = compose_population([*TINY, "burn_in_frames=0"])
-    assert comparisons_of(config) == [400, 800, 1200, 1600]
+    assert comparison_frames(config) == [400, 800, 1200, 1600]
 
 
 def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,10 @@ import torch
 from fakes import fake_batch, fake_env
 
 from agents.learning.nonfinite import steps_by_task
-from agents.run.folder import restore, snapshot
+from agents.run.folder import checkpoint_content, restore
 from agents.run.metrics import Statistics
 from agents.runtime.base import StreamPositions
-from agents.setup.builder import actor_slots, build_learner, build_network, build_runtime
+from agents.setup.builder import build_learner, build_network, build_runtime, make_slots
 from agents.setup.plan import check_schedule
 from conf.checks import check_train
 from conf.loading import compose_train
@@ -57,7 +57,7 @@ def seats(config: TrainConfig, env: EnvSpec, positions: StreamPositions | None =
     return [
         slot
         for index in range(2)
-        for slot in actor_slots(config, env, index, (positions or StreamPositions()).episodes.get(index))
+        for slot in make_slots(config, env, index, (positions or StreamPositions()).episodes.get(index))
     ]
 
 
@@ -138,7 +138,7 @@ def test_tasks_reach_equal_frames_even_after_a_resume() -> None:
         for _ in range(11):
             statistics.update(actors.collect().trajectory)
         actors.close()
-        content = snapshot(config, env, learner, statistics, actors.positions, 0.0)
+        content = checkpoint_content(config, env, learner, statistics, actors.positions, 0.0)
         statistics, positions = Statistics(env.tasks), StreamPositions()
         restore(content, config, env, learner, statistics, positions, num_actors=1)
         steps = [task.steps for task in statistics.tasks.values()]
@@ -156,7 +156,7 @@ def test_updates_are_counted_for_the_tasks_in_their_batch() -> None:
         batch["task"][:] = torch.tensor(tasks)
         batch["mask"][:] = True
         batch["mask"][:, 0] = mask
-        statistics.learned(steps_by_task(batch, len(env.tasks)))
+        statistics.count_update(steps_by_task(batch, len(env.tasks)))
         held.append([row["updates"] for row in statistics.summary(4).values()])
     assert held == [[1, 1, 0], [1, 2, 0], [1, 3, 0]]
     other = Statistics(env.tasks)
