@@ -1,6 +1,6 @@
-"""Says what is installed and whether a run would start:  python doctor.py [--json] [key=value ...]   (keys as for train.py).
+"""Reports what is installed and whether a run would start:  python doctor.py [--json] [key=value ...]   (keys as for train.py).
 
-Without keys it looks at the default suite, and plays a few steps of each task. Nothing is trained and nothing is written.
+Without keys it examines the default suite. It plays a few steps of each task, trains nothing and writes nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from agents.cli.signals import begin_program, run_program
 
 if __name__ == "__main__":
-    # The imports below take seconds, and there is never anything to save.
+    # The imports below take seconds.
     begin_program()
 
 import json
@@ -33,9 +33,9 @@ from agents.run.lock import check_writable
 from agents.runtime.processes.fork_server import fork_server_context
 from agents.setup import builder, preflight
 from agents.setup import machine as resources
-from agents.setup.machine import named_device
+from agents.setup.machine import resolve_device
 from agents.setup.plan import make_plan
-from conf.loading import changed_keys, compose_train, outright_keys
+from conf.loading import changed_keys, compose_train, explicit_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import SUITES, EnvConfig, get_suite, make_spec
@@ -45,15 +45,18 @@ from system.errors import InputError
 CAN_RUN, CANNOT_RUN = 0, 1
 
 FEW_OPEN_FILES = 1024
-"""What Linux allows a process as a rule; every tensor that processes share holds a file open."""
+"""The usual limit of Linux for a process. Every tensor that processes share keeps a file open."""
 _IMPORT_SECONDS = 60.0
 _PLAY_SECONDS = 60.0
 
 
 class Engine(NamedTuple):
-    """Something a suite needs that mimpala does not bring: the package that has it, how to get that, and who needs it.
+    """A module that a suite needs and that mimpala does not require.
 
-    needed_by: values of `EnvSpec.engine`.
+    Attributes:
+        package: The distribution that holds it.
+        install: The command that installs it.
+        needed_by: Values of `EnvSpec.engine` that need it.
     """
 
     package: str
@@ -70,7 +73,7 @@ ENGINES: dict[str, Engine] = {
     "deepmind_lab": Engine("deepmind_lab", "build it (docs/dmlab.md)", ("deepmind_lab",)),
     "cv2": Engine("opencv-python-headless", 'pip install "mimpala[atari]" or "mimpala[vizdoom]"', ("ale", "vizdoom")),
 }
-"""Module -> where it comes from."""
+"""Engines by the name of their module."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TextConsole().say(__doc__ or "")
         return CAN_RUN if unknown[0] in ("-h", "--help") else BAD_INPUT
 
-    def say() -> int:
+    def report() -> int:
         found = examine(overrides)
         if "--json" in arguments:
             TextConsole().say(json.dumps(found, indent=2))
@@ -90,14 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show(found, TextConsole())
         return CANNOT_RUN if found["run"]["problems"] else CAN_RUN
 
-    return exit_code(say)
+    return exit_code(report)
 
 
 def examine(overrides: Sequence[str]) -> dict[str, Any]:
-    """Everything that is known, as plain data.
+    """The findings as plain data: engines, suites, machine, and the run of `overrides`.
 
     Raises:
-        InputError: `overrides` are no configuration.
+        InputError: `overrides` are not a valid configuration.
     """
     config = compose_train(overrides)
     found: dict[str, Any] = {
@@ -107,16 +110,16 @@ def examine(overrides: Sequence[str]) -> dict[str, Any]:
         "run": run(config, overrides),
     }
     for name, engine in found["engines"].items():
-        # One that is not there at all is a problem of the suite already, or another engine has taken its place.
+        # A missing engine is already a problem of the suite, unless another engine replaces it.
         if engine["version"] and engine["problem"] and found["run"].get("engine") in ENGINES[name].needed_by:
             found["run"]["problems"].append(f"{name} is installed but cannot be imported ({engine['problem']})")
     return found
 
 
 def engines(wanted: dict[str, Engine]) -> dict[str, dict[str, str]]:
-    """version ("" if not installed), problem ("" if it can be imported) and install line of each.
+    """For each module: version ("" if not installed), problem ("" if it can be imported) and install command.
 
-    Each is imported in a process of its own, and all at once: some take seconds, and some print or end their process.
+    Each import runs in a separate process, all in parallel, because some take seconds and some print or end their process.
     """
     attempts = {
         name: subprocess.Popen(
@@ -140,7 +143,7 @@ def engines(wanted: dict[str, Engine]) -> dict[str, dict[str, str]]:
 
 
 def _failure(attempt: subprocess.Popen[str]) -> str:
-    """The last line that a failed import wrote; empty if it went well."""
+    """The last line that a failed import wrote; empty if it succeeded."""
     try:
         written = attempt.communicate(timeout=_IMPORT_SECONDS)[1]
     except subprocess.TimeoutExpired:
@@ -156,12 +159,12 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        # Some modules come from one of several packages, as cv2 does.
+        # Some modules, such as cv2, come from one of several packages.
         return "unknown version"
 
 
 def problem_of_suite(name: str) -> str:
-    """Why the suite cannot be played with its own defaults; empty if it can."""
+    """The reason why the suite cannot be played with its defaults; empty if it can."""
     try:
         make_spec(compose_train([f"env={name}"]).env)
     except InputError as error:
@@ -170,7 +173,7 @@ def problem_of_suite(name: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Cores, memory, limits, and what torch sees."""
+    """Versions, cores, memory, limits, and the GPUs that torch sees."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -185,7 +188,7 @@ def machine() -> dict[str, Any]:
 
 
 def _open_files() -> int | None:
-    """How many this process may have; None where that is unlimited, or unknown."""
+    """The limit of open files of this process; None if unlimited or unknown."""
     try:
         import resource
     except ImportError:
@@ -195,15 +198,15 @@ def _open_files() -> int | None:
 
 
 def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """What `python train.py <overrides>`, which `config` stands for, comes to on this machine, and what keeps it from starting."""
+    """The plan of `python train.py <overrides>` on this machine, and the problems that keep it from starting."""
     found: dict[str, Any] = {"keys": list(overrides), "suite": config.env.name, "problems": []}
     try:
         config.run = config.run or default_run(config)
         check_writable(Path(config.run))
         check_free(Path(config.run), resume=config.resume)
         if config.resume and holds_run(Path(config.run)):
-            config = resumed_config(config, changed_keys(overrides), outright_keys(overrides))
-        named_device(config.device)
+            config = resumed_config(config, changed_keys(overrides), explicit_keys(overrides))
+        resolve_device(config.device)
         env = make_spec(config.env)
         plan = make_plan(config, env)
         network = builder.build_network(config, env)
@@ -218,10 +221,10 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "actor_threads": config.runtime.actor_threads,
             "learner_threads": plan.learner_threads,
             "parameters": network.num_parameters,
-            "needs": preflight.needs(config, env, network, plan)._asdict(),
+            "needs": preflight.estimate_needs(config, env, network, plan)._asdict(),
         }
         preflight.check_fits(config, env, network, plan)
-        trials = play(config.env, env)
+        trials = play_tasks(config.env, env)
     except InputError as error:
         found["problems"].append(str(error))
     else:
@@ -231,7 +234,7 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any], console: Console) -> None:
-    """The same for people, on one screen."""
+    """Shows the findings of `examine` as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="bold")
     table.add_column()
@@ -305,13 +308,15 @@ def _run_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
     return rows
 
 
-def play(config: EnvConfig, env: EnvSpec) -> list[Trial]:
-    """A few steps of each task, as long as they take no more than _PLAY_SECONDS together."""
+def play_tasks(config: EnvConfig, env: EnvSpec) -> list[Trial]:
+    """Plays a few steps of each task, until _PLAY_SECONDS have passed."""
     trials, began = [], time.monotonic()
     for task in range(len(env.tasks)):
         late = time.monotonic() - began > _PLAY_SECONDS
         trials.append(
-            Trial(env.tasks[task], "not played, because the others took long") if late else try_task(config, env, task)
+            Trial(env.tasks[task], "not played, because the other tasks took too long")
+            if late
+            else try_task(config, env, task)
         )
     return trials
 

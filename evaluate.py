@@ -36,7 +36,7 @@ from agents.evaluation.report import prepare_output, report, results_folder, wri
 from agents.evaluation.tables import result_tables
 from agents.evaluation.video import check_video, file_names, picture_rates, record_all
 from agents.runtime.processes.process import configure_process
-from agents.setup.machine import named_device, num_cores
+from agents.setup.machine import num_cores, resolve_device
 from agents.setup.preflight import check_evaluation
 from agents.storage.checkpoint import find_checkpoint
 from conf.loading import compose_evaluate, to_dict
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.video:
         check_video()
     configure_process(config.threads or num_cores())
-    named_device(config.device)
+    resolve_device(config.device)
     slots = len(quotas(config.episodes, config.slots))
     check_evaluation(agent.config.env, slots)
     probing = Probing(agent, spec, config)

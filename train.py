@@ -8,7 +8,7 @@ from agents.cli.signals import InterruptedWait, begin_program, end_with_the_pare
 if __name__ == "__main__":
     begin_program()
 elif __name__ == "__mp_main__":
-    # This is an actor, which imports the main module before anything else.
+    # A spawned actor imports the main module first.
     end_with_the_parent()
 
 import sys
@@ -27,7 +27,7 @@ from agents.run.lock import MovedError, sole_writer
 from agents.run.session import open_session
 from agents.runtime.base import ActorError
 from agents.setup.match_params import match_params
-from conf.loading import changed_keys, compose_train, outright_keys, reference_fusion, train_keys
+from conf.loading import changed_keys, compose_train, explicit_keys, reference_fusion, train_keys
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite, make_spec, settle
@@ -77,7 +77,7 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs what the arguments describe: help, a new run, a resumed run, or a learner that follows another. Returns the exit code."""
+    """Shows help, or trains a new run, a resumed run, or as a follower of torchrun's first learner. Returns the exit code."""
     if asks_for_help(arguments):
         return show_help(__doc__, train_keys(overrides(arguments)))
     if (launched := torchrun_place()) and launched.rank > 0:
@@ -87,22 +87,20 @@ def run(arguments: Sequence[str]) -> int:
     config.run = config.run or default_run(config)
     with sole_writer(Path(config.run)):
         if config.resume and holds_run(Path(config.run)):
-            config = resumed_config(config, changed_keys(arguments), outright_keys(arguments))
+            config = resumed_config(config, changed_keys(arguments), explicit_keys(arguments))
             if is_finished(config):
-                TextConsole().say(
-                    f"run={config.run} is finished: nothing to do. A larger total_frames= goes on with it."
-                )
+                TextConsole().say(f"run={config.run} is finished: nothing to do. A larger total_frames= continues it.")
                 if launched:
                     dismiss_followers(launched)
                 return DONE
-            return train(config, described(config))
-        env = described(config)
+            return train(config, make_spec_with_warnings(config))
+        env = make_spec_with_warnings(config)
         config.env = settle(config.env, env)
         return train(match_params(config, env, reference_fusion(config)), env)
 
 
-def described(config: TrainConfig) -> EnvSpec:
-    """The environments of the run, after a warning for each task that cannot always be solved."""
+def make_spec_with_warnings(config: TrainConfig) -> EnvSpec:
+    """The spec of the run's environments. Warns of tasks that cannot always be solved."""
     env = make_spec(config.env)
     for sentence in get_suite(env.suite).warnings(env):
         warn(f"warning: {sentence}")

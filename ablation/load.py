@@ -16,9 +16,9 @@ import numpy as np
 
 from ablation.analysis.results import Array, Curve, Measure, Problem, Results, Run
 from agents.run.folder import AGENT, CONFIG, PROVENANCE, RESULT
+from conf.command_line import format_argument
 from conf.loading import flatten, load_train, to_dict
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
-from conf.typed import argument
 from envs.spec import Score
 from envs.suites import get_suite
 from system.errors import InputError
@@ -173,7 +173,7 @@ def read_record(folder: Path) -> Record:
     """
     if not (folder / CONFIG).exists():
         raise InputError(f"its folder has no {CONFIG}: the run has not started.")
-    config, run = load_train(folder / CONFIG), argument("run", str(folder))
+    config, run = load_train(folder / CONFIG), format_argument("run", str(folder))
     result = read_result(folder)
     if not result:
         raise InputError(f"its training is not finished: continue it with python train.py {run} resume=true.")
@@ -270,7 +270,8 @@ def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Cal
     known = {"return": RETURN}
     if all(row["success"] is not None for record in records for row in record.tasks.values()):
         known["success"] = SUCCESS
-    scores = reference_scores(first.config)
+    # A task whose lowest and highest reference are equal has no scale.
+    scores = {task: score for task, score in reference_scores(first.config).items() if score.human != score.random}
     if all(task in scores for task in first.tasks):
         human = all(scores[task].reference == "human" for task in first.tasks)
         known["score"] = SCORE if human else OPTIMAL

@@ -97,7 +97,7 @@ class RandomPlay:
     def __init__(self, config: TrainConfig, env: EnvSpec, slots: int | None = None) -> None:
         if slots:
             config = replace(config, runtime=replace(config.runtime, slots_per_actor=slots))
-        seats = builder.actor_slots(config, env, 0, None)
+        seats = builder.make_slots(config, env, 0, None)
         self.env: MultitaskVectorEnv = make_env(config.env, env, seats, config.seed, Split.TRAIN)
         self.env.reset()
         actions = action_distribution(env)

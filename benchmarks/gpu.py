@@ -32,7 +32,7 @@ from agents.acting.policy import Policy
 from agents.learning.minibatches import Minibatch
 from agents.runtime.processes.process import configure_process
 from agents.setup import builder
-from agents.setup.machine import named_device, num_cores
+from agents.setup.machine import num_cores, resolve_device
 from agents.setup.plan import autocast_dtype, make_plan
 from benchmarks.batches import acting, synthetic
 from benchmarks.network import CASES, UNROLL_LENGTH, configured
@@ -71,7 +71,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     """One row per case, number of columns or slots, and variant."""
     options = parse(arguments, rounds=5, seconds=0.3, own=("cases", "learn", "act", "variants"))
     cases = options.words("cases", ("grid-lstm", "deep-lstm"))
-    has_gpu = named_device("auto").type == "cuda"
+    has_gpu = resolve_device("auto").type == "cuda"
     possible = [variant for variant in VARIANTS if has_gpu or variant not in _NEEDS_GPU]
     variants = options.words("variants", possible)
     for option, words, table in (("cases", cases, tuple(CASES)), ("variants", variants, possible)):
@@ -95,7 +95,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
     for key, costs in readings.items():
         walls, base = [reading.wall for reading in costs], [r.wall for r in readings[key._replace(variant="base")]]
         config = as_variant(configs[key.case][0], key.variant)
-        device = named_device(config.device)
+        device = resolve_device(config.device)
         yield {
             **key._asdict(),
             "microseconds_per_sample": microseconds(walls),

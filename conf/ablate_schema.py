@@ -1,4 +1,4 @@
-"""The schema of ablate.py: every key of train.py, and those of the grid."""
+"""The schema of ablate.py: the keys of train.py and the keys of the grid."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from system.errors import InputError
 
 @dataclass(kw_only=True, slots=True)
 class AblateConfig(TrainConfig):
-    """A grid of runs. The keys of train.py are those of every run; `seed`, `run`, `resume` and `display` belong to the grid.
+    """A grid of runs. The keys of train.py apply to every run; `seed`, `run`, `resume` and `display` belong to the grid.
 
     Attributes:
-        fusions: the first axis, names of agents.fusion.FUSION_NAMES. Any other key becomes an axis by being given several values:
+        fusions: Values of the first axis, names of agents.fusion.FUSION_NAMES. Several values make any other key an axis too:
             `core=lstm,mlstm`.
-        seeds: how many, from 0, or a list of them.
-        parallel: runs at a time, between which the cores this process may use are divided; 0 = one for each core with runtime=serial,
-            else one, and with runtime=cluster as many as the cluster has room for.
-        node_runtime: with runtime=cluster, which deals out whole runs, the runtime of each of them on its machine: local or serial.
-        folder: of the grid; empty = runs/ablate-<suite>. A grid that is there already goes on.
-        report: a grid's folder: writes its report anew, runs nothing.
-        folders: run folders, or folders of run folders: reports on them in folder= (empty = runs/comparison), runs nothing.
-        episodes: of the evaluation, for each task.
-        evaluation_seed: root of the evaluation's seeds; all runs play the same episodes.
-        greedy: as in evaluate.py.
-        probe: as in evaluate.py, for every run; empty = none. Left out where there is a single context.
-        measure: what runs are compared by, one of MEASURES. `auto`: the score where every task has one, else success, else return.
-        threshold: of the measure, for the frames and seconds that it takes to come there; None = chosen by the results
+        seeds: Number of seeds, from 0, or a list of seeds.
+        parallel: Number of runs at a time, which share the cores of this process; 0 = one per core with runtime=serial, as many as fit
+            with runtime=cluster, otherwise one.
+        node_runtime: Runtime of each run on its node if runtime=cluster places whole runs: local or serial.
+        folder: Folder of the grid; empty = runs/ablate-<suite>. An existing grid continues.
+        report: Folder of a finished grid: writes its report again and starts no run.
+        folders: Run folders, or folders of run folders: writes a report on them in `folder` (empty = runs/comparison) and starts no run.
+        episodes: Evaluation episodes per task.
+        evaluation_seed: Root of the evaluation seeds; all runs play the same episodes.
+        greedy: As in evaluate.py.
+        probe: As in evaluate.py, for every run; empty = none. It is skipped if there is one context only.
+        measure: Measure of the comparison, one of MEASURES. `auto`: the score if every task has one, else success, else return.
+        threshold: Value of the measure for "frames and seconds to threshold"; None = chosen from the results
             (ablation.analysis.efficiency).
     """
 
@@ -49,29 +49,29 @@ class AblateConfig(TrainConfig):
     threshold: float | None = None
 
 
-def seeds_of(config: AblateConfig) -> list[int]:
-    """The seeds that `config.seeds` means.
+def list_seeds(config: AblateConfig) -> list[int]:
+    """The seeds of the grid: `config.seeds`, or 0 to n - 1 if that is a number n.
 
     Raises:
-        InputError: it is neither a number of seeds nor a list of different ones.
+        InputError: `config.seeds` is neither a number of seeds nor a list of different seeds.
     """
     given = config.seeds
-    numbers = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
-    whole = isinstance(numbers, list) and all(isinstance(seed, int) and seed >= 0 for seed in numbers)
-    if not whole or not numbers or len(set(numbers)) < len(numbers):
+    seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    are_seeds = isinstance(seeds, list) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
+    if not are_seeds or not seeds or len(set(seeds)) < len(seeds):
         raise InputError(
             f"seeds={given} is not a number of seeds, nor a list of different ones: give seeds=5 or seeds=[3,4], for example."
         )
-    return list(numbers)
+    return list(seeds)
 
 
 def check_ablate(config: AblateConfig, cores: int) -> None:
-    """Names and ranges of the grid's own keys.
+    """Checks the grid's own keys.
 
     Raises:
-        InputError: one sentence with key, value and what would be right.
+        InputError: one sentence with key, value and the fix.
     """
-    seeds_of(config)
+    list_seeds(config)
     check_fields(config, inherited=False)
     if not config.fusions or len(set(config.fusions)) < len(config.fusions):
         raise InputError(
@@ -81,15 +81,13 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
     for key in ("seed", "run", "resume"):
         if getattr(config, key):
             fix = (
-                "use seeds=[...]"
-                if key == "seed"
-                else "use folder=..., and the same command again to go on with a grid"
+                "use seeds=[...]" if key == "seed" else "use folder=..., and the same command again to continue a grid"
             )
             raise InputError(f"{key}={getattr(config, key)} belongs to one run, not to a grid: {fix}.")
 
 
 def check_parallel(runtime: str, parallel: int, cores: int) -> None:
-    """Refuses more runs at a time than cores; a cluster has cores elsewhere.
+    """Refuses more parallel runs than cores, except on a cluster, which has other cores.
 
     Raises:
         InputError: `parallel` is larger than `cores`.

@@ -1,6 +1,6 @@
-"""Conditions on several options at once. Bounds and choices of one option are declared with it (conf/schema.py).
+"""Conditions on several options at once. The bounds and choices of a single option are declared in conf/schema.py.
 
-Conditions that depend on the environments are checked where these are described (envs, agents.setup).
+Conditions that depend on the environments are checked in envs and agents.setup.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def check_train(config: TrainConfig) -> None:
 
 
 def check_device(name: str) -> None:
-    """Its spelling; whether this machine has it is found out where it is used (agents.setup.plan)."""
+    """Checks the spelling of `device`. agents.setup.machine.resolve_device checks that this machine has it."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
-        raise InputError(f"device={name} is no device: give auto, cpu, cuda, or cuda:N for the GPU of that number.")
+        raise InputError(f"device={name} is not a device: give auto, cpu, cuda, or cuda:N for the GPU of that number.")
 
 
 def check_task_weights(runtime: RuntimeConfig) -> None:
-    """Weights where they are used and nowhere else; their number is checked where the tasks are known."""
+    """Checks that the schedule `weighted`, and no other, has weights. agents.setup.plan.check_schedule checks their number."""
     weights, weighted = runtime.task_weights, runtime.task_schedule == "weighted"
     if weighted != bool(weights):
         fix = "give one number for each task" if weighted else "set runtime.task_schedule=weighted, or leave them out"
@@ -56,7 +56,7 @@ def check_task_weights(runtime: RuntimeConfig) -> None:
 
 
 def check_fusion(fusion: FusionConfig) -> None:
-    """Which form can sit where, and the sizes."""
+    """Checks that each site has a form that fits it, and the kernel's size."""
     if fusion.kernel % 2 == 0:
         raise InputError(f"fusion.kernel={fusion.kernel} is even: give an odd number, so that the map keeps its size.")
     flat = [site for site in fusion.sites if site != TORSO_SITE]
@@ -76,11 +76,11 @@ def check_fusion(fusion: FusionConfig) -> None:
 
 
 def check_columns(learner: LearnerConfig, slots: int) -> None:
-    """What an update is made of: fresh columns that fill whole unrolls, or an even part of one, and replayed ones."""
+    """Checks that fresh and replayed columns are whole numbers, and that fresh ones fill unrolls or an even part of one."""
     fraction, columns = learner.replay_fraction, learner.batch_size or slots
     replayed = round(fraction * columns)
     fresh = columns - replayed
-    # A fraction such as 0.333 stands for a third.
+    # Accepts rounded fractions such as 0.333 for a third.
     if not fresh or abs(fraction * columns - replayed) > 0.02:
         raise InputError(
             f"learner.replay_fraction={fraction} of {columns} columns (learner.batch_size={learner.batch_size}) is no whole number "
@@ -100,7 +100,7 @@ def check_columns(learner: LearnerConfig, slots: int) -> None:
 
 
 def check_shards(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
-    """Whether all learners get as much: of the columns, fresh and replayed, and of the actors."""
+    """Checks that the fresh columns, the replayed columns and the actors divide evenly among the learners."""
     learners, slots = learner.num_processes, runtime.slots_per_actor
     columns = learner.batch_size or slots
     replayed = round(learner.replay_fraction * columns)
@@ -128,5 +128,5 @@ def require(config: Any, least: dict[str, float], prefix: str) -> None:
     """Checks that each named field is finite and at least the given number; InputError as `check_fields`."""
     for key, bound in least.items():
         value, bounds = getattr(config, key), Bounds(least=bound)
-        if not bounds.hold(value):
-            raise InputError(f"{prefix}{key}={value} is out of range: give a number of {bounds}.")
+        if not bounds.contains(value):
+            raise InputError(f"{prefix}{key}={value} is out of range: give {bounds.describe()}.")

@@ -1,4 +1,4 @@
-"""Fields of the schemas that carry their bounds or their choices, and the one function that checks them.
+"""Schema fields that declare their bounds or choices, and the function that checks them.
 
     @dataclass
     class CoreConfig:
@@ -25,7 +25,7 @@ _CHECK = "check"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """An interval that includes `least` and `most` and excludes `above` and `below`. NaN is outside, infinity too unless `infinite`."""
+    """An interval that includes `least` and `most` and excludes `above` and `below`. It excludes NaN, and infinity unless `infinite`."""
 
     least: float | None = None
     above: float | None = None
@@ -33,7 +33,7 @@ class Bounds:
     below: float | None = None
     infinite: bool = False
 
-    def hold(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Whether `value` is inside."""
         return (
             not math.isnan(value)
@@ -44,17 +44,20 @@ class Bounds:
             and (self.below is None or value < self.below)
         )
 
-    def __str__(self) -> str:
-        low = f"at least {self.least}" if self.above is None else f"above {self.above}"
+    def describe(self, *, plural: bool = False) -> str:
+        """What to give, in words: `a finite number of at least 1`, or `numbers from 0 to below 1`."""
+        noun = "numbers" if plural else "number"
+        article = "" if plural else "a "
         if self.most is not None or self.below is not None:
-            high = f"at most {self.most}" if self.below is None else f"below {self.below}"
-            return f"{low} and {high}"
-        return f"{low}, or inf" if self.infinite else f"{low} and finite"
+            high = f"{self.most}" if self.below is None else f"below {self.below}"
+            return f"{article}{noun} from {self.least} to {high}"
+        low = f"of at least {self.least}" if self.above is None else f"above {self.above}"
+        return f"{article}{noun} {low}, or inf" if self.infinite else f"{article}finite {noun} {low}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Numbers:
-    """Bounds of a number, or of each number of a list that has at least `shortest` and at most `longest` of them."""
+    """Bounds of a number, or of each number of a list with `shortest` to `longest` elements."""
 
     bounds: Bounds
     shortest: int = 0
@@ -65,9 +68,9 @@ class _Numbers:
         if isinstance(value, list) and not self.shortest <= len(values) <= (self.longest or len(values)):
             wanted = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
             raise InputError(f"{key} has {len(values)} numbers: give {wanted}.")
-        if not all(map(self.bounds.hold, values)):
-            what = "numbers" if isinstance(value, list) else "a number"
-            raise InputError(f"{key}={value} is out of range: give {what} of {self.bounds}.")
+        if not all(map(self.bounds.contains, values)):
+            wanted = self.bounds.describe(plural=isinstance(value, list))
+            raise InputError(f"{key}={value} is out of range: give {wanted}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +82,7 @@ class _Choice:
 
     def check(self, key: str, value: str | list[str]) -> None:
         for name in value if isinstance(value, list) else [value]:
-            # Hydra writes a value that it reads as a truth value with a capital.
+            # Hydra reads `true` as a bool and writes it as `True`.
             spelled = name.lower() if self.names is SWITCHES else name
             if spelled not in self.names and not (self.optional and not name):
                 raise unknown_name(key, name, self.names)

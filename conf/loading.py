@@ -1,4 +1,4 @@
-"""The one way from the command line or a saved file to checked, plain configuration objects, and back to a file."""
+"""Reads checked, plain configuration objects from the command line or a file, and writes them to a file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.ablate_schema import AblateConfig
 from conf.checks import check_device, check_train
+from conf.command_line import quote_text_value
 from conf.fields import check_fields
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, FusionConfig, TrainConfig
 from conf.studies_schema import STUDIES, StudyConfig
-from conf.typed import as_typed
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
 from system.files import write_whole
@@ -73,7 +73,7 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
 def compose_ablate(overrides: Sequence[str]) -> AblateConfig:
     """The configuration of `python ablate.py <overrides>` with one value for each key.
 
-    Values are not checked: only a whole cell of the grid, with its place on every axis, can be right or wrong.
+    Values are not checked here, because they are valid or invalid only together with the values of a cell on every axis.
 
     Raises:
         InputError: an unknown key or name, or a value of the wrong type.
@@ -82,16 +82,16 @@ def compose_ablate(overrides: Sequence[str]) -> AblateConfig:
 
 
 def compose_population(overrides: Sequence[str]) -> PopulationConfig:
-    """The configuration of `python population.py <overrides>`, of which the part of train.py is checked; InputError as `compose_train`."""
+    """The configuration of `python population.py <overrides>`, with the keys of train.py checked; InputError as `compose_train`."""
     config = _to_object(_compose("population", overrides), PopulationConfig)
     check_train(config)
     return config
 
 
 def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
-    """The configuration of `python -m studies.<name> <overrides>`; `quick=true` brings other defaults.
+    """The configuration of `python -m studies.<name> <overrides>`; `quick=true` selects the small defaults.
 
-    Numbers and names are not checked: each study knows its own.
+    Numbers and names are not checked here; each study checks its own.
 
     Raises:
         InputError: an unknown key, or a value of the wrong type.
@@ -101,21 +101,21 @@ def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
 
 
 def reference_fusion(config: TrainConfig) -> FusionConfig | None:
-    """The fusion that `match_params` names, at its default sizes; None where that is empty or a number."""
+    """The fusion that `match_params` names, at its default sizes; None if `match_params` is empty or a number."""
     name = config.match_params
     return compose_train([f"fusion={name}"]).fusion if name and not name.isdecimal() else None
 
 
 def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The overrides that give one value, and by key the values of those that give several (`core=lstm,mlstm`).
+    """The overrides with one value, and by key the values of overrides with several (`core=lstm,mlstm`).
 
     Raises:
         InputError: an override cannot be read, or an axis has one value twice.
     """
     single: list[str] = []
     axes: dict[str, list[str]] = {}
-    # Commas make an axis, though not one that a grid takes, of a text too.
-    typed = [override if "," in override else as_typed(override) for override in overrides]
+    # A text with a comma becomes an axis too, which the grid then refuses.
+    typed = [override if "," in override else quote_text_value(override) for override in overrides]
     for text, override in zip(overrides, _parse(typed), strict=True):
         if not override.is_sweep_override():
             single.append(text)
@@ -131,7 +131,7 @@ def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]
 
 
 def train_part(config: TrainConfig) -> TrainConfig:
-    """The keys of train.py alone."""
+    """The part of `config` with the keys of train.py."""
     return TrainConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)})
 
 
@@ -141,7 +141,7 @@ def train_keys(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def ablate_keys(overrides: Sequence[str]) -> dict[str, Any]:
-    """Every key of `python ablate.py <overrides>` with its value, dotted; of an axis, its first value."""
+    """Every key of `python ablate.py <overrides>` with its value, dotted; an axis has its first value."""
     single, axes = split_axes(overrides)
     first = [f"{key}={values[0]}" for key, values in axes.items()]
     return flatten(OmegaConf.to_container(_compose("ablate", [*single, *first])))
@@ -153,33 +153,33 @@ def population_keys(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
-    """Dotted keys that `overrides` set, with their values: those that differ from the defaults, and those named outright."""
+    """Dotted keys that `overrides` set, with their values: keys that differ from the defaults, and explicit keys."""
     given = flatten(OmegaConf.to_container(_compose("train", overrides)))
     default = flatten(OmegaConf.to_container(_compose("train", [])))
-    # Of another suite than the default one, what its schema says.
+    # Keys that only the chosen suite has take their defaults from its schema.
     suite: Any = SUITES[given["env.name"]].config
     default = flatten({"env": to_dict(suite())}) | default
-    # A value that happens to be the default was still asked for: `seed=0` must not pass silently for a run of seed 1.
-    named = outright_keys(overrides)
+    # An explicit value counts even if it is the default: `seed=0` must not resume a run of seed 1 silently.
+    explicit = explicit_keys(overrides)
     return {
         key: value
         for key, value in given.items()
-        if key in named or key.removesuffix(".name") in named or key not in default or default[key] != value
+        if key in explicit or key.removesuffix(".name") in explicit or key not in default or default[key] != value
     }
 
 
-def outright_keys(overrides: Sequence[str]) -> set[str]:
-    """Keys and groups that `overrides` name themselves, without what the files of a group bring."""
-    return {override.key_or_group for override in _parse([as_typed(override) for override in overrides])}
+def explicit_keys(overrides: Sequence[str]) -> set[str]:
+    """Keys and groups that `overrides` name themselves, without the keys in the files of a group."""
+    return {override.key_or_group for override in _parse([quote_text_value(override) for override in overrides])}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain nested data of a config object."""
+    """A configuration object as nested plain data."""
     return dataclasses.asdict(config)
 
 
 def train_from_dict(data: Any, source: str) -> TrainConfig:
-    """A saved configuration, merged into the schema again and checked. `source` names it in messages.
+    """A saved configuration, merged into the schema and checked. `source` names its file in messages.
 
     Raises:
         InputError: it is not a configuration of this program.
@@ -205,17 +205,17 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
         raise InputError(f"{problem}: {_first_line(error)}.") from error
     config = _to_object(merged, TrainConfig)
     if "initialization" not in data:
-        # It was begun before this key was there, with torch's own weights.
+        # Runs from before this key used torch's initialisation.
         config.initialization = "torch"
     if "pg_bootstrap" not in (data.get("learner") or {}) and config.learner.lambda_ != 1:
-        # It was begun before this key was there. With lambda 1 both forms are the same.
+        # Runs from before this key used the paper's form. With lambda 1 both forms are equal.
         config.learner.pg_bootstrap = "paper"
     check_train(config)
     return config
 
 
 def evaluate_from_dict(data: Any) -> EvaluateConfig:
-    """A saved configuration of evaluate.py, merged into the schema again; ValueError or TypeError when it is none."""
+    """A saved configuration of evaluate.py, merged into the schema. Raises ValueError or TypeError if `data` is not one."""
     data = plain_copy(data, most=MOST_CONFIG_VALUES)
     if "${" in repr(data):
         raise ValueError("interpolations are not read from files")
@@ -227,7 +227,7 @@ def evaluate_from_dict(data: Any) -> EvaluateConfig:
 
 
 def load_train(path: Path) -> TrainConfig:
-    """Reads a config.yaml; InputError when it cannot be read or is not one."""
+    """Reads a config.yaml. Raises InputError if it cannot be read or is not a configuration."""
     return train_from_dict(read_yaml(path), str(path))
 
 
@@ -257,7 +257,7 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
             )
         if argument.startswith(("+", "~")):
             raise InputError(f"{argument} adds or removes a key: every key is there already, write key=value.")
-    overrides = [as_typed(override) for override in overrides]
+    overrides = [quote_text_value(override) for override in overrides]
     parsed = _parse(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
@@ -276,7 +276,7 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
         if config is not None and not any(override.package for override in values):
             return config
         try:
-            # All of it by Hydra, which says what is wrong.
+            # Hydra composes all overrides, slowly, and raises the error with the reason.
             return compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise _explain(error, name, overrides) from error
@@ -284,7 +284,7 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
 
 @functools.cache
 def _chosen(name: str, groups: tuple[str, ...]) -> DictConfig:
-    """What Hydra makes of the choices among files. That takes a tenth of a second, and the cells of a grid have most of them in common."""
+    """The configuration for choices of files. It is cached, because Hydra takes 0.1 s and the cells of a grid share most choices."""
     return compose(name, overrides=list(groups))
 
 
@@ -292,19 +292,19 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
     except (HydraException, ValueError, RecursionError) as error:
-        # The last two of a number with thousands of digits, and of as many brackets.
+        # ValueError comes from numbers with thousands of digits, RecursionError from as many brackets.
         quotes = ", and texts with brackets in quotes" if any("(" in argument for argument in overrides) else ""
         raise InputError(f"The arguments cannot be read ({_first_line(error)}): write key=value{quotes}.") from error
 
 
 def _is_grid(choice: str) -> bool:
-    """Whether a name under conf/ is of a preset of ablate.py, whose keys train.py does not have."""
+    """Whether a name under conf/ is a preset of ablate.py, which has keys that train.py lacks."""
     return choice.startswith("ablate_")
 
 
 @functools.cache
 def _choices(group: str) -> list[str]:
-    """The names that a group of conf/ offers; none for what is no group."""
+    """The names in a group of conf/; empty if `group` is not a group."""
     options = GlobalHydra.instance().config_loader().get_group_options(group)
     return [option for option in options if not option.endswith("_schema")]
 
@@ -312,7 +312,7 @@ def _choices(group: str) -> list[str]:
 def _explain(error: Exception, name: str, overrides: Sequence[str]) -> InputError:
     """Hydra's error as one sentence."""
     message = "\n".join(str(part) for part in (error, error.__cause__) if part)
-    # The longest, for `core` may be a key as well as `core.size`.
+    # The longest match, because both `core` and `core.size` are keys.
     key = max((key for key in (o.split("=")[0] for o in overrides) if key in message), key=len, default="")
     if "not in struct" in message or "not in '" in message:
         unknown = key or _first_line(error)
@@ -324,7 +324,7 @@ def _explain(error: Exception, name: str, overrides: Sequence[str]) -> InputErro
 
 
 def _schema(name: str) -> str:
-    """Where the keys of a program stand."""
+    """The module of conf/ with the keys of a program."""
     return "studies_schema" if name.startswith("studies/") else "schema"
 
 
@@ -339,7 +339,7 @@ def _to_object(config: Any, kind: type[Config]) -> Config:
 
 
 def _check_lists(config: Any, prefix: str) -> None:
-    """OmegaConf holds single values to their types, but lets mappings and lists pass as members of a list."""
+    """Checks the types of list members. OmegaConf checks single values, but accepts mappings and lists as members of any list."""
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, (member, *_) = getattr(config, field.name), (*get_args(hints[field.name]), object)

@@ -42,7 +42,7 @@ REDUCTIONS = ("mean", "sum")
 
 RUNTIMES = ("serial", "local", "cluster")
 NODE_RUNTIMES = ("local", "serial")
-"""Runtimes of a run that a cluster places as a whole on one node."""
+"""Runtimes of a run that a cluster places on one node."""
 INFERENCE = ("auto", "actor", "server")
 TASK_SCHEDULES = ("uniform_slots", "uniform_frames", "weighted")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -52,4 +52,4 @@ PROBES = ("swap", "shuffle", "zero", "all")
 MEASURES = ("auto", "score", "success", "return")
 
 EPISODE_WINDOW = 100
-"""Episodes of a task that its statistics cover (agents.run.metrics.WINDOW)."""
+"""Number of latest episodes per task that the statistics cover (agents.run.metrics.WINDOW)."""

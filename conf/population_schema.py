@@ -1,4 +1,4 @@
-"""The schema of population.py: every key of train.py, and those of the population."""
+"""The schema of population.py: the keys of train.py and the keys of the population."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from system.errors import InputError
 
 @dataclass(kw_only=True, slots=True)
 class PopulationConfig(TrainConfig):
-    """Population-based training as in IMPALA (Espeholt et al., 2018, appendix F), whose values are the defaults where it states them.
+    """Population-based training as in IMPALA (Espeholt et al., 2018, appendix F). The defaults are the paper's values if it states them.
 
-    The keys of train.py are those of every member; `seed` is the population's, and learner.learning_rate and learner.entropy_cost are
-    each member's own where they have a range.
+    The keys of train.py apply to every member. `seed` is the population's seed. learner.learning_rate and learner.entropy_cost differ
+    between members if they have a range.
 
     Attributes:
-        members: runs that are trained side by side.
-        burn_in_frames: before which no member is compared with another.
-        ready_frames: between two comparisons.
-        margin: points by which another member has to be better to be copied: of the score or of the success in percent, else of the
-            return.
-        perturb_factor, perturb_probability: what a copied hyperparameter is multiplied or divided by, and how probably it is.
-        least_episodes: of every task, since its last copy, that a member is judged by; at most conf.names.EPISODE_WINDOW, which are the
-            latest ones.
-        learning_rates, entropy_costs: the lowest and the highest value at the start, in between log-uniform; empty = as the learner has
-            it, and never perturbed.
-        parallel, node_runtime: as in ablate.py.
-        folder: of the population; empty = runs/population-<suite>. One that is there already goes on.
+        members: Number of runs.
+        burn_in_frames: Frames before the first comparison of members.
+        ready_frames: Frames between two comparisons.
+        margin: Points by which another member must be better to be copied: points of score, of success in percent, or of return.
+        perturb_factor: Factor by which a copied hyperparameter is multiplied or divided.
+        perturb_probability: Probability of that perturbation.
+        least_episodes: Episodes of every task since its last copy that a member needs to be compared; at most
+            conf.names.EPISODE_WINDOW.
+        learning_rates: Lowest and highest initial value, log-uniform between; empty = the learner's value, never perturbed.
+        entropy_costs: As learning_rates.
+        parallel: As in ablate.py.
+        node_runtime: As in ablate.py.
+        folder: Folder of the population; empty = runs/population-<suite>. An existing population continues.
     """
 
     members: int = number(24, least=2)
@@ -48,23 +49,23 @@ class PopulationConfig(TrainConfig):
     folder: str = ""
 
 
-def ranges_of(config: PopulationConfig) -> dict[str, tuple[float, float]]:
-    """The lowest and the highest first value of every hyperparameter that is a member's own, by its name in the learner's group."""
+def hyperparameter_ranges(config: PopulationConfig) -> dict[str, tuple[float, float]]:
+    """By name in the learner's group, the range of initial values of each hyperparameter that differs between members."""
     given = {"learning_rate": config.learning_rates, "entropy_cost": config.entropy_costs}
     return {name: (values[0], values[1]) for name, values in given.items() if values}
 
 
-def comparisons_of(config: PopulationConfig) -> list[int]:
-    """Frames at which members are compared, and then those at the end, where nobody copies any more."""
+def comparison_frames(config: PopulationConfig) -> list[int]:
+    """Frames at which members are compared, and last total_frames, at which no member copies another."""
     first = max(config.burn_in_frames, config.ready_frames)
     return [*range(first, config.total_frames, config.ready_frames), config.total_frames]
 
 
 def check_population(config: PopulationConfig, cores: int) -> None:
-    """Names and ranges of the population's own keys.
+    """Checks the population's own keys.
 
     Raises:
-        InputError: one sentence with key, value and what would be right.
+        InputError: one sentence with key, value and the fix.
     """
     check_fields(config, inherited=False)
     for key in ("learning_rates", "entropy_costs"):
@@ -73,9 +74,9 @@ def check_population(config: PopulationConfig, cores: int) -> None:
             raise InputError(
                 f"{key}={values} is no range: give a lower and a higher end above 0, as {key}=[1e-4,1e-2], or [] to keep the value fixed."
             )
-    if not ranges_of(config):
+    if not hyperparameter_ranges(config):
         raise InputError("learning_rates=[] and entropy_costs=[] leave nothing to adapt: give a range of one of them.")
-    if len(comparisons_of(config)) < 2:
+    if len(comparison_frames(config)) < 2:
         raise InputError(
             f"total_frames={config.total_frames} is not above burn_in_frames={config.burn_in_frames} and "
             f"ready_frames={config.ready_frames}, so no member would ever be compared: raise it, or lower those."
@@ -83,5 +84,7 @@ def check_population(config: PopulationConfig, cores: int) -> None:
     check_parallel(config.runtime.name, config.parallel, cores)
     for key in ("run", "resume", "stop_at_success"):
         if getattr(config, key):
-            fix = "leave it out" if key == "stop_at_success" else "use folder=..., and the same command again to go on"
+            fix = (
+                "leave it out" if key == "stop_at_success" else "use folder=..., and the same command again to continue"
+            )
             raise InputError(f"{key}={getattr(config, key)} is not for the members of a population: {fix}.")

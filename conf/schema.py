@@ -1,7 +1,7 @@
-"""The schema of every option: type, default, bounds or choices. conf/checks.py checks what several options decide together.
+"""The schema of every option: type, default, bounds or choices. conf/checks.py checks conditions on several options.
 
-Names are looked up in literal tables; nothing in a config is ever imported, instantiated or interpolated, but for the modules of the
-user's own environments and wrappers that suite gymnasium is told (envs/gymnasium_ids/build_env.py).
+Names are looked up in literal tables. Nothing in a configuration is imported, instantiated or interpolated, with one exception: suite
+gymnasium imports the modules that hold a user's environments and wrappers (envs/gymnasium_ids/build_env.py).
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from envs.suite import EnvConfig
 
 _FEATURES = 2**16
 _PROCESSES = 2**12
-"""Upper bounds beyond any size in use: counting what a size needs of memory must come to an end."""
+"""Upper bounds above every size in use, so that the estimate of the memory that a size needs terminates."""
 
 
 @dataclass(kw_only=True, slots=True)
 class FusionConfig:
-    """How observation and context meet.
+    """How observation and context are combined.
 
     Attributes:
-        name: one of agents.fusion.FUSION_NAMES.
-        sites: any of torso, core_input, policy, value; none of them is an agent without context.
-        spatial: the form on the torso's feature map, one of SPATIAL_FUSIONS; empty = `name`.
-        size: output features at core_input.
-        rank: of `low_rank` and `tucker`.
-        hidden: units of the hidden layer of `concat_mlp` and `hypernetwork`.
-        experts: of `mixture`.
-        keys: what `attention` compares its query with, `content` or `position`.
-        kernel: side of the kernels of `dynamic_conv`, an odd number.
+        name: One of agents.fusion.FUSION_NAMES.
+        sites: Any of torso, core_input, policy, value. An empty list makes an agent without context.
+        spatial: The form on the torso's feature map, one of SPATIAL_FUSIONS; empty = `name`.
+        size: Output features at core_input.
+        rank: Rank of `low_rank` and `tucker`.
+        hidden: Units of the hidden layer of `concat_mlp` and `hypernetwork`.
+        experts: Number of experts of `mixture`.
+        keys: What `attention` compares its query with: `content` or `position`.
+        kernel: Side of the kernels of `dynamic_conv`, an odd number.
     """
 
     name: str = choice(MISSING, FUSIONS)
@@ -69,7 +69,16 @@ class FusionConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ContextConfig:
-    """What the agent is told. See agents.network.context.ContextEncoder for the sizes."""
+    """The context, which describes the task to the agent (agents.network.context.ContextEncoder).
+
+    Attributes:
+        name: Its parts: `task` (the task's id), `instruction`, `both` or `none`.
+        task_encoding: Encoding of the task's id: `embedding` (learned) or `one_hot`.
+        task_size: Features of the task embedding.
+        word_size: Features of each word of the instruction.
+        instruction_size: Features of the whole instruction.
+        normalize: Whether the encoded instruction passes a layer normalisation.
+    """
 
     name: str = choice(MISSING, CONTEXTS)
     task_encoding: str = choice("embedding", TASK_ENCODINGS)
@@ -84,9 +93,9 @@ class CoreConfig:
     """The recurrent core.
 
     Attributes:
-        name: one of agents.network.core.CORES; `feedforward` has no memory.
-        size: its features.
-        rounds: of `mogrifier`, how often x and h gate each other.
+        name: One of agents.network.core.CORES; `feedforward` has no memory.
+        size: Number of features.
+        rounds: How often x and h gate each other in `mogrifier`.
     """
 
     name: str = choice(MISSING, CORES)
@@ -96,7 +105,13 @@ class CoreConfig:
 
 @dataclass(kw_only=True, slots=True)
 class TorsoConfig:
-    """The observation's network; `auto` takes the one that fits. `hidden` are the layers of `mlp`, `size` the output of the others."""
+    """The network that reads the observation.
+
+    Attributes:
+        name: One of conf.names.TORSOS; `auto` chooses by the observation.
+        size: Output features of every torso but `mlp`.
+        hidden: Layer sizes of `mlp`.
+    """
 
     name: str = choice(MISSING, TORSOS)
     size: int = number(128, least=1, most=_FEATURES)
@@ -105,20 +120,20 @@ class TorsoConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LearnerConfig:
-    """See agents.learning.learner.Learner for the rest.
+    """The learner. See agents.learning.learner.Learner for the options that are not listed here.
 
     Attributes:
-        unroll_length: T.
-        batch_size: B, columns of one update: several unrolls joined, or part of one; 0 = the slots of one actor.
-        passes: how often each batch is learned from. V-trace corrects for the policy that changes meanwhile.
-        replay_fraction: part of the B columns that is drawn from earlier trajectories (agents/learning/replay.py); 0 = none.
-        replay_size: columns that are kept to draw from.
-        pg_bootstrap: one of agents.learning.vtrace.PG_BOOTSTRAPS. Runs that were begun before this key was there have `paper`.
-        compile: parts of the update by torch.compile; `true`, `false`, or `auto` (agents.setup.plan.compiles).
-        staging: with a GPU, batches travel from pinned memory while the one before is learned from; `auto`: yes.
-        optimizer: one of agents.learning.learner.OPTIMIZERS.
-        num_processes: learners, each in a process of its own. batch_size, replay_size and runtime.num_actors are those of all together,
-            and the updates those that one learner would make. Under torchrun it is the number of processes that torchrun starts.
+        unroll_length: T, in agent steps.
+        batch_size: B, the columns of one update: several unrolls joined, or a part of one unroll; 0 = the slots of one actor.
+        passes: Passes over each batch. V-trace corrects for the policy that changes between them.
+        replay_fraction: Fraction of the B columns that comes from the replay (agents/learning/replay.py); 0 = none.
+        replay_size: Number of columns that the replay holds.
+        num_processes: Learner processes. batch_size, replay_size and runtime.num_actors count all of them together, and the updates
+            equal those of one learner. Under torchrun it is the number of processes that torchrun starts.
+        optimizer: One of agents.learning.learner.OPTIMIZERS.
+        pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS. Runs from versions without this key use `paper`.
+        compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).
+        staging: Whether, with a GPU, the next batch is copied from pinned memory during an update; `auto` = `true`.
     """
 
     unroll_length: int = number(20, least=1, most=2**16)
@@ -131,7 +146,7 @@ class LearnerConfig:
     learning_rate: float = number(1e-3, least=0)
     anneal: bool = True
     rms_decay: float = number(0.99, least=0, most=1)
-    # 0, or a number that is 0 in single precision, makes the update of a parameter without a gradient 0 / 0.
+    # With an epsilon that is 0 in single precision, the update of a parameter without a gradient is 0 / 0.
     epsilon: float = number(1e-8, least=1e-20)
     adam_betas: list[float] = numbers([0.9, 0.999], shortest=2, longest=2, least=0, below=1)
     max_gradient_norm: float = number(1.0, least=0)
@@ -155,37 +170,38 @@ class LearnerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class RuntimeConfig:
-    """Where actors live.
+    """The processes that run the actors.
 
     Attributes:
-        name: `serial` (one process, reproducible), `local` (actor processes on this machine) or `cluster` (on a Ray cluster).
-        num_actors: actors; 0 = one for each processor core but one, or for each core where the environment is what takes the time
-            (serial: one), and as many for each learner. On a cluster that runs already it has to be given; those for which there is no
-            room wait for it.
-        address: of cluster: the head node's host:port, or `auto` for the one that this machine belongs to; empty = a cluster of this
-            machine alone, which begins and ends with the run.
-        actors_per_group: of cluster: actors that are placed together, on a node with room for all of them, and lost together.
-        cpus_per_actor: of cluster: CPUs that Ray reserves for each.
-        slots_per_actor: environments of each actor.
-        inference: `actor` (each acts with a network of its own), `server` (one process acts for all of them, on whatever is ready), or
-            `auto` (agents.setup.plan.inference).
-        cuda_graphs: an inference server on a GPU replays its steps as CUDA graphs; `true`, `false`, or `auto`: yes.
-        actor_threads, learner_threads: compute threads of each; 0 for the learner = what the actors leave (serial: one).
-        buffers_per_actor: unrolls an actor may be ahead; never fewer than a batch takes from it and one.
-        task_schedule: which slot plays which task. `uniform_slots`: as many slots for each task. `weighted`: slots in proportion to
-            task_weights. `uniform_frames`: slots change their tasks between episodes, so that all come to as many frames
-            (envs.schedule.FrameBalance); only where EnvSpec.switches_tasks.
-        task_weights: of `weighted`, one positive number for each task.
-        reset_patience: seconds after which an actor goes on without a slot that is still resetting, where the engine can (those with
-            processes of their own); `inf` = never, and `serial` never does.
-        hang_seconds: an actor, or an environment with a process of its own, that shows no sign of life for so long is restarted; more
-            than the longest reset takes.
-        memory_limit: MiB of resident memory above which an actor, with all that it has started, is restarted between two unrolls; where
-            environments have processes of their own, each of these instead, between two episodes. 0 = none.
-        recycle_episodes: an actor whose slots have played so many episodes together is restarted in the same way, against engines that
-            leak; where environments have processes of their own, each of these instead, after as many of its own. 0 = never.
-        max_restarts: the run stops, saved, when more than so many restarts fall into restart_window seconds. Those that
-            memory_limit and recycle_episodes ask for do not count.
+        name: `serial` (one process, reproducible), `local` (actor processes on this machine) or `cluster` (a Ray cluster).
+        num_actors: Number of actors; 0 = one per core, minus one per learner unless the environment is slow (`serial`: one per
+            learner). It is required for an existing cluster, where actors without room wait.
+        address: The cluster's head node as host:port, or `auto` for the cluster of this machine; empty = a cluster on this machine
+            alone, which starts and ends with the run.
+        actors_per_group: Actors that a cluster places on one node together. If one of them is lost, all are.
+        cpus_per_actor: CPUs that Ray reserves for each actor.
+        slots_per_actor: Environments of each actor.
+        inference: `actor` (each actor has a copy of the network), `server` (one process computes for all actors) or `auto`
+            (agents.setup.plan.Plan.automatic_inference).
+        cuda_graphs: Whether an inference server on a GPU replays its steps as CUDA graphs: `true`, `false`, or `auto` = `true`.
+        actor_threads: Compute threads of each actor.
+        learner_threads: Compute threads of the learner; 0 = the cores that the actors leave (`serial`: one).
+        buffers_per_actor: Unrolls by which an actor may be ahead. At least one more than a batch takes from it is used.
+        task_schedule: Assignment of tasks to slots. `uniform_slots`: equally many slots per task. `weighted`: slots in proportion to
+            task_weights. `uniform_frames`: slots change tasks between episodes until all tasks have equally many frames
+            (envs.schedule.FrameBalance); it needs EnvSpec.switches_tasks.
+        task_weights: One positive number per task, for `weighted`.
+        reset_patience: Seconds after which an actor continues without a slot that is still resetting, for engines with a process per
+            environment; `inf` = never. `serial` always waits.
+        hang_seconds: Seconds without a heartbeat after which an actor, or an environment's process, is restarted. It must exceed the
+            longest reset.
+        memory_limit: MiB of resident memory, child processes included, above which an actor is restarted between two unrolls; 0 = none.
+            Environments with processes are restarted instead, between two episodes.
+        recycle_episodes: Episodes after which an actor is restarted between two unrolls, against engines that leak memory; 0 = never.
+            Environments with processes are restarted instead, each after as many episodes.
+        max_restarts: Restarts within restart_window after which the run saves and stops. Restarts by memory_limit and recycle_episodes
+            do not count.
+        restart_window: Length of that window in seconds.
     """
 
     name: str = choice(MISSING, RUNTIMES)
@@ -211,26 +227,28 @@ class RuntimeConfig:
 
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
-    """Everything about a run.
+    """All options of a run.
 
     Attributes:
-        total_frames: env frames to train for (agent steps x action repeat).
-        seed: root of all random numbers.
-        run: the run folder; empty = runs/<env>-<fusion>-<context>-seed<seed>.
-        resume: go on with the run in that folder.
-        allow: modules, files and folders that the configuration of the run to resume may name (conf/allowlist.py), if the command does not
-            name them in their own keys.
-        device: of the learner, and of the inference server where there is one: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU where
-            torch sees one and the runtime is not serial. Actors that act by themselves do it on the processor.
-        precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 where the device has it and the runtime is not serial.
-        checkpoint_seconds, log_seconds: intervals. keep_checkpoints: the newest N stay, and the best one.
-        milestone_frames: a checkpoint at every multiple of so many frames, which stays; 0 = none.
-        log_frames: a log step whenever this many more frames have been played, in place of log_seconds, so that log steps do not
-            depend on how fast the machine is; 0 = by time.
-        display: progress on the terminal.
-        initialization: weights at the start (agents/network/initialization.py).
-        stop_at_success: ends the run early, when the mean over tasks of the success over the last 100 episodes reaches it and every
-            task has had that many; 0 = never.
+        total_frames: Environment frames to train for (agent steps x action repeat).
+        seed: Root of all random numbers.
+        run: The run folder; empty = runs/<env>-<fusion>-<context>-seed<seed>.
+        resume: Whether to continue the run in that folder.
+        allow: Modules, files and folders that the resumed run's configuration may name (conf/allowlist.py), in addition to those that
+            the command line names in their own keys.
+        device: Device of the learner and of the inference server: `cpu`, `cuda`, `cuda:N` or `auto`. `auto` is the first GPU that
+            torch sees, and `cpu` with runtime=serial. Actors with their own networks use the processor.
+        precision: `bf16` or `fp32` for torso and core, or `auto`: bf16 if the device supports it and the runtime is not serial.
+        checkpoint_seconds: Seconds between checkpoints.
+        keep_checkpoints: Number of newest checkpoints to keep, besides the best one.
+        milestone_frames: Frames between milestones, which are checkpoints that are never removed; 0 = none.
+        log_seconds: Seconds between log steps.
+        log_frames: Frames between log steps. It replaces log_seconds, so that log steps do not depend on the machine's speed; 0 = off.
+        display: Whether to show progress on the terminal.
+        stop_at_success: Mean over tasks of the success over the last 100 episodes at which the run ends early, once every task has
+            had that many episodes; 0 = never.
+        match_params: A number of parameters, or a fusion whose number of parameters the agent gets (agents/setup/match_params.py).
+        initialization: Initial weights (agents/network/initialization.py).
     """
 
     env: EnvConfig = MISSING
@@ -263,23 +281,23 @@ class EvaluateConfig:
     """Options of evaluate.py.
 
     Attributes:
-        run: a run folder, its best checkpoint as <run folder>/best, or a checkpoint file.
-        episodes: per task.
-        tasks: other tasks of the same suite; empty = those the agent was trained on.
-        greedy: most probable action instead of a sample.
-        video: one video per task into the run folder.
-        video_episodes: episodes in each video.
-        slots: environments per task; 0 = one per episode, at most 64.
-        max_steps: agent steps after which an episode counts as one that never ends, and the evaluation stops with what was played; 0 =
-            50,000, or the suite's own limit where that is more.
-        seed: root of the evaluation seeds, which are disjoint from all training seeds.
-        output: file for the result; empty = evaluation.json beside the checkpoint's run.
-        engine: engine of the environments, as env.engine; empty = as in training.
-        threads: compute threads; 0 = all cores, which pays for large networks only.
-        device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU where torch sees one. Episodes repeat on the device they were played on.
-        probe: one of agents.evaluation.probes.PROBES, or `all`: play again with another context, and report what is lost; empty = none.
-        similarity: with a probe, also draw how alike the tasks are to the agent's context encoder.
-        allow: modules, files and folders that the agent's configuration may name (conf/allowlist.py); those of `tasks` need no mention.
+        run: A run folder, its best checkpoint as <run folder>/best, or a checkpoint file.
+        episodes: Episodes per task.
+        tasks: Other tasks of the same suite; empty = the tasks of the training.
+        greedy: Whether the agent takes the most probable action instead of a sample.
+        video: Whether to write one video per task into the run folder.
+        video_episodes: Episodes in each video.
+        slots: Environments per task; 0 = one per episode, at most 64.
+        max_steps: Agent steps after which an episode counts as endless and the evaluation stops with the episodes played; 0 = 50,000,
+            or the suite's own limit if that is larger.
+        seed: Root of the evaluation seeds, which are disjoint from all training seeds.
+        output: File for the result; empty = evaluation.json in the checkpoint's run folder.
+        engine: Engine of the environments, as in env.engine; empty = as in training.
+        threads: Compute threads; 0 = all cores, which is faster for large networks only.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto`: the first GPU that torch sees. Episodes repeat on the same device only.
+        probe: One of agents.evaluation.probes.PROBES, or `all`: plays again with a changed context and reports the loss; empty = none.
+        similarity: Whether a probe also draws how similar the tasks are to the agent's context encoder.
+        allow: Modules, files and folders that the agent's configuration may name (conf/allowlist.py), in addition to those of `tasks`.
     """
 
     run: str = ""
@@ -334,10 +352,10 @@ MAY_CHANGE_ON_RESUME = (
     "runtime.max_restarts",
     "runtime.restart_window",
 )
-"""Keys whose change leaves the experiment what it is. `resume=true` refuses a different value of any other."""
+"""Keys that do not change the experiment. `resume=true` refuses a different value of any other key."""
 
 FORMER_VALUES: dict[str, dict[Any, Any]] = {
     "learner.optimizer": {"rmsprop_tf": "rmsprop"},
     "initialization": {"sonnet": "torch"},
 }
-"""By key, what presets give now and what they gave before. `resume=true` with such a preset goes on with what the run has."""
+"""By key, the value that presets give now -> the value that they gave earlier. `resume=true` with such a preset keeps the run's value."""

@@ -1,4 +1,4 @@
-"""The schemas of the studies: every key of `python -m studies.<name>` with its default. conf/studies has the defaults of `quick=true`."""
+"""The schemas of the studies: every key of `python -m studies.<name>` with its default. conf/studies holds those of `quick=true`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class StudyConfig:
     """The keys of all studies.
 
     Attributes:
-        quick: small defaults for the other keys, to see that everything works.
-        folder: of the output; empty = runs/study-<name>, or runs/study-<name>-quick. Stored results are not computed again.
-        seeds: number of seeds, of initial weights, data and everything else that is drawn.
-        seed: the first seed.
-        parallel: number of processes; 0 = one for each core.
-        display: whether to show progress.
+        quick: Whether to use small defaults for the other keys, for a quick check of the program.
+        folder: Output folder; empty = runs/study-<name>, or runs/study-<name>-quick. Stored results are not computed again.
+        seeds: Number of seeds, which decide initial weights, data and all other random numbers.
+        seed: The first seed.
+        parallel: Number of processes; 0 = one per core.
+        display: Whether to show progress.
     """
 
     quick: bool = False
@@ -31,13 +31,15 @@ class SyntheticConfig(StudyConfig):
     """Fitting functions of two inputs.
 
     Attributes:
-        functions: names of studies.data.targets.FUNCTIONS.
-        networks: names of studies.synthetic.NETWORKS.
-        dimensions: d, the size of each input.
-        error: the mean squared error to reach; targets have variance 1.
-        steps, batch_size, learning_rate: of training; every batch is new.
-        test_samples: for the measured error.
-        most_parameters: larger networks are not tried.
+        functions: Names of studies.data.targets.FUNCTIONS.
+        networks: Names of studies.synthetic.NETWORKS.
+        dimensions: Values of d, the size of each input.
+        error: Mean squared error to reach; targets have variance 1.
+        steps: Training steps.
+        batch_size: Samples of each step, never repeated.
+        learning_rate: Learning rate.
+        test_samples: Samples for the measured error.
+        most_parameters: Number of parameters of the largest network that is tried.
     """
 
     functions: list[str] = field(default_factory=lambda: ["sum", "product", "dot", "bilinear", "teacher"])
@@ -58,19 +60,22 @@ class RegressionConfig(StudyConfig):
     """Many tasks of one family, and new tasks from few samples.
 
     Attributes:
-        functions: names of studies.data.families.FAMILIES.
-        x_sizes: features of x, and of y.
-        networks: names of studies.models.networks.PERCEPTRONS.
-        tasks: number of tasks that are learnt together.
-        task_size: Z, features of the learnt vector of each task.
-        width, hidden_layers: of the network with `mi`. The others have the width with the nearest number of parameters.
-        rank: of `low_rank`.
-        steps, samples: of training; samples of each task in a step.
-        learning_rates: each network is trained with all, and reported with the one of least validation error.
-        test_samples: of each task, for the measured error.
-        new_tasks: number of tasks that are learnt afterwards, each by its vector alone.
-        shots: numbers of samples of each new task.
-        adaptation_steps, adaptation_rate: steps and learning rate for new tasks.
+        functions: Names of studies.data.families.FAMILIES.
+        x_sizes: Numbers of features of x, and of y.
+        networks: Names of studies.models.networks.PERCEPTRONS.
+        tasks: Number of tasks that are learned together.
+        task_size: Z, features of the learned vector of each task.
+        width: Width of the network with `mi`. The others have the width with the nearest number of parameters.
+        hidden_layers: Hidden layers of every network.
+        rank: Rank of `low_rank`.
+        steps: Training steps.
+        samples: Samples of each task in a step.
+        learning_rates: Each network is trained with every rate and reported with the rate of the least validation error.
+        test_samples: Samples of each task for the measured error.
+        new_tasks: Number of tasks that are learned afterwards, by their vectors alone.
+        shots: Numbers of samples of each new task.
+        adaptation_steps: Training steps for new tasks.
+        adaptation_rate: Learning rate for new tasks.
     """
 
     seeds: int = 8
@@ -97,17 +102,22 @@ class NeuralProcessConfig(StudyConfig):
     """Functions of a Gaussian process, from a few of their points.
 
     Attributes:
-        networks: decoders, names of studies.neural_process.DECODERS.
-        latent_size: Z.
-        encoder_width: of the two hidden layers and the output of the encoder.
-        width, hidden_layers: of the decoder with `mi`. The others have the width with the nearest number of parameters.
-        rank: of `low_rank`.
-        steps, functions: of training; functions in a step.
-        most_context: training draws the number of context points from 1 to this.
-        target_points: further points of each function.
-        learning_rates: each decoder is trained with all, and reported with the one of the best validation bound.
-        length_scale, noise: of the Gaussian process.
-        test_functions, context_sizes, latent_samples: of the evaluation.
+        networks: Decoders, names of studies.neural_process.DECODERS.
+        latent_size: Z, features of the latent variable.
+        encoder_width: Width of the encoder's two hidden layers and of its output.
+        width: Width of the decoder with `mi`. The others have the width with the nearest number of parameters.
+        hidden_layers: Hidden layers of every decoder.
+        rank: Rank of `low_rank`.
+        steps: Training steps.
+        functions: Functions in each step.
+        most_context: Largest number of context points in training, which draws from 1 to this.
+        target_points: Further points of each function.
+        learning_rates: Each decoder is trained with every rate and reported with the rate of the best validation bound.
+        length_scale: Length scale of the Gaussian process.
+        noise: Noise of the Gaussian process.
+        test_functions: Functions of the evaluation.
+        context_sizes: Numbers of context points of the evaluation.
+        latent_samples: Latent samples of the evaluation.
     """
 
     networks: list[str] = field(default_factory=lambda: ["concat", "film", "low_rank", "mi"])
@@ -133,22 +143,26 @@ class LanguageConfig(StudyConfig):
     """Language models, plain and multiplicative.
 
     Attributes:
-        corpus: a text file (enwik8, text8), or a folder with one file each for train, valid and test (WikiText-103); empty = Python's
+        corpus: A text file (enwik8, text8), or a folder with one file each for train, valid and test (WikiText-103); empty = Python's
             own documentation.
-        level: of symbols: byte, character or word; empty = bytes of a file, words of a folder, characters of the documentation.
-        networks: names of studies.models.language_model.FORMS.
-        size: of the plain LSTM. The others have the width with the nearest number of parameters.
-        embedding_size: E.
-        rank: of the multiplicative encoder and decoder.
-        tied: whether input and output embeddings are the same.
-        dropout: of embeddings and the core's outputs.
-        steps, batch_size, length: of training; rows that are read side by side, and symbols of each in a step.
-        learning_rates: each network is trained with all, and reported with the one of the cheapest validation text.
-        most_gradient: norm to which gradients are clipped.
-        evaluations, patience: number of readings of the validation text, and of readings without a gain after which training ends.
-        test_rows: rows of the test text that are read side by side, each from an empty state. 1 reads it in one go, which takes hours
-            for the five million bytes of enwik8.
-        sample, temperature: number of symbols that every trained model writes, 0 for none; temperature 1 samples the model's distribution.
+        level: Level of symbols: byte, character or word; empty = bytes of a file, words of a folder, characters of the documentation.
+        networks: Names of studies.models.language_model.FORMS.
+        size: Size of the plain LSTM. The others have the width with the nearest number of parameters.
+        embedding_size: E, features of a symbol.
+        rank: Rank of the multiplicative encoder and decoder.
+        tied: Whether input and output embeddings are the same parameters.
+        dropout: Dropout of embeddings and of the core's outputs.
+        steps: Training steps.
+        batch_size: Rows of text that are read side by side.
+        length: Symbols of each row in a step.
+        learning_rates: Each network is trained with every rate and reported with the rate of the lowest validation cost.
+        most_gradient: Norm to which gradients are clipped.
+        evaluations: Number of evaluations on the validation text.
+        patience: Evaluations without an improvement after which training ends.
+        test_rows: Rows of the test text that are read side by side, each from an empty state. 1 reads it in one pass, which takes
+            hours for the five million bytes of enwik8.
+        sample: Symbols that every trained model writes; 0 = none.
+        temperature: Temperature of that sample; 1 samples the model's distribution.
     """
 
     corpus: str = ""
@@ -177,4 +191,4 @@ STUDIES: dict[str, type[StudyConfig]] = {
     "neural_process": NeuralProcessConfig,
     "language": LanguageConfig,
 }
-"""Name of the study -> its schema."""
+"""Schemas by name of the study."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import evaluate
-from agents.run.folder import snapshot
+from agents.run.folder import checkpoint_content
 from agents.run.metrics import Statistics
 from agents.runtime.base import StreamPositions
 from agents.setup import builder
@@ -32,7 +32,7 @@ def make_checkpoint(folder: Path, *overrides: str) -> Path:
     env = make_spec(config.env)
     torch.manual_seed(config.seed)
     learner = builder.build_learner(config, env, builder.build_network(config, env))
-    content = snapshot(config, env, learner, Statistics(env.tasks), StreamPositions(), 0.0)
+    content = checkpoint_content(config, env, learner, Statistics(env.tasks), StreamPositions(), 0.0)
     return save_checkpoint(folder, 0, content)
 
 

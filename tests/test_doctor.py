@@ -1,4 +1,4 @@
-"""What doctor.py finds on machines on which something is missing."""
+"""doctor.py on machines with missing or broken parts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SMALL = ["env=conditional", "context=task", "core.size=8", "fusion.size=8"]
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no run has been begun."""
+    """A working directory without runs."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importing all engines and looking at all suites takes seconds."""
+    """Limits the examination to one engine and one suite, because all of them take seconds."""
     monkeypatch.setattr(doctor, "SUITES", ["conditional"])
     monkeypatch.setattr(doctor, "ENGINES", {"json": Engine("rich", "pip install json", ("numpy",))})
 
@@ -43,7 +43,7 @@ def examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_engines_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_report_version_and_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "loud_engine.py").write_text("print('hello'); import os; os.write(1, b'there')", encoding="utf-8")
     (tmp_path / "broken_engine.py").write_text("raise ImportError('libGL.so.1: cannot open')", encoding="utf-8")
     (tmp_path / "deadly_engine.py").write_text("import os; os._exit(3)", encoding="utf-8")
@@ -59,7 +59,7 @@ def test_engines_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
     code, found = examined(capfd, *SMALL, "runtime.num_actors=2", "runtime.slots_per_actor=16", "runtime=local")
     assert code == CAN_RUN
     assert found["run"]["problems"] == []
@@ -67,7 +67,7 @@ def test_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
     assert 0 < found["run"]["needs"]["trajectories"] < 2**24 < found["run"]["needs"]["actors"]
     assert found["machine"]["cores"] >= 1
     assert found["suites"]["conditional"]["problem"] == ""
-    # The screen says the same.
+    # The table has the same content.
     assert main(SMALL) == CAN_RUN
     shown = capfd.readouterr().out
     assert "run env=conditional" in shown and "needs" in shown and "suite conditional" in shown
@@ -75,7 +75,7 @@ def test_a_run_that_would_start(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_a_run_that_would_not_start(capfd: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_why_a_run_would_not_start(capfd: pytest.CaptureFixture[str]) -> None:
     code, found = examined(capfd, *SMALL, "runtime.slots_per_actor=2", "runtime=local", "runtime.num_actors=1")
     assert code == CANNOT_RUN
     assert "runtime.slots_per_actor=2" in found["run"]["problems"][0]
@@ -84,8 +84,8 @@ def test_a_run_that_would_not_start(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("one_engine", "process_settings")
-def test_what_train_refuses_is_refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """With the sentence of train.py, and nothing is written."""
+def test_doctor_refuses_what_train_refuses(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The message is that of train.py, and nothing is written."""
 
     def problems(*keys: str) -> list[str]:
         before = sorted(tmp_path.rglob("*"))
@@ -95,7 +95,7 @@ def test_what_train_refuses_is_refused(capfd: pytest.CaptureFixture[str], tmp_pa
         return problems
 
     assert problems("device=cuda:77") == [
-        f"device=cuda:77 is not here: torch sees {torch.cuda.device_count() or 'no'} GPUs; use device=auto or device=cpu."
+        f"device=cuda:77 is unavailable: torch sees {torch.cuda.device_count() or 'no'} GPUs; use device=auto or device=cpu."
     ]
     tiny = [
         "learner.unroll_length=4",
@@ -117,7 +117,7 @@ def test_what_train_refuses_is_refused(capfd: pytest.CaptureFixture[str], tmp_pa
 
 
 @pytest.mark.usefixtures("one_engine")
-def test_too_little_memory_is_seen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_too_little_memory(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 0)
     code, found = examined(capfd, *SMALL, "runtime=local")
     assert code == CANNOT_RUN
@@ -126,7 +126,7 @@ def test_too_little_memory_is_seen(capfd: pytest.CaptureFixture[str], monkeypatc
     assert found["run"]["needs"]["actors"] > 0
 
 
-def test_an_engine_that_cannot_be_imported_stops_its_own_suites_only(
+def test_broken_engine_affects_only_its_suites(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "SUITES", [])
@@ -145,13 +145,13 @@ def test_bad_input(capfd: pytest.CaptureFixture[str], argument: str, answer: str
     assert answer in "".join(capfd.readouterr())
 
 
-def test_a_suite_that_cannot_be_played_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unplayable_suite_reports_its_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ale_py" else find(name))
     assert 'pip install "mimpala[atari]"' in doctor.problem_of_suite("atari")
 
 
-def test_every_engine_has_an_extra_of_this_project_or_a_page() -> None:
+def test_every_engine_has_an_extra_or_a_page() -> None:
     project = tomllib.loads((Path(doctor.__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     for module, engine in doctor.ENGINES.items():
@@ -180,7 +180,7 @@ def test_a_few_steps_of_each_task_are_played_and_compared(capfd: pytest.CaptureF
     assert found["StraysFar"]["differences"] == ["step returns numbers from 7 to 7 where the space has -1 to 1"]
     assert "step returns 1 numbers that are not finite" in found["StraysBroken"]["differences"]
     assert found["Breaks"]["failure"] == "the wheel came off"
-    # What strays a little would start all the same; what raises would not get far.
+    # Differences from the spec do not stop a run, but an error does.
     assert {name for name, code in codes.items() if code} == {"Breaks"}
 
 
@@ -220,7 +220,7 @@ def test_differences_from_a_space(space: Any, value: Any, expected: str) -> None
     assert found.startswith(expected) and bool(found) == bool(expected)
 
 
-def test_levels_that_differ_or_cannot_always_be_solved_are_named(
+def test_doctor_names_levels_that_differ_or_cannot_always_be_solved(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("envpool")

@@ -1,4 +1,4 @@
-"""A killed run in the serial runtime goes on bit for bit, where the environment can be frozen."""
+"""A killed serial run resumes bit for bit if the environment's state can be saved."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def content(run: Path) -> dict[str, Any]:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """The log without what the machine decides."""
+    """The rows of the log without times and other figures of the machine."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     timed = ("time/", "memory/", "seconds", "frames_per_second", "limited_by")
     return [{key: value for key, value in json.loads(line).items() if not key.startswith(timed)} for line in lines]
 
 
 def shown(run: Path) -> list[int]:
-    """Updates that TensorBoard shows of this run."""
+    """Updates of this run in TensorBoard."""
     board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     board.Reload()
     return [event.step for event in board.Scalars("frames")]
 
 
 def killed_after(run: Path, copy: Path, updates: int) -> Path:
-    """What a kill would have left of the run, some time after its checkpoint number `updates`."""
+    """A copy of the run folder as a kill some time after checkpoint `updates` would leave it."""
     shutil.copytree(run, copy)
     (copy / "result.json").unlink()
     for path in list_checkpoints(copy / "checkpoints")[updates:]:
@@ -47,7 +47,7 @@ def killed_after(run: Path, copy: Path, updates: int) -> Path:
 
 
 @pytest.mark.parametrize("overrides", [[], ["runtime.num_actors=2", "env.observation=image"]])
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, overrides: list[str]) -> None:
+def test_resumed_run_equals_an_uninterrupted_run(tmp_path: Path, overrides: list[str]) -> None:
     run = tmp_path / "run"
     assert train.main([*TINY, *SIZES, *LOGGED, *overrides, f"run={run}", "total_frames=240"]) == 0
     assert len(rows(run)) >= 8
@@ -57,19 +57,19 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path, overrides: list
         assert content(again)["learner"]["counters"]["updates"] == updates
         assert train.main([f"run={again}", "resume=true"]) == 0
         found = content(again)
-        # Counters, schedules, optimiser, PopArt, streams of random numbers, statistics of every task, and which one was the best.
+        # Counters, schedules, optimiser, PopArt, random generators, statistics of every task, and the best checkpoint.
         for part in ("learner", "positions", "runtime", "statistics", "rng"):
             torch.testing.assert_close(found[part], expected[part], rtol=0, atol=0, equal_nan=True)
         assert found["kept"] == expected["kept"] != {}
-        # The rows that the killed run wrote after its checkpoint are there once.
+        # Rows that the killed run wrote after its checkpoint occur once.
         assert rows(again) == rows(run)
         assert shown(again) == [row["updates"] for row in rows(run)]
     assert expected["learner"]["optimizer"]["param_groups"][0]["lr"] < 5e-4 / 2
     assert len({row["loss/learning_rate"] for row in rows(run)}) == len(rows(run))
 
 
-def test_other_actors_begin_their_next_episodes(tmp_path: Path) -> None:
-    """State that does not fit is left aside, as without any."""
+def test_resume_with_another_number_of_actors_starts_next_episodes(tmp_path: Path) -> None:
+    """A runtime state for another number of actors is ignored."""
     run = tmp_path / "run"
     assert train.main([*TINY, *SIZES, *LOGGED, f"run={run}", "total_frames=60"]) == 0
     episodes = content(run)["positions"]["episodes"][0]

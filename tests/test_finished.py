@@ -1,4 +1,4 @@
-"""resume=true on a run that has come to its end touches nothing, and an evaluation keeps earlier ones that had other settings."""
+"""resume=true leaves a finished run unchanged, and an evaluation keeps earlier ones with other settings."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing changes."""
+    """The folder of a finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     assert train.main([*TINY, f"run={folder}", "total_frames=100"]) == 0
     return folder
 
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """When every file was written, and what is in it."""
+    """Modification time and content of every file."""
     found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
@@ -52,7 +52,7 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
         [*TINY, "total_frames=100"],
     ],
 )
-def test_a_finished_run_is_left_as_it_is(
+def test_resume_leaves_a_finished_run_unchanged(
     finished: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     before = files(finished)
@@ -62,7 +62,7 @@ def test_a_finished_run_is_left_as_it_is(
 
 
 @pytest.mark.slow
-def test_under_torchrun_every_process_goes_home(finished: Path) -> None:
+def test_resume_of_a_finished_run_under_torchrun_ends_every_process(finished: Path) -> None:
     before = files(finished)
     words = ["--standalone", "--nproc-per-node=2", "train.py", f"run={finished}", "resume=true"]
     done = subprocess.run(
@@ -79,7 +79,7 @@ def test_under_torchrun_every_process_goes_home(finished: Path) -> None:
     assert files(finished) == before
 
 
-def test_fewer_frames_than_were_played_are_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_total_frames_below_the_frames_played_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(finished)
     played = json.loads((finished / RESULT).read_text(encoding="utf-8"))["frames"]
     assert train.main([f"run={finished}", "resume=true", "total_frames=50"]) == 2
@@ -88,7 +88,7 @@ def test_fewer_frames_than_were_played_are_refused(finished: Path, capsys: pytes
     assert files(finished) == before
 
 
-def test_what_is_not_finished_goes_on(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unfinished_run_continues(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     played = json.loads((finished / RESULT).read_text(encoding="utf-8"))
     for number, change in enumerate(({"finished": False, "ended_by": "signal"}, {"updates": 1}, None)):
         run = tmp_path / str(number)
@@ -96,7 +96,7 @@ def test_what_is_not_finished_goes_on(finished: Path, tmp_path: Path, capsys: py
         (run / RESULT).unlink()
         if change:
             (run / RESULT).write_text(json.dumps(played | change), encoding="utf-8")
-        # As far as it came: fewer frames are refused here, too.
+        # Exactly the frames played, because fewer frames are refused here too.
         assert train.main([f"run={run}", "resume=true", "total_frames=50"]) == 2
         assert train.main([f"run={run}", "resume=true"]) == 0
         assert "nothing to do" not in capsys.readouterr().out
@@ -106,7 +106,7 @@ def test_what_is_not_finished_goes_on(finished: Path, tmp_path: Path, capsys: py
     assert json.loads((tmp_path / "0" / RESULT).read_text(encoding="utf-8"))["frames"] >= 200
 
 
-def test_a_run_that_ended_at_its_success_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_that_ended_at_stop_at_success_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert train.main([*TINY, f"run={run}", "total_frames=30000", "stop_at_success=0.05"]) == 0
     assert json.loads((run / RESULT).read_text(encoding="utf-8"))["ended_by"] == "stop_at_success"
@@ -141,7 +141,7 @@ def test_an_earlier_evaluation_with_other_settings_is_kept(tmp_path: Path, capsy
     printed = capsys.readouterr().out
     assert f"written: {tmp_path / 'evaluation.json'}" in printed and f"kept: {kept}" in printed
     assert json.loads(kept.read_text(encoding="utf-8")) == first
-    # The same settings again replace what was kept of them; what differs otherwise has a name of its own.
+    # The same settings replace their earlier file; other settings get a separate name.
     assert evaluated(path, "episodes=4", "greedy=true") == first
     other = evaluated(path, "episodes=5", "slots=1")
     assert evaluated(path, "episodes=4", "greedy=true") == first
@@ -151,7 +151,7 @@ def test_an_earlier_evaluation_with_other_settings_is_kept(tmp_path: Path, capsy
     assert all(content in contents for content in (first, second, other))
 
 
-def test_a_file_that_the_user_has_named_is_kept_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_earlier_evaluation_in_output_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, output = make_checkpoint(tmp_path, *CONDITIONAL), tmp_path / "mine.json"
     for episodes in (2, 3):
         assert evaluate.main([f"run={path}", f"output={output}", "tasks=[map-0]", f"episodes={episodes}"]) == 0
@@ -209,7 +209,7 @@ def test_videos_and_probes_of_another_evaluation_are_kept(tmp_path: Path) -> Non
     assert names[:2] == [None, None] and names[3:] == [names[3], names[2]]
     assert names[2] and names[2].startswith("videos-seed0-")
     assert (tmp_path / names[2] / "map-0.mp4").read_text(encoding="utf-8") == "0"
-    # Of one whose settings were not noted, and of a note that somebody has made up.
+    # An evaluation without recorded settings, and one with an invalid record.
     for number, note in enumerate(("", '{"seed": "../../x"}', "[")):
         (tmp_path / "videos.json").write_text(note, encoding="utf-8")
         kept = keep_folder(folder, {"seed": 10 + number})

@@ -1,4 +1,4 @@
-"""A run whose disk is full, read-only or failing goes on, says so, and ends well or loudly."""
+"""A run with a full, read-only or failing disk continues and warns, and it fails if its end cannot be saved."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ TINY = [
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
+    """A mounted file system of 4 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("a file system of its own needs the rights of root")
+        pytest.skip("mounting a file system needs root")
     try:
         yield folder
     finally:
@@ -52,7 +52,7 @@ def fill(disk: Path) -> None:
 
 
 def at_batches(monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], object]]) -> None:
-    """Calls an action before the statistics take in the batch of that number, the first being 1."""
+    """Calls each action before the statistics count the batch with its number, from 1."""
     update, batches = Statistics.update, []
 
     def acting(self: Statistics, batch: Trajectory) -> None:
@@ -68,26 +68,26 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def shown(run: Path) -> list[int]:
-    """Updates of the rows that TensorBoard shows."""
+    """Updates of the rows in TensorBoard."""
     board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     board.Reload()
     return [event.step for event in board.Scalars("frames")]
 
 
-def test_training_goes_on_while_the_disk_is_full(
+def test_training_continues_while_the_disk_is_full(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = small_disk / "run"
     newest: list[str] = []
 
     def free() -> None:
-        # What was there when it filled up is still there, and nothing half written.
+        # Existing files are unchanged, and no partial file is left.
         newest.extend(os.listdir(run / "checkpoints"))
         (small_disk / "others").unlink()
 
     at_batches(monkeypatch, {5: lambda: fill(small_disk), 10: free})
     assert train.main([*TINY, f"run={run}", "total_frames=500"]) == 0
-    # The newest, and the best.
+    # The newest checkpoint and the best one.
     assert "checkpoint-000000000004.pt" in newest and len(newest) <= 2
     written = rows(run)
     updates = [row["updates"] for row in written]
@@ -110,8 +110,8 @@ def test_a_run_that_cannot_be_saved_at_its_end_fails(
     assert train.main([*TINY, f"run={run}", "total_frames=300"]) == 1
     err = capfd.readouterr().err
     assert err.startswith(f"error: The end of run={run} was not saved (") and err.count("\n") == 1
-    assert err.endswith(f"resume=true goes on from {run}/checkpoints/checkpoint-000000000004.pt.\n")
-    # Nor can it be gone on with, until there is room.
+    assert err.endswith(f"resume=true continues from {run}/checkpoints/checkpoint-000000000004.pt.\n")
+    # A resume fails too while the disk is full.
     assert train.main([f"run={run}", "resume=true"]) == 2
     assert "cannot be written (No space left on device)" in capfd.readouterr().err
     (small_disk / "others").unlink()
@@ -122,7 +122,7 @@ def test_a_run_that_cannot_be_saved_at_its_end_fails(
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EDQUOT, errno.EIO])
-def test_no_write_of_a_run_is_worth_its_end(
+def test_no_failed_write_ends_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
     def refuse(*arguments: object) -> None:
@@ -142,7 +142,7 @@ def test_no_write_of_a_run_is_worth_its_end(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_record_is_appended_whole_or_not_at_all(small_disk: Path) -> None:
+def test_record_is_appended_completely_or_not_at_all(small_disk: Path) -> None:
     file = AppendedFile(small_disk / "records")
     file.write(b"one\n")
     (small_disk / "others").write_bytes(bytes(3 * 2**20))
@@ -154,7 +154,7 @@ def test_a_record_is_appended_whole_or_not_at_all(small_disk: Path) -> None:
     assert (small_disk / "records").read_bytes() == b"one\ntwo\n"
 
 
-def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
+def test_link_at_the_path_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
     (tmp_path / ".config.yaml.tmp").symlink_to(precious)

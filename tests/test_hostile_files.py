@@ -59,6 +59,7 @@ def test_damaged_checkpoints_are_loaded_or_refused(run: Path, scratch: Path, rng
     checked_outcome(scratch / "canary", lambda: load_checkpoint(path))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(rng=RANDOM)
 def test_checkpoints_with_hostile_values_are_loaded_or_refused(run: Path, scratch: Path, rng: random.Random) -> None:

@@ -200,7 +200,7 @@ def test_a_killed_learner_ends_the_run_which_is_saved(
     at_update(monkeypatch, 3, kill)
     assert train.main([*TINY, "runtime=local", f"run={tmp_path}", LONG, TWO]) == 1
     message = capfd.readouterr().err
-    assert "error: learner 1 was killed: SIGKILL\nThe run was saved up to here: resume=true goes on with it." in message
+    assert "error: learner 1 was killed: SIGKILL\nThe run was saved up to here: resume=true continues it." in message
     assert "Traceback" not in message
     assert content(tmp_path)["learner"]["counters"]["updates"] >= 3
     # The learner and its own actor.

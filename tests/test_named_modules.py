@@ -16,7 +16,7 @@ from agents.evaluation.episodes import load_agent
 from agents.run.folder import resumed_config
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from conf.ablate_schema import AblateConfig
-from conf.allowlist import check_named, named
+from conf.allowlist import check_external_names, external_names
 from conf.loading import compose_ablate, compose_train, save_train
 from envs.dmlab30.suite import DMLab30Config
 from envs.gymnasium_ids.suite import GymnasiumConfig
@@ -98,11 +98,16 @@ def test_collected_names() -> None:
         wrappers=["c.d:E", "gymnasium.wrappers:TimeAwareObservation"],
         options={"gravity": 5, "files": ["x.xml", {"deep": "y"}]},
     )
-    assert named(config) == {"a.b": "env.tasks", "c.d": "env.wrappers", "x.xml": "env.options", "y": "env.options"}
-    check_named(config, ["a", "c.d", "x.xml", "y"], "here")
+    assert external_names(config) == {
+        "a.b": "env.tasks",
+        "c.d": "env.wrappers",
+        "x.xml": "env.options",
+        "y": "env.options",
+    }
+    check_external_names(config, ["a", "c.d", "x.xml", "y"], "here")
     for allowed in (["a.b.c", "c.d", "x.xml", "y"], ["a", "c", "x.xml"], []):
         with pytest.raises(InputError, match=r"here: env\.\w+ names .* add allow=\["):
-            check_named(config, allowed, "here")
+            check_external_names(config, allowed, "here")
     maze = DMLab30Config(tasks=["contributed/x", "/tmp/evil", "a/../../x"], level_cache="~", dataset_path="dummy")
-    assert named(maze) == {"~": "env.level_cache", "/tmp/evil": "env.tasks", "a/../../x": "env.tasks"}
-    assert named(compose_train(["env=conditional"]).env) == {}
+    assert external_names(maze) == {"~": "env.level_cache", "/tmp/evil": "env.tasks", "a/../../x": "env.tasks"}
+    assert external_names(compose_train(["env=conditional"]).env) == {}

@@ -1,4 +1,4 @@
-"""The presets of conf/experiment: that they hold what their comments say, and fit on a machine."""
+"""The presets of conf/experiment have the settings that their comments state, and fit on a machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ATARI57 = ["atari57_impala", "atari57_popart", "atari57_mi"]
 
 
 @pytest.mark.parametrize("name", ATARI57)
-def test_the_57_games_fit_on_a_small_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_atari57_presets_fit_on_a_small_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ale_py")
     pytest.importorskip("cv2")
-    # One actor, so all games have to sit in it.
+    # One actor has to hold all games.
     monkeypatch.setattr("agents.setup.machine.num_cores", lambda: 1)
     config = compose_train([f"experiment={name}"])
     env = make_spec(config.env)
@@ -30,7 +30,7 @@ def test_the_57_games_fit_on_a_small_machine(name: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ATARI57)
-def test_the_57_games_are_learned_as_published(name: str) -> None:
+def test_atari57_presets_have_the_published_settings(name: str) -> None:
     config = compose_train([f"experiment={name}"])
     learner = config.learner
     # Espeholt et al. 2018, appendix G.
@@ -46,7 +46,7 @@ def test_the_57_games_are_learned_as_published(name: str) -> None:
     assert config.total_frames == 57 * 200_000_000
     assert learner.popart == (name != "atari57_impala")
     assert learner.popart_step_size == 3e-4
-    # Only the last one is told which game it plays.
+    # Only the last preset has the game's number as context.
     told = config.context.name, config.fusion.sites
     assert told == (("task", ["core_input", "policy", "value"]) if name == "atari57_mi" else ("none", []))
 
@@ -66,13 +66,13 @@ def test_published_constants_come_with_the_published_optimizer(choice: str) -> N
     assert (learner.optimizer, learner.epsilon, learner.rms_decay) == ("rmsprop_tf", PUBLISHED[choice], 0.99)
 
 
-def test_no_preset_takes_the_other_rmsprop() -> None:
+def test_no_preset_uses_torchs_rmsprop() -> None:
     files = list(Path(conf.__path__[0]).rglob("*.yaml"))
     assert files and not [path for path in files if "optimizer: rmsprop\n" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("name", ["impala", *ATARI57])
-def test_the_command_line_has_the_last_word(name: str) -> None:
-    """A preset that sets `fusion.name` would beat `fusion=film`, silently."""
+def test_command_line_overrides_presets(name: str) -> None:
+    """A preset that sets `fusion.name` instead of choosing a group would override `fusion=film` silently."""
     config = compose_train([f"experiment={name}", "fusion=film", "context=task", "total_frames=7"])
     assert (config.fusion.name, config.context.name, config.total_frames) == ("film", "task", 7)

@@ -1,4 +1,4 @@
-"""resume=true: on another runtime, from a damaged folder, from another machine, and being told why not."""
+"""resume=true: on another runtime, from a damaged folder, on another machine, and refused with a reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a serial run with two actors, nothing of which is changed."""
+    """The folder of a serial run with two actors, which tests must not change."""
     folder = tmp_path_factory.mktemp("run")
     assert train.main([*TINY, f"run={folder}", "total_frames=100", "runtime.num_actors=2"]) == 0
     return folder
@@ -52,7 +52,7 @@ def updates(run: Path) -> list[int]:
 # Damage
 
 
-def test_a_damaged_checkpoint_is_left_aside_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_checkpoint_is_renamed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([*TINY, f"run={tmp_path}", "total_frames=100"]) == 0
     found = list_checkpoints(tmp_path / "checkpoints")
     last = found[-1].read_bytes()
@@ -65,13 +65,13 @@ def test_a_damaged_checkpoint_is_left_aside_and_told(tmp_path: Path, capsys: pyt
     told = f"{found[-1]} is truncated or not a checkpoint, {found[-2]} is damaged (its checksum is another): {found[-3]} is used"
     assert evaluate.main([f"run={tmp_path}", "episodes=1", "threads=1"]) == 0
     assert told in capsys.readouterr().err
-    assert list_checkpoints(tmp_path / "checkpoints") == found, "an evaluation changes nothing"
+    assert list_checkpoints(tmp_path / "checkpoints") == found, "an evaluation changes no checkpoint"
 
     assert train.main([f"run={tmp_path}", "resume=true", "total_frames=160"]) == 0
     err = capsys.readouterr().err
     assert told in err and err.count("\n") == 1
     assert updates(tmp_path) == list(range(1, updates(tmp_path)[-1] + 1))
-    # They are kept for whoever wants to look at them, and are no checkpoints any more.
+    # Damaged files are kept under another name, and are no longer checkpoints.
     aside = sorted((tmp_path / "checkpoints").glob("*.damaged"))
     assert [path.name for path in aside] == [f"{path.name}.damaged" for path in found[-2:]]
     assert train.main([f"run={tmp_path}", "resume=true", "total_frames=180"]) == 0
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_left_aside_and_told(tmp_path: Path, capsys: pyt
 
 
 def tampered(tree: dict[Any, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], dict[Any, Any]]]:
-    """Copies of nested data in which one thing is missing or of another kind, and where it is."""
+    """Copies of nested data in which one value is missing or has another type, each with the path of that value."""
     for key, branch in tree.items():
         rest = {k: v for k, v in tree.items() if k != key}
         yield (*path, key), rest
@@ -97,7 +97,7 @@ def tampered(tree: dict[Any, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
-def test_what_lacks_something_is_refused_in_one_sentence(run: Path) -> None:
+def test_incomplete_checkpoint_is_refused_in_one_sentence(run: Path) -> None:
     content = load_checkpoint(find_checkpoint(run, print))
     config = load_train(run / "config.yaml")
     env = make_spec(config.env)
@@ -119,7 +119,7 @@ def test_what_lacks_something_is_refused_in_one_sentence(run: Path) -> None:
         except InputError as error:
             message = str(error)
         assert not message or (message.startswith("resume=true: the ") and "\n" not in message), where
-    # Older checkpoints do not count these; an actor may not have played yet; and a state of other actors is left aside.
+    # Valid cases: older checkpoints lack these counters, an actor may not have played, and a state of other actors is ignored.
     expected = {("statistics", task, count) for task in env.tasks for count in ("updates", "interrupted", "surges")}
     expected |= {("learner", "popart", "calm")}
     expected |= {("positions", "episodes", actor) for actor in range(2)}
@@ -130,7 +130,7 @@ def test_what_lacks_something_is_refused_in_one_sentence(run: Path) -> None:
 
 
 def played(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[int]]:
-    """By actor and slot, first and last episode of each process from now on."""
+    """First and last episode from now on, by actor and slot."""
     episodes: dict[tuple[int, int], list[int]] = {}
     unroll = Actor.unroll
     seen: set[Actor] = set()
@@ -151,17 +151,16 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[int]]:
 
 
 class Unfrozen(SerialRuntime):
-    """Stands in for the local runtime, whose actors are never in a state to be saved; without its processes."""
+    """Replaces the local runtime, whose actors have no state to save, without starting processes."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        shared = ("num_actors", "unrolls_per_batch", "positions", "version", "faults")
-        super().__init__(*arguments, **{key: options[key] for key in shared})
+        super().__init__(*arguments, **options)
 
     def state_dict(self) -> None:
         return None
 
 
-def test_on_other_runtimes_every_slot_goes_on_with_its_next_episode(
+def test_resume_on_another_runtime_continues_with_the_next_episode_of_every_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builder, "LocalRuntime", Unfrozen)
@@ -174,10 +173,10 @@ def test_on_other_runtimes_every_slot_goes_on_with_its_next_episode(
         saved = load_checkpoint(find_checkpoint(tmp_path, print))["positions"]["episodes"]
         result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
         assert saved == {actor: [episodes[actor, column][-1] for column in range(SLOTS)] for actor in saved}
-    # Two actors, two, two, and the three of which there had been two.
+    # Each of the four resumes drops one episode per slot of the actors in its checkpoint.
     assert result["episodes_dropped"] == (2 + 2 + 2 + 3) * SLOTS
     assert len(episodes) == 3 * SLOTS
-    # In five, four and one process of five did the actors play.
+    # Of the five processes, actor 0 played in five, actor 1 in four and actor 2 in one.
     assert [len(episodes[actor, 0]) // 2 for actor in range(3)] == [5, 4, 1]
     for numbers in episodes.values():
         ends, begins = numbers[1::2], numbers[2::2]
@@ -196,10 +195,10 @@ def test_interrupted_episodes_are_counted(run: Path, name: str, actors: int, dro
     assert restored == ResumeState(content["seconds"], content["runtime"] if dropped == 0 else None, dropped)
 
 
-def test_a_checkpoint_of_a_gpu_is_read_without_one(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_checkpoint_is_read_without_a_gpu(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = load_checkpoint(find_checkpoint(run, print))
     with monkeypatch.context() as patch:
-        # What torch writes into a file beside a tensor that is on a GPU.
+        # The location tag that torch stores with a tensor on a GPU.
         patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
         path = write_sealed(copy.deepcopy(content), tmp_path / "gpu.pt")
     if not torch.cuda.is_available():
@@ -209,7 +208,7 @@ def test_a_checkpoint_of_a_gpu_is_read_without_one(tmp_path: Path, run: Path, mo
     torch.testing.assert_close(found["learner"], content["learner"], rtol=0, atol=0)
 
 
-def test_what_cannot_change_is_listed_line_by_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_that_cannot_change_are_listed_line_by_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([f"run={run}", "resume=true", "seed=4", "core.size=17", "learner.discounting=0.5"]) == 2
     first, *lines = capsys.readouterr().err.splitlines()
     assert first == "error: resume=true cannot change 3 keys: leave them out, or start another run."
@@ -223,19 +222,17 @@ def test_what_cannot_change_is_listed_line_by_line(run: Path, capsys: pytest.Cap
 # Runs of earlier versions
 
 
-def test_a_run_goes_on_with_the_optimizer_that_its_preset_had_then(
+def test_resumed_run_keeps_the_optimizer_of_its_earlier_preset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same command line as before, whose preset brings another optimiser now."""
+    """The command line is unchanged, but its preset now sets another optimiser."""
     command = ["experiment=impala", *TINY, "fusion=concat", "torso.size=16", "learner.batch_size=3"]
     old, whole = tmp_path / "old", tmp_path / "whole"
     then = [*command, "learner.optimizer=rmsprop"]
     assert train.main([*then, f"run={old}", "total_frames=60"]) == 0
     assert "new runs" not in capsys.readouterr().err
     assert train.main([*command, f"run={old}", "resume=true", "total_frames=120"]) == 0
-    told = (
-        "resume=true goes on with learner.optimizer=rmsprop, with which the run was begun: new runs have rmsprop_tf.\n"
-    )
+    told = "resume=true keeps learner.optimizer=rmsprop of this run: new runs have rmsprop_tf.\n"
     assert capsys.readouterr().err == told
     assert load_train(old / "config.yaml").learner.optimizer == "rmsprop"
     assert train.main([*then, f"run={whole}", "total_frames=60"]) == 0
@@ -245,16 +242,14 @@ def test_a_run_goes_on_with_the_optimizer_that_its_preset_had_then(
     assert all(kept.keys() == {"step", "square_avg"} for kept in weights[0]["optimizer"]["state"].values())
 
 
-def test_an_optimizer_that_is_named_is_not_exchanged_in_silence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explicit_change_of_the_optimizer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["experiment=impala", *TINY, "fusion=concat", "torso.size=16", "learner.batch_size=3", f"run={tmp_path}"]
     assert train.main([*command, "total_frames=60", "learner.optimizer=rmsprop"]) == 0
     capsys.readouterr()
     assert train.main([*command, "total_frames=120", "resume=true", "learner.optimizer=rmsprop_tf"]) == 2
     err = capsys.readouterr().err
     assert "cannot change learner.optimizer=rmsprop_tf (the run has rmsprop)" in err and err.count("\n") == 1
-    # Nor is one that no preset ever had.
+    # An optimiser that no preset had is refused too.
     for other in ("adam", "rmsprop"):
         run = tmp_path / other
         assert train.main([*command, "total_frames=60", f"learner.optimizer={other}", f"run={run}"]) == 0
@@ -263,7 +258,7 @@ def test_an_optimizer_that_is_named_is_not_exchanged_in_silence(
 
 
 @pytest.mark.parametrize(("lambda_", "form"), [(0.9, "paper"), (1.0, "mixed")])
-def test_a_run_from_before_the_mixed_bootstrap_goes_on_as_it_was(tmp_path: Path, lambda_: float, form: str) -> None:
+def test_run_from_before_the_mixed_bootstrap_keeps_its_form(tmp_path: Path, lambda_: float, form: str) -> None:
     command = [*TINY, f"learner.lambda_={lambda_}"]
     old, whole, new = (tmp_path / name for name in ("old", "whole", "new"))
     for run in (old, whole):
@@ -277,6 +272,6 @@ def test_a_run_from_before_the_mixed_bootstrap_goes_on_as_it_was(tmp_path: Path,
     assert load_train(old / "config.yaml").learner.pg_bootstrap == form
     weights = [load_checkpoint(find_checkpoint(run, print))["learner"] for run in (old, whole)]
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
-    # A new run takes the mixed form.
+    # A new run uses the mixed form.
     assert train.main([*command, f"run={new}", "total_frames=60"]) == 0
     assert load_train(new / "config.yaml").learner.pg_bootstrap == "mixed"

@@ -1,4 +1,4 @@
-"""One process writes to a run folder: a second one is refused in a sentence, and a folder that is taken away ends the run in one."""
+"""One process writes to a run folder: a second one is refused, and a moved or deleted folder ends the run with a message."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ with sole_writer(Path(sys.argv[1])):
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process has the folder's lock."""
+    """Starts another process that holds the folder's lock."""
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
@@ -63,7 +63,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("arguments", [["resume=true", "total_frames=200"], ["total_frames=100"]])
-def test_a_second_process_is_refused_and_changes_nothing(
+def test_second_writer_is_refused_and_changes_nothing(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -76,13 +76,13 @@ def test_a_second_process_is_refused_and_changes_nothing(
     errors = capsys.readouterr().err
     assert errors.startswith(f"error: run={run} is being written by process {other.pid}: ")
     assert errors.count("\n") == 1 and files(run) == before
-    # The lock ends with its process, however that ends.
+    # The kernel releases the lock when its process is killed.
     assert not is_locked(run)
     assert train.main([f"run={run}", "resume=true", "total_frames=200"]) == 0
 
 
-def test_a_new_run_waits_for_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A process that has the lock of a folder without a run is about to begin one."""
+def test_new_run_does_not_wait_for_a_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that holds the lock of a folder without a run is about to start one there."""
     with held(tmp_path / "run"):
         assert train.main([*TINY, f"run={tmp_path / 'run'}", "total_frames=100"]) == 2
     assert "is being written by process" in capsys.readouterr().err
@@ -112,14 +112,14 @@ def test_a_cell_is_not_refused_by_its_own_lock_and_waits_for_an_earlier_one(
     assert cell_process.run(run, threads=1) == 0
 
 
-def test_the_lock_is_that_of_its_process(tmp_path: Path) -> None:
+def test_lock_belongs_to_one_process(tmp_path: Path) -> None:
     with sole_writer(tmp_path) as outer:
         with sole_writer(tmp_path / "." / "") as inner:
             assert inner is outer
         assert is_locked(tmp_path)
-        # As an environment that forks, and lets the child go on.
+        # Imitates an environment that forks, and whose child continues.
         if not (child := os.fork()):
-            os._exit(int(bool(run_lock._HELD)))
+            os._exit(int(bool(run_lock._LOCKS)))
         assert os.waitpid(child, 0)[1] == 0
         assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
@@ -138,7 +138,7 @@ def test_a_child_that_outlives_the_run_does_not_keep_the_lock(tmp_path: Path) ->
     os.close(wait)
 
 
-def test_a_new_folder_stays_only_where_something_was_put_into_it(tmp_path: Path) -> None:
+def test_new_folder_is_removed_if_it_stays_empty(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "one"
     with sole_writer(run):
         assert run.is_dir()
@@ -151,8 +151,8 @@ def test_a_new_folder_stays_only_where_something_was_put_into_it(tmp_path: Path)
     assert sorted(path.name for path in run.iterdir()) == ["file", LOCK]
 
 
-def test_one_that_waits_gets_the_folder_that_is_there(tmp_path: Path) -> None:
-    """The one that had the lock removes the folder that it has made."""
+def test_waiting_process_locks_the_recreated_folder(tmp_path: Path) -> None:
+    """The first holder removes the folder that it created, so the waiting process must create and lock it again."""
     run = tmp_path / "run"
     with held(run) as other:
         descriptor = os.open(run / LOCK, os.O_RDONLY)
@@ -163,10 +163,10 @@ def test_one_that_waits_gets_the_folder_that_is_there(tmp_path: Path) -> None:
     assert not run.exists()
     os.close(descriptor)
     with sole_writer(run, wait=True) as lock:
-        assert lock.place() == run
+        assert lock.current_folder() == run
 
 
-def test_what_is_no_lock_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_invalid_lock_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("precious", encoding="utf-8")
     made: list[Callable[[Path], object]] = [os.mkfifo, os.mkdir, lambda path: path.symlink_to(outside)]
@@ -184,7 +184,7 @@ def test_what_is_no_lock_is_refused_in_one_sentence(tmp_path: Path) -> None:
             pass
 
 
-def test_who_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
+def test_is_locked_does_not_block_writers(tmp_path: Path) -> None:
     (tmp_path / LOCK).touch()
     descriptor = os.open(tmp_path / LOCK, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -195,7 +195,7 @@ def test_who_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
     looked.join()
 
 
-def test_a_file_system_without_locks_is_warned_of(
+def test_file_system_without_locks_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*arguments: object) -> None:
@@ -203,7 +203,7 @@ def test_a_file_system_without_locks_is_warned_of(
 
     monkeypatch.setattr(run_lock.fcntl, "flock", refuse)
     with sole_writer(tmp_path) as lock:
-        assert lock.place() == tmp_path
+        assert lock.current_folder() == tmp_path
     assert f"run={tmp_path} cannot be locked (No locks available)" in capsys.readouterr().err
 
 
@@ -220,14 +220,14 @@ def test_links_are_refused_before_anything_is_renamed(tmp_path: Path, capsys: py
     assert files(outside) == before
 
 
-def test_a_terminal_is_told_no_letters_of_a_stranger(tmp_path: Path) -> None:
+def test_owner_text_of_another_process_is_not_printed_unchecked(tmp_path: Path) -> None:
     for owner in ("12 \x1b[31mred", "\x1b[31m", "", "-1 x", "٣ x", "12"):
-        assert run_lock._named(owner) in ("process 12", "another process")
-    assert run_lock._named("12 elsewhere") == "process 12 on elsewhere"
+        assert run_lock._describe_owner(owner) in ("process 12", "another process")
+    assert run_lock._describe_owner("12 elsewhere") == "process 12 on elsewhere"
 
 
 @pytest.mark.parametrize("renamed", [True, False])
-def test_a_folder_that_is_taken_away_ends_the_run(
+def test_moved_or_deleted_folder_ends_the_run(
     renamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
@@ -255,7 +255,7 @@ def test_a_folder_that_is_taken_away_ends_the_run(
     assert train.main([f"run={elsewhere}", "resume=true", "total_frames=200"]) == 0
 
 
-def test_another_run_at_the_old_place_is_not_written_to(
+def test_another_run_at_the_old_path_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Configurations in files: read back as they were, and refused in one sentence where they are none."""
+"""Configurations in files: they are read back unchanged, and invalid files are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from system.errors import InputError
 from system.plain_yaml import read_yaml
 
 
-def test_a_saved_configuration_is_loaded_as_it_was(tmp_path: Path) -> None:
+def test_saved_configuration_is_loaded_unchanged(tmp_path: Path) -> None:
     config = compose_train(
         [
             *("env=conditional", "env.dimension=5", "env.tasks=[map-1,memory-0]", "fusion=low_rank"),
@@ -94,7 +94,7 @@ def hostile(**changes: str) -> str:
         "[" + "[]," * 60_000 + "]",
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_invalid_configuration_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "config.yaml"
     path.write_bytes(text.encode())
@@ -106,35 +106,35 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("twice", ["seed", "env"])
-def test_a_key_that_is_given_twice_is_named(tmp_path: Path, twice: str) -> None:
+def test_duplicate_key_is_refused_by_name(tmp_path: Path, twice: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(hostile() + f"{twice}: 0\n", encoding="utf-8")
     with pytest.raises(InputError, match=f"the key {twice} is given twice: keep one of the two"):
         load_train(path)
-    # The same name in another mapping, and as a value, is no second one.
+    # The same name in another mapping, or as a value, is not a duplicate.
     path.write_text("a: {seed: seed}\nseed: [seed, seed]\nb: {seed: {seed: 1}}", encoding="utf-8")
     assert read_yaml(path)["b"] == {"seed": {"seed": 1}}
 
 
-def test_what_is_too_much_never_comes_to_omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_file_is_refused_before_omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = to_dict(compose_train(["env=gymnasium", "env.tasks=[CartPole-v1]", "context=none", "fusion.sites=[]"]))
     words = [f"word{number}" for number in range(60_000)]
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tree | {"env": tree["env"] | {"vocabulary": words[:10_000]}}), encoding="utf-8")
-    # As many as a vocabulary may have.
+    # The largest allowed vocabulary.
     assert len(read_yaml(path)["env"]["vocabulary"]) == 10_000
     monkeypatch.setattr(loading, "OmegaConf", None)
     with pytest.raises(InputError, match="more than 20,000 values"):
         train_from_dict(tree | {"env": tree["env"] | {"vocabulary": words}}, "here")
 
 
-def test_a_folder_whose_name_is_no_utf_8_is_no_half_of_a_character(tmp_path: Path) -> None:
+def test_run_name_that_is_not_utf_8_round_trips(tmp_path: Path) -> None:
     config = compose_train(["env=conditional", "run=runs/\udcff"])
     save_train(config, tmp_path / "config.yaml")
     assert load_train(tmp_path / "config.yaml") == config
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_unreadable_configuration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / "binary.yaml"):
         with pytest.raises(InputError, match="cannot be read") as caught:

@@ -30,8 +30,8 @@ from agents.run.folder import CONFIG
 from agents.setup.builder import build_network
 from agents.setup.match_params import match_params
 from agents.setup.preflight import check_fits
-from conf.ablate_schema import AblateConfig, seeds_of
-from conf.allowlist import named
+from conf.ablate_schema import AblateConfig, list_seeds
+from conf.allowlist import external_names
 from conf.checks import check_train
 from conf.loading import (
     compose_ablate,
@@ -129,7 +129,7 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
         variants[variant] = train, env
     cells = [
         make_cell(config, folder, variant, seed, *variants[variant])
-        for seed, variant in itertools.product(seeds_of(config), variants)
+        for seed, variant in itertools.product(list_seeds(config), variants)
     ]
     names = [cell.name for cell in cells]
     for name in names:
@@ -213,7 +213,7 @@ def evaluation(config: AblateConfig, env: EnvSpec, train: TrainConfig) -> Evalua
     return EvaluateConfig(
         run=train.run,
         # The grid's command names these modules.
-        allow=list(named(train.env)),
+        allow=list(external_names(train.env)),
         episodes=config.episodes,
         greedy=config.greedy,
         seed=config.evaluation_seed,

@@ -32,7 +32,7 @@ from agents.setup.builder import build_network
 from agents.setup.preflight import check_fits
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact, save_checkpoint
 from conf.loading import to_dict, train_part
-from conf.population_schema import PopulationConfig, comparisons_of, ranges_of
+from conf.population_schema import PopulationConfig, comparison_frames, hyperparameter_ranges
 from conf.schema import TrainConfig
 from envs.scores import human_scores
 from envs.suites import make_spec, settle
@@ -82,7 +82,7 @@ class Population:
 
     def __init__(self, config: PopulationConfig) -> None:
         self.folder = Path(config.folder or f"runs/population-{config.env.name}")
-        self.comparisons = comparisons_of(config)
+        self.comparisons = comparison_frames(config)
         self._config = config
         own = train_part(config)
         if own.runtime.name == CLUSTER:
@@ -106,12 +106,16 @@ class Population:
         write_json(self.folder / POPULATION, {"population": self._keys(), "command": list(command)})
         if self.history.generation < 0:
             first = [
-                {"hyperparameters": draw(ranges_of(self._config), random_numbers(self._config.seed, 0, index))}
+                {
+                    "hyperparameters": draw(
+                        hyperparameter_ranges(self._config), random_numbers(self._config.seed, 0, index)
+                    )
+                }
                 for index in range(len(self.names))
             ]
             self.history.add([row_of(0, 0, index, Fitness()) | values for index, values in enumerate(first)])
         self._move_checkpoints()
-        own = [f"learner.{name}" for name in ranges_of(self._config)]
+        own = [f"learner.{name}" for name in hyperparameter_ranges(self._config)]
         for cell in self.cells(0):
             check_existing_run(cell, but=own)
 
@@ -243,7 +247,7 @@ class Population:
 
     def _check_history(self) -> None:
         """Refuses rows of other members, in another order, or with other hyperparameters: another program may have written them."""
-        members, names = range(len(self.names)), ranges_of(self._config).keys()
+        members, names = range(len(self.names)), hyperparameter_ranges(self._config).keys()
         fits = len(self.history.rows) % len(members) == 0 and all(
             (row["generation"], row["member"]) == divmod(number, len(members))
             and row["hyperparameters"].keys() == names
@@ -321,9 +325,9 @@ def copy_checkpoint(own: dict[str, Any], other: dict[str, Any], train: TrainConf
     best = own["kept"]["best"]
     if best and best["updates"] == learner["counters"]["updates"]:
         # The copy replaces this member's best checkpoint and holds a better agent.
-        standing = statistics_of(other).standing()
-        assert standing
-        content["kept"] = {**own["kept"], "best": {**best, **standing._asdict()}}
+        performance = statistics_of(other).recent_performance()
+        assert performance
+        content["kept"] = {**own["kept"], "best": {**best, **performance._asdict()}}
     return content
 
 

@@ -14,7 +14,7 @@ from agents.runtime.base import Batch, StreamPositions
 from agents.runtime.processes.process import configure_process
 from agents.runtime.restarts import Faults
 from agents.setup import builder
-from agents.setup.plan import Plan, make_plan, resolved
+from agents.setup.plan import Plan, make_plan, resolve_config
 from agents.storage.checkpoint import env_from_dict, env_to_dict
 from agents.trajectory import COUNTED
 from conf.loading import to_dict, train_from_dict
@@ -48,7 +48,7 @@ def initial_message(
 ) -> dict[str, Any]:
     """The leader's first message to the followers: configuration, environment, state of the learner, and positions of the run."""
     return {
-        "config": to_dict(resolved(config, plan)),
+        "config": to_dict(resolve_config(config, plan)),
         "env": env_to_dict(env),
         "learner": learner.state_dict(),
         "positions": {"unrolls": positions.unrolls, "episodes": positions.episodes, "steps": positions.steps},

@@ -24,11 +24,11 @@ from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
 from agents.run.folder import versions
 from agents.setup.builder import build_network
-from agents.setup.machine import named_device
+from agents.setup.machine import resolve_device
 from agents.setup.unknown_words import UnknownInstructions
 from agents.storage.checkpoint import env_from_dict, load_checkpoint
 from agents.trajectory import Trajectory, allocate, trajectory_spec
-from conf.allowlist import check_named, named
+from conf.allowlist import check_external_names, external_names
 from conf.loading import train_from_dict
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.faults import Fault
@@ -154,11 +154,13 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
     if env.suite != config.env.name:
         raise _damaged(path, f"its configuration is of suite {config.env.name} and its tasks are of suite {env.suite}")
     given = [
-        name for name, key in named(dataclasses.replace(config.env, tasks=list(tasks))).items() if key == "env.tasks"
+        name
+        for name, key in external_names(dataclasses.replace(config.env, tasks=list(tasks))).items()
+        if key == "env.tasks"
     ]
     # The file holds two lists of tasks, and both are used.
     for settings in (config.env, dataclasses.replace(config.env, tasks=list(env.tasks))):
-        check_named(settings, [*allowed, *given], f"checkpoint {path}")
+        check_external_names(settings, [*allowed, *given], f"checkpoint {path}")
     try:
         counters, weights = content["learner"]["counters"], dict(content["learner"]["network"])
         updates, frames = int(counters["updates"]), int(counters["steps"]) * int(env.action_repeat)
@@ -263,7 +265,7 @@ def make_actor(
 ) -> Actor:
     """An actor as in training, in `slots` evaluation environments of one task. `prepare` may change the policy, as probes do."""
     vector_env = make_task_env(agent, spec, task, slots, config.seed)
-    network = agent.network(seat(agent, spec, task)[0]).to(named_device(config.device))
+    network = agent.network(seat(agent, spec, task)[0]).to(resolve_device(config.device))
     policy = Policy(network, slots, greedy=config.greedy, graphs=True)
     if prepare is not None:
         prepare(policy)
@@ -313,7 +315,7 @@ def play(
                 actor.unroll(trajectory)
             except InputError as error:
                 raise tally.stopped(str(error)) from error
-            for sentence in unknown.told(trajectory):
+            for sentence in unknown.find_new(trajectory):
                 warn(sentence)
             tally.add(trajectory, actor.faults, advance)
     finally:

@@ -21,7 +21,7 @@ from envs.spec import EnvSpec
 def describe(
     config: TrainConfig, env: EnvSpec, plan: Plan, learner: Learner, multiply_adds: MultiplyAdds
 ) -> dict[str, str]:
-    """The rows of the banner: what is about to run."""
+    """The rows of the banner: the properties of the run, by name."""
     network, run, shard = learner.network, plan.run, plan.shard
     engine = f" on {env.engine}" if env.engine else ""
     precision = "bf16 (weights, losses and optimiser fp32)" if learner.autocast else "fp32"

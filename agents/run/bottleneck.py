@@ -1,4 +1,4 @@
-"""What limits a run, read from where its time goes, and what to try against it. Pure functions: seconds in, one sentence out."""
+"""Finds what limits a run from its time shares, and suggests options. Pure functions from seconds to one sentence."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_IDLE = 0.2
-"""A side that waits for less of its time than this keeps pace with the other."""
-_SAVING = 0.1
-"""More of the loop's time than this on the disk is worth a longer interval, whatever else is slow."""
-_CROWDED = 1.5
-"""Threads at work per core from which on they hinder each other more than they help. An actor for each core and a learner that is busy
-half of the time are fewer."""
+_IDLE_SHARE = 0.2
+"""A side (learner or actors) that waits for a smaller share of its time than this keeps pace with the other."""
+_DISK_SHARE = 0.1
+"""Share of the loop's time on the disk above which longer intervals are suggested first."""
+_CROWDED_THREADS_PER_CORE = 1.5
+"""Busy threads per core above which further threads slow the run down. One actor per core with a half-busy learner is below it."""
 
 
 class Seconds(NamedTuple):
     """Running totals of a run.
 
     Attributes:
-        loop: wall-clock time of the learner's process; the next two are parts of it.
-        wait: for actors. In the serial runtime, where nobody waits: the actors' turns.
-        disk: checkpoints and metrics.
-        actors: wall-clock time of all actors together; the next three are parts of it, and the rest moves data.
-        env: in the environments.
-        inference: in the policy.
-        actor_wait: for a buffer to write into, because the learner is slower. In the serial runtime: the learner's turns.
+        loop: Wall-clock time of the learner's process. `wait` and `disk` are parts of it.
+        wait: Time of the learner waiting for actors; in the serial runtime, the time of the actors.
+        disk: Time of writing checkpoints and metrics.
+        actors: Wall-clock time, summed over actors. `env`, `inference` and `actor_wait` are parts of it; the rest moves data.
+        env: Time of the environments.
+        inference: Time of the policy.
+        actor_wait: Time of actors waiting for a free buffer, because the learner is slower; in the serial runtime, the learner's time.
     """
 
     loop: float = 0.0
@@ -38,8 +37,8 @@ class Seconds(NamedTuple):
 
 
 class TimeShares(NamedTuple):
-    """Shares of time: `learner` (computing), `wait` and `disk` of the learner's process, which make 1; `env`, `inference` and
-    `actor_wait` of the actors, which with the moving of data make 1."""
+    """Shares of time. `learner` (computing), `wait` and `disk` of the learner's process sum to 1. `env`, `inference` and
+    `actor_wait` of the actors, together with moving data, sum to 1."""
 
     learner: float
     wait: float
@@ -50,7 +49,7 @@ class TimeShares(NamedTuple):
 
     @classmethod
     def between(cls, before: Seconds, after: Seconds) -> TimeShares:
-        """The shares of the time between two readings."""
+        """The shares of the time between two readings of the totals."""
         spent = Seconds(*(late - early for early, late in zip(before, after, strict=True)))
         loop, actors = max(spent.loop, 1e-9), max(spent.actors, 1e-9)
         return cls(
@@ -65,19 +64,25 @@ class TimeShares(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What advice depends on: the configuration as it was resolved, and the machine.
+    """Facts about the configuration and the machine that decide which options are suggested.
 
     Attributes:
-        runtime: its name.
-        num_cores: that the run may use.
-        num_actors, actor_threads, learner_threads, slots_per_actor, buffers_per_actor: of the runtime.
-        least_actors: that give every task a slot.
-        batch_size, passes: of the learner.
-        core_size: features of the core.
-        checkpoint_seconds, log_seconds: intervals.
-        can_use_bf16: the processor multiplies bf16, and the run does not use it.
-        better_inference: what runtime.inference=auto would choose, where the run does otherwise, or empty.
-        faster_engine: another engine of the suite that is faster than the present one, or empty.
+        runtime: Name of the runtime.
+        num_cores: Cores that the run may use.
+        num_actors: Actors of the run.
+        actor_threads: Compute threads of each actor.
+        learner_threads: Compute threads of all learners on this machine.
+        slots_per_actor: Environments of each actor.
+        buffers_per_actor: Unroll buffers of each actor.
+        least_actors: Smallest number of actors that gives every task a slot.
+        batch_size: Columns of one update.
+        passes: Passes over each batch.
+        core_size: Features of the core.
+        checkpoint_seconds: Seconds between checkpoints.
+        log_seconds: Seconds between log steps.
+        can_use_bf16: Whether the device multiplies bf16 and the run does not use it.
+        better_inference: The choice of runtime.inference=auto if the run has another; otherwise empty.
+        faster_engine: A faster engine of the suite, or empty.
     """
 
     runtime: str
@@ -98,70 +103,80 @@ class Facts:
     faster_engine: str = ""
 
 
-class Verdict(NamedTuple):
-    """`name`: start, disk, cores, buffers, actors, environment, inference, learner or balance. `sentence`: "limited by X; try Y"."""
+class Bottleneck(NamedTuple):
+    """The part that limits a run.
+
+    Attributes:
+        name: start, disk, cores, buffers, actors, environment, inference, learner or balance.
+        sentence: "limited by X; try Y".
+    """
 
     name: str
     sentence: str
 
 
-def limited_by(shares: TimeShares | None, facts: Facts) -> Verdict:
-    """The part of a run that holds up the others.
+def find_bottleneck(shares: TimeShares | None, facts: Facts) -> Bottleneck:
+    """The part of a run that the others wait for.
 
     Args:
-        shares: since the run was warm; None before.
+        shares: Time shares since the warm-up; None during it.
+        facts: Facts that decide which options are suggested.
     """
     if shares is None:
-        return Verdict("start", "limited by its start; try a larger total_frames, for it has hardly begun")
+        return Bottleneck(
+            "start", "limited by its start; try a larger total_frames: the run has not passed its warm-up"
+        )
     if facts.runtime == "serial":
-        return _serial(shares, facts)
-    if shares.disk >= max(_SAVING, shares.wait):
-        return _disk(shares, facts)
-    crowded = _cores(shares, facts)
+        return _limit_of_serial(shares, facts)
+    if shares.disk >= max(_DISK_SHARE, shares.wait):
+        return _limited_by_disk(shares, facts)
+    crowded = _limited_by_cores(shares, facts)
     if crowded:
         return crowded
-    if min(shares.wait, shares.actor_wait) >= _IDLE:
-        return _buffers(facts)
-    if shares.wait >= _IDLE:
-        return _acting(shares, facts)
-    if shares.actor_wait >= _IDLE:
-        return _learner(shares, facts)
+    if min(shares.wait, shares.actor_wait) >= _IDLE_SHARE:
+        return _limited_by_buffers(facts)
+    if shares.wait >= _IDLE_SHARE:
+        return _limited_by_actors(shares, facts)
+    if shares.actor_wait >= _IDLE_SHARE:
+        return _limited_by_learner(shares, facts)
     more = facts.num_actors + _free_cores(facts) // facts.actor_threads
     fix = f"runtime.num_actors={more}" if more > facts.num_actors else "a machine with more cores"
-    return Verdict(
+    return Bottleneck(
         "balance",
         f"limited by nothing in particular, learner and actors keep each other busy; try {fix} to speed up both",
     )
 
 
-def _serial(shares: TimeShares, facts: Facts) -> Verdict:
+def _limit_of_serial(shares: TimeShares, facts: Facts) -> Bottleneck:
     largest = max(shares.learner, shares.env, shares.inference)
-    if shares.disk >= max(_SAVING, largest):
-        return _disk(shares, facts)
+    if shares.disk >= max(_DISK_SHARE, largest):
+        return _limited_by_disk(shares, facts)
     if shares.learner == largest:
-        part, verdict = "the learner", _learner(shares, facts)
+        part, bottleneck = "the learner", _limited_by_learner(shares, facts)
     elif shares.env == largest:
-        part, verdict = "the environment", _environment(shares, facts)
+        part, bottleneck = "the environment", _limited_by_environment(shares, facts)
     else:
-        part, verdict = "inference", _inference(facts)
+        part, bottleneck = "inference", _limited_by_inference(facts)
     if facts.num_cores == 1:
-        return verdict
-    return Verdict(verdict.name, f"limited by {part}, while all else awaits its turn in one process; try runtime=local")
+        return bottleneck
+    return Bottleneck(
+        bottleneck.name, f"limited by {part}, while the rest waits in the same process; try runtime=local"
+    )
 
 
-def _disk(shares: TimeShares, facts: Facts) -> Verdict:
-    # So long that at the same cost per save a fiftieth of the time is left.
+def _limited_by_disk(shares: TimeShares, facts: Facts) -> Bottleneck:
+    # The interval at which saves of the same cost take 2% of the time.
     wanted = facts.checkpoint_seconds * shares.disk / 0.02
     options = [f"checkpoint_seconds={max(60, math.ceil(wanted / 60) * 60)}"]
     if facts.log_seconds < 1:
         options.append("log_seconds=5")
-    return _verdict("disk", "the disk", [*options, "run= on a faster disk"])
+    return _suggest("disk", "the disk", [*options, "run= on a faster disk"])
 
 
-def _cores(shares: TimeShares, facts: Facts) -> Verdict | None:
-    """Whether more threads work than there are cores; None as well when none can be given up."""
+def _limited_by_cores(shares: TimeShares, facts: Facts) -> Bottleneck | None:
+    """The bottleneck if more threads are busy than the cores can run and some can be removed; otherwise None."""
     working = facts.num_actors * facts.actor_threads * (1 - shares.actor_wait) + facts.learner_threads * shares.learner
-    if working <= _CROWDED * facts.num_cores:
+    if working <= _CROWDED_THREADS_PER_CORE * facts.num_cores:
         return None
     actors = max(facts.least_actors, min(facts.num_actors, facts.num_cores - 1), 1)
     threads = max(1, facts.num_cores - actors)
@@ -174,48 +189,50 @@ def _cores(shares: TimeShares, facts: Facts) -> Verdict | None:
         changes.append(f"runtime.learner_threads={threads}")
     if not changes:
         return None
-    return Verdict("cores", f"limited by the cores, which have more threads than they can run; try {' '.join(changes)}")
+    return Bottleneck(
+        "cores", f"limited by the cores, which have more threads than they can run; try {' '.join(changes)}"
+    )
 
 
-def _buffers(facts: Facts) -> Verdict:
-    # One batch with the learner and one that is being filled.
+def _limited_by_buffers(facts: Facts) -> Bottleneck:
+    # Room for two batches: the learner reads one while the actors fill the other.
     unrolls = max(1, facts.batch_size // facts.slots_per_actor)
     wanted = max(facts.buffers_per_actor + 1, 2 * math.ceil(unrolls / facts.num_actors))
-    return _verdict(
+    return _suggest(
         "buffers", "learner and actors that wait for each other in turn", [f"runtime.buffers_per_actor={wanted}"]
     )
 
 
-def _acting(shares: TimeShares, facts: Facts) -> Verdict:
-    """The learner waits for actors."""
+def _limited_by_actors(shares: TimeShares, facts: Facts) -> Bottleneck:
+    """The bottleneck of a learner that waits for actors."""
     more = _free_cores(facts) // facts.actor_threads
     if more:
-        # As many as keep the learner busy, as far as there are cores.
+        # Enough actors to keep the learner busy, limited by the free cores.
         enough = math.ceil(facts.num_actors / max(1e-9, 1 - shares.wait))
         wanted = min(facts.num_actors + more, max(facts.num_actors + 1, enough))
-        return _verdict("actors", "the number of actors", [f"runtime.num_actors={wanted}"])
-    return _environment(shares, facts) if shares.env >= shares.inference else _inference(facts)
+        return _suggest("actors", "the number of actors", [f"runtime.num_actors={wanted}"])
+    return _limited_by_environment(shares, facts) if shares.env >= shares.inference else _limited_by_inference(facts)
 
 
-def _environment(shares: TimeShares, facts: Facts) -> Verdict:
+def _limited_by_environment(shares: TimeShares, facts: Facts) -> Bottleneck:
     options = [f"env.engine={facts.faster_engine}"] if facts.faster_engine else []
-    # What a waiting learner can do beside: it learns more from each step.
+    # A waiting learner has time for more passes, which learn more from each step.
     passes = min(4, int(facts.passes / max(1e-9, 1 - shares.wait)))
     if passes > facts.passes and facts.runtime != "serial":
         options.append(f"learner.passes={passes}")
-    return _verdict("environment", "the environment", [*options, "a machine with more cores"])
+    return _suggest("environment", "the environment", [*options, "a machine with more cores"])
 
 
-def _inference(facts: Facts) -> Verdict:
+def _limited_by_inference(facts: Facts) -> Bottleneck:
     options = ["precision=bf16"] if facts.can_use_bf16 else []
     if facts.better_inference:
         options.append(f"runtime.inference={facts.better_inference}")
     options.append(f"runtime.slots_per_actor={_next_fitting(facts.slots_per_actor, facts.batch_size)}")
-    return _verdict("inference", "inference", options + _smaller_core(facts))
+    return _suggest("inference", "inference", options + _smaller_core(facts))
 
 
-def _learner(shares: TimeShares, facts: Facts) -> Verdict:
-    """The actors wait for the learner."""
+def _limited_by_learner(shares: TimeShares, facts: Facts) -> Bottleneck:
+    """The bottleneck of actors that wait for the learner."""
     options = []
     needed = max(facts.least_actors, math.ceil(facts.num_actors * (1 - shares.actor_wait)), 1)
     fewer = min(facts.num_actors, needed)
@@ -228,11 +245,11 @@ def _learner(shares: TimeShares, facts: Facts) -> Verdict:
     if facts.passes > 1:
         options.append(f"learner.passes={facts.passes - 1}")
     options.append(f"learner.batch_size={_next_fitting(facts.batch_size, facts.slots_per_actor)}")
-    return _verdict("learner", "the learner", options + _smaller_core(facts))
+    return _suggest("learner", "the learner", options + _smaller_core(facts))
 
 
 def _free_cores(facts: Facts) -> int:
-    """Cores without an actor or the learner. A learner that waits needs one core, however many threads it has."""
+    """Cores without an actor or the learner. A waiting learner needs one core only, even with several threads."""
     return max(0, facts.num_cores - facts.num_actors * facts.actor_threads - 1)
 
 
@@ -241,10 +258,10 @@ def _smaller_core(facts: Facts) -> list[str]:
 
 
 def _next_fitting(size: int, other: int) -> int:
-    """The first number from twice `size` on that is a multiple or a divisor of `other`, as batch and slots must be."""
+    """The smallest number >= 2 * `size` that is a multiple or a divisor of `other`, as batch_size and slots_per_actor must be."""
     return next(n for n in range(2 * size, 2 * size + other + 1) if n % other == 0 or other % n == 0)
 
 
-def _verdict(name: str, limit: str, options: list[str]) -> Verdict:
+def _suggest(name: str, limit: str, options: list[str]) -> Bottleneck:
     *most, last = options[:3]
-    return Verdict(name, f"limited by {limit}; try {', '.join(most)}{' or ' if most else ''}{last}")
+    return Bottleneck(name, f"limited by {limit}; try {', '.join(most)}{' or ' if most else ''}{last}")

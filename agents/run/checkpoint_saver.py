@@ -1,4 +1,4 @@
-"""What a run keeps on the disk while it goes on: which checkpoints stay, which was the best, and what a disk that refuses means."""
+"""Writes the checkpoints of a run, removes old ones, and tolerates a disk that is full or fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agents.run.metrics import WINDOW, Standing
+from agents.run.metrics import WINDOW, Performance
 from agents.storage.checkpoint import (
     CHECKPOINTS,
     kept_checkpoints,
@@ -20,22 +20,22 @@ from agents.storage.checkpoint import (
 
 
 class SaveError(RuntimeError):
-    """The run is over and could not be saved."""
+    """The run has ended and its last state or result could not be written."""
 
 
 class Saver:
-    """Saves a run. A disk that refuses does not stop it: that is told once, counted, and tried again when it is next due.
+    """Saves a run. A failed write does not stop training: it is reported once, counted, and retried at the next interval.
 
     Args:
-        folder: of the run.
-        saved: content of the checkpoint that the run goes on from.
-        say: shows a sentence.
-        keep: the newest checkpoints that stay. The best one stays, too, and the milestones.
-        milestone_frames: the first checkpoint at or after each multiple of so many frames stays; 0 = none.
+        folder: The run folder.
+        saved: Content of the checkpoint from which the run continues; None for a new run.
+        say: Shows a sentence to the user.
+        keep: Number of newest checkpoints to keep, besides the best one and the milestones.
+        milestone_frames: Frames between milestones. The first checkpoint at or after each multiple is kept; 0 = none.
 
     Attributes:
-        failed: writes that the disk refused.
-        folder: of the run.
+        failed: Number of failed writes.
+        folder: The run folder.
     """
 
     def __init__(
@@ -57,37 +57,39 @@ class Saver:
         self._say = say
         self._refused: dict[str, str] = {}
 
-    def milestone(self, frames: int) -> bool:
-        """Whether a milestone has been passed since `save` was last called."""
-        return self._passed(self._tried, frames)
+    def milestone_is_due(self, frames: int) -> bool:
+        """Whether the frames have passed a milestone since the last call of `save`."""
+        return self._milestone_between(self._tried, frames)
 
-    def save(self, content: dict[str, Any], *, updates: int, frames: int, standing: Standing | None) -> None:
-        """Writes a checkpoint and then removes those whose time is over.
+    def save(self, content: dict[str, Any], *, updates: int, frames: int, performance: Performance | None) -> None:
+        """Writes a checkpoint and removes older ones that are not kept.
 
         Args:
-            content: of agents.run.folder.snapshot.
-            standing: how well the agent does; None while that is unknown.
+            content: The result of agents.run.folder.checkpoint_content.
+            updates: Updates of the learner, which number the checkpoint.
+            frames: Frames of the run.
+            performance: The agent's performance, which decides the best checkpoint; None if unknown.
         """
         kept: dict[str, Any] = {
-            "best": self._better(updates, standing),
+            "best": self._choose_best(updates, performance),
             "milestones": [
                 *self._kept["milestones"],
-                *([updates] if self._passed(self._kept["frames"], frames) else []),
+                *([updates] if self._milestone_between(self._kept["frames"], frames) else []),
             ],
             "frames": frames,
         }
         folder = self.folder / CHECKPOINTS
         self._tried = frames
-        with self.attempt("the checkpoint"):
+        with self.tolerate_failure("the checkpoint"):
             self._write(folder, updates, content | {"kept": kept})
             self._kept, self._updates = kept, updates
         if "the checkpoint" not in self._refused:
             best = kept["best"]
-            with self.attempt("the folder of checkpoints"):
+            with self.tolerate_failure("the folder of checkpoints"):
                 remove_checkpoints(folder, self._keep, {*kept["milestones"], *([best["updates"]] if best else [])})
 
     def _write(self, folder: Path, updates: int, content: dict[str, Any]) -> None:
-        """Writes a checkpoint. On a full disk the oldest ones make room for it, but for the newest intact one and those that stay."""
+        """Writes a checkpoint. On a full disk it removes old checkpoints, but never the newest intact one, the best or a milestone."""
         before, new = self._kept, content["kept"]
         numbers = {number for kept in (before, new) for number in kept["milestones"]}
         numbers |= {kept["best"]["updates"] for kept in (before, new) if kept["best"]}
@@ -101,8 +103,8 @@ class Saver:
                 self._say(f"{error.strerror}: {removed} is removed, to make room for a newer checkpoint.")
 
     @contextlib.contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
-        """Around a write that training can go on without."""
+    def tolerate_failure(self, what: str) -> Iterator[None]:
+        """Counts and reports an OSError of its body instead of raising it. `what` names the file in the message."""
         try:
             yield
         except OSError as error:
@@ -110,34 +112,36 @@ class Saver:
             reason = error.strerror or type(error).__name__
             if self._refused.get(what) != reason:
                 self._refused[what] = reason
-                self._say(f"{what} in {self.folder} cannot be written ({reason}): training goes on and will try again.")
+                self._say(
+                    f"{what} in {self.folder} cannot be written ({reason}): training continues and will try again."
+                )
         else:
             if self._refused.pop(what, ""):
                 self._say(f"{what} in {self.folder} is written again.")
 
-    def verdict(self, updates: int) -> str:
-        """Whether a run that ends after so many updates is saved, and what a resume would go on from: one sentence."""
+    def describe_saved_state(self, updates: int) -> str:
+        """One sentence: whether a run that ends after `updates` is saved, and from which checkpoint a resume continues."""
         if self._updates == updates and not self._refused:
-            return "The run was saved up to here: resume=true goes on with it."
+            return "The run was saved up to here: resume=true continues it."
         refused = ", ".join(f"{what}: {reason}" for what, reason in self._refused.items())
         found = list_checkpoints(self.folder / CHECKPOINTS)
-        left = f"resume=true goes on from {found[-1]}" if found else "there is no checkpoint to go on from"
+        left = f"resume=true continues from {found[-1]}" if found else "there is no checkpoint to continue from"
         return f"The end of run={self.folder} was not saved{f' ({refused})' if refused else ''}: {left}."
 
-    def insist(self, updates: int) -> None:
-        """At the end of a run; SaveError where something of it could not be written."""
+    def raise_if_unsaved(self, updates: int) -> None:
+        """Raises SaveError if the last write of any file failed; `updates` are those of the learner."""
         if self._refused:
-            raise SaveError(self.verdict(updates))
+            raise SaveError(self.describe_saved_state(updates))
 
-    def _passed(self, before: int, now: int) -> bool:
+    def _milestone_between(self, before: int, now: int) -> bool:
         every = self._milestone_frames
         return every > 0 and now // every > before // every
 
-    def _better(self, updates: int, standing: Standing | None) -> dict[str, Any]:
-        """The best so far, this one included, as plain data. A value over few episodes may be luck: it yields to any over WINDOW."""
+    def _choose_best(self, updates: int, performance: Performance | None) -> dict[str, Any]:
+        """The best checkpoint including this one, as plain data. A value over WINDOW episodes beats any value over fewer."""
         best: dict[str, Any] = self._kept["best"]
-        if standing is None:
+        if performance is None:
             return best
-        if best and (standing.episodes // WINDOW, standing.value) <= (best["episodes"] // WINDOW, best["value"]):
+        if best and (performance.episodes // WINDOW, performance.value) <= (best["episodes"] // WINDOW, best["value"]):
             return best
-        return {"updates": updates, **standing._asdict()}
+        return {"updates": updates, **performance._asdict()}

@@ -1,7 +1,7 @@
 """TensorBoard's file format, written row by row.
 
-TensorBoard's own writer hands rows to a thread. It keeps them for up to two minutes, which a killed run loses, and when the disk
-refuses one the thread dies with a traceback. Here a row is in the file, whole, when `write` returns.
+TensorBoard's own writer passes rows to a thread, which keeps them for up to two minutes. A killed run loses them, and a failed write
+ends the thread with a traceback. Here the complete row is in the file when `write` returns.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class EventFile:
     """One file of scalars and pictures in a folder of TensorBoard.
 
     Args:
-        folder: made where it is missing; earlier files in it are earlier parts of the same run.
-        first_step: of this file. What earlier files hold from this step on is no longer shown; None = all of it is.
+        folder: Folder of the run's event files; it is created if missing.
+        first_step: First step of this file, from which on TensorBoard hides the events of earlier files; None = it shows all.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, folder: Path, first_step: int | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard knows its files by the first part and reads them in the order of their names.
+        # TensorBoard recognises the prefix and reads the files in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = AppendedFile(folder / name)
         self._add(Event(wall_time=time.time(), step=first_step or 0, file_version="brain.Event:2"))
@@ -41,12 +41,12 @@ class EventFile:
             self._add(Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
-        """Adds the scalars of one step; OSError when the disk refuses."""
+        """Adds the scalars of one step. Raises OSError if the file cannot be written."""
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in row.items()]
         self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def show(self, step: int, tag: str, png: bytes, size: tuple[int, int]) -> None:
-        """Adds a picture of that height and width; OSError when the disk refuses."""
+        """Adds a picture; `size` is its height and width. Raises OSError if the file cannot be written."""
         image = Summary.Image(height=size[0], width=size[1], colorspace=4, encoded_image_string=png)
         self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
 

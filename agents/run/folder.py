@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, who may write to it, and how a run is found again."""
+"""The folder of a run: its files, the content of a checkpoint, and how a run is resumed from it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from agents.learning.learner import Learner, NonFiniteError
 from agents.learning.nonfinite import for_json
 from agents.network.agent import AgentNetwork
 from agents.network.flops import MultiplyAdds
-from agents.run.bottleneck import Verdict
+from agents.run.bottleneck import Bottleneck
 from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
 from agents.run.timing import Clock
 from agents.runtime.base import StreamPositions
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
-from conf.allowlist import check_named, named
+from conf.allowlist import check_external_names, external_names
 from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
 from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.spec import EnvSpec
@@ -43,28 +43,28 @@ AGENT, CONFIG, DIAGNOSIS, RESULT, PROVENANCE, VOCABULARY = (
 
 
 def default_run(config: TrainConfig) -> str:
-    """Name of the run folder when none is given: by content, never by clock, so that a repetition is noticed."""
+    """Default name of the run folder. It depends on the configuration, not on the time, so that a repeated run is noticed."""
     return f"runs/{config.env.name}-{config.fusion.name}-{config.context.name}-seed{config.seed}"
 
 
 def resumed_config(
     config: TrainConfig,
     given: dict[str, Any],
-    outright: Collection[str] = (),
-    tell: Callable[[str], object] = warn,
+    explicit: Collection[str] = (),
+    say: Callable[[str], object] = warn,
 ) -> TrainConfig:
     """The configuration of the run in `config.run`, with the keys of `given` that may change on resume.
 
-    A run that was begun with an earlier version keeps what a preset gave then (conf.schema.FORMER_VALUES).
+    A run of an earlier version keeps the values that presets had in that version (conf.schema.FORMER_VALUES).
 
     Args:
-        config: from the command line.
-        given: dotted keys that the command line sets (conf.loading.changed_keys).
-        outright: those of them that it names itself (conf.loading.outright_keys); a preset brings the others.
-        tell: is given a sentence about what the run keeps.
+        config: The configuration of the command line.
+        given: Dotted keys that the command line sets (conf.loading.changed_keys).
+        explicit: Keys that the command line names itself (conf.loading.explicit_keys); a preset sets the others.
+        say: Receives a sentence for each value that the run keeps.
 
     Raises:
-        InputError: `given` asks for another experiment, with both values of each key, several in lines of their own.
+        InputError: `given` describes another experiment. The message has both values of each key.
     """
     folder = Path(config.run)
     saved = load_train(folder / CONFIG)
@@ -76,12 +76,10 @@ def resumed_config(
     kept = {
         key: known[key]
         for key, value in different.items()
-        if key not in outright and key in FORMER_VALUES and FORMER_VALUES[key].get(value) == known.get(key)
+        if key not in explicit and key in FORMER_VALUES and FORMER_VALUES[key].get(value) == known.get(key)
     }
     for key, value in kept.items():
-        tell(
-            f"resume=true goes on with {key}={value}, with which the run was begun: new runs have {different.pop(key)}."
-        )
+        say(f"resume=true keeps {key}={value} of this run: new runs have {different.pop(key)}.")
     if different:
         listed = [f"{key}={value} (the run has {known.get(key)})" for key, value in different.items()]
         if len(listed) == 1:
@@ -95,17 +93,17 @@ def resumed_config(
                 node = node[part]
             node[leaf] = wanted[key]
     tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
-    check_named(saved.env, [*config.allow, *named(config.env)], str(folder / CONFIG))
+    check_external_names(saved.env, [*config.allow, *external_names(config.env)], str(folder / CONFIG))
     return train_from_dict(tree, str(folder / CONFIG))
 
 
 def is_finished(config: TrainConfig) -> bool:
-    """Whether the run in `config.run` has come to its end, so that going on with it as `config` says would play nothing.
+    """Whether the run in `config.run` is finished, so that resuming it with `config` would play no frame.
 
-    Nothing is written. A run whose result or newest checkpoint is missing or damaged is not finished: it comes to its end again.
+    A run whose result or newest checkpoint is missing or damaged is not finished: a resume writes its result again.
 
     Raises:
-        InputError: `total_frames` was lowered below what has been played, or no checkpoint is intact.
+        InputError: `total_frames` was lowered below the frames played, or no checkpoint is intact.
     """
     folder = Path(config.run)
     found = list_checkpoints(folder / CHECKPOINTS)
@@ -119,7 +117,7 @@ def is_finished(config: TrainConfig) -> bool:
         frames, updates = int(counters["steps"]) * env.action_repeat, int(counters["updates"])
         statistics.load_state_dict(content["statistics"])
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError):
-        # `restore` says what is wrong.
+        # `restore` raises the InputError with the reason.
         return False
     if config.total_frames < frames and config.total_frames != load_train(folder / CONFIG).total_frames:
         raise InputError(
@@ -132,32 +130,32 @@ def is_finished(config: TrainConfig) -> bool:
 
 
 def write_agent(folder: Path, network: AgentNetwork, cost: MultiplyAdds) -> None:
-    """The size of the agent, for comparisons at equal cost."""
+    """Writes agent.json: parameters and multiply-adds, for comparisons at equal cost."""
     write_json(folder / AGENT, {"parameters": network.num_parameters, "multiply_adds": cost._asdict()})
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run was begun in this folder."""
+    """Whether the folder holds a run."""
     return (folder / CONFIG).exists()
 
 
 def check_free(folder: Path, *, resume: bool) -> None:
-    """Raises InputError where the folder holds a run that nobody has asked to go on with."""
+    """Raises InputError if the folder holds a run and `resume` is off."""
     if holds_run(folder) and not resume:
-        raise InputError(f"run={folder} already holds a run: add resume=true to go on with it, or give another run=.")
+        raise InputError(f"run={folder} already holds a run: add resume=true to continue it, or give another run=.")
 
 
-def claim(config: TrainConfig, env: EnvSpec) -> Path:
-    """Makes the folder and writes what is known at the start: config, provenance, vocabulary.
+def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:
+    """Creates the folder and writes the files that are known at the start: config, provenance and vocabulary.
 
     Raises:
-        InputError: the folder holds a run already and `resume` is off, or it cannot be written.
+        InputError: the folder holds a run and `resume` is off, or it cannot be written.
     """
     folder = Path(config.run)
     check_free(folder, resume=config.resume)
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        # The config marks the folder as a run, so it comes last.
+        # The config is written last, because it marks the folder as a run.
         write_json(folder / PROVENANCE, provenance())
         write_json(folder / VOCABULARY, {"tasks": list(env.tasks), "words": list(env.vocabulary)})
         save_train(config, folder / CONFIG)
@@ -166,42 +164,45 @@ def claim(config: TrainConfig, env: EnvSpec) -> Path:
     return folder
 
 
-def newest_checkpoint(folder: Path, tell: Callable[[str], object]) -> dict[str, Any] | None:
-    """Content of the newest intact checkpoint of a run to go on with, or None when it was killed before its first.
+def load_newest_checkpoint(folder: Path, say: Callable[[str], object]) -> dict[str, Any] | None:
+    """Content of the newest intact checkpoint, or None if the run has no checkpoint.
 
-    Damaged ones after it get another name, `<name>.damaged`: they are no checkpoints any more, and nothing is lost.
+    Damaged checkpoints after it are renamed to `<name>.damaged`, so that they are kept but not read as checkpoints.
 
     Args:
-        tell: is given a sentence about them.
+        folder: The run folder.
+        say: Receives a warning about damaged checkpoints.
 
     Raises:
-        InputError: there are checkpoints and all are damaged.
+        InputError: all checkpoints are damaged.
     """
     found = list_checkpoints(folder / CHECKPOINTS)
     if not found:
         return None
     newest = newest_intact(found)
     if newest.damaged:
-        tell(newest.warning)
+        say(newest.warning)
     for error in newest.damaged:
-        # Where that is refused, the run cannot be written either, which is about to be told.
+        # If renaming fails, the folder is not writable, which `create_run_folder` reports.
         with contextlib.suppress(OSError):
             error.path.rename(error.path.with_name(error.path.name + ".damaged"))
     return newest.content
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """The final figures of a run."""
+    """Writes result.json."""
     write_json(folder / RESULT, result)
 
 
-def result(
-    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, verdict: Verdict, *, ended_by: str
+def collect_result(
+    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, bottleneck: Bottleneck, *, ended_by: str
 ) -> dict[str, Any]:
-    """The figures of result.json: counters, steady speed, where the time went, parameters, and each task's last episodes.
+    """The figures of result.json: counters, speed, time shares, parameters, and each task's last episodes.
 
-    Speed and time shares are those after the warm-up; a run that ends within it has 0 and none. `ended_by` is `signal` for a run that
-    was interrupted, `pause` for one that was asked to come so far and not to its end, else the key that ended it.
+    Speed and time shares count from the end of the warm-up; a run that ends within it has 0 and an empty dict.
+
+    Args:
+        ended_by: `signal` for an interrupted run, `pause` for a paused run, otherwise the key that ended it.
     """
     state, tasks = learner.counters, statistics.summary(env.action_repeat)
     return {
@@ -214,7 +215,7 @@ def result(
         "seconds": clock.seconds,
         "frames_per_second": clock.steady_frames_per_second,
         "time": clock.shares._asdict() if clock.shares else {},
-        "limited_by": verdict.sentence,
+        "limited_by": bottleneck.sentence,
         "parameters": learner.network.num_parameters,
         "tasks": tasks,
         "mean": mean_over_tasks(tasks),
@@ -223,7 +224,7 @@ def result(
 
 
 def write_diagnosis(folder: Path, error: NonFiniteError, config: TrainConfig, env: EnvSpec) -> Path:
-    """What was not finite, with the names of the tasks and the options that decide; what was not finite before is replaced."""
+    """Writes diagnosis.json: the values that were not finite, the tasks and the relevant options. Replaces an earlier diagnosis."""
     path = folder / DIAGNOSIS
     options = {"learner": to_dict(config.learner), "precision": config.precision, "core": config.core.name}
     write_json(path, for_json({"error": str(error), "tasks": list(env.tasks), **error.diagnosis, "options": options}))
@@ -231,7 +232,7 @@ def write_diagnosis(folder: Path, error: NonFiniteError, config: TrainConfig, en
 
 
 def provenance() -> dict[str, Any]:
-    """Where these results come from: command, code, versions, machine."""
+    """The origin of the results: command, code, versions, machine."""
     return {
         "command": sys.argv,
         "git": _git_state(),
@@ -242,7 +243,7 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def versions() -> Mapping[str, str]:
-    """Versions of what decides the results."""
+    """Versions of Python and of the packages that affect the results."""
     found = {"python": platform.python_version()}
     for package in ("mimpala", "torch", "numpy", "gymnasium", "minigrid", "envpool", "ale-py", "vizdoom"):
         try:
@@ -253,7 +254,7 @@ def versions() -> Mapping[str, str]:
 
 
 def _git_state() -> dict[str, Any]:
-    """Commit of the code and whether it was changed since; empty outside a checkout."""
+    """Commit of the code, and whether the checkout has uncommitted changes; empty outside a checkout."""
     here = Path(__file__).parent
     try:
         commit = subprocess.run(
@@ -277,7 +278,7 @@ def _processor() -> str:
     )
 
 
-def snapshot(
+def checkpoint_content(
     config: TrainConfig,
     env: EnvSpec,
     learner: Learner,
@@ -288,8 +289,12 @@ def snapshot(
     runtime: dict[str, Any] | None = None,
     faults: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data. `runtime` and `faults` are
-    their `state_dict`s.
+    """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data.
+
+    Args:
+        seconds: Seconds that the run has taken.
+        runtime: `state_dict` of the runtime, or None.
+        faults: `state_dict` of the run's Faults, or None.
     """
     return {
         "config": to_dict(config),
@@ -306,12 +311,12 @@ def snapshot(
 
 
 class ResumeState(NamedTuple):
-    """What a run goes on from, beside what is put back in place.
+    """Resume values that `restore` does not apply itself.
 
     Attributes:
-        seconds: that it has taken before.
-        runtime: state from which its runtime goes on step for step; None where it begins new episodes.
-        episodes_dropped: that were being played when the checkpoint was written and are not played to their end.
+        seconds: Seconds that the run has taken.
+        runtime: State from which the runtime continues step for step; None if it starts new episodes.
+        episodes_dropped: Unfinished episodes of the checkpoint that are not continued.
     """
 
     seconds: float = 0.0
@@ -329,10 +334,13 @@ def restore(
     *,
     num_actors: int,
 ) -> ResumeState:
-    """Puts a checkpoint's content back in place.
+    """Loads a checkpoint's content into `learner`, `statistics`, `positions` and torch's random generator.
+
+    Args:
+        num_actors: Actors of the run. The runtime's state is used only for as many actors.
 
     Raises:
-        InputError: the environments are not those that the checkpoint was trained on, or it does not hold what it should.
+        InputError: the environments differ from those of the checkpoint, or the content does not fit the configuration.
     """
     saved = env_from_dict(content["env"])
     if changes := [*task_changes(saved, env), *interface_changes(saved, env)]:
@@ -357,7 +365,7 @@ def restore(
         dropped = 0 if runtime else sum(len(episodes) for episodes in positions.episodes.values())
         return ResumeState(float(content["seconds"]), runtime, dropped)
     except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        # torch's first line says no more than that it failed.
+        # The first line of torch's message has no reason, so the second is included.
         lines = (str(error).strip() or type(error).__name__).splitlines()
         reason = " ".join(line.strip() for line in lines[:2])
         raise InputError(

@@ -1,4 +1,4 @@
-"""One writer for a folder: a lock that is held from before the first read to the end, and that ends with its process."""
+"""A lock that gives a folder one writer. The process holds it before its first read, and the kernel releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from system.files import check_links, open_ordinary
 
 LOCK = "lock"
 
-_LOOK_SECONDS = 0.2
-"""Longer than `is_locked` holds the lock, which is no reason to refuse a run."""
+_RETRY_SECONDS = 0.2
+"""Seconds of retries before a run is refused: `is_locked` holds the lock for a shorter time."""
 
-_HELD: dict[str, FolderLock] = {}
-"""Locks of this process, by folder."""
+_LOCKS: dict[str, FolderLock] = {}
+"""Locks that this process holds, by folder."""
 
 
 class MovedError(RuntimeError):
@@ -32,8 +32,8 @@ class FolderLock:
     """The lock of a folder, held by this process.
 
     Args:
-        folder: as messages name it.
-        descriptor: of the locked file.
+        folder: Path of the folder, as messages show it.
+        descriptor: File descriptor of the locked file.
     """
 
     def __init__(self, folder: Path, descriptor: int) -> None:
@@ -41,8 +41,8 @@ class FolderLock:
         # An environment may change the working directory.
         self._path = Path(os.path.abspath(folder)) / LOCK
 
-    def place(self) -> Path | None:
-        """Where the folder is now; None where it was deleted, or where that cannot be told."""
+    def current_folder(self) -> Path | None:
+        """The present path of the folder; None if it was deleted, or if its path is unknown."""
         if _is_at(self._descriptor, self._path):
             return self._folder
         with contextlib.suppress(OSError):
@@ -52,50 +52,51 @@ class FolderLock:
         return None
 
     def check(self) -> None:
-        """Raises MovedError where the folder is no longer at its path."""
-        place = self.place()
+        """Raises MovedError if the folder was renamed or deleted."""
+        place = self.current_folder()
         if place is None:
             raise MovedError(f"run={self._folder} was deleted while the run wrote to it.")
         if place != self._folder:
             raise MovedError(f"run={self._folder} was renamed to {place} while the run wrote to it.")
 
     def release(self) -> None:
-        """Lets others lock the folder."""
+        """Releases the lock for other processes."""
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        self.forget()
+        self.close()
 
-    def forget(self) -> None:
-        """For a copy of the process that holds it: leaves the lock to that one."""
+    def close(self) -> None:
+        """Closes the descriptor. In a forked child this leaves the lock to the parent."""
         os.close(self._descriptor)
 
 
 @contextlib.contextmanager
 def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterator[FolderLock]:
-    """Locks a folder for this process, and makes it if it is missing. If nothing was put into a new folder, it is removed again.
+    """Locks a folder for this process, and creates it if missing. A new folder that stays empty is removed at the end.
 
-    A process that has locked the folder may lock it again: an outer lock stays when the inner one ends.
+    The lock is reentrant: it is released when the outermost context ends.
 
     Args:
-        key: of the command line, that named the folder.
-        wait: for another process that holds the lock; otherwise it is an error.
+        folder: The folder to lock.
+        key: Key of the command line that named the folder, for messages.
+        wait: Whether to wait for another process that holds the lock, instead of raising.
 
     Raises:
-        InputError: another process holds the lock, or the folder cannot be written, or a link leads out of it.
+        InputError: another process holds the lock, the folder cannot be written, or a link leads out of it.
     """
-    made = _make(folder, key)
+    made = _make_folders(folder, key)
     name = os.path.realpath(folder)
-    if name in _HELD:
-        yield _HELD[name]
+    if name in _LOCKS:
+        yield _LOCKS[name]
         return
     try:
         check_links(folder)
-        lock = FolderLock(folder, _locked(folder, key, wait))
-        _HELD[name] = lock
+        lock = FolderLock(folder, _open_locked(folder, key, wait))
+        _LOCKS[name] = lock
         try:
             yield lock
         finally:
-            del _HELD[name]
+            del _LOCKS[name]
             with contextlib.suppress(OSError):
                 if made and os.listdir(folder) == [LOCK]:
                     (folder / LOCK).unlink()
@@ -107,12 +108,12 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process writes to the folder."""
-    return _holder(folder) is not None
+    """Whether a process holds the folder's lock."""
+    return _read_owner_if_locked(folder) is not None
 
 
-def _holder(folder: Path) -> str | None:
-    """What the process that writes to the folder has said of itself; None where there is none."""
+def _read_owner_if_locked(folder: Path) -> str | None:
+    """The text that the holder of the lock wrote into it; None if the folder is not locked."""
     try:
         descriptor = open_ordinary(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
     except (OSError, ValueError):
@@ -120,24 +121,24 @@ def _holder(folder: Path) -> str | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        return _owner(descriptor) if error.errno == errno.EWOULDBLOCK else None
+        return _read_owner(descriptor) if error.errno == errno.EWOULDBLOCK else None
     finally:
         os.close(descriptor)
     return None
 
 
 def check_writable(folder: Path, key: str = "run") -> None:
-    """Raises InputError where `sole_writer` would. Writes nothing itself."""
-    if (owner := _holder(folder)) is not None:
-        raise _busy(folder, key, owner)
+    """Raises InputError if `sole_writer` would raise it. Writes nothing."""
+    if (owner := _read_owner_if_locked(folder)) is not None:
+        raise _busy_error(folder, key, owner)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{key}={folder} cannot be written ({there} is read-only or no folder): give another {key}=.")
     check_links(folder)
 
 
-def _make(folder: Path, key: str) -> list[Path]:
-    """The folders that had to be made, the innermost one first."""
+def _make_folders(folder: Path, key: str) -> list[Path]:
+    """Creates the folder with its parents. Returns the folders that were missing, innermost first."""
     made = []
     try:
         for path in (folder, *folder.parents):
@@ -146,35 +147,35 @@ def _make(folder: Path, key: str) -> list[Path]:
             made.append(path)
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise _unwritable(folder, key, error) from error
+        raise _unwritable_error(folder, key, error) from error
     return made
 
 
-def _locked(folder: Path, key: str, wait: bool) -> int:
-    """The descriptor of the locked file, which names this process."""
-    path, until = folder / LOCK, time.monotonic() + _LOOK_SECONDS
+def _open_locked(folder: Path, key: str, wait: bool) -> int:
+    """Opens and locks the lock file, and writes this process's id into it. Returns the descriptor."""
+    path, until = folder / LOCK, time.monotonic() + _RETRY_SECONDS
     while True:
         try:
             descriptor = open_ordinary(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         except OSError as error:
-            raise _unwritable(folder, key, error) from error
+            raise _unwritable_error(folder, key, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = _owner(descriptor)
+            owner = _read_owner(descriptor)
             if error.errno == errno.EWOULDBLOCK:
                 os.close(descriptor)
                 if time.monotonic() < until:
-                    time.sleep(_LOOK_SECONDS / 10)
+                    time.sleep(_RETRY_SECONDS / 10)
                     continue
-                raise _busy(folder, key, owner) from error
-            warn(f"warning: {key}={folder} cannot be locked ({error.strerror}): nothing keeps a second process out.")
-        # The one that held it may have removed it.
+                raise _busy_error(folder, key, owner) from error
+            warn(f"warning: {key}={folder} cannot be locked ({error.strerror}): a second process could write to it.")
+        # The previous holder may have removed the file.
         if _is_at(descriptor, path):
             break
         os.close(descriptor)
-        _make(folder, key)
-    # A full disk keeps nobody from holding the lock.
+        _make_folders(folder, key)
+    # The lock holds on a full disk too; only the owner's name is missing.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
@@ -188,12 +189,12 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _owner(descriptor: int) -> str:
-    """What the process that holds the lock has written into it."""
+def _read_owner(descriptor: int) -> str:
+    """The text in the lock file: process id and host of its holder."""
     return os.pread(descriptor, 100, 0).decode(errors="replace").strip()
 
 
-def _named(owner: str) -> str:
+def _describe_owner(owner: str) -> str:
     pid, _, host = owner.partition(" ")
     if not pid.isdecimal() or not pid.isascii():
         return "another process"
@@ -201,20 +202,22 @@ def _named(owner: str) -> str:
     return f"process {pid}{elsewhere}"
 
 
-def _busy(folder: Path, key: str, owner: str) -> InputError:
-    return InputError(f"{key}={folder} is being written by {_named(owner)}: wait for it, or give another {key}=.")
+def _busy_error(folder: Path, key: str, owner: str) -> InputError:
+    return InputError(
+        f"{key}={folder} is being written by {_describe_owner(owner)}: wait for it, or give another {key}=."
+    )
 
 
-def _unwritable(folder: Path, key: str, error: OSError | ValueError) -> InputError:
+def _unwritable_error(folder: Path, key: str, error: OSError | ValueError) -> InputError:
     reason = getattr(error, "strerror", None) or str(error)
     return InputError(f"{key}={folder} cannot be written ({reason}): give another {key}=.")
 
 
-def _forget() -> None:
-    """A process that an environment forks from this one is no writer, and may outlive it."""
-    for lock in _HELD.values():
-        lock.forget()
-    _HELD.clear()
+def _drop_inherited_locks() -> None:
+    """Runs in forked children: a process that an environment forks must not hold the lock, because it may outlive the writer."""
+    for lock in _LOCKS.values():
+        lock.close()
+    _LOCKS.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_drop_inherited_locks)

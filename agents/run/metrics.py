@@ -1,4 +1,4 @@
-"""What a run reports: statistics per task, one line of metrics.jsonl per log step, and the same for TensorBoard."""
+"""Statistics per task, and the log of a run: one line of metrics.jsonl and one TensorBoard event per log step."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from system.errors import InputError
 from system.files import AppendedFile, parse_json, read_lines, write_whole
 
 WINDOW = 100
-"""Episodes over which returns, success and length are averaged."""
+"""Number of latest episodes per task over which returns, success and length are averaged."""
 
 CALM = 100
-"""Updates without a surge after which the next one is told."""
+"""Updates without a surge after which the next surge is reported."""
 
 
-class Standing(NamedTuple):
-    """How well the agent does: the mean over tasks of `measure`, success or return, over the last WINDOW episodes of each.
+class Performance(NamedTuple):
+    """The mean over tasks of the last WINDOW episodes.
 
-    `episodes` is the number of them of the task that has the fewest.
+    Attributes:
+        measure: `success`, or `return` if success is unknown.
+        value: Mean over tasks of the measure.
+        episodes: Number of episodes of the task that has the fewest.
     """
 
     measure: str
@@ -40,11 +43,12 @@ class TaskStatistics:
     """Running statistics of one task.
 
     Attributes:
-        steps, episodes: since the start of the run.
-        interrupted: episodes that were broken off, because their environment failed; not among `episodes`.
-        updates: of the learner whose batch held a step of this task.
-        surges: those of them whose value targets were too far out for PopArt's moments (Learner.surges).
-        calm: updates since the last surge.
+        steps: Agent steps since the start of the run.
+        episodes: Completed episodes since the start of the run.
+        interrupted: Episodes that ended because their environment failed; not counted in `episodes`.
+        updates: Updates whose batch held a step of this task.
+        surges: Updates whose value targets were too large for PopArt's moments (Learner.surges).
+        updates_since_surge: Updates since the last surge.
         recent: (return, success or NaN, length in steps) of the last WINDOW episodes.
     """
 
@@ -54,20 +58,20 @@ class TaskStatistics:
         self.interrupted = 0
         self.updates = 0
         self.surges = 0
-        self.calm = CALM
+        self.updates_since_surge = CALM
         self.recent: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
 
     def mean(self, column: int) -> float:
-        """Mean of a column of `recent`; NaN before the first episode and for what the suite does not know."""
+        """Mean of a column of `recent`; NaN before the first episode, and for success if the suite does not report it."""
         return sum(row[column] for row in self.recent) / len(self.recent) if self.recent else math.nan
 
 
 class Statistics:
-    """Statistics of all tasks, fed with batches.
+    """Statistics of all tasks.
 
     Args:
-        tasks: names in the order of their ids.
-        scores: what the returns are normalised by (`envs.scores.human_scores`).
+        tasks: Names in the order of their ids.
+        scores: Reference scores that normalise the returns (`envs.scores.human_scores`).
     """
 
     def __init__(self, tasks: tuple[str, ...], scores: Mapping[str, Score] = MappingProxyType({})) -> None:
@@ -75,7 +79,7 @@ class Statistics:
         self._scores = scores
 
     def update(self, batch: Trajectory) -> None:
-        """Takes in the transitions and the ended episodes of a batch."""
+        """Counts the transitions and the ended episodes of a batch."""
         task = batch["task"][:-1].numpy()
         steps = np.bincount(task[batch["mask"].numpy()], minlength=len(self.tasks))
         returns = batch["episode_return"].numpy()
@@ -94,31 +98,32 @@ class Statistics:
             values[number].recent.append((episode_return, success, int(length)))
 
     def steps(self) -> dict[int, int]:
-        """By task id, since the start of the run."""
+        """Agent steps since the start of the run, by task id."""
         return dict(enumerate(task.steps for task in self.tasks.values()))
 
-    def learned(self, steps_by_task: Sequence[float]) -> None:
-        """Takes in that the learner has made an update of a batch with so many valid steps of each task, [K]."""
+    def count_update(self, steps_by_task: Sequence[float]) -> None:
+        """Counts an update for each task that has valid steps in its batch; `steps_by_task` has shape [K]."""
         for statistics, held in zip(self.tasks.values(), steps_by_task, strict=True):
             statistics.updates += held > 0
 
-    def surged(self, surges: Sequence[float]) -> list[str]:
-        """Takes in `Learner.surges` of an update. Returns a sentence for each task that had none of them for long."""
-        said = []
+    def count_surges(self, surges: Sequence[float]) -> list[str]:
+        """Counts the surges of an update (`Learner.surges`, [K]). Returns a sentence per task without a surge in the last CALM updates."""
+        sentences = []
         for (task, statistics), size in zip(self.tasks.items(), surges, strict=True):
-            if size > 0 and statistics.calm >= CALM:
-                said.append(
-                    f"task {task}: its value targets are suddenly {size:.3g} standard deviations large. PopArt's scale stays for now, and "
-                    "follows once it happens again: normal where large returns are first seen; else look for a wrong reward, or bound "
-                    "rewards (learner.reward_transform, learner.reward_clip)."
+            if size > 0 and statistics.updates_since_surge >= CALM:
+                sentences.append(
+                    f"task {task}: its value targets are suddenly {size:.3g} standard deviations large. PopArt keeps its scale and "
+                    "adapts if it happens again. This is normal when large returns first appear; otherwise look for a wrong reward, or "
+                    "bound rewards (learner.reward_transform, learner.reward_clip)."
                 )
             statistics.surges += size > 0
-            statistics.calm = 0 if size > 0 else statistics.calm + 1
-        return said
+            statistics.updates_since_surge = 0 if size > 0 else statistics.updates_since_surge + 1
+        return sentences
 
     def summary(self, action_repeat: int) -> dict[str, dict[str, float]]:
-        """By task: return, score, success, length (of recent episodes), frames, episodes, interrupted, updates, surges. What is unknown
-        or not finite is left out.
+        """By task: return, score, success and length (means of recent episodes), frames, episodes, interrupted, updates, surges.
+
+        Values that are unknown or not finite are omitted.
         """
         result = {}
         for task, statistics in self.tasks.items():
@@ -137,17 +142,17 @@ class Statistics:
         return result
 
     def success(self) -> float:
-        """Mean over tasks of the success over the last WINDOW episodes; NaN until every task has had so many, or where unknown."""
+        """Mean over tasks of the success of the last WINDOW episodes; NaN if it is unknown, or a task has fewer episodes."""
         full = all(statistics.episodes >= WINDOW for statistics in self.tasks.values())
         return sum(s.mean(1) for s in self.tasks.values()) / len(self.tasks) if full else math.nan
 
-    def standing(self) -> Standing | None:
-        """Over the last WINDOW episodes; None until every task has had one."""
+    def recent_performance(self) -> Performance | None:
+        """The performance over the last WINDOW episodes; None until every task has one episode."""
         means = mean_over_tasks(self.summary(1))
         episodes = min(len(statistics.recent) for statistics in self.tasks.values())
         for measure in ("success", "return"):
             if measure in means:
-                return Standing(measure, means[measure], episodes)
+                return Performance(measure, means[measure], episodes)
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,7 +174,7 @@ class Statistics:
         for task, statistics in self.tasks.items():
             saved = state[task]
             statistics.steps, statistics.episodes = int(saved["steps"]), int(saved["episodes"])
-            # Earlier checkpoints do not have them.
+            # Checkpoints of earlier versions lack these counters.
             statistics.updates = int(saved.get("updates", 0))
             statistics.surges = int(saved.get("surges", 0))
             statistics.interrupted = int(saved.get("interrupted", 0))
@@ -177,7 +182,7 @@ class Statistics:
 
 
 def mean_over_tasks(summary: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Means over tasks of `return`, `success` and `length` of `Statistics.summary`; only what every task has."""
+    """Means over tasks of `return`, `success` and `length` of `Statistics.summary`; a key that any task lacks is omitted."""
     keys = [key for key in ("return", "success", "length") if all(key in row for row in summary.values())]
     return {key: sum(row[key] for row in summary.values()) / len(summary) for key in keys}
 
@@ -189,21 +194,21 @@ def scores_of_suite(summary: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard files of a run folder.
+    """metrics.jsonl and the TensorBoard files of a run folder.
 
     Args:
-        folder: of the run.
-        updates: where the run goes on; lines and events past it, of a run that was killed after its last checkpoint, are dropped.
+        folder: The run folder.
+        updates: Updates of the checkpoint from which the run continues. Later lines and events of a killed run are dropped.
 
     Attributes:
-        updates: of the last line; 0 before the first.
+        updates: Updates of the last line; 0 before the first line.
 
     Raises:
         InputError: the files cannot be written.
     """
 
     def __init__(self, folder: Path, updates: int) -> None:
-        # Imported here: TensorBoard takes a moment to import, and only the learner's process writes.
+        # Imported here, because TensorBoard imports slowly and only the learner's process needs it.
         from agents.run.event_file import EventFile
 
         path = folder / "metrics.jsonl"
@@ -219,14 +224,13 @@ class MetricsLog:
             raise InputError(f"run={folder} cannot be written ({error.strerror}): give another run=.") from error
 
     def write(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limited_by: str) -> None:
-        """One log step: `row` from Clock.row, `tasks` from Statistics.summary, `limited_by` the name of a bottleneck.Verdict.
+        """One log step: `row` from Clock.row, `tasks` from Statistics.summary, `limited_by` the name of a bottleneck.Bottleneck.
 
-        NaN and infinities are left out, because JSON has none, and the name stays out of TensorBoard, which has numbers only.
-
-        A row for updates that have one already is dropped: an end may fall on a log step.
+        JSON has no NaN and no infinity, so such values are omitted. TensorBoard gets the numbers only.
+        A second row for the same number of updates is dropped: the end of a run may coincide with a log step.
 
         Raises:
-            OSError: the disk refuses; the row is lost, and the files are as they were before it.
+            OSError: the row could not be written; it is lost, and the files are unchanged.
         """
         if row["updates"] <= self.updates:
             return
@@ -239,13 +243,13 @@ class MetricsLog:
         self._board.write(int(row["updates"]), {key: value for key, value in row.items() if key != "updates"})
 
     def close(self) -> None:
-        """Closes both."""
+        """Closes both files."""
         self._file.close()
         self._board.close()
 
 
 def _updates_of(line: str) -> float:
-    """The `updates` of a line; infinite for a line that a kill cut short, or that is none of ours."""
+    """The `updates` of a line; infinite for a truncated or foreign line."""
     try:
         return float(parse_json(line)["updates"])
     except (ValueError, KeyError, TypeError, ArithmeticError):

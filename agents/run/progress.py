@@ -1,4 +1,4 @@
-"""What the terminal shows: the banner at the start, a live table while training, plain lines where there is no terminal."""
+"""Progress on the terminal: a banner, then a live table; without a terminal, plain lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agents.cli.terminal import Terminal
 from agents.run.metrics import mean_over_tasks, scores_of_suite
 
 _PLAIN_SECONDS = 10.0
-
+"""Seconds between two plain lines."""
 
 SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
 
@@ -24,8 +24,8 @@ class Display(Terminal):
     """Progress of a training run, as a context manager.
 
     Args:
-        total_frames: frames at the end.
-        enabled: off prints nothing but what `say` is given.
+        total_frames: Frames at the end of the run.
+        enabled: False shows the sentences of `say` only.
     """
 
     def __init__(self, total_frames: int, *, enabled: bool = True) -> None:
@@ -46,7 +46,7 @@ class Display(Terminal):
         self.show(self._bar)
 
     def banner(self, title: str, rows: dict[str, str]) -> None:
-        """A two-column summary of what is about to run."""
+        """Shows a title and a two-column summary of the run."""
         if not self._enabled:
             return
         self.say(title)
@@ -56,7 +56,7 @@ class Display(Terminal):
         self.console.print(table, highlight=False)
 
     def finish(self, arguments: str, figures: dict[str, Any]) -> None:
-        """The result line, and the command that comes next, whose `arguments` name the run."""
+        """Shows the result, and the next command; `arguments` are the command-line arguments that name the run."""
         how = (
             "finished"
             if figures["finished"]
@@ -79,7 +79,7 @@ class Display(Terminal):
         self.say(f"next: python {verb} {arguments}")
 
     def update(self, row: dict[str, float], tasks: dict[str, dict[str, float]], limit: str) -> None:
-        """Shows a log step: `row` as in metrics.jsonl, `tasks` as Statistics.summary, `limit` what limits the run, a sentence."""
+        """Shows a log step: `row` as in metrics.jsonl, `tasks` from Statistics.summary, `limit` the sentence of a Bottleneck."""
         if not self._enabled:
             return
         frames, speed = int(row["frames"]), row["frames_per_second"]
@@ -123,7 +123,7 @@ def _times(row: dict[str, float]) -> RenderableType:
 
 
 def _processes(row: dict[str, float]) -> str:
-    """Memory of the processes, and what was started again."""
+    """Memory of the processes, and the number of restarts by cause."""
     names = [key for key in row if key.startswith("memory/")]
     memory = ", ".join(f"{name.removeprefix('memory/')} {row[name]:,.0f}" for name in names[:8])
     text = f"memory (MiB): {memory}{' ...' if len(names) > 8 else ''}"
@@ -148,13 +148,13 @@ def _table(tasks: dict[str, dict[str, float]]) -> Table:
 
 
 def _scores(tasks: dict[str, dict[str, float]]) -> str:
-    """The scores of the suite in one line; empty where they are unknown."""
+    """The scores of the suite in one line; empty if they are unknown."""
     scores = scores_of_suite(tasks)
     return SCORES.format(**scores) if scores else ""
 
 
 def _means(values: dict[str, float]) -> tuple[str, str, str, str]:
-    """Return, score, success and length as the table shows them."""
+    """Return, score, success and length as cells of the table; "-" if unknown."""
     return (
         f"{values['return']:.3f}" if "return" in values else "-",
         f"{values['score']:.1f}" if "score" in values else "-",

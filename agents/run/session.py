@@ -1,4 +1,4 @@
-"""One run of training: assembles every object that the loop in train.py uses, and counts, logs and saves what the loop does."""
+"""One run of training: assembles every object that the loop in train.py uses, and counts, logs and saves its updates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agents.learning.inner_loop import Update
 from agents.learning.learner import NonFiniteError
 from agents.network.flops import multiply_adds
 from agents.run import banner, folder
-from agents.run.bottleneck import Verdict, limited_by
+from agents.run.bottleneck import Bottleneck, find_bottleneck
 from agents.run.checkpoint_saver import Saver
 from agents.run.folder import ResumeState
 from agents.run.lock import FolderLock, MovedError, sole_writer
@@ -49,7 +49,7 @@ def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Ite
 
     Raises:
         InputError: the run cannot start here.
-        Whatever the body raises, with a note that says whether the run was saved.
+        Exception: any error of the body. Those of training have a note that states whether the run was saved.
     """
     with sole_writer(Path(config.run)) as lock, Display(config.total_frames, enabled=config.display) as display:
         session = Session(config, env, lock, display, pause_at=pause_at)
@@ -66,11 +66,15 @@ class Session:
     """A run that has started. See `open_session`.
 
     Attributes:
-        config, env, plan: of the run.
-        interruption: whether a signal asked for the end.
-        learner, replay, runtime: that learn, remember and collect.
-        group: the other learners.
-        statistics: of the tasks, over all learners.
+        config: The configuration.
+        env: The spec of the environments.
+        plan: The configuration's choices on this machine.
+        interruption: Whether a signal has asked for the end.
+        learner: Makes the updates.
+        replay: Holds earlier columns.
+        runtime: Collects batches from the actors.
+        group: The other learner processes.
+        statistics: Statistics of the tasks over all learners.
     """
 
     def __init__(self, config: TrainConfig, env: EnvSpec, lock: FolderLock, display: Display, *, pause_at: int) -> None:
@@ -85,13 +89,13 @@ class Session:
         self.group = DataParallelGroup(plan.num_learners)
         self.learner = learner = builder.build_learner(config, env, network, plan, reduce=self.group.reduce)
         self.statistics, positions = Statistics(env.tasks, human_scores(env)), StreamPositions()
-        saved = folder.newest_checkpoint(Path(config.run), warn) if config.resume else None
+        saved = folder.load_newest_checkpoint(Path(config.run), warn) if config.resume else None
         restored = ResumeState()
         if saved:
             actors = plan.run.num_actors
             restored = folder.restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
         check_fits(config, env, network, plan)
-        self.folder = folder.claim(config, env)
+        self.folder = folder.create_run_folder(config, env)
         if config.runtime.name == "local":
             start_fork_server()
         # The fork server and this count both import for seconds, and do so at the same time.
@@ -124,7 +128,7 @@ class Session:
         self._saver = Saver(
             self.folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
         )
-        with self._saver.attempt("agent.json"):
+        with self._saver.tolerate_failure("agent.json"):
             folder.write_agent(self.folder, network, cost)
         rows = banner.describe(config, env, plan, learner, cost)
         display.banner(f"mimpala: training in {self.folder}", rows)
@@ -150,9 +154,9 @@ class Session:
         return "stop_at_success" if 0 < self.config.stop_at_success <= self.statistics.success() else ""
 
     def receive(self, batch: Batch) -> None:
-        """A batch has arrived: reports words that the agent does not know, and lets the other learners make the same step."""
+        """Reports unknown instructions of a new batch, and signals the other learners to make the same step."""
         self._faults.batch_arrived()
-        for sentence in self._unknown.told(batch.trajectory):
+        for sentence in self._unknown.find_new(batch.trajectory):
             self._display.say(sentence)
         self.group.signal_step(self.statistics.steps())
         self._numbers.clear()
@@ -162,8 +166,8 @@ class Session:
         self._numbers.append(update.number)
         self._losses = update.metrics
         if update.accepted:
-            self.statistics.learned(self.learner.steps_by_task)
-            for sentence in self.statistics.surged(self.learner.surges):
+            self.statistics.count_update(self.learner.steps_by_task)
+            for sentence in self.statistics.count_surges(self.learner.surges):
                 self._display.say(sentence)
 
     def count_batch(self, batch: Batch) -> None:
@@ -171,13 +175,13 @@ class Session:
         batch = self.group.gather(batch)
         self.statistics.update(batch.trajectory)
         self.runtime.positions.steps = self.statistics.steps()
-        self._clock.tick(batch, self._numbers, self.learner.counters)
+        self._clock.count_batch(batch, self._numbers, self.learner.counters)
 
     def log_is_due(self) -> bool:
         """Whether log_frames, or else log_seconds, have passed since the last log step."""
         if self.config.log_frames:
-            return self._clock.passed(self.config.log_frames)
-        return self._clock.due("log", self.config.log_seconds)
+            return self._clock.frames_passed(self.config.log_frames)
+        return self._clock.seconds_passed("log", self.config.log_seconds)
 
     def log(self) -> None:
         """One log step: metrics.jsonl, TensorBoard and the terminal."""
@@ -188,14 +192,16 @@ class Session:
         row |= {"saves_failed": self._saver.failed} | self.group.row()
         for task, figures in tasks.items():
             figures["restarts"] = self._faults.restarts_of(task)
-        verdict = self._verdict()
-        with self._clock.disk(), self._saver.attempt("the log"):
-            self._log.write(row, tasks, verdict.name)
-        self._display.update(row, tasks, verdict.sentence)
+        bottleneck = self._bottleneck()
+        with self._clock.disk(), self._saver.tolerate_failure("the log"):
+            self._log.write(row, tasks, bottleneck.name)
+        self._display.update(row, tasks, bottleneck.sentence)
 
     def save_is_due(self) -> bool:
         """Whether checkpoint_seconds have passed since the last checkpoint, or a milestone."""
-        return self._clock.due("checkpoint", self.config.checkpoint_seconds) or self._saver.milestone(self.frames)
+        return self._clock.seconds_passed("checkpoint", self.config.checkpoint_seconds) or self._saver.milestone_is_due(
+            self.frames
+        )
 
     def save(self) -> None:
         """Writes a checkpoint.
@@ -221,26 +227,26 @@ class Session:
             self.log()
         self.save()
         self.close()
-        figures = folder.result(
-            self.learner, self.statistics, self._clock, self.env, self._verdict(), ended_by=self.ended_by()
+        figures = folder.collect_result(
+            self.learner, self.statistics, self._clock, self.env, self._bottleneck(), ended_by=self.ended_by()
         )
         figures |= self._faults.row()
-        with self._saver.attempt("result.json"):
+        with self._saver.tolerate_failure("result.json"):
             folder.write_result(self.folder, figures)
         self._display.finish(run_arguments(self.config.run, self.config.env), figures)
-        self._saver.insist(self.learner.counters.updates)
+        self._saver.raise_if_unsaved(self.learner.counters.updates)
         # A signal after the last update still returns 130, so that callers do not start the evaluation.
         return INTERRUPTED if self.interruption.wanted else DONE
 
     def save_after(self, error: Exception) -> None:
         """Saves a run that `error` ends, and notes on the error what was saved. The learner is between two updates, so nothing is lost."""
-        if place := self._lock.place():
+        if place := self._lock.current_folder():
             self._saver.folder = place
             with contextlib.suppress(NonFiniteError):
                 self._save()
-        error.add_note(self._saver.verdict(self.learner.counters.updates))
+        error.add_note(self._saver.describe_saved_state(self.learner.counters.updates))
         if isinstance(error, NonFiniteError):
-            with self._saver.attempt("diagnosis.json"):
+            with self._saver.tolerate_failure("diagnosis.json"):
                 path = folder.write_diagnosis(self.folder, error, self.config, self.env)
                 error.add_note(f"What was not finite: {path}")
 
@@ -252,7 +258,7 @@ class Session:
     def _save(self) -> None:
         self.learner.check_finite()
         with self._clock.disk():
-            content = folder.snapshot(
+            content = folder.checkpoint_content(
                 self.config,
                 self.env,
                 self.learner,
@@ -266,8 +272,8 @@ class Session:
                 content,
                 updates=self.learner.counters.updates,
                 frames=self.frames,
-                standing=self.statistics.standing(),
+                performance=self.statistics.recent_performance(),
             )
 
-    def _verdict(self) -> Verdict:
-        return limited_by(self._clock.shares, self._facts)
+    def _bottleneck(self) -> Bottleneck:
+        return find_bottleneck(self._clock.shares, self._facts)

@@ -1,4 +1,4 @@
-"""Time and rates of a run: what is due, how fast it goes, where the time goes, how old the weights are that actors use."""
+"""Time and rates of a run: intervals, frames per second, time shares, and the policy lag."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from agents.run.bottleneck import Seconds, TimeShares
 from agents.runtime.base import Batch
 
 _WARM_UP_UPDATES = 20
-"""Updates before `steady_frames_per_second` and `shares` begin to count: processes start and caches fill."""
+"""Updates before `steady_frames_per_second` and `shares` start: until then processes start and caches fill."""
 
 
 class _Reading(NamedTuple):
-    """Steps of the agent and seconds spent, both since the start of this process."""
+    """Agent steps of the run, and seconds spent since the start of this process."""
 
     steps: int
     spent: Seconds
 
 
 class Clock:
-    """Counts between log steps.
+    """Measures time, speed and policy lag, in total and since the last log step.
 
     Args:
-        seconds: that the run has taken before, in earlier processes.
-        state: counters at the start.
-        action_repeat: frames per step.
+        seconds: Seconds that the run took in earlier processes.
+        state: Counters at the start of this process.
+        action_repeat: Frames per agent step.
     """
 
     def __init__(self, seconds: float, state: Counters, *, action_repeat: int) -> None:
@@ -47,12 +47,12 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Since the run began, without the time between its processes."""
+        """Seconds of the run in all of its processes, without the time between them."""
         return self._earlier + time.perf_counter() - self._began
 
     @property
     def steady_frames_per_second(self) -> float:
-        """Since the warm-up; 0 when the run ended within it."""
+        """Frames per second after the warm-up; 0 during it."""
         if self._warm is None:
             return 0.0
         seconds = self._newest.spent.loop - self._warm.spent.loop
@@ -60,25 +60,30 @@ class Clock:
 
     @property
     def shares(self) -> TimeShares | None:
-        """Where the time went from the warm-up to the newest update; None when the run has not come past it."""
+        """Time shares from the warm-up to the newest update; None during the warm-up."""
         if self._warm is None or self._warm is self._newest:
             return None
         return TimeShares.between(self._warm.spent, self._newest.spent)
 
     @contextlib.contextmanager
     def disk(self) -> Iterator[None]:
-        """Around what the loop writes to the disk."""
+        """Counts the time of its body as time of the disk."""
         began = time.perf_counter()
         try:
             yield
         finally:
             self._spent = self._spent._replace(disk=self._spent.disk + time.perf_counter() - began)
 
-    def tick(self, batch: Batch, before: Sequence[int], state: Counters) -> None:
-        """Takes in the updates that were made of one batch. `before` has for each of them the number of updates before it.
+    def count_batch(self, batch: Batch, before: Sequence[int], state: Counters) -> None:
+        """Counts the updates of one batch.
 
-        The policy lag of an update is the number of updates between the weights that acted and those that it changes. Every update
-        has columns of every unroll of its batch: a batch is one part of several unrolls, or several parts of one (agents.setup.plan).
+        The policy lag of an update is the number of updates between the weights that acted and the weights that it changes. Every
+        update has columns of every unroll of its batch, because a batch joins several unrolls or is one unroll (agents.setup.plan).
+
+        Args:
+            batch: The batch, with its times and the versions of the weights that acted.
+            before: For each update of the batch, the number of updates before it.
+            state: Counters after the batch.
         """
         self._lags += [made - version for made in before for version in batch.weights_versions]
         spent = self._spent
@@ -95,21 +100,21 @@ class Clock:
         if self._warm is None and state.updates >= self._first_updates + _WARM_UP_UPDATES:
             self._warm = self._newest
 
-    def due(self, what: str, interval: float) -> bool:
-        """Whether `interval` seconds have passed since this was last true for `what` (or since the start)."""
+    def seconds_passed(self, what: str, interval: float) -> bool:
+        """Whether `interval` seconds have passed since this method last returned True for `what`, or since the start."""
         now = time.perf_counter()
         if now - self._due.setdefault(what, self._began) < interval:
             return False
         self._due[what] = now
         return True
 
-    def passed(self, interval: int) -> bool:
-        """Whether the frames have come to a multiple of `interval` since the last call."""
+    def frames_passed(self, interval: int) -> bool:
+        """Whether the frames have passed a multiple of `interval` since the last call."""
         before, self._frames = self._frames, self._newest.steps * self._repeat
         return self._frames // interval > before // interval
 
     def row(self, state: Counters, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """The figures since the last row, named as in metrics.jsonl."""
+        """The figures since the last row, with the keys of metrics.jsonl."""
         now = self._spent._replace(loop=time.perf_counter() - self._began)
         elapsed = max(now.loop - self._row_spent.loop, 1e-9)
         lags = self._lags or [0]

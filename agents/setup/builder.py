@@ -1,4 +1,4 @@
-"""From a checked configuration to objects. Config stops here: nothing below sees a config class."""
+"""Builds objects from a checked configuration. The modules below this one see no config class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
-from agents.setup.plan import Plan, actor_of_run, autocast_dtype, dealt_slots, make_plan
+from agents.setup.plan import Plan, autocast_dtype, deal_slots, global_actor_index, make_plan
 from agents.trajectory import trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -34,7 +34,7 @@ from system.errors import InputError
 
 
 def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
-    """The agent for the tasks of `env`, freshly initialised from torch's global generator.
+    """The agent for the tasks of `env`, initialised from torch's global generator.
 
     Raises:
         InputError: the configuration does not fit the observations of the tasks.
@@ -77,7 +77,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
         fusions,
         core,
         actions=actions,
-        # Tasks differ in discrete actions only.
+        # Only discrete actions can differ between tasks.
         action_counts=env.action_counts
         if env.action_kind == "discrete"
         else (actions.num_parameters,) * len(env.tasks),
@@ -98,10 +98,11 @@ def build_learner(
     *,
     reduce: Callable[[Tensor], None] | None = None,
 ) -> Learner:
-    """The learner that trains `network`, alone or with others (`reduce`, see agents/learning/learner.py).
+    """The learner that trains `network`.
 
     Args:
-        plan: of the run; None makes it here.
+        plan: Plan of the run; None computes it.
+        reduce: Sums a tensor over all learners (agents/learning/learner.py); None for a single learner.
     """
     learner, plan = config.learner, plan or make_plan(config, env)
     return Learner(
@@ -138,11 +139,13 @@ def build_learner(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorFactory:
-    """Makes actor `index` of a run, in whatever process it is called; see runtime/base.py's MakeActor.
+    """Makes actor `index` of a learner in the calling process (MakeActor of runtime/base.py).
 
     Attributes:
-        config, env, plan: of the run.
-        rank: of the learner whose actors these are; each learner numbers its own.
+        config: Configuration of the run.
+        env: Spec of the environments.
+        plan: Plan of the run.
+        rank: Rank of the learner, which numbers its actors from 0.
     """
 
     config: TrainConfig
@@ -153,16 +156,16 @@ class ActorFactory:
     def __call__(
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
-        """The actor, with this policy, or with the learner's network, or with one of its own."""
-        number = actor_of_run(index, self.rank, self.plan.num_learners)
-        slots = actor_slots(self.config, self.env, number, positions.episodes.get(index))
+        """The actor, with the given policy, or with a policy of `network`, or with a new network if both are None."""
+        number = global_actor_index(index, self.rank, self.plan.num_learners)
+        slots = make_slots(self.config, self.env, number, positions.episodes.get(index))
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
             runtime = self.config.runtime
             env.wait_for_resets(runtime.reset_patience)
             env.supervise(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
         if self.config.runtime.task_schedule == "uniform_frames":
-            # Each actor for itself: every one takes over its part of what all have played before.
+            # Each actor balances its own slots, and starts from its share of the frames that all actors have played.
             actors = self.plan.run.num_actors
             env.balance_frames([positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
         unrolls = positions.unrolls.get(index, 0)
@@ -171,11 +174,11 @@ class ActorFactory:
         return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
 
     def policy(self, slots: int, network: AgentNetwork | None = None) -> Policy:
-        """A policy for so many slots, with the learner's network, where that is, or with one of its own, on the processor."""
+        """A policy for `slots` slots, with `network` on its device, or with a new network on the processor."""
         if network is None:
             network = build_network(self.config, self.env)
         device = next(network.parameters()).device
-        # Decided where the policy acts: the processors of a cluster may differ from this one.
+        # Decided here, because the nodes of a cluster may have other processors than the learner.
         autocast = autocast_dtype(self.config, device)
         return Policy(network, slots, autocast=autocast, graphs=self.plan.cuda_graphs)
 
@@ -185,38 +188,38 @@ class ActorFactory:
         return self.policy(slots, network.to(self.plan.acting_device))
 
 
-def actor_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[int] | None) -> list[Slot]:
-    """The slots of actor `number` of the run. Slots are dealt to the tasks in turn, or by weight (`runtime.task_schedule`).
+def make_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[int] | None) -> list[Slot]:
+    """The slots of actor `number` of the run. Tasks are assigned to slots in turn, or by weight (`runtime.task_schedule`).
 
     Args:
-        last: the episode that each slot was in when the run was saved; each continues with the next one. None starts with episode 0.
+        last: Episode of each slot when the run was saved; each slot continues with the next one. None starts with episode 0.
     """
     width = config.runtime.slots_per_actor
     first = number * width
     return [
         Slot(task=task, index=index, episode=last[column] + 1 if last else 0)
-        for column, (task, index) in enumerate(dealt_slots(config, env, first + width)[first:])
+        for column, (task, index) in enumerate(deal_slots(config, env, first + width)[first:])
     ]
 
 
 def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork, columns: int) -> dict[str, ArraySpec]:
-    """The spec of a trajectory of `columns` columns, as many as the replay holds."""
+    """The spec of a trajectory of `columns` columns, which is the layout of the replay."""
     return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
 
 
 def build_replay(
     config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan, updates: int, *, rank: int = 0
 ) -> Replay:
-    """An empty replay of learner `rank`; its random choices follow from the seed, the rank and `updates`, where the run continues."""
+    """An empty replay of learner `rank`. Its seed is the run's seed, the rank and `updates`, the number of updates before it."""
     seed = (config.seed, updates, *([rank] if rank else []))
     return Replay(replay_spec(config, env, network, plan.shard.replay_size), seed=seed)
 
 
 def actor_limits(config: TrainConfig) -> ActorLimits:
-    """When an actor is started again. Where environments have processes of their own, it is these that are renewed, one by one."""
+    """The limits above which an actor is restarted. Environments with processes are restarted themselves, so only a hang remains."""
     runtime = config.runtime
     if getattr(config.env, "processes", False):
-        # While an environment hangs, its actor waits for it, and then again while that is ended.
+        # An actor waits for a hanging environment, and again while that process is ended.
         return ActorLimits(hang_seconds=3 * runtime.hang_seconds)
     return ActorLimits(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
 
@@ -234,15 +237,16 @@ def build_runtime(
     say: Callable[[str], None] = print,
     rank: int = 0,
 ) -> Runtime:
-    """The runtime of learner `rank`, with its part of the configuration's actors, which are started.
+    """Starts the actors of learner `rank` and returns its runtime.
 
     Args:
-        positions: where the random streams stand.
-        plan: of the run; None makes it here.
-        faults: takes in what goes wrong; without it the first time is one too many.
-        say: shows a line to the user.
-        version: of the weights that `network` has.
-        state: `state_dict` of the runtime before, where this one fits it (agents.run.folder.restore).
+        positions: Positions of the random streams.
+        version: Version of the weights in `network`.
+        state: `state_dict` of the resumed run's runtime, if it fits this one (agents.run.folder.restore).
+        plan: Plan of the run; None computes it.
+        faults: Counts restarts; None makes the first fault an error.
+        say: Shows a line to the user.
+        rank: Rank of the learner.
     """
     plan = plan or make_plan(config, env)
     factory = ActorFactory(config=config, env=env, plan=plan, rank=rank)

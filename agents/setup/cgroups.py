@@ -1,6 +1,6 @@
-"""What a container leaves this process: the limits of its control group and of all groups above it, of both versions of Linux's cgroups.
+"""Limits of a container: those of the process's control group and of all groups above it, for versions 1 and 2 of Linux's cgroups.
 
-Version 2 has one tree; version 1 has one for each controller. /proc/self/cgroup tells the group, /proc/self/mountinfo where the trees are.
+Version 2 has one tree; version 1 has one tree per controller. /proc/self/cgroup names the group, /proc/self/mountinfo the trees.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _ROOT = Path("/")
 
 
 def cpu_quota(root: Path = _ROOT) -> float:
-    """Cores whose time the process may take; inf where nothing limits it.
+    """Cores whose time the process may use; inf without a limit.
 
     Args:
-        root: of the file system.
+        root: Root of the file system.
     """
     quotas = [math.inf]
     for group in _groups("", root):
@@ -27,17 +27,17 @@ def cpu_quota(root: Path = _ROOT) -> float:
     for group in _groups("cpu", root):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
             quota = _read(group / "cpu.cfs_quota_us")
-            # -1: no limit.
+            # -1 means no limit.
             if float(quota) > 0:
                 quotas.append(float(quota) / float(_read(group / "cpu.cfs_period_us")))
     return min(quotas)
 
 
 def memory_left(root: Path = _ROOT) -> float:
-    """Bytes that the process and its children can still take before a group is at its limit; inf where nothing limits it.
+    """Bytes that the process and its children can allocate before a group reaches its limit; inf without a limit.
 
     Args:
-        root: of the file system.
+        root: Root of the file system.
     """
     left = [math.inf]
     for controller, limit, used, cached in (
@@ -47,12 +47,12 @@ def memory_left(root: Path = _ROOT) -> float:
         for group in _groups(controller, root):
             with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
                 most, now = _number(_read(group / limit)), _number(_read(group / used))
-                left.append(max(0.0, most - now + min(now, _of_files(group, cached))))
+                left.append(max(0.0, most - now + min(now, _cached_bytes(group, cached))))
     return min(left)
 
 
-def _of_files(group: Path, cached: str) -> float:
-    """Bytes that hold what files hold as well: the kernel takes them back where they are needed."""
+def _cached_bytes(group: Path, cached: str) -> float:
+    """Bytes of cached file content, which the kernel can reclaim."""
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         for line in _read(group / "memory.stat").splitlines():
             name, _, value = line.partition(" ")
@@ -62,15 +62,15 @@ def _of_files(group: Path, cached: str) -> float:
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """The folder of the process's group, and of all groups above it that can be seen from here.
+    """The folder of the process's group, and of all visible groups above it.
 
     Args:
-        controller: of version 1; empty for version 2.
+        controller: Controller of version 1; empty for version 2.
     """
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         own = next(path for controllers, path in _memberships(root) if controller in controllers)
         for top, mounted in _mounts(controller, root):
-            # In a container the tree's top is the container's group, by its name outside or as `/`.
+            # In a container the top of the tree is the container's group, under its name on the host or as `/`.
             below = PurePosixPath(own)
             inside = below.relative_to(top) if below.is_relative_to(top) else PurePosixPath(own.lstrip("/"))
             for place in (inside, *inside.parents):
@@ -78,16 +78,16 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _memberships(root: Path) -> Iterator[tuple[list[str], str]]:
-    """Controllers and group; of version 2 the one controller without a name."""
+    """Controllers and path of each group. Version 2 has one controller with an empty name."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         yield controllers.split(","), path
-    # The group of a tree that is not listed.
+    # The group in trees that are not listed.
     yield ["", "cpu", "memory"], "/"
 
 
 def _mounts(controller: str, root: Path) -> Iterator[tuple[str, str]]:
-    """The top of each mounted tree of the controller, and where it is mounted."""
+    """The top group of each mounted tree of the controller, and its mount point."""
     for line in _read(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(maxsplit=2)

@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory, open files, devices, bf16."""
+"""Resources of this machine: cores, memory, open files, devices, bf16."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from system.errors import InputError
 
 
 def num_cores() -> int:
-    """Cores this process may use: its affinity, or the processor time that a container gives it."""
+    """Cores that this process may use: the smaller of its affinity and its container's quota, at least 1."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.floor(min(here, cpu_quota())))
 
 
 def memory() -> int:
-    """Bytes of main memory, or of the part that a container leaves."""
+    """Bytes of main memory, or of the container's remaining part."""
     return int(min(psutil.virtual_memory().total, memory_left()))
 
 
 def free_memory() -> int:
-    """Bytes that this process and its children can still take."""
+    """Bytes that this process and its children can still allocate."""
     return int(min(psutil.virtual_memory().available, memory_left()))
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raises the soft limit of open files to `wanted`, as far as the hard limit permits. Returns the limit that holds then."""
+    """Raises the soft limit of open files to `wanted`, or to the hard limit if that is lower. Returns the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
@@ -45,7 +45,7 @@ def allow_open_files(wanted: int) -> int:
     return soft
 
 
-def named_device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this machine. Without a number it is the GPU of this process's LOCAL_RANK.
 
     Raises:
@@ -57,8 +57,10 @@ def named_device(name: str) -> torch.device:
         return torch.device("cpu")
     number = int(name.partition(":")[2] or local_rank % max(1, count))
     if number >= count:
-        raise InputError(f"device={name} is not here: torch sees {count or 'no'} GPUs; use device=auto or device=cpu.")
-    # With its number, because a device without one equals none.
+        raise InputError(
+            f"device={name} is unavailable: torch sees {count or 'no'} GPUs; use device=auto or device=cpu."
+        )
+    # torch.device("cuda") without a number is not equal to "cuda:0".
     return torch.device("cuda", number)
 
 

@@ -1,4 +1,4 @@
-"""Fair comparison: a form's free dimension, chosen so that the whole agent has as many parameters as a reference (`match_params`)."""
+"""Equal numbers of parameters: chooses the free dimension of a fusion so that the agent is as large as a reference (`match_params`)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from system.errors import InputError
 TOLERANCE = 0.01
 """Share of the reference's parameters by which the agent may differ."""
 
-_MOST = 1 << 16
+_LARGEST_DIMENSION = 1 << 16
 
 
 def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | None) -> TrainConfig:
-    """The configuration with the free dimension of its fusion set as `match_params` asks; unchanged where that is empty.
+    """The configuration with the free dimension of its fusion set by `match_params`; unchanged if that is empty.
 
     Args:
-        reference: the fusion that `match_params` names, at its default sizes (conf.loading.reference_fusion); None for a number.
+        reference: The fusion that `match_params` names, at its default sizes (conf.loading.reference_fusion); None for a number.
 
     Raises:
         InputError: no size comes within TOLERANCE of the reference.
@@ -37,7 +37,7 @@ def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | No
         dimensions.append("size")
     nearest = count_parameters(config, env)
     for dimension in dimensions:
-        config, nearest = _fitted(config, env, dimension, wanted)
+        config, nearest = _fit_dimension(config, env, dimension, wanted)
         if abs(nearest - wanted) <= TOLERANCE * wanted:
             return config
     free = f"fusion.{dimensions[0]} gives {nearest:,} at the nearest" if dimensions else "it has no free size here"
@@ -48,7 +48,7 @@ def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | No
 
 
 def reference_parameters(config: TrainConfig, env: EnvSpec, reference: FusionConfig | None) -> int:
-    """The parameters that `match_params` asks for: a number, or the count of this agent with the reference fusion."""
+    """The number of parameters that `match_params` requires: that number, or the count of this agent with the reference fusion."""
     if reference is None:
         return int(config.match_params)
     sites = reference.sites
@@ -60,13 +60,13 @@ def reference_parameters(config: TrainConfig, env: EnvSpec, reference: FusionCon
 
 
 def count_parameters(config: TrainConfig, env: EnvSpec) -> int:
-    """Of the whole agent, without making it."""
+    """Parameters of the whole agent, counted on the meta device without memory."""
     with torch.device("meta"):
         return build_network(config, env).num_parameters
 
 
-def _fitted(config: TrainConfig, env: EnvSpec, dimension: str, wanted: int) -> tuple[TrainConfig, int]:
-    """The configuration whose number of parameters is nearest to `wanted`, by this dimension alone, and that number."""
+def _fit_dimension(config: TrainConfig, env: EnvSpec, dimension: str, wanted: int) -> tuple[TrainConfig, int]:
+    """The configuration with the value of `dimension` whose number of parameters is nearest to `wanted`, and that number."""
 
     def at(value: int) -> TrainConfig:
         fusion: FusionConfig = dataclasses.replace(config.fusion, **{dimension: value})  # type: ignore[arg-type]
@@ -79,9 +79,9 @@ def _fitted(config: TrainConfig, env: EnvSpec, dimension: str, wanted: int) -> t
 
 
 def _last_below(small_enough: Callable[[int], bool]) -> int:
-    """The largest value up to _MOST for which it holds, or 0; it holds up to some value and not from there on."""
+    """The largest value up to _LARGEST_DIMENSION that is small enough, or 0. `small_enough` is true up to some value, then false."""
     least, most = 0, 1
-    while most < _MOST and small_enough(most):
+    while most < _LARGEST_DIMENSION and small_enough(most):
         least, most = most, 2 * most
     while most - least > 1:
         middle = (least + most) // 2

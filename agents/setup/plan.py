@@ -1,4 +1,4 @@
-"""What a configuration comes to on this machine: one frozen `Plan`, in which every `auto` and every 0 is decided."""
+"""The choices of a configuration on this machine: one frozen `Plan`, in which every `auto` and every 0 is resolved."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ MOST_COPIES = 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """Actors, and columns of an update: of a whole run, or of one learner's shard of it.
+    """Actors, and columns of an update: of a run, or of one learner's shard of it.
 
     Attributes:
-        num_actors: actors.
-        columns: B of one update, fresh and replayed.
-        num_fresh, num_replayed: columns of one update that come from the actors, and from the replay.
-        replay_size: columns that the replay holds; 0 without one.
-        unrolls_per_batch: unrolls that are collected together, as many as one update needs. One, when an unroll makes several updates.
-        buffers_per_actor: runtime.buffers_per_actor, but enough for a whole batch and one more: with fewer, learner and actors would
-            wait for each other.
+        num_actors: Number of actors.
+        columns: B, fresh and replayed columns of one update.
+        num_fresh: Columns of one update that come from the actors.
+        num_replayed: Columns of one update that come from the replay.
+        replay_size: Columns that the replay holds; 0 without a replay.
+        unrolls_per_batch: Unrolls of one update; 1 if an unroll makes several updates.
+        buffers_per_actor: Unroll buffers of each actor: runtime.buffers_per_actor, but at least one batch and one more. With fewer,
+            learner and actors would wait for each other.
     """
 
     num_actors: int
@@ -47,18 +48,22 @@ class Plan:
     """Everything that a configuration implies on this machine.
 
     Attributes:
-        run: the workload of all learners together.
-        shard: that of one learner; the same as `run` where there is one.
-        num_learners: learners of the run.
-        local_learners: learners on this machine.
-        has_remote_actors: whether the actors are on machines of which this one knows nothing.
-        device: of the learner.
-        acting_device: of an inference server; actors that act by themselves do it on the processor.
-        autocast: dtype of torso and core on `device`; None for full precision.
-        learner_threads, server_threads: compute threads of each learner, and of an inference server.
-        compile, staging, cuda_graphs: the switches, decided.
-        bytes_per_parameter: of a network that acts. In low precision the full one is kept beside it (agents/acting/policy.py).
-        inference: runtime.inference; `auto` is decided by `choose_inference`.
+        run: The workload of all learners together.
+        shard: The workload of one learner; equal to `run` for a single learner.
+        num_learners: Learners of the run.
+        local_learners: Learners on this machine.
+        has_remote_actors: Whether the actors are on an existing cluster, whose machines are unknown here.
+        device: Device of the learner.
+        acting_device: Device of an inference server. Actors with their own networks use the processor.
+        autocast: Data type of torso and core on `device`; None for full precision.
+        learner_threads: Compute threads of each learner.
+        server_threads: Compute threads of an inference server.
+        compile: Whether torch.compile compiles parts of the update.
+        staging: Whether batches are copied to a GPU from pinned memory, one ahead.
+        cuda_graphs: Whether an inference server on a GPU replays CUDA graphs.
+        bytes_per_parameter: Bytes per parameter of an acting network. With bf16 the fp32 weights are kept too (agents/acting/policy.py).
+        inference: runtime.inference; `choose_inference` decides `auto`.
+        is_serial: Whether the runtime is serial.
     """
 
     run: Workload
@@ -79,16 +84,15 @@ class Plan:
     is_serial: bool
 
     def choose_inference(self, num_parameters: int) -> str:
-        """`actor` or `server`, for a network of so many parameters: as configured, or the choice of `automatic_inference`."""
+        """`actor` or `server` for a network of `num_parameters`: as configured, or the choice of `automatic_inference`."""
         return self.automatic_inference(num_parameters) if self.inference == "auto" else self.inference
 
     def automatic_inference(self, num_parameters: int) -> str:
-        """`server` where one copy of the network has to serve all actors, else `actor`.
+        """`server` on a GPU, or if the actors' copies would take more than MOST_COPIES of the machine's memory; otherwise `actor`.
 
-        That is on any device but the processor, and where the actors' copies would take more than MOST_COPIES of the machine's memory.
-        Size in multiply-adds is no reason: on the processor a server computes on the same cores as the actors it computes for, which
-        wait meanwhile. With IMPALA's deep net and 2 actors of 32 slots on 2 cores it reached half of their speed, with the small grid
-        net 0.6 of it (docs/performance.md).
+        A large number of multiply-adds is no reason for a server. On the processor it computes on the same cores as the actors, which
+        wait meanwhile. On 2 cores with 2 actors of 32 slots it reached half of the actors' speed with IMPALA's deep net, and 0.6 of it
+        with the small grid net (docs/performance.md).
         """
         actors = self.shard.num_actors
         if self.is_serial or actors == 1 or self.has_remote_actors:
@@ -105,11 +109,11 @@ def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
     """
     learner, runtime = config.learner, config.runtime
     is_serial, has_remote_actors = runtime.name == "serial", bool(runtime.address)
-    # torchrun says how many of the learners it has started here.
+    # torchrun sets the number of learners that it started on this machine.
     here = min(learner.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", learner.num_processes)))
     local_learners = 1 if has_remote_actors else here
     actors = _num_actors(config, env, local_learners)
-    device = _CPU if config.device == "auto" and is_serial else machine.named_device(config.device)
+    device = _CPU if config.device == "auto" and is_serial else machine.resolve_device(config.device)
     return Plan(
         run=_workload(config, actors, 1),
         shard=_workload(config, actors, learner.num_processes),
@@ -121,7 +125,7 @@ def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
         autocast=autocast_dtype(config, device),
         learner_threads=_learner_threads(config, actors, local_learners),
         server_threads=runtime.actor_threads,
-        # It does not pay on the processor (docs/scaling.md), and has not been measured on a GPU.
+        # Compiling is not faster on the processor (docs/scaling.md), and has not been measured on a GPU.
         compile=_switch(learner.compile, automatic=False),
         staging=_switch(learner.staging, automatic=True),
         cuda_graphs=_switch(runtime.cuda_graphs, automatic=True),
@@ -132,30 +136,31 @@ def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device = _CPU) -> torch.dtype | None:
-    """bfloat16 where it is configured or, by `auto`, where the device multiplies it and the runtime is not serial; else None."""
+    """bfloat16 if configured, or by `auto` if the device multiplies it and the runtime is not serial; otherwise None."""
     wanted = config.precision == "auto" and config.runtime.name != "serial" and machine.has_bf16(device)
     return torch.bfloat16 if config.precision == "bf16" or wanted else None
 
 
-def resolved(config: TrainConfig, plan: Plan) -> TrainConfig:
-    """The configuration with the choices of this machine, for learners on other machines."""
+def resolve_config(config: TrainConfig, plan: Plan) -> TrainConfig:
+    """The configuration with this machine's number of actors and learner threads, for learners on other machines."""
     runtime = replace(config.runtime, num_actors=plan.run.num_actors, learner_threads=plan.learner_threads)
     return replace(config, runtime=runtime)
 
 
-def actor_of_run(index: int, rank: int, num_learners: int) -> int:
-    """The number in the run of actor `index` of learner `rank`: actors are dealt to the learners in turn, so that they play the same
-    whichever learner they belong to.
+def global_actor_index(index: int, rank: int, num_learners: int) -> int:
+    """The number in the run of actor `index` of learner `rank`.
+
+    Actors are assigned to learners in turn, so that actor n of the run plays the same episodes for any number of learners.
     """
     return index * num_learners + rank
 
 
-def dealt_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
-    """Task id and `Slot.index` that each of the first `count` slots of the run starts with."""
+def deal_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
+    """The first task id and the `Slot.index` of each of the first `count` slots of the run."""
     runtime = config.runtime
     dealt = deal(runtime.task_weights or [1.0] * len(env.tasks), count)
     if runtime.task_schedule == "uniform_frames":
-        # Every slot may come to play every task.
+        # Every slot may later play every task, so its index must be unique.
         return [(task, number) for number, (task, _) in enumerate(dealt)]
     return dealt
 
@@ -180,7 +185,7 @@ def check_schedule(config: TrainConfig, env: EnvSpec, num_actors: int) -> None:
             f"runtime.task_weights={weights} has {len(weights)} numbers for {len(env.tasks)} tasks: give one for each of "
             f"{', '.join(env.tasks)}."
         )
-    if len({task for task, _ in dealt_slots(config, env, num_actors * runtime.slots_per_actor)}) < len(env.tasks):
+    if len({task for task, _ in deal_slots(config, env, num_actors * runtime.slots_per_actor)}) < len(env.tasks):
         raise InputError(
             f"runtime.slots_per_actor={runtime.slots_per_actor} times {num_actors} actors leaves some of the "
             f"{len(env.tasks)} tasks without a slot: raise runtime.slots_per_actor or runtime.num_actors"
@@ -189,7 +194,7 @@ def check_schedule(config: TrainConfig, env: EnvSpec, num_actors: int) -> None:
 
 
 def _workload(config: TrainConfig, actors: int, learners: int) -> Workload:
-    """The workload of one of `learners`: its part of the columns, of the actors and of the replay, rounded down."""
+    """The workload of one of `learners` learners: its share of the columns, the actors and the replay, rounded down."""
     slots = config.runtime.slots_per_actor
     columns = (config.learner.batch_size or slots) // learners
     num_replayed = round(config.learner.replay_fraction * columns)
@@ -207,10 +212,10 @@ def _workload(config: TrainConfig, actors: int, learners: int) -> Workload:
 
 
 def _num_actors(config: TrainConfig, env: EnvSpec, local_learners: int) -> int:
-    """runtime.num_actors, or one for each core but the learner's; every learner has as many.
+    """runtime.num_actors, or one per core except one core per learner; every learner has equally many.
 
-    An environment that takes most of the time gets that core too. The learner then works for a fraction of the time, in which the
-    actors share what is left: 1.6 times the steps per second on two cores (docs/performance.md).
+    With a slow environment the learner's core gets an actor too. The learner then computes for a fraction of the time and shares its
+    core, which gave 1.6 times the steps per second on two cores (docs/performance.md).
     """
     if config.runtime.num_actors:
         return config.runtime.num_actors
@@ -220,8 +225,9 @@ def _num_actors(config: TrainConfig, env: EnvSpec, local_learners: int) -> int:
 
 
 def _learner_threads(config: TrainConfig, actors: int, local_learners: int) -> int:
-    """runtime.learner_threads, or this learner's part of the cores that the actors leave; one for `serial`, so that its sums do not
-    depend on the machine's size.
+    """runtime.learner_threads, or this learner's share of the cores that the actors leave.
+
+    `serial` has one thread, so that its sums do not depend on the number of cores.
     """
     if config.runtime.learner_threads:
         return config.runtime.learner_threads
@@ -232,5 +238,5 @@ def _learner_threads(config: TrainConfig, actors: int, local_learners: int) -> i
 
 
 def _switch(value: str, *, automatic: bool) -> bool:
-    # Hydra writes what it reads as a truth value with a capital.
+    # Hydra reads `true` as a bool and writes it as `True`.
     return automatic if value == "auto" else value.lower() == "true"

@@ -1,4 +1,4 @@
-"""Whether a configured run fits this machine, and its schedule its environments, known before anything starts."""
+"""Checks, before a run starts, that it fits the machine and that its environments support its task schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agents.runtime.ray_groups.connection import check_address
 from agents.setup import machine
 from agents.setup.builder import build_network, replay_spec
 from agents.setup.plan import Plan, check_schedule, make_plan
-from agents.setup.resources import Needs, check_resources, environments_memory, needs_of
+from agents.setup.resources import Needs, check_resources, environments_memory, sum_needs
 from agents.trajectory import num_bytes, trajectory_spec
 from conf.checks import check_columns, check_shards
 from conf.schema import TrainConfig
@@ -24,10 +24,10 @@ from envs.suites import get_suite
 from system.errors import InputError
 
 _BYTES_PER_PARAMETER = 16
-"""Itself, its gradient, and two averages of the optimiser."""
+"""The parameter, its gradient, and two averages of the optimiser, 4 bytes each."""
 
 _PARTS = 20
-"""More than any network has that are as large as `_most_parameters` says."""
+"""An upper bound on the number of parts of a network that `_most_parameters` counts."""
 
 
 def check_network(config: TrainConfig, env: EnvSpec) -> None:
@@ -52,7 +52,7 @@ def check_network(config: TrainConfig, env: EnvSpec) -> None:
 
 
 def _most_parameters(config: TrainConfig, env: EnvSpec) -> int:
-    """A bound from above: no part of a network has more parameters than its largest size to the power of three."""
+    """An upper bound: no part of a network has more parameters than its largest size to the power of three."""
     context = config.context
     widths = [
         *(config.core.size, config.torso.size, *config.torso.hidden),
@@ -65,11 +65,14 @@ def _most_parameters(config: TrainConfig, env: EnvSpec) -> int:
 
 
 def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan | None = None) -> None:
-    """Checks what can be known of the runtime before anything starts. `plan`: of the run; None makes it here.
+    """Checks memory, open files, cluster, precision and task schedule before anything starts.
+
+    Args:
+        plan: Plan of the run; None computes it.
 
     Raises:
-        InputError: a schedule that the environments cannot follow, a task without a slot, more memory or open files than there are,
-            a cluster that does not answer, or a precision that this processor's kernels do not have.
+        InputError: too little memory or too few open files, an unreachable cluster, a task without a slot, a schedule that the
+            environments do not support, or bf16 without a kernel for this processor.
     """
     plan = plan or make_plan(config, env)
     recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
@@ -84,17 +87,19 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: P
                 f"runtime.num_actors=0 leaves open how many actors the cluster at runtime.address={config.runtime.address} is to run: "
                 "give a number. Those for which there is no room wait for it."
             )
-    check_resources(needs(config, env, network, plan), lambda part: _knob(part, config, env, network))
+    check_resources(
+        estimate_needs(config, env, network, plan), lambda part: _suggest_reduction(part, config, env, network)
+    )
     check_schedule(config, env, plan.run.num_actors)
 
 
-def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan | None = None) -> Needs:
-    """What the learners on this machine and their actors need of it. `plan`: of the run; None makes it here."""
+def estimate_needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan | None = None) -> Needs:
+    """Memory and open files of the learners on this machine and their actors. `plan` = None computes the plan."""
     plan = plan or make_plan(config, env)
     learners, shard = plan.local_learners, plan.shard
     local = not plan.is_serial and not plan.has_remote_actors
     actors = learners * shard.num_actors if local else 0
-    return needs_of(
+    return sum_needs(
         trajectories=learners * shared_memory(config, env, network, plan),
         replay=learners * replay_bytes(replay_spec(config, env, network, shard.replay_size)),
         parameters=network.num_parameters,
@@ -109,7 +114,7 @@ def needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan |
 
 
 def check_evaluation(config: EnvConfig, slots: int) -> None:
-    """Whether the environments of an evaluation fit into memory, as many as it plays of a task at a time.
+    """Checks that `slots` environments, which an evaluation plays at a time, fit into memory.
 
     Raises:
         InputError: with `slots=` and a number that fits.
@@ -132,15 +137,15 @@ def _environment_memory(config: EnvConfig) -> int:
     return get_suite(config.name).memory(config) * 2**20
 
 
-def _knob(part: str, config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
-    """What to lower where `part`, a field of Needs, takes most."""
+def _suggest_reduction(part: str, config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
+    """The options to lower if `part`, a field of Needs, is the largest."""
     runtime, learner = config.runtime, config.learner
     unroll = f"learner.unroll_length={learner.unroll_length}"
     if part == "replay":
         return f"learner.replay_size={learner.replay_size} or {unroll}"
     if part == "learner":
         return f"fusion.size={config.fusion.size}, core.size={config.core.size} or torso.size={config.torso.size}"
-    slots, actors = (_fitting(config, env, network, key) for key in ("slots_per_actor", "num_actors"))
+    slots, actors = (_suggest_value(config, env, network, key) for key in ("slots_per_actor", "num_actors"))
     if part == "trajectories":
         return f"{slots}, {actors}, runtime.buffers_per_actor={runtime.buffers_per_actor} or {unroll}"
     if part == "actors":
@@ -154,8 +159,8 @@ def _knob(part: str, config: TrainConfig, env: EnvSpec, network: AgentNetwork) -
     return f"{environments}{', or set env.processes=false' if _has_processes(config.env) else ''}"
 
 
-def _fitting(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str) -> str:
-    """A key of the runtime with its value and, where there is one, the largest lower value with which the run would start."""
+def _suggest_value(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str) -> str:
+    """A key of the runtime with its value and, if one exists, the largest lower value with which the run would start."""
     value = make_plan(config, env).run.num_actors if key == "num_actors" else config.runtime.slots_per_actor
     free = machine.free_memory()
 
@@ -165,11 +170,11 @@ def _fitting(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key: str)
         return replace(config, runtime=runtime)
 
     def fits(value: int) -> bool:
-        return sum(needs(lowered(value), env, network)._replace(open_files=0)) <= free
+        return sum(estimate_needs(lowered(value), env, network)._replace(open_files=0)) <= free
 
     if fits(value):
         return f"runtime.{key}={value}"
-    # Memory grows with the value.
+    # Bisection is possible because memory grows with the value.
     low, high = 0, value
     while high - low > 1:
         middle = (low + high) // 2
@@ -189,7 +194,7 @@ def _would_start(config: TrainConfig, env: EnvSpec) -> bool:
 
 
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan) -> int:
-    """Bytes of trajectories and weights that the actors and the learner of a shard share."""
+    """Bytes of shared memory of one shard: unroll buffers and two copies of the weights."""
     spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
     buffers = plan.shard.num_actors * plan.shard.buffers_per_actor
     return buffers * num_bytes(spec) + 2 * 4 * network.num_parameters

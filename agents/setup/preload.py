@@ -1,9 +1,7 @@
-"""Imported by the process that actors and their server are copies of (runtime/processes/fork_server.py), and by nobody else: what
-they need is
-imported once, in seconds, and each of them is there in a moment, with this memory shared.
+"""Preloaded in the fork server (runtime/processes/fork_server.py), so that forked actors start at once and share its memory.
 
-A copy of it may do anything that a fresh process may, because it computes nothing, asks for no GPU and has no threads but those of NumPy's
-BLAS, which that library ends before a fork and starts again when it wants them.
+A forked child may do anything that a fresh process may, because the fork server computes nothing and initialises no GPU. Its only threads
+are those of NumPy's BLAS, which stops them before a fork and starts them again on demand.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from agents.cli.signals import end_with_the_parent, ignore_signals
 
 end_with_the_parent()
 ignore_signals()
-# Copies that draw from NumPy's global stream, as environments may, must not all draw the same. `random` sees to that itself.
+# Forked children must not draw the same numbers from NumPy's global stream. `random` reseeds itself after a fork.
 os.register_at_fork(after_in_child=np.random.seed)
-# What the collector does not visit stays shared.
+# Memory that the garbage collector does not visit stays shared between parent and children.
 gc.collect()
 gc.freeze()

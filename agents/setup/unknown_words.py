@@ -1,4 +1,4 @@
-"""Instructions that the agent cannot read, told once of each task."""
+"""Reports instructions in which the agent knows no word, once per task."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from envs.spec import EnvSpec
 from envs.suite import EnvConfig
 
 _KEYS = ("words", "vocabulary")
-"""Options of suites to which words can be added."""
+"""Options of suites that accept further words."""
 
 
 class UnknownInstructions:
-    """Finds instructions that consist of unknown words only. The texts themselves stay in the environments' processes.
+    """Finds instructions that consist of unknown words only. The texts stay in the environments' processes, so none is quoted.
 
     Args:
-        config, env: of the run, or of the evaluation.
+        config: Configuration of the environments.
+        env: Their spec.
     """
 
     def __init__(self, config: EnvConfig, env: EnvSpec) -> None:
@@ -25,21 +26,21 @@ class UnknownInstructions:
         self._reads = bool(env.instruction_length)
         key = next((f"env.{key}" for key in _KEYS if hasattr(config, key)), "")
         self._fix = f": add its words to {key}, from the start of a run" if key else ""
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
 
-    def told(self, batch: Trajectory) -> list[str]:
-        """A sentence for each task that has such an instruction in `batch` and had none before."""
-        if not self._reads or len(self._told) == len(self._tasks):
+    def find_new(self, batch: Trajectory) -> list[str]:
+        """A warning for each task whose first instruction of that kind is in `batch`."""
+        if not self._reads or len(self._reported) == len(self._tasks):
             return []
         tokens = batch["instruction"].numpy()
-        # For every update: most vocabularies know every word.
+        # Returns early in the usual case, because this runs for every batch.
         if not (tokens == UNKNOWN).any():
             return []
         unreadable = has_only_unknown_words(tokens)
-        found = {int(task) for task in np.unique(batch["task"].numpy()[unreadable])} - self._told
-        self._told |= found
+        found = {int(task) for task in np.unique(batch["task"].numpy()[unreadable])} - self._reported
+        self._reported |= found
         return [
-            f"warning: task {self._tasks[task]} has an instruction without a single word that the agent knows, which it cannot tell from "
-            f"any other such one{self._fix}."
+            f"warning: task {self._tasks[task]} has an instruction in which the agent knows no word, so it looks like "
+            f"any other unknown instruction{self._fix}."
             for task in sorted(found)
         ]

@@ -27,7 +27,7 @@ from typing import Any
 
 from agents.evaluation.episodes import evaluation_spec, load_agent, seat
 from agents.learning.learner import Learner
-from agents.run.folder import newest_checkpoint, restore, resumed_config, snapshot
+from agents.run.folder import checkpoint_content, load_newest_checkpoint, restore, resumed_config
 from agents.run.metrics import Statistics
 from agents.runtime.base import StreamPositions
 from agents.runtime.processes.process import configure_process
@@ -98,7 +98,7 @@ def make_run(folder: Path) -> Path:
         batch = runtime.collect()
         learner.step(batch.trajectory)
         statistics.update(batch.trajectory)
-    content = snapshot(config, env, learner, statistics, runtime.positions, 1.0, runtime=runtime.state_dict())
+    content = checkpoint_content(config, env, learner, statistics, runtime.positions, 1.0, runtime=runtime.state_dict())
     runtime.close()
     save_checkpoint(folder / "checkpoints", learner.counters.updates, content)
     save_train(config, folder / "config.yaml")
@@ -120,7 +120,7 @@ def resume(run: Path) -> None:
     env = make_spec(config.env)
     preflight.check_network(config, env)
     learner, statistics, positions = new_state(config, env)
-    saved = newest_checkpoint(run, lambda _: None)
+    saved = load_newest_checkpoint(run, lambda _: None)
     assert saved is not None
     restored = restore(
         saved, config, env, learner, statistics, positions, num_actors=make_plan(config, env).run.num_actors

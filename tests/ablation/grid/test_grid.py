@@ -23,7 +23,7 @@ from ablation.grid.grid import (
 )
 from ablation.load import HOUSEKEEPING_KEYS
 from agents.setup.match_params import count_parameters
-from conf.ablate_schema import AblateConfig, check_ablate, seeds_of
+from conf.ablate_schema import AblateConfig, check_ablate, list_seeds
 from conf.loading import compose_ablate, compose_train, flatten, split_axes, to_dict
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.suites import make_spec
@@ -108,8 +108,8 @@ def test_parameters_are_matched_in_every_cell() -> None:
 
 
 def test_seeds_are_a_number_or_a_list() -> None:
-    assert seeds_of(compose_ablate(["seeds=3"])) == [0, 1, 2]
-    assert seeds_of(compose_ablate(["seeds=[5,2]"])) == [5, 2]
+    assert list_seeds(compose_ablate(["seeds=3"])) == [0, 1, 2]
+    assert list_seeds(compose_ablate(["seeds=[5,2]"])) == [5, 2]
 
 
 @pytest.mark.parametrize(

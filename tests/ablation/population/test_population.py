@@ -23,7 +23,7 @@ from ablation.population.population import Fitness, Population, PopulationError,
 from ablation.population.report import figure, summary
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from conf.loading import compose_population, load_train
-from conf.population_schema import check_population, comparisons_of
+from conf.population_schema import check_population, comparison_frames
 from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
@@ -299,7 +299,7 @@ def test_another_population_or_a_damaged_one_is_refused(whole: Population, tmp_p
         (["margin=nan"], "margin=nan is out of range"),
         (["perturb_factor=1"], "perturb_factor=1.0 is out of range"),
         (["perturb_probability=2"], "perturb_probability=2.0 is out of range"),
-        (["least_episodes=101"], "least_episodes=101 is out of range: give at most 100"),
+        (["least_episodes=101"], "least_episodes=101 is out of range: give a number from 1 to 100"),
         (["learning_rates=[1e-3]"], "learning_rates=[0.001] is no range: give a lower and a higher end above 0"),
         (["learning_rates=[1e-3,1e-4]"], "is no range"),
         (["learning_rates=[]", "entropy_costs=[]"], "leave nothing to adapt"),
@@ -322,7 +322,7 @@ def test_an_invalid_population_is_refused_in_one_sentence(
 
 def test_comparisons_start_after_the_burn_in_and_end_with_the_run() -> None:
     config = compose_population([*TINY, "burn_in_frames=0"])
-    assert comparisons_of(config) == [400, 800, 1200, 1600]
+    assert comparison_frames(config) == [400, 800, 1200, 1600]
 
 
 def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,5 +144,5 @@ def test_parameters_that_are_not_finite_are_never_saved(
     assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")][-1] == "checkpoint-000000000002.pt"
     error = capsys.readouterr().err
     assert "tensors of the learner are not finite" in error
-    assert "was not saved: resume=true goes on from" in error and "checkpoint-000000000002.pt" in error
+    assert "was not saved: resume=true continues from" in error and "checkpoint-000000000002.pt" in error
     assert json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8"))["not_finite"]

@@ -1,4 +1,4 @@
-"""What limits a run: the rules, the clock that measures for them, and runs that are slow on purpose."""
+"""Bottlenecks of a run: the rules, their suggestions, and the clock that measures the time shares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import agents.run.timing
 from agents.learning.learner import Counters
-from agents.run.bottleneck import Facts, Seconds, TimeShares, limited_by
+from agents.run.bottleneck import Facts, Seconds, TimeShares, find_bottleneck
 from agents.run.timing import Clock
 from agents.runtime.base import Batch
 from conf.loading import compose_train, flatten, to_dict
@@ -51,7 +51,7 @@ def facts(**changes: Any) -> Facts:
 @pytest.mark.parametrize(
     ("shares", "changes", "name", "sentence"),
     [
-        (None, {}, "start", "limited by its start; try a larger total_frames, for it has hardly begun"),
+        (None, {}, "start", "limited by its start; try a larger total_frames: the run has not passed its warm-up"),
         (SLOW_DISK, {}, "disk", "limited by the disk; try checkpoint_seconds=1380 or run= on a faster disk"),
         (
             SLOW_DISK,
@@ -71,7 +71,7 @@ def facts(**changes: Any) -> Facts:
             "inference",
             "limited by inference; try runtime.inference=actor, runtime.slots_per_actor=128 or core.size=64",
         ),
-        # Each task keeps a slot, and what the machine can do comes before what changes the experiment.
+        # Each task keeps a slot. Options of the machine come before options that change the experiment.
         (
             SLOW_LEARNER,
             {"least_actors": 3, "passes": 3, "can_use_bf16": True},
@@ -98,7 +98,7 @@ def facts(**changes: Any) -> Facts:
             "inference",
             "limited by inference; try precision=bf16, runtime.slots_per_actor=192 or core.size=64",
         ),
-        # The learner waits and cores are free: as many more actors as it needs, or as there are cores.
+        # The learner waits and cores are free: enough actors to keep it busy, limited by the cores.
         (
             SLOW_ENV,
             {"num_actors": 1, "num_cores": 16},
@@ -111,7 +111,7 @@ def facts(**changes: Any) -> Facts:
             "actors",
             "limited by the number of actors; try runtime.num_actors=7",
         ),
-        # All cores' worth of learner threads idle while the learner waits.
+        # The learner's threads, as many as cores, are idle while it waits.
         (
             SLOW_ENV,
             {"num_actors": 1, "num_cores": 8, "learner_threads": 7},
@@ -156,8 +156,10 @@ def facts(**changes: Any) -> Facts:
         ),
     ],
 )
-def test_the_limit_and_the_advice(shares: TimeShares | None, changes: dict[str, Any], name: str, sentence: str) -> None:
-    assert limited_by(shares, facts(**changes)) == (name, sentence)
+def test_bottleneck_and_suggestion_follow_from_time_shares(
+    shares: TimeShares | None, changes: dict[str, Any], name: str, sentence: str
+) -> None:
+    assert find_bottleneck(shares, facts(**changes)) == (name, sentence)
 
 
 @pytest.mark.parametrize(
@@ -168,24 +170,24 @@ def test_the_limit_and_the_advice(shares: TimeShares | None, changes: dict[str, 
         ("inference", "inference", "inference"),
     ],
 )
-def test_in_the_serial_runtime_the_largest_part_is_named(part: str, name: str, limit: str) -> None:
+def test_serial_bottleneck_is_the_part_with_the_largest_share(part: str, name: str, limit: str) -> None:
     shares = TimeShares(learner=0.2, wait=0.8, disk=0.15, env=0.2, inference=0.2, actor_wait=0.2)._replace(
         **{part: 0.5}
     )
     alone = facts(runtime="serial", num_actors=1)
-    assert limited_by(shares, alone) == (
+    assert find_bottleneck(shares, alone) == (
         name,
-        f"limited by {limit}, while all else awaits its turn in one process; try runtime=local",
+        f"limited by {limit}, while the rest waits in the same process; try runtime=local",
     )
-    assert limited_by(shares._replace(disk=0.6), alone).name == "disk"
-    # Where there is nobody to take turns with, the part itself is to be changed.
-    verdict = limited_by(shares, dataclasses.replace(alone, num_cores=1))
-    assert verdict.name == name
-    assert "runtime=local" not in verdict.sentence
+    assert find_bottleneck(shares._replace(disk=0.6), alone).name == "disk"
+    # On one core runtime=local would not help, so the options change the part itself.
+    bottleneck = find_bottleneck(shares, dataclasses.replace(alone, num_cores=1))
+    assert bottleneck.name == name
+    assert "runtime=local" not in bottleneck.sentence
 
 
 def advised(sentence: str) -> dict[str, str]:
-    """The settings that a sentence names."""
+    """The options in a sentence, by key."""
     return dict(re.findall(r"([\w.]+)=([\w.]+)", sentence))
 
 
@@ -208,7 +210,7 @@ def advised(sentence: str) -> dict[str, str]:
     checkpoint_seconds=st.floats(0, 5000),
     bf16=st.booleans(),
 )
-def test_advice_changes_something_and_fits(
+def test_suggested_options_change_the_configuration_and_are_valid(
     learner: float,
     disk: float,
     env: float,
@@ -262,27 +264,27 @@ def test_advice_changes_something_and_fits(
         "env.engine": "minigrid",
         "log_seconds": "0",
     }
-    verdict = limited_by(shares, given_facts)
-    assert re.fullmatch(r"limited by [^;]+; try [^;]+", verdict.sentence)
-    settings = advised(verdict.sentence)
-    assert settings or "a machine with more cores" in verdict.sentence
+    bottleneck = find_bottleneck(shares, given_facts)
+    assert re.fullmatch(r"limited by [^;]+; try [^;]+", bottleneck.sentence)
+    settings = advised(bottleneck.sentence)
+    assert settings or "a machine with more cores" in bottleneck.sentence
     for key, value in settings.items():
-        assert value != present[key], verdict.sentence
+        assert value != present[key], bottleneck.sentence
     fit = {"learner.batch_size": batch, "runtime.slots_per_actor": slots}
     for key in fit.keys() & settings.keys():
         least, most = sorted((fit | {key: int(settings[key])}).values())
         assert most % least == 0, f"{key} does not fit"
 
 
-def test_every_kind_of_advice_is_a_setting_that_train_takes() -> None:
+def test_every_suggested_option_is_accepted_by_train() -> None:
     shown = facts(passes=2, can_use_bf16=True, faster_engine="envpool", log_seconds=0.0)
-    verdicts = [limited_by(shares, shown) for shares in (SLOW_DISK, SLOW_LEARNER, SLOW_ENV, SLOW_POLICY, TURNS)]
-    verdicts.append(limited_by(SLOW_LEARNER, facts(runtime="serial")))
-    verdicts.append(limited_by(SLOW_LEARNER, FACTS))
-    verdicts.append(limited_by(BUSY, facts(num_actors=9, actor_threads=2)))
+    bottlenecks = [find_bottleneck(shares, shown) for shares in (SLOW_DISK, SLOW_LEARNER, SLOW_ENV, SLOW_POLICY, TURNS)]
+    bottlenecks.append(find_bottleneck(SLOW_LEARNER, facts(runtime="serial")))
+    bottlenecks.append(find_bottleneck(SLOW_LEARNER, FACTS))
+    bottlenecks.append(find_bottleneck(BUSY, facts(num_actors=9, actor_threads=2)))
     settings: dict[str, str] = {}
-    for verdict in verdicts:
-        settings |= advised(verdict.sentence)
+    for bottleneck in bottlenecks:
+        settings |= advised(bottleneck.sentence)
     assert {"checkpoint_seconds", "core.size", "env.engine", "log_seconds", "precision", "runtime"} < settings.keys()
     assert {f"learner.{key}" for key in ("batch_size", "passes")} < settings.keys()
     assert {f"runtime.{key}" for key in ("actor_threads", "buffers_per_actor", "learner_threads")} < settings.keys()
@@ -292,7 +294,7 @@ def test_every_kind_of_advice_is_a_setting_that_train_takes() -> None:
         assert str(flat.get(key, flat.get(f"{key}.name"))).removesuffix(".0") == value
 
 
-def test_shares_are_parts_of_their_own_side() -> None:
+def test_learner_and_actor_shares_are_computed_separately() -> None:
     before = Seconds(loop=1, wait=1, disk=0, actors=2, env=1, inference=1, actor_wait=0)
     after = Seconds(loop=11, wait=5, disk=1, actors=22, env=11, inference=6, actor_wait=4)
     assert TimeShares.between(before, after) == pytest.approx(
@@ -301,13 +303,13 @@ def test_shares_are_parts_of_their_own_side() -> None:
     assert TimeShares.between(after, after).env == 0
 
 
-def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_excludes_warm_up_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(agents.run.timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     clock = Clock(100.0, Counters(), action_repeat=4)
 
     def update(number: int, wait: float) -> None:
-        """One second of learning, one of saving, and the waiting."""
+        """Advances the clock by one second of learning, one of saving, and `wait` seconds."""
         now[0] += wait + 1
         with clock.disk():
             now[0] += 1
@@ -320,7 +322,7 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
             inference_seconds=2.0,
             actor_wait_seconds=1.0,
         )
-        clock.tick(batch, [number - 1], Counters(updates=number, steps=10 * number))
+        clock.count_batch(batch, [number - 1], Counters(updates=number, steps=10 * number))
 
     update(1, wait=1000.0)
     for number in range(2, 21):
@@ -337,7 +339,7 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
     expected = TimeShares(learner=0.25, wait=0.5, disk=0.25, env=0.5, inference=0.25, actor_wait=0.125)
     assert clock.shares == pytest.approx(expected)
     assert clock.steady_frames_per_second == pytest.approx(10)
-    # The row knows what came after the newest update.
+    # The row includes the time after the newest update.
     row = clock.row(Counters(updates=30, steps=300), {})
     assert row["time/disk"] == pytest.approx(510 / 540)
     assert row["time/learner"] + row["time/wait"] + row["time/disk"] == pytest.approx(1)
@@ -345,13 +347,15 @@ def test_the_clock_leaves_the_start_and_the_end_out(monkeypatch: pytest.MonkeyPa
     assert clock.seconds == pytest.approx(100 + now[0])
 
 
-def test_policy_lag_is_of_every_update_with_every_unroll() -> None:
+def test_policy_lag_covers_every_update_with_every_unroll() -> None:
     clock = Clock(0.0, Counters(), action_repeat=1)
     times = dict.fromkeys(
         ("wait_seconds", "actor_seconds", "env_seconds", "inference_seconds", "actor_wait_seconds"), 0.0
     )
     for versions, before in (([3, 5], [7, 8]), ([6], [9, 10, 11])):
-        clock.tick(Batch(trajectory={}, weights_versions=versions, **times), before, Counters(updates=before[-1] + 1))
+        clock.count_batch(
+            Batch(trajectory={}, weights_versions=versions, **times), before, Counters(updates=before[-1] + 1)
+        )
     row = clock.row(Counters(updates=12), {})
     lags = [7 - 3, 7 - 5, 8 - 3, 8 - 5, 9 - 6, 10 - 6, 11 - 6]
     assert (row["policy_lag_min"], row["policy_lag_max"]) == (2, 5)

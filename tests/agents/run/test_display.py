@@ -1,4 +1,4 @@
-"""What a person sees of a run, and what the log keeps."""
+"""The display on the terminal, and the rows of the log."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from agents.run.timing import Clock
 LIMIT = "limited by the [disk]; try checkpoint_seconds=1380"
 
 
-def test_the_display_shows_times_and_limit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_display_shows_time_shares_and_bottleneck(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     row = Clock(0.0, Counters(), action_repeat=1).row(Counters(), {})
-    # Without a terminal: when it changes.
+    # Without a terminal, the bottleneck is shown when it changes.
     monkeypatch.setattr("agents.run.progress._PLAIN_SECONDS", 0.0)
     with Display(1000) as display:
         for limit in ("limited by [x]; try y", LIMIT, LIMIT):
@@ -25,7 +27,7 @@ def test_the_display_shows_times_and_limit(capsys: pytest.CaptureFixture[str], m
     out = capsys.readouterr().out
     assert out.count("limited by [x]; try y\n") == 1
     assert out.count(LIMIT) == 1
-    # On a terminal: below the time shares.
+    # On a terminal, it is shown below the time shares.
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     with Display(1000) as display:
@@ -35,7 +37,7 @@ def test_the_display_shows_times_and_limit(capsys: pytest.CaptureFixture[str], m
     assert lines[-1].strip().endswith("limited by [x]; try y")
 
 
-def test_the_log_takes_the_name_and_tensorboard_does_not(tmp_path: Path) -> None:
+def test_bottleneck_name_is_logged_to_json_but_not_to_tensorboard(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, 0)
     log.write({"updates": 1.0, "frames": 4.0}, {"task": {"frames": 4.0}}, "disk")
     log.close()
@@ -44,7 +46,7 @@ def test_the_log_takes_the_name_and_tensorboard_does_not(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("frames", "left"), [(500, "0:05 left"), (1000, "0:00 left"), (1024, "0:00 left")])
-def test_the_time_left_ends_at_nothing(capsys: pytest.CaptureFixture[str], frames: int, left: str) -> None:
+def test_time_left_is_not_negative(capsys: pytest.CaptureFixture[str], frames: int, left: str) -> None:
     row = Clock(0.0, Counters(), action_repeat=1).row(Counters(), {})
     with Display(1000) as display:
         display.update(row | {"frames": frames, "frames_per_second": 100.0}, {}, LIMIT)
@@ -59,7 +61,7 @@ def test_the_time_left_ends_at_nothing(capsys: pytest.CaptureFixture[str], frame
         ({}, "return of the last episodes: map nan\n"),
     ],
 )
-def test_the_result_line_names_what_it_shows(
+def test_result_line_labels_its_figures(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, values: dict[str, float], line: str
 ) -> None:
     figures = {"frames": 7, "updates": 1, "seconds": 2.0, "frames_per_second": 3.5, "limited_by": LIMIT}

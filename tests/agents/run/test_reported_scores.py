@@ -1,4 +1,4 @@
-"""Human-normalised scores in what a run and an evaluation report."""
+"""Human-normalised scores in the reports of runs and evaluations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ended(task: int, *returns: float) -> dict[str, torch.Tensor]:
     }
 
 
-def test_there_is_no_score_of_the_suite_before_every_task_has_one() -> None:
+def test_suite_score_needs_a_score_of_every_task() -> None:
     assert scores_of_suite({"a": {"score": 50.0}, "b": {"frames": 3.0}}) == {}
     assert scores_of_suite({}) == {}
     found = scores_of_suite({"a": {"score": 50.0}, "b": {"score": 250.0}})
@@ -69,7 +69,7 @@ def test_training_reports_the_score_of_mean_returns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_display_shows_scores_where_there_are_any(
+def test_display_shows_scores_if_the_suite_has_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, terminal: bool
 ) -> None:
     if terminal:
@@ -98,16 +98,16 @@ def test_an_evaluation_has_scores_with_intervals() -> None:
     for row in (*found["tasks"].values(), *aggregate.values()):
         low, high = row["interval"]
         assert low < row["score"] < high
-    # The first task is above 100 in every sample, so of its spread nothing is left: half of the other's.
+    # The first task is capped at 100 in every sample and has no spread, so the mean has half the spread of the other.
     capped, alone = (np.diff(row["interval"])[0] for row in (aggregate["mean_capped"], found["tasks"]["map-1"]))
-    # A task by itself has the wider interval.
+    # The interval of a single task is wider.
     assert capped == pytest.approx(alone / 2, rel=0.12)
     assert capped < alone / 2
     (table,) = score_tables({"scores": found})
     assert table.row_count == 2 + 3
 
 
-def test_an_evaluation_without_a_humans_returns_has_no_scores() -> None:
+def test_evaluation_without_human_returns_has_no_scores() -> None:
     spec = make_spec(ConditionalConfig(tasks=["map-0"]))
     assert spec.scores
     assert scores(spec, {"map-0": [Episode(0, 1.0, 1, 1.0)]}) == {}

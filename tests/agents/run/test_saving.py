@@ -1,4 +1,4 @@
-"""Which checkpoints stay, which is the best, and what happens to a run whose disk refuses."""
+"""Kept checkpoints, the best checkpoint, and failed writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from agents.run import checkpoint_saver
 from agents.run.checkpoint_saver import SaveError, Saver
-from agents.run.metrics import WINDOW, Standing, Statistics
+from agents.run.metrics import WINDOW, Performance, Statistics
 from agents.storage.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from system.errors import InputError
 
@@ -35,8 +35,8 @@ def make_saver(run: Path, said: list[str] | None = None, **options: Any) -> Save
 
 
 def save(saver: Saver, updates: int, value: float = math.nan, episodes: int = WINDOW) -> None:
-    standing = None if math.isnan(value) else Standing("success", value, episodes)
-    saver.save(PLAIN, updates=updates, frames=10 * updates, standing=standing)
+    performance = None if math.isnan(value) else Performance("success", value, episodes)
+    saver.save(PLAIN, updates=updates, frames=10 * updates, performance=performance)
 
 
 def numbers(run: Path) -> list[int]:
@@ -47,19 +47,19 @@ def best(run: Path) -> int:
     return int(find_checkpoint(run / "best", print).stem.split("-")[1])
 
 
-def test_the_best_stays_and_is_found_by_its_name(tmp_path: Path) -> None:
+def test_best_checkpoint_is_kept_and_found_by_name(tmp_path: Path) -> None:
     saver = make_saver(tmp_path)
     save(saver, 1)
     with pytest.raises(InputError, match="has no best checkpoint") as caught:
         find_checkpoint(tmp_path / "best", print)
     assert "\n" not in str(caught.value)
-    # One lucky episode in every task is worth less than a hundred ordinary ones.
+    # A value over one episode per task does not beat a value over a hundred.
     save(saver, 2, 1.0, episodes=1)
     assert best(tmp_path) == 2
     for updates, value in ((3, 0.2), (4, 0.7), (5, 0.7), (6, 0.6), (7, math.nan), (8, 0.1)):
         save(saver, updates, value)
     assert numbers(tmp_path) == [4, 7, 8] and best(tmp_path) == 4
-    # A resumed run remembers it, also where more are to be kept.
+    # A resumed run keeps it, with a larger keep_checkpoints too.
     saver = make_saver(tmp_path, keep=1, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
     save(saver, 9, 0.5)
     assert numbers(tmp_path) == [4, 9]
@@ -67,44 +67,44 @@ def test_the_best_stays_and_is_found_by_its_name(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [10] and best(tmp_path) == 10
 
 
-def test_milestones_stay(tmp_path: Path) -> None:
+def test_milestones_are_kept(tmp_path: Path) -> None:
     saver = make_saver(tmp_path, milestone_frames=40)
     for updates in range(1, 12):
-        # A save that falls between two intervals is due when a milestone has been passed.
-        assert saver.milestone(10 * updates) == (updates in (4, 8))
+        # A save between two intervals is due if a milestone has been passed.
+        assert saver.milestone_is_due(10 * updates) == (updates in (4, 8))
         save(saver, updates)
-        assert not saver.milestone(10 * updates)
+        assert not saver.milestone_is_due(10 * updates)
     assert numbers(tmp_path) == [4, 8, 10, 11]
     saver = make_saver(tmp_path, milestone_frames=40, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
-    assert not saver.milestone(119) and saver.milestone(120)
-    # Those that are there stay when no more are wanted.
+    assert not saver.milestone_is_due(119) and saver.milestone_is_due(120)
+    # Existing milestones are kept after milestones are switched off.
     saver = make_saver(tmp_path, saved=load_checkpoint(find_checkpoint(tmp_path, print)))
     save(saver, 12)
     save(saver, 13)
     assert numbers(tmp_path) == [4, 8, 12, 13]
 
 
-def test_a_run_without_success_is_judged_by_its_return() -> None:
+def test_best_checkpoint_uses_return_if_success_is_unknown() -> None:
     statistics = Statistics(("a", "b"))
-    assert statistics.standing() is None
+    assert statistics.recent_performance() is None
     statistics.tasks["a"].recent.append((4.0, math.nan, 7))
-    assert statistics.standing() is None
+    assert statistics.recent_performance() is None
     statistics.tasks["b"].recent.extend([(2.0, math.nan, 7), (0.0, math.nan, 3)])
-    assert statistics.standing() == Standing("return", 2.5, 1)
+    assert statistics.recent_performance() == Performance("return", 2.5, 1)
     for task in statistics.tasks.values():
         task.recent.append((0.0, 1.0, 1))
-    assert statistics.standing() is not None
+    assert statistics.recent_performance() is not None
 
 
 @pytest.mark.parametrize(
     "kept", [3, {}, {"best": {"updates": "../../x"}, "milestones": []}, {"best": {}, "milestones": [-1]}]
 )
-def test_a_list_of_kept_ones_that_is_none_is_refused(tmp_path: Path, kept: object) -> None:
+def test_invalid_record_of_kept_checkpoints_is_refused(tmp_path: Path, kept: object) -> None:
     with pytest.raises(InputError, match="not readable"):
         make_saver(tmp_path, saved=PLAIN | {"kept": kept})
 
 
-def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_is_reported_once_and_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     saver = make_saver(tmp_path, said, keep=1, milestone_frames=40)
     save(saver, 3)
@@ -118,32 +118,34 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(tmp_path: Path, monkey
     refuses(errno.ENOSPC)
     for updates in (4, 5):
         save(saver, updates, 0.5)
-        assert not saver.milestone(10 * updates), "it waits for its next interval"
+        assert not saver.milestone_is_due(10 * updates), "the retry waits for the next interval"
     refuses(errno.EROFS)
     save(saver, 6)
     assert saver.failed == 3
     assert [os.strerror(code) in text for code, text in zip((errno.ENOSPC, errno.EROFS), said, strict=True)] == [
         True
     ] * 2
-    # Nothing was removed for the sake of what is not there, and nothing half written is left.
+    # No checkpoint was removed for a failed one, and no partial file is left.
     assert os.listdir(tmp_path / "checkpoints") == ["checkpoint-000000000003.pt"]
-    with pytest.raises(SaveError, match=r"Read-only.*goes on from .*checkpoint-000000000003\.pt\.") as caught:
-        saver.insist(6)
+    with pytest.raises(SaveError, match=r"Read-only.*continues from .*checkpoint-000000000003\.pt\.") as caught:
+        saver.raise_if_unsaved(6)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     save(saver, 7)
     assert saver.failed == 3 and said[2].endswith("is written again.")
-    # The milestone that could not be saved is the first that could.
+    # The next successful save becomes the milestone that failed.
     save(saver, 8)
     assert numbers(tmp_path) == [7, 8]
     with pytest.raises(InputError, match="no best"):
         best(tmp_path)
-    saver.insist(8)
-    assert saver.verdict(8) == "The run was saved up to here: resume=true goes on with it."
-    assert "was not saved: resume=true goes on from" in saver.verdict(9)
+    saver.raise_if_unsaved(8)
+    assert saver.describe_saved_state(8) == "The run was saved up to here: resume=true continues it."
+    assert "was not saved: resume=true continues from" in saver.describe_saved_state(9)
 
 
-def test_a_folder_that_cannot_be_cleared_is_no_lost_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_to_remove_checkpoints_is_not_a_failure_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     saver = make_saver(tmp_path, said, keep=1)
 
@@ -157,7 +159,7 @@ def test_a_folder_that_cannot_be_cleared_is_no_lost_checkpoint(tmp_path: Path, m
 
 
 class Disk:
-    """Has room for so many checkpoints."""
+    """A disk with room for `room` checkpoints."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
         self.room, self._run, self._save = 99, run, checkpoint_saver.save_checkpoint
@@ -169,7 +171,7 @@ class Disk:
         return self._save(folder, updates, content)
 
 
-def test_on_a_full_disk_the_oldest_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_removes_oldest_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     disk = Disk(monkeypatch, tmp_path)
     saver = make_saver(tmp_path, said, keep=9, milestone_frames=20)
@@ -188,7 +190,7 @@ def test_on_a_full_disk_the_oldest_makes_room(tmp_path: Path, monkeypatch: pytes
     assert numbers(tmp_path) == [1, 2, 4, 6, 7, 9]
 
 
-def test_the_newest_intact_one_never_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_newest_intact_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(monkeypatch, tmp_path)
     saver = make_saver(tmp_path, keep=9)
     for updates in (1, 2, 3):

@@ -190,7 +190,7 @@ def test_learners_on_several_nodes_make_a_run_together(
     with alongside(lambda: log.stat().st_size > size, kill_the_follower):
         assert train.main([*command, "total_frames=100000000"]) == FAILED
     said = capsys.readouterr().err
-    assert "error: " in said and "resume=true goes on with it" in said
+    assert "error: " in said and "resume=true continues it" in said
 
 
 def test_positions_of_a_lost_group_skip_all_that_it_can_have_played() -> None:

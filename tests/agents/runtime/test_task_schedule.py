@@ -13,10 +13,10 @@ import torch
 from fakes import fake_batch, fake_env
 
 from agents.learning.nonfinite import steps_by_task
-from agents.run.folder import restore, snapshot
+from agents.run.folder import checkpoint_content, restore
 from agents.run.metrics import Statistics
 from agents.runtime.base import StreamPositions
-from agents.setup.builder import actor_slots, build_learner, build_network, build_runtime
+from agents.setup.builder import build_learner, build_network, build_runtime, make_slots
 from agents.setup.plan import check_schedule
 from conf.checks import check_train
 from conf.loading import compose_train
@@ -57,7 +57,7 @@ def seats(config: TrainConfig, env: EnvSpec, positions: StreamPositions | None =
     return [
         slot
         for index in range(2)
-        for slot in actor_slots(config, env, index, (positions or StreamPositions()).episodes.get(index))
+        for slot in make_slots(config, env, index, (positions or StreamPositions()).episodes.get(index))
     ]
 
 
@@ -71,7 +71,7 @@ def test_uniform_slots_are_assigned_in_turn_over_all_actors(configured: Configur
 
 def test_weights_are_fractions_of_the_slots(configured: Configured) -> None:
     config, env = configured(slots_per_actor=20, task_schedule="weighted", task_weights=[1.0, 5.0, 2.0])
-    check_schedule(config, env)
+    check_schedule(config, env, num_actors=2)
     slots = seats(config, env)
     assert Counter(slot.task for slot in slots) == {0: 5, 1: 25, 2: 10}
     assert len({(slot.task, slot.index) for slot in slots}) == 40
@@ -82,10 +82,10 @@ def test_weights_are_fractions_of_the_slots(configured: Configured) -> None:
 def test_uniform_frames_gives_every_slot_its_own_streams(configured: Configured) -> None:
     config, env = configured(slots_per_actor=4, task_schedule="uniform_frames")
     env = replace(env, switches_tasks=True)
-    check_schedule(config, env)
+    check_schedule(config, env, num_actors=2)
     assert seats(config, env) == [Slot(task=number % 3, index=number) for number in range(8)]
     # More tasks than slots are allowed, because slots change their tasks.
-    check_schedule(replace(config, runtime=replace(config.runtime, slots_per_actor=1)), env)
+    check_schedule(replace(config, runtime=replace(config.runtime, slots_per_actor=1)), env, num_actors=2)
 
 
 WEIGHTED = {"task_schedule": "weighted"}
@@ -97,8 +97,8 @@ WEIGHTED = {"task_schedule": "weighted"}
         ({"task_schedule": "fair"}, "runtime.task_schedule=fair is unknown: choose one of uniform_slots"),
         (WEIGHTED, "give one number for each task"),
         ({"task_weights": [1.0, 1.0, 1.0]}, "set runtime.task_schedule=weighted"),
-        (WEIGHTED | {"task_weights": [1.0, 0.0, 1.0]}, "give positive finite numbers"),
-        (WEIGHTED | {"task_weights": [1.0, math.nan, 1.0]}, "give positive finite numbers"),
+        (WEIGHTED | {"task_weights": [1.0, 0.0, 1.0]}, "give finite numbers above 0"),
+        (WEIGHTED | {"task_weights": [1.0, math.nan, 1.0]}, "give finite numbers above 0"),
         (WEIGHTED | {"task_weights": [1.0, 2.0]}, "has 2 numbers for 3 tasks"),
         (WEIGHTED | {"task_weights": [1.0, 1000.0, 1.0]}, "or the smallest of runtime.task_weights"),
         ({"task_schedule": "uniform_frames"}, "those of env=conditional on engine numpy cannot"),
@@ -111,7 +111,7 @@ def test_impossible_schedules_are_refused_in_one_sentence(
     configured: Configured, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        check_schedule(*configured(**options))
+        check_schedule(*configured(**options), num_actors=2)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -138,7 +138,7 @@ def test_tasks_reach_equal_frames_even_after_a_resume() -> None:
         for _ in range(11):
             statistics.update(actors.collect().trajectory)
         actors.close()
-        content = snapshot(config, env, learner, statistics, actors.positions, 0.0)
+        content = checkpoint_content(config, env, learner, statistics, actors.positions, 0.0)
         statistics, positions = Statistics(env.tasks), StreamPositions()
         restore(content, config, env, learner, statistics, positions, num_actors=1)
         steps = [task.steps for task in statistics.tasks.values()]
@@ -156,7 +156,7 @@ def test_updates_are_counted_for_the_tasks_in_their_batch() -> None:
         batch["task"][:] = torch.tensor(tasks)
         batch["mask"][:] = True
         batch["mask"][:, 0] = mask
-        statistics.learned(steps_by_task(batch, len(env.tasks)))
+        statistics.count_update(steps_by_task(batch, len(env.tasks)))
         held.append([row["updates"] for row in statistics.summary(4).values()])
     assert held == [[1, 1, 0], [1, 2, 0], [1, 3, 0]]
     other = Statistics(env.tasks)

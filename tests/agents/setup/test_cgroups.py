@@ -1,4 +1,4 @@
-"""Limits of containers, on made-up file systems as Linux, Docker, Kubernetes and Slurm have them."""
+"""Limits of containers, on file systems that imitate Linux, Docker, Kubernetes and Slurm."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def file_system(root: Path, cgroup: str, mounts: str, files: Mapping[str, str]) 
 @pytest.mark.parametrize(
     ("cgroup", "mounts", "files", "cores"),
     [
-        # docker --cpus=2, which sees its own group as the top.
+        # docker --cpus=2: the container sees its own group as the top.
         ("0::/\n", V2.format(top="/"), {"cpu.max": "200000 100000\n"}, 2),
         ("0::/\n", V2.format(top="/"), {"cpu.max": "max 100000\n"}, math.inf),
         ("0::/\n", V2.format(top="/"), {}, math.inf),
-        # systemd-run, and a scheduler that limits the group above.
+        # systemd-run below a scheduler that limits the parent group.
         ("0::/a/b\n", V2.format(top="/"), {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),
         ("0::/a/b\n", V2.format(top="/"), {"a/b/cpu.max": "50000 100000", "a/cpu.max": "150000 100000"}, 0.5),
-        # A container without a namespace of its own: the group has its name outside.
+        # A container without a cgroup namespace: the group has its name on the host.
         ("0::/docker/1234/x\n", V2.format(top="/docker/1234"), {"x/cpu.max": "max 1", "cpu.max": "300000 100000"}, 3),
         ("0::/docker/1234\n", V2.format(top="/docker/1234"), {"cpu.max": "300000 100000"}, 3),
         # Version 1.
@@ -59,7 +59,7 @@ def file_system(root: Path, cgroup: str, mounts: str, files: Mapping[str, str]) 
             {"cpu,cpuacct/cpu.cfs_quota_us": "250000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
             2.5,
         ),
-        # Nonsense limits nothing.
+        # Invalid values set no limit.
         ("0::/\n", V2.format(top="/"), {"cpu.max": "many\n"}, math.inf),
         ("0::/\n", V2.format(top="/"), {"cpu.max": "1 0\n"}, math.inf),
         ("nonsense", "nonsense", {}, math.inf),

@@ -1,4 +1,4 @@
-"""Which device a run takes, and what it switches on there."""
+"""The device of a run, and the switches that depend on it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,32 @@ def chosen(*overrides: str) -> torch.device:
     return make_plan(config, make_spec(config.env)).device
 
 
-def test_auto_is_the_first_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_device_is_the_first_gpu_if_one_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen() == chosen("device=cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    # A plan asks its device for bf16, which a build of torch without CUDA cannot answer.
+    monkeypatch.setattr(machine, "has_bf16", lambda device=None: False)
     assert chosen() == chosen("device=cuda") == torch.device("cuda:0")
     assert chosen("device=cuda:1") == torch.device("cuda:1")
     assert chosen("device=cpu") == chosen("runtime=serial") == torch.device("cpu")
     assert chosen("device=cuda", "runtime=serial") == torch.device("cuda:0")
-    with pytest.raises(InputError, match=r"device=cuda:2 is not here: torch sees 2 GPUs"):
+    with pytest.raises(InputError, match=r"device=cuda:2 is unavailable: torch sees 2 GPUs"):
         chosen("device=cuda:2")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CUDA", "meta", "cuda:-1"])
-def test_what_is_no_device_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"device={name} is no device"):
+def test_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"device={name} is not a device"):
         chosen(f"device={name}")
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"device=cuda is not here: torch sees no GPUs; use device=auto or device=cpu"):
+    with pytest.raises(
+        InputError, match=r"device=cuda is unavailable: torch sees no GPUs; use device=auto or device=cpu"
+    ):
         chosen("device=cuda")
 
 
@@ -53,7 +57,7 @@ def test_switches_are_auto_true_or_false(key: str) -> None:
         compose_train([f"{key}=maybe"])
 
 
-def test_precision_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_train(["env=conditional", "context=task"])
     monkeypatch.setattr(machine, "has_bf16", lambda device: device.type == "cuda")
     assert plan.autocast_dtype(config) is None

@@ -1,4 +1,4 @@
-"""Agents of equal size: the free dimension is found, the count is right, and what cannot be met is refused."""
+"""match_params: the free dimension is found, the count is right, and an unreachable size is refused."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def composed(*overrides: str) -> tuple[TrainConfig, EnvSpec]:
     ("fusion", "reference"),
     [
         *((fusion, "mi") for fusion in sorted(FUSIONS)),
-        # A number is met by the same search: once for each free dimension.
+        # A number uses the same search, so one case per free dimension suffices.
         *((fusion, "500000") for fusion in ("concat", "concat_mlp", "low_rank", "mixture")),
     ],
 )
-def test_every_flat_form_is_brought_to_the_size_of_another(fusion: str, reference: str) -> None:
-    """On the default suite, at its default sizes."""
+def test_every_flat_fusion_matches_the_size_of_another(fusion: str, reference: str) -> None:
+    """Uses the default suite with its default sizes."""
     config, env = composed(*BABYAI, f"fusion={fusion}", f"match_params={reference}")
     wanted = 500_000 if reference.isdecimal() else count_parameters(*composed(*BABYAI, f"fusion={reference}"))
     assert reference_parameters(config, env, reference_fusion(config)) == wanted
@@ -56,13 +56,13 @@ def test_every_flat_form_is_brought_to_the_size_of_another(fusion: str, referenc
 
 
 @pytest.mark.parametrize("reference", FUSION_NAMES)
-def test_every_form_can_be_the_reference(reference: str) -> None:
+def test_every_fusion_can_be_the_reference(reference: str) -> None:
     config, env = composed(*BABYAI, "fusion=concat_mlp", f"match_params={reference}")
     wanted = count_parameters(*composed(*BABYAI, f"fusion={reference}"))
     assert reference_parameters(config, env, reference_fusion(config)) == wanted
 
 
-def test_counting_makes_nothing_and_draws_nothing() -> None:
+def test_counting_parameters_allocates_nothing_and_draws_no_random_numbers() -> None:
     config, env = composed("env=conditional", "context=task", "fusion=mi")
     before = torch.get_rng_state()
     assert count_parameters(config, env) == build_network(config, env).num_parameters
@@ -81,14 +81,14 @@ def test_counting_makes_nothing_and_draws_nothing() -> None:
         ["fusion=mixture", "fusion.sites=[policy,value]", "match_params=1"],
     ],
 )
-def test_what_cannot_be_met_is_refused(overrides: list[str]) -> None:
+def test_unreachable_size_is_refused(overrides: list[str]) -> None:
     config, env = composed(*BABYAI, *overrides)
     with pytest.raises(InputError, match="match_params=.* cannot be met") as caught:
         match_params(config, env, reference_fusion(config))
     assert "\n" not in str(caught.value)
 
 
-def test_multiply_adds_are_those_of_the_products() -> None:
+def test_multiply_adds_equal_a_count_by_hand() -> None:
     """A feed-forward agent on vectors, counted by hand."""
     config, env = composed(
         *(
@@ -107,11 +107,11 @@ def test_multiply_adds_are_those_of_the_products() -> None:
     found = multiply_adds(network, env)
     # W'(z) and b'(z) at both sites; an embedding is looked up.
     assert found.condition == 7 * 13 * x + 7 * 13 + 7 * actions * 11 + 7 * actions
-    # The value features are the core's output, which the value head reads outside.
+    # The value head, which is not counted here, reads the core's output.
     assert found.apply == vector * 17 + x * 13 + 13 * 11 + 11 * actions
 
 
-def test_multiply_adds_see_lstms_and_convolutions() -> None:
+def test_multiply_adds_include_lstms_and_convolutions() -> None:
     config, env = composed(*BABYAI, "fusion=concat", "fusion.size=8", "core.size=16", "torso.size=12")
     network = build_network(config, env)
     found = multiply_adds(network, env)

@@ -1,4 +1,4 @@
-"""What a configuration comes to on a machine."""
+"""The plan of a configuration on a machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan_of(config: TrainConfig) -> Plan:
         (24, 8, 0.333, 16, 8, 2),
     ],
 )
-def test_an_update_is_made_of_fresh_and_replayed_columns(
+def test_update_has_fresh_and_replayed_columns(
     batch: int, slots: int, fraction: float, fresh: int, replayed: int, unrolls: int
 ) -> None:
     config = compose_train(
@@ -43,7 +43,7 @@ def test_an_update_is_made_of_fresh_and_replayed_columns(
     assert unrolls * slots % fresh == 0
 
 
-def test_the_machine_chooses_the_number_of_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_number_of_actors_depends_on_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.setup.machine.num_cores", lambda: 4)
 
     def actors(*overrides: str) -> int:
@@ -55,8 +55,8 @@ def test_the_machine_chooses_the_number_of_actors(monkeypatch: pytest.MonkeyPatc
     assert actors("env.engine=minigrid", "runtime=serial") == 1
 
 
-def test_there_are_buffers_for_a_whole_batch_and_one_more() -> None:
-    """With fewer, actors would wait for the learner to hand buffers back, and the learner for the last of its unrolls."""
+def test_buffers_hold_a_batch_and_one_more_unroll() -> None:
+    """With fewer buffers, actors would wait for the learner to return one, and the learner for the last unroll of its batch."""
     words = ["env=conditional", "runtime.num_actors=1", "runtime.slots_per_actor=4", "learner.batch_size=16"]
     config = compose_train(words)
     assert plan_of(config).run.unrolls_per_batch == 4
@@ -65,8 +65,8 @@ def test_there_are_buffers_for_a_whole_batch_and_one_more() -> None:
     assert plan_of(config).run.buffers_per_actor == 9
 
 
-def test_a_precision_without_a_kernel_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by a traceback out of the first update."""
+def test_precision_without_a_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is refused before its first update, without a traceback."""
     monkeypatch.setattr(machine, "has_bf16_lstm", lambda: False)
     for core, refused in (("lstm", True), ("feedforward", False)):
         config = compose_train([*SMALL, *CONDITIONAL, "precision=bf16", "runtime.slots_per_actor=8", f"core={core}"])

@@ -1,4 +1,4 @@
-"""A run that cannot fit is refused before anything starts, with the numbers and what to turn."""
+"""A run that does not fit is refused before it starts, with the numbers and the options to lower."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from agents.runtime.processes.process import memory_row
 from agents.setup import builder, preflight
 from agents.setup.machine import free_memory
-from agents.setup.resources import Needs, check_resources, needs_of
+from agents.setup.resources import Needs, check_resources, sum_needs
 from conf.loading import compose_train
 from envs.suites import SUITES, make_spec
 from system.errors import InputError
@@ -23,46 +23,47 @@ from system.memory import resident_memory
 MIB = 2**20
 
 
-def knob(part: str) -> str:
-    return f"the knob of {part}"
+def suggest(part: str) -> str:
+    return f"the option of {part}"
 
 
-def needs(**parts: int) -> Needs:
+def make_needs(**parts: int) -> Needs:
     return Needs(**dict.fromkeys(Needs._fields, 0) | parts)
 
 
 @pytest.mark.parametrize("part", ["trajectories", "replay", "actors", "environments", "learner"])
-def test_what_does_not_fit_into_memory_is_refused_with_the_knob_of_its_largest_part(part: str) -> None:
+def test_refusal_for_memory_names_the_option_of_the_largest_part(part: str) -> None:
     parts = dict.fromkeys(("trajectories", "replay", "actors", "environments", "learner"), MIB) | {part: 5 * MIB}
-    check_resources(needs(**parts), knob, memory=9 * MIB, open_files=1000)
+    check_resources(make_needs(**parts), suggest, memory=9 * MIB, open_files=1000)
     with pytest.raises(InputError) as caught:
-        check_resources(needs(**parts), knob, memory=9 * MIB - 1, open_files=1000)
+        check_resources(make_needs(**parts), suggest, memory=9 * MIB - 1, open_files=1000)
     message = str(caught.value)
     assert "needs at least 9 MiB of memory" in message and f"{part} 5" in message
-    assert message.endswith(f"lower the knob of {part}.")
+    assert message.endswith(f"lower the option of {part}.")
     assert "\n" not in message
 
 
-def test_what_does_not_fit_into_open_files_is_refused() -> None:
+def test_too_many_open_files_are_refused() -> None:
     with pytest.raises(
-        InputError, match=r"needs 5,000 open files in one process and 1,024 are allowed: lower the knob of open_files"
+        InputError,
+        match=r"needs 5,000 open files in one process and 1,024 are allowed: lower the option of open_files",
     ):
-        check_resources(needs(open_files=5000), knob, memory=MIB, open_files=1024)
+        check_resources(make_needs(open_files=5000), suggest, memory=MIB, open_files=1024)
 
 
-def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
-    """In a process of its own, which keeps the limits that it is given."""
+def test_limit_of_open_files_is_raised_up_to_the_hard_limit() -> None:
+    """Uses a separate process, because a lowered hard limit cannot be raised again."""
     program = """
 import resource
 from agents.setup.resources import Needs, check_resources
 from system.errors import InputError
 from system.memory import resident_memory
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400))
-knob = lambda part: ''
-check_resources(Needs(0, 0, 0, 0, 0, 300), knob, memory=1)
+suggest = lambda part: ''
+check_resources(Needs(0, 0, 0, 0, 0, 300), suggest, memory=1)
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, 400)
 try:
-    check_resources(Needs(0, 0, 0, 0, 0, 500), knob, memory=1)
+    check_resources(Needs(0, 0, 0, 0, 0, 500), suggest, memory=1)
 except InputError as error:
     print(error)
 """
@@ -71,27 +72,27 @@ except InputError as error:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 400
 
 
-def test_a_container_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_limits_reduce_the_resources(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_memory() > 100 * MIB
     monkeypatch.setattr("agents.setup.machine.memory_left", lambda: 990.0)
     assert free_memory() == 990
 
 
-def test_what_a_run_needs_grows_with_what_it_is_given() -> None:
+def test_needs_grow_with_actors_slots_and_networks() -> None:
     base = {"trajectories": 10, "replay": 20, "parameters": 100, "bytes_per_parameter": 8}
-    serial = needs_of(**base, actors=0, networks=0, slots=4, slots_have_processes=False)
+    serial = sum_needs(**base, actors=0, networks=0, slots=4, slots_have_processes=False)
     assert serial.actors == serial.environments == 0 and serial.learner == 1600
-    local = needs_of(**base, actors=300, networks=300, slots=4, slots_have_processes=True)
-    served = needs_of(**base, actors=300, networks=1, slots=4, slots_have_processes=True)
+    local = sum_needs(**base, actors=300, networks=300, slots=4, slots_have_processes=True)
+    served = sum_needs(**base, actors=300, networks=1, slots=4, slots_have_processes=True)
     assert local.actors - served.actors == 299 * 100 * 8
     assert (
         local.environments
-        == 300 * 4 * needs_of(**base, actors=1, networks=1, slots=1, slots_have_processes=True).environments
+        == 300 * 4 * sum_needs(**base, actors=1, networks=1, slots=1, slots_have_processes=True).environments
     )
     assert local.open_files > 1200
 
 
-def test_a_configuration_that_cannot_fit_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_that_does_not_fit_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 100 * MIB)
     config = compose_train(
         [
@@ -112,7 +113,7 @@ DMLAB = ["env=dmlab30", "runtime=local", "core.size=8", "fusion.size=8", "torso.
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, free: int, *keys: str) -> str:
-    """What is said of a run where so many MiB are free; empty where it would start."""
+    """The refusal of a run with `free` MiB of free memory; empty if it would start."""
     monkeypatch.setattr("agents.setup.machine.free_memory", lambda: free * MIB)
     config = compose_train([*DMLAB, *keys])
     env = make_spec(config.env)
@@ -123,25 +124,25 @@ def refusal(monkeypatch: pytest.MonkeyPatch, free: int, *keys: str) -> str:
     return ""
 
 
-def test_an_engine_of_deepmind_lab_counts_with_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """190 to 260 MiB in a process of its own, 90 for a further one in the same process."""
+def test_needs_of_deepmind_lab_use_measured_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """190 to 260 MiB in a separate process, 90 MiB for each further environment of a process."""
     for keys, each in (((), 260), (("env.processes=false",), 90)):
         config = compose_train([*DMLAB, "runtime.num_actors=2", "runtime.slots_per_actor=16", *keys])
         env = make_spec(config.env)
-        assert preflight.needs(config, env, builder.build_network(config, env)).environments == 32 * each * MIB
+        assert preflight.estimate_needs(config, env, builder.build_network(config, env)).environments == 32 * each * MIB
     assert not refusal(monkeypatch, 10_000, "runtime.num_actors=2", "runtime.slots_per_actor=16")
     assert "environments 8,320" in refusal(monkeypatch, 8_000, "runtime.num_actors=2", "runtime.slots_per_actor=16")
 
 
-def test_actors_on_other_machines_take_no_memory_of_this_one_for_their_environments() -> None:
+def test_environments_of_remote_actors_need_no_local_memory() -> None:
     config = compose_train([*DMLAB, "runtime=cluster", "runtime.address=there:1", "runtime.num_actors=9"])
     env = make_spec(config.env)
-    assert preflight.needs(config, env, builder.build_network(config, env)).environments == 0
+    assert preflight.estimate_needs(config, env, builder.build_network(config, env)).environments == 0
 
 
 @pytest.mark.parametrize("actors", [5, 16])
 @pytest.mark.parametrize("free", [3_000, 4_500])
-def test_the_values_that_a_refusal_names_fit(monkeypatch: pytest.MonkeyPatch, actors: int, free: int) -> None:
+def test_values_in_a_refusal_fit(monkeypatch: pytest.MonkeyPatch, actors: int, free: int) -> None:
     keys = [f"runtime.num_actors={actors}", "runtime.slots_per_actor=4"]
     said = refusal(monkeypatch, free, *keys)
     found = re.findall(r"(runtime\.\w+)=(\d+) to (\d+)", said)
@@ -157,12 +158,12 @@ def test_the_values_that_a_refusal_names_fit(monkeypatch: pytest.MonkeyPatch, ac
     )
 
 
-def test_where_no_lower_value_fits_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusal_names_no_value_if_none_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     said = refusal(monkeypatch, 600, "runtime.num_actors=1", "runtime.slots_per_actor=4")
     assert " to " not in said and "which alone is not enough, and leave out some of env.tasks" in said
 
 
-def test_an_evaluation_that_cannot_fit_is_refused_with_a_number_of_slots_that_does(
+def test_refused_evaluation_names_a_number_of_slots_that_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = compose_train(DMLAB).env
@@ -181,15 +182,15 @@ def test_an_evaluation_that_cannot_fit_is_refused_with_a_number_of_slots_that_do
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_every_suite_says_what_an_environment_takes(suite: str) -> None:
-    """The least with which it can be worked, and no more than a small machine has."""
+def test_every_suite_estimates_the_memory_of_an_environment(suite: str) -> None:
+    """It is at most 200 MiB, and 0 for suites without an engine that could be measured."""
     config = compose_train([f"env={suite}", "context=task"]).env
     assert 0 <= SUITES[suite].memory(config) <= 200
     assert (SUITES[suite].memory(config) > 0) == (suite not in ("conditional", "gymnasium"))
 
 
-def test_memory_of_a_process_includes_what_it_has_started() -> None:
-    """A child that has a child with 64 MiB."""
+def test_memory_of_a_process_includes_its_descendants() -> None:
+    """Starts a child whose child allocates 64 MiB."""
     inner = "import sys; block = bytearray(64 * 2**20); print('ready', flush=True); sys.stdin.read()"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

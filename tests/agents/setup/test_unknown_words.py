@@ -1,4 +1,4 @@
-"""An instruction of which the agent knows no word is told, once of each task."""
+"""Instructions in which the agent knows no word are reported once per task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from envs.suite import EnvConfig
 from envs.suites import make_spec
 
 
-def test_it_has_words_and_none_of_them_is_known() -> None:
+def test_instruction_with_only_unknown_words_is_detected() -> None:
     tokens = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 1], [1, 2, 0], [2, 0, 0], [3, 2, 2]], np.int32)
     assert has_only_unknown_words(tokens).tolist() == [False, True, True, False, False, False]
     assert has_only_unknown_words(tokens.reshape(2, 3, 3)).shape == (2, 3)
@@ -34,29 +34,31 @@ def test_it_has_words_and_none_of_them_is_known() -> None:
     [
         (DMLab30Config(), ": add its words to env.words, from the start of a run."),
         (GymnasiumConfig(), ": add its words to env.vocabulary, from the start of a run."),
-        (BabyAIConfig(), "such one."),
+        (BabyAIConfig(), "other unknown instruction."),
     ],
 )
-def test_each_task_is_told_once_with_what_can_be_done(config: EnvConfig, fix: str) -> None:
+def test_each_task_is_reported_once_with_the_fix(config: EnvConfig, fix: str) -> None:
     env = replace(make_spec(DMLab30Config()), tasks=("a", "b"))
     unknown = UnknownInstructions(config, env)
     batch = {"task": torch.tensor([[0, 1]]), "instruction": torch.tensor([[[2, 1], [0, 0]]], dtype=torch.int32)}
-    assert unknown.told(batch) == []
+    assert unknown.find_new(batch) == []
     batch["instruction"][0, 1] = 1
-    (sentence,) = unknown.told(batch)
-    assert sentence.startswith("warning: task b has an instruction without a single word") and sentence.endswith(fix)
+    (sentence,) = unknown.find_new(batch)
+    assert sentence.startswith(
+        "warning: task b has an instruction in which the agent knows no word"
+    ) and sentence.endswith(fix)
     batch["instruction"][0, 0] = 1
-    assert [said[:15] for said in unknown.told(batch)] == ["warning: task a"]
-    assert unknown.told(batch) == []
+    assert [said[:15] for said in unknown.find_new(batch)] == ["warning: task a"]
+    assert unknown.find_new(batch) == []
 
 
-def test_suites_without_instructions_have_none() -> None:
+def test_suites_without_instructions_report_none() -> None:
     config = compose_train(["env=conditional", "context=task"]).env
-    assert UnknownInstructions(config, make_spec(config)).told({}) == []
+    assert UnknownInstructions(config, make_spec(config)).find_new({}) == []
 
 
 @pytest.mark.usefixtures("process_settings", "alone")
-def test_train_and_evaluate_warn_of_a_level_with_words_of_its_own(
+def test_train_and_evaluate_warn_of_a_level_with_unknown_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(deepmind_lab.Lab, "observations", _with_words(deepmind_lab.Lab.observations))
@@ -66,11 +68,13 @@ def test_train_and_evaluate_warn_of_a_level_with_words_of_its_own(
     keys = ["env=dmlab30", tasks, "env.action_repeat=180", *small, *tiny, "log_seconds=0", "display=false"]
     assert train.main([*keys, f"run={tmp_path / 'run'}", f"total_frames={3 * 16 * 180}"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("has an instruction without a single word") == 1
+    assert printed.count("has an instruction in which the agent knows no word") == 1
     assert "warning: task lt_chasm has an instruction" in printed and "env.words" in printed
     options = ["episodes=2", "tasks=[lt_chasm,rooms_select_nonmatching_object]", "threads=1"]
     evaluated(tmp_path / "run", tmp_path / "out.json", *options)
-    assert capsys.readouterr().err.count("warning: task lt_chasm has an instruction without a single word") == 1
+    assert (
+        capsys.readouterr().err.count("warning: task lt_chasm has an instruction in which the agent knows no word") == 1
+    )
 
 
 def _with_words(observations):  # type: ignore[no-untyped-def]

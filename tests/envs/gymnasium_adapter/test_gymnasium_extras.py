@@ -13,7 +13,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium_cases import bare, config, opened
 
-from conf.allowlist import named
+from conf.allowlist import external_names
 from conf.loading import compose_train, to_dict, train_from_dict
 from envs.gymnasium_adapter.actions import MultiDiscreteActions
 from envs.gymnasium_adapter.extras import success_of
@@ -286,7 +286,7 @@ def test_the_vocabulary_can_be_configured(tmp_path: Path) -> None:
         observation, _ = opened(settings).reset()
         # Other words are token 1, and words beyond the length are dropped.
         assert observation["instruction"][0].tolist() in ([2, 1, 3], [2, 1, 4])
-    assert named(settings) == {"gym_tasks": "env.tasks", str(tmp_path / "words.txt"): "env.vocabulary"}
+    assert external_names(settings) == {"gym_tasks": "env.tasks", str(tmp_path / "words.txt"): "env.vocabulary"}
 
 
 def test_a_run_keeps_its_vocabulary() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_gymnasium_suite import bare, config, opened
 
-from conf.allowlist import check_named, named
+from conf.allowlist import check_external_names, external_names
 from conf.loading import compose_train
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.gymnasium_ids.tasks import module_of, parse_task
@@ -50,7 +50,7 @@ def test_options_of_a_task_are_named_as_others_are() -> None:
     settings = GymnasiumConfig(tasks=["a.b:X-v0(file='y:z', deep=[('w',)])", "Y-v0(file='c:d')"])
     assert [module_of(task) for task in settings.tasks] == ["a.b", ""]
     assert parse_task(settings.tasks[0]).options == {"file": "y:z", "deep": [("w",)]}
-    assert named(settings) == dict.fromkeys(("y:z", "w", "c:d", "a.b"), "env.tasks")
-    check_named(settings, ["a", "y:z", "w", "c:d"], "here")
+    assert external_names(settings) == dict.fromkeys(("y:z", "w", "c:d", "a.b"), "env.tasks")
+    check_external_names(settings, ["a", "y:z", "w", "c:d"], "here")
     with pytest.raises(InputError, match="names a.b, which is a module"):
-        check_named(settings, ["y:z", "w", "c:d"], "here")
+        check_external_names(settings, ["y:z", "w", "c:d"], "here")

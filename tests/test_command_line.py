@@ -1,4 +1,4 @@
-"""Texts reach the configuration as they are typed, and printed commands can be typed."""
+"""Text values are read literally, and printed commands can be run in a shell."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import evaluate
 import train
 from agents.run.folder import default_run
 from conf.allowlist import run_arguments
+from conf.command_line import format_argument
 from conf.loading import compose_ablate, compose_evaluate, compose_train
-from conf.typed import argument
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from system.errors import InputError
 
@@ -46,7 +46,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_is_as_it_was_typed(text: str) -> None:
+def test_text_values_are_read_literally(text: str) -> None:
     assert compose_train([f"run={text}"]).run == text
     assert compose_evaluate([f"run={text}", f"output={text}"]).output == text
     assert compose_ablate([f"folder={text}"]).folder == text
@@ -65,33 +65,33 @@ def test_no_interpolation_is_read() -> None:
 
 
 @given(text=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12))
-def test_a_printed_command_can_be_typed(text: str) -> None:
+def test_printed_command_can_be_run(text: str) -> None:
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if "${" in text or quoted:
         return
-    (typed,) = shlex.split(argument("run", text))
+    (typed,) = shlex.split(format_argument("run", text))
     assert compose_evaluate([typed]).run == text
-    (typed,) = shlex.split(argument("allow", [text, "b"]))
+    (typed,) = shlex.split(format_argument("allow", [text, "b"]))
     assert compose_evaluate(["run=x", typed]).allow == [text, "b"]
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
 @pytest.mark.parametrize("name", [b"caf\xe9", b"\xff'\\x41\"$HOME", b"a\nb\x1b[2J", "größe\x7f".encode()])
-def test_names_that_no_terminal_shows_can_be_typed_too(name: bytes) -> None:
-    typed = argument("run", os.fsdecode(name))
+def test_printed_command_escapes_unprintable_names(name: bytes) -> None:
+    typed = format_argument("run", os.fsdecode(name))
     assert typed.isascii() and typed.isprintable()
     assert (
         subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, check=True).stdout == b"run=" + name
     )
 
 
-def test_a_command_names_all_that_has_to_be_allowed() -> None:
+def test_printed_command_has_the_required_allow_argument() -> None:
     config = GymnasiumConfig(tasks=["a.b:X-v0"], options={"file": "my file.xml"})
     assert run_arguments("runs/x", config) == "run=runs/x 'allow=['\"'\"'my file.xml'\"'\"',a.b]'"
     assert run_arguments("a b", GymnasiumConfig(tasks=["CartPole-v1"])) == "'run=a b'"
 
 
-def test_a_run_of_any_name_is_trained_and_evaluated_by_the_printed_command(
+def test_run_with_any_name_is_trained_and_evaluated_by_the_printed_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], process_settings: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
