@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
         (["context=instruction"], "context=instruction needs instructions"),
         (["torso=deep"], "torso=deep does not fit"),
         (["laerner.unroll_length=4"], "laerner.unroll_length is not a key"),
-        (["learner.epsilon=0"], "learner.epsilon=0.0 is out of range: give a number of at least 1e-20 and finite"),
+        (["learner.epsilon=0"], "learner.epsilon=0.0 is out of range: give a finite number of at least 1e-20"),
         (["learner.batch_size=12"], "learner.batch_size=12 does not fit"),
         (
             ["learner.replay_fraction=0.5", "learner.replay_size=1000000000000"],
