@@ -18,7 +18,7 @@ from pathlib import Path
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.cli.terminal import TextConsole, warn
 from agents.distributed.follower import follow_under_torchrun
-from agents.distributed.process_group import LearnerError, dismiss_followers, torchrun_place, with_learners
+from agents.distributed.process_group import LearnerError, add_num_processes, dismiss_followers, torchrun_rank
 from agents.learning.inner_loop import learn
 from agents.learning.learner import NonFiniteError
 from agents.run.checkpoint_saver import SaveError
@@ -80,9 +80,9 @@ def run(arguments: Sequence[str]) -> int:
     """Shows help, or trains a new run, a resumed run, or as a follower of torchrun's first learner. Returns the exit code."""
     if asks_for_help(arguments):
         return show_help(__doc__, train_keys(overrides(arguments)))
-    if (launched := torchrun_place()) and launched.rank > 0:
+    if (launched := torchrun_rank()) and launched.rank > 0:
         return follow_under_torchrun()
-    arguments = with_learners(arguments, launched)
+    arguments = add_num_processes(arguments, launched)
     config = compose_train(arguments)
     config.run = config.run or default_run(config)
     with sole_writer(Path(config.run)):

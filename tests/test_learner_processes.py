@@ -21,7 +21,7 @@ import train
 from agents.cli.signals import InterruptedWait
 from agents.distributed.follower import follow
 from agents.distributed.leader import DataParallelGroup, GroupRuntime
-from agents.distributed.process_group import LEADER, Launched, LearnerError, add_shard, shard, with_learners
+from agents.distributed.process_group import LEADER, Launched, LearnerError, add_num_processes, add_shard, shard
 from agents.runtime.base import Batch, StreamPositions
 from agents.runtime.restarts import Faults
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint
@@ -266,11 +266,11 @@ def test_sizes_that_the_learners_cannot_divide_are_refused(overrides: list[str],
 
 def test_torchrun_sets_the_number_of_learners() -> None:
     launched = Launched(0, 4)
-    assert with_learners(["fusion=mi"], None) == ["fusion=mi"]
-    assert with_learners(["fusion=mi"], launched) == ["fusion=mi", "learner.num_processes=4"]
-    assert with_learners(["learner.num_processes=4"], launched)
+    assert add_num_processes(["fusion=mi"], None) == ["fusion=mi"]
+    assert add_num_processes(["fusion=mi"], launched) == ["fusion=mi", "learner.num_processes=4"]
+    assert add_num_processes(["learner.num_processes=4"], launched)
     with pytest.raises(InputError, match=r"learner.num_processes=2 contradicts torchrun, which has started 4"):
-        with_learners(["learner.num_processes=2"], launched)
+        add_num_processes(["learner.num_processes=2"], launched)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -29,7 +29,7 @@ from agents.distributed.process_group import (
     meet_at_torchrun,
     shard,
     shared_file,
-    torchrun_place,
+    torchrun_rank,
 )
 from agents.runtime.base import Batch, Runtime, StreamPositions, never_interrupt
 from agents.runtime.processes.process import kill_with_descendants, signals_blocked
@@ -91,7 +91,7 @@ class DataParallelGroup:
         if self._size == 1:
             return
         self._initial, self._device = initial, device
-        if torchrun_place():
+        if torchrun_rank():
             self._group = meet_at_torchrun()
             return
         if cluster:

@@ -82,23 +82,23 @@ class Group:
         self.seconds = 0.0
         self._loopback = loopback
         self._sums: Any = None
-        self._store.set(f"here/{self.rank}", "")
+        self._store.set(f"connected/{self.rank}", "")
 
     def is_complete(self) -> bool:
         """Whether every learner has connected."""
-        return bool(self._store.check([f"here/{rank}" for rank in range(self.size)]))
+        return bool(self._store.check([f"connected/{rank}" for rank in range(self.size)]))
 
     def wait_for_all(self) -> bool:
         """Waits until every learner has connected. False if the leader has cancelled the run."""
         while not self.is_complete():
-            if self._store.check(["off"]):
+            if self._store.check(["cancelled"]):
                 return False
             time.sleep(_CHECK_SECONDS)
         return True
 
     def cancel(self) -> None:
         """Cancels the run for learners that have not connected yet."""
-        self._store.set("off", "")
+        self._store.set("cancelled", "")
 
     def join(self) -> None:
         """Connects the learners. Call it after `is_complete`."""
@@ -180,16 +180,16 @@ class Launched(NamedTuple):
     size: int
 
 
-def torchrun_place() -> Launched | None:
-    """Rank and size from the environment variables of torchrun. None without them, or with one process."""
+def torchrun_rank() -> Launched | None:
+    """Reads the environment variables of torchrun. None without them, or with one process."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return None
     size = int(os.environ["WORLD_SIZE"])
     return Launched(int(os.environ["RANK"]), size) if size > 1 else None
 
 
-def with_learners(arguments: Sequence[str], launched: Launched | None) -> list[str]:
-    """The command line with the number of learners that torchrun has started.
+def add_num_processes(arguments: Sequence[str], launched: Launched | None) -> list[str]:
+    """Adds `learner.num_processes`, the number of processes that torchrun has started, to the command line.
 
     Raises:
         InputError: the command line gives another number.
@@ -207,22 +207,22 @@ _KEY = "learner.num_processes"
 
 def meet_at_torchrun() -> Group:
     """The group of the processes of torchrun."""
-    return Group(_torchrun_rank(), loopback=os.environ["MASTER_ADDR"] in LOOPBACK)
+    return Group(_meet_torchrun(), loopback=os.environ["MASTER_ADDR"] in LOOPBACK)
 
 
 def dismiss_followers(launched: Launched) -> None:
     """Ends the followers of torchrun if the leader has nothing to train."""
-    store = _torchrun_rank().store
-    store.set("off", "")
+    store = _meet_torchrun().store
+    store.set("cancelled", "")
     # The store may end with this process, so wait until the followers have read it.
-    others = [f"here/{rank}" for rank in range(1, launched.size)]
+    others = [f"connected/{rank}" for rank in range(1, launched.size)]
     until = time.monotonic() + _CONNECT_SECONDS
     while not store.check(others) and time.monotonic() < until:
         time.sleep(_CHECK_SECONDS)
     time.sleep(4 * _CHECK_SECONDS)
 
 
-def _torchrun_rank() -> Rank:
+def _meet_torchrun() -> Rank:
     """The rank of this process, with the store at torchrun's address. torchrun's agent hosts the store, or else the leader."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank == LEADER and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
