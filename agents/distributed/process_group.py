@@ -55,8 +55,8 @@ class LearnerFailure(NamedTuple):
     is_input_error: bool
 
 
-class Rank(NamedTuple):
-    """A learner's place in the group: the group's store, its rank, and the size of the group."""
+class Membership(NamedTuple):
+    """The store of a group, the rank of one learner in it, and its size."""
 
     store: Any
     rank: int
@@ -67,7 +67,7 @@ class Group:
     """One learner's side of the process group.
 
     Args:
-        place: of this learner.
+        membership: of this learner.
         loopback: whether all learners are on this machine.
 
     Attributes:
@@ -76,8 +76,8 @@ class Group:
         seconds: total time in `reduce`, including waits for the slowest learner.
     """
 
-    def __init__(self, place: Rank, *, loopback: bool) -> None:
-        self._store, self.rank, self.size = place
+    def __init__(self, membership: Membership, *, loopback: bool) -> None:
+        self._store, self.rank, self.size = membership
         self.joined = False
         self.seconds = 0.0
         self._loopback = loopback
@@ -222,12 +222,12 @@ def dismiss_followers(launched: Launched) -> None:
     time.sleep(4 * _CHECK_SECONDS)
 
 
-def _meet_torchrun() -> Rank:
-    """The rank of this process, with the store at torchrun's address. torchrun's agent hosts the store, or else the leader."""
+def _meet_torchrun() -> Membership:
+    """The membership of this process, by the store at torchrun's address. torchrun's agent hosts the store, or else the leader."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank == LEADER and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
-        return Rank(_store_at(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size), rank, size)
-    return Rank(*next(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
+        return Membership(_store_at(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size), rank, size)
+    return Membership(*next(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
 
 
 def _store_at(host: str, port: int, size: int) -> Any:
@@ -279,19 +279,19 @@ def shared_file() -> int:
 def meet_at_file(descriptor: int, rank: int, size: int) -> Group:
     """The group of the processes on this machine that share the file of `shared_file`. The descriptor must stay open."""
     store = distributed.FileStore(f"/proc/self/fd/{descriptor}", size)  # type: ignore[attr-defined]
-    return Group(Rank(store, rank, size), loopback=True)
+    return Group(Membership(store, rank, size), loopback=True)
 
 
 def listen(host: str, size: int) -> tuple[Group, int]:
     """The leader's group, for followers that connect to `host`, and the port of its store."""
     store = _store_at(host, 0, size)
-    return Group(Rank(store, LEADER, size), loopback=host in LOOPBACK), store.port
+    return Group(Membership(store, LEADER, size), loopback=host in LOOPBACK), store.port
 
 
 def meet_at_port(host: str, port: int, rank: int, size: int) -> Group:
     """A follower's group, by the store that the leader opened with `listen`."""
     store = distributed.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
-    return Group(Rank(store, rank, size), loopback=host in LOOPBACK)
+    return Group(Membership(store, rank, size), loopback=host in LOOPBACK)
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -50,12 +50,12 @@ def main(arguments: Sequence[str]) -> int:
     end_with_the_parent(int(parent))
     leave_signals_to_the_learner()
     with joined(address, num_cpus=1) as ray:
-        here = ray.get_runtime_context()
+        context = ray.get_runtime_context()
         remote_host = ray.remote(num_cpus=1, num_gpus=float(gpus), scheduling_strategy="SPREAD", max_restarts=0)(
             LearnerHost
         )
-        hosts = [remote_host.remote() for _ in range(1, int(size))]
-        nodes = set(ray.get([one.node.remote() for one in hosts]))
+        learners = [remote_host.remote() for _ in range(1, int(size))]
+        nodes = set(ray.get([learner.node.remote() for learner in learners]))
         host = LOOPBACK[0] if nodes == {node_id()} else ray.util.get_node_ip_address()
         try:
             leader.send(host)
@@ -64,7 +64,8 @@ def main(arguments: Sequence[str]) -> int:
             # The leader has ended.
             return FAILED
         waiting: list[Any] = [
-            one.follow.remote(here.gcs_address, host, port, rank, int(size)) for rank, one in enumerate(hosts, start=1)
+            learner.follow.remote(context.gcs_address, host, port, rank, int(size))
+            for rank, learner in enumerate(learners, start=1)
         ]
         while waiting:
             ended, waiting = ray.wait(waiting)

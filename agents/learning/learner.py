@@ -52,7 +52,7 @@ class Counters(NamedTuple):
     steps: int = 0
 
 
-class _Targets(NamedTuple):
+class _LossInputs(NamedTuple):
     """Inputs of the losses of one batch, and its counts. Counts include the columns of all learners.
 
     Attributes:
@@ -60,7 +60,7 @@ class _Targets(NamedTuple):
         new_steps: valid steps of new columns; a scalar.
         steps_by_task: valid steps of each task, [K].
         surges: see `Learner.surges`, [K].
-        observed: the moments of observations after this batch; None without a normalizer.
+        observation_moments: the moments of observations after this batch; None without a normalizer.
     """
 
     targets: Tensor
@@ -68,7 +68,7 @@ class _Targets(NamedTuple):
     new_steps: Tensor
     steps_by_task: Tensor
     surges: Tensor
-    observed: Moments | None
+    observation_moments: Moments | None
 
 
 class _Outcome(NamedTuple):
@@ -213,7 +213,7 @@ class Learner:
             Whatever `reduce` raises; the learner is then unchanged.
         """
         before = self._popart_snapshot()
-        loss, metrics, made = self._loss(staged)
+        loss, metrics, inputs = self._loss(staged)
         for group in self.optimizer.param_groups:
             group["lr"] = self.current_learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -226,7 +226,7 @@ class Learner:
                 raise
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        outcome = self._read_outcome(norm, metrics["loss/total"], made)
+        outcome = self._read_outcome(norm, metrics["loss/total"], inputs)
         self.steps_by_task, self.surges = outcome.steps_by_task, outcome.surges
         if not outcome.is_finite:
             self._refuse(before, staged.batch, metrics | {"loss/gradient_norm": norm})
@@ -234,8 +234,8 @@ class Learner:
         if outcome.exceeds_max_norm:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_gradient_norm, norm, foreach=True)
         self.optimizer.step()
-        if self.network.normalizer is not None and made.observed is not None:
-            self.network.normalizer.take(made.observed)
+        if self.network.normalizer is not None and inputs.observation_moments is not None:
+            self.network.normalizer.take(inputs.observation_moments)
         self._refused_in_a_row.clear()
         self.counters = self.counters._replace(
             updates=self.counters.updates + 1, steps=self.counters.steps + outcome.new_steps
@@ -243,15 +243,15 @@ class Learner:
         metrics |= {"loss/gradient_norm": norm, "loss/learning_rate": torch.tensor(self.current_learning_rate)}
         return metrics
 
-    def _read_outcome(self, norm: Tensor, loss: Tensor, made: _Targets) -> _Outcome:
+    def _read_outcome(self, norm: Tensor, loss: Tensor, inputs: _LossInputs) -> _Outcome:
         """Copies to the host what an update needs there. One tensor holds all of it, because each copy from a GPU synchronizes."""
         # The moments overflow before the loss does: nu holds squares of targets, and the loss has targets divided by sigma.
-        moments = [moment.flatten() for moment in (self.popart.mu, self.popart.nu, *(made.observed or ()))]
+        moments = [moment.flatten() for moment in (self.popart.mu, self.popart.nu, *(inputs.observation_moments or ()))]
         is_finite = torch.isfinite(torch.cat([norm.reshape(1), loss.reshape(1), *moments])).all()
         flags = torch.stack([is_finite, norm > self.max_gradient_norm])
-        counts = [made.new_steps.reshape(1), made.steps_by_task, made.surges]
-        packed = torch.cat([flags.to(made.new_steps.dtype), *counts]).tolist()
-        num_tasks = len(made.surges)
+        counts = [inputs.new_steps.reshape(1), inputs.steps_by_task, inputs.surges]
+        packed = torch.cat([flags.to(inputs.new_steps.dtype), *counts]).tolist()
+        num_tasks = len(inputs.surges)
         return _Outcome(
             bool(packed[0]), bool(packed[1]), int(packed[2]), packed[3 : 3 + num_tasks], packed[-num_tasks:]
         )
@@ -262,8 +262,8 @@ class Learner:
         left = max(0.0, 1 - self.counters.steps / self.total_steps) if self.anneal else 1.0
         return self.learning_rate * left
 
-    def _loss(self, staged: Staged) -> tuple[Tensor, dict[str, Tensor], _Targets]:
-        """Returns the loss, scalars for the log, and the targets. Moves PopArt's moments."""
+    def _loss(self, staged: Staged) -> tuple[Tensor, dict[str, Tensor], _LossInputs]:
+        """Returns the loss, scalars for the log, and the inputs of the loss. Moves PopArt's moments."""
         batch, contexts, segments, _ = staged
         mask, task = batch["mask"], batch["task"].long()
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
@@ -275,12 +275,12 @@ class Learner:
         actions = self.network.actions
         policy = actions.parameters(output.policy_logits[:-1])
         log_probs = actions.log_prob(policy, batch["action"])
-        made = self._make_targets(staged, features, log_probs)
+        inputs = self._make_loss_inputs(staged, features, log_probs)
         # After the targets, which rescale the value head.
         baseline = self.network.value_head(features[:-1], task[:-1])
-        divisor = made.steps_by_task.sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
-        policy_loss = losses.policy_gradient_loss(log_probs, made.advantages, mask) / divisor
-        value_loss = losses.baseline_loss(baseline, made.targets, mask) / divisor
+        divisor = inputs.steps_by_task.sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
+        policy_loss = losses.policy_gradient_loss(log_probs, inputs.advantages, mask) / divisor
+        value_loss = losses.baseline_loss(baseline, inputs.targets, mask) / divisor
         entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
         loss = policy_loss + self.baseline_cost * value_loss - self.entropy_cost * entropy
         metrics = {
@@ -289,10 +289,10 @@ class Learner:
             "loss/baseline": value_loss.detach(),
             "loss/entropy": entropy.detach(),
         }
-        return loss, metrics, made
+        return loss, metrics, inputs
 
     @torch.no_grad()
-    def _make_targets(self, staged: Staged, features: Tensor, log_probs: Tensor) -> _Targets:
+    def _make_loss_inputs(self, staged: Staged, features: Tensor, log_probs: Tensor) -> _LossInputs:
         """V-trace on unnormalised values, then one step of PopArt's moments, then normalisation by the moved moments.
 
         Args:
@@ -316,10 +316,10 @@ class Learner:
         sums = new_sums = target_sums(vs, task, mask, num_tasks)
         if new_mask.shape != mask.shape:
             new_sums = target_sums(vs[:, :num_new], task[:, :num_new], new_mask, num_tasks)
-        observed_sums = sums.new_empty(0)
+        observation_sums = sums.new_empty(0)
         if normalizer is not None:
-            observed_sums = normalizer.sums(batch["vector"][:-1, :num_new], task[:, :num_new], new_mask)
-        sums, new_sums, observed_sums = self._reduce_sums(sums, new_sums, observed_sums)
+            observation_sums = normalizer.sums(batch["vector"][:-1, :num_new], task[:, :num_new], new_mask)
+        sums, new_sums, observation_sums = self._reduce_sums(sums, new_sums, observation_sums)
         surges = torch.zeros_like(sums[0])
         if self.use_popart:
             moments, surges = bounded_update(self.popart, sums, new_sums, self.popart_step_size)
@@ -327,13 +327,13 @@ class Learner:
         scale, shift = deviation[task], self.popart.mu[task]
         # Without this bound, the outliers of a surge would decide the whole update.
         bound = torch.full_like(surges, math.inf).masked_fill(surges > 0, SURGE_CLIP)[task]
-        return _Targets(
+        return _LossInputs(
             targets=torch.clamp((vs - shift) / scale, -bound, bound),
             advantages=torch.clamp(advantages / scale, -bound, bound),
             new_steps=new_sums[0].sum(),
             steps_by_task=sums[0],
             surges=surges,
-            observed=None if normalizer is None else normalizer.updated(observed_sums),
+            observation_moments=None if normalizer is None else normalizer.updated(observation_sums),
         )
 
     def _reduce_sums(self, *parts: Tensor) -> list[Tensor]:
