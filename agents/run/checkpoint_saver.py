@@ -65,7 +65,7 @@ class Saver:
         """Writes a checkpoint and removes older ones that are not kept.
 
         Args:
-            content: The result of agents.run.folder.checkpoint_content.
+            content: The result of agents.run.run_state.checkpoint_content.
             updates: Updates of the learner, which number the checkpoint.
             frames: Frames of the run.
             performance: The agent's performance, which decides the best checkpoint; None if unknown.

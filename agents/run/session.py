@@ -20,10 +20,10 @@ from agents.network.flops import multiply_adds
 from agents.run import banner, folder
 from agents.run.bottleneck import Bottleneck, find_bottleneck
 from agents.run.checkpoint_saver import Saver
-from agents.run.folder import ResumeState
 from agents.run.lock import FolderLock, MovedError, sole_writer
 from agents.run.metrics import MetricsLog, Statistics
 from agents.run.progress import Display
+from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
 from agents.runtime.base import ActorError, Batch, StreamPositions
 from agents.runtime.processes.fork_server import start_fork_server
@@ -93,7 +93,7 @@ class Session:
         restored = ResumeState()
         if saved:
             actors = plan.run.num_actors
-            restored = folder.restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
+            restored = restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
         check_fits(config, env, network, plan)
         self.folder = folder.create_run_folder(config, env)
         if config.runtime.name == "local":
@@ -258,7 +258,7 @@ class Session:
     def _save(self) -> None:
         self.learner.check_finite()
         with self._clock.disk():
-            content = folder.checkpoint_content(
+            content = checkpoint_content(
                 self.config,
                 self.env,
                 self.learner,
