@@ -270,7 +270,8 @@ def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Cal
     known = {"return": RETURN}
     if all(row["success"] is not None for record in records for row in record.tasks.values()):
         known["success"] = SUCCESS
-    scores = reference_scores(first.config)
+    # A task whose lowest and highest reference are equal has no scale.
+    scores = {task: score for task, score in reference_scores(first.config).items() if score.human != score.random}
     if all(task in scores for task in first.tasks):
         human = all(scores[task].reference == "human" for task in first.tasks)
         known["score"] = SCORE if human else OPTIMAL

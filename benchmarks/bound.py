@@ -108,7 +108,7 @@ def learning(config: TrainConfig, env: EnvSpec, batches: Sequence[Trajectory]) -
         batch = batches[turn % len(batches)]
         turn += 1
         for number in range(config.learner.passes):
-            learner.step(batch, num_fresh=0 if number else None)
+            learner.step(batch, num_new=0 if number else None)
         return float(batch["mask"].sum())
 
     return work

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from agents.cli.signals import end_with_the_parent
-from agents.distributed.process_group import FIRST, Group, meet_at_file
+from agents.distributed.process_group import LEADER, Group, meet_at_file
 from agents.runtime.processes.process import configure_process
 from agents.setup import builder
 from agents.setup.machine import num_cores
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     group.sum_on(learner.device)
     shard = make_plan(config, env).shard
     part = synthetic(env, config.learner.unroll_length, shard.columns, network.core_state_size, seed=group.rank)
-    if rank == FIRST:
+    if rank == LEADER:
         for line in sys.stdin:
             updates, summed, began = 0, group.seconds, time.perf_counter()
             while time.perf_counter() - began < float(line):
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             print(json.dumps({"updates": updates / spent, "reduce": (group.seconds - summed) / spent}), flush=True)
         announce(group, over=True)
     else:
-        while not group.receive(FIRST)["over"]:
+        while not group.receive(LEADER)["over"]:
             learner.step(part)
     group.leave()
     return 0

@@ -129,4 +129,4 @@ def require(config: Any, least: dict[str, float], prefix: str) -> None:
     for key, bound in least.items():
         value, bounds = getattr(config, key), Bounds(least=bound)
         if not bounds.contains(value):
-            raise InputError(f"{prefix}{key}={value} is out of range: give a number of {bounds}.")
+            raise InputError(f"{prefix}{key}={value} is out of range: give {bounds.describe()}.")

@@ -44,12 +44,15 @@ class Bounds:
             and (self.below is None or value < self.below)
         )
 
-    def __str__(self) -> str:
-        low = f"at least {self.least}" if self.above is None else f"above {self.above}"
+    def describe(self, *, plural: bool = False) -> str:
+        """What to give, in words: `a finite number of at least 1`, or `numbers from 0 to below 1`."""
+        noun = "numbers" if plural else "number"
+        article = "" if plural else "a "
         if self.most is not None or self.below is not None:
-            high = f"at most {self.most}" if self.below is None else f"below {self.below}"
-            return f"{low} and {high}"
-        return f"{low}, or inf" if self.infinite else f"{low} and finite"
+            high = f"{self.most}" if self.below is None else f"below {self.below}"
+            return f"{article}{noun} from {self.least} to {high}"
+        low = f"of at least {self.least}" if self.above is None else f"above {self.above}"
+        return f"{article}{noun} {low}, or inf" if self.infinite else f"{article}finite {noun} {low}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +69,8 @@ class _Numbers:
             wanted = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
             raise InputError(f"{key} has {len(values)} numbers: give {wanted}.")
         if not all(map(self.bounds.contains, values)):
-            what = "numbers" if isinstance(value, list) else "a number"
-            raise InputError(f"{key}={value} is out of range: give {what} of {self.bounds}.")
+            wanted = self.bounds.describe(plural=isinstance(value, list))
+            raise InputError(f"{key}={value} is out of range: give {wanted}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Settings and fixtures that tests share."""
+"""Settings and shared fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from envs.engines import process_engine
 
 pytest_plugins = ("tiers", "pytester")
 
-# A shell that starts the tests in its background, or nohup, ignores them for the tests and for all programs that they start.
+# Background shells and nohup start the tests with ignored signals, which every child process would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for ignored in (number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN):
     signal.signal(ignored, signal.SIG_DFL)
 
-# Ray looks when it is imported, by whichever test comes first.
+# Before any test imports Ray, which reads these variables at import.
 os.environ |= LOOPBACK
 
-# Tests of several processes share the machine; more threads than cores make small networks many times slower.
+# Several test processes share the machine. More threads than cores make small networks many times slower.
 configure_process(threads=1)
 
-# The same examples in every run: a test that fails for one person fails for all.
+# The same examples in every run, so that a failure can be repeated.
 settings.register_profile("mimpala", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("mimpala")
 
 
 @pytest.fixture
 def nothing_is_left_behind() -> Iterator[None]:
-    """No process and no file in shared memory outlives a test."""
+    """Asserts that no process and no file in shared memory outlives the test."""
     assert not multiprocessing.active_children()
     yield
     assert not multiprocessing.active_children()
@@ -52,14 +52,14 @@ def nothing_is_left_behind() -> Iterator[None]:
 
 @pytest.fixture
 def processes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting a process takes longer than most tests play, so those of earlier tests get another environment."""
+    """Reuses environment processes of earlier tests, because starting one takes longer than most tests."""
     stock = KeptProcess.stock
     monkeypatch.setattr(process_engine, "SlotProcess", lambda: stock.pop() if stock else KeptProcess())
 
 
 @pytest.fixture
 def process_settings() -> Iterator[None]:
-    """Programs set signal handlers and threads for their process; here that is the tests' process."""
+    """Restores signal handlers and the number of threads, which entry points set for their process."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     threads = torch.get_num_threads()
     yield
@@ -70,19 +70,19 @@ def process_settings() -> Iterator[None]:
 
 @pytest.fixture
 def tests_keep_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """evaluate.py sets threads for its process; here that is the tests' process."""
+    """Keeps evaluate.py from setting the number of threads, because it runs in the tests' process."""
     monkeypatch.setattr(evaluate, "configure_process", lambda threads: None)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a small agent on the suite `conditional` that was never trained."""
+    """A checkpoint of a small untrained agent on the suite `conditional`."""
     return make_checkpoint(tmp_path_factory.mktemp("agent"), *CONDITIONAL)
 
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """No instance of DeepMind Lab is left in this process, whatever other tests did not close."""
+    """Forgets instances of DeepMind Lab in this process that other tests did not close."""
     level_env._open.clear()
     yield
     level_env._open.clear()

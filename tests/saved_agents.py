@@ -1,4 +1,4 @@
-"""Checkpoints to evaluate: of small agents that were never trained, and damaged copies."""
+"""Checkpoints of small untrained agents, and damaged copies of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Damage = Callable[[dict[str, Any]], object]
 
 
 def make_checkpoint(folder: Path, *overrides: str) -> Path:
-    """A checkpoint of a fresh, untrained agent."""
+    """Saves a checkpoint of an untrained agent and returns its path."""
     config = compose_train([*SMALL, *overrides])
     env = make_spec(config.env)
     torch.manual_seed(config.seed)
@@ -37,21 +37,21 @@ def make_checkpoint(folder: Path, *overrides: str) -> Path:
 
 
 def evaluated(checkpoint: Path, output: Path, *arguments: str) -> dict[str, Any]:
-    """The result file of evaluate.py."""
+    """Runs evaluate.py and returns the content of its result file."""
     assert evaluate.main([f"run={checkpoint}", f"output={output}", *arguments]) == 0
     content: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
     return content
 
 
 def damaged(checkpoint: Path, path: Path, damage: Damage) -> Path:
-    """A copy of `checkpoint` whose content `damage` has changed."""
+    """Writes a copy of `checkpoint`, with a valid checksum, whose content `damage` has changed. Returns `path`."""
     content = torch.load(checkpoint, weights_only=True)
     damage(content)
     return write_sealed(content, path)
 
 
 def write_sealed(content: object, path: Path) -> Path:
-    """Writes anything with a checksum, as if it were a checkpoint."""
+    """Writes `content` with a valid checksum, as if it were a checkpoint. Returns `path`."""
     archive = io.BytesIO()
     torch.save(content, archive)
     seal(archive)

@@ -1,4 +1,4 @@
-"""Networks: everything on offer builds and acts where it fits, and says so where it does not."""
+"""Every suite, fusion, context, core and torso builds a network that acts. Combinations that do not fit are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TINY = [
 ]
 
 
-def environments(
+def make_env_spec(
     image: tuple[int, int, int] | None = None, kind: str = "none", vector: int = 0, words: int = 6
 ) -> EnvSpec:
     observation = {"image": ArraySpec(shape=image, dtype="uint8")} if image else {}
@@ -50,17 +50,17 @@ def environments(
     )
 
 
-KINDS = {
-    "symbolic": environments((7, 7, 3), "symbolic"),
-    "symbolic and vector": environments((5, 6, 2), "symbolic", vector=3),
-    "pixels": environments((40, 36, 3), "pixels"),
-    "pixels and vector": environments((40, 36, 3), "pixels", vector=3),
-    "vector": environments(vector=5),
+ENV_SPECS = {
+    "symbolic": make_env_spec((7, 7, 3), "symbolic"),
+    "symbolic and vector": make_env_spec((5, 6, 2), "symbolic", vector=3),
+    "pixels": make_env_spec((40, 36, 3), "pixels"),
+    "pixels and vector": make_env_spec((40, 36, 3), "pixels", vector=3),
+    "vector": make_env_spec(vector=5),
 }
 
 
-def acts(config: TrainConfig, env: EnvSpec) -> None:
-    """The network of the config takes one step in these environments."""
+def take_one_step(config: TrainConfig, env: EnvSpec) -> None:
+    """Builds the network of the configuration and lets it act once in two slots."""
     network = build_network(config, env)
     inputs = {
         key: torch.zeros(1, 2, *array.shape, dtype=getattr(torch, array.dtype))
@@ -86,19 +86,19 @@ def test_every_suite_builds_with_its_defaults(name: str) -> None:
     env = make_spec(config.env)
     if not env.instruction_length:
         config = compose_train([f"env={name}", "context=task", *TINY])
-    acts(config, env)
+    take_one_step(config, env)
 
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
 def test_every_fusion_builds_with_every_context_core_and_site(fusion: str) -> None:
-    """Every two of them meet. The schema holds plain objects, so the combinations need no further composition."""
+    """All pairs of values occur. The composed configuration is changed in place, because composition takes longer."""
     config = compose_train(["env=conditional", f"fusion={fusion}", *TINY])
     at_site = [(False, True)] * len(FLAT_SITES)
     for name, context, core, *chosen in pairwise(sorted(FUSIONS), CONTEXTS, CORES, *at_site):
         if name == fusion:
             config.context.name, config.core.name = context, core
             config.fusion.sites = list(itertools.compress(FLAT_SITES, chosen))
-            acts(config, KINDS["vector"])
+            take_one_step(config, ENV_SPECS["vector"])
 
 
 @pytest.mark.parametrize("name", sorted(SPATIAL_FUSIONS))
@@ -106,7 +106,7 @@ def test_every_spatial_fusion_builds_with_every_torso_that_has_a_map(name: str) 
     config = compose_train(
         ["env=conditional", "fusion=mi", f"fusion.spatial={name}", "fusion.sites=[torso,core_input,policy]", *TINY]
     )
-    for (kind, env), context in itertools.product(KINDS.items(), CONTEXTS):
+    for (kind, env), context in itertools.product(ENV_SPECS.items(), CONTEXTS):
         config.context.name = context
         for torso in ("shallow", "deep") if "pixels" in kind else ("auto",):
             config.torso.name = torso
@@ -114,14 +114,14 @@ def test_every_spatial_fusion_builds_with_every_torso_that_has_a_map(name: str) 
                 with pytest.raises(InputError, match=r"fusion\.sites=\[torso,core_input,policy\] .* leave torso out"):
                     build_network(config, env)
             else:
-                acts(config, env)
+                take_one_step(config, env)
 
 
-def test_a_form_that_is_spatial_alone_sits_on_the_torso() -> None:
+def test_a_fusion_that_is_only_spatial_has_the_torso_as_its_site() -> None:
     for name in set(FUSION_NAMES) - set(FUSIONS):
         config = compose_train([f"fusion={name}", *TINY])
         assert config.fusion.sites == ["torso"]
-        assert set(build_network(config, KINDS["symbolic"]).fusions) == {"torso"}
+        assert set(build_network(config, ENV_SPECS["symbolic"]).fusions) == {"torso"}
 
 
 FITTING = {
@@ -134,11 +134,11 @@ FITTING = {
 
 
 @pytest.mark.parametrize("torso", TORSOS)
-def test_every_torso_builds_where_it_fits_and_says_where_it_does_not(torso: str) -> None:
+def test_a_torso_builds_for_its_observations_and_refuses_others(torso: str) -> None:
     config = compose_train(["env=conditional", f"torso={torso}", *TINY])
-    for kind, env in KINDS.items():
+    for kind, env in ENV_SPECS.items():
         if kind.split(" ")[0] in FITTING[torso]:
-            acts(config, env)
+            take_one_step(config, env)
             continue
         with pytest.raises(InputError, match=f"torso={torso} does not fit .* use ") as caught:
             build_network(config, env)
@@ -148,18 +148,18 @@ def test_every_torso_builds_where_it_fits_and_says_where_it_does_not(torso: str)
 @pytest.mark.parametrize("hidden", [[], [5], [5, 7]])
 def test_hidden_layers_of_the_mlp(hidden: list[int]) -> None:
     config = compose_train(["env=conditional", f"torso.hidden={hidden}".replace(" ", ""), *TINY])
-    network = build_network(config, KINDS["vector"])
+    network = build_network(config, ENV_SPECS["vector"])
     assert network.torso({"vector": torch.zeros(2, 5)}).shape == (2, hidden[-1] if hidden else 5)
-    acts(config, KINDS["vector"])
+    take_one_step(config, ENV_SPECS["vector"])
 
 
 def test_images_that_are_too_small_are_refused() -> None:
     for torso, kind, shape in (("grid", "symbolic", (3, 3, 2)), ("shallow", "pixels", (16, 40, 3))):
         with pytest.raises(InputError, match=f"torso={torso} needs images of at least"):
-            build_network(compose_train(["env=conditional", f"torso={torso}"]), environments(shape, kind))
+            build_network(compose_train(["env=conditional", f"torso={torso}"]), make_env_spec(shape, kind))
 
 
-def test_instructions_must_be_there_to_be_read() -> None:
+def test_a_context_of_instructions_needs_instructions() -> None:
     for context in ("instruction", "both"):
         config = compose_train(["env=conditional", f"context={context}"])
         with pytest.raises(InputError, match=f"context={context} needs instructions .* use context=task"):
@@ -169,11 +169,11 @@ def test_instructions_must_be_there_to_be_read() -> None:
 def test_the_value_head_has_one_output_for_each_task_with_popart() -> None:
     for popart, outputs in ((True, 2), (False, 1)):
         config = compose_train(["env=conditional", f"learner.popart={popart}", *TINY])
-        assert build_network(config, KINDS["vector"]).value_head.num_outputs == outputs
+        assert build_network(config, ENV_SPECS["vector"]).value_head.num_outputs == outputs
 
 
 @pytest.mark.parametrize("rounds", [1, 4])
-def test_the_mogrifier_has_the_rounds_that_were_asked_for(rounds: int) -> None:
+def test_the_mogrifier_has_the_configured_rounds(rounds: int) -> None:
     config = compose_train(["env=conditional", "core=mogrifier", f"core.rounds={rounds}", *TINY])
-    assert len(build_network(config, KINDS["vector"]).core.rounds) == rounds
-    assert len(build_network(compose_train(["core=mogrifier", *TINY]), KINDS["symbolic"]).core.rounds) == 5
+    assert len(build_network(config, ENV_SPECS["vector"]).core.rounds) == rounds
+    assert len(build_network(compose_train(["core=mogrifier", *TINY]), ENV_SPECS["symbolic"]).core.rounds) == 5

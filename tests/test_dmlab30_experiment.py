@@ -119,7 +119,7 @@ def test_the_command_printed_after_a_run_evaluates_it(
 
 
 def test_every_evaluation_command_in_the_guide_names_the_folders_of_its_run() -> None:
-    guide = (Path(__file__).parents[1] / "docs" / "dmlab.md").read_text(encoding="utf-8")
+    guide = (Path(__file__).parents[1] / "docs" / "dmlab.md").read_text(encoding="utf-8").replace("\\\n", "")
     commands = re.findall(r"^    python (train|evaluate)\.py (.*)$", guide, re.MULTILINE)
     folders: list[str] = []
     evaluations = 0

@@ -1,4 +1,4 @@
-"""Random damaged and hostile files are loaded or refused in one sentence. tests/stress/fuzz.py does the same at length."""
+"""Random damaged and hostile files are loaded or refused in one sentence. tests/stress/fuzz.py is the long version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RANDOM = st.randoms(use_true_random=True)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a checkpoint of every part. Tests only read it."""
+    """A run folder whose checkpoint has every optional part. Tests only read it."""
     return fuzz.make_run(tmp_path_factory.mktemp("run") / "run")
 
 
@@ -31,6 +31,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checked_outcome(canary: Path, *actions: Callable[[], object]) -> str:
+    """`loaded` or `refused`. Fails on any other outcome, and if `canary`, the file that hostile content creates, exists."""
     outcome, message = fuzz.attempt(*actions)
     assert outcome in ("loaded", "refused"), message
     assert not canary.exists()
@@ -38,7 +39,7 @@ def checked_outcome(canary: Path, *actions: Callable[[], object]) -> str:
 
 
 def prepare_copy(run: Path, scratch: Path) -> tuple[Path, Path]:
-    """Copies the configuration of the run to `scratch`. Returns the original checkpoint and the path of the copy's."""
+    """Copies the configuration of the run to `scratch`. Returns the run's checkpoint and the path for a changed copy."""
     original = next((run / "checkpoints").iterdir())
     (scratch / "checkpoints").mkdir(exist_ok=True)
     (scratch / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
@@ -58,10 +59,11 @@ def test_damaged_checkpoints_are_loaded_or_refused(run: Path, scratch: Path, rng
     checked_outcome(scratch / "canary", lambda: load_checkpoint(path))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(rng=RANDOM)
 def test_checkpoints_with_hostile_values_are_loaded_or_refused(run: Path, scratch: Path, rng: random.Random) -> None:
-    """The checksum is correct, the values are not; the start of train.py, one update, and evaluate.py."""
+    """The checksum is correct. train.py starts and makes one update, and evaluate.py evaluates."""
     original, path = prepare_copy(run, scratch)
     content = load_checkpoint(original)
     change_content(content, rng)

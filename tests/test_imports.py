@@ -1,4 +1,4 @@
-"""The import rules of the design, and the calls that no product code may make, read from the syntax trees."""
+"""Import rules and forbidden calls, checked in the syntax trees of all product code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ADAPTERS = {
 """Optional engine -> the only files that may import it."""
 
 IMPORTS_BY_NAME = "envs/gymnasium_ids/build_env.py"
-"""Imports the modules of the user's own environments and wrappers, and calls nothing in them but subclasses of gymnasium.Wrapper."""
+"""May import modules by name: the user's environments and wrappers. Of these it calls only subclasses of gymnasium.Wrapper."""
 
 
 def imported(path: str, node: ast.AST) -> list[str]:
@@ -47,22 +47,24 @@ def imported(path: str, node: ast.AST) -> list[str]:
 
 
 def imports(path: str) -> Iterator[str]:
+    """Dotted names that a file imports anywhere."""
     for node in ast.walk(TREES[path]):
         yield from imported(path, node)
 
 
 def under(name: str, *packages: str) -> bool:
+    """Whether a dotted name is one of the packages or inside one."""
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
-def offenders(prefix: str, *forbidden: str) -> list[str]:
-    """What the files below that folder, or that file, import of the forbidden packages."""
+def find_forbidden(prefix: str, *forbidden: str) -> list[str]:
+    """Imports of forbidden packages in the files whose path starts with `prefix`, one sentence each."""
     paths = [path for path in TREES if path.startswith(prefix)]
     assert paths, f"no file matches {prefix}"
     return [f"{path} imports {name}" for path in paths for name in imports(path) if under(name, *forbidden)]
 
 
-def test_the_rules_see_the_whole_program() -> None:
+def test_the_rules_read_all_packages() -> None:
     assert {
         "train.py",
         "agents/learning/learner.py",
@@ -107,7 +109,7 @@ FLOORS = (
     ("studies.synthetic", "studies.regression", "studies.neural_process", "studies.language"),
     ("train", "evaluate", "ablate", "population", "doctor"),
 )
-"""Packages and modules from the lowest floor to the highest. An import leads to a lower floor, or stays within one package."""
+"""Packages and modules from the lowest floor to the highest. An import names a lower floor or its own package."""
 
 FORBIDDEN_IMPORTS = {
     "envs/": ("torch", "hydra", "omegaconf"),
@@ -136,9 +138,9 @@ def floor_of(name: str) -> tuple[int, str]:
 
 def test_no_import_runs_upwards_and_no_packages_import_each_other() -> None:
     wrong = []
-    ours = (*PACKAGES, *(name.removesuffix(".py") for name in ENTRY_POINTS))
+    project = (*PACKAGES, *(name.removesuffix(".py") for name in ENTRY_POINTS))
     for path in TREES:
-        own = [name for name in imports(path) if under(name, *ours)]
+        own = [name for name in imports(path) if under(name, *project)]
         if not own:
             continue
         floor, package = floor_of(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
@@ -151,7 +153,7 @@ def test_no_import_runs_upwards_and_no_packages_import_each_other() -> None:
 
 @pytest.mark.parametrize("package", FORBIDDEN_IMPORTS)
 def test_a_package_imports_nothing_beyond_its_purpose(package: str) -> None:
-    assert not offenders(package, *FORBIDDEN_IMPORTS[package])
+    assert not find_forbidden(package, *FORBIDDEN_IMPORTS[package])
 
 
 def test_no_package_has_more_than_a_dozen_modules() -> None:
@@ -163,7 +165,7 @@ def test_no_package_has_more_than_a_dozen_modules() -> None:
 
 
 def test_importing_the_environments_imports_no_torch() -> None:
-    """Also through others."""
+    """Neither directly nor through another module."""
     unwanted = (
         "torch",
         "hydra",
@@ -184,8 +186,8 @@ def test_importing_the_environments_imports_no_torch() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_what_the_fork_server_imports_asks_for_no_gpu() -> None:
-    """Else its copies could not use one."""
+def test_preloading_the_fork_server_does_not_initialize_cuda() -> None:
+    """A process forked after CUDA's initialization cannot use a GPU."""
     code = """
 import torch
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda.init = lambda: 1 / 0
@@ -196,14 +198,14 @@ assert not torch.cuda.is_initialized()
 
 
 @pytest.mark.parametrize("name", ["vtrace", "popart", "losses", "rewards"])
-def test_the_mathematics_knows_tensors_only(name: str) -> None:
+def test_mathematical_modules_import_only_tensors(name: str) -> None:
     allowed = ("__future__", "typing", "collections", "math", "torch", "numpy")
     names = set(imports(f"agents/learning/{name}.py"))
     assert not [found for found in names if not under(found, *allowed)]
     assert not [found for found in names if under(found, "torch.nn", "torch.utils", "torch.optim")]
 
 
-def test_nothing_rests_on_the_studies_and_only_their_programs_know_a_config() -> None:
+def test_only_studies_import_studies_and_only_their_programs_import_conf() -> None:
     users = {path for path in TREES if any(under(name, "studies") for name in imports(path))}
     assert users and all(path.startswith("studies/") for path in users)
     programs = {
@@ -213,13 +215,13 @@ def test_nothing_rests_on_the_studies_and_only_their_programs_know_a_config() ->
     assert {path for path in inside if any(under(name, "conf") for name in imports(path))} == programs
 
 
-def test_hydra_stays_in_the_schema_and_the_entry_points() -> None:
+def test_only_conf_and_the_entry_points_import_hydra() -> None:
     for path in TREES:
         if path not in ENTRY_POINTS and not path.startswith("conf/"):
-            assert not offenders(path, "hydra", "omegaconf"), path
+            assert not find_forbidden(path, "hydra", "omegaconf"), path
 
 
-def test_ray_begins_at_the_machine_boundary() -> None:
+def test_only_the_modules_of_ray_import_ray() -> None:
     users = (
         "agents/runtime/ray_groups/connection.py",
         "agents/runtime/ray_groups/actor_group.py",
@@ -227,11 +229,11 @@ def test_ray_begins_at_the_machine_boundary() -> None:
     )
     for path in TREES:
         if path not in users:
-            assert not offenders(path, "ray"), path
+            assert not find_forbidden(path, "ray"), path
 
 
 @pytest.mark.parametrize("engine", ADAPTERS)
-def test_an_optional_engine_has_one_adapter_and_is_imported_late(engine: str) -> None:
+def test_only_functions_of_its_adapter_import_an_optional_engine(engine: str) -> None:
     for path, tree in TREES.items():
         if not any(under(name, engine) for name in imports(path)):
             continue
@@ -266,7 +268,8 @@ FORBIDDEN_CALLS = {
 }
 
 
-def is_forbidden(call: ast.Call) -> str:
+def find_violation(call: ast.Call) -> str:
+    """The reason why a call is forbidden; empty if it is allowed."""
     name = dotted(call.func)
     if name in FORBIDDEN_CALLS:
         return name
@@ -279,14 +282,14 @@ def is_forbidden(call: ast.Call) -> str:
     return ""
 
 
-def test_nothing_that_is_read_can_run() -> None:
-    # Nor under another name: `from torch import load`.
+def test_no_code_executes_data() -> None:
+    # Imports count too, because `from torch import load` gives the function another name.
     risky = {"torch.load", "pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "hydra.utils.instantiate"}
     found = [f"{path} imports {name}" for path in TREES for name in risky & set(imports(path))]
     for path, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and (path, dotted(node.func)) != (IMPORTS_BY_NAME, "importlib.import_module"):
-                found += [f"{path}:{node.lineno}: {name}" for name in [is_forbidden(node)] if name]
+                found += [f"{path}:{node.lineno}: {name}" for name in [find_violation(node)] if name]
             if isinstance(node, ast.Constant) and node.value == "_target_":
                 found.append(f"{path}:{node.lineno}: _target_")
     assert not found
@@ -303,12 +306,12 @@ def test_nothing_that_is_read_can_run() -> None:
         "eval(t)",
     ],
 )
-def test_what_is_forbidden_is_found(line: str) -> None:
+def test_the_check_finds_forbidden_calls(line: str) -> None:
     (statement,) = ast.parse(line).body
-    assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) and is_forbidden(statement.value)
+    assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) and find_violation(statement.value)
 
 
-def test_no_config_names_a_target() -> None:
+def test_no_config_has_a_target_or_an_interpolation() -> None:
     def keys(node: object) -> Iterator[str]:
         if isinstance(node, dict):
             for key, value in node.items():

@@ -60,7 +60,7 @@ PHASES: dict[str, tuple[Any, str, int]] = {
     "the first update": (Learner, "update", 1),
     "writing a checkpoint": (os, "replace", 1),
     "closing": (SerialRuntime, "close", 1),
-    "after the end": (train, "write_result", 1),
+    "after the end": (folder, "write_result", 1),
 }
 """The function that each phase calls, and the updates in the checkpoint; -1: there is no run. `os.replace` is patched in `Saver.save`."""
 

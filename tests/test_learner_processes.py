@@ -1,4 +1,4 @@
-"""Runs with several learners: the same run as with one, whoever starts them, and an orderly end however one of them ends."""
+"""Runs with several learners: they make the same updates as one learner, and end cleanly when any of them fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import train
 from agents.cli.signals import InterruptedWait
 from agents.distributed.follower import follow
 from agents.distributed.leader import DataParallelGroup, GroupRuntime
-from agents.distributed.process_group import FIRST, Launched, LearnerError, add_shard, shard, with_learners
+from agents.distributed.process_group import LEADER, Launched, LearnerError, add_shard, shard, with_learners
 from agents.runtime.base import Batch, StreamPositions
 from agents.runtime.restarts import Faults
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint
@@ -41,13 +41,13 @@ TWO = "learner.num_processes=2"
 
 
 def content(run: Path, updates: int | None = None) -> dict[str, Any]:
-    """Of the newest checkpoint, or that of so many updates."""
+    """The content of the newest checkpoint, or of the one after `updates` updates if every update saves one."""
     found = list_checkpoints(run / "checkpoints")
     return load_checkpoint(found[-1] if updates is None else found[updates - 1])
 
 
 def at_update(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[GroupRuntime], object]) -> None:
-    """Has `action` done after that many updates of several learners."""
+    """Makes the leader call `action` when it publishes for the `number`th time."""
     publish, calls = GroupRuntime.publish, []
 
     def published(self: GroupRuntime, version: int) -> None:
@@ -59,8 +59,8 @@ def at_update(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[Gr
     monkeypatch.setattr(GroupRuntime, "publish", published)
 
 
-def listening(learner: int) -> list[str]:
-    """Addresses at which this process, the other learner and whatever that has started can be reached."""
+def listening_addresses(learner: int) -> list[str]:
+    """Addresses on which this process, the process `learner` and its descendants listen."""
     other = psutil.Process(learner)
     processes = [psutil.Process(), other, *other.children(recursive=True)]
     found = [connection for process in processes for connection in process.net_connections("inet")]
@@ -70,7 +70,7 @@ def listening(learner: int) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left_behind")
 def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real processes and sums over gloo; Ctrl-C in the middle, and one learner makes the rest."""
+    """Real processes and sums over gloo. Ctrl-C interrupts the run, and one learner resumes it."""
     options = [*TINY, "runtime=serial", "checkpoint_seconds=0", "keep_checkpoints=1000", "log_seconds=0"]
     one, two = tmp_path / "one", tmp_path / "two"
     assert train.main([*options, f"run={one}", "total_frames=600"]) == 0
@@ -78,7 +78,7 @@ def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mo
 
     def look_and_interrupt(runtime: GroupRuntime) -> None:
         assert runtime.processes().keys() == {"learner-1"}
-        addresses.extend(listening(runtime.processes()["learner-1"]))
+        addresses.extend(listening_addresses(runtime.processes()["learner-1"]))
         signal.raise_signal(signal.SIGINT)
 
     at_update(monkeypatch, 22, look_and_interrupt)
@@ -109,7 +109,7 @@ def test_two_learners_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left_behind")
 def test_policy_lag_of_several_learners_is_counted_for_every_update(tmp_path: Path) -> None:
-    """Each of them makes its unroll of 6 columns into 2 parts of 3 and goes over them 3 times: 6 updates to a batch."""
+    """Each learner splits its unroll of 6 columns into 2 minibatches of 3 and makes 3 passes: 6 updates per batch."""
     several = ["runtime=serial", "log_seconds=0", "runtime.slots_per_actor=6", "learner.passes=3", TWO]
     assert train.main([*TINY, *several, f"run={tmp_path}", "total_frames=200"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -118,30 +118,30 @@ def test_policy_lag_of_several_learners_is_counted_for_every_update(tmp_path: Pa
         assert (row["policy_lag_min"], row["policy_lag_mean"], row["policy_lag_max"]) == (0, 2.5, 5)
 
 
-def test_one_learner_that_is_gone_keeps_no_other_from_being_told() -> None:
-    told: list[int] = []
+def test_the_end_message_reaches_the_other_learners_when_one_is_gone() -> None:
+    notified: list[int] = []
 
     class PartOfGroup:
         def send(self, message: object, rank: int) -> None:
-            told.append(rank)
+            notified.append(rank)
             if rank == 1:
                 raise LearnerError("another learner is gone")
 
-    DataParallelGroup(4)._send_off(PartOfGroup())  # type: ignore[arg-type]
-    assert told == [1, 2, 3]
+    DataParallelGroup(4)._send_end(PartOfGroup())  # type: ignore[arg-type]
+    assert notified == [1, 2, 3]
 
 
-def test_a_wait_for_the_others_that_is_broken_off_loses_no_part_of_a_batch() -> None:
-    heard: list[list[dict[str, Any]]] = []
+def test_an_interrupted_wait_for_followers_loses_no_batch() -> None:
+    reports: list[list[dict[str, Any]]] = []
 
     class NoFollowers(DataParallelGroup):
         def join(self, check: Callable[[], object]) -> None:
             check()
 
         def receive(self, check: Callable[[], object]) -> list[dict[str, Any]]:
-            if not heard:
+            if not reports:
                 raise InterruptedWait
-            return heard.pop()
+            return reports.pop()
 
     class Counting:
         collected = 0
@@ -162,18 +162,18 @@ def test_a_wait_for_the_others_that_is_broken_off_loses_no_part_of_a_batch() -> 
             )
 
     own, positions = Counting(), StreamPositions()
-    leading = GroupRuntime(NoFollowers(1), own, positions, Faults())  # type: ignore[arg-type]
+    runtime = GroupRuntime(NoFollowers(1), own, positions, Faults())  # type: ignore[arg-type]
     with pytest.raises(InterruptedWait):
-        leading.collect()
+        runtime.collect()
     assert positions.unrolls == {}
     for number in (1, 2):
-        heard.append([])
-        assert int(leading.collect().trajectory["number"]) == number == positions.unrolls[0]
+        reports.append([])
+        assert int(runtime.collect().trajectory["number"]) == number == positions.unrolls[0]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left_behind")
-def test_all_of_three_learners_are_told_that_the_run_is_over(
+def test_three_learners_end_with_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     others: list[subprocess.Popen[bytes]] = []
@@ -186,7 +186,7 @@ def test_all_of_three_learners_are_told_that_the_run_is_over(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_left_behind")
-def test_a_learner_that_is_killed_ends_the_run_and_it_is_saved(
+def test_a_killed_learner_ends_the_run_which_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     others: list[psutil.Process] = []
@@ -203,21 +203,19 @@ def test_a_learner_that_is_killed_ends_the_run_and_it_is_saved(
     assert "error: learner 1 was killed: SIGKILL\nThe run was saved up to here: resume=true continues it." in message
     assert "Traceback" not in message
     assert content(tmp_path)["learner"]["counters"]["updates"] >= 3
-    # It had an actor of its own.
+    # The learner and its own actor.
     assert len(others) >= 2 and not psutil.wait_procs(others, timeout=30)[1]
 
 
 @pytest.mark.slow
-def test_who_still_knows_of_the_other_learners_after_a_run_writes_to_no_file_of_somebody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As the traceback of a run that failed does, in a process that goes on."""
+def test_a_group_that_outlives_the_run_writes_to_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stored traceback keeps the group alive. FileStore writes to its descriptor when the group is deleted."""
     kept: list[object] = []
     at_update(monkeypatch, 2, lambda runtime: kept.append(runtime._followers._group))
     assert train.main([*TINY, "runtime=serial", f"run={tmp_path / 'run'}", "total_frames=60", TWO]) == 0
     assert kept
     with contextlib.ExitStack() as stack:
-        # They get the lowest numbers that are free, those of all that the run has closed.
+        # The new files get the lowest free descriptors: the ones that the run has closed.
         others = [stack.enter_context((tmp_path / f"{number}.yaml").open("w+")) for number in range(50)]
         kept.clear()
         gc.collect()
@@ -259,14 +257,14 @@ def test_torchrun_starts_learners(tmp_path: Path) -> None:
         (["learner.num_processes=0"], r"learner.num_processes=0 is out of range"),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused(overrides: list[str], message: str) -> None:
+def test_sizes_that_the_learners_cannot_divide_are_refused(overrides: list[str], message: str) -> None:
     arguments = [*TINY, "learner.batch_size=9", "runtime.num_actors=3", "learner.num_processes=3"]
     assert compose_train(arguments).learner.num_processes == 3
     with pytest.raises(InputError, match=message):
         compose_train([*arguments, *overrides])
 
 
-def test_torchrun_says_how_many_learners_there_are() -> None:
+def test_torchrun_sets_the_number_of_learners() -> None:
     launched = Launched(0, 4)
     assert with_learners(["fusion=mi"], None) == ["fusion=mi"]
     assert with_learners(["fusion=mi"], launched) == ["fusion=mi", "learner.num_processes=4"]
@@ -276,20 +274,20 @@ def test_torchrun_says_how_many_learners_there_are() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_positions_are_shared_out_and_put_together_again(size: int) -> None:
+def test_add_shard_is_the_inverse_of_shard(size: int) -> None:
     positions = StreamPositions({0: 5, 1: 6, 3: 8}, {0: [1, 2], 1: [3, 4], 3: [5, 6]}, {0: 7})
-    shares = [shard(positions, rank, size) for rank in range(size)]
-    assert all(share.steps == positions.steps for share in shares)
-    together = StreamPositions(steps=dict(positions.steps))
-    for rank, share in enumerate(shares):
-        add_shard(together, share, rank, size)
-    assert together == positions
+    shards = [shard(positions, rank, size) for rank in range(size)]
+    assert all(part.steps == positions.steps for part in shards)
+    joined = StreamPositions(steps=dict(positions.steps))
+    for rank, part in enumerate(shards):
+        add_shard(joined, part, rank, size)
+    assert joined == positions
     if size == 2:
-        assert shares[1].unrolls == {0: 6, 1: 8}
+        assert shards[1].unrolls == {0: 6, 1: 8}
 
 
 class FakeGroup:
-    """One whose first learner sends what cannot be begun with."""
+    """A follower's group in which the leader sends an invalid first message."""
 
     rank, size = 1, 2
 
@@ -304,7 +302,7 @@ class FakeGroup:
         pass
 
     def receive(self, rank: int) -> dict[str, Any]:
-        assert rank == FIRST
+        assert rank == LEADER
         return self.message
 
     def fail(self, error: str, *, is_input_error: bool) -> None:
@@ -318,12 +316,12 @@ class FakeGroup:
 
 
 @pytest.mark.parametrize(
-    ("message", "said", "is_input_error"),
+    ("message", "reason", "is_input_error"),
     [({"config": {}}, "it has no `env`", True), ({}, "KeyError: 'config'", False)],
 )
-def test_a_learner_that_fails_leaves_word(message: dict[str, Any], said: str, is_input_error: bool) -> None:
+def test_a_follower_that_fails_stores_its_reason(message: dict[str, Any], reason: str, is_input_error: bool) -> None:
     group = FakeGroup()
     group.message = message
     assert follow(group) == 1  # type: ignore[arg-type]
     ((error, found),) = group.failed
-    assert said in error and found == is_input_error and group.left
+    assert reason in error and found == is_input_error and group.left

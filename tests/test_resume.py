@@ -154,8 +154,7 @@ class Unfrozen(SerialRuntime):
     """Replaces the local runtime, whose actors have no state to save, without starting processes."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        shared = ("num_actors", "unrolls_per_batch", "positions", "version", "faults")
-        super().__init__(*arguments, **{key: options[key] for key in shared})
+        super().__init__(*arguments, **options)
 
     def state_dict(self) -> None:
         return None

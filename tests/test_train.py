@@ -1,4 +1,4 @@
-"""train.py as a user meets it: train, evaluate, resume, kill, interrupt and stop at success."""
+"""Runs of train.py: train, evaluate, resume, kill, interrupt, and stop at success."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_train_evaluate_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert evaluation["provenance"]["frames"] == first["frames"]
     assert list(evaluation["tasks"]) == ["map-0", "memory-1"]
 
-    # A finished run goes on when it is given more frames, without a word about the rest of its configuration.
+    # More frames resume a finished run. No other key of its configuration has to be repeated.
     assert train.main([f"run={run}", "resume=true", "total_frames=600"]) == 0
     second = result(run)
     assert second["updates"] > first["updates"]
@@ -59,7 +59,7 @@ def test_train_evaluate_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str
         # All 8 slots are in every batch.
         assert row["updates"] == second["updates"] == rows(run)[-1][f"tasks/{task}/updates"]
 
-    # What belongs to the experiment itself cannot be changed on the way, and a run is never overwritten.
+    # A resumed run keeps the keys that define the experiment, and a new run never overwrites another.
     capsys.readouterr()
     message = refusal(capsys, f"run={run}", "resume=true", "learner.learning_rate=0.5")
     assert "learner.learning_rate=0.5" in message
@@ -70,9 +70,9 @@ def test_train_evaluate_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    # A checkpoint after every update: the kill most likely comes while one is being written.
+    # A checkpoint after every update, so that the kill probably interrupts the writing of one.
     command = [*TINY, f"run={run}", "total_frames=100000000", "checkpoint_seconds=0"]
     process = subprocess.Popen(
         [sys.executable, "train.py", *command], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -87,13 +87,13 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     assert not (run / "result.json").exists()
     saved = check_checkpoints(run)
     frames = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])["learner"]["counters"]["steps"]
-    # A line that was being written, and one past the checkpoint.
+    # A complete line past the checkpoint, and a partial line.
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"updates": saved + 7, "frames": frames, "steps": frames, "seconds": 1.0}) + '\n{"upda')
 
     (run / "checkpoints" / ".checkpoint-000000000001.pt.tmp").write_bytes(b"half a checkpo")
 
-    # total_frames is what counts the learning rate down, so the command may change it; nothing else is new.
+    # Only total_frames, which also sets the end of annealing, differs from the first command.
     assert train.main([*command, "resume=true", f"total_frames={frames + 200}"]) == 0
     assert 200 <= result(run)["frames"] - frames < 232
     assert check_checkpoints(run) == result(run)["updates"] > saved
@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     assert updates == list(range(1, result(run)["updates"] + 1))
 
 
-def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config.yaml"
     write_whole(path, "old\n")
 
@@ -136,7 +136,7 @@ def test_a_signal_ends_the_run_and_saves_it(
 
     monkeypatch.setattr(Statistics, "update", interrupted_update)
     assert train.main([*TINY, f"run={run}", "total_frames=100000000"]) == 130
-    assert check_checkpoints(run) == 5  # what was going on is finished and saved
+    assert check_checkpoints(run) == 5  # the fifth update is finished and saved
     assert not result(run)["finished"] and result(run)["ended_by"] == "signal"
     monkeypatch.undo()
     assert train.main([*TINY, f"run={run}", "total_frames=400", "resume=true"]) == 0
@@ -153,11 +153,11 @@ def test_a_run_ends_when_it_succeeds(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert first["frames"] < 20000
     assert first["mean"]["success"] >= 0.2
     assert min(task["episodes"] for task in first["tasks"].values()) >= 100
-    # It could not have ended a batch earlier.
+    # No earlier batch reached the success.
     earlier = [row for row in rows(run) if min(row[f"tasks/{task}/episodes"] for task in first["tasks"]) >= 100]
     assert all(row["mean/success"] < 0.2 for row in earlier[:-1])
     assert check_checkpoints(run) == first["updates"]
-    # There is nothing to go on with, unless the aim changes.
+    # Without another goal, a resume has nothing to do.
     assert train.main([f"run={run}", "resume=true"]) == 0
     assert result(run)["updates"] == first["updates"]
     frames = first["frames"] + 100

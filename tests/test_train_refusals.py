@@ -1,4 +1,4 @@
-"""Commands that train.py refuses, each in one sentence. tests/test_config.py has the table of what no configuration may hold."""
+"""Commands that train.py refuses with one sentence. tests/test_config.py has the table of invalid configurations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
             ["env=nowhere"],
             "env=nowhere is unknown: choose one of atari, babyai, conditional, dmlab2d, dmlab30, gymnasium, vizdoom",
         ),
-        (["runtime.inference=server"], "runtime.inference=server needs processes of its own"),
+        (["runtime.inference=server"], "runtime.inference=server needs separate processes"),
         (["env.tasks=[map-99]"], "env.tasks=map-99 is no task"),
         (["env.tasks=[map-0,map]"], "more than once"),
         (["context=instruction"], "context=instruction needs instructions"),
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("process_settings")
         (["runtime.slots_per_actor=1"], "without a slot"),
     ],
 )
-def test_bad_input_is_answered_in_one_sentence(
+def test_bad_input_is_refused_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     run = tmp_path / "run"
@@ -48,12 +48,12 @@ def test_resume_refuses_a_change_to_a_default_value(tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert "seed=0 (the run has 1)" in refusal(capsys, f"run={run}", "resume=true", "seed=0")
     assert "fusion.name=film (the run has concat)" in refusal(capsys, f"run={run}", "resume=true", "fusion=film")
-    # Saying the same again is no change.
+    # The same values again are no change.
     again = [f"run={run}", "resume=true", "seed=1", "fusion=concat", "total_frames=64"]
     assert train.main([*TINY, *again]) == 0
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert "cannot be written" in refusal(capsys, *TINY, f"run={tmp_path / 'file' / 'run'}")
 

@@ -1,4 +1,4 @@
-"""Replay and policy lag in whole runs."""
+"""Replay and policy lag in runs of train.py."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ REPLAY = ["learner.passes=2", "learner.batch_size=8", "learner.replay_fraction=0
 
 
 @pytest.mark.slow
-def test_replay_is_reproducible_and_counts_nothing_twice(tmp_path: Path) -> None:
+def test_replay_is_reproducible_and_counts_each_step_once(tmp_path: Path) -> None:
     runs = [tmp_path / name for name in ("a", "b", "other")]
     for run, seed in zip(runs, (1, 1, 2), strict=True):
         assert train.main([*TINY, *REPLAY, f"run={run}", "total_frames=200", f"seed={seed}"]) == 0
     assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
     final = result(runs[0])
     assert final["frames"] == sum(task["frames"] for task in final["tasks"].values())
-    # 8 slots, 4 fresh columns to an update, 2 passes: 4 updates for each unroll of at most 32 frames.
+    # 8 slots, 4 fresh columns per update, 2 passes: 4 updates for each unroll of at most 32 frames.
     assert final["updates"] >= 4 * 200 / 32
     for number, row in enumerate(rows(runs[0])):
-        # Of the 4 updates, each has the weights of the ones before it; what is held was played by weights 4, 8, 12, ... updates older.
+        # The 4 updates of a batch have lags 0 to 3. Replayed columns are 4, 8, 12, ... updates older.
         assert (row["policy_lag_min"], row["policy_lag_mean"], row["policy_lag_max"]) == (0, 1.5, 3)
         assert ("replay_lag_max" in row) == (number > 0)
         if number > 0:
             held = min(5, number)
             assert 4 <= row["replay_lag_min"] <= row["replay_lag_mean"] <= row["replay_lag_max"] <= 4 * held + 3
         assert row["replay_columns"] == min(40, 8 * (number + 1))
-        # All that is held was played 4, 8, 12, ... updates ago.
+        # Weights from 4, 8, 12, ... updates ago played the held columns.
         assert row["replay_age_max"] == 4 * row["replay_columns"] / 8
         assert row["replay_age_mean"] == pytest.approx(2 * (row["replay_columns"] / 8 + 1))
 
@@ -46,7 +46,7 @@ def test_replay_is_reproducible_and_counts_nothing_twice(tmp_path: Path) -> None
     ("columns", "passes", "made"), [(8, 1, 1), (2, 1, 4), (8, 4, 4), (4, 2, 4), (4, 3, 6), (16, 2, 2)]
 )
 def test_policy_lag_is_counted_for_every_update(tmp_path: Path, columns: int, passes: int, made: int) -> None:
-    """In one process the newest weights act: update k of the `made` of one batch changes weights that are k updates newer."""
+    """The serial runtime acts with the newest weights, so update k of a batch's `made` updates has lag k."""
     command = [*TINY, f"learner.batch_size={columns}", f"learner.passes={passes}", f"run={tmp_path}"]
     assert train.main([*command, "total_frames=150"]) == 0
     for number, row in enumerate(rows(tmp_path), start=1):
@@ -58,10 +58,10 @@ def test_policy_lag_is_counted_for_every_update(tmp_path: Path, columns: int, pa
 
 @pytest.mark.slow
 def test_policy_lag_of_actors_that_run_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held to what actors said they played with, and to a count of the updates."""
+    """The logged lags match the weights' versions in the batches and a count of the updates."""
     versions: list[list[int]] = []
     updates: list[list[int]] = []
-    collect, step = LocalRuntime.collect, Learner.update
+    collect, update = LocalRuntime.collect, Learner.update
 
     def collected(self: LocalRuntime, *arguments: Any) -> Batch:
         batch = collect(self, *arguments)
@@ -69,12 +69,12 @@ def test_policy_lag_of_actors_that_run_ahead(tmp_path: Path, monkeypatch: pytest
         updates.append([])
         return batch
 
-    def stepped(self: Learner, *arguments: Any, **options: Any) -> Any:
+    def updated(self: Learner, *arguments: Any, **options: Any) -> Any:
         updates[-1].append(sum(map(len, updates)))
-        return step(self, *arguments, **options)
+        return update(self, *arguments, **options)
 
     monkeypatch.setattr(LocalRuntime, "collect", collected)
-    monkeypatch.setattr(Learner, "update", stepped)
+    monkeypatch.setattr(Learner, "update", updated)
     ahead = ["runtime=local", "runtime.num_actors=1", "runtime.buffers_per_actor=4", "learner.batch_size=4"]
     command = [*TINY, *ahead, "learner.passes=2", "precision=fp32", f"run={tmp_path}"]
     assert train.main([*command, "total_frames=1500"]) == 0
@@ -88,7 +88,7 @@ def test_policy_lag_of_actors_that_run_ahead(tmp_path: Path, monkeypatch: pytest
     assert max(row["policy_lag_max"] for row in found) > 3
 
 
-def test_a_resumed_replay_begins_empty_and_goes_on_the_same_way_each_time(tmp_path: Path) -> None:
+def test_a_resumed_replay_starts_empty_and_is_reproducible(tmp_path: Path) -> None:
     run, copy = tmp_path / "run", tmp_path / "copy"
     assert train.main([*TINY, *REPLAY, f"run={run}", "total_frames=100"]) == 0
     shutil.copytree(run, copy)

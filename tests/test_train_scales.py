@@ -1,4 +1,4 @@
-"""Runs with observations of any size, and with one reward of any size."""
+"""Runs with normalised observations, and with one large reward."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_normalised_observations_are_resumed_bit_for_bit_and_frozen_in_evaluatio
     assert newest[0].read_bytes() == before
 
 
-def test_actors_of_their_own_get_the_moments(tmp_path: Path) -> None:
+def test_actor_processes_get_the_moments(tmp_path: Path) -> None:
     run = tmp_path / "run"
     local = ["runtime=local", "runtime.num_actors=1", "env.normalize_observation=true", "total_frames=400"]
     assert train.main([*TINY, *local, f"run={run}"]) == 0
@@ -54,10 +54,10 @@ def test_normalised_observations_need_a_vector(tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "run").exists()
 
 
-def test_a_large_reward_is_told_and_counted(
+def test_a_large_reward_is_reported_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The 15th update finds one reward of 1e4 in task memory-1."""
+    """The batch of the 15th update has one reward of 1e4 in task memory-1."""
     run, learn, sigmas = tmp_path / "run", Learner.update, []
 
     def update(learner: Learner, staged: Staged) -> Any:
@@ -73,7 +73,7 @@ def test_a_large_reward_is_told_and_counted(
     assert train.main([*TINY, "learner.reward_transform=none", f"run={run}", "total_frames=700"]) == 0
     assert sigmas[14][1] == sigmas[13][1]
     assert sigmas[14][0] == pytest.approx(sigmas[13][0], rel=1e-2)
-    told = [line for line in capsys.readouterr().out.splitlines() if "standard deviations" in line]
-    assert len(told) == 1 and "task memory-1" in told[0]
+    reported = [line for line in capsys.readouterr().out.splitlines() if "standard deviations" in line]
+    assert len(reported) == 1 and "task memory-1" in reported[0]
     last = rows(run)[-1]
     assert (last["tasks/map-0/surges"], last["tasks/memory-1/surges"]) == (0, 1)

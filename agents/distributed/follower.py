@@ -1,4 +1,4 @@
-"""A follower: a learner that updates from its shard of every batch, and reports to the leader what the leader counts and saves."""
+"""A follower: a learner that updates from its shard of every batch and reports statistics, positions and faults to the leader."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from agents.cli.exit_codes import DONE, FAILED
 from agents.cli.signals import ignore_signals
-from agents.distributed.process_group import FIRST, Group, LearnerError, meet_at_file, meet_at_torchrun, shard
+from agents.distributed.process_group import LEADER, Group, LearnerError, meet_at_file, meet_at_torchrun, shard
 from agents.learning.inner_loop import learn
 from agents.learning.learner import Learner
 from agents.runtime.base import Batch, StreamPositions
@@ -26,14 +26,14 @@ from system.errors import InputError
 
 
 def follow(group: Group) -> int:
-    """Runs a follower until the leader ends the run. Returns the exit code of its process."""
+    """Runs a follower until the leader ends the run. Returns the exit code of the process."""
     try:
         if group.wait_for_all():
             group.join()
             train_shard(group)
         return DONE
     except LearnerError:
-        # The leader reports the failure, or has failed itself.
+        # Another learner failed. The leader reports why, unless it is the one that failed.
         return FAILED
     except Exception as error:
         is_input_error = isinstance(error, InputError)
@@ -46,7 +46,7 @@ def follow(group: Group) -> int:
 def initial_message(
     config: TrainConfig, env: EnvSpec, plan: Plan, learner: Learner, positions: StreamPositions
 ) -> dict[str, Any]:
-    """The first message of the leader: everything that a follower starts from."""
+    """The leader's first message to the followers: configuration, environment, state of the learner, and positions of the run."""
     return {
         "config": to_dict(resolve_config(config, plan)),
         "env": env_to_dict(env),
@@ -56,21 +56,26 @@ def initial_message(
 
 
 def train_shard(group: Group) -> None:
-    """Makes the updates of the run from the leader's `initial_message` until its message that the run ends."""
-    begin = group.receive(FIRST)
-    config = train_from_dict(begin["config"], "the first learner's message")
-    env, first = make_spec(config.env), env_from_dict(begin["env"])
-    if changes := [*task_changes(first, env), *interface_changes(first, env)]:
+    """Trains from the leader's `initial_message` until its message that the run ends.
+
+    Raises:
+        InputError: the environments on this node differ from the leader's.
+        LearnerError: another learner failed.
+    """
+    initial = group.receive(LEADER)
+    config = train_from_dict(initial["config"], "the leader's message")
+    env, leader_env = make_spec(config.env), env_from_dict(initial["env"])
+    if changes := [*task_changes(leader_env, env), *interface_changes(leader_env, env)]:
         raise InputError(
-            f"learner {group.rank} has other environments than the first one: {listed(changes)}: install the same on every node."
+            f"learner {group.rank} has other environments than the leader: {listed(changes)}: install the same on every node."
         )
     plan = make_plan(config, env)
     configure_process(plan.learner_threads)
     network = builder.build_network(config, env).to(plan.device)
     learner = builder.build_learner(config, env, network, plan, reduce=group.reduce)
-    learner.load_state_dict(begin["learner"])
+    learner.load_state_dict(initial["learner"])
     group.sum_on(learner.device)
-    positions = shard(StreamPositions(**begin["positions"]), group.rank, group.size)
+    positions = shard(StreamPositions(**initial["positions"]), group.rank, group.size)
     records: list[dict[str, Any]] = []
     faults = Faults(
         max_restarts=config.runtime.max_restarts, window=config.runtime.restart_window, record=records.append
@@ -82,10 +87,10 @@ def train_shard(group: Group) -> None:
     try:
         while True:
             batch = runtime.collect()
-            group.send(report(batch, runtime.positions, records), FIRST)
+            group.send(report(batch, runtime.positions, records), LEADER)
             records.clear()
-            order = group.receive(FIRST)
-            if order["over"]:
+            order = group.receive(LEADER)
+            if order["run_ends"]:
                 break
             for _ in learn(
                 learner,
@@ -104,9 +109,9 @@ def train_shard(group: Group) -> None:
 
 
 def report(batch: Batch, positions: StreamPositions, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The message about one batch. `batch` in it holds only the keys in COUNTED."""
+    """A follower's message about one batch. Of the trajectory it holds only the keys in COUNTED."""
     fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
-    # Copies, because torch.save writes the whole storage of a view.
+    # Cloned, because torch.save writes the whole storage of a view.
     trajectory = {key: batch.trajectory[key].clone() for key in COUNTED}
     return {
         "batch": fields | {"trajectory": trajectory},
@@ -116,12 +121,12 @@ def report(batch: Batch, positions: StreamPositions, records: list[dict[str, Any
 
 
 def follow_under_torchrun() -> int:
-    """`follow`, in a process of torchrun. Signals are ignored: the leader receives them too, and decides."""
+    """`follow`, in a process of torchrun. It ignores signals: the leader receives them too and ends the run."""
     ignore_signals()
     return follow(meet_at_torchrun())
 
 
 def main(descriptor: int, rank: int, size: int) -> int:
-    """Main function of a process that the leader has started (leader.py). `descriptor`: of the shared file."""
+    """Main function of a process that the leader has started (leader.py). `descriptor` is of the file for `meet_at_file`."""
     ignore_signals()
     return follow(meet_at_file(descriptor, rank, size))

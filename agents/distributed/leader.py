@@ -1,4 +1,4 @@
-"""The leader, rank 0 of several learners: it starts the followers (follower.py), orders every step, and counts the work of all."""
+"""The leader, rank 0 of several learners. It starts the followers (follower.py), starts every update, and adds up their statistics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from agents.distributed.process_group import (
-    FIRST,
+    LEADER,
     Group,
     LearnerError,
     add_shard,
@@ -45,9 +45,9 @@ _GRACE_SECONDS = 5.0
 """Grace period after a connection closes, in which its process ends."""
 
 _CLOSING_SECONDS = 15.0
-"""Time that a follower has to finish its batch and close its actors."""
+"""Time for a follower to finish its batch and close its actors."""
 
-# No child of multiprocessing: the interpreter would wait for it after an error, or it could have no actors (daemon).
+# Not multiprocessing.Process: at exit the interpreter waits for one, and a daemonic one cannot start actors.
 _MAIN = (
     "import sys; _, parent, descriptor, rank, size, *sys.path = sys.argv; del sys.argv[1:]; "
     "from agents.cli.signals import end_with_the_parent; end_with_the_parent(int(parent)); "
@@ -56,17 +56,17 @@ _MAIN = (
 
 
 class DataParallelGroup:
-    """The followers, as the leader sees them. With one learner every method returns at once.
+    """The leader's side of the group of learners. With one learner every method returns at once.
 
     Args:
-        size: learners of the run, the leader included.
+        size: number of learners, including the leader.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._group: Group | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._begin: dict[str, Any] = {}
+        self._initial: dict[str, Any] = {}
         self._device = torch.device("cpu")
         self._descriptor = -1
         self._address_pipe: Connection
@@ -80,38 +80,38 @@ class DataParallelGroup:
         """Sums a tensor over all learners, for agents/learning/learner.py; None with one learner."""
         return self._reduce if self._size > 1 else None
 
-    def start(self, begin: dict[str, Any], device: torch.device, *, cluster: str = "") -> None:
+    def start(self, initial: dict[str, Any], device: torch.device, *, cluster: str = "") -> None:
         """Starts the followers on this machine or on the nodes of a cluster, unless torchrun has started them.
 
         Args:
-            begin: their first message (follower.initial_message).
+            initial: their first message (follower.initial_message).
             device: of the gradients.
             cluster: address of a running Ray cluster; empty for this machine.
         """
         if self._size == 1:
             return
-        self._begin, self._device = begin, device
+        self._initial, self._device = initial, device
         if torchrun_place():
             self._group = meet_at_torchrun()
             return
         if cluster:
-            self._address_pipe, theirs = multiprocessing.Pipe()
-            with theirs:
-                words = map(str, (os.getpid(), cluster, theirs.fileno(), self._size, int(device.type == "cuda")))
+            self._address_pipe, child_end = multiprocessing.Pipe()
+            with child_end:
+                arguments = map(str, (os.getpid(), cluster, child_end.fileno(), self._size, int(device.type == "cuda")))
                 self._start_process(
-                    "learners", ["-m", "agents.distributed.ray_followers", *words], passed=theirs.fileno()
+                    "learners", ["-m", "agents.distributed.ray_followers", *arguments], passed=child_end.fileno()
                 )
             return
         self._descriptor = shared_file()
-        self._group = meet_at_file(self._descriptor, FIRST, self._size)
+        self._group = meet_at_file(self._descriptor, LEADER, self._size)
         for rank in range(1, self._size):
-            words = map(str, (os.getpid(), self._descriptor, rank, self._size))
-            self._start_process(f"learner-{rank}", ["-c", _MAIN, *words], rank=rank, passed=self._descriptor)
+            arguments = map(str, (os.getpid(), self._descriptor, rank, self._size))
+            self._start_process(f"learner-{rank}", ["-c", _MAIN, *arguments], rank=rank, passed=self._descriptor)
 
-    def _start_process(self, name: str, words: list[str], *, passed: int, rank: int = 0) -> None:
+    def _start_process(self, name: str, arguments: list[str], *, passed: int, rank: int = 0) -> None:
         with signals_blocked():
             self._processes[name] = subprocess.Popen(
-                [sys.executable, *words, *map(os.path.abspath, sys.path)],
+                [sys.executable, *arguments, *map(os.path.abspath, sys.path)],
                 pass_fds=[passed],
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"LOCAL_RANK": str(rank)},
@@ -119,7 +119,7 @@ class DataParallelGroup:
 
     def shard(self, positions: StreamPositions) -> StreamPositions:
         """The positions of the leader's own actors."""
-        return shard(positions, FIRST, self._size)
+        return shard(positions, LEADER, self._size)
 
     def wrap_runtime(self, own: Runtime, positions: StreamPositions, faults: Faults) -> Runtime:
         """The runtime of the whole run.
@@ -132,35 +132,35 @@ class DataParallelGroup:
         return GroupRuntime(self, own, positions, faults) if self._size > 1 else own
 
     def signal_step(self, steps: dict[int, int]) -> None:
-        """Orders the followers to learn from the batches that they have reported. `steps`: by task id, of the run."""
-        self._send({"over": False, "steps": steps})
+        """Makes the followers learn from the batches that they reported. `steps`: of the whole run, by task id."""
+        self._send({"run_ends": False, "steps": steps})
 
     def gather(self, batch: Batch) -> Batch:
-        """The batch of all learners together; its trajectory holds only the keys in COUNTED (agents/trajectory.py)."""
+        """Joins the batches of all learners. The trajectory holds only the keys in COUNTED (agents/trajectory.py)."""
         if not self._reports:
             return batch
-        parts = [Batch(**report["batch"]) for report in self._reports]
+        reported = [Batch(**report["batch"]) for report in self._reports]
         own = {key: batch.trajectory[key] for key in COUNTED}
-        every = (batch, *parts)
+        batches = (batch, *reported)
         return Batch(
-            trajectory=concatenate([own, *(part.trajectory for part in parts)]),
-            weights_versions=[version for part in every for version in part.weights_versions],
+            trajectory=concatenate([own, *(part.trajectory for part in reported)]),
+            weights_versions=[version for part in batches for version in part.weights_versions],
             wait_seconds=batch.wait_seconds,
-            actor_seconds=sum(part.actor_seconds for part in every),
-            env_seconds=sum(part.env_seconds for part in every),
-            inference_seconds=sum(part.inference_seconds for part in every),
-            actor_wait_seconds=sum(part.actor_wait_seconds for part in every),
+            actor_seconds=sum(part.actor_seconds for part in batches),
+            env_seconds=sum(part.env_seconds for part in batches),
+            inference_seconds=sum(part.inference_seconds for part in batches),
+            actor_wait_seconds=sum(part.actor_wait_seconds for part in batches),
         )
 
     def row(self) -> dict[str, float]:
-        """For metrics.jsonl: `time/reduce`, the share of the time since the last row that sums took. It is a part of `time/learner`."""
+        """For metrics.jsonl: `time/reduce`, the share of the time since the last row spent in sums. `time/learner` includes it."""
         if self._group is None:
             return {}
         (before, summed), self._summed_at = self._summed_at, (time.perf_counter(), self._group.seconds)
         return {"time/reduce": (self._group.seconds - summed) / max(1e-9, self._summed_at[0] - before)}
 
     def processes(self) -> dict[str, int]:
-        """Process ids by name, of followers that this process started."""
+        """Ids, by name, of the processes of followers that this process started."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def join(self, check: Callable[[], object]) -> None:
@@ -178,45 +178,49 @@ class DataParallelGroup:
             self._check()
             time.sleep(_CHECK_SECONDS / 10)
         self._group.join()
-        self._send(self._begin)
-        self._begin = {}
+        self._send(self._initial)
+        self._initial = {}
         self._group.sum_on(self._device)
-        self._run(partial(self._listen, self._group))
+        self._start_thread(partial(self._listen, self._group))
 
     def _listen_on_request(self, check: Callable[[], object]) -> Group:
-        """The group of learners on a cluster. They report the address at which they reach this process."""
+        """The group for followers on a cluster. They report the address on which this process has to listen."""
         try:
             while not self._address_pipe.poll(_CHECK_SECONDS / 10):
                 check()
             group, port = listen(self._address_pipe.recv(), self._size)
             self._address_pipe.send(port)
         except (EOFError, ConnectionError) as error:
-            raise self._reason(LearnerError("the other learners have ended")) from error
+            raise self._find_reason(LearnerError("the other learners have ended")) from error
         return group
 
     def receive(self, check: Callable[[], object]) -> list[dict[str, Any]]:
-        """Waits for the followers' reports of their next batches. `check`: see Runtime.collect."""
+        """Waits for the followers' reports (follower.report) of their next batches. `check`: see Runtime.collect.
+
+        Raises:
+            LearnerError, InputError: a follower failed.
+        """
         while True:
             try:
-                heard = self._received.get(timeout=_CHECK_SECONDS)
+                received = self._received.get(timeout=_CHECK_SECONDS)
             except queue.Empty:
                 check()
                 self._check()
                 continue
-            if isinstance(heard, Exception):
-                raise self._reason(heard)
-            self._reports = heard
-            return heard
+            if isinstance(received, Exception):
+                raise self._find_reason(received)
+            self._reports = received
+            return received
 
     def dismiss(self) -> None:
-        """Sends the followers the end of the run. They read it after their present batches."""
+        """Sends the followers the message that the run ends. They read it after their present batches."""
         if self._group and self._group.joined:
-            self._run(partial(self._send_off, self._group))
+            self._start_thread(partial(self._send_end, self._group))
         elif self._group:
-            self._group.call_off()
+            self._group.cancel()
 
     def end(self) -> None:
-        """Waits for the end of the followers, and kills those that this process started and that are late."""
+        """Waits until the followers end. Kills the ones that this process started if they are late."""
         group, self._group = self._group, None
         deadline = time.monotonic() + (_CLOSING_SECONDS if group and group.joined else 0.0)
         for process in self._processes.values():
@@ -232,7 +236,7 @@ class DataParallelGroup:
         if group and not any(thread.is_alive() for thread in self._threads):
             group.leave()
 
-    def _run(self, target: Callable[[], None]) -> None:
+    def _start_thread(self, target: Callable[[], None]) -> None:
         self._threads.append(threading.Thread(target=target, daemon=True))
         self._threads[-1].start()
 
@@ -244,11 +248,12 @@ class DataParallelGroup:
         except Exception as error:
             self._received.put(error)
 
-    def _send_off(self, group: Group) -> None:
+    def _send_end(self, group: Group) -> None:
+        """Runs in a thread, because a follower reads the message only after its batch."""
         for rank in range(1, self._size):
             # A follower may have ended already.
             with contextlib.suppress(LearnerError):
-                group.send({"over": True}, rank)
+                group.send({"run_ends": True}, rank)
 
     def _send(self, message: dict[str, Any]) -> None:
         for rank in range(1, self._size):
@@ -256,20 +261,20 @@ class DataParallelGroup:
             try:
                 self._group.send(message, rank)
             except LearnerError as error:
-                raise self._reason(error) from error
+                raise self._find_reason(error) from error
 
     def _reduce(self, tensor: Tensor) -> None:
         assert self._group
         try:
             self._group.reduce(tensor)
         except LearnerError as error:
-            raise self._reason(error) from error
+            raise self._find_reason(error) from error
 
     def _check(self) -> None:
         if any(process.poll() is not None for process in self._processes.values()):
-            raise self._reason(LearnerError("another learner has ended"))
+            raise self._find_reason(LearnerError("another learner has ended"))
 
-    def _reason(self, error: Exception) -> Exception:
+    def _find_reason(self, error: Exception) -> Exception:
         """The reason why a follower ended, if it is known here; else `error`."""
         deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline:
@@ -279,7 +284,7 @@ class DataParallelGroup:
             if failure:
                 return LearnerError(f"learner {failure.rank} failed:\n{failure.error}")
             for name, process in self._processes.items():
-                # A follower that lost its connection exits with a code; a negative one is the signal that killed the first.
+                # Only the first one to end is killed by a signal (a negative code). Others lose their connection and exit with FAILED.
                 if (process.poll() or 0) < 0:
                     return LearnerError(f"{name.replace('-', ' ')} was killed: {signal_name(-process.returncode)}")
             if self._processes and all(process.poll() is not None for process in self._processes.values()):
@@ -290,7 +295,7 @@ class DataParallelGroup:
 
 
 class GroupRuntime:
-    """The runtime of a run with several learners: the leader's own, which returns a batch when every follower has one.
+    """The leader's runtime. It returns a batch when every follower has reported one.
 
     Args:
         followers, own, positions, faults: see DataParallelGroup.wrap_runtime.
@@ -299,24 +304,24 @@ class GroupRuntime:
     def __init__(self, followers: DataParallelGroup, own: Runtime, positions: StreamPositions, faults: Faults) -> None:
         self.positions = positions
         self._followers, self._own, self._faults = followers, own, faults
-        self._part: Batch | None = None
+        self._pending: Batch | None = None
 
     def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
-        """The leader's part of the next batch; waits until the followers have theirs.
+        """The leader's shard of the next batch, after every follower has reported its own.
 
         Raises:
             LearnerError: a follower has ended.
-            ActorError, InputError: see runtime/base.py; of the actors of all.
+            ActorError, InputError: see runtime/base.py; for the actors of all learners.
         """
         self._followers.join(check)
-        # Kept, because `check` may interrupt the wait for the followers.
-        self._part = self._part or self._own.collect(check)
+        # An attribute, because `check` may interrupt the wait, and the next call must return the same batch.
+        self._pending = self._pending or self._own.collect(check)
         began = time.perf_counter()
         reports = self._followers.receive(check)
         waited = time.perf_counter() - began
-        batch, self._part = self._part, None
+        batch, self._pending = self._pending, None
         size = len(reports) + 1
-        add_shard(self.positions, self._own.positions, FIRST, size)
+        add_shard(self.positions, self._own.positions, LEADER, size)
         for rank, report in enumerate(reports, start=1):
             add_shard(self.positions, StreamPositions(**report["positions"]), rank, size)
             for record in report["faults"]:
@@ -329,12 +334,12 @@ class GroupRuntime:
         return replace(batch, wait_seconds=batch.wait_seconds + waited)
 
     def publish(self, version: int) -> None:
-        """Publishes to the leader's actors; followers publish to theirs."""
+        """Publishes to the leader's actors. Each follower publishes to its own."""
         self._own.publish(version)
         self._own.positions.steps = self.positions.steps
 
     def state_dict(self) -> None:
-        """None: the state of the followers' actors is not available."""
+        """Returns None: the state of the followers' actors is not available, so a resumed run starts new episodes."""
 
     def processes(self) -> dict[str, int]:
         """The leader's actors, and the followers that this process started."""

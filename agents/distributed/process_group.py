@@ -1,9 +1,10 @@
 """The process group of the learners of one run: rendezvous, sums and messages, all by torch.distributed.
 
-Rank 0 leads the run and the other ranks follow it. The leader (leader.py), torchrun, or any program that gives each process the same
-store, its rank and the size starts them (follower.py, `follow`). Messages are tensors and plain data. They are not encrypted, and a
-program that reaches a learner's port can take part: on one machine ports are bound to loopback; between machines the network has to be
-private (docs/security.md, "What listens").
+Rank 0 is the leader; the other ranks are followers. The leader (leader.py), torchrun or another program starts the followers
+(follower.py, `follow`) and gives each the same store, its rank and the size.
+
+Messages are tensors and plain data. They are not encrypted, and a program that reaches a learner's port can take part. On one machine
+ports are bound to loopback. Between machines the network has to be private (docs/security.md, "What listens").
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from torch import Tensor, distributed
 from agents.runtime.base import StreamPositions
 from system.errors import InputError
 
-FIRST = 0
+LEADER = 0
 """Rank of the leader."""
 
-_LOOK_SECONDS = 0.05
-"""Seconds between two checks for learners that connect."""
+_CHECK_SECONDS = 0.05
+"""Seconds between two checks whether all learners have connected."""
 
-_COMING_SECONDS = 60.0
-"""Time in which every process of torchrun connects."""
+_CONNECT_SECONDS = 60.0
+"""Time for all processes of torchrun to connect."""
 
 _SUM_TIMEOUT = datetime.timedelta(minutes=10)
-"""For sums, in which all learners are in the same update."""
+"""For sums: all learners are in the same update then."""
 
 _MESSAGE_TIMEOUT = datetime.timedelta(days=365)
-"""For messages: a batch may take any time. The end of a process is noticed because its connections close."""
+"""For messages: a batch may take any time. If a process ends, its connections close, which raises at once."""
 
 
 class LearnerError(RuntimeError):
@@ -55,7 +56,7 @@ class LearnerFailure(NamedTuple):
 
 
 class Rank(NamedTuple):
-    """The store of one learner's group, its rank, and the size of the group."""
+    """A learner's place in the group: the group's store, its rank, and the size of the group."""
 
     store: Any
     rank: int
@@ -63,7 +64,7 @@ class Rank(NamedTuple):
 
 
 class Group:
-    """The process group, as one learner sees it.
+    """One learner's side of the process group.
 
     Args:
         place: of this learner.
@@ -72,7 +73,7 @@ class Group:
     Attributes:
         rank, size: of this learner, and of the group.
         joined: whether `join` has returned.
-        seconds: spent in `reduce`, with the wait for the slowest learner.
+        seconds: total time in `reduce`, including waits for the slowest learner.
     """
 
     def __init__(self, place: Rank, *, loopback: bool) -> None:
@@ -92,15 +93,15 @@ class Group:
         while not self.is_complete():
             if self._store.check(["off"]):
                 return False
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_CHECK_SECONDS)
         return True
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """Cancels the run for learners that have not connected yet."""
         self._store.set("off", "")
 
     def join(self) -> None:
-        """Connects the learners, after all of them have reached the store."""
+        """Connects the learners. Call it after `is_complete`."""
         if self._loopback:
             for library in ("GLOO", "NCCL"):
                 os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
@@ -122,14 +123,14 @@ class Group:
             self._sums = distributed.new_group(backend=backend(device), timeout=_SUM_TIMEOUT)
 
     def reduce(self, tensor: Tensor) -> None:
-        """Replaces a tensor by its sum over all learners; every learner gets the same bits."""
+        """Replaces a tensor by its sum over all learners. The result has the same bits on every learner."""
         began = time.perf_counter()
         with _as_learner_error():
             distributed.all_reduce(tensor, group=self._sums)
         self.seconds += time.perf_counter() - began
 
     def send(self, message: dict[str, Any], rank: int) -> None:
-        """Sends tensors and plain data. Returns when they are received."""
+        """Sends tensors and plain data. Returns after the receiver has them."""
         file = io.BytesIO()
         torch.save(message, file)
         data = torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
@@ -148,8 +149,8 @@ class Group:
         return message
 
     def fail(self, error: str, *, is_input_error: bool) -> None:
-        """Stores the reason why this learner ends, for the leader."""
-        # The leader, which may hold the store, may have ended.
+        """Stores the reason why this learner ends, for the leader to read."""
+        # Setting raises if the store has ended, for example together with the leader.
         with contextlib.suppress(RuntimeError):
             self._store.set(f"failed/{self.rank}", json.dumps([error, is_input_error]))
 
@@ -206,33 +207,33 @@ _KEY = "learner.num_processes"
 
 def meet_at_torchrun() -> Group:
     """The group of the processes of torchrun."""
-    return Group(_meeting_place(), loopback=os.environ["MASTER_ADDR"] in LOOPBACK)
+    return Group(_torchrun_rank(), loopback=os.environ["MASTER_ADDR"] in LOOPBACK)
 
 
 def dismiss_followers(launched: Launched) -> None:
-    """Ends the followers of torchrun where the leader has nothing to train."""
-    store = _meeting_place().store
+    """Ends the followers of torchrun if the leader has nothing to train."""
+    store = _torchrun_rank().store
     store.set("off", "")
-    # The store may end with this process.
+    # The store may end with this process, so wait until the followers have read it.
     others = [f"here/{rank}" for rank in range(1, launched.size)]
-    until = time.monotonic() + _COMING_SECONDS
+    until = time.monotonic() + _CONNECT_SECONDS
     while not store.check(others) and time.monotonic() < until:
-        time.sleep(_LOOK_SECONDS)
-    time.sleep(4 * _LOOK_SECONDS)
+        time.sleep(_CHECK_SECONDS)
+    time.sleep(4 * _CHECK_SECONDS)
 
 
-def _meeting_place() -> Rank:
-    """The store at torchrun's address. It belongs to torchrun's agent, or else to the leader."""
+def _torchrun_rank() -> Rank:
+    """The rank of this process, with the store at torchrun's address. torchrun's agent hosts the store, or else the leader."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if rank == FIRST and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+    if rank == LEADER and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
         return Rank(_store_at(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size), rank, size)
     return Rank(*next(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
 
 
 def _store_at(host: str, port: int, size: int) -> Any:
-    """A store that listens on that address alone; PyTorch's default is every interface.
+    """A store that listens on the address of `host` only. PyTorch's default is every interface.
 
-    If the address does not belong to this machine, as behind network address translation, it listens on every interface.
+    If the address does not belong to this machine, for example behind network address translation, the store listens on every interface.
     """
     listener = _listener(host, port)
     if listener is None:
@@ -250,7 +251,7 @@ def _store_at(host: str, port: int, size: int) -> Any:
 
 
 def _listener(host: str, port: int) -> socket.socket | None:
-    """A listening socket. None where the address does not belong to this machine, or where its own name resolves to loopback here."""
+    """A listening socket. None if the address is not this machine's, or if `host` is a host name that resolves to loopback here."""
     with contextlib.suppress(socket.gaierror):
         for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             found = str(address[0])
@@ -267,10 +268,10 @@ def _listener(host: str, port: int) -> socket.socket | None:
 
 
 def shared_file() -> int:
-    """The descriptor of an unnamed file for `meet_at_file`; nothing is left of it however its processes end.
+    """The descriptor of a file in memory for `meet_at_file`. The file disappears with its processes, even if they are killed.
 
-    It stays open for the life of the process. PyTorch's FileStore reopens the file by its descriptor and writes to it when its last
-    reference ends, which may be a stored traceback. A closed descriptor could then belong to another file.
+    Do not close it. FileStore reopens the file by the number of the descriptor, and writes to it when its last reference ends, which
+    may be a stored traceback. A closed number could belong to another file by then.
     """
     return os.memfd_create("learners")
 
@@ -284,7 +285,7 @@ def meet_at_file(descriptor: int, rank: int, size: int) -> Group:
 def listen(host: str, size: int) -> tuple[Group, int]:
     """The leader's group, for followers that connect to `host`, and the port of its store."""
     store = _store_at(host, 0, size)
-    return Group(Rank(store, FIRST, size), loopback=host in LOOPBACK), store.port
+    return Group(Rank(store, LEADER, size), loopback=host in LOOPBACK), store.port
 
 
 def meet_at_port(host: str, port: int, rank: int, size: int) -> Group:
@@ -294,11 +295,11 @@ def meet_at_port(host: str, port: int, rank: int, size: int) -> Group:
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Addresses that mean this machine itself."""
+"""Loopback addresses."""
 
 
 def shard(positions: StreamPositions, rank: int, size: int) -> StreamPositions:
-    """The positions of one learner's actors, under the learner's own actor numbers (agents.setup.plan.global_actor_index)."""
+    """The positions of one learner's actors, keyed by the learner's own actor numbers (agents.setup.plan.global_actor_index)."""
     own = range(rank, 1 + max([rank, *positions.unrolls, *positions.episodes]), size)
     return StreamPositions(
         unrolls={index: positions.unrolls[number] for index, number in enumerate(own) if number in positions.unrolls},

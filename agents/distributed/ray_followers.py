@@ -2,7 +2,8 @@
 
 python -m agents.distributed.ray_followers <leader's process id> <address> <connection> <learners> <GPUs of each> [paths of modules ...]
 
-It sends the leader, through the connection, the address at which followers reach it. The leader answers with its port.
+This process sends the leader the address at which followers reach it, and the leader answers with its port.
+<connection> is the file descriptor of their pipe.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ class LearnerHost:
     """A Ray actor that runs one follower."""
 
     def node(self) -> str:
-        """The id of its node. Ray answers when it has placed the actor."""
+        """The id of its node. The call returns once Ray has placed the actor."""
         return node_id()
 
     def follow(self, address: str, host: str, port: int, rank: int, size: int) -> int:
         """See agents/distributed/follower.py.
 
         Args:
-            address: of this cluster, which the follower's actors join.
+            address: of this Ray cluster, for the follower's actors.
             host, port: of the leader's store.
         """
         os.environ["RAY_ADDRESS"] = address
@@ -43,20 +44,22 @@ class LearnerHost:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns 0 when all followers end in order, 1 when one fails or is lost. The follower reports the reason to the leader."""
+    """Returns 0 after all followers end normally, 1 when one fails or is lost. A failed follower reports its reason to the leader."""
     parent, address, descriptor, size, gpus = arguments[:5]
-    first = Connection(int(descriptor))
+    leader = Connection(int(descriptor))
     end_with_the_parent(int(parent))
     leave_signals_to_the_learner()
     with joined(address, num_cpus=1) as ray:
         here = ray.get_runtime_context()
-        asked = ray.remote(num_cpus=1, num_gpus=float(gpus), scheduling_strategy="SPREAD", max_restarts=0)(LearnerHost)
-        hosts = [asked.remote() for _ in range(1, int(size))]
+        remote_host = ray.remote(num_cpus=1, num_gpus=float(gpus), scheduling_strategy="SPREAD", max_restarts=0)(
+            LearnerHost
+        )
+        hosts = [remote_host.remote() for _ in range(1, int(size))]
         nodes = set(ray.get([one.node.remote() for one in hosts]))
         host = LOOPBACK[0] if nodes == {node_id()} else ray.util.get_node_ip_address()
         try:
-            first.send(host)
-            port = first.recv()
+            leader.send(host)
+            port = leader.recv()
         except (EOFError, ConnectionError):
             # The leader has ended.
             return FAILED

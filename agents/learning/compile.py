@@ -1,4 +1,4 @@
-"""torch.compile, without which everything works as well."""
+"""torch.compile with a fallback: if the compiler fails, the function runs uncompiled."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Result = TypeVar("Result")
 
 
 class Compiled(Generic[Arguments, Result]):
-    """A function of tensors, compiled for each shape that it is called with.
+    """A function of tensors that is compiled once for each combination of shapes.
 
-    What comes again is compiled once; after a few shapes torch runs whatever else comes up as it is. Where the compiler fails, because
-    there is none or by a fault of its own, there is one warning, and the function runs as it is from then on.
+    torch compiles a few combinations and runs further ones uncompiled. If the compiler fails or is missing, a call warns once, and this
+    and all later calls run the function uncompiled.
     """
 
     def __init__(self, function: Callable[Arguments, Result]) -> None:
@@ -29,7 +29,7 @@ class Compiled(Generic[Arguments, Result]):
         try:
             return self._compiled(*args, **kwargs)
         except Exception as error:
-            # If the fault is the function's own, this raises it again, without the compiler around it.
+            # An error of the function itself is raised again here, without the compiler's frames.
             result = self._function(*args, **kwargs)
             self._compiled = None
             reason = (str(error) or type(error).__name__).splitlines()[0]

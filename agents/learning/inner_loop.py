@@ -1,4 +1,4 @@
-"""The inner loop of training: every update that is made from one collected batch. Leader, followers and tests share it."""
+"""The inner loop of training: all updates from one collected batch. The leader, the followers and the tests share it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Update(NamedTuple):
     """One step of the learner.
 
     Attributes:
-        number: of updates before it.
+        number: how many updates precede it.
         metrics: scalars for the log, on the learner's device.
-        accepted: False where the update was refused as not finite.
+        accepted: False if the update was refused as not finite.
     """
 
     number: int
@@ -37,11 +37,11 @@ def learn(
     num_replayed: int,
     passes: int,
 ) -> Iterator[Update]:
-    """Makes the updates of one collected batch and yields each; then adds the batch to the replay.
+    """Yields each update from one collected batch after it is made, then adds the batch to the replay.
 
     Args:
         trajectory: [T+1, B], in host memory.
-        weights_versions: of each unroll in it (agents/runtime/base.py, Batch).
+        weights_versions: the version of the weights that played each of its unrolls (agents/runtime/base.py, Batch).
         num_fresh, num_replayed, passes: see agents/learning/minibatches.py.
 
     Raises:
@@ -53,5 +53,5 @@ def learn(
         numbers.append(learner.counters.updates)
         metrics = learner.update(staged)
         yield Update(numbers[-1], metrics, learner.counters.updates > numbers[-1])
-    replay.learned(numbers)
+    replay.record_lags(numbers)
     replay.add(trajectory, weights_versions)

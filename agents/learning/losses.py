@@ -1,7 +1,7 @@
-"""Two terms of the IMPALA loss (Espeholt et al. 2018, section 4.2). Pure functions on [T, B] tensors. The third, the entropy, is a
-property of the action distribution (agents/network/actions.py).
+"""Policy gradient and baseline loss of IMPALA (Espeholt et al. 2018, section 4.2). Pure functions on [T, B] tensors.
 
-Each is summed over the steps that `mask`, bool, keeps, whatever the others hold; the learner divides when it wants a mean.
+Both are sums over the steps where `mask` is True. Other steps have no effect, even if their values are not finite. The third term, the
+entropy, is in agents/network/actions.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The minibatches of a collected batch: passes over its columns, each minibatch joined with columns of the replay."""
+"""The minibatches of a collected batch: several passes over its columns, with replayed columns added to each minibatch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from agents.trajectory import PER_COLUMN, Trajectory, concatenate
 
 
 class Minibatch(NamedTuple):
-    """What one update learns from.
+    """The columns of one update.
 
     Attributes:
-        trajectory: [T+1, B], fresh columns before replayed ones.
-        num_new: columns, from the first on, that no update has learned from before: all fresh ones in the first pass, 0 in later ones.
+        trajectory: [T+1, B]. Fresh columns, from the collected batch, come before replayed ones.
+        num_new: the first `num_new` columns are new: no update has learned from them. All fresh ones in the first pass, 0 in later passes.
     """
 
     trajectory: Trajectory
@@ -24,23 +24,23 @@ class Minibatch(NamedTuple):
 def iterate_minibatches(
     trajectory: Trajectory, replay: Replay, *, num_fresh: int, num_replayed: int, passes: int
 ) -> Iterator[Minibatch]:
-    """Yields the minibatches of `passes` over a collected batch [T+1, B], with `num_fresh` of its columns each.
+    """Yields the minibatches of `passes` over a collected batch [T+1, B]. Each has `num_fresh` of its columns.
 
-    Each also gets `num_replayed` columns that are drawn for it alone, once the replay holds that many.
+    Each also has `num_replayed` columns from a separate draw, unless the replay holds fewer.
     """
     for number in range(passes):
         for fresh in split_columns(trajectory, num_fresh):
             num_new = fresh["action"].shape[1] if number == 0 else 0
             if num_replayed and len(replay) >= num_replayed:
                 drawn = replay.sample(num_replayed)
-                # The replay keeps no statistics of episodes.
+                # The replay holds no statistics of episodes.
                 yield Minibatch(concatenate([{key: fresh[key] for key in drawn}, drawn]), num_new)
             else:
                 yield Minibatch(fresh, num_new)
 
 
 def split_columns(trajectory: Trajectory, columns: int) -> Iterator[Trajectory]:
-    """Splits [T+1, B] into parts of `columns` columns each, of which B is a multiple. The parts are views."""
+    """Splits [T+1, B] into views of `columns` columns each. B must be a multiple of `columns`, or smaller."""
     total = trajectory["action"].shape[1]
     if columns >= total:
         yield trajectory

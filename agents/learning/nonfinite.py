@@ -1,4 +1,4 @@
-"""What was not finite, as plain data: for the one who has to find out why a run stopped."""
+"""Diagnosis of tensors that are not finite, as plain data (diagnosis.json in the run folder)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from agents.network.agent import AgentNetwork
 from agents.trajectory import Trajectory
 
 _LARGEST = 10
-"""Gradients that are listed by their norm."""
+"""How many gradients `gradients` lists."""
 
 
 def gradients(network: AgentNetwork) -> dict[str, Any]:
-    """not_finite: names of the parameters whose gradient is not; largest: norm of the largest of the other gradients, by name."""
+    """Gradients by the name of their parameter. `not_finite`: names; `largest`: names and norms of the largest finite ones."""
     found = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
     broken = [name for name, gradient in found.items() if not gradient.isfinite().all()]
     norms = {name: float(gradient.norm()) for name, gradient in found.items() if name not in broken}
@@ -25,9 +25,9 @@ def gradients(network: AgentNetwork) -> dict[str, Any]:
 
 
 def arrays(batch: Trajectory) -> dict[str, dict[str, Any]]:
-    """By key of a batch: shape, dtype, how many values are not finite, and the range of the others.
+    """Shape, dtype, number of values that are not finite, and range of the finite ones, for each key of a batch.
 
-    `episode_return` and `success` are NaN wherever no episode ended.
+    `episode_return` and `success` are NaN at steps that end no episode.
     """
     found = {}
     for key, array in batch.items():
@@ -43,18 +43,18 @@ def arrays(batch: Trajectory) -> dict[str, dict[str, Any]]:
 
 
 def steps_by_task(batch: Trajectory, num_tasks: int) -> list[int]:
-    """Real transitions of each task in a batch, [K]."""
+    """Valid steps of each task in a batch; K numbers."""
     steps: list[int] = torch.bincount(batch["task"][:-1][batch["mask"]].long(), minlength=num_tasks).tolist()
     return steps
 
 
 def not_finite(named: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors with a value that is not finite."""
+    """Names of the tensors that hold a value that is not finite."""
     return [name for name, tensor in named.items() if not tensor.isfinite().all()]
 
 
 def for_json(data: Any) -> Any:
-    """The same data with `nan`, `inf` and `-inf` as words, because JSON has no such numbers."""
+    """The same data with the strings `nan`, `inf` and `-inf` for these numbers, which JSON lacks."""
     if isinstance(data, dict):
         return {str(key): for_json(value) for key, value in data.items()}
     if isinstance(data, list):

@@ -1,4 +1,4 @@
-"""The optimisers that learners have, one of which PyTorch does not."""
+"""The learner's optimisers: two of PyTorch's, and TensorFlow's RMSProp."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ OPTIMIZERS = {
     "rmsprop_tf": ("square_avg",),
     "adam": ("step", "exp_avg", "exp_avg_sq"),
 }
-"""With what each keeps for a parameter: a number of steps, and averages of the parameter's shape."""
+"""Name -> keys of the optimiser's state for one parameter. `step` is a scalar; the others have the parameter's shape."""
 
 
 class RMSpropTF(torch.optim.Optimizer):
-    """RMSProp as in TensorFlow, which IMPALA, PopArt-IMPALA and their published constants use (tf.train.RMSPropOptimizer, momentum 0):
+    """TensorFlow's RMSProp (tf.train.RMSPropOptimizer, momentum 0), for which the constants of IMPALA and PopArt-IMPALA are published.
 
         s <- decay s + (1 - decay) g^2,   w <- w - lr g / sqrt(s + epsilon),   s = 1 before the first step
 
-    torch.optim.RMSprop differs twice: s begins at 0, and epsilon is added to the root. With the constants of the publications its first
+    torch.optim.RMSprop differs in two points: s starts at 0, and epsilon is added to the root. With the published constants its first
     updates are 10 to 90 times as large, and later ones 2 to 8 times.
 
-    A parameter without a gradient keeps its value and its s.
+    A parameter without a gradient does not change, nor does its s.
 
     Args:
-        params: to optimise, all on one device.
+        params: on one device.
         lr: learning rate.
         decay: of the mean square; `rms_decay` in the configuration.
         eps: epsilon.
@@ -38,7 +38,7 @@ class RMSpropTF(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step along the gradients that are there. `closure` must be None."""
+        """Updates the parameters that have a gradient. `closure` must be None."""
         assert closure is None
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -53,7 +53,7 @@ class RMSpropTF(torch.optim.Optimizer):
             torch._foreach_addcdiv_(parameters, gradients, roots, value=-group["lr"])
 
     def _square(self, parameter: Tensor) -> Tensor:
-        """s of a parameter."""
+        """s of a parameter; creates it at the first step."""
         state = self.state[parameter]
         if not state:
             state["square_avg"] = torch.ones_like(parameter, memory_format=torch.preserve_format)
@@ -70,7 +70,7 @@ def build_optimizer(
     epsilon: float,
     adam_betas: tuple[float, float],
 ) -> torch.optim.Optimizer:
-    """One of OPTIMIZERS."""
+    """The optimiser with that name in OPTIMIZERS."""
     if name == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True)
     if name == "rmsprop_tf":
@@ -79,16 +79,20 @@ def build_optimizer(
 
 
 def check_moments(
-    moments: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], kept: Sequence[str]
+    moments: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], state_keys: Sequence[str]
 ) -> None:
-    """Whether that is the saved state of an optimiser of these parameters that keeps so much. torch would find out at the first step.
+    """Checks the saved state of an optimiser; `load_state_dict` accepts any, and torch would fail at the first step.
+
+    Args:
+        moments: state of each parameter, by its index in `parameters`.
+        state_keys: of the optimiser, from OPTIMIZERS.
 
     Raises:
-        ValueError: it is another's.
+        ValueError: the state is of another optimiser or of other parameters.
     """
     for index, saved in moments.items():
-        if not 0 <= index < len(parameters) or set(saved) != set(kept):
-            raise ValueError(f"the optimiser's state of parameter {index} is another optimiser's")
+        if not 0 <= index < len(parameters) or set(saved) != set(state_keys):
+            raise ValueError(f"the optimiser's state of parameter {index} belongs to another optimiser")
         shape = parameters[index].shape
         if any(value.shape != (() if name == "step" else shape) for name, value in saved.items()):
-            raise ValueError(f"the optimiser's state of parameter {index} is of another shape")
+            raise ValueError(f"the optimiser's state of parameter {index} has another shape")

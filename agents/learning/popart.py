@@ -1,6 +1,6 @@
 """PopArt per task (Hessel et al. 2018, sections 3-4): value targets normalised by running moments, outputs preserved exactly.
 
-State and pure functions. K tasks; the baseline head gives the normalised value n, and v = sigma n + mu.
+State and pure functions, for K tasks. The value head computes the normalised value n; the value is v = sigma n + mu.
 """
 
 from __future__ import annotations
@@ -12,37 +12,40 @@ from torch import Tensor
 
 _SIGMA_MIN, _SIGMA_MAX = 1e-4, 1e6
 
-_LEAST_SHARE = 1e-6
-"""Of nu: a smaller variance is not known in single precision."""
-
+_MIN_VARIANCE_SHARE = 1e-6
+"""Smallest variance that `bounded_update` assumes, as a share of nu. Below it, nu - mu^2 is rounding error in single precision."""
 
 SURGE_RATIO = 10.0
-"""Root mean square of a batch's targets of a task, in standard deviations around mu, above which it is a surge (`bounded_update`)."""
+"""Root mean square of a task's targets in a batch, in standard deviations around mu, above which the batch is a surge."""
 
 SURGE_CLIP = 1.0
-"""Of normalised targets and advantages in a surge: about what usual ones are, so that its gradient is no longer than theirs. At 5 one such
-batch can nearly double Adam's second moments, which shortens its steps for the next thousand updates (docs/performance.md).
+"""Bound on normalised targets and advantages in a surge. It is their usual size, so the gradient is no longer than usual.
+
+With 5, one such batch can nearly double Adam's second moments, which shortens its steps for the next thousand updates
+(docs/performance.md).
 """
 
-CALM = 100
-"""Updates without a surge of a task after which its next one is a first one (`bounded_update`)."""
+SURGE_MEMORY = 100
+"""Updates with new steps of a task for which its last surge is remembered (`bounded_update`)."""
 
 
 class PopArt(NamedTuple):
-    """First moment mu [K] and second moment nu [K] of the value targets of each task.
+    """Moments of the value targets of each task, [K] each.
 
-    calm: updates with steps of the task since its last surge, at most CALM, [K]. They are whole numbers.
+    Attributes:
+        mu, nu: first and second moment.
+        updates_since_surge: updates with new steps of the task since its last surge, at most SURGE_MEMORY. Whole numbers in floats.
     """
 
     mu: Tensor
     nu: Tensor
-    calm: Tensor = torch.tensor(float(CALM))
+    updates_since_surge: Tensor = torch.tensor(float(SURGE_MEMORY))
 
 
 def initial_popart(num_tasks: int, device: torch.device | None = None) -> PopArt:
     """mu = 0, nu = 1: normalisation starts as the identity."""
     zeros = torch.zeros(num_tasks, device=device)
-    return PopArt(zeros, zeros + 1, zeros + CALM)
+    return PopArt(zeros, zeros + 1, zeros + SURGE_MEMORY)
 
 
 def sigma(state: PopArt, sigma_min: float = _SIGMA_MIN, sigma_max: float = _SIGMA_MAX) -> Tensor:
@@ -51,55 +54,62 @@ def sigma(state: PopArt, sigma_min: float = _SIGMA_MIN, sigma_max: float = _SIGM
 
 
 def _variance(state: PopArt) -> Tensor:
+    """nu - mu^2, [K]; rounding can make it negative."""
     return torch.addcmul(state.nu, state.mu, state.mu, value=-1)
 
 
 @torch.no_grad()
 def target_sums(targets: Tensor, task: Tensor, mask: Tensor, num_tasks: int) -> Tensor:
-    """Number of valid steps, sum of G and sum of G^2 of each task, [3, K]. Those of parts of a batch add up to those of the batch.
+    """Number of valid steps, sum of G and sum of G^2 for each task, [3, K]. The sums of two parts of a batch add up to its own.
 
     Args:
-        targets: G [T, B]; task: ids [T, B]; mask: bool [T, B], False for steps that do not count.
+        targets: G [T, B]; task: ids [T, B]; mask: bool [T, B], True for valid steps.
         num_tasks: K.
     """
     index, weights = task.flatten().long(), mask.flatten().to(targets.dtype)
     values = targets.flatten().masked_fill(~mask.flatten(), 0.0)
     zeros = values.new_zeros(num_tasks)
-    # One at a time: in two dimensions index_add is a hundred times slower.
+    # Row by row: on a two-dimensional source index_add is a hundred times slower.
     return torch.stack([zeros.index_add(0, index, row) for row in (weights, values, values * values)])
 
 
 @torch.no_grad()
-def bounded_update(state: PopArt, sums: Tensor, fresh_sums: Tensor, step_size: float) -> tuple[PopArt, Tensor]:
-    """`update_moments`, with a bound on what one batch does. Also returns the root mean square of the batch's targets in standard
-    deviations around mu, of each task for which that is more than SURGE_RATIO, or a whole step would more than double the variance: a
-    surge; else 0, [K].
+def bounded_update(state: PopArt, sums: Tensor, new_sums: Tensor, step_size: float) -> tuple[PopArt, Tensor]:
+    """`update_moments`, with a bound on the effect of one batch.
 
-    One reward of 1e4 would else multiply sigma by a hundred, and divide the advantages by as much for about 1 / step_size updates. So
-    a task's moments stay as they are in a surge, unless fresh steps of the task have also surged in one of the last CALM updates that
-    had such steps. Then the batch at most doubles the variance. A scale that has really changed surges again and again, and is reached:
-    sigma grows by a factor of up to sqrt(2) with every batch but the first.
+    Without a bound, one reward of 1e4 would multiply sigma by a hundred, and divide the advantages by as much for about 1 / step_size
+    updates. Let E be the mean of (G - mu)^2 over a task's steps in the batch. The batch is a surge of the task if E - sigma^2 is more
+    than SURGE_RATIO^2 sigma^2, or if a step of `step_size` could more than double the variance. In a surge:
 
-    With E the mean of (G - mu)^2, the variance after a step is at most sigma^2 + b (E - sigma^2), so b <= sigma^2 / (E - sigma^2).
-    The sigma of this bound is at least a thousandth of the root of nu: below it, rounding decides what nu - mu^2 is.
+        - The task's moments stay equal, unless its new steps surge now and have also surged within its last SURGE_MEMORY updates.
+        - If they have, the moments move by a step that at most doubles the variance.
+
+    So a single outlier leaves no trace. A lasting change of scale surges again and again: from its second batch on, sigma grows by a
+    factor of up to sqrt(2) per batch.
+
+    After a step b the variance is at most sigma^2 + b (E - sigma^2), so a step of at most sigma^2 / (E - sigma^2) keeps the bound.
 
     Args:
-        sums: of `target_sums`, of the whole batch.
-        fresh_sums: of those of its steps that are learned from for the first time: one reward is no second surge in a later pass, or
-            when it comes back from the replay.
-        step_size: b, where nothing bounds it.
+        sums: `target_sums` of the whole batch.
+        new_sums: `target_sums` of the steps that no update has learned from before. Later passes and the replay repeat a reward, which
+            must not count as a second surge. The same tensor as `sums` if all steps are new.
+        step_size: b without a surge.
+
+    Returns:
+        The new state, and sqrt(E) / sigma of each task with a surge, 0 for the others, [K].
     """
-    # Above 1 / step_size a whole step would more than double the variance.
-    most = 1 / max(step_size, SURGE_RATIO**-2)
+    # With an excess above 1 / step_size, a step of step_size could more than double the variance.
+    max_excess = 1 / max(step_size, SURGE_RATIO**-2)
     means = _means(sums)
-    excess = fresh_excess = _excess(state, means)
-    if fresh_sums is not sums:
-        fresh_excess = _excess(state, _means(fresh_sums))
-    surge, fresh_surge = excess > most, fresh_excess > most
-    held = surge & ~(fresh_surge & (state.calm < CALM))
-    rate = excess.clamp(min=1).reciprocal().clamp(max=step_size).masked_fill(held, 0.0)
-    calm = (state.calm + fresh_sums[0].clamp(max=1)).clamp(max=CALM).masked_fill(fresh_surge, 0.0)
-    return _moved(state, means, rate)._replace(calm=calm), (1 + excess).masked_fill(~surge, 0.0).sqrt()
+    excess = _excess(state, means)
+    new_excess = excess if new_sums is sums else _excess(state, _means(new_sums))
+    is_surge, is_new_surge = excess > max_excess, new_excess > max_excess
+    is_held = is_surge & ~(is_new_surge & (state.updates_since_surge < SURGE_MEMORY))
+    rate = excess.clamp(min=1).reciprocal().clamp(max=step_size).masked_fill(is_held, 0.0)
+    has_new_steps = new_sums[0].clamp(max=1)
+    since_surge = (state.updates_since_surge + has_new_steps).clamp(max=SURGE_MEMORY).masked_fill(is_new_surge, 0.0)
+    surges = (1 + excess).masked_fill(~is_surge, 0.0).sqrt()
+    return _lerp(state, means, rate)._replace(updates_since_surge=since_surge), surges
 
 
 @torch.no_grad()
@@ -109,37 +119,42 @@ def update_moments(state: PopArt, sums: Tensor, step_size: float) -> PopArt:
     The second moment is the mean of squares, not the square of a mean. A task without a valid step keeps its moments.
 
     Args:
-        sums: of `target_sums`.
+        sums: see `target_sums`.
         step_size: b.
     """
     means = _means(sums)
-    return _moved(state, means, torch.full_like(means.present, step_size))
+    return _lerp(state, means, torch.full_like(means.has_steps, step_size))
 
 
 class _Means(NamedTuple):
-    """Of the valid steps of a batch: 1 where the task has any, else 0; mean of G and of G^2, 0 where it has none, [K] each."""
+    """Means over the valid steps of a batch, by task, [K] each.
 
-    present: Tensor
+    Attributes:
+        has_steps: 1 where the task has a valid step, else 0.
+        mean, mean_square: of G and of G^2; 0 for a task without a valid step.
+    """
+
+    has_steps: Tensor
     mean: Tensor
     mean_square: Tensor
 
 
 def _means(sums: Tensor) -> _Means:
-    """Of `target_sums`, whose first row holds whole numbers."""
+    """The means from `target_sums`."""
     return _Means(sums[0].clamp(max=1), *(sums[1:] / sums[0].clamp(min=1)).unbind())
 
 
-def _moved(state: PopArt, means: _Means, rate: Tensor) -> PopArt:
+def _lerp(state: PopArt, means: _Means, rate: Tensor) -> PopArt:
     """`update_moments` with a step size for each task, [K]."""
-    rate = rate * means.present
+    rate = rate * means.has_steps
     return state._replace(mu=state.mu.lerp(means.mean, rate), nu=state.nu.lerp(means.mean_square, rate))
 
 
 def _excess(state: PopArt, means: _Means) -> Tensor:
-    """(E - sigma^2) / sigma^2 of `bounded_update`; 0 for a task without a step, [K]."""
-    variance = torch.maximum(_variance(state).clamp(min=_SIGMA_MIN**2), _LEAST_SHARE * state.nu)
-    energy = means.mean_square + state.mu * (state.mu - 2 * means.mean)
-    return (energy / variance - 1) * means.present
+    """(E - sigma^2) / sigma^2 of `bounded_update`; 0 for a task without a valid step, [K]."""
+    variance = torch.maximum(_variance(state).clamp(min=_SIGMA_MIN**2), _MIN_VARIANCE_SHARE * state.nu)
+    mean_squared_distance = means.mean_square + state.mu * (state.mu - 2 * means.mean)
+    return (mean_squared_distance / variance - 1) * means.has_steps
 
 
 @torch.no_grad()
@@ -151,7 +166,7 @@ def rescale_head(
     new_mu: Tensor,
     new_sigma: Tensor,
 ) -> None:
-    """Changes the last layer in place so that sigma n + mu stays what it was for every input.
+    """Changes the weights of the value head in place so that sigma n + mu stays equal for every input.
 
     w' = sigma w / sigma',  b' = (sigma b + mu - mu') / sigma'.  weight [K, F], bias [K], moments [K].
     """

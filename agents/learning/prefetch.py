@@ -1,7 +1,6 @@
-"""Copies minibatches to the learner's device, each while the one before it is learned from.
+"""Copies minibatches to the learner's device, each during the update from the previous one.
 
-Questions about the data - distinct contexts, stretches between resets - are answered in host memory before the copy: asking a GPU
-would synchronize with everything that was launched before.
+Distinct contexts and stretches between resets are computed in host memory: reading them from a GPU would synchronize.
 """
 
 from __future__ import annotations
@@ -18,17 +17,18 @@ from agents.learning.minibatches import Minibatch
 from agents.network.context import ContextEncoder, Contexts, distinct_rows
 from agents.trajectory import EPISODE_STATISTICS, Trajectory
 
-_STAYS = (*EPISODE_STATISTICS, "instruction", "reset")
-"""Keys that stay in host memory: statistics are not learned from, instructions travel as contexts, cores read resets there."""
+_HOST_KEYS = (*EPISODE_STATISTICS, "instruction", "reset")
+"""Keys that are not copied. The loss does not use statistics, `Staged.contexts` has the instructions, and cores read resets on the host."""
 
 
 class Staged(NamedTuple):
     """A minibatch on the learner's device.
 
     Attributes:
-        batch: [T+1, B], on the device but for the keys in `_STAYS`.
-        contexts, segments: the distinct contexts, and which one each of the (T + 1) B samples has, on the device.
-        num_new: as in Minibatch; None where every column is new.
+        batch: [T+1, B], on the device except for `_HOST_KEYS`.
+        contexts: the distinct contexts of the batch, on the device.
+        segments: the index of the context of each of the (T + 1) B samples, on the device.
+        num_new: see Minibatch; None if every column is new.
     """
 
     batch: Trajectory
@@ -38,20 +38,20 @@ class Staged(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """A minibatch whose copy is complete after `arrived`, where that is an event of the copying stream."""
+    """A minibatch and the event of the copying stream that follows its copy; None without a copying stream."""
 
     staged: Staged
     arrived: torch.cuda.Event | None
 
 
 class Prefetcher:
-    """Brings minibatches to a device. On the processor nothing is copied.
+    """Copies minibatches to a device. On the CPU it copies nothing.
 
     Args:
-        encoder: defines what a context is.
+        encoder: the context encoder of the network; it defines the rows of a context.
         device: of the learner.
-        asynchronous: on a GPU, copy from pinned memory on a separate stream, so that the next minibatch travels while one is learned
-            from; otherwise copy key by key, as `Tensor.to` does.
+        asynchronous: on a GPU, whether to copy from pinned memory on a separate stream, during the previous update. Otherwise each key
+            is copied by `Tensor.to`.
     """
 
     def __init__(self, encoder: ContextEncoder, device: torch.device, *, asynchronous: bool = True) -> None:
@@ -60,7 +60,7 @@ class Prefetcher:
         self._stream = torch.cuda.Stream(device) if asynchronous and device.type == "cuda" else None
 
     def __call__(self, minibatches: Iterable[Minibatch]) -> Iterator[Staged]:
-        """Yields each minibatch on the device. With a copying stream the next one is sent before the present one is yielded."""
+        """Yields each minibatch on the device. With a copying stream it sends the next one before it yields this one."""
         ahead = 1 if self._stream else 0
         copies: deque[_Copy] = deque()
         for minibatch in minibatches:
@@ -79,18 +79,19 @@ class Prefetcher:
         if copy.arrived is not None:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(copy.arrived)
-            # The block of memory that holds all of it belongs to the copying stream, which must not reuse it before this stream is done.
+            # One allocation of the copying stream holds all keys. The caching allocator must not reuse it before this stream has finished.
             copy.staged.segments.index.record_stream(stream)
         return copy.staged
 
     def _send(self, batch: Trajectory, num_new: int | None) -> _Copy:
+        """Starts the copy of one batch."""
         instruction = batch["instruction"].numpy() if "instruction" in batch else None
         rows, index = distinct_rows(self._encoder.context_rows(batch["task"].numpy(), instruction))
         contexts = self._encoder.contexts_from_rows(rows)
         segments = Segments(torch.from_numpy(index), len(contexts.task))
         if self._device.type == "cpu":
             return _Copy(Staged(batch, contexts, segments, num_new), None)
-        learned = {key: array for key, array in batch.items() if key not in _STAYS}
+        learned = {key: array for key, array in batch.items() if key not in _HOST_KEYS}
         of_contexts = {f"contexts/{key}": array for key, array in contexts._asdict().items()}
         parts = learned | of_contexts | {"segments": segments.index}
         if self._stream is None:

@@ -1,9 +1,8 @@
-"""A bounded replay of trajectories, and the updates that are made of fresh and replayed columns.
+"""A bounded replay of trajectories (Espeholt et al. 2018, section 5.2.2).
 
-As in the IMPALA paper (Espeholt et al. 2018, section 5.2.2): a part of each update's columns is drawn uniformly from the newest ones
-that the actors have sent, and V-trace corrects for the policy that has changed since, by the log-probabilities that were stored with
-the actions. What else is stored is as old: the core's state before a column is the one that the actor had, not the one that the present
-weights would have led to, as in that paper.
+Each update draws a part of its columns uniformly from the newest ones that the actors have sent. The policy has changed since then;
+V-trace corrects for that with the stored log-probabilities of the actions. As in the paper, the stored core state is the actor's, not
+the one that the present weights would have produced.
 """
 
 from __future__ import annotations
@@ -19,66 +18,80 @@ from envs.spec import ArraySpec
 
 
 class Replay:
-    """The newest columns that were added, in preallocated memory; a full replay overwrites its oldest.
+    """The newest columns, in preallocated memory. When it is full, new columns overwrite the oldest.
 
-    Statistics of episodes are not kept, so that what is drawn cannot be counted a second time.
+    Statistics of episodes are not stored, so that no episode counts twice.
 
     Args:
-        spec: of a trajectory with as many columns as are held; of 0 columns for a replay that holds nothing.
-        seed: names the stream of what is drawn (run seed, updates at which this process began, rank of the learner unless it is the
-            first). It is not saved: a replay is empty after a resume, and refills.
+        spec: of a trajectory with as many columns as the replay can hold, possibly 0.
+        seed: of the draws: run seed, updates at the start of this process, and the rank of a follower. The generator's state is not
+            saved: after a resume the replay is empty and refills.
+
+    Attributes:
+        capacity: most columns that it holds.
     """
 
     def __init__(self, spec: Mapping[str, ArraySpec], *, seed: tuple[int, ...]) -> None:
-        self._columns = allocate(_kept(spec))
-        self.capacity = self._columns["action"].shape[1]
+        self._arrays = allocate(_without_statistics(spec))
+        self.capacity = self._arrays["action"].shape[1]
         self._versions = np.zeros(self.capacity, np.int64)
-        self._added = 0
-        self._drawn: list[NDArray[np.int64]] = []
+        self._num_added = 0
+        self._drawn_versions: list[NDArray[np.int64]] = []
         self._lags: list[NDArray[np.int64]] = []
         self._generator = np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=seed[1:]))
 
     def __len__(self) -> int:
         """Columns held."""
-        return min(self._added, self.capacity)
+        return min(self._num_added, self.capacity)
 
     def add(self, trajectory: Trajectory, weights_versions: Sequence[int]) -> None:
-        """Copies the columns of [T+1, B] in; `weights_versions` has one entry for each of its unrolls (runtime/base.py, Batch)."""
-        self._drawn.clear()
+        """Copies the last columns of [T+1, B] into the replay, as many as fit.
+
+        Args:
+            weights_versions: the version of the weights that played each unroll (agents/runtime/base.py, Batch).
+        """
+        self._drawn_versions.clear()
         total = trajectory["action"].shape[1]
         count = min(total, self.capacity)
         if not count:
             return
-        places = (self._added + np.arange(count)) % self.capacity
-        index = torch.from_numpy(places)
-        for key, held in self._columns.items():
+        # A ring buffer: the next column after the last one is the first.
+        columns = (self._num_added + np.arange(count)) % self.capacity
+        index = torch.from_numpy(columns)
+        for key, array in self._arrays.items():
             if key in PER_COLUMN:
-                held[index] = trajectory[key][total - count :]
+                array[index] = trajectory[key][total - count :]
             else:
-                held[:, index] = trajectory[key][:, total - count :]
-        self._versions[places] = np.repeat(weights_versions, total // len(weights_versions))[total - count :]
-        self._added += count
+                array[:, index] = trajectory[key][:, total - count :]
+        self._versions[columns] = np.repeat(weights_versions, total // len(weights_versions))[total - count :]
+        self._num_added += count
 
-    def sample(self, columns: int) -> Trajectory:
-        """Copies of that many different columns out of those held, each as likely as any other: [T+1, columns]."""
-        places = self._generator.choice(len(self), columns, replace=False)
-        self._drawn.append(self._versions[places])
-        drawn = torch.from_numpy(places)
-        return {key: held.index_select(0 if key in PER_COLUMN else 1, drawn) for key, held in self._columns.items()}
+    def sample(self, count: int) -> Trajectory:
+        """Copies of `count` columns, [T+1, count], drawn uniformly without replacement.
 
-    def learned(self, before: Sequence[int]) -> None:
-        """Takes in what was learned from the columns drawn since the last `add`: `before` has for each update the number of updates
-        before it.
+        Raises:
+            ValueError: the replay holds fewer.
         """
-        # Either every update of a batch has replayed columns or none has.
-        self._lags += [made - versions for made, versions in zip(before, self._drawn, strict=False)]
-        self._drawn.clear()
+        columns = self._generator.choice(len(self), count, replace=False)
+        self._drawn_versions.append(self._versions[columns])
+        index = torch.from_numpy(columns)
+        return {key: array.index_select(0 if key in PER_COLUMN else 1, index) for key, array in self._arrays.items()}
+
+    def record_lags(self, update_numbers: Sequence[int]) -> None:
+        """Records the policy lag of the columns drawn since the last `add`, for `row`.
+
+        Args:
+            update_numbers: for each update since then, how many updates precede it.
+        """
+        # Either each of these updates made one draw, or none did because the replay held too few columns.
+        pairs = zip(update_numbers, self._drawn_versions, strict=False)
+        self._lags += [number - versions for number, versions in pairs]
+        self._drawn_versions.clear()
 
     def row(self, updates: int) -> dict[str, float]:
-        """For metrics.jsonl: columns held, and their age, in updates made since the weights that they were played with.
+        """For metrics.jsonl: number of columns held, their age, and the lag of the columns drawn since the last row.
 
-        Of the updates since the last row also the lag of what was drawn: updates between the weights that acted and those that the
-        update changes.
+        Age and lag count updates since the weights that played a column: up to now (`updates`), or up to the update that drew it.
         """
         if not len(self):
             return {}
@@ -96,9 +109,9 @@ class Replay:
 
 
 def replay_bytes(spec: Mapping[str, ArraySpec]) -> int:
-    """Memory of a replay of that spec."""
-    return num_bytes(_kept(spec))
+    """Memory of a replay of that spec, in bytes."""
+    return num_bytes(_without_statistics(spec))
 
 
-def _kept(spec: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
+def _without_statistics(spec: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
     return {key: array for key, array in spec.items() if key not in EPISODE_STATISTICS}

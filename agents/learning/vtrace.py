@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 
 PG_BOOTSTRAPS = ("mixed", "paper")
-"""What the policy gradient's advantage takes for the value of the next state; see `vtrace`."""
+"""Forms of q, the value of the next state in the advantage; see `vtrace`."""
 
 
 class VTrace(NamedTuple):
-    """vs [T, B]: targets of the baseline. pg_advantages [T, B]: rho_s (r_s + gamma_s q_{s+1} - V(x_s))."""
+    """Results of `vtrace`, [T, B] each.
+
+    Attributes:
+        vs: targets of the baseline.
+        pg_advantages: advantages of the policy gradient.
+    """
 
     vs: Tensor
     pg_advantages: Tensor
@@ -33,47 +38,45 @@ def vtrace(
     lambda_: float = 1.0,
     mixed: bool = True,
 ) -> VTrace:
-    """V-trace targets and policy-gradient advantages.
+    """V-trace targets v and policy-gradient advantages A, without gradient.
 
-        delta_t = rho_t (r_t + gamma_t V(x_{t+1}) - V(x_t))
-        v_s = V(x_s) + delta_s + gamma_s c_s (v_{s+1} - V(x_{s+1})),   rho = min(clip_rho, pi/mu), c = lambda min(clip_c, pi/mu)
+        rho_s = min(clip_rho, pi/mu),   c_s = lambda min(clip_c, pi/mu)
+        delta_s = rho_s (r_s + gamma_s V(x_{s+1}) - V(x_s))
+        v_s = V(x_s) + delta_s + gamma_s c_s (v_{s+1} - V(x_{s+1}))
         A_s = min(clip_pg_rho, pi/mu) (r_s + gamma_s q_{s+1} - V(x_s))
         q_s = lambda v_s + (1 - lambda) V(x_s)   (mixed)   or   v_s   (paper)
 
-    On policy the mixed form, that of rlax, is GAE(lambda) (Schulman et al. 2016): delta_s + gamma lambda (v_{s+1} - V(x_{s+1})). The
-    paper's form has gamma in place of gamma lambda there. With lambda 1 both are the same to the bit.
+    The mixed form is rlax's. On policy it equals GAE(lambda) (Schulman et al. 2016): delta_s + gamma lambda (v_{s+1} - V(x_{s+1})).
+    The paper's form has the factor gamma instead of gamma lambda. With lambda 1 the two forms give the same bits.
 
     Args:
         log_rhos: log pi(a|x) - log mu(a|x), [T, B].
-        discounts: gamma_t, 0 where the episode terminated, [T, B].
-        rewards: [T, B].
-        values: V(x_t), [T, B].
+        discounts: gamma_s, 0 where the episode terminated, [T, B].
+        rewards: r_s, [T, B].
+        values: V(x_s), [T, B].
         bootstrap_value: V(x_T), [B].
-        mask: bool [T, B]; where False there was no transition: rho and c are 0 there, whatever `log_rhos` and `rewards` hold, so its
-            target is its own value, nothing flows through it from the next episode, and the value of a truncated episode's last
-            observation is what it bootstraps.
-        clip_rho, clip_c, clip_pg_rho: the constants rho-bar, c-bar, and the clipping of rho in the advantage.
-        lambda_: the lambda of the remark on V-trace(lambda).
-        mixed: which q.
-
-    Returns:
-        Targets and advantages, without gradient.
+        mask: bool [T, B], False where a step is no transition, as at a reset. There rho and c are 0 and `log_rhos` and `rewards` are
+            ignored, so v_s = V(x_s). Nothing flows back from the next episode, and a truncated episode bootstraps from the value of
+            its last observation.
+        clip_rho, clip_c, clip_pg_rho: the paper's rho-bar and c-bar, and the clip of pi/mu in the advantage.
+        lambda_: lambda, the factor on c in the paper's remark 2.
+        mixed: whether q has the mixed form.
     """
     rhos = torch.exp(log_rhos)
     if mask is not None:
-        # Filled, because NaN times 0 is NaN. `where` would send its zero to the device and wait.
+        # Not a product, because NaN times 0 is NaN. Not `torch.where`: it copies its zero to the GPU, which synchronizes.
         rhos, rewards = rhos.masked_fill(~mask, 0.0), rewards.masked_fill(~mask, 0.0)
     clipped_rhos = rhos.clamp(max=clip_rho)
     cs = lambda_ * rhos.clamp(max=clip_c)
     next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])
     deltas = clipped_rhos * (rewards + discounts * next_values - values)
-    decay = discounts * cs
-    # Rows taken out once: one operation for each step of the recursion.
-    error, errors = torch.zeros_like(bootstrap_value), []
-    for delta, kept in zip(reversed(deltas.unbind()), reversed(decay.unbind()), strict=True):
-        error = torch.addcmul(delta, kept, error)
-        errors.append(error)
-    vs = values + torch.stack(errors[::-1])
+    decays = discounts * cs
+    # `correction` is v_s - V(x_s). Unbinding first leaves one kernel per step of the recursion.
+    correction, corrections = torch.zeros_like(bootstrap_value), []
+    for delta, decay in zip(reversed(deltas.unbind()), reversed(decays.unbind()), strict=True):
+        correction = torch.addcmul(delta, decay, correction)
+        corrections.append(correction)
+    vs = values + torch.stack(corrections[::-1])
     next_vs = torch.cat([vs[1:], bootstrap_value.unsqueeze(0)])
     if mixed:
         next_vs = torch.lerp(next_values, next_vs, lambda_)

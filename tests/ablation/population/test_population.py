@@ -299,7 +299,7 @@ def test_another_population_or_a_damaged_one_is_refused(whole: Population, tmp_p
         (["margin=nan"], "margin=nan is out of range"),
         (["perturb_factor=1"], "perturb_factor=1.0 is out of range"),
         (["perturb_probability=2"], "perturb_probability=2.0 is out of range"),
-        (["least_episodes=101"], "least_episodes=101 is out of range: give at most 100"),
+        (["least_episodes=101"], "least_episodes=101 is out of range: give a number from 1 to 100"),
         (["learning_rates=[1e-3]"], "learning_rates=[0.001] is no range: give a lower and a higher end above 0"),
         (["learning_rates=[1e-3,1e-4]"], "is no range"),
         (["learning_rates=[]", "entropy_costs=[]"], "leave nothing to adapt"),

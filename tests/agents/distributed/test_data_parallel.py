@@ -1,4 +1,4 @@
-"""Several learners with a part of every batch each take the steps of one learner with the whole batch."""
+"""Several learners, each with a shard of every batch, make the updates of one learner with all columns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T, B = 9, 8
 
 
 class Sums:
-    """What several threads hand in together, each gets the sum of. Called with the number of the thread and its tensor."""
+    """`reduce` for learners in threads. The arguments are the number of the thread and its tensor."""
 
     def __init__(self, parties: int) -> None:
         self._handed_in = [torch.zeros(0)] * parties
@@ -38,7 +38,7 @@ class Sums:
         self.calls += 1
         self._handed_in[party] = tensor.clone()
         self._barrier.wait(60)
-        # In one order: a real one, too, gives all the same bits.
+        # In a fixed order, so that all threads get the same bits, as with torch.distributed.
         total = sum(self._handed_in[1:], self._handed_in[0])
         self._barrier.wait(60)
         tensor.copy_(total)
@@ -56,7 +56,7 @@ def make_learner(
 
 
 def make_batch(learner: Learner, seed: int) -> Trajectory:
-    """Column by column: tasks 0 to 2 on the left, task 3 on the right alone, where most steps are masked."""
+    """Tasks 0 to 2 in the left half, tasks 2 and 3 in the right half, where most steps are masked."""
     batch = fake_batch(ENV, learner.network.core_state_size, T, B, seed)
     rng = np.random.default_rng(seed)
     batch["task"][:, : B // 2] = torch.from_numpy(rng.integers(0, 3, B // 2))
@@ -65,7 +65,7 @@ def make_batch(learner: Learner, seed: int) -> Trajectory:
     few = torch.from_numpy(rng.random((T, B - B // 2)) < 0.3)
     batch["mask"][:, B // 2 :] &= few
     for key in ("action", "last_action"):
-        # What every task has.
+        # Task 1 has only 3 actions.
         batch[key] %= 3
     return batch
 
@@ -74,12 +74,12 @@ def columns(batch: Trajectory, part: slice) -> Trajectory:
     return {key: value[part] if key in PER_COLUMN else value[:, part] for key, value in batch.items()}
 
 
-def together(learners: Sequence[Learner], parts: Sequence[Trajectory], fresh: int | None = None) -> list[object]:
-    """One step of all of them at once. What each returns, or raises."""
+def step_all(learners: Sequence[Learner], parts: Sequence[Trajectory], num_new: int | None = None) -> list[object]:
+    """One step of all learners, in threads. Returns for each its metrics or the NonFiniteError that it raises."""
 
     def step(learner: Learner, part: Trajectory) -> object:
         try:
-            return learner.step(part, num_fresh=fresh)
+            return learner.step(part, num_new=num_new)
         except NonFiniteError as error:
             return error
 
@@ -95,8 +95,8 @@ def state(learner: Learner) -> dict[str, Tensor]:
     return found
 
 
-def test_learners_agree_on_observations_and_on_a_surge() -> None:
-    """The moments of observations are those of all columns, and one learner's large reward is bounded by all of them alike."""
+def test_learners_share_the_moments_of_observations_and_a_surge() -> None:
+    """The moments of observations include all columns. A large reward in one shard is a surge for every learner."""
     single, reduce = make_learner(normalize=True, popart_step_size=0.01), Sums(2)
     several = [make_learner(partial(reduce, n), normalize=True, popart_step_size=0.01) for n in range(2)]
     for seed in range(7):
@@ -105,7 +105,7 @@ def test_learners_agree_on_observations_and_on_a_surge() -> None:
         if seed in (3, 5):
             batch["reward"][batch["mask"][:, 0].nonzero()[0], 0] = 1e4
         single.step(batch)
-        together(several, [columns(batch, slice(0, 4)), columns(batch, slice(4, B))])
+        step_all(several, [columns(batch, slice(0, 4)), columns(batch, slice(4, B))])
         assert (max(single.surges) > 10) == (seed in (3, 5)), (seed, single.surges)
         for learner in several:
             assert learner.surges == pytest.approx(single.surges, rel=1e-4)
@@ -114,7 +114,7 @@ def test_learners_agree_on_observations_and_on_a_surge() -> None:
 
 
 @pytest.mark.parametrize(("optimizer", "reduction", "cuts"), pairwise(OPTIMIZERS, ("mean", "sum"), ([4], [3, 5])))
-def test_twenty_updates_are_those_of_one_learner(optimizer: str, reduction: str, cuts: list[int]) -> None:
+def test_twenty_updates_equal_those_of_one_learner(optimizer: str, reduction: str, cuts: list[int]) -> None:
     options = {"optimizer": optimizer, "reduction": reduction}
     single, reduce = make_learner(**options), Sums(len(cuts) + 1)
     several = [make_learner(partial(reduce, number), **options) for number in range(len(cuts) + 1)]
@@ -125,52 +125,52 @@ def test_twenty_updates_are_those_of_one_learner(optimizer: str, reduction: str,
         parts = [columns(batch, slice(*edge)) for edge in itertools.pairwise(edges)]
         lacking += any(0 in steps_by_task(part, 4) for part in parts)
         expected = single.step(batch)
-        for found in together(several, parts):
+        for found in step_all(several, parts):
             assert isinstance(found, dict)
-            # Losses are sums of terms of both signs: where they cancel, their error is still that of the terms.
+            # Losses are sums of terms with both signs: if these cancel, their rounding errors remain.
             size = max(abs(float(value)) for key, value in expected.items() if key.startswith("loss/"))
             for key, value in expected.items():
                 assert float(found[key]) == pytest.approx(float(value), rel=1e-4, abs=1e-5 * size), key
         assert single.steps_by_task == steps_by_task(batch, 4)
     assert lacking == 20
-    assert reduce.calls == 2 * 20 * len(several), "what each update exchanges"
+    assert reduce.calls == 2 * 20 * len(several), "an update makes two sums"
     for learner in several:
         torch.testing.assert_close(state(learner), state(single), rtol=1e-5, atol=1e-5)
-        # Bit for bit, or they would drift apart.
+        # Bit for bit: otherwise the learners would drift apart.
         torch.testing.assert_close(state(learner), state(several[0]), rtol=0, atol=0)
         assert learner.counters == single.counters
         assert learner.steps_by_task == single.steps_by_task
     assert single.counters.updates == 20 and single.counters.steps > 500
 
 
-def test_a_part_that_is_not_finite_is_refused_by_all() -> None:
+def test_all_learners_refuse_an_update_if_one_shard_is_not_finite() -> None:
     reduce = Sums(2)
     several = [make_learner(partial(reduce, number), max_refused=2, reward_clip=0.0) for number in range(2)]
     batch = make_batch(several[0], 0)
     parts = [columns(batch, slice(4)), columns(batch, slice(4, B))]
-    together(several, parts)
+    step_all(several, parts)
     before = {key: value.clone() for key, value in state(several[0]).items()}
     t, b = (int(index) for index in parts[1]["mask"].nonzero()[0])
     parts[1]["reward"][t, b] = math.inf
-    assert all(isinstance(found, dict) for found in together(several, parts))
-    assert all(isinstance(found, NonFiniteError) for found in together(several, parts))
+    assert all(isinstance(found, dict) for found in step_all(several, parts))
+    assert all(isinstance(found, NonFiniteError) for found in step_all(several, parts))
     for learner in several:
         torch.testing.assert_close(state(learner), before, rtol=0, atol=0)
         assert (learner.counters.updates, learner.counters.refused) == (1, 2)
 
 
-def test_fresh_columns_are_counted_of_all() -> None:
+def test_new_columns_of_all_learners_are_counted() -> None:
     reduce = Sums(2)
     several = [make_learner(partial(reduce, number)) for number in range(2)]
     batch = make_batch(several[0], 0)
-    together(several, [columns(batch, slice(4)), columns(batch, slice(4, B))], fresh=3)
+    step_all(several, [columns(batch, slice(4)), columns(batch, slice(4, B))], num_new=3)
     expected = int(batch["mask"][:, [0, 1, 2, 4, 5, 6]].sum())
     assert [learner.counters.steps for learner in several] == [expected] * 2
 
 
 @pytest.mark.parametrize("call", [1, 2])
-def test_a_sum_that_fails_leaves_the_learner_between_two_updates(call: int) -> None:
-    """The others are gone, and what is saved is what they had agreed on."""
+def test_a_sum_that_fails_leaves_the_learner_unchanged(call: int) -> None:
+    """The leader can then save the last complete update."""
     calls = []
 
     def reduce(tensor: Tensor) -> None:

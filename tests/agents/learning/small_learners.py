@@ -1,4 +1,4 @@
-"""Small learners on made-up batches, and all that an update changes in them."""
+"""Small learners, random batches for them, and the state that an update changes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ def make_batch(learner: Learner, seed: int = 0) -> Trajectory:
 
 
 def flat(learner: Learner) -> Tensor:
+    """All parameters as one vector."""
     return torch.cat([parameter.detach().flatten() for parameter in learner.network.parameters()])
 
 
 def everything(learner: Learner) -> bytes:
-    """Parameters, moments of the optimiser, PopArt and the counters of what was learned, to the last bit."""
+    """Parameters, moments of the optimiser, PopArt and counters except `refused`, as bytes to compare."""
     file = io.BytesIO()
     state = learner.state_dict()
     state["counters"] = {**state["counters"], "refused": 0}
-    # Not its learning rate, which is set anew for every step.
+    # Without the learning rate, which every update sets.
     state["optimizer"] = state["optimizer"]["state"]
     torch.save(state, file)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Where torch.compile does not work, training goes on without."""
+"""If torch.compile fails, training continues without it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from agents.learning.compile import Compiled
 from agents.setup.builder import build_learner
 
-# The compiler's own, of PyTorch's older ways.
+# The compiler raises these warnings about PyTorch itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 
-def test_where_the_compiler_fails_the_function_runs_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_warns_once_and_the_function_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> Tensor:
         raise RuntimeError("no C++ compiler\nand more")
 
@@ -34,7 +34,7 @@ def test_where_the_compiler_fails_the_function_runs_after_one_warning(monkeypatc
     assert_equal_parameters(plain, compiled, rtol=0.0, atol=0.0)
 
 
-def test_what_the_function_itself_refuses_is_raised_as_it_is() -> None:
+def test_an_error_of_the_function_itself_is_raised_unchanged() -> None:
     def refuses(x: int) -> int:
         raise ValueError("not this one")
 

@@ -1,4 +1,4 @@
-"""Updates of the learner: what may not influence them, steps and schedules, and that they can be repeated bit for bit."""
+"""Updates of the learner: data without influence, counted steps, schedules, and reproducibility bit for bit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agents.trajectory import Trajectory
 from conf.loading import compose_train
 from envs.suites import make_spec
 
-# What may not influence it
+# Data without influence
 
 
 def after_one_step(batch: Trajectory) -> bytes:
@@ -26,7 +26,7 @@ def after_one_step(batch: Trajectory) -> bytes:
     return everything(learner)
 
 
-def test_steps_that_are_masked_have_no_influence() -> None:
+def test_masked_steps_have_no_influence() -> None:
     batch = make_batch(make_learner())
     expected = after_one_step(batch)
     masked = ~batch["mask"]
@@ -42,7 +42,7 @@ def test_steps_that_are_masked_have_no_influence() -> None:
 
 
 def test_the_observation_after_a_termination_has_no_influence() -> None:
-    """Nor has its entropy: it is neither valued, nor acted upon, nor remembered. After a truncation its value counts."""
+    """No loss term uses it, and the reset clears it from the core state. After a truncation its value is the bootstrap."""
     batch = make_batch(make_learner())
     batch["mask"][0] = True
     batch["mask"][1:-1, 0] = True
@@ -86,18 +86,17 @@ def test_the_learning_rate_falls_to_zero_with_the_steps() -> None:
     assert steps > 100
 
 
-def test_another_pass_over_a_batch_learns_and_counts_no_steps() -> None:
+def test_a_second_pass_over_a_batch_changes_parameters_and_counts_no_steps() -> None:
     learner = make_learner()
     batch = make_batch(learner)
     learner.step(batch)
     before, state = flat(learner), learner.counters
-    learner.step(batch, num_fresh=0)
+    learner.step(batch, num_new=0)
     assert not torch.equal(flat(learner), before)
     assert learner.counters == state._replace(updates=2)
 
 
-def test_learns_from_part_of_a_batch() -> None:
-    """Views of columns, as minibatches makes them, are as good as arrays of their own."""
+def test_views_of_columns_give_the_same_updates_as_copies() -> None:
     results = []
     for copy in (False, True):
         learner = make_learner()
@@ -108,7 +107,7 @@ def test_learns_from_part_of_a_batch() -> None:
     assert results[0] == results[1]
 
 
-def test_without_annealing_the_rate_stays() -> None:
+def test_without_annealing_the_learning_rate_is_constant() -> None:
     learner = make_learner(total_frames=10, learning_rate=0.2, anneal=False)
     for seed in range(3):
         learner.step(make_batch(learner, seed))
@@ -124,7 +123,7 @@ def test_gradients_are_clipped_to_their_global_norm() -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_saved_learner_goes_on_exactly(optimizer: str) -> None:
+def test_a_restored_learner_makes_the_same_updates_bit_for_bit(optimizer: str) -> None:
     learner = make_learner(optimizer=optimizer, popart_step_size=0.1)
     for seed in range(3):
         learner.step(make_batch(learner, seed))
@@ -167,7 +166,7 @@ def train(seed: int, updates: int) -> Tensor:
     return flat(learner)
 
 
-def test_the_same_seed_gives_the_same_parameters_to_the_last_bit() -> None:
+def test_the_same_seed_gives_the_same_parameters_bit_for_bit() -> None:
     first = train(3, 10)
     assert torch.equal(first, train(3, 10))
     assert not torch.equal(first, train(4, 10))

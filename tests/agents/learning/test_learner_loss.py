@@ -15,7 +15,7 @@ from agents.trajectory import OBSERVED, Trajectory
 
 @torch.no_grad()
 def outputs_step_by_step(learner: Learner, batch: Trajectory) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [T+1, B, A] and normalised baselines [T+1, B], one step at a time and each sample conditioned by itself."""
+    """Logits [T+1, B, A] and normalised baselines [T+1, B], computed one step at a time with one modulation per sample."""
     network, state = learner.network, batch["core_state"]
     encoder = network.context_encoder
     logits, baselines = [], []
@@ -31,7 +31,7 @@ def outputs_step_by_step(learner: Learner, batch: Trajectory) -> tuple[np.ndarra
 
 
 def expected_losses(learner: Learner, batch: Trajectory, config: dict[str, float]) -> dict[str, float]:
-    """Policy, baseline and entropy term summed over valid steps, from the formulas, with PopArt's moments held still."""
+    """Policy, baseline and entropy term summed over valid steps, from the formulas, with constant PopArt moments."""
     logits, normalised = outputs_step_by_step(learner, batch)
     task = batch["task"].numpy()
     scale, shift = sigma(learner.popart).numpy()[task], learner.popart.mu.numpy()[task]
@@ -86,8 +86,8 @@ def test_the_loss_is_the_formula(fusion: str, reduction: str) -> None:
         assert float(metrics[key]) == pytest.approx(value, rel=1e-4, abs=1e-5), key
 
 
-def test_moments_move_towards_the_targets_and_values_stay() -> None:
-    """Learning rate 0: PopArt alone acts, and whatever it does may not change a value."""
+def test_popart_changes_moments_and_no_value() -> None:
+    """With learning rate 0 only PopArt changes the learner."""
     learner = make_learner(popart_step_size=0.3, learning_rate=0.0)
     batch = make_batch(learner)
     task = batch["task"].numpy()

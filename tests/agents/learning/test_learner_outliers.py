@@ -1,4 +1,4 @@
-"""Large rewards and batches that are not finite: what the learner follows, ignores or refuses."""
+"""Large rewards and batches that are not finite: PopArt ignores a single outlier, and the learner refuses infinite updates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from small_learners import B, everything, flat, make_batch, make_learner
 
 from agents.learning.learner import Learner, NonFiniteError
 from agents.learning.optimizers import OPTIMIZERS
-from agents.learning.popart import CALM, sigma
+from agents.learning.popart import SURGE_MEMORY, sigma
 from agents.learning.rewards import transform_rewards
 from agents.trajectory import Trajectory
 
@@ -32,31 +32,33 @@ def moments(learner: Learner) -> list[float]:
 
 
 @pytest.mark.parametrize("step_size", [3e-4, 0.01])
-def test_one_large_reward_leaves_its_tasks_moments(step_size: float) -> None:
-    """However often it is learned from: in further passes, and from the replay."""
+def test_one_large_reward_does_not_move_the_moments_of_its_task(step_size: float) -> None:
+    """Not in later passes or from the replay either."""
     learner = make_learner(reward_clip=0.0, popart_step_size=step_size)
     usual, other = make_batch(learner, 1), make_batch(learner, 2)
     hit = large(usual, B - 1)
     before = learner.popart
     learner.step(hit)
-    for fresh in (0, 0):
+    for num_new in (0, 0):
         assert learner.surges[1] > 10 and learner.surges[0] == learner.surges[2] == 0
         assert learner.popart.mu[1] == before.mu[1] and learner.popart.nu[1] == before.nu[1]
         assert learner.popart.mu[0] != before.mu[0]
-        learner.step(hit, num_fresh=fresh)
-    assert learner.popart.calm[1] == 0
-    # The column comes from the replay, with other fresh ones.
+        learner.step(hit, num_new=num_new)
+    assert learner.popart.updates_since_surge[1] == 0
+    # The column returns from the replay, beside new columns.
     learner.step(other)
     before = learner.popart
-    assert before.calm[1] == 1
-    learner.step(hit, num_fresh=B - 1)
-    assert learner.surges[1] > 10 and learner.popart.nu[1] == before.nu[1] and learner.popart.calm[1] == 2
-    # A second reward is another matter.
+    assert before.updates_since_surge[1] == 1
+    learner.step(hit, num_new=B - 1)
+    assert (
+        learner.surges[1] > 10 and learner.popart.nu[1] == before.nu[1] and learner.popart.updates_since_surge[1] == 2
+    )
+    # A second large reward moves the moments.
     learner.step(large(other, 0))
-    assert learner.popart.calm[1] == 0 and learner.popart.nu[1] > before.nu[1]
+    assert learner.popart.updates_since_surge[1] == 0 and learner.popart.nu[1] > before.nu[1]
 
 
-def test_large_rewards_are_followed_from_their_second_batch_on() -> None:
+def test_repeated_large_rewards_move_sigma_from_their_second_batch_on() -> None:
     learner = make_learner(reward_clip=0.0, popart_step_size=0.01)
     deviations = []
     for seed in range(20):
@@ -67,7 +69,7 @@ def test_large_rewards_are_followed_from_their_second_batch_on() -> None:
     assert deviations[0] == 1 and deviations[1] == pytest.approx(2**0.5, rel=0.01) and deviations[-1] > 300
 
 
-def test_the_last_surge_is_saved_and_earlier_checkpoints_do_not_have_it() -> None:
+def test_checkpoints_hold_the_last_surge_and_old_ones_load_without_it() -> None:
     learner, other = (make_learner(reward_clip=0.0) for _ in range(2))
     learner.step(large(make_batch(learner, 1), 0))
     state = deepcopy(learner.state_dict())
@@ -75,13 +77,13 @@ def test_the_last_surge_is_saved_and_earlier_checkpoints_do_not_have_it() -> Non
     for each in (learner, other):
         each.step(large(make_batch(each, 2), 0))
     assert everything(learner) == everything(other)
-    # Refused.
+    # A refused update does not change it.
     before = everything(learner)
     learner.step(large(make_batch(learner, 3), 0, math.inf))
     assert learner.counters.refused == 1 and everything(learner) == before
     del state["popart"]["calm"]
     other.load_state_dict(state)
-    assert other.popart.calm.tolist() == [CALM] * 3
+    assert other.popart.updates_since_surge.tolist() == [SURGE_MEMORY] * 3
 
 
 # Not finite
@@ -126,14 +128,14 @@ def test_too_many_refusals_in_a_row_are_an_error() -> None:
     assert torch.equal(flat(learner), before)
 
 
-def test_a_clipped_reward_may_be_infinite() -> None:
+def test_an_infinite_reward_is_accepted_if_it_is_clipped() -> None:
     learner = make_learner(reward_clip=1.0)
     learner.step(spoiled(make_batch(learner), "reward", math.inf))
     assert learner.counters.refused == 0 and flat(learner).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["soft_asymmetric", "soft_asymmetric_paper", "none"])
-def test_what_is_learned_from_is_the_transformed_reward_and_the_trajectory_keeps_the_raw_one(kind: str) -> None:
+def test_the_loss_uses_transformed_rewards_and_the_trajectory_keeps_raw_ones(kind: str) -> None:
     learner, plain = make_learner(reward_transform=kind), make_learner(reward_transform="none")
     raw = make_batch(learner)
     raw["reward"] = raw["reward"] * 20

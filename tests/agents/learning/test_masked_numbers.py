@@ -1,4 +1,4 @@
-"""What a reset or a mask leaves out has no effect, whatever number it is: NaN times 0 is NaN."""
+"""Values that a reset or a mask excludes have no effect, even NaN and infinity."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_reset_clears_any_state(name: str, bad: float, length: int, gradient: 
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("name", RECURRENT)
-def test_a_reset_inside_an_unroll_ends_what_a_bad_input_has_begun(name: str, bad: float) -> None:
+def test_a_reset_inside_an_unroll_clears_the_effect_of_a_bad_input(name: str, bad: float) -> None:
     torch.manual_seed(0)
     core = CORES[name](X, H)
     x, reset = torch.randn(LENGTH, COLUMNS, X), torch.zeros(LENGTH, COLUMNS, dtype=torch.bool)
@@ -56,8 +56,8 @@ def test_a_reset_inside_an_unroll_ends_what_a_bad_input_has_begun(name: str, bad
 
 
 @pytest.mark.parametrize("bad", [*BAD, 1e30])
-def test_vtrace_ignores_what_is_masked(bad: float) -> None:
-    """An importance ratio may overflow where nothing happened."""
+def test_vtrace_ignores_masked_steps(bad: float) -> None:
+    """The importance ratio of a masked step may overflow."""
     torch.manual_seed(0)
     log_rhos, rewards, values = (torch.randn(LENGTH, COLUMNS) for _ in range(3))
     mask = torch.rand(LENGTH, COLUMNS) < 0.6
@@ -70,7 +70,7 @@ def test_vtrace_ignores_what_is_masked(bad: float) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_losses_and_moments_ignore_what_is_masked(bad: float) -> None:
+def test_losses_and_moments_ignore_masked_steps(bad: float) -> None:
     torch.manual_seed(0)
     first, second = torch.randn(LENGTH, COLUMNS), torch.randn(LENGTH, COLUMNS)
     mask, task = torch.rand(LENGTH, COLUMNS) < 0.6, torch.randint(2, (LENGTH, COLUMNS))
@@ -85,7 +85,7 @@ def test_losses_and_moments_ignore_what_is_masked(bad: float) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_last_reward_that_is_no_number_does_not_reach_the_core(bad: float) -> None:
+def test_a_last_reward_that_is_not_finite_does_not_reach_the_core(bad: float) -> None:
     env, config = fake_env(), fake_config()
     network = fake_network(env, config)
     batch = fake_batch(env, network.core_state_size, LENGTH, COLUMNS)

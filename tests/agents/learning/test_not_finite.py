@@ -1,4 +1,4 @@
-"""Numbers that are none: what they cannot get into, and what a run that ends over them leaves behind."""
+"""Values that are not finite never enter the learner or a checkpoint, and a run that they end writes a diagnosis."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ def make_batch(learner: Learner, reward: float) -> Trajectory:
         for row in pairwise(range(2, 39, 3), OPTIMIZERS, (None, torch.bfloat16))
     ],
 )
-def test_no_reward_makes_the_learner_infinite(optimizer: str, autocast: torch.dtype | None, power: int) -> None:
-    """Large ones are learned from or refused; the squares of targets overflow long before the loss does."""
+def test_the_learner_stays_finite_for_rewards_of_any_size(
+    optimizer: str, autocast: torch.dtype | None, power: int
+) -> None:
+    """From 1e19 on updates are refused: the squares of targets overflow before the loss does."""
     learner = make_learner(optimizer=optimizer, reward_transform="none")
     learner.autocast = autocast
     for _ in range(2):
@@ -53,7 +55,7 @@ def test_no_reward_makes_the_learner_infinite(optimizer: str, autocast: torch.dt
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_smallest_epsilon_keeps_parameters_without_gradient(optimizer: str) -> None:
-    """The second task is in no batch, so its embedding has no gradient."""
+    """No batch has the second task, so its embedding has no gradient."""
     learner = make_learner(optimizer=optimizer, epsilon=1e-20)
     batch = make_batch(learner, 1.0)
     batch["task"].fill_(0)
@@ -66,7 +68,7 @@ def test_the_smallest_epsilon_keeps_parameters_without_gradient(optimizer: str) 
 
 
 @pytest.mark.parametrize("where", ["weight", "moment of PopArt", "moment of the optimiser"])
-def test_a_learner_that_is_not_finite_is_named(where: str) -> None:
+def test_the_error_names_the_tensor_that_is_not_finite(where: str) -> None:
     learner = make_learner()
     learner.step(make_batch(learner, 1.0))
     learner.check_finite()
@@ -88,7 +90,7 @@ def test_a_learner_that_is_not_finite_is_named(where: str) -> None:
 TINY = [*SMALL, *CONDITIONAL, "runtime.slots_per_actor=6", "learner.unroll_length=4", "log_seconds=0", "display=false"]
 
 
-def test_a_run_that_ends_over_them_says_what_they_were(
+def test_a_run_that_ends_with_refused_updates_writes_a_diagnosis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     update = Learner.update

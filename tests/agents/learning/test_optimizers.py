@@ -1,4 +1,4 @@
-"""Optimisers of our own against their formulas, in NumPy and one number at a time."""
+"""RMSpropTF against its formula in NumPy, element by element."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_rmsprop_tf_is_the_formula_of_tensorflow(lr: float, decay: float, eps: f
         lr *= 0.97
         optimizer.param_groups[0]["lr"] = lr
         for number, (parameter, (weight, square)) in enumerate(zip(parameters, truth, strict=True)):
-            # One of them has a gradient every second time only.
+            # Parameter 1 has a gradient in every second step only.
             parameter.grad = None
             if number == 1 and step % 2:
                 continue
@@ -40,8 +40,8 @@ def test_rmsprop_tf_is_the_formula_of_tensorflow(lr: float, decay: float, eps: f
 
 
 @pytest.mark.parametrize("eps", [0.1, 0.01])
-def test_first_updates_of_rmsprop_tf_are_not_those_of_pytorch(eps: float) -> None:
-    """What the two differ in: a gradient of 0.01 moves a weight by about lr 0.01 and not by lr."""
+def test_first_updates_of_rmsprop_tf_are_smaller_than_pytorchs(eps: float) -> None:
+    """A gradient of 0.01 moves a weight by about 0.01 lr; torch.optim.RMSprop moves it by up to lr."""
     moved = []
     for make in (RMSpropTF, torch.optim.RMSprop):
         weight = torch.nn.Parameter(torch.zeros(1))

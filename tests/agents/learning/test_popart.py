@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.learning.popart import (
-    CALM,
+    SURGE_MEMORY,
     PopArt,
     bounded_update,
     initial_popart,
@@ -75,8 +75,8 @@ def test_moments_are_means_over_the_valid_steps_of_each_task(seed: int, kept: fl
         np.testing.assert_allclose(new.nu[number], (1 - step_size) * nu + step_size * (valid**2).mean())
 
 
-def test_the_deviation_within_a_batch_is_seen() -> None:
-    """Targets -1 and 1 in one batch have deviation 1. The square of their mean, 0, would say that they are all equal."""
+def test_sigma_includes_the_deviation_within_a_batch() -> None:
+    """Targets -1 and 1 in one batch have deviation 1. With the square of their mean as second moment, it would be 0."""
     targets = torch.tensor([[1.0], [-1.0]])
     task, mask = torch.zeros(2, 1, dtype=torch.int32), torch.ones(2, 1, dtype=torch.bool)
     state = update_moments(initial_popart(1), target_sums(targets, task, mask, 1), 1.0)
@@ -97,11 +97,11 @@ def test_normalisation_starts_as_the_identity() -> None:
 # The bound on a batch
 
 
-def after(state: PopArt, targets: torch.Tensor, step_size: float, *, fresh: bool = True) -> tuple[PopArt, float]:
-    """One task's moments after a batch of these targets, and its surge. `fresh`: whether they are learned from for the first time."""
+def after(state: PopArt, targets: torch.Tensor, step_size: float, *, new: bool = True) -> tuple[PopArt, float]:
+    """The state of one task after a batch of these targets, and its surge. `new`: whether this is their first update."""
     column = targets.reshape(-1, 1)
     sums = target_sums(column, torch.zeros_like(column).int(), torch.ones_like(column).bool(), 1)
-    new, surge = bounded_update(state, sums, sums if fresh else torch.zeros_like(sums), step_size)
+    new, surge = bounded_update(state, sums, sums if new else torch.zeros_like(sums), step_size)
     return new, float(surge)
 
 
@@ -115,7 +115,7 @@ def moments(state: PopArt) -> list[float]:
     size=st.sampled_from([1e4, -1e6, 1e9]),
     step_size=st.sampled_from([3e-4, 0.01, 1.0]),
 )
-def test_one_surge_moves_nothing_and_the_next_at_most_doubles_the_variance(
+def test_the_first_surge_moves_nothing_and_the_second_at_most_doubles_the_variance(
     mu: float, deviation: float, size: float, step_size: float
 ) -> None:
     state = PopArt(torch.tensor([mu]).double(), torch.tensor([mu**2 + deviation**2]).double())
@@ -133,23 +133,23 @@ def test_one_surge_moves_nothing_and_the_next_at_most_doubles_the_variance(
 
 @pytest.mark.parametrize("size", [300.0, 1e3, 1e4, -1e6])
 @pytest.mark.parametrize("step_size", [3e-4, 3e-3, 0.01])
-def test_a_lone_outlier_leaves_no_trace(size: float, step_size: float) -> None:
-    """Neither where its batch is passed over again, or it comes back from the replay, nor when another comes CALM updates later."""
+def test_a_single_outlier_leaves_no_trace(size: float, step_size: float) -> None:
+    """Neither in later passes over its batch, nor from the replay, nor if the next one comes SURGE_MEMORY updates later."""
     rng = np.random.default_rng(0)
-    usual = [torch.from_numpy(rng.normal(0.5, 0.2, 640)).float() for _ in range(CALM)]
+    usual = [torch.from_numpy(rng.normal(0.5, 0.2, 640)).float() for _ in range(SURGE_MEMORY)]
     hit = torch.cat([usual[0], torch.full((20,), size * 0.2)])
     state, _ = after(PopArt(torch.tensor([0.5]), torch.tensor([0.29])), usual[0], step_size)
     for _ in range(2):
         held, surge = after(state, hit, step_size)
         assert surge > 10 and moments(held) == moments(state)
         for _ in range(3):
-            held, surge = after(held, hit, step_size, fresh=False)
+            held, surge = after(held, hit, step_size, new=False)
             assert surge > 10 and moments(held) == moments(state)
         for targets in usual:
             held, _ = after(held, targets, step_size)
             state, _ = after(state, targets, step_size)
             assert moments(held) == moments(state)
-    # The second one is followed if it comes sooner.
+    # If the second one comes sooner, the moments move.
     held, _ = after(state, hit, step_size)
     for targets in usual[1:]:
         held, _ = after(held, targets, step_size)
@@ -157,21 +157,21 @@ def test_a_lone_outlier_leaves_no_trace(size: float, step_size: float) -> None:
     assert surge > 10 and moved.nu > held.nu
 
 
-def test_a_batch_without_steps_of_a_task_does_not_count() -> None:
+def test_batches_without_steps_of_a_task_do_not_count_as_updates_since_its_surge() -> None:
     state = initial_popart(2)
     sums = torch.tensor([[100.0, 0.0], [1e7, 0.0], [1e12, 0.0]])
     state, _ = bounded_update(state, sums, sums, 3e-4)
-    assert state.calm.tolist() == [0, CALM]
+    assert state.updates_since_surge.tolist() == [0, SURGE_MEMORY]
     none = torch.zeros(3, 2)
-    for _ in range(2 * CALM):
+    for _ in range(2 * SURGE_MEMORY):
         state, surges = bounded_update(state, none, none, 3e-4)
-    assert state.calm.tolist() == [0, CALM] and surges.tolist() == [0, 0]
+    assert state.updates_since_surge.tolist() == [0, SURGE_MEMORY] and surges.tolist() == [0, 0]
     state, _ = bounded_update(state, sums, sums, 3e-4)
     assert state.nu[0] == pytest.approx(2, rel=1e-3)
 
 
 @given(seed=st.integers(0, 2**31), step_size=st.sampled_from([3e-4, 0.01]))
-def test_a_usual_batch_makes_the_published_update_bit_for_bit(seed: int, step_size: float) -> None:
+def test_without_a_surge_the_update_is_the_published_one_bit_for_bit(seed: int, step_size: float) -> None:
     rng = np.random.default_rng(seed)
     state = PopArt(*(moment.float() for moment in random_state(rng)[:2]))
     targets, task = rng.normal(state.mu.mean(), 2, (LENGTH, COLUMNS)), rng.integers(0, TASKS, (LENGTH, COLUMNS))
@@ -179,15 +179,15 @@ def test_a_usual_batch_makes_the_published_update_bit_for_bit(seed: int, step_si
     sums = target_sums(torch.from_numpy(targets).float(), torch.from_numpy(task), torch.from_numpy(mask), TASKS)
     found, surges = bounded_update(state, sums, sums, step_size)
     expected = update_moments(state, sums, step_size)
-    # Far from mu in a task of few steps is a surge all the same.
+    # A task with few steps, all far from mu, can surge.
     usual = surges == 0
     assert usual.any() and (surges[~usual] > 10).all()
     assert torch.equal(found.mu[usual], expected.mu[usual]) and torch.equal(found.nu[usual], expected.nu[usual])
 
 
 @pytest.mark.parametrize("step_size", [3e-4, 0.01])
-def test_a_scale_that_has_changed_is_reached_within_30_batches(step_size: float) -> None:
-    """Of what the published update has reached by then."""
+def test_sigma_reaches_a_changed_scale_within_30_batches(step_size: float) -> None:
+    """It reaches more than half of the sigma of the published update."""
     bounded = published = initial_popart(1)
     for _ in range(30):
         bounded, _ = after(bounded, torch.full((100,), 1e4), step_size)
@@ -197,7 +197,7 @@ def test_a_scale_that_has_changed_is_reached_within_30_batches(step_size: float)
 
 
 def test_moments_of_equal_targets_are_not_stuck() -> None:
-    """Single precision leaves nothing of their variance; another target moves them all the same."""
+    """Their variance is 0 in single precision, but new targets still move the moments."""
     state = PopArt(torch.ones(1), torch.ones(1))
     for _ in range(30):
         state, _ = after(state, torch.full((100,), 2.0), 0.01)

@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU that is pretended (pretended_gpu.py)."""
+"""Copies of batches to a pretended GPU (pretended_gpu.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def minibatches(count: int) -> list[Minibatch]:
     return [Minibatch(fake_batch(fake_env(), 10, 3, 4, seed), 4) for seed in range(count)]
 
 
-def test_on_the_processor_nothing_is_copied_and_nothing_is_fetched_ahead() -> None:
+def test_on_the_cpu_nothing_is_copied_and_nothing_is_fetched_ahead() -> None:
     network = fake_network(fake_env(), fake_config())
     prefetcher = Prefetcher(network.context_encoder, torch.device("cpu"))
     given = minibatches(3)
@@ -37,7 +37,7 @@ def test_on_the_processor_nothing_is_copied_and_nothing_is_fetched_ahead() -> No
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_a_batch_arrives_unchanged_except_for_the_keys_that_stay(gpu: PretendedGPU, asynchronous: bool) -> None:
+def test_a_batch_arrives_unchanged_and_host_keys_are_not_copied(gpu: PretendedGPU, asynchronous: bool) -> None:
     network = fake_network(fake_env(), fake_config())
     batch = minibatches(1)[0].trajectory
     staged = Prefetcher(network.context_encoder, GPU, asynchronous=asynchronous).stage(batch)
@@ -48,20 +48,20 @@ def test_a_batch_arrives_unchanged_except_for_the_keys_that_stay(gpu: PretendedG
     expected = Prefetcher(network.context_encoder, torch.device("cpu")).stage(batch)
     assert torch.equal(host(staged.segments.index), expected.segments.index)
     assert torch.equal(host(staged.contexts.instruction), expected.contexts.instruction)
-    # Actors may overwrite the buffers from here on.
+    # From here on actors may overwrite the buffers.
     for array in batch.values():
         array.zero_()
     assert host(staged.batch["behaviour_log_probs"]).any()
 
 
-def test_the_next_minibatch_is_copied_while_one_is_learned_from(gpu: PretendedGPU) -> None:
+def test_the_next_minibatch_is_copied_during_an_update(gpu: PretendedGPU) -> None:
     network = fake_network(fake_env(), fake_config())
     prefetcher = Prefetcher(network.context_encoder, GPU)
     stream = prefetcher._stream
     assert isinstance(stream, Stream)
     given = minibatches(4)
     for number, staged in enumerate(prefetcher(given)):
-        # The copies of this one and of the next were started; only this one was waited for.
+        # The copies of this one and the next have started. The stream waits only for this one.
         assert len(stream.events) == min(number + 2, len(given))
         assert [event.waited_for for event in stream.events] == [True] * (number + 1) + [False] * (
             len(stream.events) - number - 1
@@ -80,14 +80,14 @@ def test_an_abandoned_iteration_leaves_nothing_for_the_next(gpu: PretendedGPU) -
     assert torch.equal(host(staged.batch["reward"]), other.trajectory["reward"])
 
 
-def test_what_is_there_already_is_not_sent() -> None:
+def test_tensors_on_the_device_are_not_sent() -> None:
     tensors = {"a": torch.ones(3), "b": torch.zeros(2, dtype=torch.bool)}
     moved = send(tensors, torch.device("cpu"))
     assert all(moved[key] is tensor for key, tensor in tensors.items())
     assert send_one(tensors["a"], torch.device("cpu")) is tensors["a"]
 
 
-def test_packed_tensors_do_not_overlap_whatever_their_dtypes() -> None:
+def test_packed_tensors_of_different_dtypes_do_not_overlap() -> None:
     tensors = {
         "flags": torch.ones(5, dtype=torch.bool),
         "none": torch.zeros(4, 0),

@@ -1,4 +1,4 @@
-"""The replay: which columns it holds and draws, what an update is made of, and that V-trace corrects what is old."""
+"""The replay: held and drawn columns, minibatches, and V-trace's correction of replayed columns."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def column(trajectory: Trajectory, number: int) -> Trajectory:
     return {key: value[number] if key in PER_COLUMN else value[:, number] for key, value in kept.items()}
 
 
-# What is held
+# Held columns
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 6, 7, 12, 15, 100])
@@ -55,14 +55,14 @@ def test_the_newest_columns_are_held(capacity: int) -> None:
     assert len(replay) == replay.capacity == capacity or capacity == 100
 
 
-def test_a_replay_of_no_columns_holds_nothing() -> None:
+def test_a_replay_of_size_0_holds_nothing() -> None:
     replay = make_replay(0)
     replay.add(numbered(0), [0])
     assert len(replay) == 0 and replay.row(3) == {}
 
 
-def test_columns_are_copied_whole() -> None:
-    """Every array of a column comes from the same column, and later batches in the same memory do not change it."""
+def test_columns_are_copied() -> None:
+    """All arrays of a drawn column come from one column, and later writes to the batch do not change it."""
     replay, batches = make_replay(8), [numbered(0), numbered(B)]
     originals = [column(batch, number) for batch in batches for number in range(B)]
     originals = [{key: value.clone() for key, value in original.items()} for original in originals]
@@ -80,28 +80,28 @@ def test_columns_are_copied_whole() -> None:
     assert -1 not in held(replay)
 
 
-def test_age_counts_from_the_weights_that_were_played_with() -> None:
+def test_age_counts_updates_since_the_weights_that_played() -> None:
     replay = make_replay(8)
     replay.add(numbered(0), [1, 3])
     assert replay.row(10) == {"replay_columns": 6, "replay_age_mean": 8.0, "replay_age_max": 9.0}
     replay.add(numbered(B), [5, 7, 9])
-    # Columns 4 to 11 are left: two of version 3, two each of 5, 7 and 9.
+    # The replay holds columns 4 to 11: two of each of the versions 3, 5, 7 and 9.
     assert replay.row(10) == {"replay_columns": 8, "replay_age_mean": 4.0, "replay_age_max": 7.0}
 
 
-def test_lag_is_that_of_the_updates_that_drew() -> None:
+def test_lag_counts_updates_between_acting_and_learning() -> None:
     replay = make_replay(8)
     for number in range(3):
         batch = numbered(number * B)
         parts = list(iterate_minibatches(batch, replay, num_fresh=3, num_replayed=5, passes=2))
         drawn = [[int(each) for each in numbers(part)[3:]] for part, _ in parts]
         before = [10 * number + index for index in range(4)]
-        replay.learned(before)
+        replay.record_lags(before)
         row = replay.row(99)
         if number == 0:
             assert not drawn[0] and "replay_lag_max" not in row
         else:
-            # Column c came in batch c // B, whose weights had this number.
+            # Batch c // B brought column c, played by weights of version 2 (c // B).
             lags = [made - 2 * (column // B) for made, columns in zip(before, drawn, strict=True) for column in columns]
             assert (row["replay_lag_min"], row["replay_lag_max"]) == (min(lags), max(lags))
             assert row["replay_lag_mean"] == pytest.approx(sum(lags) / len(lags))
@@ -109,18 +109,18 @@ def test_lag_is_that_of_the_updates_that_drew() -> None:
         replay.add(batch, [2 * number])
 
 
-def test_what_is_drawn_by_who_does_not_ask_for_lags_is_not_kept() -> None:
+def test_versions_of_draws_without_recorded_lags_are_dropped() -> None:
     replay = make_replay(8)
     for _ in range(50):
         replay.add(numbered(0), [0])
         replay.sample(3)
-    assert len(replay._drawn) == 1
+    assert len(replay._drawn_versions) == 1
 
 
-# What is drawn
+# Drawn columns
 
 
-def test_what_is_drawn_is_drawn_once_and_uniformly() -> None:
+def test_draws_are_uniform_and_without_replacement() -> None:
     replay = make_replay(8)
     replay.add(numbered(0), [0])
     replay.add(numbered(B), [0])
@@ -132,14 +132,14 @@ def test_what_is_drawn_is_drawn_once_and_uniformly() -> None:
     assert (abs(counts[4:] - 300) < 70).all()
 
 
-def test_no_more_is_drawn_than_is_held() -> None:
+def test_drawing_more_columns_than_held_raises() -> None:
     replay = make_replay(8)
     replay.add(numbered(0), [0])
     with pytest.raises(ValueError, match="larger"):
         replay.sample(B + 1)
 
 
-def test_the_seed_decides_what_is_drawn() -> None:
+def test_the_seed_determines_the_draws() -> None:
     def draws(seed: tuple[int, int]) -> list[list[int]]:
         replay = make_replay(50, seed)
         replay.add(numbered(0, 50), [0])
@@ -147,17 +147,17 @@ def test_the_seed_decides_what_is_drawn() -> None:
 
     assert draws((1, 2)) == draws((1, 2))
     assert len({str(draws(seed)) for seed in ((1, 2), (2, 2), (1, 3), (2, 1))}) == 4
-    # Neither torch's nor NumPy's global state has a part in it.
+    # The global generators of torch and NumPy have no influence.
     expected = draws((1, 2))
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
     assert draws((1, 2)) == expected
 
 
-# What updates are made of
+# Minibatches
 
 
-def test_without_replay_parts_are_passes_over_the_batch() -> None:
+def test_without_replay_minibatches_are_passes_over_the_batch() -> None:
     batch = numbered(0)
     parts = list(iterate_minibatches(batch, make_replay(0), num_fresh=2, num_replayed=0, passes=2))
     assert [(numbers(part), new) for part, new in parts] == [
@@ -167,7 +167,7 @@ def test_without_replay_parts_are_passes_over_the_batch() -> None:
     assert next(iterate_minibatches(batch, make_replay(0), num_fresh=B, num_replayed=0, passes=1))[0] is batch
 
 
-def test_fresh_columns_come_first_and_replayed_ones_are_drawn_anew() -> None:
+def test_fresh_columns_come_first_and_each_minibatch_has_a_separate_draw() -> None:
     replay = make_replay(100)
     replay.add(numbered(100, 50), [0])
     parts = list(iterate_minibatches(numbered(0), replay, num_fresh=3, num_replayed=5, passes=2))
@@ -178,7 +178,7 @@ def test_fresh_columns_come_first_and_replayed_ones_are_drawn_anew() -> None:
     assert len({str(each) for each in drawn}) == 4
 
 
-def test_parts_are_fresh_until_the_replay_holds_enough() -> None:
+def test_minibatches_are_fresh_until_the_replay_holds_enough() -> None:
     replay = make_replay(100)
     sizes = []
     for number in range(3):
@@ -201,7 +201,7 @@ def make_learner(**options: object) -> Learner:
 
 
 def mixed(learner: Learner, old: Trajectory, new: Trajectory) -> Trajectory:
-    """What the learner gets when all of `old` is replayed beside `new`."""
+    """A minibatch of all columns of `new`, and all of `old` from the replay."""
     assert learner.network.core_state_size == S
     replay = make_replay(B)
     replay.add(old, [0])
@@ -213,19 +213,18 @@ def batches() -> tuple[Trajectory, Trajectory]:
     return fake_batch(ENV, S, T, B, seed=1), fake_batch(ENV, S, T, B, seed=2)
 
 
-def test_only_fresh_steps_are_counted() -> None:
+def test_only_steps_of_new_columns_are_counted() -> None:
     learner = make_learner()
     old, new = batches()
     part = mixed(learner, old, new)
-    learner.step(part, num_fresh=B)
+    learner.step(part, num_new=B)
     assert learner.counters.steps == int(new["mask"].sum()) < int(part["mask"].sum())
-    learner.step(part, num_fresh=0)
+    learner.step(part, num_new=0)
     assert learner.counters.steps == int(new["mask"].sum())
     assert learner.counters.updates == 2
 
 
-def test_replayed_columns_are_learned_from() -> None:
-    """The gradient is that of both kinds of columns together."""
+def test_replayed_columns_add_their_gradient() -> None:
     gradients = []
     old, new = batches()
     for chosen in ("new", "old", "both"):
@@ -236,8 +235,8 @@ def test_replayed_columns_are_learned_from() -> None:
         torch.testing.assert_close(first + second, both, rtol=1e-4, atol=1e-4)
 
 
-def test_what_the_present_policy_would_never_do_teaches_nothing() -> None:
-    """V-trace takes the log-probabilities that were stored: with far larger ones every importance weight is 0."""
+def test_actions_that_the_present_policy_never_takes_have_no_influence() -> None:
+    """V-trace uses the stored log-probabilities: if they are far larger, every importance weight is 0."""
     metrics = []
     old, new = batches()
     for shift in (None, 0.0, 60.0):
@@ -254,7 +253,7 @@ def test_what_the_present_policy_would_never_do_teaches_nothing() -> None:
 # Memory
 
 
-def test_memory_is_that_of_the_arrays() -> None:
+def test_replay_bytes_is_the_size_of_the_arrays() -> None:
     spec = trajectory_spec(ENV, T, 7, S)
     columns = [column(numbered(0), 0)] * 7
     assert replay_bytes(spec) == sum(v.numel() * v.element_size() for each in columns for v in each.values())

@@ -34,7 +34,7 @@ def test_values_computed_by_hand(kind: str) -> None:
 
 
 @given(st.floats(-1e4, 1e4), st.sampled_from(REWARD_TRANSFORMS))
-def test_signs_and_order_survive(reward: float, kind: str) -> None:
+def test_transforms_keep_signs_and_order(reward: float, kind: str) -> None:
     found = transform_rewards(torch.tensor([reward, reward + 1.0], dtype=torch.float64), kind, 0.7)
     assert found[0] <= found[1]
     assert math.copysign(1, found[0]) == math.copysign(1, reward) or reward == 0
@@ -53,7 +53,7 @@ def test_bounds_and_slopes_at_zero_of_the_two_soft_forms(
     torch.testing.assert_close(near, torch.tensor([-slopes[0], slopes[1]], dtype=torch.float64))
 
 
-def test_a_clip_of_zero_leaves_the_rewards() -> None:
+def test_a_clip_of_zero_does_not_clip() -> None:
     raw = torch.tensor([-7.0, 7.0])
     torch.testing.assert_close(transform_rewards(raw, "clip", 0.0), raw)
     torch.testing.assert_close(transform_rewards(raw, "clip", 2.0), torch.tensor([-2.0, 2.0]))

@@ -1,4 +1,4 @@
-"""V-trace against the sum of the paper, and against itself on episodes that were cut apart by hand."""
+"""V-trace against the sum in the paper, and on unrolls that are split at the end of an episode."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def truth(
     lambda_=st.sampled_from([0.0, 0.7, 1.0]),
     mixed=st.booleans(),
 )
-def test_is_the_sum_of_the_paper(
+def test_vtrace_is_the_sum_of_the_paper(
     seed: int, length: int, clip_rho: float, clip_c: float, clip_pg_rho: float, lambda_: float, mixed: bool
 ) -> None:
     inputs = random_inputs(seed, length)
@@ -88,11 +88,11 @@ def test_on_policy_advantages_are_gae(seed: int, length: int, lambda_: float) ->
             factor *= discounts[t] * lambda_
     result = vtrace(**inputs, lambda_=lambda_)
     torch.testing.assert_close(result.pg_advantages, torch.from_numpy(expected))
-    # The targets of the baseline are those of GAE, too: A + V.
+    # The targets of the baseline are A + V, as in GAE.
     torch.testing.assert_close(result.vs, torch.from_numpy(expected + values[:-1]))
 
 
-def test_with_lambda_1_the_two_bootstraps_are_the_same_to_the_bit() -> None:
+def test_with_lambda_1_both_bootstraps_give_the_same_bits() -> None:
     inputs = {key: value.float() for key, value in random_inputs(3, 7).items()}
     mixed, paper = (vtrace(**inputs, **(CLIPS | {"lambda_": 1.0}), mixed=mixed) for mixed in (True, False))
     assert torch.equal(mixed.vs, paper.vs) and torch.equal(mixed.pg_advantages, paper.pg_advantages)
@@ -123,8 +123,8 @@ def test_nothing_flows_back_past_a_termination() -> None:
 
 @pytest.mark.parametrize("terminated", [True, False])
 @pytest.mark.parametrize("length", [1, 2, 7])
-def test_an_unroll_with_an_ending_is_two_unrolls(terminated: bool, length: int) -> None:
-    """NEXT_STEP: the episode ends at step e, e + 1 holds its last observation and is masked, e + 2 begins the next episode."""
+def test_an_unroll_across_the_end_of_an_episode_equals_two_unrolls(terminated: bool, length: int) -> None:
+    """NEXT_STEP: the episode ends at step e; step e + 1 has its last observation and is masked; e + 2 starts the next one."""
     for end in range(-1, length):  # -1: the step before the unroll ended the episode
         inputs = random_inputs(end + 5, length)
         inputs["discounts"][:] = 0.9
@@ -132,26 +132,26 @@ def test_an_unroll_with_an_ending_is_two_unrolls(terminated: bool, length: int) 
             inputs["discounts"][end] = 0
         mask = torch.ones(length, COLUMNS, dtype=torch.bool)
         mask[end + 1 : end + 2] = False
-        whole = vtrace(**inputs, mask=mask, **CLIPS)
+        joint = vtrace(**inputs, mask=mask, **CLIPS)
         values = torch.cat([inputs["values"], inputs["bootstrap_value"][None]])
         for begin, stop in ((0, end + 1), (end + 2, length)):
             if begin >= stop:
                 continue
             part = {key: value[begin:stop] for key, value in inputs.items() if key != "bootstrap_value"}
             alone = vtrace(**part, bootstrap_value=values[stop], **CLIPS)
-            torch.testing.assert_close(whole.vs[begin:stop], alone.vs)
-            torch.testing.assert_close(whole.pg_advantages[begin:stop], alone.pg_advantages)
-        torch.testing.assert_close(whole.vs[~mask], inputs["values"][~mask])
-        assert not whole.pg_advantages[~mask].any()
+            torch.testing.assert_close(joint.vs[begin:stop], alone.vs)
+            torch.testing.assert_close(joint.pg_advantages[begin:stop], alone.pg_advantages)
+        torch.testing.assert_close(joint.vs[~mask], inputs["values"][~mask])
+        assert not joint.pg_advantages[~mask].any()
 
 
-def test_a_mask_that_keeps_everything_changes_nothing() -> None:
+def test_a_mask_of_all_true_changes_nothing() -> None:
     inputs = random_inputs(1, 5)
     plain, masked = vtrace(**inputs, **CLIPS), vtrace(**inputs, mask=torch.ones(5, COLUMNS, dtype=torch.bool), **CLIPS)
     assert torch.equal(plain.vs, masked.vs) and torch.equal(plain.pg_advantages, masked.pg_advantages)
 
 
-def test_targets_and_advantages_are_constants() -> None:
+def test_targets_and_advantages_have_no_gradient() -> None:
     inputs = random_inputs(2, 4)
     for value in inputs.values():
         value.requires_grad_()

@@ -107,9 +107,9 @@ def test_the_learner_takes_in_the_fresh_valid_steps_after_it_has_learned_from_th
     assert normalizer is not None
     batch = make_batch(learner)
     before = copy.deepcopy(normalizer)
-    learner.step(batch, num_fresh=0)
+    learner.step(batch, num_new=0)
     assert all(torch.equal(one, two) for one, two in zip(normalizer.parameters(), before.parameters(), strict=True))
-    learner.step(batch, num_fresh=3)
+    learner.step(batch, num_new=3)
     mask, task = batch["mask"][:, :3], batch["task"][:-1, :3]
     for number in range(len(ENV.tasks)):
         seen = batch["vector"][:-1, :3][mask & (task == number)].double()

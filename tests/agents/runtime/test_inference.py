@@ -194,6 +194,7 @@ def trajectories(inference: str, unrolls: int, *overrides: str) -> list[list[Tra
     return [unrolls_of[:unrolls] for unrolls_of in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["mi"])
 def test_actors_and_server_make_the_same_trajectories(fusion: str) -> None:
     """With equal seeds and weights, integers are equal and floats differ only by rounding."""

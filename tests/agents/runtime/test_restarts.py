@@ -58,7 +58,7 @@ def run(runtime: Runtime, network: CountingNetwork, lives: Lives, actors: int, r
 ON_RAY = pytest.param("cluster", marks=pytest.mark.ray)
 
 
-@pytest.mark.parametrize("name", ["local", ON_RAY])
+@pytest.mark.parametrize("name", [pytest.param("local", marks=pytest.mark.slow), ON_RAY])
 def test_an_actor_is_restarted_after_every_kind_of_end(name: str) -> None:
     """One actor raises, one exits and one crashes, at every twentieth step; the fourth is not affected."""
     records, kinds, network = Records(), ("raise", "exit", "segfault"), CountingNetwork()
@@ -85,6 +85,7 @@ def test_an_actor_is_restarted_after_every_kind_of_end(name: str) -> None:
     assert counts["restarts/exited"] == len(records.of("actor 1"))
 
 
+@pytest.mark.slow
 def test_an_actor_that_hangs_is_restarted_and_its_stack_is_recorded() -> None:
     records, network = Records(), CountingNetwork()
     faults = Faults(max_restarts=1000, record=records.append)
@@ -100,7 +101,7 @@ def test_an_actor_that_hangs_is_restarted_and_its_stack_is_recorded() -> None:
     assert first["detail"].endswith("in <module>"), "the stack is cut off"
 
 
-@pytest.mark.parametrize("name", ["local", "server"])
+@pytest.mark.parametrize("name", ["local", pytest.param("server", marks=pytest.mark.slow)])
 def test_a_killed_process_is_restarted(name: str) -> None:
     """First the actor, then its inference server."""
     records, network = Records(), CountingNetwork()
@@ -122,6 +123,7 @@ def test_a_killed_process_is_restarted(name: str) -> None:
     assert all(record["cause"] == "killed" and record["detail"] == "SIGKILL" for record in records)
 
 
+@pytest.mark.slow
 def test_an_unroll_that_was_finished_before_the_server_was_killed_is_kept() -> None:
     """The learner reads the unroll and the end of the server at the same time."""
     runtime = counting("server", CountingNetwork(), Faults(max_restarts=1000))
