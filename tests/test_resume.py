@@ -153,9 +153,6 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[int]]:
 class Unfrozen(SerialRuntime):
     """Replaces the local runtime, whose actors have no state to save, without starting processes."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-
     def state_dict(self) -> None:
         return None
 
