@@ -18,7 +18,8 @@ from agents.run.provenance import provenance
 from agents.run.timing import Clock
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact
 from conf.allowlist import check_external_names, external_names
-from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
+from conf.composition import flatten
+from conf.loading import load_train, save_train, to_dict, train_from_dict
 from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.spec import EnvSpec
 from system.errors import InputError

@@ -29,7 +29,8 @@ from agents.cli.terminal import TextConsole
 from agents.run.provenance import provenance
 from agents.runtime.processes.process import configure_process
 from conf.checks import require
-from conf.loading import compose_study, flatten, to_dict
+from conf.composition import flatten
+from conf.loading import compose_study, to_dict
 from conf.studies_schema import StudyConfig
 from studies.harness.jobs import CheckResult, Job, JobError, Outcome, Play, Result, Settings, run, stored
 from studies.harness.tables import markdown
