@@ -94,7 +94,7 @@ def allocate(spec: Mapping[str, ArraySpec]) -> Trajectory:
 
 
 def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:
-    """Joins trajectories along their columns: [T+1, b] each -> [T+1, B]. A single one is passed on as it is."""
+    """Joins trajectories along their columns: [T+1, b] each -> [T+1, B]. A single one is returned unchanged."""
     if len(trajectories) == 1:
         return trajectories[0]
     return {

@@ -1,7 +1,7 @@
 """Programs that take turns: each is started once and stopped by SIGSTOP while another one runs.
 
 So start-up happens once, every program is warm in every turn, and exactly one program runs at a time. A stopped program keeps its
-buffers, pipes and caches, except those of the processor. But the pause counts as time in the unrolls in progress and in the next log row.
+buffers, pipes and caches, except the processor's caches. But the pause counts as time in the unrolls in progress and in the next log row.
 Hence a turn starts with an uncounted part, which lasts until every unroll from before the pause has reached the learner. Then the speed
 is measured between two log rows, by the program's counter and clock, and time shares are means over the same period.
 """
@@ -66,7 +66,7 @@ class Program:
         counter: reads its steps.
         folder: for its output.
         in_flight: most steps that have started but are not counted when it is stopped.
-        environment: variables in addition to those of this process.
+        environment: variables in addition to this process's environment.
         root: working directory.
     """
 

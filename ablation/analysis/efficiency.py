@@ -48,7 +48,7 @@ def area(frames: Array, values: Array) -> float:
 
 
 def first_reach(curve: Curve, values: Array, threshold: float) -> tuple[float, float]:
-    """Frames and seconds of the curve's first point at or above the threshold; infinite if there is none."""
+    """Frames and seconds of the curve's first point at or above the threshold; infinite without such a point."""
     reached = np.flatnonzero(values >= threshold)
     return (float(curve.frames[reached[0]]), float(curve.seconds[reached[0]])) if reached.size else (np.inf, np.inf)
 
@@ -152,7 +152,7 @@ def curves(results: Results, variant: str, frames: Array) -> Mapping[str, Band]:
 
 
 def _ends(runs: Sequence[Run], tasks: Sequence[str]) -> tuple[float, float] | None:
-    """First and last value of the runs' curves, mean over the runs with a value; None if there is none."""
+    """First and last value of the runs' curves, mean over the runs with a value; None without such a run."""
     lines = [mean_over_tasks(run.curve, tasks) for run in runs]
     known = [line[np.isfinite(line)] for line in lines if np.isfinite(line).any()]
     if not known:

@@ -165,7 +165,7 @@ class Comparison:
     Attributes:
         difference: of the means, `first` minus `second`; the intervals of all pairs hold together.
         p: corrected for the number of pairs; 1 if a test is impossible.
-        claimed: whether the two are told apart: p < 5%, and the interval excludes zero.
+        claimed: whether the two differ significantly: p < 5%, and the interval excludes zero.
     """
 
     first: str
@@ -176,7 +176,7 @@ class Comparison:
 
     @property
     def higher(self) -> str:
-        """The variant with the higher mean; meaningful only if the two are told apart."""
+        """The variant with the higher mean; meaningful only if `claimed`."""
         return self.first if self.difference.value >= 0 else self.second
 
     @property

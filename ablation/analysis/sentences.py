@@ -145,7 +145,7 @@ def _values(means: Mapping[str, Array], write: Write) -> str:
 
 
 def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> str:
-    """Which pairs are told apart; if none is, the interval of the largest difference."""
+    """Which pairs differ significantly; if none does, the interval of the largest difference."""
     tested = [pair for pair in comparisons if pair.difference.low is not None]
     if not tested:
         return "these runs allow no test"
@@ -199,7 +199,7 @@ def _ranking(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> l
 
 
 def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
-    """Groups of variants that are not told apart, and pairs outside of all groups; pairs without a test are left out."""
+    """Groups of variants without a significant difference, and pairs outside of all groups; pairs without a test are left out."""
     still = [pair for pair in comparisons if not pair.claimed and pair.difference.low is not None]
     if not still:
         return []

@@ -1,6 +1,6 @@
 """Statistics of a variant's matrix of runs x tasks: aggregates, tasks, performance profiles, improvement, probes (Agarwal et al. 2021).
 
-Point estimates are those of the paper; intervals are those of ablation/analysis/intervals.py.
+Point estimates follow the paper; intervals come from ablation/analysis/intervals.py.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def aggregate(name: str, values: Array, measure: Measure) -> Band:
     """One of AGGREGATES of values [..., runs, tasks] with its interval; arrays [...].
 
     Raises:
-        KeyError: there is no such aggregate.
+        KeyError: the aggregate is unknown.
         ValueError: `optimality_gap` of a measure whose best is unknown.
     """
     within = value_range(measure)

@@ -222,7 +222,7 @@ class Population:
             save_checkpoint(folder, content["learner"]["counters"]["updates"], content)
 
     def _move_checkpoints(self) -> None:
-        """Moves the remaining checkpoints of the last comparison to their members; deletes those of an uncommitted comparison."""
+        """Moves the remaining checkpoints of the last comparison to their members; deletes the checkpoints of an uncommitted comparison."""
         exchange = self.folder / EXCHANGE
         staged = exchange / str(self.history.generation)
         if staged.is_dir():
@@ -314,7 +314,7 @@ def fitness_of(content: dict[str, Any], least_episodes: int) -> Fitness:
 
 
 def copy_checkpoint(own: dict[str, Any], other: dict[str, Any], train: TrainConfig) -> dict[str, Any]:
-    """The checkpoint of a member that copies another: network, optimiser and PopArt of the other, counters and random streams of its own.
+    """The checkpoint of a member that copies another: network, optimiser and PopArt of the other, its own counters and random streams.
 
     Unfinished episodes are dropped and the statistics of recent episodes reset, because another agent played them.
     """

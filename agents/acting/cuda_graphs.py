@@ -124,7 +124,7 @@ class _Graph:
     """A CUDA graph of `run` for arrays of these shapes.
 
     Raises:
-        RuntimeError: the capture fails, or the graph's results differ from those of `run`.
+        RuntimeError: the capture fails, or the graph's results differ from the results of `run`.
     """
 
     def __init__(self, run: Any, arrays: Mapping[str, Tensor], core_state: Tensor, pool: Any) -> None:

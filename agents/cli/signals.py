@@ -30,7 +30,7 @@ SIGNALS = (
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Sets `handler` for all SIGNALS but those that the process ignores, as under `nohup` or as a background job of a shell."""
+    """Sets `handler` for all SIGNALS except ignored ones, as under `nohup` or as a background job of a shell."""
     for number in SIGNALS:
         # None: a library has set a handler in C.
         if signal.getsignal(number) not in (signal.SIG_IGN, None):

@@ -147,7 +147,7 @@ class Runtime(Protocol):
         """
 
     def publish(self, version: int) -> None:
-        """Makes the learner's current weights those of the next unrolls, under the number `version`."""
+        """Gives the learner's current weights to the next unrolls, as number `version`."""
 
     def state_dict(self) -> dict[str, Any] | None:
         """Tensors and plain data from which a runtime of this kind resumes bit for bit. None if the runtime or an environment cannot: after

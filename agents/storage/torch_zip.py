@@ -5,7 +5,7 @@ unless torch.save could have written it from tensors and plain data:
 
 - the records are uncompressed and inside the file,
 - the memory of each tensor is as long as its record,
-- the pickle calls no functions except those that rebuild tensors.
+- the pickle calls only functions that rebuild tensors.
 
 Two zip readers may find different directories in one file. So torch receives a new archive of the checked records.
 """

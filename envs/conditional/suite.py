@@ -277,5 +277,5 @@ class ConditionalEngine:
         pass
 
 
-# The presets of the default size; `make_spec` uses those of the config's `num_tasks`.
+# The presets of the default size; `make_spec` makes its own for the config's `num_tasks`.
 CONDITIONAL = Suite(ConditionalConfig, presets(num_tasks=8), make_spec, make_engine, scores=scores)

@@ -1,7 +1,7 @@
 """Any dm_env environment as a gymnasium environment.
 
 Observations. A bare array becomes the space of that array. A nested structure becomes a `Dict` with one entry per leaf, named by its path
-(`position/x`, `joints/0`). An array, bounded or not, is a `Box` of its own dtype (int8 for bool). A `DiscreteArray` is `Discrete`. Text,
+(`position/x`, `joints/0`). An array, bounded or not, is a `Box` with its dtype (int8 for bool). A `DiscreteArray` is `Discrete`. Text,
 one string or an array of them, is one `Text`.
 
 Actions: see `envs.dm_env_adapter.actions.DmEnvActions`.
@@ -133,7 +133,7 @@ class _Part(NamedTuple):
 
 
 def _space(name: str, spec: Any) -> spaces.Space[Any]:
-    """The space of one leaf; raises InputError if there is none."""
+    """The space of one leaf; raises InputError if no space fits."""
     dtype, kind = spec.dtype, spec.dtype.kind
     if kind in "OSU":
         return spaces.Text(max_length=TEXT_LENGTH, min_length=0, charset=string.printable)
