@@ -72,8 +72,8 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: P
         plan: Plan of the run; None computes it.
 
     Raises:
-        InputError: too little memory or too few open files, an unreachable cluster, a task without a slot, a schedule that the
-            environments do not support, or bf16 without a kernel for this processor.
+        InputError: too little memory, too few open files, an unreachable cluster, a task without a slot, an unsupported schedule, or
+            bf16 without a kernel for this processor.
     """
     plan = plan or make_plan(config, env)
     recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
