@@ -31,9 +31,7 @@ from agents.cli.terminal import TextConsole
 from agents.run.folder import check_free, default_run, holds_run, resumed_config
 from agents.run.lock import check_writable
 from agents.runtime.processes.fork_server import fork_server_context
-from agents.setup import builder, preflight
-from agents.setup import machine as resources
-from agents.setup.machine import resolve_device
+from agents.setup import builder, machine, preflight
 from agents.setup.plan import make_plan
 from conf.loading import changed_keys, compose_train, explicit_keys
 from conf.schema import TrainConfig
@@ -104,10 +102,10 @@ def examine(overrides: Sequence[str]) -> dict[str, Any]:
     """
     config = compose_train(overrides)
     found: dict[str, Any] = {
-        "engines": engines(ENGINES),
-        "suites": {name: {"problem": problem_of_suite(name)} for name in SUITES},
-        "machine": machine(),
-        "run": run(config, overrides),
+        "engines": check_engines(ENGINES),
+        "suites": {name: {"problem": find_suite_problem(name)} for name in SUITES},
+        "machine": describe_machine(),
+        "run": check_run(config, overrides),
     }
     for name, engine in found["engines"].items():
         # A missing engine is already a problem of the suite, unless another engine replaces it.
@@ -116,7 +114,7 @@ def examine(overrides: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def engines(wanted: dict[str, Engine]) -> dict[str, dict[str, str]]:
+def check_engines(wanted: dict[str, Engine]) -> dict[str, dict[str, str]]:
     """For each module: version ("" if not installed), problem ("" if it can be imported) and install command.
 
     Each import runs in a separate process, all in parallel, because some take seconds and some print or end their process.
@@ -163,7 +161,7 @@ def _version(package: str) -> str:
         return "unknown version"
 
 
-def problem_of_suite(name: str) -> str:
+def find_suite_problem(name: str) -> str:
     """The reason why the suite cannot be played with its defaults; empty if it can."""
     try:
         make_spec(compose_train([f"env={name}"]).env)
@@ -172,17 +170,17 @@ def problem_of_suite(name: str) -> str:
     return ""
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Versions, cores, memory, limits, and the GPUs that torch sees."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cores": resources.num_cores(),
-        "memory": resources.memory(),
-        "memory_free": resources.free_memory(),
+        "cores": machine.num_cores(),
+        "memory": machine.memory(),
+        "memory_free": machine.free_memory(),
         "open_files": _open_files(),
         "start_method": fork_server_context().get_start_method(),
-        "bf16": resources.has_bf16(),
+        "bf16": machine.has_bf16(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
     }
 
@@ -197,7 +195,7 @@ def _open_files() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
+def check_run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """The plan of `python train.py <overrides>` on this machine, and the problems that keep it from starting."""
     found: dict[str, Any] = {"keys": list(overrides), "suite": config.env.name, "problems": []}
     try:
@@ -206,7 +204,7 @@ def run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
         check_free(Path(config.run), resume=config.resume)
         if config.resume and holds_run(Path(config.run)):
             config = resumed_config(config, changed_keys(overrides), explicit_keys(overrides))
-        resolve_device(config.device)
+        machine.resolve_device(config.device)
         env = make_spec(config.env)
         plan = make_plan(config, env)
         network = builder.build_network(config, env)

@@ -17,7 +17,8 @@ import numpy as np
 from ablation.analysis.results import Array, Curve, Measure, Problem, Results, Run
 from agents.run.folder import AGENT, CONFIG, PROVENANCE, RESULT
 from conf.command_line import format_argument
-from conf.loading import flatten, load_train, to_dict
+from conf.composition import flatten
+from conf.loading import load_train, to_dict
 from conf.schema import MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.spec import Score
 from envs.suites import get_suite

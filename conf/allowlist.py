@@ -1,6 +1,6 @@
 """What a configuration names beyond the tables: modules that are imported, files and folders that are read or written.
 
-A command line may name anything. A configuration from a file (a checkpoint or a config.yaml) may be another person's: its modules, files
+A command line may name anything. A configuration from a file (a checkpoint or a config.yaml) may be another person's. Its modules, files
 and folders are used only if the command line names them too, in the same key or in `allow`.
 """
 

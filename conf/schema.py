@@ -128,8 +128,8 @@ class LearnerConfig:
         passes: Passes over each batch. V-trace corrects for the policy that changes between them.
         replay_fraction: Fraction of the B columns that comes from the replay (agents/learning/replay.py); 0 = none.
         replay_size: Number of columns that the replay holds.
-        num_processes: Learner processes. batch_size, replay_size and runtime.num_actors count all of them together, and the updates
-            equal those of one learner. Under torchrun it is the number of processes that torchrun starts.
+        num_processes: Learner processes. batch_size, replay_size and runtime.num_actors count all of them together. An update
+            equals an update of one learner. Under torchrun it is the number of processes that torchrun starts.
         optimizer: One of agents.learning.learner.OPTIMIZERS.
         pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS. Runs from versions without this key use `paper`.
         compile: Whether torch.compile compiles parts of the update: `true`, `false` or `auto` (agents.setup.plan.make_plan).

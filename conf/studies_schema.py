@@ -1,4 +1,4 @@
-"""The schemas of the studies: every key of `python -m studies.<name>` with its default. conf/studies holds those of `quick=true`."""
+"""The schemas of the studies: every key of `python -m studies.<name>`. conf/studies holds the defaults of `quick=true`."""
 
 from __future__ import annotations
 
@@ -159,8 +159,8 @@ class LanguageConfig(StudyConfig):
         most_gradient: Norm to which gradients are clipped.
         evaluations: Number of evaluations on the validation text.
         patience: Evaluations without an improvement after which training ends.
-        test_rows: Rows of the test text that are read side by side, each from an empty state. 1 reads it in one pass, which takes
-            hours for the five million bytes of enwik8.
+        test_rows: Rows of the test text that are read side by side, each from an empty state. A single row takes hours for the
+            five million bytes of enwik8.
         sample: Symbols that every trained model writes; 0 = none.
         temperature: Temperature of that sample; 1 samples the model's distribution.
     """

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 import evaluate
-from agents.run.folder import checkpoint_content
 from agents.run.metrics import Statistics
+from agents.run.run_state import checkpoint_content
 from agents.runtime.base import StreamPositions
 from agents.setup import builder
 from agents.storage.checkpoint import save_checkpoint

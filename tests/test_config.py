@@ -21,7 +21,7 @@ from agents.network.core import CORES
 from agents.network.initialization import INITIALIZATIONS
 from agents.network.torso import TORSOS
 from agents.run.metrics import WINDOW
-from conf import loading, names
+from conf import composition, names
 from conf.loading import (
     changed_keys,
     compose_ablate,
@@ -119,16 +119,16 @@ def test_every_choice_composes(group: str, name: str) -> None:
 def test_cached_choices_compose_the_same_configuration(program: str, overrides: list[str]) -> None:
     """The result equals a composition by Hydra, and changing it does not change the cached configuration."""
     for _ in range(2):
-        found = loading._compose(program, overrides)
+        found = composition.compose_config(program, overrides)
         with initialize_config_module("conf", version_base="1.3"):
             whole = compose(program, overrides=overrides)
         assert OmegaConf.to_object(found) == OmegaConf.to_object(whole)
         assert OmegaConf.is_struct(found) == OmegaConf.is_struct(whole)
     if program == "train":
         with pytest.raises(InputError, match="core.sise is not a key"):
-            loading._compose(program, [*overrides, "core.sise=4"])
+            composition.compose_config(program, [*overrides, "core.sise=4"])
         with pytest.raises(InputError, match="seed@here"):
-            loading._compose(program, [*overrides, "seed@here=1"])
+            composition.compose_config(program, [*overrides, "seed@here=1"])
 
 
 def test_presets_of_grids_are_refused_by_train() -> None:

@@ -151,6 +151,6 @@ def test_doctor_says_how_many_engines_fit(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 4000 * 2**20)
     keys = ["env=dmlab30", "runtime=local", "runtime.num_actors=8", "runtime.slots_per_actor=4"]
-    problems = doctor.run(compose_train(keys), keys)["problems"]
+    problems = doctor.check_run(compose_train(keys), keys)["problems"]
     assert len(problems) == 1 and "environments 8,320" in problems[0]
     assert "lower runtime.slots_per_actor=4 to 1 or runtime.num_actors=8 to" in problems[0]

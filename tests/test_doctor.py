@@ -19,7 +19,7 @@ import doctor
 import train
 from agents.cli.exit_codes import BAD_INPUT
 from agents.run.lock import sole_writer
-from doctor import CAN_RUN, CANNOT_RUN, Engine, engines, main
+from doctor import CAN_RUN, CANNOT_RUN, Engine, check_engines, main
 from envs.gymnasium_ids.space_check import describe_misfit
 
 SMALL = ["env=conditional", "context=task", "core.size=8", "fusion.size=8"]
@@ -50,7 +50,7 @@ def test_engines_report_version_and_problem(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     names = ["loud_engine", "broken_engine", "deadly_engine", "absent_engine"]
-    found = engines({name: Engine("rich", f"pip install {name}", ()) for name in names})
+    found = check_engines({name: Engine("rich", f"pip install {name}", ()) for name in names})
     assert list(found) == names
     assert found["loud_engine"]["problem"] == "" and found["loud_engine"]["version"]
     assert found["broken_engine"]["problem"] == "ImportError: libGL.so.1: cannot open"
@@ -131,7 +131,7 @@ def test_broken_engine_affects_only_its_suites(
 ) -> None:
     monkeypatch.setattr(doctor, "SUITES", [])
     broken = {"x": {"version": "1", "problem": "ImportError: no", "install": "pip install x"}}
-    monkeypatch.setattr(doctor, "engines", lambda _: broken)
+    monkeypatch.setattr(doctor, "check_engines", lambda _: broken)
     for engine, expected in (("envpool", CAN_RUN), ("numpy", CANNOT_RUN)):
         monkeypatch.setattr(doctor, "ENGINES", {"x": Engine("x", "pip install x", (engine,))})
         code, found = examined(capfd, *SMALL)
@@ -148,7 +148,7 @@ def test_bad_input(capfd: pytest.CaptureFixture[str], argument: str, answer: str
 def test_unplayable_suite_reports_its_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ale_py" else find(name))
-    assert 'pip install "mimpala[atari]"' in doctor.problem_of_suite("atari")
+    assert 'pip install "mimpala[atari]"' in doctor.find_suite_problem("atari")
 
 
 def test_every_engine_has_an_extra_or_a_page() -> None:

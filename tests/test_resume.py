@@ -15,8 +15,8 @@ from saved_agents import CONDITIONAL, SMALL, write_sealed
 import evaluate
 import train
 from agents.acting.actor import Actor
-from agents.run.folder import ResumeState, restore
 from agents.run.metrics import Statistics
+from agents.run.run_state import ResumeState, restore
 from agents.runtime.base import StreamPositions
 from agents.runtime.serial import SerialRuntime
 from agents.setup import builder
@@ -152,9 +152,6 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[int]]:
 
 class Unfrozen(SerialRuntime):
     """Replaces the local runtime, whose actors have no state to save, without starting processes."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
 
     def state_dict(self) -> None:
         return None

@@ -33,10 +33,10 @@ from agents.setup.preflight import check_fits
 from conf.ablate_schema import AblateConfig, list_seeds
 from conf.allowlist import external_names
 from conf.checks import check_train
+from conf.composition import flatten
 from conf.loading import (
     compose_ablate,
     evaluate_from_dict,
-    flatten,
     load_train,
     reference_fusion,
     to_dict,

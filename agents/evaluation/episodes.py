@@ -22,7 +22,7 @@ from agents.acting.actor import Actor
 from agents.acting.policy import Policy
 from agents.network.actions import action_distribution
 from agents.network.agent import AgentNetwork
-from agents.run.folder import versions
+from agents.run.provenance import versions
 from agents.setup.builder import build_network
 from agents.setup.machine import resolve_device
 from agents.setup.unknown_words import UnknownInstructions

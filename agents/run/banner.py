@@ -87,7 +87,7 @@ def _describe_inference(plan: Plan, network: AgentNetwork) -> str:
     return f"one server with {plan.server_threads} thread acts for all (inference=server)"
 
 
-def facts(config: TrainConfig, env: EnvSpec, plan: Plan, learner: Learner) -> Facts:
+def collect_facts(config: TrainConfig, env: EnvSpec, plan: Plan, learner: Learner) -> Facts:
     """The facts that advice on the run's speed depends on."""
     parameters, slots = learner.network.num_parameters, config.runtime.slots_per_actor
     automatic = plan.automatic_inference(parameters)

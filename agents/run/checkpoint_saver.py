@@ -65,7 +65,7 @@ class Saver:
         """Writes a checkpoint and removes older ones that are not kept.
 
         Args:
-            content: The result of agents.run.folder.checkpoint_content.
+            content: The result of agents.run.run_state.checkpoint_content.
             updates: Updates of the learner, which number the checkpoint.
             frames: Frames of the run.
             performance: The agent's performance, which decides the best checkpoint; None if unknown.
@@ -129,7 +129,7 @@ class Saver:
         return f"The end of run={self.folder} was not saved{f' ({refused})' if refused else ''}: {left}."
 
     def raise_if_unsaved(self, updates: int) -> None:
-        """Raises SaveError if the last write of any file failed; `updates` are those of the learner."""
+        """Raises SaveError if the last write of any file failed. `updates` is the learner's number of updates."""
         if self._refused:
             raise SaveError(self.describe_saved_state(updates))
 

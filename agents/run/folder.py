@@ -1,18 +1,11 @@
-"""The folder of a run: its files, the content of a checkpoint, and how a run is resumed from it."""
+"""The folder of a run: its files, and the configuration with which a run is resumed."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import platform
-import subprocess
-import sys
-from collections.abc import Callable, Collection, Mapping
-from importlib import metadata
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from agents.cli.terminal import warn
 from agents.learning.learner import Learner, NonFiniteError
@@ -21,14 +14,14 @@ from agents.network.agent import AgentNetwork
 from agents.network.flops import MultiplyAdds
 from agents.run.bottleneck import Bottleneck
 from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
+from agents.run.provenance import provenance
 from agents.run.timing import Clock
-from agents.runtime.base import StreamPositions
-from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, env_to_dict, list_checkpoints, newest_intact
+from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact
 from conf.allowlist import check_external_names, external_names
-from conf.loading import flatten, load_train, save_train, to_dict, train_from_dict
+from conf.composition import flatten
+from conf.loading import load_train, save_train, to_dict, train_from_dict
 from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.spec import EnvSpec
-from envs.spec_changes import interface_changes, listed, other_versions, task_changes
 from system.errors import InputError
 from system.files import read_json, write_json
 
@@ -229,145 +222,3 @@ def write_diagnosis(folder: Path, error: NonFiniteError, config: TrainConfig, en
     options = {"learner": to_dict(config.learner), "precision": config.precision, "core": config.core.name}
     write_json(path, for_json({"error": str(error), "tasks": list(env.tasks), **error.diagnosis, "options": options}))
     return path
-
-
-def provenance() -> dict[str, Any]:
-    """The origin of the results: command, code, versions, machine."""
-    return {
-        "command": sys.argv,
-        "git": _git_state(),
-        "versions": dict(versions()),
-        "machine": {"platform": platform.platform(), "processor": _processor()},
-    }
-
-
-@functools.cache
-def versions() -> Mapping[str, str]:
-    """Versions of Python and of the packages that affect the results."""
-    found = {"python": platform.python_version()}
-    for package in ("mimpala", "torch", "numpy", "gymnasium", "minigrid", "envpool", "ale-py", "vizdoom"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _git_state() -> dict[str, Any]:
-    """Commit of the code, and whether the checkout has uncommitted changes; empty outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=False
-        )
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())} if commit.returncode == 0 else {}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
-def checkpoint_content(
-    config: TrainConfig,
-    env: EnvSpec,
-    learner: Learner,
-    statistics: Statistics,
-    positions: StreamPositions,
-    seconds: float,
-    *,
-    runtime: dict[str, Any] | None = None,
-    faults: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data.
-
-    Args:
-        seconds: Seconds that the run has taken.
-        runtime: `state_dict` of the runtime, or None.
-        faults: `state_dict` of the run's Faults, or None.
-    """
-    return {
-        "config": to_dict(config),
-        "env": env_to_dict(env),
-        "learner": learner.state_dict(),
-        "positions": {"unrolls": dict(positions.unrolls), "episodes": dict(positions.episodes)},
-        "runtime": runtime,
-        "faults": faults or {},
-        "statistics": statistics.state_dict(),
-        "rng": torch.get_rng_state(),
-        "seconds": seconds,
-        "versions": dict(versions()),
-    }
-
-
-class ResumeState(NamedTuple):
-    """Resume values that `restore` does not apply itself.
-
-    Attributes:
-        seconds: Seconds that the run has taken.
-        runtime: State from which the runtime continues step for step; None if it starts new episodes.
-        episodes_dropped: Unfinished episodes of the checkpoint that are not continued.
-    """
-
-    seconds: float = 0.0
-    runtime: dict[str, Any] | None = None
-    episodes_dropped: int = 0
-
-
-def restore(
-    content: dict[str, Any],
-    config: TrainConfig,
-    env: EnvSpec,
-    learner: Learner,
-    statistics: Statistics,
-    positions: StreamPositions,
-    *,
-    num_actors: int,
-) -> ResumeState:
-    """Loads a checkpoint's content into `learner`, `statistics`, `positions` and torch's random generator.
-
-    Args:
-        num_actors: Actors of the run. The runtime's state is used only for as many actors.
-
-    Raises:
-        InputError: the environments differ from those of the checkpoint, or the content does not fit the configuration.
-    """
-    saved = env_from_dict(content["env"])
-    if changes := [*task_changes(saved, env), *interface_changes(saved, env)]:
-        raise InputError(
-            f"resume=true: the environments are not those of the checkpoint: {listed(changes)}"
-            f"{other_versions(content['versions'], versions())}: install what the run was trained with, or start another run."
-        )
-    try:
-        learner.load_state_dict(content["learner"])
-        statistics.load_state_dict(content["statistics"])
-        for actor, episodes in content["positions"]["episodes"].items():
-            positions.unrolls[int(actor)] = int(content["positions"]["unrolls"][actor])
-            positions.episodes[int(actor)] = [int(episode) for episode in episodes]
-            if len(episodes) != config.runtime.slots_per_actor:
-                raise ValueError(f"actor {actor} had {len(episodes)} slots")
-        positions.steps.update(statistics.steps())
-        torch.set_rng_state(content["rng"])
-        runtime = content.get("runtime")
-        alone = config.runtime.name == "serial" and config.learner.num_processes == 1
-        if runtime and not (alone and len(runtime["actors"]) == num_actors):
-            runtime = None
-        dropped = 0 if runtime else sum(len(episodes) for episodes in positions.episodes.values())
-        return ResumeState(float(content["seconds"]), runtime, dropped)
-    except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        # The first line of torch's message has no reason, so the second is included.
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        reason = " ".join(line.strip() for line in lines[:2])
-        raise InputError(
-            f"resume=true: the checkpoint does not fit its configuration ({reason}): use an earlier one."
-        ) from error

@@ -21,7 +21,7 @@ from system.files import AppendedFile, parse_json, read_lines, write_whole
 WINDOW = 100
 """Number of latest episodes per task over which returns, success and length are averaged."""
 
-CALM = 100
+UPDATES_BETWEEN_SURGE_REPORTS = 100
 """Updates without a surge after which the next surge is reported."""
 
 
@@ -58,7 +58,7 @@ class TaskStatistics:
         self.interrupted = 0
         self.updates = 0
         self.surges = 0
-        self.updates_since_surge = CALM
+        self.updates_since_surge = UPDATES_BETWEEN_SURGE_REPORTS
         self.recent: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
 
     def mean(self, column: int) -> float:
@@ -107,10 +107,10 @@ class Statistics:
             statistics.updates += held > 0
 
     def count_surges(self, surges: Sequence[float]) -> list[str]:
-        """Counts the surges of an update (`Learner.surges`, [K]). Returns a sentence per task without a surge in the last CALM updates."""
+        """Counts the surges of an update (`Learner.surges`, [K]). Returns a sentence for each surge that has to be reported."""
         sentences = []
         for (task, statistics), size in zip(self.tasks.items(), surges, strict=True):
-            if size > 0 and statistics.updates_since_surge >= CALM:
+            if size > 0 and statistics.updates_since_surge >= UPDATES_BETWEEN_SURGE_REPORTS:
                 sentences.append(
                     f"task {task}: its value targets are suddenly {size:.3g} standard deviations large. PopArt keeps its scale and "
                     "adapts if it happens again. This is normal when large returns first appear; otherwise look for a wrong reward, or "

@@ -20,10 +20,10 @@ from agents.network.flops import multiply_adds
 from agents.run import banner, folder
 from agents.run.bottleneck import Bottleneck, find_bottleneck
 from agents.run.checkpoint_saver import Saver
-from agents.run.folder import ResumeState
 from agents.run.lock import FolderLock, MovedError, sole_writer
 from agents.run.metrics import MetricsLog, Statistics
 from agents.run.progress import Display
+from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
 from agents.runtime.base import ActorError, Batch, StreamPositions
 from agents.runtime.processes.fork_server import start_fork_server
@@ -93,7 +93,7 @@ class Session:
         restored = ResumeState()
         if saved:
             actors = plan.run.num_actors
-            restored = folder.restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
+            restored = restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
         check_fits(config, env, network, plan)
         self.folder = folder.create_run_folder(config, env)
         if config.runtime.name == "local":
@@ -101,7 +101,7 @@ class Session:
         # The fork server and this count both import for seconds, and do so at the same time.
         cost = multiply_adds(network, env)
         self._clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
-        self._facts = banner.facts(config, env, plan, learner)
+        self._facts = banner.collect_facts(config, env, plan, learner)
         self._faults = Faults(
             max_restarts=config.runtime.max_restarts,
             window=config.runtime.restart_window,
@@ -134,9 +134,9 @@ class Session:
         display.banner(f"mimpala: training in {self.folder}", rows)
         self._log = MetricsLog(self.folder, updates)
         self.replay = builder.build_replay(config, env, network, plan, updates)
-        self._unknown = UnknownInstructions(config.env, env)
+        self._unknown_instructions = UnknownInstructions(config.env, env)
         self._losses: dict[str, torch.Tensor] = {}
-        self._numbers: list[int] = []
+        self._update_numbers: list[int] = []
 
     @property
     def frames(self) -> int:
@@ -156,14 +156,14 @@ class Session:
     def receive(self, batch: Batch) -> None:
         """Reports unknown instructions of a new batch, and signals the other learners to make the same step."""
         self._faults.batch_arrived()
-        for sentence in self._unknown.find_new(batch.trajectory):
+        for sentence in self._unknown_instructions.find_new(batch.trajectory):
             self._display.say(sentence)
         self.group.signal_step(self.statistics.steps())
-        self._numbers.clear()
+        self._update_numbers.clear()
 
     def count_update(self, update: Update) -> None:
         """Counts one update of the batch."""
-        self._numbers.append(update.number)
+        self._update_numbers.append(update.number)
         self._losses = update.metrics
         if update.accepted:
             self.statistics.count_update(self.learner.steps_by_task)
@@ -175,7 +175,7 @@ class Session:
         batch = self.group.gather(batch)
         self.statistics.update(batch.trajectory)
         self.runtime.positions.steps = self.statistics.steps()
-        self._clock.count_batch(batch, self._numbers, self.learner.counters)
+        self._clock.count_batch(batch, self._update_numbers, self.learner.counters)
 
     def log_is_due(self) -> bool:
         """Whether log_frames, or else log_seconds, have passed since the last log step."""
@@ -258,7 +258,7 @@ class Session:
     def _save(self) -> None:
         self.learner.check_finite()
         with self._clock.disk():
-            content = folder.checkpoint_content(
+            content = checkpoint_content(
                 self.config,
                 self.env,
                 self.learner,

@@ -242,7 +242,7 @@ def build_runtime(
     Args:
         positions: Positions of the random streams.
         version: Version of the weights in `network`.
-        state: `state_dict` of the resumed run's runtime, if it fits this one (agents.run.folder.restore).
+        state: `state_dict` of the resumed run's runtime, if it fits this one (agents.run.run_state.restore).
         plan: Plan of the run; None computes it.
         faults: Counts restarts; None makes the first fault an error.
         say: Shows a line to the user.

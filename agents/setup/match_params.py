@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-from collections.abc import Callable
 
 import torch
 
@@ -18,6 +18,7 @@ TOLERANCE = 0.01
 """Share of the reference's parameters by which the agent may differ."""
 
 _LARGEST_DIMENSION = 1 << 16
+"""Upper bound of the search."""
 
 
 def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | None) -> TrainConfig:
@@ -72,18 +73,9 @@ def _fit_dimension(config: TrainConfig, env: EnvSpec, dimension: str, wanted: in
         fusion: FusionConfig = dataclasses.replace(config.fusion, **{dimension: value})  # type: ignore[arg-type]
         return dataclasses.replace(config, fusion=fusion)
 
-    largest = _last_below(lambda value: count_parameters(at(value), env) <= wanted)
+    largest = bisect.bisect_right(
+        range(1, _LARGEST_DIMENSION), wanted, key=lambda value: count_parameters(at(value), env)
+    )
     candidates = [(value, count_parameters(at(value), env)) for value in {max(largest, 1), largest + 1}]
     value, count = min(candidates, key=lambda candidate: abs(candidate[1] - wanted))
     return at(value), count
-
-
-def _last_below(small_enough: Callable[[int], bool]) -> int:
-    """The largest value up to _LARGEST_DIMENSION that is small enough, or 0. `small_enough` is true up to some value, then false."""
-    least, most = 0, 1
-    while most < _LARGEST_DIMENSION and small_enough(most):
-        least, most = most, 2 * most
-    while most - least > 1:
-        middle = (least + most) // 2
-        least, most = (middle, most) if small_enough(middle) else (least, middle)
-    return least

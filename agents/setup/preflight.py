@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from copy import copy
 from dataclasses import replace
 
@@ -71,8 +72,8 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: P
         plan: Plan of the run; None computes it.
 
     Raises:
-        InputError: too little memory or too few open files, an unreachable cluster, a task without a slot, a schedule that the
-            environments do not support, or bf16 without a kernel for this processor.
+        InputError: too little memory, too few open files, an unreachable cluster, a task without a slot, an unsupported schedule, or
+            bf16 without a kernel for this processor.
     """
     plan = plan or make_plan(config, env)
     recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
@@ -174,12 +175,9 @@ def _suggest_value(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key
 
     if fits(value):
         return f"runtime.{key}={value}"
-    # Bisection is possible because memory grows with the value.
-    low, high = 0, value
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    found = next((one for one in range(low, 0, -1) if _would_start(lowered(one), env)), 0)
+    # The largest value that fits; memory grows with the value.
+    largest = bisect.bisect_right(range(1, value), False, key=lambda lower: not fits(lower))
+    found = next((one for one in range(largest, 0, -1) if _would_start(lowered(one), env)), 0)
     return f"runtime.{key}={value}{f' to {found}' if found else ''}"
 
 

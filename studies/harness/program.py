@@ -26,10 +26,11 @@ from ablation.report.drawing import Panel, draw
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.cli.signals import raise_at_signals
 from agents.cli.terminal import TextConsole
-from agents.run.folder import provenance
+from agents.run.provenance import provenance
 from agents.runtime.processes.process import configure_process
 from conf.checks import require
-from conf.loading import compose_study, flatten, to_dict
+from conf.composition import flatten
+from conf.loading import compose_study, to_dict
 from conf.studies_schema import StudyConfig
 from studies.harness.jobs import CheckResult, Job, JobError, Outcome, Play, Result, Settings, run, stored
 from studies.harness.tables import markdown

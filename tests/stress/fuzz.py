@@ -27,8 +27,9 @@ from typing import Any
 
 from agents.evaluation.episodes import evaluation_spec, load_agent, seat
 from agents.learning.learner import Learner
-from agents.run.folder import checkpoint_content, load_newest_checkpoint, restore, resumed_config
+from agents.run.folder import load_newest_checkpoint, resumed_config
 from agents.run.metrics import Statistics
+from agents.run.run_state import checkpoint_content, restore
 from agents.runtime.base import StreamPositions
 from agents.runtime.processes.process import configure_process
 from agents.runtime.restarts import Faults

@@ -24,7 +24,8 @@ from ablation.grid.grid import (
 from ablation.load import HOUSEKEEPING_KEYS
 from agents.setup.match_params import count_parameters
 from conf.ablate_schema import AblateConfig, check_ablate, list_seeds
-from conf.loading import compose_ablate, compose_train, flatten, split_axes, to_dict
+from conf.composition import flatten
+from conf.loading import compose_ablate, compose_train, split_axes, to_dict
 from conf.schema import EvaluateConfig, TrainConfig
 from envs.suites import make_spec
 from system.errors import InputError

@@ -16,7 +16,8 @@ from agents.learning.learner import Counters
 from agents.run.bottleneck import Facts, Seconds, TimeShares, find_bottleneck
 from agents.run.timing import Clock
 from agents.runtime.base import Batch
-from conf.loading import compose_train, flatten, to_dict
+from conf.composition import flatten
+from conf.loading import compose_train, to_dict
 
 FACTS = Facts(
     runtime="local",

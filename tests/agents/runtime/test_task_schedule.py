@@ -13,8 +13,8 @@ import torch
 from fakes import fake_batch, fake_env
 
 from agents.learning.nonfinite import steps_by_task
-from agents.run.folder import checkpoint_content, restore
 from agents.run.metrics import Statistics
+from agents.run.run_state import checkpoint_content, restore
 from agents.runtime.base import StreamPositions
 from agents.setup.builder import build_learner, build_network, build_runtime, make_slots
 from agents.setup.plan import check_schedule
