@@ -69,6 +69,7 @@ def test_a_video_has_the_given_frame_rate(
     assert len(list(reader.iter_data())) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "milliseconds"), [(8, 125), (15, 67), (50, 20), (100, 20)])
 def test_a_gif_has_the_given_frame_rate(
     agent: SavedAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, milliseconds: float

@@ -80,6 +80,7 @@ def test_results_before_an_interruption_stay(tmp_path: Path) -> None:
     assert [stored(job) is not None for job in three] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_other_processes_return_the_same(tmp_path: Path) -> None:
     outcomes = {outcome.job.name: outcome.result for outcome in run(make_jobs(tmp_path), square, 2)}
     assert {name: result["square"] for name, result in outcomes.items()} == {"job-0": 0, "job-1": 1, "job-2": 4}

@@ -106,7 +106,11 @@ def network_of(suite: str, *, seed: int = 0, **options: str) -> AgentNetwork:
     return build_network(compose_train([*SUITES[suite], *overrides]) if overrides else config, env)
 
 
-@pytest.mark.parametrize("suite", SUITES)
+QUICK = ("grid, default suite", "mlp, CartPole", "grid, conditional")
+TIERED = [pytest.param(suite, marks=() if suite in QUICK else pytest.mark.slow) for suite in SUITES]
+
+
+@pytest.mark.parametrize("suite", TIERED)
 def test_observations_differ_behind_the_torso(suite: str) -> None:
     for name, seed, dtype in pairwise(SUITES, range(3), DTYPES):
         if name == suite:
@@ -115,9 +119,7 @@ def test_observations_differ_behind_the_torso(suite: str) -> None:
             assert 0.1 <= root_mean_square(features) <= 2, (seed, dtype)
 
 
-@pytest.mark.parametrize(
-    "suite", [pytest.param(suite, marks=pytest.mark.slow if suite.startswith("deep") else ()) for suite in SUITES]
-)
+@pytest.mark.parametrize("suite", TIERED)
 def test_observations_differ_behind_every_core_and_fusion(suite: str) -> None:
     """Every pair of suite, fusion, core and precision occurs. The torso's output is computed once per precision."""
     config, env, inputs = played(suite)

@@ -221,12 +221,14 @@ def test_a_server_that_raises_is_reported_with_its_traceback(runtime: LocalRunti
         collect(runtime, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["exit"], indirect=True)
 def test_a_server_that_exits_is_reported_with_its_exit_code(runtime: LocalRuntime) -> None:
     with pytest.raises(ActorError, match=r"inference server exited: exit code 18"):
         collect(runtime, 40)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_is_reported(runtime: LocalRuntime) -> None:
     collect(runtime, 1)
     assert runtime._pool._server
@@ -235,6 +237,7 @@ def test_a_server_that_is_killed_is_reported(runtime: LocalRuntime) -> None:
         collect(runtime, 1_000_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["hang"], indirect=True)
 def test_closing_ends_actors_that_wait_and_the_server_they_wait_for(
     runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch

@@ -42,7 +42,8 @@ def counting(
 
 
 ON_RAY = pytest.param("cluster", marks=pytest.mark.ray)
-PROCESSES = ("local", "server", ON_RAY)
+# test_inference.py runs the server in the quick tier.
+PROCESSES = ("local", pytest.param("server", marks=pytest.mark.slow), ON_RAY)
 
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
