@@ -46,7 +46,9 @@ def killed_after(run: Path, copy: Path, updates: int) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("overrides", [[], ["runtime.num_actors=2", "env.observation=image"]])
+@pytest.mark.parametrize(
+    "overrides", [[], pytest.param(["runtime.num_actors=2", "env.observation=image"], marks=pytest.mark.slow)]
+)
 def test_resumed_run_equals_an_uninterrupted_run(tmp_path: Path, overrides: list[str]) -> None:
     run = tmp_path / "run"
     assert train.main([*TINY, *SIZES, *LOGGED, *overrides, f"run={run}", "total_frames=240"]) == 0

@@ -106,6 +106,7 @@ def test_unfinished_run_continues(finished: Path, tmp_path: Path, capsys: pytest
     assert json.loads((tmp_path / "0" / RESULT).read_text(encoding="utf-8"))["frames"] >= 200
 
 
+@pytest.mark.slow
 def test_run_that_ended_at_stop_at_success_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert train.main([*TINY, f"run={run}", "total_frames=30000", "stop_at_success=0.05"]) == 0

@@ -163,6 +163,7 @@ def test_the_first_signal_interrupts_a_wait_and_the_second_raises() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_nothing_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With stopped actors, the first signal must end the wait: after a second one there would be no result."""
     publish, wait, stopped = LocalRuntime.publish, ActorPool.wait, list[int]()

@@ -119,6 +119,7 @@ def test_results_are_stored_though_another_job_fails_at_the_same_moment(
     assert [stored(job) is not None for job in three] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_a_killed_job_resumes(tmp_path: Path) -> None:
     one = make_jobs(tmp_path, 1)
     with pytest.raises(JobError):

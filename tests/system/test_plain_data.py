@@ -57,7 +57,7 @@ class Text(str):
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (doubled(30), "more than 1,000,000 values"),
+        pytest.param(doubled(30), "more than 1,000,000 values", marks=pytest.mark.slow),
         (nested(100_000), "nested more than 32 levels deep"),
         (endless(), "nested more than 32 levels deep"),
         (2**70, "an integer of more than 64 bits"),

@@ -150,7 +150,9 @@ class Remembered(nn.Module):
 
 
 @pytest.mark.parametrize("form", SPATIAL_FUSIONS)
-@pytest.mark.parametrize("suite", WITH_A_MAP)
+@pytest.mark.parametrize(
+    "suite", [pytest.param(suite, marks=() if suite in QUICK else pytest.mark.slow) for suite in WITH_A_MAP]
+)
 def test_observations_differ_behind_every_form_on_the_feature_map(suite: str, form: str) -> None:
     network = network_of(suite, fusion=form, **{"fusion.spatial": form, "fusion.sites": "[torso]"})
     for dtype in DTYPES:
@@ -171,7 +173,7 @@ def test_contexts_differ_behind_their_encoder(context: str) -> None:
     assert 0.5 <= root_mean_square(z) <= 2
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", TIERED)
 def test_the_first_policy_is_close_to_uniform(suite: str) -> None:
     """The entropy is within 0.05 nats of the maximum, and the policy still depends on the observation."""
     network, (_, env, inputs) = network_of(suite), played(suite)

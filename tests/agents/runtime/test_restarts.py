@@ -214,6 +214,7 @@ def draw(into: Connection) -> None:
     into.send((np.random.random(), random.random()))  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_forked_processes_draw_different_numbers() -> None:
     """Environments may use the global generators."""
     context, drawn = fork_server_context(), []
@@ -228,7 +229,11 @@ def test_forked_processes_draw_different_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "cause"), [(ActorLimits(recycle_episodes=40), "recycled"), (ActorLimits(memory_limit=1), "memory")]
+    ("limits", "cause"),
+    [
+        (ActorLimits(recycle_episodes=40), "recycled"),
+        pytest.param(ActorLimits(memory_limit=1), "memory", marks=pytest.mark.slow),
+    ],
 )
 def test_an_actor_that_exceeds_a_limit_is_restarted_between_two_unrolls(
     limits: ActorLimits, cause: str, monkeypatch: pytest.MonkeyPatch
