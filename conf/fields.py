@@ -36,8 +36,9 @@ class Bounds:
     def contains(self, value: float) -> bool:
         """Whether `value` is inside."""
         return (
-            not math.isnan(value)
-            and (self.infinite or not math.isinf(value))
+            # Comparisons alone: math.isnan overflows for whole numbers above 1.8e308.
+            value == value
+            and (self.infinite or value not in (math.inf, -math.inf))
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)

@@ -209,6 +209,7 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("learner.anneal=perhaps", ("learner.anneal", "perhaps")),
         ("fusion.sites=policy", ("fusion.sites",)),
         ("env.tasks=3", ("env.tasks",)),
+        ("seed=" + "9" * 400, ("seed=999", "out of range")),
         ("core.size=0", ("core.size=0", "from 1 to")),
         ("core.rounds=0", ("core.rounds=0", "from 1 to")),
         ("core.rounds=2.5", ("core.rounds", "2.5")),

@@ -197,6 +197,12 @@ assert not torch.cuda.is_initialized()
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=True)
 
 
+def test_the_fork_server_preloads_what_actors_and_servers_import() -> None:
+    modules = ("torch", "agents.setup.builder", "agents.runtime.processes.actor_process", "agents.learning.learner")
+    code = f"import sys, agents.setup.preload; assert sys.modules.keys() >= set({modules!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=True)
+
+
 @pytest.mark.parametrize("name", ["vtrace", "popart", "losses", "rewards"])
 def test_mathematical_modules_import_only_tensors(name: str) -> None:
     allowed = ("__future__", "typing", "collections", "math", "torch", "numpy")

@@ -102,6 +102,8 @@ def train_shard(group: Group) -> None:
                 passes=config.learner.passes,
             ):
                 pass
+            # A follower logs nothing; reading the row drops the lags that the replay has recorded for it.
+            replay.row(learner.counters.updates)
             runtime.publish(learner.counters.updates)
             runtime.positions.steps = order["steps"]
     finally:

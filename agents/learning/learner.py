@@ -388,7 +388,7 @@ class Learner:
                     "learning_rate": self.current_learning_rate,
                     "refused": list(self._refused_in_a_row),
                     "gradients": nonfinite.gradients(self.network),
-                    "batch": nonfinite.arrays(batch),
+                    "batch": nonfinite.arrays({key: value.cpu() for key, value in batch.items()}),
                     "steps_by_task": nonfinite.steps_by_task(batch, len(self.popart.mu)),
                     "popart": {
                         "mu": self.popart.mu.tolist(),

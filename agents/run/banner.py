@@ -35,7 +35,7 @@ def describe(
         "runtime": f"{_describe_runtime(config)}: {run.num_actors} actors x {runtime.slots_per_actor} slots, "
         f"{runtime.actor_threads} thread each, {_describe_inference(plan, network)}; learner {plan.learner_threads} threads, {precision}",
         "batch": f"{config.learner.unroll_length} steps x {run.columns} columns, {config.learner.passes} passes",
-        "memory": f"{shared_memory(config, env, network, plan) / 2**20:,.0f} MiB of trajectories and weights",
+        "memory": f"{plan.num_learners * shared_memory(config, env, network, plan) / 2**20:,.0f} MiB of trajectories and weights",
         "frames": f"{config.total_frames:,}, seed {config.seed}",
     }
     if learner.device.type != "cpu":

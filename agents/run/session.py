@@ -51,8 +51,8 @@ def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Ite
         InputError: the run cannot start here.
         Exception: any error of the body. Those of training have a note that states whether the run was saved.
     """
-    with sole_writer(Path(config.run)) as lock, Display(config.total_frames, enabled=config.display) as display:
-        session = Session(config, env, lock, display, pause_at=pause_at)
+    with sole_writer(Path(config.run)) as lock, contextlib.ExitStack() as stack:
+        session = Session(config, env, lock, stack, pause_at=pause_at)
         try:
             yield session
         except (ActorError, LearnerError, MovedError, NonFiniteError, InputError) as error:
@@ -77,9 +77,11 @@ class Session:
         statistics: Statistics of the tasks over all learners.
     """
 
-    def __init__(self, config: TrainConfig, env: EnvSpec, lock: FolderLock, display: Display, *, pause_at: int) -> None:
+    def __init__(
+        self, config: TrainConfig, env: EnvSpec, lock: FolderLock, stack: contextlib.ExitStack, *, pause_at: int
+    ) -> None:
         self.config, self.env = config, env
-        self._lock, self._display, self._pause_at = lock, display, pause_at
+        self._lock, self._pause_at, self._is_closed = lock, pause_at, False
         self.interruption = Interruption()
         self.plan = plan = make_plan(config, env)
         configure_process(plan.learner_threads)
@@ -100,6 +102,9 @@ class Session:
             start_fork_server()
         # The fork server and this count both import for seconds, and do so at the same time.
         cost = multiply_adds(network, env)
+        # Only now: a refusal of the configuration comes without a progress bar.
+        display = stack.enter_context(Display(config.total_frames, enabled=config.display))
+        self._display = display
         self._clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
         self._facts = banner.collect_facts(config, env, plan, learner)
         self._faults = Faults(
@@ -184,8 +189,15 @@ class Session:
         return self._clock.seconds_passed("log", self.config.log_seconds)
 
     def log(self) -> None:
-        """One log step: metrics.jsonl, TensorBoard and the terminal."""
+        """One log step: metrics.jsonl, TensorBoard and the terminal.
+
+        Raises:
+            MovedError: the folder was moved or deleted.
+        """
         self._lock.check()
+        self._write_row()
+
+    def _write_row(self) -> None:
         counters = self.learner.counters
         row, tasks = self._clock.row(counters, self._losses), self.statistics.summary(self.env.action_repeat)
         row |= self.replay.row(counters.updates) | self._faults.row() | memory_row(self.runtime.processes())
@@ -224,7 +236,7 @@ class Session:
         if self.learner.counters.updates > self._log.updates and not (
             ended_by in ("signal", "pause") and self.config.log_frames
         ):
-            self.log()
+            self._write_row()
         self.save()
         self.close()
         figures = folder.collect_result(
@@ -240,6 +252,8 @@ class Session:
 
     def save_after(self, error: Exception) -> None:
         """Saves a run that `error` ends, and notes on the error what was saved. The learner is between two updates, so nothing is lost."""
+        if self._is_closed:
+            return
         if place := self._lock.current_folder():
             self._saver.folder = place
             with contextlib.suppress(NonFiniteError):
@@ -252,6 +266,7 @@ class Session:
 
     def close(self) -> None:
         """Ends the actors and the other learners, and closes the log; may be called twice."""
+        self._is_closed = True
         self.runtime.close()
         self._log.close()
 

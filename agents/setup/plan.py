@@ -198,7 +198,8 @@ def _workload(config: TrainConfig, actors: int, learners: int) -> Workload:
     slots = config.runtime.slots_per_actor
     columns = (config.learner.batch_size or slots) // learners
     num_replayed = round(config.learner.replay_fraction * columns)
-    num_actors = actors // learners
+    # Preflight also asks for fewer actors than learners, to find how many would fit.
+    num_actors = max(1, actors // learners)
     unrolls = max(1, (columns - num_replayed) // slots)
     return Workload(
         num_actors=num_actors,

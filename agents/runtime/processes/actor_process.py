@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from typing import NamedTuple
 
+import psutil
 import torch
 
 from agents.acting.heartbeat import Heartbeat
@@ -250,9 +251,14 @@ class ActorProcess:
     def stack(self) -> str:
         """Ends an actor that hangs. Returns its Python stacks, as far as it could write them."""
         assert self.process.pid
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            # Listed before its end, after which they are no longer its children.
+            descendants = psutil.Process(self.process.pid).children(recursive=True)
             os.kill(self.process.pid, _STACKS_SIGNAL)
-        self.process.join(_STACKS_SECONDS)
+            self.process.join(_STACKS_SECONDS)
+            for descendant in descendants:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    descendant.kill()
         return self._written_stacks() or " (its stacks are unknown)"
 
     def kill(self) -> None:

@@ -92,6 +92,8 @@ class Bridge:
             self._start(self._keep(group))
         await self._ended.wait()
         asyncio.get_running_loop().remove_reader(self._learner.fileno())
+        for task in self._tasks:
+            task.cancel()
         await self._end()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

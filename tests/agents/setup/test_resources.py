@@ -203,3 +203,13 @@ def test_memory_of_a_process_includes_its_descendants() -> None:
         assert row["memory/learner"] == pytest.approx(memory[os.getpid()], rel=0.1)
     finally:
         process.communicate("")
+
+
+def test_a_run_of_several_learners_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for a number of actors that fits also tries fewer actors than learners."""
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 100 * MIB)
+    keys = ["env=conditional", "context=task", "runtime=local", "runtime.num_actors=4", "learner.num_processes=2"]
+    config = compose_train([*keys, "runtime.slots_per_actor=64", "learner.batch_size=128"])
+    env = make_spec(config.env)
+    with pytest.raises(InputError, match=r"MiB are free: lower "):
+        preflight.check_fits(config, env, builder.build_network(config, env))
