@@ -52,6 +52,8 @@ def learn(
     for staged in learner.prefetcher(minibatches):
         numbers.append(learner.counters.updates)
         metrics = learner.update(staged)
+        # Frees its memory on a GPU before the prefetcher copies another one.
+        del staged
         yield Update(numbers[-1], metrics, learner.counters.updates > numbers[-1])
     replay.record_lags(numbers)
     replay.add(trajectory, weights_versions)
