@@ -1,4 +1,4 @@
-"""The verdict as sentences: what the runs support, what they do not support, and other possible causes of a difference.
+"""The verdict as sentences: what the runs support, what they do not support, and possible other causes of a difference.
 
 A sentence calls a variant better or faster, or ranks variants, only if the difference is significant (`Comparison.claimed`). A pair is
 told apart if its difference is significant. For a single variant the sentences describe and do not compare.
@@ -218,13 +218,13 @@ def _ranking(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> l
 
 def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
     """Which variants cannot be told apart: groups, and pairs that are in no group. Pairs without a test are left out."""
-    still = [pair for pair in comparisons if not pair.claimed and pair.difference.low is not None]
-    if not still:
+    unclaimed = [pair for pair in comparisons if not pair.claimed and pair.difference.low is not None]
+    if not unclaimed:
         return []
-    groups = _groups(means, {frozenset((pair.first, pair.second)) for pair in still})
+    groups = _groups(means, {frozenset((pair.first, pair.second)) for pair in unclaimed})
     inside = {frozenset(pair) for group in groups for pair in combinations(group, 2)}
     single = [
-        f"{pair.first} from {pair.second}" for pair in still if frozenset((pair.first, pair.second)) not in inside
+        f"{pair.first} from {pair.second}" for pair in unclaimed if frozenset((pair.first, pair.second)) not in inside
     ]
     if len(single) > _LISTED_PAIRS:
         single = [*single[:_LISTED_PAIRS], f"the two of {_count(len(single) - _LISTED_PAIRS, 'further pair')}"]
@@ -236,10 +236,12 @@ def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) 
             + ([f"{'nor can' if groups else 'cannot be told apart:'} {join_words(single)}"] if single else [])
         )
     # Median half-width of these intervals: a true difference of this size is missed half of the time.
-    least = number(float(np.median([abs(pair.difference.value - (pair.difference.low or 0.0)) for pair in still])))
+    least = number(float(np.median([abs(pair.difference.value - (pair.difference.low or 0.0)) for pair in unclaimed])))
     found = f"Not supported: {text}. With {_seeds(means)}, a difference of less than about {least} would not be seen."
-    if len(still) <= _LISTED_PAIRS and len(still) < len(comparisons):
-        intervals = (f"{pair.first} minus {pair.second} {numbers.in_words(pair.difference, number)}" for pair in still)
+    if len(unclaimed) <= _LISTED_PAIRS and len(unclaimed) < len(comparisons):
+        intervals = (
+            f"{pair.first} minus {pair.second} {numbers.in_words(pair.difference, number)}" for pair in unclaimed
+        )
         found += f" The intervals: {join_words(intervals)}."
     return [found]
 
