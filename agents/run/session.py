@@ -241,7 +241,7 @@ class Session:
         return INTERRUPTED if self.interruption.wanted else DONE
 
     def save_after(self, error: Exception) -> None:
-        """Saves a run that `error` ends, and adds a note to the error that says what was saved.
+        """Saves a run that `error` ends, and adds a note to the error that states what was saved.
 
         The learner is between two updates, so the checkpoint has all of them.
         """
