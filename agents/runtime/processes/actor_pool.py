@@ -104,7 +104,7 @@ class ActorPool:
         return found | ({"inference": self._server.pid} if self._server else {})
 
     def close(self) -> None:
-        """Asks the actors to end, kills those that do not, and then ends their server."""
+        """Asks the actors to end, kills the ones that do not, and then ends their server."""
         deadline = time.monotonic() + _JOIN_SECONDS
         for actor in self._actors:
             if actor.started:
@@ -174,7 +174,7 @@ class ActorPool:
             return False
         if isinstance(last, ErrorReport):
             if not self._anything_finished:
-                # The configuration or the program is wrong, so a restart would not help.
+                # Nothing has worked yet: the configuration is wrong, or the actor cannot be built. A restart would not help.
                 if last.is_input_error:
                     raise last.exception()
                 if not actor.started:
