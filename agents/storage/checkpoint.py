@@ -173,7 +173,7 @@ def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
     """The section `kept` of a checkpoint: which checkpoints stay besides the newest (agents/run/checkpoint_saver.py).
 
     Returns:
-        best: `updates` is the number of the best checkpoint; an empty dict if there is none.
+        best: `updates` is the number of the best checkpoint. The dict is empty without one.
         milestones: numbers of the milestones.
         frames: frames of this checkpoint.
 
