@@ -29,7 +29,7 @@ from system.errors import InputError
 
 
 class ProcessEngine:
-    """S gymnasium environments in S processes (see `envs.engines.base.Engine`). Seeds and results are those of GymnasiumEngine.
+    """S gymnasium environments in S processes (see `envs.engines.base.Engine`). Seeds and results are the same as with GymnasiumEngine.
 
     `step` waits for a reset until `patience` seconds after the reset's start at most. Until the reset is done, the slot shows its last
     observation again, with reward 0. With infinite patience `step` waits for every reset, and what is played follows from the seeds alone.
@@ -142,6 +142,7 @@ class ProcessEngine:
                         raise
                     self._recover(row, error)
                     self._ask_for_next(row)
+        # Every process has written its first observation to the bank that its slot did not show.
         self._bank ^= 1
         # From shared memory, because a process skips episodes whose first observation is not finite.
         self.episode[:] = self._next_episode[:] = self._shared["episode"]
@@ -152,6 +153,7 @@ class ProcessEngine:
         self._assigned[slot] = task
 
     def step(self, actions: NDArray[Any]) -> Outcome:
+        """See `envs.engines.base.Engine`. All slots work at the same time: requests go out first, then the answers are awaited."""
         if self._leaving:
             remaining = [process for process in self._leaving if not process.has_left()]
             if len(remaining) < len(self._leaving):
@@ -179,6 +181,7 @@ class ProcessEngine:
                 self.interrupted[row] = True
         self._wait_for_resets(no_event_yet=not playing_rows)
         self.interrupted |= playing & self._shared["interrupted"]
+        # Only a valid step shows the observation that the process has written to the other bank.
         stepped = playing & ~self.interrupted
         self._bank[stepped] ^= 1
         for key, array in (("reward", self._reward), ("terminated", self._terminated), ("truncated", self._truncated)):
@@ -282,7 +285,7 @@ class ProcessEngine:
         self._replace(row)
 
     def _replace(self, row: int) -> None:
-        """Gives the slot a new process without an environment. The old one may end later."""
+        """Gives the slot a new process without an environment. The replaced one may end later."""
         old = self._processes[row]
         old.hang_up()
         if not old.has_left():
