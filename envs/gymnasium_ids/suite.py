@@ -54,7 +54,7 @@ class GymnasiumConfig(EnvConfig):
             the words of some episodes that are played when a run starts (`settle` saves them).
         instruction_length: number of words of an instruction that are read; 0 = that of the longest instruction in such episodes, rounded
             up to a multiple of 8.
-        action_mask: whether the action masks of environments are applied. The saved configuration of a run says whether there are any.
+        action_mask: whether the action masks of environments are applied. The saved configuration of a run states whether there are any.
         processes: whether each environment has its own process (envs/engines/process_engine.py).
         pictures: which observations are pictures: `auto`, `channels_last`, `channels_first` or `none`
             (envs/gymnasium_adapter/pictures.py).
