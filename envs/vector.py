@@ -185,11 +185,11 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
 
     def _count_episodes(self, restarted: NDArray[np.bool_]) -> None:
-        """Advances the number of the episode in the slots whose reset is done."""
+        """Advances the episode's number in the slots whose reset is done. An engine that skips episodes counts itself."""
         self._episode = self._interrupting.episode.copy() if self._interrupting else self._episode + restarted
 
     def _choose_tasks(self) -> None:
-        """Assigns the next task to every slot whose reset starts in this step."""
+        """Assigns the next task to every slot whose reset starts in this step, if slots change their tasks."""
         if self._balance is None:
             return
         assert isinstance(self._engine, SwitchingEngine)
