@@ -16,7 +16,7 @@ import numpy as np
 
 from ablation.analysis import numbers
 from ablation.analysis.efficiency import comparable_paces, horizon
-from ablation.analysis.efficiency import speeds as of_speeds
+from ablation.analysis.efficiency import speeds as speeds_by_variant
 from ablation.analysis.intervals import ROUNDING, Range, estimate, of_mean
 from ablation.analysis.numbers import Write
 from ablation.analysis.results import Analysis, Array, Comparison, Estimate, Results
@@ -356,7 +356,7 @@ def _sizes(results: Results) -> list[str]:
 
 def _speed(results: Results, comparisons: Sequence[Comparison]) -> str:
     """Frames per second of training, and which variants differ in it."""
-    speeds = of_speeds(results)
+    speeds = speeds_by_variant(results)
     if len(speeds) == 1:
         ((_, runs),) = speeds.items()
         value = estimate(of_mean(runs, Range(0.0, np.inf)))
