@@ -121,6 +121,7 @@ class Policy:
         segments, modulations = self._cache.look_up(contexts, slots)
         if self._step is not None:
             observed = {key: value for key, value in inputs.items() if key != "instruction"}
+            # The indices of the slots, which `slots` may give as a slice.
             rows = torch.from_numpy(np.arange(len(self.core_state))[slice(None) if slots is None else slots])
             return self._step(observed, rows, self.core_state, modulations, segments)
         step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
@@ -176,7 +177,7 @@ class ModulationCache:
         slots: number of environments.
 
     Attributes:
-        limit: number of contexts it can hold. When a further one arrives, all are dropped except those of the current call.
+        limit: number of contexts it can hold. When a further one arrives, all are dropped except the contexts of the current call.
     """
 
     def __init__(self, network: AgentNetwork, slots: int) -> None:
@@ -205,7 +206,7 @@ class ModulationCache:
         self._known.clear()
 
     def look_up(self, rows: ContextRows, slots: Slots | None = None) -> tuple[Segments, Modulations]:
-        """The segments and modulations of the contexts `rows` [B, C] of `slots` (None: all). Computes those that are not stored."""
+        """The segments and modulations of the contexts `rows` [B, C] of `slots` (None: all). Computes modulations that are not stored."""
         if self._rows is None:
             self._rows = np.zeros((len(self._index), rows.shape[1]), rows.dtype)
         present = slice(None) if slots is None else slots
