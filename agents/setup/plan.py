@@ -96,8 +96,8 @@ class Plan:
         It is always `actor` for a serial runtime, for a single actor, and for actors on machines that are unknown here.
 
         A large number of multiply-adds is no reason for a server on the processor. Such a server computes on the actors' cores, and the
-        actors wait meanwhile. On 2 cores with 2 actors of 32 slots, a server reached half of the speed of actors with their own networks
-        with IMPALA's deep net, and 0.6 of it with the small grid net (docs/performance.md).
+        actors wait meanwhile. On 2 cores with 2 actors of 32 slots it reached half of the speed of actors with
+        their own networks (IMPALA's deep net), or 0.6 of it (the small grid net; docs/performance.md).
         """
         actors = self.shard.num_actors
         if self.is_serial or actors == 1 or self.has_remote_actors:
@@ -161,7 +161,7 @@ def global_actor_index(index: int, rank: int, num_learners: int) -> int:
 
 
 def deal_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
-    """The first task id and the `Slot.index` of each of the first `count` slots of the run."""
+    """The task id and the `Slot.index` of each of the first `count` slots of the run. With uniform_frames it is only the first task."""
     runtime = config.runtime
     dealt = deal(runtime.task_weights or [1.0] * len(env.tasks), count)
     if runtime.task_schedule == "uniform_frames":
