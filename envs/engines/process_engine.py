@@ -166,7 +166,7 @@ class ProcessEngine:
         playing_rows = np.flatnonzero(playing).tolist()
         for row in playing_rows:
             self._processes[row].ask(Step(self._tasks[row], 1 - int(self._bank[row])))
-        # The slots whose last step ended their episode start to reset.
+        # Slots whose episode ended or was interrupted in the last step start to reset.
         self._deadline[ended] = time.monotonic() + self.patience
         self.resetting |= ended
         for row in np.flatnonzero(ended).tolist():
@@ -197,6 +197,7 @@ class ProcessEngine:
         """
         while self.resetting.any():
             rows = {self._processes[row].connection: row for row in np.flatnonzero(self.resetting).tolist()}
+            # Time at which the process of each slot counts as hung.
             hangs_from = np.array([process.asked for process in self._processes]) + self._hang_seconds
             until = hangs_from[self.resetting].min()
             if not no_event_yet:
@@ -228,6 +229,7 @@ class ProcessEngine:
         """Copies the current observations from shared memory. A process that is writing now writes to the slot's other bank."""
         rows = self._bank * len(self._slots) + np.arange(len(self._slots))
         for key, array in self.observation.items():
+            # `clip`, because with the default mode np.take writes to `out` through a buffer.
             np.take(self._banks[key], rows, axis=0, out=array, mode="clip")
 
     def _attach(self, row: int) -> None:
