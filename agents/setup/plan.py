@@ -96,8 +96,8 @@ class Plan:
         It is always `actor` for a serial runtime, for a single actor, and for actors on machines that are unknown here.
 
         A large number of multiply-adds is no reason for a server on the processor. Such a server computes on the actors' cores, and the
-        actors wait meanwhile. On 2 cores with 2 actors of 32 slots it reached half of the speed of actors with
-        their own networks (IMPALA's deep net), or 0.6 of it (the small grid net; docs/performance.md).
+        actors wait meanwhile. On 2 cores with 2 actors of 32 slots it reached half of the speed of actors with their own networks
+        (IMPALA's deep net), or 0.6 of it (the small grid net; docs/performance.md).
         """
         actors = self.shard.num_actors
         if self.is_serial or actors == 1 or self.has_remote_actors:
