@@ -153,6 +153,7 @@ class Sampler:
     def seed(self, seed: int) -> None:
         """Restarts the stream."""
         self._generator.manual_seed(seed)
+        # Drops the numbers that are left, which are of the earlier stream.
         self._noise_step = len(self._noise)
 
     @torch.inference_mode()
@@ -162,6 +163,7 @@ class Sampler:
         return action, self._actions.log_prob(parameters, action)
 
     def _next_noise(self, slots: int) -> Tensor:
+        """The random numbers of one step of `slots` slots."""
         if self._noise_step == len(self._noise):
             self._noise = self._actions.noise(_NOISE_STEPS, slots, self._generator)
             self._noise_step = 0
