@@ -1,6 +1,7 @@
-"""Reads run folders into `Results`: the only module that knows their JSON files, and that decides which runs can be compared.
+"""Reads run folders into `Results`, and decides which runs can be compared. The reports see no JSON file of a run, but `Results` alone.
 
-The files may come from another program, so each is checked before use. A run that cannot be used becomes a `Problem` with a reason.
+The files may come from another program, so each is checked before use. A run that cannot be used, or cannot be compared with the others,
+becomes a `Problem` with a reason.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ RETURN = Measure(name="return", label="return", best=None)
 HOUSEKEEPING_KEYS = set(MAY_CHANGE_ON_RESUME) - {
     *("total_frames", "stop_at_success", "precision", "runtime.name", "log_frames")
 }
-"""Keys that change neither what is learned nor what is reported."""
+"""Keys that change neither what is learned nor what is reported. The keys that are subtracted change one of these."""
 
 _KEYS_OF_ONE_RUN = {"seed", "log_frames"} | HOUSEKEEPING_KEYS
 """Keys in which runs of one variant may differ."""
@@ -45,7 +46,7 @@ _MOST_VALUES = 20_000_000
 """Largest number of values in a JSON file."""
 
 _MOST_ROWS = 10_000
-"""A longer metrics.jsonl is thinned to at least this many rows, far more than a curve shows."""
+"""A metrics.jsonl of at least twice as many rows is thinned, but not below this number, which is far more than a curve shows."""
 
 _SUCCESS = Test("a share, or null", lambda value: value is None or FINITE.passes(value))
 _VALUE = Test("text, a number, or null", lambda value: value is None or isinstance(value, str | int | float))
@@ -73,7 +74,13 @@ _GRID_FORM = {"cells": [{"name": _FOLDER, "variant": str, "seed": COUNT}], "comm
 
 
 class Record(NamedTuple):
-    """The files of a run folder, read and checked. variant: from cell.json, else empty. rows: of metrics.jsonl."""
+    """The files of a run folder, read and checked.
+
+    Attributes:
+        variant: as cell.json states it; empty without that file.
+        config, result, evaluation, provenance, agent: the content of these files.
+        rows: of metrics.jsonl (`read_log`).
+    """
 
     folder: Path
     variant: str
@@ -97,7 +104,7 @@ class Record(NamedTuple):
 
     @property
     def episodes(self) -> set[int]:
-        """Numbers of evaluation episodes of the tasks."""
+        """The different numbers of evaluation episodes that tasks have; one number in a usual evaluation."""
         return {row["episodes"] for row in self.tasks.values()}
 
 
@@ -145,19 +152,20 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
             records.append(read_record(folder))
         except InputError as error:
             problems.append(Problem(folder.name, str(error)))
+    # The order matters: a run that is not comparable must not hide a further one of its seed.
     for select in (keep_comparable, keep_first_of_seed):
         records, dropped = select(records)
         problems += dropped
     if not records:
         reasons = " ".join(f"{problem.run}: {problem.reason}" for problem in problems[:3])
         raise InputError(f"No run can be reported on. {reasons}".rstrip())
-    kind, values = choose_measure(records, measure)
+    chosen, read_values = choose_measure(records, measure)
     names = name_variants(records)
     order = list(dict.fromkeys(names))
-    runs = [make_run(record, variant, values(record)) for record, variant in zip(records, names, strict=True)]
+    runs = [make_run(record, variant, read_values(record)) for record, variant in zip(records, names, strict=True)]
     return Results(
         suite=records[0].config.env.name,
-        measure=kind,
+        measure=chosen,
         tasks=tuple(records[0].tasks),
         variants=tuple(order),
         runs=tuple(sorted(runs, key=lambda run: (order.index(run.variant), run.seed))),
@@ -191,17 +199,20 @@ def read_record(folder: Path) -> Record:
 
 
 def keep_comparable(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
-    """The largest group of runs that agree in `_COMPARABLE`, and for each other run the first disagreement."""
+    """The runs that agree with most runs in every property of `_COMPARABLE`, and for each other run a Problem with the first difference.
+
+    The properties are compared in order, each among the runs that are left.
+    """
     kept, problems = list(records), []
-    for what, key in _COMPARABLE:
+    for what, read in _COMPARABLE:
         # most_common keeps the order of first occurrence among equal counts.
-        usual = next((value for value, _ in Counter(map(key, kept)).most_common(1)), None)
+        usual = next((value for value, _ in Counter(map(read, kept)).most_common(1)), None)
         problems += [
-            Problem(record.name, f"its {what} is {key(record)}, but that of most runs is {usual}.")
+            Problem(record.name, f"its {what} is {read(record)}, but that of most runs is {usual}.")
             for record in kept
-            if key(record) != usual
+            if read(record) != usual
         ]
-        kept = [record for record in kept if key(record) == usual]
+        kept = [record for record in kept if read(record) == usual]
     return kept, problems
 
 
@@ -217,7 +228,7 @@ _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
         lambda record: "greedy" if record.evaluation["provenance"]["greedy"] else "sampled",
     ),
 )
-"""Properties that must be equal for results to be comparable."""
+"""Properties that must be equal for results to be comparable: the name in messages, and a function that reads it from a record."""
 
 
 def keep_first_of_seed(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
@@ -235,7 +246,10 @@ def keep_first_of_seed(records: Sequence[Record]) -> tuple[list[Record], list[Pr
 
 
 def name_variants(records: Sequence[Record]) -> list[str]:
-    """The variant of each run: from cell.json, else its fusion and the keys in which runs of one fusion differ."""
+    """The variant of each run, from cell.json if all runs have one.
+
+    Otherwise it is the name of the run's fusion, with its values of the keys in which runs of any one fusion differ.
+    """
     if all(record.variant for record in records):
         return [record.variant for record in records]
     flat = [flatten(to_dict(record.config)) for record in records]
@@ -254,7 +268,13 @@ def name_variants(records: Sequence[Record]) -> list[str]:
 
 
 class TaskValues(NamedTuple):
-    """The measure of one run on one task: in the evaluation, under each probe, and during training [N]."""
+    """The measure of one run on one task.
+
+    Attributes:
+        value: in the evaluation.
+        probed: by probe, in the evaluation under that probe.
+        curve: [N], in each row of metrics.jsonl; NaN in a row without it.
+    """
 
     value: float
     probed: Mapping[str, float]
@@ -263,6 +283,8 @@ class TaskValues(NamedTuple):
 
 def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Callable[[Record], dict[str, TaskValues]]]:
     """The measure to compare runs by, and a function that reads it from a record, by task.
+
+    `auto` is the first of score, success and return that is known for all runs.
 
     Raises:
         InputError: `wanted` is not known for every run.
@@ -281,29 +303,31 @@ def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Cal
         raise InputError(
             f"measure={name} is not known for suite {first.config.env.name}: choose one of {', '.join(known)}."
         )
+    # The keys of this measure in evaluation.json and in metrics.jsonl. A score is computed from the return.
     evaluated, logged = ("success", "success") if name == "success" else ("mean", "return")
 
-    def values(record: Record) -> dict[str, TaskValues]:
+    def read_values(record: Record) -> dict[str, TaskValues]:
         found = {}
         for task, row in record.tasks.items():
-            offset, unit = 0.0, 1.0
+            # The measure is (value - offset) * scale.
+            offset, scale = 0.0, 1.0
             if name == "score":
-                offset, unit = (
+                offset, scale = (
                     scores[task].random,
                     (known[name].best or 1.0) / (scores[task].human - scores[task].random),
                 )
             found[task] = TaskValues(
-                (row[evaluated] - offset) * unit,
+                (row[evaluated] - offset) * scale,
                 {
-                    probe: (section["tasks"][task][evaluated] - offset) * unit
+                    probe: (section["tasks"][task][evaluated] - offset) * scale
                     for probe, section in record.evaluation.get("probes", {}).items()
                 },
                 (np.array([row.get(f"tasks/{task}/{logged}", np.nan) for row in record.rows], np.float64) - offset)
-                * unit,
+                * scale,
             )
         return found
 
-    return known[name], values
+    return known[name], read_values
 
 
 def reference_scores(config: TrainConfig) -> Mapping[str, Score]:
@@ -349,13 +373,13 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def read_paused_frames(folder: Path) -> int:
-    """Frames of a run that ended at a pause; 0 for any other run. InputError if result.json is invalid."""
+    """Frames of a run whose last process ended at a pause; 0 for any other run. InputError if result.json is invalid."""
     result = _read(folder / RESULT)
     return int(_check(folder / RESULT, result, _RESULT_FORM)["frames"]) if result.get("ended_by") == "pause" else 0
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
-    """A complete evaluation.json, in which every probe has every task; else empty. InputError if the file is invalid."""
+    """evaluation.json; empty if it is missing or was stopped early. InputError if it is invalid: every probe must have every task."""
     path = folder / EVALUATION_FILE
     evaluation = _read(path)
     if not evaluation or "stopped" in evaluation:
@@ -369,7 +393,7 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def read_grid(folder: Path) -> dict[str, Any]:
-    """grid.json with at least one cell; else empty. InputError if the file is invalid."""
+    """grid.json; empty if it is missing or has no cells. InputError if the file is invalid."""
     grid = _read(folder / GRID_FILE)
     return _check(folder / GRID_FILE, grid, _GRID_FORM) if grid.get("cells") else {}
 
@@ -377,7 +401,7 @@ def read_grid(folder: Path) -> dict[str, Any]:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl with the columns that curves need; unreadable lines are skipped.
 
-    A file of more than 2 * _MOST_ROWS lines is thinned to every 2nd, 4th, ... line; the newest line is always kept.
+    Of a file with 2 * _MOST_ROWS rows or more, only every 2nd, 4th, 8th, ... row is kept, and the newest row.
     """
     rows: list[dict[str, Any]] = []
     number, step, newest = 0, 1, None
@@ -388,6 +412,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
             if number % step == 0:
                 rows.append(newest)
             number += 1
+            # Halve the rows that were kept, and from now on skip twice as many.
             if len(rows) == 2 * _MOST_ROWS:
                 rows, step = rows[::2], 2 * step
     if newest is not None and rows[-1] is not newest:
@@ -396,6 +421,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _curve_row(line: str) -> dict[str, Any] | None:
+    """The columns of a row that curves need; None if the line is unreadable, or a number in them is not finite."""
     try:
         row = parse_json(line)
     except ValueError:
@@ -409,6 +435,7 @@ def _curve_row(line: str) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The content of a JSON file as plain data; empty if the file is missing or unreadable. InputError if it is not plain data."""
     try:
         content: dict[str, Any] = plain_copy(read_json(path) or {}, most=_MOST_VALUES)
     except PlainDataError as error:
@@ -417,6 +444,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, content: dict[str, Any], form: Any, *, complete: bool = True) -> dict[str, Any]:
+    """`content`. InputError if it has another form; see `check_form` for `complete`."""
     try:
         check_form(content, form, complete=complete)
     except PlainDataError as error:
@@ -431,6 +459,7 @@ def _damaged(path: Path, found: str) -> InputError:
 
 
 def _text(value: Any) -> str:
+    """A value of the configuration as messages and names of variants show it."""
     if isinstance(value, dict):
         return ", ".join(f"{key}={_text(item)}" for key, item in value.items())
     return json.dumps(value) if isinstance(value, list) else str(value)

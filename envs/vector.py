@@ -1,4 +1,4 @@
-"""The environment of the rest of the program: a gymnasium vector environment of S slots around one engine.
+"""The environment that actors and evaluation use: a gymnasium vector environment of S slots around one engine.
 
 The engine turns actions into observations and rewards. This class adds the spaces, the task ids, the episode statistics and the
 episode counter.
@@ -37,23 +37,23 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
     Observations are a dict of `image` (uint8) and/or `vector` (float32), `instruction` (int32 [S, L]) and `action_mask` (bool [S, A])
     if the suite has them, and `task` (int32 [S]). A discrete action must be below `spec.action_counts` of the slot's task.
-    The step after an episode's end ignores its action and returns the next episode's first observation with reward 0. With limited
-    patience (`wait_for_resets`) there may be several such steps: all but the last return the ended episode's last observation again, and
-    set `info["resetting"]`.
+    The step after an episode's end resets the slot: it ignores its action and returns the next episode's first observation with reward 0.
+    With limited patience (`wait_for_resets`) a reset may take several steps. All but the last of them return the ended episode's last
+    observation again, and set `info["resetting"]`.
 
     **Every returned array is valid until the next call of `reset` or `step`**: buffers are reused, so copy what you keep.
 
     `info` always holds these arrays [S]:
-        episode_return f32, success f32: of the episode that this step ended; NaN if none ended. Returns are summed in float64.
-            `success` is what the environment reports, or else whether the episode terminated with a positive last reward; NaN if the
-            environment reports nothing and the suite defines no success (`EnvSpec.has_success`).
+        episode_return f32: return of the episode that this step ended, summed in float64; NaN if none ended.
+        success f32: success of that episode, as the environment reports it. If it reports none and the suite defines a success
+            (`EnvSpec.has_success`): whether the episode terminated with a positive last reward. Otherwise NaN.
         episode_length i32: agent steps of that episode; 0 if none ended.
         episode i64: number of the episode that is observed, which is its place in the seed tree.
-        resetting bool: the slot was only resetting in this step, and its reset continues.
-        interrupted bool: the slot's environment failed, so this was no step: it gave a number that is not finite, or see `supervise`.
-            The observation is the last one before it; the next step resets.
-        life_lost bool: the step lost a life, and the game continues. Nothing is bootstrapped across it, but the episode, its return and
-            its length are those of the whole game.
+        resetting bool: the slot's reset was not finished in this step, and continues.
+        interrupted bool: the slot's environment failed, so this step does not count. It gave a number that is not finite, or failed as
+            in `supervise`. The observation is the last one before the failure, and the next step resets.
+        life_lost bool: the step lost a life, and the game continues. Learning does not bootstrap across it, but the episode, its return
+            and its length are those of the whole game.
     Observations and rewards are finite.
     """
 
@@ -71,64 +71,67 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._engine = engine
         self._seed = seed
         self._first_episode = np.array([slot.episode for slot in self.slots], np.int64)
+        # For events that this engine never reports.
         never = np.zeros(self.num_envs, np.bool_)
         self._resetting = engine.resetting if isinstance(engine, SlowResetEngine) else never
-        # Checked once: isinstance with a runtime protocol can take longer than a step.
+        # Once here, because isinstance with a runtime protocol can take longer than a step.
         self._supervised = engine if isinstance(engine, SupervisedEngine) else None
         self._success = engine.success if isinstance(engine, SuccessEngine) else None
         self._life_lost = engine.life_lost if isinstance(engine, LivesEngine) else never
         self._interrupting = engine if isinstance(engine, InterruptingEngine) else None
         self._interrupted = self._interrupting.interrupted if self._interrupting else never
-        self._balanced: tuple[int, ...] | None = None
+        # The argument of `balance_frames`; None if slots keep their tasks.
+        self._steps_before: tuple[int, ...] | None = None
         self._begin_statistics()
 
     def wait_for_resets(self, patience: float) -> None:
-        """From now on a step waits for a reset for `patience` seconds after its start at most, if the engine is a SlowResetEngine.
+        """From now on a step waits for a reset until `patience` seconds after the reset's start at most.
 
-        Before this call steps wait without limit, and what is played follows from the seeds alone.
+        Only a SlowResetEngine has such a limit. Before this call steps wait without limit, and what is played follows from the seeds alone.
         """
         if isinstance(self._engine, SlowResetEngine):
             self._engine.patience = patience
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
-        """From now on an environment that fails costs its slot one episode and the other slots nothing, if the engine is a
-        SupervisedEngine (see there). Before this call a failure raises.
+        """From now on an environment that fails costs its slot one episode and the other slots nothing.
+
+        Only a SupervisedEngine can do this, and explains the arguments. Before this call a failure raises.
         """
         if self._supervised:
             self._supervised.supervise(hang_seconds, memory_limit, recycle_episodes)
 
     def show_stepping(self, stepping: NDArray[np.int64]) -> None:
-        """Makes `stepping` int64 [1] show the slot that is being stepped, if the engine is a SequentialEngine; otherwise it stays -1."""
+        """From now on `stepping` int64 [1] holds the slot that is being stepped; always -1 if the engine is no SequentialEngine."""
         stepping[0] = -1
         if isinstance(self._engine, SequentialEngine):
             self._engine.stepping = stepping
 
     def take_faults(self) -> list[Fault]:
-        """The restarts of environments and the episodes broken off since the last call."""
+        """The faults since the last call: restarts of environments, and episodes that were broken off."""
         return self._interrupting.take_faults() if self._interrupting else []
 
     def balance_frames(self, steps: Sequence[int]) -> None:
         """From the next `reset` on, slots change their tasks between episodes so that all tasks get equal numbers of steps
         (`envs.schedule.FrameBalance`). Requires a SwitchingEngine (`EnvSpec.switches_tasks`).
 
-        `Slot.task` is then only the first task of a slot. Every slot needs another `Slot.index`.
+        `Slot.task` is then only the first task of a slot. No two slots may have the same `Slot.index`.
 
         Args:
-            steps: steps of every task before, [K].
+            steps: steps that every task has got so far, [K].
         """
         assert isinstance(self._engine, SwitchingEngine)
-        self._balanced = tuple(steps)
+        self._steps_before = tuple(steps)
 
     def _begin_statistics(self) -> None:
         self._episode = self._first_episode.copy()
         self._return = np.zeros(self.num_envs, np.float64)
         self._length = np.zeros(self.num_envs, np.int32)
-        # The slot shows the last observation of an ended or interrupted episode, so the next step resets.
+        # Slots that show the last observation of an ended or interrupted episode. Their next step resets, or continues the reset.
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._task = np.array([slot.task for slot in self.slots], np.int32)
-        # Of the episode that a slot plays, or is resetting to.
+        # Task of the episode that a slot plays. While the slot resets, `_task` is still that of the observed episode.
         self._next_task = self._task.copy()
-        self._balance = None if self._balanced is None else FrameBalance(self._balanced, self._task)
+        self._balance = None if self._steps_before is None else FrameBalance(self._steps_before, self._task)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -162,18 +165,19 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         """One step of every slot; `actions` [S] or [S, D] as in the action space. The class describes the results."""
         self._choose_tasks()
         reward, terminated, truncated = self._engine.step(np.asarray(actions, self._action_dtype))
-        going = ~self._ended
+        playing = ~self._ended
         restarted = self._ended & ~self._resetting
-        # The step that resets a slot sets its sums to zero and is no step of the new episode.
-        self._return = np.where(going, self._return, 0.0) + reward
-        self._length = (self._length + 1) * going
+        # A step of a reset sets the sums of its slot to zero and does not count for the new episode.
+        self._return = np.where(playing, self._return, 0.0) + reward
+        self._length = (self._length + 1) * playing
         self._count_episodes(restarted)
         ended = terminated | truncated
         self._ended = ended | self._resetting | self._interrupted
         if self._balance is not None:
-            self._balance.count(going & ~self._interrupted, ended, self._interrupted)
+            self._balance.count(playing & ~self._interrupted, ended, self._interrupted)
             self._task = np.where(restarted, self._next_task, self._task)
         episode_return = np.where(ended, self._return, np.nan).astype(np.float32)
+        # A success that the environment reports replaces that of the suite.
         known = ended & self.spec_of_suite.has_success
         success = np.where(known, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
         if self._success is not None:
@@ -181,10 +185,11 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
 
     def _count_episodes(self, restarted: NDArray[np.bool_]) -> None:
+        """Advances the episode's number in the slots whose reset is done. An engine that skips episodes counts itself."""
         self._episode = self._interrupting.episode.copy() if self._interrupting else self._episode + restarted
 
     def _choose_tasks(self) -> None:
-        """Assigns the next task to every slot whose reset starts in this step."""
+        """Assigns the next task to every slot whose reset starts in this step, if slots change their tasks."""
         if self._balance is None:
             return
         assert isinstance(self._engine, SwitchingEngine)
@@ -213,8 +218,10 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         return self._engine.render(slot)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Plain data and arrays from which `load_state_dict` continues exactly. None if the engine is no FreezableEngine, or slots
-        change their tasks: then resume at an episode's beginning (`Slot.episode`).
+        """Plain data and arrays from which `load_state_dict` continues exactly.
+
+        None if the engine is no FreezableEngine, or if slots change their tasks. Such a run resumes at the beginning of an episode
+        (`Slot.episode`).
         """
         if not isinstance(self._engine, FreezableEngine) or self._balance is not None:
             return None

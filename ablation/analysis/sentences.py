@@ -1,7 +1,9 @@
-"""The verdict as sentences: what the runs support, what they do not support, and other possible causes of a difference.
+"""The verdict as sentences: what the runs support, what they do not support, and possible other causes of a difference.
 
-A sentence calls a variant better or faster, or ranks variants, only if the interval of the difference excludes zero. For a single variant
-the sentences describe and do not compare.
+A sentence calls a variant better or faster, or ranks variants, only if the difference is significant (`Comparison.claimed`). A pair is
+told apart if its difference is significant. For a single variant the sentences describe and do not compare.
+
+In this module `means` has, by variant, the compared value of each run, such as the mean over tasks.
 """
 
 from __future__ import annotations
@@ -14,24 +16,30 @@ import numpy as np
 
 from ablation.analysis import numbers
 from ablation.analysis.efficiency import comparable_paces, horizon
-from ablation.analysis.efficiency import speeds as of_speeds
+from ablation.analysis.efficiency import speeds as speeds_by_variant
 from ablation.analysis.intervals import ROUNDING, Range, estimate, of_mean
 from ablation.analysis.numbers import Write
 from ablation.analysis.results import Analysis, Array, Comparison, Estimate, Results
 from ablation.analysis.statistics import value_range
 
 FEW_SEEDS = 5
-"""With fewer seeds a test cannot check its assumption of normal scores."""
+"""Fewer seeds are too few to check that scores are normally distributed, which the tests assume."""
 SAME_SIZE = 0.01
-"""Numbers of parameters that differ by at most this share count as equal."""
+"""Numbers of parameters count as equal if the largest exceeds the smallest by at most this share."""
 _LISTED_PAIRS = 3
-"""Longest list of pairs or variants in a sentence."""
+"""Longest list of pairs or variants in a sentence. A longer one is cut, or becomes a number or a range."""
 
 number = numbers.three_digits
 
 
 class Words(NamedTuple):
-    """How a quantity is compared: the word for the winner, whether lower values win, and how values are written."""
+    """The words for one quantity.
+
+    Attributes:
+        better: the adjective of the winner.
+        lower_wins: whether lower values are better.
+        write: how values are written.
+    """
 
     better: str = "better"
     lower_wins: bool = False
@@ -59,46 +67,51 @@ def sentences(
     Args:
         means: by variant, the mean over tasks of each run.
         comparisons: of every pair, by these means.
-        probes: by variant and probe, the loss of the mean over tasks.
+        probes: by variant and probe, what the mean over tasks loses under the probe.
         speeds: comparisons of every pair by frames per second.
     """
     return (
         _main_sentence(results, means, comparisons),
         *(_ranking(means, comparisons) or _supported(means, comparisons, Words())),
         *_unsupported(means, comparisons),
-        *_few(means, comparisons),
+        *_few_seeds(means, comparisons),
         *_no_spread(means),
         *_method(results, comparisons),
-        *_context(probes),
-        *_returns(results),
+        *_context_use(probes),
+        *_scales_of_returns(results),
         *_sizes(results),
         _speed(results, speeds),
     )
 
 
 def describe_paces(results: Results, analysis: Analysis) -> dict[str, str]:
-    """By name of efficiency.PACES, a sentence on which variants differ in it; empty for a single variant."""
-    at, most = numbers.of_measure(results.measure)(analysis.threshold), horizon(results)
-    reached = np.isfinite(analysis.threshold)
+    """By name of efficiency.PACES, a sentence on which variants differ in it; empty for a single variant.
+
+    Without a finite threshold there are no sentences on the frames and the seconds to it.
+    """
+    threshold = numbers.of_measure(results.measure)(analysis.threshold)
+    # Runs that did not reach the threshold count with these numbers (comparable_paces).
+    most_frames, most_seconds = horizon(results)
+    has_threshold = np.isfinite(analysis.threshold)
     words = {
         "area": ("Mean during training", Words()),
         "frames_to": (
-            f"Frames to {at} (a run that did not come there in the first {numbers.count(most[0])} counts as that many)",
+            f"Frames to {threshold} (a run that did not come there in the first {numbers.count(most_frames)} counts as that many)",
             Words("sooner", lower_wins=True, write=numbers.count),
         ),
         "seconds_to": (
-            f"Time to {at} (a run that did not come there in the first {numbers.duration(most[1])} counts as that long)",
+            f"Time to {threshold} (a run that did not come there in the first {numbers.duration(most_seconds)} counts as that long)",
             Words("sooner", lower_wins=True, write=numbers.duration),
         ),
         "frames_per_second": ("Frames per second", _SPEED),
     }
     found = {}
     values = comparable_paces(results, analysis.threshold)
-    for name, (what, how) in words.items():
-        if not reached and name.endswith("_to"):
+    for name, (what, wording) in words.items():
+        if not has_threshold and name.endswith("_to"):
             continue
         if name in analysis.paces:
-            found[name] = f"{what}: {_claims(values[name], analysis.paces[name], how)}."
+            found[name] = f"{what}: {_claims(values[name], analysis.paces[name], wording)}."
     return found
 
 
@@ -109,6 +122,7 @@ def join_words(words: Iterable[str], last: str = "and") -> str:
 
 
 def _main_sentence(results: Results, means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> str:
+    """Which variant leads: the one that is significantly better than every other. Otherwise how many pairs are told apart."""
     mean = f"mean {results.measure.name} over {_count(len(results.tasks), 'task')}"
     if len(means) == 1:
         ((variant, runs),) = means.items()
@@ -131,12 +145,13 @@ def _main_sentence(results: Results, means: Mapping[str, Array], comparisons: Se
 
 
 def _count_claims(claimed: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
+    """How many pairs are told apart."""
     are = "is" if len(claimed) == 1 else "are"
     return f"{len(claimed)} of the {len(comparisons)} pairs of variants {are} told apart"
 
 
 def _values(means: Mapping[str, Array], write: Write) -> str:
-    """The mean of each variant, or the range if there are many."""
+    """The mean of each variant, or the range of the means if there are more than _LISTED_PAIRS variants."""
     found = {variant: float(runs.mean()) for variant, runs in means.items()}
     if len(found) > _LISTED_PAIRS:
         return numbers.ranged(list(found.values()), write)
@@ -145,7 +160,7 @@ def _values(means: Mapping[str, Array], write: Write) -> str:
 
 
 def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> str:
-    """Which pairs differ significantly; if none does, the interval of the largest difference."""
+    """Which pairs are told apart; if none is, the interval of the largest difference."""
     tested = [pair for pair in comparisons if pair.difference.low is not None]
     if not tested:
         return "these runs allow no test"
@@ -167,12 +182,14 @@ def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words
 
 
 def _supported(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> list[str]:
+    """A sentence for each group of significant differences."""
     claimed = [pair for pair in comparisons if pair.claimed]
     return [f"Supported: {group}." for group in _describe_claims(means, claimed, words)]
 
 
 def _describe_claims(means: Mapping[str, Array], claimed: Sequence[Comparison], words: Words) -> list[str]:
     """`a and b are each better than c and d, by 0.2 to 0.3`: a text for each set of variants that beat the same others."""
+    # Beaten variants -> the variants that beat exactly these.
     beaten: dict[tuple[str, ...], list[str]] = {}
     for variant in means:
         pairs = [pair for pair in claimed if words.winner(pair) == variant]
@@ -191,6 +208,7 @@ def _describe_claims(means: Mapping[str, Array], claimed: Sequence[Comparison], 
 
 
 def _ranking(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
+    """The whole ranking, if all of three or more variants are told apart. It replaces the sentences of `_supported`."""
     if len(means) < 3 or not all(pair.claimed for pair in comparisons):
         return []
     ranked = _by_mean(means)
@@ -199,51 +217,61 @@ def _ranking(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> l
 
 
 def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
-    """Groups of variants without a significant difference, and pairs outside of all groups; pairs without a test are left out."""
-    still = [pair for pair in comparisons if not pair.claimed and pair.difference.low is not None]
-    if not still:
+    """Which variants cannot be told apart: groups, and pairs that are in no group. Pairs without a test are left out."""
+    unclaimed = [pair for pair in comparisons if not pair.claimed and pair.difference.low is not None]
+    if not unclaimed:
         return []
-    groups = _groups(means, {frozenset((pair.first, pair.second)) for pair in still})
+    groups = _groups(means, {frozenset((pair.first, pair.second)) for pair in unclaimed})
     inside = {frozenset(pair) for group in groups for pair in combinations(group, 2)}
-    apart = [f"{pair.first} from {pair.second}" for pair in still if frozenset((pair.first, pair.second)) not in inside]
-    if len(apart) > _LISTED_PAIRS:
-        apart = [*apart[:_LISTED_PAIRS], f"the two of {_count(len(apart) - _LISTED_PAIRS, 'further pair')}"]
+    single = [
+        f"{pair.first} from {pair.second}" for pair in unclaimed if frozenset((pair.first, pair.second)) not in inside
+    ]
+    if len(single) > _LISTED_PAIRS:
+        single = [*single[:_LISTED_PAIRS], f"the two of {_count(len(single) - _LISTED_PAIRS, 'further pair')}"]
     if len(means) > 2 and groups == [list(means)]:
         text = f"no two of the {len(means)} variants can be told apart"
     else:
         text = "; ".join(
             [f"{join_words(group)} cannot be told apart" for group in groups]
-            + ([f"{'nor can' if groups else 'cannot be told apart:'} {join_words(apart)}"] if apart else [])
+            + ([f"{'nor can' if groups else 'cannot be told apart:'} {join_words(single)}"] if single else [])
         )
     # Median half-width of these intervals: a true difference of this size is missed half of the time.
-    least = number(float(np.median([abs(pair.difference.value - (pair.difference.low or 0.0)) for pair in still])))
+    least = number(float(np.median([abs(pair.difference.value - (pair.difference.low or 0.0)) for pair in unclaimed])))
     found = f"Not supported: {text}. With {_seeds(means)}, a difference of less than about {least} would not be seen."
-    if len(still) <= _LISTED_PAIRS and len(still) < len(comparisons):
-        intervals = (f"{pair.first} minus {pair.second} {numbers.in_words(pair.difference, number)}" for pair in still)
+    if len(unclaimed) <= _LISTED_PAIRS and len(unclaimed) < len(comparisons):
+        intervals = (
+            f"{pair.first} minus {pair.second} {numbers.in_words(pair.difference, number)}" for pair in unclaimed
+        )
         found += f" The intervals: {join_words(intervals)}."
     return [found]
 
 
 def _by_mean(means: Mapping[str, Array]) -> list[str]:
+    """Variants, the highest mean first."""
     return sorted(means, key=lambda variant: -means[variant].mean())
 
 
 def _groups(means: Mapping[str, Array], alike: set[frozenset[str]]) -> list[list[str]]:
-    """Maximal runs of neighbours in the order of their means in which every pair is in `alike`; sorted as `means` are."""
-    ranked, position = _by_mean(means), {variant: number for number, variant in enumerate(means)}
+    """Groups in which every pair is in `alike`: the longest stretches of the ranking by mean, of two or more variants.
+
+    Groups may overlap. Groups and their variants are in the order of `means`.
+    """
+    ranked, position = _by_mean(means), {variant: place for place, variant in enumerate(means)}
     found: list[list[str]] = []
     end = 0
     for start in range(len(ranked)):
         stop = start + 1
         while stop < len(ranked) and all(frozenset((one, ranked[stop])) in alike for one in ranked[start:stop]):
             stop += 1
+        # A stretch that ends where an earlier one did is a part of it.
         if stop > end and stop - start > 1:
             found.append(sorted(ranked[start:stop], key=position.__getitem__))
         end = max(end, stop)
     return sorted(found, key=lambda group: [position[variant] for variant in group])
 
 
-def _few(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
+def _few_seeds(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
+    """A warning about variants with too few seeds."""
     single = [variant for variant, runs in means.items() if len(runs) < 2]
     if single and len(means) > 1:
         return [
@@ -257,6 +285,7 @@ def _few(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[
 
 
 def _no_spread(means: Mapping[str, Array]) -> list[str]:
+    """A warning about variants whose seeds all ended with the same value, which have no interval."""
     alike = [
         f"{variant} ({number(float(runs[0]))})"
         for variant, runs in means.items()
@@ -269,6 +298,7 @@ def _no_spread(means: Mapping[str, Array]) -> list[str]:
 
 
 def _method(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
+    """What the tests are about, and how they were made."""
     if not any(pair.difference.low is not None for pair in comparisons):
         return []
     pairs = f"all {len(comparisons)} pairs were tested together" if len(comparisons) > 1 else "the pair was tested"
@@ -280,7 +310,8 @@ def _method(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def _context(probes: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
+def _context_use(probes: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
+    """For each probe, which variants need their context. A positive loss says that a variant is worse under the probe."""
     found = []
     for probe in dict.fromkeys(probe for losses in probes.values() for probe in losses):
         losses = {variant: each[probe] for variant, each in probes.items() if probe in each}
@@ -301,7 +332,8 @@ def _context(probes: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
     return found
 
 
-def _returns(results: Results) -> list[str]:
+def _scales_of_returns(results: Results) -> list[str]:
+    """A warning about means over tasks whose returns are on different scales."""
     if results.measure.name == "return" and len(results.tasks) > 1:
         return [
             "Returns of different tasks are on different scales, and means over tasks favour the task with the largest."
@@ -310,6 +342,7 @@ def _returns(results: Results) -> list[str]:
 
 
 def _sizes(results: Results) -> list[str]:
+    """A warning if the largest and the smallest variant differ in their number of parameters."""
     sizes = {variant: max(run.parameters for run in results.of(variant)) for variant in results.variants}
     small, large = min(sizes, key=lambda v: sizes[v]), max(sizes, key=lambda v: sizes[v])
     if sizes[large] <= (1 + SAME_SIZE) * sizes[small]:
@@ -322,7 +355,8 @@ def _sizes(results: Results) -> list[str]:
 
 
 def _speed(results: Results, comparisons: Sequence[Comparison]) -> str:
-    speeds = of_speeds(results)
+    """Frames per second of training, and which variants differ in it."""
+    speeds = speeds_by_variant(results)
     if len(speeds) == 1:
         ((_, runs),) = speeds.items()
         value = estimate(of_mean(runs, Range(0.0, np.inf)))
@@ -342,4 +376,5 @@ def _seeds(means: Mapping[str, Array]) -> str:
 
 
 def _count(count: int, name: str) -> str:
+    """`1 task` or `3 tasks`."""
     return f"{count} {name}" if count == 1 else f"{count} {name}s"

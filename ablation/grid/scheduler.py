@@ -1,4 +1,4 @@
-"""Runs the unfinished cells of a grid on an executor until the last one has ended."""
+"""Runs the unfinished cells of a grid on an executor until all have ended. A cell is one run of the grid (grid.py)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class CellStatus:
-    """State of a cell, the frames that it has trained, and for a failed cell the reason in one line."""
+    """State of a cell, the frames that it has trained so far, and for a failed cell the reason in one line."""
 
     state: State = State.WAITING
     frames: int = 0
@@ -39,7 +39,7 @@ class CellStatus:
 
 
 class Exit(NamedTuple):
-    """Exit code of a cell, and a reason that cell.log does not hold."""
+    """Exit code of a cell. The executor adds a reason if it knows one that is not in cell.log."""
 
     code: int
     reason: str = ""
@@ -90,7 +90,7 @@ def run_cells(
             while waiting and (started := executor.start(waiting[0])):
                 running.append(started)
                 del waiting[0]
-            running = [one for one in running if not _update(status[one.cell.name], one)]
+            running = [run for run in running if not _update(status[run.cell.name], run)]
             on_change(status)
             if running:
                 time.sleep(_POLL_SECONDS)
@@ -101,6 +101,7 @@ def run_cells(
 
 def _update(status: CellStatus, running: RunningCell) -> bool:
     """Updates the status of a cell; returns whether the cell has ended."""
+    # Poll first, so that the frames of an ended cell are its last ones.
     cell, end = running.cell, running.poll()
     status.frames = logged_frames(cell)
     if end is None:
@@ -115,12 +116,13 @@ def _update(status: CellStatus, running: RunningCell) -> bool:
 
 
 def exit_reason(cell: Cell, code: int) -> str:
-    """Why a cell exited with this code: the last error in cell.log, else the code or signal."""
+    """Why a cell exited with this code: the last error in cell.log, else the code or signal. A negative code is that of a signal."""
     with contextlib.suppress(OSError):
         lines = list(read_lines(cell.folder / "cell.log", last=_TAIL_BYTES))
         errors = [line for line in lines if line.startswith("error: ")]
         if errors:
             return errors[-1].removeprefix("error: ")
+        # Python exits with 1 after an uncaught exception, whose message is the last line.
         if lines and code == 1:
             return lines[-1]
     return f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"

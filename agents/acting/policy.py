@@ -1,6 +1,7 @@
 """The policy that acts, in actors and in evaluation: network, recurrent state, sampling, and a cache of modulations.
 
-Modulations are cached by context until the weights change. An acting step compares contexts and conditions only on new ones.
+A modulation depends on the weights and the context alone. So it is cached by context until the weights change, and an acting step
+computes modulations only for contexts that are not in the cache.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from agents.network.context import Contexts
 
 # Random numbers are drawn for this many steps at once: one call costs as much as dozens of numbers.
 _NOISE_STEPS = 16
-# Cached contexts per slot. One holds the current context; the other serves contexts that return.
+# Cached contexts per slot: the current one, and one more for contexts that come back.
 _CONTEXTS_PER_SLOT = 2
 
 Slots: TypeAlias = "slice | NDArray[np.int64]"
@@ -44,7 +45,7 @@ class Policy:
     """A network that acts in `slots` environments at once, on the network's device.
 
     Args:
-        network: acts and is not trained here. Call `weights_changed` after changing its weights.
+        network: it acts and is not trained here. Call `weights_changed` after each change of its weights.
         slots: number of environments, B.
         greedy: take the greedy action (agents/network/actions.py) instead of a sample.
         autocast: dtype of torso and core, or None for full precision.
@@ -52,8 +53,8 @@ class Policy:
 
     Attributes:
         core_state: [slots, S], after the last step, on the network's device.
-        context_override: replaces the contexts of all slots. All else, the action mask of the task included, stays. None: the
-            contexts of the observations.
+        context_override: replaces the contexts of all slots, and nothing else: the action mask stays that of the true task. None: the
+            policy acts on the contexts of the observations.
     """
 
     def __init__(
@@ -72,8 +73,8 @@ class Policy:
         self._sampler = Sampler(network.actions, greedy=greedy)
         self._acting = network
         if autocast is not None:
-            # A copy in that precision, updated once per weights version: autocast would cast the weights at every step.
-            # `to` puts the recurrent weights of the copy side by side again, which a GPU's kernels need.
+            # A copy in that precision, because autocast would cast the weights at every step. `weights_changed` updates it.
+            # deepcopy scatters the recurrent weights; `to` makes them one block again, which a GPU's kernels need.
             self._acting = copy.deepcopy(network).to(device)
             self._acting.lower_precision(autocast)
         self._cache = ModulationCache(self._acting, slots)
@@ -108,7 +109,7 @@ class Policy:
 
     @torch.inference_mode()
     def distribution(self, inputs: Mapping[str, Tensor], slots: Slots | None = None) -> Tensor:
-        """The first half of `act`: the parameters [B, P] of each slot's action distribution. Advances the core state.
+        """`act` without the sampling: the parameters [B, P] of each slot's action distribution. Advances the core state.
 
         Args:
             inputs: as for `act`.
@@ -120,6 +121,7 @@ class Policy:
         segments, modulations = self._cache.look_up(contexts, slots)
         if self._step is not None:
             observed = {key: value for key, value in inputs.items() if key != "instruction"}
+            # The indices of the slots, which `slots` may give as a slice.
             rows = torch.from_numpy(np.arange(len(self.core_state))[slice(None) if slots is None else slots])
             return self._step(observed, rows, self.core_state, modulations, segments)
         step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
@@ -151,6 +153,7 @@ class Sampler:
     def seed(self, seed: int) -> None:
         """Restarts the stream."""
         self._generator.manual_seed(seed)
+        # Drops the numbers that are left, which are of the earlier stream.
         self._noise_step = len(self._noise)
 
     @torch.inference_mode()
@@ -160,6 +163,7 @@ class Sampler:
         return action, self._actions.log_prob(parameters, action)
 
     def _next_noise(self, slots: int) -> Tensor:
+        """The random numbers of one step of `slots` slots."""
         if self._noise_step == len(self._noise):
             self._noise = self._actions.noise(_NOISE_STEPS, slots, self._generator)
             self._noise_step = 0
@@ -175,17 +179,21 @@ class ModulationCache:
         slots: number of environments.
 
     Attributes:
-        limit: number of contexts it can hold. When a further one arrives, all but the current ones are dropped.
+        limit: number of contexts it can hold. When a further one arrives, all are dropped except the contexts of the current call.
     """
 
     def __init__(self, network: AgentNetwork, slots: int) -> None:
         self.limit = _CONTEXTS_PER_SLOT * slots
         self._network = network
+        # The context of each slot at its last look-up.
         self._rows: ContextRows | None = None
-        # The stored row of each slot's context. -1: unknown.
+        # The row of that context in `_stored`. -1: none.
         self._index = np.full(slots, -1, np.int64)
+        # The row in `_stored` of each cached context, by the bytes of the context.
         self._known: dict[bytes, int] = {}
+        # By site, [limit, ...]. Only the first len(_known) rows are valid.
         self._stored: Modulations = {}
+        # The result of the last look-up and its slots, for the usual step in which no context changes.
         self._found: tuple[Segments, Modulations] | None = None
         self._found_for: Slots | None = None
 
@@ -200,7 +208,7 @@ class ModulationCache:
         self._known.clear()
 
     def look_up(self, rows: ContextRows, slots: Slots | None = None) -> tuple[Segments, Modulations]:
-        """The segments and modulations of the contexts `rows` [B, C] of `slots` (None: all). Conditions on new contexts."""
+        """The segments and modulations of the contexts `rows` [B, C] of `slots` (None: all). Computes modulations that are not stored."""
         if self._rows is None:
             self._rows = np.zeros((len(self._index), rows.shape[1]), rows.dtype)
         present = slice(None) if slots is None else slots
@@ -208,6 +216,7 @@ class ModulationCache:
         changed = np.flatnonzero((rows != self._rows[present]).any(axis=1) | (index < 0))
         if len(changed) or self._found is None or not _same(slots, self._found_for):
             if not self._store_new(rows, index, changed):
+                # Full: keep the contexts of this call alone.
                 self.clear()
                 self._store_new(rows, index, np.arange(len(rows)))
             self._index[present], self._rows[present] = index, rows
@@ -217,7 +226,11 @@ class ModulationCache:
         return self._found
 
     def _store_new(self, rows: ContextRows, index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
-        """Writes the stored row of each context `rows[changed]` into `index`. Returns False if the cache is full."""
+        """Stores the contexts `rows[changed]` that are not stored, and sets `index[changed]` to their rows in `_stored`.
+
+        Returns:
+            False if the cache is full. Then `_known` has contexts without a modulation, and the caller must `clear`.
+        """
         new = []
         for slot in changed:
             key = rows[slot].tobytes()
@@ -235,12 +248,14 @@ class ModulationCache:
             for site, parts in self._network.condition(contexts).items():
                 if site not in self._stored:
                     self._stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
+                # `contexts_from_rows` has padded the contexts to a bucket size.
                 for stored, part in zip(self._stored[site], parts, strict=True):
                     stored[newest] = part[: len(new)]
         return True
 
 
 def _same(one: Slots | None, other: Slots | None) -> bool:
+    """Whether both are equal; `==` of two arrays would be an array."""
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return np.array_equal(one, other)
     return type(one) is type(other) and one == other

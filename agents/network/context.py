@@ -1,7 +1,7 @@
 """The contexts of a batch (task id, instruction) and their encoding z.
 
-The encoder runs once per distinct context, not once per step. Contexts are compared step by step, so an instruction that changes
-inside an episode starts a new segment. Equal contexts anywhere in the batch share one row.
+The encoder runs once per distinct context, not once per step: equal contexts anywhere in the batch share one row. A segment is a stretch
+of steps with the same context. It may be shorter than an episode, because an instruction can change within one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ TASK_ENCODINGS = ("embedding", "one_hot")
 
 
 class Contexts(NamedTuple):
-    """U contexts: `task` int64 [U] and `instruction` int64 [U, L'], trimmed to a bucket size. L' = 0: no instruction."""
+    """U contexts: `task` int64 [U] and `instruction` int64 [U, L'].
+
+    L' is the length of the longest instruction among them, rounded up to a bucket size but at most L; 0 if all are empty.
+    """
 
     task: Tensor
     instruction: Tensor
@@ -41,7 +44,8 @@ class ContextEncoder(nn.Module):
 
     Attributes:
         size: Z.
-        context_norm: expected length |z|. Each embedded feature has a mean square of 1; a one-hot code has the length 1.
+        context_norm: expected length |z|. Each feature of an embedding or of an instruction counts as a mean square of 1, and a one-hot
+            code has the length 1.
 
     The instruction encoder is IMPALA's: embedding, LSTM, its output at the last word (Espeholt et al. 2018, section 5.3).
     """
@@ -63,22 +67,22 @@ class ContextEncoder(nn.Module):
         self.task_encoding = task_encoding
         self.num_tasks = num_tasks
         self.size = 0
-        squares = 0
+        squared_norm = 0
         if self.reads_task:
             if task_encoding == "embedding":
                 self.task_embedding = nn.Embedding(num_tasks, task_size)
                 self.size += task_size
-                squares += task_size
+                squared_norm += task_size
             else:
                 self.size += num_tasks
-                squares += 1
+                squared_norm += 1
         if self.reads_instruction:
             self.word_embedding = nn.Embedding(vocabulary_size, word_size, padding_idx=0)
             self.instruction_lstm = nn.LSTM(word_size, instruction_size)
             self.normalize = nn.LayerNorm(instruction_size) if normalize else nn.Identity()
             self.size += instruction_size
-            squares += instruction_size
-        self.context_norm = math.sqrt(squares)
+            squared_norm += instruction_size
+        self.context_norm = math.sqrt(squared_norm)
 
     @property
     def reads_task(self) -> bool:
@@ -114,7 +118,10 @@ class ContextEncoder(nn.Module):
         return self.normalize(picked.float())  # type: ignore[no-any-return]
 
     def context_rows(self, task: NDArray[np.int32], instruction: NDArray[np.int32] | None) -> NDArray[np.int32]:
-        """The numbers of the context that this encoder reads: task [...] and instruction [..., L] -> [..., C], C >= 1."""
+        """Contexts as rows of numbers: task [...] and instruction [..., L] -> [..., C], only what this encoder reads.
+
+        C >= 1: an encoder that reads nothing gets a column of zeros, so that all contexts are equal.
+        """
         parts = []
         if self.reads_task:
             parts.append(task[..., None])
@@ -132,7 +139,7 @@ class ContextEncoder(nn.Module):
         return slice(first, None if self.reads_instruction else first)
 
     def contexts_from_rows(self, rows: NDArray[np.int32]) -> Contexts:
-        """The inverse of `context_rows` for rows [U, C].
+        """The inverse of `context_rows` for rows [U, C], U >= 1. What the encoder does not read is 0 or empty.
 
         The result is padded with copies of the first context to a bucket size (agents/fusion/padding.py).
         """
@@ -147,14 +154,15 @@ class ContextEncoder(nn.Module):
 def distinct_rows(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Distinct contexts of a batch, and the context of every step: rows [T, B, C] -> distinct [U, C] and index [T * B], time-major.
 
-    `distinct[index]` equals `rows`. Within a column, only steps at which the context changes are searched for distinct rows.
+    `distinct[index]` is `rows` as [T * B, C]. Only the first row of each segment is searched for distinct rows.
     """
     length, batch, _ = rows.shape
     starts = np.ones((length, batch), bool)
     np.any(rows[1:] != rows[:-1], axis=2, out=starts[1:])
-    # Segments are numbered column by column, so the segment of a step is a running count of starts.
+    # Segments are numbered column by column, so the number of a step's segment is a running count of the starts.
     segment = (np.cumsum(starts.T.reshape(-1)) - 1).reshape(batch, length).T
     first = np.ascontiguousarray(rows.transpose(1, 0, 2)[starts.T])
+    # Each row as one opaque value, so that np.unique compares whole rows.
     keys = first.view(np.dtype((np.void, first.dtype.itemsize * first.shape[1]))).reshape(-1)
     _, chosen, inverse = np.unique(keys, return_index=True, return_inverse=True)
     return first[chosen], inverse.reshape(-1)[segment].reshape(-1)

@@ -42,14 +42,15 @@ from system.errors import InputError
 
 @contextlib.contextmanager
 def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Iterator[Session]:
-    """A run from its start, or from its newest checkpoint. Saves the run when actors, other learners or numbers fail, and closes it.
+    """Yields the session of a run, new or resumed from its newest checkpoint, and closes it at the end. Saves the run if training fails.
 
     Args:
         pause_at: frames at which the run pauses; 0 = never.
 
     Raises:
         InputError: the run cannot start here.
-        Exception: any error of the body. Those of training have a note that states whether the run was saved.
+        ActorError, LearnerError, MovedError, NonFiniteError, InputError: from the body, with a note that states whether the run was saved.
+        Exception: any other error of the body, unchanged.
     """
     with sole_writer(Path(config.run)) as lock, contextlib.ExitStack() as stack:
         session = Session(config, env, lock, stack, pause_at=pause_at)
@@ -73,7 +74,7 @@ class Session:
         learner: Makes the updates.
         replay: Holds earlier columns.
         runtime: Collects batches from the actors.
-        group: The other learner processes.
+        group: The group of learner processes, this one included.
         statistics: Statistics of the tasks over all learners.
     """
 
@@ -100,7 +101,7 @@ class Session:
         self.folder = folder.create_run_folder(config, env)
         if config.runtime.name == "local":
             start_fork_server()
-        # The fork server and this count both import for seconds, and do so at the same time.
+        # The fork server imports for seconds in the background. This count does so too, so make it meanwhile.
         cost = multiply_adds(network, env)
         # Only now: a refusal of the configuration comes without a progress bar.
         display = stack.enter_context(Display(config.total_frames, enabled=config.display))
@@ -118,7 +119,7 @@ class Session:
         message = initial_message(config, env, plan, learner, positions)
         self.group.start(message, learner.device, cluster=config.runtime.address)
         updates = learner.counters.updates
-        own = builder.build_runtime(
+        own_runtime = builder.build_runtime(
             config,
             env,
             network,
@@ -129,7 +130,7 @@ class Session:
             faults=self._faults,
             say=display.say,
         )
-        self.runtime = self.group.wrap_runtime(own, positions, self._faults)
+        self.runtime = self.group.wrap_runtime(own_runtime, positions, self._faults)
         self._saver = Saver(
             self.folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
         )
@@ -210,7 +211,7 @@ class Session:
         self._display.update(row, tasks, bottleneck.sentence)
 
     def save_is_due(self) -> bool:
-        """Whether checkpoint_seconds have passed since the last checkpoint, or a milestone."""
+        """Whether checkpoint_seconds have passed since the last checkpoint, or the frames of a milestone are reached."""
         return self._clock.seconds_passed("checkpoint", self.config.checkpoint_seconds) or self._saver.milestone_is_due(
             self.frames
         )
@@ -220,7 +221,7 @@ class Session:
 
         Raises:
             NonFiniteError: the learner itself is not finite; nothing is written.
-            MovedError: the folder is gone.
+            MovedError: the folder was renamed or deleted.
         """
         self._lock.check()
         self._save()
@@ -232,7 +233,8 @@ class Session:
             SaveError: the disk refused some of it.
         """
         ended_by = self.ended_by()
-        # With log_frames, a run that was interrupted or paused and then resumed logs the same rows as one that was not.
+        # With log_frames the rows follow from the frames alone. So an interruption or a pause adds none, and the resumed run logs the
+        # same rows as an uninterrupted one.
         if self.learner.counters.updates > self._log.updates and not (
             ended_by in ("signal", "pause") and self.config.log_frames
         ):
@@ -251,9 +253,13 @@ class Session:
         return INTERRUPTED if self.interruption.wanted else DONE
 
     def save_after(self, error: Exception) -> None:
-        """Saves a run that `error` ends, and notes on the error what was saved. The learner is between two updates, so nothing is lost."""
+        """Saves a run that `error` ends, and adds a note to the error that states what was saved. Does nothing after `close`.
+
+        The learner is between two updates, so the checkpoint has all of them.
+        """
         if self._is_closed:
             return
+        # A renamed folder is saved to under its new name. A deleted one is not made again.
         if place := self._lock.current_folder():
             self._saver.folder = place
             with contextlib.suppress(NonFiniteError):
@@ -271,6 +277,7 @@ class Session:
         self._log.close()
 
     def _save(self) -> None:
+        """`save` without the check of the folder."""
         self.learner.check_finite()
         with self._clock.disk():
             content = checkpoint_content(

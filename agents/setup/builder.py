@@ -1,4 +1,4 @@
-"""Builds objects from a checked configuration. The modules below this one see no config class."""
+"""Builds the parts of a run from a checked configuration. The classes that it calls take plain arguments and see no config class."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     actions = action_distribution(env)
     x_size = core_input_size(torso, env.num_actions)
     core = _build_core(config, config.fusion.size if "core_input" in sites else x_size)
+    # Of each site: the size of its input, and the size of its output.
     sizes = {
         "core_input": (x_size, config.fusion.size),
         "policy": (core.size, actions.num_parameters),
@@ -139,13 +140,13 @@ def build_learner(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorFactory:
-    """Makes actor `index` of a learner in the calling process (MakeActor of runtime/base.py).
+    """Makes an actor of a learner, in the process that calls it (MakeActor of runtime/base.py).
 
     Attributes:
         config: Configuration of the run.
         env: Spec of the environments.
         plan: Plan of the run.
-        rank: Rank of the learner, which numbers its actors from 0.
+        rank: Rank of the learner. `index` counts the learner's actors from 0.
     """
 
     config: TrainConfig
@@ -156,7 +157,7 @@ class ActorFactory:
     def __call__(
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
-        """The actor, with the given policy, or with a policy of `network`, or with a new network if both are None."""
+        """Actor `index`, which acts with `policy`; without one with `network`, and without both with a new network."""
         number = global_actor_index(index, self.rank, self.plan.num_learners)
         slots = make_slots(self.config, self.env, number, positions.episodes.get(index))
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
@@ -165,7 +166,7 @@ class ActorFactory:
             env.wait_for_resets(runtime.reset_patience)
             env.supervise(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
         if self.config.runtime.task_schedule == "uniform_frames":
-            # Each actor balances its own slots, and starts from its share of the frames that all actors have played.
+            # Each actor balances its own slots alone, so it starts from its share of the steps that all actors have made.
             actors = self.plan.run.num_actors
             env.balance_frames([positions.steps.get(task, 0) // actors for task in range(len(self.env.tasks))])
         unrolls = positions.unrolls.get(index, 0)
@@ -174,7 +175,7 @@ class ActorFactory:
         return Actor(env, policy or self.policy(len(slots), network), actions, seed=seed, unrolls=unrolls)
 
     def policy(self, slots: int, network: AgentNetwork | None = None) -> Policy:
-        """A policy for `slots` slots, with `network` on its device, or with a new network on the processor."""
+        """A policy for `slots` slots that acts with `network` on its device; without one, with a new network on the processor."""
         if network is None:
             network = build_network(self.config, self.env)
         device = next(network.parameters()).device
@@ -183,7 +184,7 @@ class ActorFactory:
         return Policy(network, slots, autocast=autocast, graphs=self.plan.cuda_graphs)
 
     def policy_of_server(self, slots: int) -> Policy:
-        """The policy of an inference server; a MakePolicy."""
+        """The policy of an inference server, with a new network (MakePolicy of runtime/base.py)."""
         network = build_network(self.config, self.env)
         return self.policy(slots, network.to(self.plan.acting_device))
 
@@ -192,7 +193,7 @@ def make_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[in
     """The slots of actor `number` of the run. Tasks are assigned to slots in turn, or by weight (`runtime.task_schedule`).
 
     Args:
-        last: Episode of each slot when the run was saved; each slot continues with the next one. None starts with episode 0.
+        last: Episode of each slot when the run was saved. Each slot starts with the episode after it; None: with episode 0.
     """
     width = config.runtime.slots_per_actor
     first = number * width
@@ -210,16 +211,23 @@ def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork, column
 def build_replay(
     config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan, updates: int, *, rank: int = 0
 ) -> Replay:
-    """An empty replay of learner `rank`. Its seed is the run's seed, the rank and `updates`, the number of updates before it."""
+    """An empty replay for learner `rank`.
+
+    Args:
+        updates: Number of updates before it, which is a part of its seed. So a resumed run draws other columns.
+    """
     seed = (config.seed, updates, *([rank] if rank else []))
     return Replay(replay_spec(config, env, network, plan.shard.replay_size), seed=seed)
 
 
 def actor_limits(config: TrainConfig) -> ActorLimits:
-    """The limits above which an actor is restarted. Environments with processes are restarted themselves, so only a hang remains."""
+    """The limits above which an actor is restarted.
+
+    If each environment has its own process, the engine restarts those (ActorFactory). Then the limit of the actor is a hang alone.
+    """
     runtime = config.runtime
     if getattr(config.env, "processes", False):
-        # An actor waits for a hanging environment, and again while that process is ended.
+        # Above the time that an actor waits for a hanging environment and then for the end of its process.
         return ActorLimits(hang_seconds=3 * runtime.hang_seconds)
     return ActorLimits(runtime.hang_seconds, runtime.memory_limit, runtime.recycle_episodes)
 
@@ -251,7 +259,7 @@ def build_runtime(
     plan = plan or make_plan(config, env)
     factory = ActorFactory(config=config, env=env, plan=plan, rank=rank)
     shard, width = plan.shard, config.runtime.slots_per_actor
-    serves = plan.choose_inference(network.num_parameters) == "server"
+    uses_server = plan.choose_inference(network.num_parameters) == "server"
     pool = PoolConfig(
         make_actor=factory,
         spec=trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size),
@@ -260,7 +268,7 @@ def build_runtime(
         actions=network.actions,
         actor_threads=config.runtime.actor_threads,
         buffers_per_actor=shard.buffers_per_actor,
-        make_policy=factory.policy_of_server if serves else None,
+        make_policy=factory.policy_of_server if uses_server else None,
         server_threads=plan.server_threads,
         limits=actor_limits(config),
     )
@@ -282,28 +290,35 @@ def build_runtime(
 
 
 def _build_fusion(config: TrainConfig, context: ContextEncoder, x_size: int, out_size: int) -> Fusion:
-    form = FUSIONS[config.fusion.name]
-    fusion: Fusion = form(x_size, context.size, out_size, **_fusion_options(config, config.fusion.name, form, context))
+    fusion_class = FUSIONS[config.fusion.name]
+    options = _fusion_options(config, config.fusion.name, fusion_class, context)
+    fusion: Fusion = fusion_class(x_size, context.size, out_size, **options)
     return fusion
 
 
 def _build_spatial_fusion(config: TrainConfig, context: ContextEncoder, torso: nn.Module) -> Fusion:
+    """The fusion of the torso's feature map. InputError if the torso has none."""
     name = config.fusion.spatial or config.fusion.name
     if torso.map_shape is None:
         hint = ", such as env.observation=image" if config.env.name == "conditional" else ""
-        without = "leave torso out of fusion.sites" if config.fusion.name in FUSIONS else "choose a fusion without one"
+        alternative = (
+            "leave torso out of fusion.sites" if config.fusion.name in FUSIONS else "choose a fusion without one"
+        )
         raise InputError(
             f"fusion.sites=[{','.join(config.fusion.sites)}] puts {name} on the torso's feature map, and this torso reads a vector: "
-            f"take observations with an image{hint}, or {without}."
+            f"take observations with an image{hint}, or {alternative}."
         )
     assert isinstance(torso.map_shape, tuple)
-    form = SPATIAL_FUSIONS[name]
-    return form(torso.map_shape, context.size, **_fusion_options(config, name, form, context))
+    fusion_class = SPATIAL_FUSIONS[name]
+    return fusion_class(torso.map_shape, context.size, **_fusion_options(config, name, fusion_class, context))
 
 
-def _fusion_options(config: TrainConfig, name: str, form: type[Fusion], context: ContextEncoder) -> dict[str, Any]:
+def _fusion_options(
+    config: TrainConfig, name: str, fusion_class: type[Fusion], context: ContextEncoder
+) -> dict[str, Any]:
+    """The keyword arguments of this fusion besides its sizes."""
     options = {option: getattr(config.fusion, option) for option in OPTIONS.get(name, ())}
-    return options | ({"context_norm": context.context_norm} if form.uses_context_norm else {})
+    return options | ({"context_norm": context.context_norm} if fusion_class.uses_context_norm else {})
 
 
 def _build_core(config: TrainConfig, x_size: int) -> Core:

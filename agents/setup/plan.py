@@ -1,4 +1,7 @@
-"""The choices of a configuration on this machine: one frozen `Plan`, in which every `auto` and every 0 is resolved."""
+"""The plan of a run: the configuration's choices on this machine, in which every `auto` and every 0 is resolved.
+
+The exception is `runtime.inference`, which depends on the size of the network (`Plan.choose_inference`).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ MOST_COPIES = 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """Actors, and columns of an update: of a run, or of one learner's shard of it.
+    """The number of actors and the columns of one update, for all learners together or for one learner's shard.
 
     Attributes:
         num_actors: Number of actors.
@@ -29,9 +32,9 @@ class Workload:
         num_fresh: Columns of one update that come from the actors.
         num_replayed: Columns of one update that come from the replay.
         replay_size: Columns that the replay holds; 0 without a replay.
-        unrolls_per_batch: Unrolls of one update; 1 if an unroll makes several updates.
-        buffers_per_actor: Unroll buffers of each actor: runtime.buffers_per_actor, but at least one batch and one more. With fewer,
-            learner and actors would wait for each other.
+        unrolls_per_batch: Unrolls that one batch needs. It is 1 if one unroll has the columns of several updates.
+        buffers_per_actor: Unroll buffers of each actor: runtime.buffers_per_actor, but at least the actor's unrolls of one batch and one
+            more. With fewer, learner and actors would wait for each other.
     """
 
     num_actors: int
@@ -45,7 +48,7 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Everything that a configuration implies on this machine.
+    """What a configuration means on this machine: devices, threads, precision and the sizes of the parts.
 
     Attributes:
         run: The workload of all learners together.
@@ -90,9 +93,11 @@ class Plan:
     def automatic_inference(self, num_parameters: int) -> str:
         """`server` on a GPU, or if the actors' copies would take more than MOST_COPIES of the machine's memory; otherwise `actor`.
 
-        A large number of multiply-adds is no reason for a server. On the processor it computes on the same cores as the actors, which
-        wait meanwhile. On 2 cores with 2 actors of 32 slots it reached half of the actors' speed with IMPALA's deep net, and 0.6 of it
-        with the small grid net (docs/performance.md).
+        It is always `actor` for a serial runtime, for a single actor, and for actors on machines that are unknown here.
+
+        A large number of multiply-adds is no reason for a server on the processor. Such a server computes on the actors' cores, and the
+        actors wait meanwhile. On 2 cores with 2 actors of 32 slots it reached half of the speed of actors with their own networks
+        (IMPALA's deep net), or 0.6 of it (the small grid net; docs/performance.md).
         """
         actors = self.shard.num_actors
         if self.is_serial or actors == 1 or self.has_remote_actors:
@@ -109,9 +114,9 @@ def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
     """
     learner, runtime = config.learner, config.runtime
     is_serial, has_remote_actors = runtime.name == "serial", bool(runtime.address)
-    # torchrun sets the number of learners that it started on this machine.
-    here = min(learner.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", learner.num_processes)))
-    local_learners = 1 if has_remote_actors else here
+    # torchrun sets LOCAL_WORLD_SIZE to the number of learners that it started on this machine.
+    started_here = min(learner.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", learner.num_processes)))
+    local_learners = 1 if has_remote_actors else started_here
     actors = _num_actors(config, env, local_learners)
     device = _CPU if config.device == "auto" and is_serial else machine.resolve_device(config.device)
     return Plan(
@@ -136,9 +141,9 @@ def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device = _CPU) -> torch.dtype | None:
-    """bfloat16 if configured, or by `auto` if the device multiplies it and the runtime is not serial; otherwise None."""
-    wanted = config.precision == "auto" and config.runtime.name != "serial" and machine.has_bf16(device)
-    return torch.bfloat16 if config.precision == "bf16" or wanted else None
+    """bfloat16 for precision=bf16; also for precision=auto if `device` multiplies it and the runtime is not serial. Otherwise None."""
+    chosen = config.precision == "auto" and config.runtime.name != "serial" and machine.has_bf16(device)
+    return torch.bfloat16 if config.precision == "bf16" or chosen else None
 
 
 def resolve_config(config: TrainConfig, plan: Plan) -> TrainConfig:
@@ -148,15 +153,15 @@ def resolve_config(config: TrainConfig, plan: Plan) -> TrainConfig:
 
 
 def global_actor_index(index: int, rank: int, num_learners: int) -> int:
-    """The number in the run of actor `index` of learner `rank`.
+    """The run-wide number of the actor that has number `index` within learner `rank`.
 
-    Actors are assigned to learners in turn, so that actor n of the run plays the same episodes for any number of learners.
+    Numbers are assigned to the learners in turn, so that actor n of the run plays the same episodes for any number of learners.
     """
     return index * num_learners + rank
 
 
 def deal_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
-    """The first task id and the `Slot.index` of each of the first `count` slots of the run."""
+    """The task id and the `Slot.index` of each of the first `count` slots of the run. With uniform_frames it is only the first task."""
     runtime = config.runtime
     dealt = deal(runtime.task_weights or [1.0] * len(env.tasks), count)
     if runtime.task_schedule == "uniform_frames":
@@ -213,10 +218,10 @@ def _workload(config: TrainConfig, actors: int, learners: int) -> Workload:
 
 
 def _num_actors(config: TrainConfig, env: EnvSpec, local_learners: int) -> int:
-    """runtime.num_actors, or one per core except one core per learner; every learner has equally many.
+    """The number of actors of the run: runtime.num_actors, or else one per core that is not a learner's. Learners have equally many.
 
-    With a slow environment the learner's core gets an actor too. The learner then computes for a fraction of the time and shares its
-    core, which gave 1.6 times the steps per second on two cores (docs/performance.md).
+    With a slow environment the learner's core gets an actor too, because the learner then computes for a fraction of the time. This
+    gave 1.6 times the steps per second on two cores (docs/performance.md).
     """
     if config.runtime.num_actors:
         return config.runtime.num_actors
@@ -226,7 +231,7 @@ def _num_actors(config: TrainConfig, env: EnvSpec, local_learners: int) -> int:
 
 
 def _learner_threads(config: TrainConfig, actors: int, local_learners: int) -> int:
-    """runtime.learner_threads, or this learner's share of the cores that the actors leave.
+    """runtime.learner_threads, or else this learner's share of the cores that the actors of this machine leave.
 
     `serial` has one thread, so that its sums do not depend on the number of cores.
     """
@@ -234,10 +239,11 @@ def _learner_threads(config: TrainConfig, actors: int, local_learners: int) -> i
         return config.runtime.learner_threads
     if config.runtime.name == "serial":
         return 1
-    here = 0 if config.runtime.address else actors * local_learners // config.learner.num_processes
-    return max(1, (machine.num_cores() - here * config.runtime.actor_threads) // local_learners)
+    local_actors = 0 if config.runtime.address else actors * local_learners // config.learner.num_processes
+    return max(1, (machine.num_cores() - local_actors * config.runtime.actor_threads) // local_learners)
 
 
 def _switch(value: str, *, automatic: bool) -> bool:
+    """The bool of a key whose value is `auto`, `true` or `false`."""
     # Hydra reads `true` as a bool and writes it as `True`.
     return automatic if value == "auto" else value.lower() == "true"

@@ -1,7 +1,8 @@
 """Checkpoints: tensors and plain data, written atomically with a checksum, read without executing anything.
 
 A file `checkpoint-<updates>.pt` holds everything that is needed to resume a run or to evaluate it elsewhere: learner, counters, positions
-of the random streams, statistics, configuration, and a description of the environments (tasks in order, vocabulary, spaces).
+of the random streams, statistics, configuration, and the spec of the environments (tasks in order, vocabulary, spaces). `<updates>` is the
+number of the checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from system.plain_data import PlainDataError, check_form
 
 FORMAT = "mimpala-checkpoint"
 SCHEMA = 3
-"""3: with a checksum. 2: the same without a checksum, still readable."""
+"""Version of the format. 3 has a checksum; 2 is the same without one, and still readable."""
 _WITHOUT_CHECKSUM = 2
 
 CHECKPOINTS, BEST = "checkpoints", "best"
@@ -31,11 +32,22 @@ CHECKPOINTS, BEST = "checkpoints", "best"
 _NAME = re.compile(r"checkpoint-(\d{12})\.pt")
 _TUPLES = ("tasks", "vocabulary", "action_counts", "symbol_counts", "action_sizes", "action_low", "action_high")
 """Fields of EnvSpec that are tuples."""
-_KEYS = {"format", "schema", "config", "env", "learner", "positions", "statistics", "rng", "seconds", "versions"}
+_REQUIRED_KEYS = {
+    "format",
+    "schema",
+    "config",
+    "env",
+    "learner",
+    "positions",
+    "statistics",
+    "rng",
+    "seconds",
+    "versions",
+}
 
 
 class Intact(NamedTuple):
-    """The newest intact checkpoint, and the damaged ones that were skipped, newest first."""
+    """The newest intact checkpoint, and the newer ones that are damaged, newest first."""
 
     path: Path
     content: dict[str, Any]
@@ -61,9 +73,11 @@ def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path
 
 
 def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> None:
-    """Removes all checkpoints except the newest `keep` and the numbers `also`, and temporary files of killed saves.
+    """Removes old checkpoints, and the temporary files of killed saves. A symbolic link is removed, not its target.
 
-    A symbolic link is removed, not its target.
+    Args:
+        keep: how many of the newest checkpoints stay.
+        also: numbers of further checkpoints that stay.
 
     Raises:
         OSError: the disk refuses.
@@ -75,7 +89,10 @@ def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> N
 
 
 def make_room(folder: Path, also: Collection[int]) -> Path | None:
-    """Removes the oldest checkpoint that is neither one of the numbers `also` nor the newest intact one.
+    """Removes the oldest checkpoint that may go. The newest intact one stays.
+
+    Args:
+        also: numbers of further checkpoints that stay.
 
     Returns:
         Its path; None if no checkpoint can be removed.
@@ -87,7 +104,7 @@ def make_room(folder: Path, also: Collection[int]) -> Path | None:
     found = list_checkpoints(folder)
     if len(found) < 2:
         return None
-    # If none is intact, no run could resume from any of them.
+    # If none is intact, none is worth keeping: no run could resume from it.
     with contextlib.suppress(InputError):
         kept.add(newest_intact(found).path)
     oldest = next((path for path in found if path not in kept), None)
@@ -103,7 +120,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_intact(found: Sequence[Path]) -> Intact:
-    """The newest intact checkpoint of `found`, which is sorted from old to new.
+    """The newest intact checkpoint of `found`, whose order is from old to new.
 
     Raises:
         InputError: all are damaged, or the newest intact one cannot be used for another reason.
@@ -130,17 +147,18 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
     """
     if run.is_file():
         return run
-    best = run.name == BEST and not run.exists()
-    folder = run.parent if best else run
+    wants_best = run.name == BEST and not run.exists()
+    folder = run.parent if wants_best else run
     if not folder.exists():
         raise InputError(f"run={run} does not exist: give a run folder or a checkpoint file.")
+    # `run` may also be a folder that holds checkpoints itself.
     found = list_checkpoints(folder / CHECKPOINTS) or list_checkpoints(folder)
     if not found:
         raise InputError(f"run={run} holds no checkpoint: give the folder of a run that has saved one.")
     newest = newest_intact(found)
     if newest.damaged:
         warn(newest.warning)
-    if not best:
+    if not wants_best:
         return newest.path
     number = kept_checkpoints(newest.content)["best"].get("updates", -1)
     path = _path(newest.path.parent, number)
@@ -152,8 +170,12 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
 
 
 def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
-    """The section `kept` of a checkpoint (agents/run/checkpoint_saver.py): `best` (a dict, empty for none), `milestones` (numbers of
-    checkpoints) and `frames` (of this checkpoint).
+    """The section `kept` of a checkpoint: which checkpoints stay besides the newest (agents/run/checkpoint_saver.py).
+
+    Returns:
+        best: `updates` is the number of the best checkpoint. The dict is empty without one.
+        milestones: numbers of the milestones.
+        frames: frames of this checkpoint.
 
     Raises:
         InputError: the section has another form.
@@ -178,7 +200,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         DamagedCheckpointError: the file is truncated, damaged or crafted.
         InputError: it is missing, cannot be opened, is not a checkpoint, or has another schema.
     """
-    content, sealed = read_tensors(path)
+    content, has_checksum = read_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} was not written by mimpala: give a run folder or a checkpoint file of it.")
     schema = content.get("schema")
@@ -187,9 +209,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} has schema {schema} and this version reads schemas {_WITHOUT_CHECKSUM} and {SCHEMA}: "
             "use the version of mimpala that wrote it."
         )
-    if not sealed and schema != _WITHOUT_CHECKSUM:
+    if not has_checksum and schema != _WITHOUT_CHECKSUM:
         raise DamagedCheckpointError(path, "is truncated or damaged (its checksum is not there)")
-    missing = _KEYS - content.keys()
+    missing = _REQUIRED_KEYS - content.keys()
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: use an earlier one.")
     try:
@@ -209,7 +231,7 @@ def env_from_dict(data: dict[str, Any]) -> EnvSpec:
     """The inverse of `env_to_dict`.
 
     Raises:
-        InputError: the data is not such a description.
+        InputError: the data does not describe environments.
     """
 
     def damaged(reason: object) -> InputError:

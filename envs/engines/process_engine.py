@@ -1,7 +1,7 @@
 """Any gymnasium environment as an engine, with one process per slot; all slots step at the same time.
 
-For engines that allow one instance per process, that hold the interpreter lock while they work, that crash, or whose resets take
-long: other slots need not wait for them.
+It suits environments that allow one instance per process, that hold the interpreter lock while they work, that crash, or whose resets
+take long: the other slots continue.
 """
 
 from __future__ import annotations
@@ -29,27 +29,29 @@ from system.errors import InputError
 
 
 class ProcessEngine:
-    """S gymnasium environments in S processes (see `envs.engines.base.Engine`). Seeds and results are those of GymnasiumEngine.
+    """S gymnasium environments in S processes (see `envs.engines.base.Engine`). Seeds and results are the same as with GymnasiumEngine.
 
-    `step` waits for a reset for `patience` seconds at most. Until the reset is done, the slot shows its last observation again, with
-    reward 0. With infinite patience `step` waits for every reset, and what is played follows from the seeds alone. A step returns
-    only after at least one slot has made a step, finished its reset, or failed.
+    `step` waits for a reset until `patience` seconds after the reset's start at most. Until the reset is done, the slot shows its last
+    observation again, with reward 0. With infinite patience `step` waits for every reset, and what is played follows from the seeds alone.
+    In any case a step returns only after at least one slot has made a step, finished its reset, or failed.
 
-    After `supervise`, a slot that fails gets a new process and continues with its next episode, and the failure becomes a Fault. The
-    new process is waited for like any reset, and not at all if it fails again. Before `supervise` a failure raises, and then only
-    `close` may be called.
+    After `supervise`, a slot that fails gets a new process and continues with its next episode, and the failure becomes a Fault. A slot
+    that fails in a step starts its new process within a reset, for which `step` waits as for any other. If it fails in a reset, `step` does
+    not wait for it any more. Before `supervise` a failure raises, and then only `close` may be called.
+
+    Each slot has two banks in shared memory for its observation. Its process writes one bank while the slot still shows the other.
 
     The processes ignore Ctrl-C, end with this process however it ends, and print to standard error.
 
     Args:
-        make: see GymnasiumEngine; is pickled. The processes import what it needs.
+        make: see GymnasiumEngine. It is pickled, and the processes import what it needs.
         spec, slots, split: see `envs.suites.make_env`.
-        hang_seconds: see `supervise`; applies before it is called.
+        hang_seconds: see `supervise`; the limit until that is called.
 
     Attributes:
         success: see `envs.engines.base.SuccessEngine`.
-        patience, resetting, interrupted, episode: see `envs.engines.base.SupervisedEngine`. An observation or a reward that is not finite
-            is found in the slot's process, which continues.
+        patience, resetting, interrupted, episode: see `envs.engines.base.SupervisedEngine`. A slot with an observation or a reward that
+            is not finite is interrupted, but its process continues.
 
     Raises:
         InputError: `make` raised it.
@@ -69,12 +71,12 @@ class ProcessEngine:
         self._supervised = False
         self._hang_seconds, self._memory_limit, self._recycle_episodes = hang_seconds, 0, 0
         self._faults: list[Fault] = []
-        # Of the episode that a slot plays, or is resetting to.
-        self._coming = self.episode.copy()
+        # Number and task of the episode that a slot plays, or is resetting to.
+        self._next_episode = self.episode.copy()
         self._tasks = [slot.task for slot in self._slots]
-        # Of the episode after that.
+        # Task of the episodes after that; see `assign`.
         self._assigned = self._tasks.copy()
-        # Time at which `step` stops waiting for a reset.
+        # Time at which `step` stops waiting for a slot's reset.
         self._deadline = np.zeros(size)
         self._arrays = shared_spec(spec, size)
         # An anonymous file, which needs no removal however the processes end.
@@ -83,7 +85,7 @@ class ProcessEngine:
         self._shared = map_descriptor(self._arrays, self._memory.fileno())
         self.success = self._shared["success"]
         seen = [*spec.observation, *(["instruction"] if spec.instruction_length else [])]
-        # The rows of both banks, and the bank that holds the current observation of each slot.
+        # Both banks as one array of 2 * size rows, and the bank that holds the current observation of each slot.
         self._banks = {key: self._shared[key].reshape(2 * size, *self._shared[key].shape[2:]) for key in seen}
         self._bank = np.zeros(size, np.intp)
         self.observation: Arrays = {key: self._shared[key][0].copy() for key in seen}
@@ -91,6 +93,7 @@ class ProcessEngine:
         self._terminated = np.zeros(size, np.bool_)
         self._truncated = np.zeros(size, np.bool_)
         self._processes: list[SlotProcess] = []
+        # Replaced processes that have not ended yet.
         self._leaving: list[SlotProcess] = []
         try:
             # All processes start before any is waited for, because each imports for a second.
@@ -116,12 +119,13 @@ class ProcessEngine:
         return faults
 
     def start(self, seed: int) -> None:
+        """See `envs.engines.base.Engine`. Under `supervise` it skips up to FIRST_EPISODES - 1 episodes of a slot that cannot begin."""
         # Finish running resets before any other message.
         for row in np.flatnonzero(self.resetting).tolist():
             try:
                 self._wait_for(row)
             except (SlotError, InputError) as error:
-                self._take(row, error)
+                self._recover(row, error)
         self.resetting[:], self.interrupted[:] = False, False
         self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
         self._seed = seed
@@ -134,13 +138,14 @@ class ProcessEngine:
                 try:
                     self._wait_for(row)
                 except SlotError as error:
-                    if self._coming[row] - slot.episode == FIRST_EPISODES - 1:
+                    if self._next_episode[row] - slot.episode == FIRST_EPISODES - 1:
                         raise
-                    self._take(row, error)
+                    self._recover(row, error)
                     self._ask_for_next(row)
+        # Every process has written its first observation to the bank that its slot did not show.
         self._bank ^= 1
-        # A process skips episodes whose first observation is not finite.
-        self.episode[:] = self._coming[:] = self._shared["episode"]
+        # From shared memory, because a process skips episodes whose first observation is not finite.
+        self.episode[:] = self._next_episode[:] = self._shared["episode"]
         self._observe()
 
     def assign(self, slot: int, task: int) -> None:
@@ -148,6 +153,7 @@ class ProcessEngine:
         self._assigned[slot] = task
 
     def step(self, actions: NDArray[Any]) -> Outcome:
+        """See `envs.engines.base.Engine`. All slots work at the same time: requests go out first, then the answers are awaited."""
         if self._leaving:
             remaining = [process for process in self._leaving if not process.has_left()]
             if len(remaining) < len(self._leaving):
@@ -157,23 +163,25 @@ class ProcessEngine:
         playing = ~(ended | self.resetting)
         self.interrupted[:] = False
         self._shared["action"][:] = actions
-        rows = np.flatnonzero(playing).tolist()
-        for row in rows:
+        playing_rows = np.flatnonzero(playing).tolist()
+        for row in playing_rows:
             self._processes[row].ask(Step(self._tasks[row], 1 - int(self._bank[row])))
+        # Slots whose episode ended or was interrupted in the last step start to reset.
         self._deadline[ended] = time.monotonic() + self.patience
         self.resetting |= ended
         for row in np.flatnonzero(ended).tolist():
             self._renew_if_due(row)
             self._tasks[row] = self._assigned[row]
             self._ask_for_next(row)
-        for row in rows:
+        for row in playing_rows:
             try:
                 self._wait_for(row)
             except (SlotError, InputError) as error:
-                self._take(row, error)
+                self._recover(row, error)
                 self.interrupted[row] = True
-        self._wait_for_resets(nothing_yet=not rows)
+        self._wait_for_resets(no_event_yet=not playing_rows)
         self.interrupted |= playing & self._shared["interrupted"]
+        # Only a valid step shows the observation that the process has written to the other bank.
         stepped = playing & ~self.interrupted
         self._bank[stepped] ^= 1
         for key, array in (("reward", self._reward), ("terminated", self._terminated), ("truncated", self._truncated)):
@@ -181,66 +189,76 @@ class ProcessEngine:
         self._observe()
         return self._reward, self._terminated, self._truncated
 
-    def _wait_for_resets(self, *, nothing_yet: bool) -> None:
-        """Waits until every reset is done or past its deadline. With `nothing_yet`, also until one slot is done or has failed."""
+    def _wait_for_resets(self, *, no_event_yet: bool) -> None:
+        """Waits until every reset is done or past its deadline.
+
+        Args:
+            no_event_yet: no slot has made a step. Then also waits until one reset is done or has failed, whatever the deadlines.
+        """
         while self.resetting.any():
             rows = {self._processes[row].connection: row for row in np.flatnonzero(self.resetting).tolist()}
+            # Time at which the process of each slot counts as hung.
             hangs_from = np.array([process.asked for process in self._processes]) + self._hang_seconds
             until = hangs_from[self.resetting].min()
-            if not nothing_yet:
+            if not no_event_yet:
                 until = min(until, self._deadline[self.resetting].max())
             ready = wait(list(rows), None if until == math.inf else max(0.0, until - time.monotonic()))
             now = time.monotonic()
             due = {rows[connection] for connection in ready}  # type: ignore[index]
             due |= {row for row in rows.values() if hangs_from[row] <= now}
-            if not due and not nothing_yet:
+            if not due and not no_event_yet:
                 return
             for row in due:
                 try:
                     self._answer(row)
                 except (SlotError, InputError) as error:
-                    self._take(row, error)
+                    self._recover(row, error)
                     self._ask_for_next(row)
                     # Do not wait for a slot that may never start an episode: the caller must see its faults.
                     self._deadline[row] = now
-                    nothing_yet = False
+                    no_event_yet = False
                     continue
                 if not self._processes[row].owed:
-                    nothing_yet = self.resetting[row] = False
-                    # A first observation that is not finite is not shown; the next step resets again.
+                    no_event_yet = self.resetting[row] = False
+                    # If the first observation is not finite, the slot keeps its bank, and the next step resets again.
                     self.interrupted[row] = self._shared["interrupted"][row]
                     self._bank[row] ^= not self.interrupted[row]
-                    self.episode[row] = self._coming[row]
+                    self.episode[row] = self._next_episode[row]
 
     def _observe(self) -> None:
-        # A process that is writing now writes to the other bank.
+        """Copies the current observations from shared memory. A process that is writing now writes to the slot's other bank."""
         rows = self._bank * len(self._slots) + np.arange(len(self._slots))
         for key, array in self.observation.items():
+            # `clip`, because with the default mode np.take writes to `out` through a buffer.
             np.take(self._banks[key], rows, axis=0, out=array, mode="clip")
 
     def _attach(self, row: int) -> None:
-        """Gives a new process its row of the shared memory."""
+        """Sends a new process the shared arrays and its row in them."""
         self._processes[row].ask(Attach(self._arrays, row), self._memory.fileno())
 
     def _build(self, row: int, slot: Slot) -> None:
+        """Asks a process to make the environment of `slot`."""
         self._processes[row].built = slot
         self._processes[row].ask(Build(self._make, self._spec, slot, self._split))
 
     def _ask_for_first(self, row: int, slot: Slot) -> None:
-        """Asks for the first episode of `slot`, and for an environment that counts episodes from it."""
+        """Asks for the episode `slot.episode`, from an environment that was made for this `slot` and counts its episodes from there."""
         if self._processes[row].built != slot:
             self._build(row, slot)
-        self._coming[row] = slot.episode
+        self._next_episode[row] = slot.episode
         self._processes[row].episodes += 1
         self._processes[row].ask(Start(self._seed, 1 - int(self._bank[row])))
 
     def _ask_for_next(self, row: int) -> None:
-        """Asks for a slot's next episode. An episode that could not begin is skipped, because it would fail again."""
+        """Asks for the next episode, from a new environment if the process has none.
+
+        It is always the one after the last request: an episode that could not begin would fail again.
+        """
         if self._processes[row].built is None:
-            episode = int(self._coming[row]) + 1
+            episode = int(self._next_episode[row]) + 1
             self._ask_for_first(row, replace(self._slots[row], task=self._tasks[row], episode=episode))
             return
-        self._coming[row] += 1
+        self._next_episode[row] += 1
         self._processes[row].episodes += 1
         self._processes[row].ask(Step(self._tasks[row], 1 - int(self._bank[row])))
 
@@ -248,7 +266,7 @@ class ProcessEngine:
         """Replaces a process between two episodes if it holds too much memory or has played enough episodes."""
         process = self._processes[row]
         if process.built is None:
-            # The process is new already.
+            # The process is new and has no environment yet.
             return
         if self._memory_limit and (size := process.memory()) > self._memory_limit:
             cause, detail = "memory", f"held {size:,.0f} MiB of memory, more than {self._memory_limit:,}."
@@ -260,8 +278,8 @@ class ProcessEngine:
         self._faults.append(Fault(task, cause, f"the process of slot {row} (task {task}) {detail}"))
         self._replace(row)
 
-    def _take(self, row: int, error: SlotError | InputError) -> None:
-        """Records a failure as a Fault and gives the slot a new process; raises the error before `supervise`."""
+    def _recover(self, row: int, error: SlotError | InputError) -> None:
+        """Records a failure as a Fault and gives the slot a new process. Without `supervise` it raises the error instead."""
         if not self._supervised:
             raise error
         cause = error.cause if isinstance(error, SlotError) else "raised"
@@ -269,6 +287,7 @@ class ProcessEngine:
         self._replace(row)
 
     def _replace(self, row: int) -> None:
+        """Gives the slot a new process without an environment. The replaced one may end later."""
         old = self._processes[row]
         old.hang_up()
         if not old.has_left():
@@ -282,12 +301,14 @@ class ProcessEngine:
             self._answer(row)
 
     def _answer(self, row: int) -> Any:
+        """Waits for one answer and returns it. Keeps the faults that it lists."""
         answer = self._processes[row].answer(row, self._task(row), self._hang_seconds)
         if isinstance(answer, list):
             self._faults += answer
         return answer
 
     def _task(self, row: int) -> str:
+        """Name of the task that a slot plays, or is resetting to."""
         return self._spec.tasks[self._tasks[row]]
 
     def render(self, slot: int) -> NDArray[np.uint8]:

@@ -1,9 +1,11 @@
 """The suite `gymnasium`: any environments that are registered with gymnasium, or that a package of the user registers.
 
 A task is an argument of `gymnasium.make`: `CartPole-v1`, or `package.module:Name-v0`, whose module is imported first. Options of one task
-follow in brackets: `Level-v0(level=1)`. Tasks must agree: all observe images of one shape or none does, and all have the same kind of
-actions. Shorter vectors are padded with zeros to the longest. Tasks with fewer discrete actions use the first ones. There are no reference
-scores. A success is what an environment reports (envs/gymnasium_adapter/extras.py).
+follow in brackets: `Level-v0(level=1)`.
+
+The tasks of a run must agree: all observe images of one shape or none does, all observe vectors or none does, and all have the same kind
+of actions. Shorter vectors are padded with zeros to the longest. A task with fewer discrete actions than another uses the first ones. The
+suite has no reference scores. An episode is a success only if its environment reports one (envs/gymnasium_adapter/extras.py).
 """
 
 from __future__ import annotations
@@ -44,14 +46,15 @@ class GymnasiumConfig(EnvConfig):
     """Options of the suite `gymnasium`.
 
     Attributes:
-        wrappers: classes as `package.module:Name`, put around every environment in that order, the first one innermost. Subclasses of
-            gymnasium.Wrapper that need no argument but the environment.
-        options: a dict, the keyword arguments of `gymnasium.make` for every task, `max_episode_steps` among them; None = none. Options in
+        wrappers: classes as `package.module:Name`, subclasses of gymnasium.Wrapper whose only required argument is the environment. They
+            are put around every environment in that order, the first one innermost.
+        options: a dict, the keyword arguments of `gymnasium.make` for every task, such as `max_episode_steps`; None = none. Options in
             the name of a task take precedence.
-        vocabulary: words of the instructions, a list or the path of a file. None = the words of some episodes that are played when a run
-            starts; the run's configuration then holds them. Instructions are the texts that environments observe.
-        instruction_length: number of words of an instruction that are read; 0 = slightly more than the longest of those episodes.
-        action_mask: whether the action masks of environments are applied. The saved configuration of a run holds whether there are any.
+        vocabulary: words of the instructions, a list or the path of a file. Instructions are the texts that environments observe. None =
+            the words of some episodes that are played when a run starts (`settle` saves them).
+        instruction_length: number of words of an instruction that are read; 0 = that of the longest instruction in such episodes, rounded
+            up to a multiple of 8.
+        action_mask: whether the action masks of environments are applied. The saved configuration of a run states whether there are any.
         processes: whether each environment has its own process (envs/engines/process_engine.py).
         pictures: which observations are pictures: `auto`, `channels_last`, `channels_first` or `none`
             (envs/gymnasium_adapter/pictures.py).
@@ -77,13 +80,17 @@ def modules(config: GymnasiumConfig) -> dict[str, str]:
 
 
 def resources(config: GymnasiumConfig) -> dict[str, str]:
-    """The file of the vocabulary, and every text among the options: an environment may open it as a file or import it as a module."""
+    """The texts of the configuration that may name a file or a module, with the config key of each.
+
+    They are the file of the vocabulary, and every text among the options: an environment may open it or import it.
+    """
     named = {text: "env.tasks" for task in config.tasks if "(" in task for text in _texts(parse_task(task).options)}
     named |= dict.fromkeys(_texts(config.options), "env.options")
     return named | ({config.vocabulary: "env.vocabulary"} if isinstance(config.vocabulary, str) else {})
 
 
 def _texts(tree: Any) -> Iterator[str]:
+    """All texts in nested dicts, lists, tuples and sets; values only, no keys."""
     if isinstance(tree, str):
         yield tree
     elif isinstance(tree, bytes):
@@ -108,8 +115,9 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
         raise InputError(f"env.options={config.options} is no mapping: write {{name: value}}.")
     check_size("instruction_length", config.instruction_length, 0, MOST_TOKENS)
     given_words = None if config.vocabulary is None else read_vocabulary(config.vocabulary)
-    found = None if given_words is not None and config.instruction_length else Words()
-    interfaces = [_inspect(config, task, found) for task in tasks]
+    # Episodes are played for the words and for the length of instructions, unless both are configured.
+    sampled = None if given_words is not None and config.instruction_length else Words()
+    interfaces = [_inspect(config, task, sampled) for task in tasks]
     for task, other in zip(tasks, interfaces, strict=True):
         _check_agree(tasks[0], interfaces[0], task, other)
     observation = {}
@@ -118,13 +126,14 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
     if longest := max(one.vector for one in interfaces):
         observation["vector"] = ArraySpec(shape=(longest,), dtype="float32")
     first = interfaces[0]
+    # Of discrete, multi-discrete and continuous actions.
     num_actions = max(one.count for one in interfaces) or sum(first.sizes) or len(first.low)
     if any(one.mask for one in interfaces):
         observation["action_mask"] = ArraySpec(shape=(num_actions,), dtype="bool")
     length, vocabulary = 0, given_words
     if any(one.text for one in interfaces):
-        length = config.instruction_length or (found.length if found else 0)
-        vocabulary = found.vocabulary() if found and given_words is None else given_words
+        length = config.instruction_length or (sampled.length if sampled else 0)
+        vocabulary = sampled.vocabulary() if sampled and given_words is None else given_words
     spec = EnvSpec(
         suite=config.name,
         tasks=tasks,
@@ -149,7 +158,7 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
 def make_engine(
     config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split
 ) -> GymnasiumEngine | ProcessEngine:
-    """The engine over those slots."""
+    """The engine for these slots, with one process per slot if `config.processes`."""
     engine = ProcessEngine if config.processes else GymnasiumEngine
     return engine(partial(make_task, config, spec), spec, slots, split)
 
@@ -183,8 +192,8 @@ def settle(config: GymnasiumConfig, spec: EnvSpec) -> GymnasiumConfig:
     return settled
 
 
-def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interface:
-    """The interface of one environment; adds its texts to `found`."""
+def _inspect(config: GymnasiumConfig, task: str, sampled: Words | None) -> Interface:
+    """The interface of one environment of a task. If it observes text, plays episodes and adds their texts to `sampled`."""
     # A constructor may change the working directory.
     with EnvFolder():
         env = build_env(task, config.options or {}, config.wrappers)
@@ -192,11 +201,11 @@ def _inspect(config: GymnasiumConfig, task: str, found: Words | None) -> Interfa
         env = plain_actions(env)
         mask, text = config.action_mask and _shows_mask(env), has_text(env.observation_space)
         size = sum(count_choices(env.action_space)) if mask else 0
-        own = read_interface(Extras(env, task, size=size) if mask or text else env, config.pictures)
-        if text and found:
+        interface = read_interface(Extras(env, task, size=size) if mask or text else env, config.pictures)
+        if text and sampled:
             with quiet():
-                collect(env, task, found, masked=mask)
-        return replace(own, mask=mask, text=text, frame_rate=_frame_rate(env))
+                collect(env, task, sampled, masked=mask)
+        return replace(interface, mask=mask, text=text, frame_rate=_frame_rate(env))
     except UnsupportedSpaceError as error:
         raise InputError(
             f"env.tasks={task} {error}: name a wrapper that changes it in env.wrappers, or leave the task out."
@@ -228,7 +237,7 @@ def _shows_mask(env: gymnasium.Env[Any, Any]) -> bool:
 
 
 def _check_agree(task: str, one: Interface, other_task: str, other: Interface) -> None:
-    """Raises InputError unless one agent can play both."""
+    """Raises InputError unless one agent can play both tasks."""
     if one.actions != other.actions:
         raise InputError(
             f"env.tasks mixes {one.actions} actions ({task}) with {other.actions} ones ({other_task}): train them in separate runs."
@@ -246,6 +255,7 @@ def _check_agree(task: str, one: Interface, other_task: str, other: Interface) -
 
 
 def _observed(one: Interface) -> str:
+    """What a task observes, in words."""
     parts = [] if one.image is None else [f"images {list(one.image)}"]
     return " and ".join([*parts, f"a vector of {one.vector}"] if one.vector else parts)
 

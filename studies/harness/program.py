@@ -1,4 +1,7 @@
-"""The program of every study, `python -m studies.<name> [key=value ...]`: configuration, jobs, progress, result files, exit codes."""
+"""The program of every study, `python -m studies.<name> [key=value ...]`: configuration, jobs, progress, result files, exit codes.
+
+A study is a grid of jobs (jobs.py). Its axes are keys of the configuration that list values, and each combination of values is a job.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +41,18 @@ from system.errors import InputError, unknown_name
 from system.files import check_links, write_json, write_whole
 
 MOST, MOST_SEEDS = 2**20, 1000
-"""Largest value of any number of a study, and of `seeds`."""
+"""Largest value of a number in the configuration of a study; largest value of `seeds`, the number of seeds."""
 _LINE_SECONDS = 60
 """Interval between two lines about running jobs."""
 _SPEED_SECONDS = 600
-"""The period whose speed gives the time left; jobs end rarely."""
+"""Period over which the bar measures the speed for its time left. It is long, because jobs end rarely."""
 _SHOW_SECONDS = 1
-"""Interval between two updates of the bar by running jobs: rich computes the speed from the last 1,000 updates."""
+"""Interval between two updates of the bar by running jobs. With more updates, the last 1,000, from which rich computes the speed, would not
+cover _SPEED_SECONDS."""
 
 Config = TypeVar("Config", bound=StudyConfig)
 Results = Mapping[tuple[Any, ...], Result]
-"""The results of the jobs by their values on the axes of the study."""
+"""The result of each job, by its values on the axes of the study."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +60,12 @@ class Findings:
     """The conclusions of a study.
 
     Attributes:
-        sentences: the claims, each with whether it is supported.
-        head, rows: of the table.
-        panels, variants: of the figure; `variants` are the names in its legend.
+        sentences: the claims. Each says whether it is supported.
+        head, rows: head and rows of the table.
+        panels: panels of the figure.
+        variants: names in the legend of the figure.
         numbers: the numbers of table, figure and sentences as plain data.
-        texts: further files, by name.
+        texts: contents of further files, by file name.
     """
 
     sentences: tuple[str, ...]
@@ -77,16 +82,16 @@ class Study(Generic[Config]):
     """One study: a grid of jobs and the conclusions from their results.
 
     Attributes:
-        name: of the module and of the files in conf/studies.
+        name: name of the module and of the files in conf/studies.
         about: the text of `--help`.
-        axes: key of a job's settings -> key of the configuration that lists its values, in the order of the job's name. An axis of
-            "seeds" makes a job for each seed; otherwise each job has all seeds.
+        axes: key of a job's settings -> key of the configuration that lists its values, in the order of the job's name. With an axis of
+            "seeds" there is a job for each seed. Without one each job has the list of all seeds.
         choices: key of the configuration -> the names that it may list.
         ranges: key of the configuration -> the smallest and the largest number that it may list.
-        unbounded: keys of numbers that need not be above zero.
+        unbounded: keys of numbers that need not be above 0 and up to MOST.
         check: raises InputError for values that fail further checks.
-        extra: further settings of all jobs.
-        order: sort key of a job's values on the axes; jobs with a small one start first.
+        extra: settings that are the same for all jobs, besides those of the configuration.
+        order: from a job's values on the axes to a sort key. Jobs with a small key start first.
         play: runs a job.
         check_result: see CheckResult.
         find: makes the findings from the results of all jobs.
@@ -140,7 +145,7 @@ def conduct(study: Study[Config], config: Config, folder: Path) -> None:
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     outcomes = {job.name: outcome for job in jobs.values() if (outcome := stored(job, study.check_result))}
     for outcome in outcomes.values():
-        # Left over by a kill between the writing of the result and the removal of the checkpoint.
+        # A process that was killed after it had written the result has not removed its checkpoint.
         outcome.job.checkpoint().remove()
     configure_process(1)
     bar = ProgressBar(study.name, len(jobs), len(outcomes), enabled=config.display)
@@ -182,8 +187,10 @@ def write_findings(
 def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[Any, ...], Job]:
     """The jobs by their values on the axes, in the order of execution.
 
-    Jobs with later values of an axis usually take longer. They start first, so that no core is idle at the end.
+    Jobs with later values of an axis usually take longer. They start first, so that no core is idle at the end. `Study.order` has
+    priority over this.
     """
+    # Key of the configuration -> its values, for each axis.
     listed = {key: seeds_of(config) if key == "seeds" else getattr(config, key) for key in study.axes.values()}
     grid = list(itertools.product(*listed.values()))[::-1]
     grid.sort(key=study.order)
@@ -201,17 +208,18 @@ def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[
 
 
 def _own_keys(config: StudyConfig) -> list[str]:
-    """The keys of this study that not all studies have."""
-    return [key.name for key in fields(config) if key.name not in {key.name for key in fields(StudyConfig)}]
+    """The keys of this study's configuration beyond those of every study."""
+    shared = {key.name for key in fields(StudyConfig)}
+    return [key.name for key in fields(config) if key.name not in shared]
 
 
 def seeds_of(config: StudyConfig) -> list[int]:
-    """The seeds of a study."""
+    """The seeds of a study: `seeds` numbers from `seed`."""
     return list(range(config.seed, config.seed + config.seeds))
 
 
 def check_config(study: Study[Config], config: Config) -> None:
-    """InputError for values that the study does not accept."""
+    """Raises InputError for values that the study does not accept."""
     require(config, {"seed": 0, "parallel": 0}, "")
     check_numbers("seeds", [config.seeds], 1, MOST_SEEDS)
     for key, names in study.choices.items():
@@ -235,7 +243,7 @@ def check_config(study: Study[Config], config: Config) -> None:
 
 
 def check_numbers(key: str, numbers: Sequence[int], least: int, most: int) -> None:
-    """InputError unless these are different numbers in range, at least one."""
+    """Raises InputError unless these are different numbers from `least` to `most`, at least one."""
     for number in numbers:
         if not least <= number <= most:
             raise InputError(f"{key}={number} is out of range: give numbers from {least} to {most}.")
@@ -243,6 +251,7 @@ def check_numbers(key: str, numbers: Sequence[int], least: int, most: int) -> No
 
 
 def _check_list(key: str, values: Sequence[object], example: str) -> None:
+    """Raises InputError if `values` is empty or lists a value twice."""
     if not values or len(set(values)) < len(values):
         listed = ",".join(map(str, values))
         raise InputError(
@@ -253,16 +262,23 @@ def _check_list(key: str, values: Sequence[object], example: str) -> None:
 class ProgressBar:
     """Progress of a study: a bar on a terminal; elsewhere a line for each finished job, and one a minute about running jobs.
 
+    Args:
+        name: shown before the bar.
+        total: number of jobs.
+        done: number of jobs that were finished before.
+        enabled: whether anything is shown.
+
     Attributes:
-        live: shows the bar, as a context manager.
+        live: a context manager that shows the bar.
     """
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:
         self._console = TextConsole()
         self._prints_lines = enabled and not self._console.is_terminal
         self._done, self._total = done, total
+        # By name of a running job: its finished part, from 0 to 1.
         self._parts: dict[str, float] = {}
-        self._printed, self._shown = time.monotonic(), -math.inf
+        self._printed_at, self._shown_at = time.monotonic(), -math.inf
         self.live = Progress(
             *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()),
             *(TimeElapsedColumn(), TimeRemainingColumn()),
@@ -275,12 +291,12 @@ class ProgressBar:
     def update(self, job: Job, part: float) -> None:
         """Records the finished part of a running job, from 0 to 1."""
         if job.name not in self._parts:
-            # The part that an earlier process finished must not count as speed.
+            # A resumed job begins with the part of an earlier process, which must not count as speed. rich measures the speed by `update`.
             self.live.tasks[self._task].completed += part
         self._parts[job.name] = part
-        if time.monotonic() - self._shown >= _SHOW_SECONDS:
+        if time.monotonic() - self._shown_at >= _SHOW_SECONDS:
             self._show()
-        if self._prints_lines and time.monotonic() - self._printed >= _LINE_SECONDS:
+        if self._prints_lines and time.monotonic() - self._printed_at >= _LINE_SECONDS:
             self._print("  ".join(f"{name} {int(100 * part)}%" for name, part in self._parts.items()))
 
     def finish(self, outcome: Outcome) -> None:
@@ -292,9 +308,11 @@ class ProgressBar:
             self._print(f"{outcome.job.name}: {outcome.seconds:.0f} s")
 
     def _show(self) -> None:
-        self._shown = time.monotonic()
+        """Updates the bar."""
+        self._shown_at = time.monotonic()
         self.live.update(self._task, completed=self._done + sum(self._parts.values()))
 
     def _print(self, text: str) -> None:
+        """Prints a line that ends with the number of finished jobs."""
         self._console.say(f"{text} ({self._done} of {self._total})")
-        self._printed = time.monotonic()
+        self._printed_at = time.monotonic()

@@ -2,8 +2,8 @@
 
 Each actor acts with its own network, or one server acts for all of them (inference_server.py).
 
-Each actor has its own pipe, so no lock is shared and a process that dies affects no other: its pipe ends, which the pool sees at once. An
-actor has its next buffer in the pipe while it fills one, so it waits only if the learner is slower.
+Each actor has its own pipe, so the actors share no lock, and a process that dies cannot block another. The pool sees the end of its pipe
+at once. While an actor fills a buffer, the index of the next one is in the pipe already, so an actor waits only for a slower learner.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from system.descendants import end_orphans
 from system.memory import resident_memory
 
 _JOIN_SECONDS = 5.0
-"""Time in which actors and server end by themselves."""
+"""Time for actors and server to end before they are killed."""
 
-_LOOK_SECONDS = 0.5
-"""Seconds between two looks for actors that hang."""
+_CHECK_SECONDS = 0.5
+"""Seconds between two checks of the actors' limits, and the longest wait for a message."""
 
 _MEMORY_SECONDS = 5.0
 """Seconds between two readings of the actors' memory, each of which takes milliseconds."""
@@ -45,10 +45,11 @@ class ActorPool:
     """Actors, one process each, which are restarted when they die, raise, hang or exceed their limits.
 
     Args:
-        config: of all actors of the run.
-        network: from which `publish` copies; its weights have the number `version`.
-        indices: of this pool's actors in the run. The pool calls them members and numbers them from 0.
-        positions: where their random streams begin.
+        config: configuration of all actors of the run.
+        network: source of the weights that `publish` copies.
+        indices: indices of this pool's actors in the run. Within the pool an actor is called a member; members are numbered from 0.
+        positions: where the random streams of the actors begin.
+        version: version of the weights in `network`.
         faults: records every restart, and raises after too many.
 
     Attributes:
@@ -78,19 +79,19 @@ class ActorPool:
         self._anything_finished = False
         self._actors: list[ActorProcess] = []
         self._server: InferenceServer | None = None
-        self._looked = self._measured = time.monotonic()
+        self._checked_at = self._memory_read_at = time.monotonic()
         try:
             self._start_server()
             for member in range(len(self._indices)):
                 self._actors.append(self._start_actor(member, positions))
-                for number in range(member * config.buffers_per_actor, (member + 1) * config.buffers_per_actor):
-                    self._actors[member].assign(number)
+                for buffer in range(member * config.buffers_per_actor, (member + 1) * config.buffers_per_actor):
+                    self._actors[member].assign(buffer)
         except BaseException:
             self.close()
             raise
 
     def give_back(self, member: int, buffer: int) -> None:
-        """Lets this actor fill the buffer again."""
+        """Assigns a buffer to its actor again, after the caller has read it."""
         self._actors[member].assign(buffer)
 
     def publish(self, version: int) -> None:
@@ -103,7 +104,7 @@ class ActorPool:
         return found | ({"inference": self._server.pid} if self._server else {})
 
     def close(self) -> None:
-        """Asks the actors to end, kills those that do not, and then ends their server."""
+        """Asks the actors to end, kills the ones that do not, and then ends their server."""
         deadline = time.monotonic() + _JOIN_SECONDS
         for actor in self._actors:
             if actor.started:
@@ -132,34 +133,38 @@ class ActorPool:
         return ActorProcess(self._context, self._indices[member], member, self._config, positions, self._memory, policy)
 
     def wait(self, also: Connection | None = None, *, check: Callable[[], object] = never_interrupt) -> None:
-        """Waits for a message or the end of a process, for something to read from `also`, or _LOOK_SECONDS. Handles all but `also`.
+        """Waits for actors and server, then handles their messages and ends, and the actors' limits.
 
-        `check` is called first, and before each restart (Runtime.collect).
+        The wait ends at a message, at the end of a process, when `also` is readable (which the caller reads), or after _CHECK_SECONDS.
+
+        Args:
+            check: called first, and before each restart (Runtime.collect).
 
         Raises:
             ActorError: there were too many restarts, or an actor could not be built before any unroll was finished.
             InputError: an actor rejected the configuration.
         """
         check()
-        signs: dict[Any, ActorProcess] = {}
+        sources: dict[Any, ActorProcess] = {}
         for actor in self._actors:
-            # The process as well as its pipe, because a process that the actor has left behind may hold the pipe open.
-            signs |= {actor.connection: actor, actor.process.sentinel: actor}
+            # The process as well as its pipe, because an orphan of the actor may hold the pipe open after its end.
+            sources |= {actor.connection: actor, actor.process.sentinel: actor}
+        # Readable only after the server has failed or ended.
         server = [self._server.connection] if self._server else []
-        ready = wait([*signs, *server, *([also] if also else [])], _LOOK_SECONDS)
+        ready = wait([*sources, *server, *([also] if also else [])], _CHECK_SECONDS)
         if self._server and self._server.connection in ready:
             self._restart_server()
             return
-        for actor in dict.fromkeys(signs[sign] for sign in ready if sign in signs):
-            # It may need a restart. If `check` raises, the other messages stay in their pipes.
+        for actor in dict.fromkeys(sources[source] for source in ready if source in sources):
+            # The actor may need a restart. If `check` raises, the unread messages stay in their pipes.
             check()
             if not self._handle(actor, ended=actor.process.sentinel in ready):
                 # All actors were restarted, so `ready` is out of date.
                 return
-        self._look(check)
+        self._check_limits(check)
 
     def _handle(self, actor: ActorProcess, *, ended: bool) -> bool:
-        """Handles an actor's messages, and its end; False if all actors were restarted."""
+        """Handles an actor's messages, and its end if the process has `ended`. Returns False if all actors were restarted."""
         try:
             last = self._receive(actor)
         except (EOFError, OSError):
@@ -169,6 +174,7 @@ class ActorPool:
             return False
         if isinstance(last, ErrorReport):
             if not self._anything_finished:
+                # Nothing has worked yet: the configuration is wrong, or the actor cannot be built. A restart would not help.
                 if last.is_input_error:
                     raise last.exception()
                 if not actor.started:
@@ -179,7 +185,7 @@ class ActorPool:
         return True
 
     def _receive(self, actor: ActorProcess) -> ErrorReport | ServerLost | None:
-        """Takes in an actor's unrolls. Returns its last message, if that has come.
+        """Reads an actor's messages: queues its unrolls and notes its start. Returns the message with which it ended, if that has come.
 
         Raises:
             EOFError, OSError: its pipe has ended.
@@ -203,21 +209,23 @@ class ActorPool:
         return None
 
     def _end(self, actor: ActorProcess) -> None:
-        """Kills an actor and its descendants, and takes in the unrolls that it had finished."""
+        """Kills an actor and its descendants, and queues the unrolls that it had finished."""
         actor.kill()
         end_orphans()
         with contextlib.suppress(EOFError, OSError):
             self._receive(actor)
 
-    def _look(self, check: Callable[[], object]) -> None:
-        """Restarts actors that hang, and asks those to end that exceed a limit."""
+    def _check_limits(self, check: Callable[[], object]) -> None:
+        """Restarts actors that hang. Asks an actor to end if it exceeds another limit; `wait` then replaces it."""
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._checked_at < _CHECK_SECONDS:
             return
         hang_seconds, memory_limit, recycle_episodes = self._config.limits
-        was_away = now - self._looked > hang_seconds / 2
-        self._looked = now
+        # This process was stopped for a while, perhaps with its actors, so their silence proves nothing.
+        was_away = now - self._checked_at > hang_seconds / 2
+        self._checked_at = now
         hung = [actor for actor in self._actors if actor.hangs(hang_seconds, was_away=was_away)]
+        # All actors at once: then the server that they wait for hangs.
         if hung and self._server and len(hung) == len(self._actors):
             self._restart_server(f"no actor has got an answer for {hang_seconds:g} seconds (runtime.hang_seconds)")
             return
@@ -225,8 +233,8 @@ class ActorPool:
             check()
             detail = f"no step for {hang_seconds:g} seconds (runtime.hang_seconds){actor.stack()}"
             self._restart(actor, "hung", detail)
-        if memory_limit and now - self._measured > _MEMORY_SECONDS:
-            self._measured = now
+        if memory_limit and now - self._memory_read_at > _MEMORY_SECONDS:
+            self._memory_read_at = now
             memory = resident_memory(actor.process.pid or 0 for actor in self._actors)
             for actor in self._actors:
                 size = memory.get(actor.process.pid or 0, 0.0)
@@ -237,7 +245,7 @@ class ActorPool:
                 actor.retire("recycled", f"{actor.episodes_played()} episodes (runtime.recycle_episodes)")
 
     def _restart(self, actor: ActorProcess, cause: str, detail: str) -> None:
-        """Restarts an actor at the episodes after its current ones, and records the fault."""
+        """Kills an actor, records the fault, and starts a successor at the episodes after the current ones."""
         fault = Fault(actor.task(), cause, detail)
         self._end(actor)
         self._faults.add(
@@ -249,15 +257,19 @@ class ActorPool:
         self._replace(actor)
 
     def _replace(self, actor: ActorProcess) -> None:
-        """Starts the successor of an actor that has ended, with the buffers that it has not filled."""
+        """Starts the successor of an actor that has ended, and assigns it the buffers that the actor has not filled."""
         actor.close()
         successor = self._start_actor(actor.member, actor.next_positions())
         self._actors[actor.member] = successor
-        for number in actor.assigned:
-            successor.assign(number)
+        for buffer in actor.assigned:
+            successor.assign(buffer)
 
     def _restart_server(self, hang: str = "") -> None:
-        """Restarts the inference server and all actors, whose core states are lost. `hang` describes a hang; "" if the server ended."""
+        """Restarts the inference server, and all actors because it held their core states.
+
+        Args:
+            hang: describes how the server hangs; empty if it ended.
+        """
         assert self._server
         cause, detail = ("hung", hang) if hang else self._server.ending(_JOIN_SECONDS)
         if cause == "raised" and not self._anything_finished:

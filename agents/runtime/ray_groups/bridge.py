@@ -1,8 +1,8 @@
 """The bridge between the learner and Ray, in its own process (bridge_process.py).
 
-It places groups of actors on the cluster (actor_group.py), copies their unrolls into buffers that it shares with the learner, and forwards
-free buffers, weights and faults. It restarts a group that is lost. A group without room waits until there is some, which may be on a node
-that joins later.
+It places groups of actors on the cluster (actor_group.py) and copies their unrolls into buffers that it shares with the learner. It
+forwards free buffers and weights to the groups, and faults to the learner. It restarts a group that is lost. A group waits until a node
+has room for it; that node may join the cluster later.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from envs.faults import Fault
 from system.errors import InputError
 
 _REQUESTS = 2
-"""Pending calls of a group's `unroll`: the second unroll travels while the first is copied."""
+"""Pending calls of a group's `unroll`, so that the second unroll travels while the first is copied."""
 
 _THREADS = 4
-"""Calls that a group answers while `unroll` waits."""
+"""Threads of a group for its other methods, which answer while `unroll` waits."""
 
 _REPORT_SECONDS = 2.0
 """How long a group's `report` waits for a restart."""
@@ -44,18 +44,20 @@ _ROOM_SECONDS = 30.0
 """Seconds between two notices that groups wait for room."""
 
 _END_SECONDS = 8.0
-"""Time in which groups end their actors when the run ends."""
+"""Time for groups to end their actors when the run ends, before they are killed."""
 
 
 class Bridge:
-    """Between the learner's pipe and Ray.
+    """Connects the learner's pipe with the groups on Ray.
 
     Args:
         ray: the module, connected.
-        learner: sends indices of free buffers, "weights" after each publish, and None to end.
-        placement, pool, positions: of the run.
-        buffers: shared with the learner; all are free.
-        weights: that the learner publishes.
+        learner: pipe to the learner. It brings indices of free buffers, "weights" after each publish, and None to end.
+        placement: the groups of the run, and the CPUs of an actor.
+        pool: configuration of the run's actors.
+        positions: where the random streams of the actors begin.
+        buffers: shared with the learner; all are free at the start.
+        weights: shared with the learner, which publishes into them.
     """
 
     def __init__(
@@ -72,10 +74,13 @@ class Bridge:
         self._buffers, self._weights = buffers, weights
         self._groups = [ActorGroupHandle(indices, positions) for indices in placement.groups]
         self._received = ReceivedWeights(weights.shapes)
+        # The newest weights in Ray's object store: their version, and the reference.
         self._stored: tuple[int, Any] = (-1, None)
         self._free: asyncio.Queue[int] = asyncio.Queue()
-        self._coming: asyncio.Queue[tuple[ActorGroupHandle, Any, Unroll, asyncio.Future[Arrays]]] = asyncio.Queue()
-        # By the learner's buffer: the group, its Ray actor, and the unroll, whose own buffer is taken.
+        # Unrolls that have arrived: the group, its Ray actor, the unroll, and the transfer of its trajectory.
+        self._arrived: asyncio.Queue[tuple[ActorGroupHandle, Any, Unroll, asyncio.Future[Arrays]]] = asyncio.Queue()
+        # By index of the learner's buffer: the group, its Ray actor, and the unroll that was copied. The group's buffer of that unroll
+        # stays taken until the learner frees its own.
         self._origins: dict[int, tuple[ActorGroupHandle, Any, Unroll]] = {}
         self._anything_delivered = False
         self._ended = asyncio.Event()
@@ -89,7 +94,7 @@ class Bridge:
         self._start(self._deliver())
         self._start(self._report_waiting_groups())
         for group in self._groups:
-            self._start(self._keep(group))
+            self._start(self._run_with_restarts(group))
         await self._ended.wait()
         asyncio.get_running_loop().remove_reader(self._learner.fileno())
         for task in self._tasks:
@@ -124,18 +129,22 @@ class Bridge:
             self._ended.set()
 
     def _send(self, message: Any) -> None:
-        # The learner's end is noticed when its pipe is read.
+        # `_receive` notices the end of the learner.
         with contextlib.suppress(OSError):
             self._learner.send(message)
 
     def _give_back(self, number: int) -> None:
         self._free.put_nowait(number)
         group, handle, unroll = self._origins.pop(number)
+        # A group that was restarted meanwhile has new buffers.
         if group.handle is handle:
             group.call("give_back", FreeBuffer(unroll.member, unroll.buffer, self._weights.version))
 
-    async def _keep(self, group: ActorGroupHandle) -> None:
-        """Runs a group and restarts it."""
+    async def _run_with_restarts(self, group: ActorGroupHandle) -> None:
+        """Runs a group until it closes, and restarts it when it fails or is lost.
+
+        An error of the program before the run's first unroll goes to the learner instead.
+        """
         ray = self._ray
         while True:
             try:
@@ -143,34 +152,38 @@ class Bridge:
                 return
             except (ActorError, InputError) as error:
                 cause, reason = "raised", str(error)
-                final: ErrorReport | None = ErrorReport.of(error)
+                program_error: ErrorReport | None = ErrorReport.of(error)
             except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
                 cause, reason = "lost", self._reason(group, error)
-                final = ErrorReport(f"{group.name} cannot begin: {error}", False) if self._is_ours(error) else None
-            if final and not self._anything_delivered:
+                raised = self._is_raised_by_program(error)
+                program_error = ErrorReport(f"{group.name} cannot begin: {error}", False) if raised else None
+            if program_error and not self._anything_delivered:
                 # The program fails from the start, so a restart would fail, too.
-                self._send(final)
+                self._send(program_error)
                 return
             slots = self._pool.spec["core_state"].shape[0]
             started = len(group.indices) if group.version >= 0 else 0
             self._send(Restarted(group.name, Fault("", cause, reason), started, started * slots))
             with contextlib.suppress(Exception):
                 ray.kill(group.handle)
+            # The lost actors may have played more than they delivered.
             group.skip(self._pool.buffers_per_actor, self._pool.spec["action"].shape[0], slots)
             group.handle, group.node, group.version = None, None, -1
 
-    def _is_ours(self, error: Exception) -> bool:
-        """Whether the program raised the error, and not Ray because a process was lost."""
+    def _is_raised_by_program(self, error: Exception) -> bool:
+        """Whether code of the program raised the error. Otherwise Ray raised it, because it lost a process."""
+        # Ray's message about a Ray actor whose constructor failed has these words.
         return isinstance(error, self._ray.exceptions.RayTaskError) or "creation task" in str(error)
 
     def _reason(self, group: ActorGroupHandle, error: Exception) -> str:
+        """Why a group was lost, in one line."""
         nodes = {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
         if group.node and not nodes.get(group.node.id):
             return "its node is gone"
         return " ".join(str(error).split())[:500]
 
     async def _run_group(self, group: ActorGroupHandle) -> None:
-        """Places a group, starts its actors and takes its unrolls until it closes; raises when it is lost."""
+        """Places a group, starts its actors and takes its unrolls until it closes. Raises if it fails or is lost."""
         remote = self._ray.remote(
             num_cpus=self._placement.cpus_per_actor * len(group.indices),
             scheduling_strategy="SPREAD",
@@ -180,11 +193,11 @@ class Bridge:
         group.handle = handle = remote(ActorGroup).remote()
         group.node = await handle.node.remote()
         version, flat = self._newest_weights()
-        failed = await handle.begin.remote(
+        error = await handle.begin.remote(
             self._pool, group.indices, group.positions, self._weights.shapes, flat, version
         )
-        if failed:
-            raise failed.exception()
+        if error:
+            raise error.exception()
         group.version = version
         tasks = [self._start(self._publish(group)), self._start(self._forward_reports(group))]
         try:
@@ -194,6 +207,7 @@ class Bridge:
                 task.cancel()
 
     async def _report_waiting_groups(self) -> None:
+        """Reports the groups that wait for room, when they have changed since the last check."""
         reported: list[ActorGroupHandle] = []
         while True:
             await asyncio.sleep(_ROOM_SECONDS)
@@ -222,17 +236,17 @@ class Bridge:
                 raise unroll.exception()
             group.positions.unrolls[unroll.actor] = unroll.unrolls
             group.positions.episodes[unroll.actor] = unroll.episodes
-            # Starts the transfer now, while `_deliver` copies others.
-            self._coming.put_nowait((group, group.handle, unroll, asyncio.ensure_future(_wait_for(trajectory))))
+            # `ensure_future` starts the transfer now, while `_deliver` copies others.
+            self._arrived.put_nowait((group, group.handle, unroll, asyncio.ensure_future(_wait_for(trajectory))))
 
     async def _deliver(self) -> None:
         """Copies trajectories into the learner's buffers, in the order in which the unrolls came."""
         while True:
-            group, handle, unroll, coming = await self._coming.get()
+            group, handle, unroll, transfer = await self._arrived.get()
             try:
-                arrays = await coming
+                arrays = await transfer
             except self._ray.exceptions.RayError:
-                # Lost with its node; `_keep` reports that.
+                # Lost with its node; `_run_with_restarts` reports that.
                 self._send(Dropped(1))
                 continue
             number = await self._free.get()
@@ -251,7 +265,7 @@ class Bridge:
             try:
                 records, processes = await asyncio.wait_for(_wait_for(report), seconds)
             except TimeoutError:
-                # Then `_take_unrolls` raises.
+                # After that `_take_unrolls` raises, and the group is restarted.
                 self._ray.kill(group.handle)
                 return
             except self._ray.exceptions.RayError:
@@ -264,7 +278,10 @@ class Bridge:
                 self._send(Processes(group.node.host, known))
 
     async def _publish(self, group: ActorGroupHandle) -> None:
-        """Sends a group the newest weights, and repeats that while newer ones have been published meanwhile."""
+        """Sends a group the newest weights, and repeats that until no newer ones were published meanwhile.
+
+        Returns at once if another call already does so for this group.
+        """
         if group.publishing:
             return
         handle, group.publishing = group.handle, True
@@ -275,7 +292,7 @@ class Bridge:
                 if group.handle is handle:
                     group.version = version
         except self._ray.exceptions.RayError:
-            # `_take_unrolls` raises, too.
+            # `_take_unrolls` raises, too, and the group is restarted.
             pass
         finally:
             group.publishing = False
@@ -291,7 +308,7 @@ class Bridge:
         """Closes the groups, waits up to _END_SECONDS for their actors' end, and kills them."""
         started = [group for group in self._groups if group.version >= 0]
         with contextlib.suppress(self._ray.exceptions.RayError):
-            # Ray cancels a call whose reference is dropped.
+            # Keep the references of these calls, because Ray cancels a call whose reference is dropped.
             closing = [group.call("close") for group in started]
             ends = [asyncio.ensure_future(_drain(group)) for group in started]
             if ends:
@@ -303,11 +320,12 @@ class Bridge:
 
 
 async def _wait_for(reference: Any) -> Any:
+    """The value of a Ray reference, as a coroutine that asyncio can wrap."""
     return await reference
 
 
 async def _drain(group: ActorGroupHandle) -> None:
-    """Drops the unrolls of a group that closes until there are no more."""
+    """Takes and drops the unrolls of a closing group, until it answers that its actors have ended."""
     with contextlib.suppress(Exception):
         while (await group.handle.unroll.options(num_returns=2).remote()[0]) is not None:
             pass
