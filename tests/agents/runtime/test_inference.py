@@ -272,7 +272,7 @@ while True:
 
 @pytest.mark.slow
 def test_a_learner_that_is_killed_takes_the_server_and_the_actors_with_it() -> None:
-    paths = os.pathsep.join(map(str, (ROOT, *Path(__file__).parents[1:3])))
+    paths = os.pathsep.join(map(str, (ROOT, *Path(__file__).parents[:3])))
     environ = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", LEARNER], stdout=subprocess.PIPE, env=environ, text=True)
     assert process.stdout
