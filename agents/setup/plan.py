@@ -58,7 +58,6 @@ class Plan:
         has_remote_actors: Whether the actors are on an existing cluster, whose machines are unknown here.
         device: Device of the learner.
         acting_device: Device of an inference server. Actors with their own networks use the processor.
-        autocast: Data type of torso and core on `device`; None for full precision.
         learner_threads: Compute threads of each learner.
         server_threads: Compute threads of an inference server.
         compile: Whether torch.compile compiles parts of the update.
@@ -76,7 +75,6 @@ class Plan:
     has_remote_actors: bool
     device: torch.device
     acting_device: torch.device
-    autocast: torch.dtype | None
     learner_threads: int
     server_threads: int
     compile: bool
@@ -127,7 +125,6 @@ def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
         has_remote_actors=has_remote_actors,
         device=device,
         acting_device=_CPU if runtime.name == "cluster" else device,
-        autocast=autocast_dtype(config, device),
         learner_threads=_learner_threads(config, actors, local_learners),
         server_threads=runtime.actor_threads,
         # Compiling is not faster on the processor (docs/scaling.md), and has not been measured on a GPU.
