@@ -19,6 +19,7 @@ from saved_agents import CONDITIONAL, SMALL
 
 import evaluate
 import train
+from agents.cli import signals
 from agents.cli.signals import InterruptedWait, Interruption, raise_at_signals
 from agents.learning.learner import Learner
 from agents.run import folder
@@ -136,6 +137,7 @@ def test_the_second_signal_ends_a_save_and_leaves_no_partial_file(
         save(self, *arguments, **options)
 
     monkeypatch.setattr(Saver, "save", third)
+    monkeypatch.setattr(signals, "_ONE_REQUEST_SECONDS", 0.0)
     assert train.main([*TINY, f"run={tmp_path}", LONG, "checkpoint_seconds=0"]) == 130
     monkeypatch.undo()
     assert load_checkpoint(find_checkpoint(tmp_path, print))["learner"]["counters"]["updates"] == 2
@@ -152,15 +154,25 @@ def test_an_evaluation_ends_at_once(
     assert capsys.readouterr().err == "interrupted: no result was written\n"
 
 
-def test_the_first_signal_interrupts_a_wait_and_the_second_raises() -> None:
+@pytest.mark.parametrize("first", SIGNALS)
+def test_the_first_signal_interrupts_a_wait_and_a_later_ctrl_c_raises(
+    monkeypatch: pytest.MonkeyPatch, first: signal.Signals
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     interruption = Interruption()
     interruption.check()
-    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(first)
     assert interruption.wanted
     with pytest.raises(InterruptedWait):
         interruption.check()
+    now += 0.9
+    signal.raise_signal(signal.SIGINT)
+    now += 0.1
+    for repeated in (signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(repeated)
     with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow

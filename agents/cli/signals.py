@@ -27,6 +27,9 @@ SIGNALS = (
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 """Signals by which users, terminals and schedulers ask a program to end."""
+_ONE_REQUEST_SECONDS = 1.0
+"""Signals within this time are one request: `timeout` signals a program and its group, systemd sends SIGTERM and SIGHUP, and Linux sends
+a parent-death signal for each thread of the parent."""
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
@@ -129,7 +132,8 @@ def run_program(main: Callable[[], int]) -> NoReturn:
 
 
 class Interruption:
-    """Handles signals during training: the first one asks for an orderly end, the second raises KeyboardInterrupt.
+    """Handles signals during training: the first one asks for an orderly end. A later SIGINT raises KeyboardInterrupt; other signals do
+    not, because schedulers repeat them and end an impatient wait with SIGKILL.
 
     Attributes:
         wanted: whether a signal came. The training loop reads it between updates.
@@ -137,6 +141,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.wanted = False
+        self._first = 0.0
         handle_signals(self._handle)
 
     def check(self) -> None:
@@ -149,9 +154,10 @@ class Interruption:
             raise InterruptedWait
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:
+        if not self.wanted:
+            self.wanted, self._first = True, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._first >= _ONE_REQUEST_SECONDS:
             raise KeyboardInterrupt
-        self.wanted = True
 
 
 class InterruptedWait(BaseException):
