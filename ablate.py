@@ -78,7 +78,7 @@ def report(results: Results, folder: Path, config: AblateConfig) -> int:
     """Writes the report and prints the verdict. Returns the exit code.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: The folder cannot be written.
     """
     # Imported here, because matplotlib takes a second.
     from ablation.report.report import write_report

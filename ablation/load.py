@@ -77,9 +77,9 @@ class Record(NamedTuple):
     """The files of a run folder, read and checked.
 
     Attributes:
-        variant: as cell.json states it; empty without that file.
-        config, result, evaluation, provenance, agent: the content of these files.
-        rows: of metrics.jsonl (`read_log`).
+        variant: As cell.json states it; empty without that file.
+        config, result, evaluation, provenance, agent: The content of these files.
+        rows: Of metrics.jsonl (`read_log`).
     """
 
     folder: Path
@@ -112,7 +112,7 @@ def load_grid(folder: Path, measure: str = "auto") -> Results:
     """Results of a grid of ablate.py.
 
     Raises:
-        InputError: the folder is not a grid, or no run can be reported on.
+        InputError: The folder is not a grid, or no run can be reported on.
     """
     grid = read_grid(folder)
     if not grid:
@@ -127,7 +127,7 @@ def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
     """Results of run folders, or of all run folders directly inside the given folders.
 
     Raises:
-        InputError: a folder does not exist, or no run can be reported on.
+        InputError: A folder does not exist, or no run can be reported on.
     """
     found: list[Path] = []
     for name in folders:
@@ -143,7 +143,7 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
     """Results of these run folders; runs that cannot be compared with the rest become `Problem`s.
 
     Raises:
-        InputError: no run is left, or the requested measure is unknown for a run.
+        InputError: No run is left, or the requested measure is unknown for a run.
     """
     problems: list[Problem] = []
     records: list[Record] = []
@@ -178,7 +178,7 @@ def read_record(folder: Path) -> Record:
     """Reads a run folder.
 
     Raises:
-        InputError: the run is missing, not finished, not evaluated, or has an unreadable file; the message is one sentence.
+        InputError: The run is missing, not finished, not evaluated, or has an unreadable file; the message is one sentence.
     """
     if not (folder / CONFIG).exists():
         raise InputError(f"its folder has no {CONFIG}: the run has not started.")
@@ -271,8 +271,8 @@ class TaskValues(NamedTuple):
     """The measure of one run on one task.
 
     Attributes:
-        value: in the evaluation.
-        probed: by probe, in the evaluation under that probe.
+        value: In the evaluation.
+        probed: By probe, in the evaluation under that probe.
         curve: [N], in each row of metrics.jsonl; NaN in a row without it.
     """
 

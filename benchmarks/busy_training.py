@@ -26,8 +26,8 @@ class BusyEnv:
     """Wraps a vector environment and uses processor time in every step.
 
     Args:
-        env: the wrapped environment.
-        seconds: processor time of this thread for each step and slot.
+        env: The wrapped environment.
+        seconds: Processor time of this thread for each step and slot.
     """
 
     def __init__(self, env: Any, seconds: float) -> None:
@@ -50,7 +50,7 @@ class BusyActorFactory(ActorFactory):
     """The builder's factory, with BusyEnv around the environments.
 
     Attributes:
-        seconds: see BusyEnv.
+        seconds: See BusyEnv.
     """
 
     seconds: float

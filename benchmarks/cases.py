@@ -46,7 +46,7 @@ def chosen(options: Options, default: str) -> Cases:
     Cases of a list whose engine is not installed are left out, with a line on stderr.
 
     Raises:
-        InputError: an unknown list, an unreadable case, or lists without any case that can run.
+        InputError: An unknown list, an unreadable case, or lists without any case that can run.
     """
     given = dict(named("case", text) for text in options.own.get("case", []))
     lists = options.words("cases", [] if given or options.own.keys() & {"command", "checkout"} else [default])

@@ -43,8 +43,8 @@ class Team:
     """The processes of one case. This class controls the first one, which controls the others.
 
     Args:
-        size: number of learners.
-        words: arguments of train.py.
+        size: Number of learners.
+        words: Arguments of train.py.
     """
 
     def __init__(self, size: int, words: Sequence[str]) -> None:

@@ -152,8 +152,8 @@ class Workbench:
     """A process that measures on request.
 
     Args:
-        configs: case -> configuration and suite.
-        malloc: whether the process has the memory settings of train.py.
+        configs: Case -> configuration and suite.
+        malloc: Whether the process has the memory settings of train.py.
     """
 
     def __init__(self, configs: dict[str, tuple[TrainConfig, EnvSpec]], *, malloc: bool) -> None:
@@ -167,7 +167,7 @@ class Workbench:
         """Cost per sample.
 
         Raises:
-            BenchmarkError: the process died.
+            BenchmarkError: The process died.
         """
         self._connection.send((key, seconds))
         try:

@@ -24,10 +24,10 @@ class Options:
     """A parsed command line.
 
     Attributes:
-        rounds: measured turns of every case; one warm-up turn precedes them.
-        seconds: length of one turn.
-        own: key of this benchmark -> its values in the order given; keys that were not given are absent.
-        overrides: all other arguments, for train.py's configuration.
+        rounds: Measured turns of every case; one warm-up turn precedes them.
+        seconds: Length of one turn.
+        own: Key of this benchmark -> its values in the order given; keys that were not given are absent.
+        overrides: All other arguments, for train.py's configuration.
     """
 
     rounds: int
@@ -59,12 +59,12 @@ def parse(arguments: Sequence[str], *, rounds: int, seconds: float, own: Sequenc
     """Splits a command line into the benchmark's keys and train.py's.
 
     Args:
-        arguments: words of the form key=value.
-        rounds, seconds: their defaults.
-        own: further keys of the benchmark.
+        arguments: Words of the form key=value.
+        rounds, seconds: Their defaults.
+        own: Further keys of the benchmark.
 
     Raises:
-        InputError: an argument that is not key=value, or a number out of range.
+        InputError: An argument that is not key=value, or a number out of range.
     """
     given: dict[str, list[str]] = {}
     overrides = []

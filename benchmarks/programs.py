@@ -62,12 +62,12 @@ class Program:
     """A program in a new process group, stopped except during its turns.
 
     Args:
-        command: the words of the command.
-        counter: reads its steps.
-        folder: for its output.
-        in_flight: most steps that have started but are not counted when it is stopped.
-        environment: variables in addition to this process's environment.
-        root: working directory.
+        command: The words of the command.
+        counter: Reads its steps.
+        folder: For its output.
+        in_flight: Most steps that have started but are not counted when it is stopped.
+        environment: Variables in addition to this process's environment.
+        root: Working directory.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Program:
         """Continues the program for `seconds`, or until there are two log rows, and stops it.
 
         Raises:
-            BenchmarkError: the program ended or made no progress.
+            BenchmarkError: The program ended or made no progress.
         """
         self._points()
         settled = self._steps + self._in_flight
@@ -179,9 +179,9 @@ class Programs:
         """Starts `python train.py <arguments>` without an end, display or checkpoints.
 
         Args:
-            module: replaces train; must have the same command line.
-            own: further arguments of that module.
-            root: the checkout of the module.
+            module: Replaces train; must have the same command line.
+            own: Further arguments of that module.
+            root: The checkout of the module.
         """
         config, env = configured(arguments)
         slots, workload = config.runtime.slots_per_actor, make_plan(config, env).run

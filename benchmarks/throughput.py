@@ -97,7 +97,7 @@ def other_checkouts(options: Options) -> dict[str, tuple[Path, list[str]]]:
     """Name of each `checkout=` -> its folder and the keys for its train.py.
 
     Raises:
-        InputError: the argument cannot be read, or the folder has no train.py.
+        InputError: The argument cannot be read, or the folder has no train.py.
     """
     found = {}
     for name, words in dict(named("checkout", text) for text in options.own.get("checkout", [])).items():

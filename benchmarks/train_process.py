@@ -46,7 +46,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
     """Returns when the condition holds.
 
     Raises:
-        BenchmarkError: the training ended, or the condition does not hold within HANG_SECONDS.
+        BenchmarkError: The training ended, or the condition does not hold within HANG_SECONDS.
     """
     deadline = time.monotonic() + HANG_SECONDS
     while not condition():

@@ -69,7 +69,7 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
     """Checks the grid's own keys.
 
     Raises:
-        InputError: one sentence with key, value and the fix.
+        InputError: One sentence with key, value and the fix.
     """
     list_seeds(config)
     check_fields(config, inherited=False)

@@ -24,11 +24,11 @@ def check_external_names(config: EnvConfig, allowed: Collection[str], source: st
     """Refuses a configuration that names a module, file or folder outside `allowed`.
 
     Args:
-        config: a configuration that was read from `source`, a file.
-        allowed: modules, files and folders; a package includes all of its modules.
+        config: A configuration that was read from `source`, a file.
+        allowed: Modules, files and folders; a package includes all of its modules.
 
     Raises:
-        InputError: with the argument that has to be added to the command.
+        InputError: With the argument that has to be added to the command.
     """
     modules = get_suite(config.name).modules(config)
     refused = {}

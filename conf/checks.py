@@ -18,7 +18,7 @@ def check_train(config: TrainConfig) -> None:
     """Checks every option of a run.
 
     Raises:
-        InputError: one sentence with key, value and the fix.
+        InputError: One sentence with key, value and the fix.
     """
     check_fields(config)
     check_device(config.device)

@@ -30,7 +30,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration conf/<name>.yaml with `overrides`, typed by its schema but not checked.
 
     Raises:
-        InputError: an unknown key or name, a value of the wrong type, or an override that cannot be read.
+        InputError: An unknown key or name, a value of the wrong type, or an override that cannot be read.
     """
     _store_schemas()
     for argument in overrides:

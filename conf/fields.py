@@ -119,7 +119,7 @@ def check_fields(config: Any, prefix: str = "", *, inherited: bool = True) -> No
         inherited: False checks the fields that the class of `config` declares itself, and no group.
 
     Raises:
-        InputError: one sentence with key, value and what is allowed.
+        InputError: One sentence with key, value and what is allowed.
     """
     own = inspect.get_annotations(type(config))
     for declared in dataclasses.fields(config):

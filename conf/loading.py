@@ -33,7 +33,7 @@ def compose_train(overrides: Sequence[str]) -> TrainConfig:
     """The configuration of `python train.py <overrides>`, checked.
 
     Raises:
-        InputError: an unknown key or name, a value of the wrong type or out of range.
+        InputError: An unknown key or name, a value of the wrong type or out of range.
     """
     config = _to_object(compose_config("train", overrides), TrainConfig)
     check_train(config)
@@ -56,7 +56,7 @@ def compose_ablate(overrides: Sequence[str]) -> AblateConfig:
     Values are not checked here, because they are valid or invalid only together with the values of a cell on every axis.
 
     Raises:
-        InputError: an unknown key or name, or a value of the wrong type.
+        InputError: An unknown key or name, or a value of the wrong type.
     """
     return _to_object(compose_config("ablate", overrides), AblateConfig)
 
@@ -74,7 +74,7 @@ def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
     Numbers and names are not checked here; each study checks its own.
 
     Raises:
-        InputError: an unknown key, or a value of the wrong type.
+        InputError: An unknown key, or a value of the wrong type.
     """
     config = _to_object(compose_config(f"studies/{name}", overrides), STUDIES[name])
     return _to_object(compose_config(f"studies/{name}_quick", overrides), STUDIES[name]) if config.quick else config
@@ -90,7 +90,7 @@ def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]
     """The overrides with one value, and by key the values of overrides with several (`core=lstm,mlstm`).
 
     Raises:
-        InputError: an override cannot be read, or an axis has one value twice.
+        InputError: An override cannot be read, or an axis has one value twice.
     """
     single: list[str] = []
     axes: dict[str, list[str]] = {}
@@ -164,7 +164,7 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     """A saved configuration, merged into the schema and checked. `source` names its file in messages.
 
     Raises:
-        InputError: it is not a configuration of this program.
+        InputError: It is not a configuration of this program.
     """
     problem = f"{source} does not hold a configuration of this version of mimpala"
     try:

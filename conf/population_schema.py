@@ -65,7 +65,7 @@ def check_population(config: PopulationConfig, cores: int) -> None:
     """Checks the population's own keys.
 
     Raises:
-        InputError: one sentence with key, value and the fix.
+        InputError: One sentence with key, value and the fix.
     """
     check_fields(config, inherited=False)
     for key in ("learning_rates", "entropy_costs"):

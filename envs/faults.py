@@ -32,9 +32,9 @@ class Fault(NamedTuple):
     """One restart of an environment or actor, or one episode that was broken off.
 
     Attributes:
-        task: its name; all names, separated by commas, if an actor of several tasks died without reporting which one it played.
-        cause: one of CAUSES.
-        detail: the traceback, or a sentence.
+        task: Its name; all names, separated by commas, if an actor of several tasks died without reporting which one it played.
+        cause: One of CAUSES.
+        detail: The traceback, or a sentence.
     """
 
     task: str

@@ -35,8 +35,8 @@ class FrameBalance:
     episodes. Otherwise it stays, because a change may require another environment. The choices follow from the counts alone.
 
     Args:
-        steps: number of steps of every task before, [K].
-        tasks: first task of every slot, [S].
+        steps: Number of steps of every task before, [K].
+        tasks: First task of every slot, [S].
     """
 
     def __init__(self, steps: Sequence[int], tasks: NDArray[np.int32]) -> None:

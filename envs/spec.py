@@ -39,29 +39,29 @@ class EnvSpec:
     """The interface of a suite with a given list of tasks.
 
     Attributes:
-        suite: name of the suite.
-        tasks: names, in the order of their task ids.
-        observation: the arrays `image` and/or `vector` of one slot. Also `action_mask`, bool, if the environments report at each step which
+        suite: Name of the suite.
+        tasks: Names, in the order of their task ids.
+        observation: The arrays `image` and/or `vector` of one slot. Also `action_mask`, bool, if the environments report at each step which
             actions are legal: one entry per action, or, for multi-discrete actions, one per choice of each component, concatenated.
             At least one entry (of each component) is True. Never holds `instruction` or `task`.
-        instruction_length: number L of tokens of `instruction`; 0 without instructions.
-        vocabulary: word of every token; token 0 is padding, token 1 any unknown word. Empty without instructions.
-        num_actions: number A of discrete actions, shared by all tasks. For other kinds of actions the length of their encoding:
+        instruction_length: Number L of tokens of `instruction`; 0 without instructions.
+        vocabulary: Word of every token; token 0 is padding, token 1 any unknown word. Empty without instructions.
+        num_actions: Number A of discrete actions, shared by all tasks. For other kinds of actions the length of their encoding:
             the sum of `action_sizes`, or the number of continuous components.
-        action_counts: per task, how many of the A actions it uses (the first ones); the others are masked. Tasks differ only with
+        action_counts: Per task, how many of the A actions it uses (the first ones); the others are masked. Tasks differ only with
             discrete actions.
-        action_sizes: number of choices of each component of a multi-discrete action; empty for other kinds.
-        action_low, action_high: bounds of each component of a continuous action; empty for other kinds.
-        action_repeat: environment frames per agent step.
-        engine: name of the chosen engine.
-        image_kind: encoding of `image`: "symbolic" (integer codes per cell, last axis = channels of codes), "pixels", or "none".
-        symbol_counts: number of codes per channel of a symbolic image; empty otherwise.
-        scores: reference scores of the tasks that have them.
-        slow: whether a step usually takes longer than the agent's acting and learning on it.
-        has_success: whether an episode is a success exactly if it terminates with a positive reward. A success that the environment
+        action_sizes: Number of choices of each component of a multi-discrete action; empty for other kinds.
+        action_low, action_high: Bounds of each component of a continuous action; empty for other kinds.
+        action_repeat: Environment frames per agent step.
+        engine: Name of the chosen engine.
+        image_kind: Encoding of `image`: "symbolic" (integer codes per cell, last axis = channels of codes), "pixels", or "none".
+        symbol_counts: Number of codes per channel of a symbolic image; empty otherwise.
+        scores: Reference scores of the tasks that have them.
+        slow: Whether a step usually takes longer than the agent's acting and learning on it.
+        has_success: Whether an episode is a success exactly if it terminates with a positive reward. A success that the environment
             reports (`envs.engines.base.SuccessEngine`) takes precedence. Without either, `success` is NaN.
-        switches_tasks: whether a slot can change its task between episodes (`envs.engines.base.SwitchingEngine`).
-        frame_rates: environment frames per second of the tasks whose game has a clock; videos play at that rate.
+        switches_tasks: Whether a slot can change its task between episodes (`envs.engines.base.SwitchingEngine`).
+        frame_rates: Environment frames per second of the tasks whose game has a clock; videos play at that rate.
     """
 
     suite: str
@@ -105,9 +105,9 @@ class Slot:
     """One slot of a vector environment.
 
     Attributes:
-        task: task id that the slot plays, or plays first.
-        index: number of the slot among all slots of the run that may play this task. Task and index name the seed stream.
-        episode: number of the first episode to play (0 in a new run, the saved position after a resume).
+        task: Task id that the slot plays, or plays first.
+        index: Number of the slot among all slots of the run that may play this task. Task and index name the seed stream.
+        episode: Number of the first episode to play (0 in a new run, the saved position after a resume).
     """
 
     task: int

@@ -17,9 +17,9 @@ class EnvConfig:
     """Options of every suite; each suite adds its own in a subclass. Simple types only, because OmegaConf reads these classes.
 
     Attributes:
-        name: name of the suite, a key of `envs.suites.SUITES`.
-        tasks: names of tasks or presets of the suite, in the order of the task ids. A preset is replaced by its tasks.
-        normalize_observation: whether the agent normalises `vector` by the running moments of each task
+        name: Name of the suite, a key of `envs.suites.SUITES`.
+        tasks: Names of tasks or presets of the suite, in the order of the task ids. A preset is replaced by its tasks.
+        normalize_observation: Whether the agent normalises `vector` by the running moments of each task
             (agents/network/normalizer.py). Environments return it unchanged.
     """
 
@@ -33,23 +33,23 @@ class Suite:
     """One row of `envs.suites.SUITES`. `config` is an instance of the row's schema, `spec` what `make_spec` returned for it.
 
     Attributes:
-        config: schema of the suite's options.
-        presets: named lists of tasks.
-        make_spec: config -> EnvSpec. Cheap, starts no process. Checks the tasks and the engine; raises InputError.
+        config: Schema of the suite's options.
+        presets: Named lists of tasks.
+        make_spec: Config -> EnvSpec. Cheap, starts no process. Checks the tasks and the engine; raises InputError.
         make_engine: (config, spec, slots, split) -> Engine over those slots. All arguments can be pickled.
-        scores: config -> reference scores of the tasks that have them, which `make_spec` includes in its spec. Imports nothing, reads no
+        scores: Config -> reference scores of the tasks that have them, which `make_spec` includes in its spec. Imports nothing, reads no
             file and makes no environment, so that it is safe for an untrusted config. Raises InputError as `make_spec` does.
-        modules: config -> modules that both functions import because the config names them, each with the config key.
-        resources: config -> files, folders and other texts of the config by which environments use resources of this machine, each with
+        modules: Config -> modules that both functions import because the config names them, each with the config key.
+        resources: Config -> files, folders and other texts of the config by which environments use resources of this machine, each with
             the config key.
-        legacy_defaults: options that a later version added, with the values that reproduce saved configurations without them.
+        legacy_defaults: Options that a later version added, with the values that reproduce saved configurations without them.
         settle: (config, spec) -> config with the findings of `make_spec` from playing, so that the next `make_spec` need not play.
-        memory: config -> MiB that one environment takes with its default options, beyond the process that it may have; 0 if
+        memory: Config -> MiB that one environment takes with its default options, beyond the process that it may have; 0 if
             negligible or unknown.
         make_checked_engine: (config, spec, slots, split, report) -> Engine in this process that calls `report` with a sentence for every
             observation outside the observation space of its environment. None if environments have no such spaces.
-        warnings: spec -> one sentence with a fix for each task that cannot always be solved.
-        engine_differences: spec -> one sentence for each task that differs between the engines of the suite.
+        warnings: Spec -> one sentence with a fix for each task that cannot always be solved.
+        engine_differences: Spec -> one sentence for each task that differs between the engines of the suite.
     """
 
     config: type[EnvConfig]
@@ -90,7 +90,7 @@ def expand_tasks(tasks: list[str], presets: Mapping[str, tuple[str, ...]]) -> tu
     """The task names meant by `tasks`, with presets replaced by their tasks.
 
     Raises:
-        InputError: the list is empty or names a task twice.
+        InputError: The list is empty or names a task twice.
     """
     names = tuple(name for entry in tasks for name in presets.get(entry, (entry,)))
     if not names:

@@ -22,10 +22,10 @@ class Trial(NamedTuple):
     """The result of playing a task.
 
     Attributes:
-        task: its name.
-        seen: a short description of the observations, rewards and actions.
-        differences: the first violations of its spaces, and numbers that are not finite.
-        failure: the exception in one line; "" if none.
+        task: Its name.
+        seen: A short description of the observations, rewards and actions.
+        differences: The first violations of its spaces, and numbers that are not finite.
+        failure: The exception in one line; "" if none.
     """
 
     task: str

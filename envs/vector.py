@@ -117,7 +117,7 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         `Slot.task` is then only the first task of a slot. No two slots may have the same `Slot.index`.
 
         Args:
-            steps: steps that every task has got so far, [K].
+            steps: Steps that every task has got so far, [K].
         """
         assert isinstance(self._engine, SwitchingEngine)
         self._steps_before = tuple(steps)
@@ -155,7 +155,7 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         """From the next `step` on, writes the observation into these arrays [S, ...]; saves a copy of large images.
 
         Args:
-            arrays: keys of WRITTEN_IN_PLACE; shape and dtype as in the observation space.
+            arrays: Keys of WRITTEN_IN_PLACE; shape and dtype as in the observation space.
         """
         self._engine.observation.update(arrays)
 

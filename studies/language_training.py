@@ -23,7 +23,7 @@ class Rows:
 
     Attributes:
         count: B. Up to B - 1 tokens at the end of the text are in no row.
-        width: tokens of a row that are read and whose next token is predicted.
+        width: Tokens of a row that are read and whose next token is predicted.
     """
 
     def __init__(self, tokens: Tokens, count: int) -> None:
@@ -43,12 +43,12 @@ class TrainingState:
     """Progress of a training.
 
     Attributes:
-        step: training steps so far.
-        position: column of the rows that is read next.
+        step: Training steps so far.
+        position: Column of the rows that is read next.
         core_state: [B, S] at that position.
-        best: the weights with the smallest loss on the validation text.
-        steps, losses: after which steps the validation text was read, and nats for each of its tokens then.
-        best_step: the step of `best`.
+        best: The weights with the smallest loss on the validation text.
+        steps, losses: After which steps the validation text was read, and nats for each of its tokens then.
+        best_step: The step of `best`.
     """
 
     step: int
@@ -220,10 +220,10 @@ def write(
     """Samples a continuation, one symbol at a time.
 
     Args:
-        beginning: the previous tokens, at least one.
-        number: of symbols to sample.
-        temperature: divides the logits.
-        never: a symbol that is not sampled.
+        beginning: The previous tokens, at least one.
+        number: Of symbols to sample.
+        temperature: Divides the logits.
+        never: A symbol that is not sampled.
     """
     tokens, state = torch.from_numpy(beginning.astype(np.int64)).unsqueeze(1), model.initial_state(1)
     written: list[int] = []

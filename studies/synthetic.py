@@ -120,9 +120,9 @@ def search(
     """Searches for the smallest size of each seed whose error is at most `wanted`. Assumes that a larger size has a smaller error.
 
     Args:
-        errors: size -> the errors by seed.
-        sizes: in ascending order.
-        near: the search starts at the size next to this one.
+        errors: Size -> the errors by seed.
+        sizes: In ascending order.
+        near: The search starts at the size next to this one.
 
     Returns:
         The errors by seed of each size that was tried.

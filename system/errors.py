@@ -17,8 +17,8 @@ class InputError(ValueError):
     A message may quote a file. So it is cut to MOST_LETTERS, and control characters are escaped.
 
     Args:
-        message: the sentence.
-        lines: further lines that are printed below the sentence, such as a list of differences.
+        message: The sentence.
+        lines: Further lines that are printed below the sentence, such as a list of differences.
     """
 
     def __init__(self, message: str, lines: Iterable[str] = ()) -> None:
@@ -43,8 +43,8 @@ def unknown_task(task: str, kind: str, suite: str, tasks: Iterable[str], presets
     """The error for a task that a suite does not have. It suggests similar names, or else the presets.
 
     Args:
-        kind: the suite's word for its tasks, such as "game".
-        tasks, presets: the known names.
+        kind: The suite's word for its tasks, such as "game".
+        tasks, presets: The known names.
     """
     presets = list(presets)
     close = difflib.get_close_matches(task, [*tasks, *presets], n=3, cutoff=0.5)

@@ -25,7 +25,7 @@ def open_ordinary(path: Path, flags: int = os.O_RDONLY) -> int:
     """Opens an ordinary file and returns its descriptor. It never blocks, unlike opening a pipe.
 
     Raises:
-        OSError: the file is missing, or is a folder, a device or a pipe.
+        OSError: The file is missing, or is a folder, a device or a pipe.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -38,8 +38,8 @@ def read_bounded(path: Path, most: int = MOST_BYTES) -> str:
     """The text of an ordinary file of at most `most` bytes.
 
     Raises:
-        OSError: it is no ordinary file, or larger.
-        UnicodeDecodeError: it is not UTF-8.
+        OSError: It is no ordinary file, or larger.
+        UnicodeDecodeError: It is not UTF-8.
     """
     with open(open_ordinary(path), "rb") as file:
         content = file.read(most + 1)
@@ -52,10 +52,10 @@ def read_lines(path: Path, most: int = 2**20, *, last: int = 0) -> Iterator[str]
     """Yields the lines of an ordinary file of any size. Lines of more than `most` bytes are skipped.
 
     Args:
-        last: start at the first complete line of the last `last` bytes. 0: start at the beginning.
+        last: Start at the first complete line of the last `last` bytes. 0: start at the beginning.
 
     Raises:
-        OSError: it is no ordinary file.
+        OSError: It is no ordinary file.
     """
     with open(open_ordinary(path), "rb") as file:
         if last and file.seek(0, os.SEEK_END) > last:
@@ -77,7 +77,7 @@ def check_links(folder: Path, *parts: str) -> None:
     A run folder may come from another person. Through such a link a run would write or remove files elsewhere.
 
     Raises:
-        InputError: names the link.
+        InputError: Names the link.
     """
     home = os.path.realpath(folder)
     inside = [folder / part for part in parts] or (sorted(folder.iterdir()) if folder.is_dir() else [])
@@ -93,7 +93,7 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     Text is written as UTF-8. Lone surrogates, which stand for undecodable bytes in file names, are escaped.
 
     Raises:
-        OSError: the disk refuses. The old content is unchanged, and no temporary file is left.
+        OSError: The disk refuses. The old content is unchanged, and no temporary file is left.
     """
     temporary = temporary_of(path)
     # Remove the temporary file of an earlier kill. Mode x never follows a link.

@@ -32,10 +32,10 @@ def plain_copy(data: Any, *, tensors: bool = False, most: int = MOST_VALUES) -> 
     and the copy has at most `most` values.
 
     Args:
-        tensors: allow tensors; only dense ones whose elements are all in memory.
+        tensors: Allow tensors; only dense ones whose elements are all in memory.
 
     Raises:
-        PlainDataError: the data is not plain, has too many values, or is nested too deeply.
+        PlainDataError: The data is not plain, has too many values, or is nested too deeply.
     """
     return _Copy(tensors, most).of(data, 0)
 
@@ -119,11 +119,11 @@ def check_form(value: Any, form: Any, where: str = "", *, complete: bool = True)
     of that type to x; `{"name": x}`: a mapping with x at that name, and any values at other names.
 
     Args:
-        where: path of the value, for the message.
-        complete: every name of the form is required.
+        where: Path of the value, for the message.
+        complete: Every name of the form is required.
 
     Raises:
-        PlainDataError: the data does not have the form.
+        PlainDataError: The data does not have the form.
     """
     if isinstance(form, dict):
         _require(isinstance(value, dict), where, "a mapping")

@@ -25,7 +25,7 @@ def read_yaml(path: Path) -> Any:
     """The plain data of a YAML file with one document.
 
     Raises:
-        InputError: it cannot be read, is too large, or uses YAML features that this program never writes.
+        InputError: It cannot be read, is too large, or uses YAML features that this program never writes.
     """
     try:
         text = read_bounded(path, _MOST_BYTES)
@@ -42,7 +42,7 @@ def _check(text: str) -> None:
     Nested aliases can expand to any size, tags select constructors, and a duplicate key is ambiguous for a human reader.
 
     Raises:
-        ValueError: there is an anchor, an alias, a tag, a duplicate key, or too many values or levels.
+        ValueError: There is an anchor, an alias, a tag, a duplicate key, or too many values or levels.
         yaml.YAMLError: the text is no YAML.
     """
     parents: list[_Parent] = []

@@ -17,8 +17,8 @@ class Match(gymnasium.Env[Any, Any]):
 
     Args:
         action_space: Discrete(3), MultiDiscrete(CHOICES) or a Box of two numbers, with any offset.
-        padding: number of zeros that are observed beside the target.
-        end: probability that a step ends the episode.
+        padding: Number of zeros that are observed beside the target.
+        end: Probability that a step ends the episode.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -147,10 +147,10 @@ class Forbidden(gymnasium.Env[Any, Any]):
     """Every step changes the legal choices. The reward is 1 for a legal action and -1 for any other.
 
     Args:
-        sizes: number of choices of each component; with one component the action is a Discrete.
+        sizes: Number of choices of each component; with one component the action is a Discrete.
         where: `info`, or `observation` for an entry `action_mask` of a Dict; empty for no mask.
-        nothing: the step at which nothing is legal.
-        end: the step that ends the episode, after which nothing is legal.
+        nothing: The step at which nothing is legal.
+        end: The step that ends the episode, after which nothing is legal.
     """
 
     def __init__(self, sizes: Any = (4,), where: str = "info", nothing: int = -1, end: int = 7) -> None:
@@ -193,9 +193,9 @@ class Told(Odd):
     """Episodes of three steps with reward 1. Every other episode is reported as a success, starting with the second.
 
     Args:
-        key: key of the success in `info`.
-        final: whether it is in `final_info`.
-        truncate: whether episodes are truncated.
+        key: Key of the success in `info`.
+        final: Whether it is in `final_info`.
+        truncate: Whether episodes are truncated.
     """
 
     def __init__(self, key: str = "is_success", final: bool = False, truncate: bool = False) -> None:
@@ -217,8 +217,8 @@ class Spoken(gymnasium.Env[Any, Any]):
     """A sentence names the one of two actions that is rewarded.
 
     Args:
-        alone: whether the observation holds only the sentence.
-        words: another sentence, which is irrelevant.
+        alone: Whether the observation holds only the sentence.
+        words: Another sentence, which is irrelevant.
     """
 
     def __init__(self, alone: bool = False, words: str = "") -> None:

@@ -18,7 +18,7 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
     """The analysis of results; deterministic, bit for bit.
 
     Args:
-        threshold: of the sample efficiency, in the measure's unit; None: `ablation.analysis.efficiency.default_threshold`.
+        threshold: Of the sample efficiency, in the measure's unit; None: `ablation.analysis.efficiency.default_threshold`.
     """
     if threshold is None:
         threshold = efficiency.default_threshold(results)

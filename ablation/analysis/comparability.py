@@ -18,9 +18,9 @@ class Configs(NamedTuple):
     """The configuration keys of all runs, dotted; a missing value is an empty text.
 
     Attributes:
-        different: keys in which variants differ, with the value of each variant, or all values if its runs differ.
-        shared: keys with the same value in all runs.
-        within: keys in which runs of one variant differ.
+        different: Keys in which variants differ, with the value of each variant, or all values if its runs differ.
+        shared: Keys with the same value in all runs.
+        within: Keys in which runs of one variant differ.
     """
 
     different: Mapping[str, Mapping[str, str]]

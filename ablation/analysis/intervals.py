@@ -53,10 +53,10 @@ def limits(value: Array, error: Array, freedom: Array | float, within: Range, qu
     low and high are NaN if the error is not finite or there is no spread: equal runs do not show that others would be equal.
 
     Args:
-        error: standard errors.
-        freedom: degrees of freedom.
-        within: a range with two finite ends uses the logit scale; at a single finite end the interval is cut off.
-        quantile: of Student's distribution; None: the one of a two-sided interval at CONFIDENCE.
+        error: Standard errors.
+        freedom: Degrees of freedom.
+        within: A range with two finite ends uses the logit scale; at a single finite end the interval is cut off.
+        quantile: Of Student's distribution; None: the one of a two-sided interval at CONFIDENCE.
     """
     value, error, freedom = np.broadcast_arrays(value, error, freedom)
     known = np.isfinite(error) & (error > ROUNDING * np.abs(value)) & (freedom > 0)

@@ -22,9 +22,9 @@ class Measure:
 
     Attributes:
         name: `score`, `success` or `return`.
-        label: for axes and headings, with its scale: "human-normalised score (random 0, human 100)".
-        best: value of the reference agent (100 or 1), from which the optimality gap is measured; None if unknown, as for returns.
-        floor: value of the trivial reference (0 for a score); None if unknown.
+        label: For axes and headings, with its scale: "human-normalised score (random 0, human 100)".
+        best: Value of the reference agent (100 or 1), from which the optimality gap is measured; None if unknown, as for returns.
+        floor: Value of the trivial reference (0 for a score); None if unknown.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Curve:
 
     Attributes:
         frames, seconds: [N], rising; seconds of training, summed over resumptions.
-        values: by task [N], the measure over the latest training episodes; NaN before a task's first.
+        values: By task [N], the measure over the latest training episodes; NaN before a task's first.
     """
 
     frames: Array
@@ -52,14 +52,14 @@ class Run:
     """One evaluated run.
 
     Attributes:
-        name: of its folder.
-        variant: the setting that is compared, such as "mi" or "mi core=mlstm"; its runs differ in their seed only.
-        values: by task, the mean of the measure over the evaluation's episodes.
-        probed: by probe and task, the same with the context of the probe (agents/evaluation/probes.py); empty without probes.
-        episodes: of each task in the evaluation.
-        parameters, multiply_adds, frames, seconds, frames_per_second: of training; multiply_adds of one acting step.
-        config: the whole configuration, dotted keys.
-        provenance: git commit and whether it was clean, versions, machine (provenance.json).
+        name: Of its folder.
+        variant: The setting that is compared, such as "mi" or "mi core=mlstm"; its runs differ in their seed only.
+        values: By task, the mean of the measure over the evaluation's episodes.
+        probed: By probe and task, the same with the context of the probe (agents/evaluation/probes.py); empty without probes.
+        episodes: Of each task in the evaluation.
+        parameters, multiply_adds, frames, seconds, frames_per_second: Of training; multiply_adds of one acting step.
+        config: The whole configuration, dotted keys.
+        provenance: Git commit and whether it was clean, versions, machine (provenance.json).
     """
 
     folder: Path
@@ -91,12 +91,12 @@ class Results:
     """All runs of an ablation.
 
     Attributes:
-        suite: name of the suite.
-        tasks: of every evaluation, in the order of the suite.
-        variants: in the order of the command line; each has at least one run.
-        runs: in the order of variants and seeds.
-        problems: runs that are missing, unfinished, repeated or not comparable, with the reason.
-        command: that made the grid; empty if unknown.
+        suite: Name of the suite.
+        tasks: Of every evaluation, in the order of the suite.
+        variants: In the order of the command line; each has at least one run.
+        runs: In the order of variants and seeds.
+        problems: Runs that are missing, unfinished, repeated or not comparable, with the reason.
+        command: That made the grid; empty if unknown.
     """
 
     suite: str
@@ -142,11 +142,11 @@ class Efficiency:
     """How fast a variant learns.
 
     Attributes:
-        area: under the curve of the mean over tasks, divided by the frames; the mean measure during training.
-        reached: number of runs that reached the threshold.
-        frames_to, seconds_to: to the threshold, for each run in the order of seeds; infinite if never reached.
-        frames_to_median, seconds_to_median: over all runs; infinite if half of them never reached it.
-        frames_per_second: of training.
+        area: Under the curve of the mean over tasks, divided by the frames; the mean measure during training.
+        reached: Number of runs that reached the threshold.
+        frames_to, seconds_to: To the threshold, for each run in the order of seeds; infinite if never reached.
+        frames_to_median, seconds_to_median: Over all runs; infinite if half of them never reached it.
+        frames_per_second: Of training.
     """
 
     area: Estimate
@@ -163,9 +163,9 @@ class Comparison:
     """Two variants, compared by a quantity of each run, such as its mean over tasks. Their order is that of the command line, no ranking.
 
     Attributes:
-        difference: of the means, `first` minus `second`; the intervals of all pairs hold together.
-        p: corrected for the number of pairs; 1 if a test is impossible.
-        claimed: whether the two differ significantly: p < 5%, and the interval excludes zero.
+        difference: Of the means, `first` minus `second`; the intervals of all pairs hold together.
+        p: Corrected for the number of pairs; 1 if a test is impossible.
+        claimed: Whether the two differ significantly: p < 5%, and the interval excludes zero.
     """
 
     first: str
@@ -203,15 +203,15 @@ class Analysis:
     """Statistics of `Results`. Mappings have the variant as first key, in the order of `Results.variants`.
 
     Attributes:
-        aggregates: over runs and tasks, by name of `statistics.AGGREGATES`; no optimality_gap if `Measure.best` is unknown.
-        tasks: by task, the mean over runs.
+        aggregates: Over runs and tasks, by name of `statistics.AGGREGATES`; no optimality_gap if `Measure.best` is unknown.
+        tasks: By task, the mean over runs.
         profile_values: [N] values of the measure; `profiles`: the share of runs x tasks above each.
-        improvement: by variant and other variant, the probability that a run of the first beats one of the second on a random task.
-        threshold: of the sample efficiency, in the measure's unit, and `efficiency` by variant.
-        paces: by name of `efficiency.PACES`, the comparisons of every pair; names without a value are left out.
+        improvement: By variant and other variant, the probability that a run of the first beats one of the second on a random task.
+        threshold: Of the sample efficiency, in the measure's unit, and `efficiency` by variant.
+        paces: By name of `efficiency.PACES`, the comparisons of every pair; names without a value are left out.
         frames: [N] of all curves; `curves`: by variant and task, and "" for the mean over tasks, the mean over runs.
-        probes: by probe, the loss of the mean over tasks; empty without probes.
-        resampled: how intervals were made, one sentence.
+        probes: By probe, the loss of the mean over tasks; empty without probes.
+        resampled: How intervals were made, one sentence.
     """
 
     aggregates: Mapping[str, Mapping[str, Estimate]]

@@ -36,9 +36,9 @@ class Words(NamedTuple):
     """The words for one quantity.
 
     Attributes:
-        better: the adjective of the winner.
-        lower_wins: whether lower values are better.
-        write: how values are written.
+        better: The adjective of the winner.
+        lower_wins: Whether lower values are better.
+        write: How values are written.
     """
 
     better: str = "better"
@@ -65,10 +65,10 @@ def sentences(
     """All sentences, the main one first.
 
     Args:
-        means: by variant, the mean over tasks of each run.
-        comparisons: of every pair, by these means.
-        probes: by variant and probe, what the mean over tasks loses under the probe.
-        speeds: comparisons of every pair by frames per second.
+        means: By variant, the mean over tasks of each run.
+        comparisons: Of every pair, by these means.
+        probes: By variant and probe, what the mean over tasks loses under the probe.
+        speeds: Comparisons of every pair by frames per second.
     """
     return (
         _main_sentence(results, means, comparisons),

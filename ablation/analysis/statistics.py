@@ -76,7 +76,7 @@ def aggregate(name: str, values: Array, measure: Measure) -> Band:
     """One of AGGREGATES of values [..., runs, tasks] with its interval; arrays [...].
 
     Raises:
-        KeyError: the aggregate is unknown.
+        KeyError: The aggregate is unknown.
         ValueError: `optimality_gap` of a measure whose best is unknown.
     """
     within = value_range(measure)

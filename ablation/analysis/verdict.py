@@ -41,8 +41,8 @@ def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison
     """Comparisons of every pair of variants, in the order of `means`.
 
     Args:
-        means: by variant, one value for each run, such as its mean over tasks.
-        within: range of possible differences.
+        means: By variant, one value for each run, such as its mean over tasks.
+        within: Range of possible differences.
     """
     pairs = list(combinations(means, 2))
     if not pairs:

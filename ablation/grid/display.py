@@ -30,7 +30,7 @@ class CellDisplay(Terminal):
 
     Args:
         enabled: False shows no table.
-        pausing: cells run several times, up to a pause each, as the members of a population do. No line is printed when one ends.
+        pausing: Cells run several times, up to a pause each, as the members of a population do. No line is printed when one ends.
     """
 
     def __init__(self, cells: Sequence[Cell], *, enabled: bool = True, pausing: bool = False) -> None:

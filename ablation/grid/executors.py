@@ -22,10 +22,10 @@ def open_executor(
     Without `config.parallel`, this machine runs one cell at a time, or one per core if the runtime is serial.
 
     Args:
-        say: receives warnings and notices, one sentence each.
+        say: Receives warnings and notices, one sentence each.
 
     Raises:
-        InputError: the cluster does not answer, or no machine of it can ever run a cell.
+        InputError: The cluster does not answer, or no machine of it can ever run a cell.
     """
     runtime = config.runtime
     if runtime.name != CLUSTER:

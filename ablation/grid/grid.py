@@ -73,11 +73,11 @@ class Cell:
     """One run of a grid.
 
     Attributes:
-        name: of its folder: the values of all axes and the seed.
-        variant: the same without the seed.
-        train, evaluate: the configurations. If an engine follows the seed tree only in the first episode of a slot,
+        name: Of its folder: the values of all axes and the seed.
+        variant: The same without the seed.
+        train, evaluate: The configurations. If an engine follows the seed tree only in the first episode of a slot,
             `evaluate.slots` gives each episode its own slot. Without `evaluate` the run is only trained.
-        pause_at: frames to train up to; 0 = total_frames.
+        pause_at: Frames to train up to; 0 = total_frames.
     """
 
     name: str
@@ -98,11 +98,11 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     be compared too.
 
     Args:
-        config: composed from `single`.
-        single, axes: the command line, split by `conf.loading.split_axes`.
+        config: Composed from `single`.
+        single, axes: The command line, split by `conf.loading.split_axes`.
 
     Raises:
-        InputError: a configuration is invalid or does not fit its suite, `match_params` cannot be met, or two cells are equal.
+        InputError: A configuration is invalid or does not fit its suite, `match_params` cannot be met, or two cells are equal.
     """
     folder = Path(config.folder or f"runs/ablate-{config.env.name}")
     variants: dict[str, tuple[TrainConfig, EnvSpec]] = {}
@@ -157,7 +157,7 @@ def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:
     """The configuration of a run on one machine of a cluster, with this runtime.
 
     Raises:
-        InputError: the number of actors depends on the machine, but Ray must know it.
+        InputError: The number of actors depends on the machine, but Ray must know it.
     """
     if runtime == "local" and not train.runtime.num_actors:
         raise InputError(
@@ -174,7 +174,7 @@ def normalize_axes(config: AblateConfig, single: list[str], axes: dict[str, list
     """Replaces `fusion=concat,mi` or `fusion=mi` by `fusions=[...]` and `seed=0,1` by `seeds=[0,1]`, in the config and the command line.
 
     Raises:
-        InputError: both spellings are given, or a key cannot be an axis.
+        InputError: Both spellings are given, or a key cannot be an axis.
     """
     _as_list("fusion", "fusions", config, single, axes)
     if "seed" in axes:
@@ -228,7 +228,7 @@ def save_grid(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> No
     """Writes grid.json. Cells of an existing grid stay in it, so that seeds and variants can be added.
 
     Raises:
-        InputError: a cell's folder holds a run of another configuration.
+        InputError: A cell's folder holds a run of another configuration.
     """
     for cell in cells:
         check_existing_run(cell)
@@ -242,7 +242,7 @@ def check_existing_run(cell: Cell, but: Collection[str] = ()) -> None:
     """Checks that a run in the cell's folder has the cell's settings; housekeeping keys and keys in `but` may differ.
 
     Raises:
-        InputError: names the keys that differ, with both values.
+        InputError: Names the keys that differ, with both values.
     """
     if not (cell.folder / CONFIG).exists():
         return

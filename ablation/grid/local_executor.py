@@ -70,9 +70,9 @@ def start_process(
     """Starts the cell of a folder. Its output goes to cell.log there.
 
     Args:
-        threads: for its evaluation.
-        cores: to pin it to; empty = all that this process may use.
-        where: working directory, the base of relative paths.
+        threads: For its evaluation.
+        cores: To pin it to; empty = all that this process may use.
+        where: Working directory, the base of relative paths.
 
     Raises:
         InputError: cell.log cannot be written.

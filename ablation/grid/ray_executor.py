@@ -63,8 +63,8 @@ class RayExecutor:
     """Runs cells on the connected cluster.
 
     Args:
-        parallel: cells at a time; 0 = no limit. Waiting cells are in Ray's queue, so that an autoscaler sees them.
-        say: receives a sentence when a machine is lost.
+        parallel: Cells at a time; 0 = no limit. Waiting cells are in Ray's queue, so that an autoscaler sees them.
+        say: Receives a sentence when a machine is lost.
     """
 
     def __init__(self, parallel: int, say: Callable[[str], object]) -> None:
@@ -98,8 +98,8 @@ class RayCell:
     """A cell that was submitted to Ray.
 
     Attributes:
-        reference: to the Exit of the current attempt.
-        losses: number of earlier attempts whose machine was lost.
+        reference: To the Exit of the current attempt.
+        losses: Number of earlier attempts whose machine was lost.
     """
 
     cell: Cell
@@ -155,8 +155,8 @@ def run_task(
 
     Args:
         expected: `digest` of the folder on the machine that wrote it.
-        where: working directory, the base of relative paths.
-        sync_seconds: fails if the folder's content does not arrive within this time.
+        where: Working directory, the base of relative paths.
+        sync_seconds: Fails if the folder's content does not arrive within this time.
     """
     interrupts: list[int] = []
     # Ray's interrupt has no effect where SIGINT is ignored, as in a background job of a script. The handler only takes note: an
@@ -197,7 +197,7 @@ def check_room(cells: Sequence[Cell], *, alone: bool) -> str:
     """A warning if no machine of the cluster can run the largest cell until one joins; else empty.
 
     Args:
-        alone: whether no other machine can join.
+        alone: Whether no other machine can join.
 
     Raises:
         InputError: `alone`, and this machine is too small.

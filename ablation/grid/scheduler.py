@@ -73,10 +73,10 @@ def run_cells(
     """Runs the cells that are not finished, in order. A failed cell does not stop the others.
 
     Args:
-        on_change: called after every poll with the status of every cell by name.
+        on_change: Called after every poll with the status of every cell by name.
 
     Raises:
-        KeyboardInterrupt: after every cell has saved and ended.
+        KeyboardInterrupt: After every cell has saved and ended.
     """
     status = {
         cell.name: CellStatus(State.FINISHED if is_evaluated(cell) else State.WAITING, logged_frames(cell))

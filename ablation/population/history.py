@@ -38,10 +38,10 @@ class History:
     """The history of the population in a folder.
 
     Attributes:
-        rows: in the order of the file; a generation has a row for every member.
+        rows: In the order of the file; a generation has a row for every member.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: The file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -14,8 +14,8 @@ class Member:
     """A member of a population.
 
     Attributes:
-        hyperparameters: by name, positive.
-        fitness: points; None if unknown, -inf if training failed.
+        hyperparameters: By name, positive.
+        fitness: Points; None if unknown, -inf if training failed.
     """
 
     hyperparameters: Mapping[str, float]

@@ -49,10 +49,10 @@ class Fitness(NamedTuple):
     """Recent training performance of a member.
 
     Attributes:
-        points: of `measure`; None if there are too few `episodes`.
+        points: Of `measure`; None if there are too few `episodes`.
         measure: `score` (human-normalised, every task capped at 100, mean over tasks), `success` in percent, or `return`.
-        episodes: since its last copy, minimum over tasks.
-        updates: of the member.
+        episodes: Since its last copy, minimum over tasks.
+        updates: Of the member.
     """
 
     points: float | None = None
@@ -69,13 +69,13 @@ class Population:
     """The population of a configuration.
 
     Args:
-        config: checked (conf.population_schema.check_population).
+        config: Checked (conf.population_schema.check_population).
 
     Attributes:
-        history: read or created by `begin`.
+        history: Read or created by `begin`.
 
     Raises:
-        InputError: the members cannot be trained.
+        InputError: The members cannot be trained.
     """
 
     history: History
@@ -98,7 +98,7 @@ class Population:
         """Starts or resumes the population in its folder, and completes an interrupted comparison.
 
         Raises:
-            InputError: the folder holds another population, or a damaged one.
+            InputError: The folder holds another population, or a damaged one.
         """
         self.history = History(self.folder)
         self._check_keys()
@@ -128,13 +128,13 @@ class Population:
         """Trains all members from comparison to comparison; returns their final status by name.
 
         Args:
-            executor: trains the members.
-            on_change: see ablation.grid.scheduler.run_cells.
-            say: receives lines about every comparison.
+            executor: Trains the members.
+            on_change: See ablation.grid.scheduler.run_cells.
+            say: Receives lines about every comparison.
 
         Raises:
-            PopulationError: every member failed before the next comparison.
-            KeyboardInterrupt: after every member has saved and ended.
+            PopulationError: Every member failed before the next comparison.
+            KeyboardInterrupt: After every member has saved and ended.
         """
         progress: dict[str, CellStatus] = {}
         for generation, frames in enumerate(self.comparisons, start=1):
@@ -162,7 +162,7 @@ class Population:
         """Compares all members, copies checkpoints, and returns the new rows of the history.
 
         Args:
-            failed: reasons of members that failed before these frames. They count as the worst, with their last checkpoint.
+            failed: Reasons of members that failed before these frames. They count as the worst, with their last checkpoint.
         """
         fitness = [self.fitness(name) for name in self.names]
         points = [

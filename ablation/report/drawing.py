@@ -123,9 +123,9 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        label: description for screen readers.
-        size: inches.
-        draw: draws on the axes. Tick labels beside the axes must not depend on the size of the axes.
+        label: Description for screen readers.
+        size: Inches.
+        draw: Draws on the axes. Tick labels beside the axes must not depend on the size of the axes.
     """
 
     label: str
@@ -243,8 +243,8 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
     """Draws a figure. Each panel is drawn once, for both paper and page.
 
     Args:
-        name: of letters, digits and hyphens, unique on the page; ids of panel N start with `<name>-N`.
-        variants: names for the legend on paper; none if the panels name their rows.
+        name: Of letters, digits and hyphens, unique on the page; ids of panel N start with `<name>-N`.
+        variants: Names for the legend on paper; none if the panels name their rows.
     """
     columns = 2 if len(panels) == 4 else min(len(panels), 3 if len(panels) <= 12 else 5)
     rows = math.ceil(len(panels) / columns)

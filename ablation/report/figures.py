@@ -43,9 +43,9 @@ class Chart:
     """One figure.
 
     Attributes:
-        data: name of the CSV that has its numbers.
-        legend: whether the figure needs a legend of the variants.
-        folded: whether the page shows it on demand only.
+        data: Name of the CSV that has its numbers.
+        legend: Whether the figure needs a legend of the variants.
+        folded: Whether the page shows it on demand only.
     """
 
     name: str

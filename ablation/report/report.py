@@ -48,7 +48,7 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         The files, report.html first.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: A file cannot be written.
     """
     check_links(folder, FIGURES, DATA)
     found = comparability.configs(results)

@@ -40,10 +40,10 @@ class Table(NamedTuple):
     """A table.
 
     Attributes:
-        data: its numbers.
-        title: empty if only the CSV file is written.
-        head, rows: text of the columns' names and of the cells; the first cell of a row is the row's name.
-        numeric: whether all cells but the first of a row are numbers.
+        data: Its numbers.
+        title: Empty if only the CSV file is written.
+        head, rows: Text of the columns' names and of the cells; the first cell of a row is the row's name.
+        numeric: Whether all cells but the first of a row are numbers.
     """
 
     data: Data

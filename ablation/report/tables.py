@@ -104,8 +104,8 @@ def _estimates(
     """Estimates by variant and a second key.
 
     Args:
-        kind: what the second key is, as a column's name.
-        columns: second keys to show as columns, one row for each variant; None shows `rows`, one column for each variant.
+        kind: What the second key is, as a column's name.
+        columns: Second keys to show as columns, one row for each variant; None shows `rows`, one column for each variant.
     """
     data = tuple((variant, key, *estimate) for variant, row in found.items() for key, estimate in row.items())
     texts = {
@@ -241,7 +241,7 @@ def _pairs(name: str, title: str, analysis: Analysis, quantities: Mapping[str, t
     """A row for each pair of variants, and two columns for each quantity of `Analysis.paces`: difference and whether it is claimed.
 
     Args:
-        quantities: head and writer of each quantity.
+        quantities: Head and writer of each quantity.
     """
     found = {quantity: analysis.paces[quantity] for quantity in quantities if quantity in analysis.paces}
     cells: dict[tuple[str, Any], str] = {}

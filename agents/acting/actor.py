@@ -44,17 +44,17 @@ class Actor:
 
     Args:
         env: NEXT_STEP vector environment. Its slots are the columns of the trajectories.
-        policy: acts. Its recurrent state is carried from unroll to unroll.
-        actions: the distribution of the policy's actions.
-        seed: seed of this actor's sampled actions (run seed, actor index). It is combined with the number of the unroll, so a resumed
+        policy: Acts. Its recurrent state is carried from unroll to unroll.
+        actions: The distribution of the policy's actions.
+        seed: Seed of this actor's sampled actions (run seed, actor index). It is combined with the number of the unroll, so a resumed
             run repeats no random numbers.
-        unrolls: number of unrolls before this actor was started (after a resume).
+        unrolls: Number of unrolls before this actor was started (after a resume).
 
     Attributes:
-        env_seconds, inference_seconds: time that the last unroll spent in the environment and in the policy.
-        heartbeat: updated at every step.
-        first_episodes: number of each slot's first episode, [slots].
-        faults: environments that were restarted or whose episode was broken off during the last unroll
+        env_seconds, inference_seconds: Time that the last unroll spent in the environment and in the policy.
+        heartbeat: Updated at every step.
+        first_episodes: Number of each slot's first episode, [slots].
+        faults: Environments that were restarted or whose episode was broken off during the last unroll
             (`MultitaskVectorEnv.take_faults`).
     """
 
@@ -167,7 +167,7 @@ class Actor:
         """Restores the `state_dict` of an actor with the same slots. Call it before the first unroll.
 
         Raises:
-            ValueError, LookupError, RuntimeError: the state is of other slots, or holds values that the network cannot read.
+            ValueError, LookupError, RuntimeError: The state is of other slots, or holds values that the network cannot read.
         """
         # Earlier checkpoints summed returns in float32.
         state = {**state, "env": {**state["env"], "return": state["env"]["return"].double()}}

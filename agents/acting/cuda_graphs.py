@@ -41,8 +41,8 @@ class ActingStep:
     """One acting step of a network on a device.
 
     Args:
-        network: acts. The addresses of its weights and of the modulations must not change.
-        graphs: capture steps as CUDA graphs. If a capture fails, a warning is issued once and all steps run kernel by kernel.
+        network: Acts. The addresses of its weights and of the modulations must not change.
+        graphs: Capture steps as CUDA graphs. If a capture fails, a warning is issued once and all steps run kernel by kernel.
     """
 
     def __init__(self, network: AgentNetwork, *, graphs: bool) -> None:
@@ -64,11 +64,11 @@ class ActingStep:
         """Parameters [B, P] of the action distributions, in host memory. Advances the rows `rows` of `core_state`.
 
         Args:
-            inputs: observations, each [B, ...], in host memory.
+            inputs: Observations, each [B, ...], in host memory.
             rows: int64 [B], the rows of `core_state` that take the step, in host memory.
             core_state: [slots, S], on the device.
-            modulations: on the device.
-            segments: context of each slot, in host memory.
+            modulations: On the device.
+            segments: Context of each slot, in host memory.
         """
         arrays = {**inputs, "rows": rows, "contexts": segments.index}
         shapes = segments.count, tuple((key, array.shape) for key, array in arrays.items())
@@ -124,7 +124,7 @@ class _Graph:
     """A CUDA graph of `run` for arrays of these shapes.
 
     Raises:
-        RuntimeError: the capture fails, or the graph's results differ from the results of `run`.
+        RuntimeError: The capture fails, or the graph's results differ from the results of `run`.
     """
 
     def __init__(self, run: Any, arrays: Mapping[str, Tensor], core_state: Tensor, pool: Any) -> None:

@@ -45,15 +45,15 @@ class Policy:
     """A network that acts in `slots` environments at once, on the network's device.
 
     Args:
-        network: it acts and is not trained here. Call `weights_changed` after each change of its weights.
-        slots: number of environments, B.
-        greedy: take the greedy action (agents/network/actions.py) instead of a sample.
-        autocast: dtype of torso and core, or None for full precision.
-        graphs: on a GPU, capture acting steps as CUDA graphs (agents/acting/cuda_graphs.py).
+        network: It acts and is not trained here. Call `weights_changed` after each change of its weights.
+        slots: Number of environments, B.
+        greedy: Take the greedy action (agents/network/actions.py) instead of a sample.
+        autocast: Dtype of torso and core, or None for full precision.
+        graphs: On a GPU, capture acting steps as CUDA graphs (agents/acting/cuda_graphs.py).
 
     Attributes:
         core_state: [slots, S], after the last step, on the network's device.
-        context_override: replaces the contexts of all slots, and nothing else: the action mask stays that of the true task. None: the
+        context_override: Replaces the contexts of all slots, and nothing else: the action mask stays that of the true task. None: the
             policy acts on the contexts of the observations.
     """
 
@@ -100,7 +100,7 @@ class Policy:
         """One step in every slot. Advances the core state.
 
         Args:
-            inputs: observed keys of agents/trajectory.py without the time axis, each [B, ...], on CPU.
+            inputs: Observed keys of agents/trajectory.py without the time axis, each [B, ...], on CPU.
 
         Returns:
             action [B, ...], in the form that trajectories hold, and its log-probability [B].
@@ -112,8 +112,8 @@ class Policy:
         """`act` without the sampling: the parameters [B, P] of each slot's action distribution. Advances the core state.
 
         Args:
-            inputs: as for `act`.
-            slots: the B distinct slots that take this step. None: all slots.
+            inputs: As for `act`.
+            slots: The B distinct slots that take this step. None: all slots.
         """
         contexts = context_rows(self.network, inputs)
         if self.context_override is not None:
@@ -175,11 +175,11 @@ class ModulationCache:
     """The modulations of the contexts seen since the weights changed, in bounded memory that is allocated once.
 
     Args:
-        network: computes the modulations.
-        slots: number of environments.
+        network: Computes the modulations.
+        slots: Number of environments.
 
     Attributes:
-        limit: number of contexts it can hold. When a further one arrives, all are dropped except the contexts of the current call.
+        limit: Number of contexts it can hold. When a further one arrives, all are dropped except the contexts of the current call.
     """
 
     def __init__(self, network: AgentNetwork, slots: int) -> None:

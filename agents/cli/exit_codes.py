@@ -16,8 +16,8 @@ def exit_code(work: Callable[[], int], *, failures: tuple[type[Exception], ...] 
     any other exception is a bug and propagates.
 
     Args:
-        failures: exceptions whose message is the error and whose notes are the advice.
-        interrupted: message after a KeyboardInterrupt; "" for none.
+        failures: Exceptions whose message is the error and whose notes are the advice.
+        interrupted: Message after a KeyboardInterrupt; "" for none.
     """
     try:
         return work()

@@ -86,7 +86,7 @@ def end_with_the_parent(parent: int | None = None) -> None:
     """Lets the kernel kill this process when its parent dies, even inside an engine that never returns to Python.
 
     Args:
-        parent: its process id; None if multiprocessing has started this process.
+        parent: Its process id; None if multiprocessing has started this process.
     """
     known, now = multiprocessing.parent_process(), os.getppid()
     if known:
@@ -136,7 +136,7 @@ class Interruption:
     not, because schedulers repeat them and end an impatient wait with SIGKILL.
 
     Attributes:
-        wanted: whether a signal came. The training loop reads it between updates.
+        wanted: Whether a signal came. The training loop reads it between updates.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class Interruption:
         """Called by loops that wait. The signal handler itself does not raise, because it may run between any two lines.
 
         Raises:
-            InterruptedWait: a signal came.
+            InterruptedWait: A signal came.
         """
         if self.wanted:
             raise InterruptedWait

@@ -67,11 +67,11 @@ class Terminal:
     """Standard output with a live part while the context manager is entered.
 
     Args:
-        live: whether to show a live part if standard output is a terminal.
-        refresh_per_second: of the live part.
+        live: Whether to show a live part if standard output is a terminal.
+        refresh_per_second: Of the live part.
 
     Attributes:
-        console: for output that is neither a line nor live.
+        console: For output that is neither a line nor live.
     """
 
     def __init__(self, *, live: bool, refresh_per_second: float = 2) -> None:

@@ -59,8 +59,8 @@ def train_shard(group: Group) -> None:
     """Trains from the leader's `initial_message` until its message that the run ends.
 
     Raises:
-        InputError: the environments on this node differ from the leader's.
-        LearnerError: another learner failed.
+        InputError: The environments on this node differ from the leader's.
+        LearnerError: Another learner failed.
     """
     initial = group.receive(LEADER)
     config = train_from_dict(initial["config"], "the leader's message")

@@ -59,7 +59,7 @@ class DataParallelGroup:
     """The leader's side of the group of learners. With one learner every method returns at once.
 
     Args:
-        size: number of learners, including the leader.
+        size: Number of learners, including the leader.
     """
 
     def __init__(self, size: int) -> None:
@@ -84,9 +84,9 @@ class DataParallelGroup:
         """Starts the followers on this machine or on the nodes of a cluster, unless torchrun has started them.
 
         Args:
-            initial: their first message (follower.initial_message).
-            device: of the gradients.
-            cluster: address of a running Ray cluster; empty for this machine.
+            initial: Their first message (follower.initial_message).
+            device: Of the gradients.
+            cluster: Address of a running Ray cluster; empty for this machine.
         """
         if self._size == 1:
             return
@@ -125,9 +125,9 @@ class DataParallelGroup:
         """The runtime of the whole run.
 
         Args:
-            own: the leader's runtime.
-            positions: of the run; updated in place.
-            faults: counts the faults of all actors.
+            own: The leader's runtime.
+            positions: Of the run; updated in place.
+            faults: Counts the faults of all actors.
         """
         return GroupRuntime(self, own, positions, faults) if self._size > 1 else own
 
@@ -167,7 +167,7 @@ class DataParallelGroup:
         """Waits until all followers have connected, and sends their first message. Returns at once when called again.
 
         Args:
-            check: see Runtime.collect.
+            check: See Runtime.collect.
         """
         if self._group is None:
             self._group = self._listen_on_request(check)
@@ -198,7 +198,7 @@ class DataParallelGroup:
         """Waits for the followers' reports (follower.report) of their next batches. `check`: see Runtime.collect.
 
         Raises:
-            LearnerError, InputError: a follower failed.
+            LearnerError, InputError: A follower failed.
         """
         while True:
             try:
@@ -298,7 +298,7 @@ class GroupRuntime:
     """The leader's runtime. It returns a batch when every follower has reported one.
 
     Args:
-        followers, own, positions, faults: see DataParallelGroup.wrap_runtime.
+        followers, own, positions, faults: See DataParallelGroup.wrap_runtime.
     """
 
     def __init__(self, followers: DataParallelGroup, own: Runtime, positions: StreamPositions, faults: Faults) -> None:
@@ -310,8 +310,8 @@ class GroupRuntime:
         """The leader's shard of the next batch, after every follower has reported its own.
 
         Raises:
-            LearnerError: a follower has ended.
-            ActorError, InputError: see runtime/base.py; for the actors of all learners.
+            LearnerError: A follower has ended.
+            ActorError, InputError: See runtime/base.py; for the actors of all learners.
         """
         self._followers.join(check)
         # An attribute, because `check` may interrupt the wait, and the next call must return the same batch.

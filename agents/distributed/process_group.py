@@ -67,13 +67,13 @@ class Group:
     """One learner's side of the process group.
 
     Args:
-        membership: of this learner.
-        loopback: whether all learners are on this machine.
+        membership: Of this learner.
+        loopback: Whether all learners are on this machine.
 
     Attributes:
-        rank, size: of this learner, and of the group.
-        joined: whether `join` has returned.
-        seconds: total time in `reduce`, including waits for the slowest learner.
+        rank, size: Of this learner, and of the group.
+        joined: Whether `join` has returned.
+        seconds: Total time in `reduce`, including waits for the slowest learner.
     """
 
     def __init__(self, membership: Membership, *, loopback: bool) -> None:
@@ -192,7 +192,7 @@ def add_num_processes(arguments: Sequence[str], launched: Launched | None) -> li
     """Adds `learner.num_processes`, the number of processes that torchrun has started, to the command line.
 
     Raises:
-        InputError: the command line gives another number.
+        InputError: The command line gives another number.
     """
     if launched is None:
         return list(arguments)

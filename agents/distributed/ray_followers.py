@@ -34,8 +34,8 @@ class LearnerHost:
         """See agents/distributed/follower.py.
 
         Args:
-            address: of this Ray cluster, for the follower's actors.
-            host, port: of the leader's store.
+            address: Of this Ray cluster, for the follower's actors.
+            host, port: Of the leader's store.
         """
         os.environ["RAY_ADDRESS"] = address
         hide_main_module()

@@ -72,7 +72,7 @@ def keep_folder(folder: Path, settings: Settings) -> Path | None:
         The folder they were moved to; None if nothing was moved.
 
     Raises:
-        InputError: the disk refuses.
+        InputError: The disk refuses.
     """
     note = folder.with_name(f"{folder.name}.json")
     earlier, target = read_json(note), None

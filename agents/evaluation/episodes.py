@@ -63,11 +63,11 @@ class SavedAgent:
     """An agent as read from a checkpoint.
 
     Attributes:
-        path, sha256: of the file.
-        config, env: of the training run. `env.tasks` is in the order of the network's task ids.
-        weights: state dict of the network.
-        updates, frames: length of the training.
-        versions: of the packages in the training run.
+        path, sha256: Of the file.
+        config, env: Of the training run. `env.tasks` is in the order of the network's task ids.
+        weights: State dict of the network.
+        updates, frames: Length of the training.
+        versions: Of the packages in the training run.
     """
 
     path: Path
@@ -83,7 +83,7 @@ class SavedAgent:
         """The trained network for `env`, which must have as many tasks as the training run.
 
         Raises:
-            InputError: the weights do not fit the configuration in the checkpoint.
+            InputError: The weights do not fit the configuration in the checkpoint.
         """
         try:
             # On the meta device first: a crafted configuration may ask for more memory than there is.
@@ -118,7 +118,7 @@ class Episodes(list[Episode]):
     """The counted episodes of a task, ordered by slot, then by time.
 
     Attributes:
-        interrupted: number of episodes that were broken off, because a number was not finite, and replaced by others.
+        interrupted: Number of episodes that were broken off, because a number was not finite, and replaced by others.
     """
 
     def __init__(self, episodes: Iterable[Episode] = (), interrupted: int = 0) -> None:
@@ -130,7 +130,7 @@ class StoppedError(InputError):
     """A task that cannot be evaluated to the end.
 
     Attributes:
-        episodes: the episodes played before the error.
+        episodes: The episodes played before the error.
     """
 
     def __init__(self, message: str, episodes: Episodes) -> None:
@@ -142,11 +142,11 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
     """Reads a checkpoint for evaluation.
 
     Args:
-        allowed: modules and wrappers that its configuration may name (conf/allowlist.py), besides those named by `tasks`.
-        tasks: the tasks to evaluate, from the command line.
+        allowed: Modules and wrappers that its configuration may name (conf/allowlist.py), besides those named by `tasks`.
+        tasks: The tasks to evaluate, from the command line.
 
     Raises:
-        InputError: it cannot be read (agents/storage/checkpoint.py), it is inconsistent, or it names something that is not allowed.
+        InputError: It cannot be read (agents/storage/checkpoint.py), it is inconsistent, or it names something that is not allowed.
     """
     content = load_checkpoint(path)
     config = train_from_dict(content["config"], f"checkpoint {path}")
@@ -184,10 +184,10 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
     """The tasks to evaluate: `tasks` (names or presets of the agent's suite), by default the trained tasks.
 
     Args:
-        engine: as env.engine. Empty: as in training.
+        engine: As env.engine. Empty: as in training.
 
     Raises:
-        InputError: a task is unknown, or the agent cannot play it.
+        InputError: A task is unknown, or the agent cannot play it.
     """
     settings: Any = dataclasses.replace(agent.config.env, tasks=list(tasks or agent.env.tasks))
     if engine:
@@ -298,7 +298,7 @@ def play(
     `prepare` as in `make_actor`, `warn` with a sentence about instructions that the agent cannot read.
 
     Raises:
-        StoppedError: an episode does not end, an environment fails, or a slot's episodes are broken off one after the other.
+        StoppedError: An episode does not end, an environment fails, or a slot's episodes are broken off one after the other.
     """
     tally = _Tally(spec, task, config, step_limit(agent, config))
     try:
@@ -327,7 +327,7 @@ class _Tally:
     """The episodes that the slots of one task have played, counted towards each slot's quota.
 
     Args:
-        limit: agent steps after which an episode counts as endless.
+        limit: Agent steps after which an episode counts as endless.
     """
 
     def __init__(self, spec: EnvSpec, task: str, config: EvaluateConfig, limit: int) -> None:

@@ -55,9 +55,9 @@ def interval(
     The result is deterministic. None if a task has fewer than two episodes, or if a range is a single value.
 
     Args:
-        samples, minus: the values of each task's episodes.
-        over: an aggregate of the samples' means [tasks, ...] other than the mean.
-        ranges: lowest and highest possible value of an episode, for each of `samples`, then of `minus`. Default: the observed range.
+        samples, minus: The values of each task's episodes.
+        over: An aggregate of the samples' means [tasks, ...] other than the mean.
+        ranges: Lowest and highest possible value of an episode, for each of `samples`, then of `minus`. Default: the observed range.
         weight: EXACT for a single task.
     """
     data = (*samples, *minus)

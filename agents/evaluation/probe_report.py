@@ -40,15 +40,15 @@ class Probing:
     """The probes of one evaluation.
 
     Args:
-        agent, spec, config: of the evaluation.
+        agent, spec, config: Of the evaluation.
 
     Attributes:
-        names: of the probes, in the order of PROBES. Empty without `probe=`.
-        encoder: the trained context encoder.
+        names: Of the probes, in the order of PROBES. Empty without `probe=`.
+        encoder: The trained context encoder.
         contexts: [P, C] for each trained or evaluated task: the contexts of its slots at the start of an episode. Empty without probes.
 
     Raises:
-        InputError: a probe would give the agent its true context.
+        InputError: A probe would give the agent its true context.
     """
 
     def __init__(self, agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig) -> None:
@@ -159,9 +159,9 @@ def drop(played: Played, probed: Played, scores: Scores = NO_SCORES, *, certain:
     then they diverge at the first different action.
 
     Args:
-        played, probed: episodes without and with the probe.
-        scores: of the suite, by task.
-        certain: the probe cannot change the agent's actions. If all episodes are equal, the drop is exactly 0.
+        played, probed: Episodes without and with the probe.
+        scores: Of the suite, by task.
+        certain: The probe cannot change the agent's actions. If all episodes are equal, the drop is exactly 0.
     """
     unchanged = all(_outcome(played[task]) == _outcome(probed[task]) for task in played)
     (returns, successes), (probed_returns, probed_successes) = outcomes(played), outcomes(probed)

@@ -22,7 +22,7 @@ class Record:
     """A ContextOverride that returns the true contexts and records them.
 
     Attributes:
-        steps: number of recorded steps.
+        steps: Number of recorded steps.
     """
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class Swap:
 
     Args:
         others: [P, C], contexts to draw from.
-        instruction: the columns that hold the instruction; empty for an agent that reads none.
-        seed: seed of the draws.
+        instruction: The columns that hold the instruction; empty for an agent that reads none.
+        seed: Seed of the draws.
     """
 
     def __init__(self, others: ContextRows, instruction: slice, seed: Sequence[int]) -> None:
@@ -90,7 +90,7 @@ class Shuffle:
     """A ContextOverride that gives each slot the context that another slot had at the same step.
 
     Args:
-        sources: for each slot a record and the slot in it.
+        sources: For each slot a record and the slot in it.
     """
 
     def __init__(self, sources: Sequence[tuple[Record, int]]) -> None:
@@ -110,8 +110,8 @@ class Scene:
 
     Attributes:
         others: [P, C], contexts of other tasks, or of this task if there is no other.
-        sources: for each slot of this task another slot of the evaluation, as its record and its index there.
-        seed: seed of the random choices.
+        sources: For each slot of this task another slot of the evaluation, as its record and its index there.
+        seed: Seed of the random choices.
     """
 
     others: ContextRows

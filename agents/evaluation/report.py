@@ -55,8 +55,8 @@ def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str,
     """mean, interval, success, success_interval. Success is None if the suite does not define it.
 
     Args:
-        scores: reference scores of the suite.
-        weight: as in agents/evaluation/intervals.py.
+        scores: Reference scores of the suite.
+        weight: As in agents/evaluation/intervals.py.
     """
     returns, successes = outcomes(played)
     known = is_known(successes)
@@ -169,10 +169,10 @@ def prepare_output(path: Path, *, given: bool) -> None:
     """Checks before the evaluation that its result can be written.
 
     Args:
-        given: the user named the file.
+        given: The user named the file.
 
     Raises:
-        InputError: it cannot be written, is a checkpoint, or the user's file holds something other than an evaluation.
+        InputError: It cannot be written, is a checkpoint, or the user's file holds something other than an evaluation.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,8 +35,8 @@ def similarities(encoder: ContextEncoder, contexts: Mapping[str, NDArray[np.int3
     The parts are the task embedding and the mean encoded instruction. A one-hot code is left out, because its similarities are fixed.
 
     Args:
-        encoder: the trained encoder.
-        contexts: for each of the K tasks a sample of contexts, [P, C] (`context_rows`).
+        encoder: The trained encoder.
+        contexts: For each of the K tasks a sample of contexts, [P, C] (`context_rows`).
 
     Returns:
         Part -> matrix; empty for an encoder without learned parts.
@@ -92,7 +92,7 @@ def write(figure: Figure, folder: Path, updates: int) -> Path:
     """Writes the figure as `folder/FILE` and, at step `updates`, into the TensorBoard files of `folder`. Returns the path.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: The folder cannot be written.
     """
     # Imported here, because importing TensorBoard is slow.
     from agents.run.event_file import EventFile

@@ -57,10 +57,10 @@ def record_all(
     """Records a video per task and yields its path. For a task that fails, yields the reason and continues.
 
     Args:
-        names: task -> name of its file.
-        make: makes an actor with one slot for a task.
-        env, episodes, folder: as for `record`.
-        rates: task -> frames per second, from `picture_rates`.
+        names: Task -> name of its file.
+        make: Makes an actor with one slot for a task.
+        env, episodes, folder: As for `record`.
+        rates: Task -> frames per second, from `picture_rates`.
     """
     for task, name in names.items():
         try:
@@ -103,7 +103,7 @@ def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, r
     `rate` is the number of steps per second. The file is written atomically.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: The folder cannot be written.
     """
     import imageio.v2 as imageio
 

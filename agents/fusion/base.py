@@ -56,9 +56,9 @@ class Fusion(nn.Module):
         x_size: X, features of the observation.
         z_size: Z, features of the context. 0 means no context: only the terms in x remain.
         out_size: K, features of the output.
-        linear_in_x: the form has a W'(z) and a b'(z), which `affine_form` returns.
+        linear_in_x: The form has a W'(z) and a b'(z), which `affine_form` returns.
         affine_in_z: W'(z) and b'(z) are affine in z, so `to_full_mi` returns the layer as one W, U, V and b.
-        uses_context_norm: the constructor takes `context_norm`, the expected length |z| (weight_generation.py).
+        uses_context_norm: The constructor takes `context_norm`, the expected length |z| (weight_generation.py).
     """
 
     linear_in_x = True
@@ -85,7 +85,7 @@ class Fusion(nn.Module):
         """The part that depends on the context alone: z [U, Z] -> modulation.
 
         Args:
-            samples: number of samples that the modulation will be applied to, if known. A form may prepare less for contexts that
+            samples: Number of samples that the modulation will be applied to, if known. A form may prepare less for contexts that
                 hardly repeat. `modulate` returns the same either way.
         """
         raise NotImplementedError  # pragma: no cover - the interface
@@ -102,7 +102,7 @@ class Fusion(nn.Module):
         """W'(z) [U, K, X] and b'(z) [U, K] of contexts z [U, Z], read off at x = 0 and at the X unit vectors.
 
         Raises:
-            TypeError: the form is not linear in x.
+            TypeError: The form is not linear in x.
         """
         if not self.linear_in_x:
             raise TypeError(f"{type(self).__name__} is not linear in x: there is no W'(z).")

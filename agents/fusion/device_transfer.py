@@ -19,7 +19,7 @@ class Packing:
     """Offsets of tensors of these shapes and dtypes in one block of bytes.
 
     Attributes:
-        num_bytes: size of the block.
+        num_bytes: Size of the block.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

@@ -27,7 +27,7 @@ class Hypernetwork(Fusion):
     A = 1, a = 0 and no ReLU it is `mi`.
 
     Args:
-        context_norm: as in Mixture.
+        context_norm: As in Mixture.
     """
 
     uses_context_norm = True
@@ -66,7 +66,7 @@ class Mixture(Fusion):
     experts as contexts it can represent one layer per context. EZ + E + EKX + EK parameters with E experts.
 
     Args:
-        context_norm: expected length |z| (weight_generation.py). None: sqrt(Z), the length of features of variance 1.
+        context_norm: Expected length |z| (weight_generation.py). None: sqrt(Z), the length of features of variance 1.
     """
 
     uses_context_norm = True

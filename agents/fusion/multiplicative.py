@@ -23,7 +23,7 @@ class MultiplicativeInteraction(Fusion):
     numbers of memory. The samples of a context share one matrix product.
 
     Args:
-        context_norm: expected length |z| (weight_generation.py). None: sqrt(Z), the length of features of variance 1.
+        context_norm: Expected length |z| (weight_generation.py). None: sqrt(Z), the length of features of variance 1.
     """
 
     affine_in_z = True

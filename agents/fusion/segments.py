@@ -23,7 +23,7 @@ class Grid(NamedTuple):
 
     Attributes:
         owner: int64 [R], the context of each row. None: row u belongs to context u.
-        width: places in a row.
+        width: Places in a row.
         place: int64 [N], the place of each sample, row * width + rank. Places are distinct.
         sample: int64 [R * width], the sample at each place. N marks an empty place.
     """
@@ -45,7 +45,7 @@ class Segments:
     Args:
         index: int64 [N], the context of each sample, on the device of the samples.
         count: U.
-        host: the same map in host memory, if `index` is on another device. `grid` is then computed on the host. Without it, `grid` has
+        host: The same map in host memory, if `index` is on another device. `grid` is then computed on the host. Without it, `grid` has
             to synchronize with the device.
     """
 

@@ -28,7 +28,7 @@ class SpatialFusion(Fusion):
     """y = f(x, z) for feature maps.
 
     Attributes:
-        channels, height, width: shape of the map. x_size and out_size count the flattened map.
+        channels, height, width: Shape of the map. x_size and out_size count the flattened map.
     """
 
     def __init__(self, shape: Sequence[int], z_size: int) -> None:
@@ -140,7 +140,7 @@ class DynamicConvolution(SpatialFusion):
 
     Args:
         kernel: k, odd.
-        context_norm: as in MultiplicativeInteraction.
+        context_norm: As in MultiplicativeInteraction.
     """
 
     affine_in_z = True

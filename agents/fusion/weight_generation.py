@@ -27,11 +27,11 @@ def generate(h: Tensor, tensor: Tensor, base: Tensor | None, x_size: int, sample
     """W'(h) of each context [U, K, X], or h itself [U, H] if contexts hardly repeat. `apply_generated` takes either.
 
     Args:
-        h: features of the contexts, divided by `context_norm`, [U, H].
+        h: Features of the contexts, divided by `context_norm`, [U, H].
         tensor: W, flat and times `context_norm`: [H, K X], row j is W_j.
         base: V [K, X], or None.
         x_size: X.
-        samples: number of samples that the result will be applied to. None: unknown, assumed many.
+        samples: Number of samples that the result will be applied to. None: unknown, assumed many.
     """
     if samples is not None and samples < FEW_SAMPLES * len(h) and h.shape[1]:
         return h

@@ -17,8 +17,8 @@ class Update(NamedTuple):
     """One step of the learner.
 
     Attributes:
-        number: how many updates precede it.
-        metrics: scalars for the log, on the learner's device.
+        number: How many updates precede it.
+        metrics: Scalars for the log, on the learner's device.
         accepted: False if the update was refused as not finite.
     """
 
@@ -41,11 +41,11 @@ def learn(
 
     Args:
         trajectory: [T+1, B], in host memory.
-        weights_versions: the version of the weights that played each of its unrolls (agents/runtime/base.py, Batch).
-        num_fresh, num_replayed, passes: see agents/learning/minibatches.py.
+        weights_versions: The version of the weights that played each of its unrolls (agents/runtime/base.py, Batch).
+        num_fresh, num_replayed, passes: See agents/learning/minibatches.py.
 
     Raises:
-        NonFiniteError: too many updates in a row were refused.
+        NonFiniteError: Too many updates in a row were refused.
     """
     numbers = []
     minibatches = iterate_minibatches(trajectory, replay, num_fresh=num_fresh, num_replayed=num_replayed, passes=passes)

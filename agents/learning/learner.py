@@ -36,7 +36,7 @@ class NonFiniteError(RuntimeError):
     """Too many updates in a row were not finite, or the learner itself is not finite. Refused updates leave the learner unchanged.
 
     Attributes:
-        diagnosis: what was not finite, as plain data.
+        diagnosis: What was not finite, as plain data.
     """
 
     def __init__(self, message: str, diagnosis: dict[str, Any]) -> None:
@@ -56,11 +56,11 @@ class _LossInputs(NamedTuple):
     """Inputs of the losses of one batch, and its counts. Counts include the columns of all learners.
 
     Attributes:
-        targets, advantages: normalised by PopArt, [T, B].
-        new_steps: valid steps of new columns; a scalar.
-        steps_by_task: valid steps of each task, [K].
-        surges: see `Learner.surges`, [K].
-        observation_moments: the moments of observations after this batch; None without a normalizer.
+        targets, advantages: Normalised by PopArt, [T, B].
+        new_steps: Valid steps of new columns; a scalar.
+        steps_by_task: Valid steps of each task, [K].
+        surges: See `Learner.surges`, [K].
+        observation_moments: The moments of observations after this batch; None without a normalizer.
     """
 
     targets: Tensor
@@ -89,33 +89,33 @@ class Learner:
     and for the gradients.
 
     Args:
-        network: trained in place, on its device.
+        network: Trained in place, on its device.
         num_tasks: K.
-        total_steps: agent steps after which the learning rate has annealed to 0.
-        optimizer: a key of agents.learning.optimizers.OPTIMIZERS.
-        learning_rate: at the start.
-        anneal: whether the learning rate falls linearly to 0 over `total_steps`.
-        rms_decay, epsilon, adam_betas: constants of the optimiser.
-        max_gradient_norm: gradients are scaled down to this global norm.
-        discounting: gamma.
-        baseline_cost, entropy_cost: weights of the loss terms. The policy gradient has weight 1.
-        reward_transform, reward_clip: see agents/learning/rewards.py.
+        total_steps: Agent steps after which the learning rate has annealed to 0.
+        optimizer: A key of agents.learning.optimizers.OPTIMIZERS.
+        learning_rate: At the start.
+        anneal: Whether the learning rate falls linearly to 0 over `total_steps`.
+        rms_decay, epsilon, adam_betas: Constants of the optimiser.
+        max_gradient_norm: Gradients are scaled down to this global norm.
+        discounting: Gamma.
+        baseline_cost, entropy_cost: Weights of the loss terms. The policy gradient has weight 1.
+        reward_transform, reward_clip: See agents/learning/rewards.py.
         reduction: `mean` over valid steps, or `sum` over steps and columns as in the IMPALA paper.
-        popart: whether value targets are normalised per task.
-        popart_step_size: beta of PopArt's moments.
-        clip_rho, clip_c, clip_pg_rho, lambda_: constants of V-trace.
-        pg_bootstrap: one of agents.learning.vtrace.PG_BOOTSTRAPS.
-        max_refused: refused updates in a row that raise NonFiniteError.
-        autocast: dtype of torso and core; None for full precision.
-        compile: whether torso and V-trace are compiled (agents/learning/compile.py).
-        staging: whether minibatches are prefetched to a GPU (agents/learning/prefetch.py).
-        reduce: replaces a tensor by its sum over all learners, in place. None with one learner.
+        popart: Whether value targets are normalised per task.
+        popart_step_size: Beta of PopArt's moments.
+        clip_rho, clip_c, clip_pg_rho, lambda_: Constants of V-trace.
+        pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS.
+        max_refused: Refused updates in a row that raise NonFiniteError.
+        autocast: Dtype of torso and core; None for full precision.
+        compile: Whether torso and V-trace are compiled (agents/learning/compile.py).
+        staging: Whether minibatches are prefetched to a GPU (agents/learning/prefetch.py).
+        reduce: Replaces a tensor by its sum over all learners, in place. None with one learner.
 
     Attributes:
-        prefetcher: copies minibatches to the device.
-        counters: of updates and steps, over all learners.
-        steps_by_task: valid steps of each task in the last batch, over all learners; K numbers.
-        surges: for each task with a surge in the last batch, the root mean square of its targets in standard deviations, else 0;
+        prefetcher: Copies minibatches to the device.
+        counters: Of updates and steps, over all learners.
+        steps_by_task: Valid steps of each task in the last batch, over all learners; K numbers.
+        surges: For each task with a surge in the last batch, the root mean square of its targets in standard deviations, else 0;
             K numbers. See agents.learning.popart.bounded_update.
     """
 
@@ -296,8 +296,8 @@ class Learner:
         """V-trace on unnormalised values, then one step of PopArt's moments, then normalisation by the moved moments.
 
         Args:
-            features: of the value head, [T+1, B, F].
-            log_probs: of the actions by the present policy, [T, B].
+            features: Of the value head, [T+1, B, F].
+            log_probs: Of the actions by the present policy, [T, B].
         """
         batch, num_new = staged.batch, staged.num_new
         mask, task = batch["mask"], batch["task"].long()

@@ -14,7 +14,7 @@ class Minibatch(NamedTuple):
 
     Attributes:
         trajectory: [T+1, B]. Fresh columns, from the collected batch, come before replayed ones.
-        num_new: the first `num_new` columns are new: no update has learned from them. All fresh ones in the first pass, 0 in later passes.
+        num_new: The first `num_new` columns are new: no update has learned from them. All fresh ones in the first pass, 0 in later passes.
     """
 
     trajectory: Trajectory

@@ -27,10 +27,10 @@ class RMSpropTF(torch.optim.Optimizer):
     A parameter without a gradient does not change, nor does its s.
 
     Args:
-        params: on one device.
-        lr: learning rate.
-        decay: of the mean square; `rms_decay` in the configuration.
-        eps: epsilon.
+        params: On one device.
+        lr: Learning rate.
+        decay: Of the mean square; `rms_decay` in the configuration.
+        eps: Epsilon.
     """
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, decay: float = 0.99, eps: float = 0.01) -> None:
@@ -84,11 +84,11 @@ def check_moments(
     """Checks the saved state of an optimiser; `load_state_dict` accepts any, and torch would fail at the first step.
 
     Args:
-        moments: state of each parameter, by its index in `parameters`.
-        state_keys: of the optimiser, from OPTIMIZERS.
+        moments: State of each parameter, by its index in `parameters`.
+        state_keys: Of the optimiser, from OPTIMIZERS.
 
     Raises:
-        ValueError: the state is of another optimiser or of other parameters.
+        ValueError: The state is of another optimiser or of other parameters.
     """
     for index, saved in moments.items():
         if not 0 <= index < len(parameters) or set(saved) != set(state_keys):

@@ -33,8 +33,8 @@ class PopArt(NamedTuple):
     """Moments of the value targets of each task, [K] each.
 
     Attributes:
-        mu, nu: first and second moment.
-        updates_since_surge: updates with new steps of the task since its last surge, at most SURGE_MEMORY. Whole numbers in floats.
+        mu, nu: First and second moment.
+        updates_since_surge: Updates with new steps of the task since its last surge, at most SURGE_MEMORY. Whole numbers in floats.
     """
 
     mu: Tensor
@@ -119,7 +119,7 @@ def update_moments(state: PopArt, sums: Tensor, step_size: float) -> PopArt:
     The second moment is the mean of squares, not the square of a mean. A task without a valid step keeps its moments.
 
     Args:
-        sums: see `target_sums`.
+        sums: See `target_sums`.
         step_size: b.
     """
     means = _means(sums)
@@ -131,7 +131,7 @@ class _Means(NamedTuple):
 
     Attributes:
         has_steps: 1 where the task has a valid step, else 0.
-        mean, mean_square: of G and of G^2; 0 for a task without a valid step.
+        mean, mean_square: Of G and of G^2; 0 for a task without a valid step.
     """
 
     has_steps: Tensor

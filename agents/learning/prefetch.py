@@ -26,9 +26,9 @@ class Staged(NamedTuple):
 
     Attributes:
         batch: [T+1, B], on the device except for `_HOST_KEYS`.
-        contexts: the distinct contexts of the batch, on the device.
-        segments: the index of the context of each of the (T + 1) B samples, on the device.
-        num_new: see Minibatch; None if every column is new.
+        contexts: The distinct contexts of the batch, on the device.
+        segments: The index of the context of each of the (T + 1) B samples, on the device.
+        num_new: See Minibatch; None if every column is new.
     """
 
     batch: Trajectory
@@ -48,9 +48,9 @@ class Prefetcher:
     """Copies minibatches to a device. On the CPU it copies nothing.
 
     Args:
-        encoder: the context encoder of the network; it defines the rows of a context.
-        device: of the learner.
-        asynchronous: on a GPU, whether to copy from pinned memory on a separate stream, during the previous update. Otherwise each key
+        encoder: The context encoder of the network; it defines the rows of a context.
+        device: Of the learner.
+        asynchronous: On a GPU, whether to copy from pinned memory on a separate stream, during the previous update. Otherwise each key
             is copied by `Tensor.to`.
     """
 

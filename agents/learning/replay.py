@@ -23,12 +23,12 @@ class Replay:
     Statistics of episodes are not stored, so that no episode counts twice.
 
     Args:
-        spec: of a trajectory with as many columns as the replay can hold, possibly 0.
-        seed: of the draws: run seed, updates at the start of this process, and the rank of a follower. The generator's state is not
+        spec: Of a trajectory with as many columns as the replay can hold, possibly 0.
+        seed: Of the draws: run seed, updates at the start of this process, and the rank of a follower. The generator's state is not
             saved: after a resume the replay is empty and refills.
 
     Attributes:
-        capacity: most columns that it holds.
+        capacity: Most columns that it holds.
     """
 
     def __init__(self, spec: Mapping[str, ArraySpec], *, seed: tuple[int, ...]) -> None:
@@ -48,7 +48,7 @@ class Replay:
         """Copies the last columns of [T+1, B] into the replay, as many as fit.
 
         Args:
-            weights_versions: the version of the weights that played each unroll (agents/runtime/base.py, Batch).
+            weights_versions: The version of the weights that played each unroll (agents/runtime/base.py, Batch).
         """
         self._drawn_versions.clear()
         total = trajectory["action"].shape[1]
@@ -70,7 +70,7 @@ class Replay:
         """Copies of `count` columns, [T+1, count], drawn uniformly without replacement.
 
         Raises:
-            ValueError: the replay holds fewer.
+            ValueError: The replay holds fewer.
         """
         columns = self._generator.choice(len(self), count, replace=False)
         self._drawn_versions.append(self._versions[columns])
@@ -81,7 +81,7 @@ class Replay:
         """Records the policy lag of the columns drawn since the last `add`, for `row`.
 
         Args:
-            update_numbers: for each update since then, how many updates precede it.
+            update_numbers: For each update since then, how many updates precede it.
         """
         # Either each of these updates made one draw, or none did because the replay held too few columns.
         pairs = zip(update_numbers, self._drawn_versions, strict=False)

@@ -12,7 +12,7 @@ def transform_rewards(reward: Tensor, kind: str, clip: float) -> Tensor:
     """Raw rewards r [T, B] -> transformed rewards [T, B].
 
     Args:
-        kind: one of REWARD_TRANSFORMS.
+        kind: One of REWARD_TRANSFORMS.
             `clip`: min(max(r, -c), c).
             `soft_asymmetric`: 5 tanh(r / 5), times 0.3 where r < 0. Range (-1.5, 5). IMPALA's transform for DMLab-30 in its released
             code (google-deepmind/scalable_agent, experiment.py), which reproduces the published numbers.

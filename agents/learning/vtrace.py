@@ -15,8 +15,8 @@ class VTrace(NamedTuple):
     """Results of `vtrace`, [T, B] each.
 
     Attributes:
-        vs: targets of the baseline.
-        pg_advantages: advantages of the policy gradient.
+        vs: Targets of the baseline.
+        pg_advantages: Advantages of the policy gradient.
     """
 
     vs: Tensor
@@ -50,7 +50,7 @@ def vtrace(
     The paper's form has the factor gamma instead of gamma lambda. With lambda 1 the two forms give the same bits.
 
     Args:
-        log_rhos: log pi(a|x) - log mu(a|x), [T, B].
+        log_rhos: Log pi(a|x) - log mu(a|x), [T, B].
         discounts: gamma_s, 0 where the episode terminated, [T, B].
         rewards: r_s, [T, B].
         values: V(x_s), [T, B].
@@ -58,9 +58,9 @@ def vtrace(
         mask: bool [T, B], False where a step is no transition, as at a reset. There rho and c are 0 and `log_rhos` and `rewards` are
             ignored, so v_s = V(x_s). Nothing flows back from the next episode, and a truncated episode bootstraps from the value of
             its last observation.
-        clip_rho, clip_c, clip_pg_rho: the paper's rho-bar and c-bar, and the clip of pi/mu in the advantage.
-        lambda_: lambda, the factor on c in the paper's remark 2.
-        mixed: whether q has the mixed form.
+        clip_rho, clip_c, clip_pg_rho: The paper's rho-bar and c-bar, and the clip of pi/mu in the advantage.
+        lambda_: Lambda, the factor on c in the paper's remark 2.
+        mixed: Whether q has the mixed form.
     """
     rhos = torch.exp(log_rhos)
     if mask is not None:

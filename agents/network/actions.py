@@ -40,7 +40,7 @@ class ActionDistribution(Protocol):
     """The interface of actions for networks, actors and learners. Implementations hold plain data and can be pickled.
 
     Attributes:
-        shape, dtype: of one action in a trajectory.
+        shape, dtype: Of one action in a trajectory.
         num_parameters: P.
     """
 

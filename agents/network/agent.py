@@ -40,14 +40,14 @@ class AgentNetwork(nn.Module):
     """One recurrent agent for all tasks.
 
     Args:
-        torso: observation -> features, with attribute `size`.
-        context_encoder: contexts -> z.
-        fusions: fusion layers by site (agents.fusion.SITES). A site without a fusion does not see the context.
-        core: the recurrent core.
-        actions: the distribution of the actions.
-        action_counts: number of logits of each task. The logits beyond it are masked.
-        num_values: outputs of the value head: the number of tasks with PopArt, else 1.
-        normalizer: applied to `vector` before the torso. None: no normalisation.
+        torso: Observation -> features, with attribute `size`.
+        context_encoder: Contexts -> z.
+        fusions: Fusion layers by site (agents.fusion.SITES). A site without a fusion does not see the context.
+        core: The recurrent core.
+        actions: The distribution of the actions.
+        action_counts: Number of logits of each task. The logits beyond it are masked.
+        num_values: Outputs of the value head: the number of tasks with PopArt, else 1.
+        normalizer: Applied to `vector` before the torso. None: no normalisation.
     """
 
     action_codes: Tensor
@@ -110,13 +110,13 @@ class AgentNetwork(nn.Module):
         """Runs T steps of B columns.
 
         Args:
-            inputs: observed keys of a trajectory (agents/trajectory.py), each [T, B, ...]. `reset` may be in host memory.
+            inputs: Observed keys of a trajectory (agents/trajectory.py), each [T, B, ...]. `reset` may be in host memory.
             core_state: [B, S], before the first step.
-            modulations: from `condition`, for U contexts.
-            segments: context of each of the T * B samples, time-major.
-            final_state: compute the state after the last step. The learner does not need it.
-            values: compute the value features. Actors do not need them.
-            torso: replaces the network's torso by one that computes the same, such as a compiled one.
+            modulations: From `condition`, for U contexts.
+            segments: Context of each of the T * B samples, time-major.
+            final_state: Compute the state after the last step. The learner does not need it.
+            values: Compute the value features. Actors do not need them.
+            torso: Replaces the network's torso by one that computes the same, such as a compiled one.
         """
         length, batch = inputs["reset"].shape
         fuse = partial(self._fuse, TORSO, modulations=modulations, segments=segments) if TORSO in self.fusions else None

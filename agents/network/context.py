@@ -35,16 +35,16 @@ class ContextEncoder(nn.Module):
 
     Args:
         kind: `task`, `instruction`, `both` or `none` (then Z = 0).
-        num_tasks: number of task ids.
-        vocabulary_size: number of tokens. Token 0 is padding.
+        num_tasks: Number of task ids.
+        vocabulary_size: Number of tokens. Token 0 is padding.
         task_encoding: `embedding` (learned, `task_size` features) or `one_hot` (num_tasks features).
-        task_size, word_size, instruction_size: features of the task embedding, of a word, and of the instruction LSTM.
-        normalize: layer normalisation of the encoded instruction. Without it the multiplicative term of a fusion starts about ten
+        task_size, word_size, instruction_size: Features of the task embedding, of a word, and of the instruction LSTM.
+        normalize: Layer normalisation of the encoded instruction. Without it the multiplicative term of a fusion starts about ten
             times too small, because an LSTM starts with outputs of about 0.1.
 
     Attributes:
         size: Z.
-        context_norm: expected length |z|. Each feature of an embedding or of an instruction counts as a mean square of 1, and a one-hot
+        context_norm: Expected length |z|. Each feature of an embedding or of an instruction counts as a mean square of 1, and a one-hot
             code has the length 1.
 
     The instruction encoder is IMPALA's: embedding, LSTM, its output at the last word (Espeholt et al. 2018, section 5.3).

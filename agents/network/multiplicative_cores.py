@@ -149,9 +149,9 @@ def _unroll(
     """The loop over steps of all cores here. Returns y [T, B, H] and state [B, 2H], both fp32; without `final_state` the state is empty.
 
     Args:
-        gates: maps h [B, H] and one step of each of `inputs` to [B, 4H], all in the precision of the weights.
-        inputs: the terms that depend on x alone, each [T, B, ...], in that precision.
-        reset, state, final_state: as in agents/network/core.py.
+        gates: Maps h [B, H] and one step of each of `inputs` to [B, 4H], all in the precision of the weights.
+        inputs: The terms that depend on x alone, each [T, B, ...], in that precision.
+        reset, state, final_state: As in agents/network/core.py.
     """
     dtype, size = inputs[0].dtype, state.shape[1] // 2
     # Reading the resets from a device would synchronize. A fill at every step is cheaper.

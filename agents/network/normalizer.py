@@ -40,7 +40,7 @@ class ObservationNormalizer(nn.Module):
         size: V.
 
     Attributes:
-        count: steps behind the moments of each task, [K, 1].
+        count: Steps behind the moments of each task, [K, 1].
         mean, variance: [K, V].
     """
 
@@ -68,7 +68,7 @@ class ObservationNormalizer(nn.Module):
 
         Args:
             vector: [T, B, V].
-            task: ids [T, B].
+            task: Ids [T, B].
             mask: bool [T, B], False for steps that do not count.
         """
         index, valid = task.flatten().long(), mask.reshape(-1, 1)

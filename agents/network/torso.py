@@ -45,9 +45,9 @@ class GridTorso(nn.Module):
 
     Args:
         shape: (H, W, C) of `image`, C code channels.
-        symbol_counts: number of codes of each channel.
-        vector_size: features of `vector`, appended before the linear layer. 0: no vector.
-        size: output features.
+        symbol_counts: Number of codes of each channel.
+        vector_size: Features of `vector`, appended before the linear layer. 0: no vector.
+        size: Output features.
 
     Attributes:
         map_shape: (channels, height, width) of the feature map that `fuse` receives.
@@ -215,7 +215,7 @@ def build_torso(name: str, env: EnvSpec, *, size: int = 256, hidden: Sequence[in
     """The torso called `name` for the observations of `env`. `auto` takes the first that fits, which is `deep` for pixels below 20x20.
 
     Raises:
-        InputError: the name is unknown or does not fit the observations.
+        InputError: The name is unknown or does not fit the observations.
     """
     if name not in TORSOS:
         raise unknown_name("torso", name, TORSOS)

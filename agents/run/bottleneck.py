@@ -107,7 +107,7 @@ class Bottleneck(NamedTuple):
     """The part that limits a run.
 
     Attributes:
-        name: start, disk, cores, buffers, actors, environment, inference, learner or balance.
+        name: Start, disk, cores, buffers, actors, environment, inference, learner or balance.
         sentence: "limited by X; try Y".
     """
 

@@ -27,7 +27,7 @@ class EventFile:
         first_step: First step of this file, from which on TensorBoard hides the events of earlier files; None = it shows all.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
 
     def __init__(self, folder: Path, first_step: int | None) -> None:

@@ -142,7 +142,7 @@ def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:
     """Creates the folder and writes the files that are known at the start: config, provenance and vocabulary.
 
     Raises:
-        InputError: the folder holds a run and `resume` is off, or it cannot be written.
+        InputError: The folder holds a run and `resume` is off, or it cannot be written.
     """
     folder = Path(config.run)
     check_free(folder, resume=config.resume)
@@ -167,7 +167,7 @@ def load_newest_checkpoint(folder: Path, say: Callable[[str], object]) -> dict[s
         say: Receives a warning about damaged checkpoints.
 
     Raises:
-        InputError: all checkpoints are damaged.
+        InputError: All checkpoints are damaged.
     """
     found = list_checkpoints(folder / CHECKPOINTS)
     if not found:

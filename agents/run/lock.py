@@ -82,7 +82,7 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
         wait: Whether to wait for another process that holds the lock, instead of raising.
 
     Raises:
-        InputError: another process holds the lock, the folder cannot be written, or a link leads out of it.
+        InputError: Another process holds the lock, the folder cannot be written, or a link leads out of it.
     """
     made = _make_folders(folder, key)
     name = os.path.realpath(folder)

@@ -204,7 +204,7 @@ class MetricsLog:
         updates: Updates of the last line; 0 before the first line.
 
     Raises:
-        InputError: the files cannot be written.
+        InputError: The files cannot be written.
     """
 
     def __init__(self, folder: Path, updates: int) -> None:
@@ -230,7 +230,7 @@ class MetricsLog:
         A second row for the same number of updates is dropped: the end of a run may coincide with a log step.
 
         Raises:
-            OSError: the row could not be written; it is lost, and the files are unchanged.
+            OSError: The row could not be written; it is lost, and the files are unchanged.
         """
         if row["updates"] <= self.updates:
             return

@@ -80,7 +80,7 @@ def restore(
         num_actors: Actors of the run. The runtime's state is used only for as many actors.
 
     Raises:
-        InputError: the environments differ from those of the checkpoint, or the content does not fit the configuration.
+        InputError: The environments differ from those of the checkpoint, or the content does not fit the configuration.
     """
     saved = env_from_dict(content["env"])
     if changes := [*task_changes(saved, env), *interface_changes(saved, env)]:

@@ -45,12 +45,12 @@ def open_session(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> Ite
     """Yields the session of a run, new or resumed from its newest checkpoint, and closes it at the end. Saves the run if training fails.
 
     Args:
-        pause_at: frames at which the run pauses; 0 = never.
+        pause_at: Frames at which the run pauses; 0 = never.
 
     Raises:
-        InputError: the run cannot start here.
-        ActorError, LearnerError, MovedError, NonFiniteError, InputError: from the body, with a note that states whether the run was saved.
-        Exception: any other error of the body, unchanged.
+        InputError: The run cannot start here.
+        ActorError, LearnerError, MovedError, NonFiniteError, InputError: From the body, with a note that states whether the run was saved.
+        Exception: Any other error of the body, unchanged.
     """
     with sole_writer(Path(config.run)) as lock, contextlib.ExitStack() as stack:
         session = Session(config, env, lock, stack, pause_at=pause_at)
@@ -193,7 +193,7 @@ class Session:
         """One log step: metrics.jsonl, TensorBoard and the terminal.
 
         Raises:
-            MovedError: the folder was moved or deleted.
+            MovedError: The folder was moved or deleted.
         """
         self._lock.check()
         self._write_row()
@@ -220,8 +220,8 @@ class Session:
         """Writes a checkpoint.
 
         Raises:
-            NonFiniteError: the learner itself is not finite; nothing is written.
-            MovedError: the folder was renamed or deleted.
+            NonFiniteError: The learner itself is not finite; nothing is written.
+            MovedError: The folder was renamed or deleted.
         """
         self._lock.check()
         self._save()
@@ -230,7 +230,7 @@ class Session:
         """Ends the run in order: last log step, checkpoint, result.json, result on the terminal. Returns the exit code.
 
         Raises:
-            SaveError: the disk refused some of it.
+            SaveError: The disk refused some of it.
         """
         ended_by = self.ended_by()
         # With log_frames the rows follow from the frames alone. So an interruption or a pause adds none, and the resumed run logs the

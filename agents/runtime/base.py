@@ -26,9 +26,9 @@ class StreamPositions:
     """How far the random streams of a run have been used.
 
     Attributes:
-        unrolls: finished unrolls, by actor index.
-        episodes: the number of the episode that each slot is in, by actor index.
-        steps: steps before the actors started, by task id.
+        unrolls: Finished unrolls, by actor index.
+        episodes: The number of the episode that each slot is in, by actor index.
+        steps: Steps before the actors started, by task id.
     """
 
     unrolls: dict[int, int] = field(default_factory=dict)
@@ -42,11 +42,11 @@ class Batch:
 
     Attributes:
         trajectory: [T+1, B] arrays; valid until the next `collect`.
-        weights_versions: version of the weights at the first step of each unroll. An inference server may use newer ones in later steps,
+        weights_versions: Version of the weights at the first step of each unroll. An inference server may use newer ones in later steps,
             so the policy lag computed from it is an upper bound.
-        wait_seconds: time that `collect` waited for actors; of SerialRuntime, the time in which it acted.
-        actor_seconds: time of the actors, from the end of their previous unrolls to the end of these.
-        env_seconds, inference_seconds, actor_wait_seconds: parts of it: in environments, in the policy, and waiting for a free buffer,
+        wait_seconds: Time that `collect` waited for actors; of SerialRuntime, the time in which it acted.
+        actor_seconds: Time of the actors, from the end of their previous unrolls to the end of these.
+        env_seconds, inference_seconds, actor_wait_seconds: Parts of it: in environments, in the policy, and waiting for a free buffer,
             that is for the learner.
     """
 
@@ -83,9 +83,9 @@ class ActorLimits(NamedTuple):
     """When a running actor is restarted.
 
     Attributes:
-        hang_seconds: time without a step, or until it has started.
-        memory_limit: resident memory of the actor and its descendants in MiB; 0 = no limit.
-        recycle_episodes: episodes of all its slots together; 0 = no limit.
+        hang_seconds: Time without a step, or until it has started.
+        memory_limit: Resident memory of the actor and its descendants in MiB; 0 = no limit.
+        recycle_episodes: Episodes of all its slots together; 0 = no limit.
     """
 
     hang_seconds: float = math.inf
@@ -98,16 +98,16 @@ class PoolConfig:
     """What the actors of a run need, in each kind of runtime; picklable. SerialRuntime reads the first four fields only.
 
     Attributes:
-        make_actor: builds an actor.
-        spec: arrays of one trajectory of one actor.
-        num_actors: actors of the whole runtime.
-        unrolls_per_batch: unrolls that form one batch.
-        actions: action distribution of the network.
-        actor_threads: compute threads of each actor.
-        buffers_per_actor: trajectories that an actor may be ahead of the learner; bounds policy lag and memory.
-        make_policy: builds the policy of an inference server; None: each actor has its own network.
-        server_threads: compute threads of each inference server.
-        limits: when a running actor is restarted.
+        make_actor: Builds an actor.
+        spec: Arrays of one trajectory of one actor.
+        num_actors: Actors of the whole runtime.
+        unrolls_per_batch: Unrolls that form one batch.
+        actions: Action distribution of the network.
+        actor_threads: Compute threads of each actor.
+        buffers_per_actor: Trajectories that an actor may be ahead of the learner; bounds policy lag and memory.
+        make_policy: Builds the policy of an inference server; None: each actor has its own network.
+        server_threads: Compute threads of each inference server.
+        limits: When a running actor is restarted.
     """
 
     make_actor: MakeActor
@@ -142,8 +142,8 @@ class Runtime(Protocol):
         unroll is dropped.
 
         Raises:
-            ActorError: there were too many restarts, or an actor could not be built before any unroll was finished.
-            InputError: an actor rejected the configuration.
+            ActorError: There were too many restarts, or an actor could not be built before any unroll was finished.
+            InputError: An actor rejected the configuration.
         """
 
     def publish(self, version: int) -> None:
@@ -169,8 +169,8 @@ class ErrorReport(NamedTuple):
     """An exception as a message to another process.
 
     Attributes:
-        text: the traceback; of an InputError or ActorError its message.
-        is_input_error: whether it was an InputError.
+        text: The traceback; of an InputError or ActorError its message.
+        is_input_error: Whether it was an InputError.
     """
 
     text: str

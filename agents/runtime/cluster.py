@@ -34,15 +34,15 @@ class ClusterRuntime:
     """Actors in groups, each a Ray actor, on all nodes with room for them; a lost group is restarted on another node.
 
     Args:
-        pool: the actors of all groups together, with one inference server per group if it has a `make_policy`.
-        network: the learner's.
-        address: of the cluster; empty for one on this machine, which ends with the run (connection.py).
-        actors_per_group: actors that are placed, and lost, together.
-        cpus_per_actor: that Ray reserves.
-        positions: where the random streams begin; kept up to date.
-        version: of the weights of `network`.
-        faults: records every restart, and raises after too many; None raises at the first one.
-        say: shows a line.
+        pool: The actors of all groups together, with one inference server per group if it has a `make_policy`.
+        network: The learner's.
+        address: Of the cluster; empty for one on this machine, which ends with the run (connection.py).
+        actors_per_group: Actors that are placed, and lost, together.
+        cpus_per_actor: That Ray reserves.
+        positions: Where the random streams begin; kept up to date.
+        version: Of the weights of `network`.
+        faults: Records every restart, and raises after too many; None raises at the first one.
+        say: Shows a line.
     """
 
     def __init__(

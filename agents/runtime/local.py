@@ -16,11 +16,11 @@ class LocalRuntime:
     """Actors, one process each, which are restarted when they die, raise, hang or exceed their limits.
 
     Args:
-        pool: the actors.
-        network: the learner's.
-        positions: where the random streams begin; kept up to date.
-        version: of the weights of `network`.
-        faults: records every restart, and raises after too many; None raises at the first one.
+        pool: The actors.
+        network: The learner's.
+        positions: Where the random streams begin; kept up to date.
+        version: Of the weights of `network`.
+        faults: Records every restart, and raises after too many; None raises at the first one.
     """
 
     def __init__(

@@ -23,14 +23,14 @@ class Faults:
     """Restarts of actors and environments, and episodes that were broken off because a number was not finite.
 
     Args:
-        max_restarts, window: more than `max_restarts` restarts within `window` seconds end the run.
-        repeats: the run also ends after the same exception of the same task so many times before `batch_arrived`; 0 = never.
-        record: receives every fault as plain data: `time`, `where`, `task`, `cause`, `unrolls_dropped`, `episodes_dropped`, `detail`, and
+        max_restarts, window: More than `max_restarts` restarts within `window` seconds end the run.
+        repeats: The run also ends after the same exception of the same task so many times before `batch_arrived`; 0 = never.
+        record: Receives every fault as plain data: `time`, `where`, `task`, `cause`, `unrolls_dropped`, `episodes_dropped`, `detail`, and
             `count`, the faults of that task and cause since the run was started or resumed.
 
     Attributes:
-        unrolls_dropped: unrolls that were not finished.
-        episodes_dropped: episodes that were not finished.
+        unrolls_dropped: Unrolls that were not finished.
+        episodes_dropped: Episodes that were not finished.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Faults:
         """Records that `where` (an actor, or an environment of one) is about to be restarted, or to start its next episode.
 
         Raises:
-            ActorError: there were too many restarts; the message sums them up.
-            InputError: an actor or environment raised it `repeats` times.
+            ActorError: There were too many restarts; the message sums them up.
+            InputError: An actor or environment raised it `repeats` times.
         """
         self._causes[fault.cause] += 1
         self._counts[fault.task, fault.cause] += 1
@@ -136,8 +136,8 @@ class FaultRecord:
     _MOST_WRITTEN and those that it shows.
 
     Args:
-        folder: the run folder.
-        say: shows a line.
+        folder: The run folder.
+        say: Shows a line.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:

@@ -21,12 +21,12 @@ class SerialRuntime:
     """Actors that act in turn with the learner's network. The only policy lag is between the updates of one batch.
 
     Args:
-        pool: the actors; a batch holds one unroll each of the next `unrolls_per_batch` actors, cyclically.
-        network: the learner's.
-        positions: where the random streams begin; kept up to date.
-        version: of the weights of `network`.
+        pool: The actors; a batch holds one unroll each of the next `unrolls_per_batch` actors, cyclically.
+        network: The learner's.
+        positions: Where the random streams begin; kept up to date.
+        version: Of the weights of `network`.
         state: `state_dict` of a runtime with the same numbers of actors and slots, from which this one resumes bit for bit.
-        faults: records every restart and broken-off episode, and raises after too many; None raises at the first one.
+        faults: Records every restart and broken-off episode, and raises after too many; None raises at the first one.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     """The agent for the tasks of `env`, initialised from torch's global generator.
 
     Raises:
-        InputError: the configuration does not fit the observations of the tasks.
+        InputError: The configuration does not fit the observations of the tasks.
     """
     if config.context.name in ("instruction", "both") and not env.instruction_length:
         raise InputError(

@@ -49,7 +49,7 @@ def resolve_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this machine. Without a number it is the GPU of this process's LOCAL_RANK.
 
     Raises:
-        InputError: this machine does not have it.
+        InputError: This machine does not have it.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

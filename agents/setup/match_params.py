@@ -28,7 +28,7 @@ def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | No
         reference: The fusion that `match_params` names, at its default sizes (conf.loading.reference_fusion); None for a number.
 
     Raises:
-        InputError: no size comes within TOLERANCE of the reference.
+        InputError: No size comes within TOLERANCE of the reference.
     """
     if not config.match_params:
         return config

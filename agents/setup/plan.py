@@ -108,7 +108,7 @@ def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
     """The plan of a run on this machine.
 
     Raises:
-        InputError: this machine does not have the configured device.
+        InputError: This machine does not have the configured device.
     """
     learner, runtime = config.learner, config.runtime
     is_serial, has_remote_actors = runtime.name == "serial", bool(runtime.address)
@@ -171,7 +171,7 @@ def check_schedule(config: TrainConfig, env: EnvSpec, num_actors: int) -> None:
     """Checks that the environments can follow `runtime.task_schedule` and that every task has a slot.
 
     Raises:
-        InputError: they cannot, or a task has no slot.
+        InputError: They cannot, or a task has no slot.
     """
     runtime = config.runtime
     if runtime.task_schedule == "uniform_frames":

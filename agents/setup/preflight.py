@@ -35,7 +35,7 @@ def check_network(config: TrainConfig, env: EnvSpec) -> None:
     """Refuses a network that would not fit into memory together with its gradients and the optimiser's two averages.
 
     Raises:
-        InputError: with the sizes.
+        InputError: With the sizes.
     """
     free = machine.free_memory()
     if _BYTES_PER_PARAMETER * _most_parameters(config, env) < free:
@@ -72,7 +72,7 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: P
         plan: Plan of the run; None computes it.
 
     Raises:
-        InputError: too little memory, too few open files, an unreachable cluster, a task without a slot, an unsupported schedule, or
+        InputError: Too little memory, too few open files, an unreachable cluster, a task without a slot, an unsupported schedule, or
             bf16 without a kernel for this processor.
     """
     plan = plan or make_plan(config, env)
@@ -118,7 +118,7 @@ def check_evaluation(config: EnvConfig, slots: int) -> None:
     """Checks that `slots` environments, which an evaluation plays at a time, fit into memory.
 
     Raises:
-        InputError: with `slots=` and a number that fits.
+        InputError: With `slots=` and a number that fits.
     """
     processes, environment = _has_processes(config), _environment_memory(config)
     each, free = environments_memory(1, environment, slots_have_processes=processes), machine.free_memory()

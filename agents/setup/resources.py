@@ -88,7 +88,7 @@ def check_resources(
         open_files: Allowed open files; None asks the machine.
 
     Raises:
-        InputError: with the numbers and the options to lower.
+        InputError: With the numbers and the options to lower.
     """
     parts = {name: size for name, size in needs._asdict().items() if name != "open_files"}
     total, free = sum(parts.values()), machine.free_memory() if memory is None else memory

@@ -64,7 +64,7 @@ def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path
     """Writes checkpoint number `updates` atomically and returns its path.
 
     Raises:
-        OSError: the disk refuses. Earlier checkpoints are unchanged.
+        OSError: The disk refuses. Earlier checkpoints are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, updates)
@@ -76,11 +76,11 @@ def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> N
     """Removes old checkpoints, and the temporary files of killed saves. A symbolic link is removed, not its target.
 
     Args:
-        keep: how many of the newest checkpoints stay.
-        also: numbers of further checkpoints that stay.
+        keep: How many of the newest checkpoints stay.
+        also: Numbers of further checkpoints that stay.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: The disk refuses.
     """
     kept = {_path(folder, updates) for updates in also}
     old = [path for path in list_checkpoints(folder)[:-keep] if path not in kept]
@@ -92,13 +92,13 @@ def make_room(folder: Path, also: Collection[int]) -> Path | None:
     """Removes the oldest checkpoint that may go. The newest intact one stays.
 
     Args:
-        also: numbers of further checkpoints that stay.
+        also: Numbers of further checkpoints that stay.
 
     Returns:
         Its path; None if no checkpoint can be removed.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: The disk refuses.
     """
     kept = {_path(folder, updates) for updates in also}
     found = list_checkpoints(folder)
@@ -123,7 +123,7 @@ def newest_intact(found: Sequence[Path]) -> Intact:
     """The newest intact checkpoint of `found`, whose order is from old to new.
 
     Raises:
-        InputError: all are damaged, or the newest intact one cannot be used for another reason.
+        InputError: All are damaged, or the newest intact one cannot be used for another reason.
     """
     damaged: list[DamagedCheckpointError] = []
     for path in reversed(found):
@@ -140,10 +140,10 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
     """The checkpoint that `run` names: a file, a run folder (its newest intact checkpoint), or `<run folder>/best`.
 
     Args:
-        warn: called with a sentence if damaged checkpoints were skipped.
+        warn: Called with a sentence if damaged checkpoints were skipped.
 
     Raises:
-        InputError: there is no checkpoint.
+        InputError: There is no checkpoint.
     """
     if run.is_file():
         return run
@@ -174,11 +174,11 @@ def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         best: `updates` is the number of the best checkpoint. The dict is empty without one.
-        milestones: numbers of the milestones.
-        frames: frames of this checkpoint.
+        milestones: Numbers of the milestones.
+        frames: Frames of this checkpoint.
 
     Raises:
-        InputError: the section has another form.
+        InputError: The section has another form.
     """
     # Schema 2 has no such section.
     kept: dict[str, Any] = content.get("kept", {"best": {}, "milestones": [], "frames": 0})
@@ -197,8 +197,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint. Only tensors and plain data are accepted, so nothing in the file can run code.
 
     Raises:
-        DamagedCheckpointError: the file is truncated, damaged or crafted.
-        InputError: it is missing, cannot be opened, is not a checkpoint, or has another schema.
+        DamagedCheckpointError: The file is truncated, damaged or crafted.
+        InputError: It is missing, cannot be opened, is not a checkpoint, or has another schema.
     """
     content, has_checksum = read_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -231,7 +231,7 @@ def env_from_dict(data: dict[str, Any]) -> EnvSpec:
     """The inverse of `env_to_dict`.
 
     Raises:
-        InputError: the data does not describe environments.
+        InputError: The data does not describe environments.
     """
 
     def damaged(reason: object) -> InputError:

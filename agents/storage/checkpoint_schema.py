@@ -81,6 +81,6 @@ def check_content(content: dict[str, Any]) -> None:
     """Checks the values of a checkpoint. Missing keys are accepted; their users report them.
 
     Raises:
-        PlainDataError: a value is of another kind. The message completes the sentence "it holds ...".
+        PlainDataError: A value is of another kind. The message completes the sentence "it holds ...".
     """
     check_form(content, _FORM, complete=False)

@@ -32,7 +32,7 @@ def checksum_fits(path: Path) -> bool | None:
     """Whether the checksum of a file matches its bytes; None if it has no checksum.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     with path.open("rb") as file:
         left = file.seek(0, os.SEEK_END) - _LENGTH

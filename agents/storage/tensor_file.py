@@ -20,7 +20,7 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
     """Writes tensors and plain data atomically.
 
     Raises:
-        OSError: the disk refuses. An earlier file is unchanged.
+        OSError: The disk refuses. An earlier file is unchanged.
     """
     # Into memory first, because torch does not report a full disk as OSError.
     archive = io.BytesIO()
@@ -33,8 +33,8 @@ def read_tensors(path: Path) -> tuple[Any, bool]:
     """The content of a file, on the CPU, and whether the file has a checksum. Only tensors and plain data are accepted.
 
     Raises:
-        DamagedCheckpointError: the file is truncated, damaged or crafted.
-        InputError: it is missing, or cannot be opened or read here.
+        DamagedCheckpointError: The file is truncated, damaged or crafted.
+        InputError: It is missing, or cannot be opened or read here.
     """
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist: give a run folder or a checkpoint file.")

@@ -65,7 +65,7 @@ def checked_archive(path: Path) -> io.BytesIO:
     """A new archive of the checked records of a file, for torch.load.
 
     Raises:
-        DamagedCheckpointError: the file is truncated, damaged, or crafted.
+        DamagedCheckpointError: The file is truncated, damaged, or crafted.
     """
     try:
         with path.open("rb") as file:

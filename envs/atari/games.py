@@ -12,9 +12,9 @@ class Game(NamedTuple):
     """One game.
 
     Attributes:
-        rom: name of its ROM in ale-py.
-        minimal_actions: size of its minimal action set, out of the 18 of the joystick.
-        random, human: mean returns of a random policy and of a human tester, after up to 30 no-ops, with at most 108,000 frames per
+        rom: Name of its ROM in ale-py.
+        minimal_actions: Size of its minimal action set, out of the 18 of the joystick.
+        random, human: Mean returns of a random policy and of a human tester, after up to 30 no-ops, with at most 108,000 frames per
             episode.
     """
 

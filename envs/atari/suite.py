@@ -49,16 +49,16 @@ class AtariConfig(EnvConfig):
     """Options of the suite `atari`. The defaults are the protocol of the published tables: no-op starts, no sticky actions.
 
     Attributes:
-        action_repeat: frames played per action.
-        image_size: height and width of `image`.
-        frame_stack: pictures in `image`, one of FRAME_STACKS.
-        noop_max: a game begins with 1 to `noop_max` frames of no action; 0 = none.
-        repeat_action_probability: probability that a frame repeats the action of the frame before; 0.25 is the protocol of Machado et
+        action_repeat: Frames played per action.
+        image_size: Height and width of `image`.
+        frame_stack: Pictures in `image`, one of FRAME_STACKS.
+        noop_max: A game begins with 1 to `noop_max` frames of no action; 0 = none.
+        repeat_action_probability: Probability that a frame repeats the action of the frame before; 0.25 is the protocol of Machado et
             al. (2018), "sticky actions".
-        episodic_life: in training, values are not bootstrapped across a lost life, as at the end of an episode. The game continues:
+        episodic_life: In training, values are not bootstrapped across a lost life, as at the end of an episode. The game continues:
             episode, core state, return and score are those of the whole game.
-        full_action_space: every game has all 18 actions with the same meaning (`nearest_actions`); otherwise each has its minimal set.
-        max_episode_frames: number of frames, no-ops included, after which a game is truncated.
+        full_action_space: Every game has all 18 actions with the same meaning (`nearest_actions`); otherwise each has its minimal set.
+        max_episode_frames: Number of frames, no-ops included, after which a game is truncated.
     """
 
     name: str = "atari"
@@ -133,7 +133,7 @@ class AleEngine:
     switched on. ale-py itself fills that memory with other random numbers at every reset, and a few games depend on them.
 
     Attributes:
-        life_lost: see `envs.engines.base.LivesEngine`; always False without `episodic_life`.
+        life_lost: See `envs.engines.base.LivesEngine`; always False without `episodic_life`.
     """
 
     def __init__(self, config: AtariConfig, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split) -> None:

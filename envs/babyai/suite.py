@@ -29,7 +29,7 @@ class BabyAIConfig(EnvConfig):
 
     Attributes:
         engine: `envpool` (C++), `minigrid` (the Python original, ten times slower), or `auto`: envpool if it is installed.
-        threads: threads of each envpool pool; there is one pool per task.
+        threads: Threads of each envpool pool; there is one pool per task.
     """
 
     name: str = "babyai"

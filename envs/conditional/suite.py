@@ -44,10 +44,10 @@ class ConditionalConfig(EnvConfig):
 
     Attributes:
         dimension: d, the length of x and the number of actions.
-        num_tasks: number of tasks of each kind; the presets `map` and `memory` name all of them.
-        delay: steps between the cue and the decision of the memory tasks.
-        map_seed: seed of the matrices. They define the tasks, so they do not depend on the run's seed.
-        observation: one of OBSERVATIONS. `vector`: the entries of x, then 1 if a decision is due, else 0. `image`: symbolic cells of two
+        num_tasks: Number of tasks of each kind; the presets `map` and `memory` name all of them.
+        delay: Steps between the cue and the decision of the memory tasks.
+        map_seed: Seed of the matrices. They define the tasks, so they do not depend on the run's seed.
+        observation: One of OBSERVATIONS. `vector`: the entries of x, then 1 if a decision is due, else 0. `image`: symbolic cells of two
             codes: the level of the entry at this cell, counted from 1 (0 between entries), and whether a decision is due. Entries are
             so far apart that each position of the torso's feature map sees only one. They are rounded to LEVELS values, and the right
             action follows from these.

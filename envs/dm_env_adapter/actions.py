@@ -19,8 +19,8 @@ class DmEnvActions:
     of float32. Components are in the order of the spec.
 
     Args:
-        spec: nested specs.
-        player: prefix of the player's paths. All other components stay idle: they are 0, or the bound closest to 0.
+        spec: Nested specs.
+        player: Prefix of the player's paths. All other components stay idle: they are 0, or the bound closest to 0.
     """
 
     space: spaces.Space[Any]
@@ -70,8 +70,8 @@ class _Component(NamedTuple):
     """One leaf of the action.
 
     Attributes:
-        minimum, maximum: arrays of the leaf's shape and dtype.
-        idle: the value of a leaf of another player; None for a leaf of this player.
+        minimum, maximum: Arrays of the leaf's shape and dtype.
+        idle: The value of a leaf of another player; None for a leaf of this player.
     """
 
     path: str

@@ -41,16 +41,16 @@ class DmEnvAdapter(gymnasium.Env[Any, Any]):
     """A dm_env environment as a gymnasium environment; the module docstring describes specs, steps and discounts.
 
     Args:
-        make: called with the seed of each episode, because a dm_env reset takes no seed; and once with 0 for the specs.
-        player: prefix of the paths of one player's observations and actions, such as `1.`. It is removed from their names. Paths with
+        make: Called with the seed of each episode, because a dm_env reset takes no seed; and once with 0 for the specs.
+        player: Prefix of the paths of one player's observations and actions, such as `1.`. It is removed from their names. Paths with
             the same prefix but other digits belong to other players, are not shown and stay idle. Paths without such a prefix are shown
             to every player. Empty: there is one player.
-        reward: path of the observation that is this player's reward, if the environment's reward is not. It is not shown. Empty: the
+        reward: Path of the observation that is this player's reward, if the environment's reward is not. It is not shown. Empty: the
             environment's reward.
-        draw: environment -> picture uint8 [H, W, 3], for `render`.
+        draw: Environment -> picture uint8 [H, W, 3], for `render`.
 
     Raises:
-        InputError: a spec without counterpart, or a `player` or `reward` that does not exist.
+        InputError: A spec without counterpart, or a `player` or `reward` that does not exist.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ def _check_reward(environment: Any, reward: str) -> Keys | None:
     """Keys of the observation that is the reward; None for the environment's reward.
 
     Raises:
-        InputError: the reward or the discount is not one number.
+        InputError: The reward or the discount is not one number.
     """
     name = type(environment).__name__
     if not _is_number(environment.discount_spec()):

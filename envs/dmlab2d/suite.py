@@ -37,12 +37,12 @@ class Level(NamedTuple):
     """One task.
 
     Attributes:
-        script: the engine's `levelName`.
-        frames: number of frames after which the level itself ends the episode.
-        actions: the level's names of the components of its actions; the level has the first ones of COMPONENTS.
-        player: prefix of the player's actions and observations; empty in levels for one player.
-        settings: settings of the engine for this level alone.
-        has_goal: whether the level ends by itself exactly when it is solved, which earns a positive reward.
+        script: The engine's `levelName`.
+        frames: Number of frames after which the level itself ends the episode.
+        actions: The level's names of the components of its actions; the level has the first ones of COMPONENTS.
+        player: Prefix of the player's actions and observations; empty in levels for one player.
+        settings: Settings of the engine for this level alone.
+        has_goal: Whether the level ends by itself exactly when it is solved, which earns a positive reward.
     """
 
     script: str
@@ -115,9 +115,9 @@ class DMLab2DConfig(EnvConfig):
         actions: `single`: one move, turn or ability per step, or nothing (9 actions); `product`: all combinations (60);
             `multi_discrete`: one choice for each of COMPONENTS. Actions that a level lacks are masked, or have no effect with
             `multi_discrete`.
-        cell_size: width and height of a cell in pixels; `image` is 11 cells wide and high.
-        max_episode_frames: number of frames after which an episode is truncated; 0 = the level's own limit.
-        processes: whether each environment has its own process (envs/engines/process_engine.py).
+        cell_size: Width and height of a cell in pixels; `image` is 11 cells wide and high.
+        max_episode_frames: Number of frames after which an episode is truncated; 0 = the level's own limit.
+        processes: Whether each environment has its own process (envs/engines/process_engine.py).
     """
 
     name: str = "dmlab2d"
@@ -214,7 +214,7 @@ class _LevelView(gymnasium.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
     """A level with the suite's actions and pictures of the suite's size [side, side, 3].
 
     Args:
-        actions: see ACTION_SETS.
+        actions: See ACTION_SETS.
     """
 
     def __init__(self, env: DmEnvAdapter, level: Level, actions: Sequence[tuple[int, ...]], side: int) -> None:

@@ -54,10 +54,10 @@ def action_vectors(name: str, custom: Sequence[Sequence[int]]) -> NDArray[np.int
     """The vectors of an action set, intc [A, 7], contiguous and read-only. Row a is action a.
 
     Args:
-        name: a key of ACTION_SETS, `custom` for the vectors of the argument `custom`, or the path of a JSON file with such vectors.
+        name: A key of ACTION_SETS, `custom` for the vectors of the argument `custom`, or the path of a JSON file with such vectors.
 
     Raises:
-        InputError: unknown name, unreadable file, or a vector that the engine would misread.
+        InputError: Unknown name, unreadable file, or a vector that the engine would misread.
     """
     if name in ACTION_SETS:
         rows: object = ACTION_SETS[name]

@@ -45,7 +45,7 @@ def import_deepmind_lab() -> ModuleType:
     """The engine's module.
 
     Raises:
-        InputError: it cannot be imported; the message names the cause.
+        InputError: It cannot be imported; the message names the cause.
     """
     try:
         import deepmind_lab
@@ -60,7 +60,7 @@ def check_level(module: ModuleType, path: str) -> None:
     """Checks that the script of a level exists: a file with an absolute path, or a level in the engine's folder, if that is readable.
 
     Raises:
-        InputError: it does not exist. The message names levels with a similar name, or the form of the path.
+        InputError: It does not exist. The message names levels with a similar name, or the form of the path.
     """
     if path.startswith("/") or path.endswith(".lua"):
         _check_file(path)

@@ -55,19 +55,19 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
     episode is a first one. The engine's episode number is always 0. A reset is possible within an episode.
 
     Args:
-        level: path of the level in the engine.
-        actions: vectors intc [A, 7]; see envs.dmlab30.actions.
-        action_repeat: number of frames of an action; the engine plays them in one call and sums the rewards.
-        width, height: size of the picture, multiples of 4.
-        settings: further settings of the engine, such as EVALUATION_SETTINGS.
+        level: Path of the level in the engine.
+        actions: Vectors intc [A, 7]; see envs.dmlab30.actions.
+        action_repeat: Number of frames of an action; the engine plays them in one call and sums the rewards.
+        width, height: Size of the picture, multiples of 4.
+        settings: Further settings of the engine, such as EVALUATION_SETTINGS.
         renderer: `software` or `hardware`. Several instances in one process require `software`.
-        truncate_at_time_limit: whether the level's time limit truncates; otherwise every end is a termination.
-        level_cache: cache of compiled maps, or None.
-        fresh_engine: whether `reset` makes a new instance for each episode.
+        truncate_at_time_limit: Whether the level's time limit truncates; otherwise every end is a termination.
+        level_cache: Cache of compiled maps, or None.
+        fresh_engine: Whether `reset` makes a new instance for each episode.
 
     Raises:
-        InputError: the engine or the level cannot be loaded, or a second instance with the hardware renderer.
-        RuntimeError: made in a process that was forked after an instance had been made: the engine would hang.
+        InputError: The engine or the level cannot be loaded, or a second instance with the hardware renderer.
+        RuntimeError: Made in a process that was forked after an instance had been made: the engine would hang.
     """
 
     def __init__(
@@ -143,9 +143,9 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         """Starts an episode. `seed` is in [0, 2**31); the class describes a reset without a seed.
 
         Raises:
-            ValueError: a seed out of range.
-            InputError: the level cannot start its first episode.
-            RuntimeError: the engine failed at a later one.
+            ValueError: A seed out of range.
+            InputError: The level cannot start its first episode.
+            RuntimeError: The engine failed at a later one.
         """
         if seed is not None and not 0 <= seed < SEEDS:
             raise ValueError(f"seed {seed} is out of range: DeepMind Lab has seeds from 0 to {SEEDS - 1}")

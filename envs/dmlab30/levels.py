@@ -16,9 +16,9 @@ class Level(NamedTuple):
     """One level.
 
     Attributes:
-        random, human: mean returns of a random policy and of a human on the test level.
-        test: the level that evaluation plays, if it is another one.
-        needs_dataset: whether it shows the pictures of Brady, Konkle and Oliva (2008).
+        random, human: Mean returns of a random policy and of a human on the test level.
+        test: The level that evaluation plays, if it is another one.
+        needs_dataset: Whether it shows the pictures of Brady, Konkle and Oliva (2008).
     """
 
     random: float

@@ -42,12 +42,12 @@ class LevelCache:
     exceed the limit for a while.
 
     Args:
-        folder: created when the first map is written.
-        max_bytes: allowed size.
+        folder: Created when the first map is written.
+        max_bytes: Allowed size.
 
     Attributes:
-        hits, misses: number of successful and failed calls of `fetch`.
-        failures: number of maps that could not be stored, because the disk is full or read-only. This is not an error.
+        hits, misses: Number of successful and failed calls of `fetch`.
+        failures: Number of maps that could not be stored, because the disk is full or read-only. This is not an error.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int) -> None:

@@ -43,18 +43,18 @@ class DMLab30Config(EnvConfig):
 
     Attributes:
         action_set: `impala` (9 actions), `extended` (15), `extended_large` (17), `custom`, or the path of a JSON file.
-        custom_actions: the vectors of `custom`, seven numbers each.
-        action_repeat: frames played per action.
-        width, height: size of the picture, multiples of 4.
-        truncate_at_time_limit: the time limit truncates the episode, so that the value is bootstrapped there.
+        custom_actions: The vectors of `custom`, seven numbers each.
+        action_repeat: Frames played per action.
+        width, height: Size of the picture, multiples of 4.
+        truncate_at_time_limit: The time limit truncates the episode, so that the value is bootstrapped there.
         renderer: `software` or `hardware`; `hardware` allows one environment per process.
-        level_cache: folder of compiled maps, shared by processes and runs; empty = none.
-        level_cache_gigabytes: maximum size of this folder; the least recently used maps are removed.
-        dataset_path: folder of the pictures that two of the psychlab levels show, or `dummy` for plain colours.
-        words: additional words of the instructions, for levels outside DMLab-30.
-        fresh_engine: whether each episode gets a new engine, so that it is a function of its seed and the actions on every level
+        level_cache: Folder of compiled maps, shared by processes and runs; empty = none.
+        level_cache_gigabytes: Maximum size of this folder; the least recently used maps are removed.
+        dataset_path: Folder of the pictures that two of the psychlab levels show, or `dummy` for plain colours.
+        words: Additional words of the instructions, for levels outside DMLab-30.
+        fresh_engine: Whether each episode gets a new engine, so that it is a function of its seed and the actions on every level
             (docs/dmlab.md).
-        processes: whether each environment has its own process (envs/engines/process_engine.py).
+        processes: Whether each environment has its own process (envs/engines/process_engine.py).
     """
 
     name: str = "dmlab30"

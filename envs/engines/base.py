@@ -68,7 +68,7 @@ class SlowResetEngine(Engine, Protocol):
     """An engine whose `step` can return before every reset has ended.
 
     Attributes:
-        patience: seconds after the start of a reset during which `step` waits for it; initially infinite.
+        patience: Seconds after the start of a reset during which `step` waits for it; initially infinite.
         resetting: bool [S], always the same array: slots whose reset was still running when `step` returned. They show the last
             observation of their last episode again, with reward 0. Their next steps ignore the action, too.
     """
@@ -109,9 +109,9 @@ class SupervisedEngine(SlowResetEngine, InterruptingEngine, Protocol):
         """From now on the environment of a slot that fails is started again, for the slot's next episode.
 
         Args:
-            hang_seconds: time without an answer after which an environment counts as failed.
+            hang_seconds: Time without an answer after which an environment counts as failed.
             memory_limit: MiB of resident memory above which it is restarted between two episodes; 0 = none.
-            recycle_episodes: number of episodes after which it is restarted; 0 = never.
+            recycle_episodes: Number of episodes after which it is restarted; 0 = never.
         """
 
 

@@ -33,18 +33,18 @@ class GymnasiumEngine:
     """S gymnasium environments in this thread (see `envs.engines.base.Engine`). Each episode is reset with its seed of the seed tree.
 
     Args:
-        make: builds the environment of a task. Its observations are dicts with the keys of `spec.observation`, and `instruction`,
+        make: Builds the environment of a task. Its observations are dicts with the keys of `spec.observation`, and `instruction`,
             a string, if the suite has instructions. It takes the actions of `spec`. `render()` gives a picture [H, W, 3].
-        spec, slots, split: see `envs.suites.make_env`.
-        instruction_key: key of the instruction in observations.
+        spec, slots, split: See `envs.suites.make_env`.
+        instruction_key: Key of the instruction in observations.
 
     Attributes:
-        stepping: see `envs.engines.base.SequentialEngine`.
-        success: see `envs.engines.base.SuccessEngine`.
-        interrupted, episode: see `envs.engines.base.InterruptingEngine`.
+        stepping: See `envs.engines.base.SequentialEngine`.
+        success: See `envs.engines.base.SuccessEngine`.
+        interrupted, episode: See `envs.engines.base.InterruptingEngine`.
 
     Raises:
-        InputError: an environment gives numbers that are not finite in all of several consecutive episodes.
+        InputError: An environment gives numbers that are not finite in all of several consecutive episodes.
     """
 
     def __init__(
@@ -149,8 +149,8 @@ class GymnasiumEngine:
         """Ends the episodes whose observation or reward of this step is not finite.
 
         Args:
-            before: what each slot showed before the step.
-            resets: slots that only reset in it.
+            before: What each slot showed before the step.
+            resets: Slots that only reset in it.
         """
         arrays = [self._reward, *(self.observation[key] for key in self._float_keys)]
         if not (self._fruitless or self._errors) and all(np.isfinite(array).all() for array in arrays):

@@ -44,18 +44,18 @@ class ProcessEngine:
     The processes ignore Ctrl-C, end with this process however it ends, and print to standard error.
 
     Args:
-        make: see GymnasiumEngine. It is pickled, and the processes import what it needs.
-        spec, slots, split: see `envs.suites.make_env`.
-        hang_seconds: see `supervise`; the limit until that is called.
+        make: See GymnasiumEngine. It is pickled, and the processes import what it needs.
+        spec, slots, split: See `envs.suites.make_env`.
+        hang_seconds: See `supervise`; the limit until that is called.
 
     Attributes:
-        success: see `envs.engines.base.SuccessEngine`.
-        patience, resetting, interrupted, episode: see `envs.engines.base.SupervisedEngine`. A slot with an observation or a reward that
+        success: See `envs.engines.base.SuccessEngine`.
+        patience, resetting, interrupted, episode: See `envs.engines.base.SupervisedEngine`. A slot with an observation or a reward that
             is not finite is interrupted, but its process continues.
 
     Raises:
         InputError: `make` raised it.
-        SlotError: an environment raised something else, or a process ended.
+        SlotError: An environment raised something else, or a process ended.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class ProcessEngine:
         """Waits until every reset is done or past its deadline.
 
         Args:
-            no_event_yet: no slot has made a step. Then also waits until one reset is done or has failed, whatever the deadlines.
+            no_event_yet: No slot has made a step. Then also waits until one reset is done or has failed, whatever the deadlines.
         """
         while self.resetting.any():
             rows = {self._processes[row].connection: row for row in np.flatnonzero(self.resetting).tolist()}

@@ -42,8 +42,8 @@ class SlotError(RuntimeError):
     """A slot's environment raised, or its process ended or does not answer. The message names task and slot.
 
     Attributes:
-        task: its name.
-        cause: one of envs.faults.CAUSES.
+        task: Its name.
+        cause: One of envs.faults.CAUSES.
     """
 
     def __init__(self, message: str, task: str, cause: str) -> None:
@@ -55,11 +55,11 @@ class SlotProcess:
     """A process that runs `envs.engines.process_child.main`, and the connection to it.
 
     Attributes:
-        connection: carries the messages of `envs.engines.process_child` and their answers.
-        owed: number of answers that the process owes.
-        asked: time of the last message to it (time.monotonic).
-        built: the slot of its environment; None before it has one.
-        episodes: number of episodes that it started.
+        connection: Carries the messages of `envs.engines.process_child` and their answers.
+        owed: Number of answers that the process owes.
+        asked: Time of the last message to it (time.monotonic).
+        built: The slot of its environment; None before it has one.
+        episodes: Number of episodes that it started.
     """
 
     def __init__(self) -> None:
@@ -98,8 +98,8 @@ class SlotProcess:
         """Waits for the next answer, until `hang_seconds` after the last message.
 
         Raises:
-            InputError: the process raised it.
-            SlotError: the environment raised something else, or the process does not answer or has ended. Then it is dead, and so are
+            InputError: The process raised it.
+            SlotError: The environment raised something else, or the process does not answer or has ended. Then it is dead, and so are
                 the programs that it started.
         """
         name = f"the process of slot {slot} (task {task})"

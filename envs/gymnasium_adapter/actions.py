@@ -24,7 +24,7 @@ def plain_actions(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """`env`, in MultiDiscreteActions if its actions have several parts.
 
     Raises:
-        UnsupportedSpaceError: a part is no choice.
+        UnsupportedSpaceError: A part is no choice.
     """
     has_parts = isinstance(env.action_space, spaces.Dict | spaces.Tuple) or _is_integer_box(env.action_space)
     return MultiDiscreteActions(env) if has_parts else env
@@ -38,7 +38,7 @@ class MultiDiscreteActions(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstruc
     """Takes int [D], one choice per component, and converts it to an action of the environment.
 
     Attributes:
-        parts: the environment's action space; components are in the order of its parts.
+        parts: The environment's action space; components are in the order of its parts.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -119,7 +119,7 @@ def count_choices(space: Space) -> tuple[int, ...]:
     """Number of choices of a discrete action, or of each component of a multi-discrete one.
 
     Raises:
-        UnsupportedSpaceError: the action is continuous.
+        UnsupportedSpaceError: The action is continuous.
     """
     if isinstance(space, spaces.Discrete):
         return (int(space.n),)

@@ -18,7 +18,7 @@ def check_reset(task: str, returned: Any) -> tuple[Any, dict[str, Any]]:
     """(observation, info) of the result of `reset`. An info of None becomes {}.
 
     Raises:
-        InputError: another result, as from an environment for gym before 0.26.
+        InputError: Another result, as from an environment for gym before 0.26.
     """
     if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict | None)):
         _refuse(task, "returns from reset an observation without an info")
@@ -29,7 +29,7 @@ def check_step(task: str, returned: Any) -> tuple[Any, float, bool, bool, dict[s
     """The five results of `step`, with the reward as float and the ends as bool. Arrays of one element are accepted.
 
     Raises:
-        InputError: another result.
+        InputError: Another result.
     """
     if not isinstance(returned, tuple | list) or len(returned) != 5:
         many = f"{len(returned)} values" if isinstance(returned, tuple | list) else type(returned).__name__
@@ -62,7 +62,7 @@ def raise_if_outdated(task: str, env: Any, error: Exception) -> None:
     """Raises InputError if `error`, which `reset` or `step` raised, shows that the environment has another interface.
 
     Args:
-        env: without its wrappers.
+        env: Without its wrappers.
     """
     text = str(error)
     if isinstance(error, ValueError):

@@ -32,16 +32,16 @@ class Extras(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Tuple of masks. Without a mask every action is legal. At the end of an episode a mask that forbids everything is ignored.
 
     Args:
-        env: takes discrete or multi-discrete actions if `size` is positive.
-        task: its name in messages.
-        size: length of the mask in `suite_extras`; a task with fewer actions uses the first ones. 0: masks are ignored.
+        env: Takes discrete or multi-discrete actions if `size` is positive.
+        task: Its name in messages.
+        size: Length of the mask in `suite_extras`; a task with fewer actions uses the first ones. 0: masks are ignored.
 
     Attributes:
-        suite_extras: the extras of the last observation. `action_mask`, bool [size], if `size` is positive. `instruction`, a string, if the
+        suite_extras: The extras of the last observation. `action_mask`, bool [size], if `size` is positive. `instruction`, a string, if the
             observation space has text; several texts are joined in order.
 
     Raises:
-        InputError: by `reset` or `step`, if a mask has another length than the actions, or forbids all of them.
+        InputError: By `reset` or `step`, if a mask has another length than the actions, or forbids all of them.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: str, *, size: int = 0) -> None:

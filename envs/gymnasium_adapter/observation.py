@@ -43,10 +43,10 @@ def find_parts(space: Any, layout: str = "auto") -> Parts:
     """The parts of a space.
 
     Args:
-        layout: see `envs.gymnasium_adapter.pictures.find_picture`.
+        layout: See `envs.gymnasium_adapter.pictures.find_picture`.
 
     Raises:
-        UnsupportedSpaceError: a part has no fixed number of values or is an ambiguous picture, or there are no parts.
+        UnsupportedSpaceError: A part has no fixed number of values or is an ambiguous picture, or there are no parts.
     """
     found = Parts({}, {})
     for path, leaf in leaves(space):
@@ -67,9 +67,9 @@ class Observer:
     """Converts an environment's observations to those of a suite.
 
     Args:
-        task: its name in messages.
-        found: the parts of the environment's space.
-        length: length of the suite's `vector`; the rest is padded with zeros.
+        task: Its name in messages.
+        found: The parts of the environment's space.
+        length: Length of the suite's `vector`; the rest is padded with zeros.
     """
 
     def __init__(self, task: str, found: Parts, length: int) -> None:
@@ -82,8 +82,8 @@ class Observer:
         """`image` and `vector` of the observation that `call` (reset or step) returned; new arrays, or views of it.
 
         Raises:
-            InputError: shape or dtype differ from the space, or the range of the first picture does.
-            NotFiniteError: a picture has numbers that are not finite, which uint8 cannot represent.
+            InputError: Shape or dtype differ from the space, or the range of the first picture does.
+            NotFiniteError: A picture has numbers that are not finite, which uint8 cannot represent.
         """
         shown: Observation = {}
         if self._pictures:

@@ -35,10 +35,10 @@ class Picture:
     """The conversion of a Box to channels of `image`.
 
     Attributes:
-        shape: shape of the Box.
-        rows: its axis of rows; the next axis is the columns. All other axes, in order, are folded into the channels.
-        low, scale: a value x becomes the byte (x - low) * scale; scale 1 leaves bytes unchanged.
-        integer: whether the Box declares integers.
+        shape: Shape of the Box.
+        rows: Its axis of rows; the next axis is the columns. All other axes, in order, are folded into the channels.
+        low, scale: A value x becomes the byte (x - low) * scale; scale 1 leaves bytes unchanged.
+        integer: Whether the Box declares integers.
         image_shape: (H, W, C).
     """
 
@@ -92,10 +92,10 @@ def find_picture(space: Any, layout: str = "auto", *, nested: bool = False) -> P
         layout: `auto` recognises [H, W, C], [C, H, W], [H, W] and stacks of them, as bytes, or as other numbers within the usual bounds.
             `channels_last` reads every Box of bytes with three axes as [H, W, C], `channels_first` as [C, H, W], and nothing else as a
             picture. `none` finds no pictures.
-        nested: whether the space is nested deeper than in one Dict; only `auto` finds pictures there.
+        nested: Whether the space is nested deeper than in one Dict; only `auto` finds pictures there.
 
     Raises:
-        UnsupportedSpaceError: a picture whose axes or brightness are ambiguous.
+        UnsupportedSpaceError: A picture whose axes or brightness are ambiguous.
     """
     if not isinstance(space, spaces.Box) or layout == "none" or not math.prod(space.shape):
         return None
@@ -141,7 +141,7 @@ def _rows(shape: tuple[int, ...], *, grey: int) -> tuple[int, ...]:
     half of theirs.
 
     Args:
-        grey: minimum side of a picture without channels.
+        grey: Minimum side of a picture without channels.
     """
     if len(shape) == 2:
         return (0,) if min(shape) >= grey else ()
@@ -163,7 +163,7 @@ def join_shapes(found: dict[str, Picture]) -> tuple[int, int, int] | None:
     """The shape of `image`, which is all pictures (by name) concatenated along the channels; None without pictures.
 
     Raises:
-        UnsupportedSpaceError: they have different sizes.
+        UnsupportedSpaceError: They have different sizes.
     """
     shapes = {where: one.image_shape for where, one in found.items()}
     if not shapes:

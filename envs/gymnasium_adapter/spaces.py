@@ -28,13 +28,13 @@ class Interface:
     """The interface of one environment in a suite.
 
     Attributes:
-        image: shape of `image`, or None.
-        vector: length of `vector`; 0 = none.
-        actions: as `EnvSpec.action_kind`.
-        count: number of discrete actions.
-        sizes, low, high: as `EnvSpec.action_sizes`, `action_low`, `action_high`.
-        mask, text: whether it has action masks, and text (envs/gymnasium_adapter/extras.py).
-        frame_rate: steps per second, as its `render_fps` declares; 0 if it declares none.
+        image: Shape of `image`, or None.
+        vector: Length of `vector`; 0 = none.
+        actions: As `EnvSpec.action_kind`.
+        count: Number of discrete actions.
+        sizes, low, high: As `EnvSpec.action_sizes`, `action_low`, `action_high`.
+        mask, text: Whether it has action masks, and text (envs/gymnasium_adapter/extras.py).
+        frame_rate: Steps per second, as its `render_fps` declares; 0 if it declares none.
     """
 
     image: tuple[int, ...] | None
@@ -56,7 +56,7 @@ def read_interface(env: gymnasium.Env[Any, Any], pictures: str = "auto") -> Inte
     Everything else is flattened into `vector` (`gymnasium.spaces.flatten`: discrete values one-hot, entries of a Dict by name).
 
     Raises:
-        UnsupportedSpaceError: a space has no counterpart, or is empty.
+        UnsupportedSpaceError: A space has no counterpart, or is empty.
     """
     found = find_parts(env.observation_space, pictures)
     return Interface(image=found.image, vector=found.length, **_actions(env.action_space))
@@ -85,16 +85,16 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
     """An environment with the observations and actions of an EnvSpec.
 
     Args:
-        env: any that `read_interface` accepts. `action_mask` and `instruction` are taken from its `suite_extras`
+        env: Any that `read_interface` accepts. `action_mask` and `instruction` are taken from its `suite_extras`
             (envs/gymnasium_adapter/extras.py).
-        task: its name in messages.
-        observation: of the suite. A shorter `vector` is padded with zeros.
-        pictures: see `read_interface`.
-        instruction: whether the suite has instructions.
+        task: Its name in messages.
+        observation: Of the suite. A shorter `vector` is padded with zeros.
+        pictures: See `read_interface`.
+        instruction: Whether the suite has instructions.
 
     Raises:
-        InputError: by `reset` and `step`, if a result violates gymnasium's interface or the environment's space.
-        NotFiniteError: by `reset` and `step`, if a picture has numbers that are not finite.
+        InputError: By `reset` and `step`, if a result violates gymnasium's interface or the environment's space.
+        NotFiniteError: By `reset` and `step`, if a picture has numbers that are not finite.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class SuiteTask(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructor
         """The picture [H, W, 3].
 
         Raises:
-            InputError: the environment draws none, or drawing fails, for example because a package is missing.
+            InputError: The environment draws none, or drawing fails, for example because a package is missing.
         """
         try:
             picture = to_rgb(self.env.render())

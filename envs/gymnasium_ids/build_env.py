@@ -30,7 +30,7 @@ def build_env(task: str, options: dict[str, Any], wrapper_names: Sequence[str]) 
     """One environment of a task in its wrappers. What it prints goes to standard error.
 
     Raises:
-        InputError: the module, the environment or a wrapper cannot be made, or one of REFUSED_WRAPPERS is among them.
+        InputError: The module, the environment or a wrapper cannot be made, or one of REFUSED_WRAPPERS is among them.
     """
     # Redirected, not swallowed: another thread may write to the terminal meanwhile.
     with contextlib.redirect_stdout(sys.stderr):

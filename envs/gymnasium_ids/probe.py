@@ -30,12 +30,12 @@ def probe(make: MakeEnv, spec: EnvSpec, *, processes: bool, key: str) -> None:
     """Plays the first step of an episode of every task. A `key` is probed only once per process.
 
     Args:
-        make: see `envs.engines.gymnasium_engine.GymnasiumEngine`.
-        processes: whether each environment has its own process. Crashes and hangs are ignored then, because the run restarts the process.
-        key: identifies the suite and its options.
+        make: See `envs.engines.gymnasium_engine.GymnasiumEngine`.
+        processes: Whether each environment has its own process. Crashes and hangs are ignored then, because the run restarts the process.
+        key: Identifies the suite and its options.
 
     Raises:
-        InputError: an environment violates its interface, or fails three times out of three.
+        InputError: An environment violates its interface, or fails three times out of three.
     """
     if key in _probed:
         return

@@ -14,7 +14,7 @@ class SpaceChecker(gymnasium.Wrapper[Any, Any, Any, Any]):
     """An environment whose observations are compared with its observation space.
 
     Args:
-        report: called with a sentence for each observation outside the space.
+        report: Called with a sentence for each observation outside the space.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], report: Callable[[str], object]) -> None:

@@ -46,17 +46,17 @@ class GymnasiumConfig(EnvConfig):
     """Options of the suite `gymnasium`.
 
     Attributes:
-        wrappers: classes as `package.module:Name`, subclasses of gymnasium.Wrapper whose only required argument is the environment. They
+        wrappers: Classes as `package.module:Name`, subclasses of gymnasium.Wrapper whose only required argument is the environment. They
             are put around every environment in that order, the first one innermost.
-        options: a dict, the keyword arguments of `gymnasium.make` for every task, such as `max_episode_steps`; None = none. Options in
+        options: A dict, the keyword arguments of `gymnasium.make` for every task, such as `max_episode_steps`; None = none. Options in
             the name of a task take precedence.
-        vocabulary: words of the instructions, a list or the path of a file. Instructions are the texts that environments observe. None =
+        vocabulary: Words of the instructions, a list or the path of a file. Instructions are the texts that environments observe. None =
             the words of some episodes that are played when a run starts (`settle` saves them).
-        instruction_length: number of words of an instruction that are read; 0 = that of the longest instruction in such episodes, rounded
+        instruction_length: Number of words of an instruction that are read; 0 = that of the longest instruction in such episodes, rounded
             up to a multiple of 8.
-        action_mask: whether the action masks of environments are applied. The saved configuration of a run states whether there are any.
-        processes: whether each environment has its own process (envs/engines/process_engine.py).
-        pictures: which observations are pictures: `auto`, `channels_last`, `channels_first` or `none`
+        action_mask: Whether the action masks of environments are applied. The saved configuration of a run states whether there are any.
+        processes: Whether each environment has its own process (envs/engines/process_engine.py).
+        pictures: Which observations are pictures: `auto`, `channels_last`, `channels_first` or `none`
             (envs/gymnasium_adapter/pictures.py).
     """
 

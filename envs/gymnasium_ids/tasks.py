@@ -14,9 +14,9 @@ class TaskCall(NamedTuple):
     """The parts of a task's name.
 
     Attributes:
-        module: module to import first; "" for none.
-        name: argument of `gymnasium.make`.
-        options: keyword arguments of `gymnasium.make`, for this task alone.
+        module: Module to import first; "" for none.
+        name: Argument of `gymnasium.make`.
+        options: Keyword arguments of `gymnasium.make`, for this task alone.
     """
 
     module: str
@@ -28,7 +28,7 @@ def parse_task(task: str) -> TaskCall:
     """Parses a task's name. Options are literals, so nothing is evaluated.
 
     Raises:
-        InputError: the brackets hold anything but a list of `name=literal`.
+        InputError: The brackets hold anything but a list of `name=literal`.
     """
     head, bracket, rest = task.partition("(")
     module, _, name = head.rpartition(":")

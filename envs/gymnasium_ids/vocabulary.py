@@ -35,7 +35,7 @@ class Words:
     """The texts that were read while a vocabulary was collected.
 
     Attributes:
-        longest: number of words of the longest text.
+        longest: Number of words of the longest text.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ def read_vocabulary(vocabulary: Any) -> tuple[str, ...]:
     """The words of `env.vocabulary`: a list of words, or the path of a file of words separated by white space.
 
     Raises:
-        InputError: it is neither, or an entry is no single word.
+        InputError: It is neither, or an entry is no single word.
     """
     if isinstance(vocabulary, str):
         try:

@@ -44,12 +44,12 @@ class VizdoomConfig(EnvConfig):
     """Options of the suite `vizdoom`.
 
     Attributes:
-        action_repeat: frames played per action.
-        image_size: height and width of `image`. The default has the proportions of the engine's 120 x 160 pixels and the size of IMPALA's
+        action_repeat: Frames played per action.
+        image_size: Height and width of `image`. The default has the proportions of the engine's 120 x 160 pixels and the size of IMPALA's
             pictures of DeepMind Lab.
-        full_action_space: every task has all of ACTIONS with the same meaning; buttons that a scenario lacks do nothing.
-        variables: whether `vector` holds health and ammunition, which the picture does not show.
-        processes: whether each environment has its own process (envs/engines/process_engine.py).
+        full_action_space: Every task has all of ACTIONS with the same meaning; buttons that a scenario lacks do nothing.
+        variables: Whether `vector` holds health and ammunition, which the picture does not show.
+        processes: Whether each environment has its own process (envs/engines/process_engine.py).
     """
 
     name: str = "vizdoom"
@@ -117,7 +117,7 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
     The game runs in its own process until `close`. Every method raises RuntimeError with the task's name if the game fails.
 
     Args:
-        task: a key of SCENARIOS. See VizdoomConfig for the others.
+        task: A key of SCENARIOS. See VizdoomConfig for the others.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 35}  # noqa: RUF012 - gymnasium's own declaration

@@ -43,11 +43,11 @@ class Corpus(NamedTuple):
     """A text as numbers.
 
     Attributes:
-        level: one of LEVELS.
-        symbols: the text of each number; [] at byte level.
-        parts: name of PARTS -> numbers of the symbols; the bytes of a file are a memory map.
-        characters: name of PARTS -> length in characters with line ends; at byte level in bytes, as usual for bits per character.
-        digest: hash of level, symbols and parts.
+        level: One of LEVELS.
+        symbols: The text of each number; [] at byte level.
+        parts: Name of PARTS -> numbers of the symbols; the bytes of a file are a memory map.
+        characters: Name of PARTS -> length in characters with line ends; at byte level in bytes, as usual for bits per character.
+        digest: Hash of level, symbols and parts.
     """
 
     level: str
@@ -81,11 +81,11 @@ def load(path: str, level: str) -> Corpus:
     """Reads a corpus.
 
     Args:
-        path: of a file or a folder, or "" for Python's own documentation.
-        level: one of LEVELS, or "" for words of a folder, bytes of a file, characters otherwise.
+        path: Of a file or a folder, or "" for Python's own documentation.
+        level: One of LEVELS, or "" for words of a folder, bytes of a file, characters otherwise.
 
     Raises:
-        InputError: the path is missing, unreadable, or no UTF-8 text.
+        InputError: The path is missing, unreadable, or no UTF-8 text.
     """
     try:
         contents, level = _open(path, level)

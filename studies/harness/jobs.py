@@ -80,12 +80,12 @@ class Checkpoint:
     """The state of an unfinished job in a file beside its result.
 
     Args:
-        path: of the file.
-        settings: of the job; a checkpoint with other settings is not loaded.
-        report: see `reached`.
+        path: Of the file.
+        settings: Of the job; a checkpoint with other settings is not loaded.
+        report: See `reached`.
 
     Attributes:
-        reached: called by the job with its finished part, from 0 to 1. It is cheap enough for every step.
+        reached: Called by the job with its finished part, from 0 to 1. It is cheap enough for every step.
     """
 
     def __init__(self, path: Path, settings: Settings, report: Callable[[float], object] = lambda part: None) -> None:
@@ -168,11 +168,11 @@ def run(
     """Runs the jobs in this process or in `processes` other ones, and stores and yields each outcome as soon as it is there.
 
     Args:
-        on_progress: called in this process with a running job and its finished part, from 0 to 1.
+        on_progress: Called in this process with a running job and its finished part, from 0 to 1.
 
     Raises:
-        JobError: a process was killed.
-        OSError: the folder cannot be written.
+        JobError: A process was killed.
+        OSError: The folder cannot be written.
     """
     if processes == 1 or not jobs:
         for job in jobs:

@@ -60,12 +60,12 @@ class Findings:
     """The conclusions of a study.
 
     Attributes:
-        sentences: the claims. Each says whether it is supported.
-        head, rows: head and rows of the table.
-        panels: panels of the figure.
-        variants: names in the legend of the figure.
-        numbers: the numbers of table, figure and sentences as plain data.
-        texts: contents of further files, by file name.
+        sentences: The claims. Each says whether it is supported.
+        head, rows: Head and rows of the table.
+        panels: Panels of the figure.
+        variants: Names in the legend of the figure.
+        numbers: The numbers of table, figure and sentences as plain data.
+        texts: Contents of further files, by file name.
     """
 
     sentences: tuple[str, ...]
@@ -82,19 +82,19 @@ class Study(Generic[Config]):
     """One study: a grid of jobs and the conclusions from their results.
 
     Attributes:
-        name: name of the module and of the files in conf/studies.
-        about: the text of `--help`.
-        axes: key of a job's settings -> key of the configuration that lists its values, in the order of the job's name. With an axis of
+        name: Name of the module and of the files in conf/studies.
+        about: The text of `--help`.
+        axes: Key of a job's settings -> key of the configuration that lists its values, in the order of the job's name. With an axis of
             "seeds" there is a job for each seed. Without one each job has the list of all seeds.
-        choices: key of the configuration -> the names that it may list.
-        ranges: key of the configuration -> the smallest and the largest number that it may list.
-        unbounded: keys of numbers that need not be above 0 and up to MOST.
-        check: raises InputError for values that fail further checks.
-        extra: settings that are the same for all jobs, besides those of the configuration.
-        order: from a job's values on the axes to a sort key. Jobs with a small key start first.
-        play: runs a job.
-        check_result: see CheckResult.
-        find: makes the findings from the results of all jobs.
+        choices: Key of the configuration -> the names that it may list.
+        ranges: Key of the configuration -> the smallest and the largest number that it may list.
+        unbounded: Keys of numbers that need not be above 0 and up to MOST.
+        check: Raises InputError for values that fail further checks.
+        extra: Settings that are the same for all jobs, besides those of the configuration.
+        order: From a job's values on the axes to a sort key. Jobs with a small key start first.
+        play: Runs a job.
+        check_result: See CheckResult.
+        find: Makes the findings from the results of all jobs.
     """
 
     name: str
@@ -139,7 +139,7 @@ def conduct(study: Study[Config], config: Config, folder: Path) -> None:
     """Runs the jobs without a stored result, and writes results.json, table.md, figure.png and the texts.
 
     Raises:
-        JobError, OSError: see `jobs.run`.
+        JobError, OSError: See `jobs.run`.
     """
     jobs = make_jobs(study, config, folder)
     (folder / "cells").mkdir(parents=True, exist_ok=True)
@@ -263,13 +263,13 @@ class ProgressBar:
     """Progress of a study: a bar on a terminal; elsewhere a line for each finished job, and one a minute about running jobs.
 
     Args:
-        name: shown before the bar.
-        total: number of jobs.
-        done: number of jobs that were finished before.
-        enabled: whether anything is shown.
+        name: Shown before the bar.
+        total: Number of jobs.
+        done: Number of jobs that were finished before.
+        enabled: Whether anything is shown.
 
     Attributes:
-        live: a context manager that shows the bar.
+        live: A context manager that shows the bar.
     """
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:

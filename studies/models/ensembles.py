@@ -21,12 +21,12 @@ class Ensemble:
     """Networks of one architecture.
 
     Args:
-        make: returns a new network, initialized from torch's global generator.
-        seeds: of the initializations [S].
+        make: Returns a new network, initialized from torch's global generator.
+        seeds: Of the initializations [S].
 
     Attributes:
-        parameters: name -> [S, ...].
-        num_parameters: of one member.
+        parameters: Name -> [S, ...].
+        num_parameters: Of one member.
     """
 
     def __init__(self, make: Callable[[], nn.Module], seeds: Sequence[int]) -> None:
@@ -93,8 +93,8 @@ def train(
 
     Args:
         parameters: [S, ...] each.
-        loss: returns the loss [S] of a new batch.
-        after_step: called with the number of finished steps, 1 to `steps`.
+        loss: Returns the loss [S] of a new batch.
+        after_step: Called with the number of finished steps, 1 to `steps`.
     """
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     for step in range(steps):

@@ -56,9 +56,9 @@ class LanguageModel(nn.Module):
     Args:
         symbols: V.
         size: H.
-        rank: of both fusions.
-        dropout: probability of dropping a feature of embeddings and of the core's outputs.
-        tied: whether input and output embeddings are the same (Press and Wolf 2017).
+        rank: Of both fusions.
+        dropout: Probability of dropping a feature of embeddings and of the core's outputs.
+        tied: Whether input and output embeddings are the same (Press and Wolf 2017).
     """
 
     def __init__(

@@ -116,7 +116,7 @@ class Lives:
     """All that a runtime has handed over, by actor, and by each start of that actor.
 
     Args:
-        name: of the runtime; see `step_versions`.
+        name: Of the runtime; see `step_versions`.
     """
 
     def __init__(self, name: str) -> None:

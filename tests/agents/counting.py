@@ -165,8 +165,8 @@ class MakeCountingActor:
     """Actor factory for the runtimes; see agents/runtime/base.py.
 
     Attributes:
-        fault: of all actors, or with commas between of each of them.
-        first_episode: of every slot.
+        fault: Of all actors, or with commas between of each of them.
+        first_episode: Of every slot.
     """
 
     fault: str = ""

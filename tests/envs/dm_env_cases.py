@@ -43,8 +43,8 @@ class Scripted(dm_env.Environment):
     """An environment with scripted ends. It asserts that actions conform to its spec and structure.
 
     Attributes:
-        unasked: number of episodes that started in `step`.
-        actions: the actions it received.
+        unasked: Number of episodes that started in `step`.
+        actions: The actions it received.
     """
 
     def __init__(

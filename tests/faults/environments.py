@@ -80,9 +80,9 @@ class Breaking(gymnasium.Env[Any, Any]):
     """See the module.
 
     Args:
-        plan: seed -> (age, fault): the failure, a key of CAUSE_OF, in the step that would lead to `age`; 0 is the reset.
-        marker: file that is written before the process hangs or stops, with the process id appended to its name; holds which of the two.
-        leaks: whether every episode leaks LEAK bytes.
+        plan: Seed -> (age, fault): the failure, a key of CAUSE_OF, in the step that would lead to `age`; 0 is the reset.
+        marker: File that is written before the process hangs or stops, with the process id appended to its name; holds which of the two.
+        leaks: Whether every episode leaks LEAK bytes.
     """
 
     def __init__(self, plan: Mapping[int, tuple[int, str]], marker: Path | None = None, leaks: bool = False) -> None:

@@ -43,7 +43,7 @@ class Played:
     """A supervised environment, and all frames of its slots.
 
     Args:
-        breaks: for each slot, episode -> (age, fault), as in `environments.Breaking.plan`.
+        breaks: For each slot, episode -> (age, fault), as in `environments.Breaking.plan`.
     """
 
     def __init__(

@@ -45,16 +45,16 @@ class ActorPool:
     """Actors, one process each, which are restarted when they die, raise, hang or exceed their limits.
 
     Args:
-        config: configuration of all actors of the run.
-        network: source of the weights that `publish` copies.
-        indices: indices of this pool's actors in the run. Within the pool an actor is called a member; members are numbered from 0.
-        positions: where the random streams of the actors begin.
-        version: version of the weights in `network`.
-        faults: records every restart, and raises after too many.
+        config: Configuration of all actors of the run.
+        network: Source of the weights that `publish` copies.
+        indices: Indices of this pool's actors in the run. Within the pool an actor is called a member; members are numbered from 0.
+        positions: Where the random streams of the actors begin.
+        version: Version of the weights in `network`.
+        faults: Records every restart, and raises after too many.
 
     Attributes:
-        buffers: the trajectories.
-        ready: finished unrolls, in the order of arrival. The caller takes them and gives their buffers back.
+        buffers: The trajectories.
+        ready: Finished unrolls, in the order of arrival. The caller takes them and gives their buffers back.
     """
 
     def __init__(
@@ -138,11 +138,11 @@ class ActorPool:
         The wait ends at a message, at the end of a process, when `also` is readable (which the caller reads), or after _CHECK_SECONDS.
 
         Args:
-            check: called first, and before each restart (Runtime.collect).
+            check: Called first, and before each restart (Runtime.collect).
 
         Raises:
-            ActorError: there were too many restarts, or an actor could not be built before any unroll was finished.
-            InputError: an actor rejected the configuration.
+            ActorError: There were too many restarts, or an actor could not be built before any unroll was finished.
+            InputError: An actor rejected the configuration.
         """
         check()
         sources: dict[Any, ActorProcess] = {}
@@ -188,7 +188,7 @@ class ActorPool:
         """Reads an actor's messages: queues its unrolls and notes its start. Returns the message with which it ended, if that has come.
 
         Raises:
-            EOFError, OSError: its pipe has ended.
+            EOFError, OSError: Its pipe has ended.
         """
         while actor.connection.poll():
             message = actor.connection.recv()
@@ -268,7 +268,7 @@ class ActorPool:
         """Restarts the inference server, and all actors because it held their core states.
 
         Args:
-            hang: describes how the server hangs; empty if it ended.
+            hang: Describes how the server hangs; empty if it ended.
         """
         assert self._server
         cause, detail = ("hung", hang) if hang else self._server.ending(_JOIN_SECONDS)

@@ -53,14 +53,14 @@ class Unroll(NamedTuple):
     """An actor's message: an unroll is finished, and its trajectory is in buffer `buffer` of its pool.
 
     Attributes:
-        actor: index of the actor in the run.
-        member: index of the actor in its pool.
-        buffer: index of the buffer.
-        unrolls: unrolls that this actor and its predecessors have finished.
-        episodes: the episode that each slot is in.
-        weights_version: version of the weights at its first step.
-        seconds: from the end of the unroll before to the end of this one.
-        env_seconds, inference_seconds, wait_seconds: parts of `seconds`; see Batch.
+        actor: Index of the actor in the run.
+        member: Index of the actor in its pool.
+        buffer: Index of the buffer.
+        unrolls: Unrolls that this actor and its predecessors have finished.
+        episodes: The episode that each slot is in.
+        weights_version: Version of the weights at its first step.
+        seconds: From the end of the unroll before to the end of this one.
+        env_seconds, inference_seconds, wait_seconds: Parts of `seconds`; see Batch.
         faults: Actor.faults.
     """
 
@@ -127,22 +127,22 @@ class ActorProcess:
     """The handle of one actor, from its start to its end.
 
     Args:
-        context: of the fork server.
-        index: of the actor in the run.
-        member: index of the actor in its pool.
-        config: of the run's actors.
-        positions: where its random streams begin.
-        memory: of the pool.
-        policy: of its inference server, or None.
+        context: Of the fork server.
+        index: Of the actor in the run.
+        member: Index of the actor in its pool.
+        config: Of the run's actors.
+        positions: Where its random streams begin.
+        memory: Of the pool.
+        policy: Of its inference server, or None.
 
     Attributes:
-        connection: receives its messages and sends it buffer indices.
-        process: the multiprocessing process.
-        heartbeat: that the actor writes at each step.
-        assigned: buffers that it has been given and has not filled, in order.
-        unrolls: unrolls that it and its predecessors have finished.
-        tasks: names by task id; empty until it has started.
-        retiring: cause and detail of the request to end; None without one.
+        connection: Receives its messages and sends it buffer indices.
+        process: The multiprocessing process.
+        heartbeat: That the actor writes at each step.
+        assigned: Buffers that it has been given and has not filled, in order.
+        unrolls: Unrolls that it and its predecessors have finished.
+        tasks: Names by task id; empty until it has started.
+        retiring: Cause and detail of the request to end; None without one.
     """
 
     def __init__(

@@ -20,8 +20,8 @@ class SharedArrays:
     """`count` sets of arrays in shared memory; `arrays[i]` is a dict of tensors, such as a trajectory.
 
     Args:
-        spec: of one set.
-        memory: that another process has allocated; None allocates it.
+        spec: Of one set.
+        memory: That another process has allocated; None allocates it.
     """
 
     def __init__(self, spec: Mapping[str, ArraySpec], count: int, memory: SharedMemory | None = None) -> None:
@@ -63,11 +63,11 @@ class SharedWeights:
     So half-written weights are never used, and no process waits for a lock that a killed process may hold.
 
     Args:
-        shapes: shape of every parameter, in order.
-        memory: that another process has allocated; None allocates it.
+        shapes: Shape of every parameter, in order.
+        memory: That another process has allocated; None allocates it.
 
     Attributes:
-        shapes: as given.
+        shapes: As given.
     """
 
     def __init__(self, shapes: Sequence[torch.Size], memory: SharedMemory | None = None) -> None:

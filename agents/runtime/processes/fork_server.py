@@ -68,7 +68,7 @@ def start_process(process: ForkServerProcess) -> None:
     ends the wait.
 
     Raises:
-        ActorError: the machine cannot start it.
+        ActorError: The machine cannot start it.
     """
     until = math.inf
     while True:

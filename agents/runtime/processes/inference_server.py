@@ -44,14 +44,14 @@ class RemotePolicy:
     """The policy of an actor for which a server acts; an ActingPolicy (agents/acting/actor.py). An actor process gets it as an argument.
 
     Args:
-        connection: to the server.
-        actions: distribution from which actions are sampled.
-        exchange: one set of arrays of `exchange_spec`.
-        member: index of the actor in its pool.
+        connection: To the server.
+        actions: Distribution from which actions are sampled.
+        exchange: One set of arrays of `exchange_spec`.
+        member: Index of the actor in its pool.
 
     Attributes:
-        connection: as given; the pool closes its copy.
-        weights_version: version of the weights in the first step since `seed`. Later steps may have newer ones.
+        connection: As given; the pool closes its copy.
+        weights_version: Version of the weights in the first step since `seed`. Later steps may have newer ones.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class RemotePolicy:
         """As Policy.act.
 
         Raises:
-            InferenceServerError: the server is gone.
+            InferenceServerError: The server is gone.
         """
         for key, array in self._inputs.items():
             array.copy_(inputs[key])
@@ -110,14 +110,14 @@ class InferenceServer:
     """The handle of the server process, which ends when the handle closes its pipe.
 
     Args:
-        context: of the fork server.
-        config: of the run's actors, with a `make_policy`.
-        weights: that the learner publishes; the server reads new ones between two batches.
-        num_actors: actors of the pool.
+        context: Of the fork server.
+        config: Of the run's actors, with a `make_policy`.
+        weights: That the learner publishes; the server reads new ones between two batches.
+        num_actors: Actors of the pool.
 
     Attributes:
-        connection: readable when the server has failed or ended.
-        pid: of its process.
+        connection: Readable when the server has failed or ended.
+        pid: Of its process.
     """
 
     def __init__(

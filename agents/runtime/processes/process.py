@@ -46,7 +46,7 @@ def leave_signals_to_the_learner(*, patience: float = 0.0) -> None:
     """Ignores SIGNALS but SIGTERM: they reach the whole process group, and the learner decides when its processes end.
 
     Args:
-        patience: seconds from SIGTERM to the end of this process, so that the learner can save first. multiprocessing also sends SIGTERM
+        patience: Seconds from SIGTERM to the end of this process, so that the learner can save first. multiprocessing also sends SIGTERM
             to daemons when the learner exits.
     """
     ignore_signals()
@@ -72,7 +72,7 @@ def memory_row(processes: Mapping[str, int]) -> dict[str, float]:
     """`memory/learner` and `memory/<name>` for metrics.jsonl, in MiB, each with its descendants.
 
     Args:
-        processes: process ids by name, as of Runtime.processes.
+        processes: Process ids by name, as of Runtime.processes.
     """
     memory = resident_memory(processes.values())
     found = {name: memory[pid] for name, pid in processes.items() if pid in memory}

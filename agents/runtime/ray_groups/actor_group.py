@@ -43,7 +43,7 @@ class ReceivedWeights:
     """Parameters without a network.
 
     Args:
-        shapes: of each parameter, in order.
+        shapes: Of each parameter, in order.
 
     Attributes:
         flat: float32, all parameters one after the other.

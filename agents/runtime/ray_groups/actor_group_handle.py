@@ -13,12 +13,12 @@ class ActorGroupHandle:
     """One group, through all its restarts.
 
     Attributes:
-        indices: of its actors in the run.
-        positions: where their random streams begin at the next restart.
-        handle: of the Ray actor.
-        node: where it runs; None until Ray has placed it.
-        version: of its weights; -1 until its actors have started.
-        publishing: whether weights are on their way to it.
+        indices: Of its actors in the run.
+        positions: Where their random streams begin at the next restart.
+        handle: Of the Ray actor.
+        node: Where it runs; None until Ray has placed it.
+        version: Of its weights; -1 until its actors have started.
+        publishing: Whether weights are on their way to it.
     """
 
     def __init__(self, indices: Sequence[int], positions: StreamPositions) -> None:

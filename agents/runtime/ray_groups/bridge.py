@@ -51,13 +51,13 @@ class Bridge:
     """Connects the learner's pipe with the groups on Ray.
 
     Args:
-        ray: the module, connected.
-        learner: pipe to the learner. It brings indices of free buffers, "weights" after each publish, and None to end.
-        placement: the groups of the run, and the CPUs of an actor.
-        pool: configuration of the run's actors.
-        positions: where the random streams of the actors begin.
-        buffers: shared with the learner; all are free at the start.
-        weights: shared with the learner, which publishes into them.
+        ray: The module, connected.
+        learner: Pipe to the learner. It brings indices of free buffers, "weights" after each publish, and None to end.
+        placement: The groups of the run, and the CPUs of an actor.
+        pool: Configuration of the run's actors.
+        positions: Where the random streams of the actors begin.
+        buffers: Shared with the learner; all are free at the start.
+        weights: Shared with the learner, which publishes into them.
     """
 
     def __init__(

@@ -53,12 +53,12 @@ def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[Mod
     A cluster on this machine listens on the loopback interface only, sends no usage statistics, and leaves no files behind.
 
     Args:
-        address: of a running cluster, `auto`, or empty to start one on this machine.
+        address: Of a running cluster, `auto`, or empty to start one on this machine.
         num_cpus: CPUs of a cluster on this machine.
-        store_bytes: bytes that its object store must hold.
+        store_bytes: Bytes that its object store must hold.
 
     Raises:
-        InputError: there is no cluster at the address.
+        InputError: There is no cluster at the address.
     """
     # Ray reads these variables when it is imported.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

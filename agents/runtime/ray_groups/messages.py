@@ -13,9 +13,9 @@ class Placement(NamedTuple):
     """To the bridge: where the actors of a run are placed.
 
     Attributes:
-        address: of the cluster (connection.joined).
-        groups: the actor indices of each group.
-        cpus_per_actor: that Ray reserves.
+        address: Of the cluster (connection.joined).
+        groups: The actor indices of each group.
+        cpus_per_actor: That Ray reserves.
     """
 
     address: str

@@ -51,8 +51,8 @@ class State(NamedTuple):
     """The first state of an episode.
 
     Attributes:
-        cells, contents: codes of the objects and of the contents of boxes, [width, height, 3].
-        carried: kind and colour, or None.
+        cells, contents: Codes of the objects and of the contents of boxes, [width, height, 3].
+        carried: Kind and colour, or None.
     """
 
     cells: np.ndarray

@@ -138,13 +138,13 @@ class Game:
     """One episode.
 
     Args:
-        ahead: number of frames by which it runs ahead.
-        drift: effect of earlier episodes, from `Level.drifts_from` on.
-        stale: the picture that is shown until the first frame; None = its own.
-        themes: layout -> seed of its appearance, for the whole instance. The first episode that needs a layout sets it.
+        ahead: Number of frames by which it runs ahead.
+        drift: Effect of earlier episodes, from `Level.drifts_from` on.
+        stale: The picture that is shown until the first frame; None = its own.
+        themes: Layout -> seed of its appearance, for the whole instance. The first episode that needs a layout sets it.
 
     Attributes:
-        maps: maps to load, by name and content.
+        maps: Maps to load, by name and content.
     """
 
     def __init__(
