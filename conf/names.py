@@ -35,6 +35,8 @@ CORES = ("lstm", "mogrifier", "mlstm", "mi_lstm", "feedforward")
 TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
 INITIALIZATIONS = ("scaled", "sonnet", "torch")
 
+LOSSES = ("impala", "appo")
+ADVANTAGE_NORMALIZATIONS = ("none", "batch", "task")
 OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam")
 REWARD_TRANSFORMS = ("clip", "soft_asymmetric", "soft_asymmetric_paper", "none")
 PG_BOOTSTRAPS = ("mixed", "paper")
