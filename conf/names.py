@@ -31,7 +31,7 @@ ATTENTION_KEYS = ("content", "position")
 
 CONTEXTS = ("task", "instruction", "both", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
-CORES = ("lstm", "mogrifier", "mlstm", "mi_lstm", "feedforward")
+CORES = ("lstm", "gru", "mingru", "mogrifier", "mlstm", "mi_lstm", "feedforward")
 TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
 INITIALIZATIONS = ("scaled", "sonnet", "torch")
 
