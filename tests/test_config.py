@@ -186,7 +186,7 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("sede=3", ("sede", "seed")),
         ("fusion=mii", ("fusion=mii", ", ".join(sorted(FUSION_NAMES)))),
         ("context=words", ("context=words", ", ".join(sorted(CONTEXTS)))),
-        ("core=rnn", ("core=gru", ", ".join(sorted(CORES)))),
+        ("core=rnn", ("core=rnn", ", ".join(sorted(CORES)))),
         ("torso=vit", ("torso=vit", ", ".join(sorted(TORSOS)))),
         ("runtime=cloud", ("runtime=cloud", "local", "serial")),
         ("env=gridworld", ("env=gridworld", *SUITES)),
