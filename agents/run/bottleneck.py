@@ -66,20 +66,12 @@ class TimeShares(NamedTuple):
 class Facts:
     """Facts about the configuration and the machine that decide which options are suggested.
 
+    Fields with the name of an option have its value on this machine (agents/setup/plan.py).
+
     Attributes:
-        runtime: Name of the runtime.
         num_cores: Cores that the run may use.
-        num_actors: Actors of the run.
-        actor_threads: Compute threads of each actor.
         learner_threads: Compute threads of all learners on this machine.
-        slots_per_actor: Environments of each actor.
-        buffers_per_actor: Unroll buffers of each actor.
         least_actors: Smallest number of actors that gives every task a slot.
-        batch_size: Columns of one update.
-        passes: Passes over each batch.
-        core_size: Features of the core.
-        checkpoint_seconds: Seconds between checkpoints.
-        log_seconds: Seconds between log steps.
         can_use_bf16: Whether the device multiplies bf16 and the run does not use it.
         better_inference: The choice of runtime.inference=auto if the run has another; otherwise empty.
         faster_engine: A faster engine of the suite, or empty.
@@ -104,12 +96,7 @@ class Facts:
 
 
 class Bottleneck(NamedTuple):
-    """The part that limits a run.
-
-    Attributes:
-        name: Start, disk, cores, buffers, actors, environment, inference, learner or balance.
-        sentence: "limited by X; try Y".
-    """
+    """The part that limits a run, and a sentence "limited by X; try Y"."""
 
     name: str
     sentence: str
@@ -123,9 +110,7 @@ def find_bottleneck(shares: TimeShares | None, facts: Facts) -> Bottleneck:
         facts: Facts that decide which options are suggested.
     """
     if shares is None:
-        return Bottleneck(
-            "start", "limited by its start; try a larger total_frames: the run has not passed its warm-up"
-        )
+        return _suggest("start", "its start", ["a larger total_frames: the run has not passed its warm-up"])
     if facts.runtime == "serial":
         return _limit_of_serial(shares, facts)
     if shares.disk >= max(_DISK_SHARE, shares.wait):
@@ -141,10 +126,8 @@ def find_bottleneck(shares: TimeShares | None, facts: Facts) -> Bottleneck:
         return _limited_by_learner(shares, facts)
     more = facts.num_actors + _free_cores(facts) // facts.actor_threads
     fix = f"runtime.num_actors={more}" if more > facts.num_actors else "a machine with more cores"
-    return Bottleneck(
-        "balance",
-        f"limited by nothing in particular, learner and actors keep each other busy; try {fix} to speed up both",
-    )
+    limit = "nothing in particular, learner and actors keep each other busy"
+    return _suggest("balance", limit, [f"{fix} to speed up both"])
 
 
 def _limit_of_serial(shares: TimeShares, facts: Facts) -> Bottleneck:
@@ -159,9 +142,7 @@ def _limit_of_serial(shares: TimeShares, facts: Facts) -> Bottleneck:
         part, bottleneck = "inference", _limited_by_inference(facts)
     if facts.num_cores == 1:
         return bottleneck
-    return Bottleneck(
-        bottleneck.name, f"limited by {part}, while the rest waits in the same process; try runtime=local"
-    )
+    return _suggest(bottleneck.name, f"{part}, while the rest waits in the same process", ["runtime=local"])
 
 
 def _limited_by_disk(shares: TimeShares, facts: Facts) -> Bottleneck:
@@ -189,9 +170,7 @@ def _limited_by_cores(shares: TimeShares, facts: Facts) -> Bottleneck | None:
         changes.append(f"runtime.learner_threads={threads}")
     if not changes:
         return None
-    return Bottleneck(
-        "cores", f"limited by the cores, which have more threads than they can run; try {' '.join(changes)}"
-    )
+    return _suggest("cores", "the cores, which have more threads than they can run", [" ".join(changes)])
 
 
 def _limited_by_buffers(facts: Facts) -> Bottleneck:

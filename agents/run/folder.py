@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from agents.cli.terminal import warn
-from agents.learning.learner import Learner, NonFiniteError
+from agents.learning.learner import NonFiniteError
 from agents.learning.nonfinite import for_json
-from agents.network.agent import AgentNetwork
-from agents.network.flops import MultiplyAdds
-from agents.run.bottleneck import Bottleneck
-from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
+from agents.run.metrics import Statistics
 from agents.run.provenance import provenance
-from agents.run.timing import Clock
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact
 from conf.allowlist import check_external_names, external_names
 from conf.composition import flatten
@@ -122,11 +118,6 @@ def is_finished(config: TrainConfig) -> bool:
     return frames >= config.total_frames or 0 < config.stop_at_success <= statistics.success()
 
 
-def write_agent(folder: Path, network: AgentNetwork, cost: MultiplyAdds) -> None:
-    """Writes agent.json: parameters and multiply-adds, for comparisons at equal cost."""
-    write_json(folder / AGENT, {"parameters": network.num_parameters, "multiply_adds": cost._asdict()})
-
-
 def holds_run(folder: Path) -> bool:
     """Whether the folder holds a run."""
     return (folder / CONFIG).exists()
@@ -172,48 +163,12 @@ def load_newest_checkpoint(folder: Path, say: Callable[[str], object]) -> dict[s
     found = list_checkpoints(folder / CHECKPOINTS)
     if not found:
         return None
-    newest = newest_intact(found)
-    if newest.damaged:
-        say(newest.warning)
+    newest = newest_intact(found, say)
     for error in newest.damaged:
         # If renaming fails, the folder is not writable, which `create_run_folder` reports.
         with contextlib.suppress(OSError):
             error.path.rename(error.path.with_name(error.path.name + ".damaged"))
     return newest.content
-
-
-def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Writes result.json."""
-    write_json(folder / RESULT, result)
-
-
-def collect_result(
-    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, bottleneck: Bottleneck, *, ended_by: str
-) -> dict[str, Any]:
-    """The figures of result.json: counters, speed, time shares, parameters, and each task's last episodes.
-
-    Speed and time shares count from the end of the warm-up; a run that ends within it has 0 and an empty dict.
-
-    Args:
-        ended_by: `signal` for an interrupted run, `pause` for a paused run, otherwise the key that ended it.
-    """
-    state, tasks = learner.counters, statistics.summary(env.action_repeat)
-    return {
-        "finished": ended_by not in ("signal", "pause"),
-        "ended_by": ended_by,
-        "updates": state.updates,
-        "updates_refused": state.refused,
-        "frames": state.steps * env.action_repeat,
-        "steps": state.steps,
-        "seconds": clock.seconds,
-        "frames_per_second": clock.steady_frames_per_second,
-        "time": clock.shares._asdict() if clock.shares else {},
-        "limited_by": bottleneck.sentence,
-        "parameters": learner.network.num_parameters,
-        "tasks": tasks,
-        "mean": mean_over_tasks(tasks),
-        "score": scores_of_suite(tasks),
-    }
 
 
 def write_diagnosis(folder: Path, error: NonFiniteError, config: TrainConfig, env: EnvSpec) -> Path:

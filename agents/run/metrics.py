@@ -6,6 +6,8 @@ import json
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -39,31 +41,35 @@ class Performance(NamedTuple):
     episodes: int
 
 
+@dataclass(slots=True)
 class TaskStatistics:
-    """Running statistics of one task.
+    """Running statistics of one task, since the start of the run.
 
     Attributes:
-        steps: Agent steps since the start of the run.
-        episodes: Completed episodes since the start of the run.
+        steps: Agent steps.
+        episodes: Completed episodes.
         interrupted: Episodes that ended because their environment failed; not counted in `episodes`.
         updates: Updates whose batch held a step of this task.
         surges: Updates whose value targets were too large for PopArt's moments (Learner.surges).
-        updates_since_surge: Updates since the last surge.
         recent: (return, success or NaN, length in steps) of the last WINDOW episodes.
+        updates_since_surge: Updates since the last surge.
     """
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.episodes = 0
-        self.interrupted = 0
-        self.updates = 0
-        self.surges = 0
-        self.updates_since_surge = UPDATES_BETWEEN_SURGE_REPORTS
-        self.recent: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
+    steps: int = 0
+    episodes: int = 0
+    interrupted: int = 0
+    updates: int = 0
+    surges: int = 0
+    recent: deque[tuple[float, float, int]] = field(default_factory=partial(deque, maxlen=WINDOW))
+    updates_since_surge: int = UPDATES_BETWEEN_SURGE_REPORTS
 
     def mean(self, column: int) -> float:
         """Mean of a column of `recent`; NaN before the first episode, and for success if the suite does not report it."""
         return sum(row[column] for row in self.recent) / len(self.recent) if self.recent else math.nan
+
+    def counts(self) -> dict[str, int]:
+        """The counters that every log step and every checkpoint hold, but the steps."""
+        return {key: getattr(self, key) for key in ("episodes", "interrupted", "updates", "surges")}
 
 
 class Statistics:
@@ -81,21 +87,18 @@ class Statistics:
     def update(self, batch: Trajectory) -> None:
         """Counts the transitions and the ended episodes of a batch."""
         task = batch["task"][:-1].numpy()
-        steps = np.bincount(task[batch["mask"].numpy()], minlength=len(self.tasks))
-        returns = batch["episode_return"].numpy()
-        ended = ~np.isnan(returns)
-        ended_task = task[ended]
-        rows = np.stack(
-            [returns[ended], batch["success"].numpy()[ended], batch["episode_length"].numpy()[ended]], axis=1
-        ).tolist()
-        interrupted = np.bincount(task[batch["interrupted"].numpy()], minlength=len(self.tasks))
-        for number, statistics in enumerate(self.tasks.values()):
-            statistics.steps += int(steps[number])
-            statistics.interrupted += int(interrupted[number])
+        steps, interrupted = (
+            np.bincount(task[batch[key].numpy()], minlength=len(self.tasks)).tolist() for key in ("mask", "interrupted")
+        )
         values = list(self.tasks.values())
-        for number, (episode_return, success, length) in zip(ended_task.tolist(), rows, strict=True):
+        for statistics, played, broken_off in zip(values, steps, interrupted, strict=True):
+            statistics.steps += played
+            statistics.interrupted += broken_off
+        outcomes = [batch[key].numpy() for key in ("episode_return", "success", "episode_length")]
+        ended = ~np.isnan(outcomes[0])
+        for number, *outcome in zip(*(column[ended].tolist() for column in (task, *outcomes)), strict=True):
             values[number].episodes += 1
-            values[number].recent.append((episode_return, success, int(length)))
+            values[number].recent.append(tuple(outcome))
 
     def steps(self) -> dict[int, int]:
         """Agent steps since the start of the run, by task id."""
@@ -133,10 +136,7 @@ class Statistics:
                 "success": statistics.mean(1),
                 "length": statistics.mean(2),
                 "frames": statistics.steps * action_repeat,
-                "episodes": statistics.episodes,
-                "interrupted": statistics.interrupted,
-                "updates": statistics.updates,
-                "surges": statistics.surges,
+                **statistics.counts(),
             }
             result[task] = {key: value for key, value in row.items() if math.isfinite(value)}
         return result
@@ -158,14 +158,7 @@ class Statistics:
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            task: {
-                "steps": s.steps,
-                "episodes": s.episodes,
-                "interrupted": s.interrupted,
-                "updates": s.updates,
-                "surges": s.surges,
-                "recent": [list(row) for row in s.recent],
-            }
+            task: {"steps": s.steps, **s.counts(), "recent": [list(row) for row in s.recent]}
             for task, s in self.tasks.items()
         }
 
@@ -174,10 +167,9 @@ class Statistics:
         for task, statistics in self.tasks.items():
             saved = state[task]
             statistics.steps, statistics.episodes = int(saved["steps"]), int(saved["episodes"])
-            # Checkpoints of earlier versions lack these counters.
-            statistics.updates = int(saved.get("updates", 0))
-            statistics.surges = int(saved.get("surges", 0))
-            statistics.interrupted = int(saved.get("interrupted", 0))
+            for key in ("updates", "surges", "interrupted"):
+                # Checkpoints of earlier versions lack these counters.
+                setattr(statistics, key, int(saved.get(key, 0)))
             statistics.recent = deque(((float(r), float(s), int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
 
 

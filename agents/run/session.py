@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from agents.run import banner, folder
 from agents.run.bottleneck import Bottleneck, find_bottleneck
 from agents.run.checkpoint_saver import Saver
 from agents.run.lock import FolderLock, MovedError, sole_writer
-from agents.run.metrics import MetricsLog, Statistics
+from agents.run.metrics import MetricsLog, Statistics, mean_over_tasks, scores_of_suite
 from agents.run.progress import Display
 from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
@@ -38,6 +39,7 @@ from conf.schema import TrainConfig
 from envs.scores import human_scores
 from envs.spec import EnvSpec
 from system.errors import InputError
+from system.files import write_json
 
 
 @contextlib.contextmanager
@@ -89,7 +91,7 @@ class Session:
         torch.manual_seed(config.seed)
         check_network(config, env)
         network = builder.build_network(config, env).to(plan.device)
-        self.group = DataParallelGroup(plan.num_learners)
+        self.group = DataParallelGroup(config.learner.num_processes)
         self.learner = learner = builder.build_learner(config, env, network, plan, reduce=self.group.reduce)
         self.statistics, positions = Statistics(env.tasks, human_scores(env)), StreamPositions()
         saved = folder.load_newest_checkpoint(Path(config.run), warn) if config.resume else None
@@ -97,7 +99,7 @@ class Session:
         if saved:
             actors = plan.run.num_actors
             restored = restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
-        check_fits(config, env, network, plan)
+        check_fits(config, env, network)
         self.folder = folder.create_run_folder(config, env)
         if config.runtime.name == "local":
             start_fork_server()
@@ -135,7 +137,8 @@ class Session:
             self.folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
         )
         with self._saver.tolerate_failure("agent.json"):
-            folder.write_agent(self.folder, network, cost)
+            agent = {"parameters": network.num_parameters, "multiply_adds": cost._asdict()}
+            write_json(self.folder / folder.AGENT, agent)
         rows = banner.describe(config, env, plan, learner, cost)
         display.banner(f"mimpala: training in {self.folder}", rows)
         self._log = MetricsLog(self.folder, updates)
@@ -241,13 +244,10 @@ class Session:
             self._write_row()
         self.save()
         self.close()
-        figures = folder.collect_result(
-            self.learner, self.statistics, self._clock, self.env, self._bottleneck(), ended_by=self.ended_by()
-        )
-        figures |= self._faults.row()
+        result = self._result()
         with self._saver.tolerate_failure("result.json"):
-            folder.write_result(self.folder, figures)
-        self._display.finish(run_arguments(self.config.run, self.config.env), figures)
+            write_json(self.folder / folder.RESULT, result)
+        self._display.finish(run_arguments(self.config.run, self.config.env), result)
         self._saver.raise_if_unsaved(self.learner.counters.updates)
         # A signal after the last update still returns 130, so that callers do not start the evaluation.
         return INTERRUPTED if self.interruption.wanted else DONE
@@ -296,6 +296,28 @@ class Session:
                 frames=self.frames,
                 performance=self.statistics.recent_performance(),
             )
+
+    def _result(self) -> dict[str, Any]:
+        """The content of result.json. Speed and time shares count from the end of the warm-up; before it they are 0 and empty."""
+        state, clock, ended_by = self.learner.counters, self._clock, self.ended_by()
+        tasks = self.statistics.summary(self.env.action_repeat)
+        return {
+            "finished": ended_by not in ("signal", "pause"),
+            "ended_by": ended_by,
+            "updates": state.updates,
+            "updates_refused": state.refused,
+            "frames": self.frames,
+            "steps": state.steps,
+            "seconds": clock.seconds,
+            "frames_per_second": clock.steady_frames_per_second,
+            "time": clock.shares._asdict() if clock.shares else {},
+            "limited_by": self._bottleneck().sentence,
+            "parameters": self.learner.network.num_parameters,
+            "tasks": tasks,
+            "mean": mean_over_tasks(tasks),
+            "score": scores_of_suite(tasks),
+            **self._faults.row(),
+        }
 
     def _bottleneck(self) -> Bottleneck:
         return find_bottleneck(self._clock.shares, self._facts)

@@ -158,7 +158,7 @@ class ActorFactory:
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """Actor `index`, which acts with `policy`; without one with `network`, and without both with a new network."""
-        number = global_actor_index(index, self.rank, self.plan.num_learners)
+        number = global_actor_index(index, self.rank, self.config.learner.num_processes)
         slots = make_slots(self.config, self.env, number, positions.episodes.get(index))
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
@@ -259,7 +259,7 @@ def build_runtime(
     plan = plan or make_plan(config, env)
     factory = ActorFactory(config=config, env=env, plan=plan, rank=rank)
     shard, width = plan.shard, config.runtime.slots_per_actor
-    uses_server = plan.choose_inference(network.num_parameters) == "server"
+    uses_server = plan.choose_inference(config.runtime, network.num_parameters) == "server"
     pool = PoolConfig(
         make_actor=factory,
         spec=trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size),
@@ -269,7 +269,6 @@ def build_runtime(
         actor_threads=config.runtime.actor_threads,
         buffers_per_actor=shard.buffers_per_actor,
         make_policy=factory.policy_of_server if uses_server else None,
-        server_threads=plan.server_threads,
         limits=actor_limits(config),
     )
     if config.runtime.name == "serial":

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.storage.checkpoint_schema import BEST_FORM, KEPT_FORM, check_content
+from agents.storage.checkpoint_schema import BEST_FORM, FORM, KEPT_FORM
 from agents.storage.tensor_file import crafted_error, read_tensors, write_tensors
 from agents.storage.torch_zip import DamagedCheckpointError
 from envs.spec import ArraySpec, EnvSpec, Score
@@ -52,12 +52,6 @@ class Intact(NamedTuple):
     path: Path
     content: dict[str, Any]
     damaged: list[DamagedCheckpointError]
-
-    @property
-    def warning(self) -> str:
-        """One sentence that lists the damaged checkpoints; empty if there are none."""
-        listed = _listed(self.damaged)
-        return f"checkpoint {listed}: {self.path} is used instead." if listed else ""
 
 
 def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path:
@@ -119,8 +113,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def newest_intact(found: Sequence[Path]) -> Intact:
-    """The newest intact checkpoint of `found`, whose order is from old to new.
+def newest_intact(found: Sequence[Path], warn: Callable[[str], object] = lambda sentence: None) -> Intact:
+    """The newest intact checkpoint of `found`, whose order is from old to new. Warns of damaged ones after it.
 
     Raises:
         InputError: All are damaged, or the newest intact one cannot be used for another reason.
@@ -130,9 +124,13 @@ def newest_intact(found: Sequence[Path]) -> Intact:
         try:
             if path.is_symlink() or not path.is_file():
                 raise DamagedCheckpointError(path, "is no ordinary file")
-            return Intact(path, load_checkpoint(path), damaged)
+            content = load_checkpoint(path)
         except DamagedCheckpointError as error:
             damaged.append(error)
+        else:
+            if damaged:
+                warn(f"checkpoint {_listed(damaged)}: {path} is used instead.")
+            return Intact(path, content, damaged)
     raise InputError(f"no checkpoint is intact ({_listed(damaged)}): put back a copy, or start another run.")
 
 
@@ -155,9 +153,7 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
     found = list_checkpoints(folder / CHECKPOINTS) or list_checkpoints(folder)
     if not found:
         raise InputError(f"run={run} holds no checkpoint: give the folder of a run that has saved one.")
-    newest = newest_intact(found)
-    if newest.damaged:
-        warn(newest.warning)
+    newest = newest_intact(found, warn)
     if not wants_best:
         return newest.path
     number = kept_checkpoints(newest.content)["best"].get("updates", -1)
@@ -215,7 +211,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: use an earlier one.")
     try:
-        check_content(content)
+        # Missing keys are accepted; their users report them.
+        check_form(content, FORM, complete=False)
     except PlainDataError as error:
         raise crafted_error(path, error) from error
     return content
