@@ -103,12 +103,7 @@ class Bottleneck(NamedTuple):
 
 
 def find_bottleneck(shares: TimeShares | None, facts: Facts) -> Bottleneck:
-    """The part of a run that the others wait for.
-
-    Args:
-        shares: Time shares since the warm-up; None during it.
-        facts: Facts that decide which options are suggested.
-    """
+    """The part of a run that the others wait for. `shares` are those since the warm-up; None during it."""
     if shares is None:
         return _suggest("start", "its start", ["a larger total_frames: the run has not passed its warm-up"])
     if facts.runtime == "serial":

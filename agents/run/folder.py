@@ -20,6 +20,7 @@ from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import read_json, write_json
+from system.nested import leaf_at
 
 AGENT, CONFIG, DIAGNOSIS, RESULT, PROVENANCE, VOCABULARY = (
     "agent.json",
@@ -76,11 +77,8 @@ def resumed_config(
         raise InputError(f"resume=true cannot change {len(listed)} keys: leave them out, or start another run.", listed)
     for key in given:
         if key in MAY_CHANGE_ON_RESUME:
-            node = tree
             *path, leaf = key.split(".")
-            for part in path:
-                node = node[part]
-            node[leaf] = wanted[key]
+            leaf_at(tree, tuple(path))[leaf] = wanted[key]
     tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
     check_external_names(saved.env, [*config.allow, *external_names(config.env)], str(folder / CONFIG))
     return train_from_dict(tree, str(folder / CONFIG))

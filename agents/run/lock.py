@@ -194,18 +194,11 @@ def _read_owner(descriptor: int) -> str:
     return os.pread(descriptor, 100, 0).decode(errors="replace").strip()
 
 
-def _describe_owner(owner: str) -> str:
-    pid, _, host = owner.partition(" ")
-    if not pid.isdecimal() or not pid.isascii():
-        return "another process"
-    elsewhere = f" on {host}" if host.isprintable() and host not in ("", socket.gethostname()) else ""
-    return f"process {pid}{elsewhere}"
-
-
 def _busy_error(folder: Path, key: str, owner: str) -> InputError:
-    return InputError(
-        f"{key}={folder} is being written by {_describe_owner(owner)}: wait for it, or give another {key}=."
-    )
+    pid, _, host = owner.partition(" ")
+    elsewhere = f" on {host}" if host.isprintable() and host not in ("", socket.gethostname()) else ""
+    writer = f"process {pid}{elsewhere}" if pid.isdecimal() and pid.isascii() else "another process"
+    return InputError(f"{key}={folder} is being written by {writer}: wait for it, or give another {key}=.")
 
 
 def _unwritable_error(folder: Path, key: str, error: OSError | ValueError) -> InputError:

@@ -69,13 +69,8 @@ class Session:
     """A run that has started. See `open_session`.
 
     Attributes:
-        config: The configuration.
-        env: The spec of the environments.
-        plan: The configuration's choices on this machine.
+        config, env, plan, learner, replay, runtime: The parts of the run.
         interruption: Whether a signal has asked for the end.
-        learner: Makes the updates.
-        replay: Holds earlier columns.
-        runtime: Collects batches from the actors.
         group: The group of learner processes, this one included.
         statistics: Statistics of the tasks over all learners.
     """

@@ -140,14 +140,7 @@ def build_learner(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorFactory:
-    """Makes an actor of a learner, in the process that calls it (MakeActor of runtime/base.py).
-
-    Attributes:
-        config: Configuration of the run.
-        env: Spec of the environments.
-        plan: Plan of the run.
-        rank: Rank of the learner. `index` counts the learner's actors from 0.
-    """
+    """Makes an actor of learner `rank`, in the process that calls it (MakeActor of runtime/base.py)."""
 
     config: TrainConfig
     env: EnvSpec
@@ -157,7 +150,7 @@ class ActorFactory:
     def __call__(
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
-        """Actor `index`, which acts with `policy`; without one with `network`, and without both with a new network."""
+        """The learner's actor `index`, which acts with `policy`; without one with `network`, and without both with a new network."""
         number = global_actor_index(index, self.rank, self.config.learner.num_processes)
         slots = make_slots(self.config, self.env, number, positions.episodes.get(index))
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
@@ -248,13 +241,11 @@ def build_runtime(
     """Starts the actors of learner `rank` and returns its runtime.
 
     Args:
-        positions: Positions of the random streams.
         version: Version of the weights in `network`.
         state: `state_dict` of the resumed run's runtime, if it fits this one (agents.run.run_state.restore).
         plan: Plan of the run; None computes it.
         faults: Counts restarts; None makes the first fault an error.
         say: Shows a line to the user.
-        rank: Rank of the learner.
     """
     plan = plan or make_plan(config, env)
     factory = ActorFactory(config=config, env=env, plan=plan, rank=rank)

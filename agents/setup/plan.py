@@ -27,7 +27,6 @@ class Workload:
     """The number of actors and the columns of one update, for all learners together or for one learner's shard.
 
     Attributes:
-        num_actors: Number of actors.
         columns: B, fresh and replayed columns of one update.
         num_fresh: Columns of one update that come from the actors.
         num_replayed: Columns of one update that come from the replay.
