@@ -42,10 +42,7 @@ def label(settings: Settings) -> str:
 def keep_earlier(path: Path, content: Mapping[str, Any]) -> Path | None:
     """Renames the evaluation at `path` unless it has the same settings as `content`, which is about to be written there.
 
-    A kept evaluation with the same settings is replaced.
-
-    Returns:
-        The new path; None if nothing was renamed.
+    A kept evaluation with the same settings is replaced. Returns the new path; None if nothing was renamed.
     """
     if not os.path.lexists(path) or (path.is_file() and path.stat().st_size == 0):
         return None
@@ -61,11 +58,7 @@ def keep_earlier(path: Path, content: Mapping[str, Any]) -> Path | None:
 def keep_folder(folder: Path, settings: Settings) -> Path | None:
     """Moves the files in `folder` (videos, probes) aside unless they were made with `settings`, and writes `settings` to `<folder>.json`.
 
-    Returns:
-        The folder they were moved to; None if nothing was moved.
-
-    Raises:
-        InputError: The disk refuses.
+    Returns the folder they were moved to; None if nothing was moved. Raises InputError if the disk refuses.
     """
     note = folder.with_name(f"{folder.name}.json")
     earlier, target = read_json(note) or {}, None

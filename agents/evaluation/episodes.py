@@ -81,11 +81,7 @@ class SavedAgent:
     versions: Any
 
     def network(self, env: EnvSpec) -> AgentNetwork:
-        """The trained network for `env`, which must have as many tasks as the training run.
-
-        Raises:
-            InputError: The weights do not fit the configuration in the checkpoint.
-        """
+        """The trained network for `env`, which must have as many tasks as the training run. Raises InputError if the weights do not fit."""
         try:
             # On the meta device first: a crafted configuration may ask for more memory than there is.
             with torch.device("meta"):
@@ -275,11 +271,6 @@ def quotas(episodes: int, slots: int) -> list[int]:
     return [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
 
 
-def step_limit(agent: SavedAgent, config: EvaluateConfig) -> int:
-    """Agent steps after which an episode counts as endless. A suite's limit in frames bounds its steps."""
-    return config.max_steps or max(MAX_STEPS, getattr(agent.config.env, "max_episode_frames", 0))
-
-
 def play(
     agent: SavedAgent,
     spec: EnvSpec,
@@ -294,10 +285,9 @@ def play(
     Slots that have reached their quota keep playing, uncounted, until all slots have. `advance` is called for each counted episode,
     `prepare` as in `make_actor`, `warn` with a sentence about instructions that the agent cannot read.
 
-    Raises:
-        StoppedError: An episode does not end, an environment fails, or a slot's episodes are broken off one after the other.
+    Raises StoppedError if an episode does not end, an environment fails, or a slot's episodes are broken off one after the other.
     """
-    tally = _Tally(spec, task, config, step_limit(agent, config))
+    tally = _Tally(agent, spec, task, config)
     try:
         with contextlib.closing(make_actor(agent, spec, task, len(tally.quota), config, prepare)) as actor:
             tally.start(actor.first_episodes)
@@ -315,15 +305,13 @@ def play(
 
 
 class _Tally:
-    """The episodes that the slots of one task have played, counted towards each slot's quota.
+    """The episodes that the slots of one task have played, counted towards each slot's quota."""
 
-    Args:
-        limit: Agent steps after which an episode counts as endless.
-    """
-
-    def __init__(self, spec: EnvSpec, task: str, config: EvaluateConfig, limit: int) -> None:
+    def __init__(self, agent: SavedAgent, spec: EnvSpec, task: str, config: EvaluateConfig) -> None:
         self.quota = np.array(quotas(config.episodes, config.slots))
-        self._spec, self._task, self._seed, self._limit = spec, task, config.seed, limit
+        self._spec, self._task, self._seed = spec, task, config.seed
+        # Steps after which an episode counts as endless. A suite's limit in frames bounds its steps.
+        self._limit = config.max_steps or max(MAX_STEPS, getattr(agent.config.env, "max_episode_frames", 0))
         self._played: list[list[Episode]] = [[] for _ in self.quota]
         self._interrupted = 0
         # By slot: counted episodes, the number of the current episode, its steps up to the last unroll without an end, and episodes broken

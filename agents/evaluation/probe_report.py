@@ -161,12 +161,8 @@ def drop(played: Played, probed: Played, scores: Scores = NO_SCORES, *, certain:
     """The drop of return and success under a probe: the mean over tasks without it minus the mean with it, and its interval.
 
     The two evaluations are treated as independent samples. Their episodes share seeds only if the engine seeds every episode, and even
-    then they diverge at the first different action.
-
-    Args:
-        played, probed: Episodes without and with the probe.
-        scores: Of the suite, by task.
-        certain: The probe cannot change the agent's actions. If all episodes are equal, the drop is exactly 0.
+    then they diverge at the first different action. If `certain`, the probe cannot change the agent's actions: between equal episodes the
+    drop is exactly 0.
     """
     unchanged = all(_outcome(played[task]) == _outcome(probed[task]) for task in played)
     # A task has the same range of returns with and without the probe.

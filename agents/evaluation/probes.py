@@ -85,11 +85,7 @@ class Swap:
 
 
 class Shuffle:
-    """A ContextOverride that gives each slot the context that another slot had at the same step.
-
-    Args:
-        sources: For each slot a record and the slot in it.
-    """
+    """A ContextOverride that gives each slot the context that another slot had at the same step: that of a slot in a record."""
 
     def __init__(self, sources: Sequence[tuple[Record, int]]) -> None:
         self._sources = sources

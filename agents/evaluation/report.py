@@ -58,12 +58,7 @@ def return_ranges(played: Played, scores: Scores) -> list[Interval]:
 
 
 def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str, Any]:
-    """mean, interval, success, success_interval. Success is None if the suite does not define it.
-
-    Args:
-        scores: Reference scores of the suite.
-        weight: As in agents/evaluation/intervals.py.
-    """
+    """mean, interval, success, success_interval. Success is None if the suite does not define it."""
     returns, successes = outcomes(played)
     known = is_known(successes)
     shares = [(0.0, 1.0)] * len(played)
@@ -171,11 +166,7 @@ def results_folder(run: Path, checkpoint: Path) -> Path:
 def prepare_output(path: Path, *, given: bool) -> None:
     """Checks before the evaluation that its result can be written.
 
-    Args:
-        given: The user named the file.
-
-    Raises:
-        InputError: It cannot be written, is a checkpoint, or the user's file holds something other than an evaluation.
+    Raises InputError if it cannot, if it is a checkpoint, or if the user has `given` a file that holds something other than an evaluation.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

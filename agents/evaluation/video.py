@@ -59,7 +59,6 @@ def record_all(
     Args:
         names: Task -> name of its file.
         make: Makes an actor with one slot for a task.
-        env, episodes, folder: As for `record`.
         rates: Task -> frames per second, from `picture_rates`.
     """
     for task, name in names.items():
@@ -100,10 +99,7 @@ def file_names(tasks: Sequence[str]) -> dict[str, str]:
 def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, rate: float = WITHOUT_CLOCK) -> Path:
     """Plays `episodes` episodes in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif without ffmpeg.
 
-    `rate` is the number of steps per second. The file is written atomically.
-
-    Raises:
-        InputError: The folder cannot be written.
+    `rate` is the number of steps per second. The file is written atomically. Raises InputError if the folder cannot be written.
     """
     import imageio.v2 as imageio
 

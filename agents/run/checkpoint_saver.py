@@ -66,8 +66,6 @@ class Saver:
 
         Args:
             content: The result of agents.run.run_state.checkpoint_content.
-            updates: Updates of the learner, which number the checkpoint.
-            frames: Frames of the run.
             performance: The agent's performance, which decides the best checkpoint; None if unknown.
         """
         kept: dict[str, Any] = {

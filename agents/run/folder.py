@@ -22,14 +22,8 @@ from system.errors import InputError
 from system.files import read_json, write_json
 from system.nested import leaf_at
 
-AGENT, CONFIG, DIAGNOSIS, RESULT, PROVENANCE, VOCABULARY = (
-    "agent.json",
-    "config.yaml",
-    "diagnosis.json",
-    "result.json",
-    "provenance.json",
-    "vocabulary.json",
-)
+AGENT, CONFIG, DIAGNOSIS = "agent.json", "config.yaml", "diagnosis.json"
+RESULT, PROVENANCE, VOCABULARY = "result.json", "provenance.json", "vocabulary.json"
 
 
 def default_run(config: TrainConfig) -> str:
@@ -130,8 +124,7 @@ def check_free(folder: Path, *, resume: bool) -> None:
 def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:
     """Creates the folder and writes the files that are known at the start: config, provenance and vocabulary.
 
-    Raises:
-        InputError: The folder holds a run and `resume` is off, or it cannot be written.
+    Raises InputError if the folder holds a run and `resume` is off, or if it cannot be written.
     """
     folder = Path(config.run)
     check_free(folder, resume=config.resume)

@@ -29,12 +29,7 @@ class MovedError(RuntimeError):
 
 
 class FolderLock:
-    """The lock of a folder, held by this process.
-
-    Args:
-        folder: Path of the folder, as messages show it.
-        descriptor: File descriptor of the locked file.
-    """
+    """The lock of a folder, held by this process. `folder` is the path that messages show."""
 
     def __init__(self, folder: Path, descriptor: int) -> None:
         self._folder, self._descriptor = folder, descriptor

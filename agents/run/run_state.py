@@ -31,10 +31,7 @@ def checkpoint_content(
 ) -> dict[str, Any]:
     """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data.
 
-    Args:
-        seconds: Seconds that the run has taken.
-        runtime: `state_dict` of the runtime, or None.
-        faults: `state_dict` of the run's Faults, or None.
+    `runtime` and `faults` are the `state_dict` of the runtime and of the run's Faults, or None.
     """
     return {
         "config": to_dict(config),

@@ -188,11 +188,7 @@ class Session:
         return self._clock.seconds_passed("log", self.config.log_seconds)
 
     def log(self) -> None:
-        """One log step: metrics.jsonl, TensorBoard and the terminal.
-
-        Raises:
-            MovedError: The folder was moved or deleted.
-        """
+        """One log step: metrics.jsonl, TensorBoard and the terminal. Raises MovedError if the folder was moved or deleted."""
         self._lock.check()
         self._write_row()
 
@@ -227,8 +223,7 @@ class Session:
     def finish(self) -> int:
         """Ends the run in order: last log step, checkpoint, result.json, result on the terminal. Returns the exit code.
 
-        Raises:
-            SaveError: The disk refused some of it.
+        Raises SaveError if the disk refuses some of it.
         """
         ended_by = self.ended_by()
         # With log_frames the rows follow from the frames alone. So an interruption or a pause adds none, and the resumed run logs the

@@ -81,7 +81,6 @@ class Clock:
         update has columns of every unroll of its batch, because a batch joins several unrolls or is one unroll (agents.setup.plan).
 
         Args:
-            batch: The batch, with its times and the versions of the weights that acted.
             before: For each update of the batch, the number of updates before it.
             state: Counters after the batch.
         """

@@ -25,7 +25,7 @@ from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
-from agents.setup.plan import Plan, autocast_dtype, deal_slots, global_actor_index, make_plan
+from agents.setup.plan import Plan, autocast_dtype, deal_slots, make_plan
 from agents.trajectory import trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -36,8 +36,7 @@ from system.errors import InputError
 def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     """The agent for the tasks of `env`, initialised from torch's global generator.
 
-    Raises:
-        InputError: The configuration does not fit the observations of the tasks.
+    Raises InputError if the configuration does not fit the observations of the tasks.
     """
     if config.context.name in ("instruction", "both") and not env.instruction_length:
         raise InputError(
@@ -151,7 +150,8 @@ class ActorFactory:
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
         """The learner's actor `index`, which acts with `policy`; without one with `network`, and without both with a new network."""
-        number = global_actor_index(index, self.rank, self.config.learner.num_processes)
+        # Numbered in turn over the learners, so that actor n of the run plays the same episodes for any number of learners.
+        number = index * self.config.learner.num_processes + self.rank
         slots = make_slots(self.config, self.env, number, positions.episodes.get(index))
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
@@ -185,8 +185,7 @@ class ActorFactory:
 def make_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[int] | None) -> list[Slot]:
     """The slots of actor `number` of the run. Tasks are assigned to slots in turn, or by weight (`runtime.task_schedule`).
 
-    Args:
-        last: Episode of each slot when the run was saved. Each slot starts with the episode after it; None: with episode 0.
+    `last` has the episode of each slot when the run was saved. Each slot starts with the episode after it; with None with episode 0.
     """
     width = config.runtime.slots_per_actor
     first = number * width
@@ -204,11 +203,7 @@ def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork, column
 def build_replay(
     config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan, updates: int, *, rank: int = 0
 ) -> Replay:
-    """An empty replay for learner `rank`.
-
-    Args:
-        updates: Number of updates before it, which is a part of its seed. So a resumed run draws other columns.
-    """
+    """An empty replay for learner `rank`. `updates`, the number of updates so far, is in its seed: a resumed run draws other columns."""
     seed = (config.seed, updates, *([rank] if rank else []))
     return Replay(replay_spec(config, env, network, plan.shard.replay_size), seed=seed)
 

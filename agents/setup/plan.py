@@ -94,11 +94,7 @@ class Plan:
 
 
 def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
-    """The plan of a run on this machine.
-
-    Raises:
-        InputError: This machine does not have the configured device.
-    """
+    """The plan of a run on this machine. Raises InputError if this machine does not have the configured device."""
     learner, runtime = config.learner, config.runtime
     # torchrun sets LOCAL_WORLD_SIZE to the number of learners that it started on this machine.
     started_here = min(learner.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", learner.num_processes)))
@@ -133,14 +129,6 @@ def resolve_config(config: TrainConfig, plan: Plan) -> TrainConfig:
     return replace(config, runtime=runtime)
 
 
-def global_actor_index(index: int, rank: int, num_learners: int) -> int:
-    """The run-wide number of the actor that has number `index` within learner `rank`.
-
-    Numbers are assigned to the learners in turn, so that actor n of the run plays the same episodes for any number of learners.
-    """
-    return index * num_learners + rank
-
-
 def deal_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
     """The task id and the `Slot.index` of each of the first `count` slots of the run. With uniform_frames it is only the first task."""
     runtime = config.runtime
@@ -152,11 +140,7 @@ def deal_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int,
 
 
 def check_schedule(config: TrainConfig, env: EnvSpec, num_actors: int) -> None:
-    """Checks that the environments can follow `runtime.task_schedule` and that every task has a slot.
-
-    Raises:
-        InputError: They cannot, or a task has no slot.
-    """
+    """Raises InputError if the environments cannot follow `runtime.task_schedule`, or if a task has no slot."""
     runtime = config.runtime
     if runtime.task_schedule == "uniform_frames":
         if not env.switches_tasks:

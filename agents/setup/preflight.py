@@ -56,11 +56,7 @@ class Needs(NamedTuple):
 
 
 def check_network(config: TrainConfig, env: EnvSpec) -> None:
-    """Refuses a network that would not fit into memory together with its gradients and the optimiser's two averages.
-
-    Raises:
-        InputError: With the sizes.
-    """
+    """Raises InputError if the network would not fit into memory with its gradients and the optimiser's two averages."""
     free = machine.free_memory()
     if _BYTES_PER_PARAMETER * _most_parameters(config, env) < free:
         # Counting takes torch's meta device, whose first use imports for three seconds.
@@ -91,9 +87,8 @@ def _most_parameters(config: TrainConfig, env: EnvSpec) -> int:
 def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
     """Checks memory, open files, cluster, precision and task schedule before anything starts.
 
-    Raises:
-        InputError: Too little memory, too few open files, an unreachable cluster, a task without a slot, an unsupported schedule, or
-            bf16 without a kernel for this processor.
+    Raises InputError if there is too little memory, there are too few open files, the cluster cannot be reached, a task has no slot, the
+    schedule is not supported, or bf16 has no kernel for this processor.
     """
     plan = make_plan(config, env)
     recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
@@ -133,13 +128,9 @@ def estimate_needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> 
 
 
 def check_resources(needs: Needs, suggest: Callable[[str], str]) -> None:
-    """Refuses a run that does not fit. Raises this process's limit of open files if the run needs more.
+    """Raises InputError if a run does not fit. Raises this process's limit of open files if the run needs more.
 
-    Args:
-        suggest: Returns the options to lower, in words, for the largest field of Needs.
-
-    Raises:
-        InputError: With the numbers and the options to lower.
+    `suggest` returns the options to lower, in words, for the largest field of Needs.
     """
     parts = {name: size for name, size in needs._asdict().items() if name != "open_files"}
     total, free = sum(parts.values()), machine.free_memory()
@@ -159,11 +150,7 @@ def check_resources(needs: Needs, suggest: Callable[[str], str]) -> None:
 
 
 def check_evaluation(config: EnvConfig, slots: int) -> None:
-    """Checks that `slots` environments, which an evaluation plays at a time, fit into memory.
-
-    Raises:
-        InputError: With `slots=` and a number that fits.
-    """
+    """Raises InputError, with a number of `slots=` that fits, if `slots` environments at a time do not fit into memory."""
     each, free = _environment_memory(config), machine.free_memory()
     if slots * each > free:
         fix = f"give slots={free // each}" if free >= each else "make room, for one does not fit"

@@ -62,11 +62,7 @@ class DamagedCheckpointError(InputError):
 
 
 def checked_archive(path: Path) -> io.BytesIO:
-    """A new archive of the checked records of a file, for torch.load.
-
-    Raises:
-        DamagedCheckpointError: The file is truncated, damaged, or crafted.
-    """
+    """A new archive of the checked records of a file, for torch.load. Raises DamagedCheckpointError if the file is damaged or crafted."""
     try:
         with path.open("rb") as file:
             # torch reads any other first bytes as one of its older formats, which are not checked here.
