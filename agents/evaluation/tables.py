@@ -1,4 +1,4 @@
-"""The content of evaluation.json as tables and sentences for the terminal."""
+"""The content of evaluation.json as tables and sentences for the terminal. Training shows its tasks in such a table, too."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _AGGREGATES = {"mean": "mean", "median": "median", "mean_capped": "mean, every t
 def result_tables(content: Mapping[str, Any]) -> list[Table | str]:
     """Everything that evaluate.py prints about its result, in order."""
     return [
-        _table(_RESULTS, content["tasks"], _mean_row(content["aggregate"])),
+        table(_RESULTS, content["tasks"], _mean_row(content["aggregate"])),
         *unknown_intervals(content),
         *score_tables(content),
         *_probe_tables(content),
@@ -56,14 +56,14 @@ def score_tables(content: Mapping[str, Any]) -> list[Table]:
     if not section:
         return []
     totals = {label: section["aggregate"][name] for name, label in _AGGREGATES.items()}
-    return [_table(_SCORES, section["tasks"], totals, title="human-normalised scores")]
+    return [table(_SCORES, section["tasks"], totals, title="human-normalised scores")]
 
 
 def _probe_tables(content: Mapping[str, Any]) -> list[Table | str]:
     sections = content.get("probes", {})
     notes = dict.fromkeys(section["note"] for section in sections.values() if section["note"])
     tables = [
-        _table(_PROBE, section["tasks"], _mean_row(section["aggregate"]), title=f"probe={name}: {section['told']}")
+        table(_PROBE, section["tasks"], _mean_row(section["aggregate"]), title=f"probe={name}: {section['told']}")
         for name, section in sections.items()
     ]
     return [*tables, *notes]
@@ -73,20 +73,20 @@ def _mean_row(aggregate: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {f"mean of {aggregate['tasks']} tasks": aggregate}
 
 
-def _table(
+def table(
     columns: Columns, rows: Mapping[str, Mapping[str, Any]], totals: Mapping[str, Mapping[str, Any]], title: str = ""
 ) -> Table:
     """One row per task, then `totals` in bold. A key that a row lacks leaves its cell empty; None is shown as `-`."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title=f"\n{title}" if title else None, title_justify="left")
-    table.add_column("task", overflow="fold")
+    shown = Table(box=None, padding=(0, 2, 0, 0), title=f"\n{title}" if title else None, title_justify="left")
+    shown.add_column("task", overflow="fold")
     for heading, _, _ in columns:
-        table.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right")
     for style, named_rows in (("", rows), ("bold", totals)):
         for name, row in named_rows.items():
             cells = [_cell(row[key], form) if key in row else "" for _, key, form in columns]
             # Text, because a task's name may look like markup.
-            table.add_row(Text(name), *cells, style=style)
-    return table
+            shown.add_row(Text(name), *cells, style=style)
+    return shown
 
 
 def _cell(value: Any, form: str) -> str:

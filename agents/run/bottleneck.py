@@ -14,8 +14,8 @@ _CROWDED_THREADS_PER_CORE = 1.5
 """Busy threads per core above which further threads slow the run down. One actor per core with a half-busy learner is below it."""
 
 
-class Seconds(NamedTuple):
-    """Running totals of a run.
+class Totals(NamedTuple):
+    """Running totals: seconds of this process, and agent steps of the run.
 
     Attributes:
         loop: Wall-clock time of the learner's process. `wait` and `disk` are parts of it.
@@ -34,6 +34,7 @@ class Seconds(NamedTuple):
     env: float = 0.0
     inference: float = 0.0
     actor_wait: float = 0.0
+    steps: float = 0
 
 
 class TimeShares(NamedTuple):
@@ -48,9 +49,9 @@ class TimeShares(NamedTuple):
     actor_wait: float
 
     @classmethod
-    def between(cls, before: Seconds, after: Seconds) -> TimeShares:
+    def between(cls, before: Totals, after: Totals) -> TimeShares:
         """The shares of the time between two readings of the totals."""
-        spent = Seconds(*(late - early for early, late in zip(before, after, strict=True)))
+        spent = Totals(*(late - early for early, late in zip(before, after, strict=True)))
         loop, actors = max(spent.loop, 1e-9), max(spent.actors, 1e-9)
         return cls(
             learner=max(0.0, loop - spent.wait - spent.disk) / loop,

@@ -12,13 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.cli.terminal import Terminal
+from agents.evaluation.tables import table
 from agents.run.metrics import mean_over_tasks, scores_of_suite
 
 _PLAIN_SECONDS = 10.0
 """Seconds between two plain lines."""
 
 _MEANS = {"return": ".3f", "score": ".1f", "success": ".1%", "length": ".1f"}
-"""Columns of the table that hold means over episodes, and their formats."""
+_COUNTS = ("episodes", "frames", "updates")
+"""Columns of the table: means over episodes with their formats, and counts."""
 
 SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
 
@@ -134,27 +136,16 @@ def _processes(row: dict[str, float]) -> str:
 
 
 def _table(tasks: dict[str, dict[str, float]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("task")
-    for name in (*_MEANS, "episodes", "frames", "updates"):
-        table.add_column(name, justify="right")
-    for task, values in tasks.items():
-        counts = (f"{int(values[key]):,}" for key in ("episodes", "frames", "updates"))
-        table.add_row(task, *_means(values), *counts)
-    if len(tasks) > 1:
-        table.add_row("mean over tasks", *_means(mean_over_tasks(tasks)), "", "", "", style="bold")
-    return table
+    unknown = dict.fromkeys(_MEANS)
+    columns = tuple((key, key, form) for key, form in (*_MEANS.items(), *((key, ",.0f") for key in _COUNTS)))
+    means = {"mean over tasks": unknown | mean_over_tasks(tasks)} if len(tasks) > 1 else {}
+    return table(columns, {task: unknown | values for task, values in tasks.items()}, means)
 
 
 def _scores(tasks: dict[str, dict[str, float]]) -> str:
     """The scores of the suite in one line; empty if they are unknown."""
     scores = scores_of_suite(tasks)
     return SCORES.format(**scores) if scores else ""
-
-
-def _means(values: dict[str, float]) -> list[str]:
-    """The cells of _MEANS; "-" if unknown."""
-    return [format(values[key], form) if key in values else "-" for key, form in _MEANS.items()]
 
 
 def _clock(seconds: float) -> str:

@@ -211,12 +211,7 @@ class Session:
         )
 
     def save(self) -> None:
-        """Writes a checkpoint.
-
-        Raises:
-            NonFiniteError: The learner itself is not finite; nothing is written.
-            MovedError: The folder was renamed or deleted.
-        """
+        """Writes a checkpoint. Raises NonFiniteError if the learner is not finite, MovedError if the folder was renamed or deleted."""
         self._lock.check()
         self._save()
 
