@@ -142,8 +142,7 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
         allowed: Modules and wrappers that its configuration may name (conf/allowlist.py), besides those named by `tasks`.
         tasks: The tasks to evaluate, from the command line.
 
-    Raises:
-        InputError: It cannot be read (agents/storage/checkpoint.py), it is inconsistent, or it names something that is not allowed.
+    Raises InputError if it cannot be read (agents/storage/checkpoint.py), is inconsistent, or names something that is not allowed.
     """
     content = load_checkpoint(path)
     config = train_from_dict(content["config"], f"checkpoint {path}")
@@ -180,11 +179,7 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
 def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> EnvSpec:
     """The tasks to evaluate: `tasks` (names or presets of the agent's suite), by default the trained tasks.
 
-    Args:
-        engine: As env.engine. Empty: as in training.
-
-    Raises:
-        InputError: A task is unknown, or the agent cannot play it.
+    `engine` is as env.engine; empty: as in training. Raises InputError if a task is unknown, or the agent cannot play it.
     """
     settings: Any = dataclasses.replace(agent.config.env, tasks=list(tasks or agent.env.tasks))
     if engine:

@@ -27,7 +27,6 @@ class Saver:
     """Saves a run. A failed write does not stop training: it is reported once, counted, and retried at the next interval.
 
     Args:
-        folder: The run folder.
         saved: Content of the checkpoint from which the run continues; None for a new run.
         say: Shows a sentence to the user.
         keep: Number of newest checkpoints to keep, besides the best one and the milestones.

@@ -47,8 +47,7 @@ def resumed_config(
         explicit: Keys that the command line names itself (conf.loading.explicit_keys); a preset sets the others.
         say: Receives a sentence for each value that the run keeps.
 
-    Raises:
-        InputError: `given` describes another experiment. The message has both values of each key.
+    Raises InputError, with both values of each key, if `given` describes another experiment.
     """
     folder = Path(config.run)
     saved = load_train(folder / CONFIG)
@@ -82,9 +81,7 @@ def is_finished(config: TrainConfig) -> bool:
     """Whether the run in `config.run` is finished, so that resuming it with `config` would play no frame.
 
     A run whose result or newest checkpoint is missing or damaged is not finished: a resume writes its result again.
-
-    Raises:
-        InputError: `total_frames` was lowered below the frames played, or no checkpoint is intact.
+    Raises InputError if `total_frames` was lowered below the frames played, or if no checkpoint is intact.
     """
     folder = Path(config.run)
     found = list_checkpoints(folder / CHECKPOINTS)
@@ -140,16 +137,9 @@ def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:
 
 
 def load_newest_checkpoint(folder: Path, say: Callable[[str], object]) -> dict[str, Any] | None:
-    """Content of the newest intact checkpoint, or None if the run has no checkpoint.
+    """Content of the newest intact checkpoint, or None if the run has no checkpoint. Warns of damaged ones after it.
 
-    Damaged checkpoints after it are renamed to `<name>.damaged`, so that they are kept but not read as checkpoints.
-
-    Args:
-        folder: The run folder.
-        say: Receives a warning about damaged checkpoints.
-
-    Raises:
-        InputError: All checkpoints are damaged.
+    They are renamed to `<name>.damaged`, so that they are kept but not read as checkpoints. Raises InputError if all are damaged.
     """
     found = list_checkpoints(folder / CHECKPOINTS)
     if not found:

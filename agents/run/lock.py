@@ -70,14 +70,11 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
     """Locks a folder for this process, and creates it if missing. A new folder that stays empty is removed at the end.
 
     The lock is reentrant: it is released when the outermost context ends.
+    Raises InputError if another process holds the lock, the folder cannot be written, or a link leads out of it.
 
     Args:
-        folder: The folder to lock.
         key: Key of the command line that named the folder, for messages.
         wait: Whether to wait for another process that holds the lock, instead of raising.
-
-    Raises:
-        InputError: Another process holds the lock, the folder cannot be written, or a link leads out of it.
     """
     made = _make_folders(folder, key)
     name = os.path.realpath(folder)

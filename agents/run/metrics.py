@@ -104,15 +104,14 @@ class Statistics:
         """Agent steps since the start of the run, by task id."""
         return dict(enumerate(task.steps for task in self.tasks.values()))
 
-    def count_update(self, steps_by_task: Sequence[float]) -> None:
-        """Counts an update for each task that has valid steps in its batch; `steps_by_task` has shape [K]."""
-        for statistics, held in zip(self.tasks.values(), steps_by_task, strict=True):
-            statistics.updates += held > 0
+    def count_update(self, steps_by_task: Sequence[float], surges: Sequence[float]) -> list[str]:
+        """Counts an update for each task that has valid steps in its batch, and the surges. Returns a sentence for each to report.
 
-    def count_surges(self, surges: Sequence[float]) -> list[str]:
-        """Counts the surges of an update (`Learner.surges`, [K]). Returns a sentence for each surge that has to be reported."""
+        `steps_by_task` and `surges` are those of the learner, [K].
+        """
         sentences = []
-        for (task, statistics), size in zip(self.tasks.items(), surges, strict=True):
+        for (task, statistics), held, size in zip(self.tasks.items(), steps_by_task, surges, strict=True):
+            statistics.updates += held > 0
             if size > 0 and statistics.updates_since_surge >= UPDATES_BETWEEN_SURGE_REPORTS:
                 sentences.append(
                     f"task {task}: its value targets are suddenly {size:.3g} standard deviations large. PopArt keeps its scale and "
@@ -186,17 +185,13 @@ def scores_of_suite(summary: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """metrics.jsonl and the TensorBoard files of a run folder.
+    """metrics.jsonl and the TensorBoard files of a run folder. Raises InputError if they cannot be written.
 
     Args:
-        folder: The run folder.
         updates: Updates of the checkpoint from which the run continues. Later lines and events of a killed run are dropped.
 
     Attributes:
         updates: Updates of the last line; 0 before the first line.
-
-    Raises:
-        InputError: The files cannot be written.
     """
 
     def __init__(self, folder: Path, updates: int) -> None:
@@ -220,9 +215,7 @@ class MetricsLog:
 
         JSON has no NaN and no infinity, so such values are omitted. TensorBoard gets the numbers only.
         A second row for the same number of updates is dropped: the end of a run may coincide with a log step.
-
-        Raises:
-            OSError: The row could not be written; it is lost, and the files are unchanged.
+        Raises OSError if the row could not be written; it is lost, and the files are unchanged.
         """
         if row["updates"] <= self.updates:
             return

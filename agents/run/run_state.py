@@ -73,11 +73,8 @@ def restore(
 ) -> ResumeState:
     """Loads a checkpoint's content into `learner`, `statistics`, `positions` and torch's random generator.
 
-    Args:
-        num_actors: Actors of the run. The runtime's state is used only for as many actors.
-
-    Raises:
-        InputError: The environments differ from those of the checkpoint, or the content does not fit the configuration.
+    The runtime's state is used only if it is that of `num_actors` actors. Raises InputError if the environments differ from those of the
+    checkpoint, or if the content does not fit the configuration.
     """
     saved = env_from_dict(content["env"])
     if changes := [*task_changes(saved, env), *interface_changes(saved, env)]:

@@ -170,8 +170,7 @@ class Session:
         self._update_numbers.append(update.number)
         self._losses = update.metrics
         if update.accepted:
-            self.statistics.count_update(self.learner.steps_by_task)
-            for sentence in self.statistics.count_surges(self.learner.surges):
+            for sentence in self.statistics.count_update(self.learner.steps_by_task, self.learner.surges):
                 self._display.say(sentence)
 
     def count_batch(self, batch: Batch) -> None:
