@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import math
@@ -56,18 +57,12 @@ def record_all(
 ) -> Iterator[Path | str]:
     """Records a video per task and yields its path. For a task that fails, yields the reason and continues.
 
-    Args:
-        names: Task -> name of its file.
-        make: Makes an actor with one slot for a task.
-        rates: Task -> frames per second, from `picture_rates`.
+    `names` has the names of the files by task, `rates` the frames per second (`picture_rates`). `make` makes an actor with one slot.
     """
     for task, name in names.items():
         try:
-            actor = make(task)
-            try:
+            with contextlib.closing(make(task)) as actor:
                 yield record(actor, env, episodes, folder, name, rates.get(task, WITHOUT_CLOCK))
-            finally:
-                actor.close()
         except InputError as error:
             yield str(error)
         except Exception as error:

@@ -11,7 +11,7 @@ from agents.network.agent import AgentNetwork
 from agents.network.flops import MultiplyAdds
 from agents.run.bottleneck import Facts
 from agents.setup import machine
-from agents.setup.builder import replay_spec
+from agents.setup.builder import columns_spec
 from agents.setup.plan import Plan
 from agents.setup.preflight import shared_memory
 from conf.schema import TrainConfig
@@ -42,7 +42,7 @@ def describe(
     if learner.device.type != "cpu":
         rows["device"] = _describe_device(plan, learner)
     if run.num_replayed:
-        size = replay_bytes(replay_spec(config, env, network, run.replay_size)) / 2**20
+        size = replay_bytes(columns_spec(config, env, network, run.replay_size)) / 2**20
         rows["replay"] = (
             f"{run.num_replayed} of the {run.columns} columns, from the last {run.replay_size:,}; {size:,.0f} MiB"
         )

@@ -63,9 +63,7 @@ class Saver:
     def save(self, content: dict[str, Any], *, updates: int, frames: int, performance: Performance | None) -> None:
         """Writes a checkpoint and removes older ones that are not kept.
 
-        Args:
-            content: The result of agents.run.run_state.checkpoint_content.
-            performance: The agent's performance, which decides the best checkpoint; None if unknown.
+        `content` is that of agents.run.run_state.checkpoint_content. `performance` decides the best checkpoint; None if it is unknown.
         """
         kept: dict[str, Any] = {
             "best": self._choose_best(updates, performance),

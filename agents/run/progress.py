@@ -26,12 +26,7 @@ SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-cap
 
 
 class Display(Terminal):
-    """Progress of a training run, as a context manager.
-
-    Args:
-        total_frames: Frames at the end of the run.
-        enabled: False shows the sentences of `say` only.
-    """
+    """Progress of a training run of `total_frames`, as a context manager. Without `enabled` it shows the sentences of `say` only."""
 
     def __init__(self, total_frames: int, *, enabled: bool = True) -> None:
         super().__init__(live=enabled, refresh_per_second=4)

@@ -22,7 +22,6 @@ class Clock:
     Args:
         seconds: Seconds that the run took in earlier processes.
         state: Counters at the start of this process.
-        action_repeat: Frames per agent step.
     """
 
     def __init__(self, seconds: float, state: Counters, *, action_repeat: int) -> None:

@@ -195,8 +195,8 @@ def make_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[in
     ]
 
 
-def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork, columns: int) -> dict[str, ArraySpec]:
-    """The spec of a trajectory of `columns` columns, which is the layout of the replay."""
+def columns_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork, columns: int) -> dict[str, ArraySpec]:
+    """The spec of a trajectory of `columns` columns."""
     return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
 
 
@@ -205,7 +205,7 @@ def build_replay(
 ) -> Replay:
     """An empty replay for learner `rank`. `updates`, the number of updates so far, is in its seed: a resumed run draws other columns."""
     seed = (config.seed, updates, *([rank] if rank else []))
-    return Replay(replay_spec(config, env, network, plan.shard.replay_size), seed=seed)
+    return Replay(columns_spec(config, env, network, plan.shard.replay_size), seed=seed)
 
 
 def actor_limits(config: TrainConfig) -> ActorLimits:
@@ -244,11 +244,11 @@ def build_runtime(
     """
     plan = plan or make_plan(config, env)
     factory = ActorFactory(config=config, env=env, plan=plan, rank=rank)
-    shard, width = plan.shard, config.runtime.slots_per_actor
+    shard = plan.shard
     uses_server = plan.choose_inference(config.runtime, network.num_parameters) == "server"
     pool = PoolConfig(
         make_actor=factory,
-        spec=trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size),
+        spec=columns_spec(config, env, network, config.runtime.slots_per_actor),
         num_actors=shard.num_actors,
         unrolls_per_batch=shard.unrolls_per_batch,
         actions=network.actions,

@@ -17,10 +17,10 @@ from agents.learning.replay import replay_bytes
 from agents.network.agent import AgentNetwork
 from agents.runtime.ray_groups.connection import check_address
 from agents.setup import machine
-from agents.setup.builder import replay_spec
+from agents.setup.builder import columns_spec
 from agents.setup.match_params import count_parameters
 from agents.setup.plan import Plan, check_schedule, make_plan
-from agents.trajectory import num_bytes, trajectory_spec
+from agents.trajectory import num_bytes
 from conf.checks import check_columns, check_shards
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
@@ -118,7 +118,7 @@ def estimate_needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> 
     slots = 0 if runtime.address else runtime.slots_per_actor
     return Needs(
         trajectories=learners * shared_memory(config, env, network, plan),
-        replay=learners * replay_bytes(replay_spec(config, env, network, shard.replay_size)),
+        replay=learners * replay_bytes(columns_spec(config, env, network, shard.replay_size)),
         actors=actors * _PROCESS + networks * parameters * plan.bytes_per_parameter,
         environments=max(1, actors) * slots * _environment_memory(config.env),
         learner=learners * _BYTES_PER_PARAMETER * parameters + (learners - 1) * _PROCESS,
@@ -224,6 +224,5 @@ def _would_start(config: TrainConfig, env: EnvSpec) -> bool:
 
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan) -> int:
     """Bytes of shared memory of one shard: unroll buffers and two copies of the weights."""
-    spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
-    buffers = plan.shard.num_actors * plan.shard.buffers_per_actor
-    return buffers * num_bytes(spec) + 2 * 4 * network.num_parameters
+    unroll = num_bytes(columns_spec(config, env, network, config.runtime.slots_per_actor))
+    return plan.shard.num_actors * plan.shard.buffers_per_actor * unroll + 2 * 4 * network.num_parameters
