@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from copy import copy
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -197,9 +196,7 @@ def _suggest_value(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key
     free = machine.free_memory()
 
     def lowered(value: int) -> TrainConfig:
-        runtime = copy(config.runtime)
-        setattr(runtime, key, value)
-        return replace(config, runtime=runtime)
+        return replace(config, runtime=replace(config.runtime, **{key: value}))  # type: ignore[arg-type]
 
     def fits(value: int) -> bool:
         return sum(estimate_needs(lowered(value), env, network)._replace(open_files=0)) <= free
