@@ -11,8 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from agents.cli.terminal import Terminal
-from agents.evaluation.tables import table
+from agents.cli.terminal import Terminal, task_table
 from agents.run.metrics import mean_over_tasks, scores_of_suite
 
 _PLAIN_SECONDS = 10.0
@@ -134,7 +133,7 @@ def _table(tasks: dict[str, dict[str, float]]) -> Table:
     unknown = dict.fromkeys(_MEANS)
     columns = tuple((key, key, form) for key, form in (*_MEANS.items(), *((key, ",.0f") for key in _COUNTS)))
     means = {"mean over tasks": unknown | mean_over_tasks(tasks)} if len(tasks) > 1 else {}
-    return table(columns, {task: unknown | values for task, values in tasks.items()}, means)
+    return task_table(columns, {task: unknown | values for task, values in tasks.items()}, means)
 
 
 def _scores(tasks: dict[str, dict[str, float]]) -> str:

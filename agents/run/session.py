@@ -101,8 +101,7 @@ class Session:
         # The fork server imports for seconds in the background. This count does so too, so make it meanwhile.
         cost = multiply_adds(network, env)
         # Only now: a refusal of the configuration comes without a progress bar.
-        display = stack.enter_context(Display(config.total_frames, enabled=config.display))
-        self._display = display
+        self._display = display = stack.enter_context(Display(config.total_frames, enabled=config.display))
         self._clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
         self._facts = banner.collect_facts(config, env, plan, learner)
         self._faults = Faults(
@@ -113,9 +112,8 @@ class Session:
         )
         self._faults.load_state_dict((saved or {}).get("faults", {}))
         self._faults.episodes_dropped += restored.episodes_dropped
-        message = initial_message(config, env, plan, learner, positions)
+        message, updates = initial_message(config, env, plan, learner, positions), learner.counters.updates
         self.group.start(message, learner.device, cluster=config.runtime.address)
-        updates = learner.counters.updates
         own_runtime = builder.build_runtime(
             config,
             env,
@@ -134,8 +132,7 @@ class Session:
         with self._saver.tolerate_failure("agent.json"):
             agent = {"parameters": network.num_parameters, "multiply_adds": cost._asdict()}
             write_json(self.folder / folder.AGENT, agent)
-        rows = banner.describe(config, env, plan, learner, cost)
-        display.banner(f"mimpala: training in {self.folder}", rows)
+        display.banner(f"mimpala: training in {self.folder}", banner.describe(config, env, plan, learner, cost))
         self._log = MetricsLog(self.folder, updates)
         self.replay = builder.build_replay(config, env, network, plan, updates)
         self._unknown_instructions = UnknownInstructions(config.env, env)
