@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from envs.engines.foreign_code import quiet
 from envs.spec import EnvSpec, Slot, Split
@@ -56,13 +55,13 @@ def try_task(config: EnvConfig, spec: EnvSpec, task: int) -> Trial:
 
 def _play(env: MultitaskVectorEnv, task: int, found: dict[str, None]) -> str:
     """Plays STEPS steps. Returns a description; adds numbers that are not finite to `found`."""
-    spec, rng = env.spec_of_suite, np.random.default_rng(0)
+    spec = env.spec_of_suite
     env.single_action_space.seed(0)
     observation, _ = env.reset()
     shown = [{key: np.array(value[0]) for key, value in observation.items()}]
     rewards, ends = [], 0
     for _ in range(STEPS):
-        observation, reward, terminated, truncated, _ = env.step(_random_action(env, task, shown[-1], rng))
+        observation, reward, terminated, truncated, _ = env.step(env.sample_actions(observation))
         shown.append({key: np.array(value[0]) for key, value in observation.items()})
         rewards.append(float(reward[0]))
         ends += bool(terminated[0] or truncated[0])
@@ -87,15 +86,3 @@ def _play(env: MultitaskVectorEnv, task: int, found: dict[str, None]) -> str:
             (f'instruction "{text}"' if text else "no instruction") + (f", {unknown} unknown words" if unknown else "")
         )
     return "; ".join(parts)
-
-
-def _random_action(env: MultitaskVectorEnv, task: int, shown: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
-    """A random legal action [1, ...]."""
-    spec = env.spec_of_suite
-    if spec.action_kind == "continuous":
-        return np.asarray(env.single_action_space.sample())[None]
-    legal = shown.get("action_mask", np.ones(spec.num_actions, np.bool_))
-    if spec.action_kind == "discrete":
-        return np.array([rng.choice(np.flatnonzero(legal[: spec.action_counts[task]]))])
-    parts = np.split(legal, np.cumsum(spec.action_sizes)[:-1])
-    return np.array([[rng.choice(np.flatnonzero(part)) for part in parts]])

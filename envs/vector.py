@@ -28,6 +28,7 @@ from envs.engines.base import (
     SwitchingEngine,
 )
 from envs.faults import Fault
+from envs.gymnasium_adapter.actions import sample_legal, suite_space
 from envs.schedule import FrameBalance
 from envs.spec import EnvSpec, Slot
 
@@ -64,7 +65,8 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": ["rgb_array"]}
         self.render_mode = "rgb_array"
         self.single_observation_space = _observation_space(spec)
-        self.single_action_space = _action_space(spec)
+        sizes = spec.action_sizes or (spec.num_actions,)
+        self.single_action_space = suite_space(spec.action_kind, sizes, spec.action_low, spec.action_high)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._action_dtype = np.dtype(spec.action.dtype)
@@ -184,6 +186,20 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
             success = np.where(ended & ~np.isnan(self._success), self._success, success)
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
 
+    def sample_actions(self, observation: Arrays) -> NDArray[Any]:
+        """Random legal actions of all slots, from the random numbers of `single_action_space`."""
+        spec, actions = self.spec_of_suite, []
+        for slot, task in enumerate(observation["task"]):
+            legal = (
+                observation["action_mask"][slot]
+                if "action_mask" in observation
+                else np.ones(spec.num_actions, np.bool_)
+            )
+            if spec.action_kind == "discrete":
+                legal = legal & (np.arange(spec.num_actions) < spec.action_counts[task])
+            actions.append(sample_legal(self.single_action_space, legal))
+        return np.stack(actions)
+
     def _count_episodes(self, restarted: NDArray[np.bool_]) -> None:
         """Advances the episode's number in the slots whose reset is done. An engine that skips episodes counts itself."""
         self._episode = self._interrupting.episode.copy() if self._interrupting else self._episode + restarted
@@ -265,13 +281,3 @@ def _observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:
         spaces["instruction"] = gymnasium.spaces.Box(0, len(spec.vocabulary) - 1, shape, np.int32)
     spaces["task"] = gymnasium.spaces.Discrete(len(spec.tasks))
     return gymnasium.spaces.Dict(spaces)
-
-
-def _action_space(spec: EnvSpec) -> gymnasium.Space[Any]:
-    """The space of one slot's action."""
-    if spec.action_kind == "multi_discrete":
-        return gymnasium.spaces.MultiDiscrete(np.array(spec.action_sizes), dtype=np.int32)
-    if spec.action_kind == "continuous":
-        low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
-        return gymnasium.spaces.Box(low, high, dtype=np.float32)
-    return gymnasium.spaces.Discrete(spec.num_actions)

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.dm_env_adapter.adapter import DmEnvAdapter
-from envs.engines.gymnasium_engine import GymnasiumEngine
-from envs.engines.process_engine import ProcessEngine
+from envs.engines.base import Engine
+from envs.engines.process_engine import choose_engine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from system.errors import unknown_name, unknown_task
@@ -161,12 +161,9 @@ def _action_count(level: Level, actions: Sequence[tuple[int, ...]]) -> int:
     return sum(action[known:] == _NOTHING[known:] for action in actions)
 
 
-def make_engine(
-    config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split
-) -> GymnasiumEngine | ProcessEngine:
+def make_engine(config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
     """Loads a level for each slot, which takes a few ms."""
-    engine = ProcessEngine if config.processes else GymnasiumEngine
-    return engine(functools.partial(make_level, config), spec, slots, split)
+    return choose_engine(functools.partial(make_level, config), spec, slots, split, processes=config.processes)
 
 
 def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any], Any]:

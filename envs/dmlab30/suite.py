@@ -21,8 +21,8 @@ from envs.dmlab30.engine_import import check_level, import_deepmind_lab
 from envs.dmlab30.level_env import EVALUATION_SETTINGS, FRAMES_PER_SECOND, RENDERERS, DMLabEnv
 from envs.dmlab30.levels import FOLDER, INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, known_level, level_path
 from envs.dmlab30.map_cache import LevelCache
-from envs.engines.gymnasium_engine import GymnasiumEngine
-from envs.engines.process_engine import ProcessEngine
+from envs.engines.base import Engine
+from envs.engines.process_engine import choose_engine
 from envs.instructions import split_words
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
@@ -186,14 +186,11 @@ def _problem_of_picture(path: Path) -> str:
         return f"a {path.name} that cannot be read ({error.strerror})"
 
 
-def make_engine(
-    config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], split: Split
-) -> GymnasiumEngine | ProcessEngine:
+def make_engine(config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
     """The engine over those slots; each slot holds one DeepMind Lab (`memory`)."""
     vectors = action_vectors(config.action_set, config.custom_actions)
     make = partial(make_level, config, vectors, split)
-    engine = ProcessEngine if config.processes else GymnasiumEngine
-    return engine(make, spec, slots, split)
+    return choose_engine(make, spec, slots, split, processes=config.processes)
 
 
 def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, task: str) -> DMLabEnv:

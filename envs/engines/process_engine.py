@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.engines.base import Arrays, Outcome
-from envs.engines.gymnasium_engine import FIRST_EPISODES, MakeEnv
+from envs.engines.base import Arrays, Engine, Outcome
+from envs.engines.gymnasium_engine import FIRST_EPISODES, GymnasiumEngine, MakeEnv
 from envs.engines.process_child import Attach, Build, Render, Start, Step, map_descriptor, shared_spec
 from envs.engines.slot_process import SlotError, SlotProcess
 from envs.faults import Fault
@@ -26,6 +26,21 @@ from envs.shared_arrays import layout_size
 from envs.spec import EnvSpec, Slot, Split
 from system.descendants import end_orphans
 from system.errors import InputError
+
+
+def choose_engine(
+    make: MakeEnv,
+    spec: EnvSpec,
+    slots: Sequence[Slot],
+    split: Split,
+    *,
+    processes: bool,
+    hang_seconds: float = math.inf,
+) -> Engine:
+    """An engine with one process per slot if `processes`, else one in this thread."""
+    if processes:
+        return ProcessEngine(make, spec, slots, split, hang_seconds=hang_seconds)
+    return GymnasiumEngine(make, spec, slots, split)
 
 
 class ProcessEngine:

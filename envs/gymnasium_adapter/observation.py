@@ -17,11 +17,16 @@ from system.nested import Keys, leaf_at, leaves
 Observation: TypeAlias = dict[str, Any]
 
 
+MASK = "action_mask"
+"""Key of an `info` or of a Dict observation: 1 for legal actions, 0 for the others."""
+
+
 class Parts(NamedTuple):
-    """The pictures of an observation and its other spaces, both in the order of `gymnasium.spaces.flatten`."""
+    """The pictures, the other spaces of numbers, and the texts of an observation, in the order of `gymnasium.spaces.flatten`."""
 
     pictures: dict[Keys, Picture]
     numbers: dict[Keys, Any]
+    texts: list[Keys]
 
     @property
     def image(self) -> tuple[int, int, int] | None:
@@ -30,8 +35,14 @@ class Parts(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Length of `vector`."""
-        return sum(spaces.flatdim(space) for space in self.numbers.values())
+        """Length of `vector`. An observation that holds only text has a vector of one zero."""
+        only_text = bool(self.texts) and not self.pictures and not self.numbers
+        return sum(spaces.flatdim(space) for space in self.numbers.values()) or int(only_text)
+
+    def text(self, seen: Any) -> str:
+        """The texts of an observation, joined in order."""
+        texts = [leaf_at(seen, path) for path in self.texts]
+        return " ".join(text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts)
 
 
 def name(path: Keys) -> str:
@@ -39,17 +50,28 @@ def name(path: Keys) -> str:
     return ".".join(map(str, path)) or "the observation"
 
 
-def find_parts(space: Any, layout: str = "auto") -> Parts:
+def is_text(space: Any) -> bool:
+    """Whether a space holds texts: `Text`, or a space of another package such as minigrid's MissionSpace."""
+    return isinstance(space, spaces.Text) or (space.dtype is not None and np.dtype(space.dtype).kind == "U")
+
+
+def find_parts(space: Any, layout: str = "auto", *, masked: bool = False) -> Parts:
     """The parts of a space.
 
     Args:
         layout: See `envs.gymnasium_adapter.pictures.find_picture`.
+        masked: Whether the entry `action_mask` of a Dict is no part.
 
     Raises:
         UnsupportedSpaceError: A part has no fixed number of values or is an ambiguous picture, or there are no parts.
     """
-    found = Parts({}, {})
+    found = Parts({}, {}, [])
     for path, leaf in leaves(space):
+        if masked and path[:1] == (MASK,):
+            continue
+        if is_text(leaf):
+            found.texts.append(path)
+            continue
         nested = len(path) > 1 or isinstance(space, spaces.Tuple)
         if seen := find_picture(leaf, layout, nested=nested):
             found.pictures[path] = seen
@@ -90,7 +112,7 @@ class Observer:
             planes = [self._picture(seen, path, one, call) for path, one in self._pictures.items()]
             shown["image"] = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
             self._ranges_checked = True
-        if self._numbers and self._length:
+        if self._length:
             vector = shown["vector"] = np.zeros(self._length, np.float32)
             start = 0
             for path, (space, shape, width) in self._numbers.items():

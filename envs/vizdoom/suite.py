@@ -25,8 +25,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.engines.gymnasium_engine import GymnasiumEngine
-from envs.engines.process_engine import ProcessEngine
+from envs.engines.base import Engine
+from envs.engines.process_engine import choose_engine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from envs.vizdoom import launcher
@@ -92,9 +92,7 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
     )
 
 
-def make_engine(
-    config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split
-) -> GymnasiumEngine | ProcessEngine:
+def make_engine(config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
     """Starts a game for each slot, which takes about 0.5 s."""
     remove_abandoned()
     make = functools.partial(
@@ -104,8 +102,7 @@ def make_engine(
         full_action_space=config.full_action_space,
         variables=config.variables,
     )
-    engine = ProcessEngine if config.processes else GymnasiumEngine
-    return engine(make, spec, slots, split)
+    return choose_engine(make, spec, slots, split, processes=config.processes)
 
 
 class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
