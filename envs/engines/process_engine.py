@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from envs.engines.base import Arrays, Engine, Outcome
 from envs.engines.gymnasium_engine import FIRST_EPISODES, GymnasiumEngine, MakeEnv
-from envs.engines.process_child import Attach, Build, Render, Start, Step, map_descriptor, shared_spec
+from envs.engines.process_child import map_descriptor, shared_spec
 from envs.engines.slot_process import SlotError, SlotProcess
 from envs.faults import Fault
 from envs.shared_arrays import layout_size
@@ -180,7 +180,7 @@ class ProcessEngine:
         self._shared["action"][:] = actions
         playing_rows = np.flatnonzero(playing).tolist()
         for row in playing_rows:
-            self._processes[row].ask(Step(self._tasks[row], 1 - int(self._bank[row])))
+            self._processes[row].ask("step", self._tasks[row], 1 - int(self._bank[row]))
         # Slots whose episode ended or was interrupted in the last step start to reset.
         self._deadline[ended] = time.monotonic() + self.patience
         self.resetting |= ended
@@ -249,12 +249,12 @@ class ProcessEngine:
 
     def _attach(self, row: int) -> None:
         """Sends a new process the shared arrays and its row in them."""
-        self._processes[row].ask(Attach(self._arrays, row), self._memory.fileno())
+        self._processes[row].ask("attach", self._arrays, row, descriptor=self._memory.fileno())
 
     def _build(self, row: int, slot: Slot) -> None:
         """Asks a process to make the environment of `slot`."""
         self._processes[row].built = slot
-        self._processes[row].ask(Build(self._make, self._spec, slot, self._split))
+        self._processes[row].ask("build", self._make, self._spec, slot, self._split)
 
     def _ask_for_first(self, row: int, slot: Slot) -> None:
         """Asks for the episode `slot.episode`, from an environment that was made for this `slot` and counts its episodes from there."""
@@ -262,7 +262,7 @@ class ProcessEngine:
             self._build(row, slot)
         self._next_episode[row] = slot.episode
         self._processes[row].episodes += 1
-        self._processes[row].ask(Start(self._seed, 1 - int(self._bank[row])))
+        self._processes[row].ask("start", self._seed, 1 - int(self._bank[row]))
 
     def _ask_for_next(self, row: int) -> None:
         """Asks for the next episode, from a new environment if the process has none.
@@ -275,7 +275,7 @@ class ProcessEngine:
             return
         self._next_episode[row] += 1
         self._processes[row].episodes += 1
-        self._processes[row].ask(Step(self._tasks[row], 1 - int(self._bank[row])))
+        self._processes[row].ask("step", self._tasks[row], 1 - int(self._bank[row]))
 
     def _renew_if_due(self, row: int) -> None:
         """Replaces a process between two episodes if it holds too much memory or has played enough episodes."""
@@ -329,7 +329,7 @@ class ProcessEngine:
     def render(self, slot: int) -> NDArray[np.uint8]:
         if self.resetting[slot]:
             raise RuntimeError("a slot that is resetting has no picture")
-        self._processes[slot].ask(Render())
+        self._processes[slot].ask("render")
         picture: NDArray[np.uint8] = self._answer(slot)
         return picture
 

@@ -85,12 +85,15 @@ class SlotProcess:
                 start_new_session=True,
             )
 
-    def ask(self, message: Any, descriptor: int | None = None) -> None:
-        """Sends a message, and the descriptor that follows Attach. A dead process is noticed when its answer is read."""
+    def ask(self, method: str, *arguments: Any, descriptor: int | None = None) -> None:
+        """Asks for a call of a method of `process_child._Child`, and sends the descriptor that follows `attach`.
+
+        A dead process is noticed when its answer is read.
+        """
         self.owed += 1
         self.asked = time.monotonic()
         with contextlib.suppress(OSError):
-            self.connection.send(message)
+            self.connection.send((method, arguments))
             if descriptor is not None:
                 send_handle(self.connection, descriptor, self._process.pid)
 
