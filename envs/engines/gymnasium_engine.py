@@ -30,7 +30,7 @@ _FRUITLESS_EPISODES = 100
 
 
 class GymnasiumEngine:
-    """S gymnasium environments in this thread (see `envs.engines.base.Engine`). Each episode is reset with its seed of the seed tree.
+    """S gymnasium environments in this thread (envs/engines/base.py). Each episode is reset with its seed of the seed tree.
 
     Args:
         make: Builds the environment of a task. Its observations are dicts with the keys of `spec.observation`, and `instruction`,
@@ -38,23 +38,12 @@ class GymnasiumEngine:
         spec, slots, split: See `envs.suites.make_env`.
         instruction_key: Key of the instruction in observations.
 
-    Attributes:
-        stepping: See `envs.engines.base.SequentialEngine`.
-        success: See `envs.engines.base.SuccessEngine`.
-        interrupted, episode: See `envs.engines.base.InterruptingEngine`.
-
     Raises:
         InputError: An environment gives numbers that are not finite in all of several consecutive episodes.
     """
 
     def __init__(
-        self,
-        make: MakeEnv,
-        spec: EnvSpec,
-        slots: Sequence[Slot],
-        split: Split,
-        *,
-        instruction_key: str = "instruction",
+        self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split, *, instruction_key: str = "instruction"
     ) -> None:
         self._make, self._names = make, spec.tasks
         self._slots, self._split, self._seed = tuple(slots), split, 0
@@ -70,9 +59,8 @@ class GymnasiumEngine:
         if spec.instruction_length:
             self._tokenizer = Tokenizer(spec.vocabulary, spec.instruction_length)
             self.observation["instruction"] = np.zeros((size, spec.instruction_length), np.int32)
-        self._reward = np.zeros(size, np.float32)
-        self._terminated = np.zeros(size, np.bool_)
-        self._truncated = np.zeros(size, np.bool_)
+        self._outcome: Outcome = np.zeros(size, np.float32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+        self._reward, self._terminated, self._truncated = self._outcome
         self.success = np.full(size, np.nan, np.float32)
         self.stepping = np.full(1, -1, np.int64)
         self.interrupted = np.zeros(size, np.bool_)
@@ -103,7 +91,6 @@ class GymnasiumEngine:
                 self._begin_first_episode(row)
 
     def assign(self, slot: int, task: int) -> None:
-        """See `envs.engines.base.SwitchingEngine`."""
         self._assigned[slot] = task
 
     def step(self, actions: NDArray[Any]) -> Outcome:
@@ -121,7 +108,7 @@ class GymnasiumEngine:
                     self._step_env(row, action)
             self.stepping[0] = -1
         self._break_off(before, ended)
-        return self._reward, self._terminated, self._truncated
+        return self._outcome
 
     def _clear_outcome(self) -> None:
         self._reward[:] = 0
@@ -141,7 +128,6 @@ class GymnasiumEngine:
             self.success[row] = success_of(info)
 
     def take_faults(self) -> list[Fault]:
-        """See `envs.engines.base.InterruptingEngine`."""
         faults, self._faults = self._faults, []
         return faults
 

@@ -28,31 +28,18 @@ from system.descendants import end_orphans
 from system.errors import InputError
 
 
-def choose_engine(
-    make: MakeEnv,
-    spec: EnvSpec,
-    slots: Sequence[Slot],
-    split: Split,
-    *,
-    processes: bool,
-    hang_seconds: float = math.inf,
-) -> Engine:
+def choose_engine(make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split, *, processes: bool) -> Engine:
     """An engine with one process per slot if `processes`, else one in this thread."""
-    if processes:
-        return ProcessEngine(make, spec, slots, split, hang_seconds=hang_seconds)
-    return GymnasiumEngine(make, spec, slots, split)
+    return (ProcessEngine if processes else GymnasiumEngine)(make, spec, slots, split)
 
 
 class ProcessEngine:
-    """S gymnasium environments in S processes (see `envs.engines.base.Engine`). Seeds and results are the same as with GymnasiumEngine.
+    """S gymnasium environments in S processes: a SupervisedEngine (envs/engines/base.py) with the seeds and results of GymnasiumEngine.
 
-    `step` waits for a reset until `patience` seconds after the reset's start at most. Until the reset is done, the slot shows its last
-    observation again, with reward 0. With infinite patience `step` waits for every reset, and what is played follows from the seeds alone.
-    In any case a step returns only after at least one slot has made a step, finished its reset, or failed.
+    A step returns only after at least one slot has made a step, finished its reset, or failed.
 
-    After `supervise`, a slot that fails gets a new process and continues with its next episode, and the failure becomes a Fault. A slot
-    that fails in a step starts its new process within a reset, for which `step` waits as for any other. If it fails in a reset, `step` does
-    not wait for it any more. Before `supervise` a failure raises, and then only `close` may be called.
+    After `supervise`, a slot that fails in a step starts its new process within a reset, for which `step` waits as for any other. If it
+    fails in a reset, `step` does not wait for it any more. Without `supervise`, only `close` may be called after a failure.
 
     Each slot has two banks in shared memory for its observation. Its process writes one bank while the slot still shows the other.
 
@@ -62,11 +49,6 @@ class ProcessEngine:
         make: See GymnasiumEngine. It is pickled, and the processes import what it needs.
         spec, slots, split: See `envs.suites.make_env`.
         hang_seconds: See `supervise`; the limit until that is called.
-
-    Attributes:
-        success: See `envs.engines.base.SuccessEngine`.
-        patience, resetting, interrupted, episode: See `envs.engines.base.SupervisedEngine`. A slot with an observation or a reward that
-            is not finite is interrupted, but its process continues.
 
     Raises:
         InputError: `make` raised it.
@@ -104,9 +86,7 @@ class ProcessEngine:
         self._banks = {key: self._shared[key].reshape(2 * size, *self._shared[key].shape[2:]) for key in seen}
         self._bank = np.zeros(size, np.intp)
         self.observation: Arrays = {key: self._shared[key][0].copy() for key in seen}
-        self._reward = np.zeros(size, np.float32)
-        self._terminated = np.zeros(size, np.bool_)
-        self._truncated = np.zeros(size, np.bool_)
+        self._outcome: Outcome = np.zeros(size, np.float32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
         self._processes: list[SlotProcess] = []
         # Replaced processes that have not ended yet.
         self._leaving: list[SlotProcess] = []
@@ -124,17 +104,15 @@ class ProcessEngine:
             raise
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
-        """See `envs.engines.base.SupervisedEngine`."""
         self._supervised = True
         self._hang_seconds, self._memory_limit, self._recycle_episodes = hang_seconds, memory_limit, recycle_episodes
 
     def take_faults(self) -> list[Fault]:
-        """See `envs.engines.base.InterruptingEngine`."""
         faults, self._faults = self._faults, []
         return faults
 
     def start(self, seed: int) -> None:
-        """See `envs.engines.base.Engine`. Under `supervise` it skips up to FIRST_EPISODES - 1 episodes of a slot that cannot begin."""
+        """Under `supervise` it skips up to FIRST_EPISODES - 1 episodes of a slot that cannot begin."""
         # Finish running resets before any other message.
         for row in np.flatnonzero(self.resetting).tolist():
             try:
@@ -142,7 +120,8 @@ class ProcessEngine:
             except (SlotError, InputError) as error:
                 self._recover(row, error)
         self.resetting[:], self.interrupted[:] = False, False
-        self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
+        for array in self._outcome:
+            array[:] = 0
         self._seed = seed
         self._tasks = [slot.task for slot in self._slots]
         self._assigned = self._tasks.copy()
@@ -164,17 +143,16 @@ class ProcessEngine:
         self._observe()
 
     def assign(self, slot: int, task: int) -> None:
-        """See `envs.engines.base.SwitchingEngine`."""
         self._assigned[slot] = task
 
     def step(self, actions: NDArray[Any]) -> Outcome:
-        """See `envs.engines.base.Engine`. All slots work at the same time: requests go out first, then the answers are awaited."""
-        if self._leaving:
-            remaining = [process for process in self._leaving if not process.has_left()]
-            if len(remaining) < len(self._leaving):
-                end_orphans()
-            self._leaving = remaining
-        ended = self._terminated | self._truncated | self.interrupted
+        """All slots work at the same time: requests go out first, then the answers are awaited."""
+        remaining = [process for process in self._leaving if not process.has_left()]
+        if len(remaining) < len(self._leaving):
+            end_orphans()
+        self._leaving = remaining
+        _, terminated, truncated = self._outcome
+        ended = terminated | truncated | self.interrupted
         playing = ~(ended | self.resetting)
         self.interrupted[:] = False
         self._shared["action"][:] = actions
@@ -199,10 +177,10 @@ class ProcessEngine:
         # Only a valid step shows the observation that the process has written to the other bank.
         stepped = playing & ~self.interrupted
         self._bank[stepped] ^= 1
-        for key, array in (("reward", self._reward), ("terminated", self._terminated), ("truncated", self._truncated)):
+        for array, key in zip(self._outcome, ("reward", "terminated", "truncated"), strict=True):
             array[:] = np.where(stepped, self._shared[key], 0)
         self._observe()
-        return self._reward, self._terminated, self._truncated
+        return self._outcome
 
     def _wait_for_resets(self, *, no_event_yet: bool) -> None:
         """Waits until every reset is done or past its deadline.
@@ -334,11 +312,10 @@ class ProcessEngine:
         return picture
 
     def close(self) -> None:
-        processes, self._processes = self._processes, []
-        for process in processes:
+        for process in self._processes:
             process.hang_up()
-        leaving, self._leaving = self._leaving, []
-        for process in processes + leaving:
+        for process in self._processes + self._leaving:
             process.end()
+        self._processes, self._leaving = [], []
         end_orphans()
         self._memory.close()

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.faults import NotFiniteError
+from envs.gymnasium_adapter.api import as_array
 from envs.gymnasium_adapter.pictures import Picture, UnsupportedSpaceError, find_picture, join_shapes
 from system.errors import InputError
 from system.nested import Keys, leaf_at, leaves
@@ -137,10 +138,7 @@ class Observer:
         return declared.show(array)
 
     def _array(self, value: Any, shape: tuple[int, ...], path: Keys, call: str) -> NDArray[Any]:
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            array = np.empty((), object)
+        array = as_array(value)
         if array.dtype.kind not in "iubf":
             self._check(f"{_named(value)} where its observation space declares numbers {list(shape)}", path, call)
         if array.shape != shape:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
+from envs.engines.base import Engine
 from envs.engines.foreign_code import quiet
-from envs.engines.gymnasium_engine import MakeEnv
-from envs.engines.process_engine import choose_engine
+from envs.engines.gymnasium_engine import GymnasiumEngine, MakeEnv
+from envs.engines.process_engine import ProcessEngine
 from envs.engines.slot_process import SlotError
 from envs.gymnasium_adapter.api import API, one_line
 from envs.spec import EnvSpec, Slot, Split
@@ -58,7 +59,11 @@ def _play(make: MakeEnv, spec: EnvSpec, slots: list[Slot], processes: bool, seed
     """The task that failed and the reason, or None."""
     with quiet():
         try:
-            engine = choose_engine(make, spec, slots, Split.TRAIN, processes=processes, hang_seconds=_HANG_SECONDS)
+            engine: Engine
+            if processes:
+                engine = ProcessEngine(make, spec, slots, Split.TRAIN, hang_seconds=_HANG_SECONDS)
+            else:
+                engine = GymnasiumEngine(make, spec, slots, Split.TRAIN)
             with contextlib.closing(MultitaskVectorEnv(engine, spec, slots, seed)) as env:
                 env.single_action_space.seed(seed)
                 observation, _ = env.reset()
