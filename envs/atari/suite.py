@@ -146,10 +146,11 @@ class AleEngine:
         size, side = len(self._slots), config.image_size
         switched_on = [_switch_on(GAMES[tasks[slot.task]].rom, config.max_episode_frames) for slot in slots]
         self._emulators, self._beginnings = map(list, zip(*switched_on, strict=True))
-        self._actions = [
-            _full_actions(emulator) if config.full_action_space else emulator.getMinimalActionSet()
-            for emulator in self._emulators
-        ]
+        self._actions = [emulator.getMinimalActionSet() for emulator in self._emulators]
+        if config.full_action_space:
+            for slot, emulator in enumerate(self._emulators):
+                legal = {action.value: action for action in emulator.getLegalActionSet()}
+                self._actions[slot] = [legal[number] for number in nearest_actions(tuple(legal))]
         # All channels of a pixel are one little-endian integer, the newest in its highest byte. Adding a picture is one shift and
         # one write, ten times faster than moving separate channels.
         self._stack = np.zeros((size, side, side), f"<u{config.frame_stack}")
@@ -165,9 +166,8 @@ class AleEngine:
         self._frame = np.zeros(size, np.uint64)
         self._held = [self._actions[slot][0] for slot in range(size)]
         self._lives = np.zeros(size, np.int64)
-        self._reward = np.zeros(size, np.float32)
-        self._terminated = np.zeros(size, np.bool_)
-        self._truncated = np.zeros(size, np.bool_)
+        self._outcome: Outcome = np.zeros(size, np.float32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+        self._reward, self._terminated, self._truncated = self._outcome
         self.life_lost = np.zeros(size, np.bool_)
 
     def start(self, seed: int) -> None:
@@ -193,7 +193,7 @@ class AleEngine:
         self._image[ended] = self._picture[ended, ..., None]
         # Copied, because the next step continues the stack and the observation may be another array then.
         self.observation["image"][:] = self._image
-        return self._reward, self._terminated, self._truncated
+        return self._outcome
 
     def _draw_sticky(self) -> NDArray[np.bool_]:
         """Which frames of the next step repeat the action before, bool [S, action_repeat]."""
@@ -247,8 +247,7 @@ class AleEngine:
 
     def render(self, slot: int) -> NDArray[np.uint8]:
         """The emulator's screen in colour, [210, 160, 3]."""
-        picture: NDArray[np.uint8] = self._emulators[slot].getScreenRGB()
-        return picture
+        return self._emulators[slot].getScreenRGB()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         self._emulators, self._beginnings = [], []
@@ -266,12 +265,6 @@ def nearest_actions(legal: Sequence[int]) -> tuple[int, ...]:
         return (right - its_right) ** 2 + (up - its_up) ** 2, button != its_button, other
 
     return tuple(min(legal, key=functools.partial(distance, wanted)) for wanted in range(NUM_ACTIONS))
-
-
-def _full_actions(emulator: Any) -> list[Any]:
-    """The emulator's action for each of JOYSTICK."""
-    legal = {action.value: action for action in emulator.getLegalActionSet()}
-    return [legal[number] for number in nearest_actions(tuple(legal))]
 
 
 def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:

@@ -42,17 +42,14 @@ Observation = dict[str, Any]
 class DMLabEnv(gymnasium.Env[Observation, Any]):
     """One DeepMind Lab level.
 
-    With `fresh_engine` an episode is a pure function of the seed of its `reset` and of the actions. Without it, this holds on most levels.
-    On the language and lasertag levels, and on some levels outside DMLab-30, an episode then also depends on the episodes that the engine
-    played before (docs/dmlab.md).
+    With `fresh_engine` an episode is a pure function of the seed of its `reset` and of the actions, otherwise only on most levels
+    (docs/dmlab.md).
 
     Observations: `image` uint8 [height, width, 3], and `instruction`, the text of this step ('' in levels without instructions). The engine
     has no observation after the end of an episode, so the last step repeats the observation before it. `info` of `reset` has the episode's
     `seed`, and with a cache `level_cache_hits` and `level_cache_misses` since the start.
 
-    A reset without a seed draws one from `np_random`, which the last seeded reset initialised. The engine plays its first episode slightly
-    differently from later ones of the same seed. Therefore the first reset is made twice, except with `fresh_engine`, where every
-    episode is a first one. The engine's episode number is always 0. A reset is possible within an episode.
+    A reset without a seed draws one from `np_random`. A reset is possible within an episode.
 
     Args:
         level: Path of the level in the engine.
@@ -140,7 +137,7 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an episode. `seed` is in [0, 2**31); the class describes a reset without a seed.
+        """Starts an episode.
 
         Raises:
             ValueError: A seed out of range.
@@ -167,7 +164,10 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         return dict(self._seen), info
 
     def _begin(self, seed: int) -> None:
-        """Starts an episode in the engine."""
+        """Starts an episode in the engine, whose episode number is always 0.
+
+        The engine plays its first episode slightly differently from later ones of the same seed, so the first reset is made twice.
+        """
         if self._fresh_engine:
             # One reset suffices, because every episode is the first one of its instance.
             if self._has_played:
@@ -183,7 +183,6 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         self._lab.reset(episode=0, seed=seed)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Plays action number `action` for `action_repeat` frames, or fewer if the episode ends in them."""
         reward = self._lab.step(self._actions[action], num_steps=self._repeat)
         if self._lab.is_running():
             self._look()
@@ -201,11 +200,9 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
 
     def render(self) -> NDArray[np.uint8]:
         """The last observed picture, [height, width, 3]."""
-        picture: NDArray[np.uint8] = self._seen["image"]
-        return picture
+        return self._seen["image"]  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Frees the engine; may be called twice."""
         _open.pop(self, None)
         if hasattr(self, "_lab"):
             self._lab.close()

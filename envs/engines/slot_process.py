@@ -118,7 +118,9 @@ class SlotProcess:
                 lost = f"ended unexpectedly ({how})."
         if lost:
             end_orphans()
-            raise SlotError(f"{name} {lost}\n{self._read_stacks()}".rstrip(), task, cause)
+            # The Python stacks of a process that died of a signal; nothing if it had no time to write them.
+            self._stacks.seek(0)
+            raise SlotError(f"{name} {lost}\n{self._stacks.read().decode(errors='replace')}".rstrip(), task, cause)
         self.owed -= 1
         if isinstance(answer, ChildError):
             if answer.is_input_error:
@@ -154,11 +156,6 @@ class SlotProcess:
             if (code := self._process.wait()) == -signal.SIGKILL:
                 return "exited", "it closed its connection"
         return ("killed", f"killed by {signal_name(-code)}") if code < 0 else ("exited", f"exit code {code}")
-
-    def _read_stacks(self) -> str:
-        """The Python stacks of a process that died of a signal; "" if it had no time to write them."""
-        self._stacks.seek(0)
-        return self._stacks.read().decode(errors="replace")
 
     def hang_up(self) -> None:
         """Closes the connection, so that the process closes its environment and ends. It has GRACE_SECONDS for that."""

@@ -154,7 +154,6 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         return self._screen
 
     def close(self) -> None:
-        """Ends the game's process; may be called twice."""
         self._game.close()
         self._folder.cleanup()
 
