@@ -93,7 +93,6 @@ class EnvSpec:
 
     @property
     def action(self) -> ArraySpec:
-        """Shape and dtype of an action of one slot."""
         shape = {"discrete": (), "multi_discrete": (len(self.action_sizes),), "continuous": (len(self.action_low),)}
         return ArraySpec(
             shape=shape[self.action_kind], dtype="float32" if self.action_kind == "continuous" else "int32"

@@ -261,7 +261,6 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
 
 def _observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:
-    """The space of one slot's observation."""
     spaces: dict[str, gymnasium.Space[Any]] = {}
     for key, array in spec.observation.items():
         if array.dtype == "bool":

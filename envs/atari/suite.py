@@ -100,7 +100,6 @@ def make_spec(config: AtariConfig) -> EnvSpec:
 
 
 def scores(config: AtariConfig) -> dict[str, Score]:
-    """The published scores of the games."""
     tasks = expand_tasks(config.tasks, PRESETS)
     return {task: Score(random=GAMES[task].random, human=GAMES[task].human) for task in tasks if task in GAMES}
 
@@ -120,11 +119,6 @@ def _check_options(config: AtariConfig) -> None:
         )
 
 
-def make_engine(config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> AleEngine:
-    """Loads a ROM for each slot, which takes about 0.1 s."""
-    return AleEngine(config, spec.tasks, slots, split)
-
-
 class AleEngine:
     """One emulator per slot, stepped in sequence in one thread (see `envs.engines.base.Engine`).
 
@@ -136,15 +130,15 @@ class AleEngine:
         life_lost: See `envs.engines.base.LivesEngine`; always False without `episodic_life`.
     """
 
-    def __init__(self, config: AtariConfig, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split) -> None:
+    def __init__(self, config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
         import cv2
 
         self._resize = cv2.resize
         self._area = cv2.INTER_AREA
-        self._config, self._tasks, self._slots, self._split = config, tasks, tuple(slots), split
+        self._config, self._tasks, self._slots, self._split = config, spec.tasks, tuple(slots), split
         self._episodic_life = config.episodic_life and split == Split.TRAIN
         size, side = len(self._slots), config.image_size
-        switched_on = [_switch_on(GAMES[tasks[slot.task]].rom, config.max_episode_frames) for slot in slots]
+        switched_on = [_switch_on(GAMES[spec.tasks[slot.task]].rom, config.max_episode_frames) for slot in slots]
         self._emulators, self._beginnings = map(list, zip(*switched_on, strict=True))
         self._actions = [emulator.getMinimalActionSet() for emulator in self._emulators]
         if config.full_action_space:
@@ -282,4 +276,4 @@ def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
     return emulator, emulator.cloneState(include_rng=True)
 
 
-ATARI = Suite(AtariConfig, PRESETS, make_spec, make_engine, scores=scores, memory=lambda config: 3)
+ATARI = Suite(AtariConfig, PRESETS, make_spec, AleEngine, scores=scores, memory=lambda config: 3)

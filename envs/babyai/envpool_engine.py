@@ -12,7 +12,7 @@ from envs.babyai import levels
 from envs.engines.base import Arrays, Outcome
 from envs.instructions import ByteColumn, Tokenizer
 from envs.seeding import episode_seed
-from envs.spec import Slot, Split
+from envs.spec import EnvSpec, Slot, Split
 
 
 def registered_levels() -> list[str]:
@@ -69,15 +69,13 @@ class EnvpoolEngine:
     would have.
     """
 
-    def __init__(
-        self, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split, tokenizer: Tokenizer, threads: int
-    ) -> None:
-        self._tasks, self._slots, self._split = tasks, tuple(slots), split
-        self._tokenizer, self._threads = tokenizer, threads
+    def __init__(self, spec: EnvSpec, slots: Sequence[Slot], split: Split, threads: int) -> None:
+        self._tasks, self._slots, self._split = spec.tasks, tuple(slots), split
+        self._tokenizer, self._threads = Tokenizer(spec.vocabulary, spec.instruction_length), threads
         size = len(self._slots)
         self.observation: Arrays = {
             "image": np.zeros((size, *levels.IMAGE_SHAPE), np.uint8),
-            "instruction": np.zeros((size, tokenizer.length), np.int32),
+            "instruction": np.zeros((size, spec.instruction_length), np.int32),
         }
         self._outcome: Outcome = np.zeros(size, np.float32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
         self._pools: list[_Pool] = []

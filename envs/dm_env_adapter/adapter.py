@@ -116,7 +116,6 @@ class DmEnvAdapter(gymnasium.Env[Any, Any]):
         return seen, float(earned), terminated, last and not terminated, {"discount": discount}
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Picture [H, W, 3], or None without `draw`."""
         return self._draw(self._environment) if self._draw else None
 
     def close(self) -> None:

@@ -202,7 +202,6 @@ class GymnasiumEngine:
             self._show(row, seen)
 
     def _show(self, row: int, seen: Any) -> None:
-        """Writes what one environment observed into its row."""
         self._seen[row] = seen
         for key in self._keys:
             self.observation[key][row] = seen[key]

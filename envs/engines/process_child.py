@@ -95,7 +95,6 @@ class _Child:
         return self._finish(engine, bank)
 
     def render(self) -> NDArray[np.uint8]:
-        """A picture."""
         assert self._engine is not None
         return self._engine.render(0)
 

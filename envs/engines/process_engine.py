@@ -226,11 +226,9 @@ class ProcessEngine:
             np.take(self._banks[key], rows, axis=0, out=array, mode="clip")
 
     def _attach(self, row: int) -> None:
-        """Sends a new process the shared arrays and its row in them."""
         self._processes[row].ask("attach", self._arrays, row, descriptor=self._memory.fileno())
 
     def _build(self, row: int, slot: Slot) -> None:
-        """Asks a process to make the environment of `slot`."""
         self._processes[row].built = slot
         self._processes[row].ask("build", self._make, self._spec, slot, self._split)
 
@@ -289,7 +287,6 @@ class ProcessEngine:
         self._attach(row)
 
     def _wait_for(self, row: int) -> None:
-        """Waits for all answers that a process owes."""
         while self._processes[row].owed:
             self._answer(row)
 

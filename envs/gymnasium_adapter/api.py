@@ -102,6 +102,5 @@ def _refuse(task: str, how: str) -> NoReturn:
 
 
 def one_line(error: Exception) -> str:
-    """An exception as one line of text."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

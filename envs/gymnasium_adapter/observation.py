@@ -31,7 +31,6 @@ class Parts(NamedTuple):
 
     @property
     def image(self) -> tuple[int, int, int] | None:
-        """Shape of `image`."""
         return join_shapes({name(path): one for path, one in self.pictures.items()})
 
     @property
@@ -47,7 +46,6 @@ class Parts(NamedTuple):
 
 
 def name(path: Keys) -> str:
-    """The name of a part of an observation in messages."""
     return ".".join(map(str, path)) or "the observation"
 
 
@@ -160,7 +158,6 @@ class Observer:
         return ones
 
     def _check(self, misfit: str, path: Keys, call: str) -> None:
-        """Raises InputError unless `misfit` is empty."""
         if misfit:
             where = f" in {name(path)}" if path else ""
             raise InputError(

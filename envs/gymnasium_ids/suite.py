@@ -118,8 +118,8 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
     check_size("instruction_length", config.instruction_length, 0, MOST_TOKENS)
     given_words = None if config.vocabulary is None else read_vocabulary(config.vocabulary)
     # Episodes are played for the words and for the length of instructions, unless both are configured.
-    sampled = None if given_words is not None and config.instruction_length else Words()
-    interfaces = [_inspect(config, task, sampled) for task in tasks]
+    words, plays = Words(), given_words is None or not config.instruction_length
+    interfaces = [_inspect(config, task, words if plays else None) for task in tasks]
     for task, other in zip(tasks, interfaces, strict=True):
         _check_agree(tasks[0], interfaces[0], task, other)
     observation = {}
@@ -131,16 +131,14 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
     num_actions = max(sum(one.actions.sizes) or len(one.actions.low) for one in interfaces)
     if any(one.has_mask for one in interfaces):
         observation["action_mask"] = ArraySpec(shape=(num_actions,), dtype="bool")
-    length, vocabulary = 0, given_words
-    if any(one.parts.texts for one in interfaces):
-        length = config.instruction_length or (sampled.length if sampled else 0)
-        vocabulary = sampled.vocabulary() if sampled and given_words is None else given_words
+    length = (config.instruction_length or words.length) if any(one.parts.texts for one in interfaces) else 0
+    vocabulary = words.vocabulary() if given_words is None else given_words
     spec = EnvSpec(
         suite=config.name,
         tasks=tasks,
         observation=observation,
         instruction_length=length,
-        vocabulary=(*SPECIAL, *(vocabulary or ())) if length else (),
+        vocabulary=(*SPECIAL, *vocabulary) if length else (),
         num_actions=num_actions,
         action_counts=tuple(sum(one.actions.sizes) or num_actions for one in interfaces),
         action_sizes=actions.sizes if actions.kind == "multi_discrete" else (),
@@ -157,14 +155,12 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
 
 
 def make_engine(config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
-    """The engine for these slots."""
     return choose_engine(partial(make_task, config, spec), spec, slots, split, processes=config.processes)
 
 
 def make_checked_engine(
     config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split, report: Callable[[str], object]
 ) -> GymnasiumEngine:
-    """See `envs.suite.Suite`."""
     return GymnasiumEngine(partial(make_task, config, spec, report=report), spec, slots, split)
 
 
@@ -270,7 +266,6 @@ def _check_agree(task: str, one: Interface, other_task: str, other: Interface) -
 
 
 def _observed(parts: Parts) -> str:
-    """What a task observes, in words."""
     images = [] if parts.image is None else [f"images {list(parts.image)}"]
     return " and ".join([*images, f"a vector of {parts.length}"] if parts.length else images)
 

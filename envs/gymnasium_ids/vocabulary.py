@@ -18,6 +18,7 @@ from envs.instructions import split_words
 from envs.seeding import episode_seed
 from envs.spec import Split
 from system.errors import InputError
+from system.files import read_bounded
 from system.nested import leaves
 
 SPECIAL = ("<pad>", "<unk>")
@@ -42,7 +43,6 @@ class Words:
         self._counts: Counter[str] = Counter()
 
     def add(self, text: str) -> None:
-        """Counts the words of one text."""
         found = split_words(text)
         self.longest = max(self.longest, len(found))
         self._counts.update(word for word in found if len(word) <= _MOST_LETTERS)
@@ -97,11 +97,7 @@ def read_vocabulary(vocabulary: Any) -> tuple[str, ...]:
     """
     if isinstance(vocabulary, str):
         try:
-            with Path(vocabulary).open("rb") as file:
-                read = file.read(_MOST_BYTES + 1)
-            if len(read) > _MOST_BYTES:
-                raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
-            vocabulary = read.decode().split()
+            vocabulary = read_bounded(Path(vocabulary), _MOST_BYTES).split()
         except (OSError, ValueError) as error:
             raise InputError(
                 f"env.vocabulary={vocabulary} cannot be read ({error}): give a list of words, or a file of words."
