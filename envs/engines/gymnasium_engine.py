@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import gymnasium
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from envs.engines.base import Arrays, Outcome
 from envs.engines.foreign_code import EnvFolder, close_env
 from envs.faults import NONFINITE, Fault, NotFiniteError
-from envs.gymnasium_adapter.extras import success_of
 from envs.instructions import Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
@@ -24,6 +24,8 @@ MakeEnv: TypeAlias = Callable[[str], "gymnasium.Env[Any, Any]"]
 
 FIRST_EPISODES = 3
 """Consecutive episodes of a slot that may fail to begin before `start` raises."""
+
+_SUCCESS = ("is_success", "success")
 
 _FRUITLESS_EPISODES = 100
 """Consecutive episodes of a slot that may be broken off without one valid step. More than chance explains."""
@@ -219,3 +221,17 @@ class GymnasiumEngine:
         with self._folder:
             for env in envs:
                 close_env(env)
+
+
+def success_of(info: Mapping[str, Any]) -> float:
+    """1 or 0 as the info of an episode's last step reports it; NaN if it reports nothing."""
+    final = info.get("final_info")
+    if isinstance(final, list | tuple | np.ndarray) and len(final) == 1:
+        final = final[0]
+    for reported in (final, info) if isinstance(final, dict) else (info,):
+        for key in _SUCCESS:
+            value = reported.get(key)
+            if value is not None and np.size(value) == 1:
+                number = float(np.ravel(value)[0])
+                return math.nan if math.isnan(number) else float(number >= 0.5)
+    return math.nan

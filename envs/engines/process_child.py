@@ -5,6 +5,7 @@ It imports only what the environment needs, ends with its parent, and ignores Ct
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
 import mmap
@@ -134,7 +135,7 @@ def main(descriptor: int, stacks: int) -> None:
     faulthandler.register(STACKS_SIGNAL, stacks, chain=True)
     connection = Connection(descriptor)
     child = _Child(connection)
-    try:
+    with contextlib.closing(child), contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while True:
             try:
                 method, arguments = connection.recv()
@@ -150,10 +151,6 @@ def main(descriptor: int, stacks: int) -> None:
             except Exception:
                 answer = ChildError(traceback.format_exc(), False)
             connection.send(answer)
-    except (BrokenPipeError, ConnectionResetError):
-        return
-    finally:
-        child.close()
 
 
 def _end_with_the_parent() -> None:

@@ -1,8 +1,8 @@
-"""The actions of an environment as a suite has them: one choice, several choices, or numbers within bounds."""
+"""The actions of an environment as a suite has them: one choice, several choices, or numbers within bounds; and action masks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import gymnasium
@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 
 from envs.gymnasium_adapter.pictures import UnsupportedSpaceError
 from envs.spec import ActionKind
+from system.errors import InputError
 from system.nested import Keys, leaves, rebuild
 
 Space: TypeAlias = "gymnasium.Space[Any]"
+
+MASK = "action_mask"
+"""Key of an `info` or of a Dict observation: 1 for legal actions, 0 for the others."""
 
 _MOST_CHOICES, _MOST_IN_ALL = 1024, 4096
 """Maximum number of choices of one component, and of all together. Each choice is an output of the policy head."""
@@ -164,3 +168,67 @@ def _converter(space: Space) -> Callable[[Any], Any]:
         low = space.start
     # Samples of no dimension are scalars.
     return lambda action: np.asarray(low + np.reshape(action, shape)).astype(dtype)[()]
+
+
+class MaskReader:
+    """Reads the action masks of an environment.
+
+    An action mask is the entry `action_mask` of a Dict observation, or else `info["action_mask"]`. It holds one number per action. For
+    multi-discrete actions it holds one per choice of each component, concatenated; for Dict and Tuple actions it may also be a Dict or
+    Tuple of masks. Without a mask every action is legal. At the end of an episode a mask that forbids everything is ignored.
+
+    Args:
+        task: Its name in messages.
+        env: The environment.
+        sizes: As `Actions.sizes`.
+        length: Length of the suite's masks; a task with fewer actions uses the first ones.
+    """
+
+    def __init__(self, task: str, env: gymnasium.Env[Any, Any], sizes: Sequence[int], length: int) -> None:
+        self._task, self._space, self._own, self._length = task, env.action_space, sum(sizes), length
+        self._in_observation = has_mask_key(env.observation_space)
+        self._firsts = np.cumsum([0, *sizes[:-1]])
+
+    def read(self, seen: Any, info: Mapping[str, Any] | None, *, final: bool = False) -> NDArray[np.bool_]:
+        """The mask of one observation, bool [length].
+
+        Raises:
+            InputError: It has another length than the actions, or forbids all of them although the observation is not `final`.
+        """
+        legal = np.arange(self._length) < self._own
+        mask = seen[MASK] if self._in_observation else (info or {}).get(MASK)
+        if mask is None:
+            return legal
+        try:
+            flat = _flat(mask, self._space) != 0
+        except (KeyError, TypeError, ValueError):
+            flat = np.zeros(0, np.bool_)
+        if flat.size != self._own:
+            raise InputError(
+                f"env.tasks={self._task} shows an action_mask of {flat.size} numbers and takes {self._own} actions, or choices of all its "
+                "components together: give one number for each, or set env.action_mask=false."
+            )
+        if np.add.reduceat(flat, self._firsts, dtype=np.int64).all():
+            legal[: self._own] = flat
+        elif not final:
+            raise InputError(
+                f"env.tasks={self._task} shows an action_mask that forbids every action although its episode continues: allow one, end the "
+                "episode, or set env.action_mask=false."
+            )
+        return legal
+
+
+def has_mask_key(space: Space) -> bool:
+    """Whether observations are a Dict with an action mask."""
+    return isinstance(space, spaces.Dict) and MASK in space.spaces
+
+
+def _flat(mask: Any, space: Space | None) -> NDArray[Any]:
+    """The numbers of a mask, in the order of the components of `space`."""
+    if isinstance(mask, dict):
+        assert isinstance(space, spaces.Dict)
+        return np.concatenate([_flat(mask[key], part) for key, part in space.items()])
+    if isinstance(mask, tuple | list):
+        parts = list(space) if isinstance(space, spaces.Tuple) else [None] * len(mask)
+        return np.concatenate([_flat(one, part) for one, part in zip(mask, parts, strict=True)])
+    return np.ravel(np.asarray(mask))

@@ -10,16 +10,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.faults import NotFiniteError
+from envs.gymnasium_adapter.actions import MASK
 from envs.gymnasium_adapter.api import as_array
 from envs.gymnasium_adapter.pictures import Picture, UnsupportedSpaceError, find_picture, join_shapes
 from system.errors import InputError
 from system.nested import Keys, leaf_at, leaves
 
 Observation: TypeAlias = dict[str, Any]
-
-
-MASK = "action_mask"
-"""Key of an `info` or of a Dict observation: 1 for legal actions, 0 for the others."""
 
 
 class Parts(NamedTuple):

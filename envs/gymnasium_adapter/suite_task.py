@@ -11,10 +11,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from envs.gymnasium_adapter.actions import Actions, Space
+from envs.gymnasium_adapter.actions import MASK, Actions, MaskReader, Space
 from envs.gymnasium_adapter.api import check_reset, check_step, one_line, raise_if_outdated
-from envs.gymnasium_adapter.extras import MaskReader
-from envs.gymnasium_adapter.observation import MASK, Observation, Observer, find_parts
+from envs.gymnasium_adapter.observation import Observation, Observer, find_parts
 from envs.gymnasium_adapter.pictures import to_rgb
 from envs.spec import ArraySpec
 from system.errors import InputError

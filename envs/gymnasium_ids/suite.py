@@ -5,7 +5,7 @@ follow in brackets: `Level-v0(level=1)`.
 
 The tasks of a run must agree: all observe images of one shape or none does, all observe vectors or none does, and all have the same kind
 of actions. Shorter vectors are padded with zeros to the longest. A task with fewer discrete actions than another uses the first ones. The
-suite has no reference scores. An episode is a success only if its environment reports one (envs/gymnasium_adapter/extras.py).
+suite has no reference scores. An episode is a success only if its environment reports one (envs/engines/gymnasium_engine.py).
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from envs.engines.base import Engine
 from envs.engines.foreign_code import EnvFolder, close_env, quiet
 from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.engines.process_engine import choose_engine
-from envs.gymnasium_adapter.actions import Actions
-from envs.gymnasium_adapter.extras import MaskReader, has_mask_key
-from envs.gymnasium_adapter.observation import MASK, Parts, find_parts
+from envs.gymnasium_adapter.actions import MASK, Actions, MaskReader, has_mask_key
+from envs.gymnasium_adapter.observation import Parts, find_parts
 from envs.gymnasium_adapter.pictures import LAYOUTS, UnsupportedSpaceError
 from envs.gymnasium_adapter.suite_task import SuiteTask
 from envs.gymnasium_ids.build_env import build_env

@@ -11,8 +11,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from envs.gymnasium_adapter.actions import Actions, Space, sample_legal
-from envs.gymnasium_adapter.extras import MaskReader
+from envs.gymnasium_adapter.actions import Actions, MaskReader, Space, sample_legal
 from envs.gymnasium_adapter.observation import Parts, is_text
 from envs.instructions import split_words
 from envs.seeding import episode_seed

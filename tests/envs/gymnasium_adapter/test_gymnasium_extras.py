@@ -15,8 +15,8 @@ from gymnasium_cases import bare, config, opened
 
 from conf.allowlist import external_names
 from conf.loading import compose_train, to_dict, train_from_dict
+from envs.engines.gymnasium_engine import success_of
 from envs.gymnasium_adapter.actions import Actions
-from envs.gymnasium_adapter.extras import success_of
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.spec import ArraySpec, Slot, Split
 from envs.suites import make_env, make_spec, settle
