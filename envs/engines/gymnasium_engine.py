@@ -25,6 +25,9 @@ MakeEnv: TypeAlias = Callable[[str], "gymnasium.Env[Any, Any]"]
 FIRST_EPISODES = 3
 """Consecutive episodes of a slot that may fail to begin before `start` raises."""
 
+LIFE_LOST = "envs.life_lost"
+"""Key of an info: whether the step lost a life (`envs.engines.base.LivesEngine`)."""
+
 _SUCCESS = ("is_success", "success")
 
 _FRUITLESS_EPISODES = 100
@@ -63,6 +66,7 @@ class GymnasiumEngine:
             self.observation["instruction"] = np.zeros((size, spec.instruction_length), np.int32)
         self._outcome: Outcome = np.zeros(size, np.float32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
         self._reward, self._terminated, self._truncated = self._outcome
+        self.life_lost = np.zeros(size, np.bool_)
         self.success = np.full(size, np.nan, np.float32)
         self.stepping = np.full(1, -1, np.int64)
         self.interrupted = np.zeros(size, np.bool_)
@@ -114,7 +118,7 @@ class GymnasiumEngine:
 
     def _clear_outcome(self) -> None:
         self._reward[:] = 0
-        self._terminated[:] = self._truncated[:] = self.interrupted[:] = False
+        self._terminated[:] = self._truncated[:] = self.interrupted[:] = self.life_lost[:] = False
 
     def _step_env(self, row: int, action: Any) -> None:
         try:
@@ -126,6 +130,7 @@ class GymnasiumEngine:
         self._reward[row] = float(reward)
         self._terminated[row] = terminated
         self._truncated[row] = truncated and not terminated
+        self.life_lost[row] = info.get(LIFE_LOST, False)
         if terminated or truncated:
             self.success[row] = success_of(info)
 
