@@ -59,7 +59,7 @@ def find_parts(space: Any, layout: str = "auto", *, masked: bool = False) -> Par
         masked: Whether the entry `action_mask` of a Dict is no part.
 
     Raises:
-        UnsupportedSpaceError: A part has no fixed number of values or is an ambiguous picture, or there are no parts.
+        UnsupportedSpaceError: A part has no fixed number of values or is an ambiguous picture, pictures differ in size, or there are no parts.
     """
     found = Parts({}, {}, [])
     for path, leaf in leaves(space):
@@ -76,7 +76,7 @@ def find_parts(space: Any, layout: str = "auto", *, masked: bool = False) -> Par
         else:
             where = f" in {name(path)}" if path else ""
             raise UnsupportedSpaceError(f"observes {type(leaf).__name__}{where}, which is no fixed number of values")
-    if not found.pictures and not found.length:
+    if found.image is None and not found.length:
         raise UnsupportedSpaceError(f"observes nothing ({space})")
     return found
 
