@@ -59,7 +59,7 @@ def find_parts(space: Any, layout: str = "auto", *, masked: bool = False) -> Par
         masked: Whether the entry `action_mask` of a Dict is no part.
 
     Raises:
-        UnsupportedSpaceError: A part has no fixed number of values or is an ambiguous picture, pictures differ in size, or there are no parts.
+        UnsupportedSpaceError: A part is no fixed number of values or an ambiguous picture, pictures differ in size, or nothing is left.
     """
     found = Parts({}, {}, [])
     for path, leaf in leaves(space):
