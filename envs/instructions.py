@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
@@ -9,8 +10,6 @@ from numpy.typing import NDArray
 
 PADDING, UNKNOWN = 0, 1
 _WORD = re.compile(r"\w+|[^\w\s]")
-# Composed levels have millions of missions, so the cache must be bounded.
-_CACHE_ENTRIES = 1 << 14
 
 
 def split_words(text: str) -> list[str]:
@@ -28,18 +27,11 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self.length = length
         self._token = {word: token for token, word in enumerate(vocabulary) if token > UNKNOWN}
-        self._cache: dict[str | bytes, NDArray[np.int32]] = {}
-
-    def encode(self, text: str | bytes) -> NDArray[np.int32]:
-        """Tokens int32 [L], read-only and shared between calls. Words after the L-th are dropped. Bytes are UTF-8."""
-        tokens = self._cache.get(text)
-        if tokens is None:
-            if len(self._cache) >= _CACHE_ENTRIES:
-                self._cache.clear()
-            tokens = self._cache[text] = self._encode(text)
-        return tokens
+        # Composed levels have millions of missions, so the cache must be bounded.
+        self.encode = functools.lru_cache(1 << 14)(self._encode)
 
     def _encode(self, text: str | bytes) -> NDArray[np.int32]:
+        """Tokens int32 [L], read-only and shared between calls. Words after the L-th are dropped. Bytes are UTF-8."""
         plain = text.decode(errors="replace") if isinstance(text, bytes) else text
         tokens = np.full(self.length, PADDING, np.int32)
         for position, word in enumerate(split_words(plain)[: self.length]):

@@ -59,8 +59,8 @@ class EnvSpec:
         scores: Reference scores of the tasks that have them.
         slow: Whether a step usually takes longer than the agent's acting and learning on it.
         has_success: Whether an episode is a success exactly if it terminates with a positive reward. A success that the environment
-            reports (`envs.engines.base.SuccessEngine`) takes precedence. Without either, `success` is NaN.
-        switches_tasks: Whether a slot can change its task between episodes (`envs.engines.base.SwitchingEngine`).
+            reports (`envs.engines.base.SlotEngine`) takes precedence. Without either, `success` is NaN.
+        switches_tasks: Whether a slot can change its task between episodes (`envs.engines.base.SlotEngine`).
         frame_rates: Environment frames per second of the tasks whose game has a clock; videos play at that rate.
     """
 
@@ -93,7 +93,6 @@ class EnvSpec:
 
     @property
     def action(self) -> ArraySpec:
-        """Shape and dtype of an action of one slot."""
         shape = {"discrete": (), "multi_discrete": (len(self.action_sizes),), "continuous": (len(self.action_low),)}
         return ArraySpec(
             shape=shape[self.action_kind], dtype="float32" if self.action_kind == "continuous" else "int32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from envs.spec import ArraySpec, EnvSpec
+from envs.spec import EnvSpec
 
 MOST_CHANGES = 3
 """Maximum number of changes that a sentence names."""
@@ -17,12 +17,8 @@ def task_changes(before: EnvSpec, now: EnvSpec) -> list[str]:
     if before.tasks == now.tasks:
         return []
     if sorted(before.tasks) == sorted(now.tasks):
-        number, (old, new) = next(
-            (number, pair)
-            for number, pair in enumerate(zip(before.tasks, now.tasks, strict=True))
-            if pair[0] != pair[1]
-        )
-        return [f"task {number} was {old} and is {new}, in another order"]
+        number = _first_difference(before.tasks, now.tasks)
+        return [f"task {number} was {before.tasks[number]} and is {now.tasks[number]}, in another order"]
     gone = [task for task in before.tasks if task not in now.tasks]
     added = [task for task in now.tasks if task not in before.tasks]
     parts = [f"{word} {_few(tasks)}" for word, tasks in (("without", gone), ("with", added)) if tasks]
@@ -33,39 +29,36 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:MOST_CHANGES]) + (" ..." if len(names) > MOST_CHANGES else "")
 
 
+def _first_difference(before: tuple[str, ...], now: tuple[str, ...]) -> int:
+    return next(number for number, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
+
+
 def interface_changes(before: EnvSpec, now: EnvSpec) -> list[str]:
     """The differences of observations and actions, each with its old and new shape or value; tasks are ignored."""
-    changes = []
-    for name in sorted(before.observation.keys() | now.observation.keys()):
-        old, new = (_array(spec.observation, name) for spec in (before, now))
-        if old != new:
-            changes.append(f"observation {name} was {old} and is {new}")
-    for name in _VALUES:
-        old, new = (_value(getattr(spec, name)) for spec in (before, now))
-        if old != new:
-            changes.append(f"{name} was {old} and is {new}")
-    if before.vocabulary != now.vocabulary:
-        changes.append(_words(before.vocabulary, now.vocabulary))
-    old, new = _actions(before), _actions(now)
-    if old != new:
-        changes.append(f"actions were {old} and are {new}")
+    arrays = sorted(before.observation.keys() | now.observation.keys())
+    olds, news = _values(before, arrays), _values(now, arrays)
+    changes = [f"{name} was {olds[name]} and is {news[name]}" for name in olds if olds[name] != news[name]]
+    if len(before.vocabulary) != len(now.vocabulary):
+        changes.append(f"the vocabulary had {len(before.vocabulary)} words and has {len(now.vocabulary)}")
+    elif before.vocabulary != now.vocabulary:
+        number = _first_difference(before.vocabulary, now.vocabulary)
+        old, new = before.vocabulary[number], now.vocabulary[number]
+        changes.append(f"word {number} of the vocabulary was {old} and is {new}")
+    if _actions(before) != _actions(now):
+        changes.append(f"actions were {_actions(before)} and are {_actions(now)}")
     return changes
 
 
-def _array(arrays: Mapping[str, ArraySpec], name: str) -> str:
-    found = arrays.get(name)
-    return f"{found.dtype} {list(found.shape)}" if found else "not there"
-
-
-def _value(value: object) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
-
-
-def _words(before: tuple[str, ...], now: tuple[str, ...]) -> str:
-    if len(before) != len(now):
-        return f"the vocabulary had {len(before)} words and has {len(now)}"
-    number = next(number for number, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
-    return f"word {number} of the vocabulary was {before[number]} and is {now[number]}"
+def _values(spec: EnvSpec, arrays: list[str]) -> dict[str, str]:
+    """The named arrays of the observation, and _VALUES, as texts."""
+    values = {}
+    for name in arrays:
+        array = spec.observation.get(name)
+        values[f"observation {name}"] = f"{array.dtype} {list(array.shape)}" if array else "not there"
+    for name in _VALUES:
+        value = getattr(spec, name)
+        values[name] = str(list(value) if isinstance(value, tuple) else value)
+    return values
 
 
 def _actions(spec: EnvSpec) -> str:

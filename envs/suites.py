@@ -31,7 +31,6 @@ SUITES: dict[str, Suite] = {
 
 
 def get_suite(name: str) -> Suite:
-    """The suite of that name; InputError lists the known names."""
     if name not in SUITES:
         raise unknown_name("env.name", name, SUITES)
     return SUITES[name]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from envs.engines.foreign_code import quiet
+from envs.instructions import UNKNOWN
 from envs.spec import EnvSpec, Slot, Split
 from envs.suite import EnvConfig
 from envs.suites import get_suite
@@ -56,46 +56,34 @@ def try_task(config: EnvConfig, spec: EnvSpec, task: int) -> Trial:
 
 def _play(env: MultitaskVectorEnv, task: int, found: dict[str, None]) -> str:
     """Plays STEPS steps. Returns a description; adds numbers that are not finite to `found`."""
-    spec, rng = env.spec_of_suite, np.random.default_rng(0)
+    spec = env.spec_of_suite
     env.single_action_space.seed(0)
     observation, _ = env.reset()
-    shown = [{key: np.array(value[0]) for key, value in observation.items()}]
-    rewards, ends = [], 0
+    frames, rewards, ends = [{key: np.array(value[0]) for key, value in observation.items()}], [], 0
     for _ in range(STEPS):
-        observation, reward, terminated, truncated, _ = env.step(_random_action(env, task, shown[-1], rng))
-        shown.append({key: np.array(value[0]) for key, value in observation.items()})
+        observation, reward, terminated, truncated, _ = env.step(env.sample_actions(observation))
+        frames.append({key: np.array(value[0]) for key, value in observation.items()})
         rewards.append(float(reward[0]))
         ends += bool(terminated[0] or truncated[0])
+    shown = {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
     parts = [f"{STEPS} steps, {ends} episode{'' if ends == 1 else 's'} ended"]
     for key in ("image", "vector"):
-        if key in shown[0]:
-            array = np.stack([one[key] for one in shown])
+        if key in shown:
+            array = shown[key]
             if not np.isfinite(array).all():
                 found.setdefault(f"{key} holds numbers that are not finite")
             parts.append(f"{key} {list(array.shape[1:])} from {np.nanmin(array):.4g} to {np.nanmax(array):.4g}")
     if not np.isfinite(rewards).all():
         found.setdefault("a reward is not finite")
     parts.append(f"rewards from {min(rewards):.4g} to {max(rewards):.4g}")
-    if "action_mask" in shown[0]:
-        legal = [int(one["action_mask"].sum()) for one in shown]
+    if "action_mask" in shown:
+        legal = shown["action_mask"].sum(axis=1)
         count = spec.action_counts[task] if spec.action_kind == "discrete" else spec.num_actions
-        parts.append(f"{min(legal)} to {max(legal)} of {count} choices legal")
-    if "instruction" in shown[0]:
-        text = " ".join(spec.vocabulary[token] for token in shown[0]["instruction"] if token)
-        unknown = int(np.sum([one["instruction"] == 1 for one in shown]))
+        parts.append(f"{legal.min()} to {legal.max()} of {count} choices legal")
+    if "instruction" in shown:
+        text = " ".join(spec.vocabulary[token] for token in shown["instruction"][0] if token)
+        unknown = (shown["instruction"] == UNKNOWN).sum()
         parts.append(
             (f'instruction "{text}"' if text else "no instruction") + (f", {unknown} unknown words" if unknown else "")
         )
     return "; ".join(parts)
-
-
-def _random_action(env: MultitaskVectorEnv, task: int, shown: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
-    """A random legal action [1, ...]."""
-    spec = env.spec_of_suite
-    if spec.action_kind == "continuous":
-        return np.asarray(env.single_action_space.sample())[None]
-    legal = shown.get("action_mask", np.ones(spec.num_actions, np.bool_))
-    if spec.action_kind == "discrete":
-        return np.array([rng.choice(np.flatnonzero(legal[: spec.action_counts[task]]))])
-    parts = np.split(legal, np.cumsum(spec.action_sizes)[:-1])
-    return np.array([[rng.choice(np.flatnonzero(part)) for part in parts]])

@@ -19,15 +19,13 @@ from envs.engines.base import (
     Arrays,
     Engine,
     FreezableEngine,
-    InterruptingEngine,
     LivesEngine,
     SequentialEngine,
-    SlowResetEngine,
-    SuccessEngine,
+    SlotEngine,
     SupervisedEngine,
-    SwitchingEngine,
 )
 from envs.faults import Fault
+from envs.gymnasium_adapter.actions import sample_legal, suite_space
 from envs.schedule import FrameBalance
 from envs.spec import EnvSpec, Slot
 
@@ -64,7 +62,8 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": ["rgb_array"]}
         self.render_mode = "rgb_array"
         self.single_observation_space = _observation_space(spec)
-        self.single_action_space = _action_space(spec)
+        sizes = spec.action_sizes or (spec.num_actions,)
+        self.single_action_space = suite_space(spec.action_kind, sizes, spec.action_low, spec.action_high)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._action_dtype = np.dtype(spec.action.dtype)
@@ -73,30 +72,26 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         self._first_episode = np.array([slot.episode for slot in self.slots], np.int64)
         # For events that this engine never reports.
         never = np.zeros(self.num_envs, np.bool_)
-        self._resetting = engine.resetting if isinstance(engine, SlowResetEngine) else never
         # Once here, because isinstance with a runtime protocol can take longer than a step.
+        self._slot_engine = engine if isinstance(engine, SlotEngine) else None
         self._supervised = engine if isinstance(engine, SupervisedEngine) else None
-        self._success = engine.success if isinstance(engine, SuccessEngine) else None
+        self._interrupted = self._slot_engine.interrupted if self._slot_engine else never
+        self._resetting = self._supervised.resetting if self._supervised else never
         self._life_lost = engine.life_lost if isinstance(engine, LivesEngine) else never
-        self._interrupting = engine if isinstance(engine, InterruptingEngine) else None
-        self._interrupted = self._interrupting.interrupted if self._interrupting else never
         # The argument of `balance_frames`; None if slots keep their tasks.
         self._steps_before: tuple[int, ...] | None = None
         self._begin_statistics()
 
     def wait_for_resets(self, patience: float) -> None:
-        """From now on a step waits for a reset until `patience` seconds after the reset's start at most.
+        """From now on a step of a SupervisedEngine waits for a reset until `patience` seconds after the reset's start at most.
 
-        Only a SlowResetEngine has such a limit. Before this call steps wait without limit, and what is played follows from the seeds alone.
+        Before this call steps wait without limit, and what is played follows from the seeds alone.
         """
-        if isinstance(self._engine, SlowResetEngine):
-            self._engine.patience = patience
+        if self._supervised:
+            self._supervised.patience = patience
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
-        """From now on an environment that fails costs its slot one episode and the other slots nothing.
-
-        Only a SupervisedEngine can do this, and explains the arguments. Before this call a failure raises.
-        """
+        """From now on an environment of a SupervisedEngine that fails costs its slot one episode and the other slots nothing."""
         if self._supervised:
             self._supervised.supervise(hang_seconds, memory_limit, recycle_episodes)
 
@@ -108,18 +103,18 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
     def take_faults(self) -> list[Fault]:
         """The faults since the last call: restarts of environments, and episodes that were broken off."""
-        return self._interrupting.take_faults() if self._interrupting else []
+        return self._slot_engine.take_faults() if self._slot_engine else []
 
     def balance_frames(self, steps: Sequence[int]) -> None:
         """From the next `reset` on, slots change their tasks between episodes so that all tasks get equal numbers of steps
-        (`envs.schedule.FrameBalance`). Requires a SwitchingEngine (`EnvSpec.switches_tasks`).
+        (`envs.schedule.FrameBalance`). Requires a SlotEngine (`EnvSpec.switches_tasks`).
 
         `Slot.task` is then only the first task of a slot. No two slots may have the same `Slot.index`.
 
         Args:
             steps: Steps that every task has got so far, [K].
         """
-        assert isinstance(self._engine, SwitchingEngine)
+        assert self._slot_engine
         self._steps_before = tuple(steps)
 
     def _begin_statistics(self) -> None:
@@ -180,22 +175,37 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         # A success that the environment reports replaces that of the suite.
         known = ended & self.spec_of_suite.has_success
         success = np.where(known, (terminated & (reward > 0)).astype(np.float32), np.float32(np.nan))
-        if self._success is not None:
-            success = np.where(ended & ~np.isnan(self._success), self._success, success)
+        if self._slot_engine:
+            reported = self._slot_engine.success
+            success = np.where(ended & ~np.isnan(reported), reported, success)
         return self._observe(), reward, terminated, truncated, self._info(episode_return, self._length * ended, success)
+
+    def sample_actions(self, observation: Arrays) -> NDArray[Any]:
+        """Random legal actions of all slots, from the random numbers of `single_action_space`."""
+        spec, actions = self.spec_of_suite, []
+        for slot, task in enumerate(observation["task"]):
+            legal = (
+                observation["action_mask"][slot]
+                if "action_mask" in observation
+                else np.ones(spec.num_actions, np.bool_)
+            )
+            if spec.action_kind == "discrete":
+                legal = legal & (np.arange(spec.num_actions) < spec.action_counts[task])
+            actions.append(sample_legal(self.single_action_space, legal))
+        return np.stack(actions)
 
     def _count_episodes(self, restarted: NDArray[np.bool_]) -> None:
         """Advances the episode's number in the slots whose reset is done. An engine that skips episodes counts itself."""
-        self._episode = self._interrupting.episode.copy() if self._interrupting else self._episode + restarted
+        self._episode = self._slot_engine.episode.copy() if self._slot_engine else self._episode + restarted
 
     def _choose_tasks(self) -> None:
         """Assigns the next task to every slot whose reset starts in this step, if slots change their tasks."""
         if self._balance is None:
             return
-        assert isinstance(self._engine, SwitchingEngine)
+        assert self._slot_engine
         for slot in np.flatnonzero(self._ended & ~self._resetting).tolist():
             self._next_task[slot] = task = self._balance.choose(slot)
-            self._engine.assign(slot, task)
+            self._slot_engine.assign(slot, task)
 
     def _observe(self) -> Arrays:
         return {**self._engine.observation, "task": self._task}
@@ -225,14 +235,14 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         """
         if not isinstance(self._engine, FreezableEngine) or self._balance is not None:
             return None
-        engine = self._engine.state_dict()
-        statistics: Arrays = {
-            "episode": self._episode,
-            "return": self._return,
-            "length": self._length,
-            "ended": self._ended,
+        return {
+            "engine": self._engine.state_dict(),
+            "seed": self._seed,
+            "episode": self._episode.copy(),
+            "return": self._return.copy(),
+            "length": self._length.copy(),
+            "ended": self._ended.copy(),
         }
-        return {"engine": engine, "seed": self._seed, **{key: value.copy() for key, value in statistics.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> Arrays:
         """Continues from the `state_dict` of an environment with the same slots; returns its current observation."""
@@ -251,27 +261,15 @@ class MultitaskVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
 
 def _observation_space(spec: EnvSpec) -> gymnasium.spaces.Dict:
-    """The space of one slot's observation."""
     spaces: dict[str, gymnasium.Space[Any]] = {}
     for key, array in spec.observation.items():
         if array.dtype == "bool":
             spaces[key] = gymnasium.spaces.MultiBinary(array.shape)
-        elif array.dtype == "uint8":
-            spaces[key] = gymnasium.spaces.Box(0, 255, array.shape, np.uint8)
         else:
-            spaces[key] = gymnasium.spaces.Box(-np.inf, np.inf, array.shape, np.float32)
+            low, high, dtype = (0, 255, np.uint8) if array.dtype == "uint8" else (-np.inf, np.inf, np.float32)
+            spaces[key] = gymnasium.spaces.Box(low, high, array.shape, dtype)
     if spec.instruction_length:
         shape = (spec.instruction_length,)
         spaces["instruction"] = gymnasium.spaces.Box(0, len(spec.vocabulary) - 1, shape, np.int32)
     spaces["task"] = gymnasium.spaces.Discrete(len(spec.tasks))
     return gymnasium.spaces.Dict(spaces)
-
-
-def _action_space(spec: EnvSpec) -> gymnasium.Space[Any]:
-    """The space of one slot's action."""
-    if spec.action_kind == "multi_discrete":
-        return gymnasium.spaces.MultiDiscrete(np.array(spec.action_sizes), dtype=np.int32)
-    if spec.action_kind == "continuous":
-        low, high = np.array(spec.action_low, np.float32), np.array(spec.action_high, np.float32)
-        return gymnasium.spaces.Box(low, high, dtype=np.float32)
-    return gymnasium.spaces.Discrete(spec.num_actions)

@@ -18,7 +18,7 @@ from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from conf.ablate_schema import AblateConfig
 from conf.allowlist import check_external_names, external_names
 from conf.loading import compose_ablate, compose_train, save_train
-from envs.dmlab30.suite import DMLab30Config
+from envs.dmlab30.config import DMLab30Config
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from system.errors import InputError
 

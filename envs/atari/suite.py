@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.atari.games import GAMES, PRESETS
-from envs.engines.base import Arrays, Outcome
-from envs.seeding import episode_seed, uniform
+from envs.engines.gymnasium_engine import LIFE_LOST, GymnasiumEngine
+from envs.seeding import uniform
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
 from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from system.errors import InputError, unknown_task
@@ -100,7 +101,6 @@ def make_spec(config: AtariConfig) -> EnvSpec:
 
 
 def scores(config: AtariConfig) -> dict[str, Score]:
-    """The published scores of the games."""
     tasks = expand_tasks(config.tasks, PRESETS)
     return {task: Score(random=GAMES[task].random, human=GAMES[task].human) for task in tasks if task in GAMES}
 
@@ -120,138 +120,100 @@ def _check_options(config: AtariConfig) -> None:
         )
 
 
-def make_engine(config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> AleEngine:
+def make_engine(config: AtariConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> GymnasiumEngine:
     """Loads a ROM for each slot, which takes about 0.1 s."""
-    return AleEngine(config, spec.tasks, slots, split)
+    make = functools.partial(AtariEnv, config, config.episodic_life and split == Split.TRAIN)
+    return GymnasiumEngine(make, spec, slots, split)
 
 
-class AleEngine:
-    """One emulator per slot, stepped in sequence in one thread (see `envs.engines.base.Engine`).
+class AtariEnv(gymnasium.Env[dict[str, NDArray[np.uint8]], int]):
+    """One game as a gymnasium environment. Observations are a dict of `image`, always the same array.
 
     The emulator is deterministic. An episode's seed decides the number of no-ops and which frames repeat an action, so an episode
-    is a pure function of its place in the seed tree and of the actions. Every game begins with the memory of an emulator that was just
+    is a pure function of its seed and of the actions. Every game begins with the memory of an emulator that was just
     switched on. ale-py itself fills that memory with other random numbers at every reset, and a few games depend on them.
 
-    Attributes:
-        life_lost: See `envs.engines.base.LivesEngine`; always False without `episodic_life`.
+    Args:
+        config: Options of the suite.
+        reports_lives: Whether the info reports a lost life (envs/engines/gymnasium_engine.py).
+        task: A key of GAMES.
     """
 
-    def __init__(self, config: AtariConfig, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split) -> None:
+    def __init__(self, config: AtariConfig, reports_lives: bool, task: str) -> None:
         import cv2
 
-        self._resize = cv2.resize
-        self._area = cv2.INTER_AREA
-        self._config, self._tasks, self._slots, self._split = config, tasks, tuple(slots), split
-        self._episodic_life = config.episodic_life and split == Split.TRAIN
-        size, side = len(self._slots), config.image_size
-        switched_on = [_switch_on(GAMES[tasks[slot.task]].rom, config.max_episode_frames) for slot in slots]
-        self._emulators, self._beginnings = map(list, zip(*switched_on, strict=True))
-        self._actions = [
-            _full_actions(emulator) if config.full_action_space else emulator.getMinimalActionSet()
-            for emulator in self._emulators
-        ]
+        self.render_mode = "rgb_array"
+        self._config, self._reports_lives = config, reports_lives
+        self._emulator, self._beginning = _switch_on(GAMES[task].rom, config.max_episode_frames)
+        self._actions = self._emulator.getMinimalActionSet()
+        if config.full_action_space:
+            legal = {action.value: action for action in self._emulator.getLegalActionSet()}
+            self._actions = [legal[number] for number in nearest_actions(tuple(legal))]
+        side = config.image_size
         # All channels of a pixel are one little-endian integer, the newest in its highest byte. Adding a picture is one shift and
         # one write, ten times faster than moving separate channels.
-        self._stack = np.zeros((size, side, side), f"<u{config.frame_stack}")
-        self._image = self._stack.view(np.uint8).reshape(size, side, side, config.frame_stack)
-        self.observation: Arrays = {"image": self._image.copy()}
-        height, width = self._emulators[0].getScreenDims()
+        self._stack = np.zeros((side, side), f"<u{config.frame_stack}")
+        self._image = self._stack.view(np.uint8).reshape(side, side, config.frame_stack)
+        self.action_space: gymnasium.spaces.Discrete[Any] = gymnasium.spaces.Discrete(len(self._actions))
+        image = gymnasium.spaces.Box(0, 255, self._image.shape, np.uint8)
+        self.observation_space = gymnasium.spaces.Dict({"image": image})  # type: ignore[assignment]
+        height, width = self._emulator.getScreenDims()
         self._last, self._last_but_one = np.zeros((2, height, width), np.uint8)
-        self._picture = np.zeros((size, side, side), np.uint8)
-        self._run_seed = 0
-        self._episode = np.zeros(size, np.int64)
-        self._seed = np.zeros(size, np.uint64)
+        self._resize = functools.partial(cv2.resize, dsize=(side, side), interpolation=cv2.INTER_AREA)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, NDArray[np.uint8]], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
         # Frames since the no-ops: the position in the stream of sticky actions.
-        self._frame = np.zeros(size, np.uint64)
-        self._held = [self._actions[slot][0] for slot in range(size)]
-        self._lives = np.zeros(size, np.int64)
-        self._reward = np.zeros(size, np.float32)
-        self._terminated = np.zeros(size, np.bool_)
-        self._truncated = np.zeros(size, np.bool_)
-        self.life_lost = np.zeros(size, np.bool_)
+        self._frame = 0
+        # restoreState does not restore the position of the beam in the picture, which Qbert and Amidar show.
+        self._emulator.reset_game()
+        self._emulator.restoreState(self._beginning)
+        self._held = self._actions[0]
+        if self._config.noop_max:
+            for _ in range(np.random.default_rng(self._seed).integers(self._config.noop_max) + 1):
+                self._emulator.act(self._held)
+        self._lives = self._emulator.lives()
+        self._emulator.getScreenGrayscale(self._last)
+        self._image[:] = self._resize(self._last)[..., None]
+        return {"image": self._image}, {}
 
-    def start(self, seed: int) -> None:
-        self._run_seed = seed
-        self._episode[:] = [slot.episode for slot in self._slots]
-        self._terminated[:] = self._truncated[:] = self.life_lost[:] = False
-        for slot in range(len(self._slots)):
-            self._begin_game(slot)
-        self._image[:] = self._picture[..., None]
-        self.observation["image"][:] = self._image
-
-    def step(self, actions: NDArray[np.int32]) -> Outcome:
-        ended = self._terminated | self._truncated
-        sticky = self._draw_sticky()
-        for slot, action in enumerate(actions):
-            if ended[slot]:
-                self._episode[slot] += 1
-                self._begin_game(slot)
-            else:
-                self._advance(slot, self._actions[slot][action], sticky[slot])
-        self._stack >>= 8
-        self._image[..., -1] = self._picture
-        self._image[ended] = self._picture[ended, ..., None]
-        # Copied, because the next step continues the stack and the observation may be another array then.
-        self.observation["image"][:] = self._image
-        return self._reward, self._terminated, self._truncated
-
-    def _draw_sticky(self) -> NDArray[np.bool_]:
-        """Which frames of the next step repeat the action before, bool [S, action_repeat]."""
-        probability, repeat = self._config.repeat_action_probability, self._config.action_repeat
-        if not probability:
-            return np.zeros((len(self._slots), repeat), np.bool_)
-        draws = uniform(self._seed[:, None], self._frame[:, None] + np.arange(repeat).astype(np.uint64))
-        return draws < 2 * probability - 1
-
-    def _advance(self, slot: int, action: Any, sticky: NDArray[np.bool_]) -> None:
-        emulator, repeat = self._emulators[slot], self._config.action_repeat
-        reward = 0
+    def step(self, action: int) -> tuple[dict[str, NDArray[np.uint8]], float, bool, bool, dict[str, Any]]:
+        emulator, repeat = self._emulator, self._config.action_repeat
+        sticky, reward = self._draw_sticky(), 0
         for frame in range(repeat):
             if frame == repeat - 1:
                 emulator.getScreenGrayscale(self._last_but_one)
             if not sticky[frame]:
-                self._held[slot] = action
+                self._held = self._actions[action]
             # After the end of a game `act` does nothing and returns 0, so the loop need not stop early.
-            reward += emulator.act(self._held[slot])
+            reward += emulator.act(self._held)
+        self._frame += repeat
         emulator.getScreenGrayscale(self._last)
-        self._show(slot, np.maximum(self._last, self._last_but_one, out=self._last))
-        self._frame[slot] += repeat
-        lives = emulator.lives()
-        self._reward[slot] = reward
-        self._terminated[slot] = emulator.game_over(with_truncation=False)
-        self._truncated[slot] = emulator.game_truncated() and not self._terminated[slot]
+        self._stack >>= 8
+        self._image[..., -1] = self._resize(np.maximum(self._last, self._last_but_one, out=self._last))
+        before, self._lives = self._lives, emulator.lives()
+        terminated = emulator.game_over(with_truncation=False)
+        truncated = emulator.game_truncated() and not terminated
         # The last life ends with game_over, which may come a few frames after the count reaches 0.
-        self.life_lost[slot] = self._episodic_life and 0 < lives < self._lives[slot] and not self._terminated[slot]
-        self._lives[slot] = lives
+        lost = self._reports_lives and 0 < self._lives < before and not terminated
+        return {"image": self._image}, reward, terminated, truncated, {LIFE_LOST: lost}
 
-    def _begin_game(self, slot: int) -> None:
-        emulator, seat = self._emulators[slot], self._slots[slot]
-        seed = episode_seed(self._run_seed, self._split, self._tasks[seat.task], seat.index, int(self._episode[slot]))
-        # restoreState does not restore the position of the beam in the picture, which Qbert and Amidar show.
-        emulator.reset_game()
-        emulator.restoreState(self._beginnings[slot])
-        no_action = self._actions[slot][0]
-        if self._config.noop_max:
-            for _ in range(np.random.default_rng(seed).integers(self._config.noop_max) + 1):
-                emulator.act(no_action)
-        emulator.getScreenGrayscale(self._last)
-        self._show(slot, self._last)
-        self._seed[slot], self._frame[slot] = seed, 0
-        self._held[slot], self._lives[slot] = no_action, emulator.lives()
-        self._reward[slot] = 0
-        self._terminated[slot] = self._truncated[slot] = self.life_lost[slot] = False
+    def _draw_sticky(self) -> NDArray[np.bool_]:
+        """Which frames of the next step repeat the action before, bool [action_repeat]."""
+        probability, repeat = self._config.repeat_action_probability, self._config.action_repeat
+        if not probability:
+            return np.zeros(repeat, np.bool_)
+        draws = uniform(
+            np.array([self._seed], np.uint64), np.arange(self._frame, self._frame + repeat, dtype=np.uint64)
+        )
+        return draws < 2 * probability - 1
 
-    def _show(self, slot: int, screen: NDArray[np.uint8]) -> None:
-        picture = self._picture[slot]
-        self._resize(screen, picture.shape, dst=picture, interpolation=self._area)
-
-    def render(self, slot: int) -> NDArray[np.uint8]:
+    def render(self) -> NDArray[np.uint8]:
         """The emulator's screen in colour, [210, 160, 3]."""
-        picture: NDArray[np.uint8] = self._emulators[slot].getScreenRGB()
-        return picture
-
-    def close(self) -> None:
-        self._emulators, self._beginnings = [], []
+        return self._emulator.getScreenRGB()  # type: ignore[no-any-return]
 
 
 def nearest_actions(legal: Sequence[int]) -> tuple[int, ...]:
@@ -268,12 +230,6 @@ def nearest_actions(legal: Sequence[int]) -> tuple[int, ...]:
     return tuple(min(legal, key=functools.partial(distance, wanted)) for wanted in range(NUM_ACTIONS))
 
 
-def _full_actions(emulator: Any) -> list[Any]:
-    """The emulator's action for each of JOYSTICK."""
-    legal = {action.value: action for action in emulator.getLegalActionSet()}
-    return [legal[number] for number in nearest_actions(tuple(legal))]
-
-
 def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
     """An emulator with this ROM, and the state in which its games begin."""
     from ale_py import ALEInterface, LoggerMode
@@ -281,7 +237,7 @@ def _switch_on(rom: str, max_episode_frames: int) -> tuple[Any, Any]:
 
     ALEInterface.setLoggerMode(LoggerMode.Error)
     emulator = ALEInterface()
-    emulator.setInt("random_seed", 0)  # unused: AleEngine draws sticky actions
+    emulator.setInt("random_seed", 0)  # unused: AtariEnv draws sticky actions
     emulator.setFloat("repeat_action_probability", 0.0)
     emulator.setInt("max_num_frames_per_episode", max_episode_frames)
     emulator.loadROM(get_rom_path(rom))

@@ -12,7 +12,7 @@ from envs.babyai import levels
 from envs.engines.base import Arrays, Outcome
 from envs.instructions import ByteColumn, Tokenizer
 from envs.seeding import episode_seed
-from envs.spec import Slot, Split
+from envs.spec import EnvSpec, Slot, Split
 
 
 def registered_levels() -> list[str]:
@@ -33,7 +33,7 @@ class _Pool:
         self.rows = rows
         self.instruction = ByteColumn(tokenizer, len(rows))
         self._ids = np.arange(len(rows), dtype=np.int32)
-        self._envs: Any = envpool.make(
+        self.envs: Any = envpool.make(
             level,
             env_type="gymnasium",
             num_envs=len(rows),
@@ -42,16 +42,13 @@ class _Pool:
             render_mode="rgb_array",
         )
 
-    def start(self) -> None:
-        self._envs.async_reset()
-
     def send(self, actions: NDArray[np.int32]) -> None:
         # With the ids, which envpool would otherwise compute at every step (about 20 us).
-        self._envs.send({"action": actions, "env_id": self._ids, "players": {"env_id": self._ids}})
+        self.envs.send({"action": actions, "env_id": self._ids, "players": {"env_id": self._ids}})
 
     def receive(self, observation: Arrays) -> Outcome:
         """Waits for the pool's results, writes its rows of `observation`, and returns rewards and ends in the order of `rows`."""
-        seen, reward, terminated, truncated, info = self._envs.recv()
+        seen, reward, terminated, truncated, info = self.envs.recv()
         # A pool that waits for all its environments returns them in order. Nothing else would detect a wrong order.
         if (info["env_id"] != self._ids).any():
             raise RuntimeError("envpool returned its environments out of order")
@@ -63,13 +60,6 @@ class _Pool:
         succeeded = reward > 0
         return reward, terminated | (truncated & succeeded), truncated & ~succeeded
 
-    def render(self, index: int) -> NDArray[np.uint8]:
-        picture: NDArray[np.uint8] = np.asarray(self._envs.render(index)[0], np.uint8)
-        return picture
-
-    def close(self) -> None:
-        self._envs.close()
-
 
 class EnvpoolEngine:
     """All pools as one batch (see `envs.engines.base.Engine`).
@@ -79,19 +69,15 @@ class EnvpoolEngine:
     would have.
     """
 
-    def __init__(
-        self, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split, tokenizer: Tokenizer, threads: int
-    ) -> None:
-        self._tasks, self._slots, self._split = tasks, tuple(slots), split
-        self._tokenizer, self._threads = tokenizer, threads
+    def __init__(self, spec: EnvSpec, slots: Sequence[Slot], split: Split, threads: int) -> None:
+        self._tasks, self._slots, self._split = spec.tasks, tuple(slots), split
+        self._tokenizer, self._threads = Tokenizer(spec.vocabulary, spec.instruction_length), threads
         size = len(self._slots)
         self.observation: Arrays = {
             "image": np.zeros((size, *levels.IMAGE_SHAPE), np.uint8),
-            "instruction": np.zeros((size, tokenizer.length), np.int32),
+            "instruction": np.zeros((size, spec.instruction_length), np.int32),
         }
-        self._reward = np.zeros(size, np.float32)
-        self._terminated = np.zeros(size, np.bool_)
-        self._truncated = np.zeros(size, np.bool_)
+        self._outcome: Outcome = np.zeros(size, np.float32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
         self._pools: list[_Pool] = []
 
     def start(self, seed: int) -> None:
@@ -104,29 +90,27 @@ class EnvpoolEngine:
             ]
             self._pools.append(_Pool(self._tasks[task], rows, seeds, self._tokenizer, self._threads))
         for pool in self._pools:
-            pool.start()
+            pool.envs.async_reset()
         self._receive()
 
     def step(self, actions: NDArray[np.int32]) -> Outcome:
         for pool in self._pools:  # send to every pool before waiting for any, so that they work in parallel
             pool.send(actions[pool.rows])
         self._receive()
-        return self._reward, self._terminated, self._truncated
+        return self._outcome
 
     def _receive(self) -> None:
         for pool in self._pools:
-            reward, terminated, truncated = pool.receive(self.observation)
-            self._reward[pool.rows] = reward
-            self._terminated[pool.rows] = terminated
-            self._truncated[pool.rows] = truncated
+            for array, received in zip(self._outcome, pool.receive(self.observation), strict=True):
+                array[pool.rows] = received
 
     def render(self, slot: int) -> NDArray[np.uint8]:
         for pool in self._pools:
             if slot in pool.rows:
-                return pool.render(int(np.flatnonzero(pool.rows == slot)[0]))
+                return np.asarray(pool.envs.render(int(np.flatnonzero(pool.rows == slot)[0]))[0], np.uint8)
         raise IndexError(f"slot {slot} of {len(self._slots)}")
 
     def close(self) -> None:
         for pool in self._pools:
-            pool.close()
+            pool.envs.close()
         self._pools = []

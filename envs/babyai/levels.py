@@ -69,12 +69,7 @@ MINIGRID_ONLY: tuple[str, ...] = ("MiniGrid-MultiRoom-N4-S5-v1",)
 _ENDLESS, _NO_PATTERNS = "never returns from some resets", "needs pattern images that minigrid does not ship"
 BROKEN: dict[str, dict[str, str]] = {
     "BabyAI-SynthS5R2-v0": {"envpool": _ENDLESS, "minigrid": _ENDLESS},
-    "MiniGrid-WFC-DungeonMazeScaled-v0": {"minigrid": _NO_PATTERNS},
-    "MiniGrid-WFC-MazeSimple-v0": {"minigrid": _NO_PATTERNS},
-    "MiniGrid-WFC-ObstaclesAngular-v0": {"minigrid": _NO_PATTERNS},
-    "MiniGrid-WFC-ObstaclesBlackdots-v0": {"minigrid": _NO_PATTERNS},
-    "MiniGrid-WFC-ObstaclesHogs3-v0": {"minigrid": _NO_PATTERNS},
-    "MiniGrid-WFC-RoomsFabric-v0": {"minigrid": _NO_PATTERNS},
+    **{level: {"minigrid": _NO_PATTERNS} for level in LEVELS if level.startswith("MiniGrid-WFC-")},
 }
 
 # Levels that differ between the engines (envpool 1.2, minigrid 3.2): level -> difference. A test compares all levels.
@@ -89,15 +84,8 @@ DIFFERENT: dict[str, str] = {
     "BabyAI-PutNextS5N2Carrying-v0": _CARRYING,
     "BabyAI-PutNextS6N3Carrying-v0": _CARRYING,
     "BabyAI-PutNextS7N4Carrying-v0": _CARRYING,
-    "MiniGrid-ObstructedMaze-1Dlh-v0": _BOXES,
-    "MiniGrid-ObstructedMaze-1Dlhb-v0": _BOXES,
-    "MiniGrid-ObstructedMaze-1Q-v0": _BOXES,
-    "MiniGrid-ObstructedMaze-1Q-v1": _BOXES,
-    "MiniGrid-ObstructedMaze-2Dlh-v0": _BOXES,
-    "MiniGrid-ObstructedMaze-2Dlhb-v0": _BOXES,
-    "MiniGrid-ObstructedMaze-2Dlhb-v1": _BOXES,
-    "MiniGrid-ObstructedMaze-2Q-v0": _BOXES,
-    "MiniGrid-ObstructedMaze-2Q-v1": _BOXES,
+    **{f"MiniGrid-ObstructedMaze-{kind}": _BOXES for kind in ("1Dlh-v0", "1Dlhb-v0", "1Q-v0", "1Q-v1")},
+    **{f"MiniGrid-ObstructedMaze-{kind}": _BOXES for kind in ("2Dlh-v0", "2Dlhb-v0", "2Dlhb-v1", "2Q-v0", "2Q-v1")},
     "MiniGrid-ObstructedMaze-Full-v0": _FULL,
     "MiniGrid-ObstructedMaze-Full-v1": _FULL,
 }
@@ -124,34 +112,22 @@ FEW_ACTIONS_PREFIX, FEW_ACTIONS = "MiniGrid-Dynamic-Obstacles-", 3
 IMAGE_SHAPE = (7, 7, 3)
 SYMBOL_COUNTS = (11, 6, 3)
 
+# fmt: off
+# The 19 levels of Chevalier-Boisvert et al. 2019, easier ones first. The paper's PickUpLoc is registered as PickupLoc. Its PutNext
+# is not registered; the closest level replaces it, PutNextS7N4 (two rooms with four objects each).
+_PAPER = (
+    "GoToObj", "GoToRedBallGrey", "GoToRedBall", "GoToLocal", "PutNextLocal", "PickupLoc", "GoToObjMaze", "GoTo",
+    "Pickup", "UnblockPickup", "Open", "Unlock", "PutNextS7N4", "Synth", "SynthLoc", "GoToSeq", "SynthSeq",
+    "GoToImpUnlock", "BossLevel",
+)
+# fmt: on
+
 PRESETS: dict[str, tuple[str, ...]] = {
     # One room with distractors. GoToLocal teaches walking and the words. Alone it proves little, because an agent that ignores its
     # instruction has time to visit every object. In Fetch the first object picked up ends the episode, so an agent that ignores the
     # instruction succeeds in about half of the episodes at best.
     "starter": ("BabyAI-GoToLocalS5N2-v0", "MiniGrid-Fetch-5x5-N2-v0", "MiniGrid-Fetch-6x6-N2-v0"),
-    # The 19 levels of Chevalier-Boisvert et al. 2019, easier ones first. The paper's PickUpLoc is registered as PickupLoc. Its PutNext
-    # is not registered; the closest level replaces it, PutNextS7N4 (two rooms with four objects each).
-    "paper": (
-        "BabyAI-GoToObj-v0",
-        "BabyAI-GoToRedBallGrey-v0",
-        "BabyAI-GoToRedBall-v0",
-        "BabyAI-GoToLocal-v0",
-        "BabyAI-PutNextLocal-v0",
-        "BabyAI-PickupLoc-v0",
-        "BabyAI-GoToObjMaze-v0",
-        "BabyAI-GoTo-v0",
-        "BabyAI-Pickup-v0",
-        "BabyAI-UnblockPickup-v0",
-        "BabyAI-Open-v0",
-        "BabyAI-Unlock-v0",
-        "BabyAI-PutNextS7N4-v0",
-        "BabyAI-Synth-v0",
-        "BabyAI-SynthLoc-v0",
-        "BabyAI-GoToSeq-v0",
-        "BabyAI-SynthSeq-v0",
-        "BabyAI-GoToImpUnlock-v0",
-        "BabyAI-BossLevel-v0",
-    ),
+    "paper": tuple(f"BabyAI-{name}-v0" for name in _PAPER),
 }
 
 # The longest sentence of the BabyAI grammar has 2 * (17 + 1 + 17) + 2 words. Its clause "put a red ball in front of you next to a red

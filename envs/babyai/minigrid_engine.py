@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 
 from envs.babyai import levels
-from envs.engines.gymnasium_engine import GymnasiumEngine
-from envs.spec import EnvSpec, Slot, Split
 from system.errors import InputError
 
 
@@ -20,7 +17,7 @@ def registered_levels() -> list[str]:
     return list(gymnasium.registry)
 
 
-def _make(level: str) -> gymnasium.Env[dict[str, Any], int]:
+def make_level(level: str) -> gymnasium.Env[dict[str, Any], int]:
     """One bare environment of that level, quiet."""
     import minigrid  # noqa: F401
     from minigrid.envs.babyai.core import roomgrid_level
@@ -34,8 +31,3 @@ def _make(level: str) -> gymnasium.Env[dict[str, Any], int]:
     if image.shape != levels.IMAGE_SHAPE:
         raise InputError(f"env.tasks={level} shows images {image.shape}, not {levels.IMAGE_SHAPE}: leave it out.")
     return env
-
-
-def make_minigrid_engine(spec: EnvSpec, slots: Sequence[Slot], split: Split) -> GymnasiumEngine:
-    """S minigrid environments."""
-    return GymnasiumEngine(_make, spec, slots, split, instruction_key="mission")

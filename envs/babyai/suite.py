@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from envs.babyai import levels
 from envs.engines.base import Engine
-from envs.instructions import Tokenizer
+from envs.engines.gymnasium_engine import GymnasiumEngine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_size, expand_tasks
 from system.errors import InputError, unknown_name, unknown_task
@@ -64,15 +64,13 @@ def make_spec(config: BabyAIConfig) -> EnvSpec:
 
 
 def make_engine(config: BabyAIConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
-    """The engine that `spec` names."""
     if spec.engine == "envpool":
         from envs.babyai.envpool_engine import EnvpoolEngine
 
-        tokenizer = Tokenizer(spec.vocabulary, spec.instruction_length)
-        return EnvpoolEngine(spec.tasks, slots, split, tokenizer, config.threads)
-    from envs.babyai.minigrid_engine import make_minigrid_engine
+        return EnvpoolEngine(spec, slots, split, config.threads)
+    from envs.babyai.minigrid_engine import make_level
 
-    return make_minigrid_engine(spec, slots, split)
+    return GymnasiumEngine(make_level, spec, slots, split, instruction_key="mission")
 
 
 def _choose_engine(wanted: str) -> str:
@@ -127,7 +125,6 @@ def _action_count(task: str) -> int:
 
 
 def warnings(env: EnvSpec) -> list[str]:
-    """See `envs.suite.Suite`."""
     found = []
     for task in env.tasks:
         reasons = levels.PARTLY_UNSOLVABLE.get(task, {})
@@ -139,7 +136,6 @@ def warnings(env: EnvSpec) -> list[str]:
 
 
 def engine_differences(env: EnvSpec) -> list[str]:
-    """See `envs.suite.Suite`."""
     different = {task: levels.DIFFERENT[task] for task in env.tasks if task in levels.DIFFERENT}
     return [f"{task} is not the same on both engines: {how}." for task, how in different.items()]
 

@@ -68,7 +68,6 @@ def presets(num_tasks: int) -> dict[str, tuple[str, ...]]:
 
 
 def make_spec(config: ConditionalConfig) -> EnvSpec:
-    """Describes the suite."""
     tasks = _checked_tasks(config)
     pictures = config.observation == "image"
     return EnvSpec(
@@ -108,13 +107,7 @@ def _checked_tasks(config: ConditionalConfig) -> tuple[str, ...]:
     return tasks
 
 
-def make_engine(config: ConditionalConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> ConditionalEngine:
-    """The engine over those slots."""
-    return ConditionalEngine(config, spec.tasks, slots, split)
-
-
 def make_array(config: ConditionalConfig) -> ArraySpec:
-    """Shape and dtype of the observation."""
     if config.observation == "vector":
         return ArraySpec(shape=(config.dimension + 1,), dtype="float32")
     rows, columns = places_in_picture(config.dimension)
@@ -160,9 +153,7 @@ def blind_return(config: ConditionalConfig, numbers: tuple[int, ...]) -> float:
     It chooses the action that is right in most tasks: E_x max_a mean_i 1[right_i(x) = a]. Estimated from 2**15 fixed draws, with a
     standard error below 0.002. 0 for an empty list.
     """
-    if not numbers:
-        return 0.0
-    return _blind_return(config.map_seed, config.dimension, numbers, config.observation == "image")
+    return _blind_return(config.map_seed, config.dimension, numbers, config.observation == "image") if numbers else 0.0
 
 
 @functools.cache
@@ -191,8 +182,9 @@ class ConditionalEngine:
     The state per slot: `_episode`, `_age` (steps taken in it), `_ended` (the last step ended it) and `_right`, its right action.
     """
 
-    def __init__(self, config: ConditionalConfig, tasks: tuple[str, ...], slots: Sequence[Slot], split: Split) -> None:
-        self._tasks, self._slots, self._split = tasks, tuple(slots), split
+    def __init__(self, config: ConditionalConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> None:
+        tasks = self._tasks = spec.tasks
+        self._slots, self._split = tuple(slots), split
         self._dimension = config.dimension
         places, gains = maps(config.map_seed, config.dimension, [int(task.split("-")[1]) for task in tasks])
         delays = np.array([config.delay if task.startswith("memory") else 0 for task in tasks], np.int32)
@@ -200,7 +192,7 @@ class ConditionalEngine:
         self._places, self._gains, self._delay = places[task], gains[task], delays[task]
         size = len(self._slots)
         self._shown = config.observation
-        array = make_array(config)
+        array = spec.observation[self._shown]
         self.observation: Arrays = {self._shown: np.zeros((size, *array.shape), array.dtype)}
         self._rows, self._columns = places_in_picture(config.dimension)
         self._keys = np.zeros(size, np.uint64)
@@ -278,4 +270,4 @@ class ConditionalEngine:
 
 
 # The presets of the default size; `make_spec` makes its own for the config's `num_tasks`.
-CONDITIONAL = Suite(ConditionalConfig, presets(num_tasks=8), make_spec, make_engine, scores=scores)
+CONDITIONAL = Suite(ConditionalConfig, presets(num_tasks=8), make_spec, ConditionalEngine, scores=scores)

@@ -17,7 +17,7 @@ import re
 import string
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -69,13 +69,22 @@ class DmEnvAdapter(gymnasium.Env[Any, Any]):
         self._reward_keys = _check_reward(self._environment, reward)
         self._actions = DmEnvActions(self._environment.action_spec(), player)
         self.action_space = self._actions.space
+        # The keys of each leaf of the observation with its name, which lacks the player's prefix, and its space.
         self._parts = [
-            _Part(keys, _name(keys).removeprefix(player), _space(_name(keys), spec))
+            (keys, _name(keys).removeprefix(player), _space(_name(keys), spec))
             for keys, spec in leaves(self._environment.observation_spec())
             if keys != self._reward_keys and not _is_of_another(_name(keys), player)
         ]
-        self._is_bare = [part.keys for part in self._parts] == [()]
-        self.observation_space = self._parts[0].space if self._is_bare else _dict_space(self._parts)
+        if not self._parts:
+            raise InputError("The environment shows nothing: an agent needs an observation.")
+        self._is_bare = self._parts[0][0] == ()
+        names = [name for _, name, _ in self._parts]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"Two observations are called {name} once their keys are joined by '/': rename one.")
+        self.observation_space = (
+            self._parts[0][2] if self._is_bare else spaces.Dict({name: space for _, name, space in self._parts})
+        )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts the episode of `seed`; without a seed, one whose seed is drawn from `np_random`."""
@@ -107,7 +116,6 @@ class DmEnvAdapter(gymnasium.Env[Any, Any]):
         return seen, float(earned), terminated, last and not terminated, {"discount": discount}
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Picture [H, W, 3], or None without `draw`."""
         return self._draw(self._environment) if self._draw else None
 
     def close(self) -> None:
@@ -115,21 +123,13 @@ class DmEnvAdapter(gymnasium.Env[Any, Any]):
 
     def _read(self, observation: Any) -> Any:
         if self._is_bare:
-            return _value(self._parts[0].space, observation)
-        return {part.name: _value(part.space, leaf_at(observation, part.keys)) for part in self._parts}
+            return _value(self._parts[0][2], observation)
+        return {name: _value(space, leaf_at(observation, keys)) for keys, name, space in self._parts}
 
 
 def _name(keys: Keys) -> str:
     """The keys as text, `position/x`; "" for a bare leaf."""
     return "/".join(map(str, keys))
-
-
-class _Part(NamedTuple):
-    """One leaf of the observation: its keys, its name without the player's prefix, and its space."""
-
-    keys: Keys
-    name: str
-    space: spaces.Space[Any]
 
 
 def _space(name: str, spec: Any) -> spaces.Space[Any]:
@@ -148,16 +148,6 @@ def _space(name: str, spec: Any) -> spaces.Space[Any]:
         return spaces.Box(low, high, spec.shape, dtype.type)
     least, most = (0 if kind == "u" else -np.inf), (255 if dtype == np.uint8 else np.inf)
     return spaces.Box(least, most, spec.shape, dtype.type)
-
-
-def _dict_space(parts: list[_Part]) -> spaces.Dict:
-    if not parts:
-        raise InputError("The environment shows nothing: an agent needs an observation.")
-    names = [part.name for part in parts]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"Two observations are called {name} once their keys are joined by '/': rename one.")
-    return spaces.Dict({part.name: part.space for part in parts})
 
 
 def _value(space: spaces.Space[Any], value: Any) -> Any:

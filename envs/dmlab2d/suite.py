@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.dm_env_adapter.adapter import DmEnvAdapter
-from envs.engines.gymnasium_engine import GymnasiumEngine
-from envs.engines.process_engine import ProcessEngine
+from envs.engines.base import Engine
+from envs.engines.process_engine import choose_engine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from system.errors import unknown_name, unknown_task
@@ -161,12 +161,9 @@ def _action_count(level: Level, actions: Sequence[tuple[int, ...]]) -> int:
     return sum(action[known:] == _NOTHING[known:] for action in actions)
 
 
-def make_engine(
-    config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split
-) -> GymnasiumEngine | ProcessEngine:
+def make_engine(config: DMLab2DConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
     """Loads a level for each slot, which takes a few ms."""
-    engine = ProcessEngine if config.processes else GymnasiumEngine
-    return engine(functools.partial(make_level, config), spec, slots, split)
+    return choose_engine(functools.partial(make_level, config), spec, slots, split, processes=config.processes)
 
 
 def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any], Any]:
@@ -193,7 +190,25 @@ def make_level(config: DMLab2DConfig, task: str) -> gymnasium.Env[dict[str, Any]
     adapter = DmEnvAdapter(
         seeded, player=level.player, reward=reward, draw=lambda _: np.array(engine.observation(WHOLE_MAP))
     )
-    shown = _LevelView(adapter, level, ACTION_SETS[config.actions], CELLS * config.cell_size)
+    actions, side = ACTION_SETS[config.actions], CELLS * config.cell_size
+    known, key = len(level.actions), level.picture.removeprefix(level.player)
+
+    def component_choices(action: Any) -> NDArray[Any]:
+        return np.asarray(actions[action] if actions else action)[:known]
+
+    def show(seen: dict[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+        height, width, _ = seen[key].shape
+        image = np.zeros((side, side, 3), np.uint8)
+        top, left = (side - height) // 2, (side - width) // 2
+        image[top : top + height, left : left + width] = seen[key]
+        return {"image": image}
+
+    action_space: gymnasium.Space[Any] = gymnasium.spaces.MultiDiscrete(np.array(COMPONENTS))
+    if actions:
+        action_space = gymnasium.spaces.Discrete(_action_count(level, actions))
+    observation_space = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (side, side, 3), np.uint8)})
+    env = gymnasium.wrappers.TransformAction(adapter, component_choices, action_space)
+    shown = gymnasium.wrappers.TransformObservation(env, show, observation_space)
     return gymnasium.wrappers.TimeLimit(shown, limit)
 
 
@@ -208,48 +223,6 @@ class _Seeded:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
-
-
-class _LevelView(gymnasium.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
-    """A level with the suite's actions and pictures of the suite's size [side, side, 3].
-
-    Args:
-        actions: See ACTION_SETS.
-    """
-
-    def __init__(self, env: DmEnvAdapter, level: Level, actions: Sequence[tuple[int, ...]], side: int) -> None:
-        super().__init__(env)
-        self._key = level.picture.removeprefix(level.player)
-        self._known = len(level.actions)
-        self._table = np.array(actions)
-        self._side = side
-        self.action_space = (
-            gymnasium.spaces.Discrete(_action_count(level, actions))
-            if actions
-            else gymnasium.spaces.MultiDiscrete(np.array(COMPONENTS))
-        )
-        self.observation_space = gymnasium.spaces.Dict(
-            {"image": gymnasium.spaces.Box(0, 255, (side, side, 3), np.uint8)}
-        )
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        seen, info = self.env.reset(seed=seed, options=options)
-        return self._show(seen), info
-
-    def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
-        chosen = self._table[action] if len(self._table) else np.asarray(action)
-        seen, reward, terminated, truncated, info = self.env.step(chosen[: self._known])
-        return self._show(seen), reward, terminated, truncated, info
-
-    def _show(self, seen: dict[str, Any]) -> dict[str, NDArray[np.uint8]]:
-        picture = seen[self._key]
-        height, width, _ = picture.shape
-        image = np.zeros((self._side, self._side, 3), np.uint8)
-        top, left = (self._side - height) // 2, (self._side - width) // 2
-        image[top : top + height, left : left + width] = picture
-        return {"image": image}
 
 
 DMLAB2D = Suite(DMLab2DConfig, PRESETS, make_spec, make_engine, memory=lambda config: 2)

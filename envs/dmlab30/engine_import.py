@@ -59,11 +59,23 @@ def import_deepmind_lab() -> ModuleType:
 def check_level(module: ModuleType, path: str) -> None:
     """Checks that the script of a level exists: a file with an absolute path, or a level in the engine's folder, if that is readable.
 
+    The engine opens paths that end in .lua as files, relative to the working directory.
+
     Raises:
         InputError: It does not exist. The message names levels with a similar name, or the form of the path.
     """
-    if path.startswith("/") or path.endswith(".lua"):
-        _check_file(path)
+    if path.endswith(".lua") and not path.startswith("/"):
+        raise InputError(
+            f"env.tasks={path} is no level of DeepMind Lab: give a level of the engine by its path below game_scripts/levels, without "
+            ".lua, or a file of your own by its absolute path."
+        )
+    if path.startswith("/"):
+        if not path.endswith(".lua"):
+            raise InputError(
+                f"env.tasks={path} is no level of DeepMind Lab: a file is given with its ending, as {path}.lua."
+            )
+        if not Path(path).is_file():
+            raise InputError(f"env.tasks={path} is no file: give the absolute path of a level's script.")
         return
     folder = Path(module.runfiles_path()) / "baselab" / "game_scripts" / "levels"
     if not folder.is_dir() or (folder / f"{path}.lua").is_file():
@@ -72,18 +84,3 @@ def check_level(module: ModuleType, path: str) -> None:
     close = difflib.get_close_matches(path, levels, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}" if close else "give its path below game_scripts/levels, without .lua"
     raise InputError(f"env.tasks={path} is no level of the installed DeepMind Lab: {hint}?")
-
-
-def _check_file(path: str) -> None:
-    """Checks the path of a level file. The engine opens paths that end in .lua as files, relative to the working directory."""
-    if not path.startswith("/"):
-        raise InputError(
-            f"env.tasks={path} is no level of DeepMind Lab: give a level of the engine by its path below game_scripts/levels, without "
-            ".lua, or a file of your own by its absolute path."
-        )
-    if not path.endswith(".lua"):
-        raise InputError(
-            f"env.tasks={path} is no level of DeepMind Lab: a file is given with its ending, as {path}.lua."
-        )
-    if not Path(path).is_file():
-        raise InputError(f"env.tasks={path} is no file: give the absolute path of a level's script.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import string
 import weakref
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -16,8 +17,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.dmlab30.actions import COMPONENTS
+from envs.dmlab30.config import STAND_IN, DMLab30Config
 from envs.dmlab30.engine_import import import_deepmind_lab
+from envs.dmlab30.levels import known_level, level_path
 from envs.dmlab30.map_cache import LevelCache
+from envs.spec import Split
 from system.errors import InputError
 
 IMAGE, INSTRUCTION, FRAMES_LEFT = "RGB_INTERLEAVED", "INSTR", "FRAMES_REMAINING_AT_60"
@@ -42,74 +46,60 @@ Observation = dict[str, Any]
 class DMLabEnv(gymnasium.Env[Observation, Any]):
     """One DeepMind Lab level.
 
-    With `fresh_engine` an episode is a pure function of the seed of its `reset` and of the actions. Without it, this holds on most levels.
-    On the language and lasertag levels, and on some levels outside DMLab-30, an episode then also depends on the episodes that the engine
-    played before (docs/dmlab.md).
+    With `fresh_engine` an episode is a pure function of the seed of its `reset` and of the actions, otherwise only on most levels
+    (docs/dmlab.md).
 
     Observations: `image` uint8 [height, width, 3], and `instruction`, the text of this step ('' in levels without instructions). The engine
     has no observation after the end of an episode, so the last step repeats the observation before it. `info` of `reset` has the episode's
     `seed`, and with a cache `level_cache_hits` and `level_cache_misses` since the start.
 
-    A reset without a seed draws one from `np_random`, which the last seeded reset initialised. The engine plays its first episode slightly
-    differently from later ones of the same seed. Therefore the first reset is made twice, except with `fresh_engine`, where every
-    episode is a first one. The engine's episode number is always 0. A reset is possible within an episode.
+    A reset without a seed draws one from `np_random`. A reset is possible within an episode.
 
     Args:
-        level: Path of the level in the engine.
+        config: Options of the suite.
         actions: Vectors intc [A, 7]; see envs.dmlab30.actions.
-        action_repeat: Number of frames of an action; the engine plays them in one call and sums the rewards.
-        width, height: Size of the picture, multiples of 4.
-        settings: Further settings of the engine, such as EVALUATION_SETTINGS.
-        renderer: `software` or `hardware`. Several instances in one process require `software`.
-        truncate_at_time_limit: Whether the level's time limit truncates; otherwise every end is a termination.
-        level_cache: Cache of compiled maps, or None.
-        fresh_engine: Whether `reset` makes a new instance for each episode.
+        task: Name, or path of a level in the engine.
 
     Raises:
         InputError: The engine or the level cannot be loaded, or a second instance with the hardware renderer.
         RuntimeError: Made in a process that was forked after an instance had been made: the engine would hang.
     """
 
-    def __init__(
-        self,
-        level: str,
-        actions: NDArray[np.intc],
-        *,
-        action_repeat: int = 4,
-        width: int = 96,
-        height: int = 72,
-        settings: dict[str, str] | None = None,
-        renderer: str = "software",
-        truncate_at_time_limit: bool = False,
-        level_cache: LevelCache | None = None,
-        fresh_engine: bool = False,
-    ) -> None:
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND / action_repeat}
+    def __init__(self, config: DMLab30Config, actions: NDArray[np.intc], split: Split, task: str) -> None:
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND / config.action_repeat}
         self.render_mode = "rgb_array"
         self.observation_space = spaces.Dict(
             {
-                "image": spaces.Box(0, 255, (height, width, 3), np.uint8),
+                "image": spaces.Box(0, 255, (config.height, config.width, 3), np.uint8),
                 "instruction": spaces.Text(LONGEST_INSTRUCTION, min_length=0, charset=string.printable),
             }
         )
         self.action_space = spaces.Discrete(len(actions))
-        self._level, self._repeat = level, action_repeat
+        self._level = level_path(task, evaluation=split == Split.EVALUATION)
+        self._repeat, self._renderer = config.action_repeat, config.renderer
         # The engine reads the raw memory.
         self._actions = np.ascontiguousarray(actions, np.intc)
-        self._truncate_at_time_limit = truncate_at_time_limit
-        self._cache, self._fresh_engine = level_cache, fresh_engine
+        self._truncate_at_time_limit, self._fresh_engine = config.truncate_at_time_limit, config.fresh_engine
+        self._cache: LevelCache | None = None
+        if config.level_cache:
+            self._cache = LevelCache(config.level_cache, int(config.level_cache_gigabytes * 1e9))
         self._has_played = False
         self._has_time_limit = False
         self._frames_left = 0.0
         self._seen: Observation = {}
-        _check_process(renderer)
+        _check_process(self._renderer)
         # Without logLevel, levels print to stdout.
-        self._config = {"width": str(width), "height": str(height), "logLevel": "WARN", **(settings or {})}
-        self._renderer = renderer
+        self._config = {"width": str(config.width), "height": str(config.height), "logLevel": "WARN"}
+        if split == Split.EVALUATION:
+            self._config |= EVALUATION_SETTINGS
+        level, path = known_level(task), config.dataset_path
+        # A level may refuse an unknown setting, so only levels that may need the pictures get it.
+        if path and (level is None or level.needs_dataset):
+            self._config["datasetPath"] = path if path == STAND_IN else str(Path(path).expanduser().absolute())
         self._lab, self._shown = self._load_available()
-        _check_actions(self._lab, level)
+        _check_actions(self._lab, self._level)
         _first_process[:] = [os.getpid()]
-        _open[self] = renderer
+        _open[self] = self._renderer
 
     def _load(self, observations: list[str]) -> Any:
         return import_deepmind_lab().Lab(
@@ -140,7 +130,7 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an episode. `seed` is in [0, 2**31); the class describes a reset without a seed.
+        """Starts an episode.
 
         Raises:
             ValueError: A seed out of range.
@@ -167,7 +157,10 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         return dict(self._seen), info
 
     def _begin(self, seed: int) -> None:
-        """Starts an episode in the engine."""
+        """Starts an episode in the engine, whose episode number is always 0.
+
+        The engine plays its first episode slightly differently from later ones of the same seed, so the first reset is made twice.
+        """
         if self._fresh_engine:
             # One reset suffices, because every episode is the first one of its instance.
             if self._has_played:
@@ -183,7 +176,6 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         self._lab.reset(episode=0, seed=seed)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Plays action number `action` for `action_repeat` frames, or fewer if the episode ends in them."""
         reward = self._lab.step(self._actions[action], num_steps=self._repeat)
         if self._lab.is_running():
             self._look()
@@ -200,12 +192,9 @@ class DMLabEnv(gymnasium.Env[Observation, Any]):
         self._frames_left = float(seen[FRAMES_LEFT][0]) if FRAMES_LEFT in seen else 0.0
 
     def render(self) -> NDArray[np.uint8]:
-        """The last observed picture, [height, width, 3]."""
-        picture: NDArray[np.uint8] = self._seen["image"]
-        return picture
+        return self._seen["image"]  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Frees the engine; may be called twice."""
         _open.pop(self, None)
         if hasattr(self, "_lab"):
             self._lab.close()

@@ -9,69 +9,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from envs.dmlab30.actions import action_vectors
+from envs.dmlab30.config import STAND_IN, DMLab30Config
 from envs.dmlab30.engine_import import check_level, import_deepmind_lab
-from envs.dmlab30.level_env import EVALUATION_SETTINGS, FRAMES_PER_SECOND, RENDERERS, DMLabEnv
+from envs.dmlab30.level_env import FRAMES_PER_SECOND, RENDERERS, DMLabEnv
 from envs.dmlab30.levels import FOLDER, INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, known_level, level_path
-from envs.dmlab30.map_cache import LevelCache
-from envs.engines.gymnasium_engine import GymnasiumEngine
-from envs.engines.process_engine import ProcessEngine
+from envs.engines.base import Engine
+from envs.engines.process_engine import choose_engine
 from envs.instructions import split_words
 from envs.spec import ArraySpec, EnvSpec, Score, Slot, Split
-from envs.suite import EnvConfig, Suite, check_size, expand_tasks
+from envs.suite import Suite, check_size, expand_tasks
 from system.errors import InputError, unknown_name
-
-STAND_IN = "dummy"
-"""Value of `dataset_path` with which the engine shows plain colours instead of pictures."""
 
 PICTURES = 2400
 """Number of pictures in the data set. The engine reads each when it shows it, and fails within an episode if one is missing."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@dataclass(kw_only=True, slots=True)
-class DMLab30Config(EnvConfig):
-    """Options of the suite `dmlab30`. The defaults are the protocol of the published results (Espeholt et al. 2018).
-
-    Attributes:
-        action_set: `impala` (9 actions), `extended` (15), `extended_large` (17), `custom`, or the path of a JSON file.
-        custom_actions: The vectors of `custom`, seven numbers each.
-        action_repeat: Frames played per action.
-        width, height: Size of the picture, multiples of 4.
-        truncate_at_time_limit: The time limit truncates the episode, so that the value is bootstrapped there.
-        renderer: `software` or `hardware`; `hardware` allows one environment per process.
-        level_cache: Folder of compiled maps, shared by processes and runs; empty = none.
-        level_cache_gigabytes: Maximum size of this folder; the least recently used maps are removed.
-        dataset_path: Folder of the pictures that two of the psychlab levels show, or `dummy` for plain colours.
-        words: Additional words of the instructions, for levels outside DMLab-30.
-        fresh_engine: Whether each episode gets a new engine, so that it is a function of its seed and the actions on every level
-            (docs/dmlab.md).
-        processes: Whether each environment has its own process (envs/engines/process_engine.py).
-    """
-
-    name: str = "dmlab30"
-    tasks: list[str] = field(default_factory=lambda: ["starter"])
-    action_set: str = "impala"
-    custom_actions: list[list[int]] = field(default_factory=list)
-    action_repeat: int = 4
-    width: int = 96
-    height: int = 72
-    truncate_at_time_limit: bool = False
-    renderer: str = "software"
-    level_cache: str = ""
-    level_cache_gigabytes: float = 8.0
-    dataset_path: str = ""
-    words: list[str] = field(default_factory=list)
-    fresh_engine: bool = False
-    processes: bool = True
 
 
 def make_spec(config: DMLab30Config) -> EnvSpec:
@@ -105,7 +61,6 @@ def make_spec(config: DMLab30Config) -> EnvSpec:
 
 
 def scores(config: DMLab30Config) -> dict[str, Score]:
-    """The published scores of the levels."""
     levels = {task: known_level(task) for task in expand_tasks(config.tasks, PRESETS)}
     return {task: Score(random=level.random, human=level.human) for task, level in levels.items() if level}
 
@@ -186,40 +141,11 @@ def _problem_of_picture(path: Path) -> str:
         return f"a {path.name} that cannot be read ({error.strerror})"
 
 
-def make_engine(
-    config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], split: Split
-) -> GymnasiumEngine | ProcessEngine:
+def make_engine(config: DMLab30Config, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
     """The engine over those slots; each slot holds one DeepMind Lab (`memory`)."""
     vectors = action_vectors(config.action_set, config.custom_actions)
-    make = partial(make_level, config, vectors, split)
-    engine = ProcessEngine if config.processes else GymnasiumEngine
-    return engine(make, spec, slots, split)
-
-
-def make_level(config: DMLab30Config, vectors: NDArray[np.intc], split: Split, task: str) -> DMLabEnv:
-    """The environment of one task; all arguments can be pickled."""
-    evaluation = split == Split.EVALUATION
-    settings = dict(EVALUATION_SETTINGS) if evaluation else {}
-    level = known_level(task)
-    # A level may refuse an unknown setting, so only levels that may need the pictures get it.
-    if config.dataset_path and (level is None or level.needs_dataset):
-        path = config.dataset_path
-        settings["datasetPath"] = path if path == STAND_IN else str(Path(path).expanduser().absolute())
-    cache = None
-    if config.level_cache:
-        cache = LevelCache(config.level_cache, int(config.level_cache_gigabytes * 1e9))
-    return DMLabEnv(
-        level_path(task, evaluation=evaluation),
-        vectors,
-        action_repeat=config.action_repeat,
-        width=config.width,
-        height=config.height,
-        settings=settings,
-        renderer=config.renderer,
-        truncate_at_time_limit=config.truncate_at_time_limit,
-        level_cache=cache,
-        fresh_engine=config.fresh_engine,
-    )
+    make = partial(DMLabEnv, config, vectors, split)
+    return choose_engine(make, spec, slots, split, processes=config.processes)
 
 
 def memory(config: DMLab30Config) -> int:

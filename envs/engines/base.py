@@ -20,7 +20,7 @@ WRITTEN_IN_PLACE = ("image", "vector")
 class Engine(Protocol):
     """S environments advanced together, with NEXT_STEP auto-reset.
 
-    An engine may also implement any of the protocols below. Unless it is an InterruptingEngine, it gives only finite numbers.
+    An engine may also implement any of the protocols below. Unless it is a SlotEngine, it gives only finite numbers.
 
     Attributes:
         observation: `image` and/or `vector`, and `instruction` and `action_mask` if the suite has them, [S, ...]. `start` and `step`
@@ -64,8 +64,37 @@ class FreezableEngine(Engine, Protocol):
 
 
 @runtime_checkable
-class SlowResetEngine(Engine, Protocol):
-    """An engine whose `step` can return before every reset has ended.
+class SlotEngine(Engine, Protocol):
+    """An engine with an environment of its own for every slot. The slot can change its task between two episodes.
+
+    It breaks an episode off if its environment gives an observation or a reward that is not finite. This follows from the seeds and the
+    actions alone, and is recorded as a Fault with cause `nonfinite`. A first observation that is not finite breaks off its episode, too;
+    `start` then begins the slot's next episode at once.
+
+    Attributes:
+        interrupted: bool [S], always the same array: slots whose environment failed in this step. The step is no part of their episode:
+            they show the last valid observation again, with reward 0, and the next step resets. The episode never ends otherwise.
+        episode: i64 [S], always the same array: number of the episode that is played, or was broken off. Numbers of episodes that could
+            not begin are skipped.
+        success: f32 [S], always the same array: 1 or 0 for an episode that ended in this step, NaN if its environment does not report
+            whether it was a success; undefined for other slots.
+    """
+
+    interrupted: NDArray[np.bool_]
+    episode: NDArray[np.int64]
+    success: NDArray[np.float32]
+
+    def take_faults(self) -> list[Fault]:
+        """Returns the faults since the last call."""
+
+    def assign(self, slot: int, task: int) -> None:
+        """The slot's next episodes are of task id `task`; `start` returns to `Slot.task`."""
+
+
+@runtime_checkable
+class SupervisedEngine(SlotEngine, Protocol):
+    """An engine whose `step` can return before every reset has ended, and that can survive an environment that raises, dies or hangs: its
+    slot is `interrupted`, too. Until `supervise` is called such a failure raises.
 
     Attributes:
         patience: Seconds after the start of a reset during which `step` waits for it; initially infinite.
@@ -75,35 +104,6 @@ class SlowResetEngine(Engine, Protocol):
 
     patience: float
     resetting: NDArray[np.bool_]
-
-
-@runtime_checkable
-class InterruptingEngine(Engine, Protocol):
-    """An engine that breaks an episode off if its environment gives an observation or a reward that is not finite.
-
-    This follows from the seeds and the actions alone. It is recorded as a Fault with cause `nonfinite`. A first observation that is not
-    finite breaks off its episode, too; `start` then begins the slot's next episode at once.
-
-    Attributes:
-        interrupted: bool [S], always the same array: slots whose environment failed in this step. The step is no part of their episode:
-            they show the last valid observation again, with reward 0, and the next step resets. The episode never ends otherwise.
-        episode: i64 [S], always the same array: number of the episode that is played, or was broken off. Numbers of episodes that could
-            not begin are skipped.
-    """
-
-    interrupted: NDArray[np.bool_]
-    episode: NDArray[np.int64]
-
-    def take_faults(self) -> list[Fault]:
-        """Returns the faults since the last call."""
-
-
-@runtime_checkable
-class SupervisedEngine(SlowResetEngine, InterruptingEngine, Protocol):
-    """An engine that can survive an environment that raises, dies or hangs: its slot is `interrupted`, too.
-
-    Until `supervise` is called such a failure raises.
-    """
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
         """From now on the environment of a slot that fails is started again, for the slot's next episode.
@@ -125,26 +125,6 @@ class LivesEngine(Engine, Protocol):
     """
 
     life_lost: NDArray[np.bool_]
-
-
-@runtime_checkable
-class SwitchingEngine(Engine, Protocol):
-    """An engine whose slots can change their task between two episodes."""
-
-    def assign(self, slot: int, task: int) -> None:
-        """The slot's next episodes are of task id `task`; `start` returns to `Slot.task`."""
-
-
-@runtime_checkable
-class SuccessEngine(Engine, Protocol):
-    """An engine whose environments may report whether an episode was a success.
-
-    Attributes:
-        success: f32 [S], always the same array: 1 or 0 for an episode that ended in this step, NaN if its environment does not report
-            it; undefined for other slots.
-    """
-
-    success: NDArray[np.float32]
 
 
 @runtime_checkable

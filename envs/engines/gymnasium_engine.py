@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import gymnasium
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from envs.engines.base import Arrays, Outcome
 from envs.engines.foreign_code import EnvFolder, close_env
 from envs.faults import NONFINITE, Fault, NotFiniteError
-from envs.gymnasium_adapter.extras import success_of
 from envs.instructions import Tokenizer
 from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
@@ -25,12 +25,17 @@ MakeEnv: TypeAlias = Callable[[str], "gymnasium.Env[Any, Any]"]
 FIRST_EPISODES = 3
 """Consecutive episodes of a slot that may fail to begin before `start` raises."""
 
+LIFE_LOST = "envs.life_lost"
+"""Key of an info: whether the step lost a life (`envs.engines.base.LivesEngine`)."""
+
+_SUCCESS = ("is_success", "success")
+
 _FRUITLESS_EPISODES = 100
 """Consecutive episodes of a slot that may be broken off without one valid step. More than chance explains."""
 
 
 class GymnasiumEngine:
-    """S gymnasium environments in this thread (see `envs.engines.base.Engine`). Each episode is reset with its seed of the seed tree.
+    """S gymnasium environments in this thread (envs/engines/base.py). Each episode is reset with its seed of the seed tree.
 
     Args:
         make: Builds the environment of a task. Its observations are dicts with the keys of `spec.observation`, and `instruction`,
@@ -38,23 +43,12 @@ class GymnasiumEngine:
         spec, slots, split: See `envs.suites.make_env`.
         instruction_key: Key of the instruction in observations.
 
-    Attributes:
-        stepping: See `envs.engines.base.SequentialEngine`.
-        success: See `envs.engines.base.SuccessEngine`.
-        interrupted, episode: See `envs.engines.base.InterruptingEngine`.
-
     Raises:
         InputError: An environment gives numbers that are not finite in all of several consecutive episodes.
     """
 
     def __init__(
-        self,
-        make: MakeEnv,
-        spec: EnvSpec,
-        slots: Sequence[Slot],
-        split: Split,
-        *,
-        instruction_key: str = "instruction",
+        self, make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split, *, instruction_key: str = "instruction"
     ) -> None:
         self._make, self._names = make, spec.tasks
         self._slots, self._split, self._seed = tuple(slots), split, 0
@@ -70,9 +64,9 @@ class GymnasiumEngine:
         if spec.instruction_length:
             self._tokenizer = Tokenizer(spec.vocabulary, spec.instruction_length)
             self.observation["instruction"] = np.zeros((size, spec.instruction_length), np.int32)
-        self._reward = np.zeros(size, np.float32)
-        self._terminated = np.zeros(size, np.bool_)
-        self._truncated = np.zeros(size, np.bool_)
+        self._outcome: Outcome = np.zeros(size, np.float32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+        self._reward, self._terminated, self._truncated = self._outcome
+        self.life_lost = np.zeros(size, np.bool_)
         self.success = np.full(size, np.nan, np.float32)
         self.stepping = np.full(1, -1, np.int64)
         self.interrupted = np.zeros(size, np.bool_)
@@ -103,7 +97,6 @@ class GymnasiumEngine:
                 self._begin_first_episode(row)
 
     def assign(self, slot: int, task: int) -> None:
-        """See `envs.engines.base.SwitchingEngine`."""
         self._assigned[slot] = task
 
     def step(self, actions: NDArray[Any]) -> Outcome:
@@ -121,11 +114,11 @@ class GymnasiumEngine:
                     self._step_env(row, action)
             self.stepping[0] = -1
         self._break_off(before, ended)
-        return self._reward, self._terminated, self._truncated
+        return self._outcome
 
     def _clear_outcome(self) -> None:
         self._reward[:] = 0
-        self._terminated[:] = self._truncated[:] = self.interrupted[:] = False
+        self._terminated[:] = self._truncated[:] = self.interrupted[:] = self.life_lost[:] = False
 
     def _step_env(self, row: int, action: Any) -> None:
         try:
@@ -137,11 +130,11 @@ class GymnasiumEngine:
         self._reward[row] = float(reward)
         self._terminated[row] = terminated
         self._truncated[row] = truncated and not terminated
+        self.life_lost[row] = info.get(LIFE_LOST, False)
         if terminated or truncated:
             self.success[row] = success_of(info)
 
     def take_faults(self) -> list[Fault]:
-        """See `envs.engines.base.InterruptingEngine`."""
         faults, self._faults = self._faults, []
         return faults
 
@@ -216,7 +209,6 @@ class GymnasiumEngine:
             self._show(row, seen)
 
     def _show(self, row: int, seen: Any) -> None:
-        """Writes what one environment observed into its row."""
         self._seen[row] = seen
         for key in self._keys:
             self.observation[key][row] = seen[key]
@@ -234,3 +226,17 @@ class GymnasiumEngine:
         with self._folder:
             for env in envs:
                 close_env(env)
+
+
+def success_of(info: Mapping[str, Any]) -> float:
+    """1 or 0 as the info of an episode's last step reports it; NaN if it reports nothing."""
+    final = info.get("final_info")
+    if isinstance(final, list | tuple | np.ndarray) and len(final) == 1:
+        final = final[0]
+    for reported in (final, info) if isinstance(final, dict) else (info,):
+        for key in _SUCCESS:
+            value = reported.get(key)
+            if value is not None and np.size(value) == 1:
+                number = float(np.ravel(value)[0])
+                return math.nan if math.isnan(number) else float(number >= 0.5)
+    return math.nan

@@ -5,6 +5,7 @@ It imports only what the environment needs, ends with its parent, and ignores Ct
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
 import mmap
@@ -14,10 +15,14 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from envs.engines.base import Arrays
 from envs.engines.gymnasium_engine import GymnasiumEngine, MakeEnv
+from envs.faults import Fault
 from envs.shared_arrays import layout_size, map_arrays
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from system.descendants import own
@@ -25,44 +30,6 @@ from system.errors import InputError
 
 STACKS_SIGNAL = signal.SIGUSR1
 """Makes the process write the Python stacks of its threads, even inside an engine that never returns to Python, and end."""
-
-
-class Attach(NamedTuple):
-    """Use row `row` of these shared arrays; the descriptor of their memory follows."""
-
-    arrays: dict[str, ArraySpec]
-    row: int
-
-
-class Build(NamedTuple):
-    """Make the environment of a slot; see `envs.engines.gymnasium_engine.GymnasiumEngine`."""
-
-    make: MakeEnv
-    spec: EnvSpec
-    slot: Slot
-    split: Split
-
-
-class Start(NamedTuple):
-    """Begin the slot's first episode under the run seed `seed`, and write its observation to bank `bank`."""
-
-    seed: int
-    bank: int
-
-
-class Step(NamedTuple):
-    """Take the action in shared memory, or begin the next episode, of `task`, if the last one has ended. Write the observation to
-    bank `bank`.
-
-    Step and Start are answered with a list of Faults, or with None if there are no faults.
-    """
-
-    task: int
-    bank: int
-
-
-class Render(NamedTuple):
-    """Answer with a picture."""
 
 
 class ChildError(NamedTuple):
@@ -95,50 +62,65 @@ def map_descriptor(arrays: dict[str, ArraySpec], descriptor: int) -> Arrays:
 
 
 class _Child:
-    """The state of this process: its row of the shared arrays, and an engine of one slot."""
+    """The state of this process: its row of the shared arrays, and an engine of one slot. The parent calls the public methods."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._arrays: Arrays = {}
         self._row = slice(0)
         self._engine: GymnasiumEngine | None = None
-        self._written_in_place: tuple[str, ...] = ()
 
-    def attach(self, message: Attach, descriptor: int) -> None:
-        self._arrays = map_descriptor(message.arrays, descriptor)
-        self._row = slice(message.row, message.row + 1)
+    def attach(self, arrays: dict[str, ArraySpec], row: int) -> None:
+        """Uses row `row` of these shared arrays; the descriptor of their memory follows in the connection."""
+        with os.fdopen(recv_handle(self._connection), "rb") as memory:
+            self._arrays = map_descriptor(arrays, memory.fileno())
+        self._row = slice(row, row + 1)
 
-    def answer(self, message: Any) -> Any:
-        """The answer to any message but Attach."""
-        if isinstance(message, Build):
-            self.close()
-            self._engine = GymnasiumEngine(message.make, message.spec, (message.slot,), message.split)
-            self._written_in_place = tuple(message.spec.observation)
-            return None
+    def build(self, make: MakeEnv, spec: EnvSpec, slot: Slot, split: Split) -> None:
+        """Makes the environment of a slot; see `envs.engines.gymnasium_engine.GymnasiumEngine`."""
+        self.close()
+        self._engine = GymnasiumEngine(make, spec, (slot,), split)
+
+    def start(self, seed: int, bank: int) -> list[Fault]:
+        """Begins the slot's first episode under the run seed `seed`, and writes its observation to bank `bank`. Returns the faults."""
+        engine = self._write_to(bank)
+        engine.start(seed)
+        return self._finish(engine, bank)
+
+    def step(self, task: int, bank: int) -> list[Fault]:
+        """Takes the action in shared memory, or begins the next episode, of `task`, if the last one has ended. Otherwise like `start`."""
+        engine, arrays, row = self._write_to(bank), self._arrays, self._row
+        engine.assign(0, task)
+        arrays["reward"][row], arrays["terminated"][row], arrays["truncated"][row] = engine.step(arrays["action"][row])
+        arrays["success"][row] = engine.success
+        return self._finish(engine, bank)
+
+    def render(self) -> NDArray[np.uint8]:
         assert self._engine is not None
-        if isinstance(message, Render):
-            return self._engine.render(0)
-        arrays, row, seen = self._arrays, self._row, self._engine.observation
-        seen.update({key: arrays[key][message.bank, row] for key in self._written_in_place})
-        if isinstance(message, Start):
-            self._engine.start(message.seed)
-        else:
-            self._engine.assign(0, message.task)
-            reward, terminated, truncated = self._engine.step(arrays["action"][row])
-            arrays["reward"][row], arrays["terminated"][row], arrays["truncated"][row] = reward, terminated, truncated
-            arrays["success"][row] = self._engine.success
-        arrays["interrupted"][row], arrays["episode"][row] = self._engine.interrupted, self._engine.episode
-        if "instruction" in seen:
-            # The engine never replaces its array of tokens.
-            arrays["instruction"][message.bank, row] = seen["instruction"]
-        return self._engine.take_faults() or None
+        return self._engine.render(0)
 
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
 
+    def _write_to(self, bank: int) -> GymnasiumEngine:
+        """The engine, which now writes its observation to the bank."""
+        assert self._engine is not None
+        seen = self._engine.observation
+        seen.update({key: self._arrays[key][bank, self._row] for key in seen if key != "instruction"})
+        return self._engine
+
+    def _finish(self, engine: GymnasiumEngine, bank: int) -> list[Fault]:
+        arrays, row = self._arrays, self._row
+        arrays["interrupted"][row], arrays["episode"][row] = engine.interrupted, engine.episode
+        if "instruction" in engine.observation:
+            # The engine never replaces its array of tokens.
+            arrays["instruction"][bank, row] = engine.observation["instruction"]
+        return engine.take_faults()
+
 
 def main(descriptor: int, stacks: int) -> None:
-    """Answers the messages of the connection `descriptor` until it ends.
+    """Answers the messages of the connection `descriptor` until it ends. A message is the name of a method and its arguments.
 
     If the process dies of a crash or of STACKS_SIGNAL, the Python stacks of its threads are written to the file `stacks`.
     """
@@ -152,32 +134,23 @@ def main(descriptor: int, stacks: int) -> None:
     # `chain`: the signal's default action follows, which ends the process.
     faulthandler.register(STACKS_SIGNAL, stacks, chain=True)
     connection = Connection(descriptor)
-    child = _Child()
-    try:
+    child = _Child(connection)
+    with contextlib.closing(child), contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while True:
             try:
-                message = connection.recv()
+                method, arguments = connection.recv()
             except (EOFError, ConnectionResetError):
                 return
             except Exception:  # the message names a module that cannot be imported here
                 connection.send(ChildError(traceback.format_exc(), False))
                 continue
-            answer: Any = None
             try:
-                if isinstance(message, Attach):
-                    with os.fdopen(recv_handle(connection), "rb") as memory:
-                        child.attach(message, memory.fileno())
-                else:
-                    answer = child.answer(message)
+                answer = getattr(child, method)(*arguments)
             except InputError as error:
                 answer = ChildError(str(error), True)
             except Exception:
                 answer = ChildError(traceback.format_exc(), False)
             connection.send(answer)
-    except (BrokenPipeError, ConnectionResetError):
-        return
-    finally:
-        child.close()
 
 
 def _end_with_the_parent() -> None:

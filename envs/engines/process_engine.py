@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.engines.base import Arrays, Outcome
-from envs.engines.gymnasium_engine import FIRST_EPISODES, MakeEnv
-from envs.engines.process_child import Attach, Build, Render, Start, Step, map_descriptor, shared_spec
+from envs.engines.base import Arrays, Engine, Outcome
+from envs.engines.gymnasium_engine import FIRST_EPISODES, GymnasiumEngine, MakeEnv
+from envs.engines.process_child import map_descriptor, shared_spec
 from envs.engines.slot_process import SlotError, SlotProcess
 from envs.faults import Fault
 from envs.shared_arrays import layout_size
@@ -28,16 +28,18 @@ from system.descendants import end_orphans
 from system.errors import InputError
 
 
+def choose_engine(make: MakeEnv, spec: EnvSpec, slots: Sequence[Slot], split: Split, *, processes: bool) -> Engine:
+    """An engine with one process per slot if `processes`, else one in this thread."""
+    return (ProcessEngine if processes else GymnasiumEngine)(make, spec, slots, split)
+
+
 class ProcessEngine:
-    """S gymnasium environments in S processes (see `envs.engines.base.Engine`). Seeds and results are the same as with GymnasiumEngine.
+    """S gymnasium environments in S processes: a SupervisedEngine (envs/engines/base.py) with the seeds and results of GymnasiumEngine.
 
-    `step` waits for a reset until `patience` seconds after the reset's start at most. Until the reset is done, the slot shows its last
-    observation again, with reward 0. With infinite patience `step` waits for every reset, and what is played follows from the seeds alone.
-    In any case a step returns only after at least one slot has made a step, finished its reset, or failed.
+    A step returns only after at least one slot has made a step, finished its reset, or failed.
 
-    After `supervise`, a slot that fails gets a new process and continues with its next episode, and the failure becomes a Fault. A slot
-    that fails in a step starts its new process within a reset, for which `step` waits as for any other. If it fails in a reset, `step` does
-    not wait for it any more. Before `supervise` a failure raises, and then only `close` may be called.
+    After `supervise`, a slot that fails in a step starts its new process within a reset, for which `step` waits as for any other. If it
+    fails in a reset, `step` does not wait for it any more. Without `supervise`, only `close` may be called after a failure.
 
     Each slot has two banks in shared memory for its observation. Its process writes one bank while the slot still shows the other.
 
@@ -47,11 +49,6 @@ class ProcessEngine:
         make: See GymnasiumEngine. It is pickled, and the processes import what it needs.
         spec, slots, split: See `envs.suites.make_env`.
         hang_seconds: See `supervise`; the limit until that is called.
-
-    Attributes:
-        success: See `envs.engines.base.SuccessEngine`.
-        patience, resetting, interrupted, episode: See `envs.engines.base.SupervisedEngine`. A slot with an observation or a reward that
-            is not finite is interrupted, but its process continues.
 
     Raises:
         InputError: `make` raised it.
@@ -89,9 +86,7 @@ class ProcessEngine:
         self._banks = {key: self._shared[key].reshape(2 * size, *self._shared[key].shape[2:]) for key in seen}
         self._bank = np.zeros(size, np.intp)
         self.observation: Arrays = {key: self._shared[key][0].copy() for key in seen}
-        self._reward = np.zeros(size, np.float32)
-        self._terminated = np.zeros(size, np.bool_)
-        self._truncated = np.zeros(size, np.bool_)
+        self._outcome: Outcome = np.zeros(size, np.float32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
         self._processes: list[SlotProcess] = []
         # Replaced processes that have not ended yet.
         self._leaving: list[SlotProcess] = []
@@ -109,17 +104,15 @@ class ProcessEngine:
             raise
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
-        """See `envs.engines.base.SupervisedEngine`."""
         self._supervised = True
         self._hang_seconds, self._memory_limit, self._recycle_episodes = hang_seconds, memory_limit, recycle_episodes
 
     def take_faults(self) -> list[Fault]:
-        """See `envs.engines.base.InterruptingEngine`."""
         faults, self._faults = self._faults, []
         return faults
 
     def start(self, seed: int) -> None:
-        """See `envs.engines.base.Engine`. Under `supervise` it skips up to FIRST_EPISODES - 1 episodes of a slot that cannot begin."""
+        """Under `supervise` it skips up to FIRST_EPISODES - 1 episodes of a slot that cannot begin."""
         # Finish running resets before any other message.
         for row in np.flatnonzero(self.resetting).tolist():
             try:
@@ -127,7 +120,8 @@ class ProcessEngine:
             except (SlotError, InputError) as error:
                 self._recover(row, error)
         self.resetting[:], self.interrupted[:] = False, False
-        self._reward[:], self._terminated[:], self._truncated[:] = 0, False, False
+        for array in self._outcome:
+            array[:] = 0
         self._seed = seed
         self._tasks = [slot.task for slot in self._slots]
         self._assigned = self._tasks.copy()
@@ -149,23 +143,22 @@ class ProcessEngine:
         self._observe()
 
     def assign(self, slot: int, task: int) -> None:
-        """See `envs.engines.base.SwitchingEngine`."""
         self._assigned[slot] = task
 
     def step(self, actions: NDArray[Any]) -> Outcome:
-        """See `envs.engines.base.Engine`. All slots work at the same time: requests go out first, then the answers are awaited."""
-        if self._leaving:
-            remaining = [process for process in self._leaving if not process.has_left()]
-            if len(remaining) < len(self._leaving):
-                end_orphans()
-            self._leaving = remaining
-        ended = self._terminated | self._truncated | self.interrupted
+        """All slots work at the same time: requests go out first, then the answers are awaited."""
+        remaining = [process for process in self._leaving if not process.has_left()]
+        if len(remaining) < len(self._leaving):
+            end_orphans()
+        self._leaving = remaining
+        _, terminated, truncated = self._outcome
+        ended = terminated | truncated | self.interrupted
         playing = ~(ended | self.resetting)
         self.interrupted[:] = False
         self._shared["action"][:] = actions
         playing_rows = np.flatnonzero(playing).tolist()
         for row in playing_rows:
-            self._processes[row].ask(Step(self._tasks[row], 1 - int(self._bank[row])))
+            self._processes[row].ask("step", self._tasks[row], 1 - int(self._bank[row]))
         # Slots whose episode ended or was interrupted in the last step start to reset.
         self._deadline[ended] = time.monotonic() + self.patience
         self.resetting |= ended
@@ -184,10 +177,10 @@ class ProcessEngine:
         # Only a valid step shows the observation that the process has written to the other bank.
         stepped = playing & ~self.interrupted
         self._bank[stepped] ^= 1
-        for key, array in (("reward", self._reward), ("terminated", self._terminated), ("truncated", self._truncated)):
+        for array, key in zip(self._outcome, ("reward", "terminated", "truncated"), strict=True):
             array[:] = np.where(stepped, self._shared[key], 0)
         self._observe()
-        return self._reward, self._terminated, self._truncated
+        return self._outcome
 
     def _wait_for_resets(self, *, no_event_yet: bool) -> None:
         """Waits until every reset is done or past its deadline.
@@ -233,13 +226,11 @@ class ProcessEngine:
             np.take(self._banks[key], rows, axis=0, out=array, mode="clip")
 
     def _attach(self, row: int) -> None:
-        """Sends a new process the shared arrays and its row in them."""
-        self._processes[row].ask(Attach(self._arrays, row), self._memory.fileno())
+        self._processes[row].ask("attach", self._arrays, row, descriptor=self._memory.fileno())
 
     def _build(self, row: int, slot: Slot) -> None:
-        """Asks a process to make the environment of `slot`."""
         self._processes[row].built = slot
-        self._processes[row].ask(Build(self._make, self._spec, slot, self._split))
+        self._processes[row].ask("build", self._make, self._spec, slot, self._split)
 
     def _ask_for_first(self, row: int, slot: Slot) -> None:
         """Asks for the episode `slot.episode`, from an environment that was made for this `slot` and counts its episodes from there."""
@@ -247,7 +238,7 @@ class ProcessEngine:
             self._build(row, slot)
         self._next_episode[row] = slot.episode
         self._processes[row].episodes += 1
-        self._processes[row].ask(Start(self._seed, 1 - int(self._bank[row])))
+        self._processes[row].ask("start", self._seed, 1 - int(self._bank[row]))
 
     def _ask_for_next(self, row: int) -> None:
         """Asks for the next episode, from a new environment if the process has none.
@@ -260,7 +251,7 @@ class ProcessEngine:
             return
         self._next_episode[row] += 1
         self._processes[row].episodes += 1
-        self._processes[row].ask(Step(self._tasks[row], 1 - int(self._bank[row])))
+        self._processes[row].ask("step", self._tasks[row], 1 - int(self._bank[row]))
 
     def _renew_if_due(self, row: int) -> None:
         """Replaces a process between two episodes if it holds too much memory or has played enough episodes."""
@@ -296,7 +287,6 @@ class ProcessEngine:
         self._attach(row)
 
     def _wait_for(self, row: int) -> None:
-        """Waits for all answers that a process owes."""
         while self._processes[row].owed:
             self._answer(row)
 
@@ -314,16 +304,15 @@ class ProcessEngine:
     def render(self, slot: int) -> NDArray[np.uint8]:
         if self.resetting[slot]:
             raise RuntimeError("a slot that is resetting has no picture")
-        self._processes[slot].ask(Render())
+        self._processes[slot].ask("render")
         picture: NDArray[np.uint8] = self._answer(slot)
         return picture
 
     def close(self) -> None:
-        processes, self._processes = self._processes, []
-        for process in processes:
+        for process in self._processes:
             process.hang_up()
-        leaving, self._leaving = self._leaving, []
-        for process in processes + leaving:
+        for process in self._processes + self._leaving:
             process.end()
+        self._processes, self._leaving = [], []
         end_orphans()
         self._memory.close()

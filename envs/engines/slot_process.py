@@ -85,12 +85,15 @@ class SlotProcess:
                 start_new_session=True,
             )
 
-    def ask(self, message: Any, descriptor: int | None = None) -> None:
-        """Sends a message, and the descriptor that follows Attach. A dead process is noticed when its answer is read."""
+    def ask(self, method: str, *arguments: Any, descriptor: int | None = None) -> None:
+        """Asks for a call of a method of `process_child._Child`, and sends the descriptor that follows `attach`.
+
+        A dead process is noticed when its answer is read.
+        """
         self.owed += 1
         self.asked = time.monotonic()
         with contextlib.suppress(OSError):
-            self.connection.send(message)
+            self.connection.send((method, arguments))
             if descriptor is not None:
                 send_handle(self.connection, descriptor, self._process.pid)
 
@@ -115,7 +118,9 @@ class SlotProcess:
                 lost = f"ended unexpectedly ({how})."
         if lost:
             end_orphans()
-            raise SlotError(f"{name} {lost}\n{self._read_stacks()}".rstrip(), task, cause)
+            # The Python stacks of a process that died of a signal; nothing if it had no time to write them.
+            self._stacks.seek(0)
+            raise SlotError(f"{name} {lost}\n{self._stacks.read().decode(errors='replace')}".rstrip(), task, cause)
         self.owed -= 1
         if isinstance(answer, ChildError):
             if answer.is_input_error:
@@ -151,11 +156,6 @@ class SlotProcess:
             if (code := self._process.wait()) == -signal.SIGKILL:
                 return "exited", "it closed its connection"
         return ("killed", f"killed by {signal_name(-code)}") if code < 0 else ("exited", f"exit code {code}")
-
-    def _read_stacks(self) -> str:
-        """The Python stacks of a process that died of a signal; "" if it had no time to write them."""
-        self._stacks.seek(0)
-        return self._stacks.read().decode(errors="replace")
 
     def hang_up(self) -> None:
         """Closes the connection, so that the process closes its environment and ends. It has GRACE_SECONDS for that."""

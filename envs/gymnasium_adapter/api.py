@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
 from system.errors import InputError
 
@@ -35,23 +36,26 @@ def check_step(task: str, returned: Any) -> tuple[Any, float, bool, bool, dict[s
         many = f"{len(returned)} values" if isinstance(returned, tuple | list) else type(returned).__name__
         _refuse(task, f"returns from step {many} instead of 5")
     seen, reward, terminated, truncated, info = returned
-    if not isinstance(reward, float):
-        reward = _single(task, "reward", reward, float)
-    if type(terminated) is not bool:
-        terminated = _single(task, "terminated", terminated, bool)
-    if type(truncated) is not bool:
-        truncated = _single(task, "truncated", truncated, bool)
+    reward = _single(task, "reward", reward, float)
+    terminated, truncated = _single(task, "terminated", terminated, bool), _single(task, "truncated", truncated, bool)
     return seen, reward, terminated, truncated, info if isinstance(info, dict) else {}
 
 
-def _single(task: str, name: str, value: Any, kind: type) -> Any:
+def as_array(value: Any) -> NDArray[Any]:
+    """The value as an array; one of objects if it has no regular shape."""
     try:
-        array = np.asarray(value)
-        if array.size == 1 and array.dtype.kind in "iubf":
-            return kind(array.item())
-        found = f"an array {list(array.shape)}" if array.ndim else type(value).__name__
+        return np.asarray(value)
     except (TypeError, ValueError):
-        found = type(value).__name__
+        return np.empty((), object)
+
+
+def _single(task: str, name: str, value: Any, kind: type) -> Any:
+    if isinstance(value, kind):
+        return value
+    array = as_array(value)
+    if array.size == 1 and array.dtype.kind in "iubf":
+        return kind(array.item())
+    found = f"an array {list(array.shape)}" if array.ndim else type(value).__name__
     raise InputError(
         f"env.tasks={task} returns from step {found} for {name}, which is one number: change it, or name a wrapper in env.wrappers "
         "that does."
@@ -98,6 +102,5 @@ def _refuse(task: str, how: str) -> NoReturn:
 
 
 def one_line(error: Exception) -> str:
-    """An exception as one line of text."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

@@ -10,6 +10,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.faults import NotFiniteError
+from envs.gymnasium_adapter.actions import MASK
+from envs.gymnasium_adapter.api import as_array
 from envs.gymnasium_adapter.pictures import Picture, UnsupportedSpaceError, find_picture, join_shapes
 from system.errors import InputError
 from system.nested import Keys, leaf_at, leaves
@@ -18,38 +20,54 @@ Observation: TypeAlias = dict[str, Any]
 
 
 class Parts(NamedTuple):
-    """The pictures of an observation and its other spaces, both in the order of `gymnasium.spaces.flatten`."""
+    """The pictures, the other spaces of numbers, and the texts of an observation, in the order of `gymnasium.spaces.flatten`."""
 
     pictures: dict[Keys, Picture]
     numbers: dict[Keys, Any]
+    texts: list[Keys]
 
     @property
     def image(self) -> tuple[int, int, int] | None:
-        """Shape of `image`."""
         return join_shapes({name(path): one for path, one in self.pictures.items()})
 
     @property
     def length(self) -> int:
-        """Length of `vector`."""
-        return sum(spaces.flatdim(space) for space in self.numbers.values())
+        """Length of `vector`. An observation that holds only text has a vector of one zero."""
+        only_text = bool(self.texts) and not self.pictures and not self.numbers
+        return sum(spaces.flatdim(space) for space in self.numbers.values()) or int(only_text)
+
+    def text(self, seen: Any) -> str:
+        """The texts of an observation, joined in order."""
+        texts = [leaf_at(seen, path) for path in self.texts]
+        return " ".join(text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts)
 
 
 def name(path: Keys) -> str:
-    """The name of a part of an observation in messages."""
     return ".".join(map(str, path)) or "the observation"
 
 
-def find_parts(space: Any, layout: str = "auto") -> Parts:
+def is_text(space: Any) -> bool:
+    """Whether a space holds texts: `Text`, or a space of another package such as minigrid's MissionSpace."""
+    return isinstance(space, spaces.Text) or (space.dtype is not None and np.dtype(space.dtype).kind == "U")
+
+
+def find_parts(space: Any, layout: str = "auto", *, masked: bool = False) -> Parts:
     """The parts of a space.
 
     Args:
         layout: See `envs.gymnasium_adapter.pictures.find_picture`.
+        masked: Whether the entry `action_mask` of a Dict is no part.
 
     Raises:
-        UnsupportedSpaceError: A part has no fixed number of values or is an ambiguous picture, or there are no parts.
+        UnsupportedSpaceError: A part is no fixed number of values or an ambiguous picture, pictures differ in size, or nothing is left.
     """
-    found = Parts({}, {})
+    found = Parts({}, {}, [])
     for path, leaf in leaves(space):
+        if masked and path[:1] == (MASK,):
+            continue
+        if is_text(leaf):
+            found.texts.append(path)
+            continue
         nested = len(path) > 1 or isinstance(space, spaces.Tuple)
         if seen := find_picture(leaf, layout, nested=nested):
             found.pictures[path] = seen
@@ -58,7 +76,7 @@ def find_parts(space: Any, layout: str = "auto") -> Parts:
         else:
             where = f" in {name(path)}" if path else ""
             raise UnsupportedSpaceError(f"observes {type(leaf).__name__}{where}, which is no fixed number of values")
-    if not found.pictures and not found.length:
+    if found.image is None and not found.length:
         raise UnsupportedSpaceError(f"observes nothing ({space})")
     return found
 
@@ -90,7 +108,7 @@ class Observer:
             planes = [self._picture(seen, path, one, call) for path, one in self._pictures.items()]
             shown["image"] = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
             self._ranges_checked = True
-        if self._numbers and self._length:
+        if self._length:
             vector = shown["vector"] = np.zeros(self._length, np.float32)
             start = 0
             for path, (space, shape, width) in self._numbers.items():
@@ -115,10 +133,7 @@ class Observer:
         return declared.show(array)
 
     def _array(self, value: Any, shape: tuple[int, ...], path: Keys, call: str) -> NDArray[Any]:
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            array = np.empty((), object)
+        array = as_array(value)
         if array.dtype.kind not in "iubf":
             self._check(f"{_named(value)} where its observation space declares numbers {list(shape)}", path, call)
         if array.shape != shape:
@@ -140,7 +155,6 @@ class Observer:
         return ones
 
     def _check(self, misfit: str, path: Keys, call: str) -> None:
-        """Raises InputError unless `misfit` is empty."""
         if misfit:
             where = f" in {name(path)}" if path else ""
             raise InputError(

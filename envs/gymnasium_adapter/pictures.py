@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -30,7 +31,7 @@ class UnsupportedSpaceError(ValueError):
     """A space without counterpart in a suite. The message continues "the task ..."."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Picture:
     """The conversion of a Box to channels of `image`.
 
@@ -47,16 +48,11 @@ class Picture:
     low: float
     scale: float
     integer: bool
-    image_shape: tuple[int, int, int] = field(init=False)
-    _order: tuple[int, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        rows, columns = self.rows, self.rows + 1
-        height, width = self.shape[rows], self.shape[columns]
-        others = [axis for axis in range(len(self.shape)) if axis not in (rows, columns)]
-        # Computed once, because every step converts a picture.
-        object.__setattr__(self, "image_shape", (height, width, math.prod(self.shape) // (height * width)))
-        object.__setattr__(self, "_order", (rows, columns, *others))
+    @functools.cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        height, width = self.shape[self.rows : self.rows + 2]
+        return height, width, math.prod(self.shape) // (height * width)
 
     def show(self, seen: NDArray[Any]) -> NDArray[np.uint8]:
         """The picture uint8 [H, W, C] of `seen`, which has shape `shape` and the declared kind of numbers. NaN and infinity become 0."""
@@ -66,7 +62,9 @@ class Picture:
             seen = np.nan_to_num(seen, copy=False, nan=0.0)
         if seen.dtype != np.uint8:
             seen = np.clip(seen, 0, 255).astype(np.uint8)
-        return (seen.transpose(self._order) if self.rows else seen).reshape(self.image_shape)
+        if self.rows:
+            seen = np.moveaxis(seen, (self.rows, self.rows + 1), (0, 1))
+        return seen.reshape(self.image_shape)
 
     def misfit(self, seen: NDArray[Any]) -> str:
         """What is wrong with the dtype of `seen`; "" if nothing is."""
@@ -165,9 +163,9 @@ def join_shapes(found: dict[str, Picture]) -> tuple[int, int, int] | None:
     Raises:
         UnsupportedSpaceError: They have different sizes.
     """
-    shapes = {where: one.image_shape for where, one in found.items()}
-    if not shapes:
+    if not found:
         return None
+    shapes = {where: one.image_shape for where, one in found.items()}
     if len({shape[:2] for shape in shapes.values()}) > 1:
         listed = ", ".join(f"{where} {shape[0]}x{shape[1]}" for where, shape in shapes.items())
         raise UnsupportedSpaceError(

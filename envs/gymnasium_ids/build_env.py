@@ -80,7 +80,7 @@ def _make_bare(task: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     entry = gymnasium.spec(name).entry_point
     creator = load_env_creator(entry) if isinstance(entry, str) else entry
     metadata = getattr(creator, "metadata", None)
-    # Without the checker, which costs as much per step as a small environment. `read_interface` and `probe` check what matters here.
+    # Without the checker, which costs as much per step as a small environment. `SuiteTask` and `probe` check what matters here.
     make = partial(gymnasium.make, name, disable_env_checker=True, **options)
     if (
         isinstance(metadata, dict)

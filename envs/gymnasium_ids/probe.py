@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import contextlib
 
+from envs.engines.base import Engine
 from envs.engines.foreign_code import quiet
 from envs.engines.gymnasium_engine import GymnasiumEngine, MakeEnv
 from envs.engines.process_engine import ProcessEngine
 from envs.engines.slot_process import SlotError
 from envs.gymnasium_adapter.api import API, one_line
 from envs.spec import EnvSpec, Slot, Split
+from envs.vector import MultitaskVectorEnv
 from system.errors import InputError
 
 _TRIES = 3
@@ -56,37 +57,22 @@ def probe(make: MakeEnv, spec: EnvSpec, *, processes: bool, key: str) -> None:
 
 def _play(make: MakeEnv, spec: EnvSpec, slots: list[Slot], processes: bool, seed: int) -> tuple[str, str] | None:
     """The task that failed and the reason, or None."""
-    engine: GymnasiumEngine | ProcessEngine | None = None
-    task = spec.tasks[slots[0].task]
     with quiet():
         try:
+            engine: Engine
             if processes:
                 engine = ProcessEngine(make, spec, slots, Split.TRAIN, hang_seconds=_HANG_SECONDS)
             else:
                 engine = GymnasiumEngine(make, spec, slots, Split.TRAIN)
-            engine.start(seed)
-            engine.step(_actions(spec, engine.observation, len(slots)))
+            with contextlib.closing(MultitaskVectorEnv(engine, spec, slots, seed)) as env:
+                env.single_action_space.seed(seed)
+                observation, _ = env.reset()
+                env.step(env.sample_actions(observation))
         except InputError:
             raise
         except SlotError as error:
             if error.cause == "raised":
                 return error.task, str(error).strip().splitlines()[-1]
         except Exception as error:
-            return task, one_line(error)
-        finally:
-            if engine is not None:
-                engine.close()
+            return spec.tasks[slots[0].task], one_line(error)
     return None
-
-
-def _actions(spec: EnvSpec, observation: dict[str, NDArray[np.generic]], slots: int) -> NDArray[np.generic]:
-    """One action for each slot: the first legal choice, or the middle of the range."""
-    if spec.action_kind == "continuous":
-        low, high = np.array(spec.action_low), np.array(spec.action_high)
-        return np.tile((low + high) / 2, (slots, 1)).astype(np.float32)
-    actions = np.zeros((slots, *spec.action.shape), np.int32)
-    if "action_mask" in observation:
-        sizes = spec.action_sizes or (spec.num_actions,)
-        legal = np.split(observation["action_mask"], np.cumsum(sizes)[:-1], axis=1)
-        actions[:] = np.stack([one.argmax(axis=1) for one in legal], axis=1).reshape(actions.shape)
-    return actions

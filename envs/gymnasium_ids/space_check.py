@@ -9,6 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.gymnasium_adapter.api import as_array
+
 
 class SpaceChecker(gymnasium.Wrapper[Any, Any, Any, Any]):
     """An environment whose observations are compared with its observation space.
@@ -50,10 +52,7 @@ def describe_misfit(space: gymnasium.Space[Any], value: Any, path: str = "") -> 
         if not isinstance(value, tuple | list) or len(value) != len(space):
             count = f"{len(value)} parts" if isinstance(value, tuple | list) else type(value).__name__
             return f"{count}{where} where the space has {len(space)} parts"
-        parts = [
-            describe_misfit(part, one, f"{path}.{n}".lstrip("."))
-            for n, (part, one) in enumerate(zip(space, value, strict=True))
-        ]
+        parts = [describe_misfit(part, value[n], f"{path}.{n}".lstrip(".")) for n, part in enumerate(space)]
         return next(filter(None, parts), "")
     if isinstance(space, spaces.Box):
         return _outside(space, value, where)
@@ -74,18 +73,14 @@ def describe_misfit(space: gymnasium.Space[Any], value: Any, path: str = "") -> 
 
 
 def _outside(space: spaces.Box, value: Any, where: str) -> str:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        return f"{type(value).__name__}{where} where the space has numbers {list(space.shape)}"
+    array = as_array(value)
     if array.dtype.kind not in "iubf":
         return f"{type(value).__name__}{where} where the space has numbers {list(space.shape)}"
     if array.shape != space.shape:
         return f"the shape {list(array.shape)}{where} where the space has {list(space.shape)}"
     if array.dtype.kind == "f" and space.dtype.kind != "f":
         return f"{array.dtype}{where} where the space has {space.dtype}"
-    broken = int((~np.isfinite(array)).sum())
-    if broken:
+    if broken := int((~np.isfinite(array)).sum()):
         return f"{broken} numbers that are not finite{where}"
     # A small excess is rounding.
     slack = 1e-5 * np.maximum(1.0, np.abs(array.astype(np.float64)))

@@ -5,7 +5,7 @@ follow in brackets: `Level-v0(level=1)`.
 
 The tasks of a run must agree: all observe images of one shape or none does, all observe vectors or none does, and all have the same kind
 of actions. Shorter vectors are padded with zeros to the longest. A task with fewer discrete actions than another uses the first ones. The
-suite has no reference scores. An episode is a success only if its environment reports one (envs/gymnasium_adapter/extras.py).
+suite has no reference scores. An episode is a success only if its environment reports one (envs/engines/gymnasium_engine.py).
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 
+from envs.engines.base import Engine
 from envs.engines.foreign_code import EnvFolder, close_env, quiet
 from envs.engines.gymnasium_engine import GymnasiumEngine
-from envs.engines.process_engine import ProcessEngine
-from envs.gymnasium_adapter.actions import count_choices, plain_actions
-from envs.gymnasium_adapter.extras import MASK, Extras, has_mask_key, has_text
+from envs.engines.process_engine import choose_engine
+from envs.gymnasium_adapter.actions import MASK, Actions, MaskReader, has_mask_key
+from envs.gymnasium_adapter.observation import Parts, find_parts
 from envs.gymnasium_adapter.pictures import LAYOUTS, UnsupportedSpaceError
-from envs.gymnasium_adapter.spaces import Interface, SuiteTask, read_interface
+from envs.gymnasium_adapter.suite_task import SuiteTask
 from envs.gymnasium_ids.build_env import build_env
 from envs.gymnasium_ids.probe import probe
 from envs.gymnasium_ids.space_check import SpaceChecker
@@ -116,38 +117,35 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
     check_size("instruction_length", config.instruction_length, 0, MOST_TOKENS)
     given_words = None if config.vocabulary is None else read_vocabulary(config.vocabulary)
     # Episodes are played for the words and for the length of instructions, unless both are configured.
-    sampled = None if given_words is not None and config.instruction_length else Words()
-    interfaces = [_inspect(config, task, sampled) for task in tasks]
+    words, plays = Words(), given_words is None or not config.instruction_length
+    interfaces = [_inspect(config, task, words if plays else None) for task in tasks]
     for task, other in zip(tasks, interfaces, strict=True):
         _check_agree(tasks[0], interfaces[0], task, other)
     observation = {}
-    if interfaces[0].image is not None:
-        observation["image"] = ArraySpec(shape=interfaces[0].image, dtype="uint8")
-    if longest := max(one.vector for one in interfaces):
+    image, actions = interfaces[0].parts.image, interfaces[0].actions
+    if image is not None:
+        observation["image"] = ArraySpec(shape=image, dtype="uint8")
+    if longest := max(one.parts.length for one in interfaces):
         observation["vector"] = ArraySpec(shape=(longest,), dtype="float32")
-    first = interfaces[0]
-    # Of discrete, multi-discrete and continuous actions.
-    num_actions = max(one.count for one in interfaces) or sum(first.sizes) or len(first.low)
-    if any(one.mask for one in interfaces):
+    num_actions = max(sum(one.actions.sizes) or len(one.actions.low) for one in interfaces)
+    if any(one.has_mask for one in interfaces):
         observation["action_mask"] = ArraySpec(shape=(num_actions,), dtype="bool")
-    length, vocabulary = 0, given_words
-    if any(one.text for one in interfaces):
-        length = config.instruction_length or (sampled.length if sampled else 0)
-        vocabulary = sampled.vocabulary() if sampled and given_words is None else given_words
+    length = (config.instruction_length or words.length) if any(one.parts.texts for one in interfaces) else 0
+    vocabulary = words.vocabulary() if given_words is None else given_words
     spec = EnvSpec(
         suite=config.name,
         tasks=tasks,
         observation=observation,
         instruction_length=length,
-        vocabulary=(*SPECIAL, *(vocabulary or ())) if length else (),
+        vocabulary=(*SPECIAL, *vocabulary) if length else (),
         num_actions=num_actions,
-        action_counts=tuple(one.count or num_actions for one in interfaces),
-        action_sizes=first.sizes,
-        action_low=first.low,
-        action_high=first.high,
+        action_counts=tuple(sum(one.actions.sizes) or num_actions for one in interfaces),
+        action_sizes=actions.sizes if actions.kind == "multi_discrete" else (),
+        action_low=actions.low,
+        action_high=actions.high,
         engine="gymnasium",
         frame_rates={task: one.frame_rate for task, one in zip(tasks, interfaces, strict=True) if one.frame_rate},
-        image_kind="none" if first.image is None else "pixels",
+        image_kind="none" if image is None else "pixels",
         has_success=False,
         switches_tasks=True,
     )
@@ -155,18 +153,13 @@ def make_spec(config: GymnasiumConfig) -> EnvSpec:
     return spec
 
 
-def make_engine(
-    config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split
-) -> GymnasiumEngine | ProcessEngine:
-    """The engine for these slots, with one process per slot if `config.processes`."""
-    engine = ProcessEngine if config.processes else GymnasiumEngine
-    return engine(partial(make_task, config, spec), spec, slots, split)
+def make_engine(config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
+    return choose_engine(partial(make_task, config, spec), spec, slots, split, processes=config.processes)
 
 
 def make_checked_engine(
     config: GymnasiumConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split, report: Callable[[str], object]
 ) -> GymnasiumEngine:
-    """See `envs.suite.Suite`."""
     return GymnasiumEngine(partial(make_task, config, spec, report=report), spec, slots, split)
 
 
@@ -175,10 +168,8 @@ def make_task(
 ) -> SuiteTask:
     """One environment of a task as `spec` describes it. `report`: see `envs.gymnasium_ids.space_check.SpaceChecker`."""
     env = build_env(task, config.options or {}, config.wrappers)
-    env = plain_actions(env if report is None else SpaceChecker(env, report))
-    size = spec.observation[MASK].shape[0] if MASK in spec.observation else 0
-    if size or spec.instruction_length:
-        env = Extras(env, task, size=size)
+    if report:
+        env = SpaceChecker(env, report)
     return SuiteTask(env, task, spec.observation, config.pictures, instruction=bool(spec.instruction_length))
 
 
@@ -192,20 +183,38 @@ def settle(config: GymnasiumConfig, spec: EnvSpec) -> GymnasiumConfig:
     return settled
 
 
+class Interface(NamedTuple):
+    """The interface of one environment.
+
+    Attributes:
+        has_mask: Whether it has action masks.
+        frame_rate: Steps per second, as its `render_fps` declares; 0 if it declares none.
+    """
+
+    parts: Parts
+    actions: Actions
+    has_mask: bool
+    frame_rate: float
+
+
 def _inspect(config: GymnasiumConfig, task: str, sampled: Words | None) -> Interface:
     """The interface of one environment of a task. If it observes text, plays episodes and adds their texts to `sampled`."""
     # A constructor may change the working directory.
     with EnvFolder():
         env = build_env(task, config.options or {}, config.wrappers)
     try:
-        env = plain_actions(env)
-        mask, text = config.action_mask and _shows_mask(env), has_text(env.observation_space)
-        size = sum(count_choices(env.action_space)) if mask else 0
-        interface = read_interface(Extras(env, task, size=size) if mask or text else env, config.pictures)
-        if text and sampled:
+        actions = Actions(env.action_space)
+        has_mask = config.action_mask and _shows_mask(env)
+        if has_mask and actions.kind == "continuous":
+            raise UnsupportedSpaceError(
+                "shows an action_mask for continuous actions, which env.action_mask=false leaves out"
+            )
+        parts = find_parts(env.observation_space, config.pictures, masked=has_mask)
+        if parts.texts and sampled:
+            masks = MaskReader(task, env, actions.sizes, sum(actions.sizes)) if has_mask else None
             with quiet():
-                collect(env, task, sampled, masked=mask)
-        return replace(interface, mask=mask, text=text, frame_rate=_frame_rate(env))
+                collect(env, task, parts, actions, masks, sampled)
+        return Interface(parts, actions, has_mask, _frame_rate(env))
     except UnsupportedSpaceError as error:
         raise InputError(
             f"env.tasks={task} {error}: name a wrapper that changes it in env.wrappers, or leave the task out."
@@ -238,26 +247,26 @@ def _shows_mask(env: gymnasium.Env[Any, Any]) -> bool:
 
 def _check_agree(task: str, one: Interface, other_task: str, other: Interface) -> None:
     """Raises InputError unless one agent can play both tasks."""
-    if one.actions != other.actions:
+    kind, discrete = one.actions.kind, one.actions.kind == "discrete"
+    if kind != other.actions.kind:
         raise InputError(
-            f"env.tasks mixes {one.actions} actions ({task}) with {other.actions} ones ({other_task}): train them in separate runs."
+            f"env.tasks mixes {kind} actions ({task}) with {other.actions.kind} ones ({other_task}): train them in separate runs."
         )
-    if (one.sizes, one.low, one.high) != (other.sizes, other.low, other.high):
+    if one.actions.space != other.actions.space and not discrete:
         raise InputError(
-            f"env.tasks={other_task} has another {other.actions} action space than {task}, and only discrete ones may differ in size: "
+            f"env.tasks={other_task} has another {kind} action space than {task}, and only discrete ones may differ in size: "
             "leave it out, or make them equal with a wrapper in env.wrappers."
         )
-    if one.image != other.image or bool(one.vector) != bool(other.vector):
+    if one.parts.image != other.parts.image or bool(one.parts.length) != bool(other.parts.length):
         raise InputError(
-            f"env.tasks={other_task} observes {_observed(other)} and {task} {_observed(one)}, and tasks must differ in the length of a "
-            "vector only: leave it out, or make them equal with a wrapper in env.wrappers."
+            f"env.tasks={other_task} observes {_observed(other.parts)} and {task} {_observed(one.parts)}, and tasks must differ in the "
+            "length of a vector only: leave it out, or make them equal with a wrapper in env.wrappers."
         )
 
 
-def _observed(one: Interface) -> str:
-    """What a task observes, in words."""
-    parts = [] if one.image is None else [f"images {list(one.image)}"]
-    return " and ".join([*parts, f"a vector of {one.vector}"] if one.vector else parts)
+def _observed(parts: Parts) -> str:
+    images = [] if parts.image is None else [f"images {list(parts.image)}"]
+    return " and ".join([*images, f"a vector of {parts.length}"] if parts.length else images)
 
 
 GYMNASIUM = Suite(

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
-from envs.gymnasium_adapter.actions import Space, component_offsets, count_choices
-from envs.gymnasium_adapter.extras import MASK, Extras, is_text
+from envs.gymnasium_adapter.actions import Actions, MaskReader, Space, sample_legal
+from envs.gymnasium_adapter.observation import Parts, is_text
 from envs.instructions import split_words
 from envs.seeding import episode_seed
 from envs.spec import Split
 from system.errors import InputError
+from system.files import read_bounded
 from system.nested import leaves
 
 SPECIAL = ("<pad>", "<unk>")
@@ -43,7 +42,6 @@ class Words:
         self._counts: Counter[str] = Counter()
 
     def add(self, text: str) -> None:
-        """Counts the words of one text."""
         found = split_words(text)
         self.longest = max(self.longest, len(found))
         self._counts.update(word for word in found if len(word) <= _MOST_LETTERS)
@@ -59,34 +57,26 @@ class Words:
         return 8 * max(1, -(-self.longest // 8))
 
 
-def collect(env: gymnasium.Env[Any, Any], task: str, found: Words, *, masked: bool) -> None:
+def collect(
+    env: gymnasium.Env[Any, Any], task: str, parts: Parts, actions: Actions, masks: MaskReader | None, found: Words
+) -> None:
     """Plays some episodes of a task with random legal actions, the same in every call, and adds their texts to `found`.
 
     An exception ends its episode and is ignored, because `envs.gymnasium_ids.probe` reports it.
     """
     for text in _sampled(env.observation_space):
         found.add(text)
-    space = env.action_space
-    player = Extras(env, task, size=sum(count_choices(space)) if masked else 0)
-    space.seed(0)
+    actions.space.seed(0)
     for episode in range(_EPISODES):
         with contextlib.suppress(Exception):
-            player.reset(seed=episode_seed(0, Split.TRAIN, task, 0, episode))
-            found.add(player.suite_extras.get("instruction", ""))
+            seen, info = env.reset(seed=episode_seed(0, Split.TRAIN, task, 0, episode))
+            found.add(parts.text(seen))
             for _ in range(_STEPS):
-                mask = player.suite_extras.get(MASK)
-                action = space.sample() if mask is None else space.sample(_mask_of(space, mask.astype(np.int8)))
-                _, _, terminated, truncated, _ = player.step(action)
-                found.add(player.suite_extras.get("instruction", ""))
+                action = sample_legal(actions.space, masks.read(seen, info) if masks else None)
+                seen, _, terminated, truncated, info = env.step(actions.decode(action))
+                found.add(parts.text(seen))
                 if terminated or truncated:
                     break
-
-
-def _mask_of(space: Space, mask: NDArray[np.int8]) -> Any:
-    """A mask in the form that `space.sample` takes; None if it takes no mask for this space."""
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return tuple(np.split(mask, component_offsets(count_choices(space))[1:]))
-    return mask if isinstance(space, spaces.Discrete) else None
 
 
 def _sampled(space: Space) -> Iterable[str]:
@@ -106,11 +96,7 @@ def read_vocabulary(vocabulary: Any) -> tuple[str, ...]:
     """
     if isinstance(vocabulary, str):
         try:
-            with Path(vocabulary).open("rb") as file:
-                read = file.read(_MOST_BYTES + 1)
-            if len(read) > _MOST_BYTES:
-                raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
-            vocabulary = read.decode().split()
+            vocabulary = read_bounded(Path(vocabulary), _MOST_BYTES).split()
         except (OSError, ValueError) as error:
             raise InputError(
                 f"env.vocabulary={vocabulary} cannot be read ({error}): give a list of words, or a file of words."

@@ -17,19 +17,18 @@ def remove_abandoned(shared: Path = Path("/dev/shm"), processes: Path = Path("/p
     """Removes this user's files of games that no process maps, and returns their names."""
     if not shared.is_dir():
         return []
-    names = [path.name for path in shared.iterdir() if _NAMES.fullmatch(path.name) and _is_old_and_own(path)]
+    names = []
+    for path in shared.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            status = path.lstat()
+            old = time.time() - status.st_mtime > _YOUNG_SECONDS
+            if _NAMES.fullmatch(path.name) and status.st_uid == os.getuid() and old:
+                names.append(path.name)
     mapped = _mapped(processes) if names else ""
     abandoned = [name for name in names if name not in mapped]
     for name in abandoned:
         (shared / name).unlink(missing_ok=True)
     return abandoned
-
-
-def _is_old_and_own(path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        status = path.lstat()
-        return status.st_uid == os.getuid() and time.time() - status.st_mtime > _YOUNG_SECONDS
-    return False
 
 
 def _mapped(processes: Path) -> str:

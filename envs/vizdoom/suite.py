@@ -25,8 +25,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.engines.gymnasium_engine import GymnasiumEngine
-from envs.engines.process_engine import ProcessEngine
+from envs.engines.base import Engine
+from envs.engines.process_engine import choose_engine
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from envs.suite import EnvConfig, Suite, check_installed, check_size, expand_tasks
 from envs.vizdoom import launcher
@@ -92,20 +92,10 @@ def make_spec(config: VizdoomConfig) -> EnvSpec:
     )
 
 
-def make_engine(
-    config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split
-) -> GymnasiumEngine | ProcessEngine:
+def make_engine(config: VizdoomConfig, spec: EnvSpec, slots: Sequence[Slot], split: Split) -> Engine:
     """Starts a game for each slot, which takes about 0.5 s."""
     remove_abandoned()
-    make = functools.partial(
-        VizdoomEnv,
-        action_repeat=config.action_repeat,
-        image_size=(config.image_size[0], config.image_size[1]),
-        full_action_space=config.full_action_space,
-        variables=config.variables,
-    )
-    engine = ProcessEngine if config.processes else GymnasiumEngine
-    return engine(make, spec, slots, split)
+    return choose_engine(functools.partial(VizdoomEnv, config), spec, slots, split, processes=config.processes)
 
 
 class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
@@ -115,34 +105,23 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
     the one before, because the engine draws nothing after the end.
 
     The game runs in its own process until `close`. Every method raises RuntimeError with the task's name if the game fails.
-
-    Args:
-        task: A key of SCENARIOS. See VizdoomConfig for the others.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 35}  # noqa: RUF012 - gymnasium's own declaration
 
-    def __init__(
-        self,
-        task: str,
-        *,
-        action_repeat: int = 4,
-        image_size: tuple[int, int] = (72, 96),
-        full_action_space: bool = False,
-        variables: bool = False,
-        render_mode: str = "rgb_array",
-    ) -> None:
+    def __init__(self, config: VizdoomConfig, task: str) -> None:
         import cv2
 
-        self._resize = functools.partial(cv2.resize, dsize=image_size[::-1], interpolation=cv2.INTER_AREA)
-        self.render_mode = render_mode
-        self._task, self._action_repeat, self._variables = task, action_repeat, variables
-        actions = ACTIONS if full_action_space else actions_of(task)
+        height, width = config.image_size
+        self._resize = functools.partial(cv2.resize, dsize=(width, height), interpolation=cv2.INTER_AREA)
+        self.render_mode = "rgb_array"
+        self._task, self._action_repeat, self._variables = task, config.action_repeat, config.variables
+        actions = ACTIONS if config.full_action_space else actions_of(task)
         buttons = [button for button in BUTTONS if button in SCENARIOS[task]]
         self._pressed = [[button in action for button in buttons] for action in actions]
         self.action_space: gymnasium.spaces.Discrete[Any] = gymnasium.spaces.Discrete(len(actions))
-        spaces: dict[str, gymnasium.Space[Any]] = {"image": gymnasium.spaces.Box(0, 255, (*image_size, 3), np.uint8)}
-        if variables:
+        spaces: dict[str, gymnasium.Space[Any]] = {"image": gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)}
+        if self._variables:
             spaces["vector"] = gymnasium.spaces.Box(-np.inf, np.inf, (len(VARIABLES),), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)  # type: ignore[assignment]
         self._folder = tempfile.TemporaryDirectory(prefix="vizdoom-", dir=temporary_folder())
@@ -175,7 +154,6 @@ class VizdoomEnv(gymnasium.Env[dict[str, NDArray[Any]], int]):
         return self._screen
 
     def close(self) -> None:
-        """Ends the game's process; may be called twice."""
         self._game.close()
         self._folder.cleanup()
 

@@ -8,7 +8,9 @@ import deepmind_lab
 import numpy as np
 
 from envs.dmlab30.actions import action_vectors
+from envs.dmlab30.config import DMLab30Config
 from envs.dmlab30.level_env import DMLabEnv
+from envs.spec import Split
 
 NONMATCHING = "contributed/dmlab30/rooms_select_nonmatching_object"
 DESCRIBED = "contributed/dmlab30/language_select_described_object"
@@ -19,7 +21,7 @@ IMPALA = action_vectors("impala", ())
 
 
 def environment(level: str = NONMATCHING, **options: Any) -> DMLabEnv:
-    return DMLabEnv(level, IMPALA, **SMALL, **options)
+    return DMLabEnv(DMLab30Config(**SMALL, **options), IMPALA, Split.TRAIN, level)
 
 
 def played(env: DMLabEnv, seed: int | None, steps: int = 12) -> list[Any]:

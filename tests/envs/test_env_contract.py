@@ -16,7 +16,7 @@ from envs.atari.suite import AtariConfig
 from envs.babyai.suite import BabyAIConfig
 from envs.conditional.suite import ConditionalConfig
 from envs.dmlab2d.suite import DMLab2DConfig
-from envs.dmlab30.suite import DMLab30Config
+from envs.dmlab30.config import DMLab30Config
 from envs.engines.base import WRITTEN_IN_PLACE
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.spec import Slot, Split

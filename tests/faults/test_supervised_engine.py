@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import is_gone
 
-from envs.dmlab30.suite import DMLab30Config
+from envs.dmlab30.config import DMLab30Config
 from envs.engines import process_engine, slot_process
 from envs.engines.process_engine import ProcessEngine
 from envs.engines.slot_process import SlotError, SlotProcess

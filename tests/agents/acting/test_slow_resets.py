@@ -34,6 +34,7 @@ from agents.setup.plan import make_plan
 from agents.trajectory import OBSERVED, PER_COLUMN, Trajectory, allocate, trajectory_spec
 from conf.schema import RuntimeConfig
 from envs.engines.base import Outcome
+from envs.faults import Fault
 from envs.spec import Slot
 from envs.vector import MultitaskVectorEnv
 
@@ -48,7 +49,9 @@ class SlowCountingEngine(CountingEngine):
     def __init__(self, slots: Sequence[Slot], delays: Sequence[int]) -> None:
         super().__init__(slots)
         self.patience = math.inf
-        self.resetting = np.zeros(len(slots), np.bool_)
+        self.resetting, self.interrupted = np.zeros((2, len(slots)), np.bool_)
+        self.episode = self.first.copy()
+        self.success = np.full(len(slots), np.nan, np.float32)
         self.delays = delays
         self.resets = 0
         self.left = [-1] * len(slots)
@@ -68,6 +71,15 @@ class SlowCountingEngine(CountingEngine):
                 self.episode[slot], self.age[slot] = episode[slot], age[slot]
         self._show()
         return outcome
+
+    def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
+        pass
+
+    def take_faults(self) -> list[Fault]:
+        return []
+
+    def assign(self, slot: int, task: int) -> None:
+        raise NotImplementedError
 
 
 @settings(max_examples=12)

@@ -68,12 +68,16 @@ class InterruptedEngine(CountingEngine):
         self.patience = math.inf
         self.resetting = np.zeros(SLOTS, np.bool_)
         self.interrupted = np.zeros(SLOTS, np.bool_)
+        self.success = np.full(SLOTS, np.nan, np.float32)
         self.supervision: tuple[float, int, int] | None = None
         self.left = np.zeros(SLOTS, int)
         self.faults: list[Fault] = []
 
     def supervise(self, hang_seconds: float, memory_limit: int, recycle_episodes: int) -> None:
         self.supervision = hang_seconds, memory_limit, recycle_episodes
+
+    def assign(self, slot: int, task: int) -> None:
+        raise NotImplementedError
 
     def take_faults(self) -> list[Fault]:
         faults, self.faults = self.faults, []

@@ -16,7 +16,7 @@ import train
 from agents.setup.unknown_words import UnknownInstructions
 from conf.loading import compose_train
 from envs.babyai.suite import BabyAIConfig
-from envs.dmlab30.suite import DMLab30Config
+from envs.dmlab30.config import DMLab30Config
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.instructions import has_only_unknown_words
 from envs.suite import EnvConfig

@@ -104,7 +104,7 @@ def game(task: str, split: Split, episodic_life: bool, steps: int = 1500) -> dic
             "terminated": terminated,
             "truncated": truncated,
         }
-        lives = np.array([emulator.lives() for emulator in env._engine._emulators])  # type: ignore[attr-defined]
+        lives = np.array([game.unwrapped._emulator.lives() for game in env._engine._envs])  # type: ignore[attr-defined]
         rows.append({key: value.copy() for key, value in (shown | info | {"lives": lives}).items()})
     env.close()
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
@@ -138,7 +138,6 @@ def test_evaluation_ignores_lives() -> None:
 
 def test_sticky_actions_hold_the_action_before_as_often_as_asked() -> None:
     env = environment("Pong", slots=2, noop_max=0, action_repeat=50, repeat_action_probability=0.25)
-    engine = env._engine
     env.reset()
     held = []
 
@@ -155,7 +154,8 @@ def test_sticky_actions_hold_the_action_before_as_often_as_asked() -> None:
             held.append(action.value)  # type: ignore[attr-defined]
             return self.emulator.act(action)  # type: ignore[attr-defined, no-any-return]
 
-    engine._emulators = [Recorder(emulator) for emulator in engine._emulators]  # type: ignore[attr-defined]
+    for game in env._engine._envs:  # type: ignore[attr-defined]
+        game._emulator = Recorder(game._emulator)
     delays = []
     for step in range(60):
         env.step(np.full(2, 2 + step % 2))
@@ -187,8 +187,9 @@ def test_every_game_plays_every_action(full: bool) -> None:
     pytest.importorskip("cv2")
     spec = make_spec(config)
     env = make_env(config, spec, [Slot(task=task, index=0) for task in range(57)], 0, Split.TRAIN)
-    emulators, actions = env._engine._emulators, env._engine._actions  # type: ignore[attr-defined]
-    for task, emulator, table, count in zip(spec.tasks, emulators, actions, spec.action_counts, strict=True):
+    games = env._engine._envs  # type: ignore[attr-defined]
+    for task, game, count in zip(spec.tasks, games, spec.action_counts, strict=True):
+        emulator, table = game._emulator, game._actions
         legal = [action.value for action in emulator.getLegalActionSet()]
         minimal = [action.value for action in emulator.getMinimalActionSet()]
         numbers = [action.value for action in table]
@@ -229,14 +230,14 @@ def test_action_sets() -> None:
     assert full.num_actions == minimal.num_actions == NUM_ACTIONS
     assert full.action_counts == (18, 18, 18) and minimal.action_counts == (4, 6, 3)
     env = environment("Freeway", full_action_space=False)
-    assert [action.name for action in env._engine._actions[0]] == ["NOOP", "UP", "DOWN"]  # type: ignore[attr-defined]
+    assert [action.name for action in env._engine._envs[0]._actions] == ["NOOP", "UP", "DOWN"]  # type: ignore[attr-defined]
     env.close()
 
 
 @pytest.mark.parametrize("task", ["Alien", "KungFuMaster", "Skiing", "UpNDown", "Qbert"])
 def test_the_table_of_games_agrees_with_the_emulator(task: str) -> None:
     env = environment(task, full_action_space=False)
-    assert len(env._engine._actions[0]) == GAMES[task].minimal_actions == env.spec_of_suite.action_counts[0]  # type: ignore[attr-defined]
+    assert len(env._engine._envs[0]._actions) == GAMES[task].minimal_actions == env.spec_of_suite.action_counts[0]  # type: ignore[attr-defined]
     env.close()
 
 

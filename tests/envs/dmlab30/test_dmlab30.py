@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 
 from envs.dmlab30 import level_env
 from envs.dmlab30.actions import ACTION_SETS, COMPONENTS, action_vectors
+from envs.dmlab30.config import DMLab30Config
+from envs.dmlab30.level_env import DMLabEnv
 from envs.dmlab30.levels import INSTRUCTION_LENGTH, LEVELS, PRESETS, VOCABULARY, level_path
-from envs.dmlab30.suite import PICTURES, DMLab30Config, make_level, make_spec, resources
+from envs.dmlab30.suite import PICTURES, make_spec, resources
 from envs.instructions import UNKNOWN, Tokenizer, split_words
 from envs.seeding import episode_seed
 from envs.spec import Slot, Split
@@ -78,7 +80,7 @@ def test_evaluation_plays_the_test_levels_with_other_maps(spies: list[Spy]) -> N
     config = DMLab30Config(tasks=["rooms", "lt_chasm"], **HERE)
     for split in Split:
         for task in make_spec(config).tasks:
-            make_level(config, IMPALA, split, task)
+            DMLabEnv(config, IMPALA, split, task)
     training, evaluation = spies[:6], spies[6:]
     assert [spy.level.removeprefix("contributed/dmlab30/") for spy in training] == [*PRESETS["rooms"], "lt_chasm"]
     assert [spy.level.removeprefix("contributed/dmlab30/") for spy in evaluation[:3]] == [
@@ -210,7 +212,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_levels_that_show_the_data_set_get_its_path(pictures: Path, spies: list[Spy]) -> None:
     config = DMLab30Config(tasks=["psychlab"], dataset_path=str(pictures), **HERE)
     for task in make_spec(config).tasks:
-        make_level(config, IMPALA, Split.TRAIN, task)
+        DMLabEnv(config, IMPALA, Split.TRAIN, task)
     paths = [spy.options["config"].get("datasetPath") for spy in spies]
     assert paths == [str(pictures), str(pictures), None, None]
 
@@ -342,7 +344,7 @@ def test_levels_are_searched_in_the_folder_of_the_engine(tmp_path: Path) -> None
 def test_the_cache_changes_no_episode(tmp_path: Path) -> None:
     def episodes(folder: str) -> list[Any]:
         config = DMLab30Config(level_cache=folder, **HERE)
-        env = make_level(config, IMPALA, Split.TRAIN, "rooms_keys_doors_puzzle")
+        env = DMLabEnv(config, IMPALA, Split.TRAIN, "rooms_keys_doors_puzzle")
         return [played(env, seed) for seed in (1, None, 1)]
 
     without, cold, warm = episodes(""), episodes(str(tmp_path / "cache")), episodes(str(tmp_path / "cache"))
@@ -350,7 +352,7 @@ def test_the_cache_changes_no_episode(tmp_path: Path) -> None:
 
 
 def test_hits_are_counted_and_the_discarded_reset_compiles_nothing(tmp_path: Path) -> None:
-    env = make_level(
+    env = DMLabEnv(
         DMLab30Config(level_cache=str(tmp_path / "cache"), **HERE), IMPALA, Split.TRAIN, "rooms_keys_doors_puzzle"
     )
     counts = [env.reset(seed=seed)[1] for seed in (1, 2, 1)]
@@ -374,6 +376,6 @@ def test_by_default_each_environment_has_its_own_process() -> None:
 
 def test_arguments_of_a_process_can_be_pickled() -> None:
     config = DMLab30Config(level_cache="somewhere", **HERE)
-    make = pickle.loads(pickle.dumps(partial(make_level, config, IMPALA, Split.TRAIN)))
+    make = pickle.loads(pickle.dumps(partial(DMLabEnv, config, IMPALA, Split.TRAIN)))
     env = make("rooms_watermaze")
     assert played(env, 3) == played(environment("contributed/dmlab30/rooms_watermaze"), 3)

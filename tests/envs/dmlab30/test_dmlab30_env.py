@@ -13,7 +13,9 @@ from dmlab30_cases import DESCRIBED, IMPALA, NONMATCHING, SMALL, Spy, environmen
 from gymnasium.utils.env_checker import check_env
 
 from envs.dmlab30.actions import COMPONENTS
+from envs.dmlab30.config import DMLab30Config
 from envs.dmlab30.level_env import DMLabEnv
+from envs.spec import Split
 from system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -40,7 +42,7 @@ def test_an_action_is_its_vector_for_action_repeat_frames_in_one_call(spies: lis
 def test_vectors_are_converted_to_the_memory_layout_of_the_engine(spies: list[Spy]) -> None:
     strided = np.zeros((9, 14), np.intc)[:, ::2]
     strided[:] = IMPALA
-    env = DMLabEnv(NONMATCHING, strided, **SMALL)
+    env = DMLabEnv(DMLab30Config(**SMALL), strided, Split.TRAIN, NONMATCHING)
     env.reset(seed=1)
     env.step(FORWARD_LEFT)
     assert spies[0].actions == [(IMPALA[FORWARD_LEFT].tolist(), np.dtype(np.intc), True, 4)]

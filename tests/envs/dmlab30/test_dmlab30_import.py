@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from envs.dmlab30 import engine_import
-from envs.dmlab30.suite import DMLab30Config, make_spec
+from envs.dmlab30.config import DMLab30Config
+from envs.dmlab30.suite import make_spec
 from system.errors import InputError
 
 

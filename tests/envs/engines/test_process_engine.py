@@ -169,8 +169,8 @@ def test_closing_takes_limited_time(monkeypatch: pytest.MonkeyPatch, capfd: pyte
     processes = pids(engine)
     for _ in range(2):
         engine.step(zeros(engine))
-    engine._processes[1].ask(process_engine.Step(1, 1))  # the third step, which is never answered
-    engine._processes[2].ask(process_engine.Step(2, 1))
+    engine._processes[1].ask("step", 1, 1)  # the third step, which is never answered
+    engine._processes[2].ask("step", 2, 1)
     engine._answer(2)
     engine.close()
     assert all(map(is_gone, processes))

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import gym_tasks
+import gym_tasks  # noqa: F401  (registers its environments)
 import gymnasium
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from gymnasium_cases import bare, config, opened
 
 from conf.allowlist import external_names
 from conf.loading import compose_train, to_dict, train_from_dict
-from envs.gymnasium_adapter.actions import MultiDiscreteActions
-from envs.gymnasium_adapter.extras import success_of
+from envs.engines.gymnasium_engine import success_of
+from envs.gymnasium_adapter.actions import Actions
 from envs.gymnasium_ids.suite import GymnasiumConfig
 from envs.spec import ArraySpec, Slot, Split
 from envs.suites import make_env, make_spec, settle
@@ -238,10 +238,9 @@ def same_form(one: Any, other: Any) -> bool:
 
 def test_parts_keep_their_order() -> None:
     space = spaces.Tuple((spaces.Discrete(3, start=5), spaces.Dict({"x": spaces.Box(-2, 2, (2,), np.int64)})))
-    env = MultiDiscreteActions(gym_tasks.Odd(spaces.Box(-1, 1, (2,)), space))
-    assert env.action_space == spaces.MultiDiscrete([3, 5, 5])
-    env.step(np.array([2, 0, 4]))
-    number, rest = env.unwrapped.taken[0]  # type: ignore[attr-defined]
+    actions = Actions(space)
+    assert actions.space == spaces.MultiDiscrete([3, 5, 5], dtype=np.int32) and actions.sizes == (3, 5, 5)
+    number, rest = actions.decode(np.array([2, 0, 4]))
     assert number == 7 and rest["x"].tolist() == [-2, 2]
 
 

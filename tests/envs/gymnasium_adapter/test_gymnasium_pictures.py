@@ -154,7 +154,7 @@ def test_vectors_equal_those_of_gymnasium() -> None:
 def test_pictures_of_different_sizes_are_refused_with_the_wrappers_that_help() -> None:
     space = spaces.Dict({"left": pixels(20, 30, 3), "right": pixels(84, 84, 3)})
     with pytest.raises(UnsupportedSpaceError, match=r"left 20x30, right 84x84.*ResizeObservation.*FilterObservation"):
-        assert find_parts(space).image
+        find_parts(space)
 
 
 @pytest.mark.parametrize("space", [spaces.Dict({}), floats(0), spaces.Tuple((floats(0), pixels(0, 84, 3)))])

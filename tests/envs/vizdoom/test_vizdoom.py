@@ -54,7 +54,7 @@ def test_actions() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"full_action_space": True, "variables": True}])
 def test_it_is_a_gymnasium_environment(options: dict[str, Any]) -> None:
-    check_env(VizdoomEnv("basic", **options), skip_close_check=True)
+    check_env(VizdoomEnv(VizdoomConfig(**options), "basic"), skip_close_check=True)
 
 
 def play(env: VizdoomEnv, seed: int, steps: int) -> list[tuple[np.ndarray, np.ndarray, float, bool, bool]]:
@@ -72,7 +72,7 @@ def play(env: VizdoomEnv, seed: int, steps: int) -> list[tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("task", ["basic", "deadly_corridor"])
 def test_an_episode_does_not_depend_on_earlier_ones(task: str) -> None:
     """To the pixel: the swing of the weapon must not continue in the next episode."""
-    env = VizdoomEnv(task, action_repeat=12, image_size=RESOLUTION, variables=True)
+    env = VizdoomEnv(VizdoomConfig(action_repeat=12, image_size=list(RESOLUTION), variables=True), task)
     first: dict[int, Any] = {}
     for seed in (1, 4, 3, 1, 1, 2, 4):
         found = play(env, seed, 40)
@@ -83,7 +83,7 @@ def test_an_episode_does_not_depend_on_earlier_ones(task: str) -> None:
 
 def test_an_action_lasts_four_frames_and_its_reward_is_their_sum() -> None:
     """The scenario basic subtracts a point per frame and lasts for 300 frames."""
-    env = VizdoomEnv("basic")
+    env = VizdoomEnv(VizdoomConfig(), "basic")
     env.reset(seed=1)
     rewards, truncated = [], False
     while not truncated:
@@ -94,13 +94,13 @@ def test_an_action_lasts_four_frames_and_its_reward_is_their_sum() -> None:
 
 
 def test_a_death_terminates_and_a_timeout_truncates() -> None:
-    standing = VizdoomEnv("health_gathering", action_repeat=20)
+    standing = VizdoomEnv(VizdoomConfig(action_repeat=20), "health_gathering")
     standing.reset(seed=1)
     ends, last = (False, False), 0.0
     while not any(ends):
         _, last, *ends, _ = standing.step(0)
     assert ends == [True, False] and last < -50  # the penalty for dying
-    home = VizdoomEnv("my_way_home", action_repeat=100)
+    home = VizdoomEnv(VizdoomConfig(action_repeat=100), "my_way_home")
     home.reset(seed=1)
     ends = [False, False]
     while not any(ends):
@@ -110,7 +110,7 @@ def test_a_death_terminates_and_a_timeout_truncates() -> None:
 
 
 def test_an_unseeded_reset_starts_another_episode() -> None:
-    env = VizdoomEnv("predict_position")
+    env = VizdoomEnv(VizdoomConfig(), "predict_position")
     images = [env.reset(seed=5)[0]["image"], env.reset()[0]["image"], env.reset()[0]["image"]]
     again = [env.reset(seed=5)[0]["image"], env.reset()[0]["image"], env.reset()[0]["image"]]
     assert all(np.array_equal(one, other) for one, other in zip(images, again, strict=True))
@@ -135,7 +135,7 @@ def test_a_game_leaves_nothing_and_the_error_of_a_dead_one_names_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = processes_of_this_one()
-    env = VizdoomEnv("basic")
+    env = VizdoomEnv(VizdoomConfig(), "basic")
     (process,) = processes_of_this_one() - before
     files = shared_files(process)
     assert files()
@@ -157,8 +157,8 @@ def test_a_game_leaves_nothing_and_the_error_of_a_dead_one_names_it(
 
 ORPHAN = """
 import psutil, sys
-from envs.vizdoom.suite import VizdoomEnv
-env = VizdoomEnv("basic")
+from envs.vizdoom.suite import VizdoomConfig, VizdoomEnv
+env = VizdoomEnv(VizdoomConfig(), "basic")
 env.reset(seed=1)
 (game,) = psutil.Process().children()
 print(game.pid, flush=True)
