@@ -6,9 +6,8 @@ Conditions that depend on the environments are checked in envs and agents.setup.
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from conf.fields import Bounds, check_fields
+from conf.fields import check_fields
 from conf.names import FLAT_FUSIONS, FUSIONS, SPATIAL_FUSIONS, TORSO_SITE
 from conf.schema import FusionConfig, LearnerConfig, RuntimeConfig, TrainConfig
 from system.errors import InputError, unknown_name
@@ -122,11 +121,3 @@ def check_shards(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
             f"which do not fit runtime.slots_per_actor={slots}: change one of the three, so that {share} is a multiple or a divisor "
             f"of the last."
         )
-
-
-def require(config: Any, least: dict[str, float], prefix: str) -> None:
-    """Checks that each named field is finite and at least the given number; InputError as `check_fields`."""
-    for key, bound in least.items():
-        value, bounds = getattr(config, key), Bounds(least=bound)
-        if not bounds.contains(value):
-            raise InputError(f"{prefix}{key}={value} is out of range: give {bounds.describe()}.")

@@ -27,7 +27,7 @@ from system.errors import InputError, unknown_name
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration conf/<name>.yaml with `overrides`, typed by its schema but not checked.
+    """The configuration conf/<name>.yaml, or that of a stored schema, with `overrides`, typed by its schema but not checked.
 
     Raises:
         InputError: An unknown key or name, a value of the wrong type, or an override that cannot be read.
@@ -134,6 +134,6 @@ def _store_schemas() -> None:
     store.store(name="ablate_schema", node=AblateConfig)
     store.store(name="population_schema", node=PopulationConfig)
     for name, study in STUDIES.items():
-        store.store(group="studies", name=f"{name}_schema", node=study)
+        store.store(group="studies", name=f"{name}_schema", node=study, package="_global_")
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)

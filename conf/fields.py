@@ -50,8 +50,9 @@ class Bounds:
         noun = "numbers" if plural else "number"
         article = "" if plural else "a "
         if self.most is not None or self.below is not None:
+            low = f"from {self.least} to" if self.above is None else f"above {self.above} and up to"
             high = f"{self.most}" if self.below is None else f"below {self.below}"
-            return f"{article}{noun} from {self.least} to {high}"
+            return f"{article}{noun} {low} {high}"
         low = f"of at least {self.least}" if self.above is None else f"above {self.above}"
         return f"{article}{noun} {low}, or inf" if self.infinite else f"{article}finite {noun} {low}"
 

@@ -76,7 +76,7 @@ def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
     Raises:
         InputError: An unknown key, or a value of the wrong type.
     """
-    config = _to_object(compose_config(f"studies/{name}", overrides), STUDIES[name])
+    config = _to_object(compose_config(f"studies/{name}_schema", overrides), STUDIES[name])
     return _to_object(compose_config(f"studies/{name}_quick", overrides), STUDIES[name]) if config.quick else config
 
 

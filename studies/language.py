@@ -24,7 +24,7 @@ from ablation.analysis.numbers import fixed
 from ablation.analysis.results import Estimate
 from ablation.report.drawing import Panel
 from conf.studies_schema import LanguageConfig
-from studies.data.corpora import LEVELS, Corpus, check_length, load
+from studies.data.corpora import Corpus, check_length, load
 from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main, seeds_of
@@ -42,7 +42,7 @@ from studies.language_training import evaluate, train, write
 from studies.models.ensembles import derived_seed
 from studies.models.language_model import FORMS, LanguageModel
 from studies.models.networks import matched_width, num_parameters
-from system.errors import InputError, unknown_name
+from system.errors import InputError
 from system.plain_data import COUNT, FINITE, MEASURED, PlainDataError, Test, check_form
 
 PLAIN = "lstm"
@@ -54,13 +54,7 @@ _TRAINING = ("steps", "batch_size", "length", "most_gradient", "evaluations", "p
 
 
 def check(config: LanguageConfig) -> None:
-    """Raises InputError for values out of range, and for a corpus that cannot be read or is too short."""
-    if config.level and config.level not in LEVELS:
-        raise unknown_name("level", config.level, LEVELS)
-    if not 0 <= config.dropout < 1:
-        raise InputError(f"dropout={config.dropout} is out of range: give a number from 0 up to and not including 1.")
-    if config.sample < 0:
-        raise InputError(f"sample={config.sample} is out of range: give a number of symbols, 0 for none.")
+    """Raises InputError for a corpus that cannot be read or is too short."""
     corpus = load(config.corpus, config.level)
     check_length(corpus, config.corpus, config.batch_size, config.length)
     if config.test_rows >= len(corpus.parts["test"]):
@@ -227,7 +221,6 @@ STUDY = Study(
     about=__doc__,
     axes={"network": "networks", "learning_rate": "learning_rates", "seed": "seeds"},
     choices={"networks": list(FORMS)},
-    unbounded=("dropout", "sample"),
     check=check,
     extra=lambda config: {"text": load(config.corpus, config.level).digest},
     # Seed by seed, so that a stopped study has complete seeds.

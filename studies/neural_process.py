@@ -278,7 +278,6 @@ STUDY = Study(
     about=__doc__,
     axes={"network": "networks", "learning_rate": "learning_rates"},
     choices={"networks": DECODERS},
-    ranges={"context_sizes": (1, 1000)},
     check=check,
     play=play,
     check_result=check_result,

@@ -223,7 +223,6 @@ STUDY = Study(
     about=__doc__,
     axes={"function": "functions", "x_size": "x_sizes", "network": "networks", "learning_rate": "learning_rates"},
     choices={"functions": list(FAMILIES), "networks": PERCEPTRONS},
-    ranges={"x_sizes": (1, 256), "shots": (1, 4096)},
     play=play,
     check_result=check_result,
     find=find,

@@ -245,7 +245,6 @@ STUDY = Study(
     about=__doc__,
     axes={"function": "functions", "network": "networks", "d": "dimensions"},
     choices={"functions": list(FUNCTIONS), "networks": list(NETWORKS)},
-    ranges={"dimensions": (1, 256)},
     order=lambda values: -values[2],
     play=play,
     check_result=check_result,

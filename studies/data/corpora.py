@@ -25,7 +25,6 @@ from studies.data.topics import topic_parts
 from system.errors import InputError
 
 PARTS = ("train", "valid", "test")
-LEVELS = ("byte", "character", "word")
 UNKNOWN = 0
 """Number of the symbol for rare and unseen ones; bytes have no such symbol."""
 END_OF_LINE = "<eos>"
@@ -43,7 +42,7 @@ class Corpus(NamedTuple):
     """A text as numbers.
 
     Attributes:
-        level: One of LEVELS.
+        level: Of the symbols: byte, character or word.
         symbols: The text of each number; [] at byte level.
         parts: Name of PARTS -> numbers of the symbols; the bytes of a file are a memory map.
         characters: Name of PARTS -> length in characters with line ends; at byte level in bytes, as usual for bits per character.
@@ -82,7 +81,7 @@ def load(path: str, level: str) -> Corpus:
 
     Args:
         path: Of a file or a folder, or "" for Python's own documentation.
-        level: One of LEVELS, or "" for words of a folder, bytes of a file, characters otherwise.
+        level: As in Corpus, or "" for words of a folder, bytes of a file, characters otherwise.
 
     Raises:
         InputError: The path is missing, unreadable, or no UTF-8 text.

@@ -31,8 +31,8 @@ from agents.cli.signals import raise_at_signals
 from agents.cli.terminal import TextConsole
 from agents.run.provenance import provenance
 from agents.runtime.processes.process import configure_process
-from conf.checks import require
 from conf.composition import flatten
+from conf.fields import check_fields
 from conf.loading import compose_study, to_dict
 from conf.studies_schema import StudyConfig
 from studies.harness.jobs import CheckResult, Job, JobError, Outcome, Play, Result, Settings, run, stored
@@ -40,8 +40,6 @@ from studies.harness.tables import markdown
 from system.errors import InputError, unknown_name
 from system.files import check_links, write_json, write_whole
 
-MOST, MOST_SEEDS = 2**20, 1000
-"""Largest value of a number in the configuration of a study; largest value of `seeds`, the number of seeds."""
 _LINE_SECONDS = 60
 """Interval between two lines about running jobs."""
 _SPEED_SECONDS = 600
@@ -82,13 +80,11 @@ class Study(Generic[Config]):
     """One study: a grid of jobs and the conclusions from their results.
 
     Attributes:
-        name: Name of the module and of the files in conf/studies.
+        name: Name of the module, and of its schema.
         about: The text of `--help`.
         axes: Key of a job's settings -> key of the configuration that lists its values, in the order of the job's name. With an axis of
             "seeds" there is a job for each seed. Without one each job has the list of all seeds.
         choices: Key of the configuration -> the names that it may list.
-        ranges: Key of the configuration -> the smallest and the largest number that it may list.
-        unbounded: Keys of numbers that need not be above 0 and up to MOST.
         check: Raises InputError for values that fail further checks.
         extra: Settings that are the same for all jobs, besides those of the configuration.
         order: From a job's values on the axes to a sort key. Jobs with a small key start first.
@@ -101,8 +97,6 @@ class Study(Generic[Config]):
     about: str | None
     axes: Mapping[str, str]
     choices: Mapping[str, Sequence[str]]
-    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    unbounded: tuple[str, ...] = ()
     check: Callable[[Config], None] = lambda config: None
     extra: Callable[[Config], Settings] = lambda config: {}
     order: Callable[[tuple[Any, ...]], Any] = lambda values: 0
@@ -194,7 +188,8 @@ def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[
     listed = {key: seeds_of(config) if key == "seeds" else getattr(config, key) for key in study.axes.values()}
     grid = list(itertools.product(*listed.values()))[::-1]
     grid.sort(key=study.order)
-    shared = {key: getattr(config, key) for key in _own_keys(config) if key not in listed} | study.extra(config)
+    not_shared = {*listed, *(key.name for key in fields(StudyConfig))}
+    shared = {key: value for key, value in to_dict(config).items() if key not in not_shared} | study.extra(config)
     if "seeds" not in listed:
         shared["seeds"] = seeds_of(config)
     return {
@@ -207,12 +202,6 @@ def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[
     }
 
 
-def _own_keys(config: StudyConfig) -> list[str]:
-    """The keys of this study's configuration beyond those of every study."""
-    shared = {key.name for key in fields(StudyConfig)}
-    return [key.name for key in fields(config) if key.name not in shared]
-
-
 def seeds_of(config: StudyConfig) -> list[int]:
     """The seeds of a study: `seeds` numbers from `seed`."""
     return list(range(config.seed, config.seed + config.seeds))
@@ -220,43 +209,19 @@ def seeds_of(config: StudyConfig) -> list[int]:
 
 def check_config(study: Study[Config], config: Config) -> None:
     """Raises InputError for values that the study does not accept."""
-    require(config, {"seed": 0, "parallel": 0}, "")
-    check_numbers("seeds", [config.seeds], 1, MOST_SEEDS)
+    check_fields(config)
     for key, names in study.choices.items():
         for name in getattr(config, key):
             if name not in names:
                 raise unknown_name(key, name, names)
-        _check_list(key, getattr(config, key), ",".join(names))
-    for key, (least, most) in study.ranges.items():
-        check_numbers(key, getattr(config, key), least, most)
-    for key in _own_keys(config):
-        value = getattr(config, key)
-        if type(value) in (int, float) and key not in study.unbounded and not 0 < value <= MOST:
-            raise InputError(f"{key}={value} is out of range: give a number above 0 and up to {MOST}.")
-    if "learning_rates" in study.axes.values():
-        rates = config.learning_rates  # type: ignore[attr-defined]
-        for rate in rates:
-            if not 0 < rate <= MOST:
-                raise InputError(f"learning_rates={rate} is out of range: give numbers above 0.")
-        _check_list("learning_rates", rates, "0.01")
+    defaults = to_dict(type(config)())
+    for key, values in to_dict(config).items():
+        if isinstance(values, list) and (not values or len(set(values)) < len(values)):
+            given, example = (",".join(map(str, listed)) for listed in (values, defaults[key]))
+            raise InputError(
+                f"{key}=[{given}] is no list of different values: give some, each once, as {key}=[{example}]."
+            )
     study.check(config)
-
-
-def check_numbers(key: str, numbers: Sequence[int], least: int, most: int) -> None:
-    """Raises InputError unless these are different numbers from `least` to `most`, at least one."""
-    for number in numbers:
-        if not least <= number <= most:
-            raise InputError(f"{key}={number} is out of range: give numbers from {least} to {most}.")
-    _check_list(key, numbers, str(least))
-
-
-def _check_list(key: str, values: Sequence[object], example: str) -> None:
-    """Raises InputError if `values` is empty or lists a value twice."""
-    if not values or len(set(values)) < len(values):
-        listed = ",".join(map(str, values))
-        raise InputError(
-            f"{key}=[{listed}] is no list of different values: give some, each once, as {key}=[{example}]."
-        )
 
 
 class ProgressBar:
