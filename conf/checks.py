@@ -14,11 +14,7 @@ from system.errors import InputError, unknown_name
 
 
 def check_train(config: TrainConfig) -> None:
-    """Checks every option of a run.
-
-    Raises:
-        InputError: One sentence with key, value and the fix.
-    """
+    """Checks every option of a run. All checks here raise InputError, one sentence with key, value and the fix."""
     check_fields(config)
     check_device(config.device)
     check_fusion(config.fusion)

@@ -115,30 +115,17 @@ def train_part(config: TrainConfig) -> TrainConfig:
     return TrainConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)})
 
 
-def train_keys(overrides: Sequence[str]) -> dict[str, Any]:
-    """Every key of `python train.py <overrides>` with its value, dotted."""
-    return flatten(OmegaConf.to_container(compose_config("train", overrides)))
-
-
-def ablate_keys(overrides: Sequence[str]) -> dict[str, Any]:
-    """Every key of `python ablate.py <overrides>` with its value, dotted; an axis has its first value."""
-    single, axes = split_axes(overrides)
-    first = [f"{key}={values[0]}" for key, values in axes.items()]
-    return flatten(OmegaConf.to_container(compose_config("ablate", [*single, *first])))
-
-
-def population_keys(overrides: Sequence[str]) -> dict[str, Any]:
-    """Every key of `python population.py <overrides>` with its value, dotted."""
-    return flatten(OmegaConf.to_container(compose_config("population", overrides)))
+def all_keys(program: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Every key of `python <program>.py <overrides>` with its value, dotted."""
+    return flatten(OmegaConf.to_container(compose_config(program, overrides)))
 
 
 def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
     """Dotted keys that `overrides` set, with their values: keys that differ from the defaults, and explicit keys."""
-    given = flatten(OmegaConf.to_container(compose_config("train", overrides)))
-    default = flatten(OmegaConf.to_container(compose_config("train", [])))
+    given = all_keys("train", overrides)
     # Keys that only the chosen suite has take their defaults from its schema.
     suite: Any = SUITES[given["env.name"]].config
-    default = flatten({"env": to_dict(suite())}) | default
+    default = flatten({"env": to_dict(suite())}) | all_keys("train", [])
     # An explicit value counts even if it is the default: `seed=0` must not resume a run of seed 1 silently.
     explicit = explicit_keys(overrides)
     return {

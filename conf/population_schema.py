@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from conf.ablate_schema import check_parallel
-from conf.fields import check_fields, choice, number
+from conf.fields import choice, number
 from conf.names import EPISODE_WINDOW, NODE_RUNTIMES
 from conf.schema import TrainConfig
 from system.errors import InputError
@@ -62,12 +62,7 @@ def comparison_frames(config: PopulationConfig) -> list[int]:
 
 
 def check_population(config: PopulationConfig, cores: int) -> None:
-    """Checks the population's own keys.
-
-    Raises:
-        InputError: One sentence with key, value and the fix.
-    """
-    check_fields(config, inherited=False)
+    """Checks conditions on several of the population's own keys; InputError with key, value and the fix."""
     for key in ("learning_rates", "entropy_costs"):
         values = getattr(config, key)
         if values and not (len(values) == 2 and 0 < values[0] <= values[1] < math.inf):

@@ -20,6 +20,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from ablation.analysis.numbers import estimate as with_interval
 from ablation.analysis.numbers import fixed
 from ablation.analysis.results import Estimate
 from ablation.report.drawing import Panel
@@ -36,7 +37,6 @@ from studies.harness.tables import (
     over_seeds,
     over_seeds_geometric,
     significant,
-    with_interval,
 )
 from studies.language_training import evaluate, train, write
 from studies.models.ensembles import derived_seed

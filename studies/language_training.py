@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from studies.data.corpora import Tokens
 from studies.harness.jobs import Checkpoint
@@ -130,22 +132,12 @@ def train(
 
 
 _NUMBERS = {"step": COUNT, "position": COUNT, "steps": [COUNT], "losses": [FINITE], "best_step": COUNT}
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def _snapshot(now: TrainingState, model: LanguageModel, optimizer: torch.optim.Adam) -> dict[str, Any]:
-    """The content of a checkpoint: numbers, and tensors by name. The optimizer's constants are in the settings of the job."""
-    tensors = _tensors(model.state_dict(), now.best, optimizer.state_dict()["state"])
-    tensors |= {"state": now.core_state, "rng": torch.get_rng_state()}
-    return {"numbers": {key: getattr(now, key) for key in _NUMBERS}, "tensors": tensors}
-
-
-def _tensors(
-    weights: dict[str, Tensor], best: dict[str, Tensor], moments: dict[int, dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    named = {f"model {name}": value for name, value in weights.items()}
-    named |= {f"best {name}": value for name, value in best.items()}
-    return named | {f"{key} {index}": own[key] for index, own in moments.items() for key in _MOMENTS}
+    """The content of a checkpoint. The optimizer's constants are in the settings of the job."""
+    moments = optimizer.state_dict()["state"]
+    return vars(now) | {"model": model.state_dict(), "moments": moments, "rng": torch.get_rng_state()}
 
 
 def _restore(
@@ -157,38 +149,36 @@ def _restore(
     """
     content = checkpoint.load()
     try:
-        check_form(content, {"numbers": _NUMBERS, "tensors": {str: Tensor}})
+        check_form(content, _NUMBERS)
     except PlainDataError:
         return None
     assert content is not None
-    numbers, tensors = content["numbers"], content["tensors"]
-    weights, parameters = model.state_dict(), list(model.parameters())
-    zeros = {
-        index: {"exp_avg": value, "exp_avg_sq": value, "step": torch.zeros(())}
-        for index, value in enumerate(parameters)
+    weights = model.state_dict()
+    expected = {
+        "model": weights,
+        "best": weights,
+        "moments": {
+            index: {"step": torch.zeros(()), "exp_avg": value, "exp_avg_sq": value}
+            for index, value in enumerate(model.parameters())
+        },
+        "core_state": model.initial_state(rows.count),
+        "rng": torch.get_rng_state(),
     }
-    expected = _tensors(weights, weights, zeros)
-    expected |= {"state": model.initial_state(rows.count), "rng": torch.get_rng_state()}
-    fits = tensors.keys() == expected.keys() and all(
-        tensors[name].shape == value.shape and tensors[name].dtype == value.dtype for name, value in expected.items()
-    )
-    in_range = 0 < numbers["step"] <= steps and numbers["position"] <= rows.width
-    read = len(numbers["steps"]) == len(numbers["losses"]) and numbers["best_step"] in numbers["steps"]
+    # Shape and dtype in place of every tensor.
+    kinds = partial(tree_map_only, Tensor, lambda tensor: (tensor.shape, tensor.dtype))
+    fits = kinds({name: content.get(name) for name in expected}) == kinds(expected)
+    in_range = 0 < content["step"] <= steps and content["position"] <= rows.width
+    read = len(content["steps"]) == len(content["losses"]) and content["best_step"] in content["steps"]
     if not (fits and in_range and read):
         return None
     try:
         # For dropout.
-        torch.set_rng_state(tensors["rng"])
+        torch.set_rng_state(content["rng"])
     except RuntimeError:
         return None
-    moments = {index: {key: tensors[f"{key} {index}"] for key in _MOMENTS} for index in range(len(parameters))}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    model.load_state_dict({name: tensors[f"model {name}"] for name in weights})
-    return TrainingState(
-        core_state=tensors["state"],
-        best={name: tensors[f"best {name}"] for name in weights},
-        **{key: numbers[key] for key in _NUMBERS},
-    )
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": content["moments"]})
+    model.load_state_dict(content["model"])
+    return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
 
 
 def evaluate(model: LanguageModel, text: Tokens, count: int, length: int) -> float:

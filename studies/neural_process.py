@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F  # noqa: N812
 
+from ablation.analysis.numbers import estimate as with_interval
 from ablation.analysis.numbers import fixed
 from ablation.analysis.results import Estimate
 from agents.network.initialization import RELU_GAIN, keep_variance
@@ -34,7 +35,7 @@ from studies.data.gaussian_process import GaussianProcess
 from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
-from studies.harness.tables import best_rate, excludes_zero, network_columns, over_seeds, with_interval
+from studies.harness.tables import best_rate, excludes_zero, network_columns, over_seeds
 from studies.models.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
 from studies.models.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
 from system.errors import InputError

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ablation.analysis.numbers import estimate as with_interval
 from conf.studies_schema import RegressionConfig
 from studies.data.families import FAMILIES, Tasks
 from studies.harness.figures import panel
@@ -30,7 +31,6 @@ from studies.harness.tables import (
     network_columns,
     over_seeds_geometric,
     significant,
-    with_interval,
 )
 from studies.models.ensembles import Ensemble, Streams, as_numbers, train
 from studies.models.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron

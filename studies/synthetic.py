@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ablation.analysis.numbers import count
+from ablation.analysis.numbers import estimate as with_interval
 from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, MultiplicativeInteraction
 from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import SyntheticConfig
@@ -29,7 +30,7 @@ from studies.data.targets import FUNCTIONS, outputs
 from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
-from studies.harness.tables import over_seeds_geometric, significant, with_interval
+from studies.harness.tables import over_seeds_geometric, significant
 from studies.models.ensembles import Ensemble, Streams, as_numbers, train
 from studies.models.networks import num_parameters
 from system.plain_data import POSITIVE, PlainDataError, Test, check_form

@@ -23,13 +23,13 @@ from agents.network.torso import TORSOS
 from agents.run.metrics import WINDOW
 from conf import composition, names
 from conf.loading import (
+    all_keys,
     changed_keys,
     compose_ablate,
     compose_evaluate,
     compose_train,
     to_dict,
     train_from_dict,
-    train_keys,
     train_part,
 )
 from conf.names import RUNTIMES
@@ -143,7 +143,7 @@ def test_spatial_fusion_is_refused_at_flat_sites() -> None:
 
 
 def test_every_key_is_listed_with_its_default() -> None:
-    keys = train_keys([])
+    keys = all_keys("train", [])
     assert {
         "fusion.name",
         "fusion.sites",
@@ -279,6 +279,6 @@ def test_evaluation_needs_a_run() -> None:
 
 def test_every_option_is_comparable_plain_data() -> None:
     plain = (bool, int, float, str, list)
-    for key, value in train_keys([]).items():
+    for key, value in all_keys("train", []).items():
         assert isinstance(value, plain), key
     assert all(dataclasses.is_dataclass(suite.config) for suite in SUITES.values())

@@ -7,19 +7,16 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
-from ablation.analysis.numbers import short, ticks
+from ablation.analysis.numbers import ticks
 from ablation.analysis.results import Band, Estimate
 from ablation.report.drawing import Panel
-from ablation.report.panels import Ticks, lines
+from ablation.report.panels import label_log_axis, lines
 
 _SIZE = (3.4, 2.7)
 _FEW = 8
 """Up to this many places, each gets a tick on the x axis."""
-
-_NARROW = 100.0
-"""A logarithmic axis whose ends differ by a smaller factor has at most one power of ten, and needs more ticks."""
 
 Scale = Literal["linear", "log"]
 Curves = Mapping[int, Sequence[Estimate | None]]
@@ -31,23 +28,16 @@ def panel(
 ) -> Panel:
     """Curves with bands against `x`. `labels` and `scales` are those of the x and the y axis."""
     bands = {index: band(estimates) for index, estimates in curves.items()}
+    any_value = any(np.isfinite(band.value).any() for band in bands.values())
 
     def draw(axes: Axes) -> None:
         lines(axes, np.array(x, np.float64), bands)
-        any_value = any(np.isfinite(band.value).any() for band in bands.values())
-        for axis, scale in zip(
-            (axes.xaxis, axes.yaxis), (scales[0], scales[1] if any_value else "linear"), strict=True
-        ):
-            (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)(scale)
-            if scale == "linear":
-                axis.set_major_formatter(Ticks())
-                continue
-            # The report's style has no mathematical text, which matplotlib's own labels of powers need.
-            axis.set_major_formatter(lambda value, _: short(value))
-            axis.set_minor_formatter(NullFormatter())
-            low, high = axis.get_view_interval()
-            if high < low * _NARROW:
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        if scales[0] == "log":
+            axes.set_xscale("log")
+            label_log_axis(axes.xaxis)
+        if scales[1] == "log" and any_value:
+            axes.set_yscale("log")
+            label_log_axis(axes.yaxis)
         if not any_value:
             axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center")
             axes.set_yticks([])
@@ -61,5 +51,4 @@ def panel(
 
 def band(estimates: Sequence[Estimate | None]) -> Band:
     """Estimates as arrays, NaN where there is no value."""
-    rows = [estimate or (None, None, None) for estimate in estimates]
-    return Band(*np.array(rows, np.float64).T)
+    return Band(*np.array([estimate or (None, None, None) for estimate in estimates], np.float64).T)

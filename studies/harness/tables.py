@@ -10,7 +10,6 @@ import numpy as np
 
 from ablation.analysis import numbers
 from ablation.analysis.intervals import estimate, of_mean
-from ablation.analysis.numbers import Write
 from ablation.analysis.results import Estimate
 from studies.harness.jobs import Result
 
@@ -40,11 +39,6 @@ def excludes_zero(difference: Estimate) -> bool:
     """Whether there is an interval, and zero is outside of it."""
     low, high = difference.low, difference.high
     return low is not None and high is not None and not low <= 0 <= high
-
-
-def with_interval(values: Estimate, write: Write) -> str:
-    """`value [low, high]`."""
-    return numbers.estimate(values, write)
 
 
 def significant(value: float, extra: int = 0) -> str:
