@@ -6,7 +6,6 @@ A study is a grid of jobs (jobs.py). Its axes are keys of the configuration that
 from __future__ import annotations
 
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,24 +13,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from ablation.analysis.numbers import duration
 from ablation.grid.local_executor import available_cores
 from ablation.report.drawing import Panel, draw
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.cli.signals import raise_at_signals
-from agents.cli.terminal import TextConsole
+from agents.cli.terminal import Terminal, TextConsole
 from agents.run.provenance import provenance
 from agents.runtime.processes.process import configure_process
-from conf.composition import flatten
 from conf.fields import check_fields
 from conf.loading import compose_study, to_dict
 from conf.studies_schema import StudyConfig
@@ -42,11 +33,6 @@ from system.files import check_links, write_json, write_whole
 
 _LINE_SECONDS = 60
 """Interval between two lines about running jobs."""
-_SPEED_SECONDS = 600
-"""Period over which the bar measures the speed for its time left. It is long, because jobs end rarely."""
-_SHOW_SECONDS = 1
-"""Interval between two updates of the bar by running jobs. With more updates, the last 1,000, from which rich computes the speed, would not
-cover _SPEED_SECONDS."""
 
 Config = TypeVar("Config", bound=StudyConfig)
 Results = Mapping[tuple[Any, ...], Result]
@@ -117,7 +103,7 @@ def main(study: Study[Any], arguments: Sequence[str] | None = None) -> int:
 def run_study(study: Study[Any], arguments: Sequence[str]) -> int:
     """Runs the study with the configuration of these arguments. Returns the exit code."""
     if asks_for_help(arguments):
-        return show_help(study.about, flatten(to_dict(compose_study(study.name, overrides(arguments)))))
+        return show_help(study.about, to_dict(compose_study(study.name, overrides(arguments))))
     config = compose_study(study.name, arguments)
     check_config(study, config)
     folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")
@@ -142,8 +128,7 @@ def conduct(study: Study[Config], config: Config, folder: Path) -> None:
         # A process that was killed after it had written the result has not removed its checkpoint.
         outcome.job.checkpoint().remove()
     configure_process(1)
-    bar = ProgressBar(study.name, len(jobs), len(outcomes), enabled=config.display)
-    with bar.live:
+    with ProgressBar(study.name, len(jobs), len(outcomes), enabled=config.display) as bar:
         missing = [job for job in jobs.values() if job.name not in outcomes]
         for outcome in run(missing, study.play, config.parallel or len(available_cores()), bar.update):
             outcomes[outcome.job.name] = outcome
@@ -224,43 +209,37 @@ def check_config(study: Study[Config], config: Config) -> None:
     study.check(config)
 
 
-class ProgressBar:
-    """Progress of a study: a bar on a terminal; elsewhere a line for each finished job, and one a minute about running jobs.
+class ProgressBar(Terminal):
+    """Progress of a study, as a context manager: a bar on a terminal; elsewhere a line for each finished job, and one a minute about
+    running jobs.
 
     Args:
         name: Shown before the bar.
         total: Number of jobs.
         done: Number of jobs that were finished before.
         enabled: Whether anything is shown.
-
-    Attributes:
-        live: A context manager that shows the bar.
     """
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:
-        self._console = TextConsole()
-        self._prints_lines = enabled and not self._console.is_terminal
+        super().__init__(live=enabled)
+        self._prints_lines = enabled and not self.is_live
         self._done, self._total = done, total
         # By name of a running job: its finished part, from 0 to 1.
         self._parts: dict[str, float] = {}
-        self._printed_at, self._shown_at = time.monotonic(), -math.inf
-        self.live = Progress(
-            *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()),
-            *(TimeElapsedColumn(), TimeRemainingColumn()),
-            console=self._console,
-            disable=not enabled or self._prints_lines,
-            speed_estimate_period=_SPEED_SECONDS,
-        )
-        self._task = self.live.add_task(name, total=total, completed=done)
+        # The work of earlier processes, which does not count as speed.
+        self._earlier = float(done)
+        self._started = self._printed_at = time.monotonic()
+        columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(TextColumn(name), *columns, TextColumn("{task.fields[left]}"), console=self.console)
+        self._task = self._bar.add_task("", total=total, completed=done, left="")
+        self.show(self._bar)
 
     def update(self, job: Job, part: float) -> None:
         """Records the finished part of a running job, from 0 to 1."""
         if job.name not in self._parts:
-            # A resumed job begins with the part of an earlier process, which must not count as speed. rich measures the speed by `update`.
-            self.live.tasks[self._task].completed += part
+            self._earlier += part
         self._parts[job.name] = part
-        if time.monotonic() - self._shown_at >= _SHOW_SECONDS:
-            self._show()
+        self._advance()
         if self._prints_lines and time.monotonic() - self._printed_at >= _LINE_SECONDS:
             self._print("  ".join(f"{name} {int(100 * part)}%" for name, part in self._parts.items()))
 
@@ -268,16 +247,18 @@ class ProgressBar:
         """Counts a finished job."""
         self._done += 1
         self._parts.pop(outcome.job.name, None)
-        self._show()
+        self._advance()
         if self._prints_lines:
             self._print(f"{outcome.job.name}: {outcome.seconds:.0f} s")
 
-    def _show(self) -> None:
-        """Updates the bar."""
-        self._shown_at = time.monotonic()
-        self.live.update(self._task, completed=self._done + sum(self._parts.values()))
+    def _advance(self) -> None:
+        """Updates the bar, with the remaining time at the average speed so far."""
+        completed = self._done + sum(self._parts.values())
+        gained, elapsed = completed - self._earlier, time.monotonic() - self._started
+        left = f"about {duration(elapsed * (self._total - completed) / gained)} left" if gained > 0 else ""
+        self._bar.update(self._task, completed=completed, left=left)
 
     def _print(self, text: str) -> None:
         """Prints a line that ends with the number of finished jobs."""
-        self._console.say(f"{text} ({self._done} of {self._total})")
+        self.say(f"{text} ({self._done} of {self._total})")
         self._printed_at = time.monotonic()
