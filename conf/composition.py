@@ -19,11 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.ablate_schema import AblateConfig
 from conf.command_line import quote_text_value
+from conf.names import CONTEXTS, CORES, FUSIONS, RUNTIMES, TORSOS
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, TrainConfig
 from conf.studies_schema import STUDIES
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
+
+_NAMED_GROUPS = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS, "runtime": RUNTIMES}
+"""Groups whose choices need no file."""
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -133,6 +137,10 @@ def _store_schemas() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="ablate_schema", node=AblateConfig)
     store.store(name="population_schema", node=PopulationConfig)
+    for group, choices in _NAMED_GROUPS.items():
+        for name in choices:
+            # A file of this name sets more than the name, and Hydra reads it first.
+            store.store(group=group, name=name, node={"name": name})
     for name, study in STUDIES.items():
         store.store(group="studies", name=f"{name}_schema", node=study, package="_global_")
     for name, suite in SUITES.items():

@@ -37,8 +37,6 @@ from envs.suites import SUITES
 from system.errors import InputError
 
 CONF = Path(conf.__file__).parent
-GROUPS = sorted({file.parent.name for file in CONF.glob("*/*.yaml")} - {"studies"})
-CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 TABLES = {
     "fusion": FUSION_NAMES,
     "context": CONTEXTS,
@@ -46,7 +44,9 @@ TABLES = {
     "torso": TORSOS,
     "runtime": RUNTIMES,
     "env": SUITES,
+    "experiment": [file.stem for file in sorted((CONF / "experiment").glob("*.yaml"))],
 }
+CHOICES = [(group, name) for group, table in TABLES.items() for name in table]
 
 
 def refusal(*overrides: str) -> str:
@@ -88,10 +88,24 @@ def test_episode_window_of_conf_equals_that_of_the_statistics() -> None:
     assert names.EPISODE_WINDOW == WINDOW
 
 
-def test_tables_and_files_have_the_same_names() -> None:
+def test_choices_are_the_names_of_the_tables() -> None:
+    compose_train([])
     for group, table in TABLES.items():
-        files = {file.stem for file in (CONF / group).glob("*.yaml")}
-        assert files == set(table), group
+        with initialize_config_module("conf", version_base="1.3"):
+            assert set(composition._list_names(group)) == set(table)
+        assert {file.stem for file in (CONF / group).glob("*.yaml")} <= set(table), group
+
+
+@pytest.mark.parametrize(
+    ("choice", "key", "value"),
+    [
+        *(("attention", "sites", ["torso"]), ("dynamic_conv", "sites", ["torso"])),
+        *(("gated_attention", "sites", ["torso"]), ("hypernetwork", "hidden", 64), ("tucker", "rank", 32)),
+    ],
+)
+def test_files_of_choices_set_more_than_the_name(choice: str, key: str, value: object) -> None:
+    fusion = compose_train([f"fusion={choice}"]).fusion
+    assert (fusion.name, getattr(fusion, key)) == (choice, value)
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
