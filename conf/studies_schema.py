@@ -130,7 +130,7 @@ class NeuralProcessConfig(StudyConfig):
         target_points: Further points of each function.
         learning_rates: Each decoder is trained with every rate and reported with the rate of the best validation bound.
         length_scale: Length scale of the Gaussian process.
-        noise: Noise of the Gaussian process.
+        noise: Noise of the Gaussian process, at least the least deviation of a decoder.
         test_functions: Functions of the evaluation.
         context_sizes: Numbers of context points of the evaluation.
         latent_samples: Latent samples of the evaluation.
@@ -148,7 +148,7 @@ class NeuralProcessConfig(StudyConfig):
     target_points: int = _count(20)
     learning_rates: list[float] = numbers([0.003, 0.01], above=0, most=_MOST)
     length_scale: float = _positive(0.5)
-    noise: float = _positive(0.1)
+    noise: float = number(0.1, least=0.05, most=_MOST)
     test_functions: int = _count(256)
     context_sizes: list[int] = numbers([2, 5, 10, 20], least=1, most=1000)
     latent_samples: int = _count(64)

@@ -38,14 +38,13 @@ from studies.harness.program import Findings, Results, Study, main
 from studies.harness.tables import best_rate, excludes_zero, network_columns, over_seeds
 from studies.models.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
 from studies.models.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
-from system.errors import InputError
 from system.plain_data import MEASURED, check_form
 
 DECODERS = tuple(name for name in PERCEPTRONS if name != MULTI_HEAD)
 EXACT = "exact GP"
 """Row of the process that the functions are drawn from."""
 LEAST_DEVIATION = 0.05
-"""Smallest standard deviation of the decoder, so that likelihoods stay finite."""
+"""Smallest standard deviation of the decoder, so that likelihoods stay finite. It is also the bound of `noise`."""
 POINTS = 16
 """Most points of a learning curve."""
 
@@ -95,14 +94,6 @@ class NeuralProcess(nn.Module):
         encoded = self.encoder(torch.cat([x, y], -1))
         mean, raw = self.posterior((encoded * given.unsqueeze(-1)).sum(1) / given.sum()).chunk(2, -1)
         return Normal(mean, 0.1 + 0.9 * torch.sigmoid(raw), validate_args=False)
-
-
-def check(config: NeuralProcessConfig) -> None:
-    """Raises InputError for a noise that the decoder cannot represent."""
-    if config.noise < LEAST_DEVIATION:
-        raise InputError(
-            f"noise={config.noise} is out of range: the least deviation of a decoder is {LEAST_DEVIATION}."
-        )
 
 
 def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
@@ -279,7 +270,6 @@ STUDY = Study(
     about=__doc__,
     axes={"network": "networks", "learning_rate": "learning_rates"},
     choices={"networks": DECODERS},
-    check=check,
     play=play,
     check_result=check_result,
     find=find,

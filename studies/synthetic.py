@@ -62,11 +62,7 @@ class Network(NamedTuple):
     """make(d, K, size) makes the network; largest(d, K) is the largest size that can be useful, 1 for networks without a size."""
 
     make: Callable[[int, int, int], nn.Module]
-    largest: Callable[[int, int], int]
-
-
-def _only_one(d: int, k: int) -> int:
-    return 1
+    largest: Callable[[int, int], int] = lambda d, k: 1
 
 
 def _most_products(d: int, k: int) -> int:
@@ -81,11 +77,11 @@ def _unbounded(d: int, k: int) -> int:
 
 
 NETWORKS: dict[str, Network] = {
-    "concat": Network(lambda d, k, size: Concat(d, d, k), _only_one),
+    "concat": Network(lambda d, k, size: Concat(d, d, k)),
     "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size), _unbounded),
     "diagonal": Network(lambda d, k, size: FusedHidden(Diagonal(d, d, size), k, relu=False), _most_products),
     "low_rank": Network(lambda d, k, size: LowRank(d, d, k, rank=size), _most_products),
-    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), _only_one),
+    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k)),
     "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True), _unbounded),
 }
 """Name -> a fusion of agents.fusion, alone or with a linear readout."""
