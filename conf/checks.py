@@ -30,8 +30,7 @@ def check_train(config: TrainConfig) -> None:
     check_task_weights(config.runtime)
     if config.match_params and config.match_params not in FUSIONS and not config.match_params.isdecimal():
         raise unknown_name("match_params", config.match_params, ("a number", *FUSIONS))
-    check_columns(config.learner, config.runtime.slots_per_actor)
-    check_shards(config.learner, config.runtime)
+    check_columns(config.learner, config.runtime)
 
 
 def check_device(name: str) -> None:
@@ -70,8 +69,11 @@ def check_fusion(fusion: FusionConfig) -> None:
         raise InputError(f"fusion.spatial={fusion.spatial} is not used: add torso to fusion.sites.")
 
 
-def check_columns(learner: LearnerConfig, slots: int) -> None:
-    """Checks that fresh and replayed columns are whole numbers, and that fresh ones fill unrolls or an even part of one."""
+def check_columns(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
+    """Checks that fresh and replayed columns are whole numbers, that they and the actors divide evenly among the learners, and that the
+    fresh ones of all learners and of each fill unrolls or an even part of one.
+    """
+    learners, slots = learner.num_processes, runtime.slots_per_actor
     fraction, columns = learner.replay_fraction, learner.batch_size or slots
     replayed = round(fraction * columns)
     fresh = columns - replayed
@@ -92,18 +94,10 @@ def check_columns(learner: LearnerConfig, slots: int) -> None:
             f"learner.replay_size={learner.replay_size} is less than the {replayed} columns that each update draws from it: give "
             f"at least {replayed}, better a hundred times as many."
         )
-
-
-def check_shards(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
-    """Checks that the fresh columns, the replayed columns and the actors divide evenly among the learners."""
-    learners, slots = learner.num_processes, runtime.slots_per_actor
-    columns = learner.batch_size or slots
-    replayed = round(learner.replay_fraction * columns)
-    fresh = columns - replayed
     shared = {
         f"runtime.num_actors={runtime.num_actors}": runtime.num_actors,
         f"learner.batch_size={learner.batch_size} ({fresh} fresh columns)": fresh,
-        f"learner.replay_fraction={learner.replay_fraction} ({replayed} of {columns} columns)": replayed,
+        f"learner.replay_fraction={fraction} ({replayed} of {columns} columns)": replayed,
     }
     for what, number in shared.items():
         if number % learners:

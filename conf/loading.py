@@ -30,11 +30,7 @@ Config = TypeVar("Config")
 
 
 def compose_train(overrides: Sequence[str]) -> TrainConfig:
-    """The configuration of `python train.py <overrides>`, checked.
-
-    Raises:
-        InputError: An unknown key or name, a value of the wrong type or out of range.
-    """
+    """The configuration of `python train.py <overrides>`, checked. InputError for an unknown key or name, and for a bad value."""
     config = _to_object(compose_config("train", overrides), TrainConfig)
     check_train(config)
     return config
@@ -51,12 +47,9 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
 
 
 def compose_ablate(overrides: Sequence[str]) -> AblateConfig:
-    """The configuration of `python ablate.py <overrides>` with one value for each key.
+    """The configuration of `python ablate.py <overrides>` with one value for each key; InputError as `compose_train`.
 
-    Values are not checked here, because they are valid or invalid only together with the values of a cell on every axis.
-
-    Raises:
-        InputError: An unknown key or name, or a value of the wrong type.
+    Only types are checked here, because values are valid or invalid only together with the values of a cell on every axis.
     """
     return _to_object(compose_config("ablate", overrides), AblateConfig)
 
@@ -71,10 +64,7 @@ def compose_population(overrides: Sequence[str]) -> PopulationConfig:
 def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
     """The configuration of `python -m studies.<name> <overrides>`; `quick=true` selects the small defaults.
 
-    Numbers and names are not checked here; each study checks its own.
-
-    Raises:
-        InputError: An unknown key, or a value of the wrong type.
+    Only keys and types are checked here; studies/harness/program.py checks values.
     """
     config = _to_object(compose_config(f"studies/{name}_schema", overrides), STUDIES[name])
     return _to_object(compose_config(f"studies/{name}_quick", overrides), STUDIES[name]) if config.quick else config
@@ -155,20 +145,18 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
     """
     problem = f"{source} does not hold a configuration of this version of mimpala"
     try:
-        data = plain_copy(data, most=MOST_CONFIG_VALUES)
-    except PlainDataError as error:
-        raise InputError(f"{problem}: it holds {error}.") from error
+        data = _plain_data(data)
+    except ValueError as error:
+        raise InputError(f"{problem}: {error}.") from error
     if not isinstance(data, dict) or not isinstance(data.get("env"), dict):
         raise InputError(f"{problem}: it has no `env`.")
-    if "${" in repr(data):
-        raise InputError(f"{problem}: interpolations (${{...}}) are not read from files.")
     name = data["env"].get("name")
     if not isinstance(name, str) or name not in SUITES:
         raise unknown_name(f"{source}: env.name", name, SUITES)
     data["env"] = dict(SUITES[name].legacy_defaults) | data["env"]
+    schema = OmegaConf.structured(TrainConfig)
+    schema.env = OmegaConf.structured(SUITES[name].config)
     try:
-        schema = OmegaConf.structured(TrainConfig)
-        schema.env = OmegaConf.structured(SUITES[name].config)
         merged = OmegaConf.merge(schema, OmegaConf.create(data))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise InputError(f"{problem}: {first_line(error)}.") from error
@@ -185,14 +173,22 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
 
 def evaluate_from_dict(data: Any) -> EvaluateConfig:
     """A saved configuration of evaluate.py, merged into the schema. Raises ValueError or TypeError if `data` is not one."""
-    data = plain_copy(data, most=MOST_CONFIG_VALUES)
-    if "${" in repr(data):
-        raise ValueError("interpolations are not read from files")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.create(data))
+        merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.create(_plain_data(data)))
     except OmegaConfBaseException as error:
         raise ValueError(first_line(error)) from error
     return _to_object(merged, EvaluateConfig)
+
+
+def _plain_data(data: Any) -> Any:
+    """A copy of the data of a file. ValueError, with the reason, if it is no plain data or holds interpolations."""
+    try:
+        data = plain_copy(data, most=MOST_CONFIG_VALUES)
+    except PlainDataError as error:
+        raise ValueError(f"it holds {error}") from error
+    if "${" in repr(data):
+        raise ValueError("interpolations (${...}) are not read from files")
+    return data
 
 
 def load_train(path: Path) -> TrainConfig:

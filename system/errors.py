@@ -26,12 +26,8 @@ class InputError(ValueError):
 
 
 def _shown(text: str) -> str:
-    shown = text if text.isprintable() else "".join(map(_visible, text))
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return shown if len(shown) <= MOST_LETTERS else f"{shown[:MOST_LETTERS]}..."
-
-
-def _visible(letter: str) -> str:
-    return letter if letter.isprintable() else ascii(letter)[1:-1]
 
 
 def unknown_name(key: str, value: object, names: Iterable[object]) -> InputError:

@@ -17,7 +17,7 @@ from agents.setup.builder import build_network, replay_spec
 from agents.setup.plan import Plan, check_schedule, make_plan
 from agents.setup.resources import Needs, check_resources, environments_memory, sum_needs
 from agents.trajectory import num_bytes, trajectory_spec
-from conf.checks import check_columns, check_shards
+from conf.checks import check_columns
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suite import EnvConfig
@@ -183,8 +183,7 @@ def _suggest_value(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key
 
 def _would_start(config: TrainConfig, env: EnvSpec) -> bool:
     try:
-        check_columns(config.learner, config.runtime.slots_per_actor)
-        check_shards(config.learner, config.runtime)
+        check_columns(config.learner, config.runtime)
         check_schedule(config, env, make_plan(config, env).run.num_actors)
     except InputError:
         return False
