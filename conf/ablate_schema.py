@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from conf.fields import check_fields, choice, choices, number
+from conf.fields import check_fields, choice, number
 from conf.names import FUSIONS, MEASURES, NODE_RUNTIMES, PROBES
 from conf.schema import TrainConfig
 from system.errors import InputError
@@ -34,7 +34,7 @@ class AblateConfig(TrainConfig):
             (ablation.analysis.efficiency).
     """
 
-    fusions: list[str] = choices(["concat", "gated", "film", "low_rank", "mi"], FUSIONS)
+    fusions: list[str] = choice(["concat", "gated", "film", "low_rank", "mi"], FUSIONS)
     seeds: Any = 5
     parallel: int = number(0, least=0)
     node_runtime: str = choice("local", NODE_RUNTIMES)

@@ -82,28 +82,24 @@ class _Choice:
                 raise unknown_name(key, name, self.names)
 
 
-def number(default: float, **bounds: Any) -> Any:
-    """A field for one number; `bounds` are those of `_Numbers`."""
-    return field(default=default, metadata={_CHECK: _Numbers(**bounds)})
+def number(default: float | list[float], **bounds: Any) -> Any:
+    """A field for a number or a list of numbers; `bounds` are those of `_Numbers`."""
+    return _declare(default, _Numbers(**bounds))
 
 
-def numbers(default: Sequence[float], **bounds: Any) -> Any:
-    """A field for a list of numbers; `bounds` are those of `_Numbers`."""
-    return field(default_factory=lambda: list(default), metadata={_CHECK: _Numbers(**bounds)})
+def choice(default: str | list[str], names: Sequence[str], *, optional: bool = False) -> Any:
+    """A field for one of `names` or a list of them; `optional` permits the empty text as well."""
+    return _declare(default, _Choice(names=names, optional=optional))
 
 
-def choice(default: str, names: Sequence[str], *, optional: bool = False) -> Any:
-    """A field for one of `names`."""
-    return field(default=default, metadata={_CHECK: _Choice(names=names, optional=optional)})
-
-
-def choices(default: Sequence[str], names: Sequence[str]) -> Any:
-    """A field for a list of some of `names`."""
-    return field(default_factory=lambda: list(default), metadata={_CHECK: _Choice(names=names)})
+def _declare(default: Any, check: _Numbers | _Choice) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={_CHECK: check})
+    return field(default=default, metadata={_CHECK: check})
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
-    """Checks the value of every field that `number`, `numbers`, `choice` or `choices` declare, in nested groups too.
+    """Checks the value of every field that `number` or `choice` declares, in nested groups too.
 
     A group's `name` is reported by the key that selects it: `fusion`, not `fusion.name`.
 

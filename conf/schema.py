@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from conf import names
-from conf.fields import choice, choices, number, numbers
+from conf.fields import choice, number
 from envs.suite import EnvConfig
 
 _FEATURES = 2**16
@@ -37,7 +37,7 @@ class FusionConfig:
     """
 
     name: str = choice(MISSING, names.FUSIONS)
-    sites: list[str] = choices(["core_input"], names.SITES)
+    sites: list[str] = choice(["core_input"], names.SITES)
     spatial: str = choice("", names.SPATIAL_FUSIONS, optional=True)
     size: int = number(128, least=1, most=_FEATURES)
     rank: int = number(128, least=1, most=_FEATURES)
@@ -95,7 +95,7 @@ class TorsoConfig:
 
     name: str = choice(MISSING, names.TORSOS)
     size: int = number(128, least=1, most=_FEATURES)
-    hidden: list[int] = numbers([128], longest=100, least=1, most=_FEATURES)
+    hidden: list[int] = number([128], longest=100, least=1, most=_FEATURES)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -128,7 +128,7 @@ class LearnerConfig:
     rms_decay: float = number(0.99, least=0, most=1)
     # With an epsilon that is 0 in single precision, the update of a parameter without a gradient is 0 / 0.
     epsilon: float = number(1e-8, least=1e-20)
-    adam_betas: list[float] = numbers([0.9, 0.999], shortest=2, longest=2, least=0, below=1)
+    adam_betas: list[float] = number([0.9, 0.999], shortest=2, longest=2, least=0, below=1)
     max_gradient_norm: float = number(1.0, least=0)
     discounting: float = number(0.99, least=0, most=1)
     baseline_cost: float = number(0.5, least=0)
@@ -196,7 +196,7 @@ class RuntimeConfig:
     learner_threads: int = number(0, least=0, most=_PROCESSES)
     buffers_per_actor: int = number(2, least=1, most=_PROCESSES)
     task_schedule: str = choice("uniform_slots", names.TASK_SCHEDULES)
-    task_weights: list[float] = numbers([], above=0)
+    task_weights: list[float] = number([], above=0)
     reset_patience: float = number(0.01, least=0, infinite=True)
     hang_seconds: float = number(300.0, above=0, infinite=True)
     memory_limit: int = number(0, least=0)

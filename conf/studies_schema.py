@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from conf.fields import choice, number, numbers
+from conf.fields import choice, number
 
 _MOST = 2**20
 """Upper bound above every size in use."""
@@ -62,7 +62,7 @@ class SyntheticConfig(StudyConfig):
     networks: list[str] = field(
         default_factory=lambda: ["concat", "concat_mlp", "diagonal", "low_rank", "mi", "mi_mlp"]
     )
-    dimensions: list[int] = numbers([1, 2, 4, 8, 16, 32], least=1, most=256)
+    dimensions: list[int] = number([1, 2, 4, 8, 16, 32], least=1, most=256)
     error: float = _positive(0.1)
     steps: int = _count(800)
     batch_size: int = _count(128)
@@ -96,7 +96,7 @@ class RegressionConfig(StudyConfig):
 
     seeds: int = number(8, least=1, most=1000)
     functions: list[str] = field(default_factory=lambda: ["affine", "sine"])
-    x_sizes: list[int] = numbers([1, 4], least=1, most=256)
+    x_sizes: list[int] = number([1, 4], least=1, most=256)
     networks: list[str] = field(default_factory=lambda: ["concat", "multi_head", "film", "low_rank", "mi"])
     tasks: int = _count(32)
     task_size: int = _count(8)
@@ -105,10 +105,10 @@ class RegressionConfig(StudyConfig):
     rank: int = _count(8)
     steps: int = _count(2000)
     samples: int = _count(8)
-    learning_rates: list[float] = numbers([0.003, 0.01], above=0, most=_MOST)
+    learning_rates: list[float] = number([0.003, 0.01], above=0, most=_MOST)
     test_samples: int = _count(64)
     new_tasks: int = _count(16)
-    shots: list[int] = numbers([2, 4, 8, 16], least=1, most=4096)
+    shots: list[int] = number([2, 4, 8, 16], least=1, most=4096)
     adaptation_steps: int = _count(200)
     adaptation_rate: float = _positive(0.05)
 
@@ -146,11 +146,11 @@ class NeuralProcessConfig(StudyConfig):
     functions: int = _count(16)
     most_context: int = _count(20)
     target_points: int = _count(20)
-    learning_rates: list[float] = numbers([0.003, 0.01], above=0, most=_MOST)
+    learning_rates: list[float] = number([0.003, 0.01], above=0, most=_MOST)
     length_scale: float = _positive(0.5)
     noise: float = number(0.1, least=0.05, most=_MOST)
     test_functions: int = _count(256)
-    context_sizes: list[int] = numbers([2, 5, 10, 20], least=1, most=1000)
+    context_sizes: list[int] = number([2, 5, 10, 20], least=1, most=1000)
     latent_samples: int = _count(64)
 
 
@@ -192,7 +192,7 @@ class LanguageConfig(StudyConfig):
     steps: int = _count(400)
     batch_size: int = _count(64)
     length: int = _count(50)
-    learning_rates: list[float] = numbers([0.005, 0.01, 0.02, 0.04, 0.08], above=0, most=_MOST)
+    learning_rates: list[float] = number([0.005, 0.01, 0.02, 0.04, 0.08], above=0, most=_MOST)
     most_gradient: float = _positive(1.0)
     evaluations: int = _count(10)
     patience: int = _count(3)

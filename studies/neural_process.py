@@ -36,7 +36,7 @@ from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
 from studies.harness.tables import best_rate, excludes_zero, network_columns, over_seeds
-from studies.models.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
+from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, derived_seed, train
 from studies.models.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
 from system.plain_data import MEASURED, check_form
 
@@ -117,7 +117,7 @@ def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
         given = _given(len(seeds), (points, context), points)
         return networks(x, y, given, streams.normal(1, functions, settings["latent_size"])).mean((1, 2, 3))
 
-    steps, middle = _points(settings["steps"]), settings["most_context"] // 2 + 1
+    steps, middle = curve_points(10, settings["steps"], POINTS), settings["most_context"] // 2 + 1
     bounds: list[list[float]] = []
 
     def held_out(name: str) -> list[float]:
@@ -147,11 +147,6 @@ def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
 def _network(settings: Settings, decoder: str, width: int) -> NeuralProcess:
     sizes = {key: settings[key] for key in ("encoder_width", "hidden_layers", "rank")}
     return NeuralProcess(decoder, settings["latent_size"], width=width, **sizes)
-
-
-def _points(steps: int) -> list[int]:
-    """Numbers of steps after which the bound is measured; the last is `steps`."""
-    return sorted({round(step) for step in np.geomspace(min(10, steps), steps, POINTS)})
 
 
 def _given(seeds: int, numbers: tuple[int, int], points: int) -> Tensor:
@@ -186,7 +181,7 @@ def check_result(settings: Settings, result: Result) -> None:
     """Raises PlainDataError for a result that `play` cannot return."""
     values = (MEASURED,) * len(settings["seeds"])
     likelihoods = {key: (values,) * len(settings["context_sizes"]) for key in ("target", "context", "exact")}
-    curves = {"bounds": (values,) * len(_points(settings["steps"])), "validation": values}
+    curves = {"bounds": (values,) * len(curve_points(10, settings["steps"], POINTS)), "validation": values}
     check_form(result, {"width": SIZE, "parameters": SIZE, **curves, **likelihoods})
 
 
@@ -238,7 +233,11 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
             panel("Target points", sorted(sizes), target, labels, ("linear", "linear")),
             panel("Context points", sorted(sizes), by_size("context"), labels, ("linear", "linear")),
             panel(
-                "Training", _points(config.steps), bounds, ("steps", "lower bound for each point"), ("log", "linear")
+                "Training",
+                curve_points(10, config.steps, POINTS),
+                bounds,
+                ("steps", "lower bound for each point"),
+                ("log", "linear"),
             ),
         ],
         variants=[*config.networks, EXACT],

@@ -32,12 +32,12 @@ from studies.harness.tables import (
     over_seeds_geometric,
     significant,
 )
-from studies.models.ensembles import Ensemble, Streams, as_numbers, train
+from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, train
 from studies.models.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron
 from system.plain_data import POSITIVE, check_form
 
 POINTS = 24
-"""Most points of a learning curve, evenly spread over the logarithm of the steps."""
+"""Most points of a learning curve."""
 
 
 class MultitaskPerceptron(nn.Module):
@@ -72,7 +72,7 @@ def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
         return (networks(x) - y).square().mean((1, 2, 3))
 
     validation, test = (known.sample(settings["test_samples"], Streams(seeds, name)) for name in ("validation", "test"))
-    points = _points(settings["steps"])
+    points = curve_points(1, settings["steps"], POINTS)
     curve: list[list[float]] = []
 
     def after_step(step: int) -> None:
@@ -110,11 +110,6 @@ def _network(settings: Settings, name: str, width: int) -> MultitaskPerceptron:
     return MultitaskPerceptron(network, settings["tasks"])
 
 
-def _points(steps: int) -> list[int]:
-    """Numbers of steps after which errors are measured; the last is `steps`."""
-    return sorted({round(step) for step in np.geomspace(1, steps, POINTS)})
-
-
 def _transfer(settings: Settings, networks: Ensemble, shots: int) -> list[float]:
     """The error by seed on new tasks after learning their vectors from `shots` samples each, starting at the mean vector of all tasks."""
     seeds, count = settings["seeds"], settings["new_tasks"]
@@ -141,7 +136,10 @@ def check_result(settings: Settings, result: Result) -> None:
     """Raises PlainDataError for a result that `play` cannot return."""
     errors = (POSITIVE,) * len(settings["seeds"])
     sizes = dict.fromkeys(("width", "parameters", "own"), SIZE)
-    curves = {"curve": (errors,) * len(_points(settings["steps"])), "transfer": (errors,) * len(settings["shots"])}
+    curves = {
+        "curve": (errors,) * len(curve_points(1, settings["steps"], POINTS)),
+        "transfer": (errors,) * len(settings["shots"]),
+    }
     check_form(result, {**sizes, **curves, "validation": errors, "test": errors})
 
 
@@ -181,7 +179,7 @@ def find(config: RegressionConfig, results: Results) -> Findings:
         panels=[
             panel(
                 _title(*problem),
-                _points(config.steps),
+                curve_points(1, config.steps, POINTS),
                 {
                     index: [over_seeds_geometric(errors) for errors in best[*problem, network][1]["curve"]]
                     for index, network in enumerate(config.networks)

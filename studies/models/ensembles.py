@@ -76,6 +76,11 @@ def as_numbers(errors: Tensor) -> list[float]:
     return errors.nan_to_num(nan=largest, posinf=largest).tolist()
 
 
+def curve_points(first: int, last: int, most: int) -> list[int]:
+    """At most `most` numbers of steps after which a learning curve is measured, evenly spread over their logarithm."""
+    return sorted({round(step) for step in np.geomspace(min(first, last), last, most)})
+
+
 def cosine(learning_rate: float, step: int, steps: int) -> float:
     """The learning rate of a step, on a cosine from `learning_rate` to zero."""
     return learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
