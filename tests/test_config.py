@@ -103,7 +103,7 @@ def test_choices_are_the_names_of_the_tables() -> None:
         *(("gated_attention", "sites", ["torso"]), ("hypernetwork", "hidden", 64), ("tucker", "rank", 32)),
     ],
 )
-def test_files_of_choices_set_more_than_the_name(choice: str, key: str, value: object) -> None:
+def test_some_choices_set_more_than_the_name(choice: str, key: str, value: object) -> None:
     fusion = compose_train([f"fusion={choice}"]).fusion
     assert (fusion.name, getattr(fusion, key)) == (choice, value)
 
