@@ -109,6 +109,9 @@ def test_the_time_left_ignores_the_work_of_earlier_processes(monkeypatch: pytest
     monkeypatch.setattr("studies.harness.program.time.monotonic", lambda: now[0])
     bar = ProgressBar("study", 4, 0, enabled=False)
     (task,) = bar._bar.tasks
+    for job in (ONE, OTHER):
+        bar.update(job, 0.7)
+    assert task.fields["left"] == ""
     for step in range(2000):
         now[0] += 0.1
         bar.update(ONE, 0.7 + now[0] / 1000)
