@@ -14,6 +14,7 @@ if __name__ == "__main__":
     # The imports below take seconds.
     begin_program()
 
+import itertools
 import math
 from functools import partial
 
@@ -31,7 +32,7 @@ from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main, seeds_of
 from studies.harness.tables import (
     NETWORK_HEAD,
-    best_rate,
+    best_rates,
     excludes_zero,
     network_columns,
     over_seeds,
@@ -127,13 +128,12 @@ def check_result(settings: Settings, result: Result) -> None:
 def find(config: LanguageConfig, results: Results) -> Findings:
     """The table: the cost of the test text by network, each with its best learning rate."""
     corpus = load(config.corpus, config.level)
-    best = {
-        network: best_rate(
-            {rate: [results[network, rate, seed] for seed in seeds_of(config)] for rate in config.learning_rates},
-            lambda seeds: float(np.mean([min(result["validation"]) for result in seeds])),
-        )
-        for network in config.networks
-    }
+    cells = itertools.product(config.networks, config.learning_rates)
+    best = best_rates(
+        config,
+        {cell: [results[*cell, seed] for seed in seeds_of(config)] for cell in cells},
+        lambda seeds: float(np.mean([min(result["validation"]) for result in seeds])),
+    )
     rows, networks, sentences = [], [], []
     for network, (rate, seeds) in best.items():
         bits = over_seeds([result["bits"] for result in seeds])
@@ -194,8 +194,8 @@ def _panels(best: dict[str, list[Result]]) -> list[Panel]:
     }
 
     def one(title: str, by_network: dict[str, np.ndarray]) -> Panel:
-        index = {network: number for number, network in enumerate(best)}
-        curves = {index[name]: [over_seeds(at) for at in values.T[1:]] for name, values in by_network.items()}
+        none = [None] * (len(steps) - 1)
+        curves = [[over_seeds(at) for at in by_network[name].T[1:]] if name in by_network else none for name in best]
         return panel(title, steps[1:], curves, ("steps", "bits per character"), ("linear", "linear"))
 
     panels = [one("Validation text", bits)]

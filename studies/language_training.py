@@ -6,7 +6,6 @@ import copy
 import math
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -126,18 +125,13 @@ def train(
         # The work after the training can be long, so a training with checkpoints also saves its end.
         ends = now.step == steps or now.without_gain >= patience
         if checkpoint.due or (ends and checkpoint.exists):
-            checkpoint.save(_snapshot(now, model, optimizer))
+            moments = optimizer.state_dict()["state"]
+            checkpoint.save(vars(now) | {"model": model.state_dict(), "moments": moments, "rng": torch.get_rng_state()})
     model.load_state_dict(now.best)
     return now
 
 
 _NUMBERS = {"step": COUNT, "position": COUNT, "steps": [COUNT], "losses": [FINITE], "best_step": COUNT}
-
-
-def _snapshot(now: TrainingState, model: LanguageModel, optimizer: torch.optim.Adam) -> dict[str, Any]:
-    """The content of a checkpoint. The optimizer's constants are in the settings of the job."""
-    moments = optimizer.state_dict()["state"]
-    return vars(now) | {"model": model.state_dict(), "moments": moments, "rng": torch.get_rng_state()}
 
 
 def _restore(

@@ -28,14 +28,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from ablation.analysis.numbers import estimate as with_interval
 from ablation.analysis.numbers import fixed
-from ablation.analysis.results import Estimate
 from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import NeuralProcessConfig
 from studies.data.gaussian_process import GaussianProcess
 from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
-from studies.harness.tables import best_rate, excludes_zero, network_columns, over_seeds
+from studies.harness.tables import best_rates, excludes_zero, network_columns, over_seeds
 from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, derived_seed, train
 from studies.models.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
 from system.plain_data import MEASURED, check_form
@@ -187,13 +186,7 @@ def check_result(settings: Settings, result: Result) -> None:
 
 def find(config: NeuralProcessConfig, results: Results) -> Findings:
     """The table: log-likelihoods by decoder and number of context points, each decoder with its best learning rate."""
-    best = {
-        network: best_rate(
-            {rate: results[network, rate] for rate in config.learning_rates},
-            lambda result: -float(np.mean(result["validation"])),
-        )
-        for network in config.networks
-    }
+    best = best_rates(config, results, lambda result: -float(np.mean(result["validation"])))
     estimates = {
         network: {key: [over_seeds(values) for values in result[key]] for key in ("target", "context")}
         for network, (_, result) in best.items()
@@ -208,16 +201,9 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
         for network, own in estimates.items()
     ]
     rows.append((EXACT, *["-"] * 3, *(with_interval(one, fixed(3)) for one in exact), *["-"] * len(sizes)))
-    order = np.argsort(sizes)
-
-    def by_size(key: str) -> dict[int, list[Estimate | None]]:
-        return {index: [own[key][at] for at in order] for index, own in enumerate(estimates.values())}
-
     labels = "context points", "log-likelihood for each point"
-    target = by_size("target") | {len(estimates): [exact[at] for at in order]}
-    bounds = {
-        index: [over_seeds(values) for values in result["bounds"]] for index, (_, result) in enumerate(best.values())
-    }
+    target, context = ([own[key] for own in estimates.values()] for key in ("target", "context"))
+    bounds = [[over_seeds(values) for values in result["bounds"]] for _, result in best.values()]
     return Findings(
         sentences=tuple(
             _comparison(config, best["mi"][1], other, best[other][1])
@@ -230,8 +216,8 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
         ),
         rows=rows,
         panels=[
-            panel("Target points", sorted(sizes), target, labels, ("linear", "linear")),
-            panel("Context points", sorted(sizes), by_size("context"), labels, ("linear", "linear")),
+            panel("Target points", sizes, [*target, exact], labels, ("linear", "linear")),
+            panel("Context points", sizes, context, labels, ("linear", "linear")),
             panel(
                 "Training",
                 curve_points(10, config.steps, POINTS),

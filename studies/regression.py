@@ -13,6 +13,7 @@ if __name__ == "__main__":
     # The imports below take seconds.
     begin_program()
 
+import itertools
 from functools import partial
 
 import numpy as np
@@ -27,7 +28,7 @@ from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
 from studies.harness.tables import (
     NETWORK_HEAD,
-    best_rate,
+    best_rates,
     network_columns,
     over_seeds_geometric,
     significant,
@@ -145,29 +146,29 @@ def check_result(settings: Settings, result: Result) -> None:
 
 def find(config: RegressionConfig, results: Results) -> Findings:
     """The table: errors after training and on new tasks, by problem and network, each with its best learning rate."""
-    problems = [(function, x_size) for function in config.functions for x_size in config.x_sizes]
+    problems = list(itertools.product(config.functions, config.x_sizes))
+    by_problem = {
+        problem: {key[2:]: result for key, result in results.items() if key[:2] == problem} for problem in problems
+    }
     best = {
-        (*problem, network): best_rate(
-            {rate: results[*problem, network, rate] for rate in config.learning_rates},
-            lambda result: float(np.mean(result["validation"])),
-        )
-        for problem in problems
-        for network in config.networks
+        problem: best_rates(config, own, lambda result: float(np.mean(result["validation"])))
+        for problem, own in by_problem.items()
     }
     rows, numbers = [], []
-    for (function, x_size, network), (rate, result) in best.items():
+    for problem, network in itertools.product(problems, config.networks):
+        rate, result = best[problem][network]
         error, *transfer = [over_seeds_geometric(values) for values in (result["test"], *result["transfer"])]
         texts = (with_interval(one, significant) for one in (error, *transfer))
-        rows.append((_title(function, x_size), *network_columns(network, result, rate), *texts))
+        rows.append((_title(*problem), *network_columns(network, result, rate), *texts))
         numbers.append(
-            {"function": function, "x_size": x_size, "network": network, "learning_rate": rate}
+            {"function": problem[0], "x_size": problem[1], "network": network, "learning_rate": rate}
             | {key: result[key] for key in ("width", "parameters", "own")}
             | {"error": error}
             | {"transfer": [{"shots": shots, "error": one} for shots, one in zip(config.shots, transfer, strict=True)]}
         )
     return Findings(
         sentences=tuple(
-            _comparison(_title(*problem), best[*problem, "concat"][1], best[*problem, "mi"][1])
+            _comparison(_title(*problem), best[problem]["concat"][1], best[problem]["mi"][1])
             for problem in problems
             if {"concat", "mi"} <= set(config.networks)
         ),
@@ -180,10 +181,7 @@ def find(config: RegressionConfig, results: Results) -> Findings:
             panel(
                 _title(*problem),
                 curve_points(1, config.steps, POINTS),
-                {
-                    index: [over_seeds_geometric(errors) for errors in best[*problem, network][1]["curve"]]
-                    for index, network in enumerate(config.networks)
-                },
+                [[over_seeds_geometric(errors) for errors in own["curve"]] for _, own in best[problem].values()],
                 ("steps", "error"),
                 ("log", "log"),
             )

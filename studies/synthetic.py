@@ -13,9 +13,10 @@ if __name__ == "__main__":
     # The imports below take seconds.
     begin_program()
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from ablation.analysis.numbers import count
 from ablation.analysis.numbers import estimate as with_interval
+from ablation.analysis.results import Estimate
 from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, MultiplicativeInteraction
 from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import SyntheticConfig
@@ -174,11 +176,11 @@ def check_result(settings: Settings, result: Result) -> None:
 def find(config: SyntheticConfig, results: Results) -> Findings:
     """The table: smallest parameters by function, network and dimension."""
     dimensions = sorted(config.dimensions)
-    smallest = {
-        (function, network): [_smallest(results[function, network, d]) for d in dimensions]
-        for function in config.functions
-        for network in config.networks
-    }
+    smallest: dict[tuple[str, str], list[Estimate | None]] = {}
+    for key in itertools.product(config.functions, config.networks):
+        found = (results[*key, d]["smallest"] for d in dimensions)
+        # None unless every seed reached the error.
+        smallest[key] = [None if None in parameters else over_seeds_geometric(parameters) for parameters in found]
     return Findings(
         sentences=tuple(filter(None, (_exactness(config, results), *_growths(config, results)))),
         head=("function", "network", *(f"d = {d}" for d in dimensions)),
@@ -190,7 +192,7 @@ def find(config: SyntheticConfig, results: Results) -> Findings:
             panel(
                 function,
                 dimensions,
-                {index: smallest[function, network] for index, network in enumerate(config.networks)},
+                [smallest[function, network] for network in config.networks],
                 ("d", f"parameters for error {config.error:g}"),
                 ("log", "log"),
             )
@@ -205,11 +207,6 @@ def find(config: SyntheticConfig, results: Results) -> Findings:
             ]
         },
     )
-
-
-def _smallest(result: Result) -> Any:
-    """Estimate of the smallest parameters; None unless every seed reached the error."""
-    return None if None in result["smallest"] else over_seeds_geometric(result["smallest"])
 
 
 def _exactness(config: SyntheticConfig, results: Results) -> str:

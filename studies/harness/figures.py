@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,15 +19,17 @@ _FEW = 8
 """Up to this many places, each gets a tick on the x axis."""
 
 Scale = Literal["linear", "log"]
-Curves = Mapping[int, Sequence[Estimate | None]]
-"""Index of the variant -> its estimates along the x axis; None where there is no value."""
+Curves = Sequence[Sequence[Estimate | None]]
+"""By variant, its estimates along the x axis; None where there is no value."""
 
 
 def panel(
     title: str, x: Sequence[float], curves: Curves, labels: tuple[str, str], scales: tuple[Scale, Scale]
 ) -> Panel:
     """Curves with bands against `x`. `labels` and `scales` are those of the x and the y axis."""
-    bands = {index: band(estimates) for index, estimates in curves.items()}
+    order = np.argsort(x)
+    x = [x[at] for at in order]
+    bands = {index: band([estimates[at] for at in order]) for index, estimates in enumerate(curves)}
     any_value = any(np.isfinite(band.value).any() for band in bands.values())
 
     def draw(axes: Axes) -> None:

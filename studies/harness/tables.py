@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,9 +46,14 @@ def significant(value: float, extra: int = 0) -> str:
     return f"{value:.{3 + extra}g}"
 
 
-def best_rate(results: Mapping[float, Found], loss: Callable[[Found], float]) -> tuple[float, Found]:
-    """The learning rate whose result has the smallest loss, and that result."""
-    return min(results.items(), key=lambda item: loss(item[1]))
+def best_rates(
+    config: Any, results: Mapping[tuple[str, float], Found], loss: Callable[[Found], float]
+) -> dict[str, tuple[float, Found]]:
+    """For each network, the learning rate whose result has the smallest loss, and that result."""
+    return {
+        network: min(((rate, results[network, rate]) for rate in config.learning_rates), key=lambda one: loss(one[1]))
+        for network in config.networks
+    }
 
 
 def network_columns(network: str, result: Result, rate: float) -> tuple[str, ...]:
