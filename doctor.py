@@ -98,11 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def examine(overrides: Sequence[str]) -> dict[str, Any]:
-    """The findings as plain data: engines, suites, machine, and the run of `overrides`.
-
-    Raises:
-        InputError: `overrides` are not a valid configuration.
-    """
+    """The findings as plain data: engines, suites, machine, and the run of `overrides`, which are a valid configuration or InputError."""
     config = compose_train(overrides)
     found: dict[str, Any] = {
         "engines": check_engines(ENGINES),

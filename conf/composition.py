@@ -48,8 +48,7 @@ _FURTHER: dict[str, dict[str, Any]] = {
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a program, or of a file or schema of conf/, with `overrides`, typed by its schema but not checked.
 
-    Raises:
-        InputError: An unknown key or name, a value of the wrong type, or an override that cannot be read.
+    InputError for an unknown key or name, a value of the wrong type, or an override that cannot be read.
     """
     _store_schemas()
     for argument in overrides:

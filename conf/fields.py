@@ -99,12 +99,8 @@ def _declare(default: Any, check: _Numbers | _Choice) -> Any:
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
-    """Checks the value of every field that `number` or `choice` declares, in nested groups too.
-
-    A group's `name` is reported by the key that selects it: `fusion`, not `fusion.name`.
-
-    Raises:
-        InputError: One sentence with key, value and what is allowed.
+    """Checks the value of every field that `number` or `choice` declares, in nested groups too. The InputError has key, value and what is
+    allowed. A group's `name` is reported by the key that selects it: `fusion`, not `fusion.name`.
     """
     for declared in dataclasses.fields(config):
         value, key = getattr(config, declared.name), prefix + declared.name

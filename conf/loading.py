@@ -77,11 +77,7 @@ def reference_fusion(config: TrainConfig) -> FusionConfig | None:
 
 
 def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The overrides with one value, and by key the values of overrides with several (`core=lstm,mlstm`).
-
-    Raises:
-        InputError: An override cannot be read, or an axis has one value twice.
-    """
+    """The overrides with one value, and by key the different values of overrides with several (`core=lstm,mlstm`)."""
     single: list[str] = []
     axes: dict[str, list[str]] = {}
     # A text with a comma becomes an axis too, which the grid then refuses.
@@ -138,11 +134,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def train_from_dict(data: Any, source: str) -> TrainConfig:
-    """A saved configuration, merged into the schema and checked. `source` names its file in messages.
-
-    Raises:
-        InputError: It is not a configuration of this program.
-    """
+    """A saved configuration, merged into the schema and checked. The InputError for any other data names `source`, its file."""
     problem = f"{source} does not hold a configuration of this version of mimpala"
     try:
         data = _plain_data(data)

@@ -40,10 +40,8 @@ def read_bounded(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def read_lines(path: Path, most: int = 2**20, *, last: int = 0) -> Iterator[str]:
-    """Yields the lines of an ordinary file of any size; OSError for another one. Lines of more than `most` bytes are skipped.
-
-    Args:
-        last: Start at the first complete line of the last `last` bytes. 0: start at the beginning.
+    """Yields the lines of an ordinary file of any size; OSError for another one. Lines of more than `most` bytes are skipped. With `last`,
+    it starts at the first complete line of the last `last` bytes.
     """
     with open(open_ordinary(path), "rb") as file:
         if last and file.seek(0, os.SEEK_END) > last:

@@ -25,14 +25,8 @@ class PlainDataError(ValueError):
 def plain_copy(data: Any, *, tensors: bool = False, most: int = MOST_VALUES) -> Any:
     """A copy of plain data without shared parts.
 
-    Lists that hold another list twice grow exponentially with their depth when they are copied. So a value counts once per occurrence,
-    and the copy has at most `most` values.
-
-    Args:
-        tensors: Allow tensors; only dense ones whose elements are all in memory.
-
-    Raises:
-        PlainDataError: The data is not plain, has too many values, or is nested too deeply.
+    PlainDataError if the data is not plain, is nested too deeply, or has more than `most` values. Lists that hold another list twice grow
+    exponentially with their depth when they are copied, so a value counts once per occurrence. With `tensors` dense tensors are allowed.
     """
     left = most
 
@@ -104,17 +98,11 @@ SECONDS = Test("a time", lambda value: _is_finite(value) and value >= 0)
 
 
 def check_form(value: Any, form: Any, where: str = "", *, complete: bool = True) -> None:
-    """Checks plain data against a form.
+    """Checks plain data against a form; PlainDataError with the path `where` and what the form has there.
 
     A form is a type or a Test; `[x]`: a list of any number of x; `(x, y)`: a list of these in order; `{str: x}`: a mapping with any names
     of that type to x; `{"name": x}`: a mapping with x at that name, and any values at other names.
-
-    Args:
-        where: Path of the value, for the message.
-        complete: Every name of the form is required.
-
-    Raises:
-        PlainDataError: The data does not have the form.
+    `complete`: every name of the form is required.
     """
     if isinstance(form, dict):
         _require(isinstance(value, dict), where, "a mapping")

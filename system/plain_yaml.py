@@ -23,11 +23,7 @@ _MOST_LETTERS = 80
 
 
 def read_yaml(path: Path) -> Any:
-    """The plain data of a YAML file with one document.
-
-    Raises:
-        InputError: It cannot be read, is too large, or uses YAML features that this program never writes.
-    """
+    """The plain data of a YAML file with one document. InputError if it is too large, or uses features that this program never writes."""
     try:
         text = read_bounded(path, _MOST_BYTES)
         _check(text)
@@ -38,13 +34,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def _check(text: str) -> None:
-    """Refuses dangerous YAML features before anything is built from the text.
-
-    Nested aliases can expand to any size, and tags select constructors.
-
-    Raises:
-        ValueError: There is an anchor, an alias, a tag, or too many values or levels.
-        yaml.YAMLError: the text is no YAML.
+    """Refuses dangerous YAML features before anything is built from the text: nested aliases can expand to any size, and tags select
+    constructors.
     """
     level = 0
     # A list or a mapping has two events, start and end.

@@ -77,12 +77,8 @@ class Checkpoint:
     """The state of an unfinished job in a file beside its result.
 
     Args:
-        path: Of the file.
         settings: Of the job; a checkpoint with other settings is not loaded.
-        report: See `reached`.
-
-    Attributes:
-        reached: Called by the job with its finished part, from 0 to 1. It is cheap enough for every step.
+        report: Is called with the finished part of the job, from 0 to 1, that the job passes to `reached`, which is cheap.
     """
 
     def __init__(self, path: Path, settings: Settings, report: Callable[[float], object] = lambda part: None) -> None:
@@ -164,12 +160,7 @@ def run(
 ) -> Iterator[Outcome]:
     """Runs the jobs in this process or in `processes` other ones, and stores and yields each outcome as soon as it is there.
 
-    Args:
-        on_progress: Called in this process with a running job and its finished part, from 0 to 1.
-
-    Raises:
-        JobError: A process was killed.
-        OSError: The folder cannot be written.
+    `on_progress` is called in this process with a running job and its finished part, from 0 to 1. JobError: a process was killed.
     """
     if processes == 1 or not jobs:
         for job in jobs:

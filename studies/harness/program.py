@@ -116,11 +116,7 @@ def run_study(study: Study[Any], arguments: Sequence[str]) -> int:
 
 
 def conduct(study: Study[Config], config: Config, folder: Path) -> None:
-    """Runs the jobs without a stored result, and writes results.json, table.md, figure.png and the texts.
-
-    Raises:
-        JobError, OSError: See `jobs.run`.
-    """
+    """Runs the jobs without a stored result, and writes results.json, table.md, figure.png and the texts."""
     jobs = make_jobs(study, config, folder)
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     outcomes = {job.name: outcome for job in jobs.values() if (outcome := stored(job, study.check_result))}
@@ -214,9 +210,7 @@ class ProgressBar(Terminal):
     running jobs.
 
     Args:
-        name: Shown before the bar.
-        total: Number of jobs.
-        done: Number of jobs that were finished before.
+        total, done: Number of jobs, and of those that were finished before.
         enabled: Whether anything is shown.
     """
 
