@@ -52,12 +52,8 @@ _PLAY_SECONDS = 60.0
 
 
 class Engine(NamedTuple):
-    """A module that a suite needs and that mimpala does not require.
-
-    Attributes:
-        package: The distribution that holds it.
-        install: The command that installs it.
-        needed_by: Values of `EnvSpec.engine` that need it.
+    """A module that a suite needs and that mimpala does not require: its distribution, the command that installs it, and the values of
+    `EnvSpec.engine` that need it.
     """
 
     package: str

@@ -27,7 +27,13 @@ def check_train(config: TrainConfig) -> None:
         raise InputError(
             f"runtime.address={config.runtime.address} is not used by runtime={config.runtime.name}: use runtime=cluster."
         )
-    check_task_weights(config.runtime)
+    # agents.setup.plan.check_schedule checks the number of weights.
+    weights, weighted = config.runtime.task_weights, config.runtime.task_schedule == "weighted"
+    if weighted != bool(weights):
+        fix = "give one number for each task" if weighted else "set runtime.task_schedule=weighted, or leave them out"
+        raise InputError(
+            f"runtime.task_weights={weights} does not fit runtime.task_schedule={config.runtime.task_schedule}: {fix}."
+        )
     if config.match_params and config.match_params not in FUSIONS and not config.match_params.isdecimal():
         raise unknown_name("match_params", config.match_params, ("a number", *FUSIONS))
     check_columns(config.learner, config.runtime)
@@ -37,16 +43,6 @@ def check_device(name: str) -> None:
     """Checks the spelling of `device`. agents.setup.machine.resolve_device checks that this machine has it."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
         raise InputError(f"device={name} is not a device: give auto, cpu, cuda, or cuda:N for the GPU of that number.")
-
-
-def check_task_weights(runtime: RuntimeConfig) -> None:
-    """Checks that the schedule `weighted`, and no other, has weights. agents.setup.plan.check_schedule checks their number."""
-    weights, weighted = runtime.task_weights, runtime.task_schedule == "weighted"
-    if weighted != bool(weights):
-        fix = "give one number for each task" if weighted else "set runtime.task_schedule=weighted, or leave them out"
-        raise InputError(
-            f"runtime.task_weights={weights} does not fit runtime.task_schedule={runtime.task_schedule}: {fix}."
-        )
 
 
 def check_fusion(fusion: FusionConfig) -> None:

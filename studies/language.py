@@ -26,19 +26,11 @@ from ablation.analysis.numbers import fixed
 from ablation.analysis.results import Estimate
 from ablation.report.drawing import Panel
 from conf.studies_schema import LanguageConfig
-from studies.data.corpora import Corpus, check_length, load
+from studies.data.corpora import UNKNOWN, Corpus, check_length, load
+from studies.harness import tables
 from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main, seeds_of
-from studies.harness.tables import (
-    NETWORK_HEAD,
-    best_rates,
-    excludes_zero,
-    network_columns,
-    over_seeds,
-    over_seeds_geometric,
-    significant,
-)
 from studies.language_training import evaluate, train, write
 from studies.models.ensembles import derived_seed
 from studies.models.language_model import FORMS, LanguageModel
@@ -94,7 +86,8 @@ def play(settings: Settings, checkpoint: Checkpoint) -> Result:
         settings["sample"],
         temperature=settings["temperature"],
         generator=torch.Generator().manual_seed(derived_seed(seed, "sample")),
-        never=corpus.unknown,
+        # Bytes have no symbol for unknown ones.
+        never=UNKNOWN if corpus.symbols else None,
     )
     return {
         "width": width,
@@ -129,27 +122,27 @@ def find(config: LanguageConfig, results: Results) -> Findings:
     """The table: the cost of the test text by network, each with its best learning rate."""
     corpus = load(config.corpus, config.level)
     cells = itertools.product(config.networks, config.learning_rates)
-    best = best_rates(
+    best = tables.best_rates(
         config,
         {cell: [results[*cell, seed] for seed in seeds_of(config)] for cell in cells},
         lambda seeds: float(np.mean([min(result["validation"]) for result in seeds])),
     )
     rows, networks, sentences = [], [], []
     for network, (rate, seeds) in best.items():
-        bits = over_seeds([result["bits"] for result in seeds])
-        perplexity = over_seeds_geometric([math.exp(result["nats"]) for result in seeds])
+        bits = tables.over_seeds([result["bits"] for result in seeds])
+        perplexity = tables.over_seeds_geometric([math.exp(result["nats"]) for result in seeds])
         difference = None
         if PLAIN in best and network != PLAIN:
             # Seeds share text and initial weights between networks, so differences are taken by seed.
             pairs = zip(seeds, best[PLAIN][1], strict=True)
-            difference = over_seeds([result["bits"] - plain["bits"] for result, plain in pairs])
+            difference = tables.over_seeds([result["bits"] - plain["bits"] for result, plain in pairs])
             sentences.append(_comparison(network, difference))
         rows.append(
             (
-                *network_columns(network, seeds[0], rate),
+                *tables.network_columns(network, seeds[0], rate),
                 f"{np.mean([result['best_step'] for result in seeds]):.0f}",
                 with_interval(bits, fixed(4)),
-                with_interval(perplexity, significant),
+                with_interval(perplexity, tables.significant),
                 with_interval(difference, fixed(4)) if difference else "-",
             )
         )
@@ -161,7 +154,7 @@ def find(config: LanguageConfig, results: Results) -> Findings:
     return Findings(
         sentences=tuple(sentences),
         head=(
-            *(*NETWORK_HEAD, "steps of the kept weights"),
+            *(*tables.NETWORK_HEAD, "steps of the kept weights"),
             *("bits per character", "perplexity", f"bits per character minus `{PLAIN}`"),
         ),
         rows=rows,
@@ -195,7 +188,9 @@ def _panels(best: dict[str, list[Result]]) -> list[Panel]:
 
     def one(title: str, by_network: dict[str, np.ndarray]) -> Panel:
         none = [None] * (len(steps) - 1)
-        curves = [[over_seeds(at) for at in by_network[name].T[1:]] if name in by_network else none for name in best]
+        curves = [
+            [tables.over_seeds(at) for at in by_network[name].T[1:]] if name in by_network else none for name in best
+        ]
         return panel(title, steps[1:], curves, ("steps", "bits per character"), ("linear", "linear"))
 
     panels = [one("Validation text", bits)]
@@ -208,7 +203,7 @@ def _panels(best: dict[str, list[Result]]) -> list[Panel]:
 def _comparison(network: str, difference: Estimate) -> str:
     """States whether a network takes fewer or more bits than the plain one."""
     verdict = "no difference is shown"
-    if excludes_zero(difference):
+    if tables.excludes_zero(difference):
         verdict = f"it takes {'fewer' if difference.value < 0 else 'more'}"
     return (
         f"`{network}` minus `{PLAIN}` at as many parameters: {with_interval(difference, fixed(4))} bits per character of the "

@@ -201,14 +201,7 @@ def write(
     generator: torch.Generator,
     never: int | None,
 ) -> list[int]:
-    """Samples a continuation, one symbol at a time.
-
-    Args:
-        beginning: The previous tokens, at least one.
-        number: Of symbols to sample.
-        temperature: Divides the logits.
-        never: A symbol that is not sampled.
-    """
+    """Samples `number` symbols after `beginning`, at least one token; none is `never`. `temperature` divides the logits."""
     tokens, state = torch.from_numpy(beginning.astype(np.int64)).unsqueeze(1), model.initial_state(1)
     written: list[int] = []
     model.eval()

@@ -88,7 +88,12 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    # Makes the rename survive a power cut.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def temporary_of(path: Path) -> Path:
@@ -160,12 +165,3 @@ class AppendedFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-
-def _sync_directory(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -69,11 +69,6 @@ class Corpus:
         """Number of different symbols."""
         return len(self.symbols) or 256
 
-    @property
-    def unknown(self) -> int | None:
-        """The symbol that samples must not contain, if there is one."""
-        return UNKNOWN if self.symbols else None
-
     def text(self, tokens: Iterable[int]) -> str:
         """The text of these symbols."""
         if self.level == "byte":

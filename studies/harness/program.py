@@ -95,24 +95,21 @@ def main(study: Study[Any], arguments: Sequence[str] | None = None) -> int:
     """Runs the program. Returns 0 done, 1 a process was killed, 2 bad input, 130 interrupted; results of finished jobs are kept."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
-    return exit_code(
-        lambda: run_study(study, arguments), failures=(JobError,), interrupted="interrupted: the same command resumes"
-    )
 
+    def run_study() -> int:
+        if asks_for_help(arguments):
+            return show_help(study.about, to_dict(compose_study(study.name, overrides(arguments))))
+        config = compose_study(study.name, arguments)
+        check_config(study, config)
+        folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")
+        check_links(folder)
+        try:
+            conduct(study, config, folder)
+        except OSError as error:
+            raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
+        return DONE
 
-def run_study(study: Study[Any], arguments: Sequence[str]) -> int:
-    """Runs the study with the configuration of these arguments. Returns the exit code."""
-    if asks_for_help(arguments):
-        return show_help(study.about, to_dict(compose_study(study.name, overrides(arguments))))
-    config = compose_study(study.name, arguments)
-    check_config(study, config)
-    folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")
-    check_links(folder)
-    try:
-        conduct(study, config, folder)
-    except OSError as error:
-        raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
-    return DONE
+    return exit_code(run_study, failures=(JobError,), interrupted="interrupted: the same command resumes")
 
 
 def conduct(study: Study[Config], config: Config, folder: Path) -> None:
