@@ -27,8 +27,7 @@ from ablation.analysis.results import Estimate
 from ablation.report.drawing import Panel
 from conf.studies_schema import LanguageConfig
 from studies.data.corpora import UNKNOWN, Corpus, check_length, load
-from studies.harness import tables
-from studies.harness.figures import panel
+from studies.harness import report
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main, seeds_of
 from studies.language_training import evaluate, train, write
@@ -122,27 +121,27 @@ def find(config: LanguageConfig, results: Results) -> Findings:
     """The table: the cost of the test text by network, each with its best learning rate."""
     corpus = load(config.corpus, config.level)
     cells = itertools.product(config.networks, config.learning_rates)
-    best = tables.best_rates(
+    best = report.best_rates(
         config,
         {cell: [results[*cell, seed] for seed in seeds_of(config)] for cell in cells},
         lambda seeds: float(np.mean([min(result["validation"]) for result in seeds])),
     )
     rows, networks, sentences = [], [], []
     for network, (rate, seeds) in best.items():
-        bits = tables.over_seeds([result["bits"] for result in seeds])
-        perplexity = tables.over_seeds_geometric([math.exp(result["nats"]) for result in seeds])
+        bits = report.over_seeds([result["bits"] for result in seeds])
+        perplexity = report.over_seeds_geometric([math.exp(result["nats"]) for result in seeds])
         difference = None
         if PLAIN in best and network != PLAIN:
             # Seeds share text and initial weights between networks, so differences are taken by seed.
             pairs = zip(seeds, best[PLAIN][1], strict=True)
-            difference = tables.over_seeds([result["bits"] - plain["bits"] for result, plain in pairs])
+            difference = report.over_seeds([result["bits"] - plain["bits"] for result, plain in pairs])
             sentences.append(_comparison(network, difference))
         rows.append(
             (
-                *tables.network_columns(network, seeds[0], rate),
+                *report.network_columns(network, seeds[0], rate),
                 f"{np.mean([result['best_step'] for result in seeds]):.0f}",
                 with_interval(bits, fixed(4)),
-                with_interval(perplexity, tables.significant),
+                with_interval(perplexity, report.significant),
                 with_interval(difference, fixed(4)) if difference else "-",
             )
         )
@@ -154,7 +153,7 @@ def find(config: LanguageConfig, results: Results) -> Findings:
     return Findings(
         sentences=tuple(sentences),
         head=(
-            *(*tables.NETWORK_HEAD, "steps of the kept weights"),
+            *(*report.NETWORK_HEAD, "steps of the kept weights"),
             *("bits per character", "perplexity", f"bits per character minus `{PLAIN}`"),
         ),
         rows=rows,
@@ -189,9 +188,9 @@ def _panels(best: dict[str, list[Result]]) -> list[Panel]:
     def one(title: str, by_network: dict[str, np.ndarray]) -> Panel:
         none = [None] * (len(steps) - 1)
         curves = [
-            [tables.over_seeds(at) for at in by_network[name].T[1:]] if name in by_network else none for name in best
+            [report.over_seeds(at) for at in by_network[name].T[1:]] if name in by_network else none for name in best
         ]
-        return panel(title, steps[1:], curves, ("steps", "bits per character"), ("linear", "linear"))
+        return report.panel(title, steps[1:], curves, ("steps", "bits per character"), ("linear", "linear"))
 
     panels = [one("Validation text", bits)]
     if PLAIN in bits and len(bits) > 1:
@@ -203,7 +202,7 @@ def _panels(best: dict[str, list[Result]]) -> list[Panel]:
 def _comparison(network: str, difference: Estimate) -> str:
     """States whether a network takes fewer or more bits than the plain one."""
     verdict = "no difference is shown"
-    if tables.excludes_zero(difference):
+    if report.excludes_zero(difference):
         verdict = f"it takes {'fewer' if difference.value < 0 else 'more'}"
     return (
         f"`{network}` minus `{PLAIN}` at as many parameters: {with_interval(difference, fixed(4))} bits per character of the "

@@ -31,10 +31,9 @@ from ablation.analysis.numbers import fixed
 from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import NeuralProcessConfig
 from studies.data.gaussian_process import GaussianProcess
-from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
-from studies.harness.tables import best_rates, excludes_zero, network_columns, over_seeds
+from studies.harness.report import best_rates, excludes_zero, network_columns, over_seeds, panel
 from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, derived_seed, train
 from studies.models.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
 from system.plain_data import MEASURED, check_form

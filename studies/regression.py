@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from ablation.analysis.numbers import estimate as with_interval
 from conf.studies_schema import RegressionConfig
 from studies.data.families import FAMILIES, Tasks
-from studies.harness import tables
-from studies.harness.figures import panel
+from studies.harness import report
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
 from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, train
@@ -145,15 +144,15 @@ def find(config: RegressionConfig, results: Results) -> Findings:
         problem: {key[2:]: result for key, result in results.items() if key[:2] == problem} for problem in problems
     }
     best = {
-        problem: tables.best_rates(config, own, lambda result: float(np.mean(result["validation"])))
+        problem: report.best_rates(config, own, lambda result: float(np.mean(result["validation"])))
         for problem, own in by_problem.items()
     }
     rows, numbers = [], []
     for problem, network in itertools.product(problems, config.networks):
         rate, result = best[problem][network]
-        error, *transfer = [tables.over_seeds_geometric(values) for values in (result["test"], *result["transfer"])]
-        texts = (with_interval(one, tables.significant) for one in (error, *transfer))
-        rows.append((_title(*problem), *tables.network_columns(network, result, rate), *texts))
+        error, *transfer = [report.over_seeds_geometric(values) for values in (result["test"], *result["transfer"])]
+        texts = (with_interval(one, report.significant) for one in (error, *transfer))
+        rows.append((_title(*problem), *report.network_columns(network, result, rate), *texts))
         numbers.append(
             {"function": problem[0], "x_size": problem[1], "network": network, "learning_rate": rate}
             | {key: result[key] for key in ("width", "parameters", "own")}
@@ -167,15 +166,15 @@ def find(config: RegressionConfig, results: Results) -> Findings:
             if {"concat", "mi"} <= set(config.networks)
         ),
         head=(
-            *("tasks", *tables.NETWORK_HEAD, "error"),
+            *("tasks", *report.NETWORK_HEAD, "error"),
             *(f"new task, {shots} shot{'s' if shots > 1 else ''}" for shots in config.shots),
         ),
         rows=rows,
         panels=[
-            panel(
+            report.panel(
                 _title(*problem),
                 curve_points(1, config.steps, POINTS),
-                [[tables.over_seeds_geometric(errors) for errors in own["curve"]] for _, own in best[problem].values()],
+                [[report.over_seeds_geometric(errors) for errors in own["curve"]] for _, own in best[problem].values()],
                 ("steps", "error"),
                 ("log", "log"),
             )
@@ -193,19 +192,19 @@ def _title(function: str, x_size: int) -> str:
 def _comparison(problem: str, concat: Result, mi: Result) -> str:
     """States whether `mi` has at most half of `concat`'s error, with disjoint intervals: at the end, and at the other steps."""
     halved = [_at_most_half(ours, theirs) for ours, theirs in zip(mi["curve"], concat["curve"], strict=True)]
-    ratio = tables.over_seeds_geometric(
+    ratio = report.over_seeds_geometric(
         [ours / theirs for ours, theirs in zip(mi["test"], concat["test"], strict=True)]
     )
     verdict = "supported" if halved[-1] else "not supported"
     before = f"it is at {sum(halved)} of the {len(halved)} numbers of steps that were looked at"
     return (
         f"{problem}: that `mi` has at most half of `concat`'s error at equal steps and parameters is {verdict} at the end; {before}; "
-        f"at the end the error is {with_interval(ratio, tables.significant)} times that of `concat`."
+        f"at the end the error is {with_interval(ratio, report.significant)} times that of `concat`."
     )
 
 
 def _at_most_half(errors: list[float], others: list[float]) -> bool:
-    ours, theirs = tables.over_seeds_geometric(errors), tables.over_seeds_geometric(others)
+    ours, theirs = report.over_seeds_geometric(errors), report.over_seeds_geometric(others)
     apart = ours.high is not None and theirs.low is not None and ours.high < theirs.low
     return apart and ours.value <= theirs.value / 2
 

@@ -29,10 +29,9 @@ from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, Multipli
 from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import SyntheticConfig
 from studies.data.targets import FUNCTIONS, outputs
-from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
-from studies.harness.tables import over_seeds_geometric, significant
+from studies.harness.report import over_seeds_geometric, panel, significant
 from studies.models.ensembles import Ensemble, Streams, as_numbers, train
 from studies.models.networks import num_parameters
 from system.plain_data import POSITIVE, PlainDataError, Test, check_form

@@ -27,7 +27,7 @@ from conf.fields import check_fields
 from conf.loading import compose_study, to_dict
 from conf.studies_schema import StudyConfig
 from studies.harness.jobs import CheckResult, Job, JobError, Outcome, Play, Result, Settings, run, stored
-from studies.harness.tables import markdown
+from studies.harness.report import markdown
 from system.errors import InputError, unknown_name
 from system.files import check_links, write_json, write_whole
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ablation.analysis.results import Estimate
 from ablation.report.drawing import Panel, draw
-from studies.harness.figures import Scale, band, panel
+from studies.harness.report import Scale, band, panel
 
 
 def is_drawn(panels: list[Panel]) -> bool:

@@ -20,7 +20,7 @@ from conf.studies_schema import LanguageConfig
 from studies.harness import jobs
 from studies.harness.jobs import Checkpoint, Settings
 from studies.harness.program import main, make_jobs
-from studies.harness.tables import over_seeds
+from studies.harness.report import over_seeds
 from studies.language import STUDY, _comparison, play
 from studies.language_training import Rows, evaluate, train, write
 from studies.models import language_model

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ablation.analysis.numbers import estimate as with_interval
-from studies.harness.tables import markdown, over_seeds, over_seeds_geometric, significant
+from studies.harness.report import markdown, over_seeds, over_seeds_geometric, significant
 
 
 def test_markdown() -> None:
