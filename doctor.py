@@ -115,15 +115,13 @@ def check_engines(wanted: dict[str, Engine]) -> dict[str, dict[str, str]]:
     Each import runs in a separate process, several in parallel, because some take seconds and some print or end their process.
     """
     with ThreadPoolExecutor() as threads:
-        problems = dict(zip(wanted, threads.map(_import_problem, wanted), strict=True))
-    return {
-        name: {
-            "version": "" if problems[name] == _ABSENT else _version(engine.package),
-            "problem": problems[name],
-            "install": engine.install,
-        }
-        for name, engine in wanted.items()
-    }
+        return dict(zip(wanted, threads.map(_check_engine, wanted, wanted.values()), strict=True))
+
+
+def _check_engine(module: str, engine: Engine) -> dict[str, str]:
+    problem = _import_problem(module)
+    version = "" if problem == _ABSENT else _version(engine.package)
+    return {"version": version, "problem": problem, "install": engine.install}
 
 
 def _import_problem(module: str) -> str:

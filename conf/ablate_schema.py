@@ -70,11 +70,9 @@ def check_ablate(config: AblateConfig, cores: int) -> None:
             f"fusions=[{','.join(config.fusions)}] is not a list of different fusions: give at least one, and each once."
         )
     check_parallel(config.runtime.name, config.parallel, cores)
-    for key in ("seed", "run", "resume"):
+    again = "use folder=..., and the same command again to continue a grid"
+    for key, fix in {"seed": "use seeds=[...]", "run": again, "resume": again}.items():
         if getattr(config, key):
-            fix = (
-                "use seeds=[...]" if key == "seed" else "use folder=..., and the same command again to continue a grid"
-            )
             raise InputError(f"{key}={getattr(config, key)} belongs to one run, not to a grid: {fix}.")
 
 

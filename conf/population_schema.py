@@ -77,9 +77,7 @@ def check_population(config: PopulationConfig, cores: int) -> None:
             f"ready_frames={config.ready_frames}, so no member would ever be compared: raise it, or lower those."
         )
     check_parallel(config.runtime.name, config.parallel, cores)
-    for key in ("run", "resume", "stop_at_success"):
+    again = "use folder=..., and the same command again to continue"
+    for key, fix in {"run": again, "resume": again, "stop_at_success": "leave it out"}.items():
         if getattr(config, key):
-            fix = (
-                "leave it out" if key == "stop_at_success" else "use folder=..., and the same command again to continue"
-            )
             raise InputError(f"{key}={getattr(config, key)} is not for the members of a population: {fix}.")

@@ -53,7 +53,6 @@ class SyntheticConfig(StudyConfig):
         error: Mean squared error to reach; targets have variance 1.
         steps: Training steps.
         batch_size: Samples of each step, never repeated.
-        learning_rate: Learning rate.
         test_samples: Samples for the measured error.
         most_parameters: Number of parameters of the largest network that is tried.
     """
@@ -90,8 +89,7 @@ class RegressionConfig(StudyConfig):
         test_samples: Samples of each task for the measured error.
         new_tasks: Number of tasks that are learned afterwards, by their vectors alone.
         shots: Numbers of samples of each new task.
-        adaptation_steps: Training steps for new tasks.
-        adaptation_rate: Learning rate for new tasks.
+        adaptation_steps, adaptation_rate: Training steps and learning rate for new tasks.
     """
 
     seeds: int = number(8, least=1, most=1000)
@@ -129,8 +127,7 @@ class NeuralProcessConfig(StudyConfig):
         most_context: Largest number of context points in training, which draws from 1 to this.
         target_points: Further points of each function.
         learning_rates: Each decoder is trained with every rate and reported with the rate of the best validation bound.
-        length_scale: Length scale of the Gaussian process.
-        noise: Noise of the Gaussian process, at least the least deviation of a decoder.
+        length_scale, noise: Of the Gaussian process. The noise is at least the least deviation of a decoder.
         test_functions: Functions of the evaluation.
         context_sizes: Numbers of context points of the evaluation.
         latent_samples: Latent samples of the evaluation.
