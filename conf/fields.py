@@ -1,12 +1,4 @@
-"""Schema fields that declare their bounds or choices, and the function that checks them.
-
-    @dataclass
-    class CoreConfig:
-        name: str = choice(MISSING, CORES)
-        size: int = number(128, least=1, most=65536)
-
-`check_fields(config)` then checks every field of `config` and of the dataclasses in it.
-"""
+"""Schema fields that declare their bounds or choices, as those of conf/schema.py, and the function that checks them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from studies.data.corpora import Tokens
 from studies.harness.jobs import Checkpoint
-from studies.models.ensembles import cosine
+from studies.models.ensembles import anneal
 from studies.models.language_model import LanguageModel
 from system.plain_data import COUNT, FINITE, PlainDataError, check_form
 
@@ -106,8 +106,7 @@ def train(
         )
     while now.step < steps and now.without_gain < patience:
         checkpoint.reached(now.step / steps)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(learning_rate, now.step, steps)
+        anneal(optimizer, learning_rate, now.step, steps)
         if now.position == rows.width:
             now.position, now.core_state = 0, model.initial_state(batch_size)
         stretch = rows.read(now.position, min(length, rows.width - now.position))

@@ -40,7 +40,7 @@ class MultitaskPerceptron(nn.Module):
     def __init__(self, network: Perceptron, tasks: int) -> None:
         super().__init__()
         self.network = network
-        self.tasks = nn.Parameter(network.initial_contexts(tasks))
+        self.tasks = nn.Parameter(torch.randn(tasks, network.z_size) / network.z_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, N, X] -> [T, N, X]."""
@@ -140,12 +140,9 @@ def check_result(settings: Settings, result: Result) -> None:
 def find(config: RegressionConfig, results: Results) -> Findings:
     """The table: errors after training and on new tasks, by problem and network, each with its best learning rate."""
     problems = list(itertools.product(config.functions, config.x_sizes))
-    by_problem = {
-        problem: {key[2:]: result for key, result in results.items() if key[:2] == problem} for problem in problems
-    }
     best = {
-        problem: report.best_rates(config, own, lambda result: float(np.mean(result["validation"])))
-        for problem, own in by_problem.items()
+        problem: report.best_rates(config, results, lambda result: float(np.mean(result["validation"])), *problem)
+        for problem in problems
     }
     rows, numbers = [], []
     for problem, network in itertools.product(problems, config.networks):

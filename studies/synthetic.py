@@ -60,10 +60,10 @@ class FusedHidden(nn.Module):
 
 
 class Network(NamedTuple):
-    """make(d, K, size) makes the network; largest(d, K) is the largest size that can be useful, 1 for networks without a size."""
+    """make(d, K, size) makes the network; largest(d, K) is the largest useful size: by default any, 1 for networks without a size."""
 
     make: Callable[[int, int, int], nn.Module]
-    largest: Callable[[int, int], int] = lambda d, k: 1
+    largest: Callable[[int, int], int] = lambda d, k: max(SIZES)
 
 
 def _most_products(d: int, k: int) -> int:
@@ -73,17 +73,13 @@ def _most_products(d: int, k: int) -> int:
     return 2 * (d + 1) * min(d + 1, k)
 
 
-def _unbounded(d: int, k: int) -> int:
-    return max(SIZES)
-
-
 NETWORKS: dict[str, Network] = {
-    "concat": Network(lambda d, k, size: Concat(d, d, k)),
-    "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size), _unbounded),
+    "concat": Network(lambda d, k, size: Concat(d, d, k), lambda d, k: 1),
+    "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size)),
     "diagonal": Network(lambda d, k, size: FusedHidden(Diagonal(d, d, size), k, relu=False), _most_products),
     "low_rank": Network(lambda d, k, size: LowRank(d, d, k, rank=size), _most_products),
-    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k)),
-    "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True), _unbounded),
+    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), lambda d, k: 1),
+    "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True)),
 }
 """Name -> a fusion of agents.fusion, alone or with a linear readout."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 MOST_LETTERS = 4000
 
@@ -32,11 +32,10 @@ def unknown_name(key: str, value: object, names: Iterable[object]) -> InputError
     return InputError(f"{key}={value} is unknown: choose one of {', '.join(map(str, names))}.")
 
 
-def unknown_task(task: str, kind: str, suite: str, tasks: Iterable[str], presets: Iterable[str]) -> InputError:
+def unknown_task(task: str, kind: str, suite: str, tasks: Iterable[str], presets: Collection[str]) -> InputError:
     """The error for a task that a suite does not have. It suggests similar names, or else the presets. `kind` is the suite's word for its
     tasks, such as "game".
     """
-    presets = list(presets)
     close = difflib.get_close_matches(task, [*tasks, *presets], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}" if close else f"presets are {', '.join(presets)}"
     return InputError(f"env.tasks={task} is no {kind} or preset of suite {suite}: {hint}?")

@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agents.cli.signals import Interruption, end_with_the_parent, raise_at_signals
 from agents.cli.terminal import warn
@@ -46,8 +45,7 @@ class JobError(RuntimeError):
     """A process was killed before its job ended."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One part of a study. `name` is unique in the study and names the files in `folder`."""
 
     name: str
@@ -64,8 +62,7 @@ class Job:
         return Checkpoint(self.folder / f"{self.name}.pt", self.settings, report)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A finished job with its result and its processor time in seconds."""
 
     job: Job

@@ -9,9 +9,9 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -39,8 +39,7 @@ Results = Mapping[tuple[Any, ...], Result]
 """The result of each job, by its values on the axes of the study."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Findings:
+class Findings(NamedTuple):
     """The conclusions of a study.
 
     Attributes:
@@ -58,7 +57,7 @@ class Findings:
     panels: Sequence[Panel]
     variants: Sequence[str]
     numbers: Mapping[str, Any]
-    texts: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,12 +202,8 @@ def check_config(study: Study[Config], config: Config) -> None:
 
 
 class ProgressBar(Terminal):
-    """Progress of a study, as a context manager: a bar on a terminal; elsewhere a line for each finished job, and one a minute about
-    running jobs.
-
-    Args:
-        total, done: Number of jobs, and of those that were finished before.
-        enabled: Whether anything is shown.
+    """Progress of a study with `total` jobs, `done` of them finished before, as a context manager: a bar on a terminal; elsewhere a line
+    for each finished job, and one a minute about running jobs.
     """
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:

@@ -57,11 +57,13 @@ def significant(value: float, extra: int = 0) -> str:
 
 
 def best_rates(
-    config: Any, results: Mapping[tuple[str, float], Found], loss: Callable[[Found], float]
+    config: Any, results: Mapping[Any, Found], loss: Callable[[Found], float], *first: object
 ) -> dict[str, tuple[float, Found]]:
-    """For each network, the learning rate whose result has the smallest loss, and that result."""
+    """For each network, the learning rate whose result has the smallest loss, and that result. Keys of `results` begin with `first`."""
     return {
-        network: min(((rate, results[network, rate]) for rate in config.learning_rates), key=lambda one: loss(one[1]))
+        network: min(
+            ((rate, results[*first, network, rate]) for rate in config.learning_rates), key=lambda one: loss(one[1])
+        )
         for network in config.networks
     }
 
