@@ -197,9 +197,9 @@ def check_run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
             "actor_threads": config.runtime.actor_threads,
             "learner_threads": plan.learner_threads,
             "parameters": network.num_parameters,
-            "needs": preflight.estimate_needs(config, env, network, plan)._asdict(),
+            "needs": preflight.estimate_needs(config, env, network)._asdict(),
         }
-        preflight.check_fits(config, env, network, plan)
+        preflight.check_fits(config, env, network)
         trials = play_tasks(config.env, env)
     except InputError as error:
         found["problems"].append(str(error))

@@ -21,10 +21,12 @@ ATTENTION_KEYS = ("content", "position")
 
 CONTEXTS = ("task", "instruction", "both", "none")
 TASK_ENCODINGS = ("embedding", "one_hot")
-CORES = ("lstm", "mogrifier", "mlstm", "mi_lstm", "feedforward")
+CORES = ("lstm", "gru", "mingru", "mogrifier", "mlstm", "mi_lstm", "feedforward")
 TORSOS = ("auto", "grid", "shallow", "deep", "mlp")
 INITIALIZATIONS = ("scaled", "sonnet", "torch")
 
+LOSSES = ("impala", "appo")
+ADVANTAGE_NORMALIZATIONS = ("none", "batch", "task")
 OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam")
 REWARD_TRANSFORMS = ("clip", "soft_asymmetric", "soft_asymmetric_paper", "none")
 PG_BOOTSTRAPS = ("mixed", "paper")

@@ -105,7 +105,8 @@ class LearnerConfig:
     Attributes:
         unroll_length: T, in agent steps.
         batch_size: B, the columns of one update: several unrolls joined, or a part of one unroll; 0 = the slots of one actor.
-        passes: Passes over each batch. V-trace corrects for the policy that changes between them.
+        passes: Passes over each batch, later ones over its columns in random order. V-trace corrects for the policy that changes
+            between them.
         replay_fraction: Fraction of the B columns that comes from the replay (agents/learning/replay.py); 0 = none.
         replay_size: Number of columns that the replay holds.
         num_processes: Learner processes. batch_size, replay_size and runtime.num_actors count all of them together. An update
@@ -130,14 +131,20 @@ class LearnerConfig:
     epsilon: float = number(1e-8, least=1e-20)
     adam_betas: list[float] = number([0.9, 0.999], shortest=2, longest=2, least=0, below=1)
     max_gradient_norm: float = number(1.0, least=0)
+    loss: str = choice("impala", names.LOSSES)
+    clip_ratio: float = number(0.2, least=1e-3, below=1)
+    kl_bound: float = number(0.0, least=0)
+    normalize_advantage: str = choice("none", names.ADVANTAGE_NORMALIZATIONS)
     discounting: float = number(0.99, least=0, most=1)
     baseline_cost: float = number(0.5, least=0)
     entropy_cost: float = number(0.01, least=0)
+    entropy_final: float = number(-1.0, least=-1)
     reward_transform: str = choice("clip", names.REWARD_TRANSFORMS)
     reward_clip: float = number(1.0, least=0)
     reduction: str = choice("mean", names.REDUCTIONS)
     popart: bool = True
     popart_step_size: float = number(3e-4, least=0, most=1)
+    popart_warm: bool = False
     clip_rho: float = number(1.0, least=0)
     clip_c: float = number(1.0, least=0)
     clip_pg_rho: float = number(1.0, least=0)

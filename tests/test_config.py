@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 import conf
 from agents.evaluation.probes import ALL, PROBES
 from agents.fusion import FUSION_NAMES, FUSIONS, KEYS, SITES, SPATIAL_FUSIONS
+from agents.learning.advantages import NORMALIZATIONS
+from agents.learning.losses import LOSSES
 from agents.learning.optimizers import OPTIMIZERS
 from agents.learning.rewards import REWARD_TRANSFORMS
 from agents.learning.vtrace import PG_BOOTSTRAPS
@@ -77,6 +79,8 @@ def refusal(*overrides: str) -> str:
         (names.OPTIMIZERS, OPTIMIZERS),
         (names.REWARD_TRANSFORMS, REWARD_TRANSFORMS),
         (names.PG_BOOTSTRAPS, PG_BOOTSTRAPS),
+        (names.LOSSES, LOSSES),
+        (names.ADVANTAGE_NORMALIZATIONS, NORMALIZATIONS),
         (names.PROBES, (*PROBES, ALL)),
     ],
 )
@@ -196,7 +200,7 @@ def test_changed_keys_include_explicit_defaults() -> None:
         ("sede=3", ("sede", "seed")),
         ("fusion=mii", ("fusion=mii", ", ".join(sorted(FUSION_NAMES)))),
         ("context=words", ("context=words", ", ".join(sorted(CONTEXTS)))),
-        ("core=gru", ("core=gru", ", ".join(sorted(CORES)))),
+        ("core=rnn", ("core=rnn", ", ".join(sorted(CORES)))),
         ("torso=vit", ("torso=vit", ", ".join(sorted(TORSOS)))),
         ("runtime=cloud", ("runtime=cloud", "local", "serial")),
         ("env=gridworld", ("env=gridworld", *SUITES)),

@@ -13,11 +13,11 @@ from saved_agents import CONDITIONAL, evaluated, make_checkpoint
 import evaluate
 import train
 from agents.acting.policy import Policy
-from agents.evaluation import intervals
+from agents.evaluation import intervals, probe_report
 from agents.evaluation.episodes import Episode, evaluation_spec, load_agent, stream
 from agents.evaluation.intervals import interval
 from agents.evaluation.probe_report import Probing, drop
-from agents.evaluation.probes import PROBES, Probe, Scene
+from agents.evaluation.probes import PROBES
 from agents.evaluation.task_similarity import FILE
 from conf.loading import compose_evaluate
 
@@ -66,7 +66,7 @@ def test_an_agent_that_learned_task_ids_loses_under_every_probe(
     # A third of the slots get their true context from the other slot.
     assert shuffle["aggregate"]["success_drop"] < swap["aggregate"]["success_drop"]
     printed = capsys.readouterr().out
-    assert all(f"probe={name}: {probe.description}" in printed for name, probe in PROBES.items())
+    assert all(f"probe={name}: {told}" in printed for name, told in PROBES.items())
     row = swap["tasks"]["map-1"]
     low, high = row["success_drop_interval"]
     line = f"{row['success']:.1%}  {row['success_drop']:.1%}  {low:.1%} to {high:.1%}"
@@ -171,27 +171,29 @@ def test_drops_and_their_intervals() -> None:
 def test_each_slot_has_another_source_and_each_task_another_seed(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Scene] = []
-    monkeypatch.setitem(PROBES, "swap", Probe("", lambda policy, scene: seen.append(scene)))
+    seeds: list[tuple[int, ...]] = []
+    monkeypatch.setattr(probe_report, "Swap", lambda others, instruction, seed: seeds.append(seed))
+    # In place of a Shuffle, its sources.
+    monkeypatch.setattr(probe_report, "Shuffle", lambda sources: sources)
     agent = load_agent(checkpoint)
     spec = evaluation_spec(agent, [], "")
     for seed in (0, 0, 1):
         probing = Probing(agent, spec, compose_evaluate([f"run={checkpoint}", "probe=all", "slots=3", f"seed={seed}"]))
         policies = [Policy(agent.network(agent.env), 3) for _ in spec.tasks]
-        records = []
+        records, sources = [], []
         for task, policy in zip(spec.tasks, policies, strict=True):
             probing.prepare("swap", task)(policy)
+            probing.prepare("shuffle", task)(policy)
+            sources += policy.context_override  # type: ignore[operator]
             # The record of a task is the one that its evaluation without a probe fills.
             record = probing.record(task)
             assert record is not None
             record(policy)
             records.append(policy.context_override)
-        scenes = seen[-3:]
-        sources = [(records.index(record), slot) for scene in scenes for record, slot in scene.sources]
+        taken = [(records.index(record), slot) for record, slot in sources]
         places = [(task, slot) for task in range(3) for slot in range(3)]
-        assert sorted(sources) == places
-        assert not [place for place, source in zip(places, sources, strict=True) if place == source]
-    seeds = [tuple(scene.seed) for scene in seen]
+        assert sorted(taken) == places
+        assert not [place for place, source in zip(places, taken, strict=True) if place == source]
     assert seeds[:3] == seeds[3:6]
     assert len(set(seeds)) == 6
     # Nor are they the stream that the actions come from.

@@ -24,6 +24,7 @@ from agents.cli.signals import InterruptedWait, Interruption, raise_at_signals
 from agents.learning.learner import Learner
 from agents.run import folder
 from agents.run.checkpoint_saver import Saver
+from agents.run.session import Session
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.actor_pool import ActorPool
 from agents.runtime.serial import SerialRuntime
@@ -61,7 +62,7 @@ PHASES: dict[str, tuple[Any, str, int]] = {
     "the first update": (Learner, "update", 1),
     "writing a checkpoint": (os, "replace", 1),
     "closing": (SerialRuntime, "close", 1),
-    "after the end": (folder, "write_result", 1),
+    "after the end": (Session, "_result", 1),
 }
 """The function that each phase calls, and the updates in the checkpoint; -1: there is no run. `os.replace` is patched in `Saver.save`."""
 

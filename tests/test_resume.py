@@ -121,7 +121,7 @@ def test_incomplete_checkpoint_is_refused_in_one_sentence(run: Path) -> None:
         assert not message or (message.startswith("resume=true: the ") and "\n" not in message), where
     # Valid cases: older checkpoints lack these counters, an actor may not have played, and a state of other actors is ignored.
     expected = {("statistics", task, count) for task in env.tasks for count in ("updates", "interrupted", "surges")}
-    expected |= {("learner", "popart", "calm")}
+    expected |= {("learner", "popart", "calm"), ("learner", "popart", "updates")}
     expected |= {("positions", "episodes", actor) for actor in range(2)}
     assert taken == expected | {("runtime",), ("runtime", "actors"), ("positions", "unrolls")}
 

@@ -222,8 +222,9 @@ def test_links_are_refused_before_anything_is_renamed(tmp_path: Path, capsys: py
 
 def test_owner_text_of_another_process_is_not_printed_unchecked(tmp_path: Path) -> None:
     for owner in ("12 \x1b[31mred", "\x1b[31m", "", "-1 x", "٣ x", "12"):
-        assert run_lock._describe_owner(owner) in ("process 12", "another process")
-    assert run_lock._describe_owner("12 elsewhere") == "process 12 on elsewhere"
+        said = str(run_lock._busy_error(tmp_path, "run", owner))
+        assert any(f" by {writer}: wait " in said for writer in ("process 12", "another process"))
+    assert " by process 12 on elsewhere: wait " in str(run_lock._busy_error(tmp_path, "run", "12 elsewhere"))
 
 
 @pytest.mark.parametrize("renamed", [True, False])

@@ -6,13 +6,15 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and newline, marks of writing direction, and surrogates."""
@@ -103,3 +105,29 @@ class Terminal:
         """Replaces the live part."""
         if self._live:
             self._live.update(live)
+
+
+Columns = tuple[tuple[str, str, str], ...]
+"""Heading, key of a row, and format of its number or of both ends of its interval."""
+
+
+def task_table(
+    columns: Columns, rows: Mapping[str, Mapping[str, Any]], totals: Mapping[str, Mapping[str, Any]], title: str = ""
+) -> Table:
+    """One row per task, then `totals` in bold. A key that a row lacks leaves its cell empty; None is shown as `-`."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title=f"\n{title}" if title else None, title_justify="left")
+    table.add_column("task", overflow="fold")
+    for heading, _, _ in columns:
+        table.add_column(heading, justify="right")
+    for style, named_rows in (("", rows), ("bold", totals)):
+        for name, row in named_rows.items():
+            cells = [_cell(row[key], form) if key in row else "" for _, key, form in columns]
+            # Text, because a task's name may look like markup.
+            table.add_row(Text(name), *cells, style=style)
+    return table
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None:
+        return "-"
+    return " to ".join(format(number, form) for number in (value if isinstance(value, list | tuple) else (value,)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ def settings_of(content: Any) -> dict[str, Any] | None:
         episodes = played.get("episodes", max(row["episodes"] for row in tasks.values()))
         found |= {"episodes": episodes, "seed": played["seed"], "greedy": played["greedy"]}
         found |= {"tasks": list(tasks), "probes": list(content.get("probes", {}))}
-        numbers = (found["episodes"], found["seed"])
-        sound = all(type(number) is int and 0 <= number < _MOST for number in numbers) and type(found["greedy"]) is bool
+        sound = _is_count(episodes) and _is_count(played["seed"]) and type(played["greedy"]) is bool
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return found if sound else None
@@ -42,43 +42,34 @@ def label(settings: Settings) -> str:
 def keep_earlier(path: Path, content: Mapping[str, Any]) -> Path | None:
     """Renames the evaluation at `path` unless it has the same settings as `content`, which is about to be written there.
 
-    A kept evaluation with the same settings is replaced.
-
-    Returns:
-        The new path; None if nothing was renamed.
+    A kept evaluation with the same settings is replaced. Returns the new path; None if nothing was renamed.
     """
     if not os.path.lexists(path) or (path.is_file() and path.stat().st_size == 0):
         return None
     settings = settings_of(read_json(path))
     if settings is not None and settings == settings_of(content):
         return None
-    digest = _digest(json.dumps(settings, sort_keys=True).encode() if settings else _first_bytes(path))
-    if settings:
-        names = [label(settings), f"{label(settings)}-{digest}"]
-    else:
-        names = [f"unreadable-{digest}"]
-    for name in (*names, *(f"{names[-1]}-{number}" for number in range(2, 10_000))):
-        target = path.with_name(f"{path.stem}-{name}{path.suffix}")
-        if not os.path.lexists(target) or (settings is not None and settings == settings_of(read_json(target))):
-            os.replace(path, target)
-            return target
-    return None
+    names = [label(settings), _unique_label(settings)] if settings else [f"unreadable-{_digest(_first_bytes(path))}"]
+    target = _target(path, names, lambda kept: settings is not None and settings == settings_of(read_json(kept)))
+    os.replace(path, target)
+    return target
 
 
 def keep_folder(folder: Path, settings: Settings) -> Path | None:
     """Moves the files in `folder` (videos, probes) aside unless they were made with `settings`, and writes `settings` to `<folder>.json`.
 
-    Returns:
-        The folder they were moved to; None if nothing was moved.
-
-    Raises:
-        InputError: The disk refuses.
+    Returns the folder they were moved to; None if nothing was moved. Raises InputError if the disk refuses.
     """
     note = folder.with_name(f"{folder.name}.json")
-    earlier, target = read_json(note), None
+    earlier, target = read_json(note) or {}, None
     try:
         if earlier != settings and folder.is_dir() and any(folder.iterdir()):
-            target = _folder_for(folder, earlier or {})
+            # Settings that cannot be trusted do not name a folder.
+            known = {key: value for key, value in earlier.items() if type(value) in (int, bool, str)}
+            numbers = [known[key] for key in ("episodes", "seed") if key in known]
+            is_safe = bool(known) and all(map(_is_count, numbers))
+            names = [_unique_label(known) if is_safe else "earlier"]
+            target = _target(folder, names, lambda kept: is_safe and kept.is_dir() and not kept.is_symlink())
             target.mkdir(exist_ok=True)
             for path in folder.iterdir():
                 os.replace(path, target / path.name)
@@ -89,18 +80,19 @@ def keep_folder(folder: Path, settings: Settings) -> Path | None:
     return target
 
 
-def _folder_for(folder: Path, settings: Settings) -> Path:
-    """The folder that keeps files of these settings; a new one if the settings cannot be trusted to name it."""
-    known = {key: value for key, value in settings.items() if type(value) in (int, bool, str)}
-    numbers = [known[key] for key in ("episodes", "seed") if key in known]
-    safe = bool(known) and all(type(number) is int and 0 <= number < _MOST for number in numbers)
-    name = f"{label(known)}-{_digest(json.dumps(known, sort_keys=True).encode())}" if safe else "earlier"
-    target = folder.with_name(f"{folder.name}-{name}")
-    number = 1
-    while target.is_symlink() or (target.exists() and not (safe and target.is_dir())):
-        number += 1
-        target = folder.with_name(f"{folder.name}-{name}-{number}")
-    return target
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST
+
+
+def _target(path: Path, names: Sequence[str], is_usable: Callable[[Path], bool]) -> Path:
+    """The first path `<stem>-<name><suffix>` that is not there or usable; the last of `names` also with a number."""
+    numbered = (f"{names[-1]}-{number}" for number in itertools.count(2))
+    targets = (path.with_name(f"{path.stem}-{name}{path.suffix}") for name in itertools.chain(names, numbered))
+    return next(target for target in targets if not os.path.lexists(target) or is_usable(target))
+
+
+def _unique_label(settings: Settings) -> str:
+    return f"{label(settings)}-{_digest(json.dumps(settings, sort_keys=True).encode())}"
 
 
 def _digest(content: bytes) -> str:

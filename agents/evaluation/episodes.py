@@ -5,6 +5,7 @@ Each slot plays a quota that is fixed in advance. The first N episodes to end in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -80,11 +81,7 @@ class SavedAgent:
     versions: Any
 
     def network(self, env: EnvSpec) -> AgentNetwork:
-        """The trained network for `env`, which must have as many tasks as the training run.
-
-        Raises:
-            InputError: The weights do not fit the configuration in the checkpoint.
-        """
+        """The trained network for `env`, which must have as many tasks as the training run. Raises InputError if the weights do not fit."""
         try:
             # On the meta device first: a crafted configuration may ask for more memory than there is.
             with torch.device("meta"):
@@ -145,8 +142,7 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
         allowed: Modules and wrappers that its configuration may name (conf/allowlist.py), besides those named by `tasks`.
         tasks: The tasks to evaluate, from the command line.
 
-    Raises:
-        InputError: It cannot be read (agents/storage/checkpoint.py), it is inconsistent, or it names something that is not allowed.
+    Raises InputError if it cannot be read (agents/storage/checkpoint.py), is inconsistent, or names something that is not allowed.
     """
     content = load_checkpoint(path)
     config = train_from_dict(content["config"], f"checkpoint {path}")
@@ -183,11 +179,7 @@ def load_agent(path: Path, allowed: Sequence[str] = (), tasks: Sequence[str] = (
 def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> EnvSpec:
     """The tasks to evaluate: `tasks` (names or presets of the agent's suite), by default the trained tasks.
 
-    Args:
-        engine: As env.engine. Empty: as in training.
-
-    Raises:
-        InputError: A task is unknown, or the agent cannot play it.
+    `engine` is as env.engine; empty: as in training. Raises InputError if a task is unknown, or the agent cannot play it.
     """
     settings: Any = dataclasses.replace(agent.config.env, tasks=list(tasks or agent.env.tasks))
     if engine:
@@ -201,7 +193,9 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
         if interface_changes(agent.env, spec):
             union = list(dict.fromkeys([*agent.env.tasks, *spec.tasks]))
             # Some suites size observations by the largest task: describe the tasks together with the trained ones.
-            spec = _among(make_spec(dataclasses.replace(settings, tasks=union)), spec.tasks)
+            joint = make_spec(dataclasses.replace(settings, tasks=union))
+            counts = tuple(joint.action_counts[joint.tasks.index(task)] for task in spec.tasks)
+            spec = dataclasses.replace(joint, tasks=spec.tasks, action_counts=counts)
     except InputError as error:
         # In evaluate.py these keys are at the top level.
         raise InputError(str(error).replace("env.tasks", "tasks").replace("env.engine", "engine")) from error
@@ -220,12 +214,6 @@ def evaluation_spec(agent: SavedAgent, tasks: Sequence[str], engine: str) -> Env
             f"choose among {', '.join(agent.env.tasks)}."
         )
     return spec
-
-
-def _among(spec: EnvSpec, tasks: Sequence[str]) -> EnvSpec:
-    """`spec` restricted to `tasks`."""
-    counts = tuple(spec.action_counts[spec.tasks.index(task)] for task in tasks)
-    return dataclasses.replace(spec, tasks=tuple(tasks), action_counts=counts)
 
 
 def seat(agent: SavedAgent, spec: EnvSpec, task: str) -> tuple[EnvSpec, int]:
@@ -278,11 +266,6 @@ def quotas(episodes: int, slots: int) -> list[int]:
     return [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
 
 
-def step_limit(agent: SavedAgent, config: EvaluateConfig) -> int:
-    """Agent steps after which an episode counts as endless. A suite's limit in frames bounds its steps."""
-    return config.max_steps or max(MAX_STEPS, getattr(agent.config.env, "max_episode_frames", 0))
-
-
 def play(
     agent: SavedAgent,
     spec: EnvSpec,
@@ -297,42 +280,33 @@ def play(
     Slots that have reached their quota keep playing, uncounted, until all slots have. `advance` is called for each counted episode,
     `prepare` as in `make_actor`, `warn` with a sentence about instructions that the agent cannot read.
 
-    Raises:
-        StoppedError: An episode does not end, an environment fails, or a slot's episodes are broken off one after the other.
+    Raises StoppedError if an episode does not end, an environment fails, or a slot's episodes are broken off one after the other.
     """
-    tally = _Tally(spec, task, config, step_limit(agent, config))
+    tally = _Tally(agent, spec, task, config)
     try:
-        actor = make_actor(agent, spec, task, len(tally.quota), config, prepare)
-    except InputError as error:
-        raise tally.stopped(str(error)) from error
-    try:
-        tally.start(actor.first_episodes)
-        state_size = actor.policy.core_state.shape[1]
-        trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(tally.quota), state_size))
-        unknown = UnknownInstructions(agent.config.env, seat(agent, spec, task)[0])
-        while not tally.is_complete:
-            try:
+        with contextlib.closing(make_actor(agent, spec, task, len(tally.quota), config, prepare)) as actor:
+            tally.start(actor.first_episodes)
+            state_size = actor.policy.core_state.shape[1]
+            trajectory = allocate(trajectory_spec(agent.env, _UNROLL_LENGTH, len(tally.quota), state_size))
+            unknown = UnknownInstructions(agent.config.env, seat(agent, spec, task)[0])
+            while not tally.is_complete:
                 actor.unroll(trajectory)
-            except InputError as error:
-                raise tally.stopped(str(error)) from error
-            for sentence in unknown.find_new(trajectory):
-                warn(sentence)
-            tally.add(trajectory, actor.faults, advance)
-    finally:
-        actor.close()
+                for sentence in unknown.find_new(trajectory):
+                    warn(sentence)
+                tally.add(trajectory, actor.faults, advance)
+    except InputError as error:
+        raise StoppedError(str(error).replace("env.tasks", "tasks"), tally.episodes()) from error
     return tally.episodes()
 
 
 class _Tally:
-    """The episodes that the slots of one task have played, counted towards each slot's quota.
+    """The episodes that the slots of one task have played, counted towards each slot's quota."""
 
-    Args:
-        limit: Agent steps after which an episode counts as endless.
-    """
-
-    def __init__(self, spec: EnvSpec, task: str, config: EvaluateConfig, limit: int) -> None:
+    def __init__(self, agent: SavedAgent, spec: EnvSpec, task: str, config: EvaluateConfig) -> None:
         self.quota = np.array(quotas(config.episodes, config.slots))
-        self._spec, self._task, self._seed, self._limit = spec, task, config.seed, limit
+        self._spec, self._task, self._seed = spec, task, config.seed
+        # Steps after which an episode counts as endless. A suite's limit in frames bounds its steps.
+        self._limit = config.max_steps or max(MAX_STEPS, getattr(agent.config.env, "max_episode_frames", 0))
         self._played: list[list[Episode]] = [[] for _ in self.quota]
         self._interrupted = 0
         # By slot: counted episodes, the number of the current episode, its steps up to the last unroll without an end, and episodes broken
@@ -353,12 +327,8 @@ class _Tally:
         """The counted episodes."""
         return Episodes(itertools.chain(*self._played), self._interrupted)
 
-    def stopped(self, reason: str) -> StoppedError:
-        """The error that ends the evaluation, with the episodes so far."""
-        return StoppedError(reason.replace("env.tasks", "tasks"), self.episodes())
-
     def add(self, trajectory: Trajectory, faults: Sequence[Fault], advance: Callable[[], object]) -> None:
-        """Counts the episodes that end in `trajectory`; `faults` are those of its unroll. Raises StoppedError as `play` does."""
+        """Counts the episodes that end in `trajectory`; `faults` are those of its unroll. Raises InputError if it must stop."""
         returns, lengths, successes, broken = (
             trajectory[key].numpy() for key in ("episode_return", "episode_length", "success", "interrupted")
         )
@@ -374,7 +344,9 @@ class _Tally:
             self._consecutive[slot] = 0
             if lengths[t, slot] > self._limit:
                 raise self._endless()
-            seed = _seed(self._spec, self._task, self._seed, int(slot), int(self._number[slot]) - 1)
+            number = int(self._number[slot]) - 1
+            is_seeded = number == 0 or self._spec.engine not in SEEDED_ONCE
+            seed = episode_seed(self._seed, Split.EVALUATION, self._task, int(slot), number) if is_seeded else None
             outcome = float(returns[t, slot]), int(lengths[t, slot]), float(successes[t, slot])
             self._played[slot].append(Episode(seed, *outcome))
             self._counted[slot] += 1
@@ -386,22 +358,16 @@ class _Tally:
         self._interrupted += 1
         self._consecutive[slot] += 1
         if self._consecutive[slot] == _BROKEN_OFF:
-            raise self.stopped(
+            raise InputError(
                 f"tasks={self._task} gives numbers that are not finite in {_BROKEN_OFF} episodes of a slot running (the last: "
                 f"{faults[-1].detail}): mend the environment, or leave the task out of tasks=."
             )
 
-    def _endless(self) -> StoppedError:
-        return self.stopped(
+    def _endless(self) -> InputError:
+        return InputError(
             f"tasks={self._task} has an episode that has not ended after max_steps={self._limit} steps: give a larger max_steps=, or leave "
             "the task out of tasks=."
         )
-
-
-def _seed(spec: EnvSpec, task: str, seed: int, slot: int, number: int) -> int | None:
-    if number and spec.engine in SEEDED_ONCE:
-        return None
-    return episode_seed(seed, Split.EVALUATION, task, slot, number)
 
 
 def _damaged(path: Path, reason: str) -> InputError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.acting.policy import ContextRows, Policy
+from agents.acting.policy import ContextOverride, ContextRows, Policy
 from agents.evaluation.episodes import (
     MAX_SLOTS,
     Episode,
@@ -22,8 +22,8 @@ from agents.evaluation.episodes import (
     stream,
 )
 from agents.evaluation.intervals import METHOD, interval
-from agents.evaluation.probes import ALL, PROBES, Record, Scene, derangement
-from agents.evaluation.report import Played, Scores, is_known, mean, outcomes, results, return_range
+from agents.evaluation.probes import ALL, PROBES, Record, Shuffle, Swap, derangement, zero
+from agents.evaluation.report import Played, Scores, is_known, mean, outcomes, results, return_ranges
 from agents.evaluation.task_similarity import draw, similarities, write
 from agents.network.context import ContextEncoder
 from conf.schema import EvaluateConfig
@@ -66,15 +66,16 @@ class Probing:
 
     def record(self, task: str) -> PreparePolicy | None:
         """For `play` without a probe, which runs first: records the contexts for `shuffle`. None without probes."""
-        return partial(self._record, task) if self.names else None
-
-    def _record(self, task: str, policy: Policy) -> None:
-        policy.context_override = self._records[task]
+        return partial(_override_context, self._records[task]) if self.names else None
 
     def prepare(self, name: str, task: str) -> PreparePolicy:
         """For `play` under the probe `name`."""
-        scene = Scene(others=self._others(task), sources=self._sources[task], seed=(*stream(self._seed, task), _SWAPS))
-        return lambda policy: PROBES[name].apply(policy, scene)
+        if name == "zero":
+            return zero
+        if name == "shuffle":
+            return partial(_override_context, Shuffle(self._sources[task]))
+        seed = (*stream(self._seed, task), _SWAPS)
+        return partial(_override_context, Swap(self._others(task), self.encoder.instruction_columns, seed))
 
     def write_similarity(self, folder: Path, updates: int) -> list[Path]:
         """Writes the figure of agents/evaluation/task_similarity.py and returns its path; empty if there is nothing to compare."""
@@ -106,6 +107,10 @@ class Probing:
                 "probe=shuffle needs slots with different contexts, and all slots of this evaluation have the same: give more "
                 "tasks= or episodes=, or use probe=zero."
             )
+
+
+def _override_context(override: ContextOverride, policy: Policy) -> None:
+    policy.context_override = override
 
 
 def without_context(agent: SavedAgent) -> str | None:
@@ -143,7 +148,7 @@ def probe_report(
     for name, episodes in probed.items():
         tasks, aggregate = results(agent, episodes)
         section[name] = {
-            "told": PROBES[name].description,
+            "told": PROBES[name],
             "note": note,
             "interval": f"{METHOD}; of a drop: of the difference of two independent samples",
             "tasks": {task: row | compare({task: played[task]}, {task: episodes[task]}) for task, row in tasks.items()},
@@ -156,25 +161,13 @@ def drop(played: Played, probed: Played, scores: Scores = NO_SCORES, *, certain:
     """The drop of return and success under a probe: the mean over tasks without it minus the mean with it, and its interval.
 
     The two evaluations are treated as independent samples. Their episodes share seeds only if the engine seeds every episode, and even
-    then they diverge at the first different action.
-
-    Args:
-        played, probed: Episodes without and with the probe.
-        scores: Of the suite, by task.
-        certain: The probe cannot change the agent's actions. If all episodes are equal, the drop is exactly 0.
+    then they diverge at the first different action. If `certain`, the probe cannot change the agent's actions: between equal episodes the
+    drop is exactly 0.
     """
     unchanged = all(_outcome(played[task]) == _outcome(probed[task]) for task in played)
+    # A task has the same range of returns with and without the probe.
+    ranges = return_ranges({task: [*played[task], *probed[task]] for task in played}, scores)
     (returns, successes), (probed_returns, probed_successes) = outcomes(played), outcomes(probed)
-    ranges = [
-        # A task has the same range of returns with and without the probe.
-        return_range(np.concatenate(both), np.concatenate(successful), scores.get(task))
-        for task, both, successful in zip(
-            played,
-            zip(returns, probed_returns, strict=True),
-            zip(successes, probed_successes, strict=True),
-            strict=True,
-        )
-    ]
     row: dict[str, Any] = {"unchanged": unchanged}
     for key, before, after, ends in (
         ("return", returns, probed_returns, ranges),

@@ -7,9 +7,7 @@ the sampled actions are the same as in an evaluation without the probe.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -87,11 +85,7 @@ class Swap:
 
 
 class Shuffle:
-    """A ContextOverride that gives each slot the context that another slot had at the same step.
-
-    Args:
-        sources: For each slot a record and the slot in it.
-    """
+    """A ContextOverride that gives each slot the context that another slot had at the same step: that of a slot in a record."""
 
     def __init__(self, sources: Sequence[tuple[Record, int]]) -> None:
         self._sources = sources
@@ -104,51 +98,18 @@ class Shuffle:
         return contexts
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scene:
-    """The contexts and seeds from which the probes of one task are built.
-
-    Attributes:
-        others: [P, C], contexts of other tasks, or of this task if there is no other.
-        sources: For each slot of this task another slot of the evaluation, as its record and its index there.
-        seed: Seed of the random choices.
-    """
-
-    others: ContextRows
-    sources: Sequence[tuple[Record, int]]
-    seed: Sequence[int]
-
-
-def swap(policy: Policy, scene: Scene) -> None:
-    """Makes `policy` act under Swap."""
-    instruction = policy.network.context_encoder.instruction_columns
-    policy.context_override = Swap(scene.others, instruction, scene.seed)
-
-
-def shuffle(policy: Policy, scene: Scene) -> None:
-    """Makes `policy` act under Shuffle."""
-    policy.context_override = Shuffle(scene.sources)
-
-
-def zero(policy: Policy, scene: Scene) -> None:
+def zero(policy: Policy) -> None:
     """Makes the context encoder of `policy` return z = 0. Works in full precision only, where the policy acts without a copy."""
     policy.network.context_encoder.register_forward_hook(lambda module, contexts, z: torch.zeros_like(z))
     policy.weights_changed()
 
 
-class Probe(NamedTuple):
-    """description: the contexts that the agent receives, in words. apply: changes the policy of one task."""
-
-    description: str
-    apply: Callable[[Policy, Scene], None]
-
-
-PROBES: dict[str, Probe] = {
-    "swap": Probe("each slot gets the context of a slot of another task", swap),
-    "shuffle": Probe("each slot gets the context that another slot had at the same step", shuffle),
-    "zero": Probe("the encoded context is zero", zero),
+PROBES = {
+    "swap": "each slot gets the context of a slot of another task",
+    "shuffle": "each slot gets the context that another slot had at the same step",
+    "zero": "the encoded context is zero",
 }
-"""Name in the config -> probe."""
+"""Name in the config -> the contexts that the agent receives, in words."""
 
 ALL = "all"
 """In the config: all of PROBES."""

@@ -51,23 +51,20 @@ def return_range(returns: NDArray[np.float64], successes: NDArray[np.float64], s
     return min(ends), max(ends)
 
 
-def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str, Any]:
-    """mean, interval, success, success_interval. Success is None if the suite does not define it.
+def return_ranges(played: Played, scores: Scores) -> list[Interval]:
+    """The range of returns of each task."""
+    found = zip(played, *outcomes(played), strict=True)
+    return [return_range(returns, successes, scores.get(task)) for task, returns, successes in found]
 
-    Args:
-        scores: Reference scores of the suite.
-        weight: As in agents/evaluation/intervals.py.
-    """
+
+def summary(played: Played, scores: Scores, weight: float = WEIGHT) -> dict[str, Any]:
+    """mean, interval, success, success_interval. Success is None if the suite does not define it."""
     returns, successes = outcomes(played)
     known = is_known(successes)
-    ranges = [
-        return_range(earned, won, scores.get(task))
-        for task, earned, won in zip(played, returns, successes, strict=True)
-    ]
     shares = [(0.0, 1.0)] * len(played)
     return {
         "mean": mean(returns),
-        "interval": interval(returns, ranges=ranges, weight=weight),
+        "interval": interval(returns, ranges=return_ranges(played, scores), weight=weight),
         "success": mean(successes) if known else None,
         "success_interval": interval(successes, ranges=shares, weight=weight) if known else None,
     }
@@ -115,11 +112,12 @@ def scores(spec: EnvSpec, played: Played) -> dict[str, Any]:
     if not known:
         return {}
     rows, samples, ranges = {}, [], []
-    for task, returns, successes in zip(played, *outcomes(played), strict=True):
-        samples.append(normalised(returns, known[task]))
-        low, high = sorted(normalised(end, known[task]) for end in return_range(returns, successes, known[task]))
-        ranges.append((low, high))
-        rows[task] = {"score": mean(samples[-1:]), "interval": interval(samples[-1:], ranges=ranges[-1:], weight=EXACT)}
+    for task, returns, (low, high) in zip(played, outcomes(played)[0], return_ranges(played, known), strict=True):
+        sample = normalised(returns, known[task])
+        ends = normalised(low, known[task]), normalised(high, known[task])
+        samples.append(sample)
+        ranges.append((min(ends), max(ends)))
+        rows[task] = {"score": mean([sample]), "interval": interval([sample], ranges=ranges[-1:], weight=EXACT)}
     means = np.array([sample.mean() for sample in samples])
     return {
         "tasks": rows,
@@ -168,11 +166,7 @@ def results_folder(run: Path, checkpoint: Path) -> Path:
 def prepare_output(path: Path, *, given: bool) -> None:
     """Checks before the evaluation that its result can be written.
 
-    Args:
-        given: The user named the file.
-
-    Raises:
-        InputError: It cannot be written, is a checkpoint, or the user's file holds something other than an evaluation.
+    Raises InputError if it cannot, if it is a checkpoint, or if the user has `given` a file that holds something other than an evaluation.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
-Columns = tuple[tuple[str, str, str], ...]
-"""Heading, key of a row, and format of its number or of both ends of its interval."""
+from agents.cli.terminal import Columns, task_table
 
 _RESULTS: Columns = (
     ("episodes", "episodes", ",d"),
@@ -34,7 +32,7 @@ _AGGREGATES = {"mean": "mean", "median": "median", "mean_capped": "mean, every t
 def result_tables(content: Mapping[str, Any]) -> list[Table | str]:
     """Everything that evaluate.py prints about its result, in order."""
     return [
-        _table(_RESULTS, content["tasks"], _mean_row(content["aggregate"])),
+        task_table(_RESULTS, content["tasks"], _mean_row(content["aggregate"])),
         *unknown_intervals(content),
         *score_tables(content),
         *_probe_tables(content),
@@ -56,14 +54,14 @@ def score_tables(content: Mapping[str, Any]) -> list[Table]:
     if not section:
         return []
     totals = {label: section["aggregate"][name] for name, label in _AGGREGATES.items()}
-    return [_table(_SCORES, section["tasks"], totals, title="human-normalised scores")]
+    return [task_table(_SCORES, section["tasks"], totals, title="human-normalised scores")]
 
 
 def _probe_tables(content: Mapping[str, Any]) -> list[Table | str]:
     sections = content.get("probes", {})
     notes = dict.fromkeys(section["note"] for section in sections.values() if section["note"])
     tables = [
-        _table(_PROBE, section["tasks"], _mean_row(section["aggregate"]), title=f"probe={name}: {section['told']}")
+        task_table(_PROBE, section["tasks"], _mean_row(section["aggregate"]), title=f"probe={name}: {section['told']}")
         for name, section in sections.items()
     ]
     return [*tables, *notes]
@@ -71,25 +69,3 @@ def _probe_tables(content: Mapping[str, Any]) -> list[Table | str]:
 
 def _mean_row(aggregate: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {f"mean of {aggregate['tasks']} tasks": aggregate}
-
-
-def _table(
-    columns: Columns, rows: Mapping[str, Mapping[str, Any]], totals: Mapping[str, Mapping[str, Any]], title: str = ""
-) -> Table:
-    """One row per task, then `totals` in bold. A key that a row lacks leaves its cell empty; None is shown as `-`."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title=f"\n{title}" if title else None, title_justify="left")
-    table.add_column("task", overflow="fold")
-    for heading, _, _ in columns:
-        table.add_column(heading, justify="right")
-    for style, named_rows in (("", rows), ("bold", totals)):
-        for name, row in named_rows.items():
-            cells = [_cell(row[key], form) if key in row else "" for _, key, form in columns]
-            # Text, because a task's name may look like markup.
-            table.add_row(Text(name), *cells, style=style)
-    return table
-
-
-def _cell(value: Any, form: str) -> str:
-    if value is None:
-        return "-"
-    return " to ".join(format(number, form) for number in (value if isinstance(value, list | tuple) else (value,)))

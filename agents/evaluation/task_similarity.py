@@ -91,8 +91,7 @@ def draw(matrices: Mapping[str, Matrix], tasks: Sequence[str]) -> Figure:
 def write(figure: Figure, folder: Path, updates: int) -> Path:
     """Writes the figure as `folder/FILE` and, at step `updates`, into the TensorBoard files of `folder`. Returns the path.
 
-    Raises:
-        InputError: The folder cannot be written.
+    Raises InputError if the folder cannot be written.
     """
     # Imported here, because importing TensorBoard is slow.
     from agents.run.event_file import EventFile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import math
@@ -56,19 +57,12 @@ def record_all(
 ) -> Iterator[Path | str]:
     """Records a video per task and yields its path. For a task that fails, yields the reason and continues.
 
-    Args:
-        names: Task -> name of its file.
-        make: Makes an actor with one slot for a task.
-        env, episodes, folder: As for `record`.
-        rates: Task -> frames per second, from `picture_rates`.
+    `names` has the names of the files by task, `rates` the frames per second (`picture_rates`). `make` makes an actor with one slot.
     """
     for task, name in names.items():
         try:
-            actor = make(task)
-            try:
+            with contextlib.closing(make(task)) as actor:
                 yield record(actor, env, episodes, folder, name, rates.get(task, WITHOUT_CLOCK))
-            finally:
-                actor.close()
         except InputError as error:
             yield str(error)
         except Exception as error:
@@ -100,10 +94,7 @@ def file_names(tasks: Sequence[str]) -> dict[str, str]:
 def record(actor: Actor, env: EnvSpec, episodes: int, folder: Path, name: str, rate: float = WITHOUT_CLOCK) -> Path:
     """Plays `episodes` episodes in the first slot of `actor` and writes them as `folder/name.mp4`, or .gif without ffmpeg.
 
-    `rate` is the number of steps per second. The file is written atomically.
-
-    Raises:
-        InputError: The folder cannot be written.
+    `rate` is the number of steps per second. The file is written atomically. Raises InputError if the folder cannot be written.
     """
     import imageio.v2 as imageio
 

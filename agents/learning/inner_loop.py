@@ -39,6 +39,8 @@ def learn(
 ) -> Iterator[Update]:
     """Yields each update from one collected batch after it is made, then adds the batch to the replay.
 
+    Every column is learned from once. Later passes end when the policy has moved too far (`Learner.moved_too_far`).
+
     Args:
         trajectory: [T+1, B], in host memory.
         weights_versions: The version of the weights that played each of its unrolls (agents/runtime/base.py, Batch).
@@ -48,8 +50,18 @@ def learn(
         NonFiniteError: Too many updates in a row were refused.
     """
     numbers = []
-    minibatches = iterate_minibatches(trajectory, replay, num_fresh=num_fresh, num_replayed=num_replayed, passes=passes)
+    minibatches = iterate_minibatches(
+        trajectory,
+        replay,
+        num_fresh=num_fresh,
+        num_replayed=num_replayed,
+        passes=passes,
+        # Follows from the counters, so that a resumed run has the same orders.
+        seed=learner.counters.updates,
+    )
     for staged in learner.prefetcher(minibatches):
+        if staged.num_new == 0 and learner.moved_too_far:
+            break
         numbers.append(learner.counters.updates)
         metrics = learner.update(staged)
         # Frees its memory on a GPU before the prefetcher copies another one.

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from agents.learning import losses, nonfinite
+from agents.learning.advantages import normalize_advantages
 from agents.learning.compile import Compiled
 from agents.learning.optimizers import OPTIMIZERS, build_optimizer, check_moments
 from agents.learning.popart import (
+    MOST_COUNTED,
     SURGE_CLIP,
     SURGE_MEMORY,
     PopArt,
@@ -71,12 +73,20 @@ class _LossInputs(NamedTuple):
     observation_moments: Moments | None
 
 
+class _PolicyLoss(NamedTuple):
+    """The loss of the policy, a sum over steps, and the sums of `clipped_surrogate_loss` for the log; empty for `impala`."""
+
+    loss: Tensor
+    sums: dict[str, Tensor]
+
+
 class _Outcome(NamedTuple):
     """Results of one update that the host needs; see `Learner._read_outcome`."""
 
     is_finite: bool
     exceeds_max_norm: bool
     new_steps: int
+    kl: float
     steps_by_task: list[float]
     surges: list[float]
 
@@ -95,14 +105,20 @@ class Learner:
         optimizer: A key of agents.learning.optimizers.OPTIMIZERS.
         learning_rate: At the start.
         anneal: Whether the learning rate falls linearly to 0 over `total_steps`.
+        loss: A name in agents.learning.losses.LOSSES.
+        clip_ratio: c of `appo`.
+        kl_bound: KL divergence from the behaviour policy above which `moved_too_far` holds; 0 = none.
+        normalize_advantage: A name in agents.learning.advantages.NORMALIZATIONS.
         rms_decay, epsilon, adam_betas: Constants of the optimiser.
         max_gradient_norm: Gradients are scaled down to this global norm.
         discounting: Gamma.
-        baseline_cost, entropy_cost: Weights of the loss terms. The policy gradient has weight 1.
+        baseline_cost, entropy_cost: Weights of the loss terms. The policy's loss has weight 1.
+        entropy_final: Weight of the entropy after `total_steps`, to which it changes linearly.
         reward_transform, reward_clip: See agents/learning/rewards.py.
         reduction: `mean` over valid steps, or `sum` over steps and columns as in the IMPALA paper.
         popart: Whether value targets are normalised per task.
         popart_step_size: Beta of PopArt's moments.
+        popart_warm: Whether the first moments are plain means (agents.learning.popart.warm_step_size).
         clip_rho, clip_c, clip_pg_rho, lambda_: Constants of V-trace.
         pg_bootstrap: One of agents.learning.vtrace.PG_BOOTSTRAPS.
         max_refused: Refused updates in a row that raise NonFiniteError.
@@ -117,6 +133,7 @@ class Learner:
         steps_by_task: Valid steps of each task in the last batch, over all learners; K numbers.
         surges: For each task with a surge in the last batch, the root mean square of its targets in standard deviations, else 0;
             K numbers. See agents.learning.popart.bounded_update.
+        moved_too_far: Whether the last update measured a KL divergence above `kl_bound`; equal in all learners.
     """
 
     def __init__(
@@ -133,13 +150,19 @@ class Learner:
         adam_betas: tuple[float, float],
         max_gradient_norm: float,
         discounting: float,
+        loss: str,
+        clip_ratio: float,
+        kl_bound: float,
+        normalize_advantage: str,
         baseline_cost: float,
         entropy_cost: float,
+        entropy_final: float,
         reward_transform: str,
         reward_clip: float,
         reduction: str,
         popart: bool,
         popart_step_size: float,
+        popart_warm: bool,
         clip_rho: float,
         clip_c: float,
         clip_pg_rho: float,
@@ -158,10 +181,13 @@ class Learner:
         self.max_gradient_norm = max_gradient_norm
         self.discounting = discounting
         self.baseline_cost = baseline_cost
+        self.loss, self.clip_ratio, self.kl_bound = loss, clip_ratio, kl_bound
+        self.normalize_advantage = normalize_advantage
         self.entropy_cost = entropy_cost
+        self.entropy_final = entropy_final
         self.reduction = reduction
         self.use_popart = popart
-        self.popart_step_size = popart_step_size
+        self.popart_step_size, self.popart_warm = popart_step_size, popart_warm
         self.max_refused = max_refused
         self.autocast = autocast
         self.device = next(network.parameters()).device
@@ -169,13 +195,15 @@ class Learner:
         self.counters = Counters()
         self.popart = initial_popart(num_tasks, self.device)
         self.steps_by_task, self.surges = [0.0] * num_tasks, [0.0] * num_tasks
+        self.moved_too_far = False
         self._torso = Compiled(network.torso) if compile else network.torso
         self._transform_rewards = partial(transform_rewards, kind=reward_transform, clip=reward_clip)
         self._vtrace = partial(
             Compiled(vtrace) if compile else vtrace,
             clip_rho=clip_rho,
             clip_c=clip_c,
-            clip_pg_rho=clip_pg_rho,
+            # The surrogate has its own ratio.
+            clip_pg_rho=clip_pg_rho if loss == "impala" else None,
             lambda_=lambda_,
             mixed=pg_bootstrap == "mixed",
         )
@@ -226,8 +254,9 @@ class Learner:
                 raise
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        outcome = self._read_outcome(norm, metrics["loss/total"], inputs)
+        outcome = self._read_outcome(norm, metrics, inputs)
         self.steps_by_task, self.surges = outcome.steps_by_task, outcome.surges
+        self.moved_too_far = 0 < self.kl_bound < outcome.kl
         if not outcome.is_finite:
             self._refuse(before, staged.batch, metrics | {"loss/gradient_norm": norm})
             return metrics
@@ -243,24 +272,33 @@ class Learner:
         metrics |= {"loss/gradient_norm": norm, "loss/learning_rate": torch.tensor(self.current_learning_rate)}
         return metrics
 
-    def _read_outcome(self, norm: Tensor, loss: Tensor, inputs: _LossInputs) -> _Outcome:
+    def _read_outcome(self, norm: Tensor, metrics: dict[str, Tensor], inputs: _LossInputs) -> _Outcome:
         """Copies to the host what an update needs there. One tensor holds all of it, because each copy from a GPU synchronizes."""
         # The moments overflow before the loss does: nu holds squares of targets, and the loss has targets divided by sigma.
         moments = [moment.flatten() for moment in (self.popart.mu, self.popart.nu, *(inputs.observation_moments or ()))]
-        is_finite = torch.isfinite(torch.cat([norm.reshape(1), loss.reshape(1), *moments])).all()
+        is_finite = torch.isfinite(torch.cat([norm.reshape(1), metrics["loss/total"].reshape(1), *moments])).all()
         flags = torch.stack([is_finite, norm > self.max_gradient_norm])
-        counts = [inputs.new_steps.reshape(1), inputs.steps_by_task, inputs.surges]
+        kl = metrics.get("loss/kl", torch.zeros_like(norm))
+        counts = [inputs.new_steps.reshape(1), kl.reshape(1), inputs.steps_by_task, inputs.surges]
         packed = torch.cat([flags.to(inputs.new_steps.dtype), *counts]).tolist()
         num_tasks = len(inputs.surges)
         return _Outcome(
-            bool(packed[0]), bool(packed[1]), int(packed[2]), packed[3 : 3 + num_tasks], packed[-num_tasks:]
+            bool(packed[0]), bool(packed[1]), int(packed[2]), packed[3], packed[4 : 4 + num_tasks], packed[-num_tasks:]
         )
 
     @property
     def current_learning_rate(self) -> float:
         """The learning rate after annealing."""
-        left = max(0.0, 1 - self.counters.steps / self.total_steps) if self.anneal else 1.0
-        return self.learning_rate * left
+        return self.learning_rate * (self._share_left() if self.anneal else 1.0)
+
+    @property
+    def current_entropy_cost(self) -> float:
+        """The weight of the entropy after annealing."""
+        return self.entropy_final + (self.entropy_cost - self.entropy_final) * self._share_left()
+
+    def _share_left(self) -> float:
+        """The share of `total_steps` that is left."""
+        return max(0.0, 1 - self.counters.steps / self.total_steps)
 
     def _loss(self, staged: Staged) -> tuple[Tensor, dict[str, Tensor], _LossInputs]:
         """Returns the loss, scalars for the log, and the inputs of the loss. Moves PopArt's moments."""
@@ -279,17 +317,28 @@ class Learner:
         # After the targets, which rescale the value head.
         baseline = self.network.value_head(features[:-1], task[:-1])
         divisor = inputs.steps_by_task.sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
-        policy_loss = losses.policy_gradient_loss(log_probs, inputs.advantages, mask) / divisor
+        policy_loss, sums = self._policy_loss(log_probs, batch["behaviour_log_probs"], inputs.advantages, mask)
+        policy_loss = policy_loss / divisor
         value_loss = losses.baseline_loss(baseline, inputs.targets, mask) / divisor
         entropy = actions.entropy(policy).masked_fill(~mask, 0.0).sum() / divisor
-        loss = policy_loss + self.baseline_cost * value_loss - self.entropy_cost * entropy
+        loss = policy_loss + self.baseline_cost * value_loss - self.current_entropy_cost * entropy
         metrics = {
             "loss/total": loss.detach(),
             "loss/policy": policy_loss.detach(),
             "loss/baseline": value_loss.detach(),
             "loss/entropy": entropy.detach(),
+            **{f"loss/{name}": total / divisor for name, total in sums.items()},
         }
         return loss, metrics, inputs
+
+    def _policy_loss(
+        self, log_probs: Tensor, behaviour_log_probs: Tensor, advantages: Tensor, mask: Tensor
+    ) -> _PolicyLoss:
+        if self.loss == "impala":
+            return _PolicyLoss(losses.policy_gradient_loss(log_probs, advantages, mask), {})
+        ratios = log_probs - behaviour_log_probs
+        result = losses.clipped_surrogate_loss(ratios, advantages, mask, clip_ratio=self.clip_ratio)
+        return _PolicyLoss(result.loss, {"kl": result.kl, "clipped": result.clipped})
 
     @torch.no_grad()
     def _make_loss_inputs(self, staged: Staged, features: Tensor, log_probs: Tensor) -> _LossInputs:
@@ -319,17 +368,26 @@ class Learner:
         observation_sums = sums.new_empty(0)
         if normalizer is not None:
             observation_sums = normalizer.sums(batch["vector"][:-1, :num_new], task[:, :num_new], new_mask)
-        sums, new_sums, observation_sums = self._reduce_sums(sums, new_sums, observation_sums)
+        normalizes = self.normalize_advantage != "none"
+        advantage_sums = target_sums(advantages, task, mask, num_tasks) if normalizes else sums.new_empty(0)
+        sums, new_sums, observation_sums, advantage_sums = self._reduce_sums(
+            sums, new_sums, observation_sums, advantage_sums
+        )
         surges = torch.zeros_like(sums[0])
         if self.use_popart:
-            moments, surges = bounded_update(self.popart, sums, new_sums, self.popart_step_size)
+            moments, surges = bounded_update(self.popart, sums, new_sums, self.popart_step_size, warm=self.popart_warm)
             deviation = self._set_popart(moments, deviation)
         scale, shift = deviation[task], self.popart.mu[task]
+        advantages = advantages / scale
+        if normalizes:
+            advantages = normalize_advantages(
+                advantages, task, advantage_sums, deviation, by_task=self.normalize_advantage == "task"
+            )
         # Without this bound, the outliers of a surge would decide the whole update.
         bound = torch.full_like(surges, math.inf).masked_fill(surges > 0, SURGE_CLIP)[task]
         return _LossInputs(
             targets=torch.clamp((vs - shift) / scale, -bound, bound),
-            advantages=torch.clamp(advantages / scale, -bound, bound),
+            advantages=torch.clamp(advantages, -bound, bound),
             new_steps=new_sums[0].sum(),
             steps_by_task=sums[0],
             surges=surges,
@@ -417,7 +475,12 @@ class Learner:
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "popart": {"mu": self.popart.mu, "nu": self.popart.nu, "calm": self.popart.updates_since_surge},
+            "popart": {
+                "mu": self.popart.mu,
+                "nu": self.popart.nu,
+                "calm": self.popart.updates_since_surge,
+                "updates": self.popart.updates,
+            },
             "counters": self.counters._asdict(),
         }
 
@@ -433,9 +496,10 @@ class Learner:
         # The constants come from the configuration, not from the checkpoint.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         saved = state["popart"]
-        # Old checkpoints have no `calm`.
+        # Old checkpoints have neither `calm` nor `updates`.
         since_surge = saved.get("calm", torch.full_like(saved["mu"], SURGE_MEMORY))
-        popart = PopArt(saved["mu"], saved["nu"], since_surge)
+        updates = saved.get("updates", torch.full_like(saved["mu"], MOST_COUNTED))
+        popart = PopArt(saved["mu"], saved["nu"], since_surge, updates)
         if any(moment.shape != own.shape for moment, own in zip(popart, self.popart, strict=True)):
             raise ValueError(f"PopArt has moments of {len(popart.mu)} tasks, not {len(self.popart.mu)}")
         self.popart = PopArt(*(moment.to(self.device, torch.float32) for moment in popart))

@@ -1,19 +1,73 @@
-"""Policy gradient and baseline loss of IMPALA (Espeholt et al. 2018, section 4.2). Pure functions on [T, B] tensors.
+"""Losses of the policy and the baseline. Pure functions on [T, B] tensors.
 
-Both are sums over the steps where `mask` is True. Other steps have no effect, even if their values are not finite. The third term, the
-entropy, is in agents/network/actions.py.
+All are sums over the steps where `mask` is True. Other steps have no effect, even if their values are not finite. The entropy is in
+agents/network/actions.py.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
+
+LOSSES = ("impala", "appo")
+"""Losses of the policy: `policy_gradient_loss` and `clipped_surrogate_loss`."""
+
+_MAX_LOG_RATIO = 20.0
+"""Bound on |log pi - log mu| before the exponential, far outside of every clip, so that the surrogate stays finite."""
 
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-    """-sum log pi(a_t|x_t) A_t: log_probs [T, B] with gradient, advantages [T, B] as constants, mask [T, B] -> scalar."""
+    """-sum log pi(a_t|x_t) A_t (Espeholt et al. 2018, section 4.2).
+
+    Args:
+        log_probs: Log pi(a_t|x_t), with gradient, [T, B].
+        advantages: A_t, constants, [T, B].
+        mask: bool [T, B].
+    """
     return -(log_probs * advantages.detach()).masked_fill(~mask, 0.0).sum()
 
 
+class Surrogate(NamedTuple):
+    """Results of `clipped_surrogate_loss`, scalars that are sums over the valid steps.
+
+    Attributes:
+        loss: The loss, with gradient.
+        kl: Estimate of KL(mu || pi): the sum of r - 1 - log r, which is never negative.
+        clipped: Number of steps whose ratio is outside of the clip.
+    """
+
+    loss: Tensor
+    kl: Tensor
+    clipped: Tensor
+
+
+def clipped_surrogate_loss(log_ratios: Tensor, advantages: Tensor, mask: Tensor, *, clip_ratio: float) -> Surrogate:
+    """-sum min(r_t A_t, clip(r_t, 1 - c, 1 + c) A_t), r_t = pi(a_t|x_t) / mu(a_t|x_t) (PPO, Schulman et al. 2017, equation 7).
+
+    mu is the behaviour policy, whose log-probabilities the trajectory has anyway. A step moves away from mu by at most the clip, in
+    all passes together.
+
+    Args:
+        log_ratios: Log r_t, with gradient, [T, B].
+        advantages: A_t without a factor r_t, constants, [T, B].
+        mask: bool [T, B].
+        clip_ratio: c.
+    """
+    log_ratios, advantages = log_ratios.masked_fill(~mask, 0.0), advantages.detach().masked_fill(~mask, 0.0)
+    ratios = log_ratios.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+    clipped = ratios.clamp(1 - clip_ratio, 1 + clip_ratio)
+    loss = -(ratios * advantages).minimum(clipped * advantages).sum()
+    kl = (ratios - 1 - log_ratios).detach().sum()
+    return Surrogate(loss, kl, (clipped != ratios).sum().to(loss.dtype))
+
+
 def baseline_loss(baseline: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """1/2 sum (G_t - V(x_t))^2: baseline [T, B] with gradient, targets [T, B] as constants, mask [T, B] -> scalar."""
+    """1/2 sum (G_t - V(x_t))^2 (Espeholt et al. 2018, section 4.2).
+
+    Args:
+        baseline: V(x_t), with gradient, [T, B].
+        targets: G_t, constants, [T, B].
+        mask: bool [T, B].
+    """
     return 0.5 * (targets.detach() - baseline).square().masked_fill(~mask, 0.0).sum()

@@ -29,23 +29,38 @@ SURGE_MEMORY = 100
 """Updates with new steps of a task for which its last surge is remembered (`bounded_update`)."""
 
 
+MOST_COUNTED = 2**20
+"""Bound of the count of updates, above 1 / step_size of every use."""
+
+
 class PopArt(NamedTuple):
     """Moments of the value targets of each task, [K] each.
 
     Attributes:
         mu, nu: First and second moment.
         updates_since_surge: Updates with new steps of the task since its last surge, at most SURGE_MEMORY. Whole numbers in floats.
+        updates: Updates that have moved the moments, at most MOST_COUNTED. Whole numbers in floats.
     """
 
     mu: Tensor
     nu: Tensor
     updates_since_surge: Tensor = torch.tensor(float(SURGE_MEMORY))
+    updates: Tensor = torch.tensor(float(MOST_COUNTED))
 
 
 def initial_popart(num_tasks: int, device: torch.device | None = None) -> PopArt:
     """mu = 0, nu = 1: normalisation starts as the identity."""
     zeros = torch.zeros(num_tasks, device=device)
-    return PopArt(zeros, zeros + 1, zeros + SURGE_MEMORY)
+    return PopArt(zeros, zeros + 1, zeros + SURGE_MEMORY, zeros)
+
+
+def warm_step_size(state: PopArt, step_size: float) -> Tensor:
+    """max(step_size, 1 / (n + 2)) for each task after n updates, [K].
+
+    The first moments are then the plain mean of the initial moments and of all batches so far: the initial ones lose their weight like
+    1 / n instead of (1 - step_size)^n, and keep sigma above about n^-1/2 until the task has shown rewards.
+    """
+    return (state.updates + 2).reciprocal().clamp(min=step_size)
 
 
 def sigma(state: PopArt, sigma_min: float = _SIGMA_MIN, sigma_max: float = _SIGMA_MAX) -> Tensor:
@@ -74,7 +89,9 @@ def target_sums(targets: Tensor, task: Tensor, mask: Tensor, num_tasks: int) -> 
 
 
 @torch.no_grad()
-def bounded_update(state: PopArt, sums: Tensor, new_sums: Tensor, step_size: float) -> tuple[PopArt, Tensor]:
+def bounded_update(
+    state: PopArt, sums: Tensor, new_sums: Tensor, step_size: float, *, warm: bool = False
+) -> tuple[PopArt, Tensor]:
     """`update_moments`, with a bound on the effect of one batch.
 
     Without a bound, one reward of 1e4 would multiply sigma by a hundred, and divide the advantages by as much for about 1 / step_size
@@ -94,6 +111,7 @@ def bounded_update(state: PopArt, sums: Tensor, new_sums: Tensor, step_size: flo
         new_sums: `target_sums` of the steps that no update has learned from before. Later passes and the replay repeat a reward, which
             must not count as a second surge. The same tensor as `sums` if all steps are new.
         step_size: b without a surge.
+        warm: Whether b is `warm_step_size` instead.
 
     Returns:
         The new state, and sqrt(E) / sigma of each task with a surge, 0 for the others, [K].
@@ -105,11 +123,14 @@ def bounded_update(state: PopArt, sums: Tensor, new_sums: Tensor, step_size: flo
     new_excess = excess if new_sums is sums else _excess(state, _means(new_sums))
     is_surge, is_new_surge = excess > max_excess, new_excess > max_excess
     is_held = is_surge & ~(is_new_surge & (state.updates_since_surge < SURGE_MEMORY))
-    rate = excess.clamp(min=1).reciprocal().clamp(max=step_size).masked_fill(is_held, 0.0)
+    limit = excess.clamp(min=1).reciprocal()
+    rate = limit.minimum(warm_step_size(state, step_size)) if warm else limit.clamp(max=step_size)
+    rate = rate.masked_fill(is_held, 0.0)
     has_new_steps = new_sums[0].clamp(max=1)
     since_surge = (state.updates_since_surge + has_new_steps).clamp(max=SURGE_MEMORY).masked_fill(is_new_surge, 0.0)
     surges = (1 + excess).masked_fill(~is_surge, 0.0).sqrt()
-    return _lerp(state, means, rate)._replace(updates_since_surge=since_surge), surges
+    updates = (state.updates + means.has_steps).clamp(max=MOST_COUNTED)
+    return _lerp(state, means, rate)._replace(updates_since_surge=since_surge, updates=updates), surges
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def vtrace(
     *,
     clip_rho: float = 1.0,
     clip_c: float = 1.0,
-    clip_pg_rho: float = 1.0,
+    clip_pg_rho: float | None = 1.0,
     lambda_: float = 1.0,
     mixed: bool = True,
 ) -> VTrace:
@@ -58,7 +58,8 @@ def vtrace(
         mask: bool [T, B], False where a step is no transition, as at a reset. There rho and c are 0 and `log_rhos` and `rewards` are
             ignored, so v_s = V(x_s). Nothing flows back from the next episode, and a truncated episode bootstraps from the value of
             its last observation.
-        clip_rho, clip_c, clip_pg_rho: The paper's rho-bar and c-bar, and the clip of pi/mu in the advantage.
+        clip_rho, clip_c, clip_pg_rho: The paper's rho-bar and c-bar, and the clip of pi/mu in the advantage. With clip_pg_rho None
+            the advantage has no factor pi/mu, for losses with a ratio of their own.
         lambda_: Lambda, the factor on c in the paper's remark 2.
         mixed: Whether q has the mixed form.
     """
@@ -80,5 +81,7 @@ def vtrace(
     next_vs = torch.cat([vs[1:], bootstrap_value.unsqueeze(0)])
     if mixed:
         next_vs = torch.lerp(next_values, next_vs, lambda_)
-    pg_advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_vs - values)
+    pg_advantages = rewards + discounts * next_vs - values
+    if clip_pg_rho is not None:
+        pg_advantages = rhos.clamp(max=clip_pg_rho) * pg_advantages
     return VTrace(vs, pg_advantages)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from agents.fusion.device_transfer import send, send_one
+from agents.network.gated_cores import GRUCore, MinGRUCore
 from agents.network.initialization import RELU_GAIN, keep_variance
 from agents.network.multiplicative_cores import (
     RECURRENT_OUTPUT,
@@ -178,10 +179,20 @@ class FeedForwardCore(nn.Module):
         return torch.relu(self.linear(x)), state
 
 
-Core: TypeAlias = LSTMCore | MogrifierCore | MultiplicativeLSTMCore | MultiplicativeIntegrationCore | FeedForwardCore
+Core: TypeAlias = (
+    LSTMCore
+    | GRUCore
+    | MinGRUCore
+    | MogrifierCore
+    | MultiplicativeLSTMCore
+    | MultiplicativeIntegrationCore
+    | FeedForwardCore
+)
 
 CORES: dict[str, Callable[..., Core]] = {
     "lstm": LSTMCore,
+    "gru": GRUCore,
+    "mingru": MinGRUCore,
     "mogrifier": MogrifierCore,
     "mlstm": MultiplicativeLSTMCore,
     "mi_lstm": MultiplicativeIntegrationCore,

@@ -6,10 +6,6 @@ All three are LSTM cells and differ in gates(x, h) [B, 4H], in the order input, 
     h_t = sigmoid(o) * tanh(c_t)
 
 No fused kernel exists for them, so an unroll is a loop over steps. Terms that depend on x alone are computed for all steps at once.
-
-The loop ignores autocast and runs in the precision of the weights: fp32 in the learner, bf16 in an actor's copy
-(`AgentNetwork.lower_precision`). At the default sizes the fixed cost of a bf16 product on CPU exceeds the whole fp32 product, and
-autocast would also sum the gradients of all steps in bf16.
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from agents.fusion.device_transfer import send_one
+from agents.network.gated_cores import loop_over_steps
 
 RECURRENT_OUTPUT = 0.1
 """`first_output` of an LSTM and its variants: both sigmoids start at 1/2, and the candidate's weights as in nn.LSTM."""
@@ -146,27 +142,14 @@ def _uniform(*shape: int, bound: float) -> nn.Parameter:
 def _unroll(
     gates: Callable[..., Tensor], inputs: Sequence[Tensor], reset: Tensor, state: Tensor, *, final_state: bool
 ) -> tuple[Tensor, Tensor]:
-    """The loop over steps of all cores here. Returns y [T, B, H] and state [B, 2H], both fp32; without `final_state` the state is empty.
-
-    Args:
-        gates: Maps h [B, H] and one step of each of `inputs` to [B, 4H], all in the precision of the weights.
-        inputs: The terms that depend on x alone, each [T, B, ...], in that precision.
-        reset, state, final_state: As in agents/network/core.py.
-    """
+    """`loop_over_steps` of an LSTM cell. `gates` maps h [B, H] and one step of each of `inputs` to [B, 4H], in their precision."""
     dtype, size = inputs[0].dtype, state.shape[1] // 2
-    # Reading the resets from a device would synchronize. A fill at every step is cheaper.
-    resets = reset.any(dim=1).tolist() if reset.device.type == "cpu" else [True] * len(reset)
-    starts = send_one(reset, state.device).unsqueeze(2).unbind()
-    hidden, cell = state.split(size, dim=1)
-    outputs = []
-    with torch.autocast(state.device.type, enabled=False):
-        for t, parts in enumerate(zip(*(part.unbind() for part in inputs), strict=True)):
-            if resets[t]:
-                hidden, cell = hidden.masked_fill(starts[t], 0.0), cell.masked_fill(starts[t], 0.0)
-            sigmoids, candidate = gates(hidden.to(dtype), *parts).float().split([3 * size, size], dim=1)
-            keep_in, forget, out = sigmoids.sigmoid().split(size, dim=1)
-            # Not addcmul, which saves one call here and adds two to the backward pass.
-            cell = forget * cell + keep_in * candidate.tanh()
-            hidden = out * cell.tanh()
-            outputs.append(hidden)
-    return torch.stack(outputs), torch.cat([hidden, cell], dim=1) if final_state else state.new_empty(0)
+
+    def step(hidden: Tensor, cell: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        sigmoids, candidate = gates(hidden.to(dtype), *parts).float().split([3 * size, size], dim=1)
+        keep_in, forget, out = sigmoids.sigmoid().split(size, dim=1)
+        # Not addcmul, which saves one call here and adds two to the backward pass.
+        cell = forget * cell + keep_in * candidate.tanh()
+        return out * cell.tanh(), cell
+
+    return loop_over_steps(step, inputs, reset, state, size, final_state=final_state)

@@ -11,7 +11,7 @@ from agents.network.agent import AgentNetwork
 from agents.network.flops import MultiplyAdds
 from agents.run.bottleneck import Facts
 from agents.setup import machine
-from agents.setup.builder import replay_spec
+from agents.setup.builder import columns_spec
 from agents.setup.plan import Plan
 from agents.setup.preflight import shared_memory
 from conf.schema import TrainConfig
@@ -25,7 +25,7 @@ def describe(
     network, run, shard = learner.network, plan.run, plan.shard
     engine = f" on {env.engine}" if env.engine else ""
     precision = "bf16 (weights, losses and optimiser fp32)" if learner.autocast else "fp32"
-    runtime = config.runtime
+    runtime, num_learners = config.runtime, config.learner.num_processes
     rows = {
         "suite": f"{env.suite}{engine}, {len(env.tasks)} tasks: {', '.join(env.tasks)}",
         "agent": f"fusion {config.fusion.name} at {', '.join(config.fusion.sites) or 'no site'}, context {config.context.name}, "
@@ -33,21 +33,22 @@ def describe(
         "size": f"{network.num_parameters:,} parameters{_matched(config)}; multiply-adds: {multiply_adds.apply:,} per step, "
         f"{multiply_adds.condition:,} per context",
         "runtime": f"{_describe_runtime(config)}: {run.num_actors} actors x {runtime.slots_per_actor} slots, "
-        f"{runtime.actor_threads} thread each, {_describe_inference(plan, network)}; learner {plan.learner_threads} threads, {precision}",
+        f"{runtime.actor_threads} thread each, {_describe_inference(config, plan, network)}; "
+        f"learner {plan.learner_threads} threads, {precision}",
         "batch": f"{config.learner.unroll_length} steps x {run.columns} columns, {config.learner.passes} passes",
-        "memory": f"{plan.num_learners * shared_memory(config, env, network, plan) / 2**20:,.0f} MiB of trajectories and weights",
+        "memory": f"{num_learners * shared_memory(config, env, network, plan) / 2**20:,.0f} MiB of trajectories and weights",
         "frames": f"{config.total_frames:,}, seed {config.seed}",
     }
     if learner.device.type != "cpu":
         rows["device"] = _describe_device(plan, learner)
     if run.num_replayed:
-        size = replay_bytes(replay_spec(config, env, network, run.replay_size)) / 2**20
+        size = replay_bytes(columns_spec(config, env, network, run.replay_size)) / 2**20
         rows["replay"] = (
             f"{run.num_replayed} of the {run.columns} columns, from the last {run.replay_size:,}; {size:,.0f} MiB"
         )
-    if plan.num_learners > 1:
+    if num_learners > 1:
         rows["learners"] = (
-            f"{plan.num_learners}, with {shard.columns} of the columns and {shard.num_actors} of the actors each"
+            f"{num_learners}, with {shard.columns} of the columns and {shard.num_actors} of the actors each"
         )
     counters = learner.counters
     if counters.updates:
@@ -79,18 +80,19 @@ def _describe_device(plan: Plan, learner: Learner) -> str:
     return f"{learner.device} ({torch.cuda.get_device_name(learner.device)}); {chosen}"
 
 
-def _describe_inference(plan: Plan, network: AgentNetwork) -> str:
-    if plan.is_serial:
+def _describe_inference(config: TrainConfig, plan: Plan, network: AgentNetwork) -> str:
+    runtime = config.runtime
+    if runtime.name == "serial":
         return "the learner's network acts"
-    if plan.choose_inference(network.num_parameters) == "actor":
+    if plan.choose_inference(runtime, network.num_parameters) == "actor":
         return "each acts by itself (inference=actor)"
-    return f"one server with {plan.server_threads} thread acts for all (inference=server)"
+    return f"one server with {runtime.actor_threads} thread acts for all (inference=server)"
 
 
 def collect_facts(config: TrainConfig, env: EnvSpec, plan: Plan, learner: Learner) -> Facts:
     """The facts that advice on the run's speed depends on."""
     parameters, slots = learner.network.num_parameters, config.runtime.slots_per_actor
-    automatic = plan.automatic_inference(parameters)
+    automatic = plan.automatic_inference(config.runtime, parameters)
     return Facts(
         runtime=config.runtime.name,
         num_cores=machine.num_cores(),
@@ -105,7 +107,7 @@ def collect_facts(config: TrainConfig, env: EnvSpec, plan: Plan, learner: Learne
         core_size=config.core.size,
         checkpoint_seconds=config.checkpoint_seconds,
         log_seconds=config.log_seconds,
-        better_inference="" if plan.choose_inference(parameters) == automatic else automatic,
+        better_inference="" if plan.choose_inference(config.runtime, parameters) == automatic else automatic,
         can_use_bf16=learner.autocast is None and machine.has_bf16(learner.device),
         faster_engine="envpool" if env.engine == "minigrid" else "",
     )

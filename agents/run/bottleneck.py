@@ -14,8 +14,8 @@ _CROWDED_THREADS_PER_CORE = 1.5
 """Busy threads per core above which further threads slow the run down. One actor per core with a half-busy learner is below it."""
 
 
-class Seconds(NamedTuple):
-    """Running totals of a run.
+class Totals(NamedTuple):
+    """Running totals: seconds of this process, and agent steps of the run.
 
     Attributes:
         loop: Wall-clock time of the learner's process. `wait` and `disk` are parts of it.
@@ -34,6 +34,7 @@ class Seconds(NamedTuple):
     env: float = 0.0
     inference: float = 0.0
     actor_wait: float = 0.0
+    steps: float = 0
 
 
 class TimeShares(NamedTuple):
@@ -48,9 +49,9 @@ class TimeShares(NamedTuple):
     actor_wait: float
 
     @classmethod
-    def between(cls, before: Seconds, after: Seconds) -> TimeShares:
+    def between(cls, before: Totals, after: Totals) -> TimeShares:
         """The shares of the time between two readings of the totals."""
-        spent = Seconds(*(late - early for early, late in zip(before, after, strict=True)))
+        spent = Totals(*(late - early for early, late in zip(before, after, strict=True)))
         loop, actors = max(spent.loop, 1e-9), max(spent.actors, 1e-9)
         return cls(
             learner=max(0.0, loop - spent.wait - spent.disk) / loop,
@@ -66,20 +67,12 @@ class TimeShares(NamedTuple):
 class Facts:
     """Facts about the configuration and the machine that decide which options are suggested.
 
+    Fields with the name of an option have its value on this machine (agents/setup/plan.py).
+
     Attributes:
-        runtime: Name of the runtime.
         num_cores: Cores that the run may use.
-        num_actors: Actors of the run.
-        actor_threads: Compute threads of each actor.
         learner_threads: Compute threads of all learners on this machine.
-        slots_per_actor: Environments of each actor.
-        buffers_per_actor: Unroll buffers of each actor.
         least_actors: Smallest number of actors that gives every task a slot.
-        batch_size: Columns of one update.
-        passes: Passes over each batch.
-        core_size: Features of the core.
-        checkpoint_seconds: Seconds between checkpoints.
-        log_seconds: Seconds between log steps.
         can_use_bf16: Whether the device multiplies bf16 and the run does not use it.
         better_inference: The choice of runtime.inference=auto if the run has another; otherwise empty.
         faster_engine: A faster engine of the suite, or empty.
@@ -104,28 +97,16 @@ class Facts:
 
 
 class Bottleneck(NamedTuple):
-    """The part that limits a run.
-
-    Attributes:
-        name: Start, disk, cores, buffers, actors, environment, inference, learner or balance.
-        sentence: "limited by X; try Y".
-    """
+    """The part that limits a run, and a sentence "limited by X; try Y"."""
 
     name: str
     sentence: str
 
 
 def find_bottleneck(shares: TimeShares | None, facts: Facts) -> Bottleneck:
-    """The part of a run that the others wait for.
-
-    Args:
-        shares: Time shares since the warm-up; None during it.
-        facts: Facts that decide which options are suggested.
-    """
+    """The part of a run that the others wait for. `shares` are those since the warm-up; None during it."""
     if shares is None:
-        return Bottleneck(
-            "start", "limited by its start; try a larger total_frames: the run has not passed its warm-up"
-        )
+        return _suggest("start", "its start", ["a larger total_frames: the run has not passed its warm-up"])
     if facts.runtime == "serial":
         return _limit_of_serial(shares, facts)
     if shares.disk >= max(_DISK_SHARE, shares.wait):
@@ -141,10 +122,8 @@ def find_bottleneck(shares: TimeShares | None, facts: Facts) -> Bottleneck:
         return _limited_by_learner(shares, facts)
     more = facts.num_actors + _free_cores(facts) // facts.actor_threads
     fix = f"runtime.num_actors={more}" if more > facts.num_actors else "a machine with more cores"
-    return Bottleneck(
-        "balance",
-        f"limited by nothing in particular, learner and actors keep each other busy; try {fix} to speed up both",
-    )
+    limit = "nothing in particular, learner and actors keep each other busy"
+    return _suggest("balance", limit, [f"{fix} to speed up both"])
 
 
 def _limit_of_serial(shares: TimeShares, facts: Facts) -> Bottleneck:
@@ -159,9 +138,7 @@ def _limit_of_serial(shares: TimeShares, facts: Facts) -> Bottleneck:
         part, bottleneck = "inference", _limited_by_inference(facts)
     if facts.num_cores == 1:
         return bottleneck
-    return Bottleneck(
-        bottleneck.name, f"limited by {part}, while the rest waits in the same process; try runtime=local"
-    )
+    return _suggest(bottleneck.name, f"{part}, while the rest waits in the same process", ["runtime=local"])
 
 
 def _limited_by_disk(shares: TimeShares, facts: Facts) -> Bottleneck:
@@ -189,9 +166,7 @@ def _limited_by_cores(shares: TimeShares, facts: Facts) -> Bottleneck | None:
         changes.append(f"runtime.learner_threads={threads}")
     if not changes:
         return None
-    return Bottleneck(
-        "cores", f"limited by the cores, which have more threads than they can run; try {' '.join(changes)}"
-    )
+    return _suggest("cores", "the cores, which have more threads than they can run", [" ".join(changes)])
 
 
 def _limited_by_buffers(facts: Facts) -> Bottleneck:

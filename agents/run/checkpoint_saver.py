@@ -27,7 +27,6 @@ class Saver:
     """Saves a run. A failed write does not stop training: it is reported once, counted, and retried at the next interval.
 
     Args:
-        folder: The run folder.
         saved: Content of the checkpoint from which the run continues; None for a new run.
         say: Shows a sentence to the user.
         keep: Number of newest checkpoints to keep, besides the best one and the milestones.
@@ -64,11 +63,7 @@ class Saver:
     def save(self, content: dict[str, Any], *, updates: int, frames: int, performance: Performance | None) -> None:
         """Writes a checkpoint and removes older ones that are not kept.
 
-        Args:
-            content: The result of agents.run.run_state.checkpoint_content.
-            updates: Updates of the learner, which number the checkpoint.
-            frames: Frames of the run.
-            performance: The agent's performance, which decides the best checkpoint; None if unknown.
+        `content` is that of agents.run.run_state.checkpoint_content. `performance` decides the best checkpoint; None if it is unknown.
         """
         kept: dict[str, Any] = {
             "best": self._choose_best(updates, performance),

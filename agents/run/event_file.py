@@ -20,14 +20,9 @@ from system.files import AppendedFile
 
 
 class EventFile:
-    """One file of scalars and pictures in a folder of TensorBoard.
+    """One file of scalars and pictures in a folder of TensorBoard, which is created if missing. Raises OSError if it cannot be written.
 
-    Args:
-        folder: Folder of the run's event files; it is created if missing.
-        first_step: First step of this file, from which on TensorBoard hides the events of earlier files; None = it shows all.
-
-    Raises:
-        OSError: The file cannot be written.
+    From `first_step` of this file on, TensorBoard hides the events of earlier files. With None it shows all.
     """
 
     def __init__(self, folder: Path, first_step: int | None) -> None:

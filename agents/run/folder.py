@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from agents.cli.terminal import warn
-from agents.learning.learner import Learner, NonFiniteError
+from agents.learning.learner import NonFiniteError
 from agents.learning.nonfinite import for_json
-from agents.network.agent import AgentNetwork
-from agents.network.flops import MultiplyAdds
-from agents.run.bottleneck import Bottleneck
-from agents.run.metrics import Statistics, mean_over_tasks, scores_of_suite
+from agents.run.metrics import Statistics
 from agents.run.provenance import provenance
-from agents.run.timing import Clock
 from agents.storage.checkpoint import CHECKPOINTS, env_from_dict, list_checkpoints, newest_intact
 from conf.allowlist import check_external_names, external_names
 from conf.composition import flatten
@@ -24,15 +20,10 @@ from conf.schema import FORMER_VALUES, MAY_CHANGE_ON_RESUME, TrainConfig
 from envs.spec import EnvSpec
 from system.errors import InputError
 from system.files import read_json, write_json
+from system.nested import leaf_at
 
-AGENT, CONFIG, DIAGNOSIS, RESULT, PROVENANCE, VOCABULARY = (
-    "agent.json",
-    "config.yaml",
-    "diagnosis.json",
-    "result.json",
-    "provenance.json",
-    "vocabulary.json",
-)
+AGENT, CONFIG, DIAGNOSIS = "agent.json", "config.yaml", "diagnosis.json"
+RESULT, PROVENANCE, VOCABULARY = "result.json", "provenance.json", "vocabulary.json"
 
 
 def default_run(config: TrainConfig) -> str:
@@ -56,8 +47,7 @@ def resumed_config(
         explicit: Keys that the command line names itself (conf.loading.explicit_keys); a preset sets the others.
         say: Receives a sentence for each value that the run keeps.
 
-    Raises:
-        InputError: `given` describes another experiment. The message has both values of each key.
+    Raises InputError, with both values of each key, if `given` describes another experiment.
     """
     folder = Path(config.run)
     saved = load_train(folder / CONFIG)
@@ -80,11 +70,8 @@ def resumed_config(
         raise InputError(f"resume=true cannot change {len(listed)} keys: leave them out, or start another run.", listed)
     for key in given:
         if key in MAY_CHANGE_ON_RESUME:
-            node = tree
             *path, leaf = key.split(".")
-            for part in path:
-                node = node[part]
-            node[leaf] = wanted[key]
+            leaf_at(tree, tuple(path))[leaf] = wanted[key]
     tree["run"], tree["resume"], tree["allow"] = config.run, True, config.allow
     check_external_names(saved.env, [*config.allow, *external_names(config.env)], str(folder / CONFIG))
     return train_from_dict(tree, str(folder / CONFIG))
@@ -94,9 +81,7 @@ def is_finished(config: TrainConfig) -> bool:
     """Whether the run in `config.run` is finished, so that resuming it with `config` would play no frame.
 
     A run whose result or newest checkpoint is missing or damaged is not finished: a resume writes its result again.
-
-    Raises:
-        InputError: `total_frames` was lowered below the frames played, or no checkpoint is intact.
+    Raises InputError if `total_frames` was lowered below the frames played, or if no checkpoint is intact.
     """
     folder = Path(config.run)
     found = list_checkpoints(folder / CHECKPOINTS)
@@ -122,11 +107,6 @@ def is_finished(config: TrainConfig) -> bool:
     return frames >= config.total_frames or 0 < config.stop_at_success <= statistics.success()
 
 
-def write_agent(folder: Path, network: AgentNetwork, cost: MultiplyAdds) -> None:
-    """Writes agent.json: parameters and multiply-adds, for comparisons at equal cost."""
-    write_json(folder / AGENT, {"parameters": network.num_parameters, "multiply_adds": cost._asdict()})
-
-
 def holds_run(folder: Path) -> bool:
     """Whether the folder holds a run."""
     return (folder / CONFIG).exists()
@@ -141,8 +121,7 @@ def check_free(folder: Path, *, resume: bool) -> None:
 def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:
     """Creates the folder and writes the files that are known at the start: config, provenance and vocabulary.
 
-    Raises:
-        InputError: The folder holds a run and `resume` is off, or it cannot be written.
+    Raises InputError if the folder holds a run and `resume` is off, or if it cannot be written.
     """
     folder = Path(config.run)
     check_free(folder, resume=config.resume)
@@ -158,62 +137,19 @@ def create_run_folder(config: TrainConfig, env: EnvSpec) -> Path:
 
 
 def load_newest_checkpoint(folder: Path, say: Callable[[str], object]) -> dict[str, Any] | None:
-    """Content of the newest intact checkpoint, or None if the run has no checkpoint.
+    """Content of the newest intact checkpoint, or None if the run has no checkpoint. Warns of damaged ones after it.
 
-    Damaged checkpoints after it are renamed to `<name>.damaged`, so that they are kept but not read as checkpoints.
-
-    Args:
-        folder: The run folder.
-        say: Receives a warning about damaged checkpoints.
-
-    Raises:
-        InputError: All checkpoints are damaged.
+    They are renamed to `<name>.damaged`, so that they are kept but not read as checkpoints. Raises InputError if all are damaged.
     """
     found = list_checkpoints(folder / CHECKPOINTS)
     if not found:
         return None
-    newest = newest_intact(found)
-    if newest.damaged:
-        say(newest.warning)
+    newest = newest_intact(found, say)
     for error in newest.damaged:
         # If renaming fails, the folder is not writable, which `create_run_folder` reports.
         with contextlib.suppress(OSError):
             error.path.rename(error.path.with_name(error.path.name + ".damaged"))
     return newest.content
-
-
-def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Writes result.json."""
-    write_json(folder / RESULT, result)
-
-
-def collect_result(
-    learner: Learner, statistics: Statistics, clock: Clock, env: EnvSpec, bottleneck: Bottleneck, *, ended_by: str
-) -> dict[str, Any]:
-    """The figures of result.json: counters, speed, time shares, parameters, and each task's last episodes.
-
-    Speed and time shares count from the end of the warm-up; a run that ends within it has 0 and an empty dict.
-
-    Args:
-        ended_by: `signal` for an interrupted run, `pause` for a paused run, otherwise the key that ended it.
-    """
-    state, tasks = learner.counters, statistics.summary(env.action_repeat)
-    return {
-        "finished": ended_by not in ("signal", "pause"),
-        "ended_by": ended_by,
-        "updates": state.updates,
-        "updates_refused": state.refused,
-        "frames": state.steps * env.action_repeat,
-        "steps": state.steps,
-        "seconds": clock.seconds,
-        "frames_per_second": clock.steady_frames_per_second,
-        "time": clock.shares._asdict() if clock.shares else {},
-        "limited_by": bottleneck.sentence,
-        "parameters": learner.network.num_parameters,
-        "tasks": tasks,
-        "mean": mean_over_tasks(tasks),
-        "score": scores_of_suite(tasks),
-    }
 
 
 def write_diagnosis(folder: Path, error: NonFiniteError, config: TrainConfig, env: EnvSpec) -> Path:

@@ -29,12 +29,7 @@ class MovedError(RuntimeError):
 
 
 class FolderLock:
-    """The lock of a folder, held by this process.
-
-    Args:
-        folder: Path of the folder, as messages show it.
-        descriptor: File descriptor of the locked file.
-    """
+    """The lock of a folder, held by this process. `folder` is the path that messages show."""
 
     def __init__(self, folder: Path, descriptor: int) -> None:
         self._folder, self._descriptor = folder, descriptor
@@ -75,14 +70,11 @@ def sole_writer(folder: Path, *, key: str = "run", wait: bool = False) -> Iterat
     """Locks a folder for this process, and creates it if missing. A new folder that stays empty is removed at the end.
 
     The lock is reentrant: it is released when the outermost context ends.
+    Raises InputError if another process holds the lock, the folder cannot be written, or a link leads out of it.
 
     Args:
-        folder: The folder to lock.
         key: Key of the command line that named the folder, for messages.
         wait: Whether to wait for another process that holds the lock, instead of raising.
-
-    Raises:
-        InputError: Another process holds the lock, the folder cannot be written, or a link leads out of it.
     """
     made = _make_folders(folder, key)
     name = os.path.realpath(folder)
@@ -194,18 +186,11 @@ def _read_owner(descriptor: int) -> str:
     return os.pread(descriptor, 100, 0).decode(errors="replace").strip()
 
 
-def _describe_owner(owner: str) -> str:
-    pid, _, host = owner.partition(" ")
-    if not pid.isdecimal() or not pid.isascii():
-        return "another process"
-    elsewhere = f" on {host}" if host.isprintable() and host not in ("", socket.gethostname()) else ""
-    return f"process {pid}{elsewhere}"
-
-
 def _busy_error(folder: Path, key: str, owner: str) -> InputError:
-    return InputError(
-        f"{key}={folder} is being written by {_describe_owner(owner)}: wait for it, or give another {key}=."
-    )
+    pid, _, host = owner.partition(" ")
+    elsewhere = f" on {host}" if host.isprintable() and host not in ("", socket.gethostname()) else ""
+    writer = f"process {pid}{elsewhere}" if pid.isdecimal() and pid.isascii() else "another process"
+    return InputError(f"{key}={folder} is being written by {writer}: wait for it, or give another {key}=.")
 
 
 def _unwritable_error(folder: Path, key: str, error: OSError | ValueError) -> InputError:

@@ -6,6 +6,8 @@ import json
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -39,40 +41,39 @@ class Performance(NamedTuple):
     episodes: int
 
 
+@dataclass(slots=True)
 class TaskStatistics:
-    """Running statistics of one task.
+    """Running statistics of one task, since the start of the run.
 
     Attributes:
-        steps: Agent steps since the start of the run.
-        episodes: Completed episodes since the start of the run.
+        steps: Agent steps.
+        episodes: Completed episodes.
         interrupted: Episodes that ended because their environment failed; not counted in `episodes`.
         updates: Updates whose batch held a step of this task.
         surges: Updates whose value targets were too large for PopArt's moments (Learner.surges).
-        updates_since_surge: Updates since the last surge.
         recent: (return, success or NaN, length in steps) of the last WINDOW episodes.
+        updates_since_surge: Updates since the last surge.
     """
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.episodes = 0
-        self.interrupted = 0
-        self.updates = 0
-        self.surges = 0
-        self.updates_since_surge = UPDATES_BETWEEN_SURGE_REPORTS
-        self.recent: deque[tuple[float, float, int]] = deque(maxlen=WINDOW)
+    steps: int = 0
+    episodes: int = 0
+    interrupted: int = 0
+    updates: int = 0
+    surges: int = 0
+    recent: deque[tuple[float, float, int]] = field(default_factory=partial(deque, maxlen=WINDOW))
+    updates_since_surge: int = UPDATES_BETWEEN_SURGE_REPORTS
 
     def mean(self, column: int) -> float:
         """Mean of a column of `recent`; NaN before the first episode, and for success if the suite does not report it."""
         return sum(row[column] for row in self.recent) / len(self.recent) if self.recent else math.nan
 
+    def counts(self) -> dict[str, int]:
+        """The counters that every log step and every checkpoint hold, but the steps."""
+        return {key: getattr(self, key) for key in ("episodes", "interrupted", "updates", "surges")}
+
 
 class Statistics:
-    """Statistics of all tasks.
-
-    Args:
-        tasks: Names in the order of their ids.
-        scores: Reference scores that normalise the returns (`envs.scores.human_scores`).
-    """
+    """Statistics of all tasks, named in the order of their ids. `scores` normalise the returns (`envs.scores.human_scores`)."""
 
     def __init__(self, tasks: tuple[str, ...], scores: Mapping[str, Score] = MappingProxyType({})) -> None:
         self.tasks = {task: TaskStatistics() for task in tasks}
@@ -81,35 +82,31 @@ class Statistics:
     def update(self, batch: Trajectory) -> None:
         """Counts the transitions and the ended episodes of a batch."""
         task = batch["task"][:-1].numpy()
-        steps = np.bincount(task[batch["mask"].numpy()], minlength=len(self.tasks))
-        returns = batch["episode_return"].numpy()
-        ended = ~np.isnan(returns)
-        ended_task = task[ended]
-        rows = np.stack(
-            [returns[ended], batch["success"].numpy()[ended], batch["episode_length"].numpy()[ended]], axis=1
-        ).tolist()
-        interrupted = np.bincount(task[batch["interrupted"].numpy()], minlength=len(self.tasks))
-        for number, statistics in enumerate(self.tasks.values()):
-            statistics.steps += int(steps[number])
-            statistics.interrupted += int(interrupted[number])
+        steps, interrupted = (
+            np.bincount(task[batch[key].numpy()], minlength=len(self.tasks)).tolist() for key in ("mask", "interrupted")
+        )
         values = list(self.tasks.values())
-        for number, (episode_return, success, length) in zip(ended_task.tolist(), rows, strict=True):
+        for statistics, played, broken_off in zip(values, steps, interrupted, strict=True):
+            statistics.steps += played
+            statistics.interrupted += broken_off
+        outcomes = [batch[key].numpy() for key in ("episode_return", "success", "episode_length")]
+        ended = ~np.isnan(outcomes[0])
+        for number, *outcome in zip(*(column[ended].tolist() for column in (task, *outcomes)), strict=True):
             values[number].episodes += 1
-            values[number].recent.append((episode_return, success, int(length)))
+            values[number].recent.append(tuple(outcome))
 
     def steps(self) -> dict[int, int]:
         """Agent steps since the start of the run, by task id."""
         return dict(enumerate(task.steps for task in self.tasks.values()))
 
-    def count_update(self, steps_by_task: Sequence[float]) -> None:
-        """Counts an update for each task that has valid steps in its batch; `steps_by_task` has shape [K]."""
-        for statistics, held in zip(self.tasks.values(), steps_by_task, strict=True):
-            statistics.updates += held > 0
+    def count_update(self, steps_by_task: Sequence[float], surges: Sequence[float]) -> list[str]:
+        """Counts an update for each task that has valid steps in its batch, and the surges. Returns a sentence for each to report.
 
-    def count_surges(self, surges: Sequence[float]) -> list[str]:
-        """Counts the surges of an update (`Learner.surges`, [K]). Returns a sentence for each surge that has to be reported."""
+        `steps_by_task` and `surges` are those of the learner, [K].
+        """
         sentences = []
-        for (task, statistics), size in zip(self.tasks.items(), surges, strict=True):
+        for (task, statistics), held, size in zip(self.tasks.items(), steps_by_task, surges, strict=True):
+            statistics.updates += held > 0
             if size > 0 and statistics.updates_since_surge >= UPDATES_BETWEEN_SURGE_REPORTS:
                 sentences.append(
                     f"task {task}: its value targets are suddenly {size:.3g} standard deviations large. PopArt keeps its scale and "
@@ -133,10 +130,7 @@ class Statistics:
                 "success": statistics.mean(1),
                 "length": statistics.mean(2),
                 "frames": statistics.steps * action_repeat,
-                "episodes": statistics.episodes,
-                "interrupted": statistics.interrupted,
-                "updates": statistics.updates,
-                "surges": statistics.surges,
+                **statistics.counts(),
             }
             result[task] = {key: value for key, value in row.items() if math.isfinite(value)}
         return result
@@ -158,14 +152,7 @@ class Statistics:
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
-            task: {
-                "steps": s.steps,
-                "episodes": s.episodes,
-                "interrupted": s.interrupted,
-                "updates": s.updates,
-                "surges": s.surges,
-                "recent": [list(row) for row in s.recent],
-            }
+            task: {"steps": s.steps, **s.counts(), "recent": [list(row) for row in s.recent]}
             for task, s in self.tasks.items()
         }
 
@@ -174,10 +161,9 @@ class Statistics:
         for task, statistics in self.tasks.items():
             saved = state[task]
             statistics.steps, statistics.episodes = int(saved["steps"]), int(saved["episodes"])
-            # Checkpoints of earlier versions lack these counters.
-            statistics.updates = int(saved.get("updates", 0))
-            statistics.surges = int(saved.get("surges", 0))
-            statistics.interrupted = int(saved.get("interrupted", 0))
+            for key in ("updates", "surges", "interrupted"):
+                # Checkpoints of earlier versions lack these counters.
+                setattr(statistics, key, int(saved.get(key, 0)))
             statistics.recent = deque(((float(r), float(s), int(n)) for r, s, n in saved["recent"]), maxlen=WINDOW)
 
 
@@ -194,17 +180,13 @@ def scores_of_suite(summary: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """metrics.jsonl and the TensorBoard files of a run folder.
+    """metrics.jsonl and the TensorBoard files of a run folder. Raises InputError if they cannot be written.
 
     Args:
-        folder: The run folder.
         updates: Updates of the checkpoint from which the run continues. Later lines and events of a killed run are dropped.
 
     Attributes:
         updates: Updates of the last line; 0 before the first line.
-
-    Raises:
-        InputError: The files cannot be written.
     """
 
     def __init__(self, folder: Path, updates: int) -> None:
@@ -228,9 +210,7 @@ class MetricsLog:
 
         JSON has no NaN and no infinity, so such values are omitted. TensorBoard gets the numbers only.
         A second row for the same number of updates is dropped: the end of a run may coincide with a log step.
-
-        Raises:
-            OSError: The row could not be written; it is lost, and the files are unchanged.
+        Raises OSError if the row could not be written; it is lost, and the files are unchanged.
         """
         if row["updates"] <= self.updates:
             return

@@ -11,22 +11,21 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from agents.cli.terminal import Terminal
+from agents.cli.terminal import Terminal, task_table
 from agents.run.metrics import mean_over_tasks, scores_of_suite
 
 _PLAIN_SECONDS = 10.0
 """Seconds between two plain lines."""
 
+_MEANS = {"return": ".3f", "score": ".1f", "success": ".1%", "length": ".1f"}
+_COUNTS = ("episodes", "frames", "updates")
+"""Columns of the table: means over episodes with their formats, and counts."""
+
 SCORES = "human-normalised score: mean {mean:.1f}, median {median:.1f}, mean-capped {mean_capped:.1f} (every task capped at 100)"
 
 
 class Display(Terminal):
-    """Progress of a training run, as a context manager.
-
-    Args:
-        total_frames: Frames at the end of the run.
-        enabled: False shows the sentences of `say` only.
-    """
+    """Progress of a training run of `total_frames`, as a context manager. Without `enabled` it shows the sentences of `say` only."""
 
     def __init__(self, total_frames: int, *, enabled: bool = True) -> None:
         super().__init__(live=enabled, refresh_per_second=4)
@@ -57,20 +56,11 @@ class Display(Terminal):
 
     def finish(self, arguments: str, figures: dict[str, Any]) -> None:
         """Shows the result, and the next command; `arguments` are the command-line arguments that name the run."""
-        how = (
-            "finished"
-            if figures["finished"]
-            else f"{'paused' if figures['ended_by'] == 'pause' else 'interrupted'} and saved"
-        )
-        tasks = "  ".join(
-            f"{task} {values.get('return', math.nan):.3f}"
-            + (f" ({values['success']:.1%})" if "success" in values else "")
-            for task, values in figures["tasks"].items()
-        )
+        how = {"signal": "interrupted and saved", "pause": "paused and saved"}.get(figures["ended_by"], "finished")
         success = " (success)" if any("success" in values for values in figures["tasks"].values()) else ""
         self.say(
             f"{how}: {figures['frames']:,} frames, {figures['updates']:,} updates in {_clock(figures['seconds'])}, "
-            f"{figures['frames_per_second']:,.0f} frames/s; return{success} of the last episodes: {tasks}"
+            f"{figures['frames_per_second']:,.0f} frames/s; return{success} of the last episodes: {_returns(figures['tasks'], 3)}"
         )
         if scores := _scores(figures["tasks"]):
             self.say(scores)
@@ -93,17 +83,22 @@ class Display(Terminal):
             self.show(Group(*parts, *([scores] if scores else [])))
         elif time.monotonic() - self._plain_at >= _PLAIN_SECONDS or frames >= self._total:
             self._plain_at = time.monotonic()
-            shown = "  ".join(
-                f"{task} {values.get('return', math.nan):.2f}"
-                + (f" ({values['success']:.0%})" if "success" in values else "")
-                for task, values in tasks.items()
-            )
             self.say(
-                f"{frames:,}/{self._total:,} frames  {speed:,.0f}/s  lag {row['policy_lag_mean']:.1f}  {_clock(left)} left  {shown}"
+                f"{frames:,}/{self._total:,} frames  {speed:,.0f}/s  lag {row['policy_lag_mean']:.1f}  {_clock(left)} left  "
+                f"{_returns(tasks, 2)}"
             )
             if limit != self._limit and frames < self._total:
                 self._limit = limit
                 self.say(limit)
+
+
+def _returns(tasks: dict[str, dict[str, float]], digits: int) -> str:
+    """Return, with `digits` decimals, and success of each task."""
+    return "  ".join(
+        f"{task} {values.get('return', math.nan):.{digits}f}"
+        + (f" ({values['success']:.{digits - 2}%})" if "success" in values else "")
+        for task, values in tasks.items()
+    )
 
 
 def _line(row: dict[str, float]) -> RenderableType:
@@ -135,32 +130,16 @@ def _processes(row: dict[str, float]) -> str:
 
 
 def _table(tasks: dict[str, dict[str, float]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("task")
-    for name in ("return", "score", "success", "length", "episodes", "frames", "updates"):
-        table.add_column(name, justify="right")
-    for task, values in tasks.items():
-        counts = (f"{int(values[key]):,}" for key in ("episodes", "frames", "updates"))
-        table.add_row(task, *_means(values), *counts)
-    if len(tasks) > 1:
-        table.add_row("mean over tasks", *_means(mean_over_tasks(tasks)), "", "", "", style="bold")
-    return table
+    unknown = dict.fromkeys(_MEANS)
+    columns = tuple((key, key, form) for key, form in (*_MEANS.items(), *((key, ",.0f") for key in _COUNTS)))
+    means = {"mean over tasks": unknown | mean_over_tasks(tasks)} if len(tasks) > 1 else {}
+    return task_table(columns, {task: unknown | values for task, values in tasks.items()}, means)
 
 
 def _scores(tasks: dict[str, dict[str, float]]) -> str:
     """The scores of the suite in one line; empty if they are unknown."""
     scores = scores_of_suite(tasks)
     return SCORES.format(**scores) if scores else ""
-
-
-def _means(values: dict[str, float]) -> tuple[str, str, str, str]:
-    """Return, score, success and length as cells of the table; "-" if unknown."""
-    return (
-        f"{values['return']:.3f}" if "return" in values else "-",
-        f"{values['score']:.1f}" if "score" in values else "-",
-        f"{values['success']:.1%}" if "success" in values else "-",
-        f"{values['length']:.1f}" if "length" in values else "-",
-    )
 
 
 def _clock(seconds: float) -> str:

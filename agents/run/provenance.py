@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-@functools.cache
+@cache
 def versions() -> Mapping[str, str]:
     """Versions of Python and of the packages that affect the results."""
     found = {"python": platform.python_version()}
@@ -36,24 +37,19 @@ def versions() -> Mapping[str, str]:
 
 def _git_state() -> dict[str, Any]:
     """Commit of the code, and whether the checkout has uncommitted changes; empty outside a checkout."""
-    here = Path(__file__).parent
+    git = partial(subprocess.check_output, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True, timeout=10)
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=False
-        )
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return {
+            "commit": git(["git", "rev-parse", "HEAD"]).strip(),
+            "dirty": bool(git(["git", "status", "--porcelain"])),
+        }
+    except (OSError, subprocess.SubprocessError):
         return {}
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())} if commit.returncode == 0 else {}
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

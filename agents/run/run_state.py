@@ -31,10 +31,7 @@ def checkpoint_content(
 ) -> dict[str, Any]:
     """Content of a checkpoint: everything that `restore` and evaluation need, as tensors and plain data.
 
-    Args:
-        seconds: Seconds that the run has taken.
-        runtime: `state_dict` of the runtime, or None.
-        faults: `state_dict` of the run's Faults, or None.
+    `runtime` and `faults` are the `state_dict` of the runtime and of the run's Faults, or None.
     """
     return {
         "config": to_dict(config),
@@ -76,11 +73,8 @@ def restore(
 ) -> ResumeState:
     """Loads a checkpoint's content into `learner`, `statistics`, `positions` and torch's random generator.
 
-    Args:
-        num_actors: Actors of the run. The runtime's state is used only for as many actors.
-
-    Raises:
-        InputError: The environments differ from those of the checkpoint, or the content does not fit the configuration.
+    The runtime's state is used only if it is that of `num_actors` actors. Raises InputError if the environments differ from those of the
+    checkpoint, or if the content does not fit the configuration.
     """
     saved = env_from_dict(content["env"])
     if changes := [*task_changes(saved, env), *interface_changes(saved, env)]:

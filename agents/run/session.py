@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from agents.run import banner, folder
 from agents.run.bottleneck import Bottleneck, find_bottleneck
 from agents.run.checkpoint_saver import Saver
 from agents.run.lock import FolderLock, MovedError, sole_writer
-from agents.run.metrics import MetricsLog, Statistics
+from agents.run.metrics import MetricsLog, Statistics, mean_over_tasks, scores_of_suite
 from agents.run.progress import Display
 from agents.run.run_state import ResumeState, checkpoint_content, restore
 from agents.run.timing import Clock
@@ -38,6 +39,7 @@ from conf.schema import TrainConfig
 from envs.scores import human_scores
 from envs.spec import EnvSpec
 from system.errors import InputError
+from system.files import write_json
 
 
 @contextlib.contextmanager
@@ -67,13 +69,8 @@ class Session:
     """A run that has started. See `open_session`.
 
     Attributes:
-        config: The configuration.
-        env: The spec of the environments.
-        plan: The configuration's choices on this machine.
+        config, env, plan, learner, replay, runtime: The parts of the run.
         interruption: Whether a signal has asked for the end.
-        learner: Makes the updates.
-        replay: Holds earlier columns.
-        runtime: Collects batches from the actors.
         group: The group of learner processes, this one included.
         statistics: Statistics of the tasks over all learners.
     """
@@ -89,7 +86,7 @@ class Session:
         torch.manual_seed(config.seed)
         check_network(config, env)
         network = builder.build_network(config, env).to(plan.device)
-        self.group = DataParallelGroup(plan.num_learners)
+        self.group = DataParallelGroup(config.learner.num_processes)
         self.learner = learner = builder.build_learner(config, env, network, plan, reduce=self.group.reduce)
         self.statistics, positions = Statistics(env.tasks, human_scores(env)), StreamPositions()
         saved = folder.load_newest_checkpoint(Path(config.run), warn) if config.resume else None
@@ -97,15 +94,14 @@ class Session:
         if saved:
             actors = plan.run.num_actors
             restored = restore(saved, config, env, learner, self.statistics, positions, num_actors=actors)
-        check_fits(config, env, network, plan)
+        check_fits(config, env, network)
         self.folder = folder.create_run_folder(config, env)
         if config.runtime.name == "local":
             start_fork_server()
         # The fork server imports for seconds in the background. This count does so too, so make it meanwhile.
         cost = multiply_adds(network, env)
         # Only now: a refusal of the configuration comes without a progress bar.
-        display = stack.enter_context(Display(config.total_frames, enabled=config.display))
-        self._display = display
+        self._display = display = stack.enter_context(Display(config.total_frames, enabled=config.display))
         self._clock = Clock(restored.seconds, learner.counters, action_repeat=env.action_repeat)
         self._facts = banner.collect_facts(config, env, plan, learner)
         self._faults = Faults(
@@ -116,9 +112,8 @@ class Session:
         )
         self._faults.load_state_dict((saved or {}).get("faults", {}))
         self._faults.episodes_dropped += restored.episodes_dropped
-        message = initial_message(config, env, plan, learner, positions)
+        message, updates = initial_message(config, env, plan, learner, positions), learner.counters.updates
         self.group.start(message, learner.device, cluster=config.runtime.address)
-        updates = learner.counters.updates
         own_runtime = builder.build_runtime(
             config,
             env,
@@ -135,9 +130,9 @@ class Session:
             self.folder, saved, display.say, keep=config.keep_checkpoints, milestone_frames=config.milestone_frames
         )
         with self._saver.tolerate_failure("agent.json"):
-            folder.write_agent(self.folder, network, cost)
-        rows = banner.describe(config, env, plan, learner, cost)
-        display.banner(f"mimpala: training in {self.folder}", rows)
+            agent = {"parameters": network.num_parameters, "multiply_adds": cost._asdict()}
+            write_json(self.folder / folder.AGENT, agent)
+        display.banner(f"mimpala: training in {self.folder}", banner.describe(config, env, plan, learner, cost))
         self._log = MetricsLog(self.folder, updates)
         self.replay = builder.build_replay(config, env, network, plan, updates)
         self._unknown_instructions = UnknownInstructions(config.env, env)
@@ -172,8 +167,7 @@ class Session:
         self._update_numbers.append(update.number)
         self._losses = update.metrics
         if update.accepted:
-            self.statistics.count_update(self.learner.steps_by_task)
-            for sentence in self.statistics.count_surges(self.learner.surges):
+            for sentence in self.statistics.count_update(self.learner.steps_by_task, self.learner.surges):
                 self._display.say(sentence)
 
     def count_batch(self, batch: Batch) -> None:
@@ -190,11 +184,7 @@ class Session:
         return self._clock.seconds_passed("log", self.config.log_seconds)
 
     def log(self) -> None:
-        """One log step: metrics.jsonl, TensorBoard and the terminal.
-
-        Raises:
-            MovedError: The folder was moved or deleted.
-        """
+        """One log step: metrics.jsonl, TensorBoard and the terminal. Raises MovedError if the folder was moved or deleted."""
         self._lock.check()
         self._write_row()
 
@@ -217,20 +207,14 @@ class Session:
         )
 
     def save(self) -> None:
-        """Writes a checkpoint.
-
-        Raises:
-            NonFiniteError: The learner itself is not finite; nothing is written.
-            MovedError: The folder was renamed or deleted.
-        """
+        """Writes a checkpoint. Raises NonFiniteError if the learner is not finite, MovedError if the folder was renamed or deleted."""
         self._lock.check()
         self._save()
 
     def finish(self) -> int:
         """Ends the run in order: last log step, checkpoint, result.json, result on the terminal. Returns the exit code.
 
-        Raises:
-            SaveError: The disk refused some of it.
+        Raises SaveError if the disk refuses some of it.
         """
         ended_by = self.ended_by()
         # With log_frames the rows follow from the frames alone. So an interruption or a pause adds none, and the resumed run logs the
@@ -241,13 +225,10 @@ class Session:
             self._write_row()
         self.save()
         self.close()
-        figures = folder.collect_result(
-            self.learner, self.statistics, self._clock, self.env, self._bottleneck(), ended_by=self.ended_by()
-        )
-        figures |= self._faults.row()
+        result = self._result()
         with self._saver.tolerate_failure("result.json"):
-            folder.write_result(self.folder, figures)
-        self._display.finish(run_arguments(self.config.run, self.config.env), figures)
+            write_json(self.folder / folder.RESULT, result)
+        self._display.finish(run_arguments(self.config.run, self.config.env), result)
         self._saver.raise_if_unsaved(self.learner.counters.updates)
         # A signal after the last update still returns 130, so that callers do not start the evaluation.
         return INTERRUPTED if self.interruption.wanted else DONE
@@ -296,6 +277,28 @@ class Session:
                 frames=self.frames,
                 performance=self.statistics.recent_performance(),
             )
+
+    def _result(self) -> dict[str, Any]:
+        """The content of result.json. Speed and time shares count from the end of the warm-up; before it they are 0 and empty."""
+        state, clock, ended_by = self.learner.counters, self._clock, self.ended_by()
+        tasks = self.statistics.summary(self.env.action_repeat)
+        return {
+            "finished": ended_by not in ("signal", "pause"),
+            "ended_by": ended_by,
+            "updates": state.updates,
+            "updates_refused": state.refused,
+            "frames": self.frames,
+            "steps": state.steps,
+            "seconds": clock.seconds,
+            "frames_per_second": clock.steady_frames_per_second,
+            "time": clock.shares._asdict() if clock.shares else {},
+            "limited_by": self._bottleneck().sentence,
+            "parameters": self.learner.network.num_parameters,
+            "tasks": tasks,
+            "mean": mean_over_tasks(tasks),
+            "score": scores_of_suite(tasks),
+            **self._faults.row(),
+        }
 
     def _bottleneck(self) -> Bottleneck:
         return find_bottleneck(self._clock.shares, self._facts)

@@ -5,23 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from torch import Tensor
 
 from agents.learning.learner import Counters
-from agents.run.bottleneck import Seconds, TimeShares
+from agents.run.bottleneck import TimeShares, Totals
 from agents.runtime.base import Batch
 
 _WARM_UP_UPDATES = 20
 """Updates before `steady_frames_per_second` and `shares` start: until then processes start and caches fill."""
-
-
-class _Reading(NamedTuple):
-    """Agent steps of the run, and seconds spent since the start of this process."""
-
-    steps: int
-    spent: Seconds
 
 
 class Clock:
@@ -30,7 +22,6 @@ class Clock:
     Args:
         seconds: Seconds that the run took in earlier processes.
         state: Counters at the start of this process.
-        action_repeat: Frames per agent step.
     """
 
     def __init__(self, seconds: float, state: Counters, *, action_repeat: int) -> None:
@@ -39,11 +30,10 @@ class Clock:
         self._repeat = action_repeat
         self._due: dict[str, float] = {}
         self._first_updates = state.updates
-        self._spent = Seconds()
-        self._warm: _Reading | None = None
-        self._newest = _Reading(state.steps, self._spent)
-        self._frames = state.steps * action_repeat
-        self._begin_row(state)
+        self._frames: float = state.steps * action_repeat
+        self._totals = self._newest = self._row_start = Totals(steps=state.steps)
+        self._warm: Totals | None = None
+        self._lags: list[int] = []
 
     @property
     def seconds(self) -> float:
@@ -55,7 +45,7 @@ class Clock:
         """Frames per second after the warm-up; 0 during it."""
         if self._warm is None:
             return 0.0
-        seconds = self._newest.spent.loop - self._warm.spent.loop
+        seconds = self._newest.loop - self._warm.loop
         return (self._newest.steps - self._warm.steps) * self._repeat / max(seconds, 1e-9)
 
     @property
@@ -63,7 +53,7 @@ class Clock:
         """Time shares from the warm-up to the newest update; None during the warm-up."""
         if self._warm is None or self._warm is self._newest:
             return None
-        return TimeShares.between(self._warm.spent, self._newest.spent)
+        return TimeShares.between(self._warm, self._newest)
 
     @contextlib.contextmanager
     def disk(self) -> Iterator[None]:
@@ -72,7 +62,7 @@ class Clock:
         try:
             yield
         finally:
-            self._spent = self._spent._replace(disk=self._spent.disk + time.perf_counter() - began)
+            self._totals = self._totals._replace(disk=self._totals.disk + time.perf_counter() - began)
 
     def count_batch(self, batch: Batch, before: Sequence[int], state: Counters) -> None:
         """Counts the updates of one batch.
@@ -81,22 +71,21 @@ class Clock:
         update has columns of every unroll of its batch, because a batch joins several unrolls or is one unroll (agents.setup.plan).
 
         Args:
-            batch: The batch, with its times and the versions of the weights that acted.
             before: For each update of the batch, the number of updates before it.
             state: Counters after the batch.
         """
         self._lags += [made - version for made in before for version in batch.weights_versions]
-        spent = self._spent
-        self._spent = Seconds(
+        before_batch = self._totals
+        self._totals = self._newest = Totals(
             loop=time.perf_counter() - self._began,
-            wait=spent.wait + batch.wait_seconds,
-            disk=spent.disk,
-            actors=spent.actors + batch.actor_seconds,
-            env=spent.env + batch.env_seconds,
-            inference=spent.inference + batch.inference_seconds,
-            actor_wait=spent.actor_wait + batch.actor_wait_seconds,
+            wait=before_batch.wait + batch.wait_seconds,
+            disk=before_batch.disk,
+            actors=before_batch.actors + batch.actor_seconds,
+            env=before_batch.env + batch.env_seconds,
+            inference=before_batch.inference + batch.inference_seconds,
+            actor_wait=before_batch.actor_wait + batch.actor_wait_seconds,
+            steps=state.steps,
         )
-        self._newest = _Reading(state.steps, self._spent)
         if self._warm is None and state.updates >= self._first_updates + _WARM_UP_UPDATES:
             self._warm = self._newest
 
@@ -115,27 +104,19 @@ class Clock:
 
     def row(self, state: Counters, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """The figures since the last row, with the keys of metrics.jsonl."""
-        now = self._spent._replace(loop=time.perf_counter() - self._began)
-        elapsed = max(now.loop - self._row_spent.loop, 1e-9)
-        lags = self._lags or [0]
-        shares = TimeShares.between(self._row_spent, now)
+        now = self._totals._replace(loop=time.perf_counter() - self._began, steps=state.steps)
+        start, self._row_start = self._row_start, now
+        lags, self._lags = self._lags or [0], []
         row: dict[str, float] = {
             "updates": state.updates,
             "frames": state.steps * self._repeat,
             "steps": state.steps,
             "seconds": self.seconds,
-            "frames_per_second": (state.steps - self._row_steps) * self._repeat / elapsed,
+            "frames_per_second": (now.steps - start.steps) * self._repeat / max(now.loop - start.loop, 1e-9),
             "policy_lag_min": min(lags),
             "policy_lag_mean": sum(lags) / len(lags),
             "policy_lag_max": max(lags),
             "updates_refused": state.refused,
         }
-        row |= {f"time/{name}": share for name, share in shares._asdict().items()}
-        row |= {key: float(value) for key, value in losses.items()}
-        self._begin_row(state)
-        return row
-
-    def _begin_row(self, state: Counters) -> None:
-        self._row_spent = self._spent._replace(loop=time.perf_counter() - self._began)
-        self._row_steps = state.steps
-        self._lags: list[int] = []
+        row |= {f"time/{name}": share for name, share in TimeShares.between(start, now)._asdict().items()}
+        return row | {key: float(value) for key, value in losses.items()}

@@ -103,10 +103,9 @@ class PoolConfig:
         num_actors: Actors of the whole runtime.
         unrolls_per_batch: Unrolls that form one batch.
         actions: Action distribution of the network.
-        actor_threads: Compute threads of each actor.
+        actor_threads: Compute threads of each actor and of each inference server.
         buffers_per_actor: Trajectories that an actor may be ahead of the learner; bounds policy lag and memory.
         make_policy: Builds the policy of an inference server; None: each actor has its own network.
-        server_threads: Compute threads of each inference server.
         limits: When a running actor is restarted.
     """
 
@@ -118,7 +117,6 @@ class PoolConfig:
     actor_threads: int = 1
     buffers_per_actor: int = 2
     make_policy: MakePolicy | None = None
-    server_threads: int = 1
     limits: ActorLimits = field(default_factory=ActorLimits)
 
 

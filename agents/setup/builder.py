@@ -25,7 +25,7 @@ from agents.runtime.cluster import ClusterRuntime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.restarts import Faults
 from agents.runtime.serial import SerialRuntime
-from agents.setup.plan import Plan, autocast_dtype, deal_slots, global_actor_index, make_plan
+from agents.setup.plan import Plan, autocast_dtype, deal_slots, make_plan
 from agents.trajectory import trajectory_spec
 from conf.schema import TrainConfig
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
@@ -36,8 +36,7 @@ from system.errors import InputError
 def build_network(config: TrainConfig, env: EnvSpec) -> AgentNetwork:
     """The agent for the tasks of `env`, initialised from torch's global generator.
 
-    Raises:
-        InputError: The configuration does not fit the observations of the tasks.
+    Raises InputError if the configuration does not fit the observations of the tasks.
     """
     if config.context.name in ("instruction", "both") and not env.instruction_length:
         raise InputError(
@@ -118,13 +117,19 @@ def build_learner(
         adam_betas=(learner.adam_betas[0], learner.adam_betas[1]),
         max_gradient_norm=learner.max_gradient_norm,
         discounting=learner.discounting,
+        loss=learner.loss,
+        clip_ratio=learner.clip_ratio,
+        kl_bound=learner.kl_bound,
+        normalize_advantage=learner.normalize_advantage,
         baseline_cost=learner.baseline_cost,
         entropy_cost=learner.entropy_cost,
+        entropy_final=learner.entropy_cost if learner.entropy_final < 0 else learner.entropy_final,
         reward_transform=learner.reward_transform,
         reward_clip=learner.reward_clip,
         reduction=learner.reduction,
         popart=learner.popart,
         popart_step_size=learner.popart_step_size,
+        popart_warm=learner.popart_warm,
         clip_rho=learner.clip_rho,
         clip_c=learner.clip_c,
         clip_pg_rho=learner.clip_pg_rho,
@@ -140,14 +145,7 @@ def build_learner(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorFactory:
-    """Makes an actor of a learner, in the process that calls it (MakeActor of runtime/base.py).
-
-    Attributes:
-        config: Configuration of the run.
-        env: Spec of the environments.
-        plan: Plan of the run.
-        rank: Rank of the learner. `index` counts the learner's actors from 0.
-    """
+    """Makes an actor of learner `rank`, in the process that calls it (MakeActor of runtime/base.py)."""
 
     config: TrainConfig
     env: EnvSpec
@@ -157,8 +155,9 @@ class ActorFactory:
     def __call__(
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
-        """Actor `index`, which acts with `policy`; without one with `network`, and without both with a new network."""
-        number = global_actor_index(index, self.rank, self.plan.num_learners)
+        """The learner's actor `index`, which acts with `policy`; without one with `network`, and without both with a new network."""
+        # Numbered in turn over the learners, so that actor n of the run plays the same episodes for any number of learners.
+        number = index * self.config.learner.num_processes + self.rank
         slots = make_slots(self.config, self.env, number, positions.episodes.get(index))
         env = make_env(self.config.env, self.env, slots, self.config.seed, Split.TRAIN)
         if self.config.runtime.name != "serial":
@@ -192,8 +191,7 @@ class ActorFactory:
 def make_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[int] | None) -> list[Slot]:
     """The slots of actor `number` of the run. Tasks are assigned to slots in turn, or by weight (`runtime.task_schedule`).
 
-    Args:
-        last: Episode of each slot when the run was saved. Each slot starts with the episode after it; None: with episode 0.
+    `last` has the episode of each slot when the run was saved. Each slot starts with the episode after it; with None with episode 0.
     """
     width = config.runtime.slots_per_actor
     first = number * width
@@ -203,21 +201,17 @@ def make_slots(config: TrainConfig, env: EnvSpec, number: int, last: Sequence[in
     ]
 
 
-def replay_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork, columns: int) -> dict[str, ArraySpec]:
-    """The spec of a trajectory of `columns` columns, which is the layout of the replay."""
+def columns_spec(config: TrainConfig, env: EnvSpec, network: AgentNetwork, columns: int) -> dict[str, ArraySpec]:
+    """The spec of a trajectory of `columns` columns."""
     return trajectory_spec(env, config.learner.unroll_length, columns, network.core_state_size)
 
 
 def build_replay(
     config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan, updates: int, *, rank: int = 0
 ) -> Replay:
-    """An empty replay for learner `rank`.
-
-    Args:
-        updates: Number of updates before it, which is a part of its seed. So a resumed run draws other columns.
-    """
+    """An empty replay for learner `rank`. `updates`, the number of updates so far, is in its seed: a resumed run draws other columns."""
     seed = (config.seed, updates, *([rank] if rank else []))
-    return Replay(replay_spec(config, env, network, plan.shard.replay_size), seed=seed)
+    return Replay(columns_spec(config, env, network, plan.shard.replay_size), seed=seed)
 
 
 def actor_limits(config: TrainConfig) -> ActorLimits:
@@ -248,28 +242,25 @@ def build_runtime(
     """Starts the actors of learner `rank` and returns its runtime.
 
     Args:
-        positions: Positions of the random streams.
         version: Version of the weights in `network`.
         state: `state_dict` of the resumed run's runtime, if it fits this one (agents.run.run_state.restore).
         plan: Plan of the run; None computes it.
         faults: Counts restarts; None makes the first fault an error.
         say: Shows a line to the user.
-        rank: Rank of the learner.
     """
     plan = plan or make_plan(config, env)
     factory = ActorFactory(config=config, env=env, plan=plan, rank=rank)
-    shard, width = plan.shard, config.runtime.slots_per_actor
-    uses_server = plan.choose_inference(network.num_parameters) == "server"
+    shard = plan.shard
+    uses_server = plan.choose_inference(config.runtime, network.num_parameters) == "server"
     pool = PoolConfig(
         make_actor=factory,
-        spec=trajectory_spec(env, config.learner.unroll_length, width, network.core_state_size),
+        spec=columns_spec(config, env, network, config.runtime.slots_per_actor),
         num_actors=shard.num_actors,
         unrolls_per_batch=shard.unrolls_per_batch,
         actions=network.actions,
         actor_threads=config.runtime.actor_threads,
         buffers_per_actor=shard.buffers_per_actor,
         make_policy=factory.policy_of_server if uses_server else None,
-        server_threads=plan.server_threads,
         limits=actor_limits(config),
     )
     if config.runtime.name == "serial":

@@ -14,11 +14,7 @@ _ROOT = Path("/")
 
 
 def cpu_quota(root: Path = _ROOT) -> float:
-    """Cores whose time the process may use; inf without a limit.
-
-    Args:
-        root: Root of the file system.
-    """
+    """Cores whose time the process may use; inf without a limit."""
     quotas = [math.inf]
     for group in _groups("", root):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
@@ -34,11 +30,7 @@ def cpu_quota(root: Path = _ROOT) -> float:
 
 
 def memory_left(root: Path = _ROOT) -> float:
-    """Bytes that the process and its children can allocate before a group reaches its limit; inf without a limit.
-
-    Args:
-        root: Root of the file system.
-    """
+    """Bytes that the process and its children can allocate before a group reaches its limit; inf without a limit."""
     left = [math.inf]
     for controller, limit, used, cached in (
         ("", "memory.max", "memory.current", "inactive_file"),
@@ -62,11 +54,7 @@ def _cached_bytes(group: Path, cached: str) -> float:
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """The folder of the process's group, and of all visible groups above it.
-
-    Args:
-        controller: Controller of version 1; empty for version 2.
-    """
+    """The folder of the process's group, and of all visible groups above it. `controller` is one of version 1; empty for version 2."""
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         own = next(path for controllers, path in _memberships(root) if controller in controllers)
         for top, mounted in _mounts(controller, root):

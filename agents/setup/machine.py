@@ -48,8 +48,7 @@ def allow_open_files(wanted: int) -> int:
 def resolve_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this machine. Without a number it is the GPU of this process's LOCAL_RANK.
 
-    Raises:
-        InputError: This machine does not have it.
+    Raises InputError if this machine does not have it.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

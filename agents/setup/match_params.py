@@ -24,11 +24,8 @@ _LARGEST_DIMENSION = 1 << 16
 def match_params(config: TrainConfig, env: EnvSpec, reference: FusionConfig | None) -> TrainConfig:
     """The configuration with the free dimension of its fusion set by `match_params`; unchanged if that is empty.
 
-    Args:
-        reference: The fusion that `match_params` names, at its default sizes (conf.loading.reference_fusion); None for a number.
-
-    Raises:
-        InputError: No size comes within TOLERANCE of the reference.
+    `reference` is the fusion that `match_params` names, at its default sizes (conf.loading.reference_fusion); None for a number.
+    Raises InputError if no size comes within TOLERANCE of the reference.
     """
     if not config.match_params:
         return config

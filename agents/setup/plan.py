@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from agents.setup import machine
-from conf.schema import TrainConfig
+from conf.schema import RuntimeConfig, TrainConfig
 from envs.schedule import deal
 from envs.spec import EnvSpec
 from system.errors import InputError
@@ -27,7 +27,6 @@ class Workload:
     """The number of actors and the columns of one update, for all learners together or for one learner's shard.
 
     Attributes:
-        num_actors: Number of actors.
         columns: B, fresh and replayed columns of one update.
         num_fresh: Columns of one update that come from the actors.
         num_replayed: Columns of one update that come from the replay.
@@ -53,42 +52,32 @@ class Plan:
     Attributes:
         run: The workload of all learners together.
         shard: The workload of one learner; equal to `run` for a single learner.
-        num_learners: Learners of the run.
         local_learners: Learners on this machine.
-        has_remote_actors: Whether the actors are on an existing cluster, whose machines are unknown here.
         device: Device of the learner.
         acting_device: Device of an inference server. Actors with their own networks use the processor.
         learner_threads: Compute threads of each learner.
-        server_threads: Compute threads of an inference server.
         compile: Whether torch.compile compiles parts of the update.
         staging: Whether batches are copied to a GPU from pinned memory, one ahead.
         cuda_graphs: Whether an inference server on a GPU replays CUDA graphs.
         bytes_per_parameter: Bytes per parameter of an acting network. With bf16 the fp32 weights are kept too (agents/acting/policy.py).
-        inference: runtime.inference; `choose_inference` decides `auto`.
-        is_serial: Whether the runtime is serial.
     """
 
     run: Workload
     shard: Workload
-    num_learners: int
     local_learners: int
-    has_remote_actors: bool
     device: torch.device
     acting_device: torch.device
     learner_threads: int
-    server_threads: int
     compile: bool
     staging: bool
     cuda_graphs: bool
     bytes_per_parameter: int
-    inference: str
-    is_serial: bool
 
-    def choose_inference(self, num_parameters: int) -> str:
+    def choose_inference(self, runtime: RuntimeConfig, num_parameters: int) -> str:
         """`actor` or `server` for a network of `num_parameters`: as configured, or the choice of `automatic_inference`."""
-        return self.automatic_inference(num_parameters) if self.inference == "auto" else self.inference
+        return self.automatic_inference(runtime, num_parameters) if runtime.inference == "auto" else runtime.inference
 
-    def automatic_inference(self, num_parameters: int) -> str:
+    def automatic_inference(self, runtime: RuntimeConfig, num_parameters: int) -> str:
         """`server` on a GPU, or if the actors' copies would take more than MOST_COPIES of the machine's memory; otherwise `actor`.
 
         It is always `actor` for a serial runtime, for a single actor, and for actors on machines that are unknown here.
@@ -98,42 +87,33 @@ class Plan:
         (IMPALA's deep net), or 0.6 of it (the small grid net; docs/performance.md).
         """
         actors = self.shard.num_actors
-        if self.is_serial or actors == 1 or self.has_remote_actors:
+        if runtime.name == "serial" or actors == 1 or runtime.address:
             return "actor"
         copies = actors * num_parameters * self.bytes_per_parameter
         return "server" if self.acting_device.type != "cpu" or copies > MOST_COPIES * machine.memory() else "actor"
 
 
 def make_plan(config: TrainConfig, env: EnvSpec) -> Plan:
-    """The plan of a run on this machine.
-
-    Raises:
-        InputError: This machine does not have the configured device.
-    """
+    """The plan of a run on this machine. Raises InputError if this machine does not have the configured device."""
     learner, runtime = config.learner, config.runtime
-    is_serial, has_remote_actors = runtime.name == "serial", bool(runtime.address)
     # torchrun sets LOCAL_WORLD_SIZE to the number of learners that it started on this machine.
     started_here = min(learner.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", learner.num_processes)))
-    local_learners = 1 if has_remote_actors else started_here
+    # With an address, the other learners and the actors are on an existing cluster, whose machines are unknown here.
+    local_learners = 1 if runtime.address else started_here
     actors = _num_actors(config, env, local_learners)
-    device = _CPU if config.device == "auto" and is_serial else machine.resolve_device(config.device)
+    device = _CPU if config.device == "auto" and runtime.name == "serial" else machine.resolve_device(config.device)
     return Plan(
         run=_workload(config, actors, 1),
         shard=_workload(config, actors, learner.num_processes),
-        num_learners=learner.num_processes,
         local_learners=local_learners,
-        has_remote_actors=has_remote_actors,
         device=device,
         acting_device=_CPU if runtime.name == "cluster" else device,
         learner_threads=_learner_threads(config, actors, local_learners),
-        server_threads=runtime.actor_threads,
         # Compiling is not faster on the processor (docs/scaling.md), and has not been measured on a GPU.
         compile=_switch(learner.compile, automatic=False),
         staging=_switch(learner.staging, automatic=True),
         cuda_graphs=_switch(runtime.cuda_graphs, automatic=True),
         bytes_per_parameter=4 if autocast_dtype(config, _CPU) is None else 8,
-        inference=runtime.inference,
-        is_serial=is_serial,
     )
 
 
@@ -149,14 +129,6 @@ def resolve_config(config: TrainConfig, plan: Plan) -> TrainConfig:
     return replace(config, runtime=runtime)
 
 
-def global_actor_index(index: int, rank: int, num_learners: int) -> int:
-    """The run-wide number of the actor that has number `index` within learner `rank`.
-
-    Numbers are assigned to the learners in turn, so that actor n of the run plays the same episodes for any number of learners.
-    """
-    return index * num_learners + rank
-
-
 def deal_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int, int]]:
     """The task id and the `Slot.index` of each of the first `count` slots of the run. With uniform_frames it is only the first task."""
     runtime = config.runtime
@@ -168,11 +140,7 @@ def deal_slots(config: TrainConfig, env: EnvSpec, count: int) -> list[tuple[int,
 
 
 def check_schedule(config: TrainConfig, env: EnvSpec, num_actors: int) -> None:
-    """Checks that the environments can follow `runtime.task_schedule` and that every task has a slot.
-
-    Raises:
-        InputError: They cannot, or a task has no slot.
-    """
+    """Raises InputError if the environments cannot follow `runtime.task_schedule`, or if a task has no slot."""
     runtime = config.runtime
     if runtime.task_schedule == "uniform_frames":
         if not env.switches_tasks:

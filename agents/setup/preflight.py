@@ -1,22 +1,25 @@
-"""Checks, before a run starts, that it fits the machine and that its environments support its task schedule."""
+"""Checks, before a run starts, that it fits the machine and that its environments support its task schedule.
+
+Memory is checked because the kernel kills a process without a message if memory runs out.
+"""
 
 from __future__ import annotations
 
 import bisect
-from copy import copy
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from agents.learning.replay import replay_bytes
 from agents.network.agent import AgentNetwork
 from agents.runtime.ray_groups.connection import check_address
 from agents.setup import machine
-from agents.setup.builder import build_network, replay_spec
+from agents.setup.builder import columns_spec
+from agents.setup.match_params import count_parameters
 from agents.setup.plan import Plan, check_schedule, make_plan
-from agents.setup.resources import Needs, check_resources, environments_memory, sum_needs
-from agents.trajectory import num_bytes, trajectory_spec
+from agents.trajectory import num_bytes
 from conf.checks import check_columns
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
@@ -30,19 +33,34 @@ _BYTES_PER_PARAMETER = 16
 _PARTS = 20
 """An upper bound on the number of parts of a network that `_most_parameters` counts."""
 
+_PROCESS = 200 * 2**20
+"""Unshared bytes of a process that has imported torch."""
+
+_SLOT_PROCESS = 60 * 2**20
+"""Bytes of a process that has imported numpy and gymnasium, without its environment."""
+
+_DESCRIPTORS = 100
+"""Open files of a process, without those of its actors or environments."""
+
+
+class Needs(NamedTuple):
+    """The needs of a run: bytes of each part, and open files of the process with the most."""
+
+    trajectories: int
+    replay: int
+    actors: int
+    environments: int
+    learner: int
+    open_files: int
+
 
 def check_network(config: TrainConfig, env: EnvSpec) -> None:
-    """Refuses a network that would not fit into memory together with its gradients and the optimiser's two averages.
-
-    Raises:
-        InputError: With the sizes.
-    """
+    """Raises InputError if the network would not fit into memory with its gradients and the optimiser's two averages."""
     free = machine.free_memory()
     if _BYTES_PER_PARAMETER * _most_parameters(config, env) < free:
         # Counting takes torch's meta device, whose first use imports for three seconds.
         return
-    with torch.device("meta"):
-        parameters = build_network(config, env).num_parameters
+    parameters = count_parameters(config, env)
     needed = _BYTES_PER_PARAMETER * parameters
     if needed > free:
         raise InputError(
@@ -65,17 +83,13 @@ def _most_parameters(config: TrainConfig, env: EnvSpec) -> int:
     return _PARTS * (max(widths) + env.num_actions) ** 3
 
 
-def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan | None = None) -> None:
+def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> None:
     """Checks memory, open files, cluster, precision and task schedule before anything starts.
 
-    Args:
-        plan: Plan of the run; None computes it.
-
-    Raises:
-        InputError: Too little memory, too few open files, an unreachable cluster, a task without a slot, an unsupported schedule, or
-            bf16 without a kernel for this processor.
+    Raises InputError if there is too little memory, there are too few open files, the cluster cannot be reached, a task has no slot, the
+    schedule is not supported, or bf16 has no kernel for this processor.
     """
-    plan = plan or make_plan(config, env)
+    plan = make_plan(config, env)
     recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
     if config.precision == "bf16" and plan.device.type == "cpu" and recurrent and not machine.has_bf16_lstm():
         raise InputError(
@@ -83,45 +97,60 @@ def check_fits(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: P
         )
     if config.runtime.name == "cluster":
         check_address(config.runtime.address)
-        if plan.has_remote_actors and not config.runtime.num_actors:
+        if config.runtime.address and not config.runtime.num_actors:
             raise InputError(
                 f"runtime.num_actors=0 leaves open how many actors the cluster at runtime.address={config.runtime.address} is to run: "
                 "give a number. Those for which there is no room wait for it."
             )
-    check_resources(
-        estimate_needs(config, env, network, plan), lambda part: _suggest_reduction(part, config, env, network)
-    )
+    check_resources(estimate_needs(config, env, network), lambda part: _suggest_reduction(part, config, env, network))
     check_schedule(config, env, plan.run.num_actors)
 
 
-def estimate_needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan | None = None) -> Needs:
-    """Memory and open files of the learners on this machine and their actors. `plan` = None computes the plan."""
-    plan = plan or make_plan(config, env)
-    learners, shard = plan.local_learners, plan.shard
-    local = not plan.is_serial and not plan.has_remote_actors
-    actors = learners * shard.num_actors if local else 0
-    return sum_needs(
+def estimate_needs(config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> Needs:
+    """Memory and open files of the learners on this machine and their actors."""
+    plan, runtime = make_plan(config, env), config.runtime
+    learners, shard, parameters = plan.local_learners, plan.shard, network.num_parameters
+    has_actor_processes = runtime.name != "serial" and not runtime.address
+    actors = learners * shard.num_actors if has_actor_processes else 0
+    servers = learners if has_actor_processes else 0
+    networks = actors if plan.choose_inference(runtime, parameters) == "actor" else servers
+    slots = 0 if runtime.address else runtime.slots_per_actor
+    return Needs(
         trajectories=learners * shared_memory(config, env, network, plan),
-        replay=learners * replay_bytes(replay_spec(config, env, network, shard.replay_size)),
-        parameters=network.num_parameters,
-        learners=learners,
-        actors=actors,
-        networks=actors if plan.choose_inference(network.num_parameters) == "actor" else learners * int(local),
-        bytes_per_parameter=plan.bytes_per_parameter,
-        slots=0 if plan.has_remote_actors else config.runtime.slots_per_actor,
-        slots_have_processes=_has_processes(config.env),
-        environment=_environment_memory(config.env),
+        replay=learners * replay_bytes(columns_spec(config, env, network, shard.replay_size)),
+        actors=actors * _PROCESS + networks * parameters * plan.bytes_per_parameter,
+        environments=max(1, actors) * slots * _environment_memory(config.env),
+        learner=learners * _BYTES_PER_PARAMETER * parameters + (learners - 1) * _PROCESS,
+        # An actor takes two pipes and a sentinel; an environment's process takes two pipes.
+        open_files=_DESCRIPTORS + max(4 * actors, 3 * slots * _has_processes(config.env)),
     )
 
 
-def check_evaluation(config: EnvConfig, slots: int) -> None:
-    """Checks that `slots` environments, which an evaluation plays at a time, fit into memory.
+def check_resources(needs: Needs, suggest: Callable[[str], str]) -> None:
+    """Raises InputError if a run does not fit. Raises this process's limit of open files if the run needs more.
 
-    Raises:
-        InputError: With `slots=` and a number that fits.
+    `suggest` returns the options to lower, in words, for the largest field of Needs.
     """
-    processes, environment = _has_processes(config), _environment_memory(config)
-    each, free = environments_memory(1, environment, slots_have_processes=processes), machine.free_memory()
+    parts = {name: size for name, size in needs._asdict().items() if name != "open_files"}
+    total, free = sum(parts.values()), machine.free_memory()
+    if total > free:
+        listed = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items() if size)
+        largest = max(parts, key=lambda name: parts[name])
+        raise InputError(
+            f"this run needs at least {total / 2**20:,.0f} MiB of memory ({listed}) and {free / 2**20:,.0f} MiB are free: lower "
+            f"{suggest(largest)}."
+        )
+    allowed = machine.allow_open_files(needs.open_files)
+    if needs.open_files > allowed:
+        raise InputError(
+            f"this run needs {needs.open_files:,} open files in one process and {allowed:,} are allowed: lower {suggest('open_files')}, "
+            "or raise the limit (ulimit -n)."
+        )
+
+
+def check_evaluation(config: EnvConfig, slots: int) -> None:
+    """Raises InputError, with a number of `slots=` that fits, if `slots` environments at a time do not fit into memory."""
+    each, free = _environment_memory(config), machine.free_memory()
     if slots * each > free:
         fix = f"give slots={free // each}" if free >= each else "make room, for one does not fit"
         raise InputError(
@@ -135,7 +164,8 @@ def _has_processes(config: EnvConfig) -> bool:
 
 
 def _environment_memory(config: EnvConfig) -> int:
-    return get_suite(config.name).memory(config) * 2**20
+    """Bytes of one environment and of its process, if it has one."""
+    return get_suite(config.name).memory(config) * 2**20 + _SLOT_PROCESS * _has_processes(config)
 
 
 def _suggest_reduction(part: str, config: TrainConfig, env: EnvSpec, network: AgentNetwork) -> str:
@@ -166,9 +196,7 @@ def _suggest_value(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key
     free = machine.free_memory()
 
     def lowered(value: int) -> TrainConfig:
-        runtime = copy(config.runtime)
-        setattr(runtime, key, value)
-        return replace(config, runtime=runtime)
+        return replace(config, runtime=replace(config.runtime, **{key: value}))  # type: ignore[arg-type]
 
     def fits(value: int) -> bool:
         return sum(estimate_needs(lowered(value), env, network)._replace(open_files=0)) <= free
@@ -192,6 +220,5 @@ def _would_start(config: TrainConfig, env: EnvSpec) -> bool:
 
 def shared_memory(config: TrainConfig, env: EnvSpec, network: AgentNetwork, plan: Plan) -> int:
     """Bytes of shared memory of one shard: unroll buffers and two copies of the weights."""
-    spec = trajectory_spec(env, config.learner.unroll_length, config.runtime.slots_per_actor, network.core_state_size)
-    buffers = plan.shard.num_actors * plan.shard.buffers_per_actor
-    return buffers * num_bytes(spec) + 2 * 4 * network.num_parameters
+    unroll = num_bytes(columns_spec(config, env, network, config.runtime.slots_per_actor))
+    return plan.shard.num_actors * plan.shard.buffers_per_actor * unroll + 2 * 4 * network.num_parameters

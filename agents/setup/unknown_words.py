@@ -14,12 +14,7 @@ _KEYS = ("words", "vocabulary")
 
 
 class UnknownInstructions:
-    """Finds instructions that consist of unknown words only. The texts stay in the environments' processes, so none is quoted.
-
-    Args:
-        config: Configuration of the environments.
-        env: Their spec.
-    """
+    """Finds instructions that consist of unknown words only. The texts stay in the environments' processes, so none is quoted."""
 
     def __init__(self, config: EnvConfig, env: EnvSpec) -> None:
         self._tasks = env.tasks

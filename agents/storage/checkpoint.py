@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.storage.checkpoint_schema import BEST_FORM, KEPT_FORM, check_content
+from agents.storage.checkpoint_schema import BEST_FORM, FORM, KEPT_FORM
 from agents.storage.tensor_file import crafted_error, read_tensors, write_tensors
 from agents.storage.torch_zip import DamagedCheckpointError
 from envs.spec import ArraySpec, EnvSpec, Score
@@ -32,18 +32,8 @@ CHECKPOINTS, BEST = "checkpoints", "best"
 _NAME = re.compile(r"checkpoint-(\d{12})\.pt")
 _TUPLES = ("tasks", "vocabulary", "action_counts", "symbol_counts", "action_sizes", "action_low", "action_high")
 """Fields of EnvSpec that are tuples."""
-_REQUIRED_KEYS = {
-    "format",
-    "schema",
-    "config",
-    "env",
-    "learner",
-    "positions",
-    "statistics",
-    "rng",
-    "seconds",
-    "versions",
-}
+# Earlier versions wrote no faults and no state of a runtime.
+_REQUIRED_KEYS = {"config", *FORM} - {"faults", "runtime"}
 
 
 class Intact(NamedTuple):
@@ -53,19 +43,9 @@ class Intact(NamedTuple):
     content: dict[str, Any]
     damaged: list[DamagedCheckpointError]
 
-    @property
-    def warning(self) -> str:
-        """One sentence that lists the damaged checkpoints; empty if there are none."""
-        listed = _listed(self.damaged)
-        return f"checkpoint {listed}: {self.path} is used instead." if listed else ""
-
 
 def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path:
-    """Writes checkpoint number `updates` atomically and returns its path.
-
-    Raises:
-        OSError: The disk refuses. Earlier checkpoints are unchanged.
-    """
+    """Writes checkpoint number `updates` atomically and returns its path. Raises OSError if the disk refuses; earlier ones stay."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, updates)
     write_tensors(path, {"format": FORMAT, "schema": SCHEMA, **content})
@@ -73,14 +53,9 @@ def save_checkpoint(folder: Path, updates: int, content: dict[str, Any]) -> Path
 
 
 def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> None:
-    """Removes old checkpoints, and the temporary files of killed saves. A symbolic link is removed, not its target.
+    """Removes all but the `keep` newest checkpoints and those with the numbers `also`, and the temporary files of killed saves.
 
-    Args:
-        keep: How many of the newest checkpoints stay.
-        also: Numbers of further checkpoints that stay.
-
-    Raises:
-        OSError: The disk refuses.
+    A symbolic link is removed, not its target. Raises OSError if the disk refuses.
     """
     kept = {_path(folder, updates) for updates in also}
     old = [path for path in list_checkpoints(folder)[:-keep] if path not in kept]
@@ -89,16 +64,9 @@ def remove_checkpoints(folder: Path, keep: int, also: Collection[int] = ()) -> N
 
 
 def make_room(folder: Path, also: Collection[int]) -> Path | None:
-    """Removes the oldest checkpoint that may go. The newest intact one stays.
+    """Removes the oldest checkpoint that may go, and returns its path; None if there is none. Raises OSError if the disk refuses.
 
-    Args:
-        also: Numbers of further checkpoints that stay.
-
-    Returns:
-        Its path; None if no checkpoint can be removed.
-
-    Raises:
-        OSError: The disk refuses.
+    The newest intact checkpoint and those with the numbers `also` stay.
     """
     kept = {_path(folder, updates) for updates in also}
     found = list_checkpoints(folder)
@@ -119,31 +87,30 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def newest_intact(found: Sequence[Path]) -> Intact:
-    """The newest intact checkpoint of `found`, whose order is from old to new.
+def newest_intact(found: Sequence[Path], warn: Callable[[str], object] = lambda sentence: None) -> Intact:
+    """The newest intact checkpoint of `found`, whose order is from old to new. Warns of damaged ones after it.
 
-    Raises:
-        InputError: All are damaged, or the newest intact one cannot be used for another reason.
+    Raises InputError if all are damaged, or if the newest intact one cannot be used for another reason.
     """
     damaged: list[DamagedCheckpointError] = []
     for path in reversed(found):
         try:
             if path.is_symlink() or not path.is_file():
                 raise DamagedCheckpointError(path, "is no ordinary file")
-            return Intact(path, load_checkpoint(path), damaged)
+            content = load_checkpoint(path)
         except DamagedCheckpointError as error:
             damaged.append(error)
+        else:
+            if damaged:
+                warn(f"checkpoint {_listed(damaged)}: {path} is used instead.")
+            return Intact(path, content, damaged)
     raise InputError(f"no checkpoint is intact ({_listed(damaged)}): put back a copy, or start another run.")
 
 
 def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
     """The checkpoint that `run` names: a file, a run folder (its newest intact checkpoint), or `<run folder>/best`.
 
-    Args:
-        warn: Called with a sentence if damaged checkpoints were skipped.
-
-    Raises:
-        InputError: There is no checkpoint.
+    Warns of damaged checkpoints that were skipped. Raises InputError if there is no checkpoint.
     """
     if run.is_file():
         return run
@@ -155,9 +122,7 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
     found = list_checkpoints(folder / CHECKPOINTS) or list_checkpoints(folder)
     if not found:
         raise InputError(f"run={run} holds no checkpoint: give the folder of a run that has saved one.")
-    newest = newest_intact(found)
-    if newest.damaged:
-        warn(newest.warning)
+    newest = newest_intact(found, warn)
     if not wants_best:
         return newest.path
     number = kept_checkpoints(newest.content)["best"].get("updates", -1)
@@ -172,13 +137,8 @@ def find_checkpoint(run: Path, warn: Callable[[str], object]) -> Path:
 def kept_checkpoints(content: dict[str, Any]) -> dict[str, Any]:
     """The section `kept` of a checkpoint: which checkpoints stay besides the newest (agents/run/checkpoint_saver.py).
 
-    Returns:
-        best: `updates` is the number of the best checkpoint. The dict is empty without one.
-        milestones: Numbers of the milestones.
-        frames: Frames of this checkpoint.
-
-    Raises:
-        InputError: The section has another form.
+    Its parts are `best`, empty or with the number of the best checkpoint in `updates`; `milestones`, their numbers; and `frames`, those of
+    this checkpoint. Raises InputError if the section has another form.
     """
     # Schema 2 has no such section.
     kept: dict[str, Any] = content.get("kept", {"best": {}, "milestones": [], "frames": 0})
@@ -215,7 +175,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(sorted(missing))}: use an earlier one.")
     try:
-        check_content(content)
+        # Missing keys are accepted; their users report them.
+        check_form(content, FORM, complete=False)
     except PlainDataError as error:
         raise crafted_error(path, error) from error
     return content
@@ -228,11 +189,7 @@ def env_to_dict(env: EnvSpec) -> dict[str, Any]:
 
 
 def env_from_dict(data: dict[str, Any]) -> EnvSpec:
-    """The inverse of `env_to_dict`.
-
-    Raises:
-        InputError: The data does not describe environments.
-    """
+    """The inverse of `env_to_dict`. Raises InputError if the data does not describe environments."""
 
     def damaged(reason: object) -> InputError:
         return InputError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from system.plain_data import COUNT, FINITE, NUMBER, SECONDS, Test, check_form
+from system.plain_data import COUNT, FINITE, NUMBER, SECONDS, Test
 
 
 def _is_state_of_runtime(value: Any) -> bool:
@@ -26,7 +26,7 @@ _WEIGHTS = Test(
 )
 _RUNTIME = Test("the state of a runtime", _is_state_of_runtime)
 
-_FORM: dict[str, Any] = {
+FORM: dict[str, Any] = {
     "env": {
         "suite": str,
         "engine": str,
@@ -71,16 +71,5 @@ _FORM: dict[str, Any] = {
     "seconds": SECONDS,
     "versions": {str: str},
 }
-
-
 KEPT_FORM = {"best": dict, "milestones": [COUNT], "frames": COUNT}
 BEST_FORM = {"updates": COUNT, "episodes": COUNT, "value": float}
-
-
-def check_content(content: dict[str, Any]) -> None:
-    """Checks the values of a checkpoint. Missing keys are accepted; their users report them.
-
-    Raises:
-        PlainDataError: A value is of another kind. The message completes the sentence "it holds ...".
-    """
-    check_form(content, _FORM, complete=False)

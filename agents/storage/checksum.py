@@ -29,11 +29,7 @@ def seal(archive: io.BytesIO) -> None:
 
 
 def checksum_fits(path: Path) -> bool | None:
-    """Whether the checksum of a file matches its bytes; None if it has no checksum.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Whether the checksum of a file matches its bytes; None if it has no checksum. Raises OSError if it cannot be read."""
     with path.open("rb") as file:
         left = file.seek(0, os.SEEK_END) - _LENGTH
         file.seek(max(0, left))

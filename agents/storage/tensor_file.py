@@ -17,11 +17,7 @@ from system.plain_data import PlainDataError, plain_copy
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors and plain data atomically.
-
-    Raises:
-        OSError: The disk refuses. An earlier file is unchanged.
-    """
+    """Writes tensors and plain data atomically. Raises OSError, and keeps an earlier file, if the disk refuses."""
     # Into memory first, because torch does not report a full disk as OSError.
     archive = io.BytesIO()
     torch.save(content, archive)

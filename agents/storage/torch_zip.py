@@ -17,7 +17,6 @@ import pickletools
 import struct
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -62,11 +61,7 @@ class DamagedCheckpointError(InputError):
 
 
 def checked_archive(path: Path) -> io.BytesIO:
-    """A new archive of the checked records of a file, for torch.load.
-
-    Raises:
-        DamagedCheckpointError: The file is truncated, damaged, or crafted.
-    """
+    """A new archive of the checked records of a file, for torch.load. Raises DamagedCheckpointError if the file is damaged or crafted."""
     try:
         with path.open("rb") as file:
             # torch reads any other first bytes as one of its older formats, which are not checked here.
@@ -76,7 +71,9 @@ def checked_archive(path: Path) -> io.BytesIO:
                 sizes = _check_records(archive, path.stat().st_size)
                 # `read` checks the CRC of each record. Names are unique.
                 records = {name: archive.read(name) for name in archive.namelist()}
-        _check_byte_order(records)
+        if any(name.endswith("/byteorder") and record != sys.byteorder.encode() for name, record in records.items()):
+            # torch would swap the bytes of every tensor in place.
+            raise _CraftedError("another byte order than this machine's")
         _check_pickle(next(record for name, record in records.items() if name.endswith("/data.pkl")), sizes)
     except _CraftedError as error:
         raise DamagedCheckpointError(
@@ -133,13 +130,6 @@ def _check_records(archive: zipfile.ZipFile, length: int) -> dict[str, int]:
     if total > length:
         raise _CraftedError("records that overlap")
     return sizes
-
-
-def _check_byte_order(records: Mapping[str, bytes]) -> None:
-    """Refuses another byte order, for which torch would swap the bytes of every tensor in place."""
-    for name, record in records.items():
-        if name.endswith("/byteorder") and record != sys.byteorder.encode():
-            raise _CraftedError("another byte order than this machine's")
 
 
 def _check_pickle(pickled: bytes, sizes: dict[str, int]) -> None:

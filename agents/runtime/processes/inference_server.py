@@ -224,7 +224,7 @@ def _run_server(config: PoolConfig, learner: Connection, exchange: SharedArrays,
     """Main function of the server process. If it raises, its last message is the traceback."""
     end_with_the_parent()
     leave_signals_to_the_learner(patience=SAVING_SECONDS)
-    configure_process(config.server_threads)
+    configure_process(config.actor_threads)
     try:
         arrays = exchange[0]
         num_actors, slots = arrays["distribution"].shape[:2]

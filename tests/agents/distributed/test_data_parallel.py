@@ -16,6 +16,7 @@ from fakes import fake_batch, fake_config, fake_env, fake_network
 from pairwise import pairwise
 from torch import Tensor
 
+from agents.learning.advantages import NORMALIZATIONS
 from agents.learning.learner import Learner, NonFiniteError
 from agents.learning.nonfinite import steps_by_task
 from agents.learning.optimizers import OPTIMIZERS
@@ -113,9 +114,16 @@ def test_learners_share_the_moments_of_observations_and_a_surge() -> None:
             torch.testing.assert_close(state(learner), state(single), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("optimizer", "reduction", "cuts"), pairwise(OPTIMIZERS, ("mean", "sum"), ([4], [3, 5])))
-def test_twenty_updates_equal_those_of_one_learner(optimizer: str, reduction: str, cuts: list[int]) -> None:
-    options = {"optimizer": optimizer, "reduction": reduction}
+@pytest.mark.parametrize(
+    ("optimizer", "reduction", "cuts", "normalize"),
+    pairwise(OPTIMIZERS, ("mean", "sum"), ([4], [3, 5]), ("impala", *NORMALIZATIONS)),
+)
+def test_twenty_updates_equal_those_of_one_learner(
+    optimizer: str, reduction: str, cuts: list[int], normalize: str
+) -> None:
+    options: dict[str, object] = {"optimizer": optimizer, "reduction": reduction, "kl_bound": 0.05}
+    if normalize != "impala":
+        options |= {"loss": "appo", "normalize_advantage": normalize, "popart_warm": True}
     single, reduce = make_learner(**options), Sums(len(cuts) + 1)
     several = [make_learner(partial(reduce, number), **options) for number in range(len(cuts) + 1)]
     edges = [0, *cuts, B]
@@ -132,6 +140,7 @@ def test_twenty_updates_equal_those_of_one_learner(optimizer: str, reduction: st
             for key, value in expected.items():
                 assert float(found[key]) == pytest.approx(float(value), rel=1e-4, abs=1e-5 * size), key
         assert single.steps_by_task == steps_by_task(batch, 4)
+        assert {learner.moved_too_far for learner in several} == {single.moved_too_far}
     assert lacking == 20
     assert reduce.calls == 2 * 20 * len(several), "an update makes two sums"
     for learner in several:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.acting.actor import Actor
 from agents.acting.policy import ContextOverride, ContextRows, Policy, context_rows
-from agents.evaluation.probes import PROBES, Record, Scene
+from agents.evaluation.probes import PROBES, Record, Shuffle, Swap, zero
 from agents.fusion import Segments
 from agents.network.agent import AgentNetwork, Modulations
 from agents.network.context import CONTEXTS
@@ -145,7 +145,7 @@ def test_zero_encodes_every_context_as_zeros() -> None:
     # One step with a context, so that the cache of modulations is not empty.
     policy.act(steps()[0])
     policy.core_state = torch.zeros(SLOTS, network.core_state_size)
-    PROBES["zero"].apply(policy, scene(network))
+    zero(policy)
     state = torch.zeros(SLOTS, network.core_state_size)
     for inputs in steps():
         expected, state = slow_log_probs(network, inputs, state, zeros)
@@ -162,11 +162,17 @@ def record_of(rows: np.ndarray) -> Record:
     return record
 
 
-def scene(network: AgentNetwork) -> Scene:
-    """For six slots, where each slot's source is the next slot of another recording."""
-    record = record_of(np.stack([context_rows(network, inputs) for inputs in steps(seed=1)]))
-    others = context_rows(network, steps(seed=2)[0])
-    return Scene(others=others, sources=[(record, (slot + 1) % SLOTS) for slot in range(SLOTS)], seed=(0, 1))
+def apply(name: str, policy: Policy) -> None:
+    """Makes six slots act under a probe. The source of each slot is the next slot of another recording."""
+    network = policy.network
+    if name == "swap":
+        others = context_rows(network, steps(seed=2)[0])
+        policy.context_override = Swap(others, network.context_encoder.instruction_columns, (0, 1))
+    elif name == "shuffle":
+        record = record_of(np.stack([context_rows(network, inputs) for inputs in steps(seed=1)]))
+        policy.context_override = Shuffle([(record, (slot + 1) % SLOTS) for slot in range(SLOTS)])
+    else:
+        zero(policy)
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -178,7 +184,7 @@ def test_every_probe_changes_every_agent_but_the_one_without_context(name: str, 
         network = fake_network(ENV, fake_config(context=context))
         policy = Policy(network, SLOTS)
         if probe:
-            PROBES[probe].apply(policy, scene(network))
+            apply(probe, policy)
         policy.seed(5)
         played = [policy.act(inputs) for inputs in steps()]
         policy.weights_changed()
@@ -201,7 +207,7 @@ def test_instruction_columns_select_the_instruction() -> None:
 def test_swap_compares_the_columns_of_the_instruction(context: str) -> None:
     """For an agent that reads task and instruction, the drawn instruction differs, not only the task."""
     network = fake_network(ENV, fake_config(context=context))
-    encoder, policy = network.context_encoder, Policy(network, SLOTS)
+    encoder = network.context_encoder
     own, other = np.array([[1, 2, 3, 0]], np.int32), np.array([[1, 2, 4, 0]], np.int32)
     number = np.zeros(1, np.int32)
     rows = encoder.context_rows(number, own)
@@ -209,7 +215,5 @@ def test_swap_compares_the_columns_of_the_instruction(context: str) -> None:
     inputs["task"][:] = 1
     inputs["instruction"][:] = torch.from_numpy(own)
     others = np.concatenate([rows, encoder.context_rows(number, other)])
-    PROBES["swap"].apply(policy, Scene(others=others, sources=[], seed=(0,)))
-    assert policy.context_override is not None
-    drawn = policy.context_override(context_rows(network, inputs), inputs["reset"].numpy())
+    drawn = Swap(others, encoder.instruction_columns, (0,))(context_rows(network, inputs), inputs["reset"].numpy())
     np.testing.assert_array_equal(drawn, np.repeat(encoder.context_rows(number, other), SLOTS, axis=0))

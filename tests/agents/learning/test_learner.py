@@ -6,14 +6,16 @@ import io
 
 import pytest
 import torch
-from small_learners import B, everything, flat, make_batch, make_learner
+from small_learners import ENV, B, T, everything, flat, make_batch, make_learner
 from torch import Tensor
 
+from agents.learning.inner_loop import learn
 from agents.learning.minibatches import split_columns
 from agents.learning.optimizers import OPTIMIZERS
+from agents.learning.replay import Replay
 from agents.runtime.base import StreamPositions
 from agents.setup.builder import build_learner, build_network, build_runtime
-from agents.trajectory import Trajectory
+from agents.trajectory import Trajectory, trajectory_spec
 from conf.loading import compose_train
 from envs.suites import make_spec
 
@@ -105,6 +107,30 @@ def test_views_of_columns_give_the_same_updates_as_copies() -> None:
         results.append(everything(learner))
     assert learner.counters.updates == 2
     assert results[0] == results[1]
+
+
+def test_the_entropy_cost_changes_linearly_to_its_final_value() -> None:
+    learner = make_learner(total_frames=1000, entropy_cost=0.02, entropy_final=0.005)
+    assert learner.current_entropy_cost == 0.02
+    learner.counters = learner.counters._replace(steps=learner.total_steps // 2)
+    assert learner.current_entropy_cost == pytest.approx(0.0125)
+    learner.counters = learner.counters._replace(steps=2 * learner.total_steps)
+    assert learner.current_entropy_cost == pytest.approx(0.005)
+    constant = make_learner(entropy_cost=0.02)
+    constant.counters = constant.counters._replace(steps=constant.total_steps)
+    assert constant.current_entropy_cost == 0.02
+
+
+@pytest.mark.parametrize(("kl_bound", "passes"), [(0.0, 3), (1e-9, 1), (1e9, 3)])
+def test_later_passes_end_when_the_policy_has_moved_too_far(kl_bound: float, passes: int) -> None:
+    """The first pass is complete, so that every column counts. The behaviour policy of the batch is not the learner's."""
+    learner = make_learner(loss="appo", kl_bound=kl_bound)
+    batch = make_batch(learner)
+    options = {"num_fresh": B // 3, "num_replayed": 0, "passes": 3}
+    replay = Replay(trajectory_spec(ENV, T, 0, learner.network.core_state_size), seed=(0,))
+    updates = list(learn(learner, replay, batch, [0], **options))
+    assert len(updates) == 3 * passes
+    assert learner.counters.steps == int(batch["mask"].sum())
 
 
 def test_without_annealing_the_learning_rate_is_constant() -> None:

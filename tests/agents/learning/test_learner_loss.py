@@ -30,8 +30,14 @@ def outputs_step_by_step(learner: Learner, batch: Trajectory) -> tuple[np.ndarra
     return np.stack(logits).astype(np.float64), np.stack(baselines).astype(np.float64)
 
 
-def expected_losses(learner: Learner, batch: Trajectory, config: dict[str, float]) -> dict[str, float]:
-    """Policy, baseline and entropy term summed over valid steps, from the formulas, with constant PopArt moments."""
+def expected_losses(
+    learner: Learner, batch: Trajectory, config: dict[str, float], normalize: str | None = None
+) -> dict[str, float]:
+    """Policy, baseline and entropy term summed over valid steps, from the formulas, with constant PopArt moments.
+
+    Args:
+        normalize: None for `impala`; for `appo` the normalisation of advantages.
+    """
     logits, normalised = outputs_step_by_step(learner, batch)
     task = batch["task"].numpy()
     scale, shift = sigma(learner.popart).numpy()[task], learner.popart.mu.numpy()[task]
@@ -43,6 +49,7 @@ def expected_losses(learner: Learner, batch: Trajectory, config: dict[str, float
     )
     data = {key: value.numpy() for key, value in batch.items()}
     totals = {"loss/policy": 0.0, "loss/baseline": 0.0, "loss/entropy": 0.0}
+    steps: list[tuple[int, float, float]] = []
     for b in range(B):
         vs = values[T, b]
         for t in reversed(range(T)):
@@ -58,17 +65,39 @@ def expected_losses(learner: Learner, batch: Trajectory, config: dict[str, float
             delta = min(1, rho) * (reward + discount * values[t + 1, b] - values[t, b])
             vs = values[t, b] + delta + discount * min(1, rho) * (vs - values[t + 1, b])
             totals["loss/policy"] -= log_prob * advantage / scale[t, b]
+            steps.append((task[t, b], rho, advantage / min(1, rho) / scale[t, b]))
             totals["loss/baseline"] += 0.5 * ((vs - shift[t, b]) / scale[t, b] - normalised[t, b]) ** 2
             totals["loss/entropy"] -= (p * np.where(p > 0, log_policy[t, b], 0)).sum()
+    if normalize:
+        tasks, ratios, advantages = map(np.array, zip(*steps, strict=True))
+        groups = {"none": [], "batch": [tasks >= 0], "task": [tasks == number for number in np.unique(tasks)]}
+        for group in groups[normalize]:
+            own = advantages[group]
+            advantages[group] = (own - own.mean()) / max(own.std(), 0.1)
+        terms = np.minimum(ratios * advantages, np.clip(ratios, 0.7, 1.3) * advantages)
+        totals["loss/policy"] = -terms.sum()
+        totals["loss/kl"] = (ratios - 1 - np.log(ratios)).sum()
+        totals["loss/clipped"] = float((np.abs(ratios - 1) > 0.3).sum())
     return totals
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("fusion", ["film", "mi"])
-def test_the_loss_is_the_formula(fusion: str, reduction: str) -> None:
+@pytest.mark.parametrize(
+    ("fusion", "reduction", "normalize"),
+    [
+        ("film", "mean", None),
+        ("film", "sum", None),
+        ("mi", "mean", None),
+        ("mi", "sum", "none"),
+        ("film", "mean", "batch"),
+        ("film", "mean", "task"),
+    ],
+)
+def test_the_loss_is_the_formula(fusion: str, reduction: str, normalize: str | None) -> None:
+    appo = {"loss": "appo", "clip_ratio": 0.3, "normalize_advantage": normalize} if normalize else {}
     learner = make_learner(
         fusion=fusion,
         reduction=reduction,
+        **appo,
         popart_step_size=0.0,
         discounting=0.9,
         reward_clip=0.7,
@@ -77,7 +106,7 @@ def test_the_loss_is_the_formula(fusion: str, reduction: str) -> None:
     )
     learner.popart = PopArt(torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.5, 5.0, 4.5]))
     batch = make_batch(learner)
-    expected = expected_losses(learner, batch, {"reward_clip": 0.7, "discounting": 0.9})
+    expected = expected_losses(learner, batch, {"reward_clip": 0.7, "discounting": 0.9}, normalize)
     if reduction == "mean":
         expected = {key: value / float(batch["mask"].sum()) for key, value in expected.items()}
     expected["loss/total"] = expected["loss/policy"] + 0.4 * expected["loss/baseline"] - 0.03 * expected["loss/entropy"]

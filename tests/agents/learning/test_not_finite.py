@@ -35,17 +35,19 @@ def make_batch(learner: Learner, reward: float) -> Trajectory:
 
 
 @pytest.mark.parametrize(
-    ("power", "optimizer", "autocast"),
+    ("power", "optimizer", "loss", "autocast"),
     [
         pytest.param(*row, marks=needs_bf16_lstm if row[-1] else ())
-        for row in pairwise(range(2, 39, 3), OPTIMIZERS, (None, torch.bfloat16))
+        for row in pairwise(range(2, 39, 3), OPTIMIZERS, (("impala", "none"), ("appo", "task")), (None, torch.bfloat16))
     ],
 )
 def test_the_learner_stays_finite_for_rewards_of_any_size(
-    optimizer: str, autocast: torch.dtype | None, power: int
+    optimizer: str, loss: tuple[str, str], autocast: torch.dtype | None, power: int
 ) -> None:
     """From 1e19 on updates are refused: the squares of targets overflow before the loss does."""
-    learner = make_learner(optimizer=optimizer, reward_transform="none")
+    learner = make_learner(
+        optimizer=optimizer, loss=loss[0], normalize_advantage=loss[1], popart_warm=True, reward_transform="none"
+    )
     learner.autocast = autocast
     for _ in range(2):
         learner.step(make_batch(learner, 10.0**power))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.learning.popart import (
+    MOST_COUNTED,
     SURGE_MEMORY,
     PopArt,
     bounded_update,
@@ -194,6 +195,36 @@ def test_sigma_reaches_a_changed_scale_within_30_batches(step_size: float) -> No
         sums = torch.tensor([[100.0], [1e6], [1e10]])
         published = update_moments(published, sums, step_size)
     assert float(sigma(bounded)) > 0.5 * float(sigma(published)) > 400
+
+
+@pytest.mark.parametrize("step_size", [3e-3, 0.05])
+def test_warm_moments_are_plain_means_until_the_step_size_is_reached(step_size: float) -> None:
+    """Of the initial moments 0 and 1 and the means of all batches. Without rewards, sigma stays above n^-1/2."""
+    rng = np.random.default_rng(0)
+    state, means = initial_popart(2), [(0.0, 1.0)]
+    task, mask = torch.zeros(10, 1, dtype=torch.long), torch.ones(10, 1, dtype=torch.bool)
+    count = int(1 / step_size) - 1
+    for _ in range(count):
+        targets = rng.normal(0.2, 0.5, (10, 1))
+        means.append((targets.mean(), (targets**2).mean()))
+        sums = target_sums(torch.from_numpy(targets).float(), task, mask, 2)
+        state, surges = bounded_update(state, sums, sums, step_size, warm=True)
+        assert not surges.any()
+    np.testing.assert_allclose([state.mu[0], state.nu[0]], np.mean(means, axis=0), rtol=1e-4)
+    assert (state.mu[1], state.nu[1]) == (0, 1), "the other task has no step"
+    assert state.updates.tolist() == [count, 0]
+    for _ in range(3):
+        before = state
+        sums = target_sums(torch.ones(10, 1), task, mask, 2)
+        state, _ = bounded_update(state, sums, sums, step_size, warm=True)
+        torch.testing.assert_close(state.mu[0], before.mu[0].lerp(torch.tensor(1.0), step_size))
+
+
+def test_the_count_of_updates_is_bounded() -> None:
+    state = PopArt(torch.zeros(1), torch.ones(1))
+    sums = target_sums(torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool), 1)
+    state, _ = bounded_update(state, sums, sums, 0.1, warm=True)
+    assert state.updates == MOST_COUNTED and state.mu == pytest.approx(0.1)
 
 
 def test_moments_of_equal_targets_are_not_stuck() -> None:

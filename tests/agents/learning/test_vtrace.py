@@ -73,6 +73,15 @@ def test_vtrace_is_the_sum_of_the_paper(
     torch.testing.assert_close(result.pg_advantages, expected.pg_advantages)
 
 
+@given(seed=st.integers(0, 2**31), length=st.integers(1, 9))
+def test_without_a_clip_the_advantages_have_no_ratio(seed: int, length: int) -> None:
+    inputs = random_inputs(seed, length)
+    clips = {"clip_rho": 1.3, "clip_c": 0.9, "lambda_": 0.95}
+    whole, plain = vtrace(**inputs, **clips, clip_pg_rho=1e9), vtrace(**inputs, **clips, clip_pg_rho=None)
+    assert torch.equal(whole.vs, plain.vs)
+    torch.testing.assert_close(plain.pg_advantages * inputs["log_rhos"].exp(), whole.pg_advantages)
+
+
 @given(seed=st.integers(0, 2**31), length=st.integers(1, 12), lambda_=st.sampled_from([0.0, 0.3, 0.8, 0.95, 0.99, 1.0]))
 def test_on_policy_advantages_are_gae(seed: int, length: int, lambda_: float) -> None:
     """Schulman et al. 2016, equation 16: A_s = sum_k (gamma lambda)^k delta_{s+k}, cut where an episode ends."""

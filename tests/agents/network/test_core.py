@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,16 @@ def mi_lstm(core: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]
     return lstm_cell(core.alpha * wx * uh + core.beta_h * uh + core.beta_x * wx + core.bias, c)
 
 
+def gru(core: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    y, _ = core.gru(x[None], h[None].contiguous())
+    return y[0], c
+
+
+def mingru(core: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    gate, candidate = core.linear(x).chunk(2, dim=1)
+    return (1 - sigmoid(gate)) * h + sigmoid(gate) * candidate, c
+
+
 def feedforward(core: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.relu(x @ core.linear.weight.T + core.linear.bias), c
 
@@ -73,6 +84,8 @@ def feedforward(core: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Ten
 Step = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 STEPS: dict[str, Step] = {
     "lstm": lstm,
+    "gru": gru,
+    "mingru": mingru,
     "mogrifier": mogrifier,
     "mlstm": mlstm,
     "mi_lstm": mi_lstm,
@@ -83,7 +96,7 @@ STEPS: dict[str, Step] = {
 def naive(case: str, core: Any, x: Tensor, reset: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """A loop over single steps that zeroes the state at resets."""
     step, outputs = STEPS[CASES[case][0]], []
-    h, c = state.chunk(2, dim=1)
+    h, c = state.split(H, dim=1) if state.shape[1] == 2 * H else (state, state.new_empty(len(state), 0))
     for t in range(len(x)):
         keep = (~reset[t]).float().unsqueeze(1)
         y, c = step(core, x[t], h * keep, c * keep)
@@ -178,6 +191,18 @@ def test_single_steps_equal_an_unroll(case: str, grad: bool) -> None:
     assert y.shape == (9, 4, H) and final.shape == start.shape
     torch.testing.assert_close(y, torch.cat(steps), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(final, state, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_crosses_a_reset_not_even_nan(case: str) -> None:
+    core = make(case)
+    x, reset, start = torch.randn(7, 2, X), torch.zeros(7, 2, dtype=torch.bool), torch.randn(2, core.state_size)
+    reset[3, 0] = reset[0, 1] = True
+    expected, final = core(x, reset, start)
+    x[:3, 0], start[1] = math.nan, math.nan
+    y, state = core(x, reset, start)
+    for found, same in ((y[3:, 0], expected[3:, 0]), (y[:, 1], expected[:, 1]), (state, final)):
+        torch.testing.assert_close(found, same)
 
 
 def error(found: Tensor, expected: Tensor) -> float:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import agents.run.timing
 from agents.learning.learner import Counters
-from agents.run.bottleneck import Facts, Seconds, TimeShares, find_bottleneck
+from agents.run.bottleneck import Facts, TimeShares, Totals, find_bottleneck
 from agents.run.timing import Clock
 from agents.runtime.base import Batch
 from conf.composition import flatten
@@ -296,8 +296,8 @@ def test_every_suggested_option_is_accepted_by_train() -> None:
 
 
 def test_learner_and_actor_shares_are_computed_separately() -> None:
-    before = Seconds(loop=1, wait=1, disk=0, actors=2, env=1, inference=1, actor_wait=0)
-    after = Seconds(loop=11, wait=5, disk=1, actors=22, env=11, inference=6, actor_wait=4)
+    before = Totals(loop=1, wait=1, disk=0, actors=2, env=1, inference=1, actor_wait=0)
+    after = Totals(loop=11, wait=5, disk=1, actors=22, env=11, inference=6, actor_wait=4)
     assert TimeShares.between(before, after) == pytest.approx(
         TimeShares(learner=0.5, wait=0.4, disk=0.1, env=0.5, inference=0.25, actor_wait=0.2)
     )

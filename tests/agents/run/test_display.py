@@ -65,6 +65,7 @@ def test_result_line_labels_its_figures(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, values: dict[str, float], line: str
 ) -> None:
     figures = {"frames": 7, "updates": 1, "seconds": 2.0, "frames_per_second": 3.5, "limited_by": LIMIT}
+    figures |= {"finished": True, "ended_by": "total_frames", "tasks": {"map": values}}
     with Display(1000) as display:
-        display.finish(f"run={tmp_path}", figures | {"finished": True, "tasks": {"map": values}})
+        display.finish(f"run={tmp_path}", figures)
     assert line in capsys.readouterr().out

@@ -76,7 +76,8 @@ def test_display_shows_scores_if_the_suite_has_them(
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "200")
     task = {"return": 60.0, "length": 3.0, "episodes": 2, "frames": 9, "updates": 1}
-    figures = {"frames": 7, "updates": 1, "seconds": 2.0, "frames_per_second": 3.5, "limited_by": "x", "finished": True}
+    figures = {"frames": 7, "updates": 1, "seconds": 2.0, "frames_per_second": 3.5, "limited_by": "x"}
+    figures |= {"finished": True, "ended_by": "total_frames"}
     for shown in ({"map": task}, {"map": task | {"score": 250.0}}):
         with Display(1000) as display:
             display.update(Clock(0.0, Counters(), action_repeat=1).row(Counters(), {}), shown, "limit")

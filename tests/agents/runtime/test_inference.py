@@ -292,7 +292,7 @@ def choice(*overrides: str, device: str = "") -> str:
     plan = make_plan(config, env)
     if device:
         plan = replace(plan, acting_device=torch.device(device))
-    return plan.choose_inference(parameters)
+    return plan.choose_inference(config.runtime, parameters)
 
 
 def test_auto_chooses_actors_on_the_processor() -> None:

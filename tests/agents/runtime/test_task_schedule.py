@@ -156,7 +156,7 @@ def test_updates_are_counted_for_the_tasks_in_their_batch() -> None:
         batch["task"][:] = torch.tensor(tasks)
         batch["mask"][:] = True
         batch["mask"][:, 0] = mask
-        statistics.count_update(steps_by_task(batch, len(env.tasks)))
+        statistics.count_update(steps_by_task(batch, len(env.tasks)), [0.0] * len(env.tasks))
         held.append([row["updates"] for row in statistics.summary(4).values()])
     assert held == [[1, 1, 0], [1, 2, 0], [1, 3, 0]]
     other = Statistics(env.tasks)

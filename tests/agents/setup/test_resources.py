@@ -14,13 +14,15 @@ import pytest
 from agents.runtime.processes.process import memory_row
 from agents.setup import builder, preflight
 from agents.setup.machine import free_memory
-from agents.setup.resources import Needs, check_resources, sum_needs
+from agents.setup.plan import make_plan
+from agents.setup.preflight import Needs, check_resources, estimate_needs
 from conf.loading import compose_train
 from envs.suites import SUITES, make_spec
 from system.errors import InputError
 from system.memory import resident_memory
 
 MIB = 2**20
+DMLAB = ["env=dmlab30", "runtime=local", "core.size=8", "fusion.size=8", "torso.size=8"]
 
 
 def suggest(part: str) -> str:
@@ -32,38 +34,41 @@ def make_needs(**parts: int) -> Needs:
 
 
 @pytest.mark.parametrize("part", ["trajectories", "replay", "actors", "environments", "learner"])
-def test_refusal_for_memory_names_the_option_of_the_largest_part(part: str) -> None:
+def test_refusal_for_memory_names_the_option_of_the_largest_part(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = dict.fromkeys(("trajectories", "replay", "actors", "environments", "learner"), MIB) | {part: 5 * MIB}
-    check_resources(make_needs(**parts), suggest, memory=9 * MIB, open_files=1000)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 9 * MIB)
+    check_resources(make_needs(**parts), suggest)
+    monkeypatch.setattr("agents.setup.machine.free_memory", lambda: 9 * MIB - 1)
     with pytest.raises(InputError) as caught:
-        check_resources(make_needs(**parts), suggest, memory=9 * MIB - 1, open_files=1000)
+        check_resources(make_needs(**parts), suggest)
     message = str(caught.value)
     assert "needs at least 9 MiB of memory" in message and f"{part} 5" in message
     assert message.endswith(f"lower the option of {part}.")
     assert "\n" not in message
 
 
-def test_too_many_open_files_are_refused() -> None:
+def test_too_many_open_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.setup.machine.allow_open_files", lambda wanted: 1024)
     with pytest.raises(
         InputError,
         match=r"needs 5,000 open files in one process and 1,024 are allowed: lower the option of open_files",
     ):
-        check_resources(make_needs(open_files=5000), suggest, memory=MIB, open_files=1024)
+        check_resources(make_needs(open_files=5000), suggest)
 
 
 def test_limit_of_open_files_is_raised_up_to_the_hard_limit() -> None:
     """Uses a separate process, because a lowered hard limit cannot be raised again."""
     program = """
 import resource
-from agents.setup.resources import Needs, check_resources
+from agents.setup.preflight import Needs, check_resources
 from system.errors import InputError
 from system.memory import resident_memory
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400))
 suggest = lambda part: ''
-check_resources(Needs(0, 0, 0, 0, 0, 300), suggest, memory=1)
+check_resources(Needs(0, 0, 0, 0, 0, 300), suggest)
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, 400)
 try:
-    check_resources(Needs(0, 0, 0, 0, 0, 500), suggest, memory=1)
+    check_resources(Needs(0, 0, 0, 0, 0, 500), suggest)
 except InputError as error:
     print(error)
 """
@@ -78,17 +83,24 @@ def test_container_limits_reduce_the_resources(monkeypatch: pytest.MonkeyPatch) 
     assert free_memory() == 990
 
 
+def needs_of(*keys: str) -> tuple[Needs, int, int]:
+    """The needs of a run, its parameters, and the bytes of each in an acting network."""
+    config = compose_train(list(keys))
+    env = make_spec(config.env)
+    network = builder.build_network(config, env)
+    plan = make_plan(config, env)
+    return estimate_needs(config, env, network), network.num_parameters, plan.bytes_per_parameter
+
+
 def test_needs_grow_with_actors_slots_and_networks() -> None:
-    base = {"trajectories": 10, "replay": 20, "parameters": 100, "bytes_per_parameter": 8}
-    serial = sum_needs(**base, actors=0, networks=0, slots=4, slots_have_processes=False)
-    assert serial.actors == serial.environments == 0 and serial.learner == 1600
-    local = sum_needs(**base, actors=300, networks=300, slots=4, slots_have_processes=True)
-    served = sum_needs(**base, actors=300, networks=1, slots=4, slots_have_processes=True)
-    assert local.actors - served.actors == 299 * 100 * 8
-    assert (
-        local.environments
-        == 300 * 4 * sum_needs(**base, actors=1, networks=1, slots=1, slots_have_processes=True).environments
-    )
+    serial, parameters, _ = needs_of("env=conditional", "context=task", "runtime=serial")
+    assert serial.actors == serial.environments == 0 and serial.learner == 16 * parameters
+    keys = [*DMLAB, "runtime.num_actors=300", "runtime.slots_per_actor=4"]
+    local, parameters, each = needs_of(*keys, "runtime.inference=actor")
+    served, _, _ = needs_of(*keys, "runtime.inference=server")
+    assert local.actors - served.actors == 299 * parameters * each
+    one, _, _ = needs_of(*DMLAB, "runtime.num_actors=1", "runtime.slots_per_actor=1")
+    assert local.environments == served.environments == 300 * 4 * one.environments > 0
     assert local.open_files > 1200
 
 
@@ -107,9 +119,6 @@ def test_configuration_that_does_not_fit_is_refused_before_the_start(monkeypatch
     env = make_spec(config.env)
     with pytest.raises(InputError, match=r"trajectories [\d,]+.*lower runtime\.slots_per_actor=65536"):
         preflight.check_fits(config, env, builder.build_network(config, env))
-
-
-DMLAB = ["env=dmlab30", "runtime=local", "core.size=8", "fusion.size=8", "torso.size=8"]
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, free: int, *keys: str) -> str:
