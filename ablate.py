@@ -27,7 +27,7 @@ from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, overri
 from agents.cli.terminal import TextConsole, warn
 from agents.run.lock import sole_writer
 from conf.ablate_schema import AblateConfig, check_ablate
-from conf.loading import ablate_keys, compose_ablate, split_axes
+from conf.loading import all_keys, compose_ablate, split_axes
 from system.errors import InputError
 
 
@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dispatch(arguments: Sequence[str]) -> int:
     """Runs a grid, or makes a report only. Returns the exit code."""
     if asks_for_help(arguments):
-        return show_help(__doc__, ablate_keys(overrides(arguments)))
+        single, axes = split_axes(overrides(arguments))
+        return show_help(
+            __doc__, all_keys("ablate", [*single, *(f"{key}={values[0]}" for key, values in axes.items())])
+        )
     single, axes = split_axes(arguments)
     config = compose_ablate(single)
     normalize_axes(config, single, axes)

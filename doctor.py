@@ -13,10 +13,12 @@ if __name__ == "__main__":
 
 import json
 import platform
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,17 +46,14 @@ CAN_RUN, CANNOT_RUN = 0, 1
 
 FEW_OPEN_FILES = 1024
 """The usual limit of Linux for a process. Every tensor that processes share keeps a file open."""
+_ABSENT = "not installed"
 _IMPORT_SECONDS = 60.0
 _PLAY_SECONDS = 60.0
 
 
 class Engine(NamedTuple):
-    """A module that a suite needs and that mimpala does not require.
-
-    Attributes:
-        package: The distribution that holds it.
-        install: The command that installs it.
-        needed_by: Values of `EnvSpec.engine` that need it.
+    """A module that a suite needs and that mimpala does not require: its distribution, the command that installs it, and the values of
+    `EnvSpec.engine` that need it.
     """
 
     package: str
@@ -95,11 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def examine(overrides: Sequence[str]) -> dict[str, Any]:
-    """The findings as plain data: engines, suites, machine, and the run of `overrides`.
-
-    Raises:
-        InputError: `overrides` are not a valid configuration.
-    """
+    """The findings as plain data: engines, suites, machine, and the run of `overrides`, which are a valid configuration or InputError."""
     config = compose_train(overrides)
     found: dict[str, Any] = {
         "engines": check_engines(ENGINES),
@@ -117,40 +112,32 @@ def examine(overrides: Sequence[str]) -> dict[str, Any]:
 def check_engines(wanted: dict[str, Engine]) -> dict[str, dict[str, str]]:
     """For each module: version ("" if not installed), problem ("" if it can be imported) and install command.
 
-    Each import runs in a separate process, all in parallel, because some take seconds and some print or end their process.
+    Each import runs in a separate process, several in parallel, because some take seconds and some print or end their process.
     """
-    attempts = {
-        name: subprocess.Popen(
-            [sys.executable, "-c", f"import {name}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in wanted
-        if util.find_spec(name) is not None
-    }
-    return {
-        name: {
-            "version": _version(engine.package) if name in attempts else "",
-            "problem": _failure(attempts[name]) if name in attempts else "not installed",
-            "install": engine.install,
-        }
-        for name, engine in wanted.items()
-    }
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(wanted, threads.map(_check_engine, wanted, wanted.values()), strict=True))
 
 
-def _failure(attempt: subprocess.Popen[str]) -> str:
-    """The last line that a failed import wrote; empty if it succeeded."""
+def _check_engine(module: str, engine: Engine) -> dict[str, str]:
+    problem = _import_problem(module)
+    version = "" if problem == _ABSENT else _version(engine.package)
+    return {"version": version, "problem": problem, "install": engine.install}
+
+
+def _import_problem(module: str) -> str:
+    """The last line that the failed import of a module wrote; empty if it succeeded."""
+    if util.find_spec(module) is None:
+        return _ABSENT
+    command, null = [sys.executable, "-c", f"import {module}"], subprocess.DEVNULL
     try:
-        written = attempt.communicate(timeout=_IMPORT_SECONDS)[1]
+        ended = subprocess.run(
+            command, stdin=null, stdout=null, stderr=subprocess.PIPE, text=True, timeout=_IMPORT_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
-        attempt.kill()
-        attempt.communicate()
         return f"its import takes longer than {_IMPORT_SECONDS:.0f} s"
-    if not attempt.returncode:
+    if not ended.returncode:
         return ""
-    return (written.strip().splitlines() or [f"its import ended Python with code {attempt.returncode}"])[-1]
+    return (ended.stderr.strip().splitlines() or [f"its import ended Python with code {ended.returncode}"])[-1]
 
 
 def _version(package: str) -> str:
@@ -171,28 +158,19 @@ def find_suite_problem(name: str) -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Versions, cores, memory, limits, and the GPUs that torch sees."""
+    """Versions, cores, memory, limits (None: unlimited), and the GPUs that torch sees."""
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cores": machine.num_cores(),
         "memory": machine.memory(),
         "memory_free": machine.free_memory(),
-        "open_files": _open_files(),
+        "open_files": None if open_files == resource.RLIM_INFINITY else open_files,
         "start_method": fork_server_context().get_start_method(),
         "bf16": machine.has_bf16(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
     }
-
-
-def _open_files() -> int | None:
-    """The limit of open files of this process; None if unlimited or unknown."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def check_run(config: TrainConfig, overrides: Sequence[str]) -> dict[str, Any]:
@@ -237,85 +215,62 @@ def show(found: dict[str, Any], console: Console) -> None:
     table.add_column(style="bold")
     table.add_column()
     table.add_column(overflow="fold")
-    for name, engine in found["engines"].items():
-        works = not engine["problem"]
-        note = "" if works else f"{engine['problem']}: {engine['install']}"
-        table.add_row(f"engine {name}", _mark(works), Text(f"{engine['version']} {note}".strip()))
-    for name, suite in found["suites"].items():
-        table.add_row(f"suite {name}", _mark(not suite["problem"]), Text(suite["problem"] or f"env={name}"))
-    gpus = found["machine"]["gpus"]
-    table.add_row("GPU", _mark(True) if gpus else "-", Text(", ".join(gpus) or "torch sees none, and none is needed"))
-    for name, works, note in [*_machine_rows(found["machine"]), *_run_rows(found["run"])]:
-        table.add_row(name, _mark(works), Text(note))
+    marks = {True: Text("yes", style="green"), False: Text("no", style="red"), None: Text("-")}
+    for name, works, note in (*_machine_rows(found), *_run_rows(found["run"])):
+        table.add_row(name, marks[works], Text(note))
     console.print(table, highlight=False)
 
 
-def _mark(works: bool) -> Text:
-    return Text("yes", style="green") if works else Text("no", style="red")
+_Rows = Iterator[tuple[str, bool | None, str]]
+"""What is examined, whether it works, and a note on it."""
 
 
-def _machine_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
-    files = found["open_files"]
-    return [
-        ("python, torch", True, f"{found['python']}, {found['torch']}"),
-        ("processor", True, f"{found['cores']} cores, {'with' if found['bf16'] else 'no'} bf16"),
-        ("memory", True, f"{found['memory'] / 2**30:.1f} GiB, {found['memory_free'] / 2**30:.1f} GiB of it free"),
-        ("open files", files is None or files >= FEW_OPEN_FILES, _files(files)),
-        ("processes", True, f"started by {found['start_method']}"),
-    ]
+def _machine_rows(found: dict[str, Any]) -> _Rows:
+    for name, engine in found["engines"].items():
+        note = f"{engine['problem']}: {engine['install']}" if engine["problem"] else ""
+        yield f"engine {name}", not engine["problem"], f"{engine['version']} {note}".strip()
+    for name, suite in found["suites"].items():
+        yield f"suite {name}", not suite["problem"], suite["problem"] or f"env={name}"
+    here = found["machine"]
+    gpus, files = ", ".join(here["gpus"]), here["open_files"]
+    yield "GPU", True if gpus else None, gpus or "torch sees none, and none is needed"
+    yield "python, torch", True, f"{here['python']}, {here['torch']}"
+    yield "processor", True, f"{here['cores']} cores, {'with' if here['bf16'] else 'no'} bf16"
+    yield "memory", True, f"{here['memory'] / 2**30:.1f} GiB, {here['memory_free'] / 2**30:.1f} GiB of it free"
+    few = files is not None and files < FEW_OPEN_FILES
+    limit = "no limit" if files is None else f"{files:,}"
+    yield "open files", not few, f"{limit}, which is few: ulimit -n {FEW_OPEN_FILES}" if few else limit
+    yield "processes", True, f"started by {here['start_method']}"
 
 
-def _files(limit: int | None) -> str:
-    if limit is None:
-        return "no limit"
-    return f"{limit:,}" if limit >= FEW_OPEN_FILES else f"{limit:,}, which is few: ulimit -n {FEW_OPEN_FILES}"
-
-
-def _run_rows(found: dict[str, Any]) -> list[tuple[str, bool, str]]:
+def _run_rows(found: dict[str, Any]) -> _Rows:
     command = " ".join(["python train.py", *found["keys"]])
-    rows = [(f"run env={found['suite']}", not found["problems"], "; ".join(found["problems"]) or command)]
+    yield f"run env={found['suite']}", not found["problems"], "; ".join(found["problems"]) or command
     if "needs" in found:
         needs = dict(found["needs"])
         files = needs.pop("open_files")
         memory = ", ".join(f"{part} {size / 2**20:,.0f}" for part, size in needs.items() if size)
-        rows += [
-            (
-                "  plan",
-                True,
-                f"{found['actors']} actors x {found['slots']} slots of {found['tasks']} tasks on {found['engine']}",
-            ),
-            (
-                "  threads",
-                True,
-                f"{found['actors']} x {found['actor_threads']} of actors, {found['learner_threads']} of the learner",
-            ),
-            (
-                "  needs",
-                True,
-                f"at least {sum(needs.values()) / 2**20:,.0f} MiB of memory ({memory}) and {files:,} open files",
-            ),
-        ]
+        actors, learner = found["actors"], f"{found['learner_threads']} of the learner"
+        yield "  plan", True, f"{actors} actors x {found['slots']} slots of {found['tasks']} tasks on {found['engine']}"
+        yield "  threads", True, f"{actors} x {found['actor_threads']} of actors, {learner}"
+        total = sum(needs.values()) / 2**20
+        yield "  needs", True, f"at least {total:,.0f} MiB of memory ({memory}) and {files:,} open files"
     for trial in found.get("played", ()):
         wrong = trial["failure"] or "; ".join(trial["differences"])
-        rows.append(
-            (f"  task {trial['task']}", not wrong, f"{trial['seen']}{'; ' if trial['seen'] and wrong else ''}{wrong}")
-        )
+        yield f"  task {trial['task']}", not wrong, "; ".join(filter(None, (trial["seen"], wrong)))
     for key, fine in (("warnings", False), ("remarks", True)):
         if found.get(key):
-            rows.append((f"  {key}", fine, " ".join(found[key])))
-    return rows
+            yield f"  {key}", fine, " ".join(found[key])
 
 
 def play_tasks(config: EnvConfig, env: EnvSpec) -> list[Trial]:
     """Plays a few steps of each task, until _PLAY_SECONDS have passed."""
     trials, began = [], time.monotonic()
-    for task in range(len(env.tasks)):
-        late = time.monotonic() - began > _PLAY_SECONDS
-        trials.append(
-            Trial(env.tasks[task], "not played, because the other tasks took too long")
-            if late
-            else try_task(config, env, task)
-        )
+    for number, task in enumerate(env.tasks):
+        if time.monotonic() - began > _PLAY_SECONDS:
+            trials.append(Trial(task, "not played, because the other tasks took too long"))
+        else:
+            trials.append(try_task(config, env, number))
     return trials
 
 

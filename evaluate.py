@@ -10,8 +10,7 @@ if __name__ == "__main__":
 
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -79,13 +78,13 @@ def evaluate(config: EvaluateConfig) -> int:
     console.say(f"{title} of each of {len(spec.tasks)} tasks, seed {config.seed}")
     moved = _keep_earlier_folders(agent, spec, config, folder, probing)
     written = [output, *(probing.write_similarity(folder, agent.updates) if config.similarity else ())]
-    played = _play_all(agent, spec, config, probing, console)
+    episodes, probed, stopped = _play_all(agent, spec, config, probing, console)
 
-    content = report(agent, spec, config, slots, played.episodes)
-    if played.stopped:
-        content["stopped"] = str(played.stopped)
-    if played.probed:
-        content["probes"] = probe_report(agent, played.episodes, played.probed)
+    content = report(agent, spec, config, slots, episodes)
+    if stopped:
+        content["stopped"] = str(stopped)
+    if probed:
+        content["probes"] = probe_report(agent, episodes, probed)
     earlier = write_report(output, content)
     console.print(*result_tables(content), sep="\n", highlight=False)
     for path in written:
@@ -93,8 +92,8 @@ def evaluate(config: EvaluateConfig) -> int:
     for path in (earlier, *moved):
         if path:
             console.say(f"kept: {path}, an earlier evaluation with other settings")
-    if played.stopped:
-        raise played.stopped
+    if stopped:
+        raise stopped
     # Last, so that an interrupted video does not lose the result.
     return _record_videos(agent, spec, config, folder, console) if config.video else DONE
 
@@ -113,20 +112,16 @@ def _keep_earlier_folders(
     return moved
 
 
-@dataclass
-class _Played:
-    """Episodes by task, episodes by probe and task, and the error that ended the evaluation early."""
-
-    episodes: dict[str, Episodes] = field(default_factory=dict)
-    probed: Mapping[str, dict[str, Episodes]] = field(default_factory=dict)
-    stopped: StoppedError | None = None
-
-
 def _play_all(
     agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, probing: Probing, console: TextConsole
-) -> _Played:
-    """Plays all tasks, then all tasks under each probe. Raises StoppedError if no task could be played."""
-    played = _Played(probed={probe: {} for probe in probing.names})
+) -> tuple[dict[str, Episodes], dict[str, dict[str, Episodes]], StoppedError | None]:
+    """Plays all tasks, then all tasks under each probe. Raises StoppedError if no task could be played.
+
+    Returns:
+        Episodes by task, episodes by probe and task, and the error that ended the evaluation early.
+    """
+    episodes: dict[str, Episodes] = {}
+    probed: dict[str, dict[str, Episodes]] = {probe: {} for probe in probing.names}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=config.episodes * len(spec.tasks) * (1 + len(probing.names)))
@@ -135,19 +130,18 @@ def _play_all(
         try:
             for task in spec.tasks:
                 progress.update(bar, description=escape(task))
-                played.episodes[task] = play(agent, spec, task, config, advance, probing.record(task), warn)
+                episodes[task] = play(agent, spec, task, config, advance, probing.record(task), warn)
             for probe, task in itertools.product(probing.names, spec.tasks):
                 progress.update(bar, description=escape(f"{task}: probe {probe}"))
-                played.probed[probe][task] = play(agent, spec, task, config, advance, probing.prepare(probe, task))
+                probed[probe][task] = play(agent, spec, task, config, advance, probing.prepare(probe, task))
         except StoppedError as error:
-            played.stopped = error
-            if task not in played.episodes and error.episodes:
-                played.episodes[task] = error.episodes
+            if task not in episodes and error.episodes:
+                episodes[task] = error.episodes
             # A drop compares all tasks, so incomplete probes are discarded.
-            played.probed = {probe: tasks for probe, tasks in played.probed.items() if len(tasks) == len(spec.tasks)}
-            if not played.episodes:
+            if not episodes:
                 raise
-    return played
+            return episodes, {probe: tasks for probe, tasks in probed.items() if len(tasks) == len(spec.tasks)}, error
+    return episodes, probed, None
 
 
 def _record_videos(agent: SavedAgent, spec: EnvSpec, config: EvaluateConfig, folder: Path, console: TextConsole) -> int:

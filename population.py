@@ -24,7 +24,7 @@ from ablation.population.report import summary, table, write_summary
 from agents.cli.exit_codes import DONE, FAILED, asks_for_help, exit_code, overrides, show_help
 from agents.run.lock import sole_writer
 from conf.allowlist import run_arguments
-from conf.loading import compose_population, population_keys
+from conf.loading import all_keys, compose_population
 from conf.population_schema import PopulationConfig, check_population
 
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dispatch(arguments: Sequence[str]) -> int:
     """Trains the population of the arguments. Returns the exit code."""
     if asks_for_help(arguments):
-        return show_help(__doc__, population_keys(overrides(arguments)))
+        return show_help(__doc__, all_keys("population", overrides(arguments)))
     config = compose_population(arguments)
     check_population(config, len(available_cores()))
     try:

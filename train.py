@@ -27,7 +27,7 @@ from agents.run.lock import MovedError, sole_writer
 from agents.run.session import open_session
 from agents.runtime.base import ActorError
 from agents.setup.match_params import match_params
-from conf.loading import changed_keys, compose_train, explicit_keys, reference_fusion, train_keys
+from conf.loading import all_keys, changed_keys, compose_train, explicit_keys, reference_fusion
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suites import get_suite, make_spec, settle
@@ -79,7 +79,7 @@ def train(config: TrainConfig, env: EnvSpec, *, pause_at: int = 0) -> int:
 def run(arguments: Sequence[str]) -> int:
     """Shows help, or trains a new run, a resumed run, or as a follower of torchrun's first learner. Returns the exit code."""
     if asks_for_help(arguments):
-        return show_help(__doc__, train_keys(overrides(arguments)))
+        return show_help(__doc__, all_keys("train", overrides(arguments)))
     if (launched := torchrun_rank()) and launched.rank > 0:
         return follow_under_torchrun()
     arguments = add_num_processes(arguments, launched)

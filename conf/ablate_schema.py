@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from conf.fields import check_fields, choice, choices, number
+from conf.fields import check_fields, choice, number
 from conf.names import FUSIONS, MEASURES, NODE_RUNTIMES, PROBES
 from conf.schema import TrainConfig
 from system.errors import InputError
@@ -34,7 +34,7 @@ class AblateConfig(TrainConfig):
             (ablation.analysis.efficiency).
     """
 
-    fusions: list[str] = choices(["concat", "gated", "film", "low_rank", "mi"], FUSIONS)
+    fusions: list[str] = choice(["concat", "gated", "film", "low_rank", "mi"], FUSIONS)
     seeds: Any = 5
     parallel: int = number(0, least=0)
     node_runtime: str = choice("local", NODE_RUNTIMES)
@@ -50,11 +50,7 @@ class AblateConfig(TrainConfig):
 
 
 def list_seeds(config: AblateConfig) -> list[int]:
-    """The seeds of the grid: `config.seeds`, or 0 to n - 1 if that is a number n.
-
-    Raises:
-        InputError: `config.seeds` is neither a number of seeds nor a list of different seeds.
-    """
+    """The seeds of the grid: `config.seeds`, or 0 to n - 1 if that is a number n. InputError if it is neither that nor different seeds."""
     given = config.seeds
     seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
     are_seeds = isinstance(seeds, list) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
@@ -66,32 +62,22 @@ def list_seeds(config: AblateConfig) -> list[int]:
 
 
 def check_ablate(config: AblateConfig, cores: int) -> None:
-    """Checks the grid's own keys.
-
-    Raises:
-        InputError: One sentence with key, value and the fix.
-    """
+    """Checks the bounds of all keys, and the grid's own keys; InputError with key, value and the fix."""
     list_seeds(config)
-    check_fields(config, inherited=False)
+    check_fields(config)
     if not config.fusions or len(set(config.fusions)) < len(config.fusions):
         raise InputError(
             f"fusions=[{','.join(config.fusions)}] is not a list of different fusions: give at least one, and each once."
         )
     check_parallel(config.runtime.name, config.parallel, cores)
-    for key in ("seed", "run", "resume"):
+    again = "use folder=..., and the same command again to continue a grid"
+    for key, fix in {"seed": "use seeds=[...]", "run": again, "resume": again}.items():
         if getattr(config, key):
-            fix = (
-                "use seeds=[...]" if key == "seed" else "use folder=..., and the same command again to continue a grid"
-            )
             raise InputError(f"{key}={getattr(config, key)} belongs to one run, not to a grid: {fix}.")
 
 
 def check_parallel(runtime: str, parallel: int, cores: int) -> None:
-    """Refuses more parallel runs than cores, except on a cluster, which has other cores.
-
-    Raises:
-        InputError: `parallel` is larger than `cores`.
-    """
+    """Refuses more parallel runs than cores, except on a cluster, which has other cores."""
     if parallel > cores and runtime != "cluster":
         raise InputError(
             f"parallel={parallel} is more than the {cores} cores that may be used here: give at most {cores}."

@@ -21,14 +21,8 @@ def external_names(config: EnvConfig) -> dict[str, str]:
 
 
 def check_external_names(config: EnvConfig, allowed: Collection[str], source: str) -> None:
-    """Refuses a configuration that names a module, file or folder outside `allowed`.
-
-    Args:
-        config: A configuration that was read from `source`, a file.
-        allowed: Modules, files and folders; a package includes all of its modules.
-
-    Raises:
-        InputError: With the argument that has to be added to the command.
+    """Refuses a configuration from `source`, a file, that names a module, file or folder outside `allowed`; a package there includes all
+    of its modules. The InputError has the argument that is to be added to the command.
     """
     modules = get_suite(config.name).modules(config)
     refused = {}

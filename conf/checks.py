@@ -6,20 +6,15 @@ Conditions that depend on the environments are checked in envs and agents.setup.
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from conf.fields import Bounds, check_fields
+from conf.fields import check_fields
 from conf.names import FLAT_FUSIONS, FUSIONS, SPATIAL_FUSIONS, TORSO_SITE
 from conf.schema import FusionConfig, LearnerConfig, RuntimeConfig, TrainConfig
 from system.errors import InputError, unknown_name
 
 
 def check_train(config: TrainConfig) -> None:
-    """Checks every option of a run.
-
-    Raises:
-        InputError: One sentence with key, value and the fix.
-    """
+    """Checks every option of a run. All checks here raise InputError, one sentence with key, value and the fix."""
     check_fields(config)
     check_device(config.device)
     check_fusion(config.fusion)
@@ -32,27 +27,22 @@ def check_train(config: TrainConfig) -> None:
         raise InputError(
             f"runtime.address={config.runtime.address} is not used by runtime={config.runtime.name}: use runtime=cluster."
         )
-    check_task_weights(config.runtime)
+    # agents.setup.plan.check_schedule checks the number of weights.
+    weights, weighted = config.runtime.task_weights, config.runtime.task_schedule == "weighted"
+    if weighted != bool(weights):
+        fix = "give one number for each task" if weighted else "set runtime.task_schedule=weighted, or leave them out"
+        raise InputError(
+            f"runtime.task_weights={weights} does not fit runtime.task_schedule={config.runtime.task_schedule}: {fix}."
+        )
     if config.match_params and config.match_params not in FUSIONS and not config.match_params.isdecimal():
         raise unknown_name("match_params", config.match_params, ("a number", *FUSIONS))
-    check_columns(config.learner, config.runtime.slots_per_actor)
-    check_shards(config.learner, config.runtime)
+    check_columns(config.learner, config.runtime)
 
 
 def check_device(name: str) -> None:
     """Checks the spelling of `device`. agents.setup.machine.resolve_device checks that this machine has it."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
         raise InputError(f"device={name} is not a device: give auto, cpu, cuda, or cuda:N for the GPU of that number.")
-
-
-def check_task_weights(runtime: RuntimeConfig) -> None:
-    """Checks that the schedule `weighted`, and no other, has weights. agents.setup.plan.check_schedule checks their number."""
-    weights, weighted = runtime.task_weights, runtime.task_schedule == "weighted"
-    if weighted != bool(weights):
-        fix = "give one number for each task" if weighted else "set runtime.task_schedule=weighted, or leave them out"
-        raise InputError(
-            f"runtime.task_weights={weights} does not fit runtime.task_schedule={runtime.task_schedule}: {fix}."
-        )
 
 
 def check_fusion(fusion: FusionConfig) -> None:
@@ -75,8 +65,11 @@ def check_fusion(fusion: FusionConfig) -> None:
         raise InputError(f"fusion.spatial={fusion.spatial} is not used: add torso to fusion.sites.")
 
 
-def check_columns(learner: LearnerConfig, slots: int) -> None:
-    """Checks that fresh and replayed columns are whole numbers, and that fresh ones fill unrolls or an even part of one."""
+def check_columns(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
+    """Checks that fresh and replayed columns are whole numbers, that they and the actors divide evenly among the learners, and that the
+    fresh ones of all learners and of each fill unrolls or an even part of one.
+    """
+    learners, slots = learner.num_processes, runtime.slots_per_actor
     fraction, columns = learner.replay_fraction, learner.batch_size or slots
     replayed = round(fraction * columns)
     fresh = columns - replayed
@@ -97,18 +90,10 @@ def check_columns(learner: LearnerConfig, slots: int) -> None:
             f"learner.replay_size={learner.replay_size} is less than the {replayed} columns that each update draws from it: give "
             f"at least {replayed}, better a hundred times as many."
         )
-
-
-def check_shards(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
-    """Checks that the fresh columns, the replayed columns and the actors divide evenly among the learners."""
-    learners, slots = learner.num_processes, runtime.slots_per_actor
-    columns = learner.batch_size or slots
-    replayed = round(learner.replay_fraction * columns)
-    fresh = columns - replayed
     shared = {
         f"runtime.num_actors={runtime.num_actors}": runtime.num_actors,
         f"learner.batch_size={learner.batch_size} ({fresh} fresh columns)": fresh,
-        f"learner.replay_fraction={learner.replay_fraction} ({replayed} of {columns} columns)": replayed,
+        f"learner.replay_fraction={fraction} ({replayed} of {columns} columns)": replayed,
     }
     for what, number in shared.items():
         if number % learners:
@@ -122,11 +107,3 @@ def check_shards(learner: LearnerConfig, runtime: RuntimeConfig) -> None:
             f"which do not fit runtime.slots_per_actor={slots}: change one of the three, so that {share} is a multiple or a divisor "
             f"of the last."
         )
-
-
-def require(config: Any, least: dict[str, float], prefix: str) -> None:
-    """Checks that each named field is finite and at least the given number; InputError as `check_fields`."""
-    for key, bound in least.items():
-        value, bounds = getattr(config, key), Bounds(least=bound)
-        if not bounds.contains(value):
-            raise InputError(f"{prefix}{key}={value} is out of range: give {bounds.describe()}.")

@@ -1,4 +1,4 @@
-"""Composes the files of conf/ with overrides through Hydra, and turns Hydra's errors into one sentence."""
+"""Composes the schemas, choices and files of conf/ with overrides through Hydra, and turns Hydra's errors into one sentence."""
 
 from __future__ import annotations
 
@@ -19,18 +19,36 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.ablate_schema import AblateConfig
 from conf.command_line import quote_text_value
+from conf.names import CONTEXTS, CORES, FLAT_FUSIONS, FUSIONS, RUNTIMES, SPATIAL_FUSIONS, TORSO_SITE, TORSOS
 from conf.population_schema import PopulationConfig
 from conf.schema import EvaluateConfig, TrainConfig
 from conf.studies_schema import STUDIES
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
 
+_CHOICES = {
+    "fusion": "gated",
+    "context": "instruction",
+    "core": "lstm",
+    "torso": "auto",
+    "runtime": "local",
+    # The suite comes last, because its file sets options of training.
+    "env": "babyai",
+}
+"""The default choice of each group."""
+_NAMES = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS, "runtime": RUNTIMES}
+"""The choices of the groups without files: each sets its name, and what _FURTHER has."""
+_FURTHER: dict[str, dict[str, Any]] = {
+    **{fusion: {"sites": [TORSO_SITE]} for fusion in SPATIAL_FUSIONS if fusion not in FLAT_FUSIONS},
+    "hypernetwork": {"hidden": 64},
+    "tucker": {"rank": 32},
+}
+
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration conf/<name>.yaml with `overrides`, typed by its schema but not checked.
+    """The configuration of a program, or of a file or schema of conf/, with `overrides`, typed by its schema but not checked.
 
-    Raises:
-        InputError: An unknown key or name, a value of the wrong type, or an override that cannot be read.
+    InputError for an unknown key or name, a value of the wrong type, or an override that cannot be read.
     """
     _store_schemas()
     for argument in overrides:
@@ -129,11 +147,15 @@ def first_line(error: BaseException) -> str:
 @functools.cache
 def _store_schemas() -> None:
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
-    store.store(name="ablate_schema", node=AblateConfig)
-    store.store(name="population_schema", node=PopulationConfig)
+    choices = [*({group: choice} for group, choice in _CHOICES.items()), "_self_", {"experiment": None}]
+    for program, schema in {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig}.items():
+        store.store(name=f"{program}_schema", node=schema)
+        store.store(name=program, node={"defaults": [f"{program}_schema", *choices]})
+    store.store(name="evaluate", node=EvaluateConfig)
+    for group, names in _NAMES.items():
+        for name in names:
+            store.store(group=group, name=name, node={"name": name, **_FURTHER.get(name, {})})
     for name, study in STUDIES.items():
-        store.store(group="studies", name=f"{name}_schema", node=study)
+        store.store(group="studies", name=f"{name}_schema", node=study, package="_global_")
     for name, suite in SUITES.items():
         store.store(group="env", name=f"{name}_schema", node=suite.config)

@@ -1,17 +1,8 @@
-"""Schema fields that declare their bounds or choices, and the function that checks them.
-
-    @dataclass
-    class CoreConfig:
-        name: str = choice(MISSING, CORES)
-        size: int = number(128, least=1, most=65536)
-
-`check_fields(config)` then checks every field of `config` and of the dataclasses in it.
-"""
+"""Schema fields that declare their bounds or choices, as those of conf/schema.py, and the function that checks them."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,17 +15,29 @@ _CHECK = "check"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
-    """An interval that includes `least` and `most` and excludes `above` and `below`. It excludes NaN, and infinity unless `infinite`."""
+class _Numbers:
+    """Bounds of a number, or of each number of a list with `shortest` to `longest` elements.
+
+    They include `least` and `most`, and exclude `above`, `below`, NaN, and infinity unless `infinite`.
+    """
 
     least: float | None = None
     above: float | None = None
     most: float | None = None
     below: float | None = None
     infinite: bool = False
+    shortest: int = 0
+    longest: int | None = None
 
-    def contains(self, value: float) -> bool:
-        """Whether `value` is inside."""
+    def check(self, key: str, value: float | list[float]) -> None:
+        values = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and not self.shortest <= len(values) <= (self.longest or len(values)):
+            wanted = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
+            raise InputError(f"{key} has {len(values)} numbers: give {wanted}.")
+        if not all(map(self._contains, values)):
+            raise InputError(f"{key}={value} is out of range: give {self._describe(plural=isinstance(value, list))}.")
+
+    def _contains(self, value: float) -> bool:
         return (
             # Comparisons alone: math.isnan overflows for whole numbers above 1.8e308.
             value == value
@@ -45,33 +48,15 @@ class Bounds:
             and (self.below is None or value < self.below)
         )
 
-    def describe(self, *, plural: bool = False) -> str:
+    def _describe(self, *, plural: bool) -> str:
         """What to give, in words: `a finite number of at least 1`, or `numbers from 0 to below 1`."""
-        noun = "numbers" if plural else "number"
-        article = "" if plural else "a "
+        noun, article = ("numbers", "") if plural else ("number", "a ")
         if self.most is not None or self.below is not None:
+            low = f"from {self.least} to" if self.above is None else f"above {self.above} and up to"
             high = f"{self.most}" if self.below is None else f"below {self.below}"
-            return f"{article}{noun} from {self.least} to {high}"
+            return f"{article}{noun} {low} {high}"
         low = f"of at least {self.least}" if self.above is None else f"above {self.above}"
         return f"{article}{noun} {low}, or inf" if self.infinite else f"{article}finite {noun} {low}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Numbers:
-    """Bounds of a number, or of each number of a list with `shortest` to `longest` elements."""
-
-    bounds: Bounds
-    shortest: int = 0
-    longest: int | None = None
-
-    def check(self, key: str, value: float | list[float]) -> None:
-        values = value if isinstance(value, list) else [value]
-        if isinstance(value, list) and not self.shortest <= len(values) <= (self.longest or len(values)):
-            wanted = self.shortest if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
-            raise InputError(f"{key} has {len(values)} numbers: give {wanted}.")
-        if not all(map(self.bounds.contains, values)):
-            wanted = self.bounds.describe(plural=isinstance(value, list))
-            raise InputError(f"{key}={value} is out of range: give {wanted}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,57 +74,29 @@ class _Choice:
                 raise unknown_name(key, name, self.names)
 
 
-def number(default: float, **bounds: Any) -> Any:
-    """A field for one number; `bounds` are those of `Bounds`."""
-    return field(default=default, metadata={_CHECK: _Numbers(bounds=Bounds(**bounds))})
+def number(default: float | list[float], **bounds: Any) -> Any:
+    """A field for a number or a list of numbers; `bounds` are those of `_Numbers`."""
+    return _declare(default, _Numbers(**bounds))
 
 
-def numbers(default: Sequence[float], *, shortest: int = 0, longest: int | None = None, **bounds: Any) -> Any:
-    """A field for a list of numbers, each within `bounds`."""
-    check = _Numbers(bounds=Bounds(**bounds), shortest=shortest, longest=longest)
-    return field(default_factory=lambda: list(default), metadata={_CHECK: check})
+def choice(default: str | list[str], names: Sequence[str], *, optional: bool = False) -> Any:
+    """A field for one of `names` or a list of them; `optional` permits the empty text as well."""
+    return _declare(default, _Choice(names=names, optional=optional))
 
 
-def choice(default: str, names: Sequence[str], *, optional: bool = False) -> Any:
-    """A field for one of `names`."""
-    return field(default=default, metadata={_CHECK: _Choice(names=names, optional=optional)})
+def _declare(default: Any, check: _Numbers | _Choice) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={_CHECK: check})
+    return field(default=default, metadata={_CHECK: check})
 
 
-def choices(default: Sequence[str], names: Sequence[str]) -> Any:
-    """A field for a list of some of `names`."""
-    return field(default_factory=lambda: list(default), metadata={_CHECK: _Choice(names=names)})
-
-
-def check_fields(config: Any, prefix: str = "", *, inherited: bool = True) -> None:
-    """Checks the value of every field that `number`, `numbers`, `choice` or `choices` declare, in nested groups too.
-
-    A group's `name` is reported by the key that selects it: `fusion`, not `fusion.name`.
-
-    Args:
-        inherited: False checks the fields that the class of `config` declares itself, and no group.
-
-    Raises:
-        InputError: One sentence with key, value and what is allowed.
+def check_fields(config: Any, prefix: str = "") -> None:
+    """Checks the value of every field that `number` or `choice` declares, in nested groups too. The InputError has key, value and what is
+    allowed. A group's `name` is reported by the key that selects it: `fusion`, not `fusion.name`.
     """
-    own = inspect.get_annotations(type(config))
     for declared in dataclasses.fields(config):
-        if not inherited and declared.name not in own:
-            continue
         value, key = getattr(config, declared.name), prefix + declared.name
         if dataclasses.is_dataclass(value):
             check_fields(value, f"{key}.")
         elif check := declared.metadata.get(_CHECK):
             check.check(key.removesuffix(".name"), value)
-
-
-def largest_values(schema: type[Any], prefix: str = "") -> dict[str, float]:
-    """By dotted key, the upper bound of each field of `schema` and its groups that has one."""
-    found: dict[str, float] = {}
-    for declared in dataclasses.fields(schema):
-        key = prefix + declared.name
-        group = declared.default_factory
-        if isinstance(group, type) and dataclasses.is_dataclass(group):
-            found |= largest_values(group, f"{key}.")
-        elif isinstance(check := declared.metadata.get(_CHECK), _Numbers) and check.bounds.most is not None:
-            found[key] = check.bounds.most
-    return found

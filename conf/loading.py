@@ -30,11 +30,7 @@ Config = TypeVar("Config")
 
 
 def compose_train(overrides: Sequence[str]) -> TrainConfig:
-    """The configuration of `python train.py <overrides>`, checked.
-
-    Raises:
-        InputError: An unknown key or name, a value of the wrong type or out of range.
-    """
+    """The configuration of `python train.py <overrides>`, checked. InputError for an unknown key or name, and for a bad value."""
     config = _to_object(compose_config("train", overrides), TrainConfig)
     check_train(config)
     return config
@@ -51,12 +47,9 @@ def compose_evaluate(overrides: Sequence[str]) -> EvaluateConfig:
 
 
 def compose_ablate(overrides: Sequence[str]) -> AblateConfig:
-    """The configuration of `python ablate.py <overrides>` with one value for each key.
+    """The configuration of `python ablate.py <overrides>` with one value for each key; InputError as `compose_train`.
 
-    Values are not checked here, because they are valid or invalid only together with the values of a cell on every axis.
-
-    Raises:
-        InputError: An unknown key or name, or a value of the wrong type.
+    Only types are checked here, because values are valid or invalid only together with the values of a cell on every axis.
     """
     return _to_object(compose_config("ablate", overrides), AblateConfig)
 
@@ -71,12 +64,9 @@ def compose_population(overrides: Sequence[str]) -> PopulationConfig:
 def compose_study(name: str, overrides: Sequence[str]) -> StudyConfig:
     """The configuration of `python -m studies.<name> <overrides>`; `quick=true` selects the small defaults.
 
-    Numbers and names are not checked here; each study checks its own.
-
-    Raises:
-        InputError: An unknown key, or a value of the wrong type.
+    Only keys and types are checked here; studies/harness/program.py checks values.
     """
-    config = _to_object(compose_config(f"studies/{name}", overrides), STUDIES[name])
+    config = _to_object(compose_config(f"studies/{name}_schema", overrides), STUDIES[name])
     return _to_object(compose_config(f"studies/{name}_quick", overrides), STUDIES[name]) if config.quick else config
 
 
@@ -87,11 +77,7 @@ def reference_fusion(config: TrainConfig) -> FusionConfig | None:
 
 
 def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The overrides with one value, and by key the values of overrides with several (`core=lstm,mlstm`).
-
-    Raises:
-        InputError: An override cannot be read, or an axis has one value twice.
-    """
+    """The overrides with one value, and by key the different values of overrides with several (`core=lstm,mlstm`)."""
     single: list[str] = []
     axes: dict[str, list[str]] = {}
     # A text with a comma becomes an axis too, which the grid then refuses.
@@ -115,30 +101,17 @@ def train_part(config: TrainConfig) -> TrainConfig:
     return TrainConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)})
 
 
-def train_keys(overrides: Sequence[str]) -> dict[str, Any]:
-    """Every key of `python train.py <overrides>` with its value, dotted."""
-    return flatten(OmegaConf.to_container(compose_config("train", overrides)))
-
-
-def ablate_keys(overrides: Sequence[str]) -> dict[str, Any]:
-    """Every key of `python ablate.py <overrides>` with its value, dotted; an axis has its first value."""
-    single, axes = split_axes(overrides)
-    first = [f"{key}={values[0]}" for key, values in axes.items()]
-    return flatten(OmegaConf.to_container(compose_config("ablate", [*single, *first])))
-
-
-def population_keys(overrides: Sequence[str]) -> dict[str, Any]:
-    """Every key of `python population.py <overrides>` with its value, dotted."""
-    return flatten(OmegaConf.to_container(compose_config("population", overrides)))
+def all_keys(program: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Every key of `python <program>.py <overrides>` with its value, dotted."""
+    return flatten(OmegaConf.to_container(compose_config(program, overrides)))
 
 
 def changed_keys(overrides: Sequence[str]) -> dict[str, Any]:
     """Dotted keys that `overrides` set, with their values: keys that differ from the defaults, and explicit keys."""
-    given = flatten(OmegaConf.to_container(compose_config("train", overrides)))
-    default = flatten(OmegaConf.to_container(compose_config("train", [])))
+    given = all_keys("train", overrides)
     # Keys that only the chosen suite has take their defaults from its schema.
     suite: Any = SUITES[given["env.name"]].config
-    default = flatten({"env": to_dict(suite())}) | default
+    default = flatten({"env": to_dict(suite())}) | all_keys("train", [])
     # An explicit value counts even if it is the default: `seed=0` must not resume a run of seed 1 silently.
     explicit = explicit_keys(overrides)
     return {
@@ -161,27 +134,21 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def train_from_dict(data: Any, source: str) -> TrainConfig:
-    """A saved configuration, merged into the schema and checked. `source` names its file in messages.
-
-    Raises:
-        InputError: It is not a configuration of this program.
-    """
+    """A saved configuration, merged into the schema and checked. The InputError for any other data names `source`, its file."""
     problem = f"{source} does not hold a configuration of this version of mimpala"
     try:
-        data = plain_copy(data, most=MOST_CONFIG_VALUES)
-    except PlainDataError as error:
-        raise InputError(f"{problem}: it holds {error}.") from error
+        data = _plain_data(data)
+    except ValueError as error:
+        raise InputError(f"{problem}: {error}.") from error
     if not isinstance(data, dict) or not isinstance(data.get("env"), dict):
         raise InputError(f"{problem}: it has no `env`.")
-    if "${" in repr(data):
-        raise InputError(f"{problem}: interpolations (${{...}}) are not read from files.")
     name = data["env"].get("name")
     if not isinstance(name, str) or name not in SUITES:
         raise unknown_name(f"{source}: env.name", name, SUITES)
     data["env"] = dict(SUITES[name].legacy_defaults) | data["env"]
+    schema = OmegaConf.structured(TrainConfig)
+    schema.env = OmegaConf.structured(SUITES[name].config)
     try:
-        schema = OmegaConf.structured(TrainConfig)
-        schema.env = OmegaConf.structured(SUITES[name].config)
         merged = OmegaConf.merge(schema, OmegaConf.create(data))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise InputError(f"{problem}: {first_line(error)}.") from error
@@ -198,14 +165,22 @@ def train_from_dict(data: Any, source: str) -> TrainConfig:
 
 def evaluate_from_dict(data: Any) -> EvaluateConfig:
     """A saved configuration of evaluate.py, merged into the schema. Raises ValueError or TypeError if `data` is not one."""
-    data = plain_copy(data, most=MOST_CONFIG_VALUES)
-    if "${" in repr(data):
-        raise ValueError("interpolations are not read from files")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.create(data))
+        merged = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.create(_plain_data(data)))
     except OmegaConfBaseException as error:
         raise ValueError(first_line(error)) from error
     return _to_object(merged, EvaluateConfig)
+
+
+def _plain_data(data: Any) -> Any:
+    """A copy of the data of a file. ValueError, with the reason, if it is no plain data or holds interpolations."""
+    try:
+        data = plain_copy(data, most=MOST_CONFIG_VALUES)
+    except PlainDataError as error:
+        raise ValueError(f"it holds {error}") from error
+    if "${" in repr(data):
+        raise ValueError("interpolations (${...}) are not read from files")
+    return data
 
 
 def load_train(path: Path) -> TrainConfig:

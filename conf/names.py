@@ -6,18 +6,8 @@
 from __future__ import annotations
 
 FLAT_FUSIONS = (
-    "concat",
-    "concat_mlp",
-    "sum",
-    "gated",
-    "diagonal",
-    "scale_shift",
-    "film",
-    "low_rank",
-    "tucker",
-    "mi",
-    "hypernetwork",
-    "mixture",
+    *("concat", "concat_mlp", "sum", "gated", "diagonal", "scale_shift", "film", "low_rank", "tucker", "mi"),
+    *("hypernetwork", "mixture"),
 )
 """Fusions of flat features (agents.fusion.FUSIONS)."""
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from conf.ablate_schema import check_parallel
-from conf.fields import check_fields, choice, number
+from conf.fields import choice, number
 from conf.names import EPISODE_WINDOW, NODE_RUNTIMES
 from conf.schema import TrainConfig
 from system.errors import InputError
@@ -62,12 +62,7 @@ def comparison_frames(config: PopulationConfig) -> list[int]:
 
 
 def check_population(config: PopulationConfig, cores: int) -> None:
-    """Checks the population's own keys.
-
-    Raises:
-        InputError: One sentence with key, value and the fix.
-    """
-    check_fields(config, inherited=False)
+    """Checks conditions on several of the population's own keys; InputError with key, value and the fix."""
     for key in ("learning_rates", "entropy_costs"):
         values = getattr(config, key)
         if values and not (len(values) == 2 and 0 < values[0] <= values[1] < math.inf):
@@ -82,9 +77,7 @@ def check_population(config: PopulationConfig, cores: int) -> None:
             f"ready_frames={config.ready_frames}, so no member would ever be compared: raise it, or lower those."
         )
     check_parallel(config.runtime.name, config.parallel, cores)
-    for key in ("run", "resume", "stop_at_success"):
+    again = "use folder=..., and the same command again to continue"
+    for key, fix in {"run": again, "resume": again, "stop_at_success": "leave it out"}.items():
         if getattr(config, key):
-            fix = (
-                "leave it out" if key == "stop_at_success" else "use folder=..., and the same command again to continue"
-            )
             raise InputError(f"{key}={getattr(config, key)} is not for the members of a population: {fix}.")

@@ -11,30 +11,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from conf.fields import choice, choices, number, numbers
-from conf.names import (
-    ADVANTAGE_NORMALIZATIONS,
-    ATTENTION_KEYS,
-    CONTEXTS,
-    CORES,
-    FUSIONS,
-    INFERENCE,
-    INITIALIZATIONS,
-    LOSSES,
-    OPTIMIZERS,
-    PG_BOOTSTRAPS,
-    PRECISIONS,
-    PROBES,
-    REDUCTIONS,
-    REWARD_TRANSFORMS,
-    RUNTIMES,
-    SITES,
-    SPATIAL_FUSIONS,
-    SWITCHES,
-    TASK_ENCODINGS,
-    TASK_SCHEDULES,
-    TORSOS,
-)
+from conf import names
+from conf.fields import choice, number
 from envs.suite import EnvConfig
 
 _FEATURES = 2**16
@@ -49,7 +27,7 @@ class FusionConfig:
     Attributes:
         name: One of agents.fusion.FUSION_NAMES.
         sites: Any of torso, core_input, policy, value. An empty list makes an agent without context.
-        spatial: The form on the torso's feature map, one of SPATIAL_FUSIONS; empty = `name`.
+        spatial: The form on the torso's feature map, one of conf.names.SPATIAL_FUSIONS; empty = `name`.
         size: Output features at core_input.
         rank: Rank of `low_rank` and `tucker`.
         hidden: Units of the hidden layer of `concat_mlp` and `hypernetwork`.
@@ -58,14 +36,14 @@ class FusionConfig:
         kernel: Side of the kernels of `dynamic_conv`, an odd number.
     """
 
-    name: str = choice(MISSING, FUSIONS)
-    sites: list[str] = choices(["core_input"], SITES)
-    spatial: str = choice("", SPATIAL_FUSIONS, optional=True)
+    name: str = choice(MISSING, names.FUSIONS)
+    sites: list[str] = choice(["core_input"], names.SITES)
+    spatial: str = choice("", names.SPATIAL_FUSIONS, optional=True)
     size: int = number(128, least=1, most=_FEATURES)
     rank: int = number(128, least=1, most=_FEATURES)
     hidden: int = number(128, least=1, most=_FEATURES)
     experts: int = number(8, least=1, most=2**12)
-    keys: str = choice("content", ATTENTION_KEYS)
+    keys: str = choice("content", names.ATTENTION_KEYS)
     kernel: int = number(3, least=1, most=255)
 
 
@@ -82,8 +60,8 @@ class ContextConfig:
         normalize: Whether the encoded instruction passes a layer normalisation.
     """
 
-    name: str = choice(MISSING, CONTEXTS)
-    task_encoding: str = choice("embedding", TASK_ENCODINGS)
+    name: str = choice(MISSING, names.CONTEXTS)
+    task_encoding: str = choice("embedding", names.TASK_ENCODINGS)
     task_size: int = number(32, least=1, most=_FEATURES)
     word_size: int = number(32, least=1, most=_FEATURES)
     instruction_size: int = number(64, least=1, most=_FEATURES)
@@ -100,7 +78,7 @@ class CoreConfig:
         rounds: How often x and h gate each other in `mogrifier`.
     """
 
-    name: str = choice(MISSING, CORES)
+    name: str = choice(MISSING, names.CORES)
     size: int = number(128, least=1, most=_FEATURES)
     rounds: int = number(5, least=1, most=100)
 
@@ -115,9 +93,9 @@ class TorsoConfig:
         hidden: Layer sizes of `mlp`.
     """
 
-    name: str = choice(MISSING, TORSOS)
+    name: str = choice(MISSING, names.TORSOS)
     size: int = number(128, least=1, most=_FEATURES)
-    hidden: list[int] = numbers([128], longest=100, least=1, most=_FEATURES)
+    hidden: list[int] = number([128], longest=100, least=1, most=_FEATURES)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -145,25 +123,25 @@ class LearnerConfig:
     replay_fraction: float = number(0.0, least=0, below=1)
     replay_size: int = number(1024, least=0)
     num_processes: int = number(1, least=1, most=_PROCESSES)
-    optimizer: str = choice("adam", OPTIMIZERS)
+    optimizer: str = choice("adam", names.OPTIMIZERS)
     learning_rate: float = number(1e-3, least=0)
     anneal: bool = True
     rms_decay: float = number(0.99, least=0, most=1)
     # With an epsilon that is 0 in single precision, the update of a parameter without a gradient is 0 / 0.
     epsilon: float = number(1e-8, least=1e-20)
-    adam_betas: list[float] = numbers([0.9, 0.999], shortest=2, longest=2, least=0, below=1)
+    adam_betas: list[float] = number([0.9, 0.999], shortest=2, longest=2, least=0, below=1)
     max_gradient_norm: float = number(1.0, least=0)
-    loss: str = choice("impala", LOSSES)
+    loss: str = choice("impala", names.LOSSES)
     clip_ratio: float = number(0.2, least=1e-3, below=1)
     kl_bound: float = number(0.0, least=0)
-    normalize_advantage: str = choice("none", ADVANTAGE_NORMALIZATIONS)
+    normalize_advantage: str = choice("none", names.ADVANTAGE_NORMALIZATIONS)
     discounting: float = number(0.99, least=0, most=1)
     baseline_cost: float = number(0.5, least=0)
     entropy_cost: float = number(0.01, least=0)
     entropy_final: float = number(-1.0, least=-1)
-    reward_transform: str = choice("clip", REWARD_TRANSFORMS)
+    reward_transform: str = choice("clip", names.REWARD_TRANSFORMS)
     reward_clip: float = number(1.0, least=0)
-    reduction: str = choice("mean", REDUCTIONS)
+    reduction: str = choice("mean", names.REDUCTIONS)
     popart: bool = True
     popart_step_size: float = number(3e-4, least=0, most=1)
     popart_warm: bool = False
@@ -171,10 +149,10 @@ class LearnerConfig:
     clip_c: float = number(1.0, least=0)
     clip_pg_rho: float = number(1.0, least=0)
     lambda_: float = number(1.0, least=0, most=1)
-    pg_bootstrap: str = choice("mixed", PG_BOOTSTRAPS)
+    pg_bootstrap: str = choice("mixed", names.PG_BOOTSTRAPS)
     max_refused: int = number(10, least=1)
-    compile: str = choice("auto", SWITCHES)
-    staging: str = choice("auto", SWITCHES)
+    compile: str = choice("auto", names.SWITCHES)
+    staging: str = choice("auto", names.SWITCHES)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -213,19 +191,19 @@ class RuntimeConfig:
         restart_window: Length of that window in seconds.
     """
 
-    name: str = choice(MISSING, RUNTIMES)
+    name: str = choice(MISSING, names.RUNTIMES)
     num_actors: int = number(0, least=0, most=_PROCESSES)
     address: str = ""
     actors_per_group: int = number(4, least=1, most=_PROCESSES)
     cpus_per_actor: float = number(1.0, least=0, most=_PROCESSES)
     slots_per_actor: int = number(64, least=1, most=2**16)
-    inference: str = choice("auto", INFERENCE)
-    cuda_graphs: str = choice("auto", SWITCHES)
+    inference: str = choice("auto", names.INFERENCE)
+    cuda_graphs: str = choice("auto", names.SWITCHES)
     actor_threads: int = number(1, least=1, most=_PROCESSES)
     learner_threads: int = number(0, least=0, most=_PROCESSES)
     buffers_per_actor: int = number(2, least=1, most=_PROCESSES)
-    task_schedule: str = choice("uniform_slots", TASK_SCHEDULES)
-    task_weights: list[float] = numbers([], above=0)
+    task_schedule: str = choice("uniform_slots", names.TASK_SCHEDULES)
+    task_weights: list[float] = number([], above=0)
     reset_patience: float = number(0.01, least=0, infinite=True)
     hang_seconds: float = number(300.0, above=0, infinite=True)
     memory_limit: int = number(0, least=0)
@@ -273,7 +251,7 @@ class TrainConfig:
     resume: bool = False
     allow: list[str] = field(default_factory=list)
     device: str = "auto"
-    precision: str = choice("auto", PRECISIONS)
+    precision: str = choice("auto", names.PRECISIONS)
     checkpoint_seconds: float = number(60.0, least=0)
     keep_checkpoints: int = number(3, least=1)
     milestone_frames: int = number(0, least=0)
@@ -282,7 +260,7 @@ class TrainConfig:
     display: bool = True
     stop_at_success: float = number(0.0, least=0, most=1)
     match_params: str = ""
-    initialization: str = choice("scaled", INITIALIZATIONS)
+    initialization: str = choice("scaled", names.INITIALIZATIONS)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -322,44 +300,19 @@ class EvaluateConfig:
     engine: str = ""
     threads: int = number(1, least=0)
     device: str = "cpu"
-    probe: str = choice("", PROBES, optional=True)
+    probe: str = choice("", names.PROBES, optional=True)
     similarity: bool = True
     allow: list[str] = field(default_factory=list)
 
 
 MAY_CHANGE_ON_RESUME = (
-    "total_frames",
-    "run",
-    "resume",
-    "allow",
-    "display",
-    "stop_at_success",
-    "log_seconds",
-    "log_frames",
-    "checkpoint_seconds",
-    "keep_checkpoints",
-    "milestone_frames",
-    "device",
-    "precision",
-    "learner.compile",
-    "learner.staging",
-    "learner.num_processes",
-    "runtime.name",
-    "runtime.num_actors",
-    "runtime.address",
-    "runtime.actors_per_group",
-    "runtime.cpus_per_actor",
-    "runtime.inference",
-    "runtime.cuda_graphs",
-    "runtime.actor_threads",
-    "runtime.learner_threads",
-    "runtime.buffers_per_actor",
-    "runtime.reset_patience",
-    "runtime.hang_seconds",
-    "runtime.memory_limit",
-    "runtime.recycle_episodes",
-    "runtime.max_restarts",
-    "runtime.restart_window",
+    *("total_frames", "run", "resume", "allow", "display", "stop_at_success", "log_seconds", "log_frames"),
+    *("checkpoint_seconds", "keep_checkpoints", "milestone_frames", "device", "precision"),
+    *("learner.compile", "learner.staging", "learner.num_processes"),
+    *("runtime.name", "runtime.num_actors", "runtime.address", "runtime.actors_per_group", "runtime.cpus_per_actor"),
+    *("runtime.inference", "runtime.cuda_graphs", "runtime.actor_threads", "runtime.learner_threads"),
+    *("runtime.buffers_per_actor", "runtime.reset_patience", "runtime.hang_seconds", "runtime.memory_limit"),
+    *("runtime.recycle_episodes", "runtime.max_restarts", "runtime.restart_window"),
 )
 """Keys that do not change the experiment. `resume=true` refuses a different value of any other key."""
 

@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from conf.fields import choice, number
+
+_MOST = 2**20
+"""Upper bound above every size in use."""
+
+
+def _count(default: int) -> Any:
+    """A field for a whole number above zero."""
+    return number(default, least=1, most=_MOST)
+
+
+def _positive(default: float) -> Any:
+    """A field for a number above zero."""
+    return number(default, above=0, most=_MOST)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -20,9 +36,9 @@ class StudyConfig:
 
     quick: bool = False
     folder: str = ""
-    seeds: int = 5
-    seed: int = 0
-    parallel: int = 0
+    seeds: int = number(5, least=1, most=1000)
+    seed: int = number(0, least=0)
+    parallel: int = number(0, least=0)
     display: bool = True
 
 
@@ -37,7 +53,6 @@ class SyntheticConfig(StudyConfig):
         error: Mean squared error to reach; targets have variance 1.
         steps: Training steps.
         batch_size: Samples of each step, never repeated.
-        learning_rate: Learning rate.
         test_samples: Samples for the measured error.
         most_parameters: Number of parameters of the largest network that is tried.
     """
@@ -46,13 +61,13 @@ class SyntheticConfig(StudyConfig):
     networks: list[str] = field(
         default_factory=lambda: ["concat", "concat_mlp", "diagonal", "low_rank", "mi", "mi_mlp"]
     )
-    dimensions: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
-    error: float = 0.1
-    steps: int = 800
-    batch_size: int = 128
-    learning_rate: float = 0.02
-    test_samples: int = 2048
-    most_parameters: int = 200_000
+    dimensions: list[int] = number([1, 2, 4, 8, 16, 32], least=1, most=256)
+    error: float = _positive(0.1)
+    steps: int = _count(800)
+    batch_size: int = _count(128)
+    learning_rate: float = _positive(0.02)
+    test_samples: int = _count(2048)
+    most_parameters: int = _count(200_000)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -74,27 +89,26 @@ class RegressionConfig(StudyConfig):
         test_samples: Samples of each task for the measured error.
         new_tasks: Number of tasks that are learned afterwards, by their vectors alone.
         shots: Numbers of samples of each new task.
-        adaptation_steps: Training steps for new tasks.
-        adaptation_rate: Learning rate for new tasks.
+        adaptation_steps, adaptation_rate: Training steps and learning rate for new tasks.
     """
 
-    seeds: int = 8
+    seeds: int = number(8, least=1, most=1000)
     functions: list[str] = field(default_factory=lambda: ["affine", "sine"])
-    x_sizes: list[int] = field(default_factory=lambda: [1, 4])
+    x_sizes: list[int] = number([1, 4], least=1, most=256)
     networks: list[str] = field(default_factory=lambda: ["concat", "multi_head", "film", "low_rank", "mi"])
-    tasks: int = 32
-    task_size: int = 8
-    width: int = 24
-    hidden_layers: int = 2
-    rank: int = 8
-    steps: int = 2000
-    samples: int = 8
-    learning_rates: list[float] = field(default_factory=lambda: [0.003, 0.01])
-    test_samples: int = 64
-    new_tasks: int = 16
-    shots: list[int] = field(default_factory=lambda: [2, 4, 8, 16])
-    adaptation_steps: int = 200
-    adaptation_rate: float = 0.05
+    tasks: int = _count(32)
+    task_size: int = _count(8)
+    width: int = _count(24)
+    hidden_layers: int = _count(2)
+    rank: int = _count(8)
+    steps: int = _count(2000)
+    samples: int = _count(8)
+    learning_rates: list[float] = number([0.003, 0.01], above=0, most=_MOST)
+    test_samples: int = _count(64)
+    new_tasks: int = _count(16)
+    shots: list[int] = number([2, 4, 8, 16], least=1, most=4096)
+    adaptation_steps: int = _count(200)
+    adaptation_rate: float = _positive(0.05)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -113,29 +127,28 @@ class NeuralProcessConfig(StudyConfig):
         most_context: Largest number of context points in training, which draws from 1 to this.
         target_points: Further points of each function.
         learning_rates: Each decoder is trained with every rate and reported with the rate of the best validation bound.
-        length_scale: Length scale of the Gaussian process.
-        noise: Noise of the Gaussian process.
+        length_scale, noise: Of the Gaussian process. The noise is at least the least deviation of a decoder.
         test_functions: Functions of the evaluation.
         context_sizes: Numbers of context points of the evaluation.
         latent_samples: Latent samples of the evaluation.
     """
 
     networks: list[str] = field(default_factory=lambda: ["concat", "film", "low_rank", "mi"])
-    latent_size: int = 16
-    encoder_width: int = 64
-    width: int = 24
-    hidden_layers: int = 2
-    rank: int = 16
-    steps: int = 4000
-    functions: int = 16
-    most_context: int = 20
-    target_points: int = 20
-    learning_rates: list[float] = field(default_factory=lambda: [0.003, 0.01])
-    length_scale: float = 0.5
-    noise: float = 0.1
-    test_functions: int = 256
-    context_sizes: list[int] = field(default_factory=lambda: [2, 5, 10, 20])
-    latent_samples: int = 64
+    latent_size: int = _count(16)
+    encoder_width: int = _count(64)
+    width: int = _count(24)
+    hidden_layers: int = _count(2)
+    rank: int = _count(16)
+    steps: int = _count(4000)
+    functions: int = _count(16)
+    most_context: int = _count(20)
+    target_points: int = _count(20)
+    learning_rates: list[float] = number([0.003, 0.01], above=0, most=_MOST)
+    length_scale: float = _positive(0.5)
+    noise: float = number(0.1, least=0.05, most=_MOST)
+    test_functions: int = _count(256)
+    context_sizes: list[int] = number([2, 5, 10, 20], least=1, most=1000)
+    latent_samples: int = _count(64)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -166,23 +179,23 @@ class LanguageConfig(StudyConfig):
     """
 
     corpus: str = ""
-    level: str = ""
+    level: str = choice("", ("byte", "character", "word"), optional=True)
     networks: list[str] = field(default_factory=lambda: ["lstm", "multiplicative", "mogrifier", "mlstm"])
-    size: int = 128
-    embedding_size: int = 48
-    rank: int = 32
+    size: int = _count(128)
+    embedding_size: int = _count(48)
+    rank: int = _count(32)
     tied: bool = False
-    dropout: float = 0.1
-    steps: int = 400
-    batch_size: int = 64
-    length: int = 50
-    learning_rates: list[float] = field(default_factory=lambda: [0.005, 0.01, 0.02, 0.04, 0.08])
-    most_gradient: float = 1.0
-    evaluations: int = 10
-    patience: int = 3
-    test_rows: int = 1
-    sample: int = 400
-    temperature: float = 0.8
+    dropout: float = number(0.1, least=0, below=1)
+    steps: int = _count(400)
+    batch_size: int = _count(64)
+    length: int = _count(50)
+    learning_rates: list[float] = number([0.005, 0.01, 0.02, 0.04, 0.08], above=0, most=_MOST)
+    most_gradient: float = _positive(1.0)
+    evaluations: int = _count(10)
+    patience: int = _count(3)
+    test_rows: int = _count(1)
+    sample: int = number(400, least=0, most=_MOST)
+    temperature: float = _positive(0.8)
 
 
 STUDIES: dict[str, type[StudyConfig]] = {

@@ -14,35 +14,27 @@ if __name__ == "__main__":
     # The imports below take seconds.
     begin_program()
 
+import itertools
 import math
 from functools import partial
 
 import numpy as np
 import torch
 
+from ablation.analysis.numbers import estimate as with_interval
 from ablation.analysis.numbers import fixed
 from ablation.analysis.results import Estimate
 from ablation.report.drawing import Panel
 from conf.studies_schema import LanguageConfig
-from studies.data.corpora import LEVELS, Corpus, check_length, load
-from studies.harness.figures import panel
+from studies.data.corpora import UNKNOWN, Corpus, check_length, load
+from studies.harness import report
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main, seeds_of
-from studies.harness.tables import (
-    NETWORK_HEAD,
-    best_rate,
-    excludes_zero,
-    network_columns,
-    over_seeds,
-    over_seeds_geometric,
-    significant,
-    with_interval,
-)
 from studies.language_training import evaluate, train, write
 from studies.models.ensembles import derived_seed
 from studies.models.language_model import FORMS, LanguageModel
 from studies.models.networks import matched_width, num_parameters
-from system.errors import InputError, unknown_name
+from system.errors import InputError
 from system.plain_data import COUNT, FINITE, MEASURED, PlainDataError, Test, check_form
 
 PLAIN = "lstm"
@@ -54,13 +46,7 @@ _TRAINING = ("steps", "batch_size", "length", "most_gradient", "evaluations", "p
 
 
 def check(config: LanguageConfig) -> None:
-    """Raises InputError for values out of range, and for a corpus that cannot be read or is too short."""
-    if config.level and config.level not in LEVELS:
-        raise unknown_name("level", config.level, LEVELS)
-    if not 0 <= config.dropout < 1:
-        raise InputError(f"dropout={config.dropout} is out of range: give a number from 0 up to and not including 1.")
-    if config.sample < 0:
-        raise InputError(f"sample={config.sample} is out of range: give a number of symbols, 0 for none.")
+    """Raises InputError for a corpus that cannot be read or is too short."""
     corpus = load(config.corpus, config.level)
     check_length(corpus, config.corpus, config.batch_size, config.length)
     if config.test_rows >= len(corpus.parts["test"]):
@@ -99,7 +85,8 @@ def play(settings: Settings, checkpoint: Checkpoint) -> Result:
         settings["sample"],
         temperature=settings["temperature"],
         generator=torch.Generator().manual_seed(derived_seed(seed, "sample")),
-        never=corpus.unknown,
+        # Bytes have no symbol for unknown ones.
+        never=UNKNOWN if corpus.symbols else None,
     )
     return {
         "width": width,
@@ -133,29 +120,28 @@ def check_result(settings: Settings, result: Result) -> None:
 def find(config: LanguageConfig, results: Results) -> Findings:
     """The table: the cost of the test text by network, each with its best learning rate."""
     corpus = load(config.corpus, config.level)
-    best = {
-        network: best_rate(
-            {rate: [results[network, rate, seed] for seed in seeds_of(config)] for rate in config.learning_rates},
-            lambda seeds: float(np.mean([min(result["validation"]) for result in seeds])),
-        )
-        for network in config.networks
-    }
+    cells = itertools.product(config.networks, config.learning_rates)
+    best = report.best_rates(
+        config,
+        {cell: [results[*cell, seed] for seed in seeds_of(config)] for cell in cells},
+        lambda seeds: float(np.mean([min(result["validation"]) for result in seeds])),
+    )
     rows, networks, sentences = [], [], []
     for network, (rate, seeds) in best.items():
-        bits = over_seeds([result["bits"] for result in seeds])
-        perplexity = over_seeds_geometric([math.exp(result["nats"]) for result in seeds])
+        bits = report.over_seeds([result["bits"] for result in seeds])
+        perplexity = report.over_seeds_geometric([math.exp(result["nats"]) for result in seeds])
         difference = None
         if PLAIN in best and network != PLAIN:
             # Seeds share text and initial weights between networks, so differences are taken by seed.
             pairs = zip(seeds, best[PLAIN][1], strict=True)
-            difference = over_seeds([result["bits"] - plain["bits"] for result, plain in pairs])
+            difference = report.over_seeds([result["bits"] - plain["bits"] for result, plain in pairs])
             sentences.append(_comparison(network, difference))
         rows.append(
             (
-                *network_columns(network, seeds[0], rate),
+                *report.network_columns(network, seeds[0], rate),
                 f"{np.mean([result['best_step'] for result in seeds]):.0f}",
                 with_interval(bits, fixed(4)),
-                with_interval(perplexity, significant),
+                with_interval(perplexity, report.significant),
                 with_interval(difference, fixed(4)) if difference else "-",
             )
         )
@@ -167,7 +153,7 @@ def find(config: LanguageConfig, results: Results) -> Findings:
     return Findings(
         sentences=tuple(sentences),
         head=(
-            *(*NETWORK_HEAD, "steps of the kept weights"),
+            *(*report.NETWORK_HEAD, "steps of the kept weights"),
             *("bits per character", "perplexity", f"bits per character minus `{PLAIN}`"),
         ),
         rows=rows,
@@ -200,9 +186,11 @@ def _panels(best: dict[str, list[Result]]) -> list[Panel]:
     }
 
     def one(title: str, by_network: dict[str, np.ndarray]) -> Panel:
-        index = {network: number for number, network in enumerate(best)}
-        curves = {index[name]: [over_seeds(at) for at in values.T[1:]] for name, values in by_network.items()}
-        return panel(title, steps[1:], curves, ("steps", "bits per character"), ("linear", "linear"))
+        none = [None] * (len(steps) - 1)
+        curves = [
+            [report.over_seeds(at) for at in by_network[name].T[1:]] if name in by_network else none for name in best
+        ]
+        return report.panel(title, steps[1:], curves, ("steps", "bits per character"), ("linear", "linear"))
 
     panels = [one("Validation text", bits)]
     if PLAIN in bits and len(bits) > 1:
@@ -214,7 +202,7 @@ def _panels(best: dict[str, list[Result]]) -> list[Panel]:
 def _comparison(network: str, difference: Estimate) -> str:
     """States whether a network takes fewer or more bits than the plain one."""
     verdict = "no difference is shown"
-    if excludes_zero(difference):
+    if report.excludes_zero(difference):
         verdict = f"it takes {'fewer' if difference.value < 0 else 'more'}"
     return (
         f"`{network}` minus `{PLAIN}` at as many parameters: {with_interval(difference, fixed(4))} bits per character of the "
@@ -227,7 +215,6 @@ STUDY = Study(
     about=__doc__,
     axes={"network": "networks", "learning_rate": "learning_rates", "seed": "seeds"},
     choices={"networks": list(FORMS)},
-    unbounded=("dropout", "sample"),
     check=check,
     extra=lambda config: {"text": load(config.corpus, config.level).digest},
     # Seed by seed, so that a stopped study has complete seeds.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from studies.data.corpora import Tokens
 from studies.harness.jobs import Checkpoint
-from studies.models.ensembles import cosine
+from studies.models.ensembles import anneal
 from studies.models.language_model import LanguageModel
 from system.plain_data import COUNT, FINITE, PlainDataError, check_form
 
@@ -105,8 +106,7 @@ def train(
         )
     while now.step < steps and now.without_gain < patience:
         checkpoint.reached(now.step / steps)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(learning_rate, now.step, steps)
+        anneal(optimizer, learning_rate, now.step, steps)
         if now.position == rows.width:
             now.position, now.core_state = 0, model.initial_state(batch_size)
         stretch = rows.read(now.position, min(length, rows.width - now.position))
@@ -124,28 +124,13 @@ def train(
         # The work after the training can be long, so a training with checkpoints also saves its end.
         ends = now.step == steps or now.without_gain >= patience
         if checkpoint.due or (ends and checkpoint.exists):
-            checkpoint.save(_snapshot(now, model, optimizer))
+            moments = optimizer.state_dict()["state"]
+            checkpoint.save(vars(now) | {"model": model.state_dict(), "moments": moments, "rng": torch.get_rng_state()})
     model.load_state_dict(now.best)
     return now
 
 
 _NUMBERS = {"step": COUNT, "position": COUNT, "steps": [COUNT], "losses": [FINITE], "best_step": COUNT}
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
-
-def _snapshot(now: TrainingState, model: LanguageModel, optimizer: torch.optim.Adam) -> dict[str, Any]:
-    """The content of a checkpoint: numbers, and tensors by name. The optimizer's constants are in the settings of the job."""
-    tensors = _tensors(model.state_dict(), now.best, optimizer.state_dict()["state"])
-    tensors |= {"state": now.core_state, "rng": torch.get_rng_state()}
-    return {"numbers": {key: getattr(now, key) for key in _NUMBERS}, "tensors": tensors}
-
-
-def _tensors(
-    weights: dict[str, Tensor], best: dict[str, Tensor], moments: dict[int, dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    named = {f"model {name}": value for name, value in weights.items()}
-    named |= {f"best {name}": value for name, value in best.items()}
-    return named | {f"{key} {index}": own[key] for index, own in moments.items() for key in _MOMENTS}
 
 
 def _restore(
@@ -157,38 +142,36 @@ def _restore(
     """
     content = checkpoint.load()
     try:
-        check_form(content, {"numbers": _NUMBERS, "tensors": {str: Tensor}})
+        check_form(content, _NUMBERS)
     except PlainDataError:
         return None
     assert content is not None
-    numbers, tensors = content["numbers"], content["tensors"]
-    weights, parameters = model.state_dict(), list(model.parameters())
-    zeros = {
-        index: {"exp_avg": value, "exp_avg_sq": value, "step": torch.zeros(())}
-        for index, value in enumerate(parameters)
+    weights = model.state_dict()
+    expected = {
+        "model": weights,
+        "best": weights,
+        "moments": {
+            index: {"step": torch.zeros(()), "exp_avg": value, "exp_avg_sq": value}
+            for index, value in enumerate(model.parameters())
+        },
+        "core_state": model.initial_state(rows.count),
+        "rng": torch.get_rng_state(),
     }
-    expected = _tensors(weights, weights, zeros)
-    expected |= {"state": model.initial_state(rows.count), "rng": torch.get_rng_state()}
-    fits = tensors.keys() == expected.keys() and all(
-        tensors[name].shape == value.shape and tensors[name].dtype == value.dtype for name, value in expected.items()
-    )
-    in_range = 0 < numbers["step"] <= steps and numbers["position"] <= rows.width
-    read = len(numbers["steps"]) == len(numbers["losses"]) and numbers["best_step"] in numbers["steps"]
+    # Shape and dtype in place of every tensor.
+    kinds = partial(tree_map_only, Tensor, lambda tensor: (tensor.shape, tensor.dtype))
+    fits = kinds({name: content.get(name) for name in expected}) == kinds(expected)
+    in_range = 0 < content["step"] <= steps and content["position"] <= rows.width
+    read = len(content["steps"]) == len(content["losses"]) and content["best_step"] in content["steps"]
     if not (fits and in_range and read):
         return None
     try:
         # For dropout.
-        torch.set_rng_state(tensors["rng"])
+        torch.set_rng_state(content["rng"])
     except RuntimeError:
         return None
-    moments = {index: {key: tensors[f"{key} {index}"] for key in _MOMENTS} for index in range(len(parameters))}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    model.load_state_dict({name: tensors[f"model {name}"] for name in weights})
-    return TrainingState(
-        core_state=tensors["state"],
-        best={name: tensors[f"best {name}"] for name in weights},
-        **{key: numbers[key] for key in _NUMBERS},
-    )
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": content["moments"]})
+    model.load_state_dict(content["model"])
+    return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
 
 
 def evaluate(model: LanguageModel, text: Tokens, count: int, length: int) -> float:
@@ -217,14 +200,7 @@ def write(
     generator: torch.Generator,
     never: int | None,
 ) -> list[int]:
-    """Samples a continuation, one symbol at a time.
-
-    Args:
-        beginning: The previous tokens, at least one.
-        number: Of symbols to sample.
-        temperature: Divides the logits.
-        never: A symbol that is not sampled.
-    """
+    """Samples `number` symbols after `beginning`, at least one token; none is `never`. `temperature` divides the logits."""
     tokens, state = torch.from_numpy(beginning.astype(np.int64)).unsqueeze(1), model.initial_state(1)
     written: list[int] = []
     model.eval()

@@ -26,25 +26,23 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F  # noqa: N812
 
+from ablation.analysis.numbers import estimate as with_interval
 from ablation.analysis.numbers import fixed
-from ablation.analysis.results import Estimate
 from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import NeuralProcessConfig
 from studies.data.gaussian_process import GaussianProcess
-from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
-from studies.harness.tables import best_rate, excludes_zero, network_columns, over_seeds, with_interval
-from studies.models.ensembles import Ensemble, Streams, as_numbers, derived_seed, train
+from studies.harness.report import best_rates, excludes_zero, network_columns, over_seeds, panel
+from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, derived_seed, train
 from studies.models.networks import MULTI_HEAD, PERCEPTRONS, FusedPerceptron, matched_width, num_parameters
-from system.errors import InputError
 from system.plain_data import MEASURED, check_form
 
 DECODERS = tuple(name for name in PERCEPTRONS if name != MULTI_HEAD)
 EXACT = "exact GP"
 """Row of the process that the functions are drawn from."""
 LEAST_DEVIATION = 0.05
-"""Smallest standard deviation of the decoder, so that likelihoods stay finite."""
+"""Smallest standard deviation of the decoder, so that likelihoods stay finite. It is also the bound of `noise`."""
 POINTS = 16
 """Most points of a learning curve."""
 
@@ -96,14 +94,6 @@ class NeuralProcess(nn.Module):
         return Normal(mean, 0.1 + 0.9 * torch.sigmoid(raw), validate_args=False)
 
 
-def check(config: NeuralProcessConfig) -> None:
-    """Raises InputError for a noise that the decoder cannot represent."""
-    if config.noise < LEAST_DEVIATION:
-        raise InputError(
-            f"noise={config.noise} is out of range: the least deviation of a decoder is {LEAST_DEVIATION}."
-        )
-
-
 def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
     """Trains a neural process for each seed on the evidence lower bound of all points given the context.
 
@@ -125,7 +115,7 @@ def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
         given = _given(len(seeds), (points, context), points)
         return networks(x, y, given, streams.normal(1, functions, settings["latent_size"])).mean((1, 2, 3))
 
-    steps, middle = _points(settings["steps"]), settings["most_context"] // 2 + 1
+    steps, middle = curve_points(10, settings["steps"], POINTS), settings["most_context"] // 2 + 1
     bounds: list[list[float]] = []
 
     def held_out(name: str) -> list[float]:
@@ -155,11 +145,6 @@ def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
 def _network(settings: Settings, decoder: str, width: int) -> NeuralProcess:
     sizes = {key: settings[key] for key in ("encoder_width", "hidden_layers", "rank")}
     return NeuralProcess(decoder, settings["latent_size"], width=width, **sizes)
-
-
-def _points(steps: int) -> list[int]:
-    """Numbers of steps after which the bound is measured; the last is `steps`."""
-    return sorted({round(step) for step in np.geomspace(min(10, steps), steps, POINTS)})
 
 
 def _given(seeds: int, numbers: tuple[int, int], points: int) -> Tensor:
@@ -194,19 +179,13 @@ def check_result(settings: Settings, result: Result) -> None:
     """Raises PlainDataError for a result that `play` cannot return."""
     values = (MEASURED,) * len(settings["seeds"])
     likelihoods = {key: (values,) * len(settings["context_sizes"]) for key in ("target", "context", "exact")}
-    curves = {"bounds": (values,) * len(_points(settings["steps"])), "validation": values}
+    curves = {"bounds": (values,) * len(curve_points(10, settings["steps"], POINTS)), "validation": values}
     check_form(result, {"width": SIZE, "parameters": SIZE, **curves, **likelihoods})
 
 
 def find(config: NeuralProcessConfig, results: Results) -> Findings:
     """The table: log-likelihoods by decoder and number of context points, each decoder with its best learning rate."""
-    best = {
-        network: best_rate(
-            {rate: results[network, rate] for rate in config.learning_rates},
-            lambda result: -float(np.mean(result["validation"])),
-        )
-        for network in config.networks
-    }
+    best = best_rates(config, results, lambda result: -float(np.mean(result["validation"])))
     estimates = {
         network: {key: [over_seeds(values) for values in result[key]] for key in ("target", "context")}
         for network, (_, result) in best.items()
@@ -221,16 +200,9 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
         for network, own in estimates.items()
     ]
     rows.append((EXACT, *["-"] * 3, *(with_interval(one, fixed(3)) for one in exact), *["-"] * len(sizes)))
-    order = np.argsort(sizes)
-
-    def by_size(key: str) -> dict[int, list[Estimate | None]]:
-        return {index: [own[key][at] for at in order] for index, own in enumerate(estimates.values())}
-
     labels = "context points", "log-likelihood for each point"
-    target = by_size("target") | {len(estimates): [exact[at] for at in order]}
-    bounds = {
-        index: [over_seeds(values) for values in result["bounds"]] for index, (_, result) in enumerate(best.values())
-    }
+    target, context = ([own[key] for own in estimates.values()] for key in ("target", "context"))
+    bounds = [[over_seeds(values) for values in result["bounds"]] for _, result in best.values()]
     return Findings(
         sentences=tuple(
             _comparison(config, best["mi"][1], other, best[other][1])
@@ -243,10 +215,14 @@ def find(config: NeuralProcessConfig, results: Results) -> Findings:
         ),
         rows=rows,
         panels=[
-            panel("Target points", sorted(sizes), target, labels, ("linear", "linear")),
-            panel("Context points", sorted(sizes), by_size("context"), labels, ("linear", "linear")),
+            panel("Target points", sizes, [*target, exact], labels, ("linear", "linear")),
+            panel("Context points", sizes, context, labels, ("linear", "linear")),
             panel(
-                "Training", _points(config.steps), bounds, ("steps", "lower bound for each point"), ("log", "linear")
+                "Training",
+                curve_points(10, config.steps, POINTS),
+                bounds,
+                ("steps", "lower bound for each point"),
+                ("log", "linear"),
             ),
         ],
         variants=[*config.networks, EXACT],
@@ -278,8 +254,6 @@ STUDY = Study(
     about=__doc__,
     axes={"network": "networks", "learning_rate": "learning_rates"},
     choices={"networks": DECODERS},
-    ranges={"context_sizes": (1, 1000)},
-    check=check,
     play=play,
     check_result=check_result,
     find=find,

@@ -13,31 +13,25 @@ if __name__ == "__main__":
     # The imports below take seconds.
     begin_program()
 
+import itertools
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ablation.analysis.numbers import estimate as with_interval
 from conf.studies_schema import RegressionConfig
 from studies.data.families import FAMILIES, Tasks
-from studies.harness.figures import panel
+from studies.harness import report
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
-from studies.harness.tables import (
-    NETWORK_HEAD,
-    best_rate,
-    network_columns,
-    over_seeds_geometric,
-    significant,
-    with_interval,
-)
-from studies.models.ensembles import Ensemble, Streams, as_numbers, train
+from studies.models.ensembles import Ensemble, Streams, as_numbers, curve_points, train
 from studies.models.networks import PERCEPTRONS, Perceptron, matched_width, num_parameters, perceptron
 from system.plain_data import POSITIVE, check_form
 
 POINTS = 24
-"""Most points of a learning curve, evenly spread over the logarithm of the steps."""
+"""Most points of a learning curve."""
 
 
 class MultitaskPerceptron(nn.Module):
@@ -46,7 +40,7 @@ class MultitaskPerceptron(nn.Module):
     def __init__(self, network: Perceptron, tasks: int) -> None:
         super().__init__()
         self.network = network
-        self.tasks = nn.Parameter(network.initial_contexts(tasks))
+        self.tasks = nn.Parameter(torch.randn(tasks, network.z_size) / network.z_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, N, X] -> [T, N, X]."""
@@ -72,7 +66,7 @@ def play(settings: Settings, checkpoint: Checkpoint | None = None) -> Result:
         return (networks(x) - y).square().mean((1, 2, 3))
 
     validation, test = (known.sample(settings["test_samples"], Streams(seeds, name)) for name in ("validation", "test"))
-    points = _points(settings["steps"])
+    points = curve_points(1, settings["steps"], POINTS)
     curve: list[list[float]] = []
 
     def after_step(step: int) -> None:
@@ -110,11 +104,6 @@ def _network(settings: Settings, name: str, width: int) -> MultitaskPerceptron:
     return MultitaskPerceptron(network, settings["tasks"])
 
 
-def _points(steps: int) -> list[int]:
-    """Numbers of steps after which errors are measured; the last is `steps`."""
-    return sorted({round(step) for step in np.geomspace(1, steps, POINTS)})
-
-
 def _transfer(settings: Settings, networks: Ensemble, shots: int) -> list[float]:
     """The error by seed on new tasks after learning their vectors from `shots` samples each, starting at the mean vector of all tasks."""
     seeds, count = settings["seeds"], settings["new_tasks"]
@@ -141,51 +130,48 @@ def check_result(settings: Settings, result: Result) -> None:
     """Raises PlainDataError for a result that `play` cannot return."""
     errors = (POSITIVE,) * len(settings["seeds"])
     sizes = dict.fromkeys(("width", "parameters", "own"), SIZE)
-    curves = {"curve": (errors,) * len(_points(settings["steps"])), "transfer": (errors,) * len(settings["shots"])}
+    curves = {
+        "curve": (errors,) * len(curve_points(1, settings["steps"], POINTS)),
+        "transfer": (errors,) * len(settings["shots"]),
+    }
     check_form(result, {**sizes, **curves, "validation": errors, "test": errors})
 
 
 def find(config: RegressionConfig, results: Results) -> Findings:
     """The table: errors after training and on new tasks, by problem and network, each with its best learning rate."""
-    problems = [(function, x_size) for function in config.functions for x_size in config.x_sizes]
+    problems = list(itertools.product(config.functions, config.x_sizes))
     best = {
-        (*problem, network): best_rate(
-            {rate: results[*problem, network, rate] for rate in config.learning_rates},
-            lambda result: float(np.mean(result["validation"])),
-        )
+        problem: report.best_rates(config, results, lambda result: float(np.mean(result["validation"])), *problem)
         for problem in problems
-        for network in config.networks
     }
     rows, numbers = [], []
-    for (function, x_size, network), (rate, result) in best.items():
-        error, *transfer = [over_seeds_geometric(values) for values in (result["test"], *result["transfer"])]
-        texts = (with_interval(one, significant) for one in (error, *transfer))
-        rows.append((_title(function, x_size), *network_columns(network, result, rate), *texts))
+    for problem, network in itertools.product(problems, config.networks):
+        rate, result = best[problem][network]
+        error, *transfer = [report.over_seeds_geometric(values) for values in (result["test"], *result["transfer"])]
+        texts = (with_interval(one, report.significant) for one in (error, *transfer))
+        rows.append((_title(*problem), *report.network_columns(network, result, rate), *texts))
         numbers.append(
-            {"function": function, "x_size": x_size, "network": network, "learning_rate": rate}
+            {"function": problem[0], "x_size": problem[1], "network": network, "learning_rate": rate}
             | {key: result[key] for key in ("width", "parameters", "own")}
             | {"error": error}
             | {"transfer": [{"shots": shots, "error": one} for shots, one in zip(config.shots, transfer, strict=True)]}
         )
     return Findings(
         sentences=tuple(
-            _comparison(_title(*problem), best[*problem, "concat"][1], best[*problem, "mi"][1])
+            _comparison(_title(*problem), best[problem]["concat"][1], best[problem]["mi"][1])
             for problem in problems
             if {"concat", "mi"} <= set(config.networks)
         ),
         head=(
-            *("tasks", *NETWORK_HEAD, "error"),
+            *("tasks", *report.NETWORK_HEAD, "error"),
             *(f"new task, {shots} shot{'s' if shots > 1 else ''}" for shots in config.shots),
         ),
         rows=rows,
         panels=[
-            panel(
+            report.panel(
                 _title(*problem),
-                _points(config.steps),
-                {
-                    index: [over_seeds_geometric(errors) for errors in best[*problem, network][1]["curve"]]
-                    for index, network in enumerate(config.networks)
-                },
+                curve_points(1, config.steps, POINTS),
+                [[report.over_seeds_geometric(errors) for errors in own["curve"]] for _, own in best[problem].values()],
                 ("steps", "error"),
                 ("log", "log"),
             )
@@ -203,17 +189,19 @@ def _title(function: str, x_size: int) -> str:
 def _comparison(problem: str, concat: Result, mi: Result) -> str:
     """States whether `mi` has at most half of `concat`'s error, with disjoint intervals: at the end, and at the other steps."""
     halved = [_at_most_half(ours, theirs) for ours, theirs in zip(mi["curve"], concat["curve"], strict=True)]
-    ratio = over_seeds_geometric([ours / theirs for ours, theirs in zip(mi["test"], concat["test"], strict=True)])
+    ratio = report.over_seeds_geometric(
+        [ours / theirs for ours, theirs in zip(mi["test"], concat["test"], strict=True)]
+    )
     verdict = "supported" if halved[-1] else "not supported"
     before = f"it is at {sum(halved)} of the {len(halved)} numbers of steps that were looked at"
     return (
         f"{problem}: that `mi` has at most half of `concat`'s error at equal steps and parameters is {verdict} at the end; {before}; "
-        f"at the end the error is {with_interval(ratio, significant)} times that of `concat`."
+        f"at the end the error is {with_interval(ratio, report.significant)} times that of `concat`."
     )
 
 
 def _at_most_half(errors: list[float], others: list[float]) -> bool:
-    ours, theirs = over_seeds_geometric(errors), over_seeds_geometric(others)
+    ours, theirs = report.over_seeds_geometric(errors), report.over_seeds_geometric(others)
     apart = ours.high is not None and theirs.low is not None and ours.high < theirs.low
     return apart and ours.value <= theirs.value / 2
 
@@ -223,7 +211,6 @@ STUDY = Study(
     about=__doc__,
     axes={"function": "functions", "x_size": "x_sizes", "network": "networks", "learning_rate": "learning_rates"},
     choices={"functions": list(FAMILIES), "networks": PERCEPTRONS},
-    ranges={"x_sizes": (1, 256), "shots": (1, 4096)},
     play=play,
     check_result=check_result,
     find=find,

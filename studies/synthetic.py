@@ -13,23 +13,25 @@ if __name__ == "__main__":
     # The imports below take seconds.
     begin_program()
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ablation.analysis.numbers import count
+from ablation.analysis.numbers import estimate as with_interval
+from ablation.analysis.results import Estimate
 from agents.fusion import Concat, ConcatMLP, Diagonal, Fusion, LowRank, MultiplicativeInteraction
 from agents.network.initialization import RELU_GAIN, keep_variance
 from conf.studies_schema import SyntheticConfig
 from studies.data.targets import FUNCTIONS, outputs
-from studies.harness.figures import panel
 from studies.harness.jobs import SIZE, Checkpoint, Result, Settings
 from studies.harness.program import Findings, Results, Study, main
-from studies.harness.tables import over_seeds_geometric, significant, with_interval
+from studies.harness.report import over_seeds_geometric, panel, significant
 from studies.models.ensembles import Ensemble, Streams, as_numbers, train
 from studies.models.networks import num_parameters
 from system.plain_data import POSITIVE, PlainDataError, Test, check_form
@@ -58,14 +60,10 @@ class FusedHidden(nn.Module):
 
 
 class Network(NamedTuple):
-    """make(d, K, size) makes the network; largest(d, K) is the largest size that can be useful, 1 for networks without a size."""
+    """make(d, K, size) makes the network; largest(d, K) is the largest useful size: by default any, 1 for networks without a size."""
 
     make: Callable[[int, int, int], nn.Module]
-    largest: Callable[[int, int], int]
-
-
-def _only_one(d: int, k: int) -> int:
-    return 1
+    largest: Callable[[int, int], int] = lambda d, k: max(SIZES)
 
 
 def _most_products(d: int, k: int) -> int:
@@ -75,17 +73,13 @@ def _most_products(d: int, k: int) -> int:
     return 2 * (d + 1) * min(d + 1, k)
 
 
-def _unbounded(d: int, k: int) -> int:
-    return max(SIZES)
-
-
 NETWORKS: dict[str, Network] = {
-    "concat": Network(lambda d, k, size: Concat(d, d, k), _only_one),
-    "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size), _unbounded),
+    "concat": Network(lambda d, k, size: Concat(d, d, k), lambda d, k: 1),
+    "concat_mlp": Network(lambda d, k, size: ConcatMLP(d, d, k, hidden=size)),
     "diagonal": Network(lambda d, k, size: FusedHidden(Diagonal(d, d, size), k, relu=False), _most_products),
     "low_rank": Network(lambda d, k, size: LowRank(d, d, k, rank=size), _most_products),
-    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), _only_one),
-    "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True), _unbounded),
+    "mi": Network(lambda d, k, size: MultiplicativeInteraction(d, d, k), lambda d, k: 1),
+    "mi_mlp": Network(lambda d, k, size: FusedHidden(MultiplicativeInteraction(d, d, size), k, relu=True)),
 }
 """Name -> a fusion of agents.fusion, alone or with a linear readout."""
 
@@ -177,11 +171,11 @@ def check_result(settings: Settings, result: Result) -> None:
 def find(config: SyntheticConfig, results: Results) -> Findings:
     """The table: smallest parameters by function, network and dimension."""
     dimensions = sorted(config.dimensions)
-    smallest = {
-        (function, network): [_smallest(results[function, network, d]) for d in dimensions]
-        for function in config.functions
-        for network in config.networks
-    }
+    smallest: dict[tuple[str, str], list[Estimate | None]] = {}
+    for key in itertools.product(config.functions, config.networks):
+        found = (results[*key, d]["smallest"] for d in dimensions)
+        # None unless every seed reached the error.
+        smallest[key] = [None if None in parameters else over_seeds_geometric(parameters) for parameters in found]
     return Findings(
         sentences=tuple(filter(None, (_exactness(config, results), *_growths(config, results)))),
         head=("function", "network", *(f"d = {d}" for d in dimensions)),
@@ -193,7 +187,7 @@ def find(config: SyntheticConfig, results: Results) -> Findings:
             panel(
                 function,
                 dimensions,
-                {index: smallest[function, network] for index, network in enumerate(config.networks)},
+                [smallest[function, network] for network in config.networks],
                 ("d", f"parameters for error {config.error:g}"),
                 ("log", "log"),
             )
@@ -208,11 +202,6 @@ def find(config: SyntheticConfig, results: Results) -> Findings:
             ]
         },
     )
-
-
-def _smallest(result: Result) -> Any:
-    """Estimate of the smallest parameters; None unless every seed reached the error."""
-    return None if None in result["smallest"] else over_seeds_geometric(result["smallest"])
 
 
 def _exactness(config: SyntheticConfig, results: Results) -> str:
@@ -245,7 +234,6 @@ STUDY = Study(
     about=__doc__,
     axes={"function": "functions", "network": "networks", "d": "dimensions"},
     choices={"functions": list(FUNCTIONS), "networks": list(NETWORKS)},
-    ranges={"dimensions": (1, 256)},
     order=lambda values: -values[2],
     play=play,
     check_result=check_result,

@@ -32,6 +32,7 @@ _LIMIT_NAME = b"Max realtime timeout"
 
 _PID_BITS, _RANDOM_BITS = 22, 18
 """Process ids have at most 22 bits on Linux. One more bit identifies a mark, so a mark has 63 bits."""
+_PID_MASK = (1 << _PID_BITS) - 1
 
 _LOOK_SECONDS = 0.1
 """Period of the supervisor's check that its root is alive."""
@@ -65,7 +66,7 @@ class _Process(NamedTuple):
 def own() -> None:
     """Makes this process the owner of the processes that it starts from now on. `end_orphans` kills them after this process ended."""
     mark = _own_mark()
-    if mark & _ones(_PID_BITS) != os.getpid() or not mark:
+    if mark & _PID_MASK != os.getpid() or not mark:
         _set_mark((mark >> _PID_BITS or _new_run()) << _PID_BITS | os.getpid())
 
 
@@ -92,22 +93,17 @@ def supervise() -> None:
     import subprocess
 
     run = _own_mark() >> _PID_BITS
-    if run & _ones(_PID_BITS) != os.getpid():
+    if run & _PID_MASK != os.getpid():
         run = _new_run()
         _set_mark(run << _PID_BITS | os.getpid())
     if _own_mark() >> _PID_BITS != run:
         return
     folder, _supervised[os.getpid()] = _folder(run), -1
+    command, null = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(run), folder], subprocess.DEVNULL
     # A signal to the process group must not kill the supervisor before it has left the group.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        starting = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(run), folder],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        starting = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
     except OSError:
         return
     finally:
@@ -127,13 +123,9 @@ def temporary_folder() -> str | None:
     return folder if _is_own_folder(folder) else None
 
 
-def _ones(bits: int) -> int:
-    return (1 << bits) - 1
-
-
 def _new_run() -> int:
     """The upper bits of a mark."""
-    chance = int.from_bytes(os.urandom(4), "little") & _ones(_RANDOM_BITS)
+    chance = int.from_bytes(os.urandom(4), "little") & ((1 << _RANDOM_BITS) - 1)
     return (1 << _RANDOM_BITS | chance) << _PID_BITS | os.getpid()
 
 
@@ -188,7 +180,7 @@ def _look_at(pid: int) -> _Process | None:
     mark = int(limit) if limit.isdigit() else 0
     if not _is_mark(mark) or not (status := _status(pid)):
         return None
-    return _Process(*status, mark >> _PID_BITS, mark & _ones(_PID_BITS))
+    return _Process(*status, mark >> _PID_BITS, mark & _PID_MASK)
 
 
 def _processes(run: int) -> dict[int, _Process]:
@@ -203,7 +195,7 @@ def _orphans(found: dict[int, _Process]) -> Iterator[int]:
             owner = found.get(process.owner)
             if owner is None or owner.owner != process.owner:
                 yield pid
-        elif process.run & _ones(_PID_BITS) != pid and process.parent not in found:
+        elif process.run & _PID_MASK != pid and process.parent not in found:
             yield pid
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 MOST_LETTERS = 4000
 
@@ -14,11 +14,8 @@ class InputError(ValueError):
     The message is one sentence that names the key, the value and the fix. Entry points print it without a traceback
     and exit with code 2. Any other exception is a defect of the program and keeps its traceback.
 
-    A message may quote a file. So it is cut to MOST_LETTERS, and control characters are escaped.
-
-    Args:
-        message: The sentence.
-        lines: Further lines that are printed below the sentence, such as a list of differences.
+    Further `lines`, such as a list of differences, are printed below the sentence. Both may quote a file. So they are cut to MOST_LETTERS,
+    and control characters are escaped.
     """
 
     def __init__(self, message: str, lines: Iterable[str] = ()) -> None:
@@ -26,12 +23,8 @@ class InputError(ValueError):
 
 
 def _shown(text: str) -> str:
-    shown = text if text.isprintable() else "".join(map(_visible, text))
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return shown if len(shown) <= MOST_LETTERS else f"{shown[:MOST_LETTERS]}..."
-
-
-def _visible(letter: str) -> str:
-    return letter if letter.isprintable() else ascii(letter)[1:-1]
 
 
 def unknown_name(key: str, value: object, names: Iterable[object]) -> InputError:
@@ -39,14 +32,10 @@ def unknown_name(key: str, value: object, names: Iterable[object]) -> InputError
     return InputError(f"{key}={value} is unknown: choose one of {', '.join(map(str, names))}.")
 
 
-def unknown_task(task: str, kind: str, suite: str, tasks: Iterable[str], presets: Iterable[str]) -> InputError:
-    """The error for a task that a suite does not have. It suggests similar names, or else the presets.
-
-    Args:
-        kind: The suite's word for its tasks, such as "game".
-        tasks, presets: The known names.
+def unknown_task(task: str, kind: str, suite: str, tasks: Iterable[str], presets: Collection[str]) -> InputError:
+    """The error for a task that a suite does not have. It suggests similar names, or else the presets. `kind` is the suite's word for its
+    tasks, such as "game".
     """
-    presets = list(presets)
     close = difflib.get_close_matches(task, [*tasks, *presets], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}" if close else f"presets are {', '.join(presets)}"
     return InputError(f"env.tasks={task} is no {kind} or preset of suite {suite}: {hint}?")

@@ -22,11 +22,7 @@ MOST_BYTES = 64 * 2**20
 
 
 def open_ordinary(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Opens an ordinary file and returns its descriptor. It never blocks, unlike opening a pipe.
-
-    Raises:
-        OSError: The file is missing, or is a folder, a device or a pipe.
-    """
+    """Opens an ordinary file and returns its descriptor. It never blocks: a folder, a device or a pipe raises OSError."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -35,12 +31,7 @@ def open_ordinary(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def read_bounded(path: Path, most: int = MOST_BYTES) -> str:
-    """The text of an ordinary file of at most `most` bytes.
-
-    Raises:
-        OSError: It is no ordinary file, or larger.
-        UnicodeDecodeError: It is not UTF-8.
-    """
+    """The text of an ordinary file. OSError if it is another one or larger than `most` bytes, UnicodeDecodeError if it is not UTF-8."""
     with open(open_ordinary(path), "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -49,13 +40,8 @@ def read_bounded(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def read_lines(path: Path, most: int = 2**20, *, last: int = 0) -> Iterator[str]:
-    """Yields the lines of an ordinary file of any size. Lines of more than `most` bytes are skipped.
-
-    Args:
-        last: Start at the first complete line of the last `last` bytes. 0: start at the beginning.
-
-    Raises:
-        OSError: It is no ordinary file.
+    """Yields the lines of an ordinary file of any size; OSError for another one. Lines of more than `most` bytes are skipped. With `last`,
+    it starts at the first complete line of the last `last` bytes.
     """
     with open(open_ordinary(path), "rb") as file:
         if last and file.seek(0, os.SEEK_END) > last:
@@ -74,10 +60,7 @@ def read_lines(path: Path, most: int = 2**20, *, last: int = 0) -> Iterator[str]
 def check_links(folder: Path, *parts: str) -> None:
     """Refuses symbolic links that lead out of `folder`, at its `parts` (default: all entries) and directly inside them.
 
-    A run folder may come from another person. Through such a link a run would write or remove files elsewhere.
-
-    Raises:
-        InputError: Names the link.
+    A run folder may come from another person. Through such a link, which the InputError names, a run would write or remove files elsewhere.
     """
     home = os.path.realpath(folder)
     inside = [folder / part for part in parts] or (sorted(folder.iterdir()) if folder.is_dir() else [])
@@ -90,10 +73,8 @@ def check_links(folder: Path, *parts: str) -> None:
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     """Writes `content` to `path` atomically: a temporary file, fsync, rename.
 
-    Text is written as UTF-8. Lone surrogates, which stand for undecodable bytes in file names, are escaped.
-
-    Raises:
-        OSError: The disk refuses. The old content is unchanged, and no temporary file is left.
+    Text is written as UTF-8. Lone surrogates, which stand for undecodable bytes in file names, are escaped. If the disk refuses, OSError is
+    raised, the old content is unchanged, and no temporary file is left.
     """
     temporary = temporary_of(path)
     # Remove the temporary file of an earlier kill. Mode x never follows a link.
@@ -107,7 +88,12 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    # Makes the rename survive a power cut.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def temporary_of(path: Path) -> Path:
@@ -179,12 +165,3 @@ class AppendedFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-
-def _sync_directory(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

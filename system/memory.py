@@ -14,7 +14,7 @@ def resident_memory(processes: Iterable[int]) -> dict[int, float]:
     Each includes its descendants. Processes that have ended are absent. Memory that processes share counts for each of them.
     """
     this = psutil.Process()
-    memory = {this.pid: _resident(this)}
+    memory = {this.pid: this.memory_info().rss / 2**20}
     wanted, root_of = set(processes), dict[int, int]()
     # Parents come before their children.
     for process in this.children(recursive=True):
@@ -22,9 +22,5 @@ def resident_memory(processes: Iterable[int]) -> dict[int, float]:
             root = process.pid if process.pid in wanted else root_of.get(process.ppid())
             if root is not None:
                 root_of[process.pid] = root
-                memory[root] = memory.get(root, 0.0) + _resident(process)
+                memory[root] = memory.get(root, 0.0) + process.memory_info().rss / 2**20
     return memory
-
-
-def _resident(process: psutil.Process) -> float:
-    return float(process.memory_info().rss) / 2**20

@@ -18,9 +18,6 @@ MOST_LEVELS = 32
 LARGEST_INTEGER = 2**64
 
 
-_LARGEST_COUNT = 2**53
-
-
 class PlainDataError(ValueError):
     """Data that is not plain. The message completes the sentence "it holds ..."."""
 
@@ -28,52 +25,40 @@ class PlainDataError(ValueError):
 def plain_copy(data: Any, *, tensors: bool = False, most: int = MOST_VALUES) -> Any:
     """A copy of plain data without shared parts.
 
-    Lists that hold another list twice grow exponentially with their depth when they are copied. So a value counts once per occurrence,
-    and the copy has at most `most` values.
-
-    Args:
-        tensors: Allow tensors; only dense ones whose elements are all in memory.
-
-    Raises:
-        PlainDataError: The data is not plain, has too many values, or is nested too deeply.
+    PlainDataError if the data is not plain, is nested too deeply, or has more than `most` values. Lists that hold another list twice grow
+    exponentially with their depth when they are copied, so a value counts once per occurrence. With `tensors` dense tensors are allowed.
     """
-    return _Copy(tensors, most).of(data, 0)
+    left = most
 
-
-class _Copy:
-    def __init__(self, tensors: bool, most: int) -> None:
-        self._tensors, self._left, self._most = tensors, most, most
-
-    def of(self, data: Any, level: int) -> Any:
-        kind = type(data)
-        self._left -= 1
-        if self._left < 0:
-            raise PlainDataError(f"more than {self._most:,} values")
+    def copy(data: Any, level: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise PlainDataError(f"more than {most:,} values")
         if level > MOST_LEVELS:
             raise PlainDataError(f"data nested more than {MOST_LEVELS} levels deep")
+        kind = type(data)
         if kind is dict or kind is OrderedDict:
             # Not `data.items()`, which a pickle may have replaced.
-            return {self._key(key): self.of(value, level + 1) for key, value in dict.items(data)}
+            return {copy_key(key): copy(value, level + 1) for key, value in dict.items(data)}
         if kind is list or kind is tuple:
-            return kind(self.of(value, level + 1) for value in data)
-        if data is None or kind in (bool, float):
-            return data
-        if kind is str:
-            if not data.isascii() and not is_text(data):
-                raise PlainDataError("a text with half of a character")
-            return data
-        if kind is int:
-            if abs(data) > LARGEST_INTEGER:
-                raise PlainDataError("an integer of more than 64 bits")
-            return data
-        if self._tensors and kind is Tensor:
+            return kind(copy(value, level + 1) for value in data)
+        if kind is str and not data.isascii() and not is_text(data):
+            raise PlainDataError("a text with half of a character")
+        if kind is int and abs(data) > LARGEST_INTEGER:
+            raise PlainDataError("an integer of more than 64 bits")
+        if tensors and kind is Tensor:
             return _checked(data)
+        if data is None or kind in (bool, float, str, int):
+            return data
         raise PlainDataError(f"a value of type {kind.__name__}")
 
-    def _key(self, key: Any) -> Any:
+    def copy_key(key: Any) -> Any:
         if type(key) is not str and type(key) is not int:
             raise PlainDataError(f"a key of type {type(key).__name__}")
-        return self.of(key, 0)
+        return copy(key, 0)
+
+    return copy(data, 0)
 
 
 def _checked(tensor: Tensor) -> Tensor:
@@ -102,7 +87,7 @@ def _is_finite(value: Any) -> bool:
     return _is_number(value) and abs(value) <= sys.float_info.max
 
 
-COUNT = Test("a count", lambda value: type(value) is int and 0 <= value <= _LARGEST_COUNT)
+COUNT = Test("a count", lambda value: type(value) is int and 0 <= value <= 2**53)
 NUMBER = Test("a number", _is_number)
 FINITE = Test("a finite number", _is_finite)
 MEASURED = Test("a number from -1e30 to 1e30", lambda value: _is_finite(value) and abs(value) <= 1e30)
@@ -113,28 +98,21 @@ SECONDS = Test("a time", lambda value: _is_finite(value) and value >= 0)
 
 
 def check_form(value: Any, form: Any, where: str = "", *, complete: bool = True) -> None:
-    """Checks plain data against a form.
+    """Checks plain data against a form; PlainDataError with the path `where` and what the form has there.
 
     A form is a type or a Test; `[x]`: a list of any number of x; `(x, y)`: a list of these in order; `{str: x}`: a mapping with any names
     of that type to x; `{"name": x}`: a mapping with x at that name, and any values at other names.
-
-    Args:
-        where: Path of the value, for the message.
-        complete: Every name of the form is required.
-
-    Raises:
-        PlainDataError: The data does not have the form.
+    `complete`: every name of the form is required.
     """
     if isinstance(form, dict):
         _require(isinstance(value, dict), where, "a mapping")
-        (types, names) = ({}, form) if not any(isinstance(key, type) for key in form) else (form, {})
+        by_type = any(isinstance(key, type) for key in form)
         for key, item in value.items():
-            _require(not types or type(key) in types, where, "names of one kind")
-            if key in names or types:
-                check_form(
-                    item, types[type(key)] if types else names[key], f"{where} {key}".lstrip(), complete=complete
-                )
-        missing = names.keys() - value.keys()
+            found = type(key) if by_type else key
+            _require(found in form or not by_type, where, "names of one kind")
+            if found in form:
+                check_form(item, form[found], f"{where} {key}".lstrip(), complete=complete)
+        missing = set() if by_type else form.keys() - value.keys()
         _require(not (missing and complete), where, f"a mapping with {min(missing, default='')}")
     elif isinstance(form, list | tuple):
         _require(isinstance(value, list | tuple), where, "a list")

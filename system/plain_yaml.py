@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +23,21 @@ _MOST_LETTERS = 80
 
 
 def read_yaml(path: Path) -> Any:
-    """The plain data of a YAML file with one document.
-
-    Raises:
-        InputError: It cannot be read, is too large, or uses YAML features that this program never writes.
-    """
+    """The plain data of a YAML file with one document. InputError if it is too large, or uses features that this program never writes."""
     try:
         text = read_bounded(path, _MOST_BYTES)
         _check(text)
-        return yaml.safe_load(text)
+        return _Loader(text).get_single_data()
     except (OSError, yaml.YAMLError, ValueError, TypeError, ArithmeticError) as error:
         reason = getattr(error, "problem", None) or str(error).strip() or type(error).__name__
         raise InputError(f"{path} cannot be read as YAML: {reason.splitlines()[0].rstrip('.')}.") from error
 
 
 def _check(text: str) -> None:
-    """Refuses dangerous YAML features before anything is built from the text.
-
-    Nested aliases can expand to any size, tags select constructors, and a duplicate key is ambiguous for a human reader.
-
-    Raises:
-        ValueError: There is an anchor, an alias, a tag, a duplicate key, or too many values or levels.
-        yaml.YAMLError: the text is no YAML.
+    """Refuses dangerous YAML features before anything is built from the text: nested aliases can expand to any size, and tags select
+    constructors.
     """
-    parents: list[_Parent] = []
+    level = 0
     # A list or a mapping has two events, start and end.
     for number, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
         if number > 2 * MOST_CONFIG_VALUES:
@@ -54,33 +46,22 @@ def _check(text: str) -> None:
             raise ValueError("anchors and aliases are not read from files")
         if getattr(event, "tag", None) is not None:
             raise ValueError("tags (!) are not read from files")
-        if parents and isinstance(event, yaml.NodeEvent):
-            parents[-1].take(event)
-        if isinstance(event, yaml.CollectionStartEvent):
-            parents.append(_Parent(mapping=isinstance(event, yaml.MappingStartEvent)))
-        elif isinstance(event, yaml.CollectionEndEvent):
-            parents.pop()
-        if len(parents) > MOST_LEVELS:
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > MOST_LEVELS:
             raise ValueError(f"it is nested more than {MOST_LEVELS} levels deep")
 
 
-class _Parent:
-    """An open list or mapping."""
+class _Loader(yaml.SafeLoader):
+    """Refuses keys that are no names, and duplicate ones, which are ambiguous for a human reader."""
 
-    def __init__(self, *, mapping: bool) -> None:
-        self._mapping, self._keys, self._awaits_key = mapping, set[str](), mapping
-
-    def take(self, event: yaml.NodeEvent) -> None:
-        """Checks the first event of a member. Raises ValueError for a key that is no name or a duplicate."""
-        if not self._mapping:
-            return
-        if self._awaits_key:
-            if not isinstance(event, yaml.ScalarEvent):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = set[str]()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
                 raise ValueError("a key is a list or a mapping: keys are names")
-            shown = event.value[:_MOST_LETTERS]
-            if event.value == "<<":
+            if key.value == "<<":
                 raise ValueError("merge keys (<<) are not read from files")
-            if event.value in self._keys:
-                raise ValueError(f"the key {shown} is given twice: keep one of the two")
-            self._keys.add(event.value)
-        self._awaits_key = not self._awaits_key
+            if key.value in names:
+                raise ValueError(f"the key {key.value[:_MOST_LETTERS]} is given twice: keep one of the two")
+            names.add(key.value)
+        return super().construct_mapping(node, deep)

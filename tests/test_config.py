@@ -25,13 +25,13 @@ from agents.network.torso import TORSOS
 from agents.run.metrics import WINDOW
 from conf import composition, names
 from conf.loading import (
+    all_keys,
     changed_keys,
     compose_ablate,
     compose_evaluate,
     compose_train,
     to_dict,
     train_from_dict,
-    train_keys,
     train_part,
 )
 from conf.names import RUNTIMES
@@ -39,8 +39,6 @@ from envs.suites import SUITES
 from system.errors import InputError
 
 CONF = Path(conf.__file__).parent
-GROUPS = sorted({file.parent.name for file in CONF.glob("*/*.yaml")} - {"studies"})
-CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 TABLES = {
     "fusion": FUSION_NAMES,
     "context": CONTEXTS,
@@ -48,7 +46,9 @@ TABLES = {
     "torso": TORSOS,
     "runtime": RUNTIMES,
     "env": SUITES,
+    "experiment": [file.stem for file in sorted((CONF / "experiment").glob("*.yaml"))],
 }
+CHOICES = [(group, name) for group, table in TABLES.items() for name in table]
 
 
 def refusal(*overrides: str) -> str:
@@ -92,10 +92,24 @@ def test_episode_window_of_conf_equals_that_of_the_statistics() -> None:
     assert names.EPISODE_WINDOW == WINDOW
 
 
-def test_tables_and_files_have_the_same_names() -> None:
+def test_choices_are_the_names_of_the_tables() -> None:
+    compose_train([])
     for group, table in TABLES.items():
-        files = {file.stem for file in (CONF / group).glob("*.yaml")}
-        assert files == set(table), group
+        with initialize_config_module("conf", version_base="1.3"):
+            assert set(composition._list_names(group)) == set(table)
+        assert {file.stem for file in (CONF / group).glob("*.yaml")} <= set(table), group
+
+
+@pytest.mark.parametrize(
+    ("choice", "key", "value"),
+    [
+        *(("attention", "sites", ["torso"]), ("dynamic_conv", "sites", ["torso"])),
+        *(("gated_attention", "sites", ["torso"]), ("hypernetwork", "hidden", 64), ("tucker", "rank", 32)),
+    ],
+)
+def test_some_choices_set_more_than_the_name(choice: str, key: str, value: object) -> None:
+    fusion = compose_train([f"fusion={choice}"]).fusion
+    assert (fusion.name, getattr(fusion, key)) == (choice, value)
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -147,7 +161,7 @@ def test_spatial_fusion_is_refused_at_flat_sites() -> None:
 
 
 def test_every_key_is_listed_with_its_default() -> None:
-    keys = train_keys([])
+    keys = all_keys("train", [])
     assert {
         "fusion.name",
         "fusion.sites",
@@ -283,6 +297,6 @@ def test_evaluation_needs_a_run() -> None:
 
 def test_every_option_is_comparable_plain_data() -> None:
     plain = (bool, int, float, str, list)
-    for key, value in train_keys([]).items():
+    for key, value in all_keys("train", []).items():
         assert isinstance(value, plain), key
     assert all(dataclasses.is_dataclass(suite.config) for suite in SUITES.values())

@@ -12,7 +12,7 @@ import pytest
 
 from agents.fusion import FUSION_NAMES, FUSIONS, SITES
 from conf.loading import (
-    ablate_keys,
+    all_keys,
     compose_ablate,
     compose_evaluate,
     compose_population,
@@ -145,7 +145,7 @@ def test_command_lines_in_the_documents_compose(document: Path) -> None:
         elif program == "ablate":
             single, axes = split_axes(words)
             compose_ablate(single)
-            ablate_keys([*single, *(f"{key}={values[0]}" for key, values in axes.items())])
+            all_keys("ablate", [*single, *(f"{key}={values[0]}" for key, values in axes.items())])
         elif program in COMPOSED:
             COMPOSED[program](words)
 

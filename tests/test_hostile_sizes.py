@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from saved_agents import CONDITIONAL, SMALL
 from agents.evaluation.episodes import load_agent
 from agents.setup import builder, machine, preflight
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
-from conf.fields import largest_values
 from conf.loading import compose_train, to_dict, train_from_dict
 from conf.schema import TrainConfig
 from envs.suites import make_spec
@@ -25,7 +25,20 @@ def configured(**env: Any) -> dict[str, Any]:
     return tree | {"env": tree["env"] | env}
 
 
+def largest_values(schema: type[Any], prefix: str = "") -> dict[str, float]:
+    """By dotted key, the upper bound of each field of `schema` and its groups that has one."""
+    found: dict[str, float] = {}
+    for declared in dataclasses.fields(schema):
+        key, group = prefix + declared.name, declared.default_factory
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            found |= largest_values(group, f"{key}.")
+        elif (most := getattr(declared.metadata.get("check"), "most", None)) is not None:
+            found[key] = most
+    return found
+
+
 MOST = largest_values(TrainConfig)
+assert len(MOST) > 20
 
 
 @pytest.mark.parametrize("key", MOST)

@@ -20,7 +20,7 @@ from agents.setup.builder import columns_spec
 from agents.setup.match_params import count_parameters
 from agents.setup.plan import Plan, check_schedule, make_plan
 from agents.trajectory import num_bytes
-from conf.checks import check_columns, check_shards
+from conf.checks import check_columns
 from conf.schema import TrainConfig
 from envs.spec import EnvSpec
 from envs.suite import EnvConfig
@@ -211,8 +211,7 @@ def _suggest_value(config: TrainConfig, env: EnvSpec, network: AgentNetwork, key
 
 def _would_start(config: TrainConfig, env: EnvSpec) -> bool:
     try:
-        check_columns(config.learner, config.runtime.slots_per_actor)
-        check_shards(config.learner, config.runtime)
+        check_columns(config.learner, config.runtime)
         check_schedule(config, env, make_plan(config, env).run.num_actors)
     except InputError:
         return False

@@ -16,8 +16,9 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from studies.data.topics import topic_parts
 from system.errors import InputError
 
 PARTS = ("train", "valid", "test")
-LEVELS = ("byte", "character", "word")
 UNKNOWN = 0
 """Number of the symbol for rare and unseen ones; bytes have no such symbol."""
 END_OF_LINE = "<eos>"
@@ -39,32 +39,35 @@ _WAYS = "give a text file, a folder with files for train, valid and test, or not
 Tokens = np.ndarray[Any, np.dtype[Any]]
 
 
-class Corpus(NamedTuple):
+@dataclass(frozen=True)
+class Corpus:
     """A text as numbers.
 
     Attributes:
-        level: One of LEVELS.
+        level: Of the symbols: byte, character or word.
         symbols: The text of each number; [] at byte level.
         parts: Name of PARTS -> numbers of the symbols; the bytes of a file are a memory map.
         characters: Name of PARTS -> length in characters with line ends; at byte level in bytes, as usual for bits per character.
-        digest: Hash of level, symbols and parts.
     """
 
     level: str
     symbols: list[str]
     parts: dict[str, Tokens]
     characters: dict[str, int]
-    digest: str
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hash of level, symbols and parts."""
+        digest = hashlib.sha256("\0".join([self.level, *self.symbols]).encode())
+        for tokens in self.parts.values():
+            digest.update(len(tokens).to_bytes(8, "little"))
+            digest.update(tokens.data)
+        return digest.hexdigest()
 
     @property
     def size(self) -> int:
         """Number of different symbols."""
         return len(self.symbols) or 256
-
-    @property
-    def unknown(self) -> int | None:
-        """The symbol that samples must not contain, if there is one."""
-        return UNKNOWN if self.symbols else None
 
     def text(self, tokens: Iterable[int]) -> str:
         """The text of these symbols."""
@@ -78,25 +81,22 @@ class Corpus(NamedTuple):
 
 @functools.lru_cache(maxsize=1)
 def load(path: str, level: str) -> Corpus:
-    """Reads a corpus.
+    """Reads a corpus; InputError if its path is missing, unreadable, or no UTF-8 text.
 
     Args:
         path: Of a file or a folder, or "" for Python's own documentation.
-        level: One of LEVELS, or "" for words of a folder, bytes of a file, characters otherwise.
-
-    Raises:
-        InputError: The path is missing, unreadable, or no UTF-8 text.
+        level: As in Corpus, or "" for words of a folder, bytes of a file, characters otherwise.
     """
     try:
         contents, level = _open(path, level)
         if level == "byte":
-            return _corpus(level, [], contents, {name: len(content) for name, content in contents.items()})
+            return Corpus(level, [], contents, {name: len(content) for name, content in contents.items()})
         counts = Counter(itertools.chain.from_iterable(_symbols(contents["train"], level)))
         symbols = ["", *sorted(symbol for symbol, count in counts.items() if count > 1)]
         numbers = {symbol: number for number, symbol in enumerate(symbols)}
         parts = {name: _numbered(_symbols(content, level), numbers) for name, content in contents.items()}
         characters = {name: sum(map(len, _decoded(content))) for name, content in contents.items()}
-        return _corpus(level, symbols, parts, characters)
+        return Corpus(level, symbols, parts, characters)
     except OSError as error:
         raise InputError(f"corpus={path} cannot be read ({error.strerror}): {_WAYS}.") from error
 
@@ -110,14 +110,6 @@ def check_length(corpus: Corpus, path: str, batch_size: int, length: int) -> Non
                 f"{f'corpus={path}' if path else 'the corpus'} is too short: its {part} text has {len(corpus.parts[part]):,} "
                 f"{corpus.level}s, and batch_size={batch_size} with length={length} takes {least:,}; give smaller ones or a longer text."
             )
-
-
-def _corpus(level: str, symbols: list[str], parts: dict[str, Tokens], characters: dict[str, int]) -> Corpus:
-    digest = hashlib.sha256("\0".join([level, *symbols]).encode())
-    for tokens in parts.values():
-        digest.update(len(tokens).to_bytes(8, "little"))
-        digest.update(tokens.data)
-    return Corpus(level, symbols, parts, characters, digest.hexdigest())
 
 
 def _open(path: str, level: str) -> tuple[dict[str, Tokens], str]:

@@ -20,16 +20,15 @@ def topic_parts() -> tuple[str, str, str]:
     groups = sorted(_groups(topics), key=lambda names: zlib.crc32(names[0].encode()))
     texts = [_joined([topics[name] for name in names]) for names in groups]
     room = int(HELD_OUT * sum(map(len, texts)))
-    parts: list[list[str]] = [[], [], []]
+    parts = ["", "", ""]
     free = [0, room, room]
     for text in texts:
         # The held-out part with more room, or the training text if the group does not fit.
         part = max((1, 2), key=lambda at: free[at])
         part = part if len(text) <= free[part] else 0
         free[part] -= len(text)
-        parts[part].append(text)
-    train, validation, test = ("".join(part) for part in parts)
-    return train, validation, test
+        parts[part] += text
+    return parts[0], parts[1], parts[2]
 
 
 def _groups(content: dict[str, str]) -> list[list[str]]:

@@ -7,24 +7,20 @@ equal settings replaces a new one. A long job can save checkpoints.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from agents.cli.signals import end_with_the_parent
+from agents.cli.signals import Interruption, end_with_the_parent, raise_at_signals
 from agents.cli.terminal import warn
 from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner, signals_blocked
-from agents.runtime.processes.shared_memory import SharedMemory
 from agents.storage.tensor_file import read_tensors, write_tensors
 from system.errors import InputError
 from system.files import read_json, temporary_of, write_json
@@ -49,8 +45,7 @@ class JobError(RuntimeError):
     """A process was killed before its job ended."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One part of a study. `name` is unique in the study and names the files in `folder`."""
 
     name: str
@@ -67,8 +62,7 @@ class Job:
         return Checkpoint(self.folder / f"{self.name}.pt", self.settings, report)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A finished job with its result and its processor time in seconds."""
 
     job: Job
@@ -80,12 +74,8 @@ class Checkpoint:
     """The state of an unfinished job in a file beside its result.
 
     Args:
-        path: Of the file.
         settings: Of the job; a checkpoint with other settings is not loaded.
-        report: See `reached`.
-
-    Attributes:
-        reached: Called by the job with its finished part, from 0 to 1. It is cheap enough for every step.
+        report: Is called with the finished part of the job, from 0 to 1, that the job passes to `reached`, which is cheap.
     """
 
     def __init__(self, path: Path, settings: Settings, report: Callable[[float], object] = lambda part: None) -> None:
@@ -167,31 +157,24 @@ def run(
 ) -> Iterator[Outcome]:
     """Runs the jobs in this process or in `processes` other ones, and stores and yields each outcome as soon as it is there.
 
-    Args:
-        on_progress: Called in this process with a running job and its finished part, from 0 to 1.
-
-    Raises:
-        JobError: A process was killed.
-        OSError: The folder cannot be written.
+    `on_progress` is called in this process with a running job and its finished part, from 0 to 1. JobError: a process was killed.
     """
     if processes == 1 or not jobs:
         for job in jobs:
             yield _store(job, *_play(play, job, partial(on_progress, job)))
         return
     earlier_children = set(multiprocessing.active_children())
-    memory = SharedMemory(8 * len(jobs))
-    parts = _as_floats(memory)
-    pool = ProcessPoolExecutor(
-        min(processes, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_prepare_worker,
-        initargs=(memory,),
-    )
+    context = multiprocessing.get_context("spawn")
+    parts = context.RawArray(ctypes.c_double, len(jobs))
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), context, _prepare_worker, (parts,))
     try:
-        with _deferred_signals(), signals_blocked():
-            futures: dict[Future[tuple[Result, float]], int] = {
-                pool.submit(_play_in_worker, play, job, index): index for index, job in enumerate(jobs)
-            }
+        # Threads of the BLAS library receive blocked signals. An exception now would leave a worker half started.
+        interruption = Interruption()
+        with signals_blocked():
+            futures = {pool.submit(_play_in_worker, play, job, index): index for index, job in enumerate(jobs)}
+        raise_at_signals()
+        if interruption.wanted:
+            raise KeyboardInterrupt
         pending = set(futures)
         while pending:
             done, pending = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
@@ -200,7 +183,7 @@ def run(
                 yield _store(jobs[futures[future]], *future.result())
             for index in sorted(futures[future] for future in pending):
                 if parts[index] > 0:
-                    on_progress(jobs[index], float(parts[index]))
+                    on_progress(jobs[index], parts[index])
     except BrokenProcessPool as error:
         raise JobError(
             "a process of the study was killed: the same command resumes, and parallel=1 needs least memory"
@@ -212,35 +195,13 @@ def run(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-@contextlib.contextmanager
-def _deferred_signals() -> Iterator[None]:
-    """Raises KeyboardInterrupt after the block for a signal during it, so that no worker is left half started.
-
-    Masking signals is not enough, because threads of the BLAS library would receive them.
-    """
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.signal(number, lambda number, frame: received.append(number)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, handlers, strict=True):
-            signal.signal(number, handler)
-    if received:
-        raise KeyboardInterrupt
-
-
-_parts: np.ndarray
+_parts: ctypes.Array[ctypes.c_double]
 """In a worker: the finished part of each job, in memory shared with the main process."""
 
 
-def _as_floats(memory: SharedMemory) -> np.ndarray:
-    return memory.bytes.numpy().view(np.float64)
-
-
-def _prepare_worker(memory: SharedMemory) -> None:
+def _prepare_worker(parts: ctypes.Array[ctypes.c_double]) -> None:
     global _parts  # noqa: PLW0603  (an initializer of a pool can pass values to its jobs by a global alone)
-    _parts = _as_floats(memory)
+    _parts = parts
     end_with_the_parent()
     leave_signals_to_the_learner()
     configure_process(1)

@@ -6,57 +6,40 @@ A study is a grid of jobs (jobs.py). Its axes are keys of the configuration that
 from __future__ import annotations
 
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from ablation.analysis.numbers import duration
 from ablation.grid.local_executor import available_cores
 from ablation.report.drawing import Panel, draw
 from agents.cli.exit_codes import DONE, asks_for_help, exit_code, overrides, show_help
 from agents.cli.signals import raise_at_signals
-from agents.cli.terminal import TextConsole
+from agents.cli.terminal import Terminal, TextConsole
 from agents.run.provenance import provenance
 from agents.runtime.processes.process import configure_process
-from conf.checks import require
-from conf.composition import flatten
+from conf.fields import check_fields
 from conf.loading import compose_study, to_dict
 from conf.studies_schema import StudyConfig
 from studies.harness.jobs import CheckResult, Job, JobError, Outcome, Play, Result, Settings, run, stored
-from studies.harness.tables import markdown
+from studies.harness.report import markdown
 from system.errors import InputError, unknown_name
 from system.files import check_links, write_json, write_whole
 
-MOST, MOST_SEEDS = 2**20, 1000
-"""Largest value of a number in the configuration of a study; largest value of `seeds`, the number of seeds."""
 _LINE_SECONDS = 60
 """Interval between two lines about running jobs."""
-_SPEED_SECONDS = 600
-"""Period over which the bar measures the speed for its time left. It is long, because jobs end rarely."""
-_SHOW_SECONDS = 1
-"""Interval between two updates of the bar by running jobs. With more updates, the last 1,000, from which rich computes the speed, would not
-cover _SPEED_SECONDS."""
 
 Config = TypeVar("Config", bound=StudyConfig)
 Results = Mapping[tuple[Any, ...], Result]
 """The result of each job, by its values on the axes of the study."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Findings:
+class Findings(NamedTuple):
     """The conclusions of a study.
 
     Attributes:
@@ -74,7 +57,7 @@ class Findings:
     panels: Sequence[Panel]
     variants: Sequence[str]
     numbers: Mapping[str, Any]
-    texts: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +65,11 @@ class Study(Generic[Config]):
     """One study: a grid of jobs and the conclusions from their results.
 
     Attributes:
-        name: Name of the module and of the files in conf/studies.
+        name: Name of the module, and of its schema.
         about: The text of `--help`.
         axes: Key of a job's settings -> key of the configuration that lists its values, in the order of the job's name. With an axis of
             "seeds" there is a job for each seed. Without one each job has the list of all seeds.
         choices: Key of the configuration -> the names that it may list.
-        ranges: Key of the configuration -> the smallest and the largest number that it may list.
-        unbounded: Keys of numbers that need not be above 0 and up to MOST.
         check: Raises InputError for values that fail further checks.
         extra: Settings that are the same for all jobs, besides those of the configuration.
         order: From a job's values on the axes to a sort key. Jobs with a small key start first.
@@ -101,8 +82,6 @@ class Study(Generic[Config]):
     about: str | None
     axes: Mapping[str, str]
     choices: Mapping[str, Sequence[str]]
-    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    unbounded: tuple[str, ...] = ()
     check: Callable[[Config], None] = lambda config: None
     extra: Callable[[Config], Settings] = lambda config: {}
     order: Callable[[tuple[Any, ...]], Any] = lambda values: 0
@@ -115,32 +94,25 @@ def main(study: Study[Any], arguments: Sequence[str] | None = None) -> int:
     """Runs the program. Returns 0 done, 1 a process was killed, 2 bad input, 130 interrupted; results of finished jobs are kept."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     raise_at_signals()
-    return exit_code(
-        lambda: run_study(study, arguments), failures=(JobError,), interrupted="interrupted: the same command resumes"
-    )
 
+    def run_study() -> int:
+        if asks_for_help(arguments):
+            return show_help(study.about, to_dict(compose_study(study.name, overrides(arguments))))
+        config = compose_study(study.name, arguments)
+        check_config(study, config)
+        folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")
+        check_links(folder)
+        try:
+            conduct(study, config, folder)
+        except OSError as error:
+            raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
+        return DONE
 
-def run_study(study: Study[Any], arguments: Sequence[str]) -> int:
-    """Runs the study with the configuration of these arguments. Returns the exit code."""
-    if asks_for_help(arguments):
-        return show_help(study.about, flatten(to_dict(compose_study(study.name, overrides(arguments)))))
-    config = compose_study(study.name, arguments)
-    check_config(study, config)
-    folder = Path(config.folder or f"runs/study-{study.name}{'-quick' if config.quick else ''}")
-    check_links(folder)
-    try:
-        conduct(study, config, folder)
-    except OSError as error:
-        raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
-    return DONE
+    return exit_code(run_study, failures=(JobError,), interrupted="interrupted: the same command resumes")
 
 
 def conduct(study: Study[Config], config: Config, folder: Path) -> None:
-    """Runs the jobs without a stored result, and writes results.json, table.md, figure.png and the texts.
-
-    Raises:
-        JobError, OSError: See `jobs.run`.
-    """
+    """Runs the jobs without a stored result, and writes results.json, table.md, figure.png and the texts."""
     jobs = make_jobs(study, config, folder)
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     outcomes = {job.name: outcome for job in jobs.values() if (outcome := stored(job, study.check_result))}
@@ -148,8 +120,7 @@ def conduct(study: Study[Config], config: Config, folder: Path) -> None:
         # A process that was killed after it had written the result has not removed its checkpoint.
         outcome.job.checkpoint().remove()
     configure_process(1)
-    bar = ProgressBar(study.name, len(jobs), len(outcomes), enabled=config.display)
-    with bar.live:
+    with ProgressBar(study.name, len(jobs), len(outcomes), enabled=config.display) as bar:
         missing = [job for job in jobs.values() if job.name not in outcomes]
         for outcome in run(missing, study.play, config.parallel or len(available_cores()), bar.update):
             outcomes[outcome.job.name] = outcome
@@ -194,7 +165,8 @@ def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[
     listed = {key: seeds_of(config) if key == "seeds" else getattr(config, key) for key in study.axes.values()}
     grid = list(itertools.product(*listed.values()))[::-1]
     grid.sort(key=study.order)
-    shared = {key: getattr(config, key) for key in _own_keys(config) if key not in listed} | study.extra(config)
+    not_shared = {*listed, *(key.name for key in fields(StudyConfig))}
+    shared = {key: value for key, value in to_dict(config).items() if key not in not_shared} | study.extra(config)
     if "seeds" not in listed:
         shared["seeds"] = seeds_of(config)
     return {
@@ -207,12 +179,6 @@ def make_jobs(study: Study[Config], config: Config, folder: Path) -> dict[tuple[
     }
 
 
-def _own_keys(config: StudyConfig) -> list[str]:
-    """The keys of this study's configuration beyond those of every study."""
-    shared = {key.name for key in fields(StudyConfig)}
-    return [key.name for key in fields(config) if key.name not in shared]
-
-
 def seeds_of(config: StudyConfig) -> list[int]:
     """The seeds of a study: `seeds` numbers from `seed`."""
     return list(range(config.seed, config.seed + config.seeds))
@@ -220,82 +186,46 @@ def seeds_of(config: StudyConfig) -> list[int]:
 
 def check_config(study: Study[Config], config: Config) -> None:
     """Raises InputError for values that the study does not accept."""
-    require(config, {"seed": 0, "parallel": 0}, "")
-    check_numbers("seeds", [config.seeds], 1, MOST_SEEDS)
+    check_fields(config)
     for key, names in study.choices.items():
         for name in getattr(config, key):
             if name not in names:
                 raise unknown_name(key, name, names)
-        _check_list(key, getattr(config, key), ",".join(names))
-    for key, (least, most) in study.ranges.items():
-        check_numbers(key, getattr(config, key), least, most)
-    for key in _own_keys(config):
-        value = getattr(config, key)
-        if type(value) in (int, float) and key not in study.unbounded and not 0 < value <= MOST:
-            raise InputError(f"{key}={value} is out of range: give a number above 0 and up to {MOST}.")
-    if "learning_rates" in study.axes.values():
-        rates = config.learning_rates  # type: ignore[attr-defined]
-        for rate in rates:
-            if not 0 < rate <= MOST:
-                raise InputError(f"learning_rates={rate} is out of range: give numbers above 0.")
-        _check_list("learning_rates", rates, "0.01")
+    defaults = to_dict(type(config)())
+    for key, values in to_dict(config).items():
+        if isinstance(values, list) and (not values or len(set(values)) < len(values)):
+            given, example = (",".join(map(str, listed)) for listed in (values, defaults[key]))
+            raise InputError(
+                f"{key}=[{given}] is no list of different values: give some, each once, as {key}=[{example}]."
+            )
     study.check(config)
 
 
-def check_numbers(key: str, numbers: Sequence[int], least: int, most: int) -> None:
-    """Raises InputError unless these are different numbers from `least` to `most`, at least one."""
-    for number in numbers:
-        if not least <= number <= most:
-            raise InputError(f"{key}={number} is out of range: give numbers from {least} to {most}.")
-    _check_list(key, numbers, str(least))
-
-
-def _check_list(key: str, values: Sequence[object], example: str) -> None:
-    """Raises InputError if `values` is empty or lists a value twice."""
-    if not values or len(set(values)) < len(values):
-        listed = ",".join(map(str, values))
-        raise InputError(
-            f"{key}=[{listed}] is no list of different values: give some, each once, as {key}=[{example}]."
-        )
-
-
-class ProgressBar:
-    """Progress of a study: a bar on a terminal; elsewhere a line for each finished job, and one a minute about running jobs.
-
-    Args:
-        name: Shown before the bar.
-        total: Number of jobs.
-        done: Number of jobs that were finished before.
-        enabled: Whether anything is shown.
-
-    Attributes:
-        live: A context manager that shows the bar.
+class ProgressBar(Terminal):
+    """Progress of a study with `total` jobs, `done` of them finished before, as a context manager: a bar on a terminal; elsewhere a line
+    for each finished job, and one a minute about running jobs.
     """
 
     def __init__(self, name: str, total: int, done: int, *, enabled: bool) -> None:
-        self._console = TextConsole()
-        self._prints_lines = enabled and not self._console.is_terminal
+        super().__init__(live=enabled)
+        self._prints_lines = enabled and not self.is_live
         self._done, self._total = done, total
         # By name of a running job: its finished part, from 0 to 1.
         self._parts: dict[str, float] = {}
-        self._printed_at, self._shown_at = time.monotonic(), -math.inf
-        self.live = Progress(
-            *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()),
-            *(TimeElapsedColumn(), TimeRemainingColumn()),
-            console=self._console,
-            disable=not enabled or self._prints_lines,
-            speed_estimate_period=_SPEED_SECONDS,
-        )
-        self._task = self.live.add_task(name, total=total, completed=done)
+        # The work of earlier processes, which does not count as speed.
+        self._earlier = float(done)
+        self._started = self._printed_at = time.monotonic()
+        columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(TextColumn(name), *columns, TextColumn("{task.fields[left]}"), console=self.console)
+        self._task = self._bar.add_task("", total=total, completed=done, left="")
+        self.show(self._bar)
 
     def update(self, job: Job, part: float) -> None:
         """Records the finished part of a running job, from 0 to 1."""
         if job.name not in self._parts:
-            # A resumed job begins with the part of an earlier process, which must not count as speed. rich measures the speed by `update`.
-            self.live.tasks[self._task].completed += part
+            self._earlier += part
         self._parts[job.name] = part
-        if time.monotonic() - self._shown_at >= _SHOW_SECONDS:
-            self._show()
+        self._advance()
         if self._prints_lines and time.monotonic() - self._printed_at >= _LINE_SECONDS:
             self._print("  ".join(f"{name} {int(100 * part)}%" for name, part in self._parts.items()))
 
@@ -303,16 +233,18 @@ class ProgressBar:
         """Counts a finished job."""
         self._done += 1
         self._parts.pop(outcome.job.name, None)
-        self._show()
+        self._advance()
         if self._prints_lines:
             self._print(f"{outcome.job.name}: {outcome.seconds:.0f} s")
 
-    def _show(self) -> None:
-        """Updates the bar."""
-        self._shown_at = time.monotonic()
-        self.live.update(self._task, completed=self._done + sum(self._parts.values()))
+    def _advance(self) -> None:
+        """Updates the bar, with the remaining time at the average speed so far."""
+        completed = self._done + sum(self._parts.values())
+        gained, elapsed = completed - self._earlier, time.monotonic() - self._started
+        left = f"about {duration(elapsed * (self._total - completed) / gained)} left" if gained > 0 else ""
+        self._bar.update(self._task, completed=completed, left=left)
 
     def _print(self, text: str) -> None:
         """Prints a line that ends with the number of finished jobs."""
-        self._console.say(f"{text} ({self._done} of {self._total})")
+        self.say(f"{text} ({self._done} of {self._total})")
         self._printed_at = time.monotonic()

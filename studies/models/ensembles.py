@@ -76,9 +76,15 @@ def as_numbers(errors: Tensor) -> list[float]:
     return errors.nan_to_num(nan=largest, posinf=largest).tolist()
 
 
-def cosine(learning_rate: float, step: int, steps: int) -> float:
-    """The learning rate of a step, on a cosine from `learning_rate` to zero."""
-    return learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+def curve_points(first: int, last: int, most: int) -> list[int]:
+    """At most `most` numbers of steps after which a learning curve is measured, evenly spread over their logarithm."""
+    return sorted({round(step) for step in np.geomspace(min(first, last), last, most)})
+
+
+def anneal(optimizer: torch.optim.Optimizer, learning_rate: float, step: int, steps: int) -> None:
+    """Sets the learning rate of a step, on a cosine from `learning_rate` to zero."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def train(
@@ -98,8 +104,7 @@ def train(
     """
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(learning_rate, step, steps)
+        anneal(optimizer, learning_rate, step, steps)
         optimizer.zero_grad()
         loss().sum().backward()
         optimizer.step()

@@ -1,6 +1,6 @@
 """Multilayer perceptrons with a context: a fusion of agents.fusion at every layer, or a separate head for each context.
 
-Shapes: U contexts with N samples each. x [U, N, X], z [U, Z] -> [U, N, K].
+Shapes: U contexts with N samples each. x [U, N, X], z [U, Z] -> [U, N, K]. Initial z are normal with a standard deviation of 1 / z_scale.
 """
 
 from __future__ import annotations
@@ -33,14 +33,10 @@ class FusedPerceptron(nn.Module):
         super().__init__()
         sizes = [x_size, *[width] * hidden_layers, out_size]
         options: dict[str, Any] = {"rank": rank} if fusion == "low_rank" else {}
-        self.z_size = z_size
+        self.z_size, self.z_scale = z_size, 1.0
         self.layers = nn.ModuleList(
             FUSIONS[fusion](before, z_size, after, **options) for before, after in itertools.pairwise(sizes)
         )
-
-    def initial_contexts(self, number: int) -> Tensor:
-        """Random initial z [number, Z]."""
-        return torch.randn(number, self.z_size)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x [U, N, X], z [U, Z] -> [U, N, K]."""
@@ -56,15 +52,11 @@ class MultiHeadPerceptron(nn.Module):
     def __init__(self, x_size: int, out_size: int, *, width: int, hidden_layers: int) -> None:
         super().__init__()
         sizes = [x_size, *[width] * hidden_layers]
-        self.z_size = out_size * (width + 1)
+        self.z_size, self.z_scale = out_size * (width + 1), math.sqrt(width)
         self.width, self.out_size = width, out_size
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(sizes))
         for layer in self.layers:
             keep_variance(cast(nn.Linear, layer), RELU_GAIN)
-
-    def initial_contexts(self, number: int) -> Tensor:
-        """Random initial heads z [number, Z]."""
-        return torch.randn(number, self.z_size) / math.sqrt(self.width)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x [U, N, X], z [U, Z] -> [U, N, K]."""

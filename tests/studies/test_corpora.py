@@ -87,7 +87,7 @@ def test_a_file_is_bytes_that_stay_on_disk(tmp_path: Path) -> None:
     assert all(isinstance(part, np.memmap) for part in corpus.parts.values())
     assert (len(train), len(train) + len(validation)) == (int(0.9 * len(content)), int(0.95 * len(content)))
     assert bytes(np.concatenate([train, validation, test])) == content
-    assert corpus.size == 256 and corpus.characters["test"] == len(test) and corpus.unknown is None
+    assert corpus.size == 256 and corpus.characters["test"] == len(test) and not corpus.symbols
     # A cut in bytes splits no character where characters are read.
     characters = load(str(file), "character")
     assert "".join(characters.text(part) for part in characters.parts.values()) == text

@@ -18,6 +18,7 @@ from conf.loading import compose_study
 from studies import language, neural_process, regression, synthetic
 from studies.harness.jobs import Checkpoint, Job, Result, Settings, stored
 from studies.harness.program import Study, conduct, make_jobs
+from studies.models.ensembles import curve_points
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -37,11 +38,11 @@ def make_result(name: str, about: Settings) -> Result:
     if name == "synthetic":
         return {"trained": [{"size": 1, "parameters": 9, "errors": values}], "smallest": [9] * seeds}
     if name == "regression":
-        points = regression._points(about["steps"])
+        points = curve_points(1, about["steps"], regression.POINTS)
         sizes = {"width": 3, "parameters": 70, "own": 4, "steps": points, "curve": [values] * len(points)}
         return sizes | {"validation": values, "test": values, "transfer": [values] * len(about["shots"])}
     if name == "neural_process":
-        points = neural_process._points(about["steps"])
+        points = curve_points(10, about["steps"], neural_process.POINTS)
         sizes = {"width": 3, "parameters": 70, "steps": points, "bounds": [values] * len(points), "validation": values}
         return sizes | {key: [values] * len(about["context_sizes"]) for key in ("target", "context", "exact")}
     rows = {"steps": [0, 5, 9], "validation": [8.0, 5.0, 4.0], "best_step": 9}

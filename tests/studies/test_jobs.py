@@ -19,6 +19,8 @@ from agents.storage.tensor_file import write_tensors
 from studies.harness import jobs
 from studies.harness.jobs import Checkpoint, Job, JobError, Result, Settings, run, stored
 
+pytestmark = pytest.mark.usefixtures("process_settings")
+
 
 def make_jobs(folder: Path, count: int = 3) -> list[Job]:
     return [Job(name=f"job-{number}", settings={"number": number}, folder=folder) for number in range(count)]

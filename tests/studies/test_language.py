@@ -20,7 +20,7 @@ from conf.studies_schema import LanguageConfig
 from studies.harness import jobs
 from studies.harness.jobs import Checkpoint, Settings
 from studies.harness.program import main, make_jobs
-from studies.harness.tables import over_seeds
+from studies.harness.report import over_seeds
 from studies.language import STUDY, _comparison, play
 from studies.language_training import Rows, evaluate, train, write
 from studies.models import language_model
@@ -240,22 +240,24 @@ def test_the_end_of_training_is_saved(tmp_path: Path, monkeypatch: pytest.Monkey
 
 HOSTILE: list[Callable[[dict[str, Any]], object]] = [
     lambda content: content.clear(),
-    lambda content: content.update(tensors=[]),
-    lambda content: content["numbers"].update(step=0),
-    lambda content: content["numbers"].update(step=1000),
-    lambda content: content["numbers"].update(position=10**6),
-    lambda content: content["numbers"].update(losses=[0.5]),
-    lambda content: content["numbers"].update(best_step=7),
-    lambda content: content["numbers"].update(steps="all"),
-    lambda content: content["tensors"].pop("state"),
-    lambda content: content["tensors"].update(more=torch.zeros(2)),
-    lambda content: content["tensors"].update(state=torch.zeros(4, 2)),
-    lambda content: content["tensors"].update(rng=torch.zeros(3, dtype=torch.uint8)),
-    lambda content: content["tensors"].update(rng=torch.zeros_like(content["tensors"]["rng"])),
+    lambda content: content.update(model=[]),
+    lambda content: content.update(moments=3),
+    lambda content: content.update(step=0),
+    lambda content: content.update(step=1000),
+    lambda content: content.update(position=10**6),
+    lambda content: content.update(losses=[0.5]),
+    lambda content: content.update(best_step=7),
+    lambda content: content.update(steps="all"),
+    lambda content: content.pop("core_state"),
+    lambda content: content["model"].update(more=torch.zeros(2)),
+    lambda content: content.update(core_state=torch.zeros(4, 2)),
+    lambda content: content.update(rng=torch.zeros(3, dtype=torch.uint8)),
+    lambda content: content.update(rng=torch.zeros_like(content["rng"])),
     # The fused optimizer would write beyond the end of these tensors.
-    lambda content: content["tensors"].update({"exp_avg 0": torch.zeros(2)}),
-    lambda content: content["tensors"].update({"model bias": torch.zeros(3)}),
-    lambda content: content["tensors"].update({"best bias": torch.zeros(7, dtype=torch.float64)}),
+    lambda content: content["moments"][0].update(exp_avg=torch.zeros(2)),
+    lambda content: content["moments"].pop(0),
+    lambda content: content["model"].update(bias=torch.zeros(3)),
+    lambda content: content["best"].update(bias=torch.zeros(7, dtype=torch.float64)),
 ]
 
 

@@ -49,13 +49,13 @@ def test_initial_outputs_differ_between_inputs_and_between_contexts(name: str) -
     network = perceptron(name, 1, 8, 1, width=40, hidden_layers=3, rank=8)
     x = torch.linspace(-2, 2, 100).view(1, 100, 1).expand(20, -1, -1)
     with torch.no_grad():
-        y = network(x, network.initial_contexts(20))
+        y = network(x, torch.randn(20, network.z_size) / network.z_scale)
     assert 0.1 <= float(y.std(dim=1).mean()) <= 3 and 0.1 <= float(y.std(dim=0).mean()) <= 3
 
 
 def test_a_head_for_each_context() -> None:
     network = perceptron(MULTI_HEAD, **SIZES, width=6, hidden_layers=1, rank=1)
-    x, z = torch.randn(2, 5, 3), network.initial_contexts(2)
+    x, z = torch.randn(2, 5, 3), torch.randn(2, network.z_size) / network.z_scale
     assert z.shape == (2, 2 * 7)
     features = network.layers[0](x).relu()
     for context in range(2):

@@ -72,7 +72,7 @@ def test_lines_report_finished_jobs_and_rarely_running_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bar = ProgressBar("study", 3, 1, enabled=True)
-    with bar.live:
+    with bar:
         bar.update(ONE, 0.25)
         monkeypatch.setattr(program, "_LINE_SECONDS", 0)
         bar.update(OTHER, 0.5)
@@ -94,7 +94,7 @@ def test_the_bar_counts_parts_of_running_jobs(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     bar = ProgressBar("study", 4, 1, enabled=True)
-    with bar.live:
+    with bar:
         bar.update(ONE, 0.5)
         bar.update(OTHER, 0.5)
         bar.finish(Outcome(job=ONE, result={}, seconds=7.4))
@@ -105,25 +105,29 @@ def test_the_bar_counts_parts_of_running_jobs(
 def test_the_time_left_ignores_the_work_of_earlier_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of four jobs of 1,000 s each resume at 70%."""
     now = [0.0]
-    monkeypatch.setattr(program.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("studies.harness.program.time.monotonic", lambda: now[0])
     bar = ProgressBar("study", 4, 0, enabled=False)
-    task = bar.live.tasks[0]
-    bar.live.get_time = task._get_time = lambda: now[0]
-    bar.live.start_task(task.id)
+    (task,) = bar._bar.tasks
+    for job in (ONE, OTHER):
+        bar.update(job, 0.7)
+    assert task.fields["left"] == ""
     for step in range(2000):
         now[0] += 0.1
         bar.update(ONE, 0.7 + now[0] / 1000)
         bar.update(OTHER, 0.7 + now[0] / 1000)
-        # Two jobs at a time; the last update is up to a second old.
+        # Two jobs at a time.
         if step > 100:
-            assert task.time_remaining == pytest.approx((4 - 1.4) * 500 - now[0], rel=0.1)
+            _, minutes, *unit = task.fields["left"].split()
+            assert unit == ["min", "left"]
+            # One decimal.
+            assert float(minutes) == pytest.approx(((4 - 1.4) * 500 - now[0]) / 60, abs=0.06)
     assert task.completed == pytest.approx(1.8, abs=0.01)
 
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_display_false_prints_nothing(enabled: bool, capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressBar("study", 1, 0, enabled=enabled)
-    with bar.live:
+    with bar:
         bar.update(ONE, 0.5)
         bar.finish(Outcome(job=ONE, result={}, seconds=1))
     assert bool(capsys.readouterr().out) is enabled

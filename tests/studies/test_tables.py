@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from studies.harness.tables import markdown, over_seeds, over_seeds_geometric, significant, with_interval
+from ablation.analysis.numbers import estimate as with_interval
+from studies.harness.report import markdown, over_seeds, over_seeds_geometric, significant
 
 
 def test_markdown() -> None:

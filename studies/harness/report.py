@@ -1,0 +1,106 @@
+"""The parts of a study's report: estimates over seeds, tables in Markdown, and panels of curves in the style of ablate.py's report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
+
+from ablation.analysis import intervals, numbers
+from ablation.analysis.results import Band, Estimate
+from ablation.report.drawing import Panel
+from ablation.report.panels import label_log_axis, lines
+from studies.harness.jobs import Result
+
+NETWORK_HEAD = ("network", "parameters", "width", "learning rate")
+"""Head of the columns that `network_columns` fills."""
+
+Found = TypeVar("Found")
+
+_SIZE = (3.4, 2.7)
+_FEW = 8
+"""Up to this many places, each gets a tick on the x axis."""
+
+Scale = Literal["linear", "log"]
+Curves = Sequence[Sequence[Estimate | None]]
+"""By variant, its estimates along the x axis; None where there is no value."""
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; its first column names the rows."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in [head, ["---"] * len(head), *rows])
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean over seeds with its 95% interval (ablation.analysis.intervals); no interval for equal values."""
+    return intervals.estimate(intervals.of_mean(np.array(values, np.float64)))
+
+
+def over_seeds_geometric(values: Sequence[float]) -> Estimate:
+    """The geometric mean over seeds of positive values; the interval is computed on their logarithms."""
+    return Estimate(*(None if part is None else math.exp(part) for part in over_seeds(np.log(values).tolist())))  # type: ignore[arg-type]
+
+
+def excludes_zero(difference: Estimate) -> bool:
+    """Whether there is an interval, and zero is outside of it."""
+    low, high = difference.low, difference.high
+    return low is not None and high is not None and not low <= 0 <= high
+
+
+def significant(value: float, extra: int = 0) -> str:
+    """Three digits: 0.0123, 4.56e-09."""
+    return f"{value:.{3 + extra}g}"
+
+
+def best_rates(
+    config: Any, results: Mapping[Any, Found], loss: Callable[[Found], float], *first: object
+) -> dict[str, tuple[float, Found]]:
+    """For each network, the learning rate whose result has the smallest loss, and that result. Keys of `results` begin with `first`."""
+    return {
+        network: min(
+            ((rate, results[*first, network, rate]) for rate in config.learning_rates), key=lambda one: loss(one[1])
+        )
+        for network in config.networks
+    }
+
+
+def network_columns(network: str, result: Result, rate: float) -> tuple[str, ...]:
+    """The cells under NETWORK_HEAD."""
+    return f"`{network}`", numbers.count(result["parameters"]), str(result["width"]), f"{rate:g}"
+
+
+def panel(
+    title: str, x: Sequence[float], curves: Curves, labels: tuple[str, str], scales: tuple[Scale, Scale]
+) -> Panel:
+    """Curves with bands against `x`. `labels` and `scales` are those of the x and the y axis."""
+    order = np.argsort(x)
+    x = [x[at] for at in order]
+    bands = {index: band([estimates[at] for at in order]) for index, estimates in enumerate(curves)}
+    any_value = any(np.isfinite(band.value).any() for band in bands.values())
+
+    def draw(axes: Axes) -> None:
+        lines(axes, np.array(x, np.float64), bands)
+        if scales[0] == "log":
+            axes.set_xscale("log")
+            label_log_axis(axes.xaxis)
+        if scales[1] == "log" and any_value:
+            axes.set_yscale("log")
+            label_log_axis(axes.yaxis)
+        if not any_value:
+            axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center")
+            axes.set_yticks([])
+        if len(x) <= _FEW:
+            axes.set_xticks(x, numbers.ticks(list(x)), minor=False)
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+
+    return Panel(label=f"{title}: {labels[1]} against {labels[0]}.", size=_SIZE, draw=draw)
+
+
+def band(estimates: Sequence[Estimate | None]) -> Band:
+    """Estimates as arrays, NaN where there is no value."""
+    return Band(*np.array([estimate or (None, None, None) for estimate in estimates], np.float64).T)
