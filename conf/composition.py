@@ -26,16 +26,6 @@ from conf.studies_schema import STUDIES
 from envs.suites import SUITES
 from system.errors import InputError, unknown_name
 
-_CHOICES = {
-    "fusion": "gated",
-    "context": "instruction",
-    "core": "lstm",
-    "torso": "auto",
-    "runtime": "local",
-    # The suite comes last, because its file sets options of training.
-    "env": "babyai",
-}
-"""The default choice of each group."""
 _NAMES = {"fusion": FUSIONS, "context": CONTEXTS, "core": CORES, "torso": TORSOS, "runtime": RUNTIMES}
 """The choices of the groups without files: each sets its name, and what _FURTHER has."""
 _FURTHER: dict[str, dict[str, Any]] = {
@@ -147,10 +137,8 @@ def first_line(error: BaseException) -> str:
 @functools.cache
 def _store_schemas() -> None:
     store = ConfigStore.instance()
-    choices = [*({group: choice} for group, choice in _CHOICES.items()), "_self_", {"experiment": None}]
     for program, schema in {"train": TrainConfig, "ablate": AblateConfig, "population": PopulationConfig}.items():
         store.store(name=f"{program}_schema", node=schema)
-        store.store(name=program, node={"defaults": [f"{program}_schema", *choices]})
     store.store(name="evaluate", node=EvaluateConfig)
     for group, names in _NAMES.items():
         for name in names:
