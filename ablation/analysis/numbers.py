@@ -36,11 +36,13 @@ def of_measure(measure: Measure) -> Write:
 
 def fixed(decimals: int) -> Write:
     """Writes with this number of decimals."""
-    return lambda value, extra=0, /: _fixed(value, decimals + extra) if math.isfinite(value) else "-"
+    # + 0.0 removes the sign of -0.0.
+    return lambda value, extra=0, /: (
+        f"{round(value, decimals + extra) + 0.0:.{decimals + extra}f}" if math.isfinite(value) else "-"
+    )
 
 
-def probability(value: float, extra: int = 0) -> str:
-    return f"{value:.{2 + extra}f}" if math.isfinite(value) else "-"
+probability = fixed(2)
 
 
 def count(value: float, extra: int = 0) -> str:
@@ -98,25 +100,16 @@ def ticks(values: Sequence[float], unit: tuple[float, str] | None = None) -> lis
     return ["0" if bare_zero and x == 0 else f"{round(x, decimals) + 0.0:,.{decimals}f}{suffix}" for x in scaled]
 
 
-def estimate(found: Estimate, write: Write) -> str:
-    """`value [low, high]`, or `value` without an interval; unequal numbers have unequal texts."""
+def estimate(found: Estimate, write: Write, form: str = "{} [{}, {}]") -> str:
+    """The estimate in `form`, or `value` without an interval; unequal numbers have unequal texts."""
     if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
         return write(found.value)
-    value, low, high = write_distinct(found, write)
-    return f"{value} [{low}, {high}]"
+    return form.format(*write_distinct(found, write))
 
 
 def in_words(found: Estimate, write: Write) -> str:
     """`value (low to high)`: `estimate` within a sentence."""
-    if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
-        return write(found.value)
-    value, low, high = write_distinct(found, write)
-    return f"{value} ({low} to {high})"
-
-
-def value_alone(found: Estimate, write: Write) -> str:
-    """`value`, for a sentence without room for intervals."""
-    return write(found.value)
+    return estimate(found, write, "{} ({} to {})")
 
 
 def write_distinct(values: Sequence[float | None], write: Write) -> list[str]:
@@ -149,11 +142,6 @@ def _significant(value: float, digits: int) -> str:
     """This number of digits, but all digits before the point."""
     whole = len(f"{abs(value):.0f}")
     return f"{value:,.{max(0, digits - whole)}f}" if whole >= digits else f"{value + 0.0:,.{digits}g}"
-
-
-def _fixed(value: float, decimals: int) -> str:
-    # + 0.0 removes the sign of -0.0.
-    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def _trimmed(value: float, decimals: int) -> str:

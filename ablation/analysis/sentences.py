@@ -8,7 +8,7 @@ In this module `means` has, by variant, the compared value of each run, such as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -45,12 +45,6 @@ class Words(NamedTuple):
     lower_wins: bool = False
     write: Write = number
 
-    def winner(self, pair: Comparison) -> str:
-        return pair.lower if self.lower_wins else pair.higher
-
-    def loser(self, pair: Comparison) -> str:
-        return pair.higher if self.lower_wins else pair.lower
-
 
 _SPEED = Words("faster")
 
@@ -61,7 +55,7 @@ def sentences(
     comparisons: Sequence[Comparison],
     probes: Mapping[str, Mapping[str, Estimate]],
     speeds: Sequence[Comparison],
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     """All sentences, the main one first.
 
     Args:
@@ -70,18 +64,34 @@ def sentences(
         probes: By variant and probe, what the mean over tasks loses under the probe.
         speeds: Comparisons of every pair by frames per second.
     """
-    return (
-        _main_sentence(results, means, comparisons),
-        *(_ranking(means, comparisons) or _supported(means, comparisons, Words())),
-        *_unsupported(means, comparisons),
-        *_few_seeds(means, comparisons),
-        *_no_spread(means),
-        *_method(results, comparisons),
-        *_context_use(probes),
-        *_scales_of_returns(results),
-        *_sizes(results),
-        _speed(results, speeds),
-    )
+    claimed = [pair for pair in comparisons if pair.claimed]
+    yield _main_sentence(results, means, comparisons)
+    if len(means) > 2 and len(claimed) == len(comparisons):
+        ranked = _by_mean(means)
+        steps = [float(means[better].mean() - means[worse].mean()) for better, worse in pairwise(ranked)]
+        yield f"The whole ranking is supported: {' > '.join(ranked)}, in steps of {numbers.ranged(steps, number)}."
+    else:
+        yield from (f"Supported: {group}." for group in _describe_claims(means, claimed, Words()))
+    yield from _unsupported(means, comparisons)
+    yield from _doubts_about_seeds(means)
+    if _tested(comparisons):
+        pairs = f"all {len(comparisons)} pairs were tested together" if len(comparisons) > 1 else "the pair was tested"
+        yield (
+            f"This is about other seeds on the same {_count(len(results.tasks), 'task')}; {pairs} (Welch's t, Sidak's correction), so "
+            "that among variants that are all alike a difference is claimed in about 1 of 20 ablations at most."
+        )
+    yield from _context_use(probes)
+    if results.measure.name == "return" and len(results.tasks) > 1:
+        yield "Returns of different tasks are on different scales, and means over tasks favour the task with the largest."
+    sizes = {variant: max(run.parameters for run in results.of(variant)) for variant in results.variants}
+    small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    if sizes[large] > (1 + SAME_SIZE) * sizes[small]:
+        times = sizes[large] / max(1, sizes[small])
+        more = f"{times:.1f} times those of" if times >= 2 else f"{times - 1:.0%} more than"
+        yield (
+            f"Differences may be due to size: {large} has {sizes[large]:,} parameters, {more} {small} ({sizes[small]:,})."
+        )
+    yield _speed(results, speeds)
 
 
 def describe_paces(results: Results, analysis: Analysis) -> dict[str, str]:
@@ -91,28 +101,26 @@ def describe_paces(results: Results, analysis: Analysis) -> dict[str, str]:
     """
     threshold = numbers.of_measure(results.measure)(analysis.threshold)
     # Runs that did not reach the threshold count with these numbers (comparable_paces).
-    most_frames, most_seconds = horizon(results)
-    has_threshold = np.isfinite(analysis.threshold)
-    words = {
+    frames, seconds = horizon(results)
+    missed = "a run that did not come there in the first"
+    quantities = {
         "area": ("Mean during training", Words()),
         "frames_to": (
-            f"Frames to {threshold} (a run that did not come there in the first {numbers.count(most_frames)} counts as that many)",
+            f"Frames to {threshold} ({missed} {numbers.count(frames)} counts as that many)",
             Words("sooner", lower_wins=True, write=numbers.count),
         ),
         "seconds_to": (
-            f"Time to {threshold} (a run that did not come there in the first {numbers.duration(most_seconds)} counts as that long)",
+            f"Time to {threshold} ({missed} {numbers.duration(seconds)} counts as that long)",
             Words("sooner", lower_wins=True, write=numbers.duration),
         ),
         "frames_per_second": ("Frames per second", _SPEED),
     }
-    found = {}
     values = comparable_paces(results, analysis.threshold)
-    for name, (what, wording) in words.items():
-        if not has_threshold and name.endswith("_to"):
-            continue
-        if name in analysis.paces:
-            found[name] = f"{what}: {_claims(values[name], analysis.paces[name], wording)}."
-    return found
+    return {
+        name: f"{what}: {_claims(values[name], analysis.paces[name], words)}."
+        for name, (what, words) in quantities.items()
+        if name in analysis.paces and (np.isfinite(analysis.threshold) or not name.endswith("_to"))
+    }
 
 
 def join_words(words: Iterable[str], last: str = "and") -> str:
@@ -129,7 +137,7 @@ def _main_sentence(results: Results, means: Mapping[str, Array], comparisons: Se
         value = estimate(of_mean(runs, value_range(results.measure)))
         return f"{variant}: {mean} is {numbers.in_words(value, number)}, from {_seeds(means)}."
     claimed = [pair for pair in comparisons if pair.claimed]
-    if not any(pair.difference.low is not None for pair in comparisons):
+    if not _tested(comparisons):
         return f"These runs allow no test: {mean} is {_values(means, number)}."
     if not claimed:
         return f"{mean[:1].upper()}{mean[1:]} is {_values(means, number)}; {_claims(means, comparisons, Words())}."
@@ -142,6 +150,11 @@ def _main_sentence(results: Results, means: Mapping[str, Array], comparisons: Se
     beaten = {pair.lower for pair in claimed}
     unbeaten = join_words((variant for variant in means if variant not in beaten), last="or")
     return f"No variant leads: by {mean}, {_count_claims(claimed, comparisons)}, and none is better than {unbeaten}."
+
+
+def _tested(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The pairs that could be tested."""
+    return [pair for pair in comparisons if pair.difference.low is not None]
 
 
 def _count_claims(claimed: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
@@ -161,7 +174,7 @@ def _values(means: Mapping[str, Array], write: Write) -> str:
 
 def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> str:
     """Which pairs are told apart; if none is, the interval of the largest difference."""
-    tested = [pair for pair in comparisons if pair.difference.low is not None]
+    tested = _tested(comparisons)
     if not tested:
         return "these runs allow no test"
     claimed = [pair for pair in tested if pair.claimed]
@@ -174,53 +187,40 @@ def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words
         pair = f"{widest.first} minus {widest.second}"
         return f"no two of the {len(means)} variants are told apart{untested}: the widest difference, {pair}, is {interval}"
     groups = _describe_claims(means, claimed, words)
-    rest = len(comparisons) - len(claimed)
-    others = f"; {_count(rest, 'other pair')} {'is' if rest == 1 else 'are'} not told apart" if rest else ""
     if len(groups) > _LISTED_PAIRS:
         return _count_claims(claimed, comparisons)
+    rest = len(comparisons) - len(claimed)
+    others = f"; {_count(rest, 'other pair')} {'is' if rest == 1 else 'are'} not told apart" if rest else ""
     return "; ".join(groups) + others
-
-
-def _supported(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> list[str]:
-    """A sentence for each group of significant differences."""
-    claimed = [pair for pair in comparisons if pair.claimed]
-    return [f"Supported: {group}." for group in _describe_claims(means, claimed, words)]
 
 
 def _describe_claims(means: Mapping[str, Array], claimed: Sequence[Comparison], words: Words) -> list[str]:
     """`a and b are each better than c and d, by 0.2 to 0.3`: a text for each set of variants that beat the same others."""
+    gains: dict[str, dict[str, Estimate]] = {variant: {} for variant in means}
+    for pair in claimed:
+        winner, loser = (pair.lower, pair.higher) if words.lower_wins else (pair.higher, pair.lower)
+        gains[winner][loser] = pair.gain
     # Beaten variants -> the variants that beat exactly these.
     beaten: dict[tuple[str, ...], list[str]] = {}
-    for variant in means:
-        pairs = [pair for pair in claimed if words.winner(pair) == variant]
-        behind = {words.loser(pair) for pair in pairs}
-        if behind:
-            beaten.setdefault(tuple(other for other in means if other in behind), []).append(variant)
+    for winner, losers in gains.items():
+        if losers:
+            beaten.setdefault(tuple(variant for variant in means if variant in losers), []).append(winner)
     found = []
     for worse, better in beaten.items():
-        gains = [pair.gain for pair in claimed if words.winner(pair) in better and words.loser(pair) in worse]
-        by = numbers.in_words(gains[0], words.write)
-        if len(gains) > 1:
-            by = numbers.ranged([gain.value for gain in gains], words.write)
+        values = [gains[winner][loser].value for winner in better for loser in worse]
+        by = numbers.in_words(gains[better[0]][worse[0]], words.write)
+        if len(values) > 1:
+            by = numbers.ranged(values, words.write)
         are = "is" if len(better) == 1 else "are each" if len(worse) > 1 else "are"
         found.append(f"{join_words(better)} {are} {words.better} than {join_words(worse)}, by {by}")
     return found
 
 
-def _ranking(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
-    """The whole ranking, if all of three or more variants are told apart. It replaces the sentences of `_supported`."""
-    if len(means) < 3 or not all(pair.claimed for pair in comparisons):
-        return []
-    ranked = _by_mean(means)
-    steps = [float(means[better].mean() - means[worse].mean()) for better, worse in pairwise(ranked)]
-    return [f"The whole ranking is supported: {' > '.join(ranked)}, in steps of {numbers.ranged(steps, number)}."]
-
-
-def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
+def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Which variants cannot be told apart: groups, and pairs that are in no group. Pairs without a test are left out."""
-    unclaimed = [pair for pair in comparisons if not pair.claimed and pair.difference.low is not None]
+    unclaimed = [pair for pair in _tested(comparisons) if not pair.claimed]
     if not unclaimed:
-        return []
+        return
     groups = _groups(means, {frozenset((pair.first, pair.second)) for pair in unclaimed})
     inside = {frozenset(pair) for group in groups for pair in combinations(group, 2)}
     single = [
@@ -243,7 +243,7 @@ def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) 
             f"{pair.first} minus {pair.second} {numbers.in_words(pair.difference, number)}" for pair in unclaimed
         )
         found += f" The intervals: {join_words(intervals)}."
-    return [found]
+    yield found
 
 
 def _by_mean(means: Mapping[str, Array]) -> list[str]:
@@ -270,88 +270,46 @@ def _groups(means: Mapping[str, Array], alike: set[frozenset[str]]) -> list[list
     return sorted(found, key=lambda group: [position[variant] for variant in group])
 
 
-def _few_seeds(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
-    """A warning about variants with too few seeds."""
+def _doubts_about_seeds(means: Mapping[str, Array]) -> Iterator[str]:
+    """Warnings about variants with too few seeds, and about those whose seeds all ended with the same value."""
     single = [variant for variant, runs in means.items() if len(runs) < 2]
     if single and len(means) > 1:
-        return [
-            f"One seed says nothing of the spread between seeds: {join_words(single)} cannot be compared with anything."
-        ]
-    if comparisons and min(map(len, means.values())) < FEW_SEEDS:
-        return [
+        yield f"One seed says nothing of the spread between seeds: {join_words(single)} cannot be compared with anything."
+    elif len(means) > 1 and min(map(len, means.values())) < FEW_SEEDS:
+        yield (
             f"Fewer than {FEW_SEEDS} seeds are too few to check what the tests assume, that they scatter like a normal distribution."
-        ]
-    return []
-
-
-def _no_spread(means: Mapping[str, Array]) -> list[str]:
-    """A warning about variants whose seeds all ended with the same value, which have no interval."""
+        )
     alike = [
         f"{variant} ({number(float(runs[0]))})"
         for variant, runs in means.items()
         if len(runs) > 1 and np.ptp(runs) <= ROUNDING * np.abs(runs).max()
     ]
-    if not alike:
-        return []
-    untested = ", and these cannot be tested against each other" if len(alike) > 1 else ""
-    return [f"All seeds ended alike for {join_words(alike)}: without any spread there is no interval{untested}."]
+    if alike:
+        untested = ", and these cannot be tested against each other" if len(alike) > 1 else ""
+        yield f"All seeds ended alike for {join_words(alike)}: without any spread there is no interval{untested}."
 
 
-def _method(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
-    """What the tests are about, and how they were made."""
-    if not any(pair.difference.low is not None for pair in comparisons):
-        return []
-    pairs = f"all {len(comparisons)} pairs were tested together" if len(comparisons) > 1 else "the pair was tested"
-    return [
-        (
-            f"This is about other seeds on the same {_count(len(results.tasks), 'task')}; {pairs} (Welch's t, Sidak's correction), so "
-            "that among variants that are all alike a difference is claimed in about 1 of 20 ablations at most."
-        )
-    ]
-
-
-def _context_use(probes: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
+def _context_use(probes: Mapping[str, Mapping[str, Estimate]]) -> Iterator[str]:
     """For each probe, which variants need their context. A positive loss says that a variant is worse under the probe."""
-    found = []
     for probe in dict.fromkeys(probe for losses in probes.values() for probe in losses):
         losses = {variant: each[probe] for variant, each in probes.items() if probe in each}
         worse = [variant for variant, loss in losses.items() if loss.low is not None and loss.low > 0]
         better = [variant for variant, loss in losses.items() if loss.high is not None and loss.high < 0]
         rest = [variant for variant in losses if variant not in (*worse, *better)]
         if worse:
-            write = numbers.in_words if len(worse) <= _LISTED_PAIRS else numbers.value_alone
-            lost = join_words(f"{variant} loses {write(losses[variant], number)}" for variant in worse)
-            found.append(f"The context is used, by the probe {probe}: told something else, {lost}.")
+            texts = {
+                variant: numbers.in_words(losses[variant], number)
+                if len(worse) <= _LISTED_PAIRS
+                else number(losses[variant].value)
+                for variant in worse
+            }
+            lost = join_words(f"{variant} loses {text}" for variant, text in texts.items())
+            yield f"The context is used, by the probe {probe}: told something else, {lost}."
         if rest:
-            found.append(f"That the context is used is not supported by the probe {probe} for {join_words(rest)}.")
+            yield f"That the context is used is not supported by the probe {probe} for {join_words(rest)}."
         if better:
             gained = join_words(f"{variant} gains {numbers.in_words(-losses[variant], number)}" for variant in better)
-            found.append(
-                f"The context misleads {join_words(better)}, by the probe {probe}: told something else, {gained}."
-            )
-    return found
-
-
-def _scales_of_returns(results: Results) -> list[str]:
-    """A warning about means over tasks whose returns are on different scales."""
-    if results.measure.name == "return" and len(results.tasks) > 1:
-        return [
-            "Returns of different tasks are on different scales, and means over tasks favour the task with the largest."
-        ]
-    return []
-
-
-def _sizes(results: Results) -> list[str]:
-    """A warning if the largest and the smallest variant differ in their number of parameters."""
-    sizes = {variant: max(run.parameters for run in results.of(variant)) for variant in results.variants}
-    small, large = min(sizes, key=lambda v: sizes[v]), max(sizes, key=lambda v: sizes[v])
-    if sizes[large] <= (1 + SAME_SIZE) * sizes[small]:
-        return []
-    times = sizes[large] / max(1, sizes[small])
-    more = f"{times:.1f} times those of" if times >= 2 else f"{times - 1:.0%} more than"
-    return [
-        f"Differences may be due to size: {large} has {sizes[large]:,} parameters, {more} {small} ({sizes[small]:,})."
-    ]
+            yield f"The context misleads {join_words(better)}, by the probe {probe}: told something else, {gained}."
 
 
 def _speed(results: Results, comparisons: Sequence[Comparison]) -> str:

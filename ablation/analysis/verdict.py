@@ -27,7 +27,8 @@ def verdict(results: Results, probes: Mapping[str, Mapping[str, Estimate]]) -> V
     means = {variant: results.matrix(variant).mean(axis=1) for variant in results.variants}
     comparisons = compare(means, difference_range(results.measure))
     return Verdict(
-        comparisons=comparisons, sentences=sentences(results, means, comparisons, probes, compare(speeds(results)))
+        comparisons=comparisons,
+        sentences=tuple(sentences(results, means, comparisons, probes, compare(speeds(results)))),
     )
 
 
