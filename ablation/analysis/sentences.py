@@ -8,6 +8,7 @@ In this module `means` has, by variant, the compared value of each run, such as 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
@@ -196,15 +197,15 @@ def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words
 
 def _describe_claims(means: Mapping[str, Array], claimed: Sequence[Comparison], words: Words) -> list[str]:
     """`a and b are each better than c and d, by 0.2 to 0.3`: a text for each set of variants that beat the same others."""
-    gains: dict[str, dict[str, Estimate]] = {variant: {} for variant in means}
+    gains: dict[str, dict[str, Estimate]] = defaultdict(dict)
     for pair in claimed:
         winner, loser = (pair.lower, pair.higher) if words.lower_wins else (pair.higher, pair.lower)
         gains[winner][loser] = pair.gain
     # Beaten variants -> the variants that beat exactly these.
     beaten: dict[tuple[str, ...], list[str]] = {}
-    for winner, losers in gains.items():
-        if losers:
-            beaten.setdefault(tuple(variant for variant in means if variant in losers), []).append(winner)
+    for winner in means:
+        if losers := tuple(variant for variant in means if variant in gains[winner]):
+            beaten.setdefault(losers, []).append(winner)
     found = []
     for worse, better in beaten.items():
         values = [gains[winner][loser].value for winner in better for loser in worse]

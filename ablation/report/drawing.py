@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any, NamedTuple
+from os.path import commonprefix
+from typing import Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree
 
 import matplotlib
@@ -93,23 +93,6 @@ _PADDING, _TITLE, _MIN_AXES = 0.05, 0.21, 0.2
 """Inches: padding of a panel, height of a title with its gap, and minimum width and height of axes."""
 
 
-class VariantStyle(NamedTuple):
-    """Style of a variant: index of its colour in LIGHT and DARK, matplotlib's dashes and marker, and whether the marker is filled."""
-
-    colour: int
-    dashes: Any
-    marker: str
-    filled: bool
-
-    @property
-    def paint(self) -> str:
-        return LIGHT[self.colour]
-
-    @property
-    def fill(self) -> str:
-        return self.paint if self.filled else PAPER
-
-
 class Hover(NamedTuple):
     """Values that the page shows at the pointer: at each `x` [N], the bands [N] by index of the variant; `unit` of x."""
 
@@ -134,16 +117,10 @@ class Panel:
     hover: Hover | None = None
 
 
-class Margins(NamedTuple):
-    """Space around the axes of a panel, in inches."""
+Margins: TypeAlias = tuple[float, float, float, float]
+"""Space around the axes of a panel, in inches: left, bottom, right, top."""
 
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-
-_FIRST_MARGINS = Margins(0.5, 0.5, 0.2, 0.3)
+_FIRST_MARGINS = (0.5, 0.5, 0.2, 0.3)
 """For the first layout, before the labels are measured."""
 
 
@@ -163,10 +140,12 @@ class Sheet(NamedTuple):
     panels: tuple[Drawn, ...]
 
 
-def style_of(variant: int) -> VariantStyle:
-    """Style of the variant with this index; the first 32 differ."""
-    lap, colour = divmod(variant, len(LIGHT))
-    return VariantStyle(colour, _LINES[(variant + lap) % len(_LINES)], _MARKERS[colour], lap % 2 == 0)
+def style_of(variant: int) -> dict[str, Any]:
+    """Line style of the variant with this index, as matplotlib's Line2D takes it; the first 32 differ."""
+    lap, number = divmod(variant, len(LIGHT))
+    colour, dashes = LIGHT[number], _LINES[(variant + lap) % len(_LINES)]
+    fill = colour if lap % 2 == 0 else PAPER
+    return {"color": colour, "linestyle": dashes, "marker": _MARKERS[number], "markerfacecolor": fill}
 
 
 def tag(variant: int) -> str:
@@ -193,16 +172,12 @@ def shorten_all(names: Sequence[str], most: int) -> list[str]:
         alike.setdefault(shorten(name, most), []).append(name)
     texts: dict[str, str] = {}
     for text, group in alike.items():
-        start, end = _common_prefix(group), _common_prefix([name[::-1] for name in group])
+        # By characters, which is what commonprefix compares.
+        start, end = (len(commonprefix(part)) for part in (group, [name[::-1] for name in group]))  # noqa: RUF071
         for number, name in enumerate(group):
             found = text if len(group) == 1 or len(name) <= most else _excerpt(name, start, len(name) - end, most)
             texts[name] = f"{shorten(name, most - 5)} ({number + 1})" if found in texts.values() else found
     return [texts[name] for name in names]
-
-
-def _common_prefix(names: Sequence[str]) -> int:
-    """Length of the common prefix."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*names, strict=False)))
 
 
 def _excerpt(name: str, start: int, stop: int, most: int) -> str:
@@ -224,19 +199,7 @@ def swatch(variant: int) -> str:
 
 
 def _sample(variant: int, label: str = "") -> Line2D:
-    style = style_of(variant)
-    return Line2D(
-        [0, 1, 2],
-        [0, 0, 0],
-        color=style.paint,
-        linestyle=style.dashes,
-        linewidth=1.8,
-        marker=style.marker,
-        markevery=[1],
-        markersize=6,
-        markerfacecolor=style.fill,
-        label=label,
-    )
+    return Line2D([0, 1, 2], [0, 0, 0], **style_of(variant), linewidth=1.8, markevery=[1], markersize=6, label=label)
 
 
 def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sheet:
@@ -264,7 +227,7 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
             drawn.append(
                 (axes, panel, ((number % columns) * wide, height - (number // columns) * high - panel.size[1]))
             )
-        margins = _FIRST_MARGINS
+        margins: Margins = _FIRST_MARGINS
         for _ in range(2):
             # Twice: a rotated label of the last column extends further if the axes become narrower.
             margins = _margins(canvas, [axes for axes, _, _ in drawn])
@@ -302,7 +265,8 @@ def _margins(canvas: FigureCanvasAgg, drawn: Sequence[Axes]) -> Margins:
         needed[number] = np.array(beyond) / canvas.figure.dpi
         if axes.get_title(loc="left"):
             needed[number, 3] = max(needed[number, 3], _TITLE)
-    return Margins(*(needed.max(axis=0) + _PADDING))
+    left, bottom, right, top = map(float, needed.max(axis=0) + _PADDING)
+    return left, bottom, right, top
 
 
 def _within(

@@ -11,19 +11,20 @@ import base64
 import functools
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ablation.analysis import comparability, numbers
+from ablation.analysis import comparability
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
-from ablation.report.analysis_json import plain, to_json
+from ablation.report.analysis_json import to_json
 from ablation.report.drawing import DARK, LIGHT, Panel, shorten
 from ablation.report.tables import make_tables
 from system.files import check_links, write_whole
@@ -68,11 +69,12 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         "tables": {name: table for name, table in tables.items() if table.is_shown},
         "data": list(dict.fromkeys(table.data.name for table in tables.values())),
         "paces": describe_paces(results, analysis),
-        "title": _title(results),
+        "title": f"{'Ablation' if len(results.variants) > 1 else results.variants[0]} on {results.suite}",
     }
     files: dict[str, str | bytes] = {
         HTML: _html(content),
-        MARKDOWN: _markdown_page(content),
+        # Without the gaps of omitted parts.
+        MARKDOWN: _GAPS.sub("\n\n", _environment(html=False).get_template("report.md.j2").render(content)),
         JSON: json.dumps(to_json(results, analysis, found, cautions), indent=2, allow_nan=False) + "\n",
         **{f"{FIGURES}/{name}.png": sheet.png for name, sheet in sheets.items()},
         **{f"{DATA}/{table.data.name}.csv": table.data.csv for table in tables.values()},
@@ -82,10 +84,6 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     for name, text in reversed(files.items()):
         write_whole(folder / name, text)
     return [folder / name for name in files]
-
-
-def _title(results: Results) -> str:
-    return f"Ablation on {results.suite}" if len(results.variants) > 1 else f"{results.variants[0]} on {results.suite}"
 
 
 def _html(content: Mapping[str, Any]) -> str:
@@ -116,12 +114,6 @@ def _html(content: Mapping[str, Any]) -> str:
     )
 
 
-def _markdown_page(content: Mapping[str, Any]) -> str:
-    text = _environment(html=False).get_template("report.md.j2").render(content)
-    # Close the gaps of omitted parts.
-    return _GAPS.sub("\n\n", text)
-
-
 def _dashed(name: str) -> str:
     """The name of a chart for ids of the page."""
     return name.replace("_", "-")
@@ -141,9 +133,9 @@ def _hover(panel: Panel, drawn: drawing.Drawn, name: str) -> dict[str, Any] | No
     }
 
 
-def _rounded(values: Any) -> list[float | None]:
+def _rounded(values: Iterable[float]) -> list[float | None]:
     """Rounded for the script; None for infinite and undefined values."""
-    return [None if value is None else float(f"{value:.{_DIGITS}g}") for value in plain(list(map(float, values)))]
+    return [float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None for value in values]
 
 
 @functools.cache
@@ -156,7 +148,7 @@ def _environment(*, html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"shown": shorten, "md": _markdown, "number": numbers.count}
+    environment.filters |= {"shown": shorten, "md": _markdown}
     return environment
 
 

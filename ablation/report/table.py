@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from agents.cli.terminal import printable
+
+Row: TypeAlias = Sequence[Any]
 
 
 class Data(NamedTuple):
     """A CSV file; `name` without the suffix, every row as long as the header."""
 
     name: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    header: Row
+    rows: Sequence[Row]
 
     @property
     def csv(self) -> str:
@@ -48,8 +50,8 @@ class Table(NamedTuple):
 
     data: Data
     title: str = ""
-    head: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
+    head: Row = ()
+    rows: Sequence[Row] = ()
     numeric: bool = True
 
     @property
@@ -61,11 +63,11 @@ class Table(NamedTuple):
 def pivot(
     corner: str,
     rows: Iterable[str],
-    columns: Mapping[Any, str],
+    columns: Iterable[Any],
     cells: Mapping[tuple[str, Any], str],
+    names: Mapping[Any, str] | None = None,
     missing: str = "",
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Head and rows of a table of `cells` by row and column; `columns` gives the name of each column."""
-    return (corner, *columns.values()), tuple(
-        (row, *(cells.get((row, column), missing) for column in columns)) for row in rows
-    )
+) -> tuple[Row, list[Row]]:
+    """Head and rows of a table of `cells` by row and column; `names` are those of the columns in the head."""
+    head = (corner, *((names or {}).get(column, column) for column in columns))
+    return head, [(row, *(cells.get((row, column), missing) for column in columns)) for row in rows]
