@@ -73,6 +73,13 @@ _CELL_FORM = {"variant": str}
 _GRID_FORM = {"cells": [{"name": _FOLDER, "variant": str, "seed": COUNT}], "command": [str]}
 
 
+class Scale(NamedTuple):
+    """A value of the measure is (what the files hold - offset) * factor."""
+
+    offset: float
+    factor: float
+
+
 class Record(NamedTuple):
     """The files of a run folder, read and checked.
 
@@ -90,11 +97,6 @@ class Record(NamedTuple):
     provenance: dict[str, Any]
     agent: dict[str, Any]
     rows: list[dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.folder.name
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:
@@ -159,10 +161,10 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
     if not records:
         reasons = " ".join(f"{problem.run}: {problem.reason}" for problem in problems[:3])
         raise InputError(f"No run can be reported on. {reasons}".rstrip())
-    chosen, read_values = choose_measure(records, measure)
+    chosen, scales = choose_measure(records, measure)
     names = name_variants(records)
     order = list(dict.fromkeys(names))
-    runs = [make_run(record, variant, read_values(record)) for record, variant in zip(records, names, strict=True)]
+    runs = [make_run(record, variant, chosen, scales) for record, variant in zip(records, names, strict=True)]
     return Results(
         suite=records[0].config.env.name,
         measure=chosen,
@@ -184,7 +186,7 @@ def read_record(folder: Path) -> Record:
         raise InputError(f"its folder has no {CONFIG}: the run has not started.")
     config, run = load_train(folder / CONFIG), format_argument("run", str(folder))
     result = read_result(folder)
-    if not result:
+    if not result.get("finished"):
         raise InputError(f"its training is not finished: continue it with python train.py {run} resume=true.")
     evaluation = read_evaluation(folder)
     if not evaluation:
@@ -208,7 +210,7 @@ def keep_comparable(records: Sequence[Record]) -> tuple[list[Record], list[Probl
         # most_common keeps the order of first occurrence among equal counts.
         usual = next((value for value, _ in Counter(map(read, kept)).most_common(1)), None)
         problems += [
-            Problem(record.name, f"its {what} is {read(record)}, but that of most runs is {usual}.")
+            Problem(record.folder.name, f"its {what} is {read(record)}, but that of most runs is {usual}.")
             for record in kept
             if read(record) != usual
         ]
@@ -240,7 +242,10 @@ def keep_first_of_seed(records: Sequence[Record]) -> tuple[list[Record], list[Pr
         first = kept.setdefault((variant, seed), record)
         if first is not record:
             problems.append(
-                Problem(record.name, f"it is a second run of {variant} with seed {seed}: the report has {first.name}.")
+                Problem(
+                    record.folder.name,
+                    f"it is a second run of {variant} with seed {seed}: the report has {first.folder.name}.",
+                )
             )
     return list(kept.values()), problems
 
@@ -267,22 +272,8 @@ def name_variants(records: Sequence[Record]) -> list[str]:
     ]
 
 
-class TaskValues(NamedTuple):
-    """The measure of one run on one task.
-
-    Attributes:
-        value: In the evaluation.
-        probed: By probe, in the evaluation under that probe.
-        curve: [N], in each row of metrics.jsonl; NaN in a row without it.
-    """
-
-    value: float
-    probed: Mapping[str, float]
-    curve: Array
-
-
-def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Callable[[Record], dict[str, TaskValues]]]:
-    """The measure to compare runs by, and a function that reads it from a record, by task.
+def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, dict[str, Scale]]:
+    """The measure to compare runs by, and its scale for each task.
 
     `auto` is the first of score, success and return that is known for all runs.
 
@@ -303,31 +294,12 @@ def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Cal
         raise InputError(
             f"measure={name} is not known for suite {first.config.env.name}: choose one of {', '.join(known)}."
         )
-    # The keys of this measure in evaluation.json and in metrics.jsonl. A score is computed from the return.
-    evaluated, logged = ("success", "success") if name == "success" else ("mean", "return")
-
-    def read_values(record: Record) -> dict[str, TaskValues]:
-        found = {}
-        for task, row in record.tasks.items():
-            # The measure is (value - offset) * scale.
-            offset, scale = 0.0, 1.0
-            if name == "score":
-                offset, scale = (
-                    scores[task].random,
-                    (known[name].best or 1.0) / (scores[task].human - scores[task].random),
-                )
-            found[task] = TaskValues(
-                (row[evaluated] - offset) * scale,
-                {
-                    probe: (section["tasks"][task][evaluated] - offset) * scale
-                    for probe, section in record.evaluation.get("probes", {}).items()
-                },
-                (np.array([row.get(f"tasks/{task}/{logged}", np.nan) for row in record.rows], np.float64) - offset)
-                * scale,
-            )
-        return found
-
-    return known[name], read_values
+    measure, scales = known[name], dict.fromkeys(first.tasks, Scale(0.0, 1.0))
+    if name == "score":
+        for task in first.tasks:
+            score = scores[task]
+            scales[task] = Scale(score.random, (measure.best or 1.0) / (score.human - score.random))
+    return measure, scales
 
 
 def reference_scores(config: TrainConfig) -> Mapping[str, Score]:
@@ -338,22 +310,30 @@ def reference_scores(config: TrainConfig) -> Mapping[str, Score]:
         return {}
 
 
-def make_run(record: Record, variant: str, values: Mapping[str, TaskValues]) -> Run:
-    """The `Run` of a record; `values` by task."""
+def make_run(record: Record, variant: str, measure: Measure, scales: Mapping[str, Scale]) -> Run:
+    """The `Run` of a record."""
+    # The keys of the measure in evaluation.json and in metrics.jsonl. A score is computed from the return.
+    evaluated, logged = ("success", "success") if measure.name == "success" else ("mean", "return")
+
+    def measured(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        return {task: (tasks[task][evaluated] - offset) * factor for task, (offset, factor) in scales.items()}
+
+    def column(key: str) -> Array:
+        return np.array([row.get(key, np.nan) for row in record.rows], np.float64)
+
     return Run(
         folder=record.folder,
-        name=record.name,
+        name=record.folder.name,
         variant=variant,
         seed=record.config.seed,
-        values={task: found.value for task, found in values.items()},
-        probed={
-            probe: {task: found.probed[probe] for task, found in values.items()}
-            for probe in record.evaluation.get("probes", {})
-        },
+        values=measured(record.tasks),
+        probed={probe: measured(section["tasks"]) for probe, section in record.evaluation.get("probes", {}).items()},
         curve=Curve(
-            frames=np.array([row["frames"] for row in record.rows], np.float64),
-            seconds=np.array([row["seconds"] for row in record.rows], np.float64),
-            values={task: found.curve for task, found in values.items()},
+            frames=column("frames"),
+            seconds=column("seconds"),
+            values={
+                task: (column(f"tasks/{task}/{logged}") - offset) * factor for task, (offset, factor) in scales.items()
+            },
         ),
         episodes=min(record.episodes),
         parameters=record.result["parameters"],
@@ -367,15 +347,10 @@ def make_run(record: Record, variant: str, values: Mapping[str, TaskValues]) -> 
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """result.json of a finished run; empty for any other run. InputError if the file is invalid."""
+    """result.json of a run that is finished or paused; empty for any other run. InputError if the file is invalid."""
     result = _read(folder / RESULT)
-    return _check(folder / RESULT, result, _RESULT_FORM) if result.get("finished") else {}
-
-
-def read_paused_frames(folder: Path) -> int:
-    """Frames of a run whose last process ended at a pause; 0 for any other run. InputError if result.json is invalid."""
-    result = _read(folder / RESULT)
-    return int(_check(folder / RESULT, result, _RESULT_FORM)["frames"]) if result.get("ended_by") == "pause" else 0
+    ended = result.get("finished") or result.get("ended_by") == "pause"
+    return _check(folder / RESULT, result, _RESULT_FORM) if ended else {}
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from ablation.load import (
     HOUSEKEEPING_KEYS,
     read_evaluation,
     read_grid,
-    read_paused_frames,
     read_result,
 )
 from agents.evaluation.episodes import SEEDED_ONCE
@@ -127,10 +126,12 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
                 f"variant {variant} trains the same agent as variant {next(iter(same), variant)}: give each value once."
             )
         variants[variant] = train, env
-    cells = [
-        make_cell(config, folder, variant, seed, *variants[variant])
-        for seed, variant in itertools.product(list_seeds(config), variants)
-    ]
+    cells = []
+    for seed, (variant, (train, env)) in itertools.product(list_seeds(config), variants.items()):
+        name = f"{_file_name(variant)}-seed{seed}"
+        own = for_shared_machine(train, seed, folder / name)
+        evaluate = evaluation(config, env, own)
+        cells.append(Cell(name=name, variant=variant, seed=seed, train=own, evaluate=evaluate))
     names = [cell.name for cell in cells]
     for name in names:
         if names.count(name) > 1:
@@ -138,13 +139,6 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
                 f"Two runs of the grid would share the folder {name}: give values that differ in letters or digits."
             )
     return cells
-
-
-def make_cell(config: AblateConfig, folder: Path, variant: str, seed: int, train: TrainConfig, env: EnvSpec) -> Cell:
-    """The cell of one seed; `train` is the configuration of its variant."""
-    name = f"{_file_name(variant)}-seed{seed}"
-    train = for_shared_machine(train, seed, folder / name)
-    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluation(config, env, train))
 
 
 def for_shared_machine(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
@@ -267,23 +261,26 @@ def save_cell(cell: Cell) -> None:
 def load_cell(folder: Path) -> Cell:
     """The cell that `save_cell` wrote. InputError if the file is invalid."""
     path = folder / CELL_FILE
-    content = read_json(path)
+    content = read_json(path) or {}
     try:
-        assert content is not None
-        evaluate = None if content["evaluate"] is None else evaluate_from_dict(content["evaluate"])
-        name, variant, seed = str(content["name"]), str(content["variant"]), int(content["seed"])
-        pause_at = int(content["pause_at"])
-        train = train_from_dict(content["train"], str(path))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        return Cell(
+            name=str(content["name"]),
+            variant=str(content["variant"]),
+            seed=int(content["seed"]),
+            train=train_from_dict(content["train"], str(path)),
+            evaluate=None if content["evaluate"] is None else evaluate_from_dict(content["evaluate"]),
+            pause_at=int(content["pause_at"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} does not describe a run of a grid: give the same ablate.py command again, which rewrites it."
         ) from error
-    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluate, pause_at=pause_at)
 
 
 def is_trained(cell: Cell) -> bool:
     """Whether the run is trained to its end, or to `pause_at`."""
-    return bool(read_result(cell.folder)) or 0 < cell.pause_at <= read_paused_frames(cell.folder)
+    result = read_result(cell.folder)
+    return bool(result.get("finished")) or 0 < cell.pause_at <= result.get("frames", 0)
 
 
 def is_evaluated(cell: Cell) -> bool:
@@ -291,7 +288,7 @@ def is_evaluated(cell: Cell) -> bool:
     if not cell.evaluate:
         return is_trained(cell)
     content, result, wanted = read_evaluation(cell.folder), read_result(cell.folder), cell.evaluate
-    if not content or not result:
+    if not content or not result.get("finished"):
         return False
     played, probes = content["provenance"], {name for name in PROBES if wanted.probe in (name, ALL)}
     return bool(

@@ -6,7 +6,6 @@ Cells are read from and written to the grid's folder, on a file system that all 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import signal
@@ -26,6 +25,7 @@ from agents.run.lock import is_locked
 from agents.runtime.ray_groups.connection import check_address, joined
 from conf.schema import TrainConfig
 from system.errors import InputError
+from system.files import read_json
 
 MOST_LOSSES = 3
 """A cell fails when it has lost more machines than this."""
@@ -145,16 +145,16 @@ def submit(cell: Cell) -> Any:
     cpus = count_cpus(cell.train)
     task = ray.remote(run_task).options(num_cpus=cpus, scheduling_strategy="SPREAD", max_retries=0)
     folder = cell.folder.absolute()
-    return task.remote(str(folder), digest(folder), cpus, os.getcwd())
+    return task.remote(str(folder), read_json(folder / CELL_FILE), cpus, os.getcwd())
 
 
 def run_task(
-    folder: str, expected: str, threads: int, where: str, sync_seconds: float = _SYNC_SECONDS
+    folder: str, expected: dict[str, Any] | None, threads: int, where: str, sync_seconds: float = _SYNC_SECONDS
 ) -> tuple[int, str]:
     """Runs a cell on the machine of the Ray task; returns the fields of an Exit.
 
     Args:
-        expected: `digest` of the folder on the machine that wrote it.
+        expected: The content of cell.json on the machine that wrote it.
         where: Working directory, the base of relative paths.
         sync_seconds: Fails if the folder's content does not arrive within this time.
     """
@@ -165,7 +165,7 @@ def run_task(
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     try:
         deadline = time.monotonic() + sync_seconds
-        while digest(Path(folder)) != expected:
+        while read_json(Path(folder, CELL_FILE)) != expected:
             if interrupts:
                 return INTERRUPTED, ""
             if time.monotonic() > deadline:
@@ -183,14 +183,6 @@ def run_task(
                 return INTERRUPTED, ""
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def digest(folder: Path) -> str:
-    """Hash of cell.json; empty if the file is missing."""
-    try:
-        return hashlib.sha256((folder / CELL_FILE).read_bytes()).hexdigest()
-    except OSError:
-        return ""
 
 
 def check_room(cells: Sequence[Cell], *, alone: bool) -> str:

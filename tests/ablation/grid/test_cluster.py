@@ -152,7 +152,10 @@ def test_a_task_that_is_interrupted_twice_interrupts_its_cell_once(
     monkeypatch.setattr(ray_executor, "start_process", lambda *arguments, **options: Saving())
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        assert ray_executor.run_task(str(cell.folder), ray_executor.digest(cell.folder), 1, str(tmp_path)) == (130, "")
+        assert ray_executor.run_task(str(cell.folder), read_json(cell.folder / "cell.json"), 1, str(tmp_path)) == (
+            130,
+            "",
+        )
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -162,15 +165,14 @@ def test_a_task_that_is_interrupted_twice_interrupts_its_cell_once(
 def test_a_task_that_is_interrupted_before_the_folder_arrives_starts_no_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def digest(folder: Path) -> str:
+    def read(path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
-        return ""
 
-    monkeypatch.setattr(ray_executor, "digest", digest)
+    monkeypatch.setattr(ray_executor, "read_json", read)
     monkeypatch.setattr(
         ray_executor, "start_process", lambda *arguments, **options: pytest.fail("nobody wants it any more")
     )
-    assert ray_executor.run_task(str(tmp_path), "expected", 1, str(tmp_path)) == (130, "")
+    assert ray_executor.run_task(str(tmp_path), {"name": "mi-seed0"}, 1, str(tmp_path)) == (130, "")
 
 
 def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,11 +197,9 @@ def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: p
 def test_a_machine_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
     (cell,) = cells_of("runtime=serial", "fusions=[mi]", f"folder={tmp_path}")
     save_cell(cell)
-    here = ray_executor.digest(cell.folder)
-    assert here
     # Another machine may have a folder of the same name from an earlier grid, or no folder.
     for folder in (cell.folder, tmp_path / "elsewhere"):
-        code, reason = ray_executor.run_task(str(folder), "another", 1, str(tmp_path), sync_seconds=0.05)
+        code, reason = ray_executor.run_task(str(folder), {"name": "another"}, 1, str(tmp_path), sync_seconds=0.05)
         assert code == 1
         assert reason.endswith(f"does not see {folder}: give a folder= on a file system that all machines share")
 
