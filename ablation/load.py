@@ -322,7 +322,6 @@ def make_run(record: Record, variant: str, measure: Measure, scales: Mapping[str
         return np.array([row.get(key, np.nan) for row in record.rows], np.float64)
 
     return Run(
-        folder=record.folder,
         name=record.folder.name,
         variant=variant,
         seed=record.config.seed,

@@ -31,7 +31,7 @@ def of_measure(measure: Measure) -> Write:
     """Writes values of the measure: three decimals if the best is 1, one if it is 100, four digits if it is unknown."""
     if measure.best is not None:
         return fixed(3 if measure.best <= 1 else 1)
-    return lambda value, extra=0, /: _significant(value, 4 + extra) if math.isfinite(value) else "-"
+    return significant(4)
 
 
 def fixed(decimals: int) -> Write:
@@ -42,7 +42,19 @@ def fixed(decimals: int) -> Write:
     )
 
 
-probability = fixed(2)
+def significant(digits: int) -> Write:
+    """Writes with this number of digits, but with all digits before the point."""
+
+    def write(value: float, extra: int = 0, /) -> str:
+        if not math.isfinite(value):
+            return "-"
+        whole, most = len(f"{abs(value):.0f}"), digits + extra
+        return f"{value:,.{max(0, most - whole)}f}" if whole >= most else f"{value + 0.0:,.{most}g}"
+
+    return write
+
+
+probability, three_digits = fixed(2), significant(3)
 
 
 def count(value: float, extra: int = 0) -> str:
@@ -50,11 +62,6 @@ def count(value: float, extra: int = 0) -> str:
     if not math.isfinite(value):
         return "-"
     return _trimmed(value, _decimals(value) + extra)
-
-
-def three_digits(value: float, extra: int = 0) -> str:
-    """Three digits; an integer from 100 on."""
-    return _significant(value, 3 + extra)
 
 
 def until(write: Write) -> Write:
@@ -136,12 +143,6 @@ def _decimals(value: float) -> int:
     """Decimals that give two digits below 10; none from 10 on."""
     size = abs(value)
     return 0 if size >= 10 or size == 0 else 1 - min(0, math.floor(math.log10(size)))
-
-
-def _significant(value: float, digits: int) -> str:
-    """This number of digits, but all digits before the point."""
-    whole = len(f"{abs(value):.0f}")
-    return f"{value:,.{max(0, digits - whole)}f}" if whole >= digits else f"{value + 0.0:,.{digits}g}"
 
 
 def _trimmed(value: float, decimals: int) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +61,6 @@ class Run:
         provenance: Git commit and whether it was clean, versions, machine (provenance.json).
     """
 
-    folder: Path
     name: str
     variant: str
     seed: int

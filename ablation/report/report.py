@@ -53,7 +53,7 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     """
     check_links(folder, FIGURES, DATA)
     found = comparability.configs(results)
-    cautions = comparability.cautions(results, found)
+    cautions = tuple(comparability.cautions(results, found))
     charts = figures.make_charts(results, analysis)
     sheets = {
         chart.name: drawing.draw(chart.panels, _dashed(chart.name), results.variants if chart.legend else ())
