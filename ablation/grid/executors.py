@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ablation.grid.grid import CLUSTER, Cell
 from ablation.grid.local_executor import LocalExecutor, available_cores
-from ablation.grid.ray_executor import RayExecutor, check_room, connect
+from ablation.grid.ray_executor import RayExecutor, check_room
 from ablation.grid.scheduler import Executor
+from agents.cli.signals import raise_at_signals
+from agents.runtime.ray_groups.connection import check_address, joined
 from conf.ablate_schema import AblateConfig
 from conf.population_schema import PopulationConfig
 
@@ -25,13 +27,17 @@ def open_executor(
         say: Receives warnings and notices, one sentence each.
 
     Raises:
-        InputError: The cluster does not answer, or no machine of it can ever run a cell.
+        InputError: Ray is not installed, the cluster does not answer, or no machine of it can ever run a cell.
     """
     runtime = config.runtime
     if runtime.name != CLUSTER:
         yield LocalExecutor(config.parallel or (len(available_cores()) if runtime.name == "serial" else 1))
         return
-    with connect(runtime.address):
+    check_address(runtime.address)
+    # An empty address starts a cluster on this machine for the time of the context.
+    with joined(runtime.address, num_cpus=len(available_cores())):
+        # Ray replaces the signal handlers.
+        raise_at_signals()
         if warning := check_room(cells, alone=not runtime.address):
             say(warning)
         yield RayExecutor(config.parallel, say)

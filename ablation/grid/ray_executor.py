@@ -11,18 +11,17 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablation.grid.grid import Cell, save_cell
-from ablation.grid.local_executor import SAVE_SECONDS, available_cores, start_process, stop_processes
+from ablation.grid.local_executor import SAVE_SECONDS, start_process, stop_processes
 from ablation.grid.scheduler import Exit
 from ablation.load import CELL_FILE
-from agents.cli.signals import INTERRUPTED, raise_at_signals
+from agents.cli.signals import INTERRUPTED
 from agents.run.lock import is_locked
-from agents.runtime.ray_groups.connection import check_address, joined
 from conf.schema import TrainConfig
 from system.errors import InputError
 from system.files import read_json
@@ -36,20 +35,6 @@ _CANCEL_SECONDS = 5.0
 
 _SYNC_SECONDS = 60.0
 """A shared file system shows a write to every machine within this time."""
-
-
-@contextlib.contextmanager
-def connect(address: str) -> Iterator[None]:
-    """Connects Ray to the cluster at `address`; an empty address starts one on this machine for the time of the context.
-
-    Raises:
-        InputError: Ray is not installed, or no cluster answers.
-    """
-    check_address(address)
-    with joined(address, num_cpus=len(available_cores())):
-        # Ray replaces the signal handlers.
-        raise_at_signals()
-        yield
 
 
 def count_cpus(config: TrainConfig) -> int:

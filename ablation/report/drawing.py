@@ -46,7 +46,6 @@ _STYLE: dict[Any, Any] = {
     # A name may contain $.
     "text.parse_math": False,
     "axes.unicode_minus": False,
-    "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -54,8 +53,6 @@ _STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     # A fixed position: matplotlib's search for free space is slow.
     "axes.titley": 1.0,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.8,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -63,7 +60,6 @@ _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.facecolor": "none",
     "grid.color": GRID_LINE,
-    "grid.linewidth": 0.8,
     "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -125,8 +121,14 @@ _FIRST_MARGINS = (0.5, 0.5, 0.2, 0.3)
 
 
 class Drawn(NamedTuple):
-    """A panel as SVG. `box`: left, top, right and bottom of its axes in units of the viewBox; `x`, `y`: their limits."""
+    """A panel as SVG with the id `name`.
 
+    Attributes:
+        box: Left, top, right and bottom of its axes in units of the viewBox; `x`, `y`: their limits.
+    """
+
+    panel: Panel
+    name: str
     svg: str
     box: tuple[float, float, float, float]
     x: tuple[float, float]
@@ -137,7 +139,7 @@ class Sheet(NamedTuple):
     """A figure: one PNG of all panels, and each panel as SVG."""
 
     png: bytes
-    panels: tuple[Drawn, ...]
+    panels: Sequence[Drawn]
 
 
 def style_of(variant: int) -> dict[str, Any]:
@@ -222,11 +224,10 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
         canvas = FigureCanvasAgg(figure)
         drawn = []
         for number, panel in enumerate(panels):
+            row, column = divmod(number, columns)
             axes = figure.add_axes(_within(figure, (0, 0), panel.size, _FIRST_MARGINS))
             panel.draw(axes)
-            drawn.append(
-                (axes, panel, ((number % columns) * wide, height - (number // columns) * high - panel.size[1]))
-            )
+            drawn.append((axes, panel, (column * wide, height - row * high - panel.size[1])))
         margins: Margins = _FIRST_MARGINS
         for _ in range(2):
             # Twice: a rotated label of the last column extends further if the axes become narrower.
@@ -237,13 +238,11 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
             figure.legend(handles=entries, loc="lower center", ncols=per_row, handlelength=3)
         picture = png(canvas)
         figure.dpi = 72
-        return Sheet(
-            picture,
-            tuple(
-                _panel(figure, axes, panel, f"{name}-{number}", margins)
-                for number, (axes, panel, _) in enumerate(drawn)
-            ),
-        )
+        found = []
+        for number, (axes, panel, _) in enumerate(drawn):
+            axes.set_position(_within(figure, (0, 0), panel.size, margins))
+            found.append(_panel(axes, panel, f"{name}-{number}"))
+        return Sheet(picture, found)
 
 
 def png(canvas: FigureCanvasAgg) -> bytes:
@@ -283,13 +282,12 @@ def _within(
     )
 
 
-def _panel(figure: Figure, axes: Axes, panel: Panel, name: str, margins: Margins) -> Drawn:
-    axes.set_position(_within(figure, (0, 0), panel.size, margins))
+def _panel(axes: Axes, panel: Panel, name: str) -> Drawn:
     width, height = 72 * panel.size[0], 72 * panel.size[1]
     root = _svg(axes, name, (width, height))
     root.attrib |= {"role": "img", "aria-label": shorten(panel.label)}
-    box = axes.bbox
-    return Drawn(_text(root), (box.x0, height - box.y1, box.x1, height - box.y0), axes.get_xlim(), axes.get_ylim())
+    box = (axes.bbox.x0, height - axes.bbox.y1, axes.bbox.x1, height - axes.bbox.y0)
+    return Drawn(panel, name, _text(root), box, axes.get_xlim(), axes.get_ylim())
 
 
 def _svg(artist: Artist, name: str, size: tuple[float, float]) -> ElementTree.Element:

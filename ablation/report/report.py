@@ -25,7 +25,7 @@ from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
 from ablation.report.analysis_json import to_json
-from ablation.report.drawing import DARK, LIGHT, Panel, shorten
+from ablation.report.drawing import DARK, LIGHT, Hover, shorten
 from ablation.report.tables import make_tables
 from system.files import check_links, write_whole
 
@@ -56,8 +56,8 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     cautions = tuple(comparability.cautions(results, found))
     charts = figures.make_charts(results, analysis)
     sheets = {
-        chart.name: drawing.draw(chart.panels, _dashed(chart.name), results.variants if chart.legend else ())
-        for chart in charts.values()
+        name: drawing.draw(chart.panels, name.replace("_", "-"), results.variants if chart.legend else ())
+        for name, chart in charts.items()
     }
     tables = make_tables(results, analysis, found)
     content = {
@@ -88,12 +88,9 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
 
 def _html(content: Mapping[str, Any]) -> str:
     results: Results = content["results"]
+    sheets: dict[str, drawing.Sheet] = content["sheets"]
     environment = _environment(html=True)
     script = environment.get_template("report.js").render()
-    drawn = {
-        name: list(zip(content["charts"][name].panels, sheet.panels, strict=True))
-        for name, sheet in content["sheets"].items()
-    }
     return environment.get_template("report.html.j2").render(
         content,
         style=Markup(environment.get_template("report.css").render(light=LIGHT, dark=DARK)),
@@ -101,35 +98,25 @@ def _html(content: Mapping[str, Any]) -> str:
         # The page's security policy allows this script only, and no loading.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         drawings={
-            name: [(Markup(found.svg), round(_PIXELS_PER_INCH * panel.size[0])) for panel, found in panels]
-            for name, panels in drawn.items()
+            name: [(Markup(drawn.svg), round(_PIXELS_PER_INCH * drawn.panel.size[0])) for drawn in sheet.panels]
+            for name, sheet in sheets.items()
         },
         hovers=[
-            hover
-            for name, panels in drawn.items()
-            for number, (panel, found) in enumerate(panels)
-            if (hover := _hover(panel, found, f"{_dashed(name)}-{number}"))
+            _hover(drawn, drawn.panel.hover) for sheet in sheets.values() for drawn in sheet.panels if drawn.panel.hover
         ],
         legend=[(variant, Markup(drawing.swatch(number))) for number, variant in enumerate(results.variants)],
     )
 
 
-def _dashed(name: str) -> str:
-    """The name of a chart for ids of the page."""
-    return name.replace("_", "-")
-
-
-def _hover(panel: Panel, drawn: drawing.Drawn, name: str) -> dict[str, Any] | None:
-    if panel.hover is None:
-        return None
+def _hover(drawn: drawing.Drawn, hover: Hover) -> dict[str, Any]:
     return {
-        "panel": name,
-        "unit": panel.hover.unit,
+        "panel": drawn.name,
+        "unit": hover.unit,
         "box": _rounded(drawn.box),
         "x": _rounded(drawn.x),
         "y": _rounded(drawn.y),
-        "at": _rounded(panel.hover.x),
-        "bands": {str(number): [_rounded(part) for part in band] for number, band in panel.hover.bands.items()},
+        "at": _rounded(hover.x),
+        "bands": {str(number): [_rounded(part) for part in band] for number, band in hover.bands.items()},
     }
 
 

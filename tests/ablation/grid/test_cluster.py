@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray_cluster import NODE, one_node
 import ablate
 from ablation.grid import cell as cell_process
 from ablation.grid import ray_executor
+from ablation.grid.executors import open_executor
 from ablation.grid.grid import Cell, make_cells, normalize_axes, save_cell, save_grid
 from ablation.grid.scheduler import Exit
 from agents.run.lock import is_locked
@@ -243,14 +245,15 @@ def test_mistakes_about_the_cluster_are_answered_in_one_sentence(
     def refused(**_: object) -> None:
         raise ConnectionError("Could not find any running Ray instance.")
 
+    def connect(address: str) -> AbstractContextManager[object]:
+        config = compose_ablate(["env=conditional", "runtime=cluster", f"runtime.address={address}"])
+        return open_executor(config, [], print)
+
     monkeypatch.setattr(ray, "init", refused)
-    with (
-        pytest.raises(InputError, match="runtime.address=auto cannot be joined"),
-        ray_executor.connect("auto"),
-    ):
+    with pytest.raises(InputError, match="runtime.address=auto cannot be joined"), connect("auto"):
         pass
     for address, fault in (("127.0.0.1:1", "does not answer"), ("nowhere", "is no address")):
-        with pytest.raises(InputError, match=f"runtime.address={address} {fault}"), ray_executor.connect(address):
+        with pytest.raises(InputError, match=f"runtime.address={address} {fault}"), connect(address):
             pass
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     cells = cells_of("runtime=cluster", "runtime.num_actors=2", "fusions=[mi]", f"folder={tmp_path}")
@@ -258,5 +261,5 @@ def test_mistakes_about_the_cluster_are_answered_in_one_sentence(
     with pytest.raises(InputError, match="this machine has 2: lower runtime.num_actors"):
         ray_executor.check_room(cells, alone=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install \"mimpala\[ray\]\""), ray_executor.connect(""):
+    with pytest.raises(InputError, match=r"pip install \"mimpala\[ray\]\""), connect(""):
         pass
