@@ -75,11 +75,7 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
 
 
 def report(results: Results, folder: Path, config: AblateConfig) -> int:
-    """Writes the report and prints the verdict. Returns the exit code.
-
-    Raises:
-        InputError: The folder cannot be written.
-    """
+    """Writes the report and prints the verdict. Returns the exit code. InputError if the folder cannot be written."""
     # Imported here, because matplotlib takes a second.
     from ablation.report.report import write_report
 

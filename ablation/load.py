@@ -111,11 +111,7 @@ class Record(NamedTuple):
 
 
 def load_grid(folder: Path, measure: str = "auto") -> Results:
-    """Results of a grid of ablate.py.
-
-    Raises:
-        InputError: The folder is not a grid, or no run can be reported on.
-    """
+    """Results of a grid of ablate.py. InputError if the folder is none, or no run can be reported on."""
     grid = read_grid(folder)
     if not grid:
         raise InputError(
@@ -126,11 +122,7 @@ def load_grid(folder: Path, measure: str = "auto") -> Results:
 
 
 def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
-    """Results of run folders, or of all run folders directly inside the given folders.
-
-    Raises:
-        InputError: A folder does not exist, or no run can be reported on.
-    """
+    """Results of run folders, or of all run folders directly inside the given folders. InputError if one is missing."""
     found: list[Path] = []
     for name in folders:
         folder = Path(name)
@@ -142,11 +134,7 @@ def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
 
 
 def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "") -> Results:
-    """Results of these run folders; runs that cannot be compared with the rest become `Problem`s.
-
-    Raises:
-        InputError: No run is left, or the requested measure is unknown for a run.
-    """
+    """Results of these run folders; runs that cannot be compared with the rest become `Problem`s. InputError if none is left."""
     problems: list[Problem] = []
     records: list[Record] = []
     for folder in dict.fromkeys(path.resolve() for path in folders):
@@ -177,11 +165,7 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
 
 
 def read_record(folder: Path) -> Record:
-    """Reads a run folder.
-
-    Raises:
-        InputError: The run is missing, not finished, not evaluated, or has an unreadable file; the message is one sentence.
-    """
+    """Reads a run folder. InputError, with one sentence, if the run is missing, not finished, not evaluated, or has an unreadable file."""
     if not (folder / CONFIG).exists():
         raise InputError(f"its folder has no {CONFIG}: the run has not started.")
     config, run = load_train(folder / CONFIG), format_argument("run", str(folder))
@@ -275,10 +259,7 @@ def name_variants(records: Sequence[Record]) -> list[str]:
 def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, dict[str, Scale]]:
     """The measure to compare runs by, and its scale for each task.
 
-    `auto` is the first of score, success and return that is known for all runs.
-
-    Raises:
-        InputError: `wanted` is not known for every run.
+    `auto` is the first of score, success and return that is known for all runs. InputError if `wanted` is unknown.
     """
     first = records[0]
     known = {"return": RETURN}

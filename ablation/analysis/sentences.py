@@ -34,13 +34,7 @@ number = numbers.three_digits
 
 
 class Words(NamedTuple):
-    """The words for one quantity.
-
-    Attributes:
-        better: The adjective of the winner.
-        lower_wins: Whether lower values are better.
-        write: How values are written.
-    """
+    """The words for one quantity: the adjective of the winner, whether lower values win, and how values are written."""
 
     better: str = "better"
     lower_wins: bool = False
@@ -60,10 +54,8 @@ def sentences(
     """All sentences, the main one first.
 
     Args:
-        means: By variant, the mean over tasks of each run.
-        comparisons: Of every pair, by these means.
+        comparisons, speeds: Of every pair, by `means` and by frames per second.
         probes: By variant and probe, what the mean over tasks loses under the probe.
-        speeds: Comparisons of every pair by frames per second.
     """
     claimed = [pair for pair in comparisons if pair.claimed]
     yield _main_sentence(results, means, comparisons)

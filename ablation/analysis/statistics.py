@@ -73,12 +73,7 @@ def difference_range(measure: Measure) -> Range:
 
 
 def aggregate(name: str, values: Array, measure: Measure) -> Band:
-    """One of AGGREGATES of values [..., runs, tasks] with its interval; arrays [...].
-
-    Raises:
-        KeyError: The aggregate is unknown.
-        ValueError: `optimality_gap` of a measure whose best is unknown.
-    """
+    """One of AGGREGATES of values [..., runs, tasks] with its interval; arrays [...]."""
     within = value_range(measure)
     statistic: Statistic = AGGREGATES[name]
     if name == "optimality_gap":

@@ -39,12 +39,7 @@ def paces(results: Results, threshold: float) -> dict[str, tuple[Comparison, ...
 
 
 def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison, ...]:
-    """Comparisons of every pair of variants, in the order of `means`.
-
-    Args:
-        means: By variant, one value for each run, such as its mean over tasks.
-        within: Range of possible differences.
-    """
+    """Comparisons of every pair of variants, in the order of `means`: by variant, one value for each run, such as its mean over tasks."""
     pairs = list(combinations(means, 2))
     if not pairs:
         return ()

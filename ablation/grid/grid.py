@@ -148,11 +148,7 @@ def for_shared_machine(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
 
 
 def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:
-    """The configuration of a run on one machine of a cluster, with this runtime.
-
-    Raises:
-        InputError: The number of actors depends on the machine, but Ray must know it.
-    """
+    """The configuration of a run on one machine of a cluster, with this runtime. InputError without a number of actors."""
     if runtime == "local" and not train.runtime.num_actors:
         raise InputError(
             "runtime.num_actors=0 leaves the number of actors to each machine, but a cluster must know how many CPUs a run takes: give "
@@ -167,8 +163,7 @@ def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:
 def normalize_axes(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
     """Replaces `fusion=concat,mi` or `fusion=mi` by `fusions=[...]` and `seed=0,1` by `seeds=[0,1]`, in the config and the command line.
 
-    Raises:
-        InputError: Both spellings are given, or a key cannot be an axis.
+    InputError if both spellings are given, or a key cannot be an axis.
     """
     _as_list("fusion", "fusions", config, single, axes)
     if "seed" in axes:
@@ -221,8 +216,7 @@ def evaluation(config: AblateConfig, env: EnvSpec, train: TrainConfig) -> Evalua
 def save_grid(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
     """Writes grid.json. Cells of an existing grid stay in it, so that seeds and variants can be added.
 
-    Raises:
-        InputError: A cell's folder holds a run of another configuration.
+    InputError if a cell's folder holds another run.
     """
     for cell in cells:
         check_existing_run(cell)
@@ -235,8 +229,7 @@ def save_grid(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> No
 def check_existing_run(cell: Cell, but: Collection[str] = ()) -> None:
     """Checks that a run in the cell's folder has the cell's settings; housekeeping keys and keys in `but` may differ.
 
-    Raises:
-        InputError: Names the keys that differ, with both values.
+    InputError names the keys that differ, with both values.
     """
     if not (cell.folder / CONFIG).exists():
         return

@@ -80,12 +80,7 @@ class RayExecutor:
 
 @dataclass(slots=True)
 class RayCell:
-    """A cell that was submitted to Ray.
-
-    Attributes:
-        reference: To the Exit of the current attempt.
-        losses: Number of earlier attempts whose machine was lost.
-    """
+    """A cell that was submitted to Ray: `reference` to the Exit of the current attempt, `losses` of machines in earlier ones."""
 
     cell: Cell
     reference: Any

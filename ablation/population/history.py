@@ -35,14 +35,7 @@ _ROW = {
 
 
 class History:
-    """The history of the population in a folder.
-
-    Attributes:
-        rows: In the order of the file; a generation has a row for every member.
-
-    Raises:
-        InputError: The file is damaged.
-    """
+    """The history in a folder: `rows` in the order of the file, in each generation one for every member. InputError if it is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / HISTORY

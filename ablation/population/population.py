@@ -66,19 +66,10 @@ class PopulationError(RuntimeError):
 
 
 class Population:
-    """The population of a configuration.
-
-    Args:
-        config: Checked (conf.population_schema.check_population).
-
-    Attributes:
-        history: Read or created by `begin`.
-
-    Raises:
-        InputError: The members cannot be trained.
-    """
+    """The population of a checked configuration. InputError if its members cannot be trained."""
 
     history: History
+    """Read or created by `begin`."""
 
     def __init__(self, config: PopulationConfig) -> None:
         self.folder = Path(config.folder or f"runs/population-{config.env.name}")
@@ -97,8 +88,7 @@ class Population:
     def begin(self, command: Sequence[str]) -> None:
         """Starts or resumes the population in its folder, and completes an interrupted comparison.
 
-        Raises:
-            InputError: The folder holds another population, or a damaged one.
+        InputError if the folder holds another one.
         """
         self.history = History(self.folder)
         self._check_keys()
@@ -124,7 +114,6 @@ class Population:
         """Trains all members from comparison to comparison; returns their final status by name.
 
         Args:
-            executor: Trains the members.
             on_change: See ablation.grid.scheduler.run_cells.
             say: Receives lines about every comparison.
 

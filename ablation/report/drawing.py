@@ -121,11 +121,7 @@ _FIRST_MARGINS = (0.5, 0.5, 0.2, 0.3)
 
 
 class Drawn(NamedTuple):
-    """A panel as SVG with the id `name`.
-
-    Attributes:
-        box: Left, top, right and bottom of its axes in units of the viewBox; `x`, `y`: their limits.
-    """
+    """A panel as SVG with the id `name`; `box`: left, top, right and bottom of its axes in the viewBox; `x`, `y`: their limits."""
 
     panel: Panel
     name: str

@@ -43,13 +43,8 @@ _PIXELS_PER_INCH = 115
 def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Path]:
     """Writes the report into `folder`, creates it if needed, and replaces earlier files.
 
-    Everything is drawn before the first file is written. Each file is written atomically, report.html last.
-
-    Returns:
-        The files, report.html first.
-
-    Raises:
-        OSError: A file cannot be written.
+    Everything is drawn before the first file is written. Each file is written atomically, report.html last. It is the first of the
+    returned paths. OSError if a file cannot be written.
     """
     check_links(folder, FIGURES, DATA)
     found = comparability.configs(results)

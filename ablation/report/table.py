@@ -39,10 +39,9 @@ def _csv_text(value: Any) -> str:
 
 
 class Table(NamedTuple):
-    """A table.
+    """A table: `data` has its numbers.
 
     Attributes:
-        data: Its numbers.
         title: Empty if only the CSV file is written.
         head, rows: Text of the columns' names and of the cells; the first cell of a row is the row's name.
         numeric: Whether all cells but the first of a row are numbers.

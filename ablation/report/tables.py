@@ -109,9 +109,8 @@ def _estimates(
     """Estimates by variant and a second key: a row for each variant, or a column if `turned`.
 
     Args:
-        kind: What the second key is, as a column's name.
+        kind, value: Column names of the second key and of the estimates.
         keys: The second keys to show; `names` are those in the head of the page's table.
-        value: What the estimates are, as a column's name.
     """
     data = [(variant, key, *estimate) for variant, row in found.items() for key, estimate in row.items()]
     texts = {
@@ -213,11 +212,7 @@ def _comparisons(analysis: Analysis, write: Write) -> Table:
 
 
 def _pairs(name: str, title: str, analysis: Analysis, quantities: Mapping[str, tuple[str, Write]]) -> Table:
-    """A row for each pair of variants, and two columns for each quantity of `Analysis.paces`: difference and whether it is claimed.
-
-    Args:
-        quantities: Head and writer of each quantity.
-    """
+    """A row for each pair of variants, and two columns for each quantity of `Analysis.paces`: difference and whether it is claimed."""
     cells: dict[tuple[str, Any], str] = {}
     columns: dict[Any, str] = {}
     rows: list[Row] = []
