@@ -86,7 +86,7 @@ def report(results: Results, folder: Path, config: AblateConfig) -> int:
         raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
     for problem in results.problems:
         warn(f"{problem.run} is left out: {problem.reason}")
-    TextConsole().say("\n".join(["", *analysis.verdict.sentences, "", f"written: {written[0]}"]))
+    TextConsole().say("\n".join(["", *analysis.sentences, "", f"written: {written[0]}"]))
     return DONE
 
 

@@ -189,14 +189,6 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """Comparisons of every pair, and sentences on what the runs support, the main one first."""
-
-    comparisons: tuple[Comparison, ...]
-    sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
     """Statistics of `Results`. Mappings have the variant as first key, in the order of `Results.variants`.
 
@@ -210,6 +202,7 @@ class Analysis:
         frames: [N] of all curves; `curves`: by variant and task, and "" for the mean over tasks, the mean over runs.
         probes: By probe, the loss of the mean over tasks; empty without probes.
         resampled: How intervals were made, one sentence.
+        comparisons: Of every pair by the mean over tasks; `sentences`: what the runs support, the main one first.
     """
 
     aggregates: Mapping[str, Mapping[str, Estimate]]
@@ -224,4 +217,5 @@ class Analysis:
     curves: Mapping[str, Mapping[str, Band]]
     probes: Mapping[str, Mapping[str, Estimate]]
     resampled: str
-    verdict: Verdict
+    comparisons: tuple[Comparison, ...]
+    sentences: tuple[str, ...]

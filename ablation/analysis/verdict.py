@@ -15,27 +15,9 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import t as student  # type: ignore[import-untyped]
 
-from ablation.analysis.efficiency import comparable_paces, speeds
 from ablation.analysis.intervals import ANY, CONFIDENCE, ROUNDING, Range, estimate, limits
-from ablation.analysis.results import Array, Band, Comparison, Estimate, Results, Verdict
-from ablation.analysis.sentences import sentences
-from ablation.analysis.statistics import difference_range, satterthwaite
-
-
-def verdict(results: Results, probes: Mapping[str, Mapping[str, Estimate]]) -> Verdict:
-    """The verdict on `results`; `probes` as in Analysis."""
-    means = {variant: results.matrix(variant).mean(axis=1) for variant in results.variants}
-    comparisons = compare(means, difference_range(results.measure))
-    return Verdict(
-        comparisons=comparisons,
-        sentences=tuple(sentences(results, means, comparisons, probes, compare(speeds(results)))),
-    )
-
-
-def paces(results: Results, threshold: float) -> dict[str, tuple[Comparison, ...]]:
-    """Comparisons of every pair of variants by each of `efficiency.PACES`, among the variants with a value."""
-    found = {name: compare(of_runs, ANY) for name, of_runs in comparable_paces(results, threshold).items()}
-    return {name: comparisons for name, comparisons in found.items() if comparisons}
+from ablation.analysis.results import Array, Band, Comparison
+from ablation.analysis.statistics import satterthwaite
 
 
 def compare(means: Mapping[str, Array], within: Range = ANY) -> tuple[Comparison, ...]:

@@ -35,7 +35,9 @@ _TIMES = {"seconds_to", "seconds_to_median", "frames_per_second"}
 def to_json(results: Results, analysis: Analysis, configs: Configs, cautions: tuple[str, ...]) -> dict[str, Any]:
     """Everything as plain data; infinite and undefined numbers are None."""
     found: dict[str, Any] = plain(analysis)
-    efficiency, paces, verdict = (found.pop(key) for key in ("efficiency", "paces", "verdict"))
+    efficiency, paces, sentences, comparisons = (
+        found.pop(key) for key in ("efficiency", "paces", "sentences", "comparisons")
+    )
     content = {
         "suite": results.suite,
         "measure": results.measure,
@@ -47,12 +49,12 @@ def to_json(results: Results, analysis: Analysis, configs: Configs, cautions: tu
         "config": configs,
         "runs": [{key: getattr(run, key) for key in _OF_RUN} for run in results.runs],
         **found,
-        "comparisons": verdict["comparisons"],
+        "comparisons": comparisons,
         "efficiency": {variant: _part(row, timing=False) for variant, row in efficiency.items()},
         "paces": _part(paces, timing=False),
         "timing": {
             # One sentence of the verdict reports the speed.
-            "verdict": verdict["sentences"],
+            "verdict": sentences,
             "runs": [{key: getattr(run, key) for key in _TIMES_OF_RUN} for run in results.runs],
             "efficiency": {variant: _part(row, timing=True) for variant, row in efficiency.items()},
             "paces": _part(paces, timing=True),

@@ -41,7 +41,7 @@ class Chart:
     """One figure.
 
     Attributes:
-        data: Name of the CSV that has its numbers.
+        data: Name of the CSV that has its numbers, if it is another one than that of the figure.
         legend: Whether the figure needs a legend of the variants.
         folded: Whether the page shows it on demand only.
     """
@@ -50,7 +50,7 @@ class Chart:
     title: str
     caption: str
     panels: tuple[Panel, ...]
-    data: str
+    data: str = ""
     legend: bool = False
     folded: bool = False
 
@@ -102,7 +102,6 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
                 estimates(_AGGREGATES[name], found=row, limits=fixed if name == _GAP else aggregate_limits)
                 for name, row in aggregates.items()
             ),
-            data="aggregates",
         ),
         Chart(
             name="profiles",
@@ -110,7 +109,6 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
             caption="Share of runs x tasks above a value, with 95% bands."
             + (" Where bands overlap, curves are not told apart." if len(variants) > 1 else ""),
             panels=(_profiles(results, analysis),),
-            data="profiles",
             legend=True,
         ),
         Chart(
@@ -119,14 +117,12 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
             caption="In percent: how likely a run of the row beats a run of the column on a task drawn at random. Bold with an asterisk: "
             "the 95% interval of this pair alone leaves out 50%, for which 0 and 100 need 6 runs. The others are not told apart by it.",
             panels=(panels.matrix(variants, analysis.improvement),) if len(variants) > 1 else (),
-            data="improvement",
         ),
         Chart(
             name="tasks",
             title="Evaluation by task",
             caption=_caption(f"{label}: mean over runs with its 95% interval.", results, task_limits),
             panels=tuple(estimates(task, found=_column(analysis.tasks, task), limits=task_limits) for task in tasks),
-            data="tasks",
             folded=folded,
         ),
         Chart(
@@ -146,7 +142,6 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
                     limits=fixed,
                 ),
             ),
-            data="sample_efficiency",
         ),
         Chart(
             name="wall_clock",
@@ -165,7 +160,6 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
                     write=numbers.count,
                 ),
             ),
-            data="wall_clock",
         ),
         Chart(
             name="probes",
@@ -176,7 +170,6 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
                 estimates(f"Lost under {probe}", found=row, reference=0.0, limits=probe_limits)
                 for probe, row in probes.items()
             ),
-            data="probes",
         ),
     ]
     return {chart.name: chart for chart in charts if chart.panels}

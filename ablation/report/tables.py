@@ -5,9 +5,12 @@ Tables that depend on the speed of the machine are separate (`wall_clock*`), so 
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,7 +18,9 @@ from ablation.analysis import numbers
 from ablation.analysis.comparability import Configs, format_value
 from ablation.analysis.numbers import Write
 from ablation.analysis.results import Analysis, Comparison, Estimate, Results
-from ablation.report.table import Data, Row, Table, pivot
+from agents.cli.terminal import printable
+
+Row: TypeAlias = Sequence[Any]
 
 MEAN_OVER_TASKS = "mean over tasks"
 """Name in tables of the task "" of `Analysis.curves`."""
@@ -26,6 +31,65 @@ _DIFFERENCE = ("first", "second", "difference", *_INTERVAL, "p", "claimed")
 _COMPARING = ("improvement", "comparisons", "config_differences", "sample_efficiency_pairs", "wall_clock_pairs")
 """Tables that a report on one variant leaves out."""
 _AGGREGATES = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
+
+
+class Data(NamedTuple):
+    """A CSV file; `name` without the suffix, every row as long as the header."""
+
+    name: str
+    header: Row
+    rows: Sequence[Row]
+
+    @property
+    def csv(self) -> str:
+        """The file's text: numbers with all digits, `inf` for never, an empty cell for a missing value."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows([[_csv_text(value) for value in row] for row in self.rows])
+        return text.getvalue()
+
+
+def _csv_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else printable(str(value))
+
+
+class Table(NamedTuple):
+    """A table: `data` has its numbers.
+
+    Attributes:
+        title: Empty if only the CSV file is written.
+        head, rows: Text of the columns' names and of the cells; the first cell of a row is the row's name.
+        numeric: Whether all cells but the first of a row are numbers.
+    """
+
+    data: Data
+    title: str = ""
+    head: Row = ()
+    rows: Sequence[Row] = ()
+    numeric: bool = True
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the page has it: it has a title, a row, and a column beside the rows' names."""
+        return bool(self.title and self.rows and len(self.head) > 1)
+
+
+def pivot(
+    corner: str,
+    rows: Iterable[str],
+    columns: Iterable[Any],
+    cells: Mapping[tuple[str, Any], str],
+    names: Mapping[Any, str] | None = None,
+    missing: str = "",
+) -> tuple[Row, list[Row]]:
+    """Head and rows of a table of `cells` by row and column; `names` are those of the columns in the head."""
+    head = (corner, *((names or {}).get(column, column) for column in columns))
+    return head, [(row, *(cells.get((row, column), missing) for column in columns)) for row in rows]
 
 
 def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[str, Table]:
@@ -197,7 +261,7 @@ def _where(results: Results) -> Table:
 
 
 def _comparisons(analysis: Analysis, write: Write) -> Table:
-    pairs = analysis.verdict.comparisons
+    pairs = analysis.comparisons
     texts = tuple(
         (
             _pair_name(pair),
