@@ -65,9 +65,8 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
                 status = run_cells(cells, executor, display.update)
         states = {cell.state for cell in status.values()}
         if states == {State.FAILED}:
-            print(
-                "error: every run failed, so there is no report: the reasons are above, and the same command tries again",
-                file=sys.stderr,
+            warn(
+                "error: every run failed, so there is no report: the reasons are above, and the same command tries again"
             )
             return FAILED
         code = report(load_grid(folder, config.measure), folder, config)

@@ -10,8 +10,9 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -54,6 +55,8 @@ _FOLDER = Test(
     "the name of a folder",
     lambda value: isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value),
 )
+Form: TypeAlias = Mapping[str, Any]
+
 _RESULT_FORM = {
     "finished": bool,
     "updates": COUNT,
@@ -142,13 +145,15 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
             records.append(read_record(folder))
         except InputError as error:
             problems.append(Problem(folder.name, str(error)))
-    # The order matters: a run that is not comparable must not hide a further one of its seed.
-    for select in (keep_comparable, keep_first_of_seed):
-        records, dropped = select(records)
-        problems += dropped
+    # Repeated ones last: a run that is not comparable must not hide a further one of its seed.
+    checks: list[Callable[[Sequence[Record]], list[str]]] = [partial(_unlike_most, *entry) for entry in _COMPARABLE]
+    for find in (*checks, _repeated):
+        reasons = find(records) if records else []
+        problems += [Problem(record.folder.name, why) for record, why in zip(records, reasons, strict=True) if why]
+        records = [record for record, why in zip(records, reasons, strict=True) if not why]
     if not records:
-        reasons = " ".join(f"{problem.run}: {problem.reason}" for problem in problems[:3])
-        raise InputError(f"No run can be reported on. {reasons}".rstrip())
+        listed = " ".join(f"{problem.run}: {problem.reason}" for problem in problems[:3])
+        raise InputError(f"No run can be reported on. {listed}".rstrip())
     chosen, scales = choose_measure(records, measure)
     names = name_variants(records)
     order = list(dict.fromkeys(names))
@@ -178,28 +183,10 @@ def read_record(folder: Path) -> Record:
     if evaluation["provenance"]["updates"] != result["updates"]:
         raise InputError(f"its training continued after its evaluation: make a new one with python evaluate.py {run}.")
     cell, provenance, agent = (
-        _check(folder / name, _read(folder / name), form, complete=False)
+        _read(folder / name, {}, form)
         for name, form in ((CELL_FILE, _CELL_FORM), (PROVENANCE, _PROVENANCE_FORM), (AGENT, _AGENT_FORM))
     )
     return Record(folder, cell.get("variant", ""), config, result, evaluation, provenance, agent, read_log(folder))
-
-
-def keep_comparable(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
-    """The runs that agree with most runs in every property of `_COMPARABLE`, and for each other run a Problem with the first difference.
-
-    The properties are compared in order, each among the runs that are left.
-    """
-    kept, problems = list(records), []
-    for what, read in _COMPARABLE:
-        # most_common keeps the order of first occurrence among equal counts.
-        usual = next((value for value, _ in Counter(map(read, kept)).most_common(1)), None)
-        problems += [
-            Problem(record.folder.name, f"its {what} is {read(record)}, but that of most runs is {usual}.")
-            for record in kept
-            if read(record) != usual
-        ]
-        kept = [record for record in kept if read(record) == usual]
-    return kept, problems
 
 
 _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
@@ -217,21 +204,24 @@ _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
 """Properties that must be equal for results to be comparable: the name in messages, and a function that reads it from a record."""
 
 
-def keep_first_of_seed(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
-    """The first run of each variant and seed, and a problem for each further one."""
-    kept: dict[tuple[str, int], Record] = {}
-    problems = []
+def _unlike_most(what: str, read: Callable[[Record], str], records: Sequence[Record]) -> list[str]:
+    """For each run, why it cannot be compared with most of them by this property; empty if it can."""
+    values = [read(record) for record in records]
+    # most_common keeps the order of first occurrence among equal counts.
+    ((usual, _),) = Counter(values).most_common(1)
+    return ["" if value == usual else f"its {what} is {value}, but that of most runs is {usual}." for value in values]
+
+
+def _repeated(records: Sequence[Record]) -> list[str]:
+    """For each run, which earlier run has its variant and seed; empty if none has."""
+    first: dict[tuple[str, int], str] = {}
+    reasons = []
     for record, variant in zip(records, name_variants(records), strict=True):
-        seed = record.config.seed
-        first = kept.setdefault((variant, seed), record)
-        if first is not record:
-            problems.append(
-                Problem(
-                    record.folder.name,
-                    f"it is a second run of {variant} with seed {seed}: the report has {first.folder.name}.",
-                )
-            )
-    return list(kept.values()), problems
+        seed, name = record.config.seed, record.folder.name
+        known = (variant, seed) in first
+        earlier = first.setdefault((variant, seed), name)
+        reasons.append(f"it is a second run of {variant} with seed {seed}: the report has {earlier}." if known else "")
+    return reasons
 
 
 def name_variants(records: Sequence[Record]) -> list[str]:
@@ -328,18 +318,19 @@ def make_run(record: Record, variant: str, measure: Measure, scales: Mapping[str
 
 def read_result(folder: Path) -> dict[str, Any]:
     """result.json of a run that is finished or paused; empty for any other run. InputError if the file is invalid."""
-    result = _read(folder / RESULT)
-    ended = result.get("finished") or result.get("ended_by") == "pause"
-    return _check(folder / RESULT, result, _RESULT_FORM) if ended else {}
+
+    def has_ended(result: dict[str, Any]) -> bool:
+        return bool(result.get("finished")) or result.get("ended_by") == "pause"
+
+    return _read(folder / RESULT, _RESULT_FORM, applies=has_ended)
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """evaluation.json; empty if it is missing or was stopped early. InputError if it is invalid: every probe must have every task."""
     path = folder / EVALUATION_FILE
-    evaluation = _read(path)
-    if not evaluation or "stopped" in evaluation:
+    evaluation = _read(path, _EVALUATION_FORM, _PROBES_FORM, lambda content: "stopped" not in content)
+    if not evaluation:
         return {}
-    _check(path, evaluation, _EVALUATION_FORM | (_PROBES_FORM if "probes" in evaluation else {}))
     known = {task: row["success"] is not None for task, row in evaluation["tasks"].items()}
     probed = [section["tasks"] for section in evaluation.get("probes", {}).values()]
     if not known or any({task: row["success"] is not None for task, row in rows.items()} != known for rows in probed):
@@ -349,8 +340,7 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 
 def read_grid(folder: Path) -> dict[str, Any]:
     """grid.json; empty if it is missing or has no cells. InputError if the file is invalid."""
-    grid = _read(folder / GRID_FILE)
-    return _check(folder / GRID_FILE, grid, _GRID_FORM) if grid.get("cells") else {}
+    return _read(folder / GRID_FILE, _GRID_FORM, applies=lambda grid: grid.get("cells"))
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -389,19 +379,19 @@ def _curve_row(line: str) -> dict[str, Any] | None:
     return {key: value for key, value in row.items() if key in times or key.endswith(("/return", "/success"))}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a JSON file as plain data; empty if the file is missing or unreadable. InputError if it is not plain data."""
+def _read(
+    path: Path, form: Form, optional: Form | None = None, applies: Callable[[dict[str, Any]], object] = bool
+) -> dict[str, Any]:
+    """The content of a JSON file; empty if the file is missing or unreadable, or its content does not apply.
+
+    InputError if it is not plain data of this form (`check_form`), or the names in `optional` that it has are not of that form.
+    """
     try:
         content: dict[str, Any] = plain_copy(read_json(path) or {}, most=_MOST_VALUES)
-    except PlainDataError as error:
-        raise _damaged(path, str(error)) from error
-    return content
-
-
-def _check(path: Path, content: dict[str, Any], form: Any, *, complete: bool = True) -> dict[str, Any]:
-    """`content`. InputError if it has another form; see `check_form` for `complete`."""
-    try:
-        check_form(content, form, complete=complete)
+        if not content or not applies(content):
+            return {}
+        known = {name: part for name, part in (optional or {}).items() if name in content}
+        check_form(content, {**form, **known})
     except PlainDataError as error:
         raise _damaged(path, str(error)) from error
     return content

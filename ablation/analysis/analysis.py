@@ -16,11 +16,7 @@ RESAMPLED = (
 
 
 def analyse(results: Results, threshold: float | None = None) -> Analysis:
-    """The analysis of results; deterministic, bit for bit.
-
-    Args:
-        threshold: Of the sample efficiency, in the measure's unit; None: `ablation.analysis.efficiency.default_threshold`.
-    """
+    """The analysis of results; deterministic, bit for bit. `threshold`: of the sample efficiency; None: the default of the measure."""
     if threshold is None:
         threshold = efficiency.default_threshold(results)
     values, frames = statistics.profile_values(results), efficiency.common_frames(results)

@@ -100,5 +100,4 @@ def cautions(results: Results, found: Configs) -> Iterator[str]:
 
 
 def _distinct(values: Iterable[str]) -> list[str]:
-    """The distinct values, in order."""
     return list(dict.fromkeys(values))

@@ -90,8 +90,7 @@ def short(value: float, extra: int = 0) -> str:
 def ticks(values: Sequence[float], unit: tuple[float, str] | None = None) -> list[str]:
     """Labels of an axis with as few digits as show every step, as 0.0, 0.5, 1.0; unequal values have unequal labels.
 
-    Args:
-        unit: Size and suffix, as in SECONDS; None: k, M or G if the axis goes beyond 10,000.
+    `unit` is size and suffix, as in SECONDS; None: k, M or G if the axis goes beyond 10,000.
     """
     known = np.unique(np.asarray(values, np.float64))
     largest = float(np.abs(known).max(initial=0.0))

@@ -179,7 +179,6 @@ class Comparison:
 
     @property
     def lower(self) -> str:
-        """The other variant."""
         return self.second if self.difference.value >= 0 else self.first
 
     @property

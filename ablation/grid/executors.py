@@ -21,13 +21,8 @@ def open_executor(
 ) -> Iterator[Executor]:
     """The executor for `cells`; a cluster is disconnected at the end of the context.
 
-    Without `config.parallel`, this machine runs one cell at a time, or one per core if the runtime is serial.
-
-    Args:
-        say: Receives warnings and notices, one sentence each.
-
-    Raises:
-        InputError: Ray is not installed, the cluster does not answer, or no machine of it can ever run a cell.
+    Without `config.parallel`, this machine runs one cell at a time, or one per core if the runtime is serial. `say` receives warnings.
+    InputError if Ray is not installed, the cluster does not answer, or no machine of it can ever run a cell.
     """
     runtime = config.runtime
     if runtime.name != CLUSTER:

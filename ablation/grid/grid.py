@@ -88,7 +88,6 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
         return Path(self.train.run)
 
 

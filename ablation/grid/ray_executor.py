@@ -66,7 +66,6 @@ class RayExecutor:
         return self._running[-1]
 
     def stop(self) -> None:
-        """Interrupts all cells and waits until they have saved."""
         import ray
 
         references = [one.reference for one in self._running if one.poll() is None]
@@ -89,7 +88,6 @@ class RayCell:
     _exit: Exit | None = None
 
     def has_begun(self) -> bool:
-        """Whether a machine runs it."""
         return is_locked(self.cell.folder)
 
     def poll(self) -> Exit | None:
@@ -166,14 +164,7 @@ def run_task(
 
 
 def check_room(cells: Sequence[Cell], *, alone: bool) -> str:
-    """A warning if no machine of the cluster can run the largest cell until one joins; else empty.
-
-    Args:
-        alone: Whether no other machine can join.
-
-    Raises:
-        InputError: `alone`, and this machine is too small.
-    """
+    """A warning if no machine of the cluster can run the largest cell until one joins; InputError if none can join; else empty."""
     import ray
 
     needed = max(count_cpus(cell.train) for cell in cells)

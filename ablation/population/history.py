@@ -47,11 +47,9 @@ class History:
         return max((row["generation"] for row in self.rows), default=-1)
 
     def of(self, member: int) -> list[dict[str, Any]]:
-        """The rows of a member."""
         return [row for row in self.rows if row["member"] == member]
 
     def hyperparameters(self, member: int) -> dict[str, float]:
-        """Current hyperparameters of a member."""
         return dict(self.of(member)[-1]["hyperparameters"])
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:

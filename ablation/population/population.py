@@ -106,20 +106,11 @@ class Population:
             check_existing_run(cell, but=own)
 
     def train(
-        self,
-        executor: Executor,
-        on_change: Callable[[Mapping[str, CellStatus]], object],
-        say: Callable[[str], object],
+        self, executor: Executor, on_change: Callable[[Mapping[str, CellStatus]], object], say: Callable[[str], object]
     ) -> dict[str, CellStatus]:
-        """Trains all members from comparison to comparison; returns their final status by name.
+        """Trains all members from comparison to comparison (see `run_cells`); returns their final status by name.
 
-        Args:
-            on_change: See ablation.grid.scheduler.run_cells.
-            say: Receives lines about every comparison.
-
-        Raises:
-            PopulationError: Every member failed before the next comparison.
-            KeyboardInterrupt: After every member has saved and ended.
+        `say` receives lines about every comparison. PopulationError if every member failed before the next one.
         """
         progress: dict[str, CellStatus] = {}
         for generation, frames in enumerate(self.comparisons, start=1):
@@ -147,8 +138,7 @@ class Population:
     def compare(self, generation: int, frames: int, failed: Mapping[str, str]) -> list[dict[str, Any]]:
         """Compares all members, copies checkpoints, and returns the new rows of the history.
 
-        Args:
-            failed: Reasons of members that failed before these frames. They count as the worst, with their last checkpoint.
+        `failed` has the reasons of members that failed before these frames. They count as the worst, with their last checkpoint.
         """
         fitness = [self.fitness(name) for name in self.names]
         points = [
