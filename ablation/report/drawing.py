@@ -121,14 +121,13 @@ _FIRST_MARGINS = (0.5, 0.5, 0.2, 0.3)
 
 
 class Drawn(NamedTuple):
-    """A panel as SVG with the id `name`; `box`: left, top, right and bottom of its axes in the viewBox; `x`, `y`: their limits."""
+    """A panel as SVG with the id `name`; `box`: left, top, right and bottom of its axes in the viewBox; `x`: their limits."""
 
     panel: Panel
     name: str
     svg: str
     box: tuple[float, float, float, float]
     x: tuple[float, float]
-    y: tuple[float, float]
 
 
 class Sheet(NamedTuple):
@@ -283,7 +282,7 @@ def _panel(axes: Axes, panel: Panel, name: str) -> Drawn:
     root = _svg(axes, name, (width, height))
     root.attrib |= {"role": "img", "aria-label": shorten(panel.label)}
     box = (axes.bbox.x0, height - axes.bbox.y1, axes.bbox.x1, height - axes.bbox.y0)
-    return Drawn(panel, name, _text(root), box, axes.get_xlim(), axes.get_ylim())
+    return Drawn(panel, name, _text(root), box, axes.get_xlim())
 
 
 def _svg(artist: Artist, name: str, size: tuple[float, float]) -> ElementTree.Element:

@@ -14,20 +14,22 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ablation.analysis import comparability
+from ablation.analysis.comparability import Configs
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
-from ablation.report.analysis_json import to_json
 from ablation.report.drawing import DARK, LIGHT, Hover, shorten
 from ablation.report.tables import make_tables
-from system.files import check_links, write_whole
+from system.files import check_links, finite_or_null, write_whole
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
 FIGURES, DATA = "figures", "data"
@@ -38,6 +40,22 @@ _DIGITS = 4
 """Digits of the values at the pointer; the script shows as many."""
 _PIXELS_PER_INCH = 115
 """Largest scale of a panel, at which its letters are as large as the text."""
+
+_OF_RUN = (
+    "name",
+    "variant",
+    "seed",
+    "values",
+    "probed",
+    "episodes",
+    "parameters",
+    "multiply_adds",
+    "frames",
+    "provenance",
+)
+_TIMES_OF_RUN = ("name", "seconds", "frames_per_second")
+_TIMES = {"seconds_to", "seconds_to_median", "frames_per_second"}
+"""Keys of `Efficiency` and of `Analysis.paces` that depend on the speed of the machine."""
 
 
 def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Path]:
@@ -109,7 +127,6 @@ def _hover(drawn: drawing.Drawn, hover: Hover) -> dict[str, Any]:
         "unit": hover.unit,
         "box": _rounded(drawn.box),
         "x": _rounded(drawn.x),
-        "y": _rounded(drawn.y),
         "at": _rounded(hover.x),
         "bands": {str(number): [_rounded(part) for part in band] for number, band in hover.bands.items()},
     }
@@ -118,6 +135,59 @@ def _hover(drawn: drawing.Drawn, hover: Hover) -> dict[str, Any]:
 def _rounded(values: Iterable[float]) -> list[float | None]:
     """Rounded for the script; None for infinite and undefined values."""
     return [float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None for value in values]
+
+
+def to_json(results: Results, analysis: Analysis, configs: Configs, cautions: tuple[str, ...]) -> dict[str, Any]:
+    """The content of analysis.json: everything as plain data; infinite and undefined numbers are None.
+
+    Values that depend on the speed of the machine are under the key `timing`, so that the rest of two reports can be compared.
+    """
+    found: dict[str, Any] = plain(analysis)
+    efficiency, paces, sentences, comparisons = (
+        found.pop(key) for key in ("efficiency", "paces", "sentences", "comparisons")
+    )
+    content = {
+        "suite": results.suite,
+        "measure": results.measure,
+        "tasks": results.tasks,
+        "variants": results.variants,
+        "command": results.command,
+        "problems": results.problems,
+        "cautions": cautions,
+        "config": configs,
+        "runs": [{key: getattr(run, key) for key in _OF_RUN} for run in results.runs],
+        **found,
+        "comparisons": comparisons,
+        "efficiency": {variant: _part(row, timing=False) for variant, row in efficiency.items()},
+        "paces": _part(paces, timing=False),
+        "timing": {
+            # One sentence of the verdict reports the speed.
+            "verdict": sentences,
+            "runs": [{key: getattr(run, key) for key in _TIMES_OF_RUN} for run in results.runs],
+            "efficiency": {variant: _part(row, timing=True) for variant, row in efficiency.items()},
+            "paces": _part(paces, timing=True),
+        },
+    }
+    plain_content: dict[str, Any] = finite_or_null(plain(content))
+    return plain_content
+
+
+def _part(row: Mapping[str, Any], *, timing: bool) -> dict[str, Any]:
+    """The entries whose keys are in _TIMES, or the others."""
+    return {key: value for key, value in row.items() if (key in _TIMES) == timing}
+
+
+def plain(value: Any) -> Any:
+    """Structures as dictionaries, and arrays and tuples as lists."""
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    elif isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 @functools.cache

@@ -73,10 +73,7 @@ def blank(panels: Sequence[Panel], name: str, _: Sequence[str] = ()) -> Sheet:
     names = [f"{name}-{number}" for number in range(len(panels))]
     return Sheet(
         b"",
-        [
-            Drawn(panel, name, f'<svg id="{name}"></svg>', box, ends, ends)
-            for panel, name in zip(panels, names, strict=True)
-        ],
+        [Drawn(panel, name, f'<svg id="{name}"></svg>', box, ends) for panel, name in zip(panels, names, strict=True)],
     )
 
 
