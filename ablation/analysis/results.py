@@ -173,6 +173,10 @@ class Comparison:
     claimed: bool
 
     @property
+    def name(self) -> str:
+        return f"{self.first} minus {self.second}"
+
+    @property
     def higher(self) -> str:
         """The variant with the higher mean; meaningful only if `claimed`."""
         return self.first if self.difference.value >= 0 else self.second

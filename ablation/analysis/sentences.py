@@ -84,7 +84,15 @@ def sentences(
         yield (
             f"Differences may be due to size: {large} has {sizes[large]:,} parameters, {more} {small} ({sizes[small]:,})."
         )
-    yield _speed(results, speeds)
+    runs = speeds_by_variant(results)
+    span = numbers.ranged([float(values.mean()) for values in runs.values()], numbers.count)
+    if len(runs) == 1:
+        ((_, values),) = runs.items()
+        span = numbers.in_words(estimate(of_mean(values, Range(0.0, np.inf))), numbers.count)
+    if len(runs) == 1 or (" to " not in span and not any(pair.claimed for pair in speeds)):
+        yield f"Training ran at {span} frames per second."
+    else:
+        yield f"Frames per second of training: {_values(runs, numbers.count)}; {_claims(runs, speeds, _SPEED)}."
 
 
 def describe_paces(results: Results, analysis: Analysis) -> dict[str, str]:
@@ -177,8 +185,7 @@ def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words
         if len(means) == 2:
             return f"the two are not told apart: the difference, in that order, is {interval}"
         untested = f", {len(comparisons) - len(tested)} pairs allow no test" if len(tested) < len(comparisons) else ""
-        pair = f"{widest.first} minus {widest.second}"
-        return f"no two of the {len(means)} variants are told apart{untested}: the widest difference, {pair}, is {interval}"
+        return f"no two of the {len(means)} variants are told apart{untested}: the widest difference, {widest.name}, is {interval}"
     groups = _describe_claims(means, claimed, words)
     if len(groups) > _LISTED_PAIRS:
         return _count_claims(claimed, comparisons)
@@ -232,9 +239,7 @@ def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) 
     least = number(float(np.median([abs(pair.difference.value - (pair.difference.low or 0.0)) for pair in unclaimed])))
     found = f"Not supported: {text}. With {_seeds(means)}, a difference of less than about {least} would not be seen."
     if len(unclaimed) <= _LISTED_PAIRS and len(unclaimed) < len(comparisons):
-        intervals = (
-            f"{pair.first} minus {pair.second} {numbers.in_words(pair.difference, number)}" for pair in unclaimed
-        )
+        intervals = (f"{pair.name} {numbers.in_words(pair.difference, number)}" for pair in unclaimed)
         found += f" The intervals: {join_words(intervals)}."
     yield found
 
@@ -249,18 +254,15 @@ def _groups(means: Mapping[str, Array], alike: set[frozenset[str]]) -> list[list
 
     Groups may overlap. Groups and their variants are in the order of `means`.
     """
-    ranked, position = _by_mean(means), {variant: place for place, variant in enumerate(means)}
-    found: list[list[str]] = []
-    end = 0
-    for start in range(len(ranked)):
-        stop = start + 1
-        while stop < len(ranked) and all(frozenset((one, ranked[stop])) in alike for one in ranked[start:stop]):
-            stop += 1
-        # A stretch that ends where an earlier one did is a part of it.
-        if stop > end and stop - start > 1:
-            found.append(sorted(ranked[start:stop], key=position.__getitem__))
-        end = max(end, stop)
-    return sorted(found, key=lambda group: [position[variant] for variant in group])
+    ranked, order = _by_mean(means), list(means)
+    stretches = [
+        set(ranked[start:stop])
+        for start, stop in combinations(range(len(ranked) + 1), 2)
+        if stop - start > 1 and all(frozenset(pair) in alike for pair in combinations(ranked[start:stop], 2))
+    ]
+    longest = [found for found in stretches if not any(found < other for other in stretches)]
+    groups = [sorted(found, key=order.index) for found in longest]
+    return sorted(groups, key=lambda group: [order.index(variant) for variant in group])
 
 
 def _doubts_about_seeds(means: Mapping[str, Array]) -> Iterator[str]:
@@ -290,32 +292,17 @@ def _context_use(probes: Mapping[str, Mapping[str, Estimate]]) -> Iterator[str]:
         better = [variant for variant, loss in losses.items() if loss.high is not None and loss.high < 0]
         rest = [variant for variant in losses if variant not in (*worse, *better)]
         if worse:
-            texts = {
-                variant: numbers.in_words(losses[variant], number)
-                if len(worse) <= _LISTED_PAIRS
-                else number(losses[variant].value)
+            few = len(worse) <= _LISTED_PAIRS
+            lost = join_words(
+                f"{variant} loses {numbers.in_words(losses[variant], number) if few else number(losses[variant].value)}"
                 for variant in worse
-            }
-            lost = join_words(f"{variant} loses {text}" for variant, text in texts.items())
+            )
             yield f"The context is used, by the probe {probe}: told something else, {lost}."
         if rest:
             yield f"That the context is used is not supported by the probe {probe} for {join_words(rest)}."
         if better:
             gained = join_words(f"{variant} gains {numbers.in_words(-losses[variant], number)}" for variant in better)
             yield f"The context misleads {join_words(better)}, by the probe {probe}: told something else, {gained}."
-
-
-def _speed(results: Results, comparisons: Sequence[Comparison]) -> str:
-    """Frames per second of training, and which variants differ in it."""
-    speeds = speeds_by_variant(results)
-    if len(speeds) == 1:
-        ((_, runs),) = speeds.items()
-        value = estimate(of_mean(runs, Range(0.0, np.inf)))
-        return f"Training ran at {numbers.in_words(value, numbers.count)} frames per second."
-    span = numbers.ranged([float(runs.mean()) for runs in speeds.values()], numbers.count)
-    if " to " not in span and not any(pair.claimed for pair in comparisons):
-        return f"Training ran at {span} frames per second."
-    return f"Frames per second of training: {_values(speeds, numbers.count)}; {_claims(speeds, comparisons, _SPEED)}."
 
 
 def _seeds(means: Mapping[str, Array]) -> str:

@@ -125,18 +125,16 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
                 f"variant {variant} trains the same agent as variant {next(iter(same), variant)}: give each value once."
             )
         variants[variant] = train, env
-    cells = []
+    cells: list[Cell] = []
     for seed, (variant, (train, env)) in itertools.product(list_seeds(config), variants.items()):
         name = f"{_file_name(variant)}-seed{seed}"
-        own = for_shared_machine(train, seed, folder / name)
-        evaluate = evaluation(config, env, own)
-        cells.append(Cell(name=name, variant=variant, seed=seed, train=own, evaluate=evaluate))
-    names = [cell.name for cell in cells]
-    for name in names:
-        if names.count(name) > 1:
+        if any(cell.name == name for cell in cells):
             raise InputError(
                 f"Two runs of the grid would share the folder {name}: give values that differ in letters or digits."
             )
+        own = for_shared_machine(train, seed, folder / name)
+        evaluate = evaluation(config, env, own)
+        cells.append(Cell(name=name, variant=variant, seed=seed, train=own, evaluate=evaluate))
     return cells
 
 

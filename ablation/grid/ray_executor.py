@@ -103,16 +103,14 @@ class RayCell:
             except RayTaskError as error:
                 self._exit = Exit(_FAILED, (str(error).strip().splitlines() or [type(error).__name__])[-1])
             except RayError as error:
-                self._resubmit(type(error).__name__)
+                self.losses += 1
+                lost = type(error).__name__
+                if self.losses > MOST_LOSSES:
+                    self._exit = Exit(_FAILED, f"its machine was lost {self.losses} times ({lost})")
+                else:
+                    self.say(f"{self.cell.name}: its machine was lost ({lost}), it continues on another one")
+                    self.reference = submit(self.cell)
         return self._exit
-
-    def _resubmit(self, error: str) -> None:
-        self.losses += 1
-        if self.losses > MOST_LOSSES:
-            self._exit = Exit(_FAILED, f"its machine was lost {self.losses} times ({error})")
-            return
-        self.say(f"{self.cell.name}: its machine was lost ({error}), it continues on another one")
-        self.reference = submit(self.cell)
 
 
 def submit(cell: Cell) -> Any:

@@ -236,7 +236,11 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
         found = []
         for number, (axes, panel, _) in enumerate(drawn):
             axes.set_position(_within(figure, (0, 0), panel.size, margins))
-            found.append(_panel(axes, panel, f"{name}-{number}"))
+            width, height = 72 * panel.size[0], 72 * panel.size[1]
+            root = _svg(axes, f"{name}-{number}", (width, height))
+            root.attrib |= {"role": "img", "aria-label": shorten(panel.label)}
+            box = (axes.bbox.x0, height - axes.bbox.y1, axes.bbox.x1, height - axes.bbox.y0)
+            found.append(Drawn(panel, f"{name}-{number}", _text(root), box, axes.get_xlim()))
         return Sheet(picture, found)
 
 
@@ -275,14 +279,6 @@ def _within(
         max(size[0] - left - right, _MIN_AXES) / width,
         max(size[1] - bottom - top, _MIN_AXES) / height,
     )
-
-
-def _panel(axes: Axes, panel: Panel, name: str) -> Drawn:
-    width, height = 72 * panel.size[0], 72 * panel.size[1]
-    root = _svg(axes, name, (width, height))
-    root.attrib |= {"role": "img", "aria-label": shorten(panel.label)}
-    box = (axes.bbox.x0, height - axes.bbox.y1, axes.bbox.x1, height - axes.bbox.y0)
-    return Drawn(panel, name, _text(root), box, axes.get_xlim())
 
 
 def _svg(artist: Artist, name: str, size: tuple[float, float]) -> ElementTree.Element:

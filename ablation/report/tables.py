@@ -83,13 +83,14 @@ def pivot(
     corner: str,
     rows: Iterable[str],
     columns: Iterable[Any],
-    cells: Mapping[tuple[str, Any], str],
+    cells: Iterable[tuple[str, Any, str]],
     names: Mapping[Any, str] | None = None,
     missing: str = "",
 ) -> tuple[Row, list[Row]]:
-    """Head and rows of a table of `cells` by row and column; `names` are those of the columns in the head."""
+    """Head and rows of a table of `cells`, each with its row and column; `names` are those of the columns in the head."""
+    texts = {(row, column): text for row, column, text in cells}
     head = (corner, *((names or {}).get(column, column) for column in columns))
-    return head, [(row, *(cells.get((row, column), missing) for column in columns)) for row in rows]
+    return head, [(row, *(texts.get((row, column), missing) for column in columns)) for row in rows]
 
 
 def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[str, Table]:
@@ -177,14 +178,11 @@ def _estimates(
         keys: The second keys to show; `names` are those in the head of the page's table.
     """
     data = [(variant, key, *estimate) for variant, row in found.items() for key, estimate in row.items()]
-    texts = {
-        (variant, key): numbers.estimate(estimate, write)
-        for variant, row in found.items()
-        for key, estimate in row.items()
-    }
-    shown = pivot("variant", found, keys, texts, names)
+    texts = [(*row[:2], numbers.estimate(Estimate(*row[2:]), write)) for row in data]
     if turned:
-        shown = pivot(kind, keys, found, {(key, variant): text for (variant, key), text in texts.items()})
+        shown = pivot(kind, keys, found, [(key, variant, text) for variant, key, text in texts])
+    else:
+        shown = pivot("variant", found, keys, texts, names)
     return Table(Data(name, ("variant", kind, value, *_INTERVAL), data), title, *shown)
 
 
@@ -220,21 +218,18 @@ def _runs(results: Results) -> Table:
 
 def _differences(variants: Sequence[str], configs: Configs) -> Table:
     """Rows are variants, or keys if there are more keys than variants, so that the table is long rather than wide."""
-    rows = [(key, *entry) for key, values in configs.different.items() for entry in values.items()]
+    rows = [(key, variant, value) for key, row in configs.different.items() for variant, value in row.items()]
     if len(configs.different) > len(variants):
-        shown = pivot("key", configs.different, variants, {(key, variant): value for key, variant, value in rows})
+        shown = pivot("key", configs.different, variants, rows)
     else:
-        shown = pivot("variant", variants, configs.different, {(variant, key): value for key, variant, value in rows})
+        shown = pivot("variant", variants, configs.different, [(variant, key, value) for key, variant, value in rows])
     title = "Configuration: what differs between the variants"
     return Table(Data("config_differences", ("key", "variant", "value"), rows), title, *shown, numeric=False)
 
 
 def _varying(results: Results, configs: Configs) -> Table:
-    rows = tuple(
-        (run.name, key, format_value(run.config.get(key, ""))) for run in results.runs for key in configs.within
-    )
-    names = [run.name for run in results.runs]
-    shown = pivot("run", names, configs.within, {(run, key): value for run, key, value in rows})
+    rows = [(run.name, key, format_value(run.config.get(key, ""))) for run in results.runs for key in configs.within]
+    shown = pivot("run", [run.name for run in results.runs], configs.within, rows)
     title = "Configuration: what varies between the runs"
     return Table(Data("config_varying", ("run", "key", "value"), rows), title, *shown, numeric=False)
 
@@ -264,7 +259,7 @@ def _comparisons(analysis: Analysis, write: Write) -> Table:
     pairs = analysis.comparisons
     texts = tuple(
         (
-            _pair_name(pair),
+            pair.name,
             numbers.estimate(pair.difference, write),
             "< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
             _is_claimed(pair),
@@ -277,25 +272,21 @@ def _comparisons(analysis: Analysis, write: Write) -> Table:
 
 def _pairs(name: str, title: str, analysis: Analysis, quantities: Mapping[str, tuple[str, Write]]) -> Table:
     """A row for each pair of variants, and two columns for each quantity of `Analysis.paces`: difference and whether it is claimed."""
-    cells: dict[tuple[str, Any], str] = {}
+    cells: list[tuple[str, Any, str]] = []
     columns: dict[Any, str] = {}
     rows: list[Row] = []
     for quantity, (head, write) in quantities.items():
         for pair in analysis.paces.get(quantity, ()):
             columns |= {(quantity, "difference"): head, (quantity, "claimed"): "told apart"}
-            cells[_pair_name(pair), (quantity, "difference")] = numbers.estimate(pair.difference, write)
-            cells[_pair_name(pair), (quantity, "claimed")] = _is_claimed(pair)
+            cells.append((pair.name, (quantity, "difference"), numbers.estimate(pair.difference, write)))
+            cells.append((pair.name, (quantity, "claimed"), _is_claimed(pair)))
             rows.append((quantity, *_pair_row(pair)))
-    shown = pivot("pair", dict.fromkeys(row for row, _ in cells), columns, cells, columns, missing="-")
+    shown = pivot("pair", dict.fromkeys(row for row, _, _ in cells), columns, cells, columns, missing="-")
     return Table(Data(name, ("quantity", *_DIFFERENCE), rows), title, *shown)
 
 
 def _pair_row(pair: Comparison) -> Row:
     return (pair.first, pair.second, *pair.difference, float(pair.p), pair.claimed)
-
-
-def _pair_name(pair: Comparison) -> str:
-    return f"{pair.first} minus {pair.second}"
 
 
 def _is_claimed(pair: Comparison) -> str:
