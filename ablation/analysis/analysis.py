@@ -6,7 +6,6 @@ from ablation.analysis import efficiency, statistics
 from ablation.analysis.intervals import CONFIDENCE, RESAMPLES
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import sentences
-from ablation.analysis.verdict import compare
 
 RESAMPLED = (
     f"{CONFIDENCE:.0%} intervals, for other seeds on the same tasks. Whole runs were left out one by one (jackknife; for the IQM, "
@@ -22,9 +21,9 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
     values, frames = statistics.profile_values(results), efficiency.common_frames(results)
     probes = statistics.probes(results)
     means = {variant: results.matrix(variant).mean(axis=1) for variant in results.variants}
-    comparisons = compare(means, statistics.difference_range(results.measure))
-    speeds = compare(efficiency.speeds(results))
-    paces = {name: compare(runs) for name, runs in efficiency.comparable_paces(results, threshold).items()}
+    comparisons = statistics.compare(means, statistics.difference_range(results.measure))
+    speeds = statistics.compare(efficiency.speeds(results))
+    paces = {name: statistics.compare(runs) for name, runs in efficiency.comparable_paces(results, threshold).items()}
     return Analysis(
         aggregates=statistics.aggregates(results),
         tasks=statistics.tasks(results),

@@ -51,7 +51,6 @@ class Run:
     """One evaluated run.
 
     Attributes:
-        name: Of its folder.
         variant: The setting that is compared, such as "mi" or "mi core=mlstm"; its runs differ in their seed only.
         values: By task, the mean of the measure over the evaluation's episodes.
         probed: By probe and task, the same with the context of the probe (agents/evaluation/probes.py); empty without probes.
@@ -89,7 +88,6 @@ class Results:
     """All runs of an ablation.
 
     Attributes:
-        suite: Name of the suite.
         tasks: Of every evaluation, in the order of the suite.
         variants: In the order of the command line; each has at least one run.
         runs: In the order of variants and seeds.
@@ -141,10 +139,8 @@ class Efficiency:
 
     Attributes:
         area: Under the curve of the mean over tasks, divided by the frames; the mean measure during training.
-        reached: Number of runs that reached the threshold.
         frames_to, seconds_to: To the threshold, for each run in the order of seeds; infinite if never reached.
         frames_to_median, seconds_to_median: Over all runs; infinite if half of them never reached it.
-        frames_per_second: Of training.
     """
 
     area: Estimate

@@ -95,12 +95,8 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     """The checked cells in the order in which they run: the first seed of every variant, then the second, so that an unfinished grid can
     be compared too.
 
-    Args:
-        config: Composed from `single`.
-        single, axes: The command line, split by `conf.loading.split_axes`.
-
-    Raises:
-        InputError: A configuration is invalid or does not fit its suite, `match_params` cannot be met, or two cells are equal.
+    `config` is composed from `single`; `single` and `axes` are the command line, split by `conf.loading.split_axes`. InputError if a
+    configuration is invalid or does not fit its suite, `match_params` cannot be met, or two cells are equal.
     """
     folder = Path(config.folder or f"runs/ablate-{config.env.name}")
     variants: dict[str, tuple[TrainConfig, EnvSpec]] = {}

@@ -23,7 +23,7 @@ from ablation.analysis.efficiency import (
     mean_over_tasks,
 )
 from ablation.analysis.results import Curve, Measure, Results, Run
-from ablation.analysis.verdict import compare
+from ablation.analysis.statistics import compare
 
 NAN = float("nan")
 RETURN = Measure(name="return", label="return", best=None)

@@ -15,7 +15,7 @@ from ablation.analysis.analysis import analyse
 from ablation.analysis.intervals import ANY, Range
 from ablation.analysis.results import Analysis, Array, Estimate, Measure, Results
 from ablation.analysis.sentences import sentences
-from ablation.analysis.verdict import compare
+from ablation.analysis.statistics import compare
 from benchmarks.coverage import VARIANTS, verdict_row
 
 RNG = np.random.default_rng(0)
