@@ -68,9 +68,8 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
                 status = run_cells(cells, executor, display.update)
         states = {cell.state for cell in status.values()}
         if states == {State.FAILED}:
-            print(
-                "error: every run failed, so there is no report: the reasons are above, and the same command tries again",
-                file=sys.stderr,
+            warn(
+                "error: every run failed, so there is no report: the reasons are above, and the same command tries again"
             )
             return FAILED
         code = report(load_grid(folder, config.measure), folder, config)
@@ -78,11 +77,7 @@ def ablate(config: AblateConfig, single: Sequence[str], axes: dict[str, list[str
 
 
 def report(results: Results, folder: Path, config: AblateConfig) -> int:
-    """Writes the report and prints the verdict. Returns the exit code.
-
-    Raises:
-        InputError: The folder cannot be written.
-    """
+    """Writes the report and prints the verdict. Returns the exit code. InputError if the folder cannot be written."""
     # Imported here, because matplotlib takes a second.
     from ablation.report.report import write_report
 
@@ -93,7 +88,7 @@ def report(results: Results, folder: Path, config: AblateConfig) -> int:
         raise InputError(f"folder={folder} cannot be written ({error.strerror}): give another folder=.") from error
     for problem in results.problems:
         warn(f"{problem.run} is left out: {problem.reason}")
-    TextConsole().say("\n".join(["", *analysis.verdict.sentences, "", f"written: {written[0]}"]))
+    TextConsole().say("\n".join(["", *analysis.sentences, "", f"written: {written[0]}"]))
     return DONE
 
 

@@ -10,8 +10,9 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -54,6 +55,8 @@ _FOLDER = Test(
     "the name of a folder",
     lambda value: isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value),
 )
+Form: TypeAlias = Mapping[str, Any]
+
 _RESULT_FORM = {
     "finished": bool,
     "updates": COUNT,
@@ -71,6 +74,13 @@ _PROVENANCE_FORM = {section: {str: _VALUE} for section in ("git", "versions", "m
 _AGENT_FORM = {"multiply_adds": {str: COUNT}}
 _CELL_FORM = {"variant": str}
 _GRID_FORM = {"cells": [{"name": _FOLDER, "variant": str, "seed": COUNT}], "command": [str]}
+
+
+class Scale(NamedTuple):
+    """A value of the measure is (what the files hold - offset) * factor."""
+
+    offset: float
+    factor: float
 
 
 class Record(NamedTuple):
@@ -92,11 +102,6 @@ class Record(NamedTuple):
     rows: list[dict[str, Any]]
 
     @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.folder.name
-
-    @property
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Evaluation of each task."""
         tasks: dict[str, dict[str, Any]] = self.evaluation["tasks"]
@@ -109,11 +114,7 @@ class Record(NamedTuple):
 
 
 def load_grid(folder: Path, measure: str = "auto") -> Results:
-    """Results of a grid of ablate.py.
-
-    Raises:
-        InputError: The folder is not a grid, or no run can be reported on.
-    """
+    """Results of a grid of ablate.py. InputError if the folder is none, or no run can be reported on."""
     grid = read_grid(folder)
     if not grid:
         raise InputError(
@@ -124,11 +125,7 @@ def load_grid(folder: Path, measure: str = "auto") -> Results:
 
 
 def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
-    """Results of run folders, or of all run folders directly inside the given folders.
-
-    Raises:
-        InputError: A folder does not exist, or no run can be reported on.
-    """
+    """Results of run folders, or of all run folders directly inside the given folders. InputError if one is missing."""
     found: list[Path] = []
     for name in folders:
         folder = Path(name)
@@ -140,11 +137,7 @@ def load_folders(folders: Sequence[str], measure: str = "auto") -> Results:
 
 
 def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "") -> Results:
-    """Results of these run folders; runs that cannot be compared with the rest become `Problem`s.
-
-    Raises:
-        InputError: No run is left, or the requested measure is unknown for a run.
-    """
+    """Results of these run folders; runs that cannot be compared with the rest become `Problem`s. InputError if none is left."""
     problems: list[Problem] = []
     records: list[Record] = []
     for folder in dict.fromkeys(path.resolve() for path in folders):
@@ -152,17 +145,19 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
             records.append(read_record(folder))
         except InputError as error:
             problems.append(Problem(folder.name, str(error)))
-    # The order matters: a run that is not comparable must not hide a further one of its seed.
-    for select in (keep_comparable, keep_first_of_seed):
-        records, dropped = select(records)
-        problems += dropped
+    # Repeated ones last: a run that is not comparable must not hide a further one of its seed.
+    checks: list[Callable[[Sequence[Record]], list[str]]] = [partial(_unlike_most, *entry) for entry in _COMPARABLE]
+    for find in (*checks, _repeated):
+        reasons = find(records) if records else []
+        problems += [Problem(record.folder.name, why) for record, why in zip(records, reasons, strict=True) if why]
+        records = [record for record, why in zip(records, reasons, strict=True) if not why]
     if not records:
-        reasons = " ".join(f"{problem.run}: {problem.reason}" for problem in problems[:3])
-        raise InputError(f"No run can be reported on. {reasons}".rstrip())
-    chosen, read_values = choose_measure(records, measure)
+        listed = " ".join(f"{problem.run}: {problem.reason}" for problem in problems[:3])
+        raise InputError(f"No run can be reported on. {listed}".rstrip())
+    chosen, scales = choose_measure(records, measure)
     names = name_variants(records)
     order = list(dict.fromkeys(names))
-    runs = [make_run(record, variant, read_values(record)) for record, variant in zip(records, names, strict=True)]
+    runs = [make_run(record, variant, chosen, scales) for record, variant in zip(records, names, strict=True)]
     return Results(
         suite=records[0].config.env.name,
         measure=chosen,
@@ -175,16 +170,12 @@ def load_runs(folders: Sequence[Path], measure: str = "auto", command: str = "")
 
 
 def read_record(folder: Path) -> Record:
-    """Reads a run folder.
-
-    Raises:
-        InputError: The run is missing, not finished, not evaluated, or has an unreadable file; the message is one sentence.
-    """
+    """Reads a run folder. InputError, with one sentence, if the run is missing, not finished, not evaluated, or has an unreadable file."""
     if not (folder / CONFIG).exists():
         raise InputError(f"its folder has no {CONFIG}: the run has not started.")
     config, run = load_train(folder / CONFIG), format_argument("run", str(folder))
     result = read_result(folder)
-    if not result:
+    if not result.get("finished"):
         raise InputError(f"its training is not finished: continue it with python train.py {run} resume=true.")
     evaluation = read_evaluation(folder)
     if not evaluation:
@@ -192,28 +183,10 @@ def read_record(folder: Path) -> Record:
     if evaluation["provenance"]["updates"] != result["updates"]:
         raise InputError(f"its training continued after its evaluation: make a new one with python evaluate.py {run}.")
     cell, provenance, agent = (
-        _check(folder / name, _read(folder / name), form, complete=False)
+        _read(folder / name, {}, form)
         for name, form in ((CELL_FILE, _CELL_FORM), (PROVENANCE, _PROVENANCE_FORM), (AGENT, _AGENT_FORM))
     )
     return Record(folder, cell.get("variant", ""), config, result, evaluation, provenance, agent, read_log(folder))
-
-
-def keep_comparable(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
-    """The runs that agree with most runs in every property of `_COMPARABLE`, and for each other run a Problem with the first difference.
-
-    The properties are compared in order, each among the runs that are left.
-    """
-    kept, problems = list(records), []
-    for what, read in _COMPARABLE:
-        # most_common keeps the order of first occurrence among equal counts.
-        usual = next((value for value, _ in Counter(map(read, kept)).most_common(1)), None)
-        problems += [
-            Problem(record.name, f"its {what} is {read(record)}, but that of most runs is {usual}.")
-            for record in kept
-            if read(record) != usual
-        ]
-        kept = [record for record in kept if read(record) == usual]
-    return kept, problems
 
 
 _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
@@ -231,18 +204,24 @@ _COMPARABLE: tuple[tuple[str, Callable[[Record], str]], ...] = (
 """Properties that must be equal for results to be comparable: the name in messages, and a function that reads it from a record."""
 
 
-def keep_first_of_seed(records: Sequence[Record]) -> tuple[list[Record], list[Problem]]:
-    """The first run of each variant and seed, and a problem for each further one."""
-    kept: dict[tuple[str, int], Record] = {}
-    problems = []
+def _unlike_most(what: str, read: Callable[[Record], str], records: Sequence[Record]) -> list[str]:
+    """For each run, why it cannot be compared with most of them by this property; empty if it can."""
+    values = [read(record) for record in records]
+    # most_common keeps the order of first occurrence among equal counts.
+    ((usual, _),) = Counter(values).most_common(1)
+    return ["" if value == usual else f"its {what} is {value}, but that of most runs is {usual}." for value in values]
+
+
+def _repeated(records: Sequence[Record]) -> list[str]:
+    """For each run, which earlier run has its variant and seed; empty if none has."""
+    first: dict[tuple[str, int], str] = {}
+    reasons = []
     for record, variant in zip(records, name_variants(records), strict=True):
-        seed = record.config.seed
-        first = kept.setdefault((variant, seed), record)
-        if first is not record:
-            problems.append(
-                Problem(record.name, f"it is a second run of {variant} with seed {seed}: the report has {first.name}.")
-            )
-    return list(kept.values()), problems
+        seed, name = record.config.seed, record.folder.name
+        known = (variant, seed) in first
+        earlier = first.setdefault((variant, seed), name)
+        reasons.append(f"it is a second run of {variant} with seed {seed}: the report has {earlier}." if known else "")
+    return reasons
 
 
 def name_variants(records: Sequence[Record]) -> list[str]:
@@ -267,27 +246,10 @@ def name_variants(records: Sequence[Record]) -> list[str]:
     ]
 
 
-class TaskValues(NamedTuple):
-    """The measure of one run on one task.
+def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, dict[str, Scale]]:
+    """The measure to compare runs by, and its scale for each task.
 
-    Attributes:
-        value: In the evaluation.
-        probed: By probe, in the evaluation under that probe.
-        curve: [N], in each row of metrics.jsonl; NaN in a row without it.
-    """
-
-    value: float
-    probed: Mapping[str, float]
-    curve: Array
-
-
-def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Callable[[Record], dict[str, TaskValues]]]:
-    """The measure to compare runs by, and a function that reads it from a record, by task.
-
-    `auto` is the first of score, success and return that is known for all runs.
-
-    Raises:
-        InputError: `wanted` is not known for every run.
+    `auto` is the first of score, success and return that is known for all runs. InputError if `wanted` is unknown.
     """
     first = records[0]
     known = {"return": RETURN}
@@ -303,31 +265,12 @@ def choose_measure(records: Sequence[Record], wanted: str) -> tuple[Measure, Cal
         raise InputError(
             f"measure={name} is not known for suite {first.config.env.name}: choose one of {', '.join(known)}."
         )
-    # The keys of this measure in evaluation.json and in metrics.jsonl. A score is computed from the return.
-    evaluated, logged = ("success", "success") if name == "success" else ("mean", "return")
-
-    def read_values(record: Record) -> dict[str, TaskValues]:
-        found = {}
-        for task, row in record.tasks.items():
-            # The measure is (value - offset) * scale.
-            offset, scale = 0.0, 1.0
-            if name == "score":
-                offset, scale = (
-                    scores[task].random,
-                    (known[name].best or 1.0) / (scores[task].human - scores[task].random),
-                )
-            found[task] = TaskValues(
-                (row[evaluated] - offset) * scale,
-                {
-                    probe: (section["tasks"][task][evaluated] - offset) * scale
-                    for probe, section in record.evaluation.get("probes", {}).items()
-                },
-                (np.array([row.get(f"tasks/{task}/{logged}", np.nan) for row in record.rows], np.float64) - offset)
-                * scale,
-            )
-        return found
-
-    return known[name], read_values
+    measure, scales = known[name], dict.fromkeys(first.tasks, Scale(0.0, 1.0))
+    if name == "score":
+        for task in first.tasks:
+            score = scores[task]
+            scales[task] = Scale(score.random, (measure.best or 1.0) / (score.human - score.random))
+    return measure, scales
 
 
 def reference_scores(config: TrainConfig) -> Mapping[str, Score]:
@@ -338,22 +281,29 @@ def reference_scores(config: TrainConfig) -> Mapping[str, Score]:
         return {}
 
 
-def make_run(record: Record, variant: str, values: Mapping[str, TaskValues]) -> Run:
-    """The `Run` of a record; `values` by task."""
+def make_run(record: Record, variant: str, measure: Measure, scales: Mapping[str, Scale]) -> Run:
+    """The `Run` of a record."""
+    # The keys of the measure in evaluation.json and in metrics.jsonl. A score is computed from the return.
+    evaluated, logged = ("success", "success") if measure.name == "success" else ("mean", "return")
+
+    def measured(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        return {task: (tasks[task][evaluated] - offset) * factor for task, (offset, factor) in scales.items()}
+
+    def column(key: str) -> Array:
+        return np.array([row.get(key, np.nan) for row in record.rows], np.float64)
+
     return Run(
-        folder=record.folder,
-        name=record.name,
+        name=record.folder.name,
         variant=variant,
         seed=record.config.seed,
-        values={task: found.value for task, found in values.items()},
-        probed={
-            probe: {task: found.probed[probe] for task, found in values.items()}
-            for probe in record.evaluation.get("probes", {})
-        },
+        values=measured(record.tasks),
+        probed={probe: measured(section["tasks"]) for probe, section in record.evaluation.get("probes", {}).items()},
         curve=Curve(
-            frames=np.array([row["frames"] for row in record.rows], np.float64),
-            seconds=np.array([row["seconds"] for row in record.rows], np.float64),
-            values={task: found.curve for task, found in values.items()},
+            frames=column("frames"),
+            seconds=column("seconds"),
+            values={
+                task: (column(f"tasks/{task}/{logged}") - offset) * factor for task, (offset, factor) in scales.items()
+            },
         ),
         episodes=min(record.episodes),
         parameters=record.result["parameters"],
@@ -367,24 +317,20 @@ def make_run(record: Record, variant: str, values: Mapping[str, TaskValues]) -> 
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """result.json of a finished run; empty for any other run. InputError if the file is invalid."""
-    result = _read(folder / RESULT)
-    return _check(folder / RESULT, result, _RESULT_FORM) if result.get("finished") else {}
+    """result.json of a run that is finished or paused; empty for any other run. InputError if the file is invalid."""
 
+    def has_ended(result: dict[str, Any]) -> bool:
+        return bool(result.get("finished")) or result.get("ended_by") == "pause"
 
-def read_paused_frames(folder: Path) -> int:
-    """Frames of a run whose last process ended at a pause; 0 for any other run. InputError if result.json is invalid."""
-    result = _read(folder / RESULT)
-    return int(_check(folder / RESULT, result, _RESULT_FORM)["frames"]) if result.get("ended_by") == "pause" else 0
+    return _read(folder / RESULT, _RESULT_FORM, applies=has_ended)
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """evaluation.json; empty if it is missing or was stopped early. InputError if it is invalid: every probe must have every task."""
     path = folder / EVALUATION_FILE
-    evaluation = _read(path)
-    if not evaluation or "stopped" in evaluation:
+    evaluation = _read(path, _EVALUATION_FORM, _PROBES_FORM, lambda content: "stopped" not in content)
+    if not evaluation:
         return {}
-    _check(path, evaluation, _EVALUATION_FORM | (_PROBES_FORM if "probes" in evaluation else {}))
     known = {task: row["success"] is not None for task, row in evaluation["tasks"].items()}
     probed = [section["tasks"] for section in evaluation.get("probes", {}).values()]
     if not known or any({task: row["success"] is not None for task, row in rows.items()} != known for rows in probed):
@@ -394,8 +340,7 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 
 def read_grid(folder: Path) -> dict[str, Any]:
     """grid.json; empty if it is missing or has no cells. InputError if the file is invalid."""
-    grid = _read(folder / GRID_FILE)
-    return _check(folder / GRID_FILE, grid, _GRID_FORM) if grid.get("cells") else {}
+    return _read(folder / GRID_FILE, _GRID_FORM, applies=lambda grid: grid.get("cells"))
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -434,19 +379,19 @@ def _curve_row(line: str) -> dict[str, Any] | None:
     return {key: value for key, value in row.items() if key in times or key.endswith(("/return", "/success"))}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a JSON file as plain data; empty if the file is missing or unreadable. InputError if it is not plain data."""
+def _read(
+    path: Path, form: Form, optional: Form | None = None, applies: Callable[[dict[str, Any]], object] = bool
+) -> dict[str, Any]:
+    """The content of a JSON file; empty if the file is missing or unreadable, or its content does not apply.
+
+    InputError if it is not plain data of this form (`check_form`), or the names in `optional` that it has are not of that form.
+    """
     try:
         content: dict[str, Any] = plain_copy(read_json(path) or {}, most=_MOST_VALUES)
-    except PlainDataError as error:
-        raise _damaged(path, str(error)) from error
-    return content
-
-
-def _check(path: Path, content: dict[str, Any], form: Any, *, complete: bool = True) -> dict[str, Any]:
-    """`content`. InputError if it has another form; see `check_form` for `complete`."""
-    try:
-        check_form(content, form, complete=complete)
+        if not content or not applies(content):
+            return {}
+        known = {name: part for name, part in (optional or {}).items() if name in content}
+        check_form(content, {**form, **known})
     except PlainDataError as error:
         raise _damaged(path, str(error)) from error
     return content

@@ -31,8 +31,7 @@ from scipy.special import betaincinv, ndtr, ndtri  # type: ignore[import-untyped
 
 from ablation.analysis.intervals import ANY
 from ablation.analysis.results import Array, Measure
-from ablation.analysis.statistics import AGGREGATES, aggregate, improvement
-from ablation.analysis.verdict import simultaneous, welch
+from ablation.analysis.statistics import AGGREGATES, aggregate, improvement, simultaneous, welch
 from benchmarks.options import Row, parse, report
 from system.errors import InputError, unknown_name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ablation.analysis import efficiency, statistics
 from ablation.analysis.intervals import CONFIDENCE, RESAMPLES
 from ablation.analysis.results import Analysis, Results
-from ablation.analysis.verdict import paces, verdict
+from ablation.analysis.sentences import sentences
 
 RESAMPLED = (
     f"{CONFIDENCE:.0%} intervals, for other seeds on the same tasks. Whole runs were left out one by one (jackknife; for the IQM, "
@@ -15,15 +15,15 @@ RESAMPLED = (
 
 
 def analyse(results: Results, threshold: float | None = None) -> Analysis:
-    """The analysis of results; deterministic, bit for bit.
-
-    Args:
-        threshold: Of the sample efficiency, in the measure's unit; None: `ablation.analysis.efficiency.default_threshold`.
-    """
+    """The analysis of results; deterministic, bit for bit. `threshold`: of the sample efficiency; None: the default of the measure."""
     if threshold is None:
         threshold = efficiency.default_threshold(results)
     values, frames = statistics.profile_values(results), efficiency.common_frames(results)
     probes = statistics.probes(results)
+    means = {variant: results.matrix(variant).mean(axis=1) for variant in results.variants}
+    comparisons = statistics.compare(means, statistics.difference_range(results.measure))
+    speeds = statistics.compare(efficiency.speeds(results))
+    paces = {name: statistics.compare(runs) for name, runs in efficiency.comparable_paces(results, threshold).items()}
     return Analysis(
         aggregates=statistics.aggregates(results),
         tasks=statistics.tasks(results),
@@ -32,10 +32,11 @@ def analyse(results: Results, threshold: float | None = None) -> Analysis:
         improvement=statistics.improvements(results),
         threshold=threshold,
         efficiency={variant: efficiency.efficiency(results, variant, threshold) for variant in results.variants},
-        paces=paces(results, threshold),
+        paces={name: pairs for name, pairs in paces.items() if pairs},
         frames=frames,
         curves={variant: efficiency.curves(results, variant, frames) for variant in results.variants},
         probes=probes,
         resampled=RESAMPLED,
-        verdict=verdict(results, probes),
+        comparisons=comparisons,
+        sentences=tuple(sentences(results, means, comparisons, probes, speeds)),
     )

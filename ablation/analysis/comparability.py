@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ablation.analysis.results import Results
@@ -57,58 +57,47 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
-def cautions(results: Results, found: Configs) -> tuple[str, ...]:
+def cautions(results: Results, found: Configs) -> Iterator[str]:
     """Sentences on what makes the results less certain, or a comparison less fair, than they look."""
     runs = results.runs
-    sentences = []
     commits = _distinct(str(run.provenance.get("git", {}).get("commit", "unknown"))[:12] for run in runs)
     if len(commits) > 1:
-        sentences.append(f"The runs come from {len(commits)} different commits: {', '.join(commits)}.")
+        yield f"The runs come from {len(commits)} different commits: {', '.join(commits)}."
     for what, section in (("machines", "machine"), ("versions", "versions")):
-        differences = _differences([run.provenance.get(section, {}) for run in runs])
+        sections = [run.provenance.get(section, {}) for run in runs]
+        keys = _distinct(key for each in sections for key in each)
+        values = {key: _distinct(str(each.get(key, "none")) for each in sections) for key in keys}
+        differences = [f"{key} {' or '.join(texts)}" for key, texts in values.items() if len(texts) > 1]
         if differences:
-            sentences.append(f"The runs come from different {what}: {'; '.join(differences)}.")
+            yield f"The runs come from different {what}: {'; '.join(differences)}."
     dirty = sum(bool(run.provenance.get("git", {}).get("dirty")) for run in runs)
     if dirty:
-        sentences.append(
+        yield (
             f"{dirty} of {len(runs)} runs were made with changes that are not committed: their commit does not tell all of their code."
         )
     least, most = min(run.parameters for run in runs), max(run.parameters for run in runs)
     if most > least * (1 + _TOLERANCE) and len(results.variants) == 1:
-        sentences.append(f"The runs have agents of {least:,} to {most:,} parameters.")
+        yield f"The runs have agents of {least:,} to {most:,} parameters."
     elif most > least * (1 + _TOLERANCE):
-        sentences.append(
-            f"The smallest agent has {least:,} parameters and the largest {most:,}: a difference may be one of size."
-        )
+        yield f"The smallest agent has {least:,} parameters and the largest {most:,}: a difference may be one of size."
     # A run ends with the update that passes its last frame, so small differences are normal.
     least, most = min(run.frames for run in runs), max(run.frames for run in runs)
     if most > least * (1 + _TOLERANCE):
-        sentences.append(f"The runs have different numbers of frames: {least:,} to {most:,}.")
-    numbers = _distinct(f"{run.episodes:,}" for run in runs)
-    if len(numbers) > 1:
-        sentences.append(f"The runs have different numbers of evaluation episodes: {', '.join(numbers)}.")
+        yield f"The runs have different numbers of frames: {least:,} to {most:,}."
+    episodes = _distinct(f"{run.episodes:,}" for run in runs)
+    if len(episodes) > 1:
+        yield f"The runs have different numbers of evaluation episodes: {', '.join(episodes)}."
     sizes = {variant: len(results.of(variant)) for variant in results.variants}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{variant} {size}" for variant, size in sizes.items())
-        sentences.append(f"The variants have different numbers of runs: {listed}.")
+        yield f"The variants have different numbers of runs: {listed}."
     if min(sizes.values()) < 2:
-        sentences.append(
-            "A variant with a single run has no intervals: nothing tells how much another seed would change."
-        )
+        yield "A variant with a single run has no intervals: nothing tells how much another seed would change."
     if found.within and len(results.variants) == 1:
-        sentences.append(f"More than the seed varies between the runs: {', '.join(found.within)}.")
+        yield f"More than the seed varies between the runs: {', '.join(found.within)}."
     elif found.within:
-        sentences.append(f"Runs of one variant differ in more than their seed: {', '.join(found.within)}.")
-    return tuple(sentences)
+        yield f"Runs of one variant differ in more than their seed: {', '.join(found.within)}."
 
 
 def _distinct(values: Iterable[str]) -> list[str]:
-    """The distinct values, in order."""
     return list(dict.fromkeys(values))
-
-
-def _differences(sections: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`key a or b` for each key in which sections differ."""
-    keys = dict.fromkeys(key for section in sections for key in section)
-    values = {key: _distinct(str(section.get(key, "none")) for section in sections) for key in keys}
-    return [f"{key} {' or '.join(found)}" for key, found in values.items() if len(found) > 1]

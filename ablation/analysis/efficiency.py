@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ablation.analysis.intervals import Range, estimate, of_mean
-from ablation.analysis.results import Array, Band, Curve, Efficiency, Estimate, Results, Run
+from ablation.analysis.results import Array, Band, Curve, Efficiency, Estimate, Results
 from ablation.analysis.statistics import value_range
 
 CURVE_POINTS = 101
@@ -47,25 +47,23 @@ def area(frames: Array, values: Array) -> float:
     return float(np.trapezoid(values, frames) / frames[-1])
 
 
-def first_reach(curve: Curve, values: Array, threshold: float) -> tuple[float, float]:
-    """Frames and seconds of the curve's first point at or above the threshold; infinite without such a point."""
-    reached = np.flatnonzero(values >= threshold)
-    return (float(curve.frames[reached[0]]), float(curve.seconds[reached[0]])) if reached.size else (np.inf, np.inf)
-
-
 def default_threshold(results: Results) -> float:
     """THRESHOLD_SHARE of the way from the floor to the best variant's final value, by training's mean over tasks and runs.
 
     The floor is `Measure.floor`, or the lowest first value of the variants if that is unknown. NaN, which no run reaches, if there is
     no curve or no variant rises above the floor.
     """
-    ends = {variant: _ends(results.of(variant), results.tasks) for variant in results.variants}
-    known = [end for end in ends.values() if end]
-    if not known:
+    ends = []
+    for variant in results.variants:
+        lines = [mean_over_tasks(run.curve, results.tasks) for run in results.of(variant)]
+        known = [line[np.isfinite(line)] for line in lines if np.isfinite(line).any()]
+        if known:
+            ends.append((np.mean([line[0] for line in known]), np.mean([line[-1] for line in known])))
+    if not ends:
         return float("nan")
-    best = max(last for _, last in known)
-    floor = results.measure.floor if results.measure.floor is not None else min(first for first, _ in known)
-    return floor + THRESHOLD_SHARE * (best - floor) if best > floor else float("nan")
+    first, best = min(first for first, _ in ends), max(last for _, last in ends)
+    floor = first if results.measure.floor is None else results.measure.floor
+    return float(floor + THRESHOLD_SHARE * (best - floor)) if best > floor else float("nan")
 
 
 def run_paces(results: Results, variant: str, threshold: float) -> Array:
@@ -75,9 +73,10 @@ def run_paces(results: Results, variant: str, threshold: float) -> Array:
     """
     rows = []
     for run in results.of(variant):
-        values = mean_over_tasks(run.curve, results.tasks)
-        reached = first_reach(run.curve, values, threshold)
-        rows.append((area(run.curve.frames, values), *reached, run.frames_per_second))
+        curve, values = run.curve, mean_over_tasks(run.curve, results.tasks)
+        reached = np.flatnonzero(values >= threshold)
+        first = (curve.frames[reached[0]], curve.seconds[reached[0]]) if reached.size else (np.inf, np.inf)
+        rows.append((area(curve.frames, values), *first, run.frames_per_second))
     return np.array(rows, np.float64)
 
 
@@ -85,10 +84,9 @@ def efficiency(results: Results, variant: str, threshold: float) -> Efficiency:
     """Over all runs of a variant. A run whose curve has no value on some task counts as never reaching the threshold."""
     areas, frames, seconds, speeds = run_paces(results, variant, threshold).T
     known = areas[np.isfinite(areas)]
+    mean = estimate(of_mean(known, value_range(results.measure))) if known.size else Estimate(np.nan, None, None)
     return Efficiency(
-        area=estimate(of_mean(known, value_range(results.measure)))
-        if known.size
-        else Estimate(float("nan"), None, None),
+        area=mean,
         reached=int(np.isfinite(frames).sum()),
         frames_to=frames,
         seconds_to=seconds,
@@ -100,17 +98,14 @@ def efficiency(results: Results, variant: str, threshold: float) -> Efficiency:
 
 def horizon(results: Results) -> tuple[float, float]:
     """Frames and seconds up to which every run with a curve was trained; infinite if no run has a curve."""
-    ends = [(run.curve.frames[-1], run.curve.seconds[-1]) for run in results.runs if run.curve.frames.size]
-    frames, seconds = (min(map(float, part)) for part in zip(*ends, strict=True)) if ends else (np.inf, np.inf)
-    return frames, seconds
+    curves = [run.curve for run in results.runs if run.curve.frames.size]
+    frames = min((float(curve.frames[-1]) for curve in curves), default=np.inf)
+    return frames, min((float(curve.seconds[-1]) for curve in curves), default=np.inf)
 
 
 def speeds(results: Results) -> dict[str, Array]:
     """Frames per second of each run, by variant."""
-    return {
-        variant: np.array([run.frames_per_second for run in results.of(variant)], np.float64)
-        for variant in results.variants
-    }
+    return {variant: np.array([run.frames_per_second for run in results.of(variant)]) for variant in results.variants}
 
 
 def comparable_paces(results: Results, threshold: float) -> dict[str, dict[str, Array]]:
@@ -149,12 +144,3 @@ def curves(results: Results, variant: str, frames: Array) -> Mapping[str, Band]:
         values = np.array([interpolate(frames, run.curve.frames, line) for run, line in zip(runs, lines, strict=True)])
         found[name] = of_mean(values, value_range(results.measure))
     return found
-
-
-def _ends(runs: Sequence[Run], tasks: Sequence[str]) -> tuple[float, float] | None:
-    """First and last value of the runs' curves, mean over the runs with a value; None without such a run."""
-    lines = [mean_over_tasks(run.curve, tasks) for run in runs]
-    known = [line[np.isfinite(line)] for line in lines if np.isfinite(line).any()]
-    if not known:
-        return None
-    return float(np.mean([line[0] for line in known])), float(np.mean([line[-1] for line in known]))

@@ -31,16 +31,30 @@ def of_measure(measure: Measure) -> Write:
     """Writes values of the measure: three decimals if the best is 1, one if it is 100, four digits if it is unknown."""
     if measure.best is not None:
         return fixed(3 if measure.best <= 1 else 1)
-    return lambda value, extra=0, /: _significant(value, 4 + extra) if math.isfinite(value) else "-"
+    return significant(4)
 
 
 def fixed(decimals: int) -> Write:
     """Writes with this number of decimals."""
-    return lambda value, extra=0, /: _fixed(value, decimals + extra) if math.isfinite(value) else "-"
+    # + 0.0 removes the sign of -0.0.
+    return lambda value, extra=0, /: (
+        f"{round(value, decimals + extra) + 0.0:.{decimals + extra}f}" if math.isfinite(value) else "-"
+    )
 
 
-def probability(value: float, extra: int = 0) -> str:
-    return f"{value:.{2 + extra}f}" if math.isfinite(value) else "-"
+def significant(digits: int) -> Write:
+    """Writes with this number of digits, but with all digits before the point."""
+
+    def write(value: float, extra: int = 0, /) -> str:
+        if not math.isfinite(value):
+            return "-"
+        whole, most = len(f"{abs(value):.0f}"), digits + extra
+        return f"{value:,.{max(0, most - whole)}f}" if whole >= most else f"{value + 0.0:,.{most}g}"
+
+    return write
+
+
+probability, three_digits = fixed(2), significant(3)
 
 
 def count(value: float, extra: int = 0) -> str:
@@ -48,11 +62,6 @@ def count(value: float, extra: int = 0) -> str:
     if not math.isfinite(value):
         return "-"
     return _trimmed(value, _decimals(value) + extra)
-
-
-def three_digits(value: float, extra: int = 0) -> str:
-    """Three digits; an integer from 100 on."""
-    return _significant(value, 3 + extra)
 
 
 def until(write: Write) -> Write:
@@ -81,8 +90,7 @@ def short(value: float, extra: int = 0) -> str:
 def ticks(values: Sequence[float], unit: tuple[float, str] | None = None) -> list[str]:
     """Labels of an axis with as few digits as show every step, as 0.0, 0.5, 1.0; unequal values have unequal labels.
 
-    Args:
-        unit: Size and suffix, as in SECONDS; None: k, M or G if the axis goes beyond 10,000.
+    `unit` is size and suffix, as in SECONDS; None: k, M or G if the axis goes beyond 10,000.
     """
     known = np.unique(np.asarray(values, np.float64))
     largest = float(np.abs(known).max(initial=0.0))
@@ -98,25 +106,16 @@ def ticks(values: Sequence[float], unit: tuple[float, str] | None = None) -> lis
     return ["0" if bare_zero and x == 0 else f"{round(x, decimals) + 0.0:,.{decimals}f}{suffix}" for x in scaled]
 
 
-def estimate(found: Estimate, write: Write) -> str:
-    """`value [low, high]`, or `value` without an interval; unequal numbers have unequal texts."""
+def estimate(found: Estimate, write: Write, form: str = "{} [{}, {}]") -> str:
+    """The estimate in `form`, or `value` without an interval; unequal numbers have unequal texts."""
     if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
         return write(found.value)
-    value, low, high = write_distinct(found, write)
-    return f"{value} [{low}, {high}]"
+    return form.format(*write_distinct(found, write))
 
 
 def in_words(found: Estimate, write: Write) -> str:
     """`value (low to high)`: `estimate` within a sentence."""
-    if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
-        return write(found.value)
-    value, low, high = write_distinct(found, write)
-    return f"{value} ({low} to {high})"
-
-
-def value_alone(found: Estimate, write: Write) -> str:
-    """`value`, for a sentence without room for intervals."""
-    return write(found.value)
+    return estimate(found, write, "{} ({} to {})")
 
 
 def write_distinct(values: Sequence[float | None], write: Write) -> list[str]:
@@ -143,17 +142,6 @@ def _decimals(value: float) -> int:
     """Decimals that give two digits below 10; none from 10 on."""
     size = abs(value)
     return 0 if size >= 10 or size == 0 else 1 - min(0, math.floor(math.log10(size)))
-
-
-def _significant(value: float, digits: int) -> str:
-    """This number of digits, but all digits before the point."""
-    whole = len(f"{abs(value):.0f}")
-    return f"{value:,.{max(0, digits - whole)}f}" if whole >= digits else f"{value + 0.0:,.{digits}g}"
-
-
-def _fixed(value: float, decimals: int) -> str:
-    # + 0.0 removes the sign of -0.0.
-    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def _trimmed(value: float, decimals: int) -> str:

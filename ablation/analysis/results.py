@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +51,6 @@ class Run:
     """One evaluated run.
 
     Attributes:
-        name: Of its folder.
         variant: The setting that is compared, such as "mi" or "mi core=mlstm"; its runs differ in their seed only.
         values: By task, the mean of the measure over the evaluation's episodes.
         probed: By probe and task, the same with the context of the probe (agents/evaluation/probes.py); empty without probes.
@@ -62,7 +60,6 @@ class Run:
         provenance: Git commit and whether it was clean, versions, machine (provenance.json).
     """
 
-    folder: Path
     name: str
     variant: str
     seed: int
@@ -91,7 +88,6 @@ class Results:
     """All runs of an ablation.
 
     Attributes:
-        suite: Name of the suite.
         tasks: Of every evaluation, in the order of the suite.
         variants: In the order of the command line; each has at least one run.
         runs: In the order of variants and seeds.
@@ -143,10 +139,8 @@ class Efficiency:
 
     Attributes:
         area: Under the curve of the mean over tasks, divided by the frames; the mean measure during training.
-        reached: Number of runs that reached the threshold.
         frames_to, seconds_to: To the threshold, for each run in the order of seeds; infinite if never reached.
         frames_to_median, seconds_to_median: Over all runs; infinite if half of them never reached it.
-        frames_per_second: Of training.
     """
 
     area: Estimate
@@ -175,27 +169,22 @@ class Comparison:
     claimed: bool
 
     @property
+    def name(self) -> str:
+        return f"{self.first} minus {self.second}"
+
+    @property
     def higher(self) -> str:
         """The variant with the higher mean; meaningful only if `claimed`."""
         return self.first if self.difference.value >= 0 else self.second
 
     @property
     def lower(self) -> str:
-        """The other variant."""
         return self.second if self.difference.value >= 0 else self.first
 
     @property
     def gain(self) -> Estimate:
         """`higher` minus `lower`."""
         return self.difference if self.difference.value >= 0 else -self.difference
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """Comparisons of every pair, and sentences on what the runs support, the main one first."""
-
-    comparisons: tuple[Comparison, ...]
-    sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,6 +201,7 @@ class Analysis:
         frames: [N] of all curves; `curves`: by variant and task, and "" for the mean over tasks, the mean over runs.
         probes: By probe, the loss of the mean over tasks; empty without probes.
         resampled: How intervals were made, one sentence.
+        comparisons: Of every pair by the mean over tasks; `sentences`: what the runs support, the main one first.
     """
 
     aggregates: Mapping[str, Mapping[str, Estimate]]
@@ -226,4 +216,5 @@ class Analysis:
     curves: Mapping[str, Mapping[str, Band]]
     probes: Mapping[str, Mapping[str, Estimate]]
     resampled: str
-    verdict: Verdict
+    comparisons: tuple[Comparison, ...]
+    sentences: tuple[str, ...]

@@ -8,7 +8,8 @@ In this module `means` has, by variant, the compared value of each run, such as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -33,23 +34,11 @@ number = numbers.three_digits
 
 
 class Words(NamedTuple):
-    """The words for one quantity.
-
-    Attributes:
-        better: The adjective of the winner.
-        lower_wins: Whether lower values are better.
-        write: How values are written.
-    """
+    """The words for one quantity: the adjective of the winner, whether lower values win, and how values are written."""
 
     better: str = "better"
     lower_wins: bool = False
     write: Write = number
-
-    def winner(self, pair: Comparison) -> str:
-        return pair.lower if self.lower_wins else pair.higher
-
-    def loser(self, pair: Comparison) -> str:
-        return pair.higher if self.lower_wins else pair.lower
 
 
 _SPEED = Words("faster")
@@ -61,27 +50,49 @@ def sentences(
     comparisons: Sequence[Comparison],
     probes: Mapping[str, Mapping[str, Estimate]],
     speeds: Sequence[Comparison],
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     """All sentences, the main one first.
 
     Args:
-        means: By variant, the mean over tasks of each run.
-        comparisons: Of every pair, by these means.
+        comparisons, speeds: Of every pair, by `means` and by frames per second.
         probes: By variant and probe, what the mean over tasks loses under the probe.
-        speeds: Comparisons of every pair by frames per second.
     """
-    return (
-        _main_sentence(results, means, comparisons),
-        *(_ranking(means, comparisons) or _supported(means, comparisons, Words())),
-        *_unsupported(means, comparisons),
-        *_few_seeds(means, comparisons),
-        *_no_spread(means),
-        *_method(results, comparisons),
-        *_context_use(probes),
-        *_scales_of_returns(results),
-        *_sizes(results),
-        _speed(results, speeds),
-    )
+    claimed = [pair for pair in comparisons if pair.claimed]
+    yield _main_sentence(results, means, comparisons)
+    if len(means) > 2 and len(claimed) == len(comparisons):
+        ranked = _by_mean(means)
+        steps = [float(means[better].mean() - means[worse].mean()) for better, worse in pairwise(ranked)]
+        yield f"The whole ranking is supported: {' > '.join(ranked)}, in steps of {numbers.ranged(steps, number)}."
+    else:
+        yield from (f"Supported: {group}." for group in _describe_claims(means, claimed, Words()))
+    yield from _unsupported(means, comparisons)
+    yield from _doubts_about_seeds(means)
+    if _tested(comparisons):
+        pairs = f"all {len(comparisons)} pairs were tested together" if len(comparisons) > 1 else "the pair was tested"
+        yield (
+            f"This is about other seeds on the same {_count(len(results.tasks), 'task')}; {pairs} (Welch's t, Sidak's correction), so "
+            "that among variants that are all alike a difference is claimed in about 1 of 20 ablations at most."
+        )
+    yield from _context_use(probes)
+    if results.measure.name == "return" and len(results.tasks) > 1:
+        yield "Returns of different tasks are on different scales, and means over tasks favour the task with the largest."
+    sizes = {variant: max(run.parameters for run in results.of(variant)) for variant in results.variants}
+    small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    if sizes[large] > (1 + SAME_SIZE) * sizes[small]:
+        times = sizes[large] / max(1, sizes[small])
+        more = f"{times:.1f} times those of" if times >= 2 else f"{times - 1:.0%} more than"
+        yield (
+            f"Differences may be due to size: {large} has {sizes[large]:,} parameters, {more} {small} ({sizes[small]:,})."
+        )
+    runs = speeds_by_variant(results)
+    span = numbers.ranged([float(values.mean()) for values in runs.values()], numbers.count)
+    if len(runs) == 1:
+        ((_, values),) = runs.items()
+        span = numbers.in_words(estimate(of_mean(values, Range(0.0, np.inf))), numbers.count)
+    if len(runs) == 1 or (" to " not in span and not any(pair.claimed for pair in speeds)):
+        yield f"Training ran at {span} frames per second."
+    else:
+        yield f"Frames per second of training: {_values(runs, numbers.count)}; {_claims(runs, speeds, _SPEED)}."
 
 
 def describe_paces(results: Results, analysis: Analysis) -> dict[str, str]:
@@ -91,28 +102,26 @@ def describe_paces(results: Results, analysis: Analysis) -> dict[str, str]:
     """
     threshold = numbers.of_measure(results.measure)(analysis.threshold)
     # Runs that did not reach the threshold count with these numbers (comparable_paces).
-    most_frames, most_seconds = horizon(results)
-    has_threshold = np.isfinite(analysis.threshold)
-    words = {
+    frames, seconds = horizon(results)
+    missed = "a run that did not come there in the first"
+    quantities = {
         "area": ("Mean during training", Words()),
         "frames_to": (
-            f"Frames to {threshold} (a run that did not come there in the first {numbers.count(most_frames)} counts as that many)",
+            f"Frames to {threshold} ({missed} {numbers.count(frames)} counts as that many)",
             Words("sooner", lower_wins=True, write=numbers.count),
         ),
         "seconds_to": (
-            f"Time to {threshold} (a run that did not come there in the first {numbers.duration(most_seconds)} counts as that long)",
+            f"Time to {threshold} ({missed} {numbers.duration(seconds)} counts as that long)",
             Words("sooner", lower_wins=True, write=numbers.duration),
         ),
         "frames_per_second": ("Frames per second", _SPEED),
     }
-    found = {}
     values = comparable_paces(results, analysis.threshold)
-    for name, (what, wording) in words.items():
-        if not has_threshold and name.endswith("_to"):
-            continue
-        if name in analysis.paces:
-            found[name] = f"{what}: {_claims(values[name], analysis.paces[name], wording)}."
-    return found
+    return {
+        name: f"{what}: {_claims(values[name], analysis.paces[name], words)}."
+        for name, (what, words) in quantities.items()
+        if name in analysis.paces and (np.isfinite(analysis.threshold) or not name.endswith("_to"))
+    }
 
 
 def join_words(words: Iterable[str], last: str = "and") -> str:
@@ -129,7 +138,7 @@ def _main_sentence(results: Results, means: Mapping[str, Array], comparisons: Se
         value = estimate(of_mean(runs, value_range(results.measure)))
         return f"{variant}: {mean} is {numbers.in_words(value, number)}, from {_seeds(means)}."
     claimed = [pair for pair in comparisons if pair.claimed]
-    if not any(pair.difference.low is not None for pair in comparisons):
+    if not _tested(comparisons):
         return f"These runs allow no test: {mean} is {_values(means, number)}."
     if not claimed:
         return f"{mean[:1].upper()}{mean[1:]} is {_values(means, number)}; {_claims(means, comparisons, Words())}."
@@ -142,6 +151,11 @@ def _main_sentence(results: Results, means: Mapping[str, Array], comparisons: Se
     beaten = {pair.lower for pair in claimed}
     unbeaten = join_words((variant for variant in means if variant not in beaten), last="or")
     return f"No variant leads: by {mean}, {_count_claims(claimed, comparisons)}, and none is better than {unbeaten}."
+
+
+def _tested(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The pairs that could be tested."""
+    return [pair for pair in comparisons if pair.difference.low is not None]
 
 
 def _count_claims(claimed: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
@@ -161,7 +175,7 @@ def _values(means: Mapping[str, Array], write: Write) -> str:
 
 def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> str:
     """Which pairs are told apart; if none is, the interval of the largest difference."""
-    tested = [pair for pair in comparisons if pair.difference.low is not None]
+    tested = _tested(comparisons)
     if not tested:
         return "these runs allow no test"
     claimed = [pair for pair in tested if pair.claimed]
@@ -171,56 +185,42 @@ def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words
         if len(means) == 2:
             return f"the two are not told apart: the difference, in that order, is {interval}"
         untested = f", {len(comparisons) - len(tested)} pairs allow no test" if len(tested) < len(comparisons) else ""
-        pair = f"{widest.first} minus {widest.second}"
-        return f"no two of the {len(means)} variants are told apart{untested}: the widest difference, {pair}, is {interval}"
+        return f"no two of the {len(means)} variants are told apart{untested}: the widest difference, {widest.name}, is {interval}"
     groups = _describe_claims(means, claimed, words)
-    rest = len(comparisons) - len(claimed)
-    others = f"; {_count(rest, 'other pair')} {'is' if rest == 1 else 'are'} not told apart" if rest else ""
     if len(groups) > _LISTED_PAIRS:
         return _count_claims(claimed, comparisons)
+    rest = len(comparisons) - len(claimed)
+    others = f"; {_count(rest, 'other pair')} {'is' if rest == 1 else 'are'} not told apart" if rest else ""
     return "; ".join(groups) + others
-
-
-def _supported(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> list[str]:
-    """A sentence for each group of significant differences."""
-    claimed = [pair for pair in comparisons if pair.claimed]
-    return [f"Supported: {group}." for group in _describe_claims(means, claimed, words)]
 
 
 def _describe_claims(means: Mapping[str, Array], claimed: Sequence[Comparison], words: Words) -> list[str]:
     """`a and b are each better than c and d, by 0.2 to 0.3`: a text for each set of variants that beat the same others."""
+    gains: dict[str, dict[str, Estimate]] = defaultdict(dict)
+    for pair in claimed:
+        winner, loser = (pair.lower, pair.higher) if words.lower_wins else (pair.higher, pair.lower)
+        gains[winner][loser] = pair.gain
     # Beaten variants -> the variants that beat exactly these.
     beaten: dict[tuple[str, ...], list[str]] = {}
-    for variant in means:
-        pairs = [pair for pair in claimed if words.winner(pair) == variant]
-        behind = {words.loser(pair) for pair in pairs}
-        if behind:
-            beaten.setdefault(tuple(other for other in means if other in behind), []).append(variant)
+    for winner in means:
+        if losers := tuple(variant for variant in means if variant in gains[winner]):
+            beaten.setdefault(losers, []).append(winner)
     found = []
     for worse, better in beaten.items():
-        gains = [pair.gain for pair in claimed if words.winner(pair) in better and words.loser(pair) in worse]
-        by = numbers.in_words(gains[0], words.write)
-        if len(gains) > 1:
-            by = numbers.ranged([gain.value for gain in gains], words.write)
+        values = [gains[winner][loser].value for winner in better for loser in worse]
+        by = numbers.in_words(gains[better[0]][worse[0]], words.write)
+        if len(values) > 1:
+            by = numbers.ranged(values, words.write)
         are = "is" if len(better) == 1 else "are each" if len(worse) > 1 else "are"
         found.append(f"{join_words(better)} {are} {words.better} than {join_words(worse)}, by {by}")
     return found
 
 
-def _ranking(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
-    """The whole ranking, if all of three or more variants are told apart. It replaces the sentences of `_supported`."""
-    if len(means) < 3 or not all(pair.claimed for pair in comparisons):
-        return []
-    ranked = _by_mean(means)
-    steps = [float(means[better].mean() - means[worse].mean()) for better, worse in pairwise(ranked)]
-    return [f"The whole ranking is supported: {' > '.join(ranked)}, in steps of {numbers.ranged(steps, number)}."]
-
-
-def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
+def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Which variants cannot be told apart: groups, and pairs that are in no group. Pairs without a test are left out."""
-    unclaimed = [pair for pair in comparisons if not pair.claimed and pair.difference.low is not None]
+    unclaimed = [pair for pair in _tested(comparisons) if not pair.claimed]
     if not unclaimed:
-        return []
+        return
     groups = _groups(means, {frozenset((pair.first, pair.second)) for pair in unclaimed})
     inside = {frozenset(pair) for group in groups for pair in combinations(group, 2)}
     single = [
@@ -239,11 +239,9 @@ def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) 
     least = number(float(np.median([abs(pair.difference.value - (pair.difference.low or 0.0)) for pair in unclaimed])))
     found = f"Not supported: {text}. With {_seeds(means)}, a difference of less than about {least} would not be seen."
     if len(unclaimed) <= _LISTED_PAIRS and len(unclaimed) < len(comparisons):
-        intervals = (
-            f"{pair.first} minus {pair.second} {numbers.in_words(pair.difference, number)}" for pair in unclaimed
-        )
+        intervals = (f"{pair.name} {numbers.in_words(pair.difference, number)}" for pair in unclaimed)
         found += f" The intervals: {join_words(intervals)}."
-    return [found]
+    yield found
 
 
 def _by_mean(means: Mapping[str, Array]) -> list[str]:
@@ -256,115 +254,55 @@ def _groups(means: Mapping[str, Array], alike: set[frozenset[str]]) -> list[list
 
     Groups may overlap. Groups and their variants are in the order of `means`.
     """
-    ranked, position = _by_mean(means), {variant: place for place, variant in enumerate(means)}
-    found: list[list[str]] = []
-    end = 0
-    for start in range(len(ranked)):
-        stop = start + 1
-        while stop < len(ranked) and all(frozenset((one, ranked[stop])) in alike for one in ranked[start:stop]):
-            stop += 1
-        # A stretch that ends where an earlier one did is a part of it.
-        if stop > end and stop - start > 1:
-            found.append(sorted(ranked[start:stop], key=position.__getitem__))
-        end = max(end, stop)
-    return sorted(found, key=lambda group: [position[variant] for variant in group])
+    ranked, order = _by_mean(means), list(means)
+    stretches = [
+        set(ranked[start:stop])
+        for start, stop in combinations(range(len(ranked) + 1), 2)
+        if stop - start > 1 and all(frozenset(pair) in alike for pair in combinations(ranked[start:stop], 2))
+    ]
+    longest = [found for found in stretches if not any(found < other for other in stretches)]
+    groups = [sorted(found, key=order.index) for found in longest]
+    return sorted(groups, key=lambda group: [order.index(variant) for variant in group])
 
 
-def _few_seeds(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> list[str]:
-    """A warning about variants with too few seeds."""
+def _doubts_about_seeds(means: Mapping[str, Array]) -> Iterator[str]:
+    """Warnings about variants with too few seeds, and about those whose seeds all ended with the same value."""
     single = [variant for variant, runs in means.items() if len(runs) < 2]
     if single and len(means) > 1:
-        return [
-            f"One seed says nothing of the spread between seeds: {join_words(single)} cannot be compared with anything."
-        ]
-    if comparisons and min(map(len, means.values())) < FEW_SEEDS:
-        return [
+        yield f"One seed says nothing of the spread between seeds: {join_words(single)} cannot be compared with anything."
+    elif len(means) > 1 and min(map(len, means.values())) < FEW_SEEDS:
+        yield (
             f"Fewer than {FEW_SEEDS} seeds are too few to check what the tests assume, that they scatter like a normal distribution."
-        ]
-    return []
-
-
-def _no_spread(means: Mapping[str, Array]) -> list[str]:
-    """A warning about variants whose seeds all ended with the same value, which have no interval."""
+        )
     alike = [
         f"{variant} ({number(float(runs[0]))})"
         for variant, runs in means.items()
         if len(runs) > 1 and np.ptp(runs) <= ROUNDING * np.abs(runs).max()
     ]
-    if not alike:
-        return []
-    untested = ", and these cannot be tested against each other" if len(alike) > 1 else ""
-    return [f"All seeds ended alike for {join_words(alike)}: without any spread there is no interval{untested}."]
+    if alike:
+        untested = ", and these cannot be tested against each other" if len(alike) > 1 else ""
+        yield f"All seeds ended alike for {join_words(alike)}: without any spread there is no interval{untested}."
 
 
-def _method(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
-    """What the tests are about, and how they were made."""
-    if not any(pair.difference.low is not None for pair in comparisons):
-        return []
-    pairs = f"all {len(comparisons)} pairs were tested together" if len(comparisons) > 1 else "the pair was tested"
-    return [
-        (
-            f"This is about other seeds on the same {_count(len(results.tasks), 'task')}; {pairs} (Welch's t, Sidak's correction), so "
-            "that among variants that are all alike a difference is claimed in about 1 of 20 ablations at most."
-        )
-    ]
-
-
-def _context_use(probes: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
+def _context_use(probes: Mapping[str, Mapping[str, Estimate]]) -> Iterator[str]:
     """For each probe, which variants need their context. A positive loss says that a variant is worse under the probe."""
-    found = []
     for probe in dict.fromkeys(probe for losses in probes.values() for probe in losses):
         losses = {variant: each[probe] for variant, each in probes.items() if probe in each}
         worse = [variant for variant, loss in losses.items() if loss.low is not None and loss.low > 0]
         better = [variant for variant, loss in losses.items() if loss.high is not None and loss.high < 0]
         rest = [variant for variant in losses if variant not in (*worse, *better)]
         if worse:
-            write = numbers.in_words if len(worse) <= _LISTED_PAIRS else numbers.value_alone
-            lost = join_words(f"{variant} loses {write(losses[variant], number)}" for variant in worse)
-            found.append(f"The context is used, by the probe {probe}: told something else, {lost}.")
+            few = len(worse) <= _LISTED_PAIRS
+            lost = join_words(
+                f"{variant} loses {numbers.in_words(losses[variant], number) if few else number(losses[variant].value)}"
+                for variant in worse
+            )
+            yield f"The context is used, by the probe {probe}: told something else, {lost}."
         if rest:
-            found.append(f"That the context is used is not supported by the probe {probe} for {join_words(rest)}.")
+            yield f"That the context is used is not supported by the probe {probe} for {join_words(rest)}."
         if better:
             gained = join_words(f"{variant} gains {numbers.in_words(-losses[variant], number)}" for variant in better)
-            found.append(
-                f"The context misleads {join_words(better)}, by the probe {probe}: told something else, {gained}."
-            )
-    return found
-
-
-def _scales_of_returns(results: Results) -> list[str]:
-    """A warning about means over tasks whose returns are on different scales."""
-    if results.measure.name == "return" and len(results.tasks) > 1:
-        return [
-            "Returns of different tasks are on different scales, and means over tasks favour the task with the largest."
-        ]
-    return []
-
-
-def _sizes(results: Results) -> list[str]:
-    """A warning if the largest and the smallest variant differ in their number of parameters."""
-    sizes = {variant: max(run.parameters for run in results.of(variant)) for variant in results.variants}
-    small, large = min(sizes, key=lambda v: sizes[v]), max(sizes, key=lambda v: sizes[v])
-    if sizes[large] <= (1 + SAME_SIZE) * sizes[small]:
-        return []
-    times = sizes[large] / max(1, sizes[small])
-    more = f"{times:.1f} times those of" if times >= 2 else f"{times - 1:.0%} more than"
-    return [
-        f"Differences may be due to size: {large} has {sizes[large]:,} parameters, {more} {small} ({sizes[small]:,})."
-    ]
-
-
-def _speed(results: Results, comparisons: Sequence[Comparison]) -> str:
-    """Frames per second of training, and which variants differ in it."""
-    speeds = speeds_by_variant(results)
-    if len(speeds) == 1:
-        ((_, runs),) = speeds.items()
-        value = estimate(of_mean(runs, Range(0.0, np.inf)))
-        return f"Training ran at {numbers.in_words(value, numbers.count)} frames per second."
-    span = numbers.ranged([float(runs.mean()) for runs in speeds.values()], numbers.count)
-    if " to " not in span and not any(pair.claimed for pair in comparisons):
-        return f"Training ran at {span} frames per second."
-    return f"Frames per second of training: {_values(speeds, numbers.count)}; {_claims(speeds, comparisons, _SPEED)}."
+            yield f"The context misleads {join_words(better)}, by the probe {probe}: told something else, {gained}."
 
 
 def _seeds(means: Mapping[str, Array]) -> str:

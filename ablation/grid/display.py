@@ -15,14 +15,14 @@ from ablation.grid.scheduler import CellStatus, State
 from agents.cli.terminal import Terminal
 
 _ENDED = (State.FINISHED, State.FAILED)
-_WORDS = {State.WAITING: ".", State.EVALUATING: "eval", State.FINISHED: "done", State.FAILED: "failed"}
-_STYLES = {
-    State.WAITING: "dim",
-    State.TRAINING: "cyan",
-    State.EVALUATING: "blue",
-    State.FINISHED: "green",
-    State.FAILED: "bold red",
+_SHOWN = {
+    State.WAITING: (".", "dim"),
+    State.TRAINING: ("", "cyan"),
+    State.EVALUATING: ("eval", "blue"),
+    State.FINISHED: ("done", "green"),
+    State.FAILED: ("failed", "bold red"),
 }
+"""Word and style in the table; a cell in training has its share of the frames instead of a word."""
 
 
 class CellDisplay(Terminal):
@@ -76,10 +76,10 @@ class CellDisplay(Terminal):
         if cell is None:
             return Text("")
         now = status[cell.name]
-        text = _WORDS.get(now.state)
+        text, style = _SHOWN[now.state]
         if self._pausing:
             text = f"{now.frames:,} frames{'' if now.state is State.FINISHED else f', {now.state}'}"
-        return Text(text or f"{now.frames / cell.train.total_frames:.0%}", style=_STYLES[now.state])
+        return Text(text or f"{now.frames / cell.train.total_frames:.0%}", style=style)
 
     def _summary(self, status: Mapping[str, CellStatus]) -> Text:
         """Number of ended cells, elapsed time, and the remaining time at the average speed so far."""

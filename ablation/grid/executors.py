@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ablation.grid.grid import CLUSTER, Cell
 from ablation.grid.local_executor import LocalExecutor, available_cores
-from ablation.grid.ray_executor import RayExecutor, check_room, connect
+from ablation.grid.ray_executor import RayExecutor, check_room
 from ablation.grid.scheduler import Executor
+from agents.cli.signals import raise_at_signals
+from agents.runtime.ray_groups.connection import check_address, joined
 from conf.ablate_schema import AblateConfig
 from conf.population_schema import PopulationConfig
 
@@ -19,19 +21,18 @@ def open_executor(
 ) -> Iterator[Executor]:
     """The executor for `cells`; a cluster is disconnected at the end of the context.
 
-    Without `config.parallel`, this machine runs one cell at a time, or one per core if the runtime is serial.
-
-    Args:
-        say: Receives warnings and notices, one sentence each.
-
-    Raises:
-        InputError: The cluster does not answer, or no machine of it can ever run a cell.
+    Without `config.parallel`, this machine runs one cell at a time, or one per core if the runtime is serial. `say` receives warnings.
+    InputError if Ray is not installed, the cluster does not answer, or no machine of it can ever run a cell.
     """
     runtime = config.runtime
     if runtime.name != CLUSTER:
         yield LocalExecutor(config.parallel or (len(available_cores()) if runtime.name == "serial" else 1))
         return
-    with connect(runtime.address):
+    check_address(runtime.address)
+    # An empty address starts a cluster on this machine for the time of the context.
+    with joined(runtime.address, num_cpus=len(available_cores())):
+        # Ray replaces the signal handlers.
+        raise_at_signals()
         if warning := check_room(cells, alone=not runtime.address):
             say(warning)
         yield RayExecutor(config.parallel, say)

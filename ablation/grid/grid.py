@@ -21,7 +21,6 @@ from ablation.load import (
     HOUSEKEEPING_KEYS,
     read_evaluation,
     read_grid,
-    read_paused_frames,
     read_result,
 )
 from agents.evaluation.episodes import SEEDED_ONCE
@@ -89,7 +88,6 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
         return Path(self.train.run)
 
 
@@ -97,12 +95,8 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
     """The checked cells in the order in which they run: the first seed of every variant, then the second, so that an unfinished grid can
     be compared too.
 
-    Args:
-        config: Composed from `single`.
-        single, axes: The command line, split by `conf.loading.split_axes`.
-
-    Raises:
-        InputError: A configuration is invalid or does not fit its suite, `match_params` cannot be met, or two cells are equal.
+    `config` is composed from `single`; `single` and `axes` are the command line, split by `conf.loading.split_axes`. InputError if a
+    configuration is invalid or does not fit its suite, `match_params` cannot be met, or two cells are equal.
     """
     folder = Path(config.folder or f"runs/ablate-{config.env.name}")
     variants: dict[str, tuple[TrainConfig, EnvSpec]] = {}
@@ -127,24 +121,17 @@ def make_cells(config: AblateConfig, single: Sequence[str], axes: dict[str, list
                 f"variant {variant} trains the same agent as variant {next(iter(same), variant)}: give each value once."
             )
         variants[variant] = train, env
-    cells = [
-        make_cell(config, folder, variant, seed, *variants[variant])
-        for seed, variant in itertools.product(list_seeds(config), variants)
-    ]
-    names = [cell.name for cell in cells]
-    for name in names:
-        if names.count(name) > 1:
+    cells: list[Cell] = []
+    for seed, (variant, (train, env)) in itertools.product(list_seeds(config), variants.items()):
+        name = f"{_file_name(variant)}-seed{seed}"
+        if any(cell.name == name for cell in cells):
             raise InputError(
                 f"Two runs of the grid would share the folder {name}: give values that differ in letters or digits."
             )
+        own = for_shared_machine(train, seed, folder / name)
+        evaluate = evaluation(config, env, own)
+        cells.append(Cell(name=name, variant=variant, seed=seed, train=own, evaluate=evaluate))
     return cells
-
-
-def make_cell(config: AblateConfig, folder: Path, variant: str, seed: int, train: TrainConfig, env: EnvSpec) -> Cell:
-    """The cell of one seed; `train` is the configuration of its variant."""
-    name = f"{_file_name(variant)}-seed{seed}"
-    train = for_shared_machine(train, seed, folder / name)
-    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluation(config, env, train))
 
 
 def for_shared_machine(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
@@ -154,11 +141,7 @@ def for_shared_machine(train: TrainConfig, seed: int, run: Path) -> TrainConfig:
 
 
 def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:
-    """The configuration of a run on one machine of a cluster, with this runtime.
-
-    Raises:
-        InputError: The number of actors depends on the machine, but Ray must know it.
-    """
+    """The configuration of a run on one machine of a cluster, with this runtime. InputError without a number of actors."""
     if runtime == "local" and not train.runtime.num_actors:
         raise InputError(
             "runtime.num_actors=0 leaves the number of actors to each machine, but a cluster must know how many CPUs a run takes: give "
@@ -173,8 +156,7 @@ def on_one_machine(train: TrainConfig, runtime: str) -> TrainConfig:
 def normalize_axes(config: AblateConfig, single: list[str], axes: dict[str, list[str]]) -> None:
     """Replaces `fusion=concat,mi` or `fusion=mi` by `fusions=[...]` and `seed=0,1` by `seeds=[0,1]`, in the config and the command line.
 
-    Raises:
-        InputError: Both spellings are given, or a key cannot be an axis.
+    InputError if both spellings are given, or a key cannot be an axis.
     """
     _as_list("fusion", "fusions", config, single, axes)
     if "seed" in axes:
@@ -227,8 +209,7 @@ def evaluation(config: AblateConfig, env: EnvSpec, train: TrainConfig) -> Evalua
 def save_grid(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> None:
     """Writes grid.json. Cells of an existing grid stay in it, so that seeds and variants can be added.
 
-    Raises:
-        InputError: A cell's folder holds a run of another configuration.
+    InputError if a cell's folder holds another run.
     """
     for cell in cells:
         check_existing_run(cell)
@@ -241,8 +222,7 @@ def save_grid(folder: Path, cells: Sequence[Cell], command: Sequence[str]) -> No
 def check_existing_run(cell: Cell, but: Collection[str] = ()) -> None:
     """Checks that a run in the cell's folder has the cell's settings; housekeeping keys and keys in `but` may differ.
 
-    Raises:
-        InputError: Names the keys that differ, with both values.
+    InputError names the keys that differ, with both values.
     """
     if not (cell.folder / CONFIG).exists():
         return
@@ -267,23 +247,26 @@ def save_cell(cell: Cell) -> None:
 def load_cell(folder: Path) -> Cell:
     """The cell that `save_cell` wrote. InputError if the file is invalid."""
     path = folder / CELL_FILE
-    content = read_json(path)
+    content = read_json(path) or {}
     try:
-        assert content is not None
-        evaluate = None if content["evaluate"] is None else evaluate_from_dict(content["evaluate"])
-        name, variant, seed = str(content["name"]), str(content["variant"]), int(content["seed"])
-        pause_at = int(content["pause_at"])
-        train = train_from_dict(content["train"], str(path))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        return Cell(
+            name=str(content["name"]),
+            variant=str(content["variant"]),
+            seed=int(content["seed"]),
+            train=train_from_dict(content["train"], str(path)),
+            evaluate=None if content["evaluate"] is None else evaluate_from_dict(content["evaluate"]),
+            pause_at=int(content["pause_at"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} does not describe a run of a grid: give the same ablate.py command again, which rewrites it."
         ) from error
-    return Cell(name=name, variant=variant, seed=seed, train=train, evaluate=evaluate, pause_at=pause_at)
 
 
 def is_trained(cell: Cell) -> bool:
     """Whether the run is trained to its end, or to `pause_at`."""
-    return bool(read_result(cell.folder)) or 0 < cell.pause_at <= read_paused_frames(cell.folder)
+    result = read_result(cell.folder)
+    return bool(result.get("finished")) or 0 < cell.pause_at <= result.get("frames", 0)
 
 
 def is_evaluated(cell: Cell) -> bool:
@@ -291,7 +274,7 @@ def is_evaluated(cell: Cell) -> bool:
     if not cell.evaluate:
         return is_trained(cell)
     content, result, wanted = read_evaluation(cell.folder), read_result(cell.folder), cell.evaluate
-    if not content or not result:
+    if not content or not result.get("finished"):
         return False
     played, probes = content["provenance"], {name for name in PROBES if wanted.probe in (name, ALL)}
     return bool(

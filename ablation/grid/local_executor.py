@@ -24,31 +24,28 @@ SAVE_SECONDS = 60.0
 
 @dataclass(slots=True)
 class LocalCell:
-    """A cell in a child process."""
+    """A cell in a child process (RunningCell in scheduler.py)."""
 
     cell: Cell
     process: subprocess.Popen[bytes]
     cores: tuple[int, ...]
 
     def has_begun(self) -> bool:
-        """Always: the process exists."""
         return True
 
     def poll(self) -> Exit | None:
-        """See ablation/grid/scheduler.py."""
         code = self.process.poll()
         return None if code is None else Exit(code)
 
 
 class LocalExecutor:
-    """Runs up to `parallel` cells at a time and divides the available cores between them."""
+    """Runs up to `parallel` cells at a time and divides the available cores between them (Executor in scheduler.py)."""
 
     def __init__(self, parallel: int) -> None:
         self._free = split_cores(sorted(available_cores()), parallel)
         self._running: list[LocalCell] = []
 
     def start(self, cell: Cell) -> LocalCell | None:
-        """Starts a cell on the next free cores."""
         for ended in [one for one in self._running if one.poll() is not None]:
             self._running.remove(ended)
             self._free.append(ended.cores)
@@ -60,22 +57,18 @@ class LocalExecutor:
         return self._running[-1]
 
     def stop(self) -> None:
-        """Interrupts all cells and waits until they have saved."""
         stop_processes(one.process for one in self._running)
 
 
 def start_process(
     folder: Path, threads: int, cores: Sequence[int] = (), where: str | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts the cell of a folder. Its output goes to cell.log there.
+    """Starts the cell of a folder. Its output goes to cell.log there; InputError if that cannot be written.
 
     Args:
         threads: For its evaluation.
         cores: To pin it to; empty = all that this process may use.
         where: Working directory, the base of relative paths.
-
-    Raises:
-        InputError: cell.log cannot be written.
     """
     # -P: a folder called `envs` in the working directory must not shadow the package.
     command = [sys.executable, "-P", "-m", "ablation.grid.cell", os.fspath(folder), str(threads)]

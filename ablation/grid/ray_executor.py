@@ -6,26 +6,25 @@ Cells are read from and written to the grid's folder, on a file system that all 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablation.grid.grid import Cell, save_cell
-from ablation.grid.local_executor import SAVE_SECONDS, available_cores, start_process, stop_processes
+from ablation.grid.local_executor import SAVE_SECONDS, start_process, stop_processes
 from ablation.grid.scheduler import Exit
 from ablation.load import CELL_FILE
-from agents.cli.signals import INTERRUPTED, raise_at_signals
+from agents.cli.signals import INTERRUPTED
 from agents.run.lock import is_locked
-from agents.runtime.ray_groups.connection import check_address, joined
 from conf.schema import TrainConfig
 from system.errors import InputError
+from system.files import read_json
 
 MOST_LOSSES = 3
 """A cell fails when it has lost more machines than this."""
@@ -36,20 +35,6 @@ _CANCEL_SECONDS = 5.0
 
 _SYNC_SECONDS = 60.0
 """A shared file system shows a write to every machine within this time."""
-
-
-@contextlib.contextmanager
-def connect(address: str) -> Iterator[None]:
-    """Connects Ray to the cluster at `address`; an empty address starts one on this machine for the time of the context.
-
-    Raises:
-        InputError: Ray is not installed, or no cluster answers.
-    """
-    check_address(address)
-    with joined(address, num_cpus=len(available_cores())):
-        # Ray replaces the signal handlers.
-        raise_at_signals()
-        yield
 
 
 def count_cpus(config: TrainConfig) -> int:
@@ -81,7 +66,6 @@ class RayExecutor:
         return self._running[-1]
 
     def stop(self) -> None:
-        """Interrupts all cells and waits until they have saved."""
         import ray
 
         references = [one.reference for one in self._running if one.poll() is None]
@@ -95,12 +79,7 @@ class RayExecutor:
 
 @dataclass(slots=True)
 class RayCell:
-    """A cell that was submitted to Ray.
-
-    Attributes:
-        reference: To the Exit of the current attempt.
-        losses: Number of earlier attempts whose machine was lost.
-    """
+    """A cell that was submitted to Ray: `reference` to the Exit of the current attempt, `losses` of machines in earlier ones."""
 
     cell: Cell
     reference: Any
@@ -109,7 +88,6 @@ class RayCell:
     _exit: Exit | None = None
 
     def has_begun(self) -> bool:
-        """Whether a machine runs it."""
         return is_locked(self.cell.folder)
 
     def poll(self) -> Exit | None:
@@ -125,16 +103,14 @@ class RayCell:
             except RayTaskError as error:
                 self._exit = Exit(_FAILED, (str(error).strip().splitlines() or [type(error).__name__])[-1])
             except RayError as error:
-                self._resubmit(type(error).__name__)
+                self.losses += 1
+                lost = type(error).__name__
+                if self.losses > MOST_LOSSES:
+                    self._exit = Exit(_FAILED, f"its machine was lost {self.losses} times ({lost})")
+                else:
+                    self.say(f"{self.cell.name}: its machine was lost ({lost}), it continues on another one")
+                    self.reference = submit(self.cell)
         return self._exit
-
-    def _resubmit(self, error: str) -> None:
-        self.losses += 1
-        if self.losses > MOST_LOSSES:
-            self._exit = Exit(_FAILED, f"its machine was lost {self.losses} times ({error})")
-            return
-        self.say(f"{self.cell.name}: its machine was lost ({error}), it continues on another one")
-        self.reference = submit(self.cell)
 
 
 def submit(cell: Cell) -> Any:
@@ -145,16 +121,16 @@ def submit(cell: Cell) -> Any:
     cpus = count_cpus(cell.train)
     task = ray.remote(run_task).options(num_cpus=cpus, scheduling_strategy="SPREAD", max_retries=0)
     folder = cell.folder.absolute()
-    return task.remote(str(folder), digest(folder), cpus, os.getcwd())
+    return task.remote(str(folder), read_json(folder / CELL_FILE), cpus, os.getcwd())
 
 
 def run_task(
-    folder: str, expected: str, threads: int, where: str, sync_seconds: float = _SYNC_SECONDS
+    folder: str, expected: dict[str, Any] | None, threads: int, where: str, sync_seconds: float = _SYNC_SECONDS
 ) -> tuple[int, str]:
     """Runs a cell on the machine of the Ray task; returns the fields of an Exit.
 
     Args:
-        expected: `digest` of the folder on the machine that wrote it.
+        expected: The content of cell.json on the machine that wrote it.
         where: Working directory, the base of relative paths.
         sync_seconds: Fails if the folder's content does not arrive within this time.
     """
@@ -165,7 +141,7 @@ def run_task(
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     try:
         deadline = time.monotonic() + sync_seconds
-        while digest(Path(folder)) != expected:
+        while read_json(Path(folder, CELL_FILE)) != expected:
             if interrupts:
                 return INTERRUPTED, ""
             if time.monotonic() > deadline:
@@ -185,23 +161,8 @@ def run_task(
         signal.signal(signal.SIGINT, before)
 
 
-def digest(folder: Path) -> str:
-    """Hash of cell.json; empty if the file is missing."""
-    try:
-        return hashlib.sha256((folder / CELL_FILE).read_bytes()).hexdigest()
-    except OSError:
-        return ""
-
-
 def check_room(cells: Sequence[Cell], *, alone: bool) -> str:
-    """A warning if no machine of the cluster can run the largest cell until one joins; else empty.
-
-    Args:
-        alone: Whether no other machine can join.
-
-    Raises:
-        InputError: `alone`, and this machine is too small.
-    """
+    """A warning if no machine of the cluster can run the largest cell until one joins; InputError if none can join; else empty."""
     import ray
 
     needed = max(count_cpus(cell.train) for cell in cells)

@@ -72,11 +72,8 @@ def run_cells(
 ) -> dict[str, CellStatus]:
     """Runs the cells that are not finished, in order. A failed cell does not stop the others.
 
-    Args:
-        on_change: Called after every poll with the status of every cell by name.
-
-    Raises:
-        KeyboardInterrupt: After every cell has saved and ended.
+    `on_change` is called after every poll with the status of every cell by name. A KeyboardInterrupt propagates after every cell has
+    saved and ended.
     """
     status = {
         cell.name: CellStatus(State.FINISHED if is_evaluated(cell) else State.WAITING, logged_frames(cell))

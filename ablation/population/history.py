@@ -35,14 +35,7 @@ _ROW = {
 
 
 class History:
-    """The history of the population in a folder.
-
-    Attributes:
-        rows: In the order of the file; a generation has a row for every member.
-
-    Raises:
-        InputError: The file is damaged.
-    """
+    """The history in a folder: `rows` in the order of the file, in each generation one for every member. InputError if it is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / HISTORY
@@ -54,11 +47,9 @@ class History:
         return max((row["generation"] for row in self.rows), default=-1)
 
     def of(self, member: int) -> list[dict[str, Any]]:
-        """The rows of a member."""
         return [row for row in self.rows if row["member"] == member]
 
     def hyperparameters(self, member: int) -> dict[str, float]:
-        """Current hyperparameters of a member."""
         return dict(self.of(member)[-1]["hyperparameters"])
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A member of a population.
 
     Attributes:
@@ -23,10 +21,10 @@ class Member:
 
 
 class Decision(NamedTuple):
-    """Result of a comparison for a member: its partner, whether it copies the partner's weights, and its new hyperparameters."""
+    """Result of a comparison for a member: its partner, whether it copied the partner's weights, and its new hyperparameters."""
 
     compared_with: int | None
-    copies: bool
+    copied: bool
     hyperparameters: dict[str, float]
 
 

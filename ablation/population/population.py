@@ -66,19 +66,10 @@ class PopulationError(RuntimeError):
 
 
 class Population:
-    """The population of a configuration.
-
-    Args:
-        config: Checked (conf.population_schema.check_population).
-
-    Attributes:
-        history: Read or created by `begin`.
-
-    Raises:
-        InputError: The members cannot be trained.
-    """
+    """The population of a checked configuration. InputError if its members cannot be trained."""
 
     history: History
+    """Read or created by `begin`."""
 
     def __init__(self, config: PopulationConfig) -> None:
         self.folder = Path(config.folder or f"runs/population-{config.env.name}")
@@ -97,44 +88,29 @@ class Population:
     def begin(self, command: Sequence[str]) -> None:
         """Starts or resumes the population in its folder, and completes an interrupted comparison.
 
-        Raises:
-            InputError: The folder holds another population, or a damaged one.
+        InputError if the folder holds another one.
         """
         self.history = History(self.folder)
         self._check_keys()
         self._check_history()
         write_json(self.folder / POPULATION, {"population": self._keys(), "command": list(command)})
         if self.history.generation < 0:
-            first = [
-                {
-                    "hyperparameters": draw(
-                        hyperparameter_ranges(self._config), random_numbers(self._config.seed, 0, index)
-                    )
-                }
-                for index in range(len(self.names))
-            ]
-            self.history.add([row_of(0, 0, index, Fitness()) | values for index, values in enumerate(first)])
+            ranges, seed = hyperparameter_ranges(self._config), self._config.seed
+            starts = [draw(ranges, random_numbers(seed, 0, index)) for index in range(len(self.names))]
+            self.history.add(
+                [row_of(0, 0, index, Fitness(), Decision(None, False, start)) for index, start in enumerate(starts)]
+            )
         self._move_checkpoints()
         own = [f"learner.{name}" for name in hyperparameter_ranges(self._config)]
         for cell in self.cells(0):
             check_existing_run(cell, but=own)
 
     def train(
-        self,
-        executor: Executor,
-        on_change: Callable[[Mapping[str, CellStatus]], object],
-        say: Callable[[str], object],
+        self, executor: Executor, on_change: Callable[[Mapping[str, CellStatus]], object], say: Callable[[str], object]
     ) -> dict[str, CellStatus]:
-        """Trains all members from comparison to comparison; returns their final status by name.
+        """Trains all members from comparison to comparison (see `run_cells`); returns their final status by name.
 
-        Args:
-            executor: Trains the members.
-            on_change: See ablation.grid.scheduler.run_cells.
-            say: Receives lines about every comparison.
-
-        Raises:
-            PopulationError: Every member failed before the next comparison.
-            KeyboardInterrupt: After every member has saved and ended.
+        `say` receives lines about every comparison. PopulationError if every member failed before the next one.
         """
         progress: dict[str, CellStatus] = {}
         for generation, frames in enumerate(self.comparisons, start=1):
@@ -153,16 +129,16 @@ class Population:
     def cells(self, frames: int) -> list[Cell]:
         """The members as cells that train up to `frames`; 0 = total_frames."""
         pause_at = frames if frames < self._config.total_frames else 0
+        members = [self._member(index, self.history.hyperparameters(index)) for index in range(len(self.names))]
         return [
             Cell(name=name, variant=name, seed=train.seed, train=train, evaluate=None, pause_at=pause_at)
-            for name, train in zip(self.names, self._members(), strict=True)
+            for name, train in zip(self.names, members, strict=True)
         ]
 
     def compare(self, generation: int, frames: int, failed: Mapping[str, str]) -> list[dict[str, Any]]:
         """Compares all members, copies checkpoints, and returns the new rows of the history.
 
-        Args:
-            failed: Reasons of members that failed before these frames. They count as the worst, with their last checkpoint.
+        `failed` has the reasons of members that failed before these frames. They count as the worst, with their last checkpoint.
         """
         fitness = [self.fitness(name) for name in self.names]
         points = [
@@ -176,16 +152,19 @@ class Population:
         for index, name in enumerate(self.names):
             decision = Decision(None, False, dict(population[index].hyperparameters))
             if frames < self._config.total_frames:
-                decision = self._decide(index, population, generation, frames)
-            if decision.copies:
+                decision = exploit_and_explore(
+                    index,
+                    population,
+                    random_numbers(self._config.seed, generation, index),
+                    frames=frames,
+                    burn_in_frames=self._config.burn_in_frames,
+                    margin=self._config.margin,
+                    factor=self._config.perturb_factor,
+                    probability=self._config.perturb_probability,
+                )
+            if decision.copied:
                 self._stage(exchange / str(generation) / name, index, decision)
-            changes: dict[str, Any] = {
-                "failed": failed.get(name, ""),
-                "compared_with": decision.compared_with,
-                "copied": decision.copies,
-                "hyperparameters": decision.hyperparameters,
-            }
-            rows.append(row_of(generation, frames, index, fitness[index]) | changes)
+            rows.append(row_of(generation, frames, index, fitness[index], decision, failed.get(name, "")))
         self.history.add(rows)
         self._move_checkpoints()
         return rows
@@ -197,18 +176,6 @@ class Population:
             return Fitness()
         with _readable(self.folder / name):
             return fitness_of(newest_intact(checkpoints).content, self._config.least_episodes)
-
-    def _decide(self, index: int, population: Sequence[Member], generation: int, frames: int) -> Decision:
-        return exploit_and_explore(
-            index,
-            population,
-            random_numbers(self._config.seed, generation, index),
-            frames=frames,
-            burn_in_frames=self._config.burn_in_frames,
-            margin=self._config.margin,
-            factor=self._config.perturb_factor,
-            probability=self._config.perturb_probability,
-        )
 
     def _stage(self, folder: Path, index: int, decision: Decision) -> None:
         """Writes the checkpoint of a member that copies another one."""
@@ -230,10 +197,6 @@ class Population:
                 for path in list_checkpoints(staged / name):
                     os.replace(path, self.folder / name / CHECKPOINTS / path.name)
         shutil.rmtree(exchange, ignore_errors=True)
-
-    def _members(self) -> list[TrainConfig]:
-        """Current configurations of the members."""
-        return [self._member(index, self.history.hyperparameters(index)) for index in range(len(self.names))]
 
     def _member(self, index: int, hyperparameters: Mapping[str, Any]) -> TrainConfig:
         learner = dataclasses.replace(self._own.learner, **hyperparameters)
@@ -279,8 +242,10 @@ def _readable(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder} has a checkpoint that is not readable ({reason}): put back a copy.") from error
 
 
-def row_of(generation: int, frames: int, member: int, fitness: Fitness) -> dict[str, Any]:
-    """A row of the history of a member that was not compared."""
+def row_of(
+    generation: int, frames: int, member: int, fitness: Fitness, decision: Decision, failed: str = ""
+) -> dict[str, Any]:
+    """A row of the history."""
     return {
         "generation": generation,
         "frames": frames,
@@ -289,9 +254,8 @@ def row_of(generation: int, frames: int, member: int, fitness: Fitness) -> dict[
         "fitness": fitness.points,
         "measure": fitness.measure,
         "episodes": fitness.episodes,
-        "failed": "",
-        "compared_with": None,
-        "copied": False,
+        "failed": failed,
+        **decision._asdict(),
     }
 
 

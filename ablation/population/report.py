@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,15 +91,15 @@ def figure(history: History, content: dict[str, Any]) -> bytes:
     # Imported here, because matplotlib takes a second.
     from ablation.report.drawing import Panel, draw
 
-    titles = [*next(iter(content["members"].values()))["hyperparameters"], content["measure"] or "fitness"]
-    panels = [
-        Panel(label=title, size=(3.6, 3.0), draw=_panel(history, content, title, is_fitness=title == titles[-1]))
-        for title in titles
-    ]
+    names = next(iter(content["members"].values()))["hyperparameters"]
+    panels = [Panel(label=name, size=(3.6, 3.0), draw=partial(_draw, history, content, name)) for name in names]
+    label = content["measure"] or "fitness"
+    panels.append(Panel(label=label, size=(3.6, 3.0), draw=partial(_draw, history, content, "")))
     return draw(panels, "hyperparameters").png
 
 
-def _panel(history: History, content: dict[str, Any], title: str, *, is_fitness: bool) -> Callable[[Axes], None]:
+def _draw(history: History, content: dict[str, Any], name: str, axes: Axes) -> None:
+    """Draws the hyperparameter of this name, or without a name the fitness."""
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
@@ -107,34 +108,30 @@ def _panel(history: History, content: dict[str, Any], title: str, *, is_fitness:
     members: dict[str, Any] = content["members"]
     known = [member["fitness"] for member in members.values() if member["fitness"] is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
-
-    def draw(axes: Axes) -> None:
-        for index, (name, member) in enumerate(members.items()):
-            rank = 0.0 if member["fitness"] is None or high == low else (member["fitness"] - low) / (high - low)
-            style: dict[str, Any] = {"color": colormaps["viridis"](0.9 * rank), "linewidth": 1}
-            if name == content["best"]:
-                style |= {"linewidth": 2.5, "label": f"{name} (highest at the end)", "zorder": 3}
-            rows = [row for row in history.of(index) if not is_fitness or row["fitness"] is not None]
-            frames = [row["frames"] for row in rows]
-            if is_fitness:
-                axes.plot(frames, [row["fitness"] for row in rows], **style)
-                continue
-            values = [row["hyperparameters"][title] for row in rows]
-            axes.plot(frames, values, drawstyle="steps-post", **style)
-            copies = [number for number, row in enumerate(rows) if row["copied"]]
-            axes.plot(frames, values, ".", markevery=copies, color=style["color"], markersize=4)
-        axes.set_title(title)
-        axes.set_xlabel("frames")
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(Ticks())
-        if not is_fitness:
-            axes.set_yscale("log")
-            label_log_axis(axes.yaxis)
-            return
-        axes.yaxis.set_major_formatter(Ticks())
-        if content["measure"] == "success":
-            axes.set_ylim(-3, 103)
-        if content["best"]:
-            axes.legend(fontsize=8)
-
-    return draw
+    for index, (member_name, member) in enumerate(members.items()):
+        rank = 0.0 if member["fitness"] is None or high == low else (member["fitness"] - low) / (high - low)
+        style: dict[str, Any] = {"color": colormaps["viridis"](0.9 * rank), "linewidth": 1}
+        if member_name == content["best"]:
+            style |= {"linewidth": 2.5, "label": f"{member_name} (highest at the end)", "zorder": 3}
+        rows = [row for row in history.of(index) if name or row["fitness"] is not None]
+        frames = [row["frames"] for row in rows]
+        if not name:
+            axes.plot(frames, [row["fitness"] for row in rows], **style)
+            continue
+        values = [row["hyperparameters"][name] for row in rows]
+        axes.plot(frames, values, drawstyle="steps-post", **style)
+        copies = [number for number, row in enumerate(rows) if row["copied"]]
+        axes.plot(frames, values, ".", markevery=copies, color=style["color"], markersize=4)
+    axes.set_title(name or content["measure"] or "fitness")
+    axes.set_xlabel("frames")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(Ticks())
+    if name:
+        axes.set_yscale("log")
+        label_log_axis(axes.yaxis)
+        return
+    axes.yaxis.set_major_formatter(Ticks())
+    if content["measure"] == "success":
+        axes.set_ylim(-3, 103)
+    if content["best"]:
+        axes.legend(fontsize=8)

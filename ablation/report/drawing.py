@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any, NamedTuple
+from os.path import commonprefix
+from typing import Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree
 
 import matplotlib
@@ -46,7 +46,6 @@ _STYLE: dict[Any, Any] = {
     # A name may contain $.
     "text.parse_math": False,
     "axes.unicode_minus": False,
-    "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -54,8 +53,6 @@ _STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     # A fixed position: matplotlib's search for free space is slow.
     "axes.titley": 1.0,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.8,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -63,7 +60,6 @@ _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.facecolor": "none",
     "grid.color": GRID_LINE,
-    "grid.linewidth": 0.8,
     "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -93,23 +89,6 @@ _PADDING, _TITLE, _MIN_AXES = 0.05, 0.21, 0.2
 """Inches: padding of a panel, height of a title with its gap, and minimum width and height of axes."""
 
 
-class VariantStyle(NamedTuple):
-    """Style of a variant: index of its colour in LIGHT and DARK, matplotlib's dashes and marker, and whether the marker is filled."""
-
-    colour: int
-    dashes: Any
-    marker: str
-    filled: bool
-
-    @property
-    def paint(self) -> str:
-        return LIGHT[self.colour]
-
-    @property
-    def fill(self) -> str:
-        return self.paint if self.filled else PAPER
-
-
 class Hover(NamedTuple):
     """Values that the page shows at the pointer: at each `x` [N], the bands [N] by index of the variant; `unit` of x."""
 
@@ -134,39 +113,36 @@ class Panel:
     hover: Hover | None = None
 
 
-class Margins(NamedTuple):
-    """Space around the axes of a panel, in inches."""
+Margins: TypeAlias = tuple[float, float, float, float]
+"""Space around the axes of a panel, in inches: left, bottom, right, top."""
 
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-
-_FIRST_MARGINS = Margins(0.5, 0.5, 0.2, 0.3)
+_FIRST_MARGINS = (0.5, 0.5, 0.2, 0.3)
 """For the first layout, before the labels are measured."""
 
 
 class Drawn(NamedTuple):
-    """A panel as SVG. `box`: left, top, right and bottom of its axes in units of the viewBox; `x`, `y`: their limits."""
+    """A panel as SVG with the id `name`; `box`: left, top, right and bottom of its axes in the viewBox; `x`: their limits."""
 
+    panel: Panel
+    name: str
     svg: str
     box: tuple[float, float, float, float]
     x: tuple[float, float]
-    y: tuple[float, float]
 
 
 class Sheet(NamedTuple):
     """A figure: one PNG of all panels, and each panel as SVG."""
 
     png: bytes
-    panels: tuple[Drawn, ...]
+    panels: Sequence[Drawn]
 
 
-def style_of(variant: int) -> VariantStyle:
-    """Style of the variant with this index; the first 32 differ."""
-    lap, colour = divmod(variant, len(LIGHT))
-    return VariantStyle(colour, _LINES[(variant + lap) % len(_LINES)], _MARKERS[colour], lap % 2 == 0)
+def style_of(variant: int) -> dict[str, Any]:
+    """Line style of the variant with this index, as matplotlib's Line2D takes it; the first 32 differ."""
+    lap, number = divmod(variant, len(LIGHT))
+    colour, dashes = LIGHT[number], _LINES[(variant + lap) % len(_LINES)]
+    fill = colour if lap % 2 == 0 else PAPER
+    return {"color": colour, "linestyle": dashes, "marker": _MARKERS[number], "markerfacecolor": fill}
 
 
 def tag(variant: int) -> str:
@@ -193,16 +169,12 @@ def shorten_all(names: Sequence[str], most: int) -> list[str]:
         alike.setdefault(shorten(name, most), []).append(name)
     texts: dict[str, str] = {}
     for text, group in alike.items():
-        start, end = _common_prefix(group), _common_prefix([name[::-1] for name in group])
+        # By characters, which is what commonprefix compares.
+        start, end = (len(commonprefix(part)) for part in (group, [name[::-1] for name in group]))  # noqa: RUF071
         for number, name in enumerate(group):
             found = text if len(group) == 1 or len(name) <= most else _excerpt(name, start, len(name) - end, most)
             texts[name] = f"{shorten(name, most - 5)} ({number + 1})" if found in texts.values() else found
     return [texts[name] for name in names]
-
-
-def _common_prefix(names: Sequence[str]) -> int:
-    """Length of the common prefix."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*names, strict=False)))
 
 
 def _excerpt(name: str, start: int, stop: int, most: int) -> str:
@@ -224,19 +196,7 @@ def swatch(variant: int) -> str:
 
 
 def _sample(variant: int, label: str = "") -> Line2D:
-    style = style_of(variant)
-    return Line2D(
-        [0, 1, 2],
-        [0, 0, 0],
-        color=style.paint,
-        linestyle=style.dashes,
-        linewidth=1.8,
-        marker=style.marker,
-        markevery=[1],
-        markersize=6,
-        markerfacecolor=style.fill,
-        label=label,
-    )
+    return Line2D([0, 1, 2], [0, 0, 0], **style_of(variant), linewidth=1.8, markevery=[1], markersize=6, label=label)
 
 
 def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sheet:
@@ -259,12 +219,11 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
         canvas = FigureCanvasAgg(figure)
         drawn = []
         for number, panel in enumerate(panels):
+            row, column = divmod(number, columns)
             axes = figure.add_axes(_within(figure, (0, 0), panel.size, _FIRST_MARGINS))
             panel.draw(axes)
-            drawn.append(
-                (axes, panel, ((number % columns) * wide, height - (number // columns) * high - panel.size[1]))
-            )
-        margins = _FIRST_MARGINS
+            drawn.append((axes, panel, (column * wide, height - row * high - panel.size[1])))
+        margins: Margins = _FIRST_MARGINS
         for _ in range(2):
             # Twice: a rotated label of the last column extends further if the axes become narrower.
             margins = _margins(canvas, [axes for axes, _, _ in drawn])
@@ -274,13 +233,15 @@ def draw(panels: Sequence[Panel], name: str, variants: Sequence[str] = ()) -> Sh
             figure.legend(handles=entries, loc="lower center", ncols=per_row, handlelength=3)
         picture = png(canvas)
         figure.dpi = 72
-        return Sheet(
-            picture,
-            tuple(
-                _panel(figure, axes, panel, f"{name}-{number}", margins)
-                for number, (axes, panel, _) in enumerate(drawn)
-            ),
-        )
+        found = []
+        for number, (axes, panel, _) in enumerate(drawn):
+            axes.set_position(_within(figure, (0, 0), panel.size, margins))
+            width, height = 72 * panel.size[0], 72 * panel.size[1]
+            root = _svg(axes, f"{name}-{number}", (width, height))
+            root.attrib |= {"role": "img", "aria-label": shorten(panel.label)}
+            box = (axes.bbox.x0, height - axes.bbox.y1, axes.bbox.x1, height - axes.bbox.y0)
+            found.append(Drawn(panel, f"{name}-{number}", _text(root), box, axes.get_xlim()))
+        return Sheet(picture, found)
 
 
 def png(canvas: FigureCanvasAgg) -> bytes:
@@ -302,7 +263,8 @@ def _margins(canvas: FigureCanvasAgg, drawn: Sequence[Axes]) -> Margins:
         needed[number] = np.array(beyond) / canvas.figure.dpi
         if axes.get_title(loc="left"):
             needed[number, 3] = max(needed[number, 3], _TITLE)
-    return Margins(*(needed.max(axis=0) + _PADDING))
+    left, bottom, right, top = map(float, needed.max(axis=0) + _PADDING)
+    return left, bottom, right, top
 
 
 def _within(
@@ -317,15 +279,6 @@ def _within(
         max(size[0] - left - right, _MIN_AXES) / width,
         max(size[1] - bottom - top, _MIN_AXES) / height,
     )
-
-
-def _panel(figure: Figure, axes: Axes, panel: Panel, name: str, margins: Margins) -> Drawn:
-    axes.set_position(_within(figure, (0, 0), panel.size, margins))
-    width, height = 72 * panel.size[0], 72 * panel.size[1]
-    root = _svg(axes, name, (width, height))
-    root.attrib |= {"role": "img", "aria-label": shorten(panel.label)}
-    box = axes.bbox
-    return Drawn(_text(root), (box.x0, height - box.y1, box.x1, height - box.y0), axes.get_xlim(), axes.get_ylim())
 
 
 def _svg(artist: Artist, name: str, size: tuple[float, float]) -> ElementTree.Element:

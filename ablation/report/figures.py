@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis import numbers
-from ablation.analysis.numbers import Write
-from ablation.analysis.results import Analysis, Estimate, Measure, Results
+from ablation.analysis.results import Analysis, Band, Estimate, Measure, Results
 from ablation.report import panels
 from ablation.report.drawing import MUTED, Hover, Panel, shorten
 
@@ -30,12 +30,10 @@ _WHY_OWN_AXES = {
     "return": "Every panel has an axis of its own, because returns of different tasks are on different scales.",
     "score": "Every panel has an axis of its own, because the largest score would hide the others on a common one.",
 }
-_AGGREGATES = {
-    "iqm": "Interquartile mean",
-    "median": "Median",
-    "mean": "Mean",
-    "optimality_gap": "Optimality gap",
-}
+_GAP = "optimality_gap"
+_AGGREGATES = {"iqm": "Interquartile mean", "median": "Median", "mean": "Mean", _GAP: "Optimality gap"}
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +41,7 @@ class Chart:
     """One figure.
 
     Attributes:
-        data: Name of the CSV that has its numbers.
+        data: Name of the CSV that has its numbers, if it is another one than that of the figure.
         legend: Whether the figure needs a legend of the variants.
         folded: Whether the page shows it on demand only.
     """
@@ -52,22 +50,38 @@ class Chart:
     title: str
     caption: str
     panels: tuple[Panel, ...]
-    data: str
+    data: str = ""
     legend: bool = False
     folded: bool = False
 
 
 def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
     """All figures by name, in the order of the report."""
-    variants, write = results.variants, numbers.of_measure(results.measure)
-    curve_limits, task_limits = _curve_limits(results, analysis), _task_limits(results, analysis)
+    variants, tasks, measure = results.variants, results.tasks, results.measure
+    write = numbers.of_measure(measure)
+    estimates = partial(panels.estimates, variants=variants, write=write)
+    label = measure.label[:1].upper() + measure.label[1:]
+    at = f"{measure.name} {write(analysis.threshold)}"
+    fixed, folded = _fixed_limits(measure), len(tasks) >= _FOLDED_FROM
+    curve_limits = _shared_limits(measure, [_column(analysis.curves, task).values() for task in tasks])
+    task_limits = _shared_limits(measure, [_column(analysis.tasks, task).values() for task in tasks])
+    aggregates = {name: row for name in _AGGREGATES if (row := _column(analysis.aggregates, name))}
+    # The optimality gap is a distance and has its own axis.
+    aggregate_limits = fixed or _common([_extremes(row.values()) for name, row in aggregates.items() if name != _GAP])
+    gap = ""
+    if _GAP in aggregates:
+        gap = f" The optimality gap is the distance to {measure.best:g}{'' if fixed else ', on an axis of its own'}."
+    probes = {probe: _column(analysis.probes, probe) for row in analysis.probes.values() for probe in row}
+    zero = Estimate(0.0, None, None)
+    probe_limits = _common([_extremes([zero, *row.values()]) for row in probes.values()])
+    efficiency = analysis.efficiency
     charts = [
         Chart(
             name="learning_curve",
             title="Learning curve, mean over tasks",
-            caption=f"{_sentence(results.measure.label)} over the latest training episodes: mean over runs with its 95% interval. "
+            caption=f"{label} over the latest training episodes: mean over runs with its 95% interval. "
             "The dotted line is the threshold of the sample efficiency.",
-            panels=(_curves(results, analysis, "", _WIDE, _fixed_limits(results.measure)),),
+            panels=(_curves(results, analysis, "", _WIDE, fixed),),
             data="learning_curves",
             legend=True,
         ),
@@ -75,17 +89,19 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
             name="learning_curves_tasks",
             title="Learning curves by task",
             caption=_caption("The same for every task.", results, curve_limits),
-            panels=tuple(_curves(results, analysis, task, _SMALL, curve_limits) for task in results.tasks),
+            panels=tuple(_curves(results, analysis, task, _SMALL, curve_limits) for task in tasks),
             data="learning_curves",
             legend=True,
-            folded=len(results.tasks) >= _FOLDED_FROM,
+            folded=folded,
         ),
         Chart(
             name="aggregates",
             title="Aggregates over runs and tasks",
-            caption=f"{_sentence(results.measure.label)} in the evaluation, with 95% intervals.{_gap(results, analysis)}",
-            panels=_aggregates(results, analysis, write),
-            data="aggregates",
+            caption=f"{label} in the evaluation, with 95% intervals.{gap}",
+            panels=tuple(
+                estimates(_AGGREGATES[name], found=row, limits=fixed if name == _GAP else aggregate_limits)
+                for name, row in aggregates.items()
+            ),
         ),
         Chart(
             name="profiles",
@@ -93,7 +109,6 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
             caption="Share of runs x tasks above a value, with 95% bands."
             + (" Where bands overlap, curves are not told apart." if len(variants) > 1 else ""),
             panels=(_profiles(results, analysis),),
-            data="profiles",
             legend=True,
         ),
         Chart(
@@ -102,66 +117,14 @@ def make_charts(results: Results, analysis: Analysis) -> dict[str, Chart]:
             caption="In percent: how likely a run of the row beats a run of the column on a task drawn at random. Bold with an asterisk: "
             "the 95% interval of this pair alone leaves out 50%, for which 0 and 100 need 6 runs. The others are not told apart by it.",
             panels=(panels.matrix(variants, analysis.improvement),) if len(variants) > 1 else (),
-            data="improvement",
         ),
         Chart(
             name="tasks",
             title="Evaluation by task",
-            caption=_caption(
-                f"{_sentence(results.measure.label)}: mean over runs with its 95% interval.", results, task_limits
-            ),
-            panels=tuple(
-                panels.estimates(
-                    task,
-                    variants,
-                    {variant: analysis.tasks[variant][task] for variant in variants},
-                    write,
-                    limits=task_limits,
-                )
-                for task in results.tasks
-            ),
-            data="tasks",
-            folded=len(results.tasks) >= _FOLDED_FROM,
+            caption=_caption(f"{label}: mean over runs with its 95% interval.", results, task_limits),
+            panels=tuple(estimates(task, found=_column(analysis.tasks, task), limits=task_limits) for task in tasks),
+            folded=folded,
         ),
-        *_efficiency(results, analysis, write),
-    ]
-    probes = list(dict.fromkeys(probe for row in analysis.probes.values() for probe in row))
-    if probes:
-        probe_limits = _common(
-            [
-                _extremes(
-                    [Estimate(0.0, None, None), *(row[probe] for row in analysis.probes.values() if probe in row)]
-                )
-                for probe in probes
-            ]
-        )
-        charts.append(
-            Chart(
-                name="probes",
-                title="What each probe takes",
-                caption="How much the mean over tasks falls when the agent is given another context, with 95% intervals. "
-                "Nothing lost: the agent does not use what it is told.",
-                panels=tuple(
-                    panels.estimates(
-                        f"Lost under {probe}",
-                        variants,
-                        {variant: row[probe] for variant, row in analysis.probes.items() if probe in row},
-                        write,
-                        reference=0.0,
-                        limits=probe_limits,
-                    )
-                    for probe in probes
-                ),
-                data="probes",
-            )
-        )
-    return {chart.name: chart for chart in charts if chart.panels}
-
-
-def _efficiency(results: Results, analysis: Analysis, write: Write) -> tuple[Chart, Chart]:
-    variants, found = results.variants, analysis.efficiency
-    at = f"{results.measure.name} {write(analysis.threshold)}"
-    return (
         Chart(
             name="sample_efficiency",
             title="Sample efficiency",
@@ -170,19 +133,15 @@ def _efficiency(results: Results, analysis: Analysis, write: Write) -> tuple[Cha
             panels=(
                 panels.times(
                     f"Frames to {at}",
-                    variants,
-                    {variant: (one.frames_to, one.frames_to_median) for variant, one in found.items()},
+                    {variant: (one.frames_to, one.frames_to_median) for variant, one in efficiency.items()},
                     numbers.short,
                 ),
-                panels.estimates(
+                estimates(
                     "Mean during training",
-                    variants,
-                    {variant: one.area for variant, one in found.items()},
-                    write,
-                    limits=_fixed_limits(results.measure),
+                    found={variant: one.area for variant, one in efficiency.items()},
+                    limits=fixed,
                 ),
             ),
-            data="sample_efficiency",
         ),
         Chart(
             name="wall_clock",
@@ -191,54 +150,34 @@ def _efficiency(results: Results, analysis: Analysis, write: Write) -> tuple[Cha
             panels=(
                 panels.times(
                     f"Time to {at}",
-                    variants,
-                    {variant: (one.seconds_to, one.seconds_to_median) for variant, one in found.items()},
+                    {variant: (one.seconds_to, one.seconds_to_median) for variant, one in efficiency.items()},
                     numbers.duration,
                     units=numbers.SECONDS,
                 ),
-                panels.estimates(
+                estimates(
                     "Frames per second",
-                    variants,
-                    {variant: one.frames_per_second for variant, one in found.items()},
-                    numbers.count,
+                    found={variant: one.frames_per_second for variant, one in efficiency.items()},
+                    write=numbers.count,
                 ),
             ),
-            data="wall_clock",
         ),
-    )
+        Chart(
+            name="probes",
+            title="What each probe takes",
+            caption="How much the mean over tasks falls when the agent is given another context, with 95% intervals. "
+            "Nothing lost: the agent does not use what it is told.",
+            panels=tuple(
+                estimates(f"Lost under {probe}", found=row, reference=0.0, limits=probe_limits)
+                for probe, row in probes.items()
+            ),
+        ),
+    ]
+    return {chart.name: chart for chart in charts if chart.panels}
 
 
-def _sentence(label: str) -> str:
-    return label[:1].upper() + label[1:]
-
-
-def _aggregates(results: Results, analysis: Analysis, write: Write) -> tuple[Panel, ...]:
-    """Panels on one axis, but for the optimality gap, which is a distance."""
-    found = {
-        name: {variant: analysis.aggregates[variant][name] for variant in results.variants}
-        for name in _AGGREGATES
-        if all(name in analysis.aggregates[variant] for variant in results.variants)
-    }
-    common = _common([_extremes(row.values()) for name, row in found.items() if name != "optimality_gap"])
-    fixed = _fixed_limits(results.measure)
-    return tuple(
-        panels.estimates(
-            title,
-            results.variants,
-            found[name],
-            write,
-            limits=fixed or (None if name == "optimality_gap" else common),
-        )
-        for name, title in _AGGREGATES.items()
-        if name in found
-    )
-
-
-def _gap(results: Results, analysis: Analysis) -> str:
-    if results.measure.best is None or not all("optimality_gap" in row for row in analysis.aggregates.values()):
-        return ""
-    own = "" if _fixed_limits(results.measure) else ", on an axis of its own"
-    return f" The optimality gap is the distance to {results.measure.best:g}{own}."
+def _column(rows: Mapping[str, Mapping[str, Found]], key: str) -> dict[str, Found]:
+    """The entry at `key` of each variant that has one."""
+    return {variant: row[key] for variant, row in rows.items() if key in row}
 
 
 def _fixed_limits(measure: Measure) -> Limits:
@@ -246,22 +185,9 @@ def _fixed_limits(measure: Measure) -> Limits:
     return _SUCCESS if measure.name == "success" else None
 
 
-def _task_limits(results: Results, analysis: Analysis) -> Limits:
-    """Limits of the common axis of all tasks; None if each has its own."""
-    found = [_extremes(row[task] for row in analysis.tasks.values()) for task in results.tasks]
-    return _shared_limits(results.measure, found)
-
-
-def _curve_limits(results: Results, analysis: Analysis) -> Limits:
-    found = [
-        _extremes(part for curves in analysis.curves.values() if task in curves for part in curves[task])
-        for task in results.tasks
-    ]
-    return _shared_limits(results.measure, found)
-
-
-def _shared_limits(measure: Measure, found: Sequence[Limits]) -> Limits:
-    known = [reach for reach in found if reach]
+def _shared_limits(measure: Measure, tasks: Iterable[Iterable[Estimate | Band]]) -> Limits:
+    """Limits of the common axis of all tasks, of which these are the values; None if each task has its own axis."""
+    known = [reach for found in tasks if (reach := _extremes(found))]
     if measure.name in ("success", "return") or not known:
         return _fixed_limits(measure)
     floor = measure.floor or 0.0
@@ -276,10 +202,11 @@ def _caption(text: str, results: Results, limits: Limits) -> str:
     return f"{text} {_WHY_OWN_AXES.get(results.measure.name, '')}".rstrip()
 
 
-def _extremes(found: Iterable[Iterable[float | None]]) -> Limits:
-    """Least and greatest finite number of estimates."""
-    ends = [end for one in found for end in one if end is not None and math.isfinite(end)]
-    return (min(ends), max(ends)) if ends else None
+def _extremes(found: Iterable[Estimate | Band]) -> Limits:
+    """Least and greatest finite number."""
+    values = np.concatenate([np.array(one, np.float64).ravel() for one in found])
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if values.size else None
 
 
 def _common(found: Sequence[Limits]) -> Limits:
@@ -294,11 +221,7 @@ def _common(found: Sequence[Limits]) -> Limits:
 
 
 def _curves(results: Results, analysis: Analysis, task: str, size: tuple[float, float], limits: Limits) -> Panel:
-    bands = {
-        number: analysis.curves[variant][task]
-        for number, variant in enumerate(results.variants)
-        if task in analysis.curves[variant]
-    }
+    bands = {number: analysis.curves[variant][task] for number, variant in enumerate(results.variants)}
 
     def draw(axes: Axes) -> None:
         if not task and math.isfinite(analysis.threshold):

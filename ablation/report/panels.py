@@ -58,21 +58,11 @@ def lines(axes: Axes, x: Array, bands: Mapping[int, Band]) -> None:
     every = max(1, len(x) // 6)
     for number, band in bands.items():
         style = style_of(number)
-        axes.fill_between(x, band.low, band.high, color=style.paint, alpha=0.16, linewidth=0, gid=tag(number))
-        axes.plot(
-            x,
-            band.value,
-            color=style.paint,
-            linestyle=style.dashes,
-            linewidth=1.7,
-            marker=style.marker,
-            # Shifted for each variant, so that markers do not hide each other.
-            markevery=((number * every) // max(1, len(bands)), every),
-            markersize=4.5,
-            markerfacecolor=style.fill,
-            markeredgewidth=1,
-            gid=tag(number),
-        )
+        axes.fill_between(x, band.low, band.high, color=style["color"], alpha=0.16, linewidth=0, gid=tag(number))
+        # Shifted for each variant, so that markers do not hide each other.
+        shifted = ((number * every) // max(1, len(bands)), every)
+        size: dict[str, Any] = {"linewidth": 1.7, "markersize": 4.5, "markeredgewidth": 1}
+        axes.plot(x, band.value, **style, **size, markevery=shifted, gid=tag(number))
     axes.margins(x=0.02)
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
     for axis in (axes.xaxis, axes.yaxis):
@@ -91,9 +81,9 @@ def estimates(
     """A row for each variant: name and value, and below them the mark with its interval; a line at `reference`."""
 
     def mark(axes: Axes, number: int, y: float, variant: str) -> str:
-        style, estimate = style_of(number), found[variant]
+        estimate = found[variant]
         if estimate.low is not None and estimate.high is not None:
-            axes.plot([estimate.low, estimate.high], [y, y], color=style.paint, linewidth=2.4, gid=tag(number))
+            _bar(axes, number, [estimate.low, estimate.high], [y, y])
         _mark(axes, number, [estimate.value], y, size=6.5)
         return numbers.estimate(estimate, write)
 
@@ -108,7 +98,6 @@ def estimates(
 
 def times(
     title: str,
-    variants: Sequence[str],
     found: Mapping[str, tuple[Array, float]],
     write: Write,
     units: Sequence[tuple[float, str]] = (),
@@ -126,9 +115,7 @@ def times(
         times, median = found[variant]
         _mark(axes, number, np.where(np.isfinite(times), times, never), y, size=5, alpha=0.55)
         if math.isfinite(median):
-            axes.plot(
-                [median, median], [y - 0.17, y + 0.17], color=style_of(number).paint, linewidth=2.4, gid=tag(number)
-            )
+            _bar(axes, number, [median, median], [y - 0.17, y + 0.17])
         reached = int(np.isfinite(times).sum())
         return f"{numbers.until(write)(median)} ({reached} of {len(times)})"
 
@@ -143,28 +130,20 @@ def times(
         ]
         labels = numbers.ticks(ticks, unit)
         if missed:
-            axes.set_xticks([*ticks, never], [*labels, numbers.NEVER])
+            ticks, labels = [*ticks, never], [*labels, numbers.NEVER]
             axes.axvline((most + never) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-        else:
-            axes.set_xticks(ticks, labels)
+        axes.set_xticks(ticks, labels)
 
-    return _rows(title, [variant for variant in variants if variant in found], variants, mark, finish)
+    return _rows(title, list(found), list(found), mark, finish)
+
+
+def _bar(axes: Axes, number: int, x: Sequence[float], y: Sequence[float]) -> None:
+    axes.plot(x, y, color=style_of(number)["color"], linewidth=2.4, gid=tag(number))
 
 
 def _mark(axes: Axes, number: int, x: Any, y: float, *, size: float, alpha: float = 1) -> None:
-    style = style_of(number)
-    axes.plot(
-        x,
-        np.full(len(x), y),
-        linestyle="none",
-        marker=style.marker,
-        markersize=size,
-        color=style.paint,
-        markerfacecolor=style.fill,
-        markeredgewidth=1.4,
-        alpha=alpha,
-        gid=tag(number),
-    )
+    style = style_of(number) | {"linestyle": "none"}
+    axes.plot(x, np.full(len(x), y), **style, markersize=size, markeredgewidth=1.4, alpha=alpha, gid=tag(number))
 
 
 def _rows(
@@ -209,7 +188,7 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
         for y, first in enumerate(variants):
             for x, second in enumerate(variants):
                 chance = found.get(first, {}).get(second)
-                if first == second or chance is None or not math.isfinite(chance.value):
+                if chance is None or not math.isfinite(chance.value):
                     axes.add_patch(_square(x, y, GRID_LINE, 0.35))
                     continue
                 clear = chance.low is not None and chance.high is not None and not chance.low <= 0.5 <= chance.high
@@ -217,16 +196,8 @@ def matrix(variants: Sequence[str], found: Mapping[str, Mapping[str, Estimate]])
                     # For single runs the chance is always 0 or 100.
                     colour = LIGHT[0] if chance.value >= 0.5 else LIGHT[1]
                     axes.add_patch(_square(x, y, colour, 1.1 * abs(chance.value - 0.5)))
-                axes.text(
-                    x,
-                    y,
-                    f"{100 * chance.value:.0f}{'*' if clear else ''}",
-                    ha="center",
-                    va="center",
-                    color=INK,
-                    fontsize=9 if few else 7,
-                    fontweight="bold" if clear else "normal",
-                )
+                text, weight = f"{100 * chance.value:.0f}{'*' if clear else ''}", "bold" if clear else "normal"
+                axes.text(x, y, text, ha="center", va="center", color=INK, fontsize=9 if few else 7, fontweight=weight)
         names = shorten_all(variants, 20 if few else 14)
         axes.set_xticks(range(size), names, rotation=40, ha="left", rotation_mode="anchor")
         axes.set_yticks(range(size), names)

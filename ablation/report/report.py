@@ -11,22 +11,25 @@ import base64
 import functools
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ablation.analysis import comparability, numbers
+from ablation.analysis import comparability
+from ablation.analysis.comparability import Configs
 from ablation.analysis.results import Analysis, Results
 from ablation.analysis.sentences import describe_paces
 from ablation.report import drawing, figures
-from ablation.report.analysis_json import plain, to_json
-from ablation.report.drawing import DARK, LIGHT, Panel, shorten
+from ablation.report.drawing import DARK, LIGHT, Hover, shorten
 from ablation.report.tables import make_tables
-from system.files import check_links, write_whole
+from system.files import check_links, finite_or_null, write_whole
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "analysis.json"
 FIGURES, DATA = "figures", "data"
@@ -38,25 +41,36 @@ _DIGITS = 4
 _PIXELS_PER_INCH = 115
 """Largest scale of a panel, at which its letters are as large as the text."""
 
+_OF_RUN = (
+    "name",
+    "variant",
+    "seed",
+    "values",
+    "probed",
+    "episodes",
+    "parameters",
+    "multiply_adds",
+    "frames",
+    "provenance",
+)
+_TIMES_OF_RUN = ("name", "seconds", "frames_per_second")
+_TIMES = {"seconds_to", "seconds_to_median", "frames_per_second"}
+"""Keys of `Efficiency` and of `Analysis.paces` that depend on the speed of the machine."""
+
 
 def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Path]:
     """Writes the report into `folder`, creates it if needed, and replaces earlier files.
 
-    Everything is drawn before the first file is written. Each file is written atomically, report.html last.
-
-    Returns:
-        The files, report.html first.
-
-    Raises:
-        OSError: A file cannot be written.
+    Everything is drawn before the first file is written. Each file is written atomically, report.html last. It is the first of the
+    returned paths. OSError if a file cannot be written.
     """
     check_links(folder, FIGURES, DATA)
     found = comparability.configs(results)
-    cautions = comparability.cautions(results, found)
+    cautions = tuple(comparability.cautions(results, found))
     charts = figures.make_charts(results, analysis)
     sheets = {
-        chart.name: drawing.draw(chart.panels, _dashed(chart.name), results.variants if chart.legend else ())
-        for chart in charts.values()
+        name: drawing.draw(chart.panels, name.replace("_", "-"), results.variants if chart.legend else ())
+        for name, chart in charts.items()
     }
     tables = make_tables(results, analysis, found)
     content = {
@@ -68,11 +82,12 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
         "tables": {name: table for name, table in tables.items() if table.is_shown},
         "data": list(dict.fromkeys(table.data.name for table in tables.values())),
         "paces": describe_paces(results, analysis),
-        "title": _title(results),
+        "title": f"{'Ablation' if len(results.variants) > 1 else results.variants[0]} on {results.suite}",
     }
     files: dict[str, str | bytes] = {
         HTML: _html(content),
-        MARKDOWN: _markdown_page(content),
+        # Without the gaps of omitted parts.
+        MARKDOWN: _GAPS.sub("\n\n", _environment(html=False).get_template("report.md.j2").render(content)),
         JSON: json.dumps(to_json(results, analysis, found, cautions), indent=2, allow_nan=False) + "\n",
         **{f"{FIGURES}/{name}.png": sheet.png for name, sheet in sheets.items()},
         **{f"{DATA}/{table.data.name}.csv": table.data.csv for table in tables.values()},
@@ -84,18 +99,11 @@ def write_report(results: Results, analysis: Analysis, folder: Path) -> list[Pat
     return [folder / name for name in files]
 
 
-def _title(results: Results) -> str:
-    return f"Ablation on {results.suite}" if len(results.variants) > 1 else f"{results.variants[0]} on {results.suite}"
-
-
 def _html(content: Mapping[str, Any]) -> str:
     results: Results = content["results"]
+    sheets: dict[str, drawing.Sheet] = content["sheets"]
     environment = _environment(html=True)
     script = environment.get_template("report.js").render()
-    drawn = {
-        name: list(zip(content["charts"][name].panels, sheet.panels, strict=True))
-        for name, sheet in content["sheets"].items()
-    }
     return environment.get_template("report.html.j2").render(
         content,
         style=Markup(environment.get_template("report.css").render(light=LIGHT, dark=DARK)),
@@ -103,47 +111,83 @@ def _html(content: Mapping[str, Any]) -> str:
         # The page's security policy allows this script only, and no loading.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         drawings={
-            name: [(Markup(found.svg), round(_PIXELS_PER_INCH * panel.size[0])) for panel, found in panels]
-            for name, panels in drawn.items()
+            name: [(Markup(drawn.svg), round(_PIXELS_PER_INCH * drawn.panel.size[0])) for drawn in sheet.panels]
+            for name, sheet in sheets.items()
         },
         hovers=[
-            hover
-            for name, panels in drawn.items()
-            for number, (panel, found) in enumerate(panels)
-            if (hover := _hover(panel, found, f"{_dashed(name)}-{number}"))
+            _hover(drawn, drawn.panel.hover) for sheet in sheets.values() for drawn in sheet.panels if drawn.panel.hover
         ],
         legend=[(variant, Markup(drawing.swatch(number))) for number, variant in enumerate(results.variants)],
     )
 
 
-def _markdown_page(content: Mapping[str, Any]) -> str:
-    text = _environment(html=False).get_template("report.md.j2").render(content)
-    # Close the gaps of omitted parts.
-    return _GAPS.sub("\n\n", text)
-
-
-def _dashed(name: str) -> str:
-    """The name of a chart for ids of the page."""
-    return name.replace("_", "-")
-
-
-def _hover(panel: Panel, drawn: drawing.Drawn, name: str) -> dict[str, Any] | None:
-    if panel.hover is None:
-        return None
+def _hover(drawn: drawing.Drawn, hover: Hover) -> dict[str, Any]:
     return {
-        "panel": name,
-        "unit": panel.hover.unit,
+        "panel": drawn.name,
+        "unit": hover.unit,
         "box": _rounded(drawn.box),
         "x": _rounded(drawn.x),
-        "y": _rounded(drawn.y),
-        "at": _rounded(panel.hover.x),
-        "bands": {str(number): [_rounded(part) for part in band] for number, band in panel.hover.bands.items()},
+        "at": _rounded(hover.x),
+        "bands": {str(number): [_rounded(part) for part in band] for number, band in hover.bands.items()},
     }
 
 
-def _rounded(values: Any) -> list[float | None]:
+def _rounded(values: Iterable[float]) -> list[float | None]:
     """Rounded for the script; None for infinite and undefined values."""
-    return [None if value is None else float(f"{value:.{_DIGITS}g}") for value in plain(list(map(float, values)))]
+    return [float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None for value in values]
+
+
+def to_json(results: Results, analysis: Analysis, configs: Configs, cautions: tuple[str, ...]) -> dict[str, Any]:
+    """The content of analysis.json: everything as plain data; infinite and undefined numbers are None.
+
+    Values that depend on the speed of the machine are under the key `timing`, so that the rest of two reports can be compared.
+    """
+    found: dict[str, Any] = plain(analysis)
+    efficiency, paces, sentences, comparisons = (
+        found.pop(key) for key in ("efficiency", "paces", "sentences", "comparisons")
+    )
+    content = {
+        "suite": results.suite,
+        "measure": results.measure,
+        "tasks": results.tasks,
+        "variants": results.variants,
+        "command": results.command,
+        "problems": results.problems,
+        "cautions": cautions,
+        "config": configs,
+        "runs": [{key: getattr(run, key) for key in _OF_RUN} for run in results.runs],
+        **found,
+        "comparisons": comparisons,
+        "efficiency": {variant: _part(row, timing=False) for variant, row in efficiency.items()},
+        "paces": _part(paces, timing=False),
+        "timing": {
+            # One sentence of the verdict reports the speed.
+            "verdict": sentences,
+            "runs": [{key: getattr(run, key) for key in _TIMES_OF_RUN} for run in results.runs],
+            "efficiency": {variant: _part(row, timing=True) for variant, row in efficiency.items()},
+            "paces": _part(paces, timing=True),
+        },
+    }
+    plain_content: dict[str, Any] = finite_or_null(plain(content))
+    return plain_content
+
+
+def _part(row: Mapping[str, Any], *, timing: bool) -> dict[str, Any]:
+    """The entries whose keys are in _TIMES, or the others."""
+    return {key: value for key, value in row.items() if (key in _TIMES) == timing}
+
+
+def plain(value: Any) -> Any:
+    """Structures as dictionaries, and arrays and tuples as lists."""
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    elif isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 @functools.cache
@@ -156,7 +200,7 @@ def _environment(*, html: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"shown": shorten, "md": _markdown, "number": numbers.count}
+    environment.filters |= {"shown": shorten, "md": _markdown}
     return environment
 
 

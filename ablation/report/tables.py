@@ -5,17 +5,22 @@ Tables that depend on the speed of the machine are separate (`wall_clock*`), so 
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ablation.analysis import numbers
 from ablation.analysis.comparability import Configs, format_value
 from ablation.analysis.numbers import Write
-from ablation.analysis.results import Analysis, Comparison, Efficiency, Estimate, Results, Run
-from ablation.report.table import Data, Table, pivot
+from ablation.analysis.results import Analysis, Comparison, Estimate, Results
+from agents.cli.terminal import printable
+
+Row: TypeAlias = Sequence[Any]
 
 MEAN_OVER_TASKS = "mean over tasks"
 """Name in tables of the task "" of `Analysis.curves`."""
@@ -28,54 +33,118 @@ _COMPARING = ("improvement", "comparisons", "config_differences", "sample_effici
 _AGGREGATES = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 
 
+class Data(NamedTuple):
+    """A CSV file; `name` without the suffix, every row as long as the header."""
+
+    name: str
+    header: Row
+    rows: Sequence[Row]
+
+    @property
+    def csv(self) -> str:
+        """The file's text: numbers with all digits, `inf` for never, an empty cell for a missing value."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows([[_csv_text(value) for value in row] for row in self.rows])
+        return text.getvalue()
+
+
+def _csv_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else printable(str(value))
+
+
+class Table(NamedTuple):
+    """A table: `data` has its numbers.
+
+    Attributes:
+        title: Empty if only the CSV file is written.
+        head, rows: Text of the columns' names and of the cells; the first cell of a row is the row's name.
+        numeric: Whether all cells but the first of a row are numbers.
+    """
+
+    data: Data
+    title: str = ""
+    head: Row = ()
+    rows: Sequence[Row] = ()
+    numeric: bool = True
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the page has it: it has a title, a row, and a column beside the rows' names."""
+        return bool(self.title and self.rows and len(self.head) > 1)
+
+
+def pivot(
+    corner: str,
+    rows: Iterable[str],
+    columns: Iterable[Any],
+    cells: Iterable[tuple[str, Any, str]],
+    names: Mapping[Any, str] | None = None,
+    missing: str = "",
+) -> tuple[Row, list[Row]]:
+    """Head and rows of a table of `cells`, each with its row and column; `names` are those of the columns in the head."""
+    texts = {(row, column): text for row, column, text in cells}
+    head = (corner, *((names or {}).get(column, column) for column in columns))
+    return head, [(row, *(texts.get((row, column), missing) for column in columns)) for row in rows]
+
+
 def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[str, Table]:
     """All tables by name, in the order of the report."""
     variants, write = results.variants, numbers.of_measure(results.measure)
-    aggregates = {
-        key: label for key, label in _AGGREGATES.items() if all(key in row for row in analysis.aggregates.values())
-    }
-    probes = {probe: probe for row in analysis.probes.values() for probe in row}
+    aggregates = [key for key in _AGGREGATES if key in analysis.aggregates[variants[0]]]
+    probes = dict.fromkeys(probe for row in analysis.probes.values() for probe in row)
+    shared = f"Configuration: the {len(configs.shared)} keys that all runs share"
+    beats = "Probability that the row beats the column"
+    curves = [
+        (variant, task or MEAN_OVER_TASKS, float(frames), *point)
+        for variant, tasks in analysis.curves.items()
+        for task, band in tasks.items()
+        for frames, *point in zip(analysis.frames, *map(np.ndarray.tolist, band), strict=True)
+    ]
+    profiles = [
+        (variant, *point)
+        for variant, band in analysis.profiles.items()
+        for point in zip(*map(np.ndarray.tolist, (analysis.profile_values, *band)), strict=True)
+    ]
+    values = [
+        (run.variant, run.name, run.seed, task, float(run.values[task]))
+        for run in results.runs
+        for task in results.tasks
+    ]
     tables = [
         _runs(results),
         _texts("problems", "Problems", ("run", "reason"), results.problems),
         _differences(variants, configs),
-        _texts(
-            "config_shared",
-            f"Configuration: the {len(configs.shared)} keys that all runs share",
-            ("key", "value"),
-            configs.shared.items(),
-        ),
-        _learning_curves(analysis),
+        _texts("config_shared", shared, ("key", "value"), configs.shared.items()),
+        Table(Data("learning_curves", ("variant", "task", "frames", "value", *_INTERVAL), curves)),
         _estimates(
-            "aggregates", "Aggregates over runs and tasks", "aggregate", analysis.aggregates, write, columns=aggregates
-        ),
-        _profiles(analysis),
-        _estimates(
-            "improvement",
-            "Probability that the row beats the column",
-            "over",
-            analysis.improvement,
-            numbers.probability,
-            value="probability",
-            columns={variant: variant for variant in variants},
-        ),
-        _estimates(
-            "tasks",
-            "Evaluation by task",
-            "task",
-            analysis.tasks,
+            "aggregates",
+            "Aggregates over runs and tasks",
+            "aggregate",
+            analysis.aggregates,
             write,
-            value="mean",
-            rows=results.tasks,
+            aggregates,
+            names=_AGGREGATES,
         ),
-        _values(results),
+        Table(Data("profiles", ("variant", "value", "share", *_INTERVAL), profiles)),
+        _estimates(
+            "improvement", beats, "over", analysis.improvement, numbers.probability, variants, value="probability"
+        ),
+        _estimates(
+            "tasks", "Evaluation by task", "task", analysis.tasks, write, results.tasks, value="mean", turned=True
+        ),
+        Table(Data("values", ("variant", "run", "seed", "task", "value"), values)),
         _comparisons(analysis, write),
-        *_sample_efficiency(results, analysis, write),
-        *_wall_clock(results, analysis, write),
+        *_efficiency(results, analysis, write),
     ]
     if probes:
         tables.append(
-            _estimates("probes", "What each probe takes", "probe", analysis.probes, write, value="loss", columns=probes)
+            _estimates("probes", "What each probe takes", "probe", analysis.probes, write, probes, value="loss")
         )
     if len(variants) == 1:
         tables = [table for table in tables if table.data.name not in _COMPARING]
@@ -84,9 +153,9 @@ def make_tables(results: Results, analysis: Analysis, configs: Configs) -> dict[
     return {table.data.name: table for table in tables} | {"where": _where(results)}
 
 
-def _texts(name: str, title: str, header: tuple[str, ...], rows: Iterable[Iterable[str]]) -> Table:
+def _texts(name: str, title: str, header: Row, rows: Iterable[Row]) -> Table:
     """A table of text, the same in CSV and on the page."""
-    texts = tuple(map(tuple, rows))
+    texts = list(rows)
     return Table(Data(name, header, texts), title, header, texts, numeric=False)
 
 
@@ -96,28 +165,24 @@ def _estimates(
     kind: str,
     found: Mapping[str, Mapping[str, Estimate]],
     write: Write,
+    keys: Iterable[str],
     *,
+    names: Mapping[str, str] | None = None,
     value: str = "value",
-    columns: Mapping[str, str] | None = None,
-    rows: Sequence[str] = (),
+    turned: bool = False,
 ) -> Table:
-    """Estimates by variant and a second key.
+    """Estimates by variant and a second key: a row for each variant, or a column if `turned`.
 
     Args:
-        kind: What the second key is, as a column's name.
-        columns: Second keys to show as columns, one row for each variant; None shows `rows`, one column for each variant.
+        kind, value: Column names of the second key and of the estimates.
+        keys: The second keys to show; `names` are those in the head of the page's table.
     """
-    data = tuple((variant, key, *estimate) for variant, row in found.items() for key, estimate in row.items())
-    texts = {
-        (variant, key): numbers.estimate(estimate, write)
-        for variant, row in found.items()
-        for key, estimate in row.items()
-    }
-    if columns is None:
-        names = {variant: variant for variant in found}
-        shown = pivot(kind, rows, names, {(key, variant): text for (variant, key), text in texts.items()})
+    data = [(variant, key, *estimate) for variant, row in found.items() for key, estimate in row.items()]
+    texts = [(*row[:2], numbers.estimate(Estimate(*row[2:]), write)) for row in data]
+    if turned:
+        shown = pivot(kind, keys, found, [(key, variant, text) for variant, key, text in texts])
     else:
-        shown = pivot("variant", found, columns, texts)
+        shown = pivot("variant", found, keys, texts, names)
     return Table(Data(name, ("variant", kind, value, *_INTERVAL), data), title, *shown)
 
 
@@ -153,80 +218,48 @@ def _runs(results: Results) -> Table:
 
 def _differences(variants: Sequence[str], configs: Configs) -> Table:
     """Rows are variants, or keys if there are more keys than variants, so that the table is long rather than wide."""
-    rows = tuple((key, *entry) for key, values in configs.different.items() for entry in values.items())
-    cells = {(variant, key): value for key, variant, value in rows}
+    rows = [(key, variant, value) for key, row in configs.different.items() for variant, value in row.items()]
     if len(configs.different) > len(variants):
-        turned = {(key, variant): value for key, variant, value in rows}
-        shown = pivot("key", configs.different, {variant: variant for variant in variants}, turned)
+        shown = pivot("key", configs.different, variants, rows)
     else:
-        shown = pivot("variant", variants, {key: key for key in configs.different}, cells)
+        shown = pivot("variant", variants, configs.different, [(variant, key, value) for key, variant, value in rows])
     title = "Configuration: what differs between the variants"
     return Table(Data("config_differences", ("key", "variant", "value"), rows), title, *shown, numeric=False)
 
 
 def _varying(results: Results, configs: Configs) -> Table:
-    rows = tuple(
-        (run.name, key, format_value(run.config.get(key, ""))) for run in results.runs for key in configs.within
-    )
-    cells = {(run, key): value for run, key, value in rows}
-    shown = pivot("run", [run.name for run in results.runs], {key: key for key in configs.within}, cells)
+    rows = [(run.name, key, format_value(run.config.get(key, ""))) for run in results.runs for key in configs.within]
+    shown = pivot("run", [run.name for run in results.runs], configs.within, rows)
     title = "Configuration: what varies between the runs"
     return Table(Data("config_varying", ("run", "key", "value"), rows), title, *shown, numeric=False)
 
 
 def _where(results: Results) -> Table:
     """Commit, machine and versions, with the number of runs for each of several values; the CSV file is that of the runs."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, Counter[str]] = {}
     for run in results.runs:
         git = run.provenance.get("git", {})
         code = {"commit": git.get("commit", "unknown"), "uncommitted changes": "yes" if git.get("dirty") else "no"}
         for section in (code, run.provenance.get("machine", {}), run.provenance.get("versions", {})):
             for key, value in section.items():
-                found.setdefault(str(key), []).append(format_value(value))
-    rows = tuple((key, _count_values(values)) for key, values in found.items())
+                found.setdefault(str(key), Counter())[format_value(value)] += 1
+    rows = tuple(
+        (
+            key,
+            ", ".join(f"{value} ({count} of {counts.total()} runs)" for value, count in counts.items())
+            if len(counts) > 1
+            else next(iter(counts)),
+        )
+        for key, counts in found.items()
+    )
     return Table(_runs(results).data, "Code, machine and versions", ("", "of the runs"), rows, numeric=False)
 
 
-def _count_values(values: Sequence[str]) -> str:
-    counts = Counter(values)
-    if len(counts) == 1:
-        return values[0]
-    return ", ".join(f"{value} ({count} of {len(values)} runs)" for value, count in counts.items())
-
-
-def _learning_curves(analysis: Analysis) -> Table:
-    rows = tuple(
-        (variant, task or MEAN_OVER_TASKS, float(frames), *point)
-        for variant, tasks in analysis.curves.items()
-        for task, band in tasks.items()
-        for frames, *point in zip(analysis.frames, *map(np.ndarray.tolist, band), strict=True)
-    )
-    return Table(Data("learning_curves", ("variant", "task", "frames", "value", *_INTERVAL), rows))
-
-
-def _profiles(analysis: Analysis) -> Table:
-    rows = tuple(
-        (variant, *point)
-        for variant, band in analysis.profiles.items()
-        for point in zip(*map(np.ndarray.tolist, (analysis.profile_values, *band)), strict=True)
-    )
-    return Table(Data("profiles", ("variant", "value", "share", *_INTERVAL), rows))
-
-
-def _values(results: Results) -> Table:
-    rows = tuple(
-        (run.variant, run.name, run.seed, task, float(run.values[task]))
-        for run in results.runs
-        for task in results.tasks
-    )
-    return Table(Data("values", ("variant", "run", "seed", "task", "value"), rows))
-
-
 def _comparisons(analysis: Analysis, write: Write) -> Table:
-    pairs = analysis.verdict.comparisons
+    pairs = analysis.comparisons
     texts = tuple(
         (
-            _pair_name(pair),
+            pair.name,
             numbers.estimate(pair.difference, write),
             "< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
             _is_claimed(pair),
@@ -234,101 +267,68 @@ def _comparisons(analysis: Analysis, write: Write) -> Table:
         for pair in pairs
     )
     head = ("pair", "difference of the means", "p, corrected", "told apart")
-    return Table(Data("comparisons", _DIFFERENCE, tuple(map(_pair_row, pairs))), "Every pair of variants", head, texts)
+    return Table(Data("comparisons", _DIFFERENCE, list(map(_pair_row, pairs))), "Every pair of variants", head, texts)
 
 
 def _pairs(name: str, title: str, analysis: Analysis, quantities: Mapping[str, tuple[str, Write]]) -> Table:
-    """A row for each pair of variants, and two columns for each quantity of `Analysis.paces`: difference and whether it is claimed.
-
-    Args:
-        quantities: Head and writer of each quantity.
-    """
-    found = {quantity: analysis.paces[quantity] for quantity in quantities if quantity in analysis.paces}
-    cells: dict[tuple[str, Any], str] = {}
-    for quantity, pairs in found.items():
-        for pair in pairs:
-            row = _pair_name(pair)
-            cells[row, (quantity, "difference")] = numbers.estimate(pair.difference, quantities[quantity][1])
-            cells[row, (quantity, "claimed")] = _is_claimed(pair)
-    columns = {
-        (quantity, part): text
-        for quantity in found
-        for part, text in (("difference", quantities[quantity][0]), ("claimed", "told apart"))
-    }
-    rows = tuple((quantity, *_pair_row(pair)) for quantity, pairs in found.items() for pair in pairs)
-    shown = pivot("pair", dict.fromkeys(row for row, _ in cells), columns, cells, missing="-")
+    """A row for each pair of variants, and two columns for each quantity of `Analysis.paces`: difference and whether it is claimed."""
+    cells: list[tuple[str, Any, str]] = []
+    columns: dict[Any, str] = {}
+    rows: list[Row] = []
+    for quantity, (head, write) in quantities.items():
+        for pair in analysis.paces.get(quantity, ()):
+            columns |= {(quantity, "difference"): head, (quantity, "claimed"): "told apart"}
+            cells.append((pair.name, (quantity, "difference"), numbers.estimate(pair.difference, write)))
+            cells.append((pair.name, (quantity, "claimed"), _is_claimed(pair)))
+            rows.append((quantity, *_pair_row(pair)))
+    shown = pivot("pair", dict.fromkeys(row for row, _, _ in cells), columns, cells, columns, missing="-")
     return Table(Data(name, ("quantity", *_DIFFERENCE), rows), title, *shown)
 
 
-def _pair_row(pair: Comparison) -> tuple[Any, ...]:
+def _pair_row(pair: Comparison) -> Row:
     return (pair.first, pair.second, *pair.difference, float(pair.p), pair.claimed)
-
-
-def _pair_name(pair: Comparison) -> str:
-    return f"{pair.first} minus {pair.second}"
 
 
 def _is_claimed(pair: Comparison) -> str:
     return "yes" if pair.claimed else "no test" if pair.difference.low is None else "no"
 
 
-def _listing(data: Data, title: str, analysis: Analysis, columns: Mapping[str, Callable[[Efficiency], str]]) -> Table:
-    """A row for each variant, and `columns` of its efficiency."""
-    rows = tuple((variant, *(write(one) for write in columns.values())) for variant, one in analysis.efficiency.items())
-    return Table(data, title, ("variant", *columns), rows)
-
-
-def _each_run(results: Results, analysis: Analysis) -> list[tuple[Run, float, float]]:
-    """Every run with its frames and seconds to the threshold."""
-    return [
-        (run, float(frames), float(seconds))
-        for variant, one in analysis.efficiency.items()
-        for run, frames, seconds in zip(results.of(variant), one.frames_to, one.seconds_to, strict=True)
-    ]
-
-
-def _sample_efficiency(results: Results, analysis: Analysis, write: Write) -> list[Table]:
-    threshold, name = write(analysis.threshold), "sample_efficiency"
-    header = ("variant", "runs", "reached", "threshold", "frames_to_median", "area", "area_low", "area_high")
-    rows = tuple(
-        (variant, len(one.frames_to), one.reached, float(analysis.threshold), float(one.frames_to_median), *one.area)
-        for variant, one in analysis.efficiency.items()
-    )
-    runs = tuple((run.variant, run.name, run.seed, frames) for run, frames, _ in _each_run(results, analysis))
-    columns: dict[str, Callable[[Efficiency], str]] = {
-        f"frames to {threshold}, median": lambda one: numbers.until(numbers.count)(one.frames_to_median),
-        "runs that came there": lambda one: f"{one.reached} of {len(one.frames_to)}",
-        "mean during training": lambda one: numbers.estimate(one.area, write),
-    }
-    quantities = {"frames_to": (f"frames to {threshold}", numbers.count), "area": ("mean during training", write)}
-    return [
-        _listing(Data(name, header, rows), "Sample efficiency", analysis, columns),
-        Table(Data(f"{name}_runs", ("variant", "run", "seed", "frames_to"), runs)),
-        _pairs(f"{name}_pairs", "Sample efficiency, every pair of variants", analysis, quantities),
-    ]
-
-
-def _wall_clock(results: Results, analysis: Analysis, write: Write) -> list[Table]:
-    speed = "frames_per_second"
-    header = ("variant", "threshold", "seconds_to_median", speed, f"{speed}_low", f"{speed}_high")
-    rows = tuple(
-        (variant, float(analysis.threshold), float(one.seconds_to_median), *one.frames_per_second)
-        for variant, one in analysis.efficiency.items()
-    )
-    runs = tuple(
-        (run.variant, run.name, run.seed, float(run.seconds), seconds, float(run.frames_per_second))
-        for run, _, seconds in _each_run(results, analysis)
-    )
-    columns: dict[str, Callable[[Efficiency], str]] = {
-        "time to the threshold, median": lambda one: numbers.until(numbers.duration)(one.seconds_to_median),
-        "frames per second": lambda one: numbers.estimate(one.frames_per_second, numbers.count),
-    }
-    quantities = {
-        "seconds_to": (f"time to {write(analysis.threshold)}", numbers.duration),
+def _efficiency(results: Results, analysis: Analysis, write: Write) -> list[Table]:
+    """Frames and time to the threshold: of each variant, of each run, and compared between the variants."""
+    threshold, speed = float(analysis.threshold), "frames_per_second"
+    frames_until, time_until = numbers.until(numbers.count), numbers.until(numbers.duration)
+    samples: list[Row] = []
+    sample_texts: list[Row] = []
+    sample_runs: list[Row] = []
+    times: list[Row] = []
+    time_texts: list[Row] = []
+    time_runs: list[Row] = []
+    for variant, one in analysis.efficiency.items():
+        runs = len(one.frames_to)
+        samples.append((variant, runs, one.reached, threshold, float(one.frames_to_median), *one.area))
+        area = numbers.estimate(one.area, write)
+        sample_texts.append((variant, frames_until(one.frames_to_median), f"{one.reached} of {runs}", area))
+        times.append((variant, threshold, float(one.seconds_to_median), *one.frames_per_second))
+        speeds = numbers.estimate(one.frames_per_second, numbers.count)
+        time_texts.append((variant, time_until(one.seconds_to_median), speeds))
+        for run, frames, seconds in zip(results.of(variant), one.frames_to, one.seconds_to, strict=True):
+            name = (variant, run.name, run.seed)
+            sample_runs.append((*name, float(frames)))
+            time_runs.append((*name, float(run.seconds), float(seconds), float(run.frames_per_second)))
+    sample_header = ("variant", "runs", "reached", "threshold", "frames_to_median", "area", "area_low", "area_high")
+    sample_head = ("variant", f"frames to {write(threshold)}, median", "runs that came there", "mean during training")
+    time_header = ("variant", "threshold", "seconds_to_median", speed, f"{speed}_low", f"{speed}_high")
+    time_head = ("variant", "time to the threshold, median", "frames per second")
+    by_frames = {"frames_to": (f"frames to {write(threshold)}", numbers.count), "area": ("mean during training", write)}
+    by_time = {
+        "seconds_to": (f"time to {write(threshold)}", numbers.duration),
         speed: ("frames per second", numbers.count),
     }
     return [
-        _listing(Data("wall_clock", header, rows), "Wall-clock efficiency", analysis, columns),
-        Table(Data("wall_clock_runs", ("variant", "run", "seed", "seconds", "seconds_to", speed), runs)),
-        _pairs("wall_clock_pairs", "Wall-clock efficiency, every pair of variants", analysis, quantities),
+        Table(Data("sample_efficiency", sample_header, samples), "Sample efficiency", sample_head, sample_texts),
+        Table(Data("sample_efficiency_runs", ("variant", "run", "seed", "frames_to"), sample_runs)),
+        _pairs("sample_efficiency_pairs", "Sample efficiency, every pair of variants", analysis, by_frames),
+        Table(Data("wall_clock", time_header, times), "Wall-clock efficiency", time_head, time_texts),
+        Table(Data("wall_clock_runs", ("variant", "run", "seed", "seconds", "seconds_to", speed), time_runs)),
+        _pairs("wall_clock_pairs", "Wall-clock efficiency, every pair of variants", analysis, by_time),
     ]

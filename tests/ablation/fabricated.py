@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +23,6 @@ def run(
     """A run in which every task rises linearly from 0 to its value in 100,000 frames and 50 seconds."""
     rise = np.linspace(0, 1, steps)
     return Run(
-        folder=Path(f"{variant}-seed{seed}"),
         name=f"{variant}-seed{seed}",
         variant=variant,
         seed=seed,

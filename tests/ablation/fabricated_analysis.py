@@ -16,7 +16,6 @@ from ablation.analysis.results import (
     Efficiency,
     Estimate,
     Results,
-    Verdict,
 )
 
 POINTS = 15
@@ -37,6 +36,13 @@ def analysis(results: Results, *, threshold: float | None = None) -> Analysis:
     profile_values = np.linspace(values.min(), values.max(), POINTS)
     aim = float(values.mean() / 2) if threshold is None else threshold
     frames = np.linspace(0, max(run.curve.frames[-1] for run in results.runs), POINTS)
+    pairs = comparisons({variant: float(results.matrix(variant).mean()) for variant in results.variants}, 0.1)
+    claimed = [pair for pair in pairs if pair.claimed]
+    main = (
+        f"{claimed[0].higher} is better than {claimed[0].lower}."
+        if claimed
+        else "These runs do not tell any two variants apart."
+    )
     probes = sorted({probe for run in results.runs for probe in run.probed})
     return Analysis(
         aggregates={
@@ -85,7 +91,8 @@ def analysis(results: Results, *, threshold: float | None = None) -> Analysis:
         if probes
         else {},
         resampled="Two standard errors of the mean over runs on either side, for a test of the report.",
-        verdict=verdict(results),
+        comparisons=pairs,
+        sentences=(main, "More seeds would tell more.", f"The runs took {results.runs[0].seconds:.0f} s."),
     )
 
 
@@ -156,19 +163,4 @@ def comparisons(means: Mapping[str, float], reach: float) -> tuple[Comparison, .
             claimed=abs(size) > reach,
         )
         for first, second in combinations(means, 2)
-    )
-
-
-def verdict(results: Results) -> Verdict:
-    """A verdict on every pair of variants."""
-    pairs = comparisons({variant: float(results.matrix(variant).mean()) for variant in results.variants}, 0.1)
-    claimed = [pair for pair in pairs if pair.claimed]
-    main = (
-        f"{claimed[0].higher} is better than {claimed[0].lower}."
-        if claimed
-        else "These runs do not tell any two variants apart."
-    )
-    return Verdict(
-        comparisons=pairs,
-        sentences=(main, "More seeds would tell more.", f"The runs took {results.runs[0].seconds:.0f} s."),
     )

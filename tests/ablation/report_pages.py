@@ -69,8 +69,12 @@ def written(
 
 def blank(panels: Sequence[Panel], name: str, _: Sequence[str] = ()) -> Sheet:
     """Replaces `drawing.draw`."""
-    empty = [Drawn(f'<svg id="{name}-{number}"></svg>', (0, 0, 1, 1), (0, 1), (0, 1)) for number in range(len(panels))]
-    return Sheet(b"", tuple(empty))
+    box, ends = (0, 0, 1, 1), (0, 1)
+    names = [f"{name}-{number}" for number in range(len(panels))]
+    return Sheet(
+        b"",
+        [Drawn(panel, name, f'<svg id="{name}"></svg>', box, ends) for panel, name in zip(panels, names, strict=True)],
+    )
 
 
 def rows(folder: Path, name: str) -> list[dict[str, str]]:

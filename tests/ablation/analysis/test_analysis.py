@@ -55,7 +55,7 @@ def test_the_analysis_is_complete() -> None:
         for band in (found.profiles[variant], *found.curves[variant].values()):
             axis = found.profile_values if band is found.profiles[variant] else found.frames
             assert band.value.shape == band.low.shape == band.high.shape == axis.shape
-    assert len(found.verdict.comparisons) == 3
+    assert len(found.comparisons) == 3
     assert "jackknife" in found.resampled and "one run plays all tasks" in found.resampled
 
 
@@ -95,7 +95,7 @@ def test_the_threshold_can_be_given() -> None:
 )
 def test_small_results_give_no_warning(values: dict[str, Sequence[Sequence[float]]]) -> None:
     found = analyse(fabricated.results(values))
-    assert found.verdict.sentences
+    assert found.sentences
     assert found.aggregates["a"]["mean"].value == pytest.approx(np.mean(values["a"]))
 
 

@@ -9,6 +9,7 @@ import fabricated
 import numpy as np
 import pytest
 
+from ablation.analysis.analysis import analyse
 from ablation.analysis.efficiency import (
     PACES,
     area,
@@ -22,7 +23,7 @@ from ablation.analysis.efficiency import (
     mean_over_tasks,
 )
 from ablation.analysis.results import Curve, Measure, Results, Run
-from ablation.analysis.verdict import compare, paces
+from ablation.analysis.statistics import compare
 
 NAN = float("nan")
 RETURN = Measure(name="return", label="return", best=None)
@@ -159,7 +160,7 @@ def test_times_to_the_threshold_are_cut_where_the_shortest_run_ends() -> None:
 def test_paces_are_compared_as_means_are() -> None:
     late = curve([100, 200, 300, 400], x=[0, 0, 0, 0.8], y=[NAN, 0, 0, 1.0])
     found = results(a=[RISING, RISING, late], b=[late, late, RISING])
-    expected = paces(found, 0.6)
+    expected = analyse(found, threshold=0.6).paces
     assert set(expected) == set(PACES)
     for name, pairs in expected.items():
         assert pairs == compare(comparable_paces(found, 0.6)[name])
@@ -171,6 +172,6 @@ def test_paces_are_compared_as_means_are() -> None:
 def test_a_variant_without_a_curve_has_no_pace() -> None:
     empty = curve([], x=[], y=[])
     found = results(a=[RISING, FLAT], b=[empty, empty])
-    assert set(paces(found, 0.6)) == {"frames_per_second"}
-    assert paces(results(a=[RISING, FLAT]), 0.6) == {}
+    assert set(analyse(found, threshold=0.6).paces) == {"frames_per_second"}
+    assert analyse(results(a=[RISING, FLAT]), threshold=0.6).paces == {}
     assert horizon(results(a=[empty])) == (np.inf, np.inf)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ablation.analysis.analysis import analyse
 from ablation.analysis.intervals import ANY, Range
-from ablation.analysis.results import Array, Estimate, Measure, Results, Verdict
-from ablation.analysis.verdict import compare, verdict
+from ablation.analysis.results import Analysis, Array, Estimate, Measure, Results
+from ablation.analysis.sentences import sentences
+from ablation.analysis.statistics import compare
 from benchmarks.coverage import VARIANTS, verdict_row
 
 RNG = np.random.default_rng(0)
@@ -26,8 +28,8 @@ def around(*means: float, runs: int = 5) -> dict[str, Array]:
     return {name: (mean + NOISE[:runs])[:, None] for name, mean in zip("abcdefghijklmnop", means, strict=False)}
 
 
-def judged(values: Mapping[str, Array], measure: Measure = fabricated.SUCCESS) -> Verdict:
-    return verdict(fabricated.results({name: rows.tolist() for name, rows in values.items()}, measure=measure), {})
+def judged(values: Mapping[str, Array], measure: Measure = fabricated.SUCCESS) -> Analysis:
+    return analyse(fabricated.results({name: rows.tolist() for name, rows in values.items()}, measure=measure))
 
 
 def means_of(values: Mapping[str, Array]) -> dict[str, Array]:
@@ -104,7 +106,7 @@ def test_a_difference_of_three_deviations_is_found(variants: int, runs: int, lea
     ],
 )
 def test_no_claim_without_a_test(rows: Mapping[str, Sequence[Sequence[float]]], sentence: str) -> None:
-    found = verdict(fabricated.results(rows), {})
+    found = analyse(fabricated.results(rows))
     (pair,) = found.comparisons
     assert (pair.p, pair.claimed) == (1.0, False)
     assert pair.difference[1:] == (None, None)
@@ -229,19 +231,21 @@ def test_unequal_numbers_of_seeds() -> None:
 
 def with_probes(**losses: Estimate) -> tuple[str, ...]:
     results = fabricated.results({name: rows.tolist() for name, rows in around(*[0.5] * len(losses)).items()})
-    return verdict(results, {variant: {"swap": loss} for variant, loss in losses.items()}).sentences
+    probes = {variant: {"swap": loss} for variant, loss in losses.items()}
+    means = {variant: results.matrix(variant).mean(axis=1) for variant in results.variants}
+    return tuple(sentences(results, means, compare(means), probes, ()))
 
 
 def test_sentences_on_the_use_of_the_context() -> None:
-    sentences = with_probes(
+    found = with_probes(
         a=Estimate(0.4, 0.3, 0.5),
         b=Estimate(0.01, -0.1, 0.12),
         c=Estimate(-0.2, -0.3, -0.1),
         d=Estimate(0.1, None, None),
     )
-    assert "The context is used, by the probe swap: told something else, a loses 0.4 (0.3 to 0.5)." in sentences
-    assert "That the context is used is not supported by the probe swap for b and d." in sentences
-    assert "The context misleads c, by the probe swap: told something else, c gains 0.2 (0.1 to 0.3)." in sentences
+    assert "The context is used, by the probe swap: told something else, a loses 0.4 (0.3 to 0.5)." in found
+    assert "That the context is used is not supported by the probe swap for b and d." in found
+    assert "The context misleads c, by the probe swap: told something else, c gains 0.2 (0.1 to 0.3)." in found
 
 
 def resized(*parameters: int, speeds: Sequence[float] = (2000.0, 2000.0)) -> Results:
@@ -257,14 +261,14 @@ def resized(*parameters: int, speeds: Sequence[float] = (2000.0, 2000.0)) -> Res
 def test_unequal_sizes_are_a_warning() -> None:
     assert any(
         "b has 1,500 parameters, 50% more than a (1,000)" in sentence
-        for sentence in verdict(resized(1000, 1500), {}).sentences
+        for sentence in analyse(resized(1000, 1500)).sentences
     )
-    assert not any("parameters" in sentence for sentence in verdict(resized(1000, 1010), {}).sentences)
+    assert not any("parameters" in sentence for sentence in analyse(resized(1000, 1010)).sentences)
 
 
 def test_speed() -> None:
-    assert verdict(resized(1, 1), {}).sentences[-1] == "Training ran at 2,000 frames per second."
-    untested = verdict(resized(1, 1, speeds=(2000.0, 1500.0)), {}).sentences[-1]
+    assert analyse(resized(1, 1)).sentences[-1] == "Training ran at 2,000 frames per second."
+    untested = analyse(resized(1, 1, speeds=(2000.0, 1500.0))).sentences[-1]
     assert untested == "Frames per second of training: 2,000 for a and 1,500 for b; these runs allow no test."
 
 
@@ -285,7 +289,7 @@ def test_faster_needs_an_interval_that_excludes_zero(gap: float, sentence: str) 
     found = resized(1, 1)
     speeds = {"a": 2000 + 2000 * NOISE, "b": 2000 - gap + 2000 * NOISE}
     runs = [dataclasses.replace(run, frames_per_second=speeds[run.variant][run.seed]) for run in found.runs]
-    assert verdict(dataclasses.replace(found, runs=tuple(runs)), {}).sentences[-1] == sentence
+    assert analyse(dataclasses.replace(found, runs=tuple(runs))).sentences[-1] == sentence
 
 
 def test_speeds_of_many_variants_give_one_sentence() -> None:
@@ -296,7 +300,7 @@ def test_speeds_of_many_variants_give_one_sentence() -> None:
         )
         for run in found.runs
     ]
-    sentence = verdict(dataclasses.replace(found, runs=tuple(runs)), {}).sentences[-1]
+    sentence = analyse(dataclasses.replace(found, runs=tuple(runs))).sentences[-1]
     assert sentence.startswith("Frames per second of training: 1,000 to 2,400; ")
     assert sentence.endswith(" of the 105 pairs of variants are told apart.")
 

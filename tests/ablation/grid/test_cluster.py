@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray_cluster import NODE, one_node
 import ablate
 from ablation.grid import cell as cell_process
 from ablation.grid import ray_executor
+from ablation.grid.executors import open_executor
 from ablation.grid.grid import Cell, make_cells, normalize_axes, save_cell, save_grid
 from ablation.grid.scheduler import Exit
 from agents.run.lock import is_locked
@@ -152,7 +154,10 @@ def test_a_task_that_is_interrupted_twice_interrupts_its_cell_once(
     monkeypatch.setattr(ray_executor, "start_process", lambda *arguments, **options: Saving())
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        assert ray_executor.run_task(str(cell.folder), ray_executor.digest(cell.folder), 1, str(tmp_path)) == (130, "")
+        assert ray_executor.run_task(str(cell.folder), read_json(cell.folder / "cell.json"), 1, str(tmp_path)) == (
+            130,
+            "",
+        )
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -162,15 +167,14 @@ def test_a_task_that_is_interrupted_twice_interrupts_its_cell_once(
 def test_a_task_that_is_interrupted_before_the_folder_arrives_starts_no_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def digest(folder: Path) -> str:
+    def read(path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
-        return ""
 
-    monkeypatch.setattr(ray_executor, "digest", digest)
+    monkeypatch.setattr(ray_executor, "read_json", read)
     monkeypatch.setattr(
         ray_executor, "start_process", lambda *arguments, **options: pytest.fail("nobody wants it any more")
     )
-    assert ray_executor.run_task(str(tmp_path), "expected", 1, str(tmp_path)) == (130, "")
+    assert ray_executor.run_task(str(tmp_path), {"name": "mi-seed0"}, 1, str(tmp_path)) == (130, "")
 
 
 def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,11 +199,9 @@ def test_a_cell_whose_machines_are_all_lost_fails(tmp_path: Path, monkeypatch: p
 def test_a_machine_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
     (cell,) = cells_of("runtime=serial", "fusions=[mi]", f"folder={tmp_path}")
     save_cell(cell)
-    here = ray_executor.digest(cell.folder)
-    assert here
     # Another machine may have a folder of the same name from an earlier grid, or no folder.
     for folder in (cell.folder, tmp_path / "elsewhere"):
-        code, reason = ray_executor.run_task(str(folder), "another", 1, str(tmp_path), sync_seconds=0.05)
+        code, reason = ray_executor.run_task(str(folder), {"name": "another"}, 1, str(tmp_path), sync_seconds=0.05)
         assert code == 1
         assert reason.endswith(f"does not see {folder}: give a folder= on a file system that all machines share")
 
@@ -243,14 +245,15 @@ def test_mistakes_about_the_cluster_are_answered_in_one_sentence(
     def refused(**_: object) -> None:
         raise ConnectionError("Could not find any running Ray instance.")
 
+    def connect(address: str) -> AbstractContextManager[object]:
+        config = compose_ablate(["env=conditional", "runtime=cluster", f"runtime.address={address}"])
+        return open_executor(config, [], print)
+
     monkeypatch.setattr(ray, "init", refused)
-    with (
-        pytest.raises(InputError, match="runtime.address=auto cannot be joined"),
-        ray_executor.connect("auto"),
-    ):
+    with pytest.raises(InputError, match="runtime.address=auto cannot be joined"), connect("auto"):
         pass
     for address, fault in (("127.0.0.1:1", "does not answer"), ("nowhere", "is no address")):
-        with pytest.raises(InputError, match=f"runtime.address={address} {fault}"), ray_executor.connect(address):
+        with pytest.raises(InputError, match=f"runtime.address={address} {fault}"), connect(address):
             pass
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
     cells = cells_of("runtime=cluster", "runtime.num_actors=2", "fusions=[mi]", f"folder={tmp_path}")
@@ -258,5 +261,5 @@ def test_mistakes_about_the_cluster_are_answered_in_one_sentence(
     with pytest.raises(InputError, match="this machine has 2: lower runtime.num_actors"):
         ray_executor.check_room(cells, alone=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install \"mimpala\[ray\]\""), ray_executor.connect(""):
+    with pytest.raises(InputError, match=r"pip install \"mimpala\[ray\]\""), connect(""):
         pass

@@ -15,6 +15,7 @@ from saved_agents import make_checkpoint
 
 from ablation.population import population as populations
 from ablation.population.history import History
+from ablation.population.pbt import Decision
 from ablation.population.population import Fitness, Population, row_of
 from ablation.population.report import summary, table, write_summary
 from agents.cli.terminal import TextConsole
@@ -28,9 +29,9 @@ SMALL = ("env=conditional", "runtime=serial", f"members={MEMBERS}", "display=fal
 
 def rows() -> list[dict[str, Any]]:
     """Rows as a population writes them."""
-    values = {"hyperparameters": {"learning_rate": 1e-3, "entropy_cost": 1e-2}}
+    decision = Decision(None, False, {"learning_rate": 1e-3, "entropy_cost": 1e-2})
     return [
-        row_of(generation, 1000 * generation, member, Fitness(10.0 * member, "success", 20, generation)) | values
+        row_of(generation, 1000 * generation, member, Fitness(10.0 * member, "success", 20, generation), decision)
         for generation in range(GENERATIONS)
         for member in range(MEMBERS)
     ]

@@ -52,7 +52,7 @@ def test_a_copied_partner_is_better_by_more_than_the_margin_and_changes_by_the_f
         assert decision.compared_with is None
     else:
         assert decision.compared_with in set(range(len(population))) - {index}
-    if not decision.copies:
+    if not decision.copied:
         assert decision.hyperparameters == own.hyperparameters
         if decision.compared_with is not None:
             theirs = population[decision.compared_with].fitness
@@ -88,13 +88,13 @@ def test_partners_are_drawn_uniformly() -> None:
 
 @pytest.mark.parametrize(("theirs", "copies"), [(10.0, False), (10.000001, True), (-math.inf, False), (None, False)])
 def test_a_partner_better_by_exactly_the_margin_is_not_copied(theirs: float | None, copies: bool) -> None:
-    assert decide(0, [Member({"a": 1.0}, 5.0), Member({"a": 1.0}, theirs)]).copies == copies
+    assert decide(0, [Member({"a": 1.0}, 5.0), Member({"a": 1.0}, theirs)]).copied == copies
 
 
 def test_a_failed_member_copies_one_that_did_not_fail() -> None:
     failed = Member({"a": 1.0}, -math.inf)
-    assert decide(0, [failed, Member({"a": 1.0}, -1000.0)]).copies
-    assert not decide(0, [failed, failed]).copies
+    assert decide(0, [failed, Member({"a": 1.0}, -1000.0)]).copied
+    assert not decide(0, [failed, failed]).copied
 
 
 def test_initial_values_are_log_uniform() -> None:

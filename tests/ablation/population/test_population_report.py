@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from ablation.population.history import History
+from ablation.population.pbt import Decision
 from ablation.population.population import Fitness, row_of
 from ablation.population.report import describe_comparison, summary, table
 
@@ -18,8 +19,13 @@ NAMES = ["member-00", "member-01", "member-02"]
 
 def rows(generation: int, *fitness: float | None) -> list[dict[str, Any]]:
     return [
-        row_of(generation, 400 * generation, member, Fitness(points, "" if points is None else "success", 30))
-        | {"hyperparameters": {"learning_rate": 1e-3 * (1 + member / 1e4)}}
+        row_of(
+            generation,
+            400 * generation,
+            member,
+            Fitness(points, "" if points is None else "success", 30),
+            Decision(None, False, {"learning_rate": 1e-3 * (1 + member / 1e4)}),
+        )
         for member, points in enumerate(fitness)
     ]
 

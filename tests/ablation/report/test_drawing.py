@@ -57,9 +57,9 @@ def test_colours_differ_for_colour_blind_readers(colours: Sequence[str], simulat
 
 def test_variants_differ_in_more_than_their_colour() -> None:
     looks = [style_of(number) for number in range(32)]
-    assert len({(each.colour, str(each.dashes)) for each in looks}) == 32
-    assert len({(each.colour, each.marker, each.filled) for each in looks[:16]}) == 16
-    assert len({each.marker for each in looks[:8]}) == 8
+    assert len({(each["color"], str(each["linestyle"])) for each in looks}) == 32
+    assert len({(each["color"], each["marker"], each["markerfacecolor"]) for each in looks[:16]}) == 16
+    assert len({each["marker"] for each in looks[:8]}) == 8
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_probes_share_an_axis() -> None:
 @pytest.mark.parametrize("missed", [False, True])
 def test_ticks_of_times_differ(most: float, missed: bool) -> None:
     times = np.array([most, most / 3, np.inf if missed else most / 2])
-    panel = panels.times("t", ["a"], {"a": (times, most)}, numbers.duration, numbers.SECONDS)
+    panel = panels.times("t", {"a": (times, most)}, numbers.duration, numbers.SECONDS)
     expected = x_labels(panel)
     assert len(expected) == len(set(expected)) >= 3
     assert len({text.split(" ")[-1] for text in expected} - {numbers.NEVER}) == 1

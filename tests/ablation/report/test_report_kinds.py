@@ -27,7 +27,7 @@ def test_a_real_analysis_can_be_reported(values: dict[str, list[list[float]]], t
     found = analyse(results)
     parts = {entry.name: getattr(found, entry.name) for entry in dataclasses.fields(found)}
     page = written(tmp_path, results, drawn="page", **parts)
-    for sentence in (*found.verdict.sentences, found.resampled):
+    for sentence in (*found.sentences, found.resampled):
         assert sentence in page.text
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from ablation.report.table import Data
+from ablation.report.tables import Data
 from agents.cli.terminal import TextConsole, printable, warn
 
 
