@@ -7,7 +7,6 @@ returns batches of unrolls in the order in which they are finished.
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +17,6 @@ from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork
 from agents.trajectory import Trajectory
 from envs.spec import ArraySpec
-from system.errors import InputError
 
 
 @dataclass(slots=True)
@@ -72,13 +70,6 @@ class MakeActor(Protocol):
         """See the class."""
 
 
-class MakePolicy(Protocol):
-    """Builds the policy of an inference server, with its own network, for `slots` slots; it must be picklable."""
-
-    def __call__(self, slots: int) -> Policy:
-        """See the class."""
-
-
 class ActorLimits(NamedTuple):
     """When a running actor is restarted.
 
@@ -105,7 +96,8 @@ class PoolConfig:
         actions: Action distribution of the network.
         actor_threads: Compute threads of each actor.
         buffers_per_actor: Trajectories that an actor may be ahead of the learner; bounds policy lag and memory.
-        make_policy: Builds the policy of an inference server; None: each actor has its own network.
+        make_policy: Builds the policy of an inference server, with its own network, for so many slots; picklable. None: each actor has
+            its own network.
         server_threads: Compute threads of each inference server.
         limits: When a running actor is restarted.
     """
@@ -117,7 +109,7 @@ class PoolConfig:
     actions: ActionDistribution
     actor_threads: int = 1
     buffers_per_actor: int = 2
-    make_policy: MakePolicy | None = None
+    make_policy: Callable[[int], Policy] | None = None
     server_threads: int = 1
     limits: ActorLimits = field(default_factory=ActorLimits)
 
@@ -163,26 +155,3 @@ class Runtime(Protocol):
 
 class ActorError(RuntimeError):
     """Actors or their server failed, and restarts do not help. The message holds the traceback or exit code of the last failure."""
-
-
-class ErrorReport(NamedTuple):
-    """An exception as a message to another process.
-
-    Attributes:
-        text: The traceback; of an InputError or ActorError its message.
-        is_input_error: Whether it was an InputError.
-    """
-
-    text: str
-    is_input_error: bool
-
-    @classmethod
-    def of(cls, error: Exception) -> ErrorReport:
-        """The report of an exception that was caught."""
-        if isinstance(error, InputError | ActorError):
-            return cls(str(error), isinstance(error, InputError))
-        return cls("".join(traceback.format_exception(error)), False)
-
-    def exception(self) -> Exception:
-        """The InputError or ActorError to raise in this process."""
-        return InputError(self.text) if self.is_input_error else ActorError(self.text)

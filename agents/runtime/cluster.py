@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import ActorError, Batch, ErrorReport, PoolConfig, StreamPositions, never_interrupt
+from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, never_interrupt
 from agents.runtime.processes.actor_process import make_batch
-from agents.runtime.processes.buffers import SharedArrays, SharedWeights
+from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.process import signals_blocked
-from agents.runtime.processes.shared_memory import AnonymousFile
 from agents.runtime.ray_groups.bridge_process import run_bridge
 from agents.runtime.ray_groups.messages import Delivered, Dropped, Notice, Placement, Processes, Restarted
 from agents.runtime.restarts import Faults
+from system.errors import ErrorReport
 
 _LOOK_SECONDS = 0.5
 """Seconds between two calls of `check` in `collect`."""
@@ -154,7 +154,7 @@ class ClusterRuntime:
             case Notice(text):
                 self._say(text)
             case ErrorReport():
-                raise message.exception()
+                raise message.exception(ActorError)
 
 
 def grouped(indices: Sequence[int], size: int) -> list[list[int]]:

@@ -11,7 +11,6 @@ import mmap
 import os
 import signal
 import sys
-import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from envs.engines.gymnasium_engine import GymnasiumEngine, MakeEnv
 from envs.shared_arrays import layout_size, map_arrays
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from system.descendants import own
-from system.errors import InputError
+from system.errors import ErrorReport
 
 STACKS_SIGNAL = signal.SIGUSR1
 """Makes the process write the Python stacks of its threads, even inside an engine that never returns to Python, and end."""
@@ -63,13 +62,6 @@ class Step(NamedTuple):
 
 class Render(NamedTuple):
     """Answer with a picture."""
-
-
-class ChildError(NamedTuple):
-    """The answer to a message that raised: a traceback, or the sentence of an InputError."""
-
-    text: str
-    is_input_error: bool
 
 
 def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
@@ -159,8 +151,8 @@ def main(descriptor: int, stacks: int) -> None:
                 message = connection.recv()
             except (EOFError, ConnectionResetError):
                 return
-            except Exception:  # the message names a module that cannot be imported here
-                connection.send(ChildError(traceback.format_exc(), False))
+            except Exception as error:  # the message names a module that cannot be imported here
+                connection.send(ErrorReport.of(error))
                 continue
             answer: Any = None
             try:
@@ -169,10 +161,8 @@ def main(descriptor: int, stacks: int) -> None:
                         child.attach(message, memory.fileno())
                 else:
                     answer = child.answer(message)
-            except InputError as error:
-                answer = ChildError(str(error), True)
-            except Exception:
-                answer = ChildError(traceback.format_exc(), False)
+            except Exception as error:
+                answer = ErrorReport.of(error)
             connection.send(answer)
     except (BrokenPipeError, ConnectionResetError):
         return

@@ -23,9 +23,10 @@ import numpy as np
 
 from agents.cli.signals import end_with_the_parent
 from agents.cli.terminal import warn
+from agents.runtime.processes.buffers import SharedArrays
 from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner, signals_blocked
-from agents.runtime.processes.shared_memory import SharedMemory
 from agents.storage.tensor_file import read_tensors, write_tensors
+from envs.spec import ArraySpec
 from system.errors import InputError
 from system.files import read_json, temporary_of, write_json
 from system.plain_data import COUNT, SECONDS, PlainDataError, Test, check_form, plain_copy
@@ -179,8 +180,8 @@ def run(
             yield _store(job, *_play(play, job, partial(on_progress, job)))
         return
     earlier_children = set(multiprocessing.active_children())
-    memory = SharedMemory(8 * len(jobs))
-    parts = _as_floats(memory)
+    memory = SharedArrays({"parts": ArraySpec(shape=(len(jobs),), dtype="float64")})
+    parts = memory[0]["parts"].numpy()
     pool = ProcessPoolExecutor(
         min(processes, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
@@ -234,13 +235,9 @@ _parts: np.ndarray
 """In a worker: the finished part of each job, in memory shared with the main process."""
 
 
-def _as_floats(memory: SharedMemory) -> np.ndarray:
-    return memory.bytes.numpy().view(np.float64)
-
-
-def _prepare_worker(memory: SharedMemory) -> None:
+def _prepare_worker(memory: SharedArrays) -> None:
     global _parts  # noqa: PLW0603  (an initializer of a pool can pass values to its jobs by a global alone)
-    _parts = _as_floats(memory)
+    _parts = memory[0]["parts"].numpy()
     end_with_the_parent()
     leave_signals_to_the_learner()
     configure_process(1)

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from typing import NamedTuple
 
 import psutil
@@ -18,17 +17,13 @@ import torch
 
 from agents.acting.heartbeat import Heartbeat
 from agents.acting.policy import Policy
-from agents.cli.signals import end_with_the_parent
-from agents.runtime.base import Batch, ErrorReport, PoolConfig, StreamPositions
+from agents.runtime.base import Batch, PoolConfig, StreamPositions
 from agents.runtime.processes import fork_server
-from agents.runtime.processes.buffers import SharedArrays, SharedWeights
+from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.inference_server import InferenceServerError, RemotePolicy
-from agents.runtime.processes.process import SAVING_SECONDS, configure_process, leave_signals_to_the_learner
-from agents.runtime.processes.shared_memory import AnonymousFile
 from agents.trajectory import Trajectory, concatenate
 from envs.faults import Fault
 from envs.spec import ArraySpec
-from system.descendants import own
 
 _ENDING_SECONDS = 5.0
 """Time in which a process ends after its pipe was closed."""
@@ -127,7 +122,6 @@ class ActorProcess:
     """The handle of one actor, from its start to its end.
 
     Args:
-        context: Of the fork server.
         index: Of the actor in the run.
         member: Index of the actor in its pool.
         config: Of the run's actors.
@@ -147,7 +141,6 @@ class ActorProcess:
 
     def __init__(
         self,
-        context: ForkServerContext,
         index: int,
         member: int,
         config: PoolConfig,
@@ -165,17 +158,12 @@ class ActorProcess:
         self._beats, self._alive_at = 0, time.monotonic()
         self._first_episodes: list[int] | None = None
         self._stacks = AnonymousFile()
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_run_actor,
-            args=(config, index, member, positions, theirs, self._stacks, memory, policy),
-            name=f"actor-{index}",
-            daemon=True,
+        arguments = config, index, member, positions, self._stacks, memory, policy
+        self.process, self.connection = fork_server.start_child(
+            f"actor-{index}", _run_actor, *arguments, threads=config.actor_threads
         )
-        fork_server.start_process(self.process)
-        # If this process kept its copies open, the pipes would not end with the actor.
-        theirs.close()
         if policy:
+            # If this process kept its copy open, the pipe would not end with the actor.
             policy.connection.close()
 
     @property
@@ -265,10 +253,6 @@ class ActorProcess:
         """Kills it and all its descendants."""
         fork_server.kill(self.process)
 
-    def close(self) -> None:
-        """Closes the pipe of a process that has ended."""
-        self.connection.close()
-
     def _send(self, message: int | None) -> None:
         # The pool notices a dead actor when it reads the pipe.
         with contextlib.suppress(OSError):
@@ -280,26 +264,22 @@ class ActorProcess:
 
 
 def _run_actor(
+    connection: Connection,
     config: PoolConfig,
     index: int,
     member: int,
     positions: StreamPositions,
-    connection: Connection,
     stacks: AnonymousFile,
     memory: PoolMemory,
     policy: RemotePolicy | None,
 ) -> None:
     """Main function of an actor process. It receives the indices of buffers to fill, or None to end."""
-    end_with_the_parent()
-    own()
-    leave_signals_to_the_learner(patience=SAVING_SECONDS)
     # faulthandler writes from C, so that it works inside an engine, after a segmentation fault and in a hang.
     faulthandler.enable(stacks.descriptor)
     # `chain`: afterwards the signal's default action ends the process.
     faulthandler.register(_STACKS_SIGNAL, stacks.descriptor, chain=True)
     # For a user who asks an actor where it is; shown with the actor's end.
     faulthandler.register(signal.SIGUSR1, stacks.descriptor)
-    configure_process(config.actor_threads)
     try:
         actor = config.make_actor(index, positions, None, policy)
         actor.attach_heartbeat(memory.heartbeat(member))
@@ -337,7 +317,3 @@ def _run_actor(
     except InferenceServerError:
         with contextlib.suppress(OSError):
             connection.send(ServerLost())
-    except Exception as error:
-        # The parent may be gone.
-        with contextlib.suppress(OSError):
-            connection.send(ErrorReport.of(error))

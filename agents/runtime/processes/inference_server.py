@@ -10,11 +10,10 @@ The server holds the core states; an actor asks for its own when an unroll begin
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import selectors
-import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
@@ -23,12 +22,10 @@ import torch
 from torch import Tensor
 
 from agents.acting.policy import Policy, Sampler, Slots
-from agents.cli.signals import end_with_the_parent
 from agents.network.actions import ActionDistribution
 from agents.runtime.base import PoolConfig
 from agents.runtime.processes import fork_server
 from agents.runtime.processes.buffers import SharedArrays, SharedWeights
-from agents.runtime.processes.process import SAVING_SECONDS, configure_process, leave_signals_to_the_learner
 from agents.trajectory import OBSERVED
 from envs.spec import ArraySpec
 
@@ -110,7 +107,6 @@ class InferenceServer:
     """The handle of the server process, which ends when the handle closes its pipe.
 
     Args:
-        context: Of the fork server.
         config: Of the run's actors, with a `make_policy`.
         weights: That the learner publishes; the server reads new ones between two batches.
         num_actors: Actors of the pool.
@@ -120,24 +116,17 @@ class InferenceServer:
         pid: Of its process.
     """
 
-    def __init__(
-        self, context: ForkServerContext, config: PoolConfig, weights: SharedWeights, *, num_actors: int
-    ) -> None:
+    def __init__(self, config: PoolConfig, weights: SharedWeights, *, num_actors: int) -> None:
         self._actions = config.actions
-        self._exchange = SharedArrays(exchange_spec(config.spec, num_actors, config.actions), 1)
-        self.connection, theirs = context.Pipe()
-        self._pipe = context.Pipe
-        self._process = context.Process(
-            target=_run_server, args=(config, theirs, self._exchange, weights), name="inference", daemon=True
+        self._exchange = SharedArrays(exchange_spec(config.spec, num_actors, config.actions))
+        self._process, self.connection = fork_server.start_child(
+            "inference", _run_server, config, self._exchange, weights, threads=config.server_threads
         )
-        fork_server.start_process(self._process)
         self.pid = self._process.pid or 0
-        # If this process kept its copy open, the pipe would not end with the server.
-        theirs.close()
 
     def connect(self, actor: int) -> RemotePolicy:
         """The policy of this actor, with a new connection, so that an actor finds no answer for its predecessor."""
-        ours, theirs = self._pipe()
+        ours, theirs = multiprocessing.Pipe()
         # The pool notices a dead server when it waits for it.
         with contextlib.suppress(OSError), theirs:
             self.connection.send(actor)
@@ -148,7 +137,7 @@ class InferenceServer:
         """Cause (envs.faults.CAUSES) and description of its end; waits up to `patience` seconds for each."""
         with contextlib.suppress(EOFError, ConnectionResetError):
             if self.connection.poll(patience):
-                return "raised", self.connection.recv()
+                return "raised", self.connection.recv().text
         return fork_server.ending(self._process, patience)
 
     def close(self, patience: float) -> None:
@@ -220,19 +209,12 @@ class _Batcher:
         return (rows[:, None] * self._slots + np.arange(self._slots)).ravel()
 
 
-def _run_server(config: PoolConfig, learner: Connection, exchange: SharedArrays, weights: SharedWeights) -> None:
-    """Main function of the server process. If it raises, its last message is the traceback."""
-    end_with_the_parent()
-    leave_signals_to_the_learner(patience=SAVING_SECONDS)
-    configure_process(config.server_threads)
-    try:
-        arrays = exchange[0]
-        num_actors, slots = arrays["distribution"].shape[:2]
-        assert config.make_policy
-        _serve(_Batcher(config.make_policy(num_actors * slots), arrays, weights), learner)
-    except Exception:
-        with contextlib.suppress(OSError):
-            learner.send(traceback.format_exc())
+def _run_server(learner: Connection, config: PoolConfig, exchange: SharedArrays, weights: SharedWeights) -> None:
+    """Main function of the server process."""
+    arrays = exchange[0]
+    num_actors, slots = arrays["distribution"].shape[:2]
+    assert config.make_policy
+    _serve(_Batcher(config.make_policy(num_actors * slots), arrays, weights), learner)
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """A group of a run's actors on one node of a Ray cluster: the class of the Ray actor.
 
-Within the node the actors are processes that an ActorPool supervises, as on a single machine. The learner gives buffers back from afar, so
-the number of buffers bounds the unrolls that are on the way between the node and the learner.
+Within the node the actors are processes of a LocalRuntime, as on a single machine. The learner gives buffers back from afar, so the number
+of buffers bounds the unrolls that are on the way between the node and the learner.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.runtime.base import ErrorReport, PoolConfig, StreamPositions
-from agents.runtime.processes.actor_pool import ActorPool
+from agents.runtime.base import ActorError, PoolConfig, StreamPositions
+from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.actor_process import Unroll
 from agents.runtime.processes.buffers import split_parameters
 from agents.runtime.processes.process import configure_process
@@ -28,6 +28,7 @@ from agents.runtime.ray_groups.connection import hide_main_module, node_id
 from agents.runtime.ray_groups.messages import FreeBuffer
 from agents.runtime.restarts import Faults
 from system.descendants import supervise
+from system.errors import ErrorReport
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -69,7 +70,7 @@ class ActorGroup:
         # Wakes `unroll`: a FreeBuffer, a new version of the weights, or None to end.
         self._wakeups, self._wake = multiprocessing.Pipe(duplex=False)
         self._lock = threading.Lock()
-        self._pool: ActorPool | None = None
+        self._pool: LocalRuntime | None = None
         self._version = 0
         self._free: list[FreeBuffer] = []
 
@@ -97,9 +98,11 @@ class ActorGroup:
         # The learner counts the restarts of all groups.
         faults = Faults(max_restarts=sys.maxsize, record=self._faults.put)
         try:
-            self._pool = ActorPool(config, self._weights, indices, positions, version=version, faults=faults)
+            self._pool = LocalRuntime(
+                config, self._weights, indices=indices, positions=positions, version=version, faults=faults
+            )
         except Exception as error:
-            return ErrorReport.of(error)
+            return ErrorReport.of(error, ActorError)
         return None
 
     def unroll(self) -> tuple[Unroll | ErrorReport | None, Arrays]:
@@ -120,11 +123,11 @@ class ActorGroup:
                 self._assign_free(pool)
         except Exception as error:
             self._end(pool)
-            return ErrorReport.of(error), {}
+            return ErrorReport.of(error, ActorError), {}
         unroll = pool.ready.popleft()
         return unroll, {key: value.numpy() for key, value in pool.buffers[unroll.buffer].items()}
 
-    def _assign_free(self, pool: ActorPool) -> None:
+    def _assign_free(self, pool: LocalRuntime) -> None:
         """Assigns the free buffers whose weights have arrived. A buffer's index travels faster than the weights, so that without the wait
         an unroll could begin with older weights than on a single machine.
         """
@@ -163,6 +166,6 @@ class ActorGroup:
         with self._lock:
             self._wake.send(None)
 
-    def _end(self, pool: ActorPool) -> None:
+    def _end(self, pool: LocalRuntime) -> None:
         self._pool = None
         pool.close()

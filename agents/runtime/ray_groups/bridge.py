@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
-from agents.runtime.base import ActorError, ErrorReport, PoolConfig, StreamPositions
+from agents.runtime.base import ActorError, PoolConfig, StreamPositions
 from agents.runtime.processes.actor_process import Unroll
 from agents.runtime.processes.buffers import SharedArrays, SharedWeights
 from agents.runtime.ray_groups.actor_group import ActorGroup, Arrays, ReceivedWeights
@@ -29,7 +29,7 @@ from agents.runtime.ray_groups.messages import (
     Restarted,
 )
 from envs.faults import Fault
-from system.errors import InputError
+from system.errors import ErrorReport, InputError
 
 _REQUESTS = 2
 """Pending calls of a group's `unroll`, so that the second unroll travels while the first is copied."""
@@ -152,7 +152,7 @@ class Bridge:
                 return
             except (ActorError, InputError) as error:
                 cause, reason = "raised", str(error)
-                program_error: ErrorReport | None = ErrorReport.of(error)
+                program_error: ErrorReport | None = ErrorReport.of(error, ActorError)
             except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
                 cause, reason = "lost", self._reason(group, error)
                 raised = self._is_raised_by_program(error)
@@ -197,7 +197,7 @@ class Bridge:
             self._pool, group.indices, group.positions, self._weights.shapes, flat, version
         )
         if error:
-            raise error.exception()
+            raise error.exception(ActorError)
         group.version = version
         tasks = [self._start(self._publish(group)), self._start(self._forward_reports(group))]
         try:
@@ -233,7 +233,7 @@ class Bridge:
             if unroll is None:
                 return
             if isinstance(unroll, ErrorReport):
-                raise unroll.exception()
+                raise unroll.exception(ActorError)
             group.positions.unrolls[unroll.actor] = unroll.unrolls
             group.positions.episodes[unroll.actor] = unroll.episodes
             # `ensure_future` starts the transfer now, while `_deliver` copies others.

@@ -9,15 +9,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from agents.cli.signals import outlive_the_parent
-from agents.runtime.base import ErrorReport
-from agents.runtime.processes.buffers import SharedArrays, SharedWeights
+from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner
-from agents.runtime.processes.shared_memory import AnonymousFile
 from agents.runtime.ray_groups.bridge import Bridge
 from agents.runtime.ray_groups.connection import joined
 from agents.trajectory import num_bytes
 from system.descendants import supervise
-from system.errors import InputError
+from system.errors import ErrorReport, InputError
 
 _LAST_SECONDS = 30.0
 """Time that the bridge has after the learner's end."""
