@@ -35,7 +35,7 @@ from agents.runtime.base import Batch, Runtime, StreamPositions, never_interrupt
 from agents.runtime.processes.process import kill_with_descendants, signals_blocked
 from agents.runtime.restarts import Faults
 from agents.trajectory import COUNTED, concatenate
-from envs.faults import Fault, signal_name
+from envs.faults import signal_name
 from system.errors import InputError
 
 _CHECK_SECONDS = 0.5
@@ -325,12 +325,7 @@ class GroupRuntime:
         for rank, report in enumerate(reports, start=1):
             add_shard(self.positions, StreamPositions(**report["positions"]), rank, size)
             for record in report["faults"]:
-                self._faults.add(
-                    f"{record['where']} of learner {rank}",
-                    Fault(**{field: record[field] for field in Fault._fields}),
-                    unrolls_dropped=record["unrolls_dropped"],
-                    episodes_dropped=record["episodes_dropped"],
-                )
+                self._faults.add_record(record, of=f" of learner {rank}")
         return replace(batch, wait_seconds=batch.wait_seconds + waited)
 
     def publish(self, version: int) -> None:

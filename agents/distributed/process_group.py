@@ -301,13 +301,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def shard(positions: StreamPositions, rank: int, size: int) -> StreamPositions:
     """The positions of one learner's actors, keyed by the learner's own actor numbers (agents.setup.plan.global_actor_index)."""
     own = range(rank, 1 + max([rank, *positions.unrolls, *positions.episodes]), size)
-    return StreamPositions(
-        unrolls={index: positions.unrolls[number] for index, number in enumerate(own) if number in positions.unrolls},
-        episodes={
-            index: positions.episodes[number] for index, number in enumerate(own) if number in positions.episodes
-        },
-        steps=dict(positions.steps),
-    )
+    return positions.of(dict(enumerate(own)))
 
 
 def add_shard(positions: StreamPositions, part: StreamPositions, rank: int, size: int) -> None:

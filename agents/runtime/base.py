@@ -33,6 +33,14 @@ class StreamPositions:
     episodes: dict[int, list[int]] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
 
+    def of(self, numbers: Mapping[int, int]) -> StreamPositions:
+        """The positions of some actors: `numbers` has the index of each here, by its index in the result."""
+        return StreamPositions(
+            {index: self.unrolls[number] for index, number in numbers.items() if number in self.unrolls},
+            {index: self.episodes[number] for index, number in numbers.items() if number in self.episodes},
+            dict(self.steps),
+        )
+
 
 @dataclass(kw_only=True, slots=True)
 class Batch:

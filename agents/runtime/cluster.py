@@ -15,8 +15,7 @@ from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, 
 from agents.runtime.processes.actor_process import make_batch
 from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.process import signals_blocked
-from agents.runtime.ray_groups.bridge_process import run_bridge
-from agents.runtime.ray_groups.messages import Delivered, Dropped, Notice, Placement, Processes, Restarted
+from agents.runtime.ray_groups.bridge import Delivered, Dropped, Processes, run_bridge
 from agents.runtime.restarts import Faults
 from system.errors import ErrorReport
 
@@ -68,7 +67,6 @@ class ClusterRuntime:
         self._ready: deque[Delivered] = deque()
         self._collected: list[Delivered] = []
         self._processes: dict[str, int] = {}
-        placement = Placement(address, grouped(range(pool.num_actors), actors_per_group), cpus_per_actor)
         context = multiprocessing.get_context("spawn")
         self._bridge, theirs = context.Pipe()
         self._output = AnonymousFile()
@@ -83,7 +81,8 @@ class ClusterRuntime:
         # If this process kept its copy open, the pipe would not end with the bridge.
         theirs.close()
         # After the start, when signals are no longer blocked: a message that fills the pipe waits for the bridge to import.
-        self._send((placement, pool, self.positions))
+        groups = grouped(range(pool.num_actors), actors_per_group)
+        self._send((address, groups, cpus_per_actor, pool, self.positions))
 
     def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
         """Gives the buffers of the last batch back to their actors, and waits for the next unrolls in the order of their arrival."""
@@ -145,14 +144,14 @@ class ClusterRuntime:
         match message:
             case Delivered():
                 self._ready.append(message)
-            case Restarted(where, fault, unrolls, episodes):
-                self._faults.add(where, fault, unrolls_dropped=unrolls, episodes_dropped=episodes)
+            case dict():
+                self._faults.add_record(message)
             case Dropped(unrolls):
                 self._faults.unrolls_dropped += unrolls
             case Processes(host, ids) if host == socket.gethostname():
                 self._processes |= ids
-            case Notice(text):
-                self._say(text)
+            case str():
+                self._say(message)
             case ErrorReport():
                 raise message.exception(ActorError)
 

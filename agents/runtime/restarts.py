@@ -90,6 +90,15 @@ class Faults:
                     f"unroll was complete ({line}): mend it, or leave it out; faults.jsonl in the run folder has the traceback."
                 )
 
+    def add_record(self, record: dict[str, Any], of: str = "") -> None:
+        """`add` for a record of another process's Faults; `of` is appended to `where`."""
+        self.add(
+            record["where"] + of,
+            _fault_of(record),
+            unrolls_dropped=record["unrolls_dropped"],
+            episodes_dropped=record["episodes_dropped"],
+        )
+
     def row(self) -> dict[str, float]:
         """Counts since the start of the run, for metrics.jsonl."""
         restarts = {cause: count for cause, count in sorted(self._causes.items()) if cause != NONFINITE}
@@ -145,7 +154,7 @@ class FaultRecord:
 
     def __call__(self, record: dict[str, Any]) -> None:
         """See Faults."""
-        fault, count = Fault(**{key: record[key] for key in Fault._fields}), record["count"]
+        fault, count = _fault_of(record), record["count"]
         if fault.cause == NONFINITE:
             if str(count).strip("0") == "1":
                 so_far = f" ({count:,} such episodes of this task so far)" if count > 1 else ""
@@ -157,6 +166,10 @@ class FaultRecord:
         # On a full disk the next checkpoint reports the error.
         with contextlib.suppress(OSError), contextlib.closing(AppendedFile(self._path)) as file:
             file.write(json.dumps(record).encode() + b"\n")
+
+
+def _fault_of(record: dict[str, Any]) -> Fault:
+    return Fault(**{key: record[key] for key in Fault._fields})
 
 
 _VERBS = {

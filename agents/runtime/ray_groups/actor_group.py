@@ -1,4 +1,4 @@
-"""A group of a run's actors on one node of a Ray cluster: the class of the Ray actor.
+"""A group of a run's actors on one node of a Ray cluster: the class of the Ray actor, and the bridge's handle of it.
 
 Within the node the actors are processes of a LocalRuntime, as on a single machine. The learner gives buffers back from afar, so the number
 of buffers bounds the unrolls that are on the way between the node and the learner.
@@ -25,7 +25,6 @@ from agents.runtime.processes.actor_process import Unroll
 from agents.runtime.processes.buffers import split_parameters
 from agents.runtime.processes.process import configure_process
 from agents.runtime.ray_groups.connection import hide_main_module, node_id
-from agents.runtime.ray_groups.messages import FreeBuffer
 from agents.runtime.restarts import Faults
 from system.descendants import supervise
 from system.errors import ErrorReport
@@ -38,6 +37,14 @@ class Node(NamedTuple):
 
     id: str
     host: str
+
+
+class FreeBuffer(NamedTuple):
+    """To a group: `buffer` is free for its actor `member` as soon as the group has weights of at least `version`."""
+
+    member: int
+    buffer: int
+    version: int
 
 
 class ReceivedWeights:
@@ -169,3 +176,47 @@ class ActorGroup:
     def _end(self, pool: LocalRuntime) -> None:
         self._pool = None
         pool.close()
+
+
+class ActorGroupHandle:
+    """The bridge's handle of one group, through all its restarts.
+
+    Attributes:
+        indices: Of its actors in the run.
+        positions: Where their random streams begin at the next restart.
+        handle: Of the Ray actor.
+        node: Where it runs; None until Ray has placed it.
+        version: Of its weights; -1 until its actors have started.
+        publishing: Whether weights are on their way to it.
+    """
+
+    def __init__(self, indices: Sequence[int], positions: StreamPositions) -> None:
+        self.indices = list(indices)
+        self.positions = positions.of({index: index for index in indices})
+        self.handle: Any = None
+        self.node: Node | None = None
+        self.version = -1
+        self.publishing = False
+
+    @property
+    def name(self) -> str:
+        """For messages: its actors, and its node."""
+        first, last = self.indices[0], self.indices[-1]
+        actors = f"actor {first}" if first == last else f"actors {first} to {last}"
+        return f"{actors} on node {self.node.id[:8]} ({self.node.host})" if self.node else actors
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Calls a method of ActorGroup while `unroll` waits in another thread. Returns Ray's reference of the result."""
+        return getattr(self.handle, method).options(concurrency_group="beside").remote(*arguments)
+
+    def skip(self, buffers_per_actor: int, length: int, slots: int) -> None:
+        """Advances `positions` beyond all that the lost actors can have played, so that nothing is played twice.
+
+        An actor starts at most one unroll per buffer, and at most one episode per two steps, because the first step of an episode is a
+        reset.
+        """
+        for index in self.indices:
+            self.positions.unrolls[index] = self.positions.unrolls.get(index, 0) + buffers_per_actor
+            most = buffers_per_actor * (length // 2 + 1)
+            last = self.positions.episodes.get(index, [-1] * slots)
+            self.positions.episodes[index] = [episode + most for episode in last]
