@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from agents.acting.heartbeat import Heartbeat
+from agents.acting.heartbeat import Heartbeat, heartbeat_spec
 from agents.network.actions import ActionDistribution
-from agents.trajectory import Trajectory
+from agents.trajectory import Trajectory, allocate
 from envs.engines.base import WRITTEN_IN_PLACE
 from envs.faults import Fault
 from envs.vector import MultitaskVectorEnv
@@ -85,7 +85,7 @@ class Actor:
             "last_reward": torch.zeros(slots),
         }
         self.first_episodes = info["episode"].copy()
-        self.attach_heartbeat(Heartbeat(slots))
+        self.attach_heartbeat(Heartbeat(allocate(heartbeat_spec(slots))))
         self._no_action = actions.no_action(1).numpy()[0]
         self._ended = np.zeros(slots, bool)
         self._written_in_place = [key for key in observation if key in WRITTEN_IN_PLACE]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 from agents.cli.exit_codes import DONE, FAILED
@@ -36,8 +35,7 @@ def follow(group: Group) -> int:
         # Another learner failed. The leader reports why, unless it is the one that failed.
         return FAILED
     except Exception as error:
-        is_input_error = isinstance(error, InputError)
-        group.fail(str(error) if is_input_error else traceback.format_exc(), is_input_error=is_input_error)
+        group.fail(error)
         return FAILED
     finally:
         group.leave()

@@ -36,7 +36,6 @@ from agents.runtime.processes.process import kill_with_descendants, signals_bloc
 from agents.runtime.restarts import Faults
 from agents.trajectory import COUNTED, concatenate
 from envs.faults import signal_name
-from system.errors import InputError
 
 _CHECK_SECONDS = 0.5
 """Seconds between two checks for followers that have ended."""
@@ -278,11 +277,8 @@ class DataParallelGroup:
         """The reason why a follower ended, if it is known here; else `error`."""
         deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline:
-            failure = self._group.failure() if self._group else None
-            if failure and failure.is_input_error:
-                return InputError(failure.error)
-            if failure:
-                return LearnerError(f"learner {failure.rank} failed:\n{failure.error}")
+            if self._group and (failure := self._group.failure()):
+                return failure
             for name, process in self._processes.items():
                 # Only the first one to end is killed by a signal (a negative code). Others lose their connection and exit with FAILED.
                 if (process.poll() or 0) < 0:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from agents.acting.heartbeat import heartbeat_spec
 from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, never_interrupt
 from agents.runtime.processes.actor_process import (
     ActorProcess,
@@ -24,7 +25,7 @@ from agents.runtime.processes.actor_process import (
     Unroll,
     make_batch,
 )
-from agents.runtime.processes.buffers import HasParameters
+from agents.runtime.processes.buffers import HasParameters, SharedArrays, SharedWeights
 from agents.runtime.processes.inference_server import InferenceServer
 from agents.runtime.restarts import Faults
 from envs.faults import ASKED_FOR, Fault
@@ -74,8 +75,11 @@ class LocalRuntime:
         self._config, self._network, self._faults = config, network, faults or Faults()
         self._indices = range(config.num_actors) if indices is None else indices
         self._slots = config.spec["core_state"].shape[0]
-        shapes = [parameter.shape for parameter in network.parameters()]
-        self._memory = PoolMemory.allocate(config, len(self._indices), shapes)
+        self._memory = PoolMemory(
+            SharedArrays(config.spec, len(self._indices) * config.buffers_per_actor),
+            SharedWeights([parameter.shape for parameter in network.parameters()]),
+            SharedArrays(heartbeat_spec(self._slots), len(self._indices)),
+        )
         self.buffers = self._memory.buffers
         self.publish(version)
         self.ready: deque[Unroll] = deque()

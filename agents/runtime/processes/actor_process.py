@@ -13,7 +13,6 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import psutil
-import torch
 
 from agents.acting.heartbeat import Heartbeat
 from agents.acting.policy import Policy
@@ -23,7 +22,6 @@ from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, Shared
 from agents.runtime.processes.inference_server import InferenceServerError, RemotePolicy
 from agents.trajectory import Trajectory, concatenate
 from envs.faults import Fault
-from envs.spec import ArraySpec
 
 _ENDING_SECONDS = 5.0
 """Time in which a process ends after its pipe was closed."""
@@ -95,27 +93,11 @@ class ServerLost(NamedTuple):
 
 
 class PoolMemory(NamedTuple):
-    """Memory that the actors of a pool share with its parent process."""
+    """Memory that the actors of a pool share with its parent process: trajectories, weights, and the heartbeat of each."""
 
     buffers: SharedArrays
     weights: SharedWeights
     heartbeats: SharedArrays
-
-    @classmethod
-    def allocate(cls, config: PoolConfig, num_actors: int, shapes: Sequence[torch.Size]) -> PoolMemory:
-        """Memory for so many actors and for parameters of these shapes."""
-        slots = config.spec["core_state"].shape[0]
-        heartbeat = {"heartbeat": ArraySpec(shape=(Heartbeat.size(slots),), dtype="int64")}
-        return cls(
-            SharedArrays(config.spec, num_actors * config.buffers_per_actor),
-            SharedWeights(shapes),
-            SharedArrays(heartbeat, num_actors),
-        )
-
-    def heartbeat(self, member: int) -> Heartbeat:
-        """The heartbeat of one actor, initialised."""
-        slots = self.buffers[0]["core_state"].shape[0]
-        return Heartbeat(slots, self.heartbeats[member]["heartbeat"].numpy())
 
 
 class ActorProcess:
@@ -153,7 +135,7 @@ class ActorProcess:
         self.unrolls = positions.unrolls.get(index, 0)
         self.tasks: Sequence[str] = ()
         self.retiring: tuple[str, str] | None = None
-        self.heartbeat = memory.heartbeat(member)
+        self.heartbeat = Heartbeat(memory.heartbeats[member])
         self.heartbeat.reset()
         self._beats, self._alive_at = 0, time.monotonic()
         self._first_episodes: list[int] | None = None
@@ -282,7 +264,7 @@ def _run_actor(
     faulthandler.register(signal.SIGUSR1, stacks.descriptor)
     try:
         actor = config.make_actor(index, positions, None, policy)
-        actor.attach_heartbeat(memory.heartbeat(member))
+        actor.attach_heartbeat(Heartbeat(memory.heartbeats[member]))
         connection.send(Started(actor.env.spec_of_suite.tasks))
         version = -1
         free = time.perf_counter()

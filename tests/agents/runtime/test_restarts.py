@@ -16,11 +16,12 @@ from counted import Lives, counting_pool, counting_runtime
 from counting import SLOTS, CountingNetwork, MakeCountingActor
 from processes import PATIENCE
 
-from agents.acting.heartbeat import Heartbeat
+from agents.acting.heartbeat import Heartbeat, heartbeat_spec
 from agents.runtime.base import ActorError, ActorLimits, Runtime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.fork_server import fork_server_context, start_process
 from agents.runtime.restarts import Faults
+from agents.trajectory import allocate
 from envs.faults import Fault
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
@@ -305,7 +306,7 @@ def test_a_clock_that_is_set_back_changes_only_the_recorded_time(monkeypatch: py
 
 
 def test_a_heartbeat_names_the_task_if_it_is_known() -> None:
-    names, heartbeat = ("a", "b"), Heartbeat(3)
+    names, heartbeat = ("a", "b"), Heartbeat(allocate(heartbeat_spec(3)))
     for tasks, stepping, expected in (
         ([1, 1, 1], -1, "b"),
         ([0, 1, 1], -1, ""),
