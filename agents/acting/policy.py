@@ -30,6 +30,7 @@ _CONTEXTS_PER_SLOT = 2
 
 Slots: TypeAlias = "slice | NDArray[np.int64]"
 """Indices of slots."""
+ALL_SLOTS = slice(None)
 ContextRows: TypeAlias = "NDArray[np.int32]"
 """[..., C]: contexts as the numbers that the agent reads (`ContextEncoder.context_rows`)."""
 
@@ -108,12 +109,12 @@ class Policy:
         return self._sampler.sample(self.distribution(inputs))
 
     @torch.inference_mode()
-    def distribution(self, inputs: Mapping[str, Tensor], slots: Slots | None = None) -> Tensor:
+    def distribution(self, inputs: Mapping[str, Tensor], slots: Slots = ALL_SLOTS) -> Tensor:
         """`act` without the sampling: the parameters [B, P] of each slot's action distribution. Advances the core state.
 
         Args:
             inputs: As for `act`.
-            slots: The B distinct slots that take this step. None: all slots.
+            slots: The B distinct slots that take this step.
         """
         contexts = context_rows(self.network, inputs)
         if self.context_override is not None:
@@ -122,15 +123,11 @@ class Policy:
         if self._step is not None:
             observed = {key: value for key, value in inputs.items() if key != "instruction"}
             # The indices of the slots, which `slots` may give as a slice.
-            rows = torch.from_numpy(np.arange(len(self.core_state))[slice(None) if slots is None else slots])
+            rows = torch.from_numpy(np.arange(len(self.core_state))[slots])
             return self._step(observed, rows, self.core_state, modulations, segments)
         step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
-        state = self.core_state if slots is None else self.core_state[slots]
-        output = self._acting.unroll(step, state, modulations, segments, values=False)
-        if slots is None:
-            self.core_state = output.core_state
-        else:
-            self.core_state[slots] = output.core_state
+        output = self._acting.unroll(step, self.core_state[slots], modulations, segments, values=False)
+        self.core_state[slots] = output.core_state
         return self.network.actions.parameters(output.policy_logits[0])
 
 
@@ -195,7 +192,7 @@ class ModulationCache:
         self._stored: Modulations = {}
         # The result of the last look-up and its slots, for the usual step in which no context changes.
         self._found: tuple[Segments, Modulations] | None = None
-        self._found_for: Slots | None = None
+        self._found_for: NDArray[np.int64] = np.empty(0, np.int64)
 
     @property
     def num_bytes(self) -> int:
@@ -207,22 +204,21 @@ class ModulationCache:
         self._index.fill(-1)
         self._known.clear()
 
-    def look_up(self, rows: ContextRows, slots: Slots | None = None) -> tuple[Segments, Modulations]:
-        """The segments and modulations of the contexts `rows` [B, C] of `slots` (None: all). Computes modulations that are not stored."""
+    def look_up(self, rows: ContextRows, slots: Slots = ALL_SLOTS) -> tuple[Segments, Modulations]:
+        """The segments and modulations of the contexts `rows` [B, C] of `slots`. Computes modulations that are not stored."""
         if self._rows is None:
             self._rows = np.zeros((len(self._index), rows.shape[1]), rows.dtype)
-        present = slice(None) if slots is None else slots
-        index = self._index[present]
-        changed = np.flatnonzero((rows != self._rows[present]).any(axis=1) | (index < 0))
-        if len(changed) or self._found is None or not _same(slots, self._found_for):
+        index, present = self._index[slots], np.arange(len(self._index))[slots]
+        changed = np.flatnonzero((rows != self._rows[slots]).any(axis=1) | (index < 0))
+        if len(changed) or self._found is None or not np.array_equal(present, self._found_for):
             if not self._store_new(rows, index, changed):
                 # Full: keep the contexts of this call alone.
                 self.clear()
                 self._store_new(rows, index, np.arange(len(rows)))
-            self._index[present], self._rows[present] = index, rows
+            self._index[slots], self._rows[slots] = index, rows
             count = min(bucket_size(len(self._known)), self.limit)
             used = {site: tuple(part[:count] for part in parts) for site, parts in self._stored.items()}
-            self._found, self._found_for = (Segments(torch.from_numpy(index.copy()), count), used), slots
+            self._found, self._found_for = (Segments(torch.from_numpy(index.copy()), count), used), present
         return self._found
 
     def _store_new(self, rows: ContextRows, index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
@@ -252,10 +248,3 @@ class ModulationCache:
                 for stored, part in zip(self._stored[site], parts, strict=True):
                     stored[newest] = part[: len(new)]
         return True
-
-
-def _same(one: Slots | None, other: Slots | None) -> bool:
-    """Whether both are equal; `==` of two arrays would be an array."""
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return np.array_equal(one, other)
-    return type(one) is type(other) and one == other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from agents.cli.exit_codes import DONE, FAILED
@@ -49,7 +50,7 @@ def initial_message(
         "config": to_dict(resolve_config(config, plan)),
         "env": env_to_dict(env),
         "learner": learner.state_dict(),
-        "positions": {"unrolls": positions.unrolls, "episodes": positions.episodes, "steps": positions.steps},
+        "positions": asdict(positions),
     }
 
 
@@ -115,7 +116,7 @@ def report(batch: Batch, positions: StreamPositions, records: list[dict[str, Any
     trajectory = {key: batch.trajectory[key].clone() for key in COUNTED}
     return {
         "batch": fields | {"trajectory": trajectory},
-        "positions": {"unrolls": dict(positions.unrolls), "episodes": dict(positions.episodes)},
+        "positions": asdict(positions),
         "faults": list(records),
     }
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from torch import nn
+
 from agents.acting.heartbeat import heartbeat_spec
 from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, never_interrupt
 from agents.runtime.processes.actor_process import (
@@ -25,7 +27,7 @@ from agents.runtime.processes.actor_process import (
     Unroll,
     make_batch,
 )
-from agents.runtime.processes.buffers import HasParameters, SharedArrays, SharedWeights
+from agents.runtime.processes.buffers import SharedArrays, SharedWeights
 from agents.runtime.processes.inference_server import InferenceServer
 from agents.runtime.restarts import Faults
 from envs.faults import ASKED_FOR, Fault
@@ -64,7 +66,7 @@ class LocalRuntime:
     def __init__(
         self,
         config: PoolConfig,
-        network: HasParameters,
+        network: nn.Module,
         *,
         indices: Sequence[int] | None = None,
         positions: StreamPositions | None = None,
@@ -290,7 +292,7 @@ class LocalRuntime:
             hang: Describes how the server hangs; empty if it ended.
         """
         assert self._server
-        cause, detail = ("hung", hang) if hang else self._server.ending(_JOIN_SECONDS)
+        cause, detail = ("hung", hang) if hang else self._server.ending()
         if cause == "raised" and not self._anything_finished:
             raise ActorError(f"the inference server failed:\n{detail}")
         for actor in self._actors:

@@ -12,19 +12,15 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-import psutil
-
 from agents.acting.heartbeat import Heartbeat
 from agents.acting.policy import Policy
 from agents.runtime.base import Batch, PoolConfig, StreamPositions
 from agents.runtime.processes import fork_server
 from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.inference_server import InferenceServerError, RemotePolicy
+from agents.runtime.processes.process import kill_with_descendants
 from agents.trajectory import Trajectory, concatenate
 from envs.faults import Fault
-
-_ENDING_SECONDS = 5.0
-"""Time in which a process ends after its pipe was closed."""
 
 _START_SECONDS = 300.0
 """Time that an actor may take to start, even if `hang_seconds` is shorter."""
@@ -213,22 +209,21 @@ class ActorProcess:
 
     def ending(self) -> tuple[str, str]:
         """Cause and description of its end, after its process or its pipe has ended."""
-        cause, detail = fork_server.ending(self.process, _ENDING_SECONDS)
+        cause, detail = fork_server.ending(self.process)
         if self.retired and self.retiring:
             return self.retiring
         return cause, f"{detail}{self._written_stacks()}"
 
     def stack(self) -> str:
         """Ends an actor that hangs. Returns its Python stacks, as far as it could write them."""
-        assert self.process.pid
-        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-            # Listed before its end, after which they are no longer its children.
-            descendants = psutil.Process(self.process.pid).children(recursive=True)
-            os.kill(self.process.pid, _STACKS_SIGNAL)
+        pid = self.process.pid
+        assert pid
+
+        def write() -> None:
+            os.kill(pid, _STACKS_SIGNAL)
             self.process.join(_STACKS_SECONDS)
-            for descendant in descendants:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    descendant.kill()
+
+        kill_with_descendants(pid, write)
         return self._written_stacks() or " (its stacks are unknown)"
 
     def kill(self) -> None:

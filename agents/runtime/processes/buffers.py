@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import reduction
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.trajectory import Trajectory
 from envs.shared_arrays import layout_size, map_arrays
@@ -73,14 +73,7 @@ class SharedArrays:
         return SharedArrays, (self._spec, self._count, self._file)
 
 
-class HasParameters(Protocol):
-    """A network, or a stand-in that holds its parameters only."""
-
-    def parameters(self) -> Iterable[Tensor]:
-        """The parameters, always in the same order."""
-
-
-def split_parameters(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+def _split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     """Views of `flat`, which holds the parameters of these shapes one after the other."""
     parts = flat.split([shape.numel() for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -109,7 +102,7 @@ class SharedWeights:
         # Twice the version, plus the index of the current copy: versions may skip numbers, but the copies alternate.
         self._stamp = self._arrays[0]["stamp"]
         self._copies = self._arrays[0]["copies"]
-        self._views = [split_parameters(copy, self.shapes) for copy in self._copies]
+        self._views = [_split(copy, self.shapes) for copy in self._copies]
 
     @property
     def version(self) -> int:
@@ -117,7 +110,7 @@ class SharedWeights:
         return int(self._stamp) // 2
 
     @torch.no_grad()
-    def publish(self, network: HasParameters, version: int) -> None:
+    def publish(self, network: nn.Module, version: int) -> None:
         """Makes the parameters of `network` the current weights, under the number `version`."""
         target = 1 - int(self._stamp) % 2
         parameters = [parameter.detach() for parameter in network.parameters()]
@@ -129,7 +122,7 @@ class SharedWeights:
         self._stamp.fill_(2 * version + target)
 
     @torch.no_grad()
-    def read(self, network: HasParameters) -> int:
+    def read(self, network: nn.Module) -> int:
         """Copies the current weights into `network` and returns their version."""
         parameters = [parameter.detach() for parameter in network.parameters()]
         device = parameters[0].device
@@ -138,7 +131,7 @@ class SharedWeights:
             views = self._views[stamp % 2]
             if device.type != "cpu":
                 # One transfer to the device, which has read the whole copy when `to` returns.
-                views = split_parameters(self._copies[stamp % 2].to(device), self.shapes)
+                views = _split(self._copies[stamp % 2].to(device), self.shapes)
             torch._foreach_copy_(parameters, views)
             if int(self._stamp) == stamp:
                 return stamp // 2

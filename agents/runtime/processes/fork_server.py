@@ -37,8 +37,8 @@ from system.errors import ErrorReport
 _PATIENCE = 10.0
 """Seconds that a new fork server may take to replace a killed one, on a busy machine."""
 
-_ENDING_SECONDS = 5.0
-"""Time after which the end of a killed process is no longer waited for."""
+ENDING_SECONDS = 5.0
+"""Time after which the end of a process that was killed, or whose pipe has ended, is no longer waited for."""
 
 _LOOKS, _LOOK_SECONDS = 20, 0.5
 """A fork server is killed if it is found stopped at so many consecutive looks; seconds between two looks."""
@@ -168,16 +168,16 @@ def kill(process: BaseProcess) -> None:
     pid = process.pid
     if process.is_alive() and pid:
         kill_with_descendants(pid)
-    process.join(_ENDING_SECONDS)
+    process.join(ENDING_SECONDS)
     if process.is_alive() and pid and _has_status(pid, psutil.STATUS_ZOMBIE):
         # It is dead, but the fork server, which reports its end, is stopped.
         _kill_fork_server()
-        process.join(_ENDING_SECONDS)
+        process.join(ENDING_SECONDS)
 
 
-def ending(process: BaseProcess, patience: float) -> tuple[str, str]:
-    """Cause (envs.faults.CAUSES) and description of the end of a process whose pipe has ended; waits up to `patience` seconds for it."""
-    process.join(patience)
+def ending(process: BaseProcess) -> tuple[str, str]:
+    """Cause (envs.faults.CAUSES) and description of the end of a process whose pipe has ended."""
+    process.join(ENDING_SECONDS)
     code = process.exitcode
     if code is None:
         return "exited", "it closed its pipe and was still running"

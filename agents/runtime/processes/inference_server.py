@@ -133,12 +133,12 @@ class InferenceServer:
             send_handle(self.connection, theirs.fileno(), self.pid)
         return RemotePolicy(ours, self._actions, self._exchange, actor)
 
-    def ending(self, patience: float) -> tuple[str, str]:
-        """Cause (envs.faults.CAUSES) and description of its end; waits up to `patience` seconds for each."""
+    def ending(self) -> tuple[str, str]:
+        """Cause (envs.faults.CAUSES) and description of its end."""
         with contextlib.suppress(EOFError, ConnectionResetError):
-            if self.connection.poll(patience):
+            if self.connection.poll(fork_server.ENDING_SECONDS):
                 return "raised", self.connection.recv().text
-        return fork_server.ending(self._process, patience)
+        return fork_server.ending(self._process)
 
     def close(self, patience: float) -> None:
         """Closes the pipe, waits up to `patience` seconds for the server's end, and then kills it; may be called twice."""

@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing import resource_tracker
 from types import FrameType
@@ -59,11 +59,14 @@ def _end_after(patience: float, number: int, frame: FrameType | None) -> None:
     timer.start()
 
 
-def kill_with_descendants(pid: int) -> None:
-    """Kills a process and all its descendants."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+def kill_with_descendants(pid: int, before: Callable[[], object] = lambda: None) -> None:
+    """Kills a process and all its descendants. Calls `before` first, in which the process may end."""
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         process = psutil.Process(pid)
-        for one in (*process.children(recursive=True), process):
+        # Listed before its end, after which they are no longer its children.
+        descendants = process.children(recursive=True)
+        before()
+        for one in (*descendants, process):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
 

@@ -6,6 +6,7 @@ of buffers bounds the unrolls that are on the way between the node and the learn
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import multiprocessing
 import queue
@@ -18,11 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.nn.utils import vector_to_parameters
 
 from agents.runtime.base import ActorError, PoolConfig, StreamPositions
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.actor_process import Unroll
-from agents.runtime.processes.buffers import split_parameters
 from agents.runtime.processes.process import configure_process
 from agents.runtime.ray_groups.connection import hide_main_module, node_id
 from agents.runtime.restarts import Faults
@@ -47,23 +49,9 @@ class FreeBuffer(NamedTuple):
     version: int
 
 
-class ReceivedWeights:
-    """Parameters without a network.
-
-    Args:
-        shapes: Of each parameter, in order.
-
-    Attributes:
-        flat: float32, all parameters one after the other.
-    """
-
-    def __init__(self, shapes: Sequence[torch.Size]) -> None:
-        self.flat: NDArray[np.float32] = np.zeros(sum(shape.numel() for shape in shapes), np.float32)
-        self._parameters = split_parameters(torch.from_numpy(self.flat), shapes)
-
-    def parameters(self) -> list[torch.Tensor]:
-        """Views of `flat`."""
-        return self._parameters
+def make_parameters(shapes: Sequence[torch.Size]) -> nn.ParameterList:
+    """Parameters of these shapes without a network."""
+    return nn.ParameterList([torch.zeros(shape) for shape in shapes])
 
 
 class ActorGroup:
@@ -99,8 +87,8 @@ class ActorGroup:
         supervise()
         configure_process(1)
         hide_main_module()
-        self._weights = ReceivedWeights(shapes)
-        self._weights.flat[:] = flat
+        self._weights = make_parameters(shapes)
+        vector_to_parameters(torch.tensor(flat), self._weights.parameters())
         self._version = version
         # The learner counts the restarts of all groups.
         faults = Faults(max_restarts=sys.maxsize, record=self._faults.put)
@@ -151,7 +139,7 @@ class ActorGroup:
 
     def publish(self, flat: NDArray[np.float32], version: int) -> None:
         """Makes these the weights of the next unrolls."""
-        self._weights.flat[:] = flat
+        vector_to_parameters(torch.tensor(flat), self._weights.parameters())
         if self._pool is not None:
             self._pool.publish(version)
         self._version = version
@@ -187,7 +175,7 @@ class ActorGroupHandle:
         handle: Of the Ray actor.
         node: Where it runs; None until Ray has placed it.
         version: Of its weights; -1 until its actors have started.
-        publishing: Whether weights are on their way to it.
+        published: Set when the learner has published weights.
     """
 
     def __init__(self, indices: Sequence[int], positions: StreamPositions) -> None:
@@ -196,7 +184,7 @@ class ActorGroupHandle:
         self.handle: Any = None
         self.node: Node | None = None
         self.version = -1
-        self.publishing = False
+        self.published = asyncio.Event()
 
     @property
     def name(self) -> str:

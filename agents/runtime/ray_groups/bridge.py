@@ -16,12 +16,14 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from torch.nn.utils import parameters_to_vector
+
 from agents.cli.signals import outlive_the_parent
 from agents.runtime.base import ActorError, PoolConfig, StreamPositions
 from agents.runtime.processes.actor_process import Unroll
 from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner
-from agents.runtime.ray_groups.actor_group import ActorGroup, ActorGroupHandle, Arrays, FreeBuffer, ReceivedWeights
+from agents.runtime.ray_groups.actor_group import ActorGroup, ActorGroupHandle, Arrays, FreeBuffer, make_parameters
 from agents.runtime.ray_groups.connection import joined
 from agents.runtime.restarts import Faults
 from agents.trajectory import num_bytes
@@ -125,7 +127,7 @@ class Bridge:
         self._ray, self._learner, self._cpus_per_actor, self._pool = ray, learner, cpus_per_actor, pool
         self._buffers, self._weights = buffers, weights
         self._groups = [ActorGroupHandle(indices, positions) for indices in groups]
-        self._received = ReceivedWeights(weights.shapes)
+        self._received = make_parameters(weights.shapes)
         # The newest weights in Ray's object store: their version, and the reference.
         self._stored: tuple[int, Any] = (-1, None)
         self._free: asyncio.Queue[int] = asyncio.Queue()
@@ -175,8 +177,7 @@ class Bridge:
                     self._ended.set()
                 elif message == "weights":
                     for group in self._groups:
-                        if group.version >= 0:
-                            self._start(self._publish(group))
+                        group.published.set()
                 else:
                     self._give_back(message)
         except (EOFError, OSError):
@@ -330,30 +331,23 @@ class Bridge:
                 self._send(Processes(group.node.host, known))
 
     async def _publish(self, group: ActorGroupHandle) -> None:
-        """Sends a group the newest weights, and repeats that until no newer ones were published meanwhile.
-
-        Returns at once if another call already does so for this group.
-        """
-        if group.publishing:
-            return
-        handle, group.publishing = group.handle, True
-        try:
-            while group.version >= 0 and group.handle is handle and group.version < self._weights.version:
-                version, flat = self._newest_weights()
-                await group.call("publish", flat, version)
-                if group.handle is handle:
+        """Sends a started group the newest weights whenever some were published."""
+        # If it raises, `_take_unrolls` raises, too, and the group is restarted.
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            while True:
+                if group.version < self._weights.version:
+                    version, flat = self._newest_weights()
+                    await group.call("publish", flat, version)
                     group.version = version
-        except self._ray.exceptions.RayError:
-            # `_take_unrolls` raises, too, and the group is restarted.
-            pass
-        finally:
-            group.publishing = False
+                await group.published.wait()
+                group.published.clear()
 
     def _newest_weights(self) -> tuple[int, Any]:
         """Version and Ray reference. Each version is stored once, and Ray copies it to each node once."""
         if self._stored[0] != self._weights.version:
             version = self._weights.read(self._received)
-            self._stored = version, self._ray.put(self._received.flat)
+            flat = parameters_to_vector(self._received.parameters()).detach().numpy()
+            self._stored = version, self._ray.put(flat)
         return self._stored
 
     async def _end(self) -> None:
