@@ -7,8 +7,8 @@ computes modulations only for contexts that are not in the cache.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -35,11 +35,9 @@ ContextRows: TypeAlias = "NDArray[np.int32]"
 """[..., C]: contexts as the numbers that the agent reads (`ContextEncoder.context_rows`)."""
 
 
-class ContextOverride(Protocol):
-    """Replaces the contexts that a policy acts on, such as the probes of evaluate.py (agents/evaluation/probes.py)."""
-
-    def __call__(self, true: ContextRows, reset: NDArray[np.bool_]) -> ContextRows:
-        """One step of all slots: the true contexts [B, C] and the first steps of episodes [B] -> the contexts to act on [B, C]."""
+ContextOverride: TypeAlias = "Callable[[ContextRows, NDArray[np.bool_]], ContextRows]"
+"""One step of all slots: the true contexts [B, C] and the first steps of episodes [B] -> the contexts to act on [B, C]. For the probes of
+evaluate.py (agents/evaluation/probes.py)."""
 
 
 class Policy:

@@ -32,6 +32,7 @@ from agents.distributed.process_group import (
     torchrun_rank,
 )
 from agents.runtime.base import Batch, Runtime, StreamPositions, never_interrupt
+from agents.runtime.processes.actor_process import total_seconds
 from agents.runtime.processes.process import kill_with_descendants, signals_blocked
 from agents.runtime.restarts import Faults
 from agents.trajectory import COUNTED, concatenate
@@ -145,10 +146,7 @@ class DataParallelGroup:
             trajectory=concatenate([own, *(part.trajectory for part in reported)]),
             weights_versions=[version for part in batches for version in part.weights_versions],
             wait_seconds=batch.wait_seconds,
-            actor_seconds=sum(part.actor_seconds for part in batches),
-            env_seconds=sum(part.env_seconds for part in batches),
-            inference_seconds=sum(part.inference_seconds for part in batches),
-            actor_wait_seconds=sum(part.actor_wait_seconds for part in batches),
+            **total_seconds(batches),
         )
 
     def row(self) -> dict[str, float]:

@@ -22,7 +22,6 @@ from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, 
 from agents.runtime.processes.actor_process import (
     ActorProcess,
     PoolMemory,
-    ServerLost,
     Started,
     Unroll,
     make_batch,
@@ -149,7 +148,8 @@ class LocalRuntime:
         self._actors, self._server = [], None
 
     def _start_server(self) -> None:
-        if self._config.make_policy:
+        """Starts the inference server, if there is one and it does not run."""
+        if self._config.make_policy and self._server is None:
             self._server = InferenceServer(self._config, self._memory.weights, num_actors=len(self._indices))
 
     def _start_actor(self, member: int, positions: StreamPositions) -> ActorProcess:
@@ -182,31 +182,25 @@ class LocalRuntime:
         for actor in dict.fromkeys(sources[source] for source in ready if source in sources):
             # The actor may need a restart. If `check` raises, the unread messages stay in their pipes.
             check()
-            if not self._handle(actor, ended=actor.process.sentinel in ready):
-                # All actors were restarted, so `ready` is out of date.
-                return
+            self._handle(actor, ended=actor.process.sentinel in ready)
         self._check_limits(check)
 
-    def _handle(self, actor: ActorProcess, *, ended: bool) -> bool:
-        """Handles an actor's messages, and its end if the process has `ended`. Returns False if all actors were restarted."""
+    def _handle(self, actor: ActorProcess, *, ended: bool) -> None:
+        """Handles an actor's messages, and its end if the process has `ended`."""
         try:
             last = self._receive(actor)
         except (EOFError, OSError):
             last, ended = None, True
-        if isinstance(last, ServerLost):
-            self._restart_server()
-            return False
-        if isinstance(last, ErrorReport):
+        if last is not None:
             if not self._anything_finished and (last.is_input_error or not actor.started):
                 # Nothing has worked yet: the configuration is wrong, or the actor cannot be built. A restart would not help.
                 raise last.exception(ActorError, f"actor {actor.index} failed:\n")
-            self._restart(actor, "raised", last.text)
+            self._restart_one(actor, "raised", last.text)
         elif ended:
-            self._restart(actor, *actor.ending())
-        return True
+            self._restart_one(actor, *actor.ending())
 
-    def _receive(self, actor: ActorProcess) -> ErrorReport | ServerLost | None:
-        """Reads an actor's messages: queues its unrolls and notes its start. Returns the message with which it ended, if that has come.
+    def _receive(self, actor: ActorProcess) -> ErrorReport | None:
+        """Reads an actor's messages: queues its unrolls and notes its start. Returns the error with which it ended, if that has come.
 
         Raises:
             EOFError, OSError: Its pipe has ended.
@@ -225,16 +219,9 @@ class LocalRuntime:
             elif isinstance(message, Started):
                 actor.start(message)
             else:
-                last: ErrorReport | ServerLost = message
-                return last
+                assert isinstance(message, ErrorReport)
+                return message
         return None
-
-    def _end(self, actor: ActorProcess) -> None:
-        """Kills an actor and its descendants, and queues the unrolls that it had finished."""
-        actor.kill()
-        end_orphans()
-        with contextlib.suppress(EOFError, OSError):
-            self._receive(actor)
 
     def _check_limits(self, check: Callable[[], object]) -> None:
         """Restarts actors that hang. Asks an actor to end if it exceeds another limit; `wait` then replaces it."""
@@ -253,7 +240,7 @@ class LocalRuntime:
         for actor in hung:
             check()
             detail = f"no step for {hang_seconds:g} seconds (runtime.hang_seconds){actor.stack()}"
-            self._restart(actor, "hung", detail)
+            self._restart_one(actor, "hung", detail)
         if memory_limit and now - self._memory_read_at > _MEMORY_SECONDS:
             self._memory_read_at = now
             memory = resident_memory(actor.process.pid or 0 for actor in self._actors)
@@ -265,25 +252,30 @@ class LocalRuntime:
             if recycle_episodes and actor.episodes_played() >= recycle_episodes and not actor.retiring:
                 actor.retire("recycled", f"{actor.episodes_played()} episodes (runtime.recycle_episodes)")
 
-    def _restart(self, actor: ActorProcess, cause: str, detail: str) -> None:
-        """Kills an actor, records the fault, and starts a successor at the episodes after the current ones."""
-        fault = Fault(actor.task(), cause, detail)
-        self._end(actor)
-        self._faults.add(
-            f"actor {actor.index}",
-            fault,
-            unrolls_dropped=int(actor.unfinished),
-            episodes_dropped=self._slots if actor.started else 0,
-        )
-        self._replace(actor)
+    def _restart_one(self, actor: ActorProcess, cause: str, detail: str) -> None:
+        self._restart(f"actor {actor.index}", Fault(actor.task(), cause, detail), [actor])
 
-    def _replace(self, actor: ActorProcess) -> None:
-        """Starts the successor of an actor that has ended, and assigns it the buffers that the actor has not filled."""
-        actor.connection.close()
-        successor = self._start_actor(actor.member, actor.next_positions())
-        self._actors[actor.member] = successor
-        for buffer in actor.assigned:
-            successor.assign(buffer)
+    def _restart(self, where: str, fault: Fault, actors: Sequence[ActorProcess]) -> None:
+        """Kills actors, records the fault, and starts their successors at the episodes after the current ones."""
+        for actor in actors:
+            actor.kill()
+        end_orphans()
+        for actor in actors:
+            # Queues the unrolls that it had finished.
+            with contextlib.suppress(EOFError, OSError):
+                self._receive(actor)
+            actor.connection.close()
+        self._faults.add(
+            where,
+            fault,
+            unrolls_dropped=sum(actor.unfinished for actor in actors),
+            episodes_dropped=self._slots * sum(actor.started for actor in actors),
+        )
+        self._start_server()
+        for actor in list(actors):
+            successor = self._actors[actor.member] = self._start_actor(actor.member, actor.next_positions())
+            for buffer in actor.assigned:
+                successor.assign(buffer)
 
     def _restart_server(self, hang: str = "") -> None:
         """Restarts the inference server, and all actors because it held their core states.
@@ -295,16 +287,6 @@ class LocalRuntime:
         cause, detail = ("hung", hang) if hang else self._server.ending()
         if cause == "raised" and not self._anything_finished:
             raise ActorError(f"the inference server failed:\n{detail}")
-        for actor in self._actors:
-            self._end(actor)
         self._server.close(0.0)
-        started = [actor for actor in self._actors if actor.started]
-        self._faults.add(
-            "the inference server",
-            Fault("", cause, detail),
-            unrolls_dropped=sum(actor.unfinished for actor in started),
-            episodes_dropped=self._slots * len(started),
-        )
-        self._start_server()
-        for actor in list(self._actors):
-            self._replace(actor)
+        self._server = None
+        self._restart("the inference server", Fault("", cause, detail), self._actors)

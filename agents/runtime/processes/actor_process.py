@@ -48,8 +48,7 @@ class Unroll(NamedTuple):
         unrolls: Unrolls that this actor and its predecessors have finished.
         episodes: The episode that each slot is in.
         weights_version: Version of the weights at its first step.
-        seconds: From the end of the unroll before to the end of this one.
-        env_seconds, inference_seconds, wait_seconds: Parts of `seconds`; see Batch.
+        actor_seconds: From the end of the unroll before to the end of this one; for its parts see Batch.
         faults: Actor.faults.
     """
 
@@ -59,10 +58,10 @@ class Unroll(NamedTuple):
     unrolls: int
     episodes: list[int]
     weights_version: int
-    seconds: float
+    actor_seconds: float
     env_seconds: float
     inference_seconds: float
-    wait_seconds: float
+    actor_wait_seconds: float
     faults: list[Fault]
 
 
@@ -77,15 +76,14 @@ def make_batch(
         trajectory=concatenate(trajectories),
         weights_versions=[unroll.weights_version for unroll in unrolls],
         wait_seconds=waited,
-        actor_seconds=sum(unroll.seconds for unroll in unrolls),
-        env_seconds=sum(unroll.env_seconds for unroll in unrolls),
-        inference_seconds=sum(unroll.inference_seconds for unroll in unrolls),
-        actor_wait_seconds=sum(unroll.wait_seconds for unroll in unrolls),
+        **total_seconds(unrolls),
     )
 
 
-class ServerLost(NamedTuple):
-    """An actor's last message: its inference server is gone."""
+def total_seconds(parts: Sequence[Unroll | Batch]) -> dict[str, float]:
+    """The summed times of actors, as arguments of Batch."""
+    names = ("actor_seconds", "env_seconds", "inference_seconds", "actor_wait_seconds")
+    return {name: sum(getattr(part, name) for part in parts) for name in names}
 
 
 class PoolMemory(NamedTuple):
@@ -282,15 +280,16 @@ def _run_actor(
                     unrolls=actor.unrolls,
                     episodes=buffer["episode"].tolist(),
                     weights_version=version,
-                    seconds=ended - free,
+                    actor_seconds=ended - free,
                     env_seconds=actor.env_seconds,
                     inference_seconds=actor.inference_seconds,
-                    wait_seconds=received - free,
+                    actor_wait_seconds=received - free,
                     faults=actor.faults,
                 )
             )
             free = ended
         actor.close()
     except InferenceServerError:
-        with contextlib.suppress(OSError):
-            connection.send(ServerLost())
+        # The learner notices the server's end itself, and then ends this process.
+        while connection.recv() is not None:
+            pass

@@ -210,7 +210,9 @@ class Bridge:
                 program_error: ErrorReport | None = ErrorReport.of(error, ActorError)
             except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
                 cause, reason = "lost", self._reason(group, error)
-                raised = self._is_raised_by_program(error)
+                # Code of the program raised it. Otherwise Ray did, because it lost a process. Ray's message about a Ray actor whose
+                # constructor failed has these words.
+                raised = isinstance(error, ray.exceptions.RayTaskError) or "creation task" in str(error)
                 program_error = ErrorReport(f"{group.name} cannot begin: {error}", False) if raised else None
             if program_error and not self._anything_delivered:
                 # The program fails from the start, so a restart would fail, too.
@@ -225,11 +227,6 @@ class Bridge:
             # The lost actors may have played more than they delivered.
             group.skip(self._pool.buffers_per_actor, self._pool.spec["action"].shape[0], slots)
             group.handle, group.node, group.version = None, None, -1
-
-    def _is_raised_by_program(self, error: Exception) -> bool:
-        """Whether code of the program raised the error. Otherwise Ray raised it, because it lost a process."""
-        # Ray's message about a Ray actor whose constructor failed has these words.
-        return isinstance(error, self._ray.exceptions.RayTaskError) or "creation task" in str(error)
 
     def _reason(self, group: ActorGroupHandle, error: Exception) -> str:
         """Why a group was lost, in one line."""
