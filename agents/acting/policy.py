@@ -52,6 +52,7 @@ class Policy:
 
     Attributes:
         core_state: [slots, S], after the last step, on the network's device.
+        cache: Of modulations. Its memory is constant from the first step on.
         context_override: Replaces the contexts of all slots, and nothing else: the action mask stays that of the true task. None: the
             policy acts on the contexts of the observations.
     """
@@ -76,24 +77,19 @@ class Policy:
             # deepcopy scatters the recurrent weights; `to` makes them one block again, which a GPU's kernels need.
             self._acting = copy.deepcopy(network).to(device)
             self._acting.lower_precision(autocast)
-        self._cache = ModulationCache(self._acting, slots)
+        self.cache = ModulationCache(self._acting, slots)
         self._step = ActingStep(self._acting, graphs=graphs) if device.type != "cpu" else None
 
     def seed(self, seed: int) -> None:
         """Restarts the stream of sampled actions."""
         self._sampler.seed(seed)
 
-    @property
-    def modulation_bytes(self) -> int:
-        """Memory of the cached modulations. It is constant from the first step on."""
-        return self._cache.num_bytes
-
     @torch.no_grad()
     def weights_changed(self) -> None:
         """Copies the weights of `network` and clears the cache of modulations."""
         if self._acting is not self.network:
             torch._foreach_copy_(list(self._acting.parameters()), list(self.network.parameters()))
-        self._cache.clear()
+        self.cache.clear()
 
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """One step in every slot. Advances the core state.
@@ -117,7 +113,7 @@ class Policy:
         contexts = context_rows(self.network, inputs)
         if self.context_override is not None:
             contexts = self.context_override(contexts, inputs["reset"].numpy())
-        segments, modulations = self._cache.look_up(contexts, slots)
+        segments, modulations = self.cache.look_up(contexts, slots)
         if self._step is not None:
             observed = {key: value for key, value in inputs.items() if key != "instruction"}
             # The indices of the slots, which `slots` may give as a slice.
@@ -175,6 +171,7 @@ class ModulationCache:
 
     Attributes:
         limit: Number of contexts it can hold. When a further one arrives, all are dropped except the contexts of the current call.
+        stored: By site, [limit, ...]. Only the first rows are valid, one for each context that is held.
     """
 
     def __init__(self, network: AgentNetwork, slots: int) -> None:
@@ -182,20 +179,14 @@ class ModulationCache:
         self._network = network
         # The context of each slot at its last look-up.
         self._rows: ContextRows | None = None
-        # The row of that context in `_stored`. -1: none.
+        # The row of that context in `stored`. -1: none.
         self._index = np.full(slots, -1, np.int64)
-        # The row in `_stored` of each cached context, by the bytes of the context.
+        # The row in `stored` of each cached context, by the bytes of the context.
         self._known: dict[bytes, int] = {}
-        # By site, [limit, ...]. Only the first len(_known) rows are valid.
-        self._stored: Modulations = {}
+        self.stored: Modulations = {}
         # The result of the last look-up and its slots, for the usual step in which no context changes.
         self._found: tuple[Segments, Modulations] | None = None
         self._found_for: NDArray[np.int64] = np.empty(0, np.int64)
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory of the stored modulations, for `limit` contexts."""
-        return sum(part.nbytes for parts in self._stored.values() for part in parts)
 
     def clear(self) -> None:
         """Drops all contexts."""
@@ -215,12 +206,12 @@ class ModulationCache:
                 self._store_new(rows, index, np.arange(len(rows)))
             self._index[slots], self._rows[slots] = index, rows
             count = min(bucket_size(len(self._known)), self.limit)
-            used = {site: tuple(part[:count] for part in parts) for site, parts in self._stored.items()}
+            used = {site: tuple(part[:count] for part in parts) for site, parts in self.stored.items()}
             self._found, self._found_for = (Segments(torch.from_numpy(index.copy()), count), used), present
         return self._found
 
     def _store_new(self, rows: ContextRows, index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
-        """Stores the contexts `rows[changed]` that are not stored, and sets `index[changed]` to their rows in `_stored`.
+        """Stores the contexts `rows[changed]` that are not stored, and sets `index[changed]` to their rows in `stored`.
 
         Returns:
             False if the cache is full. Then `_known` has contexts without a modulation, and the caller must `clear`.
@@ -240,9 +231,9 @@ class ModulationCache:
             contexts = Contexts(**send(contexts._asdict(), next(self._network.parameters()).device))
             newest = slice(len(self._known) - len(new), len(self._known))
             for site, parts in self._network.condition(contexts).items():
-                if site not in self._stored:
-                    self._stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
+                if site not in self.stored:
+                    self.stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
                 # `contexts_from_rows` has padded the contexts to a bucket size.
-                for stored, part in zip(self._stored[site], parts, strict=True):
+                for stored, part in zip(self.stored[site], parts, strict=True):
                     stored[newest] = part[: len(new)]
         return True

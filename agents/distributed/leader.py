@@ -122,13 +122,7 @@ class DataParallelGroup:
         return shard(positions, LEADER, self._size)
 
     def wrap_runtime(self, own: Runtime, positions: StreamPositions, faults: Faults) -> Runtime:
-        """The runtime of the whole run.
-
-        Args:
-            own: The leader's runtime.
-            positions: Of the run; updated in place.
-            faults: Counts the faults of all actors.
-        """
+        """The runtime of the whole run: `own` is the leader's, `positions` of the run are updated, `faults` counts those of all actors."""
         return GroupRuntime(self, own, positions, faults) if self._size > 1 else own
 
     def signal_step(self, steps: dict[int, int]) -> None:
@@ -161,11 +155,7 @@ class DataParallelGroup:
         return {name: process.pid for name, process in self._processes.items()}
 
     def join(self, check: Callable[[], object]) -> None:
-        """Waits until all followers have connected, and sends their first message. Returns at once when called again.
-
-        Args:
-            check: See Runtime.collect.
-        """
+        """Waits until all followers have connected, and sends their first message. Returns at once when called again."""
         if self._group is None:
             self._group = self._listen_on_request(check)
         if self._group.joined:
@@ -192,11 +182,7 @@ class DataParallelGroup:
         return group
 
     def receive(self, check: Callable[[], object]) -> list[dict[str, Any]]:
-        """Waits for the followers' reports (follower.report) of their next batches. `check`: see Runtime.collect.
-
-        Raises:
-            LearnerError, InputError: A follower failed.
-        """
+        """Waits for the followers' reports (follower.report) of their next batches. Raises LearnerError or InputError if one failed."""
         while True:
             try:
                 received = self._received.get(timeout=_CHECK_SECONDS)
@@ -289,11 +275,7 @@ class DataParallelGroup:
 
 
 class GroupRuntime:
-    """The leader's runtime. It returns a batch when every follower has reported one.
-
-    Args:
-        followers, own, positions, faults: See DataParallelGroup.wrap_runtime.
-    """
+    """The leader's runtime (DataParallelGroup.wrap_runtime). It returns a batch when every follower has reported one."""
 
     def __init__(self, followers: DataParallelGroup, own: Runtime, positions: StreamPositions, faults: Faults) -> None:
         self.positions = positions
@@ -301,12 +283,7 @@ class GroupRuntime:
         self._pending: Batch | None = None
 
     def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
-        """The leader's shard of the next batch, after every follower has reported its own.
-
-        Raises:
-            LearnerError: A follower has ended.
-            ActorError, InputError: See runtime/base.py; for the actors of all learners.
-        """
+        """The leader's shard of the next batch, after every follower has reported its own. Raises LearnerError if a follower has ended."""
         self._followers.join(check)
         # An attribute, because `check` may interrupt the wait, and the next call must return the same batch.
         self._pending = self._pending or self._own.collect(check)

@@ -51,11 +51,9 @@ class Group:
     """One learner's side of the process group.
 
     Args:
-        store: Of the group.
         loopback: Whether all learners are on this machine.
 
     Attributes:
-        rank, size: Of this learner, and of the group.
         joined: Whether `join` has returned.
         seconds: Total time in `reduce`, including waits for the slowest learner.
     """

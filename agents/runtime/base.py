@@ -1,8 +1,4 @@
-"""The contract of a runtime, which carries trajectories to the learner and weights to the actors. It does not know the algorithm.
-
-A runtime calls `make_actor(index, positions, ...)` for each of its actors, in the actor's process, and again when it restarts one. It
-returns batches of unrolls in the order in which they are finished.
-"""
+"""The contract of a runtime, which carries trajectories to the learner and weights to the actors. It does not know the algorithm."""
 
 from __future__ import annotations
 
@@ -66,7 +62,7 @@ class Batch:
 
 
 class MakeActor(Protocol):
-    """Builds actor `index`; it must be picklable, because it is called in the actor's process.
+    """Builds actor `index`, at the start and for each restart; picklable, because it is called in the actor's process.
 
     The random streams of an actor that is not in `positions` begin at 0. The actor acts with `policy`. If that is None it makes a Policy
     for `network`, the learner's; if that is None, too, it builds its own network.
@@ -97,17 +93,12 @@ class PoolConfig:
     """What the actors of a run need, in each kind of runtime; picklable. SerialRuntime reads the first four fields only.
 
     Attributes:
-        make_actor: Builds an actor.
         spec: Arrays of one trajectory of one actor.
         num_actors: Actors of the whole runtime.
         unrolls_per_batch: Unrolls that form one batch.
-        actions: Action distribution of the network.
-        actor_threads: Compute threads of each actor.
         buffers_per_actor: Trajectories that an actor may be ahead of the learner; bounds policy lag and memory.
-        make_policy: Builds the policy of an inference server, with its own network, for so many slots; picklable. None: each actor has
-            its own network.
-        server_threads: Compute threads of each inference server.
-        limits: When a running actor is restarted.
+        make_policy: Builds the policy of an inference server, with its own network, for so many slots; picklable. None: no server.
+        actor_threads, server_threads: Compute threads of each actor and of each inference server.
     """
 
     make_actor: MakeActor
@@ -127,7 +118,11 @@ def never_interrupt() -> None:
 
 
 class Runtime(Protocol):
-    """The contract of all runtimes."""
+    """The contract of all runtimes.
+
+    Each is made of a PoolConfig, the learner's network, `positions`, where the random streams begin, `version`, of the network's weights,
+    and `faults`, which records every restart and raises after too many; None raises at the first one.
+    """
 
     positions: StreamPositions
     """After the batches collected so far; saved in the checkpoint."""

@@ -34,13 +34,9 @@ class ClusterRuntime:
 
     Args:
         pool: The actors of all groups together, with one inference server per group if it has a `make_policy`.
-        network: The learner's.
         address: Of the cluster; empty for one on this machine, which ends with the run (connection.py).
         actors_per_group: Actors that are placed, and lost, together.
         cpus_per_actor: That Ray reserves.
-        positions: Where the random streams begin; kept up to date.
-        version: Of the weights of `network`.
-        faults: Records every restart, and raises after too many; None raises at the first one.
         say: Shows a line.
     """
 

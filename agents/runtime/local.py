@@ -27,6 +27,7 @@ from agents.runtime.processes.actor_process import (
     make_batch,
 )
 from agents.runtime.processes.buffers import SharedArrays, SharedWeights
+from agents.runtime.processes.fork_server import kill
 from agents.runtime.processes.inference_server import InferenceServer
 from agents.runtime.restarts import Faults
 from envs.faults import ASKED_FOR, Fault
@@ -50,12 +51,7 @@ class LocalRuntime:
     A group of a cluster (ray_groups/actor_group.py) does not call `collect`, but `wait`, and takes the unrolls from `ready`.
 
     Args:
-        config: Configuration of all actors of the run.
-        network: Source of the weights that `publish` copies.
         indices: Indices of these actors in the run; None: all. Here an actor is called a member; members are numbered from 0.
-        positions: Where the random streams begin; `collect` keeps them up to date.
-        version: Version of the weights in `network`.
-        faults: Records every restart, and raises after too many; None raises at the first one.
 
     Attributes:
         buffers: The trajectories.
@@ -129,17 +125,17 @@ class LocalRuntime:
         return found | ({"inference": self._server.pid} if self._server else {})
 
     def close(self) -> None:
-        """Asks the actors to end, kills the ones that do not, and then ends their server."""
+        """Asks the actors to end, kills the late ones, and then ends their server."""
         deadline = time.monotonic() + _JOIN_SECONDS
         for actor in self._actors:
             if actor.started:
                 actor.retire("", "")
             else:
                 # It still imports, and has nothing to clean up.
-                actor.kill()
+                kill(actor.process)
         for actor in self._actors:
             actor.process.join(max(0.0, deadline - time.monotonic()))
-            actor.kill()
+            kill(actor.process)
         if self._server:
             self._server.close(max(0.0, deadline - time.monotonic()))
         end_orphans()
@@ -161,12 +157,7 @@ class LocalRuntime:
 
         The wait ends at a message, at the end of a process, when `also` is readable (which the caller reads), or after _CHECK_SECONDS.
 
-        Args:
-            check: Called first, and before each restart (Runtime.collect).
-
-        Raises:
-            ActorError: There were too many restarts, or an actor could not be built before any unroll was finished.
-            InputError: An actor rejected the configuration.
+        It calls `check` first, and before each restart, and raises as Runtime.collect does.
         """
         check()
         sources: dict[Any, ActorProcess] = {}
@@ -258,7 +249,7 @@ class LocalRuntime:
     def _restart(self, where: str, fault: Fault, actors: Sequence[ActorProcess]) -> None:
         """Kills actors, records the fault, and starts their successors at the episodes after the current ones."""
         for actor in actors:
-            actor.kill()
+            kill(actor.process)
         end_orphans()
         for actor in actors:
             # Queues the unrolls that it had finished.
@@ -278,11 +269,7 @@ class LocalRuntime:
                 successor.assign(buffer)
 
     def _restart_server(self, hang: str = "") -> None:
-        """Restarts the inference server, and all actors because it held their core states.
-
-        Args:
-            hang: Describes how the server hangs; empty if it ended.
-        """
+        """Restarts the inference server, and all actors because it held their core states. `hang` tells how it hangs, "" that it ended."""
         assert self._server
         cause, detail = ("hung", hang) if hang else self._server.ending()
         if cause == "raised" and not self._anything_finished:

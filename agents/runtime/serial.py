@@ -20,13 +20,10 @@ from system.errors import InputError
 class SerialRuntime:
     """Actors that act in turn with the learner's network. The only policy lag is between the updates of one batch.
 
+    A batch holds one unroll each of the next `unrolls_per_batch` actors, cyclically.
+
     Args:
-        pool: The actors; a batch holds one unroll each of the next `unrolls_per_batch` actors, cyclically.
-        network: The learner's.
-        positions: Where the random streams begin; kept up to date.
-        version: Of the weights of `network`.
         state: `state_dict` of a runtime with the same numbers of actors and slots, from which this one resumes bit for bit.
-        faults: Records every restart and broken-off episode, and raises after too many; None raises at the first one.
     """
 
     def __init__(

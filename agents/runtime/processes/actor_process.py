@@ -33,7 +33,7 @@ _STACKS_SECONDS = 1.0
 
 
 class Started(NamedTuple):
-    """An actor's first message: its environments are built. `tasks` are their names by task id."""
+    """An actor's first message: its environments are built. `tasks` are names by task id."""
 
     tasks: tuple[str, ...]
 
@@ -42,9 +42,7 @@ class Unroll(NamedTuple):
     """An actor's message: an unroll is finished, and its trajectory is in buffer `buffer` of its pool.
 
     Attributes:
-        actor: Index of the actor in the run.
-        member: Index of the actor in its pool.
-        buffer: Index of the buffer.
+        actor, member: Index of the actor in the run, and in its pool.
         unrolls: Unrolls that this actor and its predecessors have finished.
         episodes: The episode that each slot is in.
         weights_version: Version of the weights at its first step.
@@ -98,17 +96,12 @@ class ActorProcess:
     """The handle of one actor, from its start to its end.
 
     Args:
-        index: Of the actor in the run.
-        member: Index of the actor in its pool.
-        config: Of the run's actors.
+        index, member: Of the actor in the run, and in its pool.
         positions: Where its random streams begin.
-        memory: Of the pool.
         policy: Of its inference server, or None.
 
     Attributes:
         connection: Receives its messages and sends it buffer indices.
-        process: The multiprocessing process.
-        heartbeat: That the actor writes at each step.
         assigned: Buffers that it has been given and has not filled, in order.
         unrolls: Unrolls that it and its predecessors have finished.
         tasks: Names by task id; empty until it has started.
@@ -223,10 +216,6 @@ class ActorProcess:
 
         kill_with_descendants(pid, write)
         return self._written_stacks() or " (its stacks are unknown)"
-
-    def kill(self) -> None:
-        """Kills it and all its descendants."""
-        fork_server.kill(self.process)
 
     def _send(self, message: int | None) -> None:
         # The pool notices a dead actor when it reads the pipe.

@@ -41,13 +41,11 @@ class RemotePolicy:
     """The policy of an actor for which a server acts; an ActingPolicy (agents/acting/actor.py). An actor process gets it as an argument.
 
     Args:
-        connection: To the server.
-        actions: Distribution from which actions are sampled.
+        connection: To the server; the pool closes its copy.
         exchange: One set of arrays of `exchange_spec`.
         member: Index of the actor in its pool.
 
     Attributes:
-        connection: As given; the pool closes its copy.
         weights_version: Version of the weights in the first step since `seed`. Later steps may have newer ones.
     """
 
@@ -79,11 +77,7 @@ class RemotePolicy:
         """Does nothing: nothing here is derived from the weights."""
 
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """As Policy.act.
-
-        Raises:
-            InferenceServerError: The server is gone.
-        """
+        """As Policy.act. Raises InferenceServerError if the server is gone."""
         for key, array in self._inputs.items():
             array.copy_(inputs[key])
         self._ask(_STEP)
@@ -113,7 +107,6 @@ class InferenceServer:
 
     Attributes:
         connection: Readable when the server has failed or ended.
-        pid: Of its process.
     """
 
     def __init__(self, config: PoolConfig, weights: SharedWeights, *, num_actors: int) -> None:

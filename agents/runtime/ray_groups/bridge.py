@@ -106,11 +106,7 @@ class Bridge:
         ray: The module, connected.
         learner: Pipe to the learner. It brings indices of free buffers, "weights" after each publish, and None to end.
         groups: Indices of the actors of each group.
-        cpus_per_actor: That Ray reserves.
-        pool: Configuration of the run's actors.
-        positions: Where the random streams of the actors begin.
-        buffers: Shared with the learner; all are free at the start.
-        weights: Shared with the learner, which publishes into them.
+        buffers, weights: Shared with the learner. All buffers are free at the start.
     """
 
     def __init__(
