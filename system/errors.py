@@ -28,12 +28,7 @@ class InputError(ValueError):
 
 
 class ErrorReport(NamedTuple):
-    """An exception as a message to another process.
-
-    Attributes:
-        text: Its traceback; of an InputError the sentence.
-        is_input_error: Whether it was an InputError.
-    """
+    """An exception as a message to another process. `text` is its traceback; of an InputError the sentence."""
 
     text: str
     is_input_error: bool

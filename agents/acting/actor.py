@@ -44,15 +44,13 @@ class Actor:
 
     Args:
         env: NEXT_STEP vector environment. Its slots are the columns of the trajectories.
-        policy: Acts. Its recurrent state is carried from unroll to unroll.
-        actions: The distribution of the policy's actions.
-        seed: Seed of this actor's sampled actions (run seed, actor index). It is combined with the number of the unroll, so a resumed
-            run repeats no random numbers.
+        policy: Its recurrent state is carried from unroll to unroll.
+        seed: Of this actor's sampled actions (run seed, actor index). It is combined with the number of the unroll, so a resumed run
+            repeats no random numbers.
         unrolls: Number of unrolls before this actor was started (after a resume).
 
     Attributes:
         env_seconds, inference_seconds: Time that the last unroll spent in the environment and in the policy.
-        heartbeat: Updated at every step.
         first_episodes: Number of each slot's first episode, [slots].
         faults: Environments that were restarted or whose episode was broken off during the last unroll
             (`MultitaskVectorEnv.take_faults`).
@@ -166,8 +164,7 @@ class Actor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the `state_dict` of an actor with the same slots. Call it before the first unroll.
 
-        Raises:
-            ValueError, LookupError, RuntimeError: The state is of other slots, or holds values that the network cannot read.
+        Raises ValueError, LookupError or RuntimeError if the state is of other slots, or holds values that the network cannot read.
         """
         # Earlier checkpoints summed returns in float32.
         state = {**state, "env": {**state["env"], "return": state["env"]["return"].double()}}

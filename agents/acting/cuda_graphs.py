@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +28,8 @@ _TOLERANCE = 1e-2
 """Between a graph and the kernels one by one, whose bf16 sums may differ."""
 
 Shapes = tuple[Any, ...]
-
-
-class _Outputs(NamedTuple):
-    """distribution [B, P] and core_state [B, S]."""
-
-    distribution: Tensor
-    core_state: Tensor
+Outputs = tuple[Tensor, Tensor]
+"""Parameters of distributions [B, P] and core state [B, S]."""
 
 
 class ActingStep:
@@ -78,20 +73,21 @@ class ActingStep:
             if self._seen[shapes] > _SEEN_BEFORE:
                 graph = self._capture(shapes, arrays, core_state, modulations, segments)
         if graph is not None:
-            rows, outputs = graph.replay(arrays, core_state)
+            rows, (distribution, state) = graph.replay(arrays, core_state)
         else:
             moved = send(arrays, self._device)
             rows = moved["rows"]
-            outputs = self._run(moved, core_state.index_select(0, rows), modulations, segments.on(moved["contexts"]))
-        core_state.index_copy_(0, rows, outputs.core_state)
-        return outputs.distribution.cpu()
+            before = core_state.index_select(0, rows)
+            distribution, state = self._run(moved, before, modulations, segments.on(moved["contexts"]))
+        core_state.index_copy_(0, rows, state)
+        return distribution.cpu()
 
     def _run(
         self, arrays: Mapping[str, Tensor], state: Tensor, modulations: Modulations, segments: Segments
-    ) -> _Outputs:
+    ) -> Outputs:
         step = {key: array.unsqueeze(0) for key, array in arrays.items() if key not in ("rows", "contexts")}
         output = self._network.unroll(step, state, modulations, segments, values=False)
-        return _Outputs(self._network.actions.parameters(output.policy_logits[0]), output.core_state)
+        return self._network.actions.parameters(output.policy_logits[0]), output.core_state
 
     def _capture(
         self,
@@ -101,7 +97,7 @@ class ActingStep:
         modulations: Modulations,
         segments: Segments,
     ) -> _Graph | None:
-        def run(arrays: Mapping[str, Tensor], state: Tensor) -> _Outputs:
+        def run(arrays: Mapping[str, Tensor], state: Tensor) -> Outputs:
             # Not `segments.on`: a grid computed on the host would be frozen into the graph.
             return self._run(arrays, state, modulations, Segments(arrays["contexts"], segments.count))
 
@@ -142,13 +138,13 @@ class _Graph:
         current.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
-            self._outputs: _Outputs = run(self._inputs, self._state)
+            self._outputs: Outputs = run(self._inputs, self._state)
         self._graph.replay()
         for found, wanted in zip(self._outputs, expected, strict=True):
             if not torch.allclose(found, wanted, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
                 raise RuntimeError("a captured step gives other results")
 
-    def replay(self, arrays: Mapping[str, Tensor], core_state: Tensor) -> tuple[Tensor, _Outputs]:
+    def replay(self, arrays: Mapping[str, Tensor], core_state: Tensor) -> tuple[Tensor, Outputs]:
         """`rows` on the device, and the outputs. The next replay of any graph overwrites both."""
         self._fill(arrays, core_state)
         self._graph.replay()

@@ -45,7 +45,6 @@ class Policy:
 
     Args:
         network: It acts and is not trained here. Call `weights_changed` after each change of its weights.
-        slots: Number of environments, B.
         greedy: Take the greedy action (agents/network/actions.py) instead of a sample.
         autocast: Dtype of torso and core, or None for full precision.
         graphs: On a GPU, capture acting steps as CUDA graphs (agents/acting/cuda_graphs.py).
@@ -92,13 +91,10 @@ class Policy:
         self.cache.clear()
 
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """One step in every slot. Advances the core state.
+        """One step in every slot: action [B, ...], in the form of trajectories, and its log-probability [B]. Advances the core state.
 
         Args:
             inputs: Observed keys of agents/trajectory.py without the time axis, each [B, ...], on CPU.
-
-        Returns:
-            action [B, ...], in the form that trajectories hold, and its log-probability [B].
         """
         return self._sampler.sample(self.distribution(inputs))
 
@@ -164,10 +160,6 @@ class Sampler:
 
 class ModulationCache:
     """The modulations of the contexts seen since the weights changed, in bounded memory that is allocated once.
-
-    Args:
-        network: Computes the modulations.
-        slots: Number of environments.
 
     Attributes:
         limit: Number of contexts it can hold. When a further one arrives, all are dropped except the contexts of the current call.

@@ -55,11 +55,8 @@ def initial_message(
 
 
 def train_shard(group: Group) -> None:
-    """Trains from the leader's `initial_message` until its message that the run ends.
-
-    Raises:
-        InputError: The environments on this node differ from the leader's.
-        LearnerError: Another learner failed.
+    """Trains from the leader's `initial_message` until its message that the run ends. Raises InputError if the environments on this node
+    differ from the leader's.
     """
     initial = group.receive(LEADER)
     config = train_from_dict(initial["config"], "the leader's message")

@@ -27,7 +27,6 @@ from agents.distributed.process_group import (
     listen,
     meet_at_file,
     meet_at_torchrun,
-    shard,
     shared_file,
     torchrun_rank,
 )
@@ -56,11 +55,7 @@ _MAIN = (
 
 
 class DataParallelGroup:
-    """The leader's side of the group of learners. With one learner every method returns at once.
-
-    Args:
-        size: Number of learners, including the leader.
-    """
+    """The leader's side of the group of `size` learners. With one learner every method returns at once."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -68,7 +63,6 @@ class DataParallelGroup:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._initial: dict[str, Any] = {}
         self._device = torch.device("cpu")
-        self._descriptor = -1
         self._address_pipe: Connection
         self._threads: list[threading.Thread] = []
         self._received: queue.SimpleQueue[list[dict[str, Any]] | Exception] = queue.SimpleQueue()
@@ -81,12 +75,11 @@ class DataParallelGroup:
         return self._reduce if self._size > 1 else None
 
     def start(self, initial: dict[str, Any], device: torch.device, *, cluster: str = "") -> None:
-        """Starts the followers on this machine or on the nodes of a cluster, unless torchrun has started them.
+        """Starts the followers on this machine or on the nodes of the Ray cluster at this address, unless torchrun has started them.
 
         Args:
             initial: Their first message (follower.initial_message).
             device: Of the gradients.
-            cluster: Address of a running Ray cluster; empty for this machine.
         """
         if self._size == 1:
             return
@@ -102,11 +95,11 @@ class DataParallelGroup:
                     "learners", ["-m", "agents.distributed.ray_followers", *arguments], passed=child_end.fileno()
                 )
             return
-        self._descriptor = shared_file()
-        self._group = meet_at_file(self._descriptor, LEADER, self._size)
+        descriptor = shared_file()
+        self._group = meet_at_file(descriptor, LEADER, self._size)
         for rank in range(1, self._size):
-            arguments = map(str, (os.getpid(), self._descriptor, rank, self._size))
-            self._start_process(f"learner-{rank}", ["-c", _MAIN, *arguments], rank=rank, passed=self._descriptor)
+            arguments = map(str, (os.getpid(), descriptor, rank, self._size))
+            self._start_process(f"learner-{rank}", ["-c", _MAIN, *arguments], rank=rank, passed=descriptor)
 
     def _start_process(self, name: str, arguments: list[str], *, passed: int, rank: int = 0) -> None:
         with signals_blocked():
@@ -116,10 +109,6 @@ class DataParallelGroup:
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"LOCAL_RANK": str(rank)},
             )
-
-    def shard(self, positions: StreamPositions) -> StreamPositions:
-        """The positions of the leader's own actors."""
-        return shard(positions, LEADER, self._size)
 
     def wrap_runtime(self, own: Runtime, positions: StreamPositions, faults: Faults) -> Runtime:
         """The runtime of the whole run: `own` is the leader's, `positions` of the run are updated, `faults` counts those of all actors."""

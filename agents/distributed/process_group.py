@@ -28,13 +28,16 @@ from agents.runtime.base import StreamPositions
 from system.errors import ErrorReport, InputError
 
 LEADER = 0
-"""Rank of the leader."""
 
 _CHECK_SECONDS = 0.05
 """Seconds between two checks whether all learners have connected."""
 
 _CONNECT_SECONDS = 60.0
 """Time for all processes of torchrun to connect."""
+
+_KEY = "learner.num_processes"
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _SUM_TIMEOUT = datetime.timedelta(minutes=10)
 """For sums: all learners are in the same update then."""
@@ -181,9 +184,6 @@ def add_num_processes(arguments: Sequence[str], launched: Launched | None) -> li
     return [*arguments, key]
 
 
-_KEY = "learner.num_processes"
-
-
 def meet_at_torchrun() -> Group:
     """The group of the processes of torchrun."""
     return Group(*_meet_torchrun(), loopback=os.environ["MASTER_ADDR"] in LOOPBACK)
@@ -272,10 +272,6 @@ def meet_at_port(host: str, port: int, rank: int, size: int) -> Group:
     """A follower's group, by the store that the leader opened with `listen`."""
     store = distributed.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
     return Group(store, rank, size, loopback=host in LOOPBACK)
-
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Loopback addresses."""
 
 
 def shard(positions: StreamPositions, rank: int, size: int) -> StreamPositions:

@@ -88,9 +88,6 @@ class SharedWeights:
     Args:
         shapes: Shape of every parameter, in order.
         arrays: Of another process; None allocates them.
-
-    Attributes:
-        shapes: As given.
     """
 
     def __init__(self, shapes: Sequence[torch.Size], arrays: SharedArrays | None = None) -> None:

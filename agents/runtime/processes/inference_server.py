@@ -46,7 +46,7 @@ class RemotePolicy:
         member: Index of the actor in its pool.
 
     Attributes:
-        weights_version: Version of the weights in the first step since `seed`. Later steps may have newer ones.
+        weights_version: Version of the weights in the first step since `seed`; -1 before. Later steps may have newer ones.
     """
 
     def __init__(
@@ -54,37 +54,32 @@ class RemotePolicy:
     ) -> None:
         self.connection, self.weights_version = connection, -1
         self._arguments = connection, actions, exchange, member
-        arrays = {key: array[member] for key, array in exchange[0].items()}
-        self._inputs = {key: arrays[key] for key in OBSERVED if key in arrays}
-        self._distribution, self._core_state, self._version = (
-            arrays[key] for key in ("distribution", "core_state", "weights_version")
-        )
+        self._arrays = {key: array[member] for key, array in exchange[0].items()}
+        self._observed = [key for key in OBSERVED if key in self._arrays]
         self._sampler = Sampler(actions)
-        self._first_step = True
 
     @property
     def core_state(self) -> Tensor:
         """[B, S], after the last step; valid until it is asked for again."""
         self._ask(_STATE)
-        return self._core_state
+        return self._arrays["core_state"]
 
     def seed(self, seed: int) -> None:
         """Starts an unroll, and the stream of its sampled actions."""
         self._sampler.seed(seed)
-        self._first_step = True
+        self.weights_version = -1
 
     def weights_changed(self) -> None:
         """Does nothing: nothing here is derived from the weights."""
 
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """As Policy.act. Raises InferenceServerError if the server is gone."""
-        for key, array in self._inputs.items():
-            array.copy_(inputs[key])
+        for key in self._observed:
+            self._arrays[key].copy_(inputs[key])
         self._ask(_STEP)
-        if self._first_step:
-            self.weights_version = int(self._version)
-            self._first_step = False
-        return self._sampler.sample(self._distribution)
+        if self.weights_version < 0:
+            self.weights_version = int(self._arrays["weights_version"])
+        return self._sampler.sample(self._arrays["distribution"])
 
     def _ask(self, request: bytes) -> None:
         try:
@@ -159,14 +154,10 @@ class _Batcher:
     """One policy for the slots of all actors, and the arrays of `exchange_spec`."""
 
     def __init__(self, policy: Policy, arrays: Mapping[str, Tensor], weights: SharedWeights) -> None:
-        self._policy = policy
-        self._inputs = {key: arrays[key] for key in OBSERVED if key in arrays}
-        self._distribution, self._core_state, self._version = (
-            arrays[key] for key in ("distribution", "core_state", "weights_version")
-        )
-        self._weights = weights
+        self._policy, self._arrays, self._weights = policy, arrays, weights
+        self._observed = [key for key in OBSERVED if key in arrays]
         self._current = -1
-        self._slots = self._distribution.shape[1]
+        self._slots = arrays["distribution"].shape[1]
 
     def step(self, actors: Sequence[int]) -> None:
         """Acts for these actors, which are in increasing order, with the newest weights.
@@ -177,10 +168,10 @@ class _Batcher:
             self._current = self._weights.read(self._policy.network)
             self._policy.weights_changed()
         rows = self._rows(actors)
-        inputs = {key: array[rows].flatten(0, 1) for key, array in self._inputs.items()}
+        inputs = {key: self._arrays[key][rows].flatten(0, 1) for key in self._observed}
         distribution = self._policy.distribution(inputs, self._columns(rows))
-        self._distribution[rows] = distribution.view(len(actors), self._slots, -1)
-        self._version[rows] = self._current
+        self._arrays["distribution"][rows] = distribution.view(len(actors), self._slots, -1)
+        self._arrays["weights_version"][rows] = self._current
 
     def begin(self, actor: int) -> None:
         """Zeroes the core state for a new actor."""
@@ -188,7 +179,7 @@ class _Batcher:
 
     def show_state(self, actor: int) -> None:
         """Copies this actor's core state to shared memory."""
-        self._core_state[actor] = self._policy.core_state[self._columns(slice(actor, actor + 1))]
+        self._arrays["core_state"][actor] = self._policy.core_state[self._columns(slice(actor, actor + 1))]
 
     def _rows(self, actors: Sequence[int]) -> Slots:
         """Rows of these actors; a slice, which copies nothing, if they are adjacent."""

@@ -170,8 +170,7 @@ class ActorGroupHandle:
     """The bridge's handle of one group, through all its restarts.
 
     Attributes:
-        indices: Of its actors in the run.
-        positions: Where their random streams begin at the next restart.
+        positions: Where the random streams of its actors begin at the next restart.
         handle: Of the Ray actor.
         node: Where it runs; None until Ray has placed it.
         version: Of its weights; -1 until its actors have started.
