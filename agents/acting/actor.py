@@ -168,7 +168,7 @@ class Actor:
         """
         # Earlier checkpoints summed returns in float32.
         state = {**state, "env": {**state["env"], "return": state["env"]["return"].double()}}
-        if not _same_form(state, self.state_dict()):
+        if _form(state) != _form(self.state_dict()):
             raise ValueError("the state of an actor is of other slots or environments")
         self.env.load_state_dict(tree_map_only(Tensor, lambda tensor: tensor.numpy().copy(), state["env"]))
         for key, value in state["current"].items():
@@ -185,10 +185,8 @@ class Actor:
         self.env.close()
 
 
-def _same_form(tree: Any, other: Any) -> bool:
-    """Whether two nested dicts have the same keys, and values of the same types, tensors also of the same shapes and dtypes."""
-    if isinstance(tree, dict) and isinstance(other, dict):
-        return tree.keys() == other.keys() and all(_same_form(value, other[key]) for key, value in tree.items())
-    if isinstance(tree, Tensor) and isinstance(other, Tensor):
-        return (tree.shape, tree.dtype) == (other.shape, other.dtype)
-    return type(tree) is type(other)
+def _form(tree: Any) -> Any:
+    """The keys of nested dicts, with the types of their values; of tensors also shapes and dtypes."""
+    if isinstance(tree, dict):
+        return {key: _form(value) for key, value in tree.items()}
+    return (tree.shape, tree.dtype) if isinstance(tree, Tensor) else type(tree)

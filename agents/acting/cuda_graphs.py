@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ _TOLERANCE = 1e-2
 Shapes = tuple[Any, ...]
 Outputs = tuple[Tensor, Tensor]
 """Parameters of distributions [B, P] and core state [B, S]."""
+Run = Callable[[Mapping[str, Tensor], Tensor], Outputs]
 
 
 class ActingStep:
@@ -71,7 +72,12 @@ class ActingStep:
         if graph is None and self._captures and len(self._graphs) < _MOST_GRAPHS:
             self._seen[shapes] += 1
             if self._seen[shapes] > _SEEN_BEFORE:
-                graph = self._capture(shapes, arrays, core_state, modulations, segments)
+
+                def run(arrays: Mapping[str, Tensor], state: Tensor) -> Outputs:
+                    # Not `segments.on`: a grid computed on the host would be frozen into the graph.
+                    return self._run(arrays, state, modulations, Segments(arrays["contexts"], segments.count))
+
+                graph = self._capture(shapes, run, arrays, core_state)
         if graph is not None:
             rows, (distribution, state) = graph.replay(arrays, core_state)
         else:
@@ -89,18 +95,7 @@ class ActingStep:
         output = self._network.unroll(step, state, modulations, segments, values=False)
         return self._network.actions.parameters(output.policy_logits[0]), output.core_state
 
-    def _capture(
-        self,
-        shapes: Shapes,
-        arrays: Mapping[str, Tensor],
-        core_state: Tensor,
-        modulations: Modulations,
-        segments: Segments,
-    ) -> _Graph | None:
-        def run(arrays: Mapping[str, Tensor], state: Tensor) -> Outputs:
-            # Not `segments.on`: a grid computed on the host would be frozen into the graph.
-            return self._run(arrays, state, modulations, Segments(arrays["contexts"], segments.count))
-
+    def _capture(self, shapes: Shapes, run: Run, arrays: Mapping[str, Tensor], core_state: Tensor) -> _Graph | None:
         try:
             with torch.cuda.device(self._device):
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
@@ -117,13 +112,9 @@ class ActingStep:
 
 
 class _Graph:
-    """A CUDA graph of `run` for arrays of these shapes.
+    """A CUDA graph of `run` for arrays of these shapes. Raises RuntimeError if the capture fails, or the graph gives other results."""
 
-    Raises:
-        RuntimeError: The capture fails, or the graph's results differ from the results of `run`.
-    """
-
-    def __init__(self, run: Any, arrays: Mapping[str, Tensor], core_state: Tensor, pool: Any) -> None:
+    def __init__(self, run: Run, arrays: Mapping[str, Tensor], core_state: Tensor, pool: Any) -> None:
         packing = Packing(arrays)
         self._host_block = pinned(packing.num_bytes)
         self._device_block = torch.empty(packing.num_bytes, dtype=torch.uint8, device=core_state.device)

@@ -205,8 +205,7 @@ class ModulationCache:
     def _store_new(self, rows: ContextRows, index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
         """Stores the contexts `rows[changed]` that are not stored, and sets `index[changed]` to their rows in `stored`.
 
-        Returns:
-            False if the cache is full. Then `_known` has contexts without a modulation, and the caller must `clear`.
+        Returns False if the cache is full. Then `_known` has contexts without a modulation, and the caller must `clear`.
         """
         new = []
         for slot in changed:

@@ -39,10 +39,8 @@ from envs.faults import signal_name
 
 _CHECK_SECONDS = 0.5
 """Seconds between two checks for followers that have ended."""
-
 _GRACE_SECONDS = 5.0
 """Grace period after a connection closes, in which its process ends."""
-
 _CLOSING_SECONDS = 15.0
 """Time for a follower to finish its batch and close its actors."""
 

@@ -171,11 +171,7 @@ def torchrun_rank() -> Launched | None:
 
 
 def add_num_processes(arguments: Sequence[str], launched: Launched | None) -> list[str]:
-    """Adds `learner.num_processes`, the number of processes that torchrun has started, to the command line.
-
-    Raises:
-        InputError: The command line gives another number.
-    """
+    """Adds the number of processes that torchrun has started to the command line. Raises InputError if that gives another number."""
     if launched is None:
         return list(arguments)
     key = f"{_KEY}={launched.size}"

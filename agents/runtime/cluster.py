@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.network.agent import AgentNetwork
 from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, never_interrupt
-from agents.runtime.processes.actor_process import make_batch
+from agents.runtime.processes.actor_process import Unroll, collect_batch
 from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.process import signals_blocked
-from agents.runtime.ray_groups.bridge import Delivered, Dropped, Processes, run_bridge
+from agents.runtime.ray_groups.bridge import Dropped, Processes, run_bridge
 from agents.runtime.restarts import Faults
 from system.errors import ErrorReport
 
@@ -60,8 +59,8 @@ class ClusterRuntime:
         self._buffers = SharedArrays(pool.spec, 2 * pool.unrolls_per_batch)
         self._weights = SharedWeights([parameter.shape for parameter in network.parameters()])
         self._weights.publish(network, version)
-        self._ready: deque[Delivered] = deque()
-        self._collected: list[Delivered] = []
+        self._ready: deque[Unroll] = deque()
+        self._collected: list[Unroll] = []
         self._processes: dict[str, int] = {}
         context = multiprocessing.get_context("spawn")
         self._bridge, theirs = context.Pipe()
@@ -82,17 +81,17 @@ class ClusterRuntime:
 
     def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
         """Gives the buffers of the last batch back to their actors, and waits for the next unrolls in the order of their arrival."""
-        for delivered in self._collected:
-            self._send(delivered.number)
+        for unroll in self._collected:
+            self._send(unroll.buffer)
         self._collected = []
-        start = time.perf_counter()
-        while len(self._ready) < self._unrolls_per_batch:
+
+        def wait() -> None:
             check()
             self._receive()
-        waited = time.perf_counter() - start
-        self._collected = [self._ready.popleft() for _ in range(self._unrolls_per_batch)]
-        trajectories = [self._buffers[delivered.number] for delivered in self._collected]
-        return make_batch([delivered.unroll for delivered in self._collected], trajectories, self.positions, waited)
+
+        count = self._unrolls_per_batch
+        self._collected, batch = collect_batch(self._ready, self._buffers, count, self.positions, wait)
+        return batch
 
     def publish(self, version: int) -> None:
         """Copies the learner's weights into memory that it shares with the bridge."""
@@ -138,7 +137,7 @@ class ClusterRuntime:
                 f"the run with resume=true\n{last}"
             ) from None
         match message:
-            case Delivered():
+            case Unroll():
                 self._ready.append(message)
             case dict():
                 self._faults.add_record(message)

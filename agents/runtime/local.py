@@ -19,13 +19,7 @@ from torch import nn
 
 from agents.acting.heartbeat import heartbeat_spec
 from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, never_interrupt
-from agents.runtime.processes.actor_process import (
-    ActorProcess,
-    PoolMemory,
-    Started,
-    Unroll,
-    make_batch,
-)
+from agents.runtime.processes.actor_process import ActorProcess, PoolMemory, Started, Unroll, collect_batch
 from agents.runtime.processes.buffers import SharedArrays, SharedWeights
 from agents.runtime.processes.fork_server import kill
 from agents.runtime.processes.inference_server import InferenceServer
@@ -100,13 +94,11 @@ class LocalRuntime:
         for unroll in self._collected:
             self.give_back(unroll.member, unroll.buffer)
         self._collected = []
-        start = time.perf_counter()
-        while len(self.ready) < self._config.unrolls_per_batch:
-            self.wait(check=check)
-        waited = time.perf_counter() - start
-        self._collected = [self.ready.popleft() for _ in range(self._config.unrolls_per_batch)]
-        trajectories = [self.buffers[unroll.buffer] for unroll in self._collected]
-        return make_batch(self._collected, trajectories, self.positions, waited)
+        count = self._config.unrolls_per_batch
+        self._collected, batch = collect_batch(
+            self.ready, self.buffers, count, self.positions, lambda: self.wait(check=check)
+        )
+        return batch
 
     def give_back(self, member: int, buffer: int) -> None:
         """Assigns a buffer to its actor again, after the caller has read it."""
@@ -192,9 +184,7 @@ class LocalRuntime:
 
     def _receive(self, actor: ActorProcess) -> ErrorReport | None:
         """Reads an actor's messages: queues its unrolls and notes its start. Returns the error with which it ended, if that has come.
-
-        Raises:
-            EOFError, OSError: Its pipe has ended.
+        Raises EOFError or OSError if its pipe has ended.
         """
         while actor.connection.poll():
             message = actor.connection.recv()

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from agents.runtime.processes import fork_server
 from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.inference_server import InferenceServerError, RemotePolicy
 from agents.runtime.processes.process import kill_with_descendants
-from agents.trajectory import Trajectory, concatenate
+from agents.trajectory import concatenate
 from envs.faults import Fault
 
 _START_SECONDS = 300.0
@@ -39,7 +39,7 @@ class Started(NamedTuple):
 
 
 class Unroll(NamedTuple):
-    """An actor's message: an unroll is finished, and its trajectory is in buffer `buffer` of its pool.
+    """An actor's message: an unroll is finished, and its trajectory is in buffer `buffer` of its pool, or of a cluster's learner.
 
     Attributes:
         actor, member: Index of the actor in the run, and in its pool.
@@ -63,15 +63,20 @@ class Unroll(NamedTuple):
     faults: list[Fault]
 
 
-def make_batch(
-    unrolls: Sequence[Unroll], trajectories: Sequence[Trajectory], positions: StreamPositions, waited: float
-) -> Batch:
-    """The batch of these unrolls and their trajectories. Advances `positions`; `waited` is Batch.wait_seconds."""
+def collect_batch(
+    ready: deque[Unroll], buffers: SharedArrays, count: int, positions: StreamPositions, wait: Callable[[], None]
+) -> tuple[list[Unroll], Batch]:
+    """Takes `count` unrolls from `ready`, calls `wait` until there are so many, and advances `positions`. Returns them and their batch."""
+    start = time.perf_counter()
+    while len(ready) < count:
+        wait()
+    waited = time.perf_counter() - start
+    unrolls = [ready.popleft() for _ in range(count)]
     for unroll in unrolls:
         positions.unrolls[unroll.actor] = unroll.unrolls
         positions.episodes[unroll.actor] = unroll.episodes
-    return Batch(
-        trajectory=concatenate(trajectories),
+    return unrolls, Batch(
+        trajectory=concatenate([buffers[unroll.buffer] for unroll in unrolls]),
         weights_versions=[unroll.weights_version for unroll in unrolls],
         wait_seconds=waited,
         **total_seconds(unrolls),

@@ -22,8 +22,8 @@ from envs.spec import ArraySpec
 class AnonymousFile:
     """A file of Linux's memfd_create. A child process gets its descriptor if the object is among the arguments of the process."""
 
-    def __init__(self, descriptor: int | None = None) -> None:
-        self.descriptor = os.memfd_create("mimpala") if descriptor is None else descriptor
+    def __init__(self, inherited: Any = None) -> None:
+        self.descriptor = os.memfd_create("mimpala") if inherited is None else inherited.detach()
 
     def text(self) -> str:
         """Everything that any process has written to it, without white space at the ends."""
@@ -34,11 +34,7 @@ class AnonymousFile:
         os.close(self.descriptor)
 
     def __reduce__(self) -> Any:
-        return _attach, (reduction.DupFd(self.descriptor),)
-
-
-def _attach(descriptor: Any) -> AnonymousFile:
-    return AnonymousFile(descriptor.detach())
+        return AnonymousFile, (reduction.DupFd(self.descriptor),)
 
 
 class SharedArrays:

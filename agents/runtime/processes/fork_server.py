@@ -96,11 +96,9 @@ def _run_child(main: Callable[..., None], threads: int, connection: Connection, 
 
 
 def start_process(process: ForkServerProcess) -> None:
-    """Starts a process of `fork_server_context`. Signals are not blocked: a stopped fork server may delay the start, and a second Ctrl-C
-    ends the wait.
+    """Starts a process of `fork_server_context`. Raises ActorError if the machine cannot start it.
 
-    Raises:
-        ActorError: The machine cannot start it.
+    Signals are not blocked: a stopped fork server may delay the start, and a second Ctrl-C ends the wait.
     """
     until = math.inf
     while True:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.acting.policy import Policy, Sampler, Slots
+from agents.acting.policy import Policy, Sampler
 from agents.network.actions import ActionDistribution
 from agents.runtime.base import PoolConfig
 from agents.runtime.processes import fork_server
@@ -157,7 +157,9 @@ class _Batcher:
         self._policy, self._arrays, self._weights = policy, arrays, weights
         self._observed = [key for key in OBSERVED if key in arrays]
         self._current = -1
-        self._slots = arrays["distribution"].shape[1]
+        actors, slots = arrays["distribution"].shape[:2]
+        # The slots of each actor in the policy.
+        self._slots = np.arange(actors * slots).reshape(actors, slots)
 
     def step(self, actors: Sequence[int]) -> None:
         """Acts for these actors, which are in increasing order, with the newest weights.
@@ -167,30 +169,21 @@ class _Batcher:
         if self._weights.version != self._current:
             self._current = self._weights.read(self._policy.network)
             self._policy.weights_changed()
-        rows = self._rows(actors)
+        first, end = actors[0], actors[-1] + 1
+        # If they are adjacent, a slice, which copies no observations.
+        rows = slice(first, end) if end - first == len(actors) else np.array(actors)
         inputs = {key: self._arrays[key][rows].flatten(0, 1) for key in self._observed}
-        distribution = self._policy.distribution(inputs, self._columns(rows))
-        self._arrays["distribution"][rows] = distribution.view(len(actors), self._slots, -1)
+        distribution = self._policy.distribution(inputs, self._slots[rows].ravel())
+        self._arrays["distribution"][rows] = distribution.view(len(actors), self._slots.shape[1], -1)
         self._arrays["weights_version"][rows] = self._current
 
     def begin(self, actor: int) -> None:
         """Zeroes the core state for a new actor."""
-        self._policy.core_state[self._columns(slice(actor, actor + 1))] = 0
+        self._policy.core_state[self._slots[actor]] = 0
 
     def show_state(self, actor: int) -> None:
         """Copies this actor's core state to shared memory."""
-        self._arrays["core_state"][actor] = self._policy.core_state[self._columns(slice(actor, actor + 1))]
-
-    def _rows(self, actors: Sequence[int]) -> Slots:
-        """Rows of these actors; a slice, which copies nothing, if they are adjacent."""
-        first, end = actors[0], actors[-1] + 1
-        return slice(first, end) if end - first == len(actors) else np.array(actors)
-
-    def _columns(self, rows: Slots) -> Slots:
-        """The slots of these rows."""
-        if isinstance(rows, slice):
-            return slice(rows.start * self._slots, rows.stop * self._slots)
-        return (rows[:, None] * self._slots + np.arange(self._slots)).ravel()
+        self._arrays["core_state"][actor] = self._policy.core_state[self._slots[actor]]
 
 
 def _run_server(learner: Connection, config: PoolConfig, exchange: SharedArrays, weights: SharedWeights) -> None:

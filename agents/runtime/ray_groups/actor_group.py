@@ -115,22 +115,18 @@ class ActorGroup:
                         return None, {}
                     if isinstance(wakeup, FreeBuffer):
                         self._free.append(wakeup)
-                self._assign_free(pool)
+                # A buffer's index travels faster than the weights. Without the wait for them an unroll could begin with older weights than
+                # on a single machine.
+                version = self._version
+                for free in self._free:
+                    if free.version <= version:
+                        pool.give_back(free.member, free.buffer)
+                self._free = [free for free in self._free if free.version > version]
         except Exception as error:
             self._end(pool)
             return ErrorReport.of(error, ActorError), {}
         unroll = pool.ready.popleft()
         return unroll, {key: value.numpy() for key, value in pool.buffers[unroll.buffer].items()}
-
-    def _assign_free(self, pool: LocalRuntime) -> None:
-        """Assigns the free buffers whose weights have arrived. A buffer's index travels faster than the weights, so that without the wait
-        an unroll could begin with older weights than on a single machine.
-        """
-        version = self._version
-        for free in self._free:
-            if free.version <= version:
-                pool.give_back(free.member, free.buffer)
-        self._free = [free for free in self._free if free.version > version]
 
     def give_back(self, free: FreeBuffer) -> None:
         """Frees a buffer."""

@@ -51,13 +51,6 @@ _LAST_SECONDS = 30.0
 """Time that the bridge has after the learner's end."""
 
 
-class Delivered(NamedTuple):
-    """To the learner: an unroll, whose trajectory is in the learner's buffer `number`."""
-
-    number: int
-    unroll: Unroll
-
-
 class Dropped(NamedTuple):
     """To the learner: finished unrolls that were lost on the way."""
 
@@ -100,7 +93,8 @@ def run_bridge(learner: Connection, output: AnonymousFile, buffers: SharedArrays
 class Bridge:
     """Connects the learner's pipe with the groups on Ray.
 
-    It sends Delivered, Dropped, Processes, records of Faults, lines for the user, and at most one ErrorReport.
+    It sends an Unroll when its trajectory is in the learner's buffer, Dropped, Processes, records of Faults, lines for the user, and an
+    ErrorReport that ends the run.
 
     Args:
         ray: The module, connected.
@@ -301,7 +295,7 @@ class Bridge:
                 value.numpy()[...] = arrays[key]
             self._origins[number] = group, handle, unroll
             self._anything_delivered = True
-            self._send(Delivered(number, unroll))
+            self._send(unroll._replace(buffer=number))
 
     async def _forward_reports(self, group: ActorGroupHandle) -> None:
         """Forwards a group's restarts and process ids. Kills a group that does not answer."""
