@@ -108,11 +108,10 @@ def train_shard(group: Group) -> None:
 
 def report(batch: Batch, positions: StreamPositions, records: list[dict[str, Any]]) -> dict[str, Any]:
     """A follower's message about one batch. Of the trajectory it holds only the keys in COUNTED."""
-    fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
     # Cloned, because torch.save writes the whole storage of a view.
     trajectory = {key: batch.trajectory[key].clone() for key in COUNTED}
     return {
-        "batch": fields | {"trajectory": trajectory},
+        "batch": {name: getattr(batch, name) for name in Batch.__dataclass_fields__} | {"trajectory": trajectory},
         "positions": asdict(positions),
         "faults": list(records),
     }

@@ -89,8 +89,9 @@ class ClusterRuntime:
             check()
             self._receive()
 
-        count = self._unrolls_per_batch
-        self._collected, batch = collect_batch(self._ready, self._buffers, count, self.positions, wait)
+        self._collected, batch = collect_batch(
+            self._ready, self._buffers, self._unrolls_per_batch, self.positions, wait
+        )
         return batch
 
     def publish(self, version: int) -> None:

@@ -199,7 +199,9 @@ class Bridge:
                 cause, reason = "raised", str(error)
                 program_error: ErrorReport | None = ErrorReport.of(error, ActorError)
             except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
-                cause, reason = "lost", self._reason(group, error)
+                nodes = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+                gone = group.node and not nodes.get(group.node.id)
+                cause, reason = "lost", "its node is gone" if gone else " ".join(str(error).split())[:500]
                 # Code of the program raised it. Otherwise Ray did, because it lost a process. Ray's message about a Ray actor whose
                 # constructor failed has these words.
                 raised = isinstance(error, ray.exceptions.RayTaskError) or "creation task" in str(error)
@@ -217,13 +219,6 @@ class Bridge:
             # The lost actors may have played more than they delivered.
             group.skip(self._pool.buffers_per_actor, self._pool.spec["action"].shape[0], slots)
             group.handle, group.node, group.version = None, None, -1
-
-    def _reason(self, group: ActorGroupHandle, error: Exception) -> str:
-        """Why a group was lost, in one line."""
-        nodes = {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
-        if group.node and not nodes.get(group.node.id):
-            return "its node is gone"
-        return " ".join(str(error).split())[:500]
 
     async def _run_group(self, group: ActorGroupHandle) -> None:
         """Places a group, starts its actors and takes its unrolls until it closes. Raises if it fails or is lost."""
