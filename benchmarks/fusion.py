@@ -118,7 +118,7 @@ def measure(arguments: list[str]) -> Iterator[Row]:
             "acting_microseconds_per_step": microseconds(reading.wall for reading in acted[key]),
             "contexts_per_batch": round(float(np.mean([distinct_contexts(config, batch) for batch in batches])), 1),
             "learner_modulation_bytes": learner_bytes[key],
-            "acting_modulation_bytes": item.policy.modulation_bytes,
+            "acting_modulation_bytes": _num_bytes(item.policy.cache.stored),
             "parameters": item.network.num_parameters,
             "batch": list(batches[0]["action"].shape),
             "slots": data[key.case][0][0]["action"].shape[1],

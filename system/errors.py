@@ -1,9 +1,11 @@
-"""The exception for a user's mistake."""
+"""The exception for a user's mistake, and exceptions as messages between processes."""
 
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Collection, Iterable
+from typing import NamedTuple, Self
 
 MOST_LETTERS = 4000
 
@@ -20,6 +22,24 @@ class InputError(ValueError):
 
     def __init__(self, message: str, lines: Iterable[str] = ()) -> None:
         super().__init__("\n  ".join(_shown(text) for text in (message, *lines)))
+
+
+class ErrorReport(NamedTuple):
+    """An exception as a message to another process. `text` is its traceback; of an InputError the sentence."""
+
+    text: str
+    is_input_error: bool
+
+    @classmethod
+    def of(cls, error: Exception, *plain: type[Exception]) -> Self:
+        """The report of an exception that was caught. Of the classes `plain` it holds the message without a traceback, too."""
+        is_input_error = isinstance(error, InputError)
+        is_plain = is_input_error or isinstance(error, plain)
+        return cls(str(error) if is_plain else "".join(traceback.format_exception(error)), is_input_error)
+
+    def exception(self, otherwise: type[Exception], before: str = "") -> Exception:
+        """The exception to raise in this process: the InputError, or an `otherwise` whose message begins with `before`."""
+        return InputError(self.text) if self.is_input_error else otherwise(before + self.text)
 
 
 def _shown(text: str) -> str:

@@ -26,7 +26,6 @@ from agents.run import folder
 from agents.run.checkpoint_saver import Saver
 from agents.run.session import Session
 from agents.runtime.local import LocalRuntime
-from agents.runtime.processes.actor_pool import ActorPool
 from agents.runtime.serial import SerialRuntime
 from agents.setup import builder
 from agents.storage.checkpoint import find_checkpoint, load_checkpoint
@@ -179,7 +178,7 @@ def test_the_first_signal_interrupts_a_wait_and_a_later_ctrl_c_raises(
 @pytest.mark.slow
 def test_ctrl_c_while_nothing_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With stopped actors, the first signal must end the wait: after a second one there would be no result."""
-    publish, wait, stopped = LocalRuntime.publish, ActorPool.wait, list[int]()
+    publish, wait, stopped = LocalRuntime.publish, LocalRuntime.wait, list[int]()
 
     def published(self: LocalRuntime, version: int) -> None:
         publish(self, version)
@@ -188,14 +187,14 @@ def test_ctrl_c_while_nothing_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             for process in stopped:
                 os.kill(process, signal.SIGSTOP)
 
-    def waited(self: ActorPool, *arguments: Any, **options: Any) -> None:
+    def waited(self: LocalRuntime, *arguments: Any, **options: Any) -> None:
         had = len(self.ready)
         wait(self, *arguments, **options)
         if stopped and len(self.ready) == had:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(LocalRuntime, "publish", published)
-    monkeypatch.setattr(ActorPool, "wait", waited)
+    monkeypatch.setattr(LocalRuntime, "wait", waited)
     local = [*SMALL, *CONDITIONAL, "runtime=local", "runtime.num_actors=1", "runtime.slots_per_actor=3"]
     settings = ["learner.batch_size=3", "runtime.hang_seconds=100000", "display=false", LONG]
     assert train.main([*local, *settings, f"run={tmp_path}"]) == 130

@@ -26,7 +26,7 @@ from agents.runtime.base import Batch, StreamPositions
 from agents.runtime.restarts import Faults
 from agents.storage.checkpoint import list_checkpoints, load_checkpoint
 from conf.loading import compose_train
-from system.errors import InputError
+from system.errors import ErrorReport, InputError
 
 pytestmark = pytest.mark.usefixtures("process_settings")
 
@@ -292,7 +292,7 @@ class FakeGroup:
     rank, size = 1, 2
 
     def __init__(self) -> None:
-        self.failed: list[tuple[str, bool]] = []
+        self.failed: list[ErrorReport] = []
         self.left = False
 
     def wait_for_all(self) -> bool:
@@ -305,9 +305,9 @@ class FakeGroup:
         assert rank == LEADER
         return self.message
 
-    def fail(self, error: str, *, is_input_error: bool) -> None:
+    def fail(self, error: Exception) -> None:
         assert not self.left
-        self.failed.append((error, is_input_error))
+        self.failed.append(ErrorReport.of(error))
 
     def leave(self) -> None:
         self.left = True

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from agents.acting.heartbeat import Heartbeat
+from agents.acting.heartbeat import Heartbeat, heartbeat_spec
 from agents.network.actions import ActionDistribution
-from agents.trajectory import Trajectory
+from agents.trajectory import Trajectory, allocate
 from envs.engines.base import WRITTEN_IN_PLACE
 from envs.faults import Fault
 from envs.vector import MultitaskVectorEnv
@@ -44,15 +44,13 @@ class Actor:
 
     Args:
         env: NEXT_STEP vector environment. Its slots are the columns of the trajectories.
-        policy: Acts. Its recurrent state is carried from unroll to unroll.
-        actions: The distribution of the policy's actions.
-        seed: Seed of this actor's sampled actions (run seed, actor index). It is combined with the number of the unroll, so a resumed
-            run repeats no random numbers.
+        policy: Its recurrent state is carried from unroll to unroll.
+        seed: Of this actor's sampled actions (run seed, actor index). It is combined with the number of the unroll, so a resumed run
+            repeats no random numbers.
         unrolls: Number of unrolls before this actor was started (after a resume).
 
     Attributes:
         env_seconds, inference_seconds: Time that the last unroll spent in the environment and in the policy.
-        heartbeat: Updated at every step.
         first_episodes: Number of each slot's first episode, [slots].
         faults: Environments that were restarted or whose episode was broken off during the last unroll
             (`MultitaskVectorEnv.take_faults`).
@@ -85,7 +83,7 @@ class Actor:
             "last_reward": torch.zeros(slots),
         }
         self.first_episodes = info["episode"].copy()
-        self.attach_heartbeat(Heartbeat(slots))
+        self.attach_heartbeat(Heartbeat(allocate(heartbeat_spec(slots))))
         self._no_action = actions.no_action(1).numpy()[0]
         self._ended = np.zeros(slots, bool)
         self._written_in_place = [key for key in observation if key in WRITTEN_IN_PLACE]
@@ -166,12 +164,11 @@ class Actor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the `state_dict` of an actor with the same slots. Call it before the first unroll.
 
-        Raises:
-            ValueError, LookupError, RuntimeError: The state is of other slots, or holds values that the network cannot read.
+        Raises ValueError, LookupError or RuntimeError if the state is of other slots, or holds values that the network cannot read.
         """
         # Earlier checkpoints summed returns in float32.
         state = {**state, "env": {**state["env"], "return": state["env"]["return"].double()}}
-        if not _same_form(state, self.state_dict()):
+        if _form(state) != _form(self.state_dict()):
             raise ValueError("the state of an actor is of other slots or environments")
         self.env.load_state_dict(tree_map_only(Tensor, lambda tensor: tensor.numpy().copy(), state["env"]))
         for key, value in state["current"].items():
@@ -188,10 +185,8 @@ class Actor:
         self.env.close()
 
 
-def _same_form(tree: Any, other: Any) -> bool:
-    """Whether two nested dicts have the same keys, and values of the same types, tensors also of the same shapes and dtypes."""
-    if isinstance(tree, dict) and isinstance(other, dict):
-        return tree.keys() == other.keys() and all(_same_form(value, other[key]) for key, value in tree.items())
-    if isinstance(tree, Tensor) and isinstance(other, Tensor):
-        return (tree.shape, tree.dtype) == (other.shape, other.dtype)
-    return type(tree) is type(other)
+def _form(tree: Any) -> Any:
+    """The keys of nested dicts, with the types of their values; of tensors also shapes and dtypes."""
+    if isinstance(tree, dict):
+        return {key: _form(value) for key, value in tree.items()}
+    return (tree.shape, tree.dtype) if isinstance(tree, Tensor) else type(tree)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +28,9 @@ _TOLERANCE = 1e-2
 """Between a graph and the kernels one by one, whose bf16 sums may differ."""
 
 Shapes = tuple[Any, ...]
-
-
-class _Outputs(NamedTuple):
-    """distribution [B, P] and core_state [B, S]."""
-
-    distribution: Tensor
-    core_state: Tensor
+Outputs = tuple[Tensor, Tensor]
+"""Parameters of distributions [B, P] and core state [B, S]."""
+Run = Callable[[Mapping[str, Tensor], Tensor], Outputs]
 
 
 class ActingStep:
@@ -76,35 +72,30 @@ class ActingStep:
         if graph is None and self._captures and len(self._graphs) < _MOST_GRAPHS:
             self._seen[shapes] += 1
             if self._seen[shapes] > _SEEN_BEFORE:
-                graph = self._capture(shapes, arrays, core_state, modulations, segments)
+
+                def run(arrays: Mapping[str, Tensor], state: Tensor) -> Outputs:
+                    # Not `segments.on`: a grid computed on the host would be frozen into the graph.
+                    return self._run(arrays, state, modulations, Segments(arrays["contexts"], segments.count))
+
+                graph = self._capture(shapes, run, arrays, core_state)
         if graph is not None:
-            rows, outputs = graph.replay(arrays, core_state)
+            rows, (distribution, state) = graph.replay(arrays, core_state)
         else:
             moved = send(arrays, self._device)
             rows = moved["rows"]
-            outputs = self._run(moved, core_state.index_select(0, rows), modulations, segments.on(moved["contexts"]))
-        core_state.index_copy_(0, rows, outputs.core_state)
-        return outputs.distribution.cpu()
+            before = core_state.index_select(0, rows)
+            distribution, state = self._run(moved, before, modulations, segments.on(moved["contexts"]))
+        core_state.index_copy_(0, rows, state)
+        return distribution.cpu()
 
     def _run(
         self, arrays: Mapping[str, Tensor], state: Tensor, modulations: Modulations, segments: Segments
-    ) -> _Outputs:
+    ) -> Outputs:
         step = {key: array.unsqueeze(0) for key, array in arrays.items() if key not in ("rows", "contexts")}
         output = self._network.unroll(step, state, modulations, segments, values=False)
-        return _Outputs(self._network.actions.parameters(output.policy_logits[0]), output.core_state)
+        return self._network.actions.parameters(output.policy_logits[0]), output.core_state
 
-    def _capture(
-        self,
-        shapes: Shapes,
-        arrays: Mapping[str, Tensor],
-        core_state: Tensor,
-        modulations: Modulations,
-        segments: Segments,
-    ) -> _Graph | None:
-        def run(arrays: Mapping[str, Tensor], state: Tensor) -> _Outputs:
-            # Not `segments.on`: a grid computed on the host would be frozen into the graph.
-            return self._run(arrays, state, modulations, Segments(arrays["contexts"], segments.count))
-
+    def _capture(self, shapes: Shapes, run: Run, arrays: Mapping[str, Tensor], core_state: Tensor) -> _Graph | None:
         try:
             with torch.cuda.device(self._device):
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
@@ -121,13 +112,9 @@ class ActingStep:
 
 
 class _Graph:
-    """A CUDA graph of `run` for arrays of these shapes.
+    """A CUDA graph of `run` for arrays of these shapes. Raises RuntimeError if the capture fails, or the graph gives other results."""
 
-    Raises:
-        RuntimeError: The capture fails, or the graph's results differ from the results of `run`.
-    """
-
-    def __init__(self, run: Any, arrays: Mapping[str, Tensor], core_state: Tensor, pool: Any) -> None:
+    def __init__(self, run: Run, arrays: Mapping[str, Tensor], core_state: Tensor, pool: Any) -> None:
         packing = Packing(arrays)
         self._host_block = pinned(packing.num_bytes)
         self._device_block = torch.empty(packing.num_bytes, dtype=torch.uint8, device=core_state.device)
@@ -142,13 +129,13 @@ class _Graph:
         current.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
-            self._outputs: _Outputs = run(self._inputs, self._state)
+            self._outputs: Outputs = run(self._inputs, self._state)
         self._graph.replay()
         for found, wanted in zip(self._outputs, expected, strict=True):
             if not torch.allclose(found, wanted, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
                 raise RuntimeError("a captured step gives other results")
 
-    def replay(self, arrays: Mapping[str, Tensor], core_state: Tensor) -> tuple[Tensor, _Outputs]:
+    def replay(self, arrays: Mapping[str, Tensor], core_state: Tensor) -> tuple[Tensor, Outputs]:
         """`rows` on the device, and the outputs. The next replay of any graph overwrites both."""
         self._fill(arrays, core_state)
         self._graph.replay()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-_BEATS, _STEPPING = 0, 1
-_SLOTS = 2
-"""First index of the slots' numbers: all episodes, then all task ids."""
+from envs.spec import ArraySpec
+
+
+def heartbeat_spec(slots: int) -> dict[str, ArraySpec]:
+    """The arrays of a Heartbeat."""
+    shapes = {"beats": (1,), "stepping": (1,), "episodes": (slots,), "tasks": (slots,)}
+    return {key: ArraySpec(shape=shape, dtype="int64") for key, shape in shapes.items()}
 
 
 class Heartbeat:
-    """Views of one row of numbers, for an actor with S slots.
+    """The arrays of an actor with S slots, as NumPy arrays.
 
     Args:
-        slots: S.
-        row: int64 [Heartbeat.size(S)] in shared memory. None: private memory.
+        arrays: Of `heartbeat_spec`, in shared or private memory.
 
     Attributes:
         episodes: int64 [S], the current episode of each slot.
@@ -25,17 +29,10 @@ class Heartbeat:
         stepping: int64 [1], the slot whose environment is being stepped. -1 between steps, and if all slots are stepped together.
     """
 
-    def __init__(self, slots: int, row: NDArray[np.int64] | None = None) -> None:
-        row = np.zeros(self.size(slots), np.int64) if row is None else row
-        self._beats = row[_BEATS : _BEATS + 1]
-        row[_STEPPING] = -1
-        self.stepping = row[_STEPPING : _STEPPING + 1]
-        self.episodes, self.tasks = row[_SLOTS : _SLOTS + slots], row[_SLOTS + slots : _SLOTS + 2 * slots]
-
-    @staticmethod
-    def size(slots: int) -> int:
-        """Length of a row."""
-        return _SLOTS + 2 * slots
+    def __init__(self, arrays: Mapping[str, Tensor]) -> None:
+        self._beats, self.stepping = arrays["beats"].numpy(), arrays["stepping"].numpy()
+        self.episodes, self.tasks = arrays["episodes"].numpy(), arrays["tasks"].numpy()
+        self.stepping[0] = -1
 
     @property
     def beats(self) -> int:
@@ -55,5 +52,5 @@ class Heartbeat:
         return names[ids.pop()] if len(ids) == 1 else ""
 
     def reset(self) -> None:
-        """Resets the row for a new actor."""
+        """Resets the arrays for a new actor."""
         self._beats[0], self.stepping[0] = 0, -1

@@ -7,8 +7,8 @@ computes modulations only for contexts that are not in the cache.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -30,15 +30,14 @@ _CONTEXTS_PER_SLOT = 2
 
 Slots: TypeAlias = "slice | NDArray[np.int64]"
 """Indices of slots."""
+ALL_SLOTS = slice(None)
 ContextRows: TypeAlias = "NDArray[np.int32]"
 """[..., C]: contexts as the numbers that the agent reads (`ContextEncoder.context_rows`)."""
 
 
-class ContextOverride(Protocol):
-    """Replaces the contexts that a policy acts on, such as the probes of evaluate.py (agents/evaluation/probes.py)."""
-
-    def __call__(self, true: ContextRows, reset: NDArray[np.bool_]) -> ContextRows:
-        """One step of all slots: the true contexts [B, C] and the first steps of episodes [B] -> the contexts to act on [B, C]."""
+ContextOverride: TypeAlias = "Callable[[ContextRows, NDArray[np.bool_]], ContextRows]"
+"""One step of all slots: the true contexts [B, C] and the first steps of episodes [B] -> the contexts to act on [B, C]. For the probes of
+evaluate.py (agents/evaluation/probes.py)."""
 
 
 class Policy:
@@ -46,13 +45,13 @@ class Policy:
 
     Args:
         network: It acts and is not trained here. Call `weights_changed` after each change of its weights.
-        slots: Number of environments, B.
         greedy: Take the greedy action (agents/network/actions.py) instead of a sample.
         autocast: Dtype of torso and core, or None for full precision.
         graphs: On a GPU, capture acting steps as CUDA graphs (agents/acting/cuda_graphs.py).
 
     Attributes:
         core_state: [slots, S], after the last step, on the network's device.
+        cache: Of modulations. Its memory is constant from the first step on.
         context_override: Replaces the contexts of all slots, and nothing else: the action mask stays that of the true task. None: the
             policy acts on the contexts of the observations.
     """
@@ -77,60 +76,48 @@ class Policy:
             # deepcopy scatters the recurrent weights; `to` makes them one block again, which a GPU's kernels need.
             self._acting = copy.deepcopy(network).to(device)
             self._acting.lower_precision(autocast)
-        self._cache = ModulationCache(self._acting, slots)
+        self.cache = ModulationCache(self._acting, slots)
         self._step = ActingStep(self._acting, graphs=graphs) if device.type != "cpu" else None
 
     def seed(self, seed: int) -> None:
         """Restarts the stream of sampled actions."""
         self._sampler.seed(seed)
 
-    @property
-    def modulation_bytes(self) -> int:
-        """Memory of the cached modulations. It is constant from the first step on."""
-        return self._cache.num_bytes
-
     @torch.no_grad()
     def weights_changed(self) -> None:
         """Copies the weights of `network` and clears the cache of modulations."""
         if self._acting is not self.network:
             torch._foreach_copy_(list(self._acting.parameters()), list(self.network.parameters()))
-        self._cache.clear()
+        self.cache.clear()
 
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """One step in every slot. Advances the core state.
+        """One step in every slot: action [B, ...], in the form of trajectories, and its log-probability [B]. Advances the core state.
 
         Args:
             inputs: Observed keys of agents/trajectory.py without the time axis, each [B, ...], on CPU.
-
-        Returns:
-            action [B, ...], in the form that trajectories hold, and its log-probability [B].
         """
         return self._sampler.sample(self.distribution(inputs))
 
     @torch.inference_mode()
-    def distribution(self, inputs: Mapping[str, Tensor], slots: Slots | None = None) -> Tensor:
+    def distribution(self, inputs: Mapping[str, Tensor], slots: Slots = ALL_SLOTS) -> Tensor:
         """`act` without the sampling: the parameters [B, P] of each slot's action distribution. Advances the core state.
 
         Args:
             inputs: As for `act`.
-            slots: The B distinct slots that take this step. None: all slots.
+            slots: The B distinct slots that take this step.
         """
         contexts = context_rows(self.network, inputs)
         if self.context_override is not None:
             contexts = self.context_override(contexts, inputs["reset"].numpy())
-        segments, modulations = self._cache.look_up(contexts, slots)
+        segments, modulations = self.cache.look_up(contexts, slots)
         if self._step is not None:
             observed = {key: value for key, value in inputs.items() if key != "instruction"}
             # The indices of the slots, which `slots` may give as a slice.
-            rows = torch.from_numpy(np.arange(len(self.core_state))[slice(None) if slots is None else slots])
+            rows = torch.from_numpy(np.arange(len(self.core_state))[slots])
             return self._step(observed, rows, self.core_state, modulations, segments)
         step = {key: value.unsqueeze(0) for key, value in inputs.items() if key != "instruction"}
-        state = self.core_state if slots is None else self.core_state[slots]
-        output = self._acting.unroll(step, state, modulations, segments, values=False)
-        if slots is None:
-            self.core_state = output.core_state
-        else:
-            self.core_state[slots] = output.core_state
+        output = self._acting.unroll(step, self.core_state[slots], modulations, segments, values=False)
+        self.core_state[slots] = output.core_state
         return self.network.actions.parameters(output.policy_logits[0])
 
 
@@ -174,12 +161,9 @@ class Sampler:
 class ModulationCache:
     """The modulations of the contexts seen since the weights changed, in bounded memory that is allocated once.
 
-    Args:
-        network: Computes the modulations.
-        slots: Number of environments.
-
     Attributes:
         limit: Number of contexts it can hold. When a further one arrives, all are dropped except the contexts of the current call.
+        stored: By site, [limit, ...]. Only the first rows are valid, one for each context that is held.
     """
 
     def __init__(self, network: AgentNetwork, slots: int) -> None:
@@ -187,49 +171,41 @@ class ModulationCache:
         self._network = network
         # The context of each slot at its last look-up.
         self._rows: ContextRows | None = None
-        # The row of that context in `_stored`. -1: none.
+        # The row of that context in `stored`. -1: none.
         self._index = np.full(slots, -1, np.int64)
-        # The row in `_stored` of each cached context, by the bytes of the context.
+        # The row in `stored` of each cached context, by the bytes of the context.
         self._known: dict[bytes, int] = {}
-        # By site, [limit, ...]. Only the first len(_known) rows are valid.
-        self._stored: Modulations = {}
+        self.stored: Modulations = {}
         # The result of the last look-up and its slots, for the usual step in which no context changes.
         self._found: tuple[Segments, Modulations] | None = None
-        self._found_for: Slots | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory of the stored modulations, for `limit` contexts."""
-        return sum(part.nbytes for parts in self._stored.values() for part in parts)
+        self._found_for: NDArray[np.int64] = np.empty(0, np.int64)
 
     def clear(self) -> None:
         """Drops all contexts."""
         self._index.fill(-1)
         self._known.clear()
 
-    def look_up(self, rows: ContextRows, slots: Slots | None = None) -> tuple[Segments, Modulations]:
-        """The segments and modulations of the contexts `rows` [B, C] of `slots` (None: all). Computes modulations that are not stored."""
+    def look_up(self, rows: ContextRows, slots: Slots = ALL_SLOTS) -> tuple[Segments, Modulations]:
+        """The segments and modulations of the contexts `rows` [B, C] of `slots`. Computes modulations that are not stored."""
         if self._rows is None:
             self._rows = np.zeros((len(self._index), rows.shape[1]), rows.dtype)
-        present = slice(None) if slots is None else slots
-        index = self._index[present]
-        changed = np.flatnonzero((rows != self._rows[present]).any(axis=1) | (index < 0))
-        if len(changed) or self._found is None or not _same(slots, self._found_for):
+        index, present = self._index[slots], np.arange(len(self._index))[slots]
+        changed = np.flatnonzero((rows != self._rows[slots]).any(axis=1) | (index < 0))
+        if len(changed) or self._found is None or not np.array_equal(present, self._found_for):
             if not self._store_new(rows, index, changed):
                 # Full: keep the contexts of this call alone.
                 self.clear()
                 self._store_new(rows, index, np.arange(len(rows)))
-            self._index[present], self._rows[present] = index, rows
+            self._index[slots], self._rows[slots] = index, rows
             count = min(bucket_size(len(self._known)), self.limit)
-            used = {site: tuple(part[:count] for part in parts) for site, parts in self._stored.items()}
-            self._found, self._found_for = (Segments(torch.from_numpy(index.copy()), count), used), slots
+            used = {site: tuple(part[:count] for part in parts) for site, parts in self.stored.items()}
+            self._found, self._found_for = (Segments(torch.from_numpy(index.copy()), count), used), present
         return self._found
 
     def _store_new(self, rows: ContextRows, index: NDArray[np.int64], changed: NDArray[np.int64]) -> bool:
-        """Stores the contexts `rows[changed]` that are not stored, and sets `index[changed]` to their rows in `_stored`.
+        """Stores the contexts `rows[changed]` that are not stored, and sets `index[changed]` to their rows in `stored`.
 
-        Returns:
-            False if the cache is full. Then `_known` has contexts without a modulation, and the caller must `clear`.
+        Returns False if the cache is full. Then `_known` has contexts without a modulation, and the caller must `clear`.
         """
         new = []
         for slot in changed:
@@ -246,16 +222,9 @@ class ModulationCache:
             contexts = Contexts(**send(contexts._asdict(), next(self._network.parameters()).device))
             newest = slice(len(self._known) - len(new), len(self._known))
             for site, parts in self._network.condition(contexts).items():
-                if site not in self._stored:
-                    self._stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
+                if site not in self.stored:
+                    self.stored[site] = tuple(part.new_zeros(self.limit, *part.shape[1:]) for part in parts)
                 # `contexts_from_rows` has padded the contexts to a bucket size.
-                for stored, part in zip(self._stored[site], parts, strict=True):
+                for stored, part in zip(self.stored[site], parts, strict=True):
                     stored[newest] = part[: len(new)]
         return True
-
-
-def _same(one: Slots | None, other: Slots | None) -> bool:
-    """Whether both are equal; `==` of two arrays would be an array."""
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return np.array_equal(one, other)
-    return type(one) is type(other) and one == other

@@ -83,10 +83,8 @@ def raise_at_signals() -> None:
 
 
 def end_with_the_parent(parent: int | None = None) -> None:
-    """Lets the kernel kill this process when its parent dies, even inside an engine that never returns to Python.
-
-    Args:
-        parent: Its process id; None if multiprocessing has started this process.
+    """Lets the kernel kill this process when its parent dies, even inside an engine that never returns to Python. `parent` is its process
+    id; None if multiprocessing has started this process.
     """
     known, now = multiprocessing.parent_process(), os.getppid()
     if known:
@@ -145,11 +143,7 @@ class Interruption:
         handle_signals(self._handle)
 
     def check(self) -> None:
-        """Called by loops that wait. The signal handler itself does not raise, because it may run between any two lines.
-
-        Raises:
-            InterruptedWait: A signal came.
-        """
+        """Raises InterruptedWait if a signal came. Called by loops that wait: the handler itself may run between any two lines."""
         if self.wanted:
             raise InterruptedWait
 

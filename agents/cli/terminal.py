@@ -7,7 +7,6 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -26,9 +25,8 @@ def printable(text: str) -> str:
 
 
 class TextConsole(Console):
-    """Standard output. On a full disk, or after the reader has gone (`| head`), output is lost and the program continues.
-
-    Escapes all text with `printable`.
+    """Standard output, with `printable` text. On a full disk, or after the reader has gone (`| head`), output is lost and the program
+    continues.
     """
 
     def __init__(self) -> None:
@@ -66,11 +64,7 @@ def warn(*lines: str) -> None:
 
 
 class Terminal:
-    """Standard output with a live part while the context manager is entered.
-
-    Args:
-        live: Whether to show a live part if standard output is a terminal.
-        refresh_per_second: Of the live part.
+    """Standard output with a live part while the context manager is entered, if `live` and standard output is a terminal.
 
     Attributes:
         console: For output that is neither a line nor live.
@@ -91,9 +85,7 @@ class Terminal:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
+from dataclasses import asdict
 from typing import Any
 
 from agents.cli.exit_codes import DONE, FAILED
@@ -36,8 +36,7 @@ def follow(group: Group) -> int:
         # Another learner failed. The leader reports why, unless it is the one that failed.
         return FAILED
     except Exception as error:
-        is_input_error = isinstance(error, InputError)
-        group.fail(str(error) if is_input_error else traceback.format_exc(), is_input_error=is_input_error)
+        group.fail(error)
         return FAILED
     finally:
         group.leave()
@@ -51,16 +50,13 @@ def initial_message(
         "config": to_dict(resolve_config(config, plan)),
         "env": env_to_dict(env),
         "learner": learner.state_dict(),
-        "positions": {"unrolls": positions.unrolls, "episodes": positions.episodes, "steps": positions.steps},
+        "positions": asdict(positions),
     }
 
 
 def train_shard(group: Group) -> None:
-    """Trains from the leader's `initial_message` until its message that the run ends.
-
-    Raises:
-        InputError: The environments on this node differ from the leader's.
-        LearnerError: Another learner failed.
+    """Trains from the leader's `initial_message` until its message that the run ends. Raises InputError if the environments on this node
+    differ from the leader's.
     """
     initial = group.receive(LEADER)
     config = train_from_dict(initial["config"], "the leader's message")
@@ -112,12 +108,11 @@ def train_shard(group: Group) -> None:
 
 def report(batch: Batch, positions: StreamPositions, records: list[dict[str, Any]]) -> dict[str, Any]:
     """A follower's message about one batch. Of the trajectory it holds only the keys in COUNTED."""
-    fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
     # Cloned, because torch.save writes the whole storage of a view.
     trajectory = {key: batch.trajectory[key].clone() for key in COUNTED}
     return {
-        "batch": fields | {"trajectory": trajectory},
-        "positions": {"unrolls": dict(positions.unrolls), "episodes": dict(positions.episodes)},
+        "batch": {name: getattr(batch, name) for name in Batch.__dataclass_fields__} | {"trajectory": trajectory},
+        "positions": asdict(positions),
         "faults": list(records),
     }
 

@@ -27,23 +27,20 @@ from agents.distributed.process_group import (
     listen,
     meet_at_file,
     meet_at_torchrun,
-    shard,
     shared_file,
     torchrun_rank,
 )
 from agents.runtime.base import Batch, Runtime, StreamPositions, never_interrupt
+from agents.runtime.processes.actor_process import total_seconds
 from agents.runtime.processes.process import kill_with_descendants, signals_blocked
 from agents.runtime.restarts import Faults
 from agents.trajectory import COUNTED, concatenate
-from envs.faults import Fault, signal_name
-from system.errors import InputError
+from envs.faults import signal_name
 
 _CHECK_SECONDS = 0.5
 """Seconds between two checks for followers that have ended."""
-
 _GRACE_SECONDS = 5.0
 """Grace period after a connection closes, in which its process ends."""
-
 _CLOSING_SECONDS = 15.0
 """Time for a follower to finish its batch and close its actors."""
 
@@ -56,11 +53,7 @@ _MAIN = (
 
 
 class DataParallelGroup:
-    """The leader's side of the group of learners. With one learner every method returns at once.
-
-    Args:
-        size: Number of learners, including the leader.
-    """
+    """The leader's side of the group of `size` learners. With one learner every method returns at once."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -68,7 +61,6 @@ class DataParallelGroup:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._initial: dict[str, Any] = {}
         self._device = torch.device("cpu")
-        self._descriptor = -1
         self._address_pipe: Connection
         self._threads: list[threading.Thread] = []
         self._received: queue.SimpleQueue[list[dict[str, Any]] | Exception] = queue.SimpleQueue()
@@ -81,12 +73,11 @@ class DataParallelGroup:
         return self._reduce if self._size > 1 else None
 
     def start(self, initial: dict[str, Any], device: torch.device, *, cluster: str = "") -> None:
-        """Starts the followers on this machine or on the nodes of a cluster, unless torchrun has started them.
+        """Starts the followers on this machine or on the nodes of the Ray cluster at this address, unless torchrun has started them.
 
         Args:
             initial: Their first message (follower.initial_message).
             device: Of the gradients.
-            cluster: Address of a running Ray cluster; empty for this machine.
         """
         if self._size == 1:
             return
@@ -102,11 +93,11 @@ class DataParallelGroup:
                     "learners", ["-m", "agents.distributed.ray_followers", *arguments], passed=child_end.fileno()
                 )
             return
-        self._descriptor = shared_file()
-        self._group = meet_at_file(self._descriptor, LEADER, self._size)
+        descriptor = shared_file()
+        self._group = meet_at_file(descriptor, LEADER, self._size)
         for rank in range(1, self._size):
-            arguments = map(str, (os.getpid(), self._descriptor, rank, self._size))
-            self._start_process(f"learner-{rank}", ["-c", _MAIN, *arguments], rank=rank, passed=self._descriptor)
+            arguments = map(str, (os.getpid(), descriptor, rank, self._size))
+            self._start_process(f"learner-{rank}", ["-c", _MAIN, *arguments], rank=rank, passed=descriptor)
 
     def _start_process(self, name: str, arguments: list[str], *, passed: int, rank: int = 0) -> None:
         with signals_blocked():
@@ -117,18 +108,8 @@ class DataParallelGroup:
                 env=os.environ | {"LOCAL_RANK": str(rank)},
             )
 
-    def shard(self, positions: StreamPositions) -> StreamPositions:
-        """The positions of the leader's own actors."""
-        return shard(positions, LEADER, self._size)
-
     def wrap_runtime(self, own: Runtime, positions: StreamPositions, faults: Faults) -> Runtime:
-        """The runtime of the whole run.
-
-        Args:
-            own: The leader's runtime.
-            positions: Of the run; updated in place.
-            faults: Counts the faults of all actors.
-        """
+        """The runtime of the whole run: `own` is the leader's, `positions` of the run are updated, `faults` counts those of all actors."""
         return GroupRuntime(self, own, positions, faults) if self._size > 1 else own
 
     def signal_step(self, steps: dict[int, int]) -> None:
@@ -146,10 +127,7 @@ class DataParallelGroup:
             trajectory=concatenate([own, *(part.trajectory for part in reported)]),
             weights_versions=[version for part in batches for version in part.weights_versions],
             wait_seconds=batch.wait_seconds,
-            actor_seconds=sum(part.actor_seconds for part in batches),
-            env_seconds=sum(part.env_seconds for part in batches),
-            inference_seconds=sum(part.inference_seconds for part in batches),
-            actor_wait_seconds=sum(part.actor_wait_seconds for part in batches),
+            **total_seconds(batches),
         )
 
     def row(self) -> dict[str, float]:
@@ -164,11 +142,7 @@ class DataParallelGroup:
         return {name: process.pid for name, process in self._processes.items()}
 
     def join(self, check: Callable[[], object]) -> None:
-        """Waits until all followers have connected, and sends their first message. Returns at once when called again.
-
-        Args:
-            check: See Runtime.collect.
-        """
+        """Waits until all followers have connected, and sends their first message. Returns at once when called again."""
         if self._group is None:
             self._group = self._listen_on_request(check)
         if self._group.joined:
@@ -195,11 +169,7 @@ class DataParallelGroup:
         return group
 
     def receive(self, check: Callable[[], object]) -> list[dict[str, Any]]:
-        """Waits for the followers' reports (follower.report) of their next batches. `check`: see Runtime.collect.
-
-        Raises:
-            LearnerError, InputError: A follower failed.
-        """
+        """Waits for the followers' reports (follower.report) of their next batches. Raises LearnerError or InputError if one failed."""
         while True:
             try:
                 received = self._received.get(timeout=_CHECK_SECONDS)
@@ -278,11 +248,8 @@ class DataParallelGroup:
         """The reason why a follower ended, if it is known here; else `error`."""
         deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline:
-            failure = self._group.failure() if self._group else None
-            if failure and failure.is_input_error:
-                return InputError(failure.error)
-            if failure:
-                return LearnerError(f"learner {failure.rank} failed:\n{failure.error}")
+            if self._group and (failure := self._group.failure()):
+                return failure
             for name, process in self._processes.items():
                 # Only the first one to end is killed by a signal (a negative code). Others lose their connection and exit with FAILED.
                 if (process.poll() or 0) < 0:
@@ -295,11 +262,7 @@ class DataParallelGroup:
 
 
 class GroupRuntime:
-    """The leader's runtime. It returns a batch when every follower has reported one.
-
-    Args:
-        followers, own, positions, faults: See DataParallelGroup.wrap_runtime.
-    """
+    """The leader's runtime (DataParallelGroup.wrap_runtime). It returns a batch when every follower has reported one."""
 
     def __init__(self, followers: DataParallelGroup, own: Runtime, positions: StreamPositions, faults: Faults) -> None:
         self.positions = positions
@@ -307,12 +270,7 @@ class GroupRuntime:
         self._pending: Batch | None = None
 
     def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
-        """The leader's shard of the next batch, after every follower has reported its own.
-
-        Raises:
-            LearnerError: A follower has ended.
-            ActorError, InputError: See runtime/base.py; for the actors of all learners.
-        """
+        """The leader's shard of the next batch, after every follower has reported its own. Raises LearnerError if a follower has ended."""
         self._followers.join(check)
         # An attribute, because `check` may interrupt the wait, and the next call must return the same batch.
         self._pending = self._pending or self._own.collect(check)
@@ -325,12 +283,7 @@ class GroupRuntime:
         for rank, report in enumerate(reports, start=1):
             add_shard(self.positions, StreamPositions(**report["positions"]), rank, size)
             for record in report["faults"]:
-                self._faults.add(
-                    f"{record['where']} of learner {rank}",
-                    Fault(**{field: record[field] for field in Fault._fields}),
-                    unrolls_dropped=record["unrolls_dropped"],
-                    episodes_dropped=record["episodes_dropped"],
-                )
+                self._faults.add_record(record, of=f" of learner {rank}")
         return replace(batch, wait_seconds=batch.wait_seconds + waited)
 
     def publish(self, version: int) -> None:

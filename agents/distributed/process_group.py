@@ -25,16 +25,19 @@ import torch
 from torch import Tensor, distributed
 
 from agents.runtime.base import StreamPositions
-from system.errors import InputError
+from system.errors import ErrorReport, InputError
 
 LEADER = 0
-"""Rank of the leader."""
 
 _CHECK_SECONDS = 0.05
 """Seconds between two checks whether all learners have connected."""
 
 _CONNECT_SECONDS = 60.0
 """Time for all processes of torchrun to connect."""
+
+_KEY = "learner.num_processes"
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _SUM_TIMEOUT = datetime.timedelta(minutes=10)
 """For sums: all learners are in the same update then."""
@@ -47,37 +50,19 @@ class LearnerError(RuntimeError):
     """Another learner failed. The message holds its traceback or the signal that killed it."""
 
 
-class LearnerFailure(NamedTuple):
-    """Why a learner ended: a traceback, or the sentence of an InputError."""
-
-    rank: int
-    error: str
-    is_input_error: bool
-
-
-class Membership(NamedTuple):
-    """The store of a group, the rank of one learner in it, and its size."""
-
-    store: Any
-    rank: int
-    size: int
-
-
 class Group:
     """One learner's side of the process group.
 
     Args:
-        membership: Of this learner.
         loopback: Whether all learners are on this machine.
 
     Attributes:
-        rank, size: Of this learner, and of the group.
         joined: Whether `join` has returned.
         seconds: Total time in `reduce`, including waits for the slowest learner.
     """
 
-    def __init__(self, membership: Membership, *, loopback: bool) -> None:
-        self._store, self.rank, self.size = membership
+    def __init__(self, store: Any, rank: int, size: int, *, loopback: bool) -> None:
+        self._store, self.rank, self.size = store, rank, size
         self.joined = False
         self.seconds = 0.0
         self._loopback = loopback
@@ -120,7 +105,8 @@ class Group:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         with _as_learner_error():
-            self._sums = distributed.new_group(backend=backend(device), timeout=_SUM_TIMEOUT)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            self._sums = distributed.new_group(backend=backend, timeout=_SUM_TIMEOUT)
 
     def reduce(self, tensor: Tensor) -> None:
         """Replaces a tensor by its sum over all learners. The result has the same bits on every learner."""
@@ -148,17 +134,18 @@ class Group:
         message: dict[str, Any] = torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True)
         return message
 
-    def fail(self, error: str, *, is_input_error: bool) -> None:
+    def fail(self, error: Exception) -> None:
         """Stores the reason why this learner ends, for the leader to read."""
         # Setting raises if the store has ended, for example together with the leader.
         with contextlib.suppress(RuntimeError):
-            self._store.set(f"failed/{self.rank}", json.dumps([error, is_input_error]))
+            self._store.set(f"failed/{self.rank}", json.dumps(ErrorReport.of(error)))
 
-    def failure(self) -> LearnerFailure | None:
-        """The reason that a follower has stored with `fail`; None without one."""
+    def failure(self) -> Exception | None:
+        """The reason that a follower has stored with `fail`, as an InputError or LearnerError; None without one."""
         for rank in range(1, self.size):
             if self._store.check([f"failed/{rank}"]):
-                return LearnerFailure(rank, *json.loads(self._store.get(f"failed/{rank}")))
+                report = ErrorReport(*json.loads(self._store.get(f"failed/{rank}")))
+                return report.exception(LearnerError, f"learner {rank} failed:\n")
         return None
 
     def leave(self) -> None:
@@ -166,11 +153,6 @@ class Group:
         if self.joined:
             self.joined = False
             distributed.destroy_process_group()
-
-
-def backend(device: torch.device) -> str:
-    """The backend of torch.distributed for tensors on that device."""
-    return "nccl" if device.type == "cuda" else "gloo"
 
 
 class Launched(NamedTuple):
@@ -189,11 +171,7 @@ def torchrun_rank() -> Launched | None:
 
 
 def add_num_processes(arguments: Sequence[str], launched: Launched | None) -> list[str]:
-    """Adds `learner.num_processes`, the number of processes that torchrun has started, to the command line.
-
-    Raises:
-        InputError: The command line gives another number.
-    """
+    """Adds the number of processes that torchrun has started to the command line. Raises InputError if that gives another number."""
     if launched is None:
         return list(arguments)
     key = f"{_KEY}={launched.size}"
@@ -202,17 +180,14 @@ def add_num_processes(arguments: Sequence[str], launched: Launched | None) -> li
     return [*arguments, key]
 
 
-_KEY = "learner.num_processes"
-
-
 def meet_at_torchrun() -> Group:
     """The group of the processes of torchrun."""
-    return Group(_meet_torchrun(), loopback=os.environ["MASTER_ADDR"] in LOOPBACK)
+    return Group(*_meet_torchrun(), loopback=os.environ["MASTER_ADDR"] in LOOPBACK)
 
 
 def dismiss_followers(launched: Launched) -> None:
     """Ends the followers of torchrun if the leader has nothing to train."""
-    store = _meet_torchrun().store
+    store, _, _ = _meet_torchrun()
     store.set("cancelled", "")
     # The store may end with this process, so wait until the followers have read it.
     others = [f"connected/{rank}" for rank in range(1, launched.size)]
@@ -222,12 +197,13 @@ def dismiss_followers(launched: Launched) -> None:
     time.sleep(4 * _CHECK_SECONDS)
 
 
-def _meet_torchrun() -> Membership:
-    """The membership of this process, by the store at torchrun's address. torchrun's agent hosts the store, or else the leader."""
+def _meet_torchrun() -> tuple[Any, int, int]:
+    """The store at torchrun's address, and rank and size of this process. torchrun's agent hosts the store, or else the leader."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank == LEADER and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
-        return Membership(_store_at(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size), rank, size)
-    return Membership(*next(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
+        return _store_at(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size), rank, size
+    found: tuple[Any, int, int] = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    return found
 
 
 def _store_at(host: str, port: int, size: int) -> Any:
@@ -279,35 +255,25 @@ def shared_file() -> int:
 def meet_at_file(descriptor: int, rank: int, size: int) -> Group:
     """The group of the processes on this machine that share the file of `shared_file`. The descriptor must stay open."""
     store = distributed.FileStore(f"/proc/self/fd/{descriptor}", size)  # type: ignore[attr-defined]
-    return Group(Membership(store, rank, size), loopback=True)
+    return Group(store, rank, size, loopback=True)
 
 
 def listen(host: str, size: int) -> tuple[Group, int]:
     """The leader's group, for followers that connect to `host`, and the port of its store."""
     store = _store_at(host, 0, size)
-    return Group(Membership(store, LEADER, size), loopback=host in LOOPBACK), store.port
+    return Group(store, LEADER, size, loopback=host in LOOPBACK), store.port
 
 
 def meet_at_port(host: str, port: int, rank: int, size: int) -> Group:
     """A follower's group, by the store that the leader opened with `listen`."""
     store = distributed.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
-    return Group(Membership(store, rank, size), loopback=host in LOOPBACK)
-
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Loopback addresses."""
+    return Group(store, rank, size, loopback=host in LOOPBACK)
 
 
 def shard(positions: StreamPositions, rank: int, size: int) -> StreamPositions:
     """The positions of one learner's actors, keyed by the learner's own actor numbers (agents.setup.builder.ActorFactory)."""
     own = range(rank, 1 + max([rank, *positions.unrolls, *positions.episodes]), size)
-    return StreamPositions(
-        unrolls={index: positions.unrolls[number] for index, number in enumerate(own) if number in positions.unrolls},
-        episodes={
-            index: positions.episodes[number] for index, number in enumerate(own) if number in positions.episodes
-        },
-        steps=dict(positions.steps),
-    )
+    return positions.of(dict(enumerate(own)))
 
 
 def add_shard(positions: StreamPositions, part: StreamPositions, rank: int, size: int) -> None:

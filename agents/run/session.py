@@ -14,7 +14,7 @@ from agents.cli.signals import INTERRUPTED, Interruption
 from agents.cli.terminal import warn
 from agents.distributed.follower import initial_message
 from agents.distributed.leader import DataParallelGroup
-from agents.distributed.process_group import LearnerError
+from agents.distributed.process_group import LEADER, LearnerError, shard
 from agents.learning.inner_loop import Update
 from agents.learning.learner import NonFiniteError
 from agents.network.flops import multiply_adds
@@ -29,7 +29,7 @@ from agents.run.timing import Clock
 from agents.runtime.base import ActorError, Batch, StreamPositions
 from agents.runtime.processes.fork_server import start_fork_server
 from agents.runtime.processes.process import configure_process, memory_row
-from agents.runtime.restarts import FaultRecord, Faults
+from agents.runtime.restarts import Faults, record_faults
 from agents.setup import builder
 from agents.setup.plan import make_plan
 from agents.setup.preflight import check_fits, check_network
@@ -108,7 +108,7 @@ class Session:
             max_restarts=config.runtime.max_restarts,
             window=config.runtime.restart_window,
             repeats=3,
-            record=FaultRecord(self.folder, display.say),
+            record=record_faults(self.folder, display.say),
         )
         self._faults.load_state_dict((saved or {}).get("faults", {}))
         self._faults.episodes_dropped += restored.episodes_dropped
@@ -118,7 +118,7 @@ class Session:
             config,
             env,
             network,
-            self.group.shard(positions),
+            shard(positions, LEADER, config.learner.num_processes),
             updates,
             restored.runtime,
             plan=plan,

@@ -1,13 +1,8 @@
-"""The contract of a runtime, which carries trajectories to the learner and weights to the actors. It does not know the algorithm.
-
-A runtime calls `make_actor(index, positions, ...)` for each of its actors, in the actor's process, and again when it restarts one. It
-returns batches of unrolls in the order in which they are finished.
-"""
+"""The contract of a runtime, which carries trajectories to the learner and weights to the actors. It does not know the algorithm."""
 
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +13,6 @@ from agents.network.actions import ActionDistribution
 from agents.network.agent import AgentNetwork
 from agents.trajectory import Trajectory
 from envs.spec import ArraySpec
-from system.errors import InputError
 
 
 @dataclass(slots=True)
@@ -34,6 +28,14 @@ class StreamPositions:
     unrolls: dict[int, int] = field(default_factory=dict)
     episodes: dict[int, list[int]] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
+
+    def of(self, numbers: Mapping[int, int]) -> StreamPositions:
+        """The positions of some actors: `numbers` has the index of each here, by its index in the result."""
+        return StreamPositions(
+            {index: self.unrolls[number] for index, number in numbers.items() if number in self.unrolls},
+            {index: self.episodes[number] for index, number in numbers.items() if number in self.episodes},
+            dict(self.steps),
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -60,7 +62,7 @@ class Batch:
 
 
 class MakeActor(Protocol):
-    """Builds actor `index`; it must be picklable, because it is called in the actor's process.
+    """Builds actor `index`, at the start and for each restart; picklable, because it is called in the actor's process.
 
     The random streams of an actor that is not in `positions` begin at 0. The actor acts with `policy`. If that is None it makes a Policy
     for `network`, the learner's; if that is None, too, it builds its own network.
@@ -69,13 +71,6 @@ class MakeActor(Protocol):
     def __call__(
         self, index: int, positions: StreamPositions, network: AgentNetwork | None, policy: ActingPolicy | None = None
     ) -> Actor:
-        """See the class."""
-
-
-class MakePolicy(Protocol):
-    """Builds the policy of an inference server, with its own network, for `slots` slots; it must be picklable."""
-
-    def __call__(self, slots: int) -> Policy:
         """See the class."""
 
 
@@ -98,15 +93,12 @@ class PoolConfig:
     """What the actors of a run need, in each kind of runtime; picklable. SerialRuntime reads the first four fields only.
 
     Attributes:
-        make_actor: Builds an actor.
         spec: Arrays of one trajectory of one actor.
         num_actors: Actors of the whole runtime.
         unrolls_per_batch: Unrolls that form one batch.
-        actions: Action distribution of the network.
         actor_threads: Compute threads of each actor and of each inference server.
         buffers_per_actor: Trajectories that an actor may be ahead of the learner; bounds policy lag and memory.
-        make_policy: Builds the policy of an inference server; None: each actor has its own network.
-        limits: When a running actor is restarted.
+        make_policy: Builds the policy of an inference server, with its own network, for so many slots; picklable. None: no server.
     """
 
     make_actor: MakeActor
@@ -116,7 +108,7 @@ class PoolConfig:
     actions: ActionDistribution
     actor_threads: int = 1
     buffers_per_actor: int = 2
-    make_policy: MakePolicy | None = None
+    make_policy: Callable[[int], Policy] | None = None
     limits: ActorLimits = field(default_factory=ActorLimits)
 
 
@@ -125,7 +117,11 @@ def never_interrupt() -> None:
 
 
 class Runtime(Protocol):
-    """The contract of all runtimes."""
+    """The contract of all runtimes.
+
+    Each is made of a PoolConfig, the learner's network, `positions`, where the random streams begin, `version`, of the network's weights,
+    and `faults`, which records every restart and raises after too many; None raises at the first one.
+    """
 
     positions: StreamPositions
     """After the batches collected so far; saved in the checkpoint."""
@@ -161,26 +157,3 @@ class Runtime(Protocol):
 
 class ActorError(RuntimeError):
     """Actors or their server failed, and restarts do not help. The message holds the traceback or exit code of the last failure."""
-
-
-class ErrorReport(NamedTuple):
-    """An exception as a message to another process.
-
-    Attributes:
-        text: The traceback; of an InputError or ActorError its message.
-        is_input_error: Whether it was an InputError.
-    """
-
-    text: str
-    is_input_error: bool
-
-    @classmethod
-    def of(cls, error: Exception) -> ErrorReport:
-        """The report of an exception that was caught."""
-        if isinstance(error, InputError | ActorError):
-            return cls(str(error), isinstance(error, InputError))
-        return cls("".join(traceback.format_exception(error)), False)
-
-    def exception(self) -> Exception:
-        """The InputError or ActorError to raise in this process."""
-        return InputError(self.text) if self.is_input_error else ActorError(self.text)

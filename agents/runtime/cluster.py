@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.network.agent import AgentNetwork
-from agents.runtime.base import ActorError, Batch, ErrorReport, PoolConfig, StreamPositions, never_interrupt
-from agents.runtime.processes.actor_process import make_batch
-from agents.runtime.processes.buffers import SharedArrays, SharedWeights
+from agents.runtime.base import ActorError, Batch, PoolConfig, StreamPositions, never_interrupt
+from agents.runtime.processes.actor_process import Unroll, collect_batch
+from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.process import signals_blocked
-from agents.runtime.processes.shared_memory import AnonymousFile
-from agents.runtime.ray_groups.bridge_process import run_bridge
-from agents.runtime.ray_groups.messages import Delivered, Dropped, Notice, Placement, Processes, Restarted
+from agents.runtime.ray_groups.bridge import Dropped, Processes, run_bridge
 from agents.runtime.restarts import Faults
+from system.errors import ErrorReport
 
 _LOOK_SECONDS = 0.5
 """Seconds between two calls of `check` in `collect`."""
@@ -35,13 +33,9 @@ class ClusterRuntime:
 
     Args:
         pool: The actors of all groups together, with one inference server per group if it has a `make_policy`.
-        network: The learner's.
         address: Of the cluster; empty for one on this machine, which ends with the run (connection.py).
         actors_per_group: Actors that are placed, and lost, together.
         cpus_per_actor: That Ray reserves.
-        positions: Where the random streams begin; kept up to date.
-        version: Of the weights of `network`.
-        faults: Records every restart, and raises after too many; None raises at the first one.
         say: Shows a line.
     """
 
@@ -65,10 +59,9 @@ class ClusterRuntime:
         self._buffers = SharedArrays(pool.spec, 2 * pool.unrolls_per_batch)
         self._weights = SharedWeights([parameter.shape for parameter in network.parameters()])
         self._weights.publish(network, version)
-        self._ready: deque[Delivered] = deque()
-        self._collected: list[Delivered] = []
+        self._ready: deque[Unroll] = deque()
+        self._collected: list[Unroll] = []
         self._processes: dict[str, int] = {}
-        placement = Placement(address, grouped(range(pool.num_actors), actors_per_group), cpus_per_actor)
         context = multiprocessing.get_context("spawn")
         self._bridge, theirs = context.Pipe()
         self._output = AnonymousFile()
@@ -83,21 +76,23 @@ class ClusterRuntime:
         # If this process kept its copy open, the pipe would not end with the bridge.
         theirs.close()
         # After the start, when signals are no longer blocked: a message that fills the pipe waits for the bridge to import.
-        self._send((placement, pool, self.positions))
+        groups = grouped(range(pool.num_actors), actors_per_group)
+        self._send((address, groups, cpus_per_actor, pool, self.positions))
 
     def collect(self, check: Callable[[], object] = never_interrupt) -> Batch:
         """Gives the buffers of the last batch back to their actors, and waits for the next unrolls in the order of their arrival."""
-        for delivered in self._collected:
-            self._send(delivered.number)
+        for unroll in self._collected:
+            self._send(unroll.buffer)
         self._collected = []
-        start = time.perf_counter()
-        while len(self._ready) < self._unrolls_per_batch:
+
+        def wait() -> None:
             check()
             self._receive()
-        waited = time.perf_counter() - start
-        self._collected = [self._ready.popleft() for _ in range(self._unrolls_per_batch)]
-        trajectories = [self._buffers[delivered.number] for delivered in self._collected]
-        return make_batch([delivered.unroll for delivered in self._collected], trajectories, self.positions, waited)
+
+        self._collected, batch = collect_batch(
+            self._ready, self._buffers, self._unrolls_per_batch, self.positions, wait
+        )
+        return batch
 
     def publish(self, version: int) -> None:
         """Copies the learner's weights into memory that it shares with the bridge."""
@@ -143,18 +138,18 @@ class ClusterRuntime:
                 f"the run with resume=true\n{last}"
             ) from None
         match message:
-            case Delivered():
+            case Unroll():
                 self._ready.append(message)
-            case Restarted(where, fault, unrolls, episodes):
-                self._faults.add(where, fault, unrolls_dropped=unrolls, episodes_dropped=episodes)
+            case dict():
+                self._faults.add_record(message)
             case Dropped(unrolls):
                 self._faults.unrolls_dropped += unrolls
             case Processes(host, ids) if host == socket.gethostname():
                 self._processes |= ids
-            case Notice(text):
-                self._say(text)
+            case str():
+                self._say(message)
             case ErrorReport():
-                raise message.exception()
+                raise message.exception(ActorError)
 
 
 def grouped(indices: Sequence[int], size: int) -> list[list[int]]:

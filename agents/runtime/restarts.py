@@ -29,8 +29,7 @@ class Faults:
             `count`, the faults of that task and cause since the run was started or resumed.
 
     Attributes:
-        unrolls_dropped: Unrolls that were not finished.
-        episodes_dropped: Episodes that were not finished.
+        unrolls_dropped, episodes_dropped: Numbers of those that were not finished.
     """
 
     def __init__(
@@ -57,9 +56,7 @@ class Faults:
     def add(self, where: str, fault: Fault, *, unrolls_dropped: int = 0, episodes_dropped: int = 0) -> None:
         """Records that `where` (an actor, or an environment of one) is about to be restarted, or to start its next episode.
 
-        Raises:
-            ActorError: There were too many restarts; the message sums them up.
-            InputError: An actor or environment raised it `repeats` times.
+        Raises ActorError after too many restarts, with a summary, and InputError if one was raised `repeats` times.
         """
         self._causes[fault.cause] += 1
         self._counts[fault.task, fault.cause] += 1
@@ -89,6 +86,15 @@ class Faults:
                     f"{f'env.tasks={fault.task}' if fault.task else where} failed {self._repeats} times in the same way before the first "
                     f"unroll was complete ({line}): mend it, or leave it out; faults.jsonl in the run folder has the traceback."
                 )
+
+    def add_record(self, record: dict[str, Any], of: str = "") -> None:
+        """`add` for a record of another process's Faults; `of` is appended to `where`."""
+        self.add(
+            record["where"] + of,
+            _fault_of(record),
+            unrolls_dropped=record["unrolls_dropped"],
+            episodes_dropped=record["episodes_dropped"],
+        )
 
     def row(self) -> dict[str, float]:
         """Counts since the start of the run, for metrics.jsonl."""
@@ -129,34 +135,32 @@ class Faults:
         return f"{many} runtime.max_restarts={self._max}:{listed}{detail}"
 
 
-class FaultRecord:
-    """Appends every restart to faults.jsonl of a run folder and shows it to the user.
+def record_faults(folder: Path, say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+    """A `record` for Faults, which appends every restart to faults.jsonl of this run folder and shows it to the user by `say`.
 
     There may be thousands of numbers that are not finite. Of each task it shows the 1st, 10th, 100th and so on, and records the first
     _MOST_WRITTEN and those that it shows.
-
-    Args:
-        folder: The run folder.
-        say: Shows a line.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._path, self._say = folder / "faults.jsonl", say
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        """See Faults."""
-        fault, count = Fault(**{key: record[key] for key in Fault._fields}), record["count"]
+    def write(record: dict[str, Any]) -> None:
+        fault, count = _fault_of(record), record["count"]
         if fault.cause == NONFINITE:
             if str(count).strip("0") == "1":
                 so_far = f" ({count:,} such episodes of this task so far)" if count > 1 else ""
-                self._say(f"{describe(record['where'], fault)}; the episode is broken off{so_far}")
+                say(f"{describe(record['where'], fault)}; the episode is broken off{so_far}")
             elif count > _MOST_WRITTEN:
                 return
         else:
-            self._say(f"{describe(record['where'], fault)}; started again")
+            say(f"{describe(record['where'], fault)}; started again")
         # On a full disk the next checkpoint reports the error.
-        with contextlib.suppress(OSError), contextlib.closing(AppendedFile(self._path)) as file:
+        with contextlib.suppress(OSError), contextlib.closing(AppendedFile(folder / "faults.jsonl")) as file:
             file.write(json.dumps(record).encode() + b"\n")
+
+    return write
+
+
+def _fault_of(record: dict[str, Any]) -> Fault:
+    return Fault(**{key: record[key] for key in Fault._fields})
 
 
 _VERBS = {

@@ -20,13 +20,10 @@ from system.errors import InputError
 class SerialRuntime:
     """Actors that act in turn with the learner's network. The only policy lag is between the updates of one batch.
 
+    A batch holds one unroll each of the next `unrolls_per_batch` actors, cyclically.
+
     Args:
-        pool: The actors; a batch holds one unroll each of the next `unrolls_per_batch` actors, cyclically.
-        network: The learner's.
-        positions: Where the random streams begin; kept up to date.
-        version: Of the weights of `network`.
         state: `state_dict` of a runtime with the same numbers of actors and slots, from which this one resumes bit for bit.
-        faults: Records every restart and broken-off episode, and raises after too many; None raises at the first one.
     """
 
     def __init__(
@@ -90,35 +87,33 @@ class SerialRuntime:
 
     def _unroll(self, index: int, buffer: Trajectory) -> Actor:
         """Plays an unroll with actor `index`, or with its successor if it raises. Returns the actor."""
-        # Where a successor must begin; None if the actor at `index` works.
-        begin: StreamPositions | None = None
         while True:
+            actor = self._actors[index]
             try:
-                if begin is not None:
-                    self._actors[index] = self._make_actor(index, begin, self._network)
-                    begin = None
-                actor = self._actors[index]
                 actor.unroll(buffer)
                 return actor
             except InputError:
                 raise
             except Exception:
-                failed, played = self._actors[index], begin is None
-                episodes = failed.heartbeat.episodes.tolist()
-                self._faults.add(
-                    f"actor {index}",
-                    Fault(failed.task() if played else "", "raised", traceback.format_exc()),
-                    unrolls_dropped=int(played),
-                    episodes_dropped=len(episodes) if played else 0,
-                )
-                if begin is None:
-                    begin = StreamPositions({index: failed.unrolls}, {index: episodes}, self.positions.steps)
-                    with contextlib.suppress(Exception):
-                        # `close` may fail for the same reason as the unroll.
-                        failed.close()
-                else:
-                    # Its first episodes may be the reason, so skip them.
-                    begin.episodes[index] = [episode + 1 for episode in begin.episodes[index]]
+                episodes = actor.heartbeat.episodes.tolist()
+                fault = Fault(actor.task(), "raised", traceback.format_exc())
+                self._faults.add(f"actor {index}", fault, unrolls_dropped=1, episodes_dropped=len(episodes))
+            with contextlib.suppress(Exception):
+                # It may fail for the same reason as the unroll.
+                actor.close()
+            positions = StreamPositions({index: actor.unrolls}, {index: episodes}, self.positions.steps)
+            self._actors[index] = self._build_successor(index, positions)
+
+    def _build_successor(self, index: int, positions: StreamPositions) -> Actor:
+        while True:
+            try:
+                return self._make_actor(index, positions, self._network)
+            except InputError:
+                raise
+            except Exception:
+                self._faults.add(f"actor {index}", Fault("", "raised", traceback.format_exc()))
+                # Its first episodes may be the reason, so skip them.
+                positions.episodes[index] = [episode + 1 for episode in positions.episodes[index]]
 
     def publish(self, version: int) -> None:
         """Drops what the actors have derived from earlier weights; they share the learner's network."""

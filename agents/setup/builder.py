@@ -183,7 +183,7 @@ class ActorFactory:
         return Policy(network, slots, autocast=autocast, graphs=self.plan.cuda_graphs)
 
     def policy_of_server(self, slots: int) -> Policy:
-        """The policy of an inference server, with a new network (MakePolicy of runtime/base.py)."""
+        """The policy of an inference server, with a new network (PoolConfig.make_policy)."""
         network = build_network(self.config, self.env)
         return self.policy(slots, network.to(self.plan.acting_device))
 

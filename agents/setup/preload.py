@@ -11,8 +11,6 @@ import os
 
 import numpy as np
 
-import agents.runtime.processes.actor_process
-import agents.runtime.processes.inference_server
 import agents.setup.builder  # noqa: F401
 from agents.cli.signals import end_with_the_parent, ignore_signals
 

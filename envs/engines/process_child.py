@@ -12,10 +12,8 @@ import mmap
 import os
 import signal
 import sys
-import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +24,10 @@ from envs.faults import Fault
 from envs.shared_arrays import layout_size, map_arrays
 from envs.spec import ArraySpec, EnvSpec, Slot, Split
 from system.descendants import own
-from system.errors import InputError
+from system.errors import ErrorReport
 
 STACKS_SIGNAL = signal.SIGUSR1
 """Makes the process write the Python stacks of its threads, even inside an engine that never returns to Python, and end."""
-
-
-class ChildError(NamedTuple):
-    """The answer to a message that raised: a traceback, or the sentence of an InputError."""
-
-    text: str
-    is_input_error: bool
 
 
 def shared_spec(spec: EnvSpec, slots: int) -> dict[str, ArraySpec]:
@@ -141,15 +132,13 @@ def main(descriptor: int, stacks: int) -> None:
                 method, arguments = connection.recv()
             except (EOFError, ConnectionResetError):
                 return
-            except Exception:  # the message names a module that cannot be imported here
-                connection.send(ChildError(traceback.format_exc(), False))
+            except Exception as error:  # the message names a module that cannot be imported here
+                connection.send(ErrorReport.of(error))
                 continue
             try:
                 answer = getattr(child, method)(*arguments)
-            except InputError as error:
-                answer = ChildError(str(error), True)
-            except Exception:
-                answer = ChildError(traceback.format_exc(), False)
+            except Exception as error:
+                answer = ErrorReport.of(error)
             connection.send(answer)
 
 

@@ -14,11 +14,11 @@ import time
 from multiprocessing.reduction import send_handle
 from typing import Any
 
-from envs.engines.process_child import STACKS_SIGNAL, ChildError
+from envs.engines.process_child import STACKS_SIGNAL
 from envs.faults import signal_name
 from envs.spec import Slot
 from system.descendants import end_orphans, own
-from system.errors import InputError
+from system.errors import ErrorReport, InputError
 from system.memory import resident_memory
 
 GRACE_SECONDS = 3.0
@@ -122,7 +122,7 @@ class SlotProcess:
             self._stacks.seek(0)
             raise SlotError(f"{name} {lost}\n{self._stacks.read().decode(errors='replace')}".rstrip(), task, cause)
         self.owed -= 1
-        if isinstance(answer, ChildError):
+        if isinstance(answer, ErrorReport):
             if answer.is_input_error:
                 raise InputError(answer.text)
             raise SlotError(f"{name} failed:\n{answer.text}", task, "raised")

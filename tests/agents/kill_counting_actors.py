@@ -48,9 +48,7 @@ def main(kills: int) -> None:
                 last = actor, runtime.processes()[actor]
                 os.kill(last[1], signal.SIGKILL)
                 killed += 1
-            while runtime._pool._faults.row()["restarts"] < 10 or not all(
-                actor.started for actor in runtime._pool._actors
-            ):
+            while runtime._faults.row()["restarts"] < 10 or not all(actor.started for actor in runtime._actors):
                 lives.add(runtime.collect())
         finally:
             runtime.close()

@@ -17,7 +17,7 @@ from environments import BREAKING, STARTED, MakeStarting
 from processes import eventually, is_gone
 
 import train
-from agents.runtime.processes.actor_pool import ActorPool
+from agents.runtime.local import LocalRuntime
 from agents.storage.checkpoint import find_checkpoint, load_checkpoint
 from envs.engines.process_engine import ProcessEngine
 from envs.seeding import episode_seed
@@ -150,13 +150,13 @@ def test_a_program_that_ends_leaves_no_processes(program: str, tmp_path: Path, s
 def test_programs_of_an_actor_end_before_its_successor_starts(
     fault: str, tmp_path: Path, started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, alive = ActorPool._start_actor, list[list[int]]()
+    start, alive = LocalRuntime._start_actor, list[list[int]]()
 
-    def starts(pool: ActorPool, *arguments: Any) -> Any:
+    def starts(pool: LocalRuntime, *arguments: Any) -> Any:
         alive.append([pid for pid in programs(started) if not is_gone(pid)])
         return start(pool, *arguments)
 
-    monkeypatch.setattr(ActorPool, "_start_actor", starts)
+    monkeypatch.setattr(LocalRuntime, "_start_actor", starts)
     # The fork server keeps the environment variables of the test that started it.
     options = [f"env.options={{fault: {fault}, every: 8, file: '{started}'}}", "env.processes=false", "runtime=local"]
     assert (

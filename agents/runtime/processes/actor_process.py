@@ -8,30 +8,19 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from typing import NamedTuple
-
-import psutil
-import torch
 
 from agents.acting.heartbeat import Heartbeat
 from agents.acting.policy import Policy
-from agents.cli.signals import end_with_the_parent
-from agents.runtime.base import Batch, ErrorReport, PoolConfig, StreamPositions
+from agents.runtime.base import Batch, PoolConfig, StreamPositions
 from agents.runtime.processes import fork_server
-from agents.runtime.processes.buffers import SharedArrays, SharedWeights
+from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
 from agents.runtime.processes.inference_server import InferenceServerError, RemotePolicy
-from agents.runtime.processes.process import SAVING_SECONDS, configure_process, leave_signals_to_the_learner
-from agents.runtime.processes.shared_memory import AnonymousFile
-from agents.trajectory import Trajectory, concatenate
+from agents.runtime.processes.process import kill_with_descendants
+from agents.trajectory import concatenate
 from envs.faults import Fault
-from envs.spec import ArraySpec
-from system.descendants import own
-
-_ENDING_SECONDS = 5.0
-"""Time in which a process ends after its pipe was closed."""
 
 _START_SECONDS = 300.0
 """Time that an actor may take to start, even if `hang_seconds` is shorter."""
@@ -44,23 +33,20 @@ _STACKS_SECONDS = 1.0
 
 
 class Started(NamedTuple):
-    """An actor's first message: its environments are built. `tasks` are their names by task id."""
+    """An actor's first message: its environments are built. `tasks` are names by task id."""
 
     tasks: tuple[str, ...]
 
 
 class Unroll(NamedTuple):
-    """An actor's message: an unroll is finished, and its trajectory is in buffer `buffer` of its pool.
+    """An actor's message: an unroll is finished, and its trajectory is in buffer `buffer` of its pool, or of a cluster's learner.
 
     Attributes:
-        actor: Index of the actor in the run.
-        member: Index of the actor in its pool.
-        buffer: Index of the buffer.
+        actor, member: Index of the actor in the run, and in its pool.
         unrolls: Unrolls that this actor and its predecessors have finished.
         episodes: The episode that each slot is in.
         weights_version: Version of the weights at its first step.
-        seconds: From the end of the unroll before to the end of this one.
-        env_seconds, inference_seconds, wait_seconds: Parts of `seconds`; see Batch.
+        actor_seconds: From the end of the unroll before to the end of this one; for its parts see Batch.
         faults: Actor.faults.
     """
 
@@ -70,75 +56,57 @@ class Unroll(NamedTuple):
     unrolls: int
     episodes: list[int]
     weights_version: int
-    seconds: float
+    actor_seconds: float
     env_seconds: float
     inference_seconds: float
-    wait_seconds: float
+    actor_wait_seconds: float
     faults: list[Fault]
 
 
-def make_batch(
-    unrolls: Sequence[Unroll], trajectories: Sequence[Trajectory], positions: StreamPositions, waited: float
-) -> Batch:
-    """The batch of these unrolls and their trajectories. Advances `positions`; `waited` is Batch.wait_seconds."""
+def collect_batch(
+    ready: deque[Unroll], buffers: SharedArrays, count: int, positions: StreamPositions, wait: Callable[[], None]
+) -> tuple[list[Unroll], Batch]:
+    """Takes `count` unrolls from `ready`, calls `wait` until there are so many, and advances `positions`. Returns them and their batch."""
+    start = time.perf_counter()
+    while len(ready) < count:
+        wait()
+    waited = time.perf_counter() - start
+    unrolls = [ready.popleft() for _ in range(count)]
     for unroll in unrolls:
         positions.unrolls[unroll.actor] = unroll.unrolls
         positions.episodes[unroll.actor] = unroll.episodes
-    return Batch(
-        trajectory=concatenate(trajectories),
+    return unrolls, Batch(
+        trajectory=concatenate([buffers[unroll.buffer] for unroll in unrolls]),
         weights_versions=[unroll.weights_version for unroll in unrolls],
         wait_seconds=waited,
-        actor_seconds=sum(unroll.seconds for unroll in unrolls),
-        env_seconds=sum(unroll.env_seconds for unroll in unrolls),
-        inference_seconds=sum(unroll.inference_seconds for unroll in unrolls),
-        actor_wait_seconds=sum(unroll.wait_seconds for unroll in unrolls),
+        **total_seconds(unrolls),
     )
 
 
-class ServerLost(NamedTuple):
-    """An actor's last message: its inference server is gone."""
+def total_seconds(parts: Sequence[Unroll | Batch]) -> dict[str, float]:
+    """The summed times of actors, as arguments of Batch."""
+    names = ("actor_seconds", "env_seconds", "inference_seconds", "actor_wait_seconds")
+    return {name: sum(getattr(part, name) for part in parts) for name in names}
 
 
 class PoolMemory(NamedTuple):
-    """Memory that the actors of a pool share with its parent process."""
+    """Memory that the actors of a pool share with its parent process: trajectories, weights, and the heartbeat of each."""
 
     buffers: SharedArrays
     weights: SharedWeights
     heartbeats: SharedArrays
-
-    @classmethod
-    def allocate(cls, config: PoolConfig, num_actors: int, shapes: Sequence[torch.Size]) -> PoolMemory:
-        """Memory for so many actors and for parameters of these shapes."""
-        slots = config.spec["core_state"].shape[0]
-        heartbeat = {"heartbeat": ArraySpec(shape=(Heartbeat.size(slots),), dtype="int64")}
-        return cls(
-            SharedArrays(config.spec, num_actors * config.buffers_per_actor),
-            SharedWeights(shapes),
-            SharedArrays(heartbeat, num_actors),
-        )
-
-    def heartbeat(self, member: int) -> Heartbeat:
-        """The heartbeat of one actor, initialised."""
-        slots = self.buffers[0]["core_state"].shape[0]
-        return Heartbeat(slots, self.heartbeats[member]["heartbeat"].numpy())
 
 
 class ActorProcess:
     """The handle of one actor, from its start to its end.
 
     Args:
-        context: Of the fork server.
-        index: Of the actor in the run.
-        member: Index of the actor in its pool.
-        config: Of the run's actors.
+        index, member: Of the actor in the run, and in its pool.
         positions: Where its random streams begin.
-        memory: Of the pool.
         policy: Of its inference server, or None.
 
     Attributes:
         connection: Receives its messages and sends it buffer indices.
-        process: The multiprocessing process.
-        heartbeat: That the actor writes at each step.
         assigned: Buffers that it has been given and has not filled, in order.
         unrolls: Unrolls that it and its predecessors have finished.
         tasks: Names by task id; empty until it has started.
@@ -147,7 +115,6 @@ class ActorProcess:
 
     def __init__(
         self,
-        context: ForkServerContext,
         index: int,
         member: int,
         config: PoolConfig,
@@ -160,22 +127,17 @@ class ActorProcess:
         self.unrolls = positions.unrolls.get(index, 0)
         self.tasks: Sequence[str] = ()
         self.retiring: tuple[str, str] | None = None
-        self.heartbeat = memory.heartbeat(member)
+        self.heartbeat = Heartbeat(memory.heartbeats[member])
         self.heartbeat.reset()
         self._beats, self._alive_at = 0, time.monotonic()
         self._first_episodes: list[int] | None = None
         self._stacks = AnonymousFile()
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_run_actor,
-            args=(config, index, member, positions, theirs, self._stacks, memory, policy),
-            name=f"actor-{index}",
-            daemon=True,
+        arguments = config, index, member, positions, self._stacks, memory, policy
+        self.process, self.connection = fork_server.start_child(
+            f"actor-{index}", _run_actor, *arguments, threads=config.actor_threads
         )
-        fork_server.start_process(self.process)
-        # If this process kept its copies open, the pipes would not end with the actor.
-        theirs.close()
         if policy:
+            # If this process kept its copy open, the pipe would not end with the actor.
             policy.connection.close()
 
     @property
@@ -243,31 +205,22 @@ class ActorProcess:
 
     def ending(self) -> tuple[str, str]:
         """Cause and description of its end, after its process or its pipe has ended."""
-        cause, detail = fork_server.ending(self.process, _ENDING_SECONDS)
+        cause, detail = fork_server.ending(self.process)
         if self.retired and self.retiring:
             return self.retiring
         return cause, f"{detail}{self._written_stacks()}"
 
     def stack(self) -> str:
         """Ends an actor that hangs. Returns its Python stacks, as far as it could write them."""
-        assert self.process.pid
-        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-            # Listed before its end, after which they are no longer its children.
-            descendants = psutil.Process(self.process.pid).children(recursive=True)
-            os.kill(self.process.pid, _STACKS_SIGNAL)
+        pid = self.process.pid
+        assert pid
+
+        def write() -> None:
+            os.kill(pid, _STACKS_SIGNAL)
             self.process.join(_STACKS_SECONDS)
-            for descendant in descendants:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    descendant.kill()
+
+        kill_with_descendants(pid, write)
         return self._written_stacks() or " (its stacks are unknown)"
-
-    def kill(self) -> None:
-        """Kills it and all its descendants."""
-        fork_server.kill(self.process)
-
-    def close(self) -> None:
-        """Closes the pipe of a process that has ended."""
-        self.connection.close()
 
     def _send(self, message: int | None) -> None:
         # The pool notices a dead actor when it reads the pipe.
@@ -280,29 +233,25 @@ class ActorProcess:
 
 
 def _run_actor(
+    connection: Connection,
     config: PoolConfig,
     index: int,
     member: int,
     positions: StreamPositions,
-    connection: Connection,
     stacks: AnonymousFile,
     memory: PoolMemory,
     policy: RemotePolicy | None,
 ) -> None:
     """Main function of an actor process. It receives the indices of buffers to fill, or None to end."""
-    end_with_the_parent()
-    own()
-    leave_signals_to_the_learner(patience=SAVING_SECONDS)
     # faulthandler writes from C, so that it works inside an engine, after a segmentation fault and in a hang.
     faulthandler.enable(stacks.descriptor)
     # `chain`: afterwards the signal's default action ends the process.
     faulthandler.register(_STACKS_SIGNAL, stacks.descriptor, chain=True)
     # For a user who asks an actor where it is; shown with the actor's end.
     faulthandler.register(signal.SIGUSR1, stacks.descriptor)
-    configure_process(config.actor_threads)
     try:
         actor = config.make_actor(index, positions, None, policy)
-        actor.attach_heartbeat(memory.heartbeat(member))
+        actor.attach_heartbeat(Heartbeat(memory.heartbeats[member]))
         connection.send(Started(actor.env.spec_of_suite.tasks))
         version = -1
         free = time.perf_counter()
@@ -325,19 +274,16 @@ def _run_actor(
                     unrolls=actor.unrolls,
                     episodes=buffer["episode"].tolist(),
                     weights_version=version,
-                    seconds=ended - free,
+                    actor_seconds=ended - free,
                     env_seconds=actor.env_seconds,
                     inference_seconds=actor.inference_seconds,
-                    wait_seconds=received - free,
+                    actor_wait_seconds=received - free,
                     faults=actor.faults,
                 )
             )
             free = ended
         actor.close()
     except InferenceServerError:
-        with contextlib.suppress(OSError):
-            connection.send(ServerLost())
-    except Exception as error:
-        # The parent may be gone.
-        with contextlib.suppress(OSError):
-            connection.send(ErrorReport.of(error))
+        # The learner notices the server's end itself, and then ends this process.
+        while connection.recv() is not None:
+            pass

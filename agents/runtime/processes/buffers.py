@@ -1,37 +1,63 @@
-"""Memory that the learner shares with its actors: sets of arrays, and versioned weights."""
+"""Files and memory without a name that the learner shares with its processes: sets of arrays, and versioned weights.
+
+Nothing is left behind however the processes end, and the size of /dev/shm, which is small in containers, does not matter.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from multiprocessing import reduction
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from agents.runtime.processes.shared_memory import SharedMemory
 from agents.trajectory import Trajectory
 from envs.shared_arrays import layout_size, map_arrays
 from envs.spec import ArraySpec
 
-_ALIGNMENT = 64
+
+class AnonymousFile:
+    """A file of Linux's memfd_create. A child process gets its descriptor if the object is among the arguments of the process."""
+
+    def __init__(self, inherited: Any = None) -> None:
+        self.descriptor = os.memfd_create("mimpala") if inherited is None else inherited.detach()
+
+    def text(self) -> str:
+        """Everything that any process has written to it, without white space at the ends."""
+        size = os.fstat(self.descriptor).st_size
+        return os.pread(self.descriptor, size, 0).decode(errors="replace").strip()
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def __reduce__(self) -> Any:
+        return AnonymousFile, (reduction.DupFd(self.descriptor),)
 
 
 class SharedArrays:
-    """`count` sets of arrays in shared memory; `arrays[i]` is a dict of tensors, such as a trajectory.
+    """`count` sets of zeroed arrays in shared memory; `arrays[i]` is a dict of tensors, such as a trajectory. A child process maps the same
+    memory if the object is among its arguments.
 
     Args:
         spec: Of one set.
-        memory: That another process has allocated; None allocates it.
+        file: Of another process; None makes a new one.
     """
 
-    def __init__(self, spec: Mapping[str, ArraySpec], count: int, memory: SharedMemory | None = None) -> None:
+    def __init__(self, spec: Mapping[str, ArraySpec], count: int = 1, file: AnonymousFile | None = None) -> None:
         self._spec, self._count = dict(spec), count
         size = layout_size(self._spec)
-        self._memory = memory or SharedMemory(size * count)
+        if file is None:
+            file = AnonymousFile()
+            os.ftruncate(file.descriptor, size * count)
+        self._file = file
+        memory = memoryview(mmap.mmap(file.descriptor, size * count))
         self._sets: list[Trajectory] = []
         for number in range(count):
-            part = self._memory.bytes[number * size : (number + 1) * size].numpy()
-            self._sets.append({key: torch.from_numpy(array) for key, array in map_arrays(self._spec, part).items()})
+            arrays = map_arrays(self._spec, memory[number * size : (number + 1) * size])
+            self._sets.append({key: torch.from_numpy(array) for key, array in arrays.items()})
 
     def __getitem__(self, number: int) -> Trajectory:
         return self._sets[number]
@@ -40,17 +66,10 @@ class SharedArrays:
         return self._count
 
     def __reduce__(self) -> Any:
-        return SharedArrays, (self._spec, self._count, self._memory)
+        return SharedArrays, (self._spec, self._count, self._file)
 
 
-class HasParameters(Protocol):
-    """A network, or a stand-in that holds its parameters only."""
-
-    def parameters(self) -> Iterable[Tensor]:
-        """The parameters, always in the same order."""
-
-
-def split_parameters(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+def _split(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     """Views of `flat`, which holds the parameters of these shapes one after the other."""
     parts = flat.split([shape.numel() for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -64,20 +83,19 @@ class SharedWeights:
 
     Args:
         shapes: Shape of every parameter, in order.
-        memory: That another process has allocated; None allocates it.
-
-    Attributes:
-        shapes: As given.
+        arrays: Of another process; None allocates them.
     """
 
-    def __init__(self, shapes: Sequence[torch.Size], memory: SharedMemory | None = None) -> None:
+    def __init__(self, shapes: Sequence[torch.Size], arrays: SharedArrays | None = None) -> None:
         self.shapes = list(shapes)
         total = sum(shape.numel() for shape in self.shapes)
-        self._memory = memory or SharedMemory(_ALIGNMENT + 2 * 4 * total)
+        self._arrays = arrays or SharedArrays(
+            {"stamp": ArraySpec(shape=(), dtype="int64"), "copies": ArraySpec(shape=(2, total), dtype="float32")}
+        )
         # Twice the version, plus the index of the current copy: versions may skip numbers, but the copies alternate.
-        self._stamp = self._memory.bytes[:8].view(torch.int64)
-        self._copies: Tensor = self._memory.bytes[_ALIGNMENT:].view(torch.float32).view(2, total)
-        self._views = [split_parameters(copy, self.shapes) for copy in self._copies]
+        self._stamp = self._arrays[0]["stamp"]
+        self._copies = self._arrays[0]["copies"]
+        self._views = [_split(copy, self.shapes) for copy in self._copies]
 
     @property
     def version(self) -> int:
@@ -85,7 +103,7 @@ class SharedWeights:
         return int(self._stamp) // 2
 
     @torch.no_grad()
-    def publish(self, network: HasParameters, version: int) -> None:
+    def publish(self, network: nn.Module, version: int) -> None:
         """Makes the parameters of `network` the current weights, under the number `version`."""
         target = 1 - int(self._stamp) % 2
         parameters = [parameter.detach() for parameter in network.parameters()]
@@ -97,7 +115,7 @@ class SharedWeights:
         self._stamp.fill_(2 * version + target)
 
     @torch.no_grad()
-    def read(self, network: HasParameters) -> int:
+    def read(self, network: nn.Module) -> int:
         """Copies the current weights into `network` and returns their version."""
         parameters = [parameter.detach() for parameter in network.parameters()]
         device = parameters[0].device
@@ -106,10 +124,10 @@ class SharedWeights:
             views = self._views[stamp % 2]
             if device.type != "cpu":
                 # One transfer to the device, which has read the whole copy when `to` returns.
-                views = split_parameters(self._copies[stamp % 2].to(device), self.shapes)
+                views = _split(self._copies[stamp % 2].to(device), self.shapes)
             torch._foreach_copy_(parameters, views)
             if int(self._stamp) == stamp:
                 return stamp // 2
 
     def __reduce__(self) -> Any:
-        return SharedWeights, (self.shapes, self._memory)
+        return SharedWeights, (self.shapes, self._arrays)

@@ -12,23 +12,33 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, util
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import psutil
 
+from agents.cli.signals import end_with_the_parent
 from agents.runtime.base import ActorError
-from agents.runtime.processes.process import kill_with_descendants, signals_blocked
+from agents.runtime.processes.process import (
+    SAVING_SECONDS,
+    configure_process,
+    kill_with_descendants,
+    leave_signals_to_the_learner,
+    signals_blocked,
+)
 from envs.faults import signal_name
 from system import descendants
+from system.errors import ErrorReport
 
 _PATIENCE = 10.0
 """Seconds that a new fork server may take to replace a killed one, on a busy machine."""
 
-_ENDING_SECONDS = 5.0
-"""Time after which the end of a killed process is no longer waited for."""
+ENDING_SECONDS = 5.0
+"""Time after which the end of a process that was killed, or whose pipe has ended, is no longer waited for."""
 
 _LOOKS, _LOOK_SECONDS = 20, 0.5
 """A fork server is killed if it is found stopped at so many consecutive looks; seconds between two looks."""
@@ -46,29 +56,49 @@ def fork_server_context() -> ForkServerContext:
 def start_fork_server() -> None:
     """Starts the fork server if it does not run. Its imports take seconds; this function does not wait for them."""
     fork_server_context()
-    with _temporary_files_in(descendants.temporary_folder()):
+    before, tempfile.tempdir = tempfile.tempdir, descendants.temporary_folder() or tempfile.tempdir
+    try:
         # multiprocessing chooses the folder of the fork server's socket here.
         util.get_temp_dir()
+    finally:
+        tempfile.tempdir = before
     with signals_blocked():
         forkserver.ensure_running()
 
 
-@contextlib.contextmanager
-def _temporary_files_in(folder: str | None) -> Iterator[None]:
-    """Sets the default of tempfile; None keeps it."""
-    before, tempfile.tempdir = tempfile.tempdir, folder or tempfile.tempdir
+def start_child(
+    name: str, main: Callable[..., None], *arguments: Any, threads: int
+) -> tuple[ForkServerProcess, Connection]:
+    """Starts a process that runs `main(connection, *arguments)` with so many compute threads. Returns it and our end of the connection.
+
+    If `main` raises, the last message of the process is an ErrorReport.
+    """
+    context = fork_server_context()
+    connection, theirs = context.Pipe()
+    process = context.Process(target=_run_child, args=(main, threads, theirs, *arguments), name=name, daemon=True)
+    start_process(process)
+    # If this process kept its copy open, the connection would not end with the child.
+    theirs.close()
+    return process, connection
+
+
+def _run_child(main: Callable[..., None], threads: int, connection: Connection, *arguments: Any) -> None:
+    end_with_the_parent()
+    descendants.own()
+    leave_signals_to_the_learner(patience=SAVING_SECONDS)
+    configure_process(threads)
     try:
-        yield
-    finally:
-        tempfile.tempdir = before
+        main(connection, *arguments)
+    except Exception as error:
+        # The parent may be gone.
+        with contextlib.suppress(OSError):
+            connection.send(ErrorReport.of(error))
 
 
 def start_process(process: ForkServerProcess) -> None:
-    """Starts a process of `fork_server_context`. Signals are not blocked: a stopped fork server may delay the start, and a second Ctrl-C
-    ends the wait.
+    """Starts a process of `fork_server_context`. Raises ActorError if the machine cannot start it.
 
-    Raises:
-        ActorError: The machine cannot start it.
+    Signals are not blocked: a stopped fork server may delay the start, and a second Ctrl-C ends the wait.
     """
     until = math.inf
     while True:
@@ -136,16 +166,16 @@ def kill(process: BaseProcess) -> None:
     pid = process.pid
     if process.is_alive() and pid:
         kill_with_descendants(pid)
-    process.join(_ENDING_SECONDS)
+    process.join(ENDING_SECONDS)
     if process.is_alive() and pid and _has_status(pid, psutil.STATUS_ZOMBIE):
         # It is dead, but the fork server, which reports its end, is stopped.
         _kill_fork_server()
-        process.join(_ENDING_SECONDS)
+        process.join(ENDING_SECONDS)
 
 
-def ending(process: BaseProcess, patience: float) -> tuple[str, str]:
-    """Cause (envs.faults.CAUSES) and description of the end of a process whose pipe has ended; waits up to `patience` seconds for it."""
-    process.join(patience)
+def ending(process: BaseProcess) -> tuple[str, str]:
+    """Cause (envs.faults.CAUSES) and description of the end of a process whose pipe has ended."""
+    process.join(ENDING_SECONDS)
     code = process.exitcode
     if code is None:
         return "exited", "it closed its pipe and was still running"

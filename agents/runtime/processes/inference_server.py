@@ -10,11 +10,10 @@ The server holds the core states; an actor asks for its own when an unroll begin
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import selectors
-import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
@@ -22,13 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.acting.policy import Policy, Sampler, Slots
-from agents.cli.signals import end_with_the_parent
+from agents.acting.policy import Policy, Sampler
 from agents.network.actions import ActionDistribution
 from agents.runtime.base import PoolConfig
 from agents.runtime.processes import fork_server
 from agents.runtime.processes.buffers import SharedArrays, SharedWeights
-from agents.runtime.processes.process import SAVING_SECONDS, configure_process, leave_signals_to_the_learner
 from agents.trajectory import OBSERVED
 from envs.spec import ArraySpec
 
@@ -44,14 +41,12 @@ class RemotePolicy:
     """The policy of an actor for which a server acts; an ActingPolicy (agents/acting/actor.py). An actor process gets it as an argument.
 
     Args:
-        connection: To the server.
-        actions: Distribution from which actions are sampled.
+        connection: To the server; the pool closes its copy.
         exchange: One set of arrays of `exchange_spec`.
         member: Index of the actor in its pool.
 
     Attributes:
-        connection: As given; the pool closes its copy.
-        weights_version: Version of the weights in the first step since `seed`. Later steps may have newer ones.
+        weights_version: Version of the weights in the first step since `seed`; -1 before. Later steps may have newer ones.
     """
 
     def __init__(
@@ -59,41 +54,32 @@ class RemotePolicy:
     ) -> None:
         self.connection, self.weights_version = connection, -1
         self._arguments = connection, actions, exchange, member
-        arrays = {key: array[member] for key, array in exchange[0].items()}
-        self._inputs = {key: arrays[key] for key in OBSERVED if key in arrays}
-        self._distribution, self._core_state, self._version = (
-            arrays[key] for key in ("distribution", "core_state", "weights_version")
-        )
+        self._arrays = {key: array[member] for key, array in exchange[0].items()}
+        self._observed = [key for key in OBSERVED if key in self._arrays]
         self._sampler = Sampler(actions)
-        self._first_step = True
 
     @property
     def core_state(self) -> Tensor:
         """[B, S], after the last step; valid until it is asked for again."""
         self._ask(_STATE)
-        return self._core_state
+        return self._arrays["core_state"]
 
     def seed(self, seed: int) -> None:
         """Starts an unroll, and the stream of its sampled actions."""
         self._sampler.seed(seed)
-        self._first_step = True
+        self.weights_version = -1
 
     def weights_changed(self) -> None:
         """Does nothing: nothing here is derived from the weights."""
 
     def act(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """As Policy.act.
-
-        Raises:
-            InferenceServerError: The server is gone.
-        """
-        for key, array in self._inputs.items():
-            array.copy_(inputs[key])
+        """As Policy.act. Raises InferenceServerError if the server is gone."""
+        for key in self._observed:
+            self._arrays[key].copy_(inputs[key])
         self._ask(_STEP)
-        if self._first_step:
-            self.weights_version = int(self._version)
-            self._first_step = False
-        return self._sampler.sample(self._distribution)
+        if self.weights_version < 0:
+            self.weights_version = int(self._arrays["weights_version"])
+        return self._sampler.sample(self._arrays["distribution"])
 
     def _ask(self, request: bytes) -> None:
         try:
@@ -110,46 +96,37 @@ class InferenceServer:
     """The handle of the server process, which ends when the handle closes its pipe.
 
     Args:
-        context: Of the fork server.
         config: Of the run's actors, with a `make_policy`.
         weights: That the learner publishes; the server reads new ones between two batches.
         num_actors: Actors of the pool.
 
     Attributes:
         connection: Readable when the server has failed or ended.
-        pid: Of its process.
     """
 
-    def __init__(
-        self, context: ForkServerContext, config: PoolConfig, weights: SharedWeights, *, num_actors: int
-    ) -> None:
+    def __init__(self, config: PoolConfig, weights: SharedWeights, *, num_actors: int) -> None:
         self._actions = config.actions
-        self._exchange = SharedArrays(exchange_spec(config.spec, num_actors, config.actions), 1)
-        self.connection, theirs = context.Pipe()
-        self._pipe = context.Pipe
-        self._process = context.Process(
-            target=_run_server, args=(config, theirs, self._exchange, weights), name="inference", daemon=True
+        self._exchange = SharedArrays(exchange_spec(config.spec, num_actors, config.actions))
+        self._process, self.connection = fork_server.start_child(
+            "inference", _run_server, config, self._exchange, weights, threads=config.actor_threads
         )
-        fork_server.start_process(self._process)
         self.pid = self._process.pid or 0
-        # If this process kept its copy open, the pipe would not end with the server.
-        theirs.close()
 
     def connect(self, actor: int) -> RemotePolicy:
         """The policy of this actor, with a new connection, so that an actor finds no answer for its predecessor."""
-        ours, theirs = self._pipe()
+        ours, theirs = multiprocessing.Pipe()
         # The pool notices a dead server when it waits for it.
         with contextlib.suppress(OSError), theirs:
             self.connection.send(actor)
             send_handle(self.connection, theirs.fileno(), self.pid)
         return RemotePolicy(ours, self._actions, self._exchange, actor)
 
-    def ending(self, patience: float) -> tuple[str, str]:
-        """Cause (envs.faults.CAUSES) and description of its end; waits up to `patience` seconds for each."""
+    def ending(self) -> tuple[str, str]:
+        """Cause (envs.faults.CAUSES) and description of its end."""
         with contextlib.suppress(EOFError, ConnectionResetError):
-            if self.connection.poll(patience):
-                return "raised", self.connection.recv()
-        return fork_server.ending(self._process, patience)
+            if self.connection.poll(fork_server.ENDING_SECONDS):
+                return "raised", self.connection.recv().text
+        return fork_server.ending(self._process)
 
     def close(self, patience: float) -> None:
         """Closes the pipe, waits up to `patience` seconds for the server's end, and then kills it; may be called twice."""
@@ -177,14 +154,12 @@ class _Batcher:
     """One policy for the slots of all actors, and the arrays of `exchange_spec`."""
 
     def __init__(self, policy: Policy, arrays: Mapping[str, Tensor], weights: SharedWeights) -> None:
-        self._policy = policy
-        self._inputs = {key: arrays[key] for key in OBSERVED if key in arrays}
-        self._distribution, self._core_state, self._version = (
-            arrays[key] for key in ("distribution", "core_state", "weights_version")
-        )
-        self._weights = weights
+        self._policy, self._arrays, self._weights = policy, arrays, weights
+        self._observed = [key for key in OBSERVED if key in arrays]
         self._current = -1
-        self._slots = self._distribution.shape[1]
+        actors, slots = arrays["distribution"].shape[:2]
+        # The slots of each actor in the policy.
+        self._slots = np.arange(actors * slots).reshape(actors, slots)
 
     def step(self, actors: Sequence[int]) -> None:
         """Acts for these actors, which are in increasing order, with the newest weights.
@@ -194,45 +169,29 @@ class _Batcher:
         if self._weights.version != self._current:
             self._current = self._weights.read(self._policy.network)
             self._policy.weights_changed()
-        rows = self._rows(actors)
-        inputs = {key: array[rows].flatten(0, 1) for key, array in self._inputs.items()}
-        distribution = self._policy.distribution(inputs, self._columns(rows))
-        self._distribution[rows] = distribution.view(len(actors), self._slots, -1)
-        self._version[rows] = self._current
+        first, end = actors[0], actors[-1] + 1
+        # If they are adjacent, a slice, which copies no observations.
+        rows = slice(first, end) if end - first == len(actors) else np.array(actors)
+        inputs = {key: self._arrays[key][rows].flatten(0, 1) for key in self._observed}
+        distribution = self._policy.distribution(inputs, self._slots[rows].ravel())
+        self._arrays["distribution"][rows] = distribution.view(len(actors), self._slots.shape[1], -1)
+        self._arrays["weights_version"][rows] = self._current
 
     def begin(self, actor: int) -> None:
         """Zeroes the core state for a new actor."""
-        self._policy.core_state[self._columns(slice(actor, actor + 1))] = 0
+        self._policy.core_state[self._slots[actor]] = 0
 
     def show_state(self, actor: int) -> None:
         """Copies this actor's core state to shared memory."""
-        self._core_state[actor] = self._policy.core_state[self._columns(slice(actor, actor + 1))]
-
-    def _rows(self, actors: Sequence[int]) -> Slots:
-        """Rows of these actors; a slice, which copies nothing, if they are adjacent."""
-        first, end = actors[0], actors[-1] + 1
-        return slice(first, end) if end - first == len(actors) else np.array(actors)
-
-    def _columns(self, rows: Slots) -> Slots:
-        """The slots of these rows."""
-        if isinstance(rows, slice):
-            return slice(rows.start * self._slots, rows.stop * self._slots)
-        return (rows[:, None] * self._slots + np.arange(self._slots)).ravel()
+        self._arrays["core_state"][actor] = self._policy.core_state[self._slots[actor]]
 
 
-def _run_server(config: PoolConfig, learner: Connection, exchange: SharedArrays, weights: SharedWeights) -> None:
-    """Main function of the server process. If it raises, its last message is the traceback."""
-    end_with_the_parent()
-    leave_signals_to_the_learner(patience=SAVING_SECONDS)
-    configure_process(config.actor_threads)
-    try:
-        arrays = exchange[0]
-        num_actors, slots = arrays["distribution"].shape[:2]
-        assert config.make_policy
-        _serve(_Batcher(config.make_policy(num_actors * slots), arrays, weights), learner)
-    except Exception:
-        with contextlib.suppress(OSError):
-            learner.send(traceback.format_exc())
+def _run_server(learner: Connection, config: PoolConfig, exchange: SharedArrays, weights: SharedWeights) -> None:
+    """Main function of the server process."""
+    arrays = exchange[0]
+    num_actors, slots = arrays["distribution"].shape[:2]
+    assert config.make_policy
+    _serve(_Batcher(config.make_policy(num_actors * slots), arrays, weights), learner)
 
 
 @torch.inference_mode()

@@ -7,8 +7,7 @@ import ctypes
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import resource_tracker
 from types import FrameType
 
@@ -50,30 +49,29 @@ def leave_signals_to_the_learner(*, patience: float = 0.0) -> None:
             to daemons when the learner exits.
     """
     ignore_signals()
-    signal.signal(signal.SIGTERM, partial(_end_after, patience) if patience else signal.SIG_DFL)
+
+    def end_later(number: int, frame: FrameType | None) -> None:
+        timer = threading.Timer(patience, os._exit, [1])
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, end_later if patience else signal.SIG_DFL)
 
 
-def _end_after(patience: float, number: int, frame: FrameType | None) -> None:
-    timer = threading.Timer(patience, os._exit, [1])
-    timer.daemon = True
-    timer.start()
-
-
-def kill_with_descendants(pid: int) -> None:
-    """Kills a process and all its descendants."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+def kill_with_descendants(pid: int, before: Callable[[], object] = lambda: None) -> None:
+    """Kills a process and all its descendants. Calls `before` first, in which the process may end."""
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         process = psutil.Process(pid)
-        for one in (*process.children(recursive=True), process):
+        # Listed before its end, after which they are no longer its children.
+        descendants = process.children(recursive=True)
+        before()
+        for one in (*descendants, process):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
 
 
 def memory_row(processes: Mapping[str, int]) -> dict[str, float]:
-    """`memory/learner` and `memory/<name>` for metrics.jsonl, in MiB, each with its descendants.
-
-    Args:
-        processes: Process ids by name, as of Runtime.processes.
-    """
+    """`memory/learner` and `memory/<name>` of Runtime.processes for metrics.jsonl, in MiB, each with its descendants."""
     memory = resident_memory(processes.values())
     found = {name: memory[pid] for name, pid in processes.items() if pid in memory}
     return {f"memory/{name}": size for name, size in {"learner": memory[os.getpid()], **found}.items()}

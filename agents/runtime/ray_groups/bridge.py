@@ -1,4 +1,4 @@
-"""The bridge between the learner and Ray, in its own process (bridge_process.py).
+"""The bridge between the learner and Ray, in its own process, so that no failure of a cluster can end the learner.
 
 It places groups of actors on the cluster (actor_group.py) and copies their unrolls into buffers that it shares with the learner. It
 forwards free buffers and weights to the groups, and faults to the learner. It restarts a group that is lost. A group waits until a node
@@ -9,27 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+import os
+import sys
+from collections.abc import Coroutine, Sequence
 from multiprocessing.connection import Connection
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from agents.runtime.base import ActorError, ErrorReport, PoolConfig, StreamPositions
+from torch.nn.utils import parameters_to_vector
+
+from agents.cli.signals import outlive_the_parent
+from agents.runtime.base import ActorError, PoolConfig, StreamPositions
 from agents.runtime.processes.actor_process import Unroll
-from agents.runtime.processes.buffers import SharedArrays, SharedWeights
-from agents.runtime.ray_groups.actor_group import ActorGroup, Arrays, ReceivedWeights
-from agents.runtime.ray_groups.actor_group_handle import ActorGroupHandle
-from agents.runtime.ray_groups.messages import (
-    Delivered,
-    Dropped,
-    FreeBuffer,
-    Notice,
-    Placement,
-    Processes,
-    Restarted,
-)
+from agents.runtime.processes.buffers import AnonymousFile, SharedArrays, SharedWeights
+from agents.runtime.processes.process import configure_process, leave_signals_to_the_learner
+from agents.runtime.ray_groups.actor_group import ActorGroup, ActorGroupHandle, Arrays, FreeBuffer, make_parameters
+from agents.runtime.ray_groups.connection import joined
+from agents.runtime.restarts import Faults
+from agents.trajectory import num_bytes
 from envs.faults import Fault
-from system.errors import InputError
+from system.descendants import supervise
+from system.errors import ErrorReport, InputError
 
 _REQUESTS = 2
 """Pending calls of a group's `unroll`, so that the second unroll travels while the first is copied."""
@@ -47,33 +47,77 @@ _END_SECONDS = 8.0
 """Time for groups to end their actors when the run ends, before they are killed."""
 
 
+_LAST_SECONDS = 30.0
+"""Time that the bridge has after the learner's end."""
+
+
+class Dropped(NamedTuple):
+    """To the learner: finished unrolls that were lost on the way."""
+
+    unrolls: int
+
+
+class Processes(NamedTuple):
+    """To the learner: process ids of a group's actors by name, and the host that they run on."""
+
+    host: str
+    ids: dict[str, int]
+
+
+def run_bridge(learner: Connection, output: AnonymousFile, buffers: SharedArrays, weights: SharedWeights) -> None:
+    """Main function of the process. The learner's first message has the address of the cluster (connection.joined), the actors of each
+    group, the CPUs that Ray reserves for an actor, the PoolConfig and the StreamPositions. Ray prints to `output`.
+    """
+    # When the learner dies, its pipe ends and the bridge cleans up. If the bridge cannot, its supervisor does.
+    outlive_the_parent(_LAST_SECONDS)
+    supervise()
+    os.dup2(output.descriptor, 1)
+    os.dup2(output.descriptor, 2)
+    leave_signals_to_the_learner()
+    configure_process(1)
+    try:
+        address, groups, cpus_per_actor, pool, positions = learner.recv()
+    except (EOFError, OSError):
+        return
+    cpus = max(1, round(pool.num_actors * cpus_per_actor + 0.5))
+    # The trajectories of all buffers, and some versions of the weights.
+    trajectories = pool.num_actors * pool.buffers_per_actor * num_bytes(pool.spec)
+    parameters = sum(shape.numel() for shape in weights.shapes)
+    try:
+        with joined(address, num_cpus=cpus, store_bytes=int(1.5 * (trajectories + 16 * parameters))) as ray:
+            asyncio.run(Bridge(ray, learner, groups, cpus_per_actor, pool, positions, buffers, weights).run())
+    except InputError as error:
+        learner.send(ErrorReport.of(error))
+
+
 class Bridge:
     """Connects the learner's pipe with the groups on Ray.
+
+    It sends an Unroll when its trajectory is in the learner's buffer, Dropped, Processes, records of Faults, lines for the user, and an
+    ErrorReport that ends the run.
 
     Args:
         ray: The module, connected.
         learner: Pipe to the learner. It brings indices of free buffers, "weights" after each publish, and None to end.
-        placement: The groups of the run, and the CPUs of an actor.
-        pool: Configuration of the run's actors.
-        positions: Where the random streams of the actors begin.
-        buffers: Shared with the learner; all are free at the start.
-        weights: Shared with the learner, which publishes into them.
+        groups: Indices of the actors of each group.
+        buffers, weights: Shared with the learner. All buffers are free at the start.
     """
 
     def __init__(
         self,
         ray: ModuleType,
         learner: Connection,
-        placement: Placement,
+        groups: Sequence[Sequence[int]],
+        cpus_per_actor: float,
         pool: PoolConfig,
         positions: StreamPositions,
         buffers: SharedArrays,
         weights: SharedWeights,
     ) -> None:
-        self._ray, self._learner, self._placement, self._pool = ray, learner, placement, pool
+        self._ray, self._learner, self._cpus_per_actor, self._pool = ray, learner, cpus_per_actor, pool
         self._buffers, self._weights = buffers, weights
-        self._groups = [ActorGroupHandle(indices, positions) for indices in placement.groups]
-        self._received = ReceivedWeights(weights.shapes)
+        self._groups = [ActorGroupHandle(indices, positions) for indices in groups]
+        self._received = make_parameters(weights.shapes)
         # The newest weights in Ray's object store: their version, and the reference.
         self._stored: tuple[int, Any] = (-1, None)
         self._free: asyncio.Queue[int] = asyncio.Queue()
@@ -83,6 +127,8 @@ class Bridge:
         # stays taken until the learner frees its own.
         self._origins: dict[int, tuple[ActorGroupHandle, Any, Unroll]] = {}
         self._anything_delivered = False
+        # The learner counts the restarts.
+        self._faults = Faults(max_restarts=sys.maxsize, record=self._send)
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -121,8 +167,7 @@ class Bridge:
                     self._ended.set()
                 elif message == "weights":
                     for group in self._groups:
-                        if group.version >= 0:
-                            self._start(self._publish(group))
+                        group.published.set()
                 else:
                     self._give_back(message)
         except (EOFError, OSError):
@@ -152,10 +197,14 @@ class Bridge:
                 return
             except (ActorError, InputError) as error:
                 cause, reason = "raised", str(error)
-                program_error: ErrorReport | None = ErrorReport.of(error)
+                program_error: ErrorReport | None = ErrorReport.of(error, ActorError)
             except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
-                cause, reason = "lost", self._reason(group, error)
-                raised = self._is_raised_by_program(error)
+                nodes = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+                gone = group.node and not nodes.get(group.node.id)
+                cause, reason = "lost", "its node is gone" if gone else " ".join(str(error).split())[:500]
+                # Code of the program raised it. Otherwise Ray did, because it lost a process. Ray's message about a Ray actor whose
+                # constructor failed has these words.
+                raised = isinstance(error, ray.exceptions.RayTaskError) or "creation task" in str(error)
                 program_error = ErrorReport(f"{group.name} cannot begin: {error}", False) if raised else None
             if program_error and not self._anything_delivered:
                 # The program fails from the start, so a restart would fail, too.
@@ -163,29 +212,18 @@ class Bridge:
                 return
             slots = self._pool.spec["core_state"].shape[0]
             started = len(group.indices) if group.version >= 0 else 0
-            self._send(Restarted(group.name, Fault("", cause, reason), started, started * slots))
+            fault = Fault("", cause, reason)
+            self._faults.add(group.name, fault, unrolls_dropped=started, episodes_dropped=started * slots)
             with contextlib.suppress(Exception):
                 ray.kill(group.handle)
             # The lost actors may have played more than they delivered.
             group.skip(self._pool.buffers_per_actor, self._pool.spec["action"].shape[0], slots)
             group.handle, group.node, group.version = None, None, -1
 
-    def _is_raised_by_program(self, error: Exception) -> bool:
-        """Whether code of the program raised the error. Otherwise Ray raised it, because it lost a process."""
-        # Ray's message about a Ray actor whose constructor failed has these words.
-        return isinstance(error, self._ray.exceptions.RayTaskError) or "creation task" in str(error)
-
-    def _reason(self, group: ActorGroupHandle, error: Exception) -> str:
-        """Why a group was lost, in one line."""
-        nodes = {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
-        if group.node and not nodes.get(group.node.id):
-            return "its node is gone"
-        return " ".join(str(error).split())[:500]
-
     async def _run_group(self, group: ActorGroupHandle) -> None:
         """Places a group, starts its actors and takes its unrolls until it closes. Raises if it fails or is lost."""
         remote = self._ray.remote(
-            num_cpus=self._placement.cpus_per_actor * len(group.indices),
+            num_cpus=self._cpus_per_actor * len(group.indices),
             scheduling_strategy="SPREAD",
             max_restarts=0,
             concurrency_groups={"beside": _THREADS},
@@ -197,7 +235,7 @@ class Bridge:
             self._pool, group.indices, group.positions, self._weights.shapes, flat, version
         )
         if error:
-            raise error.exception()
+            raise error.exception(ActorError)
         group.version = version
         tasks = [self._start(self._publish(group)), self._start(self._forward_reports(group))]
         try:
@@ -213,12 +251,10 @@ class Bridge:
             await asyncio.sleep(_ROOM_SECONDS)
             waiting = [group for group in self._groups if group.node is None]
             if waiting and waiting != reported:
-                cpus = self._placement.cpus_per_actor * len(waiting[0].indices)
+                cpus = self._cpus_per_actor * len(waiting[0].indices)
                 self._send(
-                    Notice(
-                        f"{len(waiting)} of {len(self._groups)} groups of actors have found no room on the Ray cluster yet: each waits for "
-                        f"a node with {cpus:g} CPUs free"
-                    )
+                    f"{len(waiting)} of {len(self._groups)} groups of actors have found no room on the Ray cluster yet: each waits for a "
+                    f"node with {cpus:g} CPUs free"
                 )
             reported = waiting
 
@@ -233,11 +269,11 @@ class Bridge:
             if unroll is None:
                 return
             if isinstance(unroll, ErrorReport):
-                raise unroll.exception()
+                raise unroll.exception(ActorError)
             group.positions.unrolls[unroll.actor] = unroll.unrolls
             group.positions.episodes[unroll.actor] = unroll.episodes
             # `ensure_future` starts the transfer now, while `_deliver` copies others.
-            self._arrived.put_nowait((group, group.handle, unroll, asyncio.ensure_future(_wait_for(trajectory))))
+            self._arrived.put_nowait((group, group.handle, unroll, asyncio.ensure_future(trajectory)))
 
     async def _deliver(self) -> None:
         """Copies trajectories into the learner's buffers, in the order in which the unrolls came."""
@@ -254,7 +290,7 @@ class Bridge:
                 value.numpy()[...] = arrays[key]
             self._origins[number] = group, handle, unroll
             self._anything_delivered = True
-            self._send(Delivered(number, unroll))
+            self._send(unroll._replace(buffer=number))
 
     async def _forward_reports(self, group: ActorGroupHandle) -> None:
         """Forwards a group's restarts and process ids. Kills a group that does not answer."""
@@ -263,7 +299,7 @@ class Bridge:
         while True:
             report = group.call("report", _REPORT_SECONDS if known else 0.0)
             try:
-                records, processes = await asyncio.wait_for(_wait_for(report), seconds)
+                records, processes = await asyncio.wait_for(report, seconds)
             except TimeoutError:
                 # After that `_take_unrolls` raises, and the group is restarted.
                 self._ray.kill(group.handle)
@@ -271,37 +307,29 @@ class Bridge:
             except self._ray.exceptions.RayError:
                 return
             for record in records:
-                fault = Fault(record["task"], record["cause"], record["detail"])
-                self._send(Restarted(record["where"], fault, record["unrolls_dropped"], record["episodes_dropped"]))
+                self._send(record)
             if processes != known and group.node:
                 known = processes
                 self._send(Processes(group.node.host, known))
 
     async def _publish(self, group: ActorGroupHandle) -> None:
-        """Sends a group the newest weights, and repeats that until no newer ones were published meanwhile.
-
-        Returns at once if another call already does so for this group.
-        """
-        if group.publishing:
-            return
-        handle, group.publishing = group.handle, True
-        try:
-            while group.version >= 0 and group.handle is handle and group.version < self._weights.version:
-                version, flat = self._newest_weights()
-                await group.call("publish", flat, version)
-                if group.handle is handle:
+        """Sends a started group the newest weights whenever some were published."""
+        # If it raises, `_take_unrolls` raises, too, and the group is restarted.
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            while True:
+                if group.version < self._weights.version:
+                    version, flat = self._newest_weights()
+                    await group.call("publish", flat, version)
                     group.version = version
-        except self._ray.exceptions.RayError:
-            # `_take_unrolls` raises, too, and the group is restarted.
-            pass
-        finally:
-            group.publishing = False
+                await group.published.wait()
+                group.published.clear()
 
     def _newest_weights(self) -> tuple[int, Any]:
         """Version and Ray reference. Each version is stored once, and Ray copies it to each node once."""
         if self._stored[0] != self._weights.version:
             version = self._weights.read(self._received)
-            self._stored = version, self._ray.put(self._received.flat)
+            flat = parameters_to_vector(self._received.parameters()).detach().numpy()
+            self._stored = version, self._ray.put(flat)
         return self._stored
 
     async def _end(self) -> None:
@@ -317,11 +345,6 @@ class Bridge:
         for group in self._groups:
             with contextlib.suppress(Exception):
                 self._ray.kill(group.handle)
-
-
-async def _wait_for(reference: Any) -> Any:
-    """The value of a Ray reference, as a coroutine that asyncio can wrap."""
-    return await reference
 
 
 async def _drain(group: ActorGroupHandle) -> None:

@@ -23,11 +23,7 @@ _LEAST_STORE = 2**27
 
 
 def check_address(address: str) -> None:
-    """Checks `runtime.address` without joining the cluster.
-
-    Raises:
-        InputError: Ray is not installed, the address is malformed, or nothing listens there.
-    """
+    """Raises InputError if Ray is not installed, `runtime.address` is malformed, or nothing listens there."""
     if importlib.util.find_spec("ray") is None:
         raise InputError('runtime=cluster needs Ray, which is not installed: pip install "mimpala[ray]".')
     if address in ("", "auto"):
@@ -48,23 +44,20 @@ def check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[ModuleType]:
-    """Yields the module `ray`, connected to the cluster.
+    """Yields the module `ray`, connected to the cluster. Raises InputError if there is none at the address.
 
     A cluster on this machine listens on the loopback interface only, sends no usage statistics, and leaves no files behind.
 
     Args:
         address: Of a running cluster, `auto`, or empty to start one on this machine.
-        num_cpus: CPUs of a cluster on this machine.
-        store_bytes: Bytes that its object store must hold.
-
-    Raises:
-        InputError: There is no cluster at the address.
+        num_cpus, store_bytes: CPUs of a cluster on this machine, and bytes that its object store must hold.
     """
     # Ray reads these variables when it is imported.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Each attempt takes 40 seconds, and the default is twenty attempts.
     os.environ["RAY_NUM_REDIS_GET_RETRIES"] = "2"
     settings: dict[str, Any] = {
+        "address": address or "local",
         "log_to_driver": False,
         "logging_level": "error",
         "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(own_paths())}},
@@ -76,14 +69,11 @@ def joined(address: str, *, num_cpus: int, store_bytes: int = 0) -> Iterator[Mod
         # It holds sockets, whose paths must be short.
         folder = tempfile.mkdtemp(prefix="ray-", dir=temporary_folder() or "/tmp")
         settings |= {
-            "address": "local",
             "num_cpus": num_cpus,
             "object_store_memory": max(_LEAST_STORE, store_bytes),
             "include_dashboard": False,
             "_temp_dir": folder,
         }
-    else:
-        settings["address"] = address
 
     import ray
 

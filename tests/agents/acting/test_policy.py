@@ -191,7 +191,7 @@ def test_the_cache_is_bounded_and_right_when_it_overflows(monkeypatch: pytest.Mo
         expected = fresh_step(network, policy, inputs)
         policy.seed(SEED)
         torch.testing.assert_close(policy.act(inputs)[1], expected[1], rtol=1e-4, atol=1e-5)
-        assert all(len(part) <= 2 * SLOTS for parts in policy._cache._stored.values() for part in parts)
+        assert all(len(part) <= 2 * SLOTS for parts in policy.cache.stored.values() for part in parts)
     calls = count_conditioned(network, monkeypatch)
     policy.act(inputs)
     assert not calls, "the present contexts were forgotten"
@@ -220,9 +220,9 @@ def test_acts_in_low_precision_with_the_weights_of_the_network(fusion: str, core
 def test_the_memory_of_the_cache_is_constant(precision: torch.dtype) -> None:
     network = make("mi", sites=("core_input",))
     policy = Policy(network, SLOTS, autocast=None if precision == torch.float32 else precision)
-    assert policy.modulation_bytes == 0
+    assert not policy.cache.stored
     fusion = network.fusions["core_input"]
     expected = 2 * SLOTS * fusion.out_size * (fusion.x_size + 1) * precision.itemsize  # type: ignore[operator]
     for inputs in inputs_at(network, 5):
         policy.act(inputs)
-        assert policy.modulation_bytes == expected
+        assert sum(part.nbytes for parts in policy.cache.stored.values() for part in parts) == expected

@@ -27,9 +27,8 @@ from agents.runtime.base import Runtime, StreamPositions
 from agents.runtime.cluster import grouped
 from agents.runtime.processes.actor_process import Unroll
 from agents.runtime.ray_groups import actor_group, connection
-from agents.runtime.ray_groups.actor_group_handle import ActorGroupHandle
+from agents.runtime.ray_groups.actor_group import ActorGroupHandle, FreeBuffer
 from agents.runtime.ray_groups.connection import own_paths
-from agents.runtime.ray_groups.messages import FreeBuffer
 from agents.runtime.restarts import Faults
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")

@@ -14,7 +14,7 @@ from processors import needs_bf16_lstm
 from torch import Tensor
 
 from agents.acting import cuda_graphs
-from agents.acting.policy import Policy
+from agents.acting.policy import ALL_SLOTS, Policy
 from agents.fusion import Segments
 from agents.fusion.device_transfer import send_one
 from agents.network.agent import AgentNetwork
@@ -141,8 +141,8 @@ def test_acting_on_a_gpu_equals_the_processor_and_waits_for_the_result_only(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for number, inputs in enumerate(steps(env, network, 5)):
-            slots = some if number == 2 else None
-            present = inputs if slots is None else {key: value[some] for key, value in inputs.items()}
+            slots = some if number == 2 else ALL_SLOTS
+            present = {key: value[slots] for key, value in inputs.items()}
             expected = on_cpu.distribution(present, slots)
             for policy in on_gpu:
                 gpu.waits.clear()

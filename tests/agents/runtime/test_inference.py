@@ -21,7 +21,7 @@ from counting import COUNTING, SLOTS, STATE_SIZE, CountingNetwork, MakeCountingP
 from fakes import ACTIONS, fake_batch, fake_config, fake_env, fake_network
 from processes import PATIENCE
 
-import agents.runtime.processes.actor_pool
+import agents.runtime.local
 from agents.acting.policy import Policy
 from agents.fusion import FUSIONS
 from agents.runtime.base import ActorError, Runtime, StreamPositions
@@ -36,7 +36,7 @@ from envs.suites import make_spec
 
 T = 7
 SPEC = trajectory_spec(COUNTING, T, SLOTS, STATE_SIZE)
-ROOT = Path(agents.runtime.processes.actor_pool.__file__).parents[3]
+ROOT = Path(agents.runtime.local.__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
@@ -231,8 +231,8 @@ def test_a_server_that_exits_is_reported_with_its_exit_code(runtime: LocalRuntim
 @pytest.mark.slow
 def test_a_server_that_is_killed_is_reported(runtime: LocalRuntime) -> None:
     collect(runtime, 1)
-    assert runtime._pool._server
-    runtime._pool._server._process.kill()
+    assert runtime._server
+    runtime._server._process.kill()
     with pytest.raises(ActorError, match=r"inference server was killed: SIGKILL"):
         collect(runtime, 1_000_000)
 
@@ -243,8 +243,8 @@ def test_closing_ends_actors_that_wait_and_the_server_they_wait_for(
     runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collect(runtime, 1)
-    monkeypatch.setattr(agents.runtime.processes.actor_pool, "_JOIN_SECONDS", 0.2)
-    processes = [*(actor.process for actor in runtime._pool._actors), runtime._pool._server._process]  # type: ignore[union-attr]
+    monkeypatch.setattr(agents.runtime.local, "_JOIN_SECONDS", 0.2)
+    processes = [*(actor.process for actor in runtime._actors), runtime._server._process]  # type: ignore[union-attr]
     runtime.close()
     assert all(process.exitcode is not None for process in processes)
 
@@ -252,10 +252,10 @@ def test_closing_ends_actors_that_wait_and_the_server_they_wait_for(
 def test_closing_while_everything_works_ends_every_process_by_itself(
     runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents.runtime.processes.actor_pool, "_JOIN_SECONDS", 120.0)
+    monkeypatch.setattr(agents.runtime.local, "_JOIN_SECONDS", 120.0)
     while len(runtime.positions.unrolls) < 2:  # Both actors have started.
         runtime.collect()
-    processes = [*(actor.process for actor in runtime._pool._actors), runtime._pool._server._process]  # type: ignore[union-attr]
+    processes = [*(actor.process for actor in runtime._actors), runtime._server._process]  # type: ignore[union-attr]
     runtime.close()
     assert [process.exitcode for process in processes] == [0, 0, 0]
 

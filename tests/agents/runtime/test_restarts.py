@@ -16,11 +16,12 @@ from counted import Lives, counting_pool, counting_runtime
 from counting import SLOTS, CountingNetwork, MakeCountingActor
 from processes import PATIENCE
 
-from agents.acting.heartbeat import Heartbeat
+from agents.acting.heartbeat import Heartbeat, heartbeat_spec
 from agents.runtime.base import ActorError, ActorLimits, Runtime
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes.fork_server import fork_server_context, start_process
 from agents.runtime.restarts import Faults
+from agents.trajectory import allocate
 from envs.faults import Fault
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
@@ -128,23 +129,23 @@ def test_an_unroll_that_was_finished_before_the_server_was_killed_is_kept() -> N
     """The learner reads the unroll and the end of the server at the same time."""
     runtime = counting("server", CountingNetwork(), Faults(max_restarts=1000))
     assert isinstance(runtime, LocalRuntime)
-    lives, pool = Lives("server"), runtime._pool
+    lives = Lives("server")
     try:
         for _ in range(3):
             lives.add(runtime.collect())
         # A slow learner has received several at once.
-        while pool.ready:
+        while runtime.ready:
             lives.add(runtime.collect())
-        (actor,) = pool._actors
+        (actor,) = runtime._actors
         assert actor.connection.poll(PATIENCE)
         inference = psutil.Process(runtime.processes()["inference"])
         inference.kill()
         inference.wait(PATIENCE)
-        while pool._actors == [actor]:
-            pool.wait()
-        (ready,) = pool.ready
+        while runtime._actors == [actor]:
+            runtime.wait()
+        (ready,) = runtime.ready
         assert ready.unrolls == runtime.positions.unrolls[0] + 1
-        assert pool._actors[0].positions.unrolls[0] in (ready.unrolls, ready.unrolls + 1)
+        assert runtime._actors[0].positions.unrolls[0] in (ready.unrolls, ready.unrolls + 1)
         run(runtime, CountingNetwork(), lives, actors=1, restarts=1)
     finally:
         runtime.close()
@@ -238,7 +239,7 @@ def test_forked_processes_draw_different_numbers() -> None:
 def test_an_actor_that_exceeds_a_limit_is_restarted_between_two_unrolls(
     limits: ActorLimits, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.runtime.processes.actor_pool._MEMORY_SECONDS", 0.0)
+    monkeypatch.setattr("agents.runtime.local._MEMORY_SECONDS", 0.0)
     records, network = Records(), CountingNetwork()
     # Restarts because of limits do not count towards max_restarts.
     faults = Faults(max_restarts=0, record=records.append)
@@ -305,7 +306,7 @@ def test_a_clock_that_is_set_back_changes_only_the_recorded_time(monkeypatch: py
 
 
 def test_a_heartbeat_names_the_task_if_it_is_known() -> None:
-    names, heartbeat = ("a", "b"), Heartbeat(3)
+    names, heartbeat = ("a", "b"), Heartbeat(allocate(heartbeat_spec(3)))
     for tasks, stepping, expected in (
         ([1, 1, 1], -1, "b"),
         ([0, 1, 1], -1, ""),

@@ -19,7 +19,6 @@ import train
 from agents.cli.signals import Interruption
 from agents.runtime.local import LocalRuntime
 from agents.runtime.processes import fork_server as fork_server_module
-from agents.runtime.processes.actor_pool import ActorPool
 from agents.runtime.processes.fork_server import fork_server_context, start_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("process_settings", "nothing_is_left_behind")]
@@ -128,7 +127,7 @@ def test_a_run_continues_when_the_fork_server_is_stopped(tmp_path: Path, monkeyp
 
 def test_a_second_signal_ends_a_run_whose_actor_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_server_module, "_LOOKS", 10**9, raising=False)
-    begin = ActorPool._start_actor
+    begin = LocalRuntime._start_actor
     publish, stopped, ended = LocalRuntime.publish, list[psutil.Process](), list[str]()
 
     def published(self: LocalRuntime, version: int) -> None:
@@ -136,7 +135,7 @@ def test_a_second_signal_ends_a_run_whose_actor_cannot_start(tmp_path: Path, mon
         if version == 3:
             os.kill(self.processes()["actor-0"], signal.SIGKILL)
 
-    def starts(self: ActorPool, *arguments: Any) -> Any:
+    def starts(self: LocalRuntime, *arguments: Any) -> Any:
         if not self._anything_finished:
             return begin(self, *arguments)
         stopped.append(fork_server())
@@ -148,6 +147,6 @@ def test_a_second_signal_ends_a_run_whose_actor_cannot_start(tmp_path: Path, mon
             ended.append(stopped[0].status())
 
     monkeypatch.setattr(LocalRuntime, "publish", published)
-    monkeypatch.setattr(ActorPool, "_start_actor", starts)
+    monkeypatch.setattr(LocalRuntime, "_start_actor", starts)
     assert train.main([*LOCAL, f"run={tmp_path}", "total_frames=100000000"]) == 130
     assert ended == [psutil.STATUS_STOPPED]
