@@ -10,7 +10,7 @@ import conf
 from agents.setup import builder, preflight
 from agents.setup.plan import make_plan
 from conf.loading import compose_train
-from envs.suites import make_spec
+from envs.suites import SUITES, make_spec
 
 ATARI57 = ["atari57_impala", "atari57_popart", "atari57_mi"]
 
@@ -64,6 +64,20 @@ PUBLISHED = {
 def test_published_constants_come_with_the_published_optimizer(choice: str) -> None:
     learner = compose_train([choice]).learner
     assert (learner.optimizer, learner.epsilon, learner.rms_decay) == ("rmsprop_tf", PUBLISHED[choice], 0.99)
+
+
+@pytest.mark.parametrize("choice", PUBLISHED)
+def test_published_settings_keep_the_published_algorithm(choice: str) -> None:
+    """One pass of V-trace's policy gradient with lambda 1, and no part that the papers lack."""
+    learner = compose_train([choice]).learner
+    assert (learner.loss, learner.passes, learner.lambda_, learner.normalize_advantage) == ("impala", 1, 1.0, "none")
+    assert not learner.popart_warm and learner.entropy_final == -1
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_few_frames_fits_every_suite(suite: str) -> None:
+    learner = compose_train([f"env={suite}", "experiment=few_frames"]).learner
+    assert (learner.loss, learner.passes) == ("appo", 4)
 
 
 def test_no_preset_uses_torchs_rmsprop() -> None:
