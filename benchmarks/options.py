@@ -97,6 +97,8 @@ def report(measure: Callable[[list[str]], Iterator[Row]], arguments: Sequence[st
         return show_help(description, {})
     # SIGTERM must run the `finally` clauses that end the measured programs.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts background jobs with SIGINT ignored, which the trainings would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def show_rows() -> int:
         held = True
