@@ -131,7 +131,7 @@ def join_words(words: Iterable[str], last: str = "and") -> str:
 
 
 def _main_sentence(results: Results, means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> str:
-    """Which variant leads: the one that is significantly better than every other. Otherwise how many pairs are told apart."""
+    """Which variant leads: the one that is significantly better than every other. Otherwise how many pairs are distinguished."""
     mean = f"mean {results.measure.name} over {_count(len(results.tasks), 'task')}"
     if len(means) == 1:
         ((variant, runs),) = means.items()
@@ -159,7 +159,7 @@ def _tested(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _count_claims(claimed: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
-    """How many pairs are told apart."""
+    """How many pairs are distinguished."""
     are = "is" if len(claimed) == 1 else "are"
     return f"{len(claimed)} of the {len(comparisons)} pairs of variants {are} told apart"
 
@@ -174,7 +174,7 @@ def _values(means: Mapping[str, Array], write: Write) -> str:
 
 
 def _claims(means: Mapping[str, Array], comparisons: Sequence[Comparison], words: Words) -> str:
-    """Which pairs are told apart; if none is, the interval of the largest difference."""
+    """Which pairs are distinguished; if none is, the interval of the largest difference."""
     tested = _tested(comparisons)
     if not tested:
         return "these runs allow no test"
@@ -217,7 +217,7 @@ def _describe_claims(means: Mapping[str, Array], claimed: Sequence[Comparison], 
 
 
 def _unsupported(means: Mapping[str, Array], comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Which variants cannot be told apart: groups, and pairs that are in no group. Pairs without a test are left out."""
+    """Which variants cannot be distinguished: groups, and pairs that are in no group. Pairs without a test are left out."""
     unclaimed = [pair for pair in _tested(comparisons) if not pair.claimed]
     if not unclaimed:
         return

@@ -57,8 +57,8 @@ def initial_popart(num_tasks: int, device: torch.device | None = None) -> PopArt
 def warm_step_size(state: PopArt, step_size: float) -> Tensor:
     """max(step_size, 1 / (n + 2)) for each task after n updates, [K].
 
-    The first moments are then the plain mean of the initial moments and of all batches so far: the initial ones lose their weight like
-    1 / n instead of (1 - step_size)^n, and keep sigma above about n^-1/2 until the task has shown rewards.
+    The first moments are then the plain mean of the initial moments and of all batches so far. The initial ones lose their weight like
+    1 / n instead of (1 - step_size)^n. They keep sigma above about n^-1/2 until the task has shown rewards.
     """
     return (state.updates + 2).reciprocal().clamp(min=step_size)
 

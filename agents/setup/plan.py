@@ -84,7 +84,7 @@ class Plan:
 
         A large number of multiply-adds is no reason for a server on the processor. Such a server computes on the actors' cores, and the
         actors wait meanwhile. On 2 cores with 2 actors of 32 slots it reached half of the speed of actors with their own networks
-        (IMPALA's deep net), or 0.6 of it (the small grid net; docs/performance.md).
+        for IMPALA's deep net. For the small grid net it reached 0.6 (docs/performance.md).
         """
         actors = self.shard.num_actors
         if runtime.name == "serial" or actors == 1 or runtime.address:
