@@ -27,7 +27,7 @@ INITIALIZATIONS = ("scaled", "sonnet", "torch")
 
 LOSSES = ("impala", "appo")
 ADVANTAGE_NORMALIZATIONS = ("none", "batch", "task")
-OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam")
+OPTIMIZERS = ("rmsprop", "rmsprop_tf", "adam", "muon")
 REWARD_TRANSFORMS = ("clip", "soft_asymmetric", "soft_asymmetric_paper", "none")
 PG_BOOTSTRAPS = ("mixed", "paper")
 REDUCTIONS = ("mean", "sum")

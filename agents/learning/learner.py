@@ -14,7 +14,7 @@ from torch import Tensor
 from agents.learning import losses, nonfinite
 from agents.learning.advantages import normalize_advantages
 from agents.learning.compile import Compiled
-from agents.learning.optimizers import OPTIMIZERS, build_optimizer, check_moments
+from agents.learning.optimizers import build_optimizer, check_moments
 from agents.learning.popart import (
     MOST_COUNTED,
     SURGE_CLIP,
@@ -211,7 +211,7 @@ class Learner:
         # Parameters that need no gradient are set by other means (agents/network/normalizer.py).
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._refused_in_a_row: deque[dict[str, float]] = deque(maxlen=max_refused)
-        self._optimizer_state_keys = OPTIMIZERS[optimizer]
+        self._optimizer_name = optimizer
         self.optimizer = build_optimizer(
             optimizer,
             self._parameters,
@@ -492,7 +492,7 @@ class Learner:
         """
         self.network.load_state_dict(state["network"])
         moments = state["optimizer"]["state"]
-        check_moments(moments, self._parameters, self._optimizer_state_keys)
+        check_moments(moments, self.optimizer, self._optimizer_name)
         # The constants come from the configuration, not from the checkpoint.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         saved = state["popart"]

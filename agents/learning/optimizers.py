@@ -1,4 +1,4 @@
-"""The learner's optimisers: two of PyTorch's, and TensorFlow's RMSProp."""
+"""The learner's optimisers: PyTorch's, and TensorFlow's RMSProp."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from system.errors import InputError
+
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
 OPTIMIZERS = {
     "rmsprop": ("step", "square_avg"),
     "rmsprop_tf": ("square_avg",),
-    "adam": ("step", "exp_avg", "exp_avg_sq"),
+    "adam": _ADAM,
+    "muon": ("momentum_buffer",),
 }
-"""Name -> keys of the optimiser's state for one parameter. `step` is a scalar; the others have the parameter's shape."""
+"""Name -> keys of the optimiser's state for one parameter. `step` is a scalar; the others have the parameter's shape. With `muon`,
+parameters that are no matrices have Adam's."""
 
 
 class RMSpropTF(torch.optim.Optimizer):
@@ -61,6 +66,38 @@ class RMSpropTF(torch.optim.Optimizer):
         return square
 
 
+class MuonWithAdam(torch.optim.Optimizer):
+    """torch.optim.Muon (Jordan et al. 2024) for matrices, and Adam for all other parameters.
+
+    An update of Muon is the nearest orthogonal matrix to the momentum. It is scaled to the usual size of Adam's (Liu et al. 2025), so
+    that one learning rate serves both.
+
+    Args:
+        params: On one device.
+        lr: Learning rate.
+        betas, eps: Of Adam.
+    """
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float, betas: tuple[float, float], eps: float) -> None:
+        params = list(params)
+        matrices = [parameter for parameter in params if parameter.ndim == 2]
+        others = [parameter for parameter in params if parameter.ndim != 2]
+        self._parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self._parts.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            self._parts.append(torch.optim.Adam(others, lr=lr, betas=betas, eps=eps, fused=True))
+        super().__init__([part.param_groups[0] for part in self._parts], {})
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Updates the parameters that have a gradient. `closure` must be None."""
+        assert closure is None
+        for part, group in zip(self._parts, self.param_groups, strict=True):
+            # One state serves both, so that state_dict and load_state_dict of this class hold everything.
+            part.state, part.param_groups = self.state, [group]
+            part.step()
+
+
 def build_optimizer(
     name: str,
     parameters: Sequence[Tensor],
@@ -70,7 +107,13 @@ def build_optimizer(
     epsilon: float,
     adam_betas: tuple[float, float],
 ) -> torch.optim.Optimizer:
-    """The optimiser with that name in OPTIMIZERS."""
+    """The optimiser with that name in OPTIMIZERS. InputError if this version of torch lacks it."""
+    if name == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise InputError(
+                f"learner.optimizer=muon needs torch 2.9 and this is torch {torch.__version__}: install a later torch, or use adam."
+            )
+        return MuonWithAdam(parameters, lr=learning_rate, betas=adam_betas, eps=epsilon)
     if name == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=rms_decay, eps=epsilon, foreach=True)
     if name == "rmsprop_tf":
@@ -78,21 +121,21 @@ def build_optimizer(
     return torch.optim.Adam(parameters, lr=learning_rate, betas=adam_betas, eps=epsilon, fused=True)
 
 
-def check_moments(
-    moments: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[Tensor], state_keys: Sequence[str]
-) -> None:
+def check_moments(moments: Mapping[int, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer, name: str) -> None:
     """Checks the saved state of an optimiser; `load_state_dict` accepts any, and torch would fail at the first step.
 
     Args:
-        moments: State of each parameter, by its index in `parameters`.
-        state_keys: Of the optimiser, from OPTIMIZERS.
+        moments: State of each parameter, by its index in the groups of `optimizer`.
+        name: Its name in OPTIMIZERS.
 
     Raises:
         ValueError: The state is of another optimiser or of other parameters.
     """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, saved in moments.items():
-        if not 0 <= index < len(parameters) or set(saved) != set(state_keys):
+        shape = parameters[index].shape if 0 <= index < len(parameters) else None
+        keys = _ADAM if name == "muon" and shape is not None and len(shape) != 2 else OPTIMIZERS[name]
+        if shape is None or set(saved) != set(keys):
             raise ValueError(f"the optimiser's state of parameter {index} belongs to another optimiser")
-        shape = parameters[index].shape
-        if any(value.shape != (() if name == "step" else shape) for name, value in saved.items()):
+        if any(value.shape != (() if key == "step" else shape) for key, value in saved.items()):
             raise ValueError(f"the optimiser's state of parameter {index} has another shape")

@@ -1,4 +1,4 @@
-"""RMSpropTF against its formula in NumPy, element by element."""
+"""RMSpropTF against its formula in NumPy, element by element, and Muon beside Adam."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.learning.optimizers import RMSpropTF
+from agents.learning.optimizers import RMSpropTF, build_optimizer
+from system.errors import InputError
 
 SHAPES = ((3, 2), (4,), (), (1, 2, 2))
 
@@ -50,3 +51,39 @@ def test_first_updates_of_rmsprop_tf_are_smaller_than_pytorchs(eps: float) -> No
         moved.append(-weight.item())
     assert moved[0] == pytest.approx(0.01 / math.sqrt(0.99 + eps + 1e-6))
     assert 9 < moved[1] / moved[0] < 100
+
+
+CONSTANTS = {"learning_rate": 0.01, "rms_decay": 0.99, "epsilon": 1e-8, "adam_betas": (0.9, 0.999)}
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
+@pytest.mark.parametrize("shapes", [SHAPES, SHAPES[:1], SHAPES[1:]])
+def test_muon_moves_matrices_and_adam_all_other_parameters(shapes: tuple[tuple[int, ...], ...]) -> None:
+    rng = np.random.default_rng(0)
+    start = [torch.tensor(rng.normal(size=shape), dtype=torch.float32) for shape in shapes]
+    found, expected = ([torch.nn.Parameter(array.clone()) for array in start] for _ in range(2))
+    together = build_optimizer("muon", found, **CONSTANTS)
+    alone: list[torch.optim.Optimizer] = [
+        torch.optim.Muon([one], lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        if one.ndim == 2
+        else torch.optim.Adam([one], lr=0.01)
+        for one in expected
+    ]
+    for _ in range(5):
+        for one, other in zip(found, expected, strict=True):
+            one.grad = torch.tensor(rng.normal(size=one.shape), dtype=torch.float32)
+            other.grad = one.grad.clone()
+        for optimizer in (together, *alone):
+            optimizer.step()
+        # A saved and restored state continues the same way.
+        together.load_state_dict(together.state_dict())
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_muon_is_refused_where_torch_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(
+        InputError, match="learner.optimizer=muon needs torch 2.9 .*: install a later torch, or use adam"
+    ):
+        build_optimizer("muon", [torch.nn.Parameter(torch.zeros(2, 2))], **CONSTANTS)
