@@ -316,7 +316,8 @@ class Learner:
         inputs = self._make_loss_inputs(staged, features, log_probs)
         # After the targets, which rescale the value head.
         baseline = self.network.value_head(features[:-1], task[:-1])
-        divisor = inputs.steps_by_task.sum().clamp(min=1) if self.reduction == "mean" else torch.ones(())
+        num_steps = inputs.steps_by_task.sum().clamp(min=1)
+        divisor = num_steps if self.reduction == "mean" else torch.ones(())
         policy_loss, sums = self._policy_loss(log_probs, batch["behaviour_log_probs"], inputs.advantages, mask)
         policy_loss = policy_loss / divisor
         value_loss = losses.baseline_loss(baseline, inputs.targets, mask) / divisor
@@ -327,7 +328,8 @@ class Learner:
             "loss/policy": policy_loss.detach(),
             "loss/baseline": value_loss.detach(),
             "loss/entropy": entropy.detach(),
-            **{f"loss/{name}": total / divisor for name, total in sums.items()},
+            # Means with either reduction, so that `kl_bound` does not depend on the size of the batch.
+            **{f"loss/{name}": total / num_steps for name, total in sums.items()},
         }
         return loss, metrics, inputs
 

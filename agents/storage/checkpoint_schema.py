@@ -51,7 +51,7 @@ FORM: dict[str, Any] = {
     "learner": {
         "network": {str: _WEIGHTS},
         "optimizer": {"state": {int: {str: _WEIGHTS}}},
-        "popart": {"mu": _WEIGHTS, "nu": _WEIGHTS, "calm": _WEIGHTS},
+        "popart": {"mu": _WEIGHTS, "nu": _WEIGHTS, "calm": _WEIGHTS, "updates": _WEIGHTS},
         "counters": {str: COUNT},
     },
     "positions": {"unrolls": {int: COUNT}, "episodes": {int: [COUNT]}},

@@ -314,15 +314,16 @@ class Bridge:
 
     async def _publish(self, group: ActorGroupHandle) -> None:
         """Sends a started group the newest weights whenever some were published."""
-        # If it raises, `_take_unrolls` raises, too, and the group is restarted.
-        with contextlib.suppress(self._ray.exceptions.RayError):
-            while True:
+        while True:
+            # If the group is lost, `_take_unrolls` raises, too, and the group is restarted. If Ray could not store the weights, the next
+            # ones are sent.
+            with contextlib.suppress(self._ray.exceptions.RayError):
                 if group.version < self._weights.version:
                     version, flat = self._newest_weights()
                     await group.call("publish", flat, version)
                     group.version = version
-                await group.published.wait()
-                group.published.clear()
+            await group.published.wait()
+            group.published.clear()
 
     def _newest_weights(self) -> tuple[int, Any]:
         """Version and Ray reference. Each version is stored once, and Ray copies it to each node once."""

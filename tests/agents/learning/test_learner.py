@@ -17,6 +17,7 @@ from agents.runtime.base import StreamPositions
 from agents.setup.builder import build_learner, build_network, build_runtime
 from agents.trajectory import Trajectory, trajectory_spec
 from conf.loading import compose_train
+from conf.names import REDUCTIONS
 from envs.suites import make_spec
 
 # Data without influence
@@ -131,6 +132,18 @@ def test_later_passes_end_when_the_policy_has_moved_too_far(kl_bound: float, pas
     updates = list(learn(learner, replay, batch, [0], **options))
     assert len(updates) == 3 * passes
     assert learner.counters.steps == int(batch["mask"].sum())
+
+
+def test_the_bound_on_the_kl_divergence_is_one_of_a_step() -> None:
+    """A divergence summed over steps would depend on the size of the batch."""
+    learners = [make_learner(loss="appo", learning_rate=0.0, reduction=reduction) for reduction in REDUCTIONS]
+    batch = make_batch(learners[0])
+    measured = [float(learner.step(batch)["loss/kl"]) for learner in learners]
+    assert measured[0] == pytest.approx(measured[1]) and measured[0] > 0
+    for learner in learners:
+        learner.kl_bound = 2 * measured[0]
+        learner.step(batch)
+        assert not learner.moved_too_far
 
 
 def test_without_annealing_the_learning_rate_is_constant() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -26,7 +30,8 @@ from agents.cli.exit_codes import BAD_INPUT, DONE, FAILED
 from agents.runtime.base import Runtime, StreamPositions
 from agents.runtime.cluster import grouped
 from agents.runtime.processes.actor_process import Unroll
-from agents.runtime.ray_groups import actor_group, connection
+from agents.runtime.processes.buffers import SharedArrays, SharedWeights
+from agents.runtime.ray_groups import actor_group, bridge, connection
 from agents.runtime.ray_groups.actor_group import ActorGroupHandle, FreeBuffer
 from agents.runtime.ray_groups.connection import own_paths
 from agents.runtime.restarts import Faults
@@ -220,6 +225,51 @@ def test_a_free_buffer_waits_for_its_weights(monkeypatch: pytest.MonkeyPatch) ->
         assert group.unroll()[0] is None
     assert isinstance(first, Unroll) and isinstance(second, Unroll)
     assert [first.weights_version, second.weights_version] == [0, 5]
+
+
+class FullStoreError(Exception):
+    """Stands for an error of Ray's object store."""
+
+
+def test_weights_that_ray_could_not_store_are_followed_by_the_next_ones() -> None:
+    """A group without newer weights would wait for them for ever (FreeBuffer.version)."""
+    network, stores = CountingNetwork(), iter([True, False, True])
+    shapes = [parameter.shape for parameter in network.parameters()]
+    weights, published = SharedWeights(shapes), asyncio.Queue[int]()
+    pool = counting_pool(1)
+
+    def put(flat: object) -> object:
+        if next(stores):
+            return flat
+        raise FullStoreError
+
+    async def publish(method: str, flat: object, version: int) -> None:
+        published.put_nowait(version)
+
+    async def run() -> list[int]:
+        ray: Any = SimpleNamespace(put=put, exceptions=SimpleNamespace(RayError=FullStoreError))
+        ours, _theirs = multiprocessing.Pipe()
+        buffers = SharedArrays(pool.spec)
+        tested = bridge.Bridge(ray, ours, [[0]], 1.0, pool, StreamPositions(), buffers, weights)
+        [group] = tested._groups
+        group.call, group.version = publish, 0  # type: ignore[method-assign]
+        task, found = asyncio.create_task(tested._publish(group)), []
+        for version in (1, 2, 3):
+            weights.publish(network, version)
+            group.published.set()
+            if version != 2:
+                found.append(await published.get())
+            else:
+                # It has failed to store these when it waits for the next ones.
+                while group.published.is_set():
+                    await asyncio.sleep(0)
+        task.cancel()
+        return found
+
+    async def run_in_time() -> list[int]:
+        return await asyncio.wait_for(run(), PATIENCE)
+
+    assert asyncio.run(run_in_time()) == [1, 3]
 
 
 def test_groups_are_neighbours() -> None:

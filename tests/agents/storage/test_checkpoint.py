@@ -286,6 +286,16 @@ def test_other_files_are_refused_with_one_sentence(tmp_path: Path, kind: str) ->
     assert_one_sentence(caught.value, str(path), fragment)
 
 
+@pytest.mark.parametrize("part", ["mu", "nu", "calm", "updates"])
+def test_moments_that_are_not_finite_are_refused(tmp_path: Path, part: str) -> None:
+    crafted = content()
+    crafted["learner"]["popart"] = {part: torch.tensor([1.0, float("nan")])}
+    path = save_checkpoint(tmp_path, 1, crafted)
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path)
+    assert_one_sentence(caught.value, str(path), f"learner popart {part}")
+
+
 def test_a_run_without_checkpoints_is_refused(tmp_path: Path) -> None:
     for run, fragment in ((tmp_path / "nowhere", "does not exist"), (tmp_path, "holds no checkpoint")):
         with pytest.raises(InputError) as caught:
