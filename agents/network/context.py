@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 from agents.fusion.padding import bucket_size
 
-CONTEXTS = ("task", "instruction", "both", "none")
-TASK_ENCODINGS = ("embedding", "one_hot")
-
 
 class Contexts(NamedTuple):
     """U contexts: `task` int64 [U] and `instruction` int64 [U, L'].
@@ -44,6 +41,7 @@ class ContextEncoder(nn.Module):
 
     Attributes:
         size: Z.
+        reads_task, reads_instruction: The parts of the context.
         context_norm: Expected length |z|. Each feature of an embedding or of an instruction counts as a mean square of 1, and a one-hot
             code has the length 1.
 
@@ -63,7 +61,7 @@ class ContextEncoder(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        self.kind = kind
+        self.reads_task, self.reads_instruction = kind in ("task", "both"), kind in ("instruction", "both")
         self.task_encoding = task_encoding
         self.num_tasks = num_tasks
         self.size = 0
@@ -83,16 +81,6 @@ class ContextEncoder(nn.Module):
             self.size += instruction_size
             squared_norm += instruction_size
         self.context_norm = math.sqrt(squared_norm)
-
-    @property
-    def reads_task(self) -> bool:
-        """Whether the task id is part of the context."""
-        return self.kind in ("task", "both")
-
-    @property
-    def reads_instruction(self) -> bool:
-        """Whether the instruction is part of the context."""
-        return self.kind in ("instruction", "both")
 
     def forward(self, contexts: Contexts) -> Tensor:
         """Contexts of U rows -> z [U, Z]."""

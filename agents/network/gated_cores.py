@@ -31,7 +31,6 @@ class GRUCore(nn.Module):
         self.gru = nn.GRU(x_size, size)
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See agents/network/core.py."""
         weight_x, weight_h, bias_x, bias_h = self.gru.all_weights[0]
         dtype, size = weight_h.dtype, self.size
 
@@ -70,7 +69,6 @@ class MinGRUCore(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, x: Tensor, reset: Tensor, state: Tensor, *, final_state: bool = True) -> tuple[Tensor, Tensor]:
-        """See agents/network/core.py."""
         reset = send_one(reset, x.device).unsqueeze(2)
         gate, candidate = self.linear(x).float().chunk(2, dim=2)
         gate = gate.sigmoid()
