@@ -29,8 +29,9 @@ class FrameBalance:
 
     The account of a task is the number of its steps so far plus the expected remaining steps of its running episodes. When an episode
     ends, its slot changes to the task with the lowest account, if its own task is ahead of it by more than the length of one of its
-    episodes. Otherwise it stays, because a change may require another environment. The choices follow from the counts alone: `steps` [K] of
-    every task before, and the first task of every slot, `tasks` [S].
+    episodes. Otherwise it stays, because a change may require another environment. The choices follow from the counts alone.
+
+    `steps` [K] is the number of steps of every task before, `tasks` [S] the first task of every slot.
     """
 
     def __init__(self, steps: Sequence[int], tasks: NDArray[np.int32]) -> None:

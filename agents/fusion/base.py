@@ -105,7 +105,7 @@ class Fusion(nn.Module):
         return AffineForm(matrix=(y[:, 1:] - y[:, :1]).transpose(1, 2), shift=y[:, 0])
 
     def to_full_mi(self) -> FullMI:
-        """The same layer as a full multiplicative interaction, read off at z = 0 and at the Z unit vectors. TypeError without one."""
+        """The same layer as a full multiplicative interaction, read off at z = 0 and at the Z unit vectors. TypeError if it is none."""
         if not self.affine_in_z:
             raise TypeError(
                 f"{type(self).__name__} is not affine in z: it is a multiplicative interaction of x with a function of z. "

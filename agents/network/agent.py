@@ -43,10 +43,7 @@ class AgentNetwork(nn.Module):
 
     Args:
         torso: Observation -> features, with attribute `size`.
-        context_encoder: Contexts -> z.
         fusions: Fusion layers by site (agents.fusion.SITES). A site without a fusion does not see the context.
-        core: The recurrent core.
-        actions: The distribution of the actions.
         action_counts: Number of logits of each task. The logits beyond it are masked.
         num_values: Outputs of the value head: the number of tasks with PopArt, else 1.
         normalizer: Applied to `vector` before the torso. None: no normalisation.

@@ -32,7 +32,6 @@ class ContextEncoder(nn.Module):
 
     Args:
         kind: `task`, `instruction`, `both` or `none` (then Z = 0).
-        num_tasks: Number of task ids.
         vocabulary_size: Number of tokens. Token 0 is padding.
         task_encoding: `embedding` (learned, `task_size` features) or `one_hot` (num_tasks features).
         task_size, word_size, instruction_size: Features of the task embedding, of a word, and of the instruction LSTM.

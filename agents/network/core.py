@@ -130,13 +130,9 @@ def _rounded(rows: Tensor) -> Tensor:
 
 
 def group_lengths(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Splits rows into groups by length, at the least total cost if each group is padded to its longest row.
+    """Splits rows, counts[n] of length n, into groups by length, at the least total cost if each is padded to its longest row.
 
-    Args:
-        counts: counts[n] rows have length n.
-
-    Returns:
-        (shortest, longest) of each group, in increasing order. Every length that occurs is in one group.
+    Returns (shortest, longest) of each group, in increasing order. Every length that occurs is in one group.
     """
     lengths = np.flatnonzero(counts)
     before = np.concatenate([[0], np.cumsum(np.asarray(counts)[lengths])])

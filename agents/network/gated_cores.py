@@ -82,12 +82,7 @@ class MinGRUCore(nn.Module):
 def scan(factors: Tensor, terms: Tensor, reset: Tensor) -> Tensor:
     """h_t = factor_t h_{t-1} + term_t for all t, with h_{-1} = 0 and factor_t = 0 where reset_t (Hillis and Steele 1986).
 
-    Args:
-        factors, terms: [T, B, H].
-        reset: bool [T, B, 1].
-
-    Returns:
-        h [T, B, H].
+    factors and terms [T, B, H], reset bool [T, B, 1] -> h [T, B, H].
     """
     distance, length = 1, len(terms)
     while distance < length:

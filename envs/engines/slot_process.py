@@ -39,7 +39,7 @@ _MAIN = (
 
 
 class SlotError(RuntimeError):
-    """A slot's environment raised, or its process ended or does not answer: one of envs.faults.CAUSES. The message names task and slot."""
+    """A slot's environment raised, or its process ended or does not answer; `cause` is one of envs.faults.CAUSES."""
 
     def __init__(self, message: str, task: str, cause: str) -> None:
         super().__init__(message)
