@@ -15,6 +15,13 @@ from envs.seeding import episode_seed
 from envs.spec import EnvSpec, Slot, Split
 
 
+def registered_levels() -> list[str]:
+    """Every id of envpool, those of other families included. Imports envpool (about 2 s)."""
+    import envpool
+
+    return list(envpool.list_all_envs())
+
+
 class _Pool:
     """The slots of one task; `rows` are their rows of the batch."""
 

@@ -10,6 +10,13 @@ from envs.babyai import levels
 from system.errors import InputError
 
 
+def registered_levels() -> list[str]:
+    """Every id that gymnasium knows after the import of minigrid, those of other packages included."""
+    import minigrid  # noqa: F401  (registers its levels)
+
+    return list(gymnasium.registry)
+
+
 def make_level(level: str) -> gymnasium.Env[dict[str, Any], int]:
     """One bare environment of that level, quiet."""
     import minigrid  # noqa: F401

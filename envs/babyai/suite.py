@@ -13,8 +13,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import gymnasium
-
 from envs.babyai import levels
 from envs.engines.base import Engine
 from envs.engines.gymnasium_engine import GymnasiumEngine
@@ -109,22 +107,17 @@ def _check_level(task: str, engine: str) -> None:
         return
     if task in levels.MINIGRID_ONLY:
         raise InputError(f"env.tasks={task} does not exist in envpool: set env.engine=minigrid to play it.")
-    registered = registered_levels(engine)
+    registered = _registered_levels(engine)
     if task not in registered:
         raise unknown_task(task, "level", f"babyai on engine {engine}", sorted(registered), levels.PRESETS)
 
 
-def registered_levels(engine: str) -> set[str]:
-    """The levels that the installed engine registers. Imports it (about 2 s)."""
+def _registered_levels(engine: str) -> set[str]:
     if engine == "envpool":
-        import envpool
-
-        names = envpool.list_all_envs()
+        from envs.babyai.envpool_engine import registered_levels
     else:
-        import minigrid  # noqa: F401  (registers its levels with gymnasium)
-
-        names = list(gymnasium.registry)
-    return {name for name in names if name.startswith(("BabyAI-", "MiniGrid-"))}
+        from envs.babyai.minigrid_engine import registered_levels
+    return {name for name in registered_levels() if name.startswith(("BabyAI-", "MiniGrid-"))}
 
 
 def _action_count(task: str) -> int:
